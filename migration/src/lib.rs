@@ -1,0 +1,46 @@
+//! Schema migrations of [`dead-letters`](https://crates.io/crates/dead-letters), for PostgreSQL and SQLite.
+//!
+//! Run them with `sea-orm-cli migrate up -d migration`, call [`Migrator`] yourself, or put
+//! `Migrator::migrations()` in front of your own steps in the `Migrator` of your service.
+//!
+//! Steps are append-only once released, and never import the entities: what a step did must not
+//! change when they do.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+mod m20261123_000001_create_dead_letters;
+
+/// The steps of `dead-letters`, in order.
+#[derive(Debug)]
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261123_000001_create_dead_letters::Migration)]
+    }
+}
+
+/// Refuses what `dead-letters` can't be true to its word on: MySQL and MariaDB have neither partial
+/// indexes nor a LIMIT in an IN subquery, and their timestamps default to whole seconds.
+fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
+    match backend {
+        DbBackend::Postgres | DbBackend::Sqlite => Ok(()),
+        other => Err(DbErr::BackendNotSupported {
+            db: other.as_str(),
+            ctx: "dead-letters runs on PostgreSQL and SQLite only",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mysql_is_refused_by_name() {
+        let refusal = require_supported(DbBackend::MySql).map_err(|error| error.to_string());
+        let expected =
+            "Operation not supported by backend MySql: dead-letters runs on PostgreSQL and SQLite only";
+        assert_eq!(refusal, Err(expected.to_owned()));
+    }
+}

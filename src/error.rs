@@ -1,0 +1,107 @@
+//! The one error type.
+
+use std::fmt;
+
+use sea_orm::{DbErr, RuntimeErr, SqlxError};
+
+use crate::DeadLetterId;
+
+/// Why a call failed.
+///
+/// Neither its `Display` nor its `Debug` shows a row's content, and it has no source that would: PostgreSQL
+/// puts the failing row into an error's detail, and the `Debug` of [`DbErr`] prints that. Who wants the
+/// whole error finds it in [`Db`](Self::Db), and should think before logging it.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum DeadLetterRepoError {
+    /// The database refused, or could not be reached.
+    #[error("{}", Described(.0))]
+    Db(DbErr),
+    /// No row has this id.
+    #[error("there is no dead letter {0}")]
+    NotFound(DeadLetterId),
+    /// The text is none of the four resolutions.
+    #[error("{0:?} is not a resolution: replayed, ignored, handled_by_script or handler_failed")]
+    InvalidResolution(String),
+    /// An argument that counts rows is less than 0.
+    #[error("{argument} must not be negative, and is {value}")]
+    Negative {
+        /// The argument's name.
+        argument: &'static str,
+        /// What was passed.
+        value: i64,
+    },
+    /// A payload nests deeper than the 127 levels that [`serde_json`] reads back.
+    #[error("the payload of letter {index} nests deeper than 127 levels")]
+    PayloadTooDeep {
+        /// The letter's place among those handed over, from 0.
+        index: usize,
+    },
+}
+
+impl From<DbErr> for DeadLetterRepoError {
+    fn from(error: DbErr) -> Self {
+        Self::Db(error)
+    }
+}
+
+impl fmt::Debug for DeadLetterRepoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeadLetterRepoError({self})")
+    }
+}
+
+/// Says of a database error what can't hold a row's content.
+struct Described<'a>(&'a DbErr);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => describe_sqlx(error, f),
+            error @ (DbErr::ConnectionAcquire(_)
+            | DbErr::Conn(_)
+            | DbErr::RecordNotInserted
+            | DbErr::BackendNotSupported { .. }) => write!(f, "{error}"),
+            _ => f.write_str("the database's answer could not be used"),
+        }
+    }
+}
+
+fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match error {
+        SqlxError::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            write!(f, "database error {code}")?;
+            if names_only(&code) {
+                write!(f, ": {}", error.message())?;
+            }
+            Ok(())
+        }
+        SqlxError::ColumnDecode { index, .. } => write!(f, "the column {index} could not be decoded"),
+        SqlxError::Io(_)
+        | SqlxError::Tls(_)
+        | SqlxError::ColumnNotFound(_)
+        | SqlxError::PoolTimedOut
+        | SqlxError::PoolClosed
+        | SqlxError::WorkerCrashed => write!(f, "{error}"),
+        _ => f.write_str("the database's answer could not be used"),
+    }
+}
+
+/// Whether a message with this code quotes nothing but names: of tables, columns, constraints, roles.
+///
+/// By the classes of PostgreSQL's SQLSTATE (its manual, appendix A). Those left out quote data (22), or say what
+/// somebody's trigger makes them say (P0). SQLite's codes are numbers of up to four digits; its
+/// messages quote data only where a trigger raises them (1811, SQLITE_CONSTRAINT_TRIGGER).
+fn names_only(code: &str) -> bool {
+    match code.len() {
+        5 => matches!(
+            &code.as_bytes()[..2],
+            b"08" | b"23" | b"25" | b"28" | b"40" | b"42" | b"53" | b"55" | b"57"
+        ),
+        1..=4 => code != "1811",
+        _ => false,
+    }
+}

@@ -1,0 +1,14 @@
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod id;
+mod model;
+mod repo;
+mod sea_orm_repo;
+
+pub use dead_letters_entity as entity;
+pub use error::DeadLetterRepoError;
+pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
+pub use model::{DeadLetterRow, NewDeadLetter, Resolution};
+pub use repo::DeadLetterRepo;
+pub use sea_orm_repo::SeaOrmDeadLetterRepo;

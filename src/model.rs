@@ -1,0 +1,125 @@
+//! What goes into the store and what comes out of it.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId};
+
+/// An event that used up its retries, as the dispatcher hands it over.
+///
+/// Whatever an event says, it is stored; these are changed on the way in:
+///
+/// - a NUL in `source`, `op` or `last_error` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
+/// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in PostgreSQL;
+/// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewDeadLetter {
+    /// The tenant.
+    pub app_id: AppId,
+    /// The outbox row that used up its retries.
+    pub original_event_id: Uuid,
+    /// What the event was about.
+    pub source: String,
+    /// The operation that failed.
+    pub op: String,
+    /// The trigger, if it is known. No foreign key: it may have been deleted.
+    pub trigger_id: Option<TriggerId>,
+    /// The script that it ran, if it is known.
+    pub script_id: Option<ScriptId>,
+    /// The event, as it was to be delivered: any JSON that [`serde_json`] can read back, which is 127 levels deep at most.
+    pub payload: Value,
+    /// Attempts made.
+    pub attempt_count: u32,
+    /// When the first attempt was made.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt was made.
+    pub last_attempt_at: DateTime<Utc>,
+    /// What the last attempt said.
+    pub last_error: String,
+}
+
+/// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC 3339.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetterRow {
+    /// The row's id.
+    pub id: DeadLetterId,
+    /// The tenant.
+    pub app_id: AppId,
+    /// The outbox row that used up its retries.
+    pub original_event_id: Uuid,
+    /// What the event was about.
+    pub source: String,
+    /// The operation that failed.
+    pub op: String,
+    /// The trigger, if it was known.
+    pub trigger_id: Option<TriggerId>,
+    /// The script that it ran, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// The event. Where another writer left text that is not JSON, or JSON deeper than 127 levels, it is that text as a
+    /// [`Value::String`]: a broken row costs its own payload, never the page that it stands in.
+    pub payload: Value,
+    /// Attempts made.
+    pub attempt_count: u32,
+    /// When the first attempt was made.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt was made.
+    pub last_attempt_at: DateTime<Utc>,
+    /// What the last attempt said.
+    pub last_error: String,
+    /// When the row was stored, by the database's clock: in PostgreSQL the start of the transaction.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last resolved; `None` while it is unresolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
+    pub resolution: Option<Resolution>,
+}
+
+/// What became of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// The event was put back into the outbox.
+    Replayed,
+    /// Somebody decided that nothing is to be done.
+    Ignored,
+    /// A dead-letter handler script dealt with it.
+    HandledByScript,
+    /// The dead-letter handler script failed in its turn. The row has left the unresolved list, and may be
+    /// resolved again.
+    HandlerFailed,
+}
+
+impl Resolution {
+    const ALL: [Self; 4] = [Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
+
+    /// As it stands in the column `resolution`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replayed => "replayed",
+            Self::Ignored => "ignored",
+            Self::HandledByScript => "handled_by_script",
+            Self::HandlerFailed => "handler_failed",
+        }
+    }
+}
+
+impl fmt::Display for Resolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Resolution {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|resolution| resolution.as_str() == text)
+            .ok_or_else(|| DeadLetterRepoError::InvalidResolution(text.to_owned()))
+    }
+}

@@ -1,0 +1,87 @@
+//! The contract of the store.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
+
+/// The dead-letter store: takes events that used up their retries, shows them, settles them, sweeps them.
+///
+/// Object-safe: services hold it as `Arc<dyn DeadLetterRepo>`. Every call is atomic: after an error, nothing of it
+/// was done, except where the connection broke while the database was answering: then nobody can say, and
+/// [`get`](Self::get) or a count tells. Over a caller's transaction nothing is done until that commits.
+///
+/// # Errors
+///
+/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
+/// refused or could not be reached.
+#[async_trait]
+pub trait DeadLetterRepo: Send + Sync {
+    /// Stores one letter and returns the id that it got.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep), with nothing sent to the database. The letter is
+    /// taken apart in that case without recursion, which dropping a very deep [`Value`](serde_json::Value) would not survive.
+    async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
+
+    /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
+    ///
+    /// They go in one transaction, in a caller's transaction as a savepoint: after an error that one can
+    /// go on. Of the letters of one call, a later one has the larger id and the same `created_at` in
+    /// PostgreSQL, so that a listing shows it first. No letters are no statement.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep) with the first such letter's index, and nothing sent to the
+    /// database. All letters are taken apart in that case as in [`insert`](Self::insert).
+    async fn insert_many(
+        &self,
+        letters: Vec<NewDeadLetter>,
+    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError>;
+
+    /// Returns one row, or `None` where there is none.
+    async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
+
+    /// Lists an app's rows: at most `limit` rows, after passing over the first `offset`.
+    ///
+    /// Newest `created_at` first, ties by `id`, largest first: the pages of a table at rest neither repeat
+    /// nor skip a row. With `unresolved_only`, rows that were resolved are left out,
+    /// `handler_failed` ones too. A `limit` of 0 is an empty answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Negative`](DeadLetterRepoError::Negative) for `limit` or `offset`, with nothing sent to the database.
+    async fn list_for_app(
+        &self,
+        app_id: AppId,
+        unresolved_only: bool,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError>;
+
+    /// Counts an app's unresolved rows: the dashboard's badge.
+    async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError>;
+
+    /// Sets a row's `resolution` to `reason`, one of the texts of [`Resolution`](crate::Resolution), and `resolved_at` to now.
+    ///
+    /// Resolving again replaces both.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidResolution`](DeadLetterRepoError::InvalidResolution) where `reason` is none of the four, with nothing sent to
+    /// the database; [`NotFound`](DeadLetterRepoError::NotFound) where there is no such row.
+    async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError>;
+
+    /// Deletes rows of all apps with `created_at < older_than`, resolved or not: oldest first, **never more than `limit`
+    /// rows**. Returns how many it deleted.
+    ///
+    /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
+    /// left. One call is one batch: the caller loops, and pauses between batches as it likes. A `limit` of 0
+    /// deletes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database: SQLite would take -1 for "no limit".
+    async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError>;
+}

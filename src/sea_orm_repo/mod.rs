@@ -1,0 +1,160 @@
+//! The store on SeaORM: the only place that knows the entity.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dead_letters_entity::dead_letters::{ActiveModel, COLUMN, Column, Entity};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait,
+    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionSession, TransactionTrait,
+};
+use uuid::Uuid;
+
+use crate::{
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter, Resolution,
+};
+
+mod convert;
+mod gc;
+
+/// [`DeadLetterRepo`] on SeaORM, over a pool or over a transaction that the caller opened.
+#[derive(Debug, Clone)]
+pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
+    db: C,
+}
+
+impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
+    /// Over a pool; [`in_transaction`](SeaOrmDeadLetterRepo::in_transaction) is over a transaction.
+    ///
+    /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
+    pub fn new(db: C) -> Self {
+        Self { db }
+    }
+}
+
+impl<'txn> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
+    /// Over the caller's transaction: what the repo does and what the caller does in `txn` commit together or not at all.
+    ///
+    /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
+    /// stores nothing. So an error of any call but [`insert_many`](DeadLetterRepo::insert_many) must end in a rollback: let it leave the
+    /// closure, or the function, that holds `txn`.
+    pub fn in_transaction(txn: &'txn DatabaseTransaction) -> Self {
+        Self::new(txn.into())
+    }
+}
+
+/// The largest statement of [`insert_many`](DeadLetterRepo::insert_many), in rows; 1,000 were slower.
+///
+/// Smaller ones are powers of two. Each size is a statement of its own to prepare, so they are few.
+const MAX_ROWS_PER_INSERT: usize = 128;
+
+#[async_trait]
+impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
+    async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
+        let id = new_id();
+        let row = convert::to_active_model(id, letter, 0)?;
+        insert_rows(&self.db, [row]).await?;
+        Ok(id)
+    }
+
+    async fn insert_many(
+        &self,
+        letters: Vec<NewDeadLetter>,
+    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
+        let ids: Vec<_> = letters.iter().map(|_| new_id()).collect();
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let mut rows = convert::to_active_models(&ids, letters)?.into_iter();
+        let txn = self.db.begin().await?;
+        while let Some(power) = rows.len().checked_ilog2() {
+            let batch = rows.by_ref().take(MAX_ROWS_PER_INSERT.min(1 << power));
+            if let Err(error) = insert_rows(&txn, batch).await {
+                // Explicitly, so that a caller's transaction is usable once this returns.
+                txn.rollback().await.ok();
+                return Err(error);
+            }
+        }
+        txn.commit().await?;
+        Ok(ids)
+    }
+
+    async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
+        let row = Entity::find_by_id(id.into_inner()).one(&self.db).await?;
+        Ok(row.map(DeadLetterRow::from))
+    }
+
+    async fn list_for_app(
+        &self,
+        app_id: AppId,
+        unresolved_only: bool,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
+        let limit = non_negative("limit", limit)?;
+        let offset = non_negative("offset", offset)?;
+        let rows = Entity::find()
+            .filter(COLUMN.app_id.eq(app_id.into_inner()))
+            // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
+            .apply_if(unresolved_only.then_some(COLUMN.resolved_at.is_null()), QueryFilter::filter)
+            .order_by_desc(Column::CreatedAt)
+            .order_by_desc(Column::Id)
+            .limit(limit)
+            .offset(offset)
+            .all(&self.db)
+            .await?;
+        Ok(rows.into_iter().map(DeadLetterRow::from).collect())
+    }
+
+    async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
+        let count = Entity::find()
+            .filter(COLUMN.app_id.eq(app_id.into_inner()))
+            .filter(COLUMN.resolved_at.is_null())
+            .count(&self.db)
+            .await?;
+        Ok(count.cast_signed())
+    }
+
+    async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
+        let resolution: Resolution = reason.parse()?;
+        let resolved = Entity::update_many()
+            .col_expr(Column::Resolution, resolution.as_str().into())
+            .col_expr(Column::ResolvedAt, convert::to_microseconds(Utc::now()).into())
+            .filter(COLUMN.id.eq(id.into_inner()))
+            .exec(&self.db)
+            .await?;
+        if resolved.rows_affected == 0 {
+            return Err(DeadLetterRepoError::NotFound(id));
+        }
+        Ok(())
+    }
+
+    async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
+        let limit = non_negative("limit", limit)?;
+        let delete = gc::delete_oldest(self.db.get_database_backend(), older_than, limit)?;
+        Ok(self.db.execute_raw(delete).await?.rows_affected())
+    }
+}
+
+/// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the primary
+/// key's index (measured on 5 million rows: 1.5 times the rate of random ids).
+fn new_id() -> DeadLetterId {
+    Uuid::now_v7().into()
+}
+
+async fn insert_rows(
+    db: &impl ConnectionTrait,
+    rows: impl IntoIterator<Item = ActiveModel, IntoIter: ExactSizeIterator>,
+) -> Result<(), DeadLetterRepoError> {
+    let rows = rows.into_iter();
+    let expected = rows.len();
+    let inserted = Entity::insert_many(rows).exec_without_returning(db).await?;
+    // A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
+    if inserted != expected as u64 {
+        return Err(DbErr::RecordNotInserted.into());
+    }
+    Ok(())
+}
+
+fn non_negative(argument: &'static str, value: i64) -> Result<u64, DeadLetterRepoError> {
+    u64::try_from(value).map_err(|_| DeadLetterRepoError::Negative { argument, value })
+}

@@ -1,0 +1,89 @@
+//! A PostgreSQL for tests: the server that `TEST_DATABASE_URL` names, else a private one, started from
+//! the installed binaries once a process and gone with that process, whatever ends it.
+//!
+//! It is never skipped: where there is no PostgreSQL, [`TestDatabase::create`] fails and says what to install.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use sea_orm::{ConnectionTrait, Database, DbErr};
+use url::Url;
+use uuid::Uuid;
+
+mod server;
+
+use server::Server;
+
+/// What goes wrong when a database is set up: a text for the person at the terminal.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// A fresh, empty database of its own, dropped with this value.
+#[derive(Debug)]
+pub struct TestDatabase {
+    url: String,
+    name: String,
+    maintenance_url: Url,
+}
+
+impl TestDatabase {
+    /// Creates it.
+    ///
+    /// # Errors
+    ///
+    /// There is no PostgreSQL to be had, or the server refused.
+    pub async fn create() -> Result<Self, Error> {
+        let maintenance_url = maintenance_url()?;
+        let name = format!("dead_letters_test_{}", Uuid::new_v4().simple());
+        execute(&maintenance_url, &format!("CREATE DATABASE {name}")).await?;
+        let mut url = maintenance_url.clone();
+        url.set_path(&name);
+        Ok(Self { url: url.into(), name, maintenance_url })
+    }
+
+    /// Its connection URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        let url = &self.maintenance_url;
+        // Dropped inside a test's runtime, which can't be blocked on: so on a thread with one of its own.
+        let outcome = std::thread::scope(|scope| {
+            scope
+                .spawn(|| -> Result<(), Error> {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                    Ok(runtime.block_on(execute(url, &drop))?)
+                })
+                .join()
+        });
+        if !matches!(outcome, Ok(Ok(()))) {
+            eprintln!("could not drop the test database {}", self.name);
+        }
+    }
+}
+
+async fn execute(url: &Url, sql: &str) -> Result<(), DbErr> {
+    let db = Database::connect(url.as_str()).await?;
+    db.execute_unprepared(sql).await?;
+    db.close().await
+}
+
+/// Where databases are created and dropped.
+fn maintenance_url() -> Result<Url, Error> {
+    if let Ok(url) = std::env::var("TEST_DATABASE_URL") {
+        return Ok(Url::parse(&url)?);
+    }
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = match SERVER.get() {
+        Some(server) => server,
+        None => {
+            let server = Server::start()?;
+            SERVER.get_or_init(|| server)
+        }
+    };
+    Ok(server.url().clone())
+}
