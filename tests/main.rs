@@ -1,5 +1,7 @@
 //! One binary, so that one PostgreSQL server serves all tests.
 
+#![allow(clippy::unwrap_used, reason = "in helpers too: clippy.toml knows only the tests themselves")]
+
 mod contract;
 mod database;
 mod migrations;

@@ -108,6 +108,10 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
     }
     let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo ({values})");
     let plan = lines(txn, Statement::from_string(DbBackend::Postgres, execute)).await;
+    let generic_plans = "SELECT generic_plans FROM pg_prepared_statements WHERE name = 'repo'";
+    let generic_plans = Statement::from_string(DbBackend::Postgres, generic_plans);
+    let counted = txn.query_one_raw(generic_plans).await.unwrap().unwrap();
+    assert_eq!(counted.try_get_by_index::<i64>(0).unwrap(), 1);
     txn.execute_unprepared("DEALLOCATE repo").await.unwrap();
     plan
 }
@@ -128,11 +132,6 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
             txn.rollback().await.unwrap();
             let shown = format!("generic: {generic}\n{}\n{plan}", statement.sql);
             assert!(plan.contains(&format!(" {index} ")), "not by {index}: {shown}");
-            let has_parameters = ["$1", "$2", "$3"].iter().any(|parameter| plan.contains(parameter));
-            assert_eq!(has_parameters, generic, "{shown}");
-            if std::env::var("SHOW").is_ok() {
-                println!("{shown}");
-            }
             for wasteful in ["Seq Scan", "Rows Removed by Filter", "Bitmap", "Sort"] {
                 assert!(!plan.contains(wasteful), "{wasteful}: {shown}");
             }

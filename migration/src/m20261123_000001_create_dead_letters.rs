@@ -36,7 +36,7 @@ fn defaults(backend: DbBackend) -> (Expr, Expr) {
         let now = "(replace(strftime('%Y-%m-%dT%H:%M:%f+00:00','now'),'.000+','+'))";
         (Expr::cust("(randomblob(16))"), Expr::cust(now))
     } else {
-        (Expr::cust("gen_random_uuid()"), Expr::current_timestamp().into())
+        (Expr::cust("gen_random_uuid()"), Expr::current_timestamp())
     }
 }
 
