@@ -34,7 +34,7 @@ async fn round_trip(db: &TestDb, letter: NewDeadLetter) -> DeadLetterRow {
     let id = db.repo().insert(letter).await.unwrap();
     let row = db.repo().get(id).await.unwrap().unwrap();
     assert_eq!(row.id, id);
-    assert_eq!(db.repo().list_for_app(app_id, false, 1, 0).await.unwrap(), [row.clone()]);
+    assert_eq!(db.repo().list_for_app(app_id, false, 1, 0).await.unwrap(), std::slice::from_ref(&row));
     row
 }
 
