@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
-use crate::DeadLetterId;
+use crate::{DeadLetterId, Resolution};
 
 /// Why a call failed.
 ///
@@ -31,6 +32,40 @@ pub enum DeadLetterRepoError {
         /// What was passed.
         value: i64,
     },
+    /// An argument that counts rows, apps or characters is outside what the call takes.
+    #[error("{argument} must be from {min} to {max}, and is {value}")]
+    OutOfRange {
+        /// The argument's name.
+        argument: &'static str,
+        /// What was passed.
+        value: u32,
+        /// The least that is taken.
+        min: u32,
+        /// The most that is taken.
+        max: u32,
+    },
+    /// A bulk call's filter has no `created_before`: it would sweep up rows that fail meanwhile.
+    #[error("filter.created_before is missing: a bulk call must say where it ends")]
+    MissingCreatedBefore,
+    /// A page's cursor is damaged, made up, or of another app's or another filter's listing.
+    #[error("the cursor is not one of this listing")]
+    InvalidCursor,
+    /// Somebody settled the row before.
+    #[error(
+        "the dead letter {id} was already resolved as {} at {resolved_at}",
+        resolution.map_or("something newer", Resolution::as_str)
+    )]
+    AlreadyResolved {
+        /// The row.
+        id: DeadLetterId,
+        /// As what. `None` is a resolution that this version does not know.
+        resolution: Option<Resolution>,
+        /// When.
+        resolved_at: DateTime<Utc>,
+    },
+    /// The row to be reopened is unresolved.
+    #[error("the dead letter {0} is unresolved")]
+    NotResolved(DeadLetterId),
     /// A payload nests deeper than the 127 levels that [`serde_json`] reads back.
     #[error("the payload of letter {index} nests deeper than 127 levels")]
     PayloadTooDeep {

@@ -5,6 +5,8 @@ mod id;
 mod model;
 mod repo;
 mod sea_orm_repo;
+mod signature;
+mod triage;
 
 pub use dead_letters_entity as entity;
 pub use error::DeadLetterRepoError;
@@ -12,3 +14,7 @@ pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 pub use model::{DeadLetterRow, NewDeadLetter, Resolution};
 pub use repo::DeadLetterRepo;
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
+pub use triage::{
+    Cursor, DeadLetterFilter, DeadLetterState, DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page,
+    PageRequest, Settled, Settlement, UnresolvedCount,
+};

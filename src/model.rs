@@ -76,6 +76,13 @@ pub struct DeadLetterRow {
     pub resolved_at: Option<DateTime<Utc>>,
     /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
     pub resolution: Option<Resolution>,
+    /// Who settled it, where a [`Settlement`](crate::Settlement) said so.
+    pub resolved_by: Option<String>,
+    /// Why, where a [`Settlement`](crate::Settlement) said so.
+    pub resolution_note: Option<String>,
+    /// What it has in common with its like: the first line of `last_error` with `#` for uuids, numbers, hex and quoted text,
+    /// 200 characters at most. Empty on rows from before there was one.
+    pub error_signature: String,
 }
 
 /// What became of a dead letter.

@@ -1,11 +1,13 @@
 //! The schema, as each backend reports it.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterRepo, entity::dead_letters as table};
+use dead_letters::{
+    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, entity::dead_letters as table,
+};
 use dead_letters_migration::Migrator;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, FromQueryResult, Statement,
-    TryGetable,
+    TransactionTrait, TryGetable,
     sea_query::{Alias, ColumnDef, Table},
 };
 use sea_orm_migration::{MigrationName, MigrationTrait, MigratorTrait, SchemaManager};
@@ -191,6 +193,92 @@ async fn another_writer_gets_an_id_and_a_time_on_postgres() {
     another_writer_gets_an_id_and_a_time(TestDb::postgres().await).await;
 }
 
+/// Rows of the first release.
+async fn old_rows_keep_working(db: TestDb) {
+    Migrator::up(&db.db, Some(1)).await.unwrap();
+    insert_minimal(&db, "1", "NULL", "NULL").await.unwrap();
+    insert_minimal(&db, "1", "at", "'ignored'").await.unwrap();
+    Migrator::up(&db.db, None).await.unwrap();
+    for row in table::Entity::find().all(&db.db).await.unwrap() {
+        let row = db.repo().get_for_app(row.app_id.into(), row.id.into()).await.unwrap().unwrap();
+        assert_eq!((row.error_signature.as_str(), row.resolved_by, row.resolution_note), ("", None, None));
+        db.repo().resolve(row.id, "replayed").await.unwrap();
+    }
+    Migrator::down(&db.db, Some(4)).await.unwrap();
+    let rows: Vec<i64> =
+        column(&db.db, "SELECT count(*) FROM dead_letters WHERE resolution = 'replayed'").await;
+    assert_eq!(rows, [2]);
+}
+
+#[tokio::test]
+async fn old_rows_keep_working_on_sqlite() {
+    old_rows_keep_working(TestDb::empty_sqlite().await).await;
+}
+
+#[tokio::test]
+async fn old_rows_keep_working_on_postgres() {
+    old_rows_keep_working(TestDb::empty_postgres().await).await;
+}
+
+/// As a build that was broken off leaves it: `IF NOT EXISTS` would keep it.
+#[tokio::test]
+async fn an_invalid_index_of_an_earlier_try_is_built_anew_on_postgres() {
+    let db = TestDb::empty_postgres().await;
+    Migrator::up(&db.db, Some(2)).await.unwrap();
+    db.execute("CREATE INDEX idx_dead_letters_app_open ON dead_letters (app_id)").await;
+    db.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_dead_letters_app_open'::regclass",
+    )
+    .await;
+    Migrator::up(&db.db, None).await.unwrap();
+    let invalid: Vec<String> = column(
+        &db.db,
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = 'dead_letters'::regclass AND NOT indisvalid",
+    )
+    .await;
+    assert_eq!(invalid, [] as [String; 0]);
+    let definition: Vec<String> =
+        column(&db.db, "SELECT pg_get_indexdef('idx_dead_letters_app_open'::regclass)").await;
+    assert!(definition[0].contains("handler_failed"), "{definition:?}");
+}
+
+/// `CREATE INDEX CONCURRENTLY` would refuse.
+#[tokio::test]
+async fn all_steps_may_run_in_a_transaction_of_the_callers_on_postgres() {
+    let db = TestDb::empty_postgres().await;
+    let txn = db.db.begin().await.unwrap();
+    Migrator::up(&txn, None).await.unwrap();
+    txn.commit().await.unwrap();
+    assert_eq!(Migrator::get_pending_migrations(&db.db).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_row_with_20_kb_in_every_text_is_stored() {
+    for db in [TestDb::sqlite().await, TestDb::postgres().await] {
+        // Random, since an index compresses what repeats.
+        let text: String = (0..20_480 / 32).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        let app_id = uuid::Uuid::from_u128(1).into();
+        let letter = NewDeadLetter {
+            app_id,
+            original_event_id: uuid::Uuid::from_u128(2),
+            source: text.clone(),
+            op: text.clone(),
+            trigger_id: None,
+            script_id: None,
+            payload: text.clone().into(),
+            attempt_count: 1,
+            first_attempt_at: Utc::now(),
+            last_attempt_at: Utc::now(),
+            last_error: text.clone(),
+        };
+        let id = db.repo().insert(letter).await.unwrap();
+        let settlement =
+            Settlement { resolution: Resolution::Ignored, by: Some(text.clone()), note: Some(text.clone()) };
+        let row = db.repo().resolve_once(app_id, id, &settlement).await.unwrap();
+        assert!(row.source == text && row.resolution_note.is_some_and(|note| note == text));
+    }
+}
+
 #[tokio::test]
 async fn postgres_reports_the_three_checks() {
     let db = TestDb::postgres().await;
@@ -218,8 +306,12 @@ async fn postgres_reports_the_indexes() {
         [
             "CREATE UNIQUE INDEX dead_letters_pkey (id)",
             "CREATE INDEX idx_dead_letters_app (app_id, created_at DESC, id DESC)",
+            "CREATE INDEX idx_dead_letters_app_open (app_id, created_at DESC, id DESC) \
+             WHERE ((resolution IS NULL) OR (resolution = 'handler_failed'::text))",
             "CREATE INDEX idx_dead_letters_app_unresolved (app_id, created_at DESC, id DESC) WHERE (resolved_at IS NULL)",
             "CREATE INDEX idx_dead_letters_gc ((created_at AT TIME ZONE 'UTC'::text))",
+            "CREATE INDEX idx_dead_letters_purge ((resolved_at AT TIME ZONE 'UTC'::text)) WHERE (resolution <> 'handler_failed'::text)",
+            "CREATE INDEX idx_dead_letters_purge_app (app_id, resolved_at) WHERE (resolution <> 'handler_failed'::text)",
         ]
     );
 }
@@ -256,6 +348,9 @@ async fn postgres_reports_the_columns_their_types_and_defaults() {
         ("created_at", "timestamptz", "NO", Some("CURRENT_TIMESTAMP")),
         ("resolved_at", "timestamptz", "YES", None),
         ("resolution", "text", "YES", None),
+        ("error_signature", "text", "NO", Some("''::text")),
+        ("resolved_by", "text", "YES", None),
+        ("resolution_note", "text", "YES", None),
     ]
     .map(|(name, data_type, nullable, default)| ColumnInfo {
         name: name.to_owned(),
@@ -274,8 +369,11 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
         column::<String>(&db.db, indexes).await,
         [
             r#"CREATE INDEX "idx_dead_letters_app" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC)"#,
+            r#"CREATE INDEX "idx_dead_letters_app_open" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC) WHERE "resolution" IS NULL OR "resolution" = 'handler_failed'"#,
             r#"CREATE INDEX "idx_dead_letters_app_unresolved" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC) WHERE "resolved_at" IS NULL"#,
             r#"CREATE INDEX "idx_dead_letters_gc" ON "dead_letters" ("created_at")"#,
+            r#"CREATE INDEX "idx_dead_letters_purge" ON "dead_letters" ("resolved_at") WHERE "resolution" <> 'handler_failed'"#,
+            r#"CREATE INDEX "idx_dead_letters_purge_app" ON "dead_letters" ("app_id", "resolved_at") WHERE "resolution" <> 'handler_failed'"#,
         ]
     );
 }

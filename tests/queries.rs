@@ -1,14 +1,17 @@
 //! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would show.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, SeaOrmDeadLetterRepo};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, PageRequest, Resolution,
+    SeaOrmDeadLetterRepo, Settlement,
+};
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
-    sea_query::{PostgresQueryBuilder, QueryBuilder},
+    sea_query::{PostgresQueryBuilder, QueryBuilder, Value},
 };
 use uuid::Uuid;
 
-use crate::database::{Recorded, TestDb};
+use crate::database::TestDb;
 
 /// The app with 600,000 rows, and the one with 400,000 that are all newer.
 fn apps() -> [AppId; 2] {
@@ -20,7 +23,7 @@ fn cutoff() -> DateTime<Utc> {
     "2026-01-01T16:40:00Z".parse().unwrap()
 }
 
-/// One row a second from 2026-01-01, nine in ten of them resolved.
+/// One row a second from 2026-01-01. Of ten rows one is unresolved, one is `handler_failed`, and eight are settled.
 async fn fill(db: &TestDb, scale: u32) {
     let (generate, id, time) = if db.db.get_database_backend() == DbBackend::Sqlite {
         (
@@ -38,9 +41,10 @@ async fn fill(db: &TestDb, scale: u32) {
     let insert = "\
         {generate}
         INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count,
-            first_attempt_at, last_attempt_at, last_error, created_at, resolved_at, resolution)
-        SELECT {id}, {id}, 'orders', 'insert', '{}', 5, {time}, {time}, 'smtp: 451', {time},
-            CASE WHEN n % 10 > 0 THEN {time} END, CASE WHEN n % 10 > 0 THEN 'ignored' END
+            first_attempt_at, last_attempt_at, last_error, error_signature, created_at, resolved_at, resolution)
+        SELECT {id}, {id}, 'orders', 'insert', '{}', 5, {time}, {time}, 'smtp: 451', 'smtp: #', {time},
+            CASE WHEN n % 10 > 0 THEN {time} END,
+            CASE n % 10 WHEN 0 THEN NULL WHEN 1 THEN 'handler_failed' ELSE 'ignored' END
         FROM numbers"
         .replace("{generate}", generate)
         .replace("{id}", id)
@@ -50,38 +54,92 @@ async fn fill(db: &TestDb, scale: u32) {
     db.execute(&insert).await;
 }
 
-async fn some_id(db: &TestDb) -> DeadLetterId {
-    db.repo().list_for_app(apps()[0], false, 1, 0).await.unwrap()[0].id
+struct Expected {
+    statement: Statement,
+    /// The index that it must use.
+    index: &'static str,
+    /// Whether it may read rows that it does not use: only where no index knows what the caller filters by.
+    may_filter: bool,
+    /// The most index entries that one look at `index` may read, where that is the point.
+    at_most: Option<u64>,
 }
 
-/// Every statement of the repo on the table, each beside the index that it must use.
-async fn statements(db: &TestDb) -> Vec<(Statement, &'static str)> {
-    let id = some_id(db).await;
+/// Every statement of the repo on the table.
+async fn statements(db: &TestDb) -> Vec<Expected> {
+    let [app, _] = apps();
+    let id = db.repo().list_for_app(app, false, 1, 0).await.unwrap()[0].id;
     let (recording, recorded) = db.connect_recorded().await;
     let repo = SeaOrmDeadLetterRepo::new(recording);
     let mut statements = Vec::new();
-    let mut expect = |recorded: &Recorded, index| {
+    let mut expect = |index, may_filter, at_most| {
         let sent = recorded.take();
-        assert_eq!(sent.len(), 1, "{sent:?}");
-        statements.extend(sent.into_iter().map(|statement| (statement, index)));
+        assert!(!sent.is_empty());
+        statements.extend(sent.into_iter().map(|statement| Expected {
+            statement,
+            index,
+            may_filter,
+            at_most,
+        }));
     };
+    let filter = |state| DeadLetterFilter { state, ..Default::default() };
     for app in apps() {
         repo.list_for_app(app, false, 50, 0).await.unwrap();
-        expect(&recorded, "idx_dead_letters_app");
+        expect("idx_dead_letters_app", false, Some(50));
         repo.list_for_app(app, true, 50, 100).await.unwrap();
-        expect(&recorded, "idx_dead_letters_app_unresolved");
+        expect("idx_dead_letters_app_unresolved", false, Some(150));
         repo.unresolved_count(app).await.unwrap();
-        expect(&recorded, "idx_dead_letters_app_unresolved");
+        expect("idx_dead_letters_app_unresolved", false, None);
+
+        for (state, index, may_filter) in [
+            (DeadLetterState::Any, "idx_dead_letters_app", false),
+            (DeadLetterState::Open, "idx_dead_letters_app_open", false),
+            (DeadLetterState::Unresolved, "idx_dead_letters_app_unresolved", false),
+            (DeadLetterState::Resolved, "idx_dead_letters_app", true),
+        ] {
+            let first = PageRequest { size: 50, after: None };
+            let after = repo.list(app, &filter(state), &first).await.unwrap().next;
+            expect(index, may_filter, Some(51));
+            // The second page: by an index condition, not by reading the first again.
+            repo.list(app, &filter(state), &PageRequest { size: 50, after }).await.unwrap();
+            expect(index, may_filter, Some(51));
+        }
     }
+    repo.unresolved_counts(&apps(), None).await.unwrap();
+    expect("idx_dead_letters_app_unresolved", false, None);
+    repo.unresolved_counts(&apps(), Some(100)).await.unwrap();
+    expect("idx_dead_letters_app_unresolved", false, Some(101));
+
     repo.get(id).await.unwrap();
-    expect(&recorded, "dead_letters_pkey");
-    repo.resolve(id, "ignored").await.unwrap();
-    expect(&recorded, "dead_letters_pkey");
+    expect("dead_letters_pkey", false, Some(1));
+    repo.get_for_app(app, id).await.unwrap();
+    expect("dead_letters_pkey", false, Some(1));
+    repo.resolve(id, "handler_failed").await.unwrap();
+    expect("dead_letters_pkey", false, Some(1));
+    let settlement = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };
+    repo.resolve_once(app, id, &settlement).await.unwrap();
+    expect("dead_letters_pkey", false, Some(1));
+    repo.reopen(app, id).await.unwrap();
+    expect("dead_letters_pkey", true, Some(1));
+
+    let due = DeadLetterFilter {
+        state: DeadLetterState::Open,
+        created_before: Some(cutoff()),
+        ..Default::default()
+    };
+    repo.resolve_matching(app, &due, &settlement, 100).await.unwrap();
+    expect("idx_dead_letters_app_open", false, Some(100));
+
     // A sweep with much to do, and an idle one. What the first deletes stays away, which changes no plan.
-    repo.gc(cutoff(), 1_000).await.unwrap();
-    expect(&recorded, "idx_dead_letters_gc");
-    repo.gc(DateTime::UNIX_EPOCH, 1_000).await.unwrap();
-    expect(&recorded, "idx_dead_letters_gc");
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        repo.gc(before, 1_000).await.unwrap();
+        expect("idx_dead_letters_gc", false, Some(1_000));
+        repo.gc_for_app(app, before, 1_000).await.unwrap();
+        expect("idx_dead_letters_app", false, Some(1_000));
+        repo.purge_resolved(app, before, 1_000).await.unwrap();
+        expect("idx_dead_letters_purge_app", false, Some(1_000));
+        repo.purge_resolved_all_apps(before, 1_000).await.unwrap();
+        expect("idx_dead_letters_purge", false, Some(1_000));
+    }
     statements
 }
 
@@ -97,15 +155,27 @@ async fn custom_plan(txn: &DatabaseTransaction, statement: &Statement) -> String
     lines(txn, explain).await
 }
 
+/// As the driver declares it.
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Uuid(_) => "uuid",
+        Value::ChronoDateTimeUtc(_) => "timestamptz",
+        Value::Int(_) => "int",
+        Value::BigUnsigned(_) => "bigint",
+        Value::String(_) => "text",
+        other => panic!("{other:?}"),
+    }
+}
+
 /// As it is planned once it was prepared and run a few times.
 async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> String {
     txn.execute_unprepared("SET LOCAL plan_cache_mode = force_generic_plan").await.unwrap();
-    txn.execute_unprepared(&format!("PREPARE repo AS {}", statement.sql)).await.unwrap();
-    let mut values = String::new();
-    for value in &statement.values.as_ref().unwrap().0 {
-        values += if values.is_empty() { "" } else { ", " };
-        values += &PostgresQueryBuilder.value_to_string(value);
-    }
+    let values = &statement.values.as_ref().unwrap().0;
+    let types: Vec<_> = values.iter().map(type_of).collect();
+    let prepare = format!("PREPARE repo ({}) AS {}", types.join(", "), statement.sql);
+    txn.execute_unprepared(&prepare).await.unwrap();
+    let values: Vec<_> = values.iter().map(|value| PostgresQueryBuilder.value_to_string(value)).collect();
+    let values = values.join(", ");
     let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo ({values})");
     let plan = lines(txn, Statement::from_string(DbBackend::Postgres, execute)).await;
     let generic_plans = "SELECT generic_plans FROM pg_prepared_statements WHERE name = 'repo'";
@@ -121,7 +191,7 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
     let db = TestDb::postgres().await;
     fill(&db, 100_000).await;
     db.execute("VACUUM ANALYZE dead_letters").await;
-    for (statement, index) in statements(&db).await {
+    for Expected { statement, index, may_filter, at_most } in statements(&db).await {
         for generic in [false, true] {
             // ANALYZE runs the statement; the rollback takes it back.
             let txn = db.db.begin().await.unwrap();
@@ -131,19 +201,30 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
             };
             txn.rollback().await.unwrap();
             let shown = format!("generic: {generic}\n{}\n{plan}", statement.sql);
-            assert!(plan.contains(&format!(" {index} ")), "not by {index}: {shown}");
-            for wasteful in ["Seq Scan", "Rows Removed by Filter", "Bitmap", "Sort"] {
+            let scan = plan.lines().find(|line| line.contains(&format!(" {index} ")));
+            let scan = scan.unwrap_or_else(|| panic!("not by {index}: {shown}"));
+            if let Some(at_most) = at_most.filter(|_| !may_filter) {
+                assert!(rows_of(scan) <= at_most, "more than {at_most}: {shown}");
+            }
+            for wasteful in ["Seq Scan", "Bitmap", "Sort"] {
                 assert!(!plan.contains(wasteful), "{wasteful}: {shown}");
             }
+            assert!(may_filter || !plan.contains("Rows Removed by Filter"), "{shown}");
         }
     }
+}
+
+/// Of a plan's line, the rows of one loop: `Index Scan using … (actual rows=50 loops=1)`.
+fn rows_of(line: &str) -> u64 {
+    let (_, rows) = line.split_once("actual rows=").unwrap();
+    rows.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[tokio::test]
 async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
     let db = TestDb::sqlite().await;
     fill(&db, 1_000).await;
-    for (statement, index) in statements(&db).await {
+    for Expected { statement, index, .. } in statements(&db).await {
         let mut explain = statement.clone();
         explain.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
         let rows = db.db.query_all_raw(explain).await.unwrap();

@@ -27,6 +27,12 @@ pub struct Model {
     pub resolved_at: Option<DateTimeWithTimeZone>,
     #[sea_orm(column_type = "Text", nullable)]
     pub resolution: Option<String>,
+    #[sea_orm(column_type = "Text")]
+    pub error_signature: String,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub resolved_by: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub resolution_note: Option<String>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

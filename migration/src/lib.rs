@@ -8,7 +8,12 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
+mod live_index;
 mod m20261123_000001_create_dead_letters;
+mod m20261123_000002_add_triage_columns;
+mod m20261123_000003_index_open;
+mod m20261123_000004_index_purge_app;
+mod m20261123_000005_index_purge;
 
 /// The steps of `dead-letters`, in order.
 #[derive(Debug)]
@@ -16,7 +21,13 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_create_dead_letters::Migration)]
+        vec![
+            Box::new(m20261123_000001_create_dead_letters::Migration),
+            Box::new(m20261123_000002_add_triage_columns::Migration),
+            Box::new(m20261123_000003_index_open::Migration),
+            Box::new(m20261123_000004_index_purge_app::Migration),
+            Box::new(m20261123_000005_index_purge::Migration),
+        ]
     }
 }
 

@@ -1,11 +1,20 @@
 //! The one crossing between the domain's types and the entity's.
 
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{ActiveModel, Model};
-use sea_orm::{ActiveValue::NotSet, Set};
+use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity, Model};
+use sea_orm::{
+    ActiveValue::NotSet,
+    ColumnTrait, DerivePartialModel, Set,
+    prelude::DateTimeWithTimeZone,
+    sea_query::{Expr, Func},
+};
 use serde_json::Value;
+use uuid::Uuid;
 
-use crate::{DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
+use crate::{
+    DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
+    signature::error_signature,
+};
 
 /// What serde_json reads back: its parser stops at the 128th open bracket.
 const MAX_PAYLOAD_DEPTH: usize = 127;
@@ -34,6 +43,7 @@ pub(super) fn to_active_model(
         dismantle(letter.payload);
         return Err(DeadLetterRepoError::PayloadTooDeep { index });
     }
+    let last_error = without_nul(letter.last_error);
     Ok(ActiveModel {
         id: Set(id.into_inner()),
         app_id: Set(letter.app_id.into_inner()),
@@ -46,11 +56,14 @@ pub(super) fn to_active_model(
         attempt_count: Set(i32::try_from(letter.attempt_count).unwrap_or(i32::MAX)),
         first_attempt_at: Set(to_microseconds(letter.first_attempt_at).into()),
         last_attempt_at: Set(to_microseconds(letter.last_attempt_at).into()),
-        last_error: Set(without_nul(letter.last_error)),
+        error_signature: Set(error_signature(&last_error)),
+        last_error: Set(last_error),
         // By the database's clock, which all writers share.
         created_at: NotSet,
         resolved_at: NotSet,
         resolution: NotSet,
+        resolved_by: NotSet,
+        resolution_note: NotSet,
     })
 }
 
@@ -73,9 +86,70 @@ impl From<Model> for DeadLetterRow {
             last_error: row.last_error,
             created_at: row.created_at.to_utc(),
             resolved_at: row.resolved_at.map(|at| at.to_utc()),
-            resolution: row.resolution.and_then(|resolution| resolution.parse().ok()),
+            resolution: to_resolution(row.resolution),
+            resolved_by: row.resolved_by,
+            resolution_note: row.resolution_note,
+            error_signature: row.error_signature,
         }
     }
+}
+
+/// What a listing reads of a row: all but the payload and a long error.
+#[derive(DerivePartialModel)]
+#[sea_orm(entity = "Entity")]
+pub(super) struct Summary {
+    pub(super) id: Uuid,
+    app_id: Uuid,
+    original_event_id: Uuid,
+    source: String,
+    op: String,
+    trigger_id: Option<Uuid>,
+    script_id: Option<Uuid>,
+    #[sea_orm(from_expr = r#"Expr::from(Func::cust("octet_length").arg(Column::Payload.into_expr()))"#)]
+    payload_bytes: i32,
+    attempt_count: i32,
+    first_attempt_at: DateTimeWithTimeZone,
+    last_attempt_at: DateTimeWithTimeZone,
+    #[sea_orm(
+        from_expr = r#"Expr::from(Func::cust("substr").args([Column::LastError.into_expr(), 1.into(), 200.into()]))"#
+    )]
+    error_excerpt: String,
+    error_signature: String,
+    pub(super) created_at: DateTimeWithTimeZone,
+    resolved_at: Option<DateTimeWithTimeZone>,
+    resolution: Option<String>,
+    resolved_by: Option<String>,
+    resolution_note: Option<String>,
+}
+
+impl From<Summary> for DeadLetterSummary {
+    fn from(row: Summary) -> Self {
+        Self {
+            id: row.id.into(),
+            app_id: row.app_id.into(),
+            original_event_id: row.original_event_id,
+            source: row.source,
+            op: row.op,
+            trigger_id: row.trigger_id.map(Into::into),
+            script_id: row.script_id.map(Into::into),
+            payload_bytes: row.payload_bytes.try_into().unwrap_or_default(),
+            attempt_count: row.attempt_count.try_into().unwrap_or_default(),
+            first_attempt_at: row.first_attempt_at.to_utc(),
+            last_attempt_at: row.last_attempt_at.to_utc(),
+            error_excerpt: row.error_excerpt,
+            error_signature: row.error_signature,
+            created_at: row.created_at.to_utc(),
+            resolved_at: row.resolved_at.map(|at| at.to_utc()),
+            resolution: to_resolution(row.resolution),
+            resolved_by: row.resolved_by,
+            resolution_note: row.resolution_note,
+        }
+    }
+}
+
+/// A newer version's resolution costs this field, not the row.
+fn to_resolution(text: Option<String>) -> Option<Resolution> {
+    text?.parse().ok()
 }
 
 /// As PostgreSQL keeps a time: whole microseconds, and a leap second (23:59:60) as the first of the next minute.
@@ -83,8 +157,23 @@ pub(super) fn to_microseconds(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }
 
+/// A bound to compare stored times with, moved to where both backends compare rightly: SQLite compares text, whose order
+/// ends with the year 9999, and PostgreSQL's calendar begins in 4713 BC.
+pub(super) fn to_bound(time: DateTime<Utc>) -> DateTime<Utc> {
+    const YEAR_1: DateTime<Utc> = from_seconds(-62_135_596_800);
+    const END_OF_9999: DateTime<Utc> = from_seconds(253_402_300_799);
+    to_microseconds(time.clamp(YEAR_1, END_OF_9999))
+}
+
+const fn from_seconds(seconds: i64) -> DateTime<Utc> {
+    match DateTime::from_timestamp(seconds, 0) {
+        Some(time) => time,
+        None => DateTime::UNIX_EPOCH,
+    }
+}
+
 /// PostgreSQL's text refuses NUL (22021), and an insert must not fail over what an error message says.
-fn without_nul(text: String) -> String {
+pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }
 }
 

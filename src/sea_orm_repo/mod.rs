@@ -10,13 +10,17 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter, Resolution,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter, Settlement,
 };
 
 mod convert;
 mod gc;
+mod replay;
+mod triage;
 
-/// [`DeadLetterRepo`] on SeaORM, over a pool or over a transaction that the caller opened.
+use gc::Due;
+
+/// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a transaction that the caller opened.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
@@ -115,13 +119,9 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
     }
 
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        let resolution: Resolution = reason.parse()?;
-        let resolved = Entity::update_many()
-            .col_expr(Column::Resolution, resolution.as_str().into())
-            .col_expr(Column::ResolvedAt, convert::to_microseconds(Utc::now()).into())
-            .filter(COLUMN.id.eq(id.into_inner()))
-            .exec(&self.db)
-            .await?;
+        let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
+        let resolved =
+            triage::settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).exec(&self.db).await?;
         if resolved.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
@@ -129,8 +129,14 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
     }
 
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
+        self.sweep(None, Due::Created(older_than), limit).await
+    }
+}
+
+impl<C: ConnectionTrait> SeaOrmDeadLetterRepo<C> {
+    async fn sweep(&self, app_id: Option<AppId>, due: Due, limit: i64) -> Result<u64, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
-        let delete = gc::delete_oldest(self.db.get_database_backend(), older_than, limit)?;
+        let delete = gc::delete_oldest(self.db.get_database_backend(), app_id, due, limit)?;
         Ok(self.db.execute_raw(delete).await?.rows_affected())
     }
 }

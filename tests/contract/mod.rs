@@ -30,6 +30,7 @@ mod insert_many;
 mod list;
 mod resolve;
 mod transaction;
+mod triage;
 mod types;
 
 fn new_app() -> AppId {

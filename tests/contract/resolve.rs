@@ -1,5 +1,8 @@
 use chrono::{Duration, Utc};
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Resolution, SeaOrmDeadLetterRepo};
+use dead_letters::{
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, SeaOrmDeadLetterRepo,
+    Settlement,
+};
 use uuid::Uuid;
 
 use super::{letter, new_app};
@@ -10,6 +13,7 @@ on_every_backend! {
     nothing_else_of_the_row_changes,
     only_that_row_is_resolved,
     resolving_again_replaces_resolution_and_time,
+    resolving_again_forgets_who_settled_it_and_why,
     a_row_whose_handler_failed_may_be_replayed,
     an_unknown_id_is_not_found,
     a_reason_that_is_none_of_the_four_never_reaches_the_database,
@@ -54,6 +58,17 @@ async fn resolving_again_replaces_resolution_and_time(db: TestDb) {
     let second = db.repo().get(id).await.unwrap().unwrap();
     assert_eq!(second.resolution, Some(Resolution::Replayed));
     assert!(second.resolved_at > first.resolved_at);
+}
+
+async fn resolving_again_forgets_who_settled_it_and_why(db: TestDb) {
+    let app = new_app();
+    let id = db.repo().insert(letter(app)).await.unwrap();
+    let settlement =
+        Settlement { resolution: Resolution::Ignored, by: Some("ada".into()), note: Some("old".into()) };
+    db.repo().resolve_once(app, id, &settlement).await.unwrap();
+    db.repo().resolve(id, "replayed").await.unwrap();
+    let row = db.repo().get(id).await.unwrap().unwrap();
+    assert_eq!((row.resolved_by, row.resolution_note), (None, None));
 }
 
 async fn a_row_whose_handler_failed_may_be_replayed(db: TestDb) {

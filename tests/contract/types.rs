@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
+    ScriptId, TriggerId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -78,6 +79,9 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         created_at: time("2026-03-01T10:31:01Z"),
         resolved_at: Some(time("2026-03-02T08:00:00Z")),
         resolution: Some(Resolution::HandledByScript),
+        resolved_by: Some("ada".to_owned()),
+        resolution_note: None,
+        error_signature: "#".to_owned(),
     };
     let sent = json!({
         "id": "00000000-0000-0000-0000-000000000001",
@@ -95,13 +99,17 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         "created_at": "2026-03-01T10:31:01Z",
         "resolved_at": "2026-03-02T08:00:00Z",
         "resolution": "handled_by_script",
+        "resolved_by": "ada",
+        "resolution_note": null,
+        "error_signature": "#",
     });
     assert_eq!(serde_json::to_value(&row).unwrap(), sent);
     assert_eq!(serde_json::from_value::<DeadLetterRow>(sent).unwrap(), row);
 }
 
 #[test]
-fn the_trait_is_object_safe_and_shared_between_threads() {
+fn the_traits_are_object_safe_and_shared_between_threads() {
     fn shared<T: Send + Sync + ?Sized>() {}
     shared::<dyn DeadLetterRepo>();
+    shared::<dyn DeadLetterTriage>();
 }

@@ -1,0 +1,118 @@
+//! Replaying: the settling and the caller's re-enqueue in one transaction.
+
+use dead_letters_entity::dead_letters::{Column, Model};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, TransactionTrait,
+    sea_query::{Expr, Query},
+};
+
+use super::{SeaOrmDeadLetterRepo, triage::Bulk};
+use crate::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
+    Settled, Settlement,
+};
+
+impl SeaOrmDeadLetterRepo {
+    /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at the same time one
+    /// wins, and only its `enqueue` runs: the others wait for it, and get `AlreadyResolved` once it has committed.
+    ///
+    /// Returns what `enqueue` does. An error of it rolls everything back, and the row is open as before. It must let
+    /// every error out: what it did before a failed statement that it passes over is lost in PostgreSQL, and then this call
+    /// fails too, with nothing replayed; SQLite keeps it.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_once`](DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
+    pub async fn replay<F, T, E>(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        by: Option<String>,
+        note: Option<String>,
+        enqueue: F,
+    ) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, E>,
+        E: From<DeadLetterRepoError>,
+    {
+        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let txn = self.db.begin().await.map_err(DeadLetterRepoError::from)?;
+        let settled = SeaOrmDeadLetterRepo::in_transaction(&txn).resolve_once(app_id, id, &settlement).await;
+        let outcome = match settled {
+            Ok(row) => enqueue(&txn, row).await,
+            Err(error) => Err(error.into()),
+        };
+        end(txn, outcome).await
+    }
+
+    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs `enqueue` on
+    /// them, in ONE transaction. Rows that another transaction holds are passed over.
+    ///
+    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as in
+    /// [`replay`](Self::replay).
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_matching`](DeadLetterTriage::resolve_matching); besides, whatever `enqueue` answers.
+    pub async fn replay_matching<F, E>(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        by: Option<String>,
+        note: Option<String>,
+        limit: u32,
+        enqueue: F,
+    ) -> Result<Settled, E>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
+        E: From<DeadLetterRepoError>,
+    {
+        let bulk = Bulk::new(app_id, filter, limit)?;
+        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let txn = self.db.begin().await.map_err(DeadLetterRepoError::from)?;
+        let outcome = match settle_rows(&txn, &bulk, &settlement).await {
+            Ok((rows, settled)) if rows.is_empty() => Ok(settled),
+            Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
+            Err(error) => Err(error.into()),
+        };
+        end(txn, outcome).await
+    }
+}
+
+async fn settle_rows(
+    txn: &DatabaseTransaction,
+    bulk: &Bulk<'_>,
+    settlement: &Settlement,
+) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
+    let returning = Query::returning().columns(Column::iter());
+    let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), settlement, returning)).await?;
+    let mut settled = Vec::with_capacity(rows.len());
+    for row in rows {
+        settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));
+    }
+    // RETURNING has no order.
+    settled.sort_by_key(|row| (row.created_at, row.id));
+    let ids = settled.iter().map(|row| row.id).collect();
+    let more = bulk.more(txn).await?;
+    Ok((settled, Settled { ids, more }))
+}
+
+async fn end<T, E: From<DeadLetterRepoError>>(
+    txn: DatabaseTransaction,
+    outcome: Result<T, E>,
+) -> Result<T, E> {
+    match outcome {
+        Ok(value) => {
+            // Of a transaction that a failed statement has aborted PostgreSQL answers Ok to a commit, and stores nothing;
+            // any statement in it fails (25P02).
+            let probe = Query::select().expr(Expr::val(1)).take();
+            txn.query_one(&probe).await.map_err(DeadLetterRepoError::from)?;
+            txn.commit().await.map_err(DeadLetterRepoError::from)?;
+            Ok(value)
+        }
+        Err(error) => {
+            txn.rollback().await.ok();
+            Err(error)
+        }
+    }
+}

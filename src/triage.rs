@@ -1,0 +1,380 @@
+//! The contract of triage: what people who answer for a backlog do with it.
+
+use std::{fmt, str::FromStr};
+
+use async_trait::async_trait;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId};
+
+/// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in bulk.
+///
+/// Every call on letters takes the [`AppId`]: a row of another app is indistinguishable from one that does not exist. Calls over
+/// all apps say so in their name. Object-safe; every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
+///
+/// A row is *open* while nobody has settled it for good: it is unresolved, or resolved as `handler_failed`.
+///
+/// # Errors
+///
+/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database refused or could not
+/// be reached.
+#[async_trait]
+pub trait DeadLetterTriage: Send + Sync {
+    /// Returns one row of the app, or `None` where it has none of this id.
+    async fn get_for_app(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+    ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
+
+    /// Lists the app's rows that match: newest `created_at` first, ties by `id`, largest first.
+    ///
+    /// A page goes on after the last row of the one before it, not at a count: rows that are resolved, deleted or added between two
+    /// pages make no other row appear twice or not at all. A page costs the same at any depth.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500;
+    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that another app's or another filter's listing gave, or none did.
+    /// Nothing was sent to the database then.
+    async fn list(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        page: &PageRequest,
+    ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError>;
+
+    /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
+    ///
+    /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs the same at
+    /// 1,000,000 rows as at 1,000. One statement for every 1,000 apps.
+    async fn unresolved_counts(
+        &self,
+        app_ids: &[AppId],
+        cap: Option<u32>,
+    ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError>;
+
+    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the largest first, of equals
+    /// the one seen last.
+    ///
+    /// It reads every row that matches.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the database.
+    async fn error_groups(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        limit: u32,
+    ) -> Result<Vec<ErrorGroup>, DeadLetterRepoError>;
+
+    /// Settles the row if it is open, and returns it as it then is. Of callers at the same time one wins.
+    ///
+    /// One conditional UPDATE, with no read before it.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) where it is not open, [`NotFound`](DeadLetterRepoError::NotFound) where the app
+    /// has no such row.
+    async fn resolve_once(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        settlement: &Settlement,
+    ) -> Result<DeadLetterRow, DeadLetterRepoError>;
+
+    /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are passed over.
+    ///
+    /// A filter whose state is [`Resolved`](DeadLetterState::Resolved) leaves the `handler_failed` ones.
+    ///
+    /// # Errors
+    ///
+    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, rows that fail meanwhile would be
+    /// swept along. [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000. Nothing was sent to the database then.
+    async fn resolve_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        settlement: &Settlement,
+        limit: u32,
+    ) -> Result<Settled, DeadLetterRepoError>;
+
+    /// Makes a resolved row unresolved again, a `handler_failed` one too, and forgets by whom and why it was settled.
+    ///
+    /// # Errors
+    ///
+    /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved, [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
+    async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
+
+    /// Deletes the app's rows that were settled before `resolved_before`, oldest settlement first, **never more than `limit`
+    /// rows**; open rows never, `handler_failed` ones included. Returns how many it deleted.
+    ///
+    /// Otherwise as [`gc`](crate::DeadLetterRepo::gc).
+    ///
+    /// # Errors
+    ///
+    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database.
+    async fn purge_resolved(
+        &self,
+        app_id: AppId,
+        resolved_before: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<u64, DeadLetterRepoError>;
+
+    /// [`purge_resolved`](Self::purge_resolved) for the rows of all apps together.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    async fn purge_resolved_all_apps(
+        &self,
+        resolved_before: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<u64, DeadLetterRepoError>;
+
+    /// [`gc`](crate::DeadLetterRepo::gc) for one app: a tenant's own retention.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    async fn gc_for_app(
+        &self,
+        app_id: AppId,
+        older_than: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<u64, DeadLetterRepoError>;
+}
+
+/// Which of an app's rows a call is about: those for which every field that is set holds. The default is every unresolved row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeadLetterFilter {
+    /// How far the row is settled.
+    pub state: DeadLetterState,
+    /// What it was resolved as; that is never so of an unresolved row.
+    pub resolution: Option<Resolution>,
+    /// What the event was about, exactly.
+    pub source: Option<String>,
+    /// The operation that failed, exactly.
+    pub op: Option<String>,
+    /// The trigger.
+    pub trigger_id: Option<TriggerId>,
+    /// The script.
+    pub script_id: Option<ScriptId>,
+    /// The outbox row.
+    pub original_event_id: Option<Uuid>,
+    /// A part of `last_error`. No character is a wildcard, and case counts.
+    pub error_contains: Option<String>,
+    /// The error signature, exactly.
+    pub error_signature: Option<String>,
+    /// Created at this time or later.
+    pub created_from: Option<DateTime<Utc>>,
+    /// Created before this time.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+/// How far a row is settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterState {
+    /// Unresolved, or resolved as `handler_failed`.
+    Open,
+    /// Not resolved as anything.
+    #[default]
+    Unresolved,
+    /// Resolved as anything, `handler_failed` included.
+    Resolved,
+    /// All rows.
+    Any,
+}
+
+/// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// What becomes of it.
+    pub resolution: Resolution,
+    /// Who decided so.
+    pub by: Option<String>,
+    /// Why.
+    pub note: Option<String>,
+}
+
+/// Which page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Rows, 1 to 500.
+    pub size: u32,
+    /// After which row: [`Page::next`] of the page before. `None` is the first page.
+    pub after: Option<Cursor>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// What to ask for the next page with; `None` where this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// A row as a list shows it: without its payload, and with the beginning of its error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetterSummary {
+    /// The row's id.
+    pub id: DeadLetterId,
+    /// The tenant.
+    pub app_id: AppId,
+    /// The outbox row that used up its retries.
+    pub original_event_id: Uuid,
+    /// What the event was about.
+    pub source: String,
+    /// The operation that failed.
+    pub op: String,
+    /// The trigger, if it was known.
+    pub trigger_id: Option<TriggerId>,
+    /// The script that it ran, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// The size of the payload as serialized, in bytes.
+    pub payload_bytes: u64,
+    /// Attempts made.
+    pub attempt_count: u32,
+    /// When the first attempt was made.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt was made.
+    pub last_attempt_at: DateTime<Utc>,
+    /// The first 200 characters of `last_error`.
+    pub error_excerpt: String,
+    /// See [`DeadLetterRow::error_signature`].
+    pub error_signature: String,
+    /// When the row was stored.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last resolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
+    pub resolution: Option<Resolution>,
+    /// Who settled it.
+    pub resolved_by: Option<String>,
+    /// Why.
+    pub resolution_note: Option<String>,
+}
+
+/// An app's badge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnresolvedCount {
+    /// The app.
+    pub app_id: AppId,
+    /// Its unresolved rows, or the cap if there are more.
+    pub count: u64,
+    /// Whether there are more than `count`.
+    pub at_least: bool,
+}
+
+/// Rows that failed alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorGroup {
+    /// What the events were about.
+    pub source: String,
+    /// The operation that failed.
+    pub op: String,
+    /// The script, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// What their errors have in common.
+    pub error_signature: String,
+    /// Rows.
+    pub count: u64,
+    /// The first row's `created_at`.
+    pub first_seen: DateTime<Utc>,
+    /// The last row's `created_at`.
+    pub last_seen: DateTime<Utc>,
+    /// The row that was seen last: of equals the one with the largest id.
+    pub newest_id: DeadLetterId,
+}
+
+/// What a bulk call settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The rows, oldest first.
+    pub ids: Vec<DeadLetterId>,
+    /// Whether open rows that match remain: beyond the limit, or held by another transaction.
+    pub more: bool,
+}
+
+/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they are.
+///
+/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of the same listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    created_at: DateTime<Utc>,
+    id: DeadLetterId,
+    checksum: [u8; 8],
+}
+
+impl Cursor {
+    /// Of the format below; another one will be told from it by this byte.
+    const VERSION: u8 = 1;
+
+    /// Behind a row of the app's listing with this filter.
+    pub(crate) fn behind(
+        created_at: DateTime<Utc>,
+        id: DeadLetterId,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+    ) -> Self {
+        let listing = serde_json::json!([Self::VERSION, created_at.timestamp_micros(), id, app_id, filter]);
+        let digest = Sha256::digest(listing.to_string());
+        let checksum = digest.first_chunk().copied().unwrap_or_default();
+        Self { created_at, id, checksum }
+    }
+
+    /// The place, if it is one of the app's listing with this filter.
+    pub(crate) fn place(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+    ) -> Result<(DateTime<Utc>, DeadLetterId), DeadLetterRepoError> {
+        if *self != Self::behind(self.created_at, self.id, app_id, filter) {
+            return Err(DeadLetterRepoError::InvalidCursor);
+        }
+        Ok((self.created_at, self.id))
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = [Self::VERSION; 33];
+        bytes[1..9].copy_from_slice(&self.created_at.timestamp_micros().to_be_bytes());
+        bytes[9..25].copy_from_slice(self.id.into_inner().as_bytes());
+        bytes[25..].copy_from_slice(&self.checksum);
+        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+            let ([Self::VERSION], rest) = bytes.split_first_chunk()? else { return None };
+            let (micros, rest) = rest.split_first_chunk()?;
+            let (id, checksum) = rest.split_first_chunk()?;
+            Some(Self {
+                created_at: DateTime::from_timestamp_micros(i64::from_be_bytes(*micros))?,
+                id: Uuid::from_bytes(*id).into(),
+                checksum: checksum.try_into().ok()?,
+            })
+        };
+        parse().ok_or(DeadLetterRepoError::InvalidCursor)
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

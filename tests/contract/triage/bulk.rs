@@ -1,0 +1,255 @@
+use chrono::{DateTime, Duration, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, Settled,
+    entity::dead_letters as table,
+};
+use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
+
+use super::{create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    the_oldest_are_settled_up_to_the_limit_and_more_is_said,
+    only_open_rows_that_match_are_settled,
+    a_state_narrows_what_is_open,
+    a_filter_without_created_before_is_refused_and_nothing_is_sent,
+    a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
+    rows_that_arrive_meanwhile_are_not_swept_along,
+    replayed_rows_are_enqueued_in_the_same_transaction,
+    a_failing_enqueue_leaves_every_row_open,
+    with_nothing_to_replay_nothing_is_run,
+    concurrent_bulk_replays_enqueue_each_row_once,
+}
+
+fn before(time: DateTime<Utc>) -> DeadLetterFilter {
+    DeadLetterFilter { created_before: Some(time), ..Default::default() }
+}
+
+/// All that `rows` makes.
+fn all() -> DeadLetterFilter {
+    before(ten_oclock() + Duration::days(1))
+}
+
+async fn settle(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Settled {
+    db.repo().resolve_matching(app, filter, &settlement(Resolution::Ignored), limit).await.unwrap()
+}
+
+async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
+    let app = new_app();
+    let mut stored = rows(&db, app, 7).await;
+    // So that age and id do not go together.
+    db.set_created_at(stored[6], ten_oclock() - Duration::minutes(1)).await;
+    stored.rotate_right(1);
+    for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
+    {
+        assert_eq!(settle(&db, app, &all(), 3).await, Settled { ids: settled.to_vec(), more });
+    }
+    let row = db.repo().get(stored[0]).await.unwrap().unwrap();
+    assert_eq!(
+        (row.resolution, row.resolved_by.as_deref(), row.resolution_note.as_deref()),
+        (Some(Resolution::Ignored), Some("ada"), Some("seen"))
+    );
+    assert!(row.resolved_at.is_some());
+}
+
+async fn only_open_rows_that_match_are_settled(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let stored = rows(&db, app, 6).await;
+    rows(&db, other, 2).await;
+    db.repo().resolve(stored[0], "replayed").await.unwrap();
+    db.repo().resolve(stored[1], "handler_failed").await.unwrap();
+    let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
+    db.set_created_at(odd, ten_oclock()).await;
+    let filter = DeadLetterFilter {
+        state: DeadLetterState::Any,
+        source: Some("orders".into()),
+        // The fifth row is at the bound, the sixth behind it.
+        ..before(ten_oclock() + Duration::minutes(4))
+    };
+    assert_eq!(settle(&db, app, &filter, 1_000).await, Settled { ids: stored[1..4].to_vec(), more: false });
+    assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
+    assert_eq!(db.repo().unresolved_count(other).await.unwrap(), 2);
+}
+
+async fn a_state_narrows_what_is_open(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 2).await;
+    db.repo().resolve(stored[0], "handler_failed").await.unwrap();
+    assert_eq!(settle(&db, app, &all(), 10).await.ids, stored[1..]);
+    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
+    assert_eq!(settle(&db, app, &resolved, 10).await.ids, stored[..1]);
+}
+
+async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let filter = DeadLetterFilter { created_from: Some(ten_oclock()), ..Default::default() };
+    let error =
+        repo.resolve_matching(new_app(), &filter, &settlement(Resolution::Ignored), 1).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
+    let replayed: Result<_, DeadLetterRepoError> =
+        repo.replay_matching(new_app(), &filter, None, None, 1, async |_, _| panic!("enqueued")).await;
+    assert!(matches!(replayed, Err(DeadLetterRepoError::MissingCreatedBefore)));
+    assert_eq!(recorded.take(), []);
+}
+
+async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    for limit in [0, 1_001, u32::MAX] {
+        let ignored = settlement(Resolution::Ignored);
+        let error = repo.resolve_matching(new_app(), &all(), &ignored, limit).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
+    }
+    assert_eq!(recorded.take(), []);
+}
+
+async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
+    let app = new_app();
+    let old = db.repo().insert_many(vec![letter(app); 200]).await.unwrap();
+    let newest = db.repo().get(old[199]).await.unwrap().unwrap().created_at;
+    let filter = before(newest + Duration::milliseconds(1));
+    // What arrives must be younger than the bound on the database's clock.
+    while Utc::now() <= newest + Duration::milliseconds(2) {
+        tokio::task::yield_now().await;
+    }
+    let repo = db.repo();
+    let arriving = tokio::spawn(async move {
+        let mut arrived = Vec::new();
+        for _ in 0..50 {
+            arrived.push(repo.insert(letter(app)).await.unwrap());
+        }
+        arrived
+    });
+    let mut settled = Vec::new();
+    loop {
+        let batch = settle(&db, app, &filter, 10).await;
+        settled.extend(batch.ids);
+        if !batch.more {
+            break;
+        }
+    }
+    let arrived = arriving.await.unwrap();
+    assert_eq!(settled, old);
+    assert_eq!(settle(&db, app, &filter, 1_000).await.ids, []);
+    for id in arrived {
+        assert_eq!(db.repo().get(id).await.unwrap().unwrap().resolution, None);
+    }
+}
+
+async fn enqueue_all(
+    txn: &sea_orm::DatabaseTransaction,
+    rows: Vec<DeadLetterRow>,
+) -> Result<(), DeadLetterRepoError> {
+    for row in rows {
+        enqueue(txn, row.id).await?;
+    }
+    Ok(())
+}
+
+fn texts(ids: &[DeadLetterId]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}
+
+async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let stored = rows(&db, app, 5).await;
+    let mut seen = Vec::new();
+    let by = Some("ada".to_owned());
+    let settled: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_matching(app, &all(), by, None, 3, async |txn, rows| {
+            seen.extend(rows.iter().map(|row| (row.id, row.resolution, row.payload.clone())));
+            enqueue_all(txn, rows).await
+        })
+        .await;
+    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true });
+    let expected = stored[..3].iter().map(|&id| (id, Some(Resolution::Replayed), letter(app).payload));
+    assert!(expected.eq(seen));
+    assert_eq!(enqueued(&db).await, texts(&stored[..3]));
+    assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolved_by.as_deref(), Some("ada"));
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2);
+}
+
+async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    rows(&db, app, 3).await;
+    let outcome = db
+        .repo()
+        .replay_matching(app, &all(), None, None, 10, async |txn, mut rows| {
+            let last = rows.pop().unwrap().id;
+            enqueue_all(txn, rows).await?;
+            Err(DeadLetterRepoError::NotFound(last))
+        })
+        .await;
+    assert!(matches!(outcome, Err(DeadLetterRepoError::NotFound(_))));
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
+    assert_eq!(enqueued(&db).await, [] as [String; 0]);
+}
+
+async fn with_nothing_to_replay_nothing_is_run(db: TestDb) {
+    let settled: Result<_, DeadLetterRepoError> =
+        db.repo().replay_matching(new_app(), &all(), None, None, 10, async |_, _| panic!("run")).await;
+    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false });
+}
+
+async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let stored = rows(&db, app, 60).await;
+    let replays = (0..4).map(|_| {
+        let repo = db.repo();
+        tokio::spawn(async move {
+            for _ in 0..6 {
+                repo.replay_matching(app, &all(), None, None, 10, enqueue_all).await.unwrap();
+            }
+        })
+    });
+    for replay in replays.collect::<Vec<_>>() {
+        replay.await.unwrap();
+    }
+    assert_eq!(enqueued(&db).await, texts(&stored));
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 0);
+}
+
+/// SQLite has no row locks: there a second writer waits for the first.
+#[tokio::test]
+async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    let stored = rows(&db, app, 4).await;
+    let txn = db.db.begin().await.unwrap();
+    table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
+    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[1..3].to_vec(), more: true });
+    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[3..].to_vec(), more: true });
+    txn.rollback().await.unwrap();
+    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[..1].to_vec(), more: false });
+}
+
+/// As with gc: the plan is made while the table is empty.
+#[tokio::test]
+async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
+    let db = TestDb::postgres().await;
+    db.execute("ALTER TABLE dead_letters SET (autovacuum_enabled = off)").await;
+    db.execute("VACUUM ANALYZE dead_letters").await;
+    let repo = SeaOrmDeadLetterRepo::new(
+        db.connect_with(|options| {
+            options.max_connections(1);
+        })
+        .await,
+    );
+    let app = new_app();
+    let ignored = settlement(Resolution::Ignored);
+    for _ in 0..7 {
+        assert_eq!(repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap().ids, []);
+    }
+    let stored = db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
+    db.execute("UPDATE dead_letters SET created_at = '2026-03-01 10:00Z'").await;
+    let settled = repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap();
+    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true });
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
+}

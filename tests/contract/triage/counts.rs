@@ -1,0 +1,65 @@
+use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, SeaOrmDeadLetterRepo, UnresolvedCount};
+
+use super::{new_app, rows};
+use crate::database::TestDb;
+
+on_every_backend! {
+    each_app_is_counted_in_the_order_asked_for,
+    a_cap_ends_the_count_and_says_so,
+    no_apps_are_no_statement,
+    many_apps_are_counted,
+    it_is_one_statement,
+}
+
+fn exactly(app_id: AppId, count: u64) -> UnresolvedCount {
+    UnresolvedCount { app_id, count, at_least: false }
+}
+
+async fn each_app_is_counted_in_the_order_asked_for(db: TestDb) {
+    let (three, none, two, other) = (new_app(), new_app(), new_app(), new_app());
+    let stored = rows(&db, three, 4).await;
+    db.repo().resolve(stored[0], "handler_failed").await.unwrap();
+    rows(&db, two, 2).await;
+    rows(&db, other, 1).await;
+    let apps = [three, none, two, three];
+    assert_eq!(
+        db.repo().unresolved_counts(&apps, None).await.unwrap(),
+        [exactly(three, 3), exactly(none, 0), exactly(two, 2), exactly(three, 3)]
+    );
+    assert_eq!(db.repo().unresolved_count(three).await.unwrap(), 3);
+}
+
+async fn a_cap_ends_the_count_and_says_so(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 5).await;
+    for (cap, count, at_least) in
+        [(0, 0, true), (4, 4, true), (5, 5, false), (6, 5, false), (u32::MAX, 5, false)]
+    {
+        let counted = db.repo().unresolved_counts(&[app], Some(cap)).await.unwrap();
+        assert_eq!(counted, [UnresolvedCount { app_id: app, count, at_least }]);
+    }
+    let none = new_app();
+    assert_eq!(db.repo().unresolved_counts(&[none], Some(0)).await.unwrap(), [exactly(none, 0)]);
+}
+
+async fn no_apps_are_no_statement(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    assert_eq!(SeaOrmDeadLetterRepo::new(recording).unresolved_counts(&[], None).await.unwrap(), []);
+    assert_eq!(recorded.take(), []);
+}
+
+async fn many_apps_are_counted(db: TestDb) {
+    let mut apps: Vec<_> = (0..2_500).map(|_| new_app()).collect();
+    rows(&db, apps[2_499], 2).await;
+    let counts = db.repo().unresolved_counts(&apps, Some(1)).await.unwrap();
+    let last = apps.pop().unwrap();
+    assert_eq!(counts[2_499], UnresolvedCount { app_id: last, count: 1, at_least: true });
+    assert!(apps.into_iter().map(|app| exactly(app, 0)).eq(counts[..2_499].iter().copied()));
+}
+
+async fn it_is_one_statement(db: TestDb) {
+    let apps: Vec<_> = (0..1_000).map(|_| new_app()).collect();
+    let (recording, recorded) = db.connect_recorded().await;
+    SeaOrmDeadLetterRepo::new(recording).unresolved_counts(&apps, Some(100)).await.unwrap();
+    assert_eq!(recorded.take().len(), 1);
+}

@@ -1,0 +1,362 @@
+use std::collections::HashSet;
+
+use chrono::Duration;
+use dead_letters::{
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
+    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, Resolution, ScriptId,
+    SeaOrmDeadLetterRepo, TriggerId,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{any, letter, new_app, row_of, rows, settlement, ten_oclock, time};
+use crate::database::TestDb;
+
+on_every_backend! {
+    get_for_app_finds_the_apps_own_rows_only,
+    a_summary_is_the_row_without_its_payload,
+    a_long_error_is_cut_in_a_summary,
+    newest_come_first_and_ties_by_id,
+    pages_follow_each_other_until_the_last,
+    a_last_page_that_is_full_has_no_next,
+    rows_of_one_time_are_each_seen_once_while_half_are_resolved,
+    another_apps_rows_are_not_listed,
+    a_state_lists_its_rows,
+    each_field_filters,
+    fields_are_combined,
+    wildcards_are_ordinary_and_case_counts,
+    a_nul_in_a_filter_finds_what_was_stored_for_it,
+    the_largest_and_smallest_times_filter,
+    a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent,
+    a_cursor_goes_through_a_url_and_comes_back,
+    a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent,
+    a_broken_payload_is_listed,
+}
+
+async fn get_for_app_finds_the_apps_own_rows_only(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let id = row_of(&db, letter(app)).await;
+    let row = db.repo().get_for_app(app, id).await.unwrap();
+    assert_eq!(row, db.repo().get(id).await.unwrap());
+    assert!(row.is_some());
+    assert_eq!(db.repo().get_for_app(other, id).await.unwrap(), None);
+    assert_eq!(db.repo().get_for_app(app, Uuid::now_v7().into()).await.unwrap(), None);
+}
+
+fn first(size: u32) -> PageRequest {
+    PageRequest { size, after: None }
+}
+
+async fn page(db: &TestDb, app: AppId, filter: &DeadLetterFilter, size: u32) -> Page<DeadLetterSummary> {
+    db.repo().list(app, filter, &first(size)).await.unwrap()
+}
+
+fn ids(items: &[DeadLetterSummary]) -> Vec<DeadLetterId> {
+    items.iter().map(|item| item.id).collect()
+}
+
+/// The ids of all that match, smallest first.
+async fn matching(db: &TestDb, app: AppId, filter: DeadLetterFilter) -> Vec<DeadLetterId> {
+    let mut ids = ids(&page(db, app, &filter, 500).await.items);
+    ids.sort();
+    ids
+}
+
+async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
+    let app = new_app();
+    let payload = json!({ "name": "Zoë", "nul": "\0" });
+    let id = row_of(&db, NewDeadLetter { payload: payload.clone(), ..letter(app) }).await;
+    let row = db.repo().resolve_once(app, id, &settlement(Resolution::HandlerFailed)).await.unwrap();
+    let summary = page(&db, app, &any(), 1).await.items.remove(0);
+    let expected = DeadLetterSummary {
+        id,
+        app_id: app,
+        original_event_id: row.original_event_id,
+        source: row.source,
+        op: row.op,
+        trigger_id: row.trigger_id,
+        script_id: row.script_id,
+        payload_bytes: payload.to_string().len() as u64,
+        attempt_count: row.attempt_count,
+        first_attempt_at: row.first_attempt_at,
+        last_attempt_at: row.last_attempt_at,
+        error_excerpt: row.last_error,
+        error_signature: "smtp: # try again later".to_owned(),
+        created_at: row.created_at,
+        resolved_at: row.resolved_at,
+        resolution: Some(Resolution::HandlerFailed),
+        resolved_by: Some("ada".to_owned()),
+        resolution_note: Some("seen".to_owned()),
+    };
+    assert_eq!(summary, expected);
+}
+
+async fn a_long_error_is_cut_in_a_summary(db: TestDb) {
+    let app = new_app();
+    row_of(&db, NewDeadLetter { last_error: "é".repeat(1_000_000), ..letter(app) }).await;
+    assert_eq!(page(&db, app, &any(), 1).await.items[0].error_excerpt, "é".repeat(200));
+}
+
+async fn newest_come_first_and_ties_by_id(db: TestDb) {
+    let app = new_app();
+    let mut ascending = rows(&db, app, 5).await;
+    db.set_created_at(ascending[2], ten_oclock()).await;
+    db.set_created_at(ascending[1], ten_oclock()).await;
+    // 0, 1 and 2 are of ten o'clock.
+    ascending.reverse();
+    assert_eq!(ids(&page(&db, app, &any(), 10).await.items), ascending);
+}
+
+async fn pages_follow_each_other_until_the_last(db: TestDb) {
+    let app = new_app();
+    let mut newest_first = rows(&db, app, 10).await;
+    newest_first.reverse();
+    let mut request = first(4);
+    let mut sizes = Vec::new();
+    let mut seen = Vec::new();
+    loop {
+        let page = db.repo().list(app, &any(), &request).await.unwrap();
+        sizes.push(page.items.len());
+        seen.extend(ids(&page.items));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    assert_eq!(sizes, [4, 4, 2]);
+    assert_eq!(seen, newest_first);
+}
+
+async fn a_last_page_that_is_full_has_no_next(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 4).await;
+    assert!(page(&db, app, &any(), 3).await.next.is_some());
+    assert_eq!(page(&db, app, &any(), 4).await.next, None);
+    let empty = page(&db, new_app(), &any(), 4).await;
+    assert_eq!((empty.items, empty.next), (vec![], None));
+}
+
+async fn rows_of_one_time_are_each_seen_once_while_half_are_resolved(db: TestDb) {
+    let app = new_app();
+    let stored = db.repo().insert_many(vec![letter(app); 200]).await.unwrap();
+    for &id in &stored {
+        db.set_created_at(id, ten_oclock()).await;
+    }
+    let mut request = first(20);
+    let mut seen = Vec::new();
+    loop {
+        let page = db.repo().list(app, &DeadLetterFilter::default(), &request).await.unwrap();
+        // Half of what was seen is resolved before the next page: an OFFSET would now skip as many.
+        for item in page.items.iter().step_by(2) {
+            db.repo().resolve(item.id, "ignored").await.unwrap();
+        }
+        seen.extend(ids(&page.items));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    assert_eq!(seen.len(), 200);
+    assert_eq!(seen.iter().copied().collect::<HashSet<_>>(), stored.into_iter().collect());
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 100);
+}
+
+async fn another_apps_rows_are_not_listed(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let own = rows(&db, app, 2).await;
+    rows(&db, other, 2).await;
+    assert_eq!(matching(&db, app, any()).await, own);
+}
+
+async fn a_state_lists_its_rows(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 5).await;
+    for (&id, reason) in stored.iter().zip(["replayed", "ignored", "handled_by_script", "handler_failed"]) {
+        db.repo().resolve(id, reason).await.unwrap();
+    }
+    let state = |state| DeadLetterFilter { state, ..Default::default() };
+    assert_eq!(matching(&db, app, state(DeadLetterState::Open)).await, stored[3..]);
+    assert_eq!(matching(&db, app, state(DeadLetterState::Unresolved)).await, stored[4..]);
+    assert_eq!(matching(&db, app, state(DeadLetterState::Resolved)).await, stored[..4]);
+    assert_eq!(matching(&db, app, state(DeadLetterState::Any)).await, stored);
+    assert_eq!(matching(&db, app, DeadLetterFilter::default()).await, stored[4..]);
+    for (n, resolution) in
+        [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript, Resolution::HandlerFailed]
+            .into_iter()
+            .enumerate()
+    {
+        let filter = DeadLetterFilter { resolution: Some(resolution), ..any() };
+        assert_eq!(matching(&db, app, filter).await, [stored[n]]);
+    }
+}
+
+async fn each_field_filters(db: TestDb) {
+    let app = new_app();
+    let plain = letter(app);
+    let trigger = TriggerId::from(Uuid::new_v4());
+    let script = ScriptId::from(Uuid::new_v4());
+    let event = Uuid::new_v4();
+    let cases = [
+        (
+            NewDeadLetter { source: "invoices".into(), ..plain.clone() },
+            DeadLetterFilter { source: Some("invoices".into()), ..any() },
+        ),
+        (
+            NewDeadLetter { op: "delete".into(), ..plain.clone() },
+            DeadLetterFilter { op: Some("delete".into()), ..any() },
+        ),
+        (
+            NewDeadLetter { trigger_id: Some(trigger), ..plain.clone() },
+            DeadLetterFilter { trigger_id: Some(trigger), ..any() },
+        ),
+        (
+            NewDeadLetter { script_id: Some(script), ..plain.clone() },
+            DeadLetterFilter { script_id: Some(script), ..any() },
+        ),
+        (
+            NewDeadLetter { original_event_id: event, ..plain.clone() },
+            DeadLetterFilter { original_event_id: Some(event), ..any() },
+        ),
+        (
+            NewDeadLetter { last_error: "disk 7 is full".into(), ..plain.clone() },
+            DeadLetterFilter { error_contains: Some("7 is".into()), ..any() },
+        ),
+        (
+            NewDeadLetter { last_error: "tape 7 is full".into(), ..plain.clone() },
+            DeadLetterFilter { error_signature: Some("tape # is full".into()), ..any() },
+        ),
+    ];
+    row_of(&db, plain).await;
+    for (letter, filter) in cases {
+        let id = row_of(&db, letter).await;
+        assert_eq!(matching(&db, app, filter.clone()).await, [id], "{filter:?}");
+    }
+
+    let timed = new_app();
+    let stored = rows(&db, timed, 4).await;
+    let minute = |minute| Some(ten_oclock() + Duration::minutes(minute));
+    let from = DeadLetterFilter { created_from: minute(2), ..any() };
+    assert_eq!(matching(&db, timed, from).await, stored[2..]);
+    let before = DeadLetterFilter { created_before: minute(2), ..any() };
+    assert_eq!(matching(&db, timed, before).await, stored[..2]);
+    let both = DeadLetterFilter { created_from: minute(1), created_before: minute(2), ..any() };
+    assert_eq!(matching(&db, timed, both).await, stored[1..2]);
+}
+
+async fn fields_are_combined(db: TestDb) {
+    let app = new_app();
+    let a = row_of(&db, NewDeadLetter { source: "a".into(), op: "x".into(), ..letter(app) }).await;
+    row_of(&db, NewDeadLetter { source: "a".into(), op: "y".into(), ..letter(app) }).await;
+    row_of(&db, NewDeadLetter { source: "b".into(), op: "x".into(), ..letter(app) }).await;
+    let filter = DeadLetterFilter { source: Some("a".into()), op: Some("x".into()), ..Default::default() };
+    assert_eq!(matching(&db, app, filter).await, [a]);
+}
+
+async fn wildcards_are_ordinary_and_case_counts(db: TestDb) {
+    let app = new_app();
+    let errors =
+        ["100% full", "100 is full", "a_b", "aXb", r"C:\temp", "C:/temp", "ÄRGER", "ärger", "it's \"so\""];
+    let mut stored = Vec::new();
+    for error in errors {
+        stored.push(row_of(&db, NewDeadLetter { last_error: error.into(), ..letter(app) }).await);
+    }
+    for (part, found) in [
+        ("%", vec![0]),
+        ("_", vec![2]),
+        ("\\", vec![4]),
+        ("100%", vec![0]),
+        ("a_b", vec![2]),
+        ("ärg", vec![7]),
+        ("FULL", vec![]),
+        ("it's \"so\"", vec![8]),
+        ("", (0..9).collect()),
+    ] {
+        let filter = DeadLetterFilter { error_contains: Some(part.into()), ..any() };
+        let expected: Vec<_> = found.into_iter().map(|n| stored[n]).collect();
+        assert_eq!(matching(&db, app, filter).await, expected, "{part:?}");
+    }
+}
+
+async fn a_nul_in_a_filter_finds_what_was_stored_for_it(db: TestDb) {
+    let app = new_app();
+    let id =
+        row_of(&db, NewDeadLetter { source: "a\0b".into(), last_error: "x\0y".into(), ..letter(app) }).await;
+    let filter = DeadLetterFilter { source: Some("a\0b".into()), error_contains: Some("\0".into()), ..any() };
+    assert_eq!(matching(&db, app, filter).await, [id]);
+}
+
+async fn the_largest_and_smallest_times_filter(db: TestDb) {
+    use chrono::{DateTime, Utc};
+    let app = new_app();
+    let stored = rows(&db, app, 2).await;
+    let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    let between =
+        |from, before| DeadLetterFilter { created_from: Some(from), created_before: Some(before), ..any() };
+    assert_eq!(matching(&db, app, between(min, max)).await, stored);
+    assert_eq!(matching(&db, app, between(max, max)).await, []);
+    assert_eq!(matching(&db, app, between(min, min)).await, []);
+}
+
+async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    for size in [0, 501, u32::MAX] {
+        let error = repo.list(new_app(), &any(), &first(size)).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("page.size must be from 1 to 500, and is {size}"));
+    }
+    assert_eq!(recorded.take(), []);
+    repo.list(new_app(), &any(), &first(500)).await.unwrap();
+}
+
+async fn a_cursor_goes_through_a_url_and_comes_back(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 3).await;
+    let next = page(&db, app, &any(), 1).await.next.unwrap();
+    let text = next.to_string();
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{text}");
+    assert_eq!(text.parse::<Cursor>().unwrap(), next);
+    assert_eq!(serde_json::to_value(next).unwrap(), json!(text));
+}
+
+async fn a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    rows(&db, app, 3).await;
+    let next = page(&db, app, &any(), 1).await.next.unwrap();
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+
+    let refused = async |app, filter: &DeadLetterFilter, after| {
+        let error = repo.list(app, filter, &PageRequest { size: 1, after: Some(after) }).await.unwrap_err();
+        assert!(matches!(error, DeadLetterRepoError::InvalidCursor), "{error}");
+    };
+    refused(other, &any(), next).await;
+    refused(app, &DeadLetterFilter::default(), next).await;
+    refused(app, &DeadLetterFilter { created_before: Some(time("2026-03-02T00:00:00Z")), ..any() }, next)
+        .await;
+
+    // Each character changed in turn: either it does not parse, or it is refused.
+    let text = next.to_string();
+    for n in 0..text.len() {
+        let mut forged = text.clone();
+        let other = if &text[n..=n] == "A" { "B" } else { "A" };
+        forged.replace_range(n..=n, other);
+        match forged.parse::<Cursor>() {
+            Ok(cursor) => refused(app, &any(), cursor).await,
+            Err(error) => assert!(matches!(error, DeadLetterRepoError::InvalidCursor), "{error}"),
+        }
+    }
+    for malformed in
+        ["", "A", &text[1..], &(text.clone() + "A"), "\u{e9}", "%3D", "////////////////////////////////"]
+    {
+        assert!(
+            matches!(malformed.parse::<Cursor>(), Err(DeadLetterRepoError::InvalidCursor)),
+            "{malformed:?}"
+        );
+    }
+    assert_eq!(recorded.take(), []);
+}
+
+async fn a_broken_payload_is_listed(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 2).await;
+    db.execute("UPDATE dead_letters SET payload = '{broken'").await;
+    let page = page(&db, app, &any(), 10).await;
+    assert_eq!(ids(&page.items), [stored[1], stored[0]]);
+    assert_eq!(page.items[0].payload_bytes, 7);
+}

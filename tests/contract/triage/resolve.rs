@@ -1,0 +1,182 @@
+use chrono::{Duration, Utc};
+use dead_letters::{
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, SeaOrmDeadLetterRepo,
+    Settlement,
+};
+use sea_orm::TransactionTrait;
+use uuid::Uuid;
+
+use super::{letter, new_app, row_of, settlement};
+use crate::database::TestDb;
+
+on_every_backend! {
+    an_unresolved_row_is_settled_and_returned_whole,
+    a_settlement_may_come_without_name_and_note,
+    a_nul_in_name_and_note_becomes_the_replacement_character,
+    a_row_whose_handler_failed_is_open,
+    a_settled_row_says_as_what_and_when,
+    another_apps_row_is_not_found_in_any_call,
+    of_two_callers_one_wins_and_its_resolution_is_stored,
+    settling_takes_one_statement,
+    over_a_transaction_a_rollback_opens_the_row_again,
+    a_reopened_row_is_as_it_was_before,
+    a_row_whose_handler_failed_is_reopened,
+    an_unresolved_row_is_not_reopened,
+}
+
+async fn an_unresolved_row_is_settled_and_returned_whole(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let before = db.repo().get(id).await.unwrap().unwrap();
+    let from = Utc::now() - Duration::microseconds(1);
+    let row = db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    let resolved_at = row.resolved_at.unwrap();
+    assert!(from <= resolved_at && resolved_at <= Utc::now());
+    assert_eq!(
+        row,
+        DeadLetterRow {
+            resolved_at: Some(resolved_at),
+            resolution: Some(Resolution::Ignored),
+            resolved_by: Some("ada".to_owned()),
+            resolution_note: Some("seen".to_owned()),
+            ..before
+        }
+    );
+    assert_eq!(db.repo().get(id).await.unwrap().unwrap(), row);
+}
+
+async fn a_settlement_may_come_without_name_and_note(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    db.repo().resolve_once(app, id, &settlement(Resolution::HandlerFailed)).await.unwrap();
+    let plain = Settlement { resolution: Resolution::Replayed, by: None, note: None };
+    let row = db.repo().resolve_once(app, id, &plain).await.unwrap();
+    assert_eq!(
+        (row.resolution, row.resolved_by, row.resolution_note),
+        (Some(Resolution::Replayed), None, None)
+    );
+}
+
+async fn a_nul_in_name_and_note_becomes_the_replacement_character(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let nul = Settlement { resolution: Resolution::Ignored, by: Some("a\0".into()), note: Some("\0".into()) };
+    let row = db.repo().resolve_once(app, id, &nul).await.unwrap();
+    assert_eq!(
+        (row.resolved_by.as_deref(), row.resolution_note.as_deref()),
+        (Some("a\u{FFFD}"), Some("\u{FFFD}"))
+    );
+}
+
+async fn a_row_whose_handler_failed_is_open(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    for resolution in [Resolution::HandlerFailed, Resolution::HandlerFailed, Resolution::Replayed] {
+        let row = db.repo().resolve_once(app, id, &settlement(resolution)).await.unwrap();
+        assert_eq!(row.resolution, Some(resolution));
+    }
+    assert!(db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.is_err());
+}
+
+async fn a_settled_row_says_as_what_and_when(db: TestDb) {
+    let app = new_app();
+    for settled in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
+        let id = row_of(&db, letter(app)).await;
+        let first = db.repo().resolve_once(app, id, &settlement(settled)).await.unwrap();
+        let error = db.repo().resolve_once(app, id, &settlement(Resolution::Replayed)).await.unwrap_err();
+        let DeadLetterRepoError::AlreadyResolved { id: of, resolution, resolved_at } = error else {
+            panic!("{error}")
+        };
+        assert_eq!((of, resolution, Some(resolved_at)), (id, Some(settled), first.resolved_at));
+        assert_eq!(db.repo().get(id).await.unwrap().unwrap(), first);
+    }
+}
+
+async fn another_apps_row_is_not_found_in_any_call(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let unresolved = row_of(&db, letter(other)).await;
+    let resolved = row_of(&db, letter(other)).await;
+    db.repo().resolve(resolved, "ignored").await.unwrap();
+    for id in [unresolved, resolved, Uuid::now_v7().into()] {
+        let before = db.repo().get(id).await.unwrap();
+        let not_found = |error: DeadLetterRepoError| {
+            assert!(matches!(error, DeadLetterRepoError::NotFound(of) if of == id), "{error}");
+        };
+        not_found(db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap_err());
+        not_found(db.repo().reopen(app, id).await.unwrap_err());
+        let replayed: Result<(), _> =
+            db.repo().replay(app, id, None, None, async |_, _| panic!("enqueued")).await;
+        not_found(replayed.unwrap_err());
+        assert_eq!(db.repo().get(id).await.unwrap(), before);
+    }
+}
+
+async fn of_two_callers_one_wins_and_its_resolution_is_stored(db: TestDb) {
+    let app = new_app();
+    for _ in 0..100 {
+        let id = row_of(&db, letter(app)).await;
+        let race = [Resolution::Replayed, Resolution::Ignored].map(|resolution| {
+            let repo = db.repo();
+            tokio::spawn(async move { repo.resolve_once(app, id, &settlement(resolution)).await })
+        });
+        let mut winners = Vec::new();
+        for caller in race {
+            match caller.await.unwrap() {
+                Ok(row) => winners.push(row),
+                Err(error) => {
+                    assert!(matches!(error, DeadLetterRepoError::AlreadyResolved { .. }), "{error}")
+                }
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        assert_eq!(db.repo().get(id).await.unwrap().unwrap(), winners[0]);
+    }
+}
+
+async fn settling_takes_one_statement(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let (recording, recorded) = db.connect_recorded().await;
+    SeaOrmDeadLetterRepo::new(recording)
+        .resolve_once(app, id, &settlement(Resolution::Ignored))
+        .await
+        .unwrap();
+    let sent = recorded.take();
+    assert!(sent.len() == 1 && sent[0].sql.starts_with("UPDATE"), "{sent:?}");
+}
+
+async fn over_a_transaction_a_rollback_opens_the_row_again(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let txn = db.db.begin().await.unwrap();
+    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    repo.resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    assert!(repo.get_for_app(app, id).await.unwrap().unwrap().resolution.is_some());
+    txn.rollback().await.unwrap();
+    db.repo().resolve_once(app, id, &settlement(Resolution::Replayed)).await.unwrap();
+}
+
+async fn a_reopened_row_is_as_it_was_before(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let before = db.repo().get(id).await.unwrap();
+    db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    db.repo().reopen(app, id).await.unwrap();
+    assert_eq!(db.repo().get(id).await.unwrap(), before);
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1);
+}
+
+async fn a_row_whose_handler_failed_is_reopened(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    db.repo().resolve(id, "handler_failed").await.unwrap();
+    db.repo().reopen(app, id).await.unwrap();
+    assert_eq!(db.repo().get(id).await.unwrap().unwrap().resolution, None);
+}
+
+async fn an_unresolved_row_is_not_reopened(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let error = db.repo().reopen(app, id).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::NotResolved(of) if of == id), "{error}");
+}
