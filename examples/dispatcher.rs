@@ -20,8 +20,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, Resolution, ScriptId, SeaOrmDeadLetterRepo,
-    TriggerId, entity::dead_letters as table,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRow, DeadLetterTriage, NewDeadLetter,
+    Resolution, ScriptId, SeaOrmDeadLetterRepo, Settlement, TriggerId, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
@@ -153,6 +153,7 @@ async fn main() -> Result<()> {
     let dead = dispatcher.run().await?;
 
     show_backlogs(&repo, &apps).await?;
+    show_groups(&repo, &apps).await?;
 
     let Some(&newest) = dead.last() else {
         println!("\nEvery event was delivered.");
@@ -163,7 +164,12 @@ async fn main() -> Result<()> {
 
     println!("\nThe CRM is up again. Replaying what it missed");
     for &id in &dead {
-        replay(&db, id).await?;
+        let letter = repo.get(id).await?.ok_or("the letter is gone")?;
+        let trigger = TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == letter.trigger_id);
+        if let Some(trigger) = trigger.filter(|trigger| trigger.name == "crm-sync") {
+            replay(&repo, letter, trigger).await?;
+            println!("  {id}  back in the outbox");
+        }
     }
     Dispatcher { crm_is_up: true, ..dispatcher }.run().await?;
 
@@ -171,7 +177,9 @@ async fn main() -> Result<()> {
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
         if letter.resolution.is_none() && letter.trigger_id.is_some() {
-            repo.resolve(id, Resolution::Ignored.as_str()).await?;
+            let note = Some("told the shop to ask for the address".to_owned());
+            let settlement = Settlement { resolution: Resolution::Ignored, by: Some("ada".to_owned()), note };
+            repo.resolve_once(letter.app_id, id, &settlement).await?;
             println!("  {id}  {}", letter.last_error);
         }
     }
@@ -357,27 +365,37 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Resolves the letter and puts its event back into the outbox, in ONE transaction, where its trigger is crm-sync.
-async fn replay(db: &DatabaseConnection, id: DeadLetterId) -> Result<()> {
-    let txn = db.begin().await?;
-    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
-    let letter = repo.get(id).await?.ok_or("the letter is gone")?;
-    let trigger = TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == letter.trigger_id);
-    let Some(trigger) = trigger.filter(|trigger| trigger.name == "crm-sync") else {
-        return Ok(());
-    };
-    repo.resolve(id, Resolution::Replayed.as_str()).await?;
-    let event = Event {
-        app_id: letter.app_id,
-        event_id: letter.original_event_id,
-        source: letter.source,
-        op: letter.op,
-        trigger: trigger.name.to_owned(),
-        payload: letter.payload,
-    };
-    outbox::ActiveModel::from(event).insert(&txn).await?;
-    txn.commit().await?;
-    println!("  {id}  back in the outbox");
+/// Resolves the letter and puts its event back into the outbox, in ONE transaction, and only if nobody did so before.
+async fn replay(repo: &SeaOrmDeadLetterRepo, letter: DeadLetterRow, trigger: &Trigger) -> Result<()> {
+    let by = Some("ada".to_owned());
+    let note = Some("the CRM was down".to_owned());
+    repo.replay(letter.app_id, letter.id, by, note, async |txn, letter| -> Result<()> {
+        let event = Event {
+            app_id: letter.app_id,
+            event_id: letter.original_event_id,
+            source: letter.source,
+            op: letter.op,
+            trigger: trigger.name.to_owned(),
+            payload: letter.payload,
+        };
+        outbox::ActiveModel::from(event).insert(txn).await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn show_groups(repo: &dyn DeadLetterTriage, apps: &BTreeSet<AppId>) -> Result<()> {
+    for &app in apps {
+        println!("\nWhat fails alike in app {app}");
+        for group in repo.error_groups(app, &DeadLetterFilter::default(), 10).await? {
+            println!(
+                "  {:>4}  {:<18} {}",
+                group.count,
+                format!("{}/{}", group.source, group.op),
+                group.error_signature
+            );
+        }
+    }
     Ok(())
 }
 
