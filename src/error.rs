@@ -98,6 +98,7 @@ impl fmt::Display for Described<'_> {
             error @ (DbErr::ConnectionAcquire(_)
             | DbErr::Conn(_)
             | DbErr::RecordNotInserted
+            | DbErr::RecordNotUpdated
             | DbErr::BackendNotSupported { .. }) => write!(f, "{error}"),
             _ => f.write_str("the database's answer could not be used"),
         }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, EntityTrait, FromQueryResult, QueryFilter,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
     QueryOrder, QuerySelect, QueryTrait, TransactionTrait, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
@@ -27,6 +27,8 @@ const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
 const APPS_PER_COUNT: usize = 1_000;
+/// At a row that others open and settle between our statements; bounded, since a trigger or a policy can hide it from the update alone.
+const ATTEMPTS: usize = 3;
 
 #[async_trait]
 impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
@@ -107,7 +109,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         id: DeadLetterId,
         settlement: &Settlement,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
-        loop {
+        for _ in 0..ATTEMPTS {
             let update = settle(settlement).filter(is_row(app_id, id)).filter(is_open());
             if let Some(row) = update.exec_with_returning(&self.db).await?.pop() {
                 return Ok(row.into());
@@ -125,6 +127,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
                 _ => {}
             }
         }
+        Err(DbErr::RecordNotUpdated.into())
     }
 
     async fn resolve_matching(
@@ -151,7 +154,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
     }
 
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
-        loop {
+        for _ in 0..ATTEMPTS {
             let reopened = Entity::update_many()
                 .col_expr(Column::Resolution, None::<String>.into())
                 .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
@@ -170,6 +173,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
             }
             // Resolved since the update: so try again.
         }
+        Err(DbErr::RecordNotUpdated.into())
     }
 
     async fn purge_resolved(

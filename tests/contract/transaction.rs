@@ -1,6 +1,10 @@
 //! Over the caller's transaction.
 
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, SeaOrmDeadLetterRepo};
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, PageRequest, Resolution,
+    SeaOrmDeadLetterRepo, Settlement,
+};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 
 use super::{letter, new_app};
@@ -10,6 +14,7 @@ on_every_backend! {
     the_insert_and_the_outbox_delete_commit_together,
     an_error_that_leaves_the_closure_undoes_both,
     every_call_sees_what_the_transaction_did,
+    every_triage_call_sees_what_the_transaction_did,
     a_transaction_that_is_dropped_stores_nothing,
     a_task_may_be_spawned_around_it,
 }
@@ -60,6 +65,28 @@ async fn every_call_sees_what_the_transaction_did(db: TestDb) {
     repo.resolve(id, "ignored").await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 0);
     assert!(repo.get(id).await.unwrap().unwrap().resolution.is_some());
+    txn.rollback().await.unwrap();
+    assert_eq!(db.row_count().await, 0);
+}
+
+async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
+    let app = new_app();
+    let txn = db.db.begin().await.unwrap();
+    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
+    let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
+    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    assert_eq!(repo.list(app, &all, &PageRequest { size: 2, after: None }).await.unwrap().items.len(), 2);
+    assert_eq!(repo.error_groups(app, &all, 10).await.unwrap()[0].newest_id, ids[3]);
+    repo.resolve_once(app, ids[0], &ignored).await.unwrap();
+    assert_eq!(repo.unresolved_counts(&[app], Some(2)).await.unwrap()[0].count, 2);
+    let settled = repo.resolve_matching(app, &all, &ignored, 2).await.unwrap();
+    assert_eq!((settled.ids, settled.more), (ids[1..3].to_vec(), true));
+    repo.reopen(app, ids[0]).await.unwrap();
+    assert_eq!(repo.purge_resolved(app, DateTime::<Utc>::MAX_UTC, 1).await.unwrap(), 1);
+    assert_eq!(repo.purge_resolved_all_apps(DateTime::<Utc>::MAX_UTC, 9).await.unwrap(), 1);
+    assert_eq!(repo.gc_for_app(app, DateTime::<Utc>::MAX_UTC, 1).await.unwrap(), 1);
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 1);
     txn.rollback().await.unwrap();
     assert_eq!(db.row_count().await, 0);
 }

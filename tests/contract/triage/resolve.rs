@@ -3,7 +3,7 @@ use dead_letters::{
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, SeaOrmDeadLetterRepo,
     Settlement,
 };
-use sea_orm::TransactionTrait;
+use sea_orm::{DbBackend, TransactionTrait};
 use uuid::Uuid;
 
 use super::{letter, new_app, row_of, settlement};
@@ -18,6 +18,7 @@ on_every_backend! {
     another_apps_row_is_not_found_in_any_call,
     of_two_callers_one_wins_and_its_resolution_is_stored,
     settling_takes_one_statement,
+    a_row_that_the_database_hides_from_the_update_is_an_error,
     over_a_transaction_a_rollback_opens_the_row_again,
     a_reopened_row_is_as_it_was_before,
     a_row_whose_handler_failed_is_reopened,
@@ -143,6 +144,24 @@ async fn settling_takes_one_statement(db: TestDb) {
         .unwrap();
     let sent = recorded.take();
     assert!(sent.len() == 1 && sent[0].sql.starts_with("UPDATE"), "{sent:?}");
+}
+
+async fn a_row_that_the_database_hides_from_the_update_is_an_error(db: TestDb) {
+    let app = new_app();
+    let (unresolved, resolved) = (row_of(&db, letter(app)).await, row_of(&db, letter(app)).await);
+    db.repo().resolve(resolved, "ignored").await.unwrap();
+    db.execute(if db.db.get_database_backend() == DbBackend::Sqlite {
+        "CREATE TRIGGER pass_over BEFORE UPDATE ON dead_letters BEGIN SELECT RAISE(IGNORE); END"
+    } else {
+        "CREATE FUNCTION pass_over() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER pass_over BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION pass_over()"
+    })
+    .await;
+    let settled = db.repo().resolve_once(app, unresolved, &settlement(Resolution::Ignored)).await;
+    let reopened = db.repo().reopen(app, resolved).await;
+    for error in [settled.unwrap_err(), reopened.unwrap_err()] {
+        assert_eq!(error.to_string(), "None of the records are updated");
+    }
 }
 
 async fn over_a_transaction_a_rollback_opens_the_row_again(db: TestDb) {
