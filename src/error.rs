@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{DbErr, RuntimeErr, SqlxError};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
 
 use crate::{DeadLetterId, Resolution};
 
@@ -72,6 +72,62 @@ pub enum DeadLetterRepoError {
         /// The letter's place among those handed over, from 0.
         index: usize,
     },
+    /// A payload is larger than the repo's cap.
+    #[error("the payload of letter {index} has {bytes} bytes, and the cap is {max}")]
+    PayloadTooLarge {
+        /// The letter's place among those handed over, from 0.
+        index: usize,
+        /// Its payload's size as serialized.
+        bytes: usize,
+        /// The cap, in bytes.
+        max: usize,
+    },
+    /// A time is one that the database can't hold: before 4714 BC in PostgreSQL, outside the years 0 to 9999 in SQLite.
+    #[error("the {field} of letter {index} is a time that the database can't hold")]
+    TimeOutOfRange {
+        /// The letter's place among those handed over, from 0.
+        index: usize,
+        /// The field's name.
+        field: &'static str,
+    },
+}
+
+impl DeadLetterRepoError {
+    /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping or out of reach, or it
+    /// gave this transaction up for another one.
+    ///
+    /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call was done: an insert that is
+    /// tried again may then be stored twice.
+    pub fn is_transient(&self) -> bool {
+        let Self::Db(
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)),
+        ) = self
+        else {
+            return matches!(self, Self::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
+        };
+        match &**error {
+            SqlxError::Database(error) => is_transient_code(&error.code().unwrap_or_default()),
+            SqlxError::Io(_) | SqlxError::PoolTimedOut => true,
+            _ => false,
+        }
+    }
+}
+
+/// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are numbers of which the
+/// low byte is the plain code.
+fn is_transient_code(code: &str) -> bool {
+    const SQLITE_BUSY: u32 = 5;
+    const SQLITE_LOCKED: u32 = 6;
+    const SQLITE_FULL: u32 = 13;
+    if code.len() == 5 {
+        // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock that was not to be had, a
+        // statement that ran out of time, a server that is read-only, starting or stopping.
+        return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
+            || matches!(code, "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006");
+    }
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_FULL))
 }
 
 impl From<DbErr> for DeadLetterRepoError {

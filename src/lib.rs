@@ -1,16 +1,22 @@
 #![doc = include_str!("../README.md")]
 
+mod connect;
 mod error;
 mod id;
+#[cfg(feature = "metrics")]
+mod metered;
 mod model;
 mod repo;
 mod sea_orm_repo;
 mod signature;
 mod triage;
 
+pub use connect::connect_options;
 pub use dead_letters_entity as entity;
 pub use error::DeadLetterRepoError;
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
+#[cfg(feature = "metrics")]
+pub use metered::MeteredDeadLetterRepo;
 pub use model::{DeadLetterRow, NewDeadLetter, Resolution};
 pub use repo::DeadLetterRepo;
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;

@@ -4,6 +4,7 @@
 
 mod contract;
 mod database;
+mod faults;
 mod migrations;
 mod queries;
 mod sources;

@@ -9,16 +9,25 @@
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 mod live_index;
+mod lock;
 mod m20261123_000001_create_dead_letters;
 mod m20261123_000002_add_triage_columns;
 mod m20261123_000003_index_open;
 mod m20261123_000004_index_purge_app;
 mod m20261123_000005_index_purge;
+mod status;
 
-/// The steps of `dead-letters`, in order.
+pub use status::{SchemaError, schema_is_current};
+
+/// The steps of `dead-letters`, in order, and `up` under a lock.
+///
+/// Any number of processes may run `up` at once on PostgreSQL: one applies what is pending, the others wait for it and find nothing to
+/// do. It takes two connections of the pool. `down`, `fresh`, `refresh` and `reset` are not locked, and neither is the `up` of a
+/// `Migrator` of your own that takes our steps in.
 #[derive(Debug)]
 pub struct Migrator;
 
+#[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
@@ -28,6 +37,29 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000004_index_purge_app::Migration),
             Box::new(m20261123_000005_index_purge::Migration),
         ]
+    }
+
+    async fn up<'c, C>(db: C, steps: Option<u32>) -> Result<(), DbErr>
+    where
+        C: IntoSchemaManagerConnection<'c>,
+    {
+        let db = db.into_database_executor();
+        let lock = lock::acquire(&db).await?;
+        let outcome = Unlocked::up(db, steps).await;
+        if let Some(lock) = lock {
+            // Gives the lock back. Were the process killed instead, the server would.
+            lock.rollback().await.ok();
+        }
+        outcome
+    }
+}
+
+/// The same steps, and `up` as it comes.
+struct Unlocked;
+
+impl MigratorTrait for Unlocked {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        Migrator::migrations()
     }
 }
 

@@ -1,10 +1,10 @@
 //! The one crossing between the domain's types and the entity's.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, DerivePartialModel, Set,
+    ColumnTrait, DbBackend, DerivePartialModel, Set,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, Func},
 };
@@ -19,30 +19,53 @@ use crate::{
 /// What serde_json reads back: its parser stops at the 128th open bracket.
 const MAX_PAYLOAD_DEPTH: usize = 127;
 
+/// The mark of an error text that was cut.
+const CUT: &str = " [cut]";
+
+/// What a letter must keep to: the application's caps, and the calendar of the backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Limits {
+    pub(super) payload_bytes: Option<usize>,
+    pub(super) error_bytes: Option<usize>,
+}
+
 pub(super) fn to_active_models(
     ids: &[DeadLetterId],
     letters: Vec<NewDeadLetter>,
+    limits: Limits,
+    backend: DbBackend,
 ) -> Result<Vec<ActiveModel>, DeadLetterRepoError> {
     let mut letters = letters.into_iter().enumerate();
     let rows = ids
         .iter()
         .zip(letters.by_ref())
-        .map(|(&id, (index, letter))| to_active_model(id, letter, index))
+        .map(|(&id, (index, letter))| to_active_model(id, letter, index, limits, backend))
         .collect();
     // Those after a refused one may be as deep as it was.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
     rows
 }
 
-pub(super) fn to_active_model(
+fn to_active_model(
     id: DeadLetterId,
     letter: NewDeadLetter,
     index: usize,
+    limits: Limits,
+    backend: DbBackend,
 ) -> Result<ActiveModel, DeadLetterRepoError> {
     if nests_too_deep(&letter.payload) {
         dismantle(letter.payload);
         return Err(DeadLetterRepoError::PayloadTooDeep { index });
     }
+    let payload = letter.payload.to_string();
+    if let Some(max) = limits.payload_bytes.filter(|&max| payload.len() > max) {
+        return Err(DeadLetterRepoError::PayloadTooLarge { index, bytes: payload.len(), max });
+    }
+    let to_time = |time, field| {
+        let time = to_microseconds(time);
+        let held = holds(backend, time).then_some(time.into());
+        held.ok_or(DeadLetterRepoError::TimeOutOfRange { index, field })
+    };
     let last_error = without_nul(letter.last_error);
     Ok(ActiveModel {
         id: Set(id.into_inner()),
@@ -52,12 +75,12 @@ pub(super) fn to_active_model(
         op: Set(without_nul(letter.op)),
         trigger_id: Set(letter.trigger_id.map(Into::into)),
         script_id: Set(letter.script_id.map(Into::into)),
-        payload: Set(letter.payload.to_string()),
+        payload: Set(payload),
         attempt_count: Set(i32::try_from(letter.attempt_count).unwrap_or(i32::MAX)),
-        first_attempt_at: Set(to_microseconds(letter.first_attempt_at).into()),
-        last_attempt_at: Set(to_microseconds(letter.last_attempt_at).into()),
+        first_attempt_at: Set(to_time(letter.first_attempt_at, "first_attempt_at")?),
+        last_attempt_at: Set(to_time(letter.last_attempt_at, "last_attempt_at")?),
         error_signature: Set(error_signature(&last_error)),
-        last_error: Set(last_error),
+        last_error: Set(cut(last_error, limits.error_bytes)),
         // By the database's clock, which all writers share.
         created_at: NotSet,
         resolved_at: NotSet,
@@ -157,8 +180,16 @@ pub(super) fn to_microseconds(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }
 
-/// A bound to compare stored times with, moved to where both backends compare rightly: SQLite compares text, whose order
-/// ends with the year 9999, and PostgreSQL's calendar begins in 4713 BC.
+/// PostgreSQL's calendar begins with 24 November 4714 BC (its manual, 8.5), and goes on beyond chrono's. SQLite keeps text,
+/// which is read and sorts as a time from the year 0 to 9999.
+fn holds(backend: DbBackend, time: DateTime<Utc>) -> bool {
+    match backend {
+        DbBackend::Sqlite => (0..=9999).contains(&time.year()),
+        _ => time >= from_seconds(-210_866_803_200),
+    }
+}
+
+/// A bound to compare stored times with, moved to where both backends compare rightly.
 pub(super) fn to_bound(time: DateTime<Utc>) -> DateTime<Utc> {
     const YEAR_1: DateTime<Utc> = from_seconds(-62_135_596_800);
     const END_OF_9999: DateTime<Utc> = from_seconds(253_402_300_799);
@@ -170,6 +201,15 @@ const fn from_seconds(seconds: i64) -> DateTime<Utc> {
         Some(time) => time,
         None => DateTime::UNIX_EPOCH,
     }
+}
+
+/// To `max` bytes with the mark, at a character's boundary.
+fn cut(mut text: String, max: Option<usize>) -> String {
+    if let Some(max) = max.filter(|&max| text.len() > max) {
+        text.truncate(text.floor_char_boundary(max.saturating_sub(CUT.len())));
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// PostgreSQL's text refuses NUL (22021), and an insert must not fail over what an error message says.

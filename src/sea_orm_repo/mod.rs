@@ -7,6 +7,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait,
     PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionSession, TransactionTrait,
 };
+use tracing::{Span, field::Empty, instrument};
 use uuid::Uuid;
 
 use crate::{
@@ -18,12 +19,14 @@ mod gc;
 mod replay;
 mod triage;
 
+use convert::Limits;
 use gc::Due;
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a transaction that the caller opened.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
+    limits: Limits,
 }
 
 impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
@@ -31,7 +34,21 @@ impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
     pub fn new(db: C) -> Self {
-        Self { db }
+        Self { db, limits: Limits::default() }
+    }
+
+    /// Refuses payloads of more bytes as serialized, with [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). There is no cap
+    /// by default.
+    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
+        self.limits.payload_bytes = Some(bytes);
+        self
+    }
+
+    /// Cuts a longer `last_error` to this many bytes, at a character's boundary, its last ones being ` [cut]`. There is no cap by
+    /// default.
+    pub fn max_error_bytes(mut self, bytes: usize) -> Self {
+        self.limits.error_bytes = Some(bytes);
+        self
     }
 }
 
@@ -40,7 +57,7 @@ impl<'txn> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
     ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
     /// stores nothing. So an error of any call but [`insert_many`](DeadLetterRepo::insert_many) must end in a rollback: let it leave the
-    /// closure, or the function, that holds `txn`.
+    /// closure, or the function, that holds `txn`; or commit with [`commit`](SeaOrmDeadLetterRepo::commit), which fails then.
     pub fn in_transaction(txn: &'txn DatabaseTransaction) -> Self {
         Self::new(txn.into())
     }
@@ -53,13 +70,16 @@ const MAX_ROWS_PER_INSERT: usize = 128;
 
 #[async_trait]
 impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
+    #[instrument(name = "dead_letters.insert", skip_all, err(level = "warn"), fields(app_id = %letter.app_id))]
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row = convert::to_active_model(id, letter, 0)?;
-        insert_rows(&self.db, [row]).await?;
+        let row =
+            convert::to_active_models(&[id], vec![letter], self.limits, self.db.get_database_backend())?;
+        insert_rows(&self.db, row).await?;
         Ok(id)
     }
 
+    #[instrument(name = "dead_letters.insert_many", skip_all, err(level = "warn"), fields(rows = letters.len()))]
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,
@@ -68,7 +88,8 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         if ids.is_empty() {
             return Ok(ids);
         }
-        let mut rows = convert::to_active_models(&ids, letters)?.into_iter();
+        let rows = convert::to_active_models(&ids, letters, self.limits, self.db.get_database_backend())?;
+        let mut rows = rows.into_iter();
         let txn = self.db.begin().await?;
         while let Some(power) = rows.len().checked_ilog2() {
             let batch = rows.by_ref().take(MAX_ROWS_PER_INSERT.min(1 << power));
@@ -82,11 +103,13 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         Ok(ids)
     }
 
+    #[instrument(name = "dead_letters.get", skip_all, err(level = "warn"), fields(%id))]
     async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
         let row = Entity::find_by_id(id.into_inner()).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
 
+    #[instrument(name = "dead_letters.list_for_app", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn list_for_app(
         &self,
         app_id: AppId,
@@ -106,18 +129,22 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
             .offset(offset)
             .all(&self.db)
             .await?;
+        record_rows(rows.len() as u64);
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
     }
 
+    #[instrument(name = "dead_letters.unresolved_count", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
         let count = Entity::find()
             .filter(COLUMN.app_id.eq(app_id.into_inner()))
             .filter(COLUMN.resolved_at.is_null())
             .count(&self.db)
             .await?;
+        record_rows(count);
         Ok(count.cast_signed())
     }
 
+    #[instrument(name = "dead_letters.resolve", skip_all, err(level = "warn"), fields(%id))]
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
         let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
         let resolved =
@@ -128,6 +155,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         Ok(())
     }
 
+    #[instrument(name = "dead_letters.gc", skip_all, err(level = "warn"), fields(%older_than, rows = Empty))]
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
         self.sweep(None, Due::Created(older_than), limit).await
     }
@@ -137,8 +165,15 @@ impl<C: ConnectionTrait> SeaOrmDeadLetterRepo<C> {
     async fn sweep(&self, app_id: Option<AppId>, due: Due, limit: i64) -> Result<u64, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
         let delete = gc::delete_oldest(self.db.get_database_backend(), app_id, due, limit)?;
-        Ok(self.db.execute_raw(delete).await?.rows_affected())
+        let deleted = self.db.execute_raw(delete).await?.rows_affected();
+        record_rows(deleted);
+        Ok(deleted)
     }
+}
+
+/// Into the call's span.
+fn record_rows(rows: u64) {
+    Span::current().record("rows", rows);
 }
 
 /// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the primary

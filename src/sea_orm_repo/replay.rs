@@ -6,13 +6,29 @@ use sea_orm::{
     sea_query::{Expr, Query},
 };
 
-use super::{SeaOrmDeadLetterRepo, triage::Bulk};
+use tracing::{field::Empty, instrument};
+
+use super::{SeaOrmDeadLetterRepo, record_rows, triage::Bulk};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
     Settled, Settlement,
 };
 
 impl SeaOrmDeadLetterRepo {
+    /// Commits a transaction of yours, or says that it can't be: then nothing of it is stored.
+    ///
+    /// The transaction's own `commit` answers `Ok` in PostgreSQL even where a statement had failed and was passed over, and stores
+    /// nothing. This asks first, by one more statement.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db): the transaction was aborted (25P02), or the commit failed.
+    #[instrument(name = "dead_letters.commit", skip_all, err(level = "warn"))]
+    pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
+        txn.query_one(&Query::select().expr(Expr::val(1)).take()).await?;
+        Ok(txn.commit().await?)
+    }
+
     /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at the same time one
     /// wins, and only its `enqueue` runs: the others wait for it, and get `AlreadyResolved` once it has committed.
     ///
@@ -23,6 +39,7 @@ impl SeaOrmDeadLetterRepo {
     /// # Errors
     ///
     /// As [`resolve_once`](DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
+    #[instrument(name = "dead_letters.replay", skip_all, fields(%app_id, %id))]
     pub async fn replay<F, T, E>(
         &self,
         app_id: AppId,
@@ -54,6 +71,7 @@ impl SeaOrmDeadLetterRepo {
     /// # Errors
     ///
     /// As [`resolve_matching`](DeadLetterTriage::resolve_matching); besides, whatever `enqueue` answers.
+    #[instrument(name = "dead_letters.replay_matching", skip_all, fields(%app_id, rows = Empty))]
     pub async fn replay_matching<F, E>(
         &self,
         app_id: AppId,
@@ -86,6 +104,7 @@ async fn settle_rows(
 ) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
     let returning = Query::returning().columns(Column::iter());
     let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), settlement, returning)).await?;
+    record_rows(rows.len() as u64);
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
         settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));
@@ -103,11 +122,7 @@ async fn end<T, E: From<DeadLetterRepoError>>(
 ) -> Result<T, E> {
     match outcome {
         Ok(value) => {
-            // Of a transaction that a failed statement has aborted PostgreSQL answers Ok to a commit, and stores nothing;
-            // any statement in it fails (25P02).
-            let probe = Query::select().expr(Expr::val(1)).take();
-            txn.query_one(&probe).await.map_err(DeadLetterRepoError::from)?;
-            txn.commit().await.map_err(DeadLetterRepoError::from)?;
+            SeaOrmDeadLetterRepo::commit(txn).await?;
             Ok(value)
         }
         Err(error) => {

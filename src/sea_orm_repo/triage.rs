@@ -14,9 +14,10 @@ use sea_orm::{
         ReturningClause, SelectStatement, WithClause, WithQuery,
     },
 };
+use tracing::{field::Empty, instrument};
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, convert, gc::Due};
+use super::{SeaOrmDeadLetterRepo, convert, gc::Due, record_rows};
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page, PageRequest, Resolution, Settled, Settlement,
@@ -32,6 +33,7 @@ const ATTEMPTS: usize = 3;
 
 #[async_trait]
 impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
+    #[instrument(name = "dead_letters.get_for_app", skip_all, err(level = "warn"), fields(%app_id, %id))]
     async fn get_for_app(
         &self,
         app_id: AppId,
@@ -41,6 +43,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Ok(row.map(DeadLetterRow::from))
     }
 
+    #[instrument(name = "dead_letters.list", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn list(
         &self,
         app_id: AppId,
@@ -63,6 +66,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
             .into_partial_model::<convert::Summary>()
             .all(&self.db)
             .await?;
+        record_rows(rows.len() as u64);
         let has_next = rows.len() > size as usize;
         let items: Vec<_> = rows.into_iter().take(size as usize).map(DeadLetterSummary::from).collect();
         let last = items.last().filter(|_| has_next);
@@ -70,6 +74,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Ok(Page { items, next })
     }
 
+    #[instrument(name = "dead_letters.unresolved_counts", skip_all, err(level = "warn"), fields(apps = app_ids.len()))]
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],
@@ -90,6 +95,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Ok(counts.collect())
     }
 
+    #[instrument(name = "dead_letters.error_groups", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn error_groups(
         &self,
         app_id: AppId,
@@ -100,9 +106,11 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         let backend = self.db.get_database_backend();
         let query = group_errors(matches(app_id, filter, backend), limit);
         let groups = ErrorGroupRow::find_by_statement(backend.build(&query)).all(&self.db).await?;
+        record_rows(groups.len() as u64);
         Ok(groups.into_iter().map(ErrorGroup::from).collect())
     }
 
+    #[instrument(name = "dead_letters.resolve_once", skip_all, err(level = "warn"), fields(%app_id, %id))]
     async fn resolve_once(
         &self,
         app_id: AppId,
@@ -130,6 +138,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Err(DbErr::RecordNotUpdated.into())
     }
 
+    #[instrument(name = "dead_letters.resolve_matching", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn resolve_matching(
         &self,
         app_id: AppId,
@@ -141,6 +150,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
         let rows =
             self.db.query_all(&bulk.settle(self.db.get_database_backend(), settlement, returning)).await?;
+        record_rows(rows.len() as u64);
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
             ids.push((
@@ -153,6 +163,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Ok(Settled { ids, more: bulk.more(&self.db).await? })
     }
 
+    #[instrument(name = "dead_letters.reopen", skip_all, err(level = "warn"), fields(%app_id, %id))]
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
         for _ in 0..ATTEMPTS {
             let reopened = Entity::update_many()
@@ -176,6 +187,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         Err(DbErr::RecordNotUpdated.into())
     }
 
+    #[instrument(name = "dead_letters.purge_resolved", skip_all, err(level = "warn"), fields(%app_id, %resolved_before, rows = Empty))]
     async fn purge_resolved(
         &self,
         app_id: AppId,
@@ -185,6 +197,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         self.sweep(Some(app_id), Due::Settled(resolved_before), limit).await
     }
 
+    #[instrument(name = "dead_letters.purge_resolved_all_apps", skip_all, err(level = "warn"), fields(%resolved_before, rows = Empty))]
     async fn purge_resolved_all_apps(
         &self,
         resolved_before: DateTime<Utc>,
@@ -193,6 +206,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         self.sweep(None, Due::Settled(resolved_before), limit).await
     }
 
+    #[instrument(name = "dead_letters.gc_for_app", skip_all, err(level = "warn"), fields(%app_id, %older_than, rows = Empty))]
     async fn gc_for_app(
         &self,
         app_id: AppId,

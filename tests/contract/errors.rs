@@ -1,7 +1,7 @@
 use std::{error::Error, time::Duration};
 
 use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
-use sea_orm::{ConnectionTrait, Database, DbBackend};
+use sea_orm::{ConnectionTrait, Database, DbBackend, IsolationLevel, TransactionTrait};
 use serde_json::json;
 use url::Url;
 
@@ -11,6 +11,9 @@ use crate::database::TestDb;
 on_every_backend! {
     no_error_shows_a_rows_content,
     a_missing_table_is_named,
+    a_code_tells_whether_another_try_is_worth_it,
+    a_busy_or_waiting_database_is_transient,
+    a_commit_of_a_failed_transaction_is_an_error,
     while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_back,
 }
 
@@ -117,4 +120,167 @@ async fn while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_b
 async fn fails_with_db(repo: &SeaOrmDeadLetterRepo) {
     let error = repo.insert(letter(new_app())).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::Db(_)), "{error}");
+}
+
+/// The conditions that can't be brought about here, with the codes that PostgreSQL gives them.
+async fn a_code_tells_whether_another_try_is_worth_it(db: TestDb) {
+    if db.db.get_database_backend() == DbBackend::Sqlite {
+        // SQLite's own: a database that may not grow is a full disk (13).
+        let full = db
+            .connect_with(|options| {
+                options.max_connections(1);
+            })
+            .await;
+        full.execute_unprepared("PRAGMA max_page_count = 30").await.unwrap();
+        let repo = SeaOrmDeadLetterRepo::new(full);
+        let long = NewDeadLetter { last_error: "x".repeat(1 << 20), ..letter(new_app()) };
+        let error = repo.insert(long).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("database error 13"), "{error}");
+        return;
+    }
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''refused'' USING ERRCODE = NEW.source; END';
+         CREATE TRIGGER refuse BEFORE INSERT ON dead_letters FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    for (code, transient) in [
+        ("40P01", true),
+        ("40001", true),
+        ("25006", true),
+        ("53100", true),
+        ("53200", true),
+        ("53300", true),
+        ("55P03", true),
+        ("57014", true),
+        ("57P01", true),
+        ("57P02", true),
+        ("57P03", true),
+        ("08006", true),
+        ("23505", false),
+        ("23514", false),
+        ("25P02", false),
+        ("22001", false),
+        ("42P01", false),
+        ("42501", false),
+        ("57P04", false),
+        ("P0001", false),
+        ("XX000", false),
+    ] {
+        let error =
+            db.repo().insert(NewDeadLetter { source: code.into(), ..letter(new_app()) }).await.unwrap_err();
+        assert_eq!(error.is_transient(), transient, "{code}: {error}");
+        assert!(error.to_string().contains(code), "{error}");
+    }
+    assert!(!DeadLetterRepoError::NotFound(uuid::Uuid::nil().into()).is_transient());
+}
+
+async fn a_busy_or_waiting_database_is_transient(db: TestDb) {
+    let app = new_app();
+    let ids = db.repo().insert_many(vec![letter(app); 2]).await.unwrap();
+    let impatient = db
+        .connect_with(|options| {
+            options
+                .statement_timeout(Duration::from_millis(100))
+                .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(100)));
+        })
+        .await;
+    let holder = db.db.begin().await.unwrap();
+    SeaOrmDeadLetterRepo::in_transaction(&holder).resolve(ids[0], "ignored").await.unwrap();
+    let error = SeaOrmDeadLetterRepo::new(impatient).resolve(ids[0], "replayed").await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    holder.rollback().await.unwrap();
+}
+
+async fn a_commit_of_a_failed_transaction_is_an_error(db: TestDb) {
+    let txn = db.db.begin().await.unwrap();
+    SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    txn.execute_unprepared("SELECT * FROM no_such_table").await.unwrap_err();
+    let outcome = SeaOrmDeadLetterRepo::commit(txn).await;
+    if db.db.get_database_backend() == DbBackend::Sqlite {
+        // There a failed statement undoes itself alone.
+        outcome.unwrap();
+        assert_eq!(db.row_count().await, 1);
+        return;
+    }
+    let error = outcome.unwrap_err();
+    assert!(error.to_string().contains("25P02") && !error.is_transient(), "{error}");
+    assert_eq!(db.row_count().await, 0);
+
+    // The trap itself: SeaORM's own commit says Ok, and nothing is stored.
+    let txn = db.db.begin().await.unwrap();
+    SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    txn.execute_unprepared("SELECT * FROM no_such_table").await.unwrap_err();
+    txn.commit().await.unwrap();
+    assert_eq!(db.row_count().await, 0);
+}
+
+#[tokio::test]
+async fn a_deadlock_is_transient_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    let ids = db.repo().insert_many(vec![letter(app); 2]).await.unwrap();
+    let (one, two) = (db.db.begin().await.unwrap(), db.db.begin().await.unwrap());
+    SeaOrmDeadLetterRepo::in_transaction(&one).resolve(ids[0], "ignored").await.unwrap();
+    SeaOrmDeadLetterRepo::in_transaction(&two).resolve(ids[1], "ignored").await.unwrap();
+    // Each now waits for the other's row, until the server ends one of them.
+    let (one, two) = tokio::join!(
+        async {
+            let outcome = SeaOrmDeadLetterRepo::in_transaction(&one).resolve(ids[1], "ignored").await;
+            one.rollback().await.unwrap();
+            outcome
+        },
+        async {
+            let outcome = SeaOrmDeadLetterRepo::in_transaction(&two).resolve(ids[0], "ignored").await;
+            two.rollback().await.unwrap();
+            outcome
+        },
+    );
+    let error = one.and(two).unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("40P01"), "{error}");
+}
+
+#[tokio::test]
+async fn a_serialization_failure_is_transient_on_postgres() {
+    let db = TestDb::postgres().await;
+    let id = db.repo().insert(letter(new_app())).await.unwrap();
+    let txn = db.db.begin_with_config(Some(IsolationLevel::RepeatableRead), None).await.unwrap();
+    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    repo.get(id).await.unwrap();
+    db.repo().resolve(id, "ignored").await.unwrap();
+    let error = repo.resolve(id, "replayed").await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("40001"), "{error}");
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_transient_on_postgres() {
+    let db = TestDb::postgres().await;
+    let name = db.url().rsplit('/').next().unwrap().to_owned();
+    db.execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    let repo = SeaOrmDeadLetterRepo::new(db.connect_with(|_| ()).await);
+    let error = repo.insert(letter(new_app())).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("25006"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_transient_and_the_next_call_works_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    // Without a ping before use, which would find out first.
+    let db_of_repo = db
+        .connect_with(|options| {
+            options.max_connections(1).test_before_acquire(false);
+        })
+        .await;
+    let repo = SeaOrmDeadLetterRepo::new(db_of_repo);
+    repo.insert(letter(app)).await.unwrap();
+    db.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .await;
+    let error = repo.insert(letter(app)).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    repo.insert(letter(app)).await.unwrap();
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
 }

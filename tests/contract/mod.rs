@@ -25,9 +25,12 @@ macro_rules! on_every_backend {
 
 mod errors;
 mod gc;
+mod hostile;
 mod insert;
 mod insert_many;
 mod list;
+mod observed;
+mod races;
 mod resolve;
 mod transaction;
 mod triage;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 mod server;
 
-use server::Server;
+pub use server::Server;
 
 /// What goes wrong when a database is set up: a text for the person at the terminal.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

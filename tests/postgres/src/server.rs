@@ -2,45 +2,67 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     os::unix::{
         fs::{MetadataExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{ChildStdin, Command, Stdio},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use url::Url;
 
 use crate::Error;
 
-/// Starts the server, says so, and stops it when its standard input closes: that happens however the
-/// test process ends, kill -9 included. It outlives signals to be there for that.
+/// Starts the server, says so, and stops it when its standard input closes: that happens however the test process ends, kill -9
+/// included. It outlives signals to be there for that. A line on its standard input kills the server and starts it again.
 const SUPERVISOR: &str = r#"
 trap '' HUP INT TERM PIPE
 bin=$1 dir=$2 port=$3
-if "$bin/initdb" -N -A trust -U postgres -E UTF8 --locale=C -D "$dir/data" >"$dir/log" 2>&1 &&
-    "$bin/pg_ctl" start -w -D "$dir/data" -l "$dir/log" -o "-F -p $port -k $dir -c listen_addresses=127.0.0.1 -c max_connections=200" >/dev/null 2>&1
-then
+start() {
+    "$bin/postgres" -D "$dir/data" -F -p "$port" -k "$dir" -c listen_addresses=127.0.0.1 -c max_connections=200 \
+        </dev/null >>"$dir/log" 2>&1 &
+    pid=$!
+    until [ "$(sed -n 1p "$dir/data/postmaster.pid" 2>/dev/null)" = "$pid" ] && grep -q ready "$dir/data/postmaster.pid"; do
+        kill -0 "$pid" 2>/dev/null || return 1
+        sleep 0.05
+    done
+}
+if "$bin/initdb" -N -A trust -U postgres -E UTF8 --locale=C -D "$dir/data" >"$dir/log" 2>&1 && start; then
     echo ready
-    read -r _
-    "$bin/pg_ctl" stop -m immediate -D "$dir/data" >/dev/null 2>&1
+    while read -r _; do
+        kill -9 "$pid"
+        wait "$pid"
+        # Refused until the last of its backends has noticed.
+        until start; do sleep 0.05; done
+        echo ready
+    done
+    kill -QUIT "$pid"
+    wait "$pid"
 else
     cat "$dir/log"
 fi
 rm -rf "$dir"
 "#;
 
-pub(crate) struct Server {
+/// A private server, which ends with this process.
+#[derive(Debug)]
+pub struct Server {
     url: Url,
     /// Held open as long as the server is needed.
-    _lifeline: ChildStdin,
+    lifeline: ChildStdin,
+    answers: BufReader<ChildStdout>,
 }
 
 impl Server {
-    pub(crate) fn start() -> Result<Self, Error> {
+    /// Starts one.
+    ///
+    /// # Errors
+    ///
+    /// PostgreSQL's programs are not installed, or it did not start: then the error is its log.
+    pub fn start() -> Result<Self, Error> {
         let bin = binaries()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let dir = tempfile::Builder::new().prefix("dead-letters-postgres-").tempdir()?;
@@ -62,29 +84,43 @@ impl Server {
         }
         let mut supervisor = supervisor.spawn()?;
         // From here on the folder is the supervisor's to remove.
-        let dir = dir.keep();
+        let _ = dir.keep();
         let (Some(lifeline), Some(stdout)) = (supervisor.stdin.take(), supervisor.stdout.take()) else {
             return Err("the server's supervisor has no pipes".into());
         };
-        let mut stdout = BufReader::new(stdout);
-        let mut said = String::new();
-        stdout.read_line(&mut said)?;
-        if said != "ready\n" {
-            stdout.read_to_string(&mut said)?;
-            return Err(format!("PostgreSQL did not start in {}:\n{said}", dir.display()).into());
-        }
-        Ok(Self {
-            url: Url::parse(&format!("postgres://postgres@127.0.0.1:{port}/postgres"))?,
-            _lifeline: lifeline,
-        })
+        let url = Url::parse(&format!("postgres://postgres@127.0.0.1:{port}/postgres"))?;
+        let mut server = Self { url, lifeline, answers: BufReader::new(stdout) };
+        server.wait_until_ready()?;
+        Ok(server)
     }
 
-    pub(crate) fn url(&self) -> &Url {
+    /// The connection URL of its database `postgres`, as a superuser.
+    pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// Kills the server as a power cut would end it, and starts it again: returns when it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// The supervisor is gone.
+    pub fn kill_and_restart(&mut self) -> Result<(), Error> {
+        self.lifeline.write_all(b"kill\n")?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), Error> {
+        let mut said = String::new();
+        self.answers.read_line(&mut said)?;
+        if said != "ready\n" {
+            self.answers.read_to_string(&mut said)?;
+            return Err(format!("PostgreSQL did not start:\n{said}").into());
+        }
+        Ok(())
     }
 }
 
-/// The folder of `initdb` and `pg_ctl`: `PG_BIN`, else PATH, else what `pg_config` says, else Debian's newest.
+/// The folder of `initdb` and `postgres`: `PG_BIN`, else PATH, else what `pg_config` says, else Debian's newest.
 fn binaries() -> Result<PathBuf, Error> {
     if let Some(bin) = env::var_os("PG_BIN") {
         return Ok(bin.into());
@@ -97,7 +133,7 @@ fn binaries() -> Result<PathBuf, Error> {
         .chain(debian_binaries())
         // PATH may hold links to the programs, without the files beside them that they need.
         .find_map(|dir| Some(dir.join("initdb").canonicalize().ok()?.parent()?.to_owned()))
-        .filter(|bin| bin.join("pg_ctl").exists())
+        .filter(|bin| bin.join("postgres").exists())
         .ok_or_else(|| {
             "no PostgreSQL server found: install it (Debian and Ubuntu: the package `postgresql`), \
              or set PG_BIN to the folder of initdb, or TEST_DATABASE_URL to a running server"

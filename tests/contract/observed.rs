@@ -1,0 +1,200 @@
+//! What an operator sees of a call, and what nobody sees.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, MeteredDeadLetterRepo, NewDeadLetter, PageRequest,
+    Resolution, SeaOrmDeadLetterRepo, Settlement,
+};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use sea_orm::DbBackend;
+use serde_json::json;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::{letter, new_app};
+use crate::database::TestDb;
+
+on_every_backend! {
+    each_call_opens_a_span_and_a_failure_is_a_warning,
+    no_content_reaches_the_log,
+    a_metered_repo_counts_calls_rows_and_durations,
+}
+
+/// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for SQLite say.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Log {
+    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+async fn each_call_opens_a_span_and_a_failure_is_a_warning(db: TestDb) {
+    let app = new_app();
+    let (log, _guard) = Log::start();
+    let repo = db.repo();
+    let id = repo.insert(letter(app)).await.unwrap();
+    repo.insert_many(vec![letter(app); 3]).await.unwrap();
+    repo.list_for_app(app, true, 10, 0).await.unwrap();
+    repo.gc(Utc::now() - chrono::Duration::days(1), 7).await.unwrap();
+    repo.resolve(id, "nonsense").await.unwrap_err();
+    repo.reopen(app, id).await.unwrap_err();
+    let text = log.text();
+    for expected in [
+        format!("dead_letters.insert{{app_id={app}}}"),
+        "dead_letters.insert_many{rows=3}".to_owned(),
+        format!("dead_letters.list_for_app{{app_id={app} rows=4}}"),
+        " UTC rows=0}".to_owned(),
+        format!("WARN dead_letters.resolve{{id={id}}}: "),
+        format!("WARN dead_letters.reopen{{app_id={app} id={id}}}: "),
+    ] {
+        assert!(text.contains(&expected), "{expected} is not in\n{text}");
+    }
+}
+
+const CANARY: &str = "canary-4711";
+
+async fn no_content_reaches_the_log(db: TestDb) {
+    let app = new_app();
+    // Even where the application has the statements logged.
+    let logging = db
+        .connect_with(|options| {
+            options.sqlx_logging(true).sqlx_logging_level(log::LevelFilter::Trace);
+        })
+        .await;
+    let (log, _guard) = Log::start();
+    let repo = SeaOrmDeadLetterRepo::new(logging);
+    let sent = NewDeadLetter {
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        payload: json!({ CANARY: CANARY }),
+        last_error: CANARY.to_owned(),
+        ..letter(app)
+    };
+    let canary = Some(CANARY.to_owned());
+    let settlement = Settlement { resolution: Resolution::Ignored, by: canary.clone(), note: canary.clone() };
+    let filter = DeadLetterFilter {
+        source: canary.clone(),
+        error_contains: canary,
+        created_before: Some(DateTime::<Utc>::MAX_UTC),
+        ..Default::default()
+    };
+    let refusals = if db.db.get_database_backend() == DbBackend::Sqlite {
+        [
+            "SELECT 1",
+            "CREATE TRIGGER refuse BEFORE INSERT ON dead_letters BEGIN SELECT RAISE(ABORT, 'canary-4711'); END",
+        ]
+    } else {
+        ["SELECT 1", "ALTER TABLE dead_letters ADD CONSTRAINT refuse CHECK (attempt_count < 0) NOT VALID"]
+    };
+    for refusal in refusals {
+        db.execute(refusal).await;
+        // Some of these fail once the database refuses: what counts is what they log.
+        let inserted = repo.insert(sent.clone()).await;
+        repo.insert_many(vec![sent.clone(); 2]).await.ok();
+        repo.list(app, &filter, &PageRequest { size: 10, after: None }).await.unwrap();
+        repo.error_groups(app, &filter, 10).await.unwrap();
+        if let Ok(id) = inserted {
+            repo.get(id).await.unwrap();
+            repo.resolve_once(app, id, &settlement).await.unwrap();
+            repo.resolve_once(app, id, &settlement).await.unwrap_err();
+        }
+        repo.resolve_matching(app, &filter, &settlement, 1).await.ok();
+    }
+    let text = log.text();
+    assert!(text.contains("WARN dead_letters.resolve_once"), "{text}");
+    assert!(!text.contains(CANARY), "{text}");
+}
+
+async fn a_metered_repo_counts_calls_rows_and_durations(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let app = new_app();
+    let repo = MeteredDeadLetterRepo::new(db.repo());
+    let id = repo.insert(letter(app)).await.unwrap();
+    repo.insert_many(vec![letter(app); 3]).await.unwrap();
+    repo.get(id).await.unwrap();
+    repo.list_for_app(app, false, 2, 0).await.unwrap();
+    repo.unresolved_count(app).await.unwrap();
+    repo.resolve(id, "ignored").await.unwrap();
+    repo.resolve(id, "nonsense").await.unwrap_err();
+    repo.gc(DateTime::<Utc>::MAX_UTC, 100).await.unwrap();
+    let mut told: Vec<String> = Vec::new();
+    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+        let labels: Vec<_> = key.key().labels().map(|label| label.value()).collect();
+        let value = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(durations) => durations.len() as u64,
+            DebugValue::Gauge(_) => panic!("a gauge"),
+        };
+        told.push(format!(
+            "{} {} {value}",
+            key.key().name().trim_start_matches("dead_letters_"),
+            labels.join(" ")
+        ));
+    }
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "call_duration_seconds gc 1",
+            "call_duration_seconds get 1",
+            "call_duration_seconds insert 1",
+            "call_duration_seconds insert_many 1",
+            "call_duration_seconds list_for_app 1",
+            "call_duration_seconds resolve 2",
+            "call_duration_seconds unresolved_count 1",
+            "calls_total gc ok 1",
+            "calls_total get ok 1",
+            "calls_total insert ok 1",
+            "calls_total insert_many ok 1",
+            "calls_total list_for_app ok 1",
+            "calls_total resolve error 1",
+            "calls_total resolve ok 1",
+            "calls_total unresolved_count ok 1",
+            "rows_total gc 4",
+            "rows_total get 1",
+            "rows_total insert 1",
+            "rows_total insert_many 3",
+            "rows_total list_for_app 2",
+            "rows_total resolve 1",
+            "rows_total unresolved_count 4",
+        ]
+    );
+}

@@ -1,0 +1,188 @@
+//! More than one process: on one SQLite file, and one that is given what it can't survive.
+
+use std::{env, process::Command, time::Duration};
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo, entity::dead_letters as table,
+};
+use dead_letters_migration::Migrator;
+use sea_orm::{ConnectionTrait, Database, EntityTrait};
+use sea_orm_migration::MigratorTrait;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::database::TestDb;
+
+/// Names the file on which the other process shall write.
+const SHARED_FILE: &str = "DEAD_LETTERS_SHARED_FILE";
+const LETTERS_EACH: usize = 100;
+
+fn letter(app_id: AppId) -> NewDeadLetter {
+    NewDeadLetter {
+        app_id,
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: None,
+        script_id: None,
+        payload: json!({ "order": 4711 }),
+        attempt_count: 5,
+        first_attempt_at: Utc::now(),
+        last_attempt_at: Utc::now(),
+        last_error: "451".to_owned(),
+    }
+}
+
+/// One test of this binary, in a process of its own.
+fn this_test_alone(name: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", name]);
+    command
+}
+
+/// With the file's name set, it is the other process of the next test; by itself, it is that test with one process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_writers_of_one_sqlite_file_lose_nothing() {
+    let dir = TempDir::new().unwrap();
+    let url = env::var(SHARED_FILE)
+        .unwrap_or_else(|_| format!("sqlite://{}?mode=rwc", dir.path().join("own.sqlite").display()));
+    let db = Database::connect(dead_letters::connect_options(url)).await.unwrap();
+    if env::var_os(SHARED_FILE).is_none() {
+        Migrator::up(&db, None).await.unwrap();
+    }
+    let app = AppId::from(Uuid::new_v4());
+    let mut writers = JoinSet::new();
+    for _ in 0..4 {
+        let repo = SeaOrmDeadLetterRepo::new(db.clone());
+        writers.spawn(async move {
+            for _ in 0..LETTERS_EACH {
+                repo.insert(letter(app)).await.unwrap();
+            }
+        });
+    }
+    writers.join_all().await;
+    let stored = SeaOrmDeadLetterRepo::new(db).list_for_app(app, true, i64::MAX, 0).await.unwrap();
+    assert_eq!(stored.len(), 4 * LETTERS_EACH);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_writers_of_two_processes_lose_and_double_nothing_on_sqlite() {
+    let dir = TempDir::new().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("shared.sqlite").display());
+    let db = Database::connect(dead_letters::connect_options(url.clone())).await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    let spawn = || {
+        this_test_alone("faults::process::four_writers_of_one_sqlite_file_lose_nothing")
+            .env(SHARED_FILE, &url)
+            .spawn()
+            .unwrap()
+    };
+    for mut process in [spawn(), spawn()] {
+        assert!(process.wait().unwrap().success());
+    }
+    let rows = table::Entity::find().all(&db).await.unwrap();
+    assert_eq!(rows.len(), 8 * LETTERS_EACH);
+}
+
+/// Longer than sqlx waits by itself, which is 5 seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_insert_outlasts_a_lock_of_7_seconds_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let patient = Database::connect(dead_letters::connect_options(db.url())).await.unwrap();
+    let holder = db
+        .connect_with(|options| {
+            options.max_connections(1);
+        })
+        .await;
+    holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+    let insert =
+        tokio::spawn(
+            async move { SeaOrmDeadLetterRepo::new(patient).insert(letter(Uuid::nil().into())).await },
+        );
+    // The time is the condition here.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(!insert.is_finished());
+    holder.execute_unprepared("COMMIT").await.unwrap();
+    let id = insert.await.unwrap().unwrap();
+    assert!(db.repo().get(id).await.unwrap().is_some());
+    assert_eq!(db.row_count().await, 1);
+}
+
+/// Text that sorts before the cutoff is no proof of age.
+#[tokio::test]
+async fn gc_deletes_no_younger_row_whatever_its_time_is_written_like_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let cutoff: DateTime<Utc> = "2026-03-01T10:00:00Z".parse().unwrap();
+    let younger = [
+        "2026-03-01 10:00:01",
+        "2026-03-01 23:59:59.999",
+        "2026-03-01 10:00:00+00:00",
+        "2026-03-01T09:30:00-02:00",
+        "2026-03-01T10:00:00.000001+00:00",
+        "2026-03-01T10:00:01Z",
+        // Seconds since 1970, as a number and as text, and what is no time at all.
+        "1772359201",
+        "",
+        "yesterday",
+    ];
+    let older = [
+        "2026-03-01 09:59:59",
+        "2026-03-01T09:59:59.999999+00:00",
+        "2026-02-28T12:00:00Z",
+        "2026-03-01T10:30:00+02:00",
+    ];
+    for (app, time) in younger.iter().map(|time| (1, time)).chain(older.iter().map(|time| (2, time))) {
+        db.execute(&format!(
+            "INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count, first_attempt_at,
+                 last_attempt_at, last_error, created_at, resolved_at, resolution)
+             VALUES (unhex(printf('%032d', {app})), randomblob(16), '', '', '{{}}', 1, '2026-01-01T00:00:00+00:00',
+                 '2026-01-01T00:00:00+00:00', '', '{time}', '{time}', 'ignored')"
+        ))
+        .await;
+    }
+    db.execute("UPDATE dead_letters SET created_at = 1772359201 WHERE created_at = '1772359201'").await;
+    use dead_letters::DeadLetterTriage;
+    let (young, old) = (AppId::from(Uuid::from_u128(1)), AppId::from(Uuid::from_u128(2)));
+    assert_eq!(db.repo().purge_resolved(young, cutoff, 100).await.unwrap(), 0);
+    assert_eq!(db.repo().gc_for_app(young, cutoff, 100).await.unwrap(), 0);
+    assert_eq!(db.repo().purge_resolved(old, cutoff, 1).await.unwrap(), 1);
+    // The one with another offset sorts behind the cutoff: it goes with a later sweep.
+    assert_eq!(db.repo().gc(cutoff, 100).await.unwrap(), 2);
+    assert_eq!(db.repo().gc(cutoff + chrono::Duration::days(1), 0).await.unwrap(), 0);
+    assert_eq!(db.row_count().await, younger.len() as u64 + 1);
+}
+
+#[test]
+fn a_payload_of_100_000_levels_does_not_end_a_process_of_its_own() {
+    for case in [
+        "contract::insert::sqlite::a_payload_of_100_000_levels_is_refused_and_the_process_lives",
+        "contract::insert_many::sqlite::letters_of_100_000_levels_side_by_side_leave_the_process_alive",
+    ] {
+        let output = this_test_alone(case).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_recommended_settings_make_a_sqlite_file_wal_and_keep_a_memory_database() {
+    let dir = TempDir::new().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("new.sqlite").display());
+    let db = Database::connect(dead_letters::connect_options(url)).await.unwrap();
+    let mode = sea_orm::Statement::from_string(db.get_database_backend(), "PRAGMA journal_mode");
+    let mode: String = db.query_one_raw(mode).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+    assert_eq!(mode, "wal");
+
+    let memory = Database::connect(dead_letters::connect_options("sqlite::memory:")).await.unwrap();
+    Migrator::up(&memory, None).await.unwrap();
+    let mut writers = JoinSet::new();
+    for _ in 0..8 {
+        let repo = SeaOrmDeadLetterRepo::new(memory.clone());
+        writers.spawn(async move { repo.insert(letter(Uuid::nil().into())).await.unwrap() });
+    }
+    writers.join_all().await;
+    assert_eq!(SeaOrmDeadLetterRepo::new(memory).unresolved_count(Uuid::nil().into()).await.unwrap(), 8);
+}

@@ -1,0 +1,84 @@
+//! The role that a service should run as.
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter,
+    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+};
+use dead_letters_migration::{Migrator, schema_is_current};
+use sea_orm::{ConnectionTrait, Database};
+use sea_orm_migration::MigratorTrait;
+use serde_json::json;
+use url::Url;
+use uuid::Uuid;
+
+use crate::database::TestDb;
+
+#[tokio::test]
+async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgres() {
+    let db = TestDb::postgres().await;
+    let role = format!("dead_letters_service_{}", Uuid::new_v4().simple());
+    db.execute(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+         GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+         GRANT SELECT ON seaql_migrations TO {role}"
+    ))
+    .await;
+    let mut url: Url = db.url().parse().unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let service = Database::connect(url.as_str()).await.unwrap();
+
+    schema_is_current(&service).await.unwrap();
+    Migrator::fresh(&service).await.unwrap_err();
+    every_call_works(&SeaOrmDeadLetterRepo::new(service.clone())).await;
+
+    service.execute_unprepared("DROP TABLE dead_letters").await.unwrap_err();
+    service.close().await.unwrap();
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
+    let app_id = AppId::from(Uuid::new_v4());
+    let letter = NewDeadLetter {
+        app_id,
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: None,
+        script_id: None,
+        payload: json!({}),
+        attempt_count: 1,
+        first_attempt_at: Utc::now(),
+        last_attempt_at: Utc::now(),
+        last_error: "451".to_owned(),
+    };
+    let id = repo.insert(letter.clone()).await.unwrap();
+    repo.insert_many(vec![letter; 9]).await.unwrap();
+    assert!(repo.get(id).await.unwrap().is_some());
+    assert_eq!(repo.list_for_app(app_id, true, 100, 0).await.unwrap().len(), 10);
+    assert_eq!(repo.unresolved_count(app_id).await.unwrap(), 10);
+    repo.resolve(id, "handler_failed").await.unwrap();
+
+    let max = DateTime::<Utc>::MAX_UTC;
+    let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
+    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
+    assert_eq!(
+        repo.list(app_id, &filter, &PageRequest { size: 5, after: None }).await.unwrap().items.len(),
+        5
+    );
+    assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].count, 3);
+    assert_eq!(repo.error_groups(app_id, &filter, 5).await.unwrap()[0].count, 9);
+    repo.resolve_once(app_id, id, &ignored).await.unwrap();
+    repo.reopen(app_id, id).await.unwrap();
+    repo.replay(app_id, id, None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await.unwrap();
+    assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 1).await.unwrap().ids.len(), 1);
+    let replayed =
+        repo.replay_matching(app_id, &filter, None, None, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()));
+    assert_eq!(replayed.await.unwrap().ids.len(), 1);
+    assert_eq!(repo.purge_resolved(app_id, max, 1).await.unwrap(), 1);
+    assert_eq!(repo.purge_resolved_all_apps(max, 1).await.unwrap(), 1);
+    assert_eq!(repo.gc_for_app(app_id, max, 1).await.unwrap(), 1);
+    assert_eq!(repo.gc(max, 100).await.unwrap(), 7);
+}
