@@ -1,6 +1,6 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo,
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter, SeaOrmDeadLetterRepo,
     entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
@@ -169,30 +169,80 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     assert_eq!(db.repo().gc(cutoff(), 10).await.unwrap(), 3);
 }
 
-/// The case that makes `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` delete all 3,000.
+/// Exactly min(limit, due), by each of the sweeps, of 5,000 rows that the planner knows nothing of.
+async fn sweeps_are_exact(db: &TestDb, repo: &SeaOrmDeadLetterRepo) {
+    let app = new_app();
+    db.execute(&format!(
+        "INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count, first_attempt_at,
+             last_attempt_at, last_error, created_at, resolved_at, resolution)
+         SELECT '{app}', gen_random_uuid(), 'orders', 'insert', '{{}}', 1, now(), now(), '', at, at, 'ignored'
+         FROM (SELECT timestamptz '2026-02-01 10:00Z' + n * interval '1 second' AS at FROM generate_series(1, 5000) n) t"
+    ))
+    .await;
+    let mut left = db.row_count().await;
+    for limit in [1, 10, 1_000, 100] {
+        for sweep in 0..4 {
+            let deleted = match sweep {
+                0 => repo.gc(cutoff(), limit).await,
+                1 => repo.gc_for_app(app, cutoff(), limit).await,
+                2 => repo.purge_resolved(app, cutoff(), limit).await,
+                _ => repo.purge_resolved_all_apps(cutoff(), limit).await,
+            };
+            assert_eq!(deleted.unwrap(), limit.unsigned_abs(), "{sweep}");
+            left -= limit.unsigned_abs();
+            assert_eq!(db.row_count().await, left, "{sweep}");
+        }
+    }
+    assert_eq!(repo.gc(cutoff(), 1_000).await.unwrap(), left);
+}
+
+/// Its prepared statements stay those of the one connection.
+async fn on_one_connection(db: &TestDb) -> SeaOrmDeadLetterRepo {
+    db.execute("ALTER TABLE dead_letters SET (autovacuum_enabled = off)").await;
+    let one = db.connect_with(|options| {
+        options.max_connections(1);
+    });
+    SeaOrmDeadLetterRepo::new(one.await)
+}
+
+/// The case that makes `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` delete everything: seven idle sweeps of an empty table make
+/// the prepared statement keep a generic plan.
+#[tokio::test]
+async fn sweeps_are_exact_under_a_stale_plan_on_postgres() {
+    let db = TestDb::postgres().await;
+    let repo = on_one_connection(&db).await;
+    db.execute("VACUUM ANALYZE dead_letters").await;
+    for _ in 0..7 {
+        assert_eq!(repo.gc(cutoff(), 100).await.unwrap(), 0);
+        assert_eq!(repo.gc_for_app(new_app(), cutoff(), 100).await.unwrap(), 0);
+        assert_eq!(repo.purge_resolved(new_app(), cutoff(), 100).await.unwrap(), 0);
+        assert_eq!(repo.purge_resolved_all_apps(cutoff(), 100).await.unwrap(), 0);
+    }
+    sweeps_are_exact(&db, &repo).await;
+}
+
+#[tokio::test]
+async fn sweeps_are_exact_with_statistics_of_one_row_on_postgres() {
+    let db = TestDb::postgres().await;
+    let repo = on_one_connection(&db).await;
+    rows_of_ages(&db, [1]).await;
+    db.execute("VACUUM ANALYZE dead_letters").await;
+    assert_eq!(repo.gc(cutoff(), 1).await.unwrap(), 1);
+    sweeps_are_exact(&db, &repo).await;
+}
+
+/// The figures of the design: 100 of 3,000.
 #[tokio::test]
 async fn gc_of_100_deletes_100_of_3000_under_a_stale_plan_on_postgres() {
     let db = TestDb::postgres().await;
-    db.execute("ALTER TABLE dead_letters SET (autovacuum_enabled = off)").await;
+    let repo = on_one_connection(&db).await;
     db.execute("VACUUM ANALYZE dead_letters").await;
-    // One connection, so that its prepared statement goes generic on the empty table: after five runs, by default.
-    let repo = SeaOrmDeadLetterRepo::new(
-        db.connect_with(|options| {
-            options.max_connections(1);
-        })
-        .await,
-    );
     for _ in 0..7 {
         assert_eq!(repo.gc(cutoff(), 100).await.unwrap(), 0);
     }
-    db.execute(
-        "INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count, first_attempt_at,
-             last_attempt_at, last_error, created_at)
-         SELECT gen_random_uuid(), gen_random_uuid(), 'orders', 'insert', '{}', 1, now(), now(), '',
-             timestamptz '2026-02-01 10:00Z' + n * interval '1 second'
-         FROM generate_series(1, 3000) n",
-    )
-    .await;
+    let app = new_app();
+    db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
+    db.execute("UPDATE dead_letters SET created_at = '2026-02-01 10:00Z'").await;
     assert_eq!(repo.gc(cutoff(), 100).await.unwrap(), 100);
     assert_eq!(db.row_count().await, 2_900);
 }
