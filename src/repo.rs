@@ -14,15 +14,17 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 /// # Errors
 ///
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
-/// refused or could not be reached.
+/// refused or could not be reached. [`is_transient`](DeadLetterRepoError::is_transient) tells whether another try is worth it.
 #[async_trait]
 pub trait DeadLetterRepo: Send + Sync {
     /// Stores one letter and returns the id that it got.
     ///
     /// # Errors
     ///
-    /// [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep), with nothing sent to the database. The letter is
-    /// taken apart in that case without recursion, which dropping a very deep [`Value`](serde_json::Value) would not survive.
+    /// With nothing sent to the database: [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep),
+    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) where the repo has a cap,
+    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). A payload that is too deep is taken apart without recursion, which
+    /// dropping a very deep [`Value`](serde_json::Value) would not survive.
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
 
     /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
@@ -33,8 +35,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep) with the first such letter's index, and nothing sent to the
-    /// database. All letters are taken apart in that case as in [`insert`](Self::insert).
+    /// Those of [`insert`](Self::insert), with the first such letter's index, and nothing sent to the database. All letters after it
+    /// are taken apart as there.
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,

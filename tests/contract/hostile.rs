@@ -72,6 +72,7 @@ async fn any_json_reads_back_equal_alone_and_in_a_page(db: TestDb) {
         assert_eq!(page.iter().find(|row| row.id == id).unwrap().payload, payload);
         assert_eq!(db.repo().get(id).await.unwrap().unwrap().payload, payload);
     }
+    assert_eq!(db.row_count().await, 627);
 }
 
 async fn wide_and_long_json_reads_back_equal(db: TestDb) {
