@@ -1,11 +1,13 @@
-//! The main job: a dispatcher whose events end in `dead_letters` when their retries are used up, and what people then do.
+//! The main job: a dispatcher whose events end in `dead_letters` when their retries are used up, and what
+//! people then do.
 //!
 //! ```text
 //! cargo run --example dispatcher [FILE | -]
 //! ```
 //!
-//! Events are JSON lines, from examples/dispatcher/events.jsonl unless a file or `-` (standard input) is named. The
-//! database is the file dispatcher.sqlite, or the PostgreSQL of `DATABASE_URL`: one of its own, since this sweeps.
+//! Events are JSON lines, from examples/dispatcher/events.jsonl unless a file or `-` (standard input) is
+//! named. The database is the file dispatcher.sqlite, or the PostgreSQL of `DATABASE_URL`: one of its own,
+//! since this sweeps.
 
 use std::{
     collections::BTreeSet,
@@ -210,7 +212,8 @@ async fn connect() -> Result<DatabaseConnection> {
     Ok(db)
 }
 
-/// Puts the events into the outbox and returns the apps that they are of. A bad line is reported, and the rest goes on.
+/// Puts the events into the outbox and returns the apps that they are of. A bad line is reported, and the
+/// rest goes on.
 async fn enqueue(db: &DatabaseConnection, input: impl BufRead) -> Result<BTreeSet<AppId>> {
     let mut apps = BTreeSet::new();
     let mut events = 0;
@@ -307,7 +310,8 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// The payload on standard input; a failure is an exit code other than 0, and what it says is on standard error.
+    /// The payload on standard input; a failure is an exit code other than 0, and what it says is on standard
+    /// error.
     async fn run_script(&self, script: &str, payload: &str) -> Result<(), String> {
         let run = async {
             let mut command = Command::new("sh");
@@ -365,7 +369,8 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Resolves the letter and puts its event back into the outbox, in ONE transaction, and only if nobody did so before.
+/// Resolves the letter and puts its event back into the outbox, in ONE transaction, and only if nobody did so
+/// before.
 async fn replay(repo: &SeaOrmDeadLetterRepo, letter: DeadLetterRow, trigger: &Trigger) -> Result<()> {
     let by = Some("ada".to_owned());
     let note = Some("the CRM was down".to_owned());

@@ -7,13 +7,15 @@ use sea_orm::ConnectOptions;
 /// Settings to open the pool with, to be changed as the application likes.
 ///
 /// - A caller waits 5 seconds for a connection, then gets a transient error.
-/// - A connection is pinged before use only where it was idle for 30 seconds: the ping costs a short call 20 to 40 %.
+/// - A connection is pinged before use only where it was idle for 30 seconds: the ping costs a short call 20
+///   to 40 %.
 /// - Statements are not logged; each call opens a `tracing` span instead.
 /// - PostgreSQL ends a statement after 30 seconds.
 /// - SQLite in memory has one connection that is never given up, and with it the database.
-/// - SQLite in a file is in WAL mode, and a writer waits 30 seconds for another one: with the feature `sqlite`. A transaction of yours that
-///   reads before it writes is to be begun with [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate), or it fails
-///   where another one wrote meanwhile.
+/// - SQLite in a file is in WAL mode, and a writer waits 30 seconds for another one: with the feature
+///   `sqlite`. A transaction of yours that reads before it writes is to be begun with
+///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate), or it fails where
+///   another one wrote meanwhile.
 pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
     let url = url.into();
     let in_memory = url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory"));

@@ -82,7 +82,8 @@ pub enum DeadLetterRepoError {
         /// The cap, in bytes.
         max: usize,
     },
-    /// A time is one that the database can't hold: before 4714 BC in PostgreSQL, outside the years 0 to 9999 in SQLite.
+    /// A time is one that the database can't hold: before 4714 BC in PostgreSQL, outside the years 0 to 9999
+    /// in SQLite.
     #[error("the {field} of letter {index} is a time that the database can't hold")]
     TimeOutOfRange {
         /// The letter's place among those handed over, from 0.
@@ -93,11 +94,11 @@ pub enum DeadLetterRepoError {
 }
 
 impl DeadLetterRepoError {
-    /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping or out of reach, or it
-    /// gave this transaction up for another one.
+    /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping
+    /// or out of reach, or it gave this transaction up for another one.
     ///
-    /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call was done: an insert that is
-    /// tried again may then be stored twice.
+    /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call
+    /// was done: an insert that is tried again may then be stored twice.
     pub fn is_transient(&self) -> bool {
         let Self::Db(
             DbErr::Conn(RuntimeErr::SqlxError(error))
@@ -115,15 +116,16 @@ impl DeadLetterRepoError {
     }
 }
 
-/// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are numbers of which the
-/// low byte is the plain code.
+/// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are
+/// numbers of which the low byte is the plain code.
 fn is_transient_code(code: &str) -> bool {
     const SQLITE_BUSY: u32 = 5;
     const SQLITE_LOCKED: u32 = 6;
     const SQLITE_FULL: u32 = 13;
     if code.len() == 5 {
-        // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock that was not to be had, a
-        // statement that ran out of time, a server that is read-only, starting or stopping.
+        // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock
+        // that was not to be had, a statement that ran out of time, a server that is read-only,
+        // starting or stopping.
         return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
             || matches!(code, "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006");
     }
@@ -184,8 +186,8 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// Whether a message with this code quotes nothing but names: of tables, columns, constraints, roles.
 ///
-/// By the classes of PostgreSQL's SQLSTATE (its manual, appendix A). Those left out quote data (22), or say what
-/// somebody's trigger makes them say (P0). SQLite's codes are numbers of up to four digits; its
+/// By the classes of PostgreSQL's SQLSTATE (its manual, appendix A). Those left out quote data (22), or say
+/// what somebody's trigger makes them say (P0). SQLite's codes are numbers of up to four digits; its
 /// messages quote data only where a trigger raises them (1811, SQLITE_CONSTRAINT_TRIGGER).
 fn names_only(code: &str) -> bool {
     match code.len() {

@@ -14,7 +14,8 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId};
 /// Whatever an event says, it is stored; these are changed on the way in:
 ///
 /// - a NUL in `source`, `op` or `last_error` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
-/// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in PostgreSQL;
+/// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in
+///   PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewDeadLetter {
@@ -30,7 +31,8 @@ pub struct NewDeadLetter {
     pub trigger_id: Option<TriggerId>,
     /// The script that it ran, if it is known.
     pub script_id: Option<ScriptId>,
-    /// The event, as it was to be delivered: any JSON that [`serde_json`] can read back, which is 127 levels deep at most.
+    /// The event, as it was to be delivered: any JSON that [`serde_json`] can read back, which is 127 levels
+    /// deep at most.
     pub payload: Value,
     /// Attempts made.
     pub attempt_count: u32,
@@ -42,7 +44,8 @@ pub struct NewDeadLetter {
     pub last_error: String,
 }
 
-/// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC 3339.
+/// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC
+/// 3339.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetterRow {
     /// The row's id.
@@ -59,8 +62,8 @@ pub struct DeadLetterRow {
     pub trigger_id: Option<TriggerId>,
     /// The script that it ran, if it was known.
     pub script_id: Option<ScriptId>,
-    /// The event. Where another writer left text that is not JSON, or JSON deeper than 127 levels, it is that text as a
-    /// [`Value::String`]: a broken row costs its own payload, never the page that it stands in.
+    /// The event. Where another writer left text that is not JSON, or JSON deeper than 127 levels, it is
+    /// that text as a [`Value::String`]: a broken row costs its own payload, never the page that it stands in.
     pub payload: Value,
     /// Attempts made.
     pub attempt_count: u32,
@@ -80,8 +83,8 @@ pub struct DeadLetterRow {
     pub resolved_by: Option<String>,
     /// Why, where a [`Settlement`](crate::Settlement) said so.
     pub resolution_note: Option<String>,
-    /// What it has in common with its like: the first line of `last_error` with `#` for uuids, numbers, hex and quoted text,
-    /// 200 characters at most. Empty on rows from before there was one.
+    /// What it has in common with its like: the first line of `last_error` with `#` for uuids, numbers, hex
+    /// and quoted text, 200 characters at most. Empty on rows from before there was one.
     pub error_signature: String,
 }
 

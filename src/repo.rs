@@ -7,14 +7,15 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 
 /// The dead-letter store: takes events that used up their retries, shows them, settles them, sweeps them.
 ///
-/// Object-safe: services hold it as `Arc<dyn DeadLetterRepo>`. Every call is atomic: after an error, nothing of it
-/// was done, except where the connection broke while the database was answering: then nobody can say, and
-/// [`get`](Self::get) or a count tells. Over a caller's transaction nothing is done until that commits.
+/// Object-safe: services hold it as `Arc<dyn DeadLetterRepo>`. Every call is atomic: after an error, nothing
+/// of it was done, except where the connection broke while the database was answering: then nobody can say,
+/// and [`get`](Self::get) or a count tells. Over a caller's transaction nothing is done until that commits.
 ///
 /// # Errors
 ///
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
-/// refused or could not be reached. [`is_transient`](DeadLetterRepoError::is_transient) tells whether another try is worth it.
+/// refused or could not be reached. [`is_transient`](DeadLetterRepoError::is_transient) tells whether another
+/// try is worth it.
 #[async_trait]
 pub trait DeadLetterRepo: Send + Sync {
     /// Stores one letter and returns the id that it got.
@@ -23,8 +24,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// With nothing sent to the database: [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep),
     /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) where the repo has a cap,
-    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). A payload that is too deep is taken apart without recursion, which
-    /// dropping a very deep [`Value`](serde_json::Value) would not survive.
+    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). A payload that is too deep is taken apart
+    /// without recursion, which dropping a very deep [`Value`](serde_json::Value) would not survive.
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
 
     /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
@@ -35,8 +36,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`insert`](Self::insert), with the first such letter's index, and nothing sent to the database. All letters after it
-    /// are taken apart as there.
+    /// Those of [`insert`](Self::insert), with the first such letter's index, and nothing sent to the
+    /// database. All letters after it are taken apart as there.
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,
@@ -53,7 +54,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Negative`](DeadLetterRepoError::Negative) for `limit` or `offset`, with nothing sent to the database.
+    /// [`Negative`](DeadLetterRepoError::Negative) for `limit` or `offset`, with nothing sent to the
+    /// database.
     async fn list_for_app(
         &self,
         app_id: AppId,
@@ -65,18 +67,20 @@ pub trait DeadLetterRepo: Send + Sync {
     /// Counts an app's unresolved rows: the dashboard's badge.
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError>;
 
-    /// Sets a row's `resolution` to `reason`, one of the texts of [`Resolution`](crate::Resolution), and `resolved_at` to now.
+    /// Sets a row's `resolution` to `reason`, one of the texts of [`Resolution`](crate::Resolution), and
+    /// `resolved_at` to now.
     ///
     /// Resolving again replaces both.
     ///
     /// # Errors
     ///
-    /// [`InvalidResolution`](DeadLetterRepoError::InvalidResolution) where `reason` is none of the four, with nothing sent to
-    /// the database; [`NotFound`](DeadLetterRepoError::NotFound) where there is no such row.
+    /// [`InvalidResolution`](DeadLetterRepoError::InvalidResolution) where `reason` is none of the four, with
+    /// nothing sent to the database; [`NotFound`](DeadLetterRepoError::NotFound) where there is no such
+    /// row.
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError>;
 
-    /// Deletes rows of all apps with `created_at < older_than`, resolved or not: oldest first, **never more than `limit`
-    /// rows**. Returns how many it deleted.
+    /// Deletes rows of all apps with `created_at < older_than`, resolved or not: oldest first, **never more
+    /// than `limit` rows**. Returns how many it deleted.
     ///
     /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
     /// left. One call is one batch: the caller loops, and pauses between batches as it likes. A `limit` of 0
@@ -84,6 +88,7 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database: SQLite would take -1 for "no limit".
+    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database: SQLite
+    /// would take -1 for "no limit".
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError>;
 }

@@ -10,7 +10,8 @@ const MAX_LENGTH: usize = 200;
 /// What changes from one failure to the next: quoted text, uuids, hex, numbers.
 ///
 /// - An apostrophe within a word is no quote, hence the `\B`.
-/// - Hex without `0x` is a word of eight hex digits or more, or one of four or more that mixes letters and figures.
+/// - Hex without `0x` is a word of eight hex digits or more, or one of four or more that mixes letters and
+///   figures.
 /// - A number takes its decimals, thousands, ports and times with it: 1,234.5, 10.0.0.7:5432, 10:00:00.
 static VARIABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let pattern = r#"(?xi)
@@ -25,7 +26,8 @@ static VARIABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(pattern).ok()
 });
 
-/// The first line of `error` that says something, with `#` for what changes from one failure to the next: 200 characters at most.
+/// The first line of `error` that says something, with `#` for what changes from one failure to the next: 200
+/// characters at most.
 pub(crate) fn error_signature(error: &str) -> String {
     let line = error.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     let signature = match &*VARIABLE {

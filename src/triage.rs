@@ -11,17 +11,19 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId};
 
-/// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in bulk.
+/// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
+/// bulk.
 ///
-/// Every call on letters takes the [`AppId`]: a row of another app is indistinguishable from one that does not exist. Calls over
-/// all apps say so in their name. Object-safe; every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
+/// Every call on letters takes the [`AppId`]: a row of another app is indistinguishable from one that does
+/// not exist. Calls over all apps say so in their name. Object-safe; every call is atomic, as in
+/// [`DeadLetterRepo`](crate::DeadLetterRepo).
 ///
 /// A row is *open* while nobody has settled it for good: it is unresolved, or resolved as `handler_failed`.
 ///
 /// # Errors
 ///
-/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database refused or could not
-/// be reached.
+/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
+/// refused or could not be reached.
 #[async_trait]
 pub trait DeadLetterTriage: Send + Sync {
     /// Returns one row of the app, or `None` where it has none of this id.
@@ -33,14 +35,15 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// Lists the app's rows that match: newest `created_at` first, ties by `id`, largest first.
     ///
-    /// A page goes on after the last row of the one before it, not at a count: rows that are resolved, deleted or added between two
-    /// pages make no other row appear twice or not at all. A page costs the same at any depth.
+    /// A page goes on after the last row of the one before it, not at a count: rows that are resolved,
+    /// deleted or added between two pages make no other row appear twice or not at all. A page costs the
+    /// same at any depth.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500;
-    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that another app's or another filter's listing gave, or none did.
-    /// Nothing was sent to the database then.
+    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that another app's or another
+    /// filter's listing gave, or none did. Nothing was sent to the database then.
     async fn list(
         &self,
         app_id: AppId,
@@ -50,22 +53,23 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
     ///
-    /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs the same at
-    /// 1,000,000 rows as at 1,000. One statement for every 1,000 apps.
+    /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs
+    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps.
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError>;
 
-    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the largest first, of equals
-    /// the one seen last.
+    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the
+    /// largest first, of equals the one seen last.
     ///
     /// It reads every row that matches.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the database.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to
+    /// the database.
     async fn error_groups(
         &self,
         app_id: AppId,
@@ -79,8 +83,8 @@ pub trait DeadLetterTriage: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) where it is not open, [`NotFound`](DeadLetterRepoError::NotFound) where the app
-    /// has no such row.
+    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) where it is not open,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
     async fn resolve_once(
         &self,
         app_id: AppId,
@@ -88,14 +92,16 @@ pub trait DeadLetterTriage: Send + Sync {
         settlement: &Settlement,
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
-    /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are passed over.
+    /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
+    /// passed over.
     ///
     /// A filter whose state is [`Resolved`](DeadLetterState::Resolved) leaves the `handler_failed` ones.
     ///
     /// # Errors
     ///
-    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, rows that fail meanwhile would be
-    /// swept along. [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000. Nothing was sent to the database then.
+    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, rows that
+    /// fail meanwhile would be swept along. [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit`
+    /// outside 1 to 1,000. Nothing was sent to the database then.
     async fn resolve_matching(
         &self,
         app_id: AppId,
@@ -104,15 +110,18 @@ pub trait DeadLetterTriage: Send + Sync {
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError>;
 
-    /// Makes a resolved row unresolved again, a `handler_failed` one too, and forgets by whom and why it was settled.
+    /// Makes a resolved row unresolved again, a `handler_failed` one too, and forgets by whom and why it was
+    /// settled.
     ///
     /// # Errors
     ///
-    /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved, [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
+    /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
 
-    /// Deletes the app's rows that were settled before `resolved_before`, oldest settlement first, **never more than `limit`
-    /// rows**; open rows never, `handler_failed` ones included. Returns how many it deleted.
+    /// Deletes the app's rows that were settled before `resolved_before`, oldest settlement first, **never
+    /// more than `limit` rows**; open rows never, `handler_failed` ones included. Returns how many it
+    /// deleted.
     ///
     /// Otherwise as [`gc`](crate::DeadLetterRepo::gc).
     ///
@@ -150,7 +159,8 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<u64, DeadLetterRepoError>;
 }
 
-/// Which of an app's rows a call is about: those for which every field that is set holds. The default is every unresolved row.
+/// Which of an app's rows a call is about: those for which every field that is set holds. The default is
+/// every unresolved row.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeadLetterFilter {
@@ -304,9 +314,11 @@ pub struct Settled {
     pub more: bool,
 }
 
-/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they are.
+/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they
+/// are.
 ///
-/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of the same listing.
+/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of
+/// the same listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     created_at: DateTime<Utc>,

@@ -1,4 +1,5 @@
-//! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would show.
+//! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would
+//! show.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
@@ -23,7 +24,8 @@ fn cutoff() -> DateTime<Utc> {
     "2026-01-01T16:40:00Z".parse().unwrap()
 }
 
-/// One row a second from 2026-01-01. Of ten rows one is unresolved, one is `handler_failed`, and eight are settled.
+/// One row a second from 2026-01-01. Of ten rows one is unresolved, one is `handler_failed`, and eight are
+/// settled.
 async fn fill(db: &TestDb, scale: u32) {
     let (generate, id, time) = if db.db.get_database_backend() == DbBackend::Sqlite {
         (

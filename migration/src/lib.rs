@@ -21,9 +21,9 @@ pub use status::{SchemaError, schema_is_current};
 
 /// The steps of `dead-letters`, in order, and `up` under a lock.
 ///
-/// Any number of processes may run `up` at once on PostgreSQL: one applies what is pending, the others wait for it and find nothing to
-/// do. It takes two connections of the pool. `down`, `fresh`, `refresh` and `reset` are not locked, and neither is the `up` of a
-/// `Migrator` of your own that takes our steps in.
+/// Any number of processes may run `up` at once on PostgreSQL: one applies what is pending, the others wait
+/// for it and find nothing to do. It takes two connections of the pool. `down`, `fresh`, `refresh` and
+/// `reset` are not locked, and neither is the `up` of a `Migrator` of your own that takes our steps in.
 #[derive(Debug)]
 pub struct Migrator;
 

@@ -5,7 +5,8 @@ use sea_orm_migration::prelude::*;
 /// CREATE INDEX CONCURRENTLY refuses a transaction.
 pub(crate) const USE_TRANSACTION: Option<bool> = Some(false);
 
-/// Whoever runs all steps in one transaction of their own gets an index built the ordinary way, with the lock that it takes.
+/// Whoever runs all steps in one transaction of their own gets an index built the ordinary way, with the lock
+/// that it takes.
 fn can_be_concurrent(manager: &SchemaManager<'_>) -> bool {
     !manager.get_connection().is_transaction()
 }

@@ -10,10 +10,12 @@ use sea_orm_migration::{
 /// Any number will do that no other advisory lock of the database has: "deadltrs" as ASCII.
 const KEY: i64 = 0x6465_6164_6c74_7273;
 
-/// Between two tries. No blocking lock: CREATE INDEX CONCURRENTLY waits for every other transaction, that of a waiting process too.
+/// Between two tries. No blocking lock: CREATE INDEX CONCURRENTLY waits for every other transaction, that of
+/// a waiting process too.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Waits for the lock and returns the transaction that holds it; none where `db` is a transaction, which then holds it itself, and on SQLite.
+/// Waits for the lock and returns the transaction that holds it; none where `db` is a transaction, which then
+/// holds it itself, and on SQLite.
 pub(crate) async fn acquire(db: &SchemaManagerConnection<'_>) -> Result<Option<DatabaseTransaction>, DbErr> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(None);

@@ -1,7 +1,8 @@
 //! An app's open rows, unresolved or `handler_failed`: what triage lists and settles.
 //!
-//! The condition is on `resolution` alone, and a CHECK makes it say the same as one with `resolved_at IS NULL`. With that one in
-//! its place both backends took this index for the unresolved list and the badge, and read the `handler_failed` rows along.
+//! The condition is on `resolution` alone, and a CHECK makes it say the same as one with `resolved_at IS
+//! NULL`. With that one in its place both backends took this index for the unresolved list and the badge, and
+//! read the `handler_failed` rows along.
 
 use sea_orm_migration::prelude::*;
 

@@ -1,7 +1,7 @@
 //! For the purge of all apps: settled rows, which `handler_failed` ones are not.
 //!
-//! On an expression that only that purge uses: a plain index on `resolved_at` tempts PostgreSQL to walk it for the purge of one app, through the
-//! rows of all the others.
+//! On an expression that only that purge uses: a plain index on `resolved_at` tempts PostgreSQL to walk it
+//! for the purge of one app, through the rows of all the others.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 

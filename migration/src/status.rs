@@ -31,8 +31,9 @@ impl fmt::Display for SchemaError {
 
 impl std::error::Error for SchemaError {}
 
-/// Checks that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for a service's start-up. It creates nothing, and needs
-/// the right to read that table alone. Steps of others in it are ignored.
+/// Checks that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for a service's
+/// start-up. It creates nothing, and needs the right to read that table alone. Steps of others in it are
+/// ignored.
 ///
 /// # Errors
 ///

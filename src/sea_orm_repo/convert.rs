@@ -175,13 +175,14 @@ fn to_resolution(text: Option<String>) -> Option<Resolution> {
     text?.parse().ok()
 }
 
-/// As PostgreSQL keeps a time: whole microseconds, and a leap second (23:59:60) as the first of the next minute.
+/// As PostgreSQL keeps a time: whole microseconds, and a leap second (23:59:60) as the first of the next
+/// minute.
 pub(super) fn to_microseconds(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }
 
-/// PostgreSQL's calendar begins with 24 November 4714 BC (its manual, 8.5), and goes on beyond chrono's. SQLite keeps text,
-/// which is read and sorts as a time from the year 0 to 9999.
+/// PostgreSQL's calendar begins with 24 November 4714 BC (its manual, 8.5), and goes on beyond chrono's.
+/// SQLite keeps text, which is read and sorts as a time from the year 0 to 9999.
 fn holds(backend: DbBackend, time: DateTime<Utc>) -> bool {
     match backend {
         DbBackend::Sqlite => (0..=9999).contains(&time.year()),

@@ -1,15 +1,19 @@
 //! The sweeps. Why deleting this way is safe:
 //!
-//! - **Never more than `limit`.** `ARRAY(SELECT … LIMIT n)` is an InitPlan: it runs once. The usual `id IN (SELECT … LIMIT n FOR
-//!   UPDATE SKIP LOCKED)` may be planned as the inner side of a nested loop, runs once a row, locks the next n each
-//!   time, and deletes everything; stale statistics are enough, every setting at its default.
-//! - **Nothing that is not due.** Condition, order and limit all stand inside the subquery. A row that changed meanwhile is
-//!   locked and checked again (READ COMMITTED): one that was just reopened is not purged.
-//! - **Nobody waits.** SKIP LOCKED passes over rows that another transaction holds: two sweepers share the work, a row being
-//!   resolved stays for the next sweep.
-//! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index has.
+//! - **Never more than `limit`.** `ARRAY(SELECT … LIMIT n)` is an InitPlan: it runs once. The usual `id IN
+//!   (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` may be planned as the inner side of a nested loop, runs once
+//!   a row, locks the next n each time, and deletes everything; stale statistics are enough, every setting at
+//!   its default.
+//! - **Nothing that is not due.** Condition, order and limit all stand inside the subquery. A row that
+//!   changed meanwhile is locked and checked again (READ COMMITTED): one that was just reopened is not
+//!   purged.
+//! - **Nobody waits.** SKIP LOCKED passes over rows that another transaction holds: two sweepers share the
+//!   work, a row being resolved stays for the next sweep.
+//! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index
+//!   has.
 //!
-//! SQLite has one writer and no row locks; there the same delete is an ordinary statement, on guard against times in other formats.
+//! SQLite has one writer and no row locks; there the same delete is an ordinary statement, on guard against
+//! times in other formats.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
@@ -31,7 +35,8 @@ pub(super) enum Due {
     Settled(DateTime<Utc>),
 }
 
-/// $1 is the time, $2 the limit, $3 the app. The app stands outside the subquery as well, for what routes by it (Citus).
+/// $1 is the time, $2 the limit, $3 the app. The app stands outside the subquery as well, for what routes by
+/// it (Citus).
 macro_rules! delete_oldest {
     ($of_app:literal, $due:literal, $order:literal) => {
         concat!(
@@ -110,8 +115,9 @@ pub(super) fn delete_oldest(
     }
 }
 
-/// SQLite compares times as text, which is right only between those that are printed as the driver does it. A row of another tool (a space
-/// for the T, another offset, a number) must be older as a time as well; where it can't be read as one, it stays.
+/// SQLite compares times as text, which is right only between those that are printed as the driver does it. A
+/// row of another tool (a space for the T, another offset, a number) must be older as a time as well; where
+/// it can't be read as one, it stays.
 fn is_before_on_sqlite(column: Column, time: DateTime<Utc>) -> Condition {
     let julianday = |time: Expr| Expr::from(Func::cust("julianday").arg(time));
     let as_the_driver = column.into_expr().glob("????-??-??T??:??:??*+00:00");

@@ -22,7 +22,8 @@ mod triage;
 use convert::Limits;
 use gc::Due;
 
-/// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a transaction that the caller opened.
+/// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
+/// transaction that the caller opened.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
@@ -37,15 +38,15 @@ impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
         Self { db, limits: Limits::default() }
     }
 
-    /// Refuses payloads of more bytes as serialized, with [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). There is no cap
-    /// by default.
+    /// Refuses payloads of more bytes as serialized, with
+    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). There is no cap by default.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.limits.payload_bytes = Some(bytes);
         self
     }
 
-    /// Cuts a longer `last_error` to this many bytes, at a character's boundary, its last ones being ` [cut]`. There is no cap by
-    /// default.
+    /// Cuts a longer `last_error` to this many bytes, at a character's boundary, its last ones being `
+    /// [cut]`. There is no cap by default.
     pub fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.limits.error_bytes = Some(bytes);
         self
@@ -53,11 +54,13 @@ impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
 }
 
 impl<'txn> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-    /// Over the caller's transaction: what the repo does and what the caller does in `txn` commit together or not at all.
+    /// Over the caller's transaction: what the repo does and what the caller does in `txn` commit together or
+    /// not at all.
     ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
-    /// stores nothing. So an error of any call but [`insert_many`](DeadLetterRepo::insert_many) must end in a rollback: let it leave the
-    /// closure, or the function, that holds `txn`; or commit with [`commit`](SeaOrmDeadLetterRepo::commit), which fails then.
+    /// stores nothing. So an error of any call but [`insert_many`](DeadLetterRepo::insert_many) must end in a
+    /// rollback: let it leave the closure, or the function, that holds `txn`; or commit with
+    /// [`commit`](SeaOrmDeadLetterRepo::commit), which fails then.
     pub fn in_transaction(txn: &'txn DatabaseTransaction) -> Self {
         Self::new(txn.into())
     }
@@ -176,8 +179,8 @@ fn record_rows(rows: u64) {
     Span::current().record("rows", rows);
 }
 
-/// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the primary
-/// key's index (measured on 5 million rows: 1.5 times the rate of random ids).
+/// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the
+/// primary key's index (measured on 5 million rows: 1.5 times the rate of random ids).
 fn new_id() -> DeadLetterId {
     Uuid::now_v7().into()
 }

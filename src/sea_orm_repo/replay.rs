@@ -17,8 +17,8 @@ use crate::{
 impl SeaOrmDeadLetterRepo {
     /// Commits a transaction of yours, or says that it can't be: then nothing of it is stored.
     ///
-    /// The transaction's own `commit` answers `Ok` in PostgreSQL even where a statement had failed and was passed over, and stores
-    /// nothing. This asks first, by one more statement.
+    /// The transaction's own `commit` answers `Ok` in PostgreSQL even where a statement had failed and was
+    /// passed over, and stores nothing. This asks first, by one more statement.
     ///
     /// # Errors
     ///
@@ -29,12 +29,13 @@ impl SeaOrmDeadLetterRepo {
         Ok(txn.commit().await?)
     }
 
-    /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at the same time one
-    /// wins, and only its `enqueue` runs: the others wait for it, and get `AlreadyResolved` once it has committed.
+    /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at
+    /// the same time one wins, and only its `enqueue` runs: the others wait for it, and get
+    /// `AlreadyResolved` once it has committed.
     ///
-    /// Returns what `enqueue` does. An error of it rolls everything back, and the row is open as before. It must let
-    /// every error out: what it did before a failed statement that it passes over is lost in PostgreSQL, and then this call
-    /// fails too, with nothing replayed; SQLite keeps it.
+    /// Returns what `enqueue` does. An error of it rolls everything back, and the row is open as before. It
+    /// must let every error out: what it did before a failed statement that it passes over is lost in
+    /// PostgreSQL, and then this call fails too, with nothing replayed; SQLite keeps it.
     ///
     /// # Errors
     ///
@@ -62,11 +63,11 @@ impl SeaOrmDeadLetterRepo {
         end(txn, outcome).await
     }
 
-    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs `enqueue` on
-    /// them, in ONE transaction. Rows that another transaction holds are passed over.
+    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
+    /// `enqueue` on them, in ONE transaction. Rows that another transaction holds are passed over.
     ///
-    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as in
-    /// [`replay`](Self::replay).
+    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as
+    /// in [`replay`](Self::replay).
     ///
     /// # Errors
     ///

@@ -28,7 +28,8 @@ const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
 const APPS_PER_COUNT: usize = 1_000;
-/// At a row that others open and settle between our statements; bounded, since a trigger or a policy can hide it from the update alone.
+/// At a row that others open and settle between our statements; bounded, since a trigger or a policy can hide
+/// it from the update alone.
 const ATTEMPTS: usize = 3;
 
 #[async_trait]
@@ -55,7 +56,8 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
         let rows = Entity::find()
             .filter(matches(app_id, filter, self.db.get_database_backend()))
             .apply_if(after, |query, (created_at, id)| {
-                // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came before.
+                // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came
+                // before.
                 let columns = Expr::tuple([Column::CreatedAt.into_expr(), Column::Id.into_expr()]);
                 query.filter(columns.lt(Expr::tuple([Expr::val(created_at), Expr::val(id.into_inner())])))
             })
@@ -231,7 +233,8 @@ fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
     Condition::all().add(COLUMN.id.eq(id.into_inner())).add(COLUMN.app_id.eq(app_id.into_inner()))
 }
 
-/// Unresolved, or `handler_failed`: as in the partial index, and inline, since a bound value would keep a generic plan off it.
+/// Unresolved, or `handler_failed`: as in the partial index, and inline, since a bound value would keep a
+/// generic plan off it.
 fn is_open() -> Expr {
     let handler_failed = Expr::Constant(Resolution::HandlerFailed.as_str().into());
     COLUMN.resolution.is_null().or(Column::Resolution.into_expr().eq(handler_failed))
@@ -397,7 +400,8 @@ impl<'a> Bulk<'a> {
         update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned())
     }
 
-    /// Whether open rows that match are left. Not by `exists`, which has no LIMIT: it was planned to fetch them all.
+    /// Whether open rows that match are left. Not by `exists`, which has no LIMIT: it was planned to fetch
+    /// them all.
     pub(super) async fn more(&self, db: &impl ConnectionTrait) -> Result<bool, DeadLetterRepoError> {
         let left = Entity::find()
             .select_only()

@@ -205,8 +205,8 @@ async fn on_one_connection(db: &TestDb) -> SeaOrmDeadLetterRepo {
     SeaOrmDeadLetterRepo::new(one.await)
 }
 
-/// The case that makes `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` delete everything: seven idle sweeps of an empty table make
-/// the prepared statement keep a generic plan.
+/// The case that makes `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` delete everything: seven idle sweeps
+/// of an empty table make the prepared statement keep a generic plan.
 #[tokio::test]
 async fn sweeps_are_exact_under_a_stale_plan_on_postgres() {
     let db = TestDb::postgres().await;

@@ -24,7 +24,8 @@ on_every_backend! {
     a_metered_repo_counts_calls_rows_and_durations,
 }
 
-/// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for SQLite say.
+/// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for
+/// SQLite say.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -38,7 +38,8 @@ fn sql(text: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> Statemen
     Statement::from_sql_and_values(DbBackend::Postgres, text, values)
 }
 
-/// Takes events of its own part from the outbox to the store, whatever happens to the server, and notes what was acknowledged.
+/// Takes events of its own part from the outbox to the store, whatever happens to the server, and notes what
+/// was acknowledged.
 async fn dispatch(
     db: DatabaseConnection,
     app_id: AppId,

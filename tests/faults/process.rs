@@ -43,7 +43,8 @@ fn this_test_alone(name: &str) -> Command {
     command
 }
 
-/// With the file's name set, it is the other process of the next test; by itself, it is that test with one process.
+/// With the file's name set, it is the other process of the next test; by itself, it is that test with one
+/// process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_writers_of_one_sqlite_file_lose_nothing() {
     let dir = TempDir::new().unwrap();

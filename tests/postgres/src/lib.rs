@@ -1,7 +1,8 @@
 //! A PostgreSQL for tests: the server that `TEST_DATABASE_URL` names, else a private one, started from
 //! the installed binaries once a process and gone with that process, whatever ends it.
 //!
-//! It is never skipped: where there is no PostgreSQL, [`TestDatabase::create`] fails and says what to install.
+//! It is never skipped: where there is no PostgreSQL, [`TestDatabase::create`] fails and says what to
+//! install.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 

@@ -16,8 +16,9 @@ use url::Url;
 
 use crate::Error;
 
-/// Starts the server, says so, and stops it when its standard input closes: that happens however the test process ends, kill -9
-/// included. It outlives signals to be there for that. A line on its standard input kills the server and starts it again.
+/// Starts the server, says so, and stops it when its standard input closes: that happens however the test
+/// process ends, kill -9 included. It outlives signals to be there for that. A line on its standard input
+/// kills the server and starts it again.
 const SUPERVISOR: &str = r#"
 trap '' HUP INT TERM PIPE
 bin=$1 dir=$2 port=$3
@@ -120,7 +121,8 @@ impl Server {
     }
 }
 
-/// The folder of `initdb` and `postgres`: `PG_BIN`, else PATH, else what `pg_config` says, else Debian's newest.
+/// The folder of `initdb` and `postgres`: `PG_BIN`, else PATH, else what `pg_config` says, else Debian's
+/// newest.
 fn binaries() -> Result<PathBuf, Error> {
     if let Some(bin) = env::var_os("PG_BIN") {
         return Ok(bin.into());
