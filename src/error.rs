@@ -12,7 +12,7 @@ use crate::{DeadLetterId, Resolution};
 /// Neither its `Display` nor its `Debug` shows a row's content, and it has no source that would: PostgreSQL
 /// puts the failing row into an error's detail, and the `Debug` of [`DbErr`] prints that. Who wants the
 /// whole error finds it in [`Db`](Self::Db), and should think before logging it.
-#[derive(thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterRepoError {
     /// The database refused, or could not be reached.
@@ -91,9 +91,23 @@ pub enum DeadLetterRepoError {
         /// The field's name.
         field: &'static str,
     },
+    /// A coalescing writer was ended with its runtime before it could answer: the letter may be stored or not.
+    #[error("the writer ended before it answered")]
+    WriterEnded,
 }
 
 impl DeadLetterRepoError {
+    /// Whether the call may have been done nonetheless: the database did not get to say.
+    #[cfg(feature = "coalesce")]
+    pub(crate) fn leaves_outcome_open(&self) -> bool {
+        match self {
+            Self::Db(DbErr::Conn(e) | DbErr::Exec(e) | DbErr::Query(e)) => {
+                !matches!(e, RuntimeErr::SqlxError(e) if matches!(**e, SqlxError::Database(_) | SqlxError::PoolTimedOut))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping
     /// or out of reach, or it gave this transaction up for another one.
     ///

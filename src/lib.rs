@@ -1,16 +1,21 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "coalesce")]
+mod coalesce;
 mod connect;
 mod error;
 mod id;
 #[cfg(feature = "metrics")]
 mod metered;
 mod model;
+mod payload;
 mod repo;
 mod sea_orm_repo;
 mod signature;
 mod triage;
 
+#[cfg(feature = "coalesce")]
+pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
 pub use dead_letters_entity as entity;
 pub use error::DeadLetterRepoError;

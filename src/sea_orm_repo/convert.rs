@@ -13,11 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
+    payload::{dismantle, nests_too_deep},
     signature::error_signature,
 };
-
-/// What serde_json reads back: its parser stops at the 128th open bracket.
-const MAX_PAYLOAD_DEPTH: usize = 127;
 
 /// The mark of an error text that was cut.
 const CUT: &str = " [cut]";
@@ -216,33 +214,4 @@ fn cut(mut text: String, max: Option<usize>) -> String {
 /// PostgreSQL's text refuses NUL (22021), and an insert must not fail over what an error message says.
 pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }
-}
-
-/// Iterative, as is [`dismantle`]: recursion over 100,000 levels ends the process.
-fn nests_too_deep(payload: &Value) -> bool {
-    let mut open = vec![(payload, 1)];
-    while let Some((value, depth)) = open.pop() {
-        let is_container = value.is_array() || value.is_object();
-        if is_container && depth > MAX_PAYLOAD_DEPTH {
-            return true;
-        }
-        match value {
-            Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
-            Value::Object(fields) => open.extend(fields.values().map(|field| (field, depth + 1))),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// Drops a payload of any depth.
-fn dismantle(payload: Value) {
-    let mut parts = vec![payload];
-    while let Some(part) = parts.pop() {
-        match part {
-            Value::Array(items) => parts.extend(items),
-            Value::Object(fields) => parts.extend(fields.into_iter().map(|(_, field)| field)),
-            _ => {}
-        }
-    }
 }

@@ -1,0 +1,165 @@
+//! Inserts that arrive together go out together.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use crate::{
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter,
+    payload::nests_too_deep,
+};
+
+/// In one batch.
+const MAX_ROWS: usize = 128;
+/// While one batch is on its way, the next one gathers; the second worker spares the pause between them.
+const WORKERS: usize = 2;
+/// Letters that wait for a worker.
+const QUEUE: usize = 1_024;
+
+/// A [`DeadLetterRepo`] that stores concurrent [`insert`](DeadLetterRepo::insert)s of another one together:
+/// what arrives while a batch is on its way is the next batch, of at most 128 rows. A caller who is alone, and
+/// every other call, goes straight to the other repo.
+///
+/// Every caller waits until its own letter is committed, and gets its own id or its own error. Where a batch
+/// fails, its letters are tried singly, so that one bad letter costs one caller; where the connection broke, and
+/// nobody can say what was stored, all of the batch get that error instead. A caller whose future is dropped
+/// loses no other's letter; its own may be stored or not.
+///
+/// At most 1,024 letters wait for a batch: further callers wait to hand theirs over. It is not for an insert
+/// that must commit with something else, such as the outbox's delete: that wants
+/// [`in_transaction`](crate::SeaOrmDeadLetterRepo::in_transaction).
+#[derive(Debug)]
+pub struct CoalescingDeadLetterRepo<R> {
+    inner: Arc<R>,
+    /// For one caller at a time: alone, it needs no worker.
+    direct: Semaphore,
+    /// None once this was shut down.
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    workers: AsyncMutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Job {
+    letter: NewDeadLetter,
+    caller: oneshot::Sender<Result<DeadLetterId, DeadLetterRepoError>>,
+}
+
+impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
+    /// Around another repo, with two workers on this runtime. They end once this is dropped or shut down, and
+    /// every letter that waits was answered.
+    pub fn new(inner: R, runtime: &Handle) -> Self {
+        let inner = Arc::new(inner);
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let jobs = Arc::new(AsyncMutex::new(jobs));
+        let workers = (0..WORKERS).map(|_| runtime.spawn(work(Arc::clone(&inner), Arc::clone(&jobs))));
+        Self {
+            workers: AsyncMutex::new(workers.collect()),
+            queue: Mutex::new(Some(queue)),
+            direct: Semaphore::new(1),
+            inner,
+        }
+    }
+
+    /// Returns when every letter that waits was answered. A later insert goes straight to the other repo.
+    pub async fn shut_down(&self) {
+        drop(self.queue().take());
+        for worker in self.workers.lock().await.drain(..) {
+            // A worker that panicked has dropped its callers' senders, which tells them.
+            worker.await.ok();
+        }
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Job>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn work<R: DeadLetterRepo>(inner: Arc<R>, jobs: Arc<AsyncMutex<mpsc::Receiver<Job>>>) {
+    let mut batch = Vec::with_capacity(MAX_ROWS);
+    // The lock is given back before the batch goes out.
+    while jobs.lock().await.recv_many(&mut batch, MAX_ROWS).await > 0 {
+        store(&*inner, batch.drain(..)).await;
+    }
+}
+
+async fn store(inner: &impl DeadLetterRepo, batch: impl Iterator<Item = Job>) {
+    let (letters, callers): (Vec<_>, Vec<_>) = batch.map(|job| (job.letter, job.caller)).unzip();
+    // Answers may fail to be sent: a caller that is gone hears nothing.
+    if letters.len() > 1 {
+        match inner.insert_many(letters.clone()).await {
+            Ok(ids) => {
+                for (caller, id) in callers.into_iter().zip(ids) {
+                    caller.send(Ok(id)).ok();
+                }
+                return;
+            }
+            // Tried again, they might be stored twice.
+            Err(error) if error.leaves_outcome_open() => {
+                for caller in callers {
+                    caller.send(Err(error.clone())).ok();
+                }
+                return;
+            }
+            Err(_) => {}
+        }
+    }
+    for (letter, caller) in letters.into_iter().zip(callers) {
+        caller.send(inner.insert(letter).await).ok();
+    }
+}
+
+#[async_trait]
+impl<R: DeadLetterRepo + 'static> DeadLetterRepo for CoalescingDeadLetterRepo<R> {
+    async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
+        let direct = self.direct.try_acquire();
+        let queue = self.queue().clone();
+        // A payload that is too deep is for the other repo to refuse: it would not survive being cloned.
+        let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
+            return self.inner.insert(letter).await;
+        };
+        let (caller, answer) = oneshot::channel();
+        match queue.send(Job { letter, caller }).await {
+            Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::WriterEnded)),
+            Err(mpsc::error::SendError(job)) => self.inner.insert(job.letter).await,
+        }
+    }
+
+    async fn insert_many(
+        &self,
+        letters: Vec<NewDeadLetter>,
+    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
+        self.inner.insert_many(letters).await
+    }
+
+    async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
+        self.inner.get(id).await
+    }
+
+    async fn list_for_app(
+        &self,
+        app_id: AppId,
+        unresolved_only: bool,
+        limit: i64,
+        offset: i64,
+    ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
+        self.inner.list_for_app(app_id, unresolved_only, limit, offset).await
+    }
+
+    async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
+        self.inner.unresolved_count(app_id).await
+    }
+
+    async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
+        self.inner.resolve(id, reason).await
+    }
+
+    async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
+        self.inner.gc(older_than, limit).await
+    }
+}

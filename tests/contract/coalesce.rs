@@ -1,0 +1,227 @@
+//! The coalescing writer.
+
+use std::{sync::Arc, time::Duration};
+
+use dead_letters::{
+    AppId, CoalescingDeadLetterRepo, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter,
+    SeaOrmDeadLetterRepo,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, TransactionTrait};
+use tokio::{runtime::Handle, task::JoinSet};
+
+use super::{insert::nested, letter, new_app};
+use crate::database::{TestDb, ids};
+
+on_every_backend! {
+    concurrent_inserts_go_out_together_and_each_caller_gets_its_own_id,
+    a_caller_who_is_alone_takes_one_statement,
+    one_bad_letter_costs_one_caller,
+    letters_that_are_too_deep_cost_their_callers_alone,
+    a_dropped_caller_loses_no_other_letter,
+    more_callers_than_the_queue_holds_are_all_served,
+    shutting_down_answers_all_that_wait_and_later_inserts_go_straight,
+    the_other_calls_pass_through,
+}
+
+type Coalescing = Arc<CoalescingDeadLetterRepo<SeaOrmDeadLetterRepo>>;
+
+fn coalescing(repo: SeaOrmDeadLetterRepo) -> Coalescing {
+    Arc::new(CoalescingDeadLetterRepo::new(repo, &Handle::current()))
+}
+
+type Inserts = JoinSet<(u32, Result<DeadLetterId, DeadLetterRepoError>)>;
+
+fn insert_all(repo: &Coalescing, letters: impl IntoIterator<Item = NewDeadLetter>) -> Inserts {
+    let mut inserts = JoinSet::new();
+    for letter in letters {
+        let repo = Arc::clone(repo);
+        inserts.spawn(async move { (letter.attempt_count, repo.insert(letter).await) });
+    }
+    inserts
+}
+
+/// `attempt_count` tells them apart.
+fn numbered(app: AppId, count: u32) -> impl Iterator<Item = NewDeadLetter> {
+    (0..count).map(move |n| NewDeadLetter { attempt_count: n, ..letter(app) })
+}
+
+/// Nobody else may write while it lives.
+async fn hold_table(db: &TestDb) -> DatabaseTransaction {
+    let txn = db.db.begin().await.unwrap();
+    let sqlite = db.db.get_database_backend() == DbBackend::Sqlite;
+    let hold = if sqlite { "DELETE FROM dead_letters WHERE 1 = 0" } else { "LOCK TABLE dead_letters" };
+    txn.execute_unprepared(hold).await.unwrap();
+    txn
+}
+
+async fn concurrent_inserts_go_out_together_and_each_caller_gets_its_own_id(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = coalescing(SeaOrmDeadLetterRepo::new(recording));
+    let app = new_app();
+    for (number, id) in insert_all(&repo, numbered(app, 500)).join_all().await {
+        let row = db.repo().get(id.unwrap()).await.unwrap().unwrap();
+        assert_eq!(row.attempt_count, number);
+    }
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 500);
+    let statements = recorded.take().len();
+    assert!(statements < 100, "{statements}");
+}
+
+async fn a_caller_who_is_alone_takes_one_statement(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = coalescing(SeaOrmDeadLetterRepo::new(recording));
+    for _ in 0..3 {
+        repo.insert(letter(new_app())).await.unwrap();
+        assert_eq!(recorded.take().len(), 1);
+    }
+}
+
+async fn one_bad_letter_costs_one_caller(db: TestDb) {
+    db.execute(if db.db.get_database_backend() == DbBackend::Sqlite {
+        "CREATE TRIGGER refuse BEFORE INSERT ON dead_letters WHEN NEW.source = 'poison' \
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    } else {
+        "ALTER TABLE dead_letters ADD CONSTRAINT refuse CHECK (source <> 'poison')"
+    })
+    .await;
+    let repo = coalescing(db.repo());
+    let app = new_app();
+    let poison = |n: u32| if n % 50 == 7 { "poison" } else { "orders" };
+    let letters = numbered(app, 200)
+        .map(|letter| NewDeadLetter { source: poison(letter.attempt_count).into(), ..letter });
+    for (number, outcome) in insert_all(&repo, letters).join_all().await {
+        match outcome {
+            Ok(_) => assert_eq!(poison(number), "orders"),
+            Err(error) => {
+                assert_eq!(poison(number), "poison");
+                assert!(matches!(error, DeadLetterRepoError::Db(_)), "{error}");
+            }
+        }
+    }
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 196);
+}
+
+async fn letters_that_are_too_deep_cost_their_callers_alone(db: TestDb) {
+    let repo = coalescing(db.repo());
+    let app = new_app();
+    let letters = numbered(app, 40).map(|letter| match letter.attempt_count % 4 {
+        0 => NewDeadLetter { payload: nested(100_000), ..letter },
+        _ => letter,
+    });
+    for (number, outcome) in insert_all(&repo, letters).join_all().await {
+        match outcome {
+            Ok(_) => assert_ne!(number % 4, 0),
+            Err(error) => {
+                assert!(matches!(error, DeadLetterRepoError::PayloadTooDeep { index: 0 }), "{error}");
+                assert_eq!(number % 4, 0);
+            }
+        }
+    }
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 30);
+}
+
+async fn a_dropped_caller_loses_no_other_letter(db: TestDb) {
+    let repo = coalescing(db.repo());
+    let (dropped, kept) = (new_app(), new_app());
+    let holder = hold_table(&db).await;
+    let mut gone = insert_all(&repo, numbered(dropped, 20));
+    let staying = insert_all(&repo, numbered(kept, 20));
+    // Every caller has handed its letter over, or waits for the table.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gone.shutdown().await;
+    holder.rollback().await.unwrap();
+    for (_, outcome) in staying.join_all().await {
+        outcome.unwrap();
+    }
+    assert_eq!(db.repo().unresolved_count(kept).await.unwrap(), 20);
+    assert!(db.repo().unresolved_count(dropped).await.unwrap() <= 20);
+}
+
+async fn more_callers_than_the_queue_holds_are_all_served(db: TestDb) {
+    let repo = coalescing(db.repo());
+    let app = new_app();
+    let holder = hold_table(&db).await;
+    let inserts = insert_all(&repo, numbered(app, 1_500));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    holder.rollback().await.unwrap();
+    for (_, outcome) in inserts.join_all().await {
+        outcome.unwrap();
+    }
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1_500);
+}
+
+async fn shutting_down_answers_all_that_wait_and_later_inserts_go_straight(db: TestDb) {
+    let repo = coalescing(db.repo());
+    let app = new_app();
+    let inserts = insert_all(&repo, numbered(app, 300));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    repo.shut_down().await;
+    let mut stored: Vec<_> = inserts.join_all().await.into_iter().map(|(_, id)| id.unwrap()).collect();
+    stored.push(repo.insert(letter(app)).await.unwrap());
+    stored.sort();
+    let mut listed = ids(&db.repo().list_for_app(app, true, 1_000, 0).await.unwrap());
+    listed.sort();
+    assert_eq!(listed, stored);
+    repo.shut_down().await;
+}
+
+async fn the_other_calls_pass_through(db: TestDb) {
+    let repo: Arc<dyn DeadLetterRepo> = coalescing(db.repo());
+    let app = new_app();
+    let stored = repo.insert_many(numbered(app, 3).collect()).await.unwrap();
+    assert_eq!(repo.get(stored[0]).await.unwrap(), db.repo().get(stored[0]).await.unwrap());
+    repo.resolve(stored[0], "ignored").await.unwrap();
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
+    assert_eq!(repo.list_for_app(app, false, 10, 0).await.unwrap().len(), 3);
+    assert_eq!(repo.gc(chrono::Utc::now() + Duration::from_secs(60), 10).await.unwrap(), 3);
+}
+
+/// Tried again, letters of a batch that was under way might be stored twice.
+#[tokio::test]
+async fn where_the_connection_breaks_no_letter_is_stored_that_its_caller_was_refused_on_postgres() {
+    let db = TestDb::postgres().await;
+    let inserting = db
+        .connect_with(|options| {
+            options.set_application_name("coalescing").max_connections(3);
+        })
+        .await;
+    let repo = coalescing(SeaOrmDeadLetterRepo::new(inserting));
+    let app = new_app();
+    repo.insert(letter(app)).await.unwrap();
+    let holder = hold_table(&db).await;
+    let inserts = insert_all(&repo, numbered(app, 50));
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'coalescing' AND wait_event_type = 'Lock'";
+    let waiting = sea_orm::Statement::from_string(DbBackend::Postgres, waiting);
+    let count = async || -> i64 {
+        db.db.query_one_raw(waiting.clone()).await.unwrap().unwrap().try_get_by_index(0).unwrap()
+    };
+    while count().await < 2 {
+        tokio::task::yield_now().await;
+    }
+    db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'coalescing'",
+    )
+    .await;
+    while count().await > 0 {
+        tokio::task::yield_now().await;
+    }
+    holder.rollback().await.unwrap();
+    let (mut stored, mut refused) = (1, 0);
+    for (_, outcome) in inserts.join_all().await {
+        match outcome {
+            Ok(_) => stored += 1,
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), stored);
+}
