@@ -301,8 +301,12 @@ async fn postgres_reports_the_indexes() {
     let db = TestDb::postgres().await;
     let indexes = "SELECT replace(indexdef, ' ON public.dead_letters USING btree', '') FROM pg_indexes
         WHERE tablename = 'dead_letters' ORDER BY indexname";
+    let indexes = column::<String>(&db.db, indexes).await;
+    // 15.20 prints one more pair of parentheses than 15.18 around AT TIME ZONE.
+    let indexes: Vec<_> =
+        indexes.iter().map(|index| index.replace("(((", "((").replace(")))", "))")).collect();
     assert_eq!(
-        column::<String>(&db.db, indexes).await,
+        indexes,
         [
             "CREATE UNIQUE INDEX dead_letters_pkey (id)",
             "CREATE INDEX idx_dead_letters_app (app_id, created_at DESC, id DESC)",
