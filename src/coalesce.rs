@@ -23,13 +23,13 @@ const WORKERS: usize = 2;
 const QUEUE: usize = 1_024;
 
 /// A [`DeadLetterRepo`] that stores concurrent [`insert`](DeadLetterRepo::insert)s of another one together:
-/// what arrives while a batch is on its way is the next batch, of at most 128 rows. A caller who is alone, and
-/// every other call, goes straight to the other repo.
+/// what arrives while a batch is on its way is the next batch, of at most 128 rows. A caller who is alone,
+/// and every other call, goes straight to the other repo.
 ///
 /// Every caller waits until its own letter is committed, and gets its own id or its own error. Where a batch
-/// fails, its letters are tried singly, so that one bad letter costs one caller; where the connection broke, and
-/// nobody can say what was stored, all of the batch get that error instead. A caller whose future is dropped
-/// loses no other's letter; its own may be stored or not.
+/// fails, its letters are tried singly, so that one bad letter costs one caller; where the connection broke,
+/// and nobody can say what was stored, all of the batch get that error instead. A caller whose future is
+/// dropped loses no other's letter; its own may be stored or not.
 ///
 /// At most 1,024 letters wait for a batch: further callers wait to hand theirs over. It is not for an insert
 /// that must commit with something else, such as the outbox's delete: that wants

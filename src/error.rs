@@ -91,7 +91,8 @@ pub enum DeadLetterRepoError {
         /// The field's name.
         field: &'static str,
     },
-    /// A coalescing writer was ended with its runtime before it could answer: the letter may be stored or not.
+    /// A coalescing writer was ended with its runtime before it could answer: the letter may be stored or
+    /// not.
     #[error("the writer ended before it answered")]
     WriterEnded,
 }

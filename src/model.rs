@@ -63,7 +63,8 @@ pub struct DeadLetterRow {
     /// The script that it ran, if it was known.
     pub script_id: Option<ScriptId>,
     /// The event. Where another writer left text that is not JSON, or JSON deeper than 127 levels, it is
-    /// that text as a [`Value::String`]: a broken row costs its own payload, never the page that it stands in.
+    /// that text as a [`Value::String`]: a broken row costs its own payload, never the page that it stands
+    /// in.
     pub payload: Value,
     /// Attempts made.
     pub attempt_count: u32,

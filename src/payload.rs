@@ -1,4 +1,5 @@
-//! Payloads that are too deep. All iterative: recursion over 100,000 levels ends the process, be it in a drop.
+//! Payloads that are too deep. All iterative: recursion over 100,000 levels ends the process, be it in a
+//! drop.
 
 use serde_json::Value;
 

@@ -83,7 +83,7 @@ async fn while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_b
     let db_of_repo = db
         .connect_with(|options| {
             options
-                .acquire_timeout(Duration::from_millis(500))
+                .acquire_timeout(Duration::from_secs(10))
                 .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(100)));
         })
         .await;

@@ -193,8 +193,8 @@ async fn an_insert_that_fails_stores_nothing_and_one_that_succeeds_one_row(db: T
     let impatient = db
         .connect_with(|options| {
             options
-                .statement_timeout(Duration::from_millis(100))
-                .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(100)));
+                .statement_timeout(Duration::from_millis(500))
+                .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(500)));
         })
         .await;
     let repo = SeaOrmDeadLetterRepo::new(impatient);

@@ -112,7 +112,7 @@ async fn a_pool_of_two_recovers_from_two_dropped_inserts_behind_a_lock_on_postgr
     let db = TestDb::postgres().await;
     let two = db
         .connect_with(|options| {
-            options.max_connections(2).acquire_timeout(std::time::Duration::from_millis(300));
+            options.max_connections(2).acquire_timeout(std::time::Duration::from_secs(2));
         })
         .await;
     let repo = dead_letters::SeaOrmDeadLetterRepo::new(two);

@@ -21,9 +21,9 @@ use crate::Error;
 /// kills the server and starts it again.
 const SUPERVISOR: &str = r#"
 trap '' HUP INT TERM PIPE
-bin=$1 dir=$2 port=$3
+bin=$1 dir=$2 port=$3 fsync=$4
 start() {
-    "$bin/postgres" -D "$dir/data" -F -p "$port" -k "$dir" -c listen_addresses=127.0.0.1 -c max_connections=200 \
+    "$bin/postgres" -D "$dir/data" -c fsync="$fsync" -p "$port" -k "$dir" -c listen_addresses=127.0.0.1 -c max_connections=200 \
         </dev/null >>"$dir/log" 2>&1 &
     pid=$!
     until [ "$(sed -n 1p "$dir/data/postmaster.pid" 2>/dev/null)" = "$pid" ] && grep -q ready "$dir/data/postmaster.pid"; do
@@ -58,12 +58,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one.
+    /// Starts one that does not wait for its disk: it survives its own kill -9, not the machine's.
     ///
     /// # Errors
     ///
     /// PostgreSQL's programs are not installed, or it did not start: then the error is its log.
     pub fn start() -> Result<Self, Error> {
+        Self::start_with("off")
+    }
+
+    /// Starts one that waits for its disk, as a server in use does: for benchmarks.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_durable() -> Result<Self, Error> {
+        Self::start_with("on")
+    }
+
+    fn start_with(fsync: &str) -> Result<Self, Error> {
         let bin = binaries()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let dir = tempfile::Builder::new().prefix("dead-letters-postgres-").tempdir()?;
@@ -73,6 +86,7 @@ impl Server {
             .arg(bin)
             .arg(dir.path())
             .arg(port.to_string())
+            .arg(fsync)
             .current_dir(dir.path())
             // A Ctrl-C at the terminal is for the tests.
             .process_group(0)
