@@ -1,6 +1,9 @@
 //! A migrated database for one test, on either backend.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use dead_letters::{DeadLetterId, DeadLetterRow, SeaOrmDeadLetterRepo, entity::dead_letters as table};
 use dead_letters_migration::Migrator;
@@ -109,7 +112,10 @@ pub(crate) fn ids(rows: &[DeadLetterRow]) -> Vec<DeadLetterId> {
 
 fn options(url: &str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
-    options.sqlx_logging(false).map_sqlx_sqlite_opts(|sqlite| sqlite.journal_mode(SqliteJournalMode::Wal));
+    options.sqlx_logging(false).map_sqlx_sqlite_opts(|sqlite| {
+        // Writers that race on a slow disk wait longer than sqlx's 5 seconds.
+        sqlite.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_secs(60))
+    });
     options
 }
 

@@ -1,9 +1,6 @@
 //! What an operator sees of a call, and what nobody sees.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, io, sync::Once};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
@@ -13,7 +10,7 @@ use dead_letters::{
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sea_orm::DbBackend;
 use serde_json::json;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::{filter::dynamic_filter_fn, fmt::format::FmtSpan, prelude::*};
 
 use super::{letter, new_app};
 use crate::database::TestDb;
@@ -24,14 +21,17 @@ on_every_backend! {
     a_metered_repo_counts_calls_rows_and_durations,
 }
 
-/// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for
-/// SQLite say.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for
+    /// SQLite say. None while nobody listens.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
 
-impl io::Write for Log {
+struct ThisThread;
+
+impl io::Write for ThisThread {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.get_or_insert_default().extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -40,34 +40,27 @@ impl io::Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+/// One subscriber for the process: those of single threads race for what `tracing` remembers of each place.
+fn listen() {
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        let layer = tracing_subscriber::fmt::layer()
+            .with_span_events(FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(|| ThisThread)
+            .with_filter(dynamic_filter_fn(|_, _| LOG.with_borrow(Option::is_some)));
+        tracing_subscriber::registry().with(layer).init();
+    });
+    LOG.set(Some(Vec::new()));
 }
 
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
+fn heard() -> String {
+    String::from_utf8(LOG.take().unwrap()).unwrap()
 }
 
 async fn each_call_opens_a_span_and_a_failure_is_a_warning(db: TestDb) {
     let app = new_app();
-    let (log, _guard) = Log::start();
+    listen();
     let repo = db.repo();
     let id = repo.insert(letter(app)).await.unwrap();
     repo.insert_many(vec![letter(app); 3]).await.unwrap();
@@ -75,7 +68,7 @@ async fn each_call_opens_a_span_and_a_failure_is_a_warning(db: TestDb) {
     repo.gc(Utc::now() - chrono::Duration::days(1), 7).await.unwrap();
     repo.resolve(id, "nonsense").await.unwrap_err();
     repo.reopen(app, id).await.unwrap_err();
-    let text = log.text();
+    let text = heard();
     for expected in [
         format!("dead_letters.insert{{app_id={app}}}"),
         "dead_letters.insert_many{rows=3}".to_owned(),
@@ -98,7 +91,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
             options.sqlx_logging(true).sqlx_logging_level(log::LevelFilter::Trace);
         })
         .await;
-    let (log, _guard) = Log::start();
+    listen();
     let repo = SeaOrmDeadLetterRepo::new(logging);
     let sent = NewDeadLetter {
         source: CANARY.to_owned(),
@@ -137,7 +130,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
         }
         repo.resolve_matching(app, &filter, &settlement, 1).await.ok();
     }
-    let text = log.text();
+    let text = heard();
     assert!(text.contains("WARN dead_letters.resolve_once"), "{text}");
     assert!(!text.contains(CANARY), "{text}");
 }
