@@ -1,13 +1,18 @@
 //! More than one process: on one SQLite file, and one that is given what it can't survive.
 
-use std::{env, process::Command, time::Duration};
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
-use sea_orm::{ConnectionTrait, Database, EntityTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait};
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use tempfile::TempDir;
@@ -19,6 +24,9 @@ use crate::database::TestDb;
 /// Names the file on which the other process shall write.
 const SHARED_FILE: &str = "DEAD_LETTERS_SHARED_FILE";
 const LETTERS_EACH: usize = 100;
+/// Names the file that the other process shall hold, and what that says once it does.
+const HELD_FILE: &str = "DEAD_LETTERS_HELD_FILE";
+const HELD: &str = "the file is held";
 
 fn letter(app_id: AppId) -> NewDeadLetter {
     NewDeadLetter {
@@ -88,28 +96,32 @@ async fn eight_writers_of_two_processes_lose_and_double_nothing_on_sqlite() {
     assert_eq!(rows.len(), 8 * LETTERS_EACH);
 }
 
-/// Longer than sqlx waits by itself, which is 5 seconds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_insert_outlasts_a_lock_of_7_seconds_on_sqlite() {
+/// Longer than sqlx waits by itself, which is 5 seconds. With the file's name set, it is the process that holds the
+/// lock.
+#[tokio::test]
+async fn an_insert_outlasts_another_processs_lock_of_7_seconds_on_sqlite() {
+    if let Ok(url) = env::var(HELD_FILE) {
+        let db = Database::connect(ConnectOptions::new(url).max_connections(1).to_owned()).await.unwrap();
+        db.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        println!("{HELD}");
+        // The time is the condition here.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        db.execute_unprepared("COMMIT").await.unwrap();
+        return;
+    }
     let db = TestDb::sqlite().await;
     let patient = Database::connect(dead_letters::connect_options(db.url())).await.unwrap();
-    let holder = db
-        .connect_with(|options| {
-            options.max_connections(1);
-        })
-        .await;
-    holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
-    let insert =
-        tokio::spawn(
-            async move { SeaOrmDeadLetterRepo::new(patient).insert(letter(Uuid::nil().into())).await },
-        );
-    // The time is the condition here.
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(!insert.is_finished());
-    holder.execute_unprepared("COMMIT").await.unwrap();
-    let id = insert.await.unwrap().unwrap();
+    let this = "faults::process::an_insert_outlasts_another_processs_lock_of_7_seconds_on_sqlite";
+    let mut holder = this_test_alone(this);
+    let mut holder =
+        holder.arg("--nocapture").env(HELD_FILE, db.url()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(said.by_ref().any(|line| line.unwrap() == HELD));
+    let id = SeaOrmDeadLetterRepo::new(patient).insert(letter(Uuid::nil().into())).await.unwrap();
     assert!(db.repo().get(id).await.unwrap().is_some());
     assert_eq!(db.row_count().await, 1);
+    said.for_each(drop);
+    assert!(holder.wait().unwrap().success());
 }
 
 /// Text that sorts before the cutoff is no proof of age.
