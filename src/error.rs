@@ -98,14 +98,19 @@ pub enum DeadLetterRepoError {
 }
 
 impl DeadLetterRepoError {
-    /// Whether the call may have been done nonetheless: the database did not get to say.
+    /// Whether the call may have been done nonetheless: the connection ended, perhaps after a commit and before
+    /// its answer. A server that is ending it may still say so (57P01), or not.
     #[cfg(feature = "coalesce")]
     pub(crate) fn leaves_outcome_open(&self) -> bool {
-        match self {
-            Self::Db(DbErr::Conn(e) | DbErr::Exec(e) | DbErr::Query(e)) => {
-                !matches!(e, RuntimeErr::SqlxError(e) if matches!(**e, SqlxError::Database(_) | SqlxError::PoolTimedOut))
+        let Self::Db(error) = self else { return false };
+        match sqlx_error(error) {
+            Some(SqlxError::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                code.starts_with("57P") || code.starts_with("08")
             }
-            _ => false,
+            Some(SqlxError::PoolTimedOut) => false,
+            Some(_) => true,
+            None => matches!(error, DbErr::Conn(_) | DbErr::Exec(_) | DbErr::Query(_)),
         }
     }
 
@@ -115,19 +120,23 @@ impl DeadLetterRepoError {
     /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call
     /// was done: an insert that is tried again may then be stored twice.
     pub fn is_transient(&self) -> bool {
-        let Self::Db(
-            DbErr::Conn(RuntimeErr::SqlxError(error))
-            | DbErr::Exec(RuntimeErr::SqlxError(error))
-            | DbErr::Query(RuntimeErr::SqlxError(error)),
-        ) = self
-        else {
-            return matches!(self, Self::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)));
-        };
-        match &**error {
-            SqlxError::Database(error) => is_transient_code(&error.code().unwrap_or_default()),
-            SqlxError::Io(_) | SqlxError::PoolTimedOut => true,
-            _ => false,
+        let Self::Db(error) = self else { return false };
+        match sqlx_error(error) {
+            Some(SqlxError::Database(error)) => is_transient_code(&error.code().unwrap_or_default()),
+            Some(SqlxError::Io(_) | SqlxError::PoolTimedOut) => true,
+            Some(_) => false,
+            None => matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
         }
+    }
+}
+
+/// The driver's error, where SeaORM passes one on.
+fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
     }
 }
 
@@ -164,10 +173,10 @@ struct Described<'a>(&'a DbErr);
 
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = sqlx_error(self.0) {
+            return describe_sqlx(error, f);
+        }
         match self.0 {
-            DbErr::Conn(RuntimeErr::SqlxError(error))
-            | DbErr::Exec(RuntimeErr::SqlxError(error))
-            | DbErr::Query(RuntimeErr::SqlxError(error)) => describe_sqlx(error, f),
             error @ (DbErr::ConnectionAcquire(_)
             | DbErr::Conn(_)
             | DbErr::RecordNotInserted

@@ -20,7 +20,7 @@ use crate::{
 /// The mark of an error text that was cut.
 const CUT: &str = " [cut]";
 
-/// What a letter must keep to: the application's caps, and the calendar of the backend.
+/// The application's caps on a letter.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
     pub(super) payload_bytes: Option<usize>,
