@@ -32,12 +32,20 @@ impl TestDatabase {
     ///
     /// There is no PostgreSQL to be had, or the server refused.
     pub async fn create() -> Result<Self, Error> {
-        let maintenance_url = maintenance_url()?;
+        Self::create_on(&maintenance_url()?).await
+    }
+
+    /// Creates it on the server of another database's URL.
+    ///
+    /// # Errors
+    ///
+    /// The server refused.
+    pub async fn create_on(maintenance_url: &Url) -> Result<Self, Error> {
         let name = format!("dead_letters_test_{}", Uuid::new_v4().simple());
-        execute(&maintenance_url, &format!("CREATE DATABASE {name}")).await?;
+        execute(maintenance_url, &format!("CREATE DATABASE {name}")).await?;
         let mut url = maintenance_url.clone();
         url.set_path(&name);
-        Ok(Self { url: url.into(), name, maintenance_url })
+        Ok(Self { url: url.into(), name, maintenance_url: maintenance_url.clone() })
     }
 
     /// Its connection URL.

@@ -1,0 +1,141 @@
+//! A database of its own with the same rows on both sides.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, PageRequest,
+    SeaOrmDeadLetterRepo,
+};
+use dead_letters_migration::Migrator;
+use dead_letters_test_postgres::TestDatabase;
+use sea_orm::Database;
+use sea_orm_migration::MigratorTrait;
+use serde_json::json;
+use url::Url;
+use uuid::Uuid;
+
+use crate::{measure::Failure, peer::Peer};
+
+pub(crate) const CONNECTIONS: u32 = 20;
+/// Those that point look-ups go round.
+const IDS: i64 = 10_000;
+
+pub(crate) struct Store {
+    /// Dropped with this value.
+    database: TestDatabase,
+    pub(crate) repo: SeaOrmDeadLetterRepo,
+    pub(crate) peer: Peer,
+    /// Has `rows` rows, all unresolved, one a second.
+    pub(crate) app: AppId,
+    pub(crate) rows: u32,
+    /// One of a hundred with 100 unresolved rows each.
+    pub(crate) small_app: AppId,
+    pub(crate) ids: Vec<DeadLetterId>,
+    pub(crate) peer_ids: Vec<Uuid>,
+}
+
+impl Store {
+    pub(crate) async fn create(server: &Url, rows: u32) -> Result<Arc<Self>, Failure> {
+        let database = TestDatabase::create_on(server).await?;
+        let mut options = dead_letters::connect_options(database.url());
+        options.max_connections(CONNECTIONS).test_before_acquire(false);
+        let db = Database::connect(options).await?;
+        Migrator::up(&db, None).await?;
+        let repo = SeaOrmDeadLetterRepo::new(db);
+        let peer = Peer::connect(database.url(), CONNECTIONS).await?;
+        let small_apps: Vec<_> = (1..=100).map(|n| AppId::from(Uuid::from_u128(n))).collect();
+        let (app, small_app) = (AppId::from(Uuid::from_u128(0)), small_apps[0]);
+        let (ids, peer_ids) = (Vec::new(), Vec::new());
+        let mut store = Self { database, repo, peer, app, rows, small_app, ids, peer_ids };
+        for table in TABLES {
+            store.fill(table, app, rows, "2026-01-01Z").await?;
+            for &app in &small_apps {
+                store.fill(table, app, 100, "2026-01-01Z").await?;
+            }
+            store.settle(table).await?;
+        }
+        let ours = store.repo.list_for_app(app, true, IDS, 0).await?;
+        store.ids = ours.into_iter().map(|row| row.id).collect();
+        store.peer_ids =
+            store.peer.list(app.into(), true, IDS, 0).await?.iter().map(|row| row.id()).collect();
+        Ok(Arc::new(store))
+    }
+
+    /// `name` and how many rows the table has.
+    pub(crate) fn named(&self, name: &str) -> String {
+        match self.rows {
+            rows @ 1_000_000.. => format!("{name}, {} M rows", rows / 1_000_000),
+            rows => format!("{name}, {} k rows", rows / 1_000),
+        }
+    }
+
+    /// One row a second of `app`.
+    pub(crate) async fn fill(&self, table: &str, app: AppId, rows: u32, from: &str) -> Result<(), Failure> {
+        // As each side's own inserts would have left it.
+        let (signature, value, id, cast) = match table {
+            "peer" => ("", "", "gen_random_uuid()", "jsonb"),
+            _ => (
+                ", error_signature",
+                ", 'smtp: # try again later'",
+                "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
+                    || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid",
+                "text",
+            ),
+        };
+        let payload = letter(app, 1_000).payload;
+        self.execute(&format!(
+            "INSERT INTO {table} (id, app_id, original_event_id, source, op, trigger_id, script_id, payload,
+                 attempt_count, first_attempt_at, last_attempt_at, last_error, created_at{signature})
+             SELECT {id}, '{app}', gen_random_uuid(), 'orders', 'insert', gen_random_uuid(), gen_random_uuid(),
+                 '{payload}'::{cast}, 5, at, at, 'smtp: 451 try again later', at{value}
+             FROM (SELECT timestamptz '{from}' + n * interval '1 second' AS at FROM generate_series(1, {rows}) n) _"
+        ))
+        .await
+    }
+
+    /// Vacuumed, with fresh statistics, and on the disk.
+    pub(crate) async fn settle(&self, table: &str) -> Result<(), Failure> {
+        self.execute(&format!("VACUUM ANALYZE {table}")).await?;
+        self.execute("CHECKPOINT").await
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        // In one connection: a fill takes longer than the repo's statements may.
+        let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(self.database.url()).await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await?;
+        Ok(())
+    }
+
+    /// The page of 50 behind the newest `depth` rows of `app`.
+    pub(crate) async fn page_at(&self, depth: u32) -> Result<PageRequest, Failure> {
+        let mut page = PageRequest { size: 500, after: None };
+        for _ in 0..depth / page.size {
+            page.after = self.repo.list(self.app, &DeadLetterFilter::default(), &page).await?.next;
+        }
+        page.size = 50;
+        Ok(page)
+    }
+}
+
+pub(crate) const TABLES: [&str; 2] = ["dead_letters", "peer"];
+
+/// With a payload of about so many bytes.
+pub(crate) fn letter(app_id: AppId, payload_bytes: usize) -> NewDeadLetter {
+    let lines: Vec<_> = (0..payload_bytes / 64)
+        .map(|n| json!({ "sku": format!("LAMP-{n:05}"), "quantity": n, "price": n as f64 * 1.25 }))
+        .collect();
+    NewDeadLetter {
+        app_id,
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: Some(Uuid::new_v4().into()),
+        script_id: Some(Uuid::new_v4().into()),
+        payload: json!({ "order": 4711, "lines": lines }),
+        attempt_count: 5,
+        first_attempt_at: Utc::now(),
+        last_attempt_at: Utc::now(),
+        last_error: "smtp: 451 try again later".to_owned(),
+    }
+}
