@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{ActiveModel, COLUMN, Column, Entity};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait,
-    PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionSession, TransactionTrait,
+    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr,
+    EntityTrait, FromQueryResult, Iterable, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    TransactionSession, TransactionTrait,
+    sea_query::{Asterisk, Expr, Func, Query},
 };
 use tracing::{Span, field::Empty, instrument};
 use uuid::Uuid;
@@ -17,10 +19,12 @@ use crate::{
 mod convert;
 mod gc;
 mod replay;
+mod text;
 mod triage;
 
 use convert::Limits;
 use gc::Due;
+use text::Text;
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
 /// transaction that the caller opened.
@@ -78,7 +82,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         let id = new_id();
         let row =
             convert::to_active_models(&[id], vec![letter], self.limits, self.db.get_database_backend())?;
-        insert_rows(&self.db, row).await?;
+        insert_rows(&self.db, &row).await?;
         Ok(id)
     }
 
@@ -92,10 +96,11 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
             return Ok(ids);
         }
         let rows = convert::to_active_models(&ids, letters, self.limits, self.db.get_database_backend())?;
-        let mut rows = rows.into_iter();
+        let mut rows = rows.as_slice();
         let txn = self.db.begin().await?;
         while let Some(power) = rows.len().checked_ilog2() {
-            let batch = rows.by_ref().take(MAX_ROWS_PER_INSERT.min(1 << power));
+            let (batch, rest) = rows.split_at(MAX_ROWS_PER_INSERT.min(1 << power));
+            rows = rest;
             if let Err(error) = insert_rows(&txn, batch).await {
                 // Explicitly, so that a caller's transaction is usable once this returns.
                 txn.rollback().await.ok();
@@ -108,7 +113,11 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
 
     #[instrument(name = "dead_letters.get", skip_all, err(level = "warn"), fields(%id))]
     async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        let row = Entity::find_by_id(id.into_inner()).one(&self.db).await?;
+        static GET: Text = Text::new();
+        let id = id.into_inner();
+        let get =
+            GET.with(self.db.get_database_backend(), [id.into()], || Entity::find_by_id(id).into_query());
+        let row = convert::Row::find_by_statement(get).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
 
@@ -130,6 +139,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
             .order_by_desc(Column::Id)
             .limit(limit)
             .offset(offset)
+            .into_model::<convert::Row>()
             .all(&self.db)
             .await?;
         record_rows(rows.len() as u64);
@@ -138,13 +148,16 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
 
     #[instrument(name = "dead_letters.unresolved_count", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
-        let count = Entity::find()
-            .filter(COLUMN.app_id.eq(app_id.into_inner()))
-            .filter(COLUMN.resolved_at.is_null())
-            .count(&self.db)
-            .await?;
-        record_rows(count);
-        Ok(count.cast_signed())
+        let count = Query::select()
+            .expr(Func::count(Expr::col(Asterisk)))
+            .from(Entity)
+            .and_where(COLUMN.app_id.eq(app_id.into_inner()))
+            .and_where(COLUMN.resolved_at.is_null())
+            .take();
+        let counted = self.db.query_one(&count).await?;
+        let count = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
+        record_rows(count.unsigned_abs());
+        Ok(count)
     }
 
     #[instrument(name = "dead_letters.resolve", skip_all, err(level = "warn"), fields(%id))]
@@ -185,15 +198,15 @@ fn new_id() -> DeadLetterId {
     Uuid::now_v7().into()
 }
 
-async fn insert_rows(
-    db: &impl ConnectionTrait,
-    rows: impl IntoIterator<Item = ActiveModel, IntoIter: ExactSizeIterator>,
-) -> Result<(), DeadLetterRepoError> {
-    let rows = rows.into_iter();
-    let expected = rows.len();
-    let inserted = Entity::insert_many(rows).exec_without_returning(db).await?;
+async fn insert_rows(db: &impl ConnectionTrait, rows: &[ActiveModel]) -> Result<(), DeadLetterRepoError> {
+    /// By the power of two.
+    static INSERT: [Text; MAX_ROWS_PER_INSERT.ilog2() as usize + 1] =
+        [const { Text::new() }; MAX_ROWS_PER_INSERT.ilog2() as usize + 1];
+    let values = rows.iter().flat_map(|row| Column::iter().filter_map(|column| row.get(column).into_value()));
+    let insert = INSERT[rows.len().ilog2() as usize]
+        .with(db.get_database_backend(), values, || Entity::insert_many(rows.iter().cloned()).into_query());
     // A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
-    if inserted != expected as u64 {
+    if db.execute_raw(insert).await?.rows_affected() != rows.len() as u64 {
         return Err(DbErr::RecordNotInserted.into());
     }
     Ok(())
