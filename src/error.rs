@@ -140,6 +140,11 @@ fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     }
 }
 
+/// PostgreSQL's 22012.
+pub(crate) fn is_division_by_zero(error: &DbErr) -> bool {
+    matches!(sqlx_error(error), Some(SqlxError::Database(error)) if error.code().as_deref() == Some("22012"))
+}
+
 /// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are
 /// numbers of which the low byte is the plain code.
 fn is_transient_code(code: &str) -> bool {

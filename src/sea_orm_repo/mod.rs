@@ -2,11 +2,10 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{ActiveModel, COLUMN, Column, Entity};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr,
-    EntityTrait, FromQueryResult, Iterable, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    TransactionSession, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, EntityTrait, FromQueryResult,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionSession, TransactionTrait,
     sea_query::{Asterisk, Expr, Func, Query},
 };
 use tracing::{Span, field::Empty, instrument};
@@ -18,6 +17,7 @@ use crate::{
 
 mod convert;
 mod gc;
+mod insert;
 mod replay;
 mod text;
 mod triage;
@@ -31,6 +31,8 @@ use text::Text;
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
+    /// Whether `db` is a transaction of the caller's.
+    nested: bool,
     limits: Limits,
 }
 
@@ -39,7 +41,7 @@ impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
     pub fn new(db: C) -> Self {
-        Self { db, limits: Limits::default() }
+        Self { db, nested: false, limits: Limits::default() }
     }
 
     /// Refuses payloads of more bytes as serialized, with
@@ -66,14 +68,9 @@ impl<'txn> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
     /// rollback: let it leave the closure, or the function, that holds `txn`; or commit with
     /// [`commit`](SeaOrmDeadLetterRepo::commit), which fails then.
     pub fn in_transaction(txn: &'txn DatabaseTransaction) -> Self {
-        Self::new(txn.into())
+        Self { nested: true, ..Self::new(txn.into()) }
     }
 }
-
-/// The largest statement of [`insert_many`](DeadLetterRepo::insert_many), in rows; 1,000 were slower.
-///
-/// Smaller ones are powers of two. Each size is a statement of its own to prepare, so they are few.
-const MAX_ROWS_PER_INSERT: usize = 128;
 
 #[async_trait]
 impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
@@ -82,7 +79,7 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         let id = new_id();
         let row =
             convert::to_active_models(&[id], vec![letter], self.limits, self.db.get_database_backend())?;
-        insert_rows(&self.db, &row).await?;
+        insert::in_statements(&self.db, &row).await?;
         Ok(id)
     }
 
@@ -96,16 +93,14 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
             return Ok(ids);
         }
         let rows = convert::to_active_models(&ids, letters, self.limits, self.db.get_database_backend())?;
-        let mut rows = rows.as_slice();
+        if !self.nested && insert::in_one_statement(&self.db, &rows).await? {
+            return Ok(ids);
+        }
         let txn = self.db.begin().await?;
-        while let Some(power) = rows.len().checked_ilog2() {
-            let (batch, rest) = rows.split_at(MAX_ROWS_PER_INSERT.min(1 << power));
-            rows = rest;
-            if let Err(error) = insert_rows(&txn, batch).await {
-                // Explicitly, so that a caller's transaction is usable once this returns.
-                txn.rollback().await.ok();
-                return Err(error);
-            }
+        if let Err(error) = insert::in_statements(&txn, &rows).await {
+            // Explicitly, so that a caller's transaction is usable once this returns.
+            txn.rollback().await.ok();
+            return Err(error);
         }
         txn.commit().await?;
         Ok(ids)
@@ -196,20 +191,6 @@ fn record_rows(rows: u64) {
 /// primary key's index (measured on 5 million rows: 1.5 times the rate of random ids).
 fn new_id() -> DeadLetterId {
     Uuid::now_v7().into()
-}
-
-async fn insert_rows(db: &impl ConnectionTrait, rows: &[ActiveModel]) -> Result<(), DeadLetterRepoError> {
-    /// By the power of two.
-    static INSERT: [Text; MAX_ROWS_PER_INSERT.ilog2() as usize + 1] =
-        [const { Text::new() }; MAX_ROWS_PER_INSERT.ilog2() as usize + 1];
-    let values = rows.iter().flat_map(|row| Column::iter().filter_map(|column| row.get(column).into_value()));
-    let insert = INSERT[rows.len().ilog2() as usize]
-        .with(db.get_database_backend(), values, || Entity::insert_many(rows.iter().cloned()).into_query());
-    // A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
-    if db.execute_raw(insert).await?.rows_affected() != rows.len() as u64 {
-        return Err(DbErr::RecordNotInserted.into());
-    }
-    Ok(())
 }
 
 fn non_negative(argument: &'static str, value: i64) -> Result<u64, DeadLetterRepoError> {

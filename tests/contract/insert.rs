@@ -219,7 +219,7 @@ async fn a_row_that_the_database_drops_silently_is_an_error(db: TestDb) {
 }
 
 /// A trigger that makes the database pass over rows of this source, without an error.
-async fn drop_silently(db: &TestDb, source: &str) {
+pub(super) async fn drop_silently(db: &TestDb, source: &str) {
     let sql = if db.db.get_database_backend() == sea_orm::DbBackend::Sqlite {
         format!(
             "CREATE TRIGGER pass_over BEFORE INSERT ON dead_letters WHEN NEW.source = '{source}' \

@@ -3,7 +3,10 @@ use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDea
 use sea_orm::{DbBackend, TransactionTrait};
 use uuid::Uuid;
 
-use super::{insert::nested, letter, new_app};
+use super::{
+    insert::{drop_silently, nested},
+    letter, new_app,
+};
 use crate::database::{TestDb, ids};
 
 on_every_backend! {
@@ -11,6 +14,7 @@ on_every_backend! {
     no_letters_are_no_statement,
     statements_come_in_few_sizes_of_at_most_128_rows,
     a_failure_in_the_last_statement_stores_none,
+    a_row_that_the_database_drops_silently_takes_all_with_it,
     after_a_failure_the_callers_transaction_goes_on,
     a_letter_that_is_too_deep_is_named_and_none_is_stored,
     letters_of_100_000_levels_side_by_side_leave_the_process_alive,
@@ -75,6 +79,15 @@ async fn a_failure_in_the_last_statement_stores_none(db: TestDb) {
     for count in [1, 2, 129, 500] {
         let error = db.repo().insert_many(poisoned_at_the_end(count)).await.unwrap_err();
         assert!(matches!(error, DeadLetterRepoError::Db(_)), "{error}");
+        assert_eq!(db.row_count().await, 0);
+    }
+}
+
+async fn a_row_that_the_database_drops_silently_takes_all_with_it(db: TestDb) {
+    drop_silently(&db, "poison").await;
+    for count in [1, 2, 3, 128, 129] {
+        let error = db.repo().insert_many(poisoned_at_the_end(count)).await.unwrap_err();
+        assert_eq!(error.to_string(), "None of the records are inserted");
         assert_eq!(db.row_count().await, 0);
     }
 }
