@@ -64,55 +64,72 @@ impl Pairs {
                 rates[side] = run.latencies.len() as f64 / run.elapsed.as_secs_f64();
                 // The first round warms up.
                 if round > 0 {
-                    all[side].latencies.extend(run.latencies);
-                    all[side].cpu += run.cpu;
+                    all[side].add(run);
                 }
             }
             if round > 0 {
                 ratios.push(case.rows * rates[0] / rates[1]);
             }
         }
-        let ratio = [0.25, 0.5, 0.75].map(|at| quantile(&mut ratios, at));
-        Ok(Figure { case, ratio, sides: all.map(Runs::side) })
+        Ok(Figure::new(case, ratios, all))
     }
 
     /// As many calls as `tasks` tasks make in the time of a run.
-    async fn run(&self, call: &Call, tasks: usize, next: &mut usize) -> Result<Runs, Failure> {
-        let (start, cpu) = (Instant::now(), process_cpu());
-        let mut at_work = JoinSet::new();
-        for task in 0..tasks {
-            let (call, first, run) = (Arc::clone(call), *next + task, self.run);
-            at_work.spawn(async move {
-                let mut latencies = Vec::new();
-                let mut n = first;
-                while start.elapsed() < run {
-                    let called = Instant::now();
-                    call(n).await?;
-                    latencies.push(called.elapsed());
-                    n += tasks;
-                }
-                Ok::<_, Failure>(latencies)
-            });
-        }
-        let mut runs = Runs::default();
-        while let Some(task) = at_work.join_next().await {
-            runs.latencies.extend(task??);
-        }
-        (runs.elapsed, runs.cpu) = (start.elapsed(), process_cpu() - cpu);
+    pub(crate) async fn run(&self, call: &Call, tasks: usize, next: &mut usize) -> Result<Runs, Failure> {
+        let first = *next;
+        let runs = Runs::of(async {
+            let start = Instant::now();
+            let mut at_work = JoinSet::new();
+            for task in 0..tasks {
+                let (call, run) = (Arc::clone(call), self.run);
+                at_work.spawn(async move {
+                    let mut latencies = Vec::new();
+                    let mut n = first + task;
+                    while start.elapsed() < run {
+                        let called = Instant::now();
+                        call(n).await?;
+                        latencies.push(called.elapsed());
+                        n += tasks;
+                    }
+                    Ok::<_, Failure>(latencies)
+                });
+            }
+            let mut latencies = Vec::new();
+            while let Some(task) = at_work.join_next().await {
+                latencies.extend(task??);
+            }
+            Ok(latencies)
+        });
+        let runs = runs.await?;
         *next += runs.latencies.len() + tasks;
         Ok(runs)
     }
 }
 
+/// What one side did, in one run or in all of them.
 #[derive(Default)]
-struct Runs {
-    latencies: Vec<Duration>,
-    elapsed: Duration,
+pub(crate) struct Runs {
+    pub(crate) latencies: Vec<Duration>,
+    pub(crate) elapsed: Duration,
     cpu: Duration,
 }
 
 impl Runs {
-    fn side(mut self) -> Side {
+    pub(crate) async fn of(
+        calls: impl Future<Output = Result<Vec<Duration>, Failure>>,
+    ) -> Result<Self, Failure> {
+        let (start, cpu) = (Instant::now(), process_cpu());
+        let latencies = calls.await?;
+        Ok(Self { latencies, elapsed: start.elapsed(), cpu: process_cpu() - cpu })
+    }
+
+    pub(crate) fn add(&mut self, run: Self) {
+        self.latencies.extend(run.latencies);
+        self.elapsed += run.elapsed;
+        self.cpu += run.cpu;
+    }
+
+    pub(crate) fn side(mut self) -> Side {
         let calls = u32::try_from(self.latencies.len()).unwrap_or(u32::MAX);
         let [p50, p99] = [0.5, 0.99].map(|at| quantile(&mut self.latencies, at));
         Side { p50, p99, cpu: self.cpu / calls }
@@ -131,6 +148,11 @@ fn process_cpu() -> Duration {
 }
 
 impl Figure {
+    pub(crate) fn new(case: Case, mut ratios: Vec<f64>, sides: [Runs; 2]) -> Self {
+        let ratio = [0.25, 0.5, 0.75].map(|at| quantile(&mut ratios, at));
+        Self { case, ratio, sides: sides.map(Runs::side) }
+    }
+
     /// A row of the table.
     pub(crate) fn line(&self) -> String {
         let Case { name, tasks, target, .. } = &self.case;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, PageRequest,
     SeaOrmDeadLetterRepo,
@@ -12,6 +12,7 @@ use dead_letters_test_postgres::TestDatabase;
 use sea_orm::Database;
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 use url::Url;
 use uuid::Uuid;
 
@@ -20,6 +21,11 @@ use crate::{measure::Failure, peer::Peer};
 pub(crate) const CONNECTIONS: u32 = 20;
 /// Those that point look-ups go round.
 const IDS: i64 = 10_000;
+/// Before the first row: 2026-01-01.
+pub(crate) const FROM: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
+    Some(time) => time,
+    None => DateTime::UNIX_EPOCH,
+};
 
 pub(crate) struct Store {
     /// Dropped with this value.
@@ -31,8 +37,8 @@ pub(crate) struct Store {
     pub(crate) rows: u32,
     /// One of a hundred with 100 unresolved rows each.
     pub(crate) small_app: AppId,
-    pub(crate) ids: Vec<DeadLetterId>,
-    pub(crate) peer_ids: Vec<Uuid>,
+    ids: Vec<DeadLetterId>,
+    peer_ids: Vec<Uuid>,
 }
 
 impl Store {
@@ -49,9 +55,9 @@ impl Store {
         let (ids, peer_ids) = (Vec::new(), Vec::new());
         let mut store = Self { database, repo, peer, app, rows, small_app, ids, peer_ids };
         for table in TABLES {
-            store.fill(table, app, rows, "2026-01-01Z").await?;
+            store.fill(table, app, rows, FROM).await?;
             for &app in &small_apps {
-                store.fill(table, app, 100, "2026-01-01Z").await?;
+                store.fill(table, app, 100, FROM).await?;
             }
             store.settle(table).await?;
         }
@@ -71,7 +77,13 @@ impl Store {
     }
 
     /// One row a second of `app`.
-    pub(crate) async fn fill(&self, table: &str, app: AppId, rows: u32, from: &str) -> Result<(), Failure> {
+    pub(crate) async fn fill(
+        &self,
+        table: &str,
+        app: AppId,
+        rows: u32,
+        from: DateTime<Utc>,
+    ) -> Result<(), Failure> {
         // As each side's own inserts would have left it.
         let (signature, value, id, cast) = match table {
             "peer" => ("", "", "gen_random_uuid()", "jsonb"),
@@ -101,10 +113,27 @@ impl Store {
     }
 
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), Failure> {
-        // In one connection: a fill takes longer than the repo's statements may.
-        let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(self.database.url()).await?;
+        let mut connection = self.connect().await?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await?;
         Ok(())
+    }
+
+    /// Not of the repo's pool: a fill takes longer than its statements may.
+    async fn connect(&self) -> Result<PgConnection, Failure> {
+        Ok(PgConnection::connect(self.database.url()).await?)
+    }
+
+    pub(crate) fn id(&self, n: usize) -> DeadLetterId {
+        self.ids[n % self.ids.len()]
+    }
+
+    pub(crate) fn peer_id(&self, n: usize) -> Uuid {
+        self.peer_ids[n % self.peer_ids.len()]
+    }
+
+    pub(crate) async fn server_version(&self) -> Result<String, Failure> {
+        let mut connection = self.connect().await?;
+        Ok(sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?)
     }
 
     /// The page of 50 behind the newest `depth` rows of `app`.

@@ -24,7 +24,7 @@ mod triage;
 
 use convert::Limits;
 use gc::Due;
-use text::Text;
+use text::{Text, with_literal_limits};
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
 /// transaction that the caller opened.
@@ -126,17 +126,20 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
         let offset = non_negative("offset", offset)?;
-        let rows = Entity::find()
+        let newest = Entity::find()
             .filter(COLUMN.app_id.eq(app_id.into_inner()))
             // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
             .apply_if(unresolved_only.then_some(COLUMN.resolved_at.is_null()), QueryFilter::filter)
             .order_by_desc(Column::CreatedAt)
             .order_by_desc(Column::Id)
-            .limit(limit)
-            .offset(offset)
-            .into_model::<convert::Row>()
-            .all(&self.db)
-            .await?;
+            .limit(limit);
+        let backend = self.db.get_database_backend();
+        let page = match offset {
+            0 => with_literal_limits(backend, newest.as_query()),
+            // Each offset as a literal would be a statement of its own to prepare.
+            _ => newest.offset(offset).build(backend),
+        };
+        let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
         record_rows(rows.len() as u64);
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
     }

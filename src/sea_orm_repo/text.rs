@@ -1,10 +1,16 @@
-//! Statements of which only the values change.
+//! The texts of statements.
 
-use std::sync::OnceLock;
+use std::{
+    fmt::{self, Write},
+    sync::OnceLock,
+};
 
-use sea_orm::{DbBackend, Statement, StatementBuilder, sea_query::Value};
+use sea_orm::{
+    DbBackend, Statement, StatementBuilder,
+    sea_query::{PostgresQueryBuilder, QueryBuilder, SelectStatement, SqlWriter, SqlWriterValues, Value},
+};
 
-/// The text of one, for each backend, kept once SeaORM built it.
+/// The text of a statement of which only the values change, for each backend, kept once SeaORM built it.
 ///
 /// Building it anew took 40,000 of 180,000 instructions of a `get`, and 21,000 of 130,000 of an `insert`.
 pub(super) struct Text {
@@ -35,5 +41,46 @@ impl Text {
         let built = backend.build(&build());
         text.get_or_init(|| built.sql.clone());
         built
+    }
+}
+
+/// With its limits as literals. Of a bound one PostgreSQL takes a tenth of the rows for granted, finds its
+/// generic plan too dear, and plans every call anew: 0.1 of the 0.26 ms of a capped count.
+pub(super) fn with_literal_limits(backend: DbBackend, query: &SelectStatement) -> Statement {
+    if backend != DbBackend::Postgres {
+        return backend.build(query);
+    }
+    let (placeholder, numbered) = PostgresQueryBuilder.placeholder();
+    let mut writer = LiteralLimits(SqlWriterValues::new(placeholder, numbered));
+    query.build_collect_any_into(&PostgresQueryBuilder, &mut writer);
+    let (sql, values) = writer.0.into_parts();
+    Statement::from_sql_and_values(backend, sql, values)
+}
+
+struct LiteralLimits(SqlWriterValues);
+
+impl SqlWriter for LiteralLimits {
+    fn push_param<T: QueryBuilder>(&mut self, value: Value, query_builder: &T) {
+        match value {
+            // Only limits are: no column of PostgreSQL is unsigned.
+            Value::BigUnsigned(Some(limit)) => write!(self, "{limit}").unwrap_or_default(),
+            value => self.0.push_param(value, query_builder),
+        }
+    }
+
+    fn as_writer(&mut self) -> &mut dyn Write {
+        self
+    }
+}
+
+impl Write for LiteralLimits {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_str(text)
+    }
+}
+
+impl fmt::Display for LiteralLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, TransactionTrait, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult,
+    PartialModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionTrait, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Order, Query,
@@ -17,7 +17,7 @@ use sea_orm::{
 use tracing::{field::Empty, instrument};
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, convert, gc::Due, record_rows};
+use super::{SeaOrmDeadLetterRepo, convert, gc::Due, record_rows, text::with_literal_limits};
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page, PageRequest, Resolution, Settled, Settlement,
@@ -53,8 +53,9 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
         let size = in_range("page.size", page.size, PAGE_SIZES)?;
         let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let rows = Entity::find()
-            .filter(matches(app_id, filter, self.db.get_database_backend()))
+        let backend = self.db.get_database_backend();
+        let query = convert::Summary::select_cols(Entity::find().select_only())
+            .filter(matches(app_id, filter, backend))
             .apply_if(after, |query, (created_at, id)| {
                 // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came
                 // before.
@@ -65,9 +66,9 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
             .order_by_desc(Column::Id)
             // One more, to know whether a page follows.
             .limit(u64::from(size) + 1)
-            .into_partial_model::<convert::Summary>()
-            .all(&self.db)
-            .await?;
+            .into_query();
+        let page = with_literal_limits(backend, &query);
+        let rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
         record_rows(rows.len() as u64);
         let has_next = rows.len() > size as usize;
         let items: Vec<_> = rows.into_iter().take(size as usize).map(DeadLetterSummary::from).collect();
@@ -84,7 +85,8 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDe
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
         let mut found = HashMap::new();
         for app_ids in app_ids.chunks(APPS_PER_COUNT) {
-            let rows = self.db.query_all(&count_unresolved(app_ids, cap)).await?;
+            let count = with_literal_limits(self.db.get_database_backend(), &count_unresolved(app_ids, cap));
+            let rows = self.db.query_all_raw(count).await?;
             for row in rows {
                 found.insert(row.try_get::<Uuid>("", "app_id")?, row.try_get::<i64>("", "unresolved")?);
             }
