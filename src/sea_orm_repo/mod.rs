@@ -37,7 +37,8 @@ pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
 }
 
 impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
-    /// Over a pool; [`in_transaction`](SeaOrmDeadLetterRepo::in_transaction) is over a transaction.
+    /// Over a pool. A transaction goes to [`in_transaction`](SeaOrmDeadLetterRepo::in_transaction): here a
+    /// failed [`insert_many`](DeadLetterRepo::insert_many) would abort it.
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
     pub fn new(db: C) -> Self {

@@ -6,7 +6,7 @@ use dead_letters::{
     PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
-use sea_orm::{ConnectionTrait, Database};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use url::Url;
@@ -14,33 +14,55 @@ use uuid::Uuid;
 
 use crate::database::TestDb;
 
-#[tokio::test]
-async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgres() {
-    let db = TestDb::postgres().await;
+/// A new role with these rights, and a connection of it.
+async fn service(db: &TestDb, rights: &str) -> (String, DatabaseConnection) {
     let role = format!("dead_letters_service_{}", Uuid::new_v4().simple());
-    db.execute(&format!(
-        "CREATE ROLE {role} LOGIN PASSWORD 'secret';
-         GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
-         GRANT SELECT ON seaql_migrations TO {role}"
-    ))
-    .await;
+    db.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'; {}", rights.replace("{role}", &role)))
+        .await;
     let mut url: Url = db.url().parse().unwrap();
     url.set_username(&role).unwrap();
     url.set_password(Some("secret")).unwrap();
-    let service = Database::connect(url.as_str()).await.unwrap();
+    (role, Database::connect(url.as_str()).await.unwrap())
+}
+
+async fn drop_role(db: &TestDb, role: &str, service: DatabaseConnection) {
+    service.close().await.unwrap();
+    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgres() {
+    let db = TestDb::postgres().await;
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+         GRANT SELECT ON seaql_migrations TO {role}";
+    let (role, service) = service(&db, rights).await;
 
     schema_is_current(&service).await.unwrap();
     Migrator::fresh(&service).await.unwrap_err();
     every_call_works(&SeaOrmDeadLetterRepo::new(service.clone())).await;
 
     service.execute_unprepared("DROP TABLE dead_letters").await.unwrap_err();
-    service.close().await.unwrap();
-    db.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+    drop_role(&db, &role, service).await;
 }
 
-async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
-    let app_id = AppId::from(Uuid::new_v4());
-    let letter = NewDeadLetter {
+#[tokio::test]
+async fn a_role_that_may_only_insert_can_insert_on_postgres() {
+    let db = TestDb::postgres().await;
+    let (role, service) = service(&db, "GRANT INSERT ON dead_letters TO {role}").await;
+    let repo = SeaOrmDeadLetterRepo::new(service.clone());
+
+    let id = repo.insert(letter(Uuid::new_v4().into())).await.unwrap();
+    // In one statement, and in two.
+    for count in [4, 5] {
+        repo.insert_many(vec![letter(Uuid::new_v4().into()); count]).await.unwrap();
+    }
+    assert_eq!(db.row_count().await, 10);
+    repo.get(id).await.unwrap_err();
+    drop_role(&db, &role, service).await;
+}
+
+fn letter(app_id: AppId) -> NewDeadLetter {
+    NewDeadLetter {
         app_id,
         original_event_id: Uuid::new_v4(),
         source: "orders".to_owned(),
@@ -52,7 +74,12 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         first_attempt_at: Utc::now(),
         last_attempt_at: Utc::now(),
         last_error: "451".to_owned(),
-    };
+    }
+}
+
+async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
+    let app_id = AppId::from(Uuid::new_v4());
+    let letter = letter(app_id);
     let id = repo.insert(letter.clone()).await.unwrap();
     repo.insert_many(vec![letter; 9]).await.unwrap();
     assert!(repo.get(id).await.unwrap().is_some());
