@@ -9,13 +9,17 @@ use dead_letters::{
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
 
-use super::{insert::nested, letter, new_app};
+use super::{
+    insert::{drop_silently, nested},
+    letter, new_app,
+};
 use crate::database::{TestDb, ids};
 
 on_every_backend! {
     concurrent_inserts_go_out_together_and_each_caller_gets_its_own_id,
     a_caller_who_is_alone_takes_one_statement,
     one_bad_letter_costs_one_caller,
+    a_letter_that_the_database_drops_silently_costs_its_caller_alone,
     letters_that_are_too_deep_cost_their_callers_alone,
     a_dropped_caller_loses_no_other_letter,
     more_callers_than_the_queue_holds_are_all_served,
@@ -84,6 +88,15 @@ async fn one_bad_letter_costs_one_caller(db: TestDb) {
         "ALTER TABLE dead_letters ADD CONSTRAINT refuse CHECK (source <> 'poison')"
     })
     .await;
+    poison_costs_its_callers_alone(&db).await;
+}
+
+async fn a_letter_that_the_database_drops_silently_costs_its_caller_alone(db: TestDb) {
+    drop_silently(&db, "poison").await;
+    poison_costs_its_callers_alone(&db).await;
+}
+
+async fn poison_costs_its_callers_alone(db: &TestDb) {
     let repo = coalescing(db.repo());
     let app = new_app();
     let poison = |n: u32| if n % 50 == 7 { "poison" } else { "orders" };
