@@ -1,6 +1,6 @@
 //! The repo against hand-written sqlx, in turn, on the same server.
 //!
-//! `cargo bench` takes twenty minutes and writes `benches/results`; `cargo bench -- --quick` takes two minutes,
+//! `cargo bench` takes twenty minutes and writes `benches/results`; `cargo bench -- --quick` takes one,
 //! on a table of 10,000 rows; `cargo bench -- --five-million` adds one of 5,000,000. A word more, and only the
 //! figures whose names have it are measured: `cargo bench -- --quick insert`.
 //!
