@@ -27,9 +27,8 @@ use dead_letters::{
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection,
-    EntityTrait, ModelTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, Schema, Set, TransactionTrait,
-    sqlx::sqlite::SqliteJournalMode,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
+    EntityTrait, ModelTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, Schema, Set,
 };
 use sea_orm_migration::MigratorTrait;
 use serde::Deserialize;
@@ -151,7 +150,8 @@ async fn main() -> Result<()> {
     let apps = enqueue(&db, input).await?;
 
     println!("\nDispatching: {} attempts each", RETRY_POLICY.attempts);
-    let dispatcher = Dispatcher { db: &db, scripts: &examples.join("scripts"), crm_is_up: false };
+    let dispatcher =
+        Dispatcher { db: &db, repo: &repo, scripts: &examples.join("scripts"), crm_is_up: false };
     let dead = dispatcher.run().await?;
 
     show_backlogs(&repo, &apps).await?;
@@ -203,9 +203,7 @@ async fn main() -> Result<()> {
 
 async fn connect() -> Result<DatabaseConnection> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://dispatcher.sqlite?mode=rwc".to_owned());
-    let mut options = ConnectOptions::new(url);
-    options.sqlx_logging(false).map_sqlx_sqlite_opts(|sqlite| sqlite.journal_mode(SqliteJournalMode::Wal));
-    let db = Database::connect(options).await?;
+    let db = Database::connect(dead_letters::connect_options(url)).await?;
     Migrator::up(&db, None).await?;
     let schema = Schema::new(db.get_database_backend());
     db.execute(schema.create_table_from_entity(outbox::Entity).if_not_exists()).await?;
@@ -257,6 +255,7 @@ async fn refuse_rows_already_due(db: &DatabaseConnection) -> Result<()> {
 
 struct Dispatcher<'a> {
     db: &'a DatabaseConnection,
+    repo: &'a SeaOrmDeadLetterRepo,
     scripts: &'a Path,
     crm_is_up: bool,
 }
@@ -351,21 +350,21 @@ impl Dispatcher<'_> {
         let letter = NewDeadLetter {
             app_id: event.app_id.into(),
             original_event_id: event.event_id,
-            source: event.source.clone(),
-            op: event.op.clone(),
+            source: event.source,
+            op: event.op,
             trigger_id: trigger.map(|trigger| TriggerId::from(trigger.id)),
             script_id: trigger.map(|trigger| ScriptId::from(trigger.script_id)),
-            payload: serde_json::from_str(&event.payload)?,
+            // What is no JSON is stored as its text.
+            payload: serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload)),
             attempt_count: used_up.attempt_count,
             first_attempt_at: used_up.first_attempt_at,
             last_attempt_at: used_up.last_attempt_at,
             last_error: used_up.last_error,
         };
-        let txn = self.db.begin().await?;
-        let id = SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter).await?;
-        event.delete(&txn).await?;
-        txn.commit().await?;
-        Ok(id)
+        let take = async |txn: &DatabaseTransaction| {
+            Ok(outbox::Entity::delete_by_id(event.position).exec(txn).await?.rows_affected)
+        };
+        Ok(self.repo.bury(letter, take).await?)
     }
 }
 

@@ -28,13 +28,13 @@ const QUEUE: usize = 1_024;
 /// and every other call, goes straight to the other repo.
 ///
 /// Every caller waits until its own letter is committed, and gets its own id or its own error. Where a batch
-/// fails, its letters are tried singly, so that one bad letter costs one caller; where the connection broke,
-/// and nobody can say what was stored, all of the batch get that error instead. A caller whose future is
-/// dropped loses no other's letter; its own may be stored or not.
+/// fails for what can be one letter's own (a constraint, say), its letters are tried singly, so that one bad
+/// letter costs one caller. Any other error, such as a time-out or a broken connection, goes to all of the
+/// batch at once. A caller whose future is dropped loses no other's letter; its own may be stored or not.
 ///
 /// At most 1,024 letters wait for a batch: further callers wait to hand theirs over. It is not for an insert
 /// that must commit with something else, such as the outbox's delete: that wants
-/// [`in_transaction`](crate::SeaOrmDeadLetterRepo::in_transaction).
+/// [`bury`](crate::SeaOrmDeadLetterRepo::bury).
 #[derive(Debug)]
 pub struct CoalescingDeadLetterRepo<R> {
     inner: Arc<R>,
@@ -48,8 +48,10 @@ pub struct CoalescingDeadLetterRepo<R> {
 #[derive(Debug)]
 struct Job {
     letter: NewDeadLetter,
-    caller: oneshot::Sender<Result<DeadLetterId, DeadLetterRepoError>>,
+    caller: Caller,
 }
+
+type Caller = oneshot::Sender<Result<DeadLetterId, DeadLetterRepoError>>;
 
 impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     /// Around another repo, with two workers on this runtime. They end once this is dropped or shut down, and
@@ -84,13 +86,8 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
 async fn work<R: DeadLetterRepo>(inner: Arc<R>, jobs: Arc<AsyncMutex<mpsc::Receiver<Job>>>) {
     let mut batch = Vec::with_capacity(MAX_ROWS);
     loop {
-        {
-            let mut jobs = jobs.lock().await;
-            // A power of two is one statement of `SeaOrmDeadLetterRepo`; what is over is the next batch.
-            let rows = MAX_ROWS.min(1 << jobs.len().max(1).ilog2());
-            if jobs.recv_many(&mut batch, rows).await == 0 {
-                return;
-            }
+        if jobs.lock().await.recv_many(&mut batch, MAX_ROWS).await == 0 {
+            return;
         }
         store(&*inner, batch.drain(..)).await;
     }
@@ -107,18 +104,26 @@ async fn store(inner: &impl DeadLetterRepo, batch: impl Iterator<Item = Job>) {
                 }
                 return;
             }
-            // Tried again, they might be stored twice.
-            Err(error) if error.leaves_outcome_open() => {
-                for caller in callers {
-                    caller.send(Err(error.clone())).ok();
-                }
-                return;
-            }
-            Err(_) => {}
+            Err(error) if error.is_one_letters_own() => {}
+            Err(error) => return refuse(callers, &error),
         }
     }
-    for (letter, caller) in letters.into_iter().zip(callers) {
-        caller.send(inner.insert(letter).await).ok();
+    let mut callers = callers.into_iter();
+    for (letter, caller) in letters.into_iter().zip(callers.by_ref()) {
+        let outcome = inner.insert(letter).await;
+        let for_all = outcome.as_ref().err().filter(|error| !error.is_one_letters_own()).cloned();
+        caller.send(outcome).ok();
+        if let Some(error) = for_all {
+            return refuse(callers, &error);
+        }
+    }
+}
+
+/// All at once: tried again one after the other, each would wait for the same time-out, and what a broken
+/// connection leaves open might be stored twice.
+fn refuse(callers: impl IntoIterator<Item = Caller>, error: &DeadLetterRepoError) {
+    for caller in callers {
+        caller.send(Err(error.clone())).ok();
     }
 }
 
@@ -133,7 +138,7 @@ impl<R: DeadLetterRepo + 'static> DeadLetterRepo for CoalescingDeadLetterRepo<R>
         };
         let (caller, answer) = oneshot::channel();
         match queue.send(Job { letter, caller }).await {
-            Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::WriterEnded)),
+            Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::RuntimeEnded)),
             Err(mpsc::error::SendError(job)) => self.inner.insert(job.letter).await,
         }
     }

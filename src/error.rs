@@ -1,6 +1,6 @@
 //! The one error type.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
@@ -91,26 +91,42 @@ pub enum DeadLetterRepoError {
         /// The field's name.
         field: &'static str,
     },
-    /// A coalescing writer was ended with its runtime before it could answer: the letter may be stored or
-    /// not.
-    #[error("the writer ended before it answered")]
-    WriterEnded,
+    /// The outbox's delete did not take exactly one row, so that nothing was stored: where it took none,
+    /// somebody else has taken the event.
+    #[error("the outbox's delete took {taken} rows, and must take one")]
+    OutboxRows {
+        /// The rows that it took.
+        taken: u64,
+    },
+    /// The caller's transaction had ended before its commit: what it did at first is rolled back, and what
+    /// followed stands by itself. A nested `begin` that was dropped under way does that, or a full disk on
+    /// SQLite.
+    #[error("the transaction had ended before its commit, and what it did at first is rolled back")]
+    TransactionLost,
+    /// There is no tokio runtime, or it ended before the call did, which may be done or not.
+    #[error("there is no tokio runtime, or it ended before the call did")]
+    RuntimeEnded,
 }
 
 impl DeadLetterRepoError {
-    /// Whether the call may have been done nonetheless: the connection ended, perhaps after a commit and before
-    /// its answer. A server that is ending it may still say so (57P01), or not.
+    /// Whether it can be one letter's own, of those that were to be stored together: the letter was refused
+    /// for what it is, by the repo or by the database (data, constraints, limits, row level security, what
+    /// somebody's trigger raises, a row that was dropped silently).
     #[cfg(feature = "coalesce")]
-    pub(crate) fn leaves_outcome_open(&self) -> bool {
-        let Self::Db(error) = self else { return false };
-        match sqlx_error(error) {
-            Some(SqlxError::Database(error)) => {
-                let code = error.code().unwrap_or_default();
-                code.starts_with("57P") || code.starts_with("08")
-            }
-            Some(SqlxError::PoolTimedOut) => false,
-            Some(_) => true,
-            None => matches!(error, DbErr::Conn(_) | DbErr::Exec(_) | DbErr::Query(_)),
+    pub(crate) fn is_one_letters_own(&self) -> bool {
+        const SQLITE_TOO_BIG: u32 = 18;
+        const SQLITE_CONSTRAINT: u32 = 19;
+        const SQLITE_MISMATCH: u32 = 20;
+        match self {
+            Self::PayloadTooDeep { .. } | Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
+            Self::Db(DbErr::RecordNotInserted) => true,
+            Self::Db(error) => code_of(error).is_some_and(|code| match code.len() {
+                5 => matches!(&code[..2], "22" | "23" | "44" | "54" | "P0") || code == "42501",
+                _ => code.parse::<u32>().is_ok_and(|code| {
+                    matches!(code & 0xff, SQLITE_TOO_BIG | SQLITE_CONSTRAINT | SQLITE_MISMATCH)
+                }),
+            }),
+            _ => false,
         }
     }
 
@@ -140,9 +156,12 @@ fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     }
 }
 
-/// PostgreSQL's 22012.
-pub(crate) fn is_division_by_zero(error: &DbErr) -> bool {
-    matches!(sqlx_error(error), Some(SqlxError::Database(error)) if error.code().as_deref() == Some("22012"))
+/// PostgreSQL's SQLSTATE, or SQLite's result code.
+pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    match sqlx_error(error)? {
+        SqlxError::Database(error) => error.code(),
+        _ => None,
+    }
 }
 
 /// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The mark of an error text that was cut.
-const CUT: &str = " [cut]";
+pub(super) const CUT: &str = " [cut]";
 
 /// The application's caps on a letter.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +44,7 @@ pub(super) fn to_active_models(
     rows
 }
 
-fn to_active_model(
+pub(super) fn to_active_model(
     id: DeadLetterId,
     letter: NewDeadLetter,
     index: usize,

@@ -2,79 +2,156 @@
 
 use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
 use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
+    ActiveModelTrait, ActiveValue, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
     sea_query::{
-        Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement, Query, Value,
+        ArrayType, Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, Query, Value,
         WithClause, WithQuery,
     },
 };
 
 use super::text::Text;
-use crate::{DeadLetterRepoError, error::is_division_by_zero};
+use crate::{DeadLetterRepoError, error::code_of};
 
-/// The largest statement, in rows; 1,000 were slower.
-///
-/// Smaller ones are powers of two. Each size is a statement of its own to prepare, so they are few.
-const MAX_ROWS: usize = 128;
+/// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
+/// 1 GB, which looks like an outage.
+const MAX_BYTES: usize = 16 << 20;
+/// What a row takes besides its texts, so that small ones are bounded too.
+const ROW_BYTES: usize = 256;
+/// In one statement of SQLite, which takes 32,766 values.
+const SQLITE_ROWS: usize = 128;
 
-/// By the power of two.
-type Texts = [Text; MAX_ROWS.ilog2() as usize + 1];
+/// One row.
+pub(super) async fn one(db: &impl ConnectionTrait, row: &ActiveModel) -> Result<(), DeadLetterRepoError> {
+    static INSERT: Text = Text::new();
+    let values = Column::iter().filter_map(|column| row.get(column).into_value());
+    let insert = INSERT.with(db.get_database_backend(), values, || Entity::insert(row.clone()).into_query());
+    stored(db.execute_raw(insert).await?.rows_affected(), 1)
+}
 
-/// All of them, in as many statements as it takes.
-pub(super) async fn in_statements(
-    db: &impl ConnectionTrait,
-    mut rows: &[ActiveModel],
-) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Texts = [const { Text::new() }; MAX_ROWS.ilog2() as usize + 1];
-    while let Some(power) = rows.len().checked_ilog2() {
-        let (batch, rest) = rows.split_at(MAX_ROWS.min(1 << power));
-        rows = rest;
-        let insert =
-            INSERT[batch.len().ilog2() as usize]
-                .with(db.get_database_backend(), values(batch), || insert(batch));
-        // A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
-        if db.execute_raw(insert).await?.rows_affected() != batch.len() as u64 {
-            return Err(DbErr::RecordNotInserted.into());
+/// The rows of one statement each.
+pub(super) fn batches(backend: DbBackend, rows: Vec<ActiveModel>) -> Vec<Vec<ActiveModel>> {
+    let max_rows = if backend == DbBackend::Sqlite { SQLITE_ROWS } else { usize::MAX };
+    let mut batches: Vec<Vec<_>> = Vec::new();
+    let mut bytes = 0;
+    for row in rows {
+        let of_row = bytes_of(&row);
+        match batches.last_mut() {
+            Some(batch) if batch.len() < max_rows && bytes + of_row <= MAX_BYTES => {
+                bytes += of_row;
+                batch.push(row);
+            }
+            _ => {
+                bytes = of_row;
+                batches.push(vec![row]);
+            }
         }
+    }
+    batches
+}
+
+fn bytes_of(row: &ActiveModel) -> usize {
+    let texts = [&row.source, &row.op, &row.payload, &row.last_error, &row.error_signature];
+    let len = |text: &ActiveValue<String>| text.try_as_ref().map_or(0, String::len);
+    texts.into_iter().map(len).sum::<usize>() + ROW_BYTES
+}
+
+/// Each batch in one statement, which on PostgreSQL is all or none.
+pub(super) async fn all(
+    db: &impl ConnectionTrait,
+    batches: Vec<Vec<ActiveModel>>,
+) -> Result<(), DeadLetterRepoError> {
+    for rows in batches {
+        batch(db, rows).await?;
     }
     Ok(())
 }
 
-/// All of them or none, without a transaction around it: two round trips fewer, a seventh more rows a second
-/// from 16 tasks that share a coalescing writer. Answers false where that can't be.
-pub(super) async fn in_one_statement(
-    db: &impl ConnectionTrait,
-    rows: &[ActiveModel],
-) -> Result<bool, DeadLetterRepoError> {
-    static INSERT: Texts = [const { Text::new() }; MAX_ROWS.ilog2() as usize + 1];
+async fn batch(db: &impl ConnectionTrait, rows: Vec<ActiveModel>) -> Result<(), DeadLetterRepoError> {
+    static INSERT: Text = Text::new();
+    let count = rows.len() as u64;
     let backend = db.get_database_backend();
-    if backend != DbBackend::Postgres || !rows.len().is_power_of_two() || rows.len() > MAX_ROWS {
-        return Ok(false);
+    if backend != DbBackend::Postgres {
+        let inserted = Entity::insert_many(rows).exec_without_returning(db).await?;
+        return stored(inserted, count);
     }
-    let insert = INSERT[rows.len().ilog2() as usize].with(backend, values(rows), || all_or_none(rows));
-    match db.query_one_raw(insert).await {
-        Ok(_) => Ok(true),
-        Err(error) if is_division_by_zero(&error) => Err(DbErr::RecordNotInserted.into()),
+    match db.query_one_raw(INSERT.with(backend, arrays(rows), all_or_none)).await {
+        Ok(_) => Ok(()),
+        Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-fn insert(rows: &[ActiveModel]) -> InsertStatement {
-    Entity::insert_many(rows.iter().cloned()).into_query()
+/// A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
+fn stored(rows: u64, of: u64) -> Result<(), DeadLetterRepoError> {
+    if rows == of { Ok(()) } else { Err(DbErr::RecordNotInserted.into()) }
 }
 
-/// Those of `insert`, in its order.
-fn values(rows: &[ActiveModel]) -> impl Iterator<Item = Value> {
-    rows.iter().flat_map(|row| Column::iter().filter_map(|column| row.get(column).into_value()))
+/// What a letter sets, with the type of its array. An array of sea-query holds no NULL: an id that may be NULL
+/// goes as text, empty for none.
+const COLUMNS: [(Column, ArrayType); 13] = [
+    (Column::Id, ArrayType::Uuid),
+    (Column::AppId, ArrayType::Uuid),
+    (Column::OriginalEventId, ArrayType::Uuid),
+    (Column::Source, ArrayType::String),
+    (Column::Op, ArrayType::String),
+    (Column::TriggerId, ArrayType::String),
+    (Column::ScriptId, ArrayType::String),
+    (Column::Payload, ArrayType::String),
+    (Column::AttemptCount, ArrayType::Int),
+    (Column::FirstAttemptAt, ArrayType::ChronoDateTimeWithTimeZone),
+    (Column::LastAttemptAt, ArrayType::ChronoDateTimeWithTimeZone),
+    (Column::LastError, ArrayType::String),
+    (Column::ErrorSignature, ArrayType::String),
+];
+
+fn is_nullable(column: Column) -> bool {
+    matches!(column, Column::TriggerId | Column::ScriptId)
 }
 
-/// Fails, and takes back what it stored, where a rule or a trigger dropped a row: 1 is divided by 0.
-fn all_or_none(rows: &[ActiveModel]) -> WithQuery {
+/// An array a column, and the number of rows.
+fn arrays(mut rows: Vec<ActiveModel>) -> Vec<Value> {
+    let mut arrays: Vec<_> = COLUMNS
+        .into_iter()
+        .map(|(column, array_type)| {
+            let values = rows.iter_mut().filter_map(|row| row.take(column).into_value());
+            let values = values.map(|value| match value {
+                Value::Uuid(id) if is_nullable(column) => {
+                    id.map_or_else(String::new, |id| id.to_string()).into()
+                }
+                value => value,
+            });
+            Value::Array(array_type, Some(Box::new(values.collect())))
+        })
+        .collect();
+    arrays.push((rows.len() as i64).into());
+    arrays
+}
+
+/// `INSERT … SELECT unnest($1), unnest($2), …` is one text, and one plan, for any number of rows; and as one
+/// statement it needs no transaction around it. Against VALUES it is a third faster at 100 rows.
+///
+/// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.
+fn all_or_none() -> WithQuery {
     let number = |number: i64| Expr::Constant(number.into());
+    let columns = COLUMNS.map(|(column, _)| column);
+    // Never sent: the values are those of `arrays`.
+    let unnest = |array_type: ArrayType| Func::cust("unnest").arg(Value::Array(array_type, None));
+    let mut rows = Query::select();
+    for (column, array_type) in COLUMNS {
+        rows.expr(match is_nullable(column) {
+            true => Expr::from(Func::cust("NULLIF").arg(unnest(array_type)).arg(Expr::Constant("".into())))
+                .cast_as("uuid"),
+            false => unnest(array_type).into(),
+        });
+    }
+    let mut insert = Query::insert();
+    insert.into_table(Entity).columns(columns);
+    // As many columns as there are expressions.
+    insert.select_from(rows).ok();
     // A constant, since reading a column back would want the right to SELECT.
-    let insert = insert(rows).returning(Query::returning().expr(number(1))).take();
+    insert.returning(Query::returning().expr(number(1)));
     let stored = CommonTableExpression::new().table_name("stored").query(insert).to_owned();
-    let all = Func::count(Expr::col(Asterisk)).eq(number(rows.len() as i64));
+    let all = Func::count(Expr::col(Asterisk)).eq(Expr::val(0_i64));
     let divisor = CaseStatement::new().case(all, number(1)).finally(number(0));
     Query::select()
         .expr(number(1).div(Expr::Case(Box::new(divisor))))

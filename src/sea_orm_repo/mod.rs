@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, EntityTrait, FromQueryResult,
-    QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionSession, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, EntityTrait,
+    FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
     sea_query::{Asterisk, Expr, Func, Query},
 };
 use tracing::{Span, field::Empty, instrument};
@@ -15,38 +15,39 @@ use crate::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter, Settlement,
 };
 
+mod bury;
 mod convert;
 mod gc;
 mod insert;
 mod replay;
 mod text;
+mod transaction;
 mod triage;
 
 use convert::Limits;
 use gc::Due;
 use text::{Text, with_literal_limits};
+use transaction::RepoConnection;
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
-/// transaction that the caller opened.
+/// transaction that the caller opened. It needs a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
-    /// Whether `db` is a transaction of the caller's.
-    nested: bool,
     limits: Limits,
 }
 
-impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
-    /// Over a pool. A transaction goes to [`in_transaction`](SeaOrmDeadLetterRepo::in_transaction): here a
-    /// failed [`insert_many`](DeadLetterRepo::insert_many) would abort it.
+impl SeaOrmDeadLetterRepo {
+    /// Over a pool. A transaction goes to [`in_transaction`](Self::in_transaction).
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
-    pub fn new(db: C) -> Self {
-        Self { db, nested: false, limits: Limits::default() }
+    pub fn new(db: DatabaseConnection) -> Self {
+        Self { db, limits: Limits::default() }
     }
 
     /// Refuses payloads of more bytes as serialized, with
-    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). There is no cap by default.
+    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge); [`bury`](Self::bury) cuts them. There is no
+    /// cap by default.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.limits.payload_bytes = Some(bytes);
         self
@@ -58,29 +59,67 @@ impl<C: ConnectionTrait + TransactionTrait> SeaOrmDeadLetterRepo<C> {
         self.limits.error_bytes = Some(bytes);
         self
     }
-}
 
-impl<'txn> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-    /// Over the caller's transaction: what the repo does and what the caller does in `txn` commit together or
-    /// not at all.
+    /// Over the caller's transaction, with this repo's caps: what it does and what the caller does in `txn`
+    /// commit together or not at all.
     ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
-    /// stores nothing. So an error of any call but [`insert_many`](DeadLetterRepo::insert_many) must end in a
-    /// rollback: let it leave the closure, or the function, that holds `txn`; or commit with
-    /// [`commit`](SeaOrmDeadLetterRepo::commit), which fails then.
-    pub fn in_transaction(txn: &'txn DatabaseTransaction) -> Self {
-        Self { nested: true, ..Self::new(txn.into()) }
+    /// stores nothing. So an error of any call must end in a rollback: let it leave the closure, or the
+    /// function, that holds `txn`; or commit with [`commit`](Self::commit), which fails then.
+    pub fn in_transaction<'txn>(
+        &self,
+        txn: &'txn DatabaseTransaction,
+    ) -> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
+        SeaOrmDeadLetterRepo { db: txn.into(), limits: self.limits }
+    }
+
+    /// Begins a transaction that may be dropped at any time, while it begins too: it is rolled back then, and
+    /// the pool's connection is as it was. Every transaction of a service should begin so, with the store in
+    /// it or not.
+    ///
+    /// SeaORM's own `begin` is not like that: on PostgreSQL, where its future is dropped (by a time-out, or
+    /// with the request of a client that hung up), its connection goes back to the pool inside the
+    /// transaction, and what others then store on it is lost (sqlx 0.9.0, issues 4385 and 4393). A nested
+    /// `begin` in this transaction has the same fault, and ends all of it: [`commit`](Self::commit) finds
+    /// out.
+    ///
+    /// On SQLite it is an IMMEDIATE one, which waits for another writer. At most 256 begin at one time in a
+    /// process; further callers wait for one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db); [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a tokio
+    /// runtime, or in one that is shutting down.
+    #[instrument(name = "dead_letters.begin", skip_all, err(level = "warn"))]
+    pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+        transaction::begin(db).await
+    }
+
+    /// Commits a transaction, or says that it can't be.
+    ///
+    /// The transaction's own `commit` answers `Ok` even where there is nothing left to commit: where a
+    /// statement had failed and was passed over (PostgreSQL), or where the transaction had ended before. This
+    /// asks first, by one more statement, or three where the transaction wrote nothing. If its future is
+    /// dropped, the transaction may be committed or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db): the transaction was aborted (25P02), or the commit failed, and nothing
+    /// is stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost): it had ended before.
+    /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
+    #[instrument(name = "dead_letters.commit", skip_all, err(level = "warn"))]
+    pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
+        transaction::commit(txn).await
     }
 }
 
 #[async_trait]
-impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
+impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
     #[instrument(name = "dead_letters.insert", skip_all, err(level = "warn"), fields(app_id = %letter.app_id))]
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row =
-            convert::to_active_models(&[id], vec![letter], self.limits, self.db.get_database_backend())?;
-        insert::in_statements(&self.db, &row).await?;
+        let row = convert::to_active_model(id, letter, 0, self.limits, self.db.get_database_backend())?;
+        insert::one(&self.db, &row).await?;
         Ok(id)
     }
 
@@ -93,17 +132,19 @@ impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterRepo for SeaOrmDead
         if ids.is_empty() {
             return Ok(ids);
         }
-        let rows = convert::to_active_models(&ids, letters, self.limits, self.db.get_database_backend())?;
-        if !self.nested && insert::in_one_statement(&self.db, &rows).await? {
-            return Ok(ids);
+        let backend = self.db.get_database_backend();
+        let rows = convert::to_active_models(&ids, letters, self.limits, backend)?;
+        let batches = insert::batches(backend, rows);
+        match self.db.pool() {
+            Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
+                let txn = transaction::begin(pool).await?;
+                if let Err(error) = insert::all(&txn, batches).await {
+                    return transaction::abandon(txn, error).await;
+                }
+                txn.commit().await?;
+            }
+            _ => insert::all(&self.db, batches).await?,
         }
-        let txn = self.db.begin().await?;
-        if let Err(error) = insert::in_statements(&txn, &rows).await {
-            // Explicitly, so that a caller's transaction is usable once this returns.
-            txn.rollback().await.ok();
-            return Err(error);
-        }
-        txn.commit().await?;
         Ok(ids)
     }
 

@@ -1,34 +1,16 @@
 //! Replaying: the settling and the caller's re-enqueue in one transaction.
 
 use dead_letters_entity::dead_letters::{Column, Model};
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, TransactionTrait,
-    sea_query::{Expr, Query},
-};
-
+use sea_orm::{ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, sea_query::Query};
 use tracing::{field::Empty, instrument};
 
-use super::{SeaOrmDeadLetterRepo, record_rows, triage::Bulk};
+use super::{SeaOrmDeadLetterRepo, record_rows, transaction, triage::Bulk};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
     Settled, Settlement,
 };
 
 impl SeaOrmDeadLetterRepo {
-    /// Commits a transaction of yours, or says that it can't be: then nothing of it is stored.
-    ///
-    /// The transaction's own `commit` answers `Ok` in PostgreSQL even where a statement had failed and was
-    /// passed over, and stores nothing. This asks first, by one more statement.
-    ///
-    /// # Errors
-    ///
-    /// [`Db`](DeadLetterRepoError::Db): the transaction was aborted (25P02), or the commit failed.
-    #[instrument(name = "dead_letters.commit", skip_all, err(level = "warn"))]
-    pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
-        txn.query_one(&Query::select().expr(Expr::val(1)).take()).await?;
-        Ok(txn.commit().await?)
-    }
-
     /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at
     /// the same time one wins, and only its `enqueue` runs: the others wait for it, and get
     /// `AlreadyResolved` once it has committed.
@@ -54,8 +36,8 @@ impl SeaOrmDeadLetterRepo {
         E: From<DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let txn = self.db.begin().await.map_err(DeadLetterRepoError::from)?;
-        let settled = SeaOrmDeadLetterRepo::in_transaction(&txn).resolve_once(app_id, id, &settlement).await;
+        let txn = transaction::begin(&self.db).await?;
+        let settled = self.in_transaction(&txn).resolve_once(app_id, id, &settlement).await;
         let outcome = match settled {
             Ok(row) => enqueue(&txn, row).await,
             Err(error) => Err(error.into()),
@@ -88,7 +70,7 @@ impl SeaOrmDeadLetterRepo {
     {
         let bulk = Bulk::new(app_id, filter, limit)?;
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let txn = self.db.begin().await.map_err(DeadLetterRepoError::from)?;
+        let txn = transaction::begin(&self.db).await?;
         let outcome = match settle_rows(&txn, &bulk, &settlement).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),
             Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
@@ -123,12 +105,9 @@ async fn end<T, E: From<DeadLetterRepoError>>(
 ) -> Result<T, E> {
     match outcome {
         Ok(value) => {
-            SeaOrmDeadLetterRepo::commit(txn).await?;
+            transaction::commit(txn).await?;
             Ok(value)
         }
-        Err(error) => {
-            txn.rollback().await.ok();
-            Err(error)
-        }
+        Err(error) => transaction::abandon(txn, error).await,
     }
 }

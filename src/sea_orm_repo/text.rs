@@ -23,7 +23,7 @@ impl Text {
         Self { postgres: OnceLock::new(), sqlite: OnceLock::new() }
     }
 
-    /// `values` are those of `build`, in its order.
+    /// `values` go in the order of those of `build`, which are not sent.
     pub(super) fn with<S: StatementBuilder>(
         &self,
         backend: DbBackend,
@@ -35,12 +35,8 @@ impl Text {
             DbBackend::Sqlite => &self.sqlite,
             other => return other.build(&build()),
         };
-        if let Some(text) = text.get() {
-            return Statement::from_sql_and_values(backend, text, values);
-        }
-        let built = backend.build(&build());
-        text.get_or_init(|| built.sql.clone());
-        built
+        let text = text.get_or_init(|| backend.build(&build()).sql);
+        Statement::from_sql_and_values(backend, text, values)
     }
 }
 

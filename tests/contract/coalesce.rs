@@ -1,6 +1,12 @@
 //! The coalescing writer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use dead_letters::{
     AppId, CoalescingDeadLetterRepo, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter,
@@ -21,6 +27,7 @@ on_every_backend! {
     one_bad_letter_costs_one_caller,
     a_letter_that_the_database_drops_silently_costs_its_caller_alone,
     letters_that_are_too_deep_cost_their_callers_alone,
+    where_a_batch_times_out_its_callers_do_not_wait_for_one_another,
     a_dropped_caller_loses_no_other_letter,
     more_callers_than_the_queue_holds_are_all_served,
     shutting_down_answers_all_that_wait_and_later_inserts_go_straight,
@@ -131,6 +138,32 @@ async fn letters_that_are_too_deep_cost_their_callers_alone(db: TestDb) {
         }
     }
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 30);
+}
+
+async fn where_a_batch_times_out_its_callers_do_not_wait_for_one_another(db: TestDb) {
+    let mut impatient = db
+        .connect_with(|options| {
+            options
+                .max_connections(3)
+                .statement_timeout(Duration::from_millis(200))
+                .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(200)));
+        })
+        .await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = sent.clone();
+    impatient.set_metric_callback(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let repo = coalescing(SeaOrmDeadLetterRepo::new(impatient));
+    let holder = hold_table(&db).await;
+    for (_, outcome) in insert_all(&repo, numbered(new_app(), 64)).join_all().await {
+        let error = outcome.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+    }
+    // Singly they would be 64, of 200 ms each.
+    assert!(sent.load(Ordering::Relaxed) < 10, "{sent:?}");
+    holder.rollback().await.unwrap();
+    assert_eq!(db.row_count().await, 0);
 }
 
 async fn a_dropped_caller_loses_no_other_letter(db: TestDb) {

@@ -186,7 +186,7 @@ async fn a_busy_or_waiting_database_is_transient(db: TestDb) {
         })
         .await;
     let holder = db.db.begin().await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&holder).resolve(ids[0], "ignored").await.unwrap();
+    db.repo().in_transaction(&holder).resolve(ids[0], "ignored").await.unwrap();
     let error = SeaOrmDeadLetterRepo::new(impatient).resolve(ids[0], "replayed").await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     holder.rollback().await.unwrap();
@@ -194,7 +194,7 @@ async fn a_busy_or_waiting_database_is_transient(db: TestDb) {
 
 async fn a_commit_of_a_failed_transaction_is_an_error(db: TestDb) {
     let txn = db.db.begin().await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    db.repo().in_transaction(&txn).insert(letter(new_app())).await.unwrap();
     txn.execute_unprepared("SELECT * FROM no_such_table").await.unwrap_err();
     let outcome = SeaOrmDeadLetterRepo::commit(txn).await;
     if db.db.get_database_backend() == DbBackend::Sqlite {
@@ -209,7 +209,7 @@ async fn a_commit_of_a_failed_transaction_is_an_error(db: TestDb) {
 
     // The trap itself: SeaORM's own commit says Ok, and nothing is stored.
     let txn = db.db.begin().await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    db.repo().in_transaction(&txn).insert(letter(new_app())).await.unwrap();
     txn.execute_unprepared("SELECT * FROM no_such_table").await.unwrap_err();
     txn.commit().await.unwrap();
     assert_eq!(db.row_count().await, 0);
@@ -221,17 +221,17 @@ async fn a_deadlock_is_transient_on_postgres() {
     let app = new_app();
     let ids = db.repo().insert_many(vec![letter(app); 2]).await.unwrap();
     let (one, two) = (db.db.begin().await.unwrap(), db.db.begin().await.unwrap());
-    SeaOrmDeadLetterRepo::in_transaction(&one).resolve(ids[0], "ignored").await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&two).resolve(ids[1], "ignored").await.unwrap();
+    db.repo().in_transaction(&one).resolve(ids[0], "ignored").await.unwrap();
+    db.repo().in_transaction(&two).resolve(ids[1], "ignored").await.unwrap();
     // Each now waits for the other's row, until the server ends one of them.
     let (one, two) = tokio::join!(
         async {
-            let outcome = SeaOrmDeadLetterRepo::in_transaction(&one).resolve(ids[1], "ignored").await;
+            let outcome = db.repo().in_transaction(&one).resolve(ids[1], "ignored").await;
             one.rollback().await.unwrap();
             outcome
         },
         async {
-            let outcome = SeaOrmDeadLetterRepo::in_transaction(&two).resolve(ids[0], "ignored").await;
+            let outcome = db.repo().in_transaction(&two).resolve(ids[0], "ignored").await;
             two.rollback().await.unwrap();
             outcome
         },
@@ -245,7 +245,7 @@ async fn a_serialization_failure_is_transient_on_postgres() {
     let db = TestDb::postgres().await;
     let id = db.repo().insert(letter(new_app())).await.unwrap();
     let txn = db.db.begin_with_config(Some(IsolationLevel::RepeatableRead), None).await.unwrap();
-    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    let repo = db.repo().in_transaction(&txn);
     repo.get(id).await.unwrap();
     db.repo().resolve(id, "ignored").await.unwrap();
     let error = repo.resolve(id, "replayed").await.unwrap_err();

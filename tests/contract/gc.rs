@@ -148,7 +148,7 @@ async fn a_new_row_is_never_older_than_now(db: TestDb) {
 async fn in_a_transaction_gc_is_undone_by_a_rollback(db: TestDb) {
     let stored = rows_of_ages(&db, [1, 2]).await;
     let txn = db.db.begin().await.unwrap();
-    assert_eq!(SeaOrmDeadLetterRepo::in_transaction(&txn).gc(cutoff(), 10).await.unwrap(), 2);
+    assert_eq!(db.repo().in_transaction(&txn).gc(cutoff(), 10).await.unwrap(), 2);
     txn.rollback().await.unwrap();
     assert_eq!(left(&db).await, stored);
 }

@@ -23,6 +23,7 @@ macro_rules! on_every_backend {
     };
 }
 
+mod bury;
 mod coalesce;
 mod errors;
 mod gc;

@@ -1,11 +1,18 @@
 //! Over the caller's transaction.
 
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, PageRequest, Resolution,
-    SeaOrmDeadLetterRepo, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter, PageRequest,
+    Resolution, SeaOrmDeadLetterRepo, Settlement,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use serde_json::Value;
 
 use super::{letter, new_app};
 use crate::database::TestDb;
@@ -17,6 +24,11 @@ on_every_backend! {
     every_triage_call_sees_what_the_transaction_did,
     a_transaction_that_is_dropped_stores_nothing,
     a_task_may_be_spawned_around_it,
+    the_repos_caps_hold_in_it,
+    a_transaction_that_wrote_nothing_commits,
+    a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction,
+    a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back,
+    without_a_runtime_a_begin_is_a_typed_error,
 }
 
 async fn outbox_of_one(db: &TestDb) {
@@ -32,15 +44,18 @@ async fn outbox_count(db: &TestDb) -> u64 {
 async fn the_insert_and_the_outbox_delete_commit_together(db: TestDb) {
     outbox_of_one(&db).await;
     let txn = db.db.begin().await.unwrap();
-    let id = SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    let id = db.repo().in_transaction(&txn).insert(letter(new_app())).await.unwrap();
     txn.execute_unprepared("DELETE FROM outbox").await.unwrap();
     txn.commit().await.unwrap();
     assert!(db.repo().get(id).await.unwrap().is_some());
     assert_eq!(outbox_count(&db).await, 0);
 }
 
-async fn move_and_fail(txn: &DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
-    let repo = SeaOrmDeadLetterRepo::in_transaction(txn);
+async fn move_and_fail(
+    repo: &SeaOrmDeadLetterRepo,
+    txn: &DatabaseTransaction,
+) -> Result<(), DeadLetterRepoError> {
+    let repo = repo.in_transaction(txn);
     let id = repo.insert(letter(new_app())).await?;
     repo.resolve(id, "ignored").await?;
     txn.execute_unprepared("DELETE FROM outbox").await?;
@@ -49,7 +64,7 @@ async fn move_and_fail(txn: &DatabaseTransaction) -> Result<(), DeadLetterRepoEr
 
 async fn an_error_that_leaves_the_closure_undoes_both(db: TestDb) {
     outbox_of_one(&db).await;
-    let outcome = db.db.transaction_async(async |txn| move_and_fail(txn).await).await;
+    let outcome = db.db.transaction_async(async |txn| move_and_fail(&db.repo(), txn).await).await;
     assert!(outcome.is_err());
     assert_eq!(db.row_count().await, 0);
     assert_eq!(outbox_count(&db).await, 1);
@@ -58,7 +73,7 @@ async fn an_error_that_leaves_the_closure_undoes_both(db: TestDb) {
 async fn every_call_sees_what_the_transaction_did(db: TestDb) {
     let app = new_app();
     let txn = db.db.begin().await.unwrap();
-    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    let repo = db.repo().in_transaction(&txn);
     let id = repo.insert(letter(app)).await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 1);
     assert_eq!(repo.list_for_app(app, true, 10, 0).await.unwrap().len(), 1);
@@ -72,7 +87,7 @@ async fn every_call_sees_what_the_transaction_did(db: TestDb) {
 async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     let app = new_app();
     let txn = db.db.begin().await.unwrap();
-    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    let repo = db.repo().in_transaction(&txn);
     let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
     let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
     let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
@@ -93,17 +108,89 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
 
 async fn a_transaction_that_is_dropped_stores_nothing(db: TestDb) {
     let txn = db.db.begin().await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    db.repo().in_transaction(&txn).insert(letter(new_app())).await.unwrap();
     drop(txn);
     assert_eq!(db.row_count().await, 0);
 }
 
 async fn a_task_may_be_spawned_around_it(db: TestDb) {
     async fn dispatch(db: DatabaseConnection) -> Result<(), DeadLetterRepoError> {
-        let txn = db.begin().await?;
-        SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(new_app())).await?;
-        Ok(txn.commit().await?)
+        let repo = SeaOrmDeadLetterRepo::new(db.clone());
+        let txn = SeaOrmDeadLetterRepo::begin(&db).await?;
+        repo.in_transaction(&txn).insert(letter(new_app())).await?;
+        SeaOrmDeadLetterRepo::commit(txn).await
     }
     tokio::spawn(dispatch(db.db.clone())).await.unwrap().unwrap();
     assert_eq!(db.row_count().await, 1);
+}
+
+async fn the_repos_caps_hold_in_it(db: TestDb) {
+    let repo = db.repo().max_payload_bytes(10).max_error_bytes(10);
+    let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+    let error = repo.in_transaction(&txn).insert(letter(new_app())).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::PayloadTooLarge { max: 10, .. }), "{error}");
+    let small = NewDeadLetter { payload: Value::Null, ..letter(new_app()) };
+    let id = repo.in_transaction(&txn).insert(small).await.unwrap();
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    assert_eq!(db.repo().get(id).await.unwrap().unwrap().last_error, "smtp [cut]");
+}
+
+async fn a_transaction_that_wrote_nothing_commits(db: TestDb) {
+    let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+    assert_eq!(db.repo().in_transaction(&txn).unresolved_count(new_app()).await.unwrap(), 0);
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+}
+
+/// Whether what happens in the transaction after its first letter is found out, and leaves the one connection
+/// of the pool as it was.
+async fn is_found_out(db: &TestDb, happens: impl AsyncFnOnce(&DatabaseTransaction)) {
+    let one = db
+        .connect_with(|options| {
+            options.max_connections(1);
+        })
+        .await;
+    let repo = SeaOrmDeadLetterRepo::new(one.clone());
+    let txn = SeaOrmDeadLetterRepo::begin(&one).await.unwrap();
+    let lost = repo.in_transaction(&txn).insert(letter(new_app())).await.unwrap();
+    happens(&txn).await;
+    let error = SeaOrmDeadLetterRepo::commit(txn).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::TransactionLost), "{error}");
+    assert_eq!(db.repo().get(lost).await.unwrap(), None);
+
+    // Were the connection's next transaction a savepoint, this would stay inside it.
+    drop(SeaOrmDeadLetterRepo::begin(&one).await.unwrap());
+    let id = repo.insert(letter(new_app())).await.unwrap();
+    assert!(db.repo().get(id).await.unwrap().is_some());
+}
+
+async fn a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction(db: TestDb) {
+    is_found_out(&db, async |txn| {
+        // Until one is dropped under way: an answer may come at once.
+        loop {
+            let mut nested = txn.begin();
+            match poll_fn(|context| Poll::Ready(nested.as_mut().poll(context))).await {
+                Poll::Ready(nested) => nested.unwrap().commit().await.unwrap(),
+                Poll::Pending => break,
+            }
+        }
+    })
+    .await;
+}
+
+/// By a statement of the caller's, or by SQLite itself over a full disk.
+async fn a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back(db: TestDb) {
+    is_found_out(&db, async |txn| {
+        txn.execute_unprepared("ROLLBACK").await.unwrap();
+    })
+    .await;
+}
+
+async fn without_a_runtime_a_begin_is_a_typed_error(db: TestDb) {
+    let db = db.db.clone();
+    let polled = std::thread::spawn(move || {
+        let mut begin = pin!(SeaOrmDeadLetterRepo::begin(&db));
+        begin.as_mut().poll(&mut Context::from_waker(Waker::noop())).map(|begun| begun.map(drop))
+    });
+    let polled = polled.join().unwrap();
+    assert!(matches!(polled, Poll::Ready(Err(DeadLetterRepoError::RuntimeEnded))));
 }

@@ -2,12 +2,10 @@
 
 use std::{collections::HashSet, process::Command, sync::Arc};
 
-use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo,
-};
+use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo};
 use dead_letters_migration::Migrator;
 use dead_letters_test_postgres::Server;
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use tokio::{sync::Mutex, task::JoinSet};
@@ -46,18 +44,19 @@ async fn dispatch(
     part: i64,
     acknowledged: Arc<Mutex<Vec<DeadLetterId>>>,
 ) {
+    let repo = SeaOrmDeadLetterRepo::new(db.clone());
     loop {
-        let bury = async || {
-            let txn = db.begin().await?;
-            let next = "SELECT id FROM outbox WHERE part = $1 LIMIT 1 FOR UPDATE";
-            let Some(event) = txn.query_one_raw(sql(next, [part.into()])).await? else { return Ok(None) };
+        let bury_next = async || {
+            let next = "SELECT id FROM outbox WHERE part = $1 LIMIT 1";
+            let Some(event) = db.query_one_raw(sql(next, [part.into()])).await? else { return Ok(None) };
             let event: Uuid = event.try_get_by_index(0)?;
-            let id = SeaOrmDeadLetterRepo::in_transaction(&txn).insert(letter(app_id, event)).await?;
-            txn.execute_raw(sql("DELETE FROM outbox WHERE id = $1", [event.into()])).await?;
-            txn.commit().await?;
-            Ok::<_, DeadLetterRepoError>(Some(id))
+            let delete = async |txn: &DatabaseTransaction| {
+                let delete = sql("DELETE FROM outbox WHERE id = $1", [event.into()]);
+                Ok(txn.execute_raw(delete).await?.rows_affected())
+            };
+            repo.bury(letter(app_id, event), delete).await.map(Some)
         };
-        match bury().await {
+        match bury_next().await {
             Ok(Some(id)) => acknowledged.lock().await.push(id),
             Ok(None) => return,
             // What was under way is unknown now: the outbox tells.

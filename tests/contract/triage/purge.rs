@@ -157,7 +157,7 @@ async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
     let app = new_app();
     let stored = settled(&db, app, 3).await;
     let txn = db.db.begin().await.unwrap();
-    SeaOrmDeadLetterRepo::in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
+    db.repo().in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
     assert_eq!(db.repo().purge_resolved(app, ten_oclock(), 1).await.unwrap(), 1);
     assert_eq!(db.repo().purge_resolved_all_apps(ten_oclock(), 10).await.unwrap(), 1);
     txn.commit().await.unwrap();

@@ -168,7 +168,7 @@ async fn over_a_transaction_a_rollback_opens_the_row_again(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let txn = db.db.begin().await.unwrap();
-    let repo = SeaOrmDeadLetterRepo::in_transaction(&txn);
+    let repo = db.repo().in_transaction(&txn);
     repo.resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
     assert!(repo.get_for_app(app, id).await.unwrap().unwrap().resolution.is_some());
     txn.rollback().await.unwrap();

@@ -1,0 +1,169 @@
+//! Burying: out of the outbox and into the store, in one transaction.
+
+use std::time::Duration;
+
+use dead_letters_entity::dead_letters::ActiveModel;
+use sea_orm::{DatabaseTransaction, DbErr};
+use serde_json::Value;
+use tracing::instrument;
+use uuid::Uuid;
+
+use super::{
+    SeaOrmDeadLetterRepo,
+    convert::{self, CUT, Limits},
+    insert, new_id,
+    transaction::{self, abandon},
+};
+use crate::{
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter,
+    payload::{nests_too_deep, to_text},
+};
+
+const TRIES: u32 = 4;
+/// Before the second try, and doubled before each further one.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl SeaOrmDeadLetterRepo {
+    /// Takes an event out of the outbox and puts its letter into the store, in ONE transaction: the event is
+    /// in one of them, whatever fails and whenever this is dropped. Returns the letter's id.
+    ///
+    /// `take` deletes the event from the outbox, in the transaction that it is given, and answers how many rows
+    /// it took. Of dispatchers that bury one event at the same time, one takes it. It must let every error
+    /// out.
+    ///
+    /// A transient error and a lost connection are tried again up to three times, `take` included, after
+    /// pauses of about 0.1, 0.2 and 0.4 seconds, with the same id. That doubles nothing, since the outbox's
+    /// row decides: where it is gone, and the letter is stored, an earlier try had done it all.
+    ///
+    /// No letter circles in the outbox because of what it is. What [`insert`](DeadLetterRepo::insert) refuses
+    /// is changed here:
+    ///
+    /// - a payload that nests too deep becomes its JSON text, as a string;
+    /// - so does one over the repo's cap, cut to it, with ` [cut]` at its end;
+    /// - a time outside the years 1 to 9999 becomes the nearest one inside.
+    ///
+    /// Outbox text that is no JSON is best handed over as a string too:
+    /// `serde_json::from_str(&text).unwrap_or(Value::String(text))`.
+    ///
+    /// # Errors
+    ///
+    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) where `take` took no row, or several, and
+    /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless the connection was lost at the last
+    /// try, or what `take` answered was an open outcome of its own.
+    /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) where `take` had the transaction end.
+    /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
+    #[instrument(name = "dead_letters.bury", skip_all, err(level = "warn"), fields(app_id = %letter.app_id))]
+    pub async fn bury<F>(&self, letter: NewDeadLetter, take: F) -> Result<DeadLetterId, DeadLetterRepoError>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
+    {
+        let id = new_id();
+        let row = convert::to_active_model(
+            id,
+            storable(letter, self.limits),
+            0,
+            self.limits,
+            self.db.get_database_backend(),
+        )?;
+        let mut pause = PAUSE;
+        for _ in 1..TRIES {
+            match self.bury_once(id, &row, take.clone(), pause > PAUSE).await {
+                Err(error) if error.is_transient() => tokio::time::sleep(jittered(pause)).await,
+                outcome => return outcome,
+            }
+            pause *= 2;
+        }
+        self.bury_once(id, &row, take, true).await
+    }
+
+    async fn bury_once<F>(
+        &self,
+        id: DeadLetterId,
+        row: &ActiveModel,
+        take: F,
+        again: bool,
+    ) -> Result<DeadLetterId, DeadLetterRepoError>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
+    {
+        let txn = transaction::begin(&self.db).await?;
+        match take(&txn).await {
+            Ok(1) => {}
+            Ok(taken) => {
+                transaction::roll_back(txn).await;
+                let by_ourselves = taken == 0 && again && self.get(id).await?.is_some();
+                return if by_ourselves { Ok(id) } else { Err(DeadLetterRepoError::OutboxRows { taken }) };
+            }
+            Err(error) => return abandon(txn, error.into()).await,
+        }
+        // Before the insert, which would otherwise stand alone.
+        let txn = transaction::still_open(txn).await?;
+        if let Err(error) = insert::one(&txn, row).await {
+            return abandon(txn, error).await;
+        }
+        txn.commit().await?;
+        Ok(id)
+    }
+}
+
+/// Half of it or more: dispatchers that failed together do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    // Its last 62 bits are random.
+    let random = Uuid::now_v7().as_u128() as u32;
+    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
+/// As the store takes it.
+fn storable(mut letter: NewDeadLetter, limits: Limits) -> NewDeadLetter {
+    let max = limits.payload_bytes.unwrap_or(usize::MAX);
+    let too_large = |payload: &Value| max < usize::MAX && payload.to_string().len() > max;
+    if nests_too_deep(&letter.payload) || too_large(&letter.payload) {
+        letter.payload = Value::String(cut_as_json(to_text(letter.payload), max));
+    }
+    letter.first_attempt_at = convert::to_bound(letter.first_attempt_at);
+    letter.last_attempt_at = convert::to_bound(letter.last_attempt_at);
+    letter
+}
+
+/// To what takes `max` bytes as a JSON string, with the mark.
+fn cut_as_json(mut text: String, max: usize) -> String {
+    // As serde_json writes them.
+    let bytes = |char: char| match char {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..' ' => 6,
+        _ => char.len_utf8(),
+    };
+    let quotes = 2;
+    // Where the text ends, and where the mark must begin if it does not fit.
+    let (mut used, mut end) = (quotes, 0);
+    for (at, char) in text.char_indices() {
+        used += bytes(char);
+        if used > max {
+            text.truncate(end);
+            text.push_str(CUT);
+            return text;
+        }
+        if used + CUT.len() <= max {
+            end = at + char.len_utf8();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_cut_takes_no_more_than_its_bytes_as_json() {
+        let text = "plain \"quoted\" \\ \n \u{1} é 漢".repeat(3);
+        let whole = Value::String(text.clone()).to_string().len();
+        for max in 8..whole {
+            let cut = cut_as_json(text.clone(), max);
+            assert!(cut.ends_with(CUT) && text.starts_with(cut.trim_end_matches(CUT)), "{max}: {cut}");
+            let bytes = Value::String(cut).to_string().len();
+            assert!(bytes <= max && bytes + 6 > max, "{max}: {bytes}");
+        }
+        assert_eq!(cut_as_json(text.clone(), whole), text);
+    }
+}

@@ -1,0 +1,122 @@
+//! Transactions of which a dropped caller leaves nothing behind, and whose commit is one.
+//!
+//! sqlx 0.9.0 (its issues 4385 and 4393) gives a connection back to the pool inside an open transaction where
+//! the future of a BEGIN is dropped; what others then store on it is rolled back one day. A dropped SAVEPOINT
+//! ends the whole transaction around it, and later statements stand alone. So every BEGIN of ours runs to its
+//! end on a task of its own, nothing of ours is a SAVEPOINT, and a commit asks first whether there still is a
+//! transaction.
+
+use std::future::Future;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    sea_query::{ExprTrait, Func, Query},
+};
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use crate::{DeadLetterRepoError, error::code_of};
+
+/// What a repo is over: a pool, or the caller's transaction. Sealed by its private path.
+pub trait RepoConnection: ConnectionTrait + Send {
+    /// The pool, if it is one.
+    fn pool(&self) -> Option<&DatabaseConnection>;
+}
+
+impl RepoConnection for DatabaseConnection {
+    fn pool(&self) -> Option<&DatabaseConnection> {
+        Some(self)
+    }
+}
+
+impl RepoConnection for DatabaseExecutor<'_> {
+    fn pool(&self) -> Option<&DatabaseConnection> {
+        None
+    }
+}
+
+/// At one time. Those whose callers are gone are among them, and keep connections busy: 2,000 of them held up
+/// the next begin by 275 ms.
+static BEGINS: Semaphore = Semaphore::const_new(256);
+
+pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    let permit = BEGINS.acquire().await;
+    let db = db.clone();
+    let begun = to_its_end(async move {
+        let _permit = permit;
+        // So that a transaction that reads before it writes does not fail where another one wrote meanwhile.
+        let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
+        // Without a caller the transaction is dropped as soon as it is there, which rolls it back.
+        db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
+    });
+    Ok(begun.await??)
+}
+
+pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
+    Ok(still_open(txn).await?.commit().await?)
+}
+
+/// The transaction, if it is one yet: neither lost nor, on PostgreSQL, aborted by a failed statement.
+pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    match txn.get_database_backend() {
+        DbBackend::Sqlite => to_its_end(still_open_on_sqlite(txn)).await?,
+        _ => still_open_on_postgres(txn).await,
+    }
+}
+
+async fn still_open_on_postgres(
+    txn: DatabaseTransaction,
+) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    let id = async |function: &'static str| {
+        let id = Query::select().expr(Func::cust(function).cast_as("text")).take();
+        let row = txn.query_one(&id).await?;
+        row.map_or(Ok(None), |row| row.try_get_by_index::<Option<String>>(0))
+    };
+    // A statement that stands alone has no id yet. Neither has a transaction that wrote nothing: but if it is
+    // given one, it keeps it.
+    let open = id("pg_current_xact_id_if_assigned").await?.is_some()
+        || id("pg_current_xact_id").await? == id("pg_current_xact_id").await?;
+    if open { Ok(txn) } else { Err(DeadLetterRepoError::TransactionLost) }
+}
+
+/// SQLite refuses a BEGIN inside a transaction, and has no other way to ask.
+async fn still_open_on_sqlite(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    match txn.execute_unprepared("BEGIN").await {
+        Err(error) if code_of(&error).as_deref() == Some("1") => Ok(txn),
+        Err(error) => Err(error.into()),
+        Ok(_) => {
+            txn.execute_unprepared("ROLLBACK").await?;
+            roll_back_on_sqlite(txn).await?;
+            Err(DeadLetterRepoError::TransactionLost)
+        }
+    }
+}
+
+/// Rolls back as well as can be: the error that led here is what the caller wants to hear of.
+pub(super) async fn roll_back(txn: DatabaseTransaction) {
+    match txn.get_database_backend() {
+        DbBackend::Sqlite => drop(to_its_end(roll_back_on_sqlite(txn)).await),
+        _ => drop(txn.rollback().await),
+    }
+}
+
+pub(super) async fn abandon<T, E>(txn: DatabaseTransaction, error: E) -> Result<T, E> {
+    roll_back(txn).await;
+    Err(error)
+}
+
+/// SQLite itself ends a transaction over some errors, a full disk say. The driver's ROLLBACK then fails, it
+/// goes on counting one transaction, and the connection's next BEGIN would be a SAVEPOINT. A SAVEPOINT first
+/// gives it a transaction to roll back.
+async fn roll_back_on_sqlite(txn: DatabaseTransaction) -> Result<(), DbErr> {
+    txn.begin().await?.rollback().await?;
+    txn.rollback().await
+}
+
+/// On a task, which goes on if the caller is dropped; what it returns is dropped then.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, DeadLetterRepoError> {
+    let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
+    runtime.spawn(work).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)
+}

@@ -1,0 +1,221 @@
+//! Out of the outbox and into the store.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use chrono::{DateTime, Utc};
+use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter};
+use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbErr};
+use serde_json::{Value, json};
+
+use super::{insert::nested, letter, new_app, time};
+use crate::database::TestDb;
+
+on_every_backend! {
+    the_event_leaves_the_outbox_and_its_letter_is_stored,
+    of_8_dispatchers_that_bury_one_event_one_does,
+    a_delete_that_takes_another_number_of_rows_than_one_stores_nothing,
+    an_error_of_the_delete_leaves_everything_as_it_was,
+    a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox,
+    a_transient_error_is_tried_again,
+    an_error_that_stays_transient_is_given_up,
+    a_delete_whose_transaction_ended_stores_nothing,
+    a_payload_that_is_too_deep_becomes_its_text,
+    a_payload_over_the_cap_becomes_the_beginning_of_its_text,
+    an_error_text_over_the_cap_is_cut,
+    a_time_that_no_database_holds_becomes_the_nearest_one,
+    it_works_in_a_spawned_task,
+}
+
+/// An outbox of so many rows.
+async fn outbox(db: &TestDb, rows: u32) {
+    db.execute("CREATE TABLE outbox (id integer PRIMARY KEY)").await;
+    for id in 1..=rows {
+        db.execute(&format!("INSERT INTO outbox VALUES ({id})")).await;
+    }
+}
+
+async fn take(txn: &DatabaseTransaction) -> Result<u64, DbErr> {
+    Ok(txn.execute_unprepared("DELETE FROM outbox").await?.rows_affected())
+}
+
+/// How many rows are in the outbox, and in the store.
+async fn places(db: &TestDb) -> (i64, u64) {
+    let count = sea_orm::Statement::from_string(db.db.get_database_backend(), "SELECT count(*) FROM outbox");
+    let row = db.db.query_one_raw(count).await.unwrap().unwrap();
+    (row.try_get_by_index(0).unwrap(), db.row_count().await)
+}
+
+async fn the_event_leaves_the_outbox_and_its_letter_is_stored(db: TestDb) {
+    outbox(&db, 1).await;
+    let sent = letter(new_app());
+    let id = db.repo().bury(sent.clone(), take).await.unwrap();
+    let row = db.repo().get(id).await.unwrap().unwrap();
+    assert_eq!((row.original_event_id, row.payload), (sent.original_event_id, sent.payload));
+    assert_eq!(places(&db).await, (0, 1));
+}
+
+async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
+    outbox(&db, 0).await;
+    for round in 1..=5 {
+        db.execute("INSERT INTO outbox VALUES (1)").await;
+        let burials = (0..8).map(|_| {
+            let (repo, letter) = (db.repo(), letter(new_app()));
+            tokio::spawn(async move { repo.bury(letter, take).await })
+        });
+        let mut buried = 0;
+        for burial in burials.collect::<Vec<_>>() {
+            match burial.await.unwrap() {
+                Ok(_) => buried += 1,
+                Err(DeadLetterRepoError::OutboxRows { taken: 0 }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(buried, 1);
+        assert_eq!(places(&db).await, (0, round));
+    }
+}
+
+async fn a_delete_that_takes_another_number_of_rows_than_one_stores_nothing(db: TestDb) {
+    outbox(&db, 2).await;
+    let error = db.repo().bury(letter(new_app()), take).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::OutboxRows { taken: 2 }), "{error}");
+    let error = db.repo().bury(letter(new_app()), async |_| Ok(0)).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::OutboxRows { taken: 0 }), "{error}");
+    assert_eq!(places(&db).await, (2, 0));
+}
+
+async fn an_error_of_the_delete_leaves_everything_as_it_was(db: TestDb) {
+    outbox(&db, 1).await;
+    let refused = async |txn: &DatabaseTransaction| {
+        take(txn).await?;
+        Err(DbErr::Custom("refused".to_owned()))
+    };
+    db.repo().bury(letter(new_app()), refused).await.unwrap_err();
+    assert_eq!(places(&db).await, (1, 0));
+    db.repo().bury(letter(new_app()), take).await.unwrap();
+    assert_eq!(places(&db).await, (0, 1));
+}
+
+async fn a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox(db: TestDb) {
+    outbox(&db, 1).await;
+    super::insert::drop_silently(&db, "orders").await;
+    let error = db.repo().bury(letter(new_app()), take).await.unwrap_err();
+    assert_eq!(error.to_string(), "None of the records are inserted");
+    assert_eq!(places(&db).await, (1, 0));
+}
+
+/// A delete that fails as a pool without connections does, so many times.
+fn fails(
+    times: u32,
+) -> (Arc<AtomicU32>, impl AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    let delete = async move |txn: &DatabaseTransaction| {
+        let taken = take(txn).await?;
+        if counted.fetch_add(1, Ordering::Relaxed) < times {
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
+        }
+        Ok(taken)
+    };
+    (calls, delete)
+}
+
+async fn a_transient_error_is_tried_again(db: TestDb) {
+    outbox(&db, 1).await;
+    let (calls, delete) = fails(3);
+    db.repo().bury(letter(new_app()), delete).await.unwrap();
+    assert_eq!(calls.load(Ordering::Relaxed), 4);
+    assert_eq!(places(&db).await, (0, 1));
+}
+
+async fn an_error_that_stays_transient_is_given_up(db: TestDb) {
+    outbox(&db, 1).await;
+    let (calls, delete) = fails(u32::MAX);
+    let error = db.repo().bury(letter(new_app()), delete).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(calls.load(Ordering::Relaxed), 4);
+    assert_eq!(places(&db).await, (1, 0));
+}
+
+/// Else the letter would be stored by itself, and the event be in both places.
+async fn a_delete_whose_transaction_ended_stores_nothing(db: TestDb) {
+    outbox(&db, 1).await;
+    let ended = async |txn: &DatabaseTransaction| {
+        let taken = take(txn).await?;
+        txn.execute_unprepared("ROLLBACK").await?;
+        Ok(taken)
+    };
+    let error = db.repo().bury(letter(new_app()), ended).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::TransactionLost), "{error}");
+    assert_eq!(places(&db).await, (1, 0));
+    db.repo().bury(letter(new_app()), take).await.unwrap();
+    assert_eq!(places(&db).await, (0, 1));
+}
+
+async fn buried(db: &TestDb, letter: NewDeadLetter, max_payload_bytes: Option<usize>) -> (Value, String) {
+    db.execute("INSERT INTO outbox VALUES (1)").await;
+    let mut repo = db.repo().max_error_bytes(20);
+    if let Some(bytes) = max_payload_bytes {
+        repo = repo.max_payload_bytes(bytes);
+    }
+    let id = repo.bury(letter, take).await.unwrap();
+    let row = db.repo().get(id).await.unwrap().unwrap();
+    (row.payload, row.last_error)
+}
+
+async fn a_payload_that_is_too_deep_becomes_its_text(db: TestDb) {
+    outbox(&db, 0).await;
+    for levels in [128, 100_000] {
+        let deep = NewDeadLetter { payload: nested(levels), ..letter(new_app()) };
+        let text = "[".repeat(levels) + &"]".repeat(levels);
+        assert_eq!(buried(&db, deep, None).await.0, Value::String(text));
+    }
+}
+
+async fn a_payload_over_the_cap_becomes_the_beginning_of_its_text(db: TestDb) {
+    outbox(&db, 0).await;
+    let payload = json!({ "order": 4711, "note": "x".repeat(1_000) });
+    let large = NewDeadLetter { payload: payload.clone(), ..letter(new_app()) };
+    let (Value::String(cut), _) = buried(&db, large.clone(), Some(100)).await else { panic!("no text") };
+    assert!(Value::String(cut.clone()).to_string().len() == 100 && cut.ends_with(" [cut]"), "{cut}");
+    assert!(payload.to_string().starts_with(cut.trim_end_matches(" [cut]")));
+    // What fits stays as it is.
+    assert_eq!(buried(&db, large, Some(2_000)).await.0, payload);
+}
+
+async fn an_error_text_over_the_cap_is_cut(db: TestDb) {
+    outbox(&db, 0).await;
+    let long = NewDeadLetter { last_error: "x".repeat(100), ..letter(new_app()) };
+    assert_eq!(buried(&db, long, None).await.1, "x".repeat(14) + " [cut]");
+}
+
+async fn a_time_that_no_database_holds_becomes_the_nearest_one(db: TestDb) {
+    outbox(&db, 1).await;
+    let extreme = NewDeadLetter {
+        first_attempt_at: DateTime::<Utc>::MIN_UTC,
+        last_attempt_at: DateTime::<Utc>::MAX_UTC,
+        ..letter(new_app())
+    };
+    let id = db.repo().bury(extreme, take).await.unwrap();
+    let row = db.repo().get(id).await.unwrap().unwrap();
+    assert_eq!(row.first_attempt_at, time("0001-01-01T00:00:00Z"));
+    assert_eq!(row.last_attempt_at, time("9999-12-31T23:59:59.999999Z"));
+}
+
+async fn it_works_in_a_spawned_task(db: TestDb) {
+    outbox(&db, 1).await;
+    let (repo, letter) = (db.repo(), letter(new_app()));
+    let event = "1".to_owned();
+    let task = tokio::spawn(async move {
+        repo.bury(letter, async |txn| {
+            let delete = format!("DELETE FROM outbox WHERE id = {event}");
+            Ok(txn.execute_unprepared(&delete).await?.rows_affected())
+        })
+        .await
+    });
+    task.await.unwrap().unwrap();
+    assert_eq!(places(&db).await, (0, 1));
+}
