@@ -15,7 +15,7 @@ use sea_orm::ConnectOptions;
 /// - SQLite in a file is in WAL mode, and a writer waits 30 seconds for another one: with the feature
 ///   `sqlite`. A transaction of yours that reads before it writes is to be begun with
 ///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate), or it fails where
-///   another one wrote meanwhile.
+///   another one wrote meanwhile. A connection that was dropped inside a transaction is closed.
 pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
     let url = url.into();
     let in_memory = url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory"));
@@ -33,9 +33,19 @@ pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
             .max_lifetime(None::<Duration>);
     }
     #[cfg(feature = "sqlite")]
-    options.map_sqlx_sqlite_opts(move |sqlite| {
-        let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
-        if in_memory { sqlite } else { sqlite.journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal) }
-    });
+    {
+        use sea_orm::sqlx::{Connection, sqlite::SqliteJournalMode};
+        options.map_sqlx_sqlite_opts(move |sqlite| {
+            let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
+            if in_memory { sqlite } else { sqlite.journal_mode(SqliteJournalMode::Wal) }
+        });
+        if !in_memory {
+            // A transaction that SQLite ended and the caller dropped is still one to the driver, which would begin
+            // the connection's next one as a savepoint: its rollback ends nothing, and later inserts are lost.
+            options.map_sqlx_sqlite_pool_opts(|pool| {
+                pool.after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+            });
+        }
+    }
     options
 }

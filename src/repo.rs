@@ -11,6 +11,9 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 /// of it was done, except where the connection broke while the database was answering: then nobody can say,
 /// and [`get`](Self::get) or a count tells. Over a caller's transaction nothing is done until that commits.
 ///
+/// Any call's future may be dropped at any time: the call is then done or not, as a whole, and what others do
+/// on the same pool is not touched by it.
+///
 /// # Errors
 ///
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
@@ -30,9 +33,9 @@ pub trait DeadLetterRepo: Send + Sync {
 
     /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
     ///
-    /// They go in one transaction, in a caller's transaction as a savepoint: after an error that one can
-    /// go on. Of the letters of one call, a later one has the larger id and the same `created_at` in
-    /// PostgreSQL, so that a listing shows it first. No letters are no statement.
+    /// Of the letters of one call, a later one has the larger id and the same `created_at` in PostgreSQL, so
+    /// that a listing shows it first. No letters are no statement. Over a caller's transaction an error must
+    /// end in its rollback, as that of every other call.
     ///
     /// # Errors
     ///

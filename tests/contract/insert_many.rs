@@ -136,3 +136,18 @@ async fn the_callers_rollback_takes_them_back(db: TestDb) {
     assert_eq!(db.repo().get(*ids.first().unwrap()).await.unwrap(), None);
     assert_ne!(ids[0].into_inner(), Uuid::nil());
 }
+
+/// A statement that looks at what it inserted can't be rewritten by such a rule. A single letter can.
+#[tokio::test]
+async fn a_table_with_a_do_also_rule_refuses_many_letters_and_takes_one_on_postgres() {
+    let db = TestDb::postgres().await;
+    db.execute(
+        "CREATE TABLE seen (id uuid);
+         CREATE RULE also AS ON INSERT TO dead_letters DO ALSO INSERT INTO seen VALUES (NEW.id)",
+    )
+    .await;
+    let error = db.repo().insert_many(letters(2)).await.unwrap_err();
+    assert!(error.to_string().contains("0A000"), "{error}");
+    db.repo().insert(letter(new_app())).await.unwrap();
+    assert_eq!(db.row_count().await, 1);
+}

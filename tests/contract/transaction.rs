@@ -1,8 +1,12 @@
 //! Over the caller's transaction.
 
 use std::{
-    future::{Future, poll_fn},
+    future::{Future, poll_fn, ready},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -29,6 +33,7 @@ on_every_backend! {
     a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction,
     a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back,
     without_a_runtime_a_begin_is_a_typed_error,
+    of_2000_begins_that_nobody_waits_for_256_reach_the_database,
 }
 
 async fn outbox_of_one(db: &TestDb) {
@@ -193,4 +198,43 @@ async fn without_a_runtime_a_begin_is_a_typed_error(db: TestDb) {
     });
     let polled = polled.join().unwrap();
     assert!(matches!(polled, Poll::Ready(Err(DeadLetterRepoError::RuntimeEnded))));
+}
+
+async fn of_2000_begins_that_nobody_waits_for_256_reach_the_database(db: TestDb) {
+    let released = Arc::new(AtomicU32::new(0));
+    let one = db
+        .connect_with(|options| {
+            let (of_postgres, of_sqlite) = (released.clone(), released.clone());
+            let count = |released: &AtomicU32| {
+                released.fetch_add(1, Ordering::Relaxed);
+            };
+            options.max_connections(1).map_sqlx_postgres_pool_opts(move |pool| {
+                let released = of_postgres.clone();
+                pool.after_release(move |_, _| {
+                    count(&released);
+                    Box::pin(ready(Ok(true)))
+                })
+            });
+            options.map_sqlx_sqlite_pool_opts(move |pool| {
+                let released = of_sqlite.clone();
+                pool.after_release(move |_, _| {
+                    count(&released);
+                    Box::pin(ready(Ok(true)))
+                })
+            });
+        })
+        .await;
+    let holder = SeaOrmDeadLetterRepo::begin(&one).await.unwrap();
+    released.store(0, Ordering::Relaxed);
+    let begins: Vec<_> = (0..2_000).map(|_| Box::pin(SeaOrmDeadLetterRepo::begin(&one))).collect();
+    for mut begin in begins {
+        let polled = poll_fn(|context| Poll::Ready(begin.as_mut().poll(context))).await;
+        assert!(polled.is_pending());
+    }
+    holder.rollback().await.unwrap();
+    drop(SeaOrmDeadLetterRepo::begin(&one).await.unwrap());
+    db.repo().insert(letter(new_app())).await.unwrap();
+    // With the holder's own.
+    let released = released.load(Ordering::Relaxed);
+    assert!((1..=257).contains(&released), "{released}");
 }

@@ -168,6 +168,20 @@ async fn gc_deletes_no_younger_row_whatever_its_time_is_written_like_on_sqlite()
     assert_eq!(db.row_count().await, younger.len() as u64 + 1);
 }
 
+/// As over a full disk: to the driver it is one still.
+#[tokio::test]
+async fn a_transaction_that_sqlite_ended_and_its_caller_dropped_swallows_no_later_insert_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let mut options = dead_letters::connect_options(db.url());
+    let one = Database::connect(options.max_connections(1).to_owned()).await.unwrap();
+    let txn = SeaOrmDeadLetterRepo::begin(&one).await.unwrap();
+    txn.execute_unprepared("ROLLBACK").await.unwrap();
+    drop(txn);
+    drop(SeaOrmDeadLetterRepo::begin(&one).await.unwrap());
+    let id = SeaOrmDeadLetterRepo::new(one).insert(letter(Uuid::nil().into())).await.unwrap();
+    assert!(db.repo().get(id).await.unwrap().is_some());
+}
+
 #[test]
 fn a_payload_of_100_000_levels_does_not_end_a_process_of_its_own() {
     for case in [
