@@ -109,6 +109,11 @@ pub enum DeadLetterRepoError {
 }
 
 impl DeadLetterRepoError {
+    /// Whether it tells the caller about its arguments or the row, and nothing went wrong.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Db(_) | Self::TransactionLost | Self::RuntimeEnded)
+    }
+
     /// Whether it can be one letter's own, of those that were to be stored together: the letter was refused
     /// for what it is, by the repo or by the database (data, constraints, limits, row level security, what
     /// somebody's trigger raises, a row that was dropped silently).

@@ -10,7 +10,8 @@ use crate::{AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetter
 
 /// A [`DeadLetterRepo`] that tells the [`metrics`] crate of each call of another one:
 ///
-/// - `dead_letters_calls_total`, by `op` and `outcome`: `ok`, `transient` or `error`;
+/// - `dead_letters_calls_total`, by `op` and `outcome`: `ok`, `answer` (not found, say, or a bad argument), `transient`
+///   or `error`;
 /// - `dead_letters_call_duration_seconds`, a histogram, by `op`;
 /// - `dead_letters_rows_total`, by `op`: rows that were stored, read, counted, resolved or deleted.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ async fn metered<T>(
             counter!("dead_letters_rows_total", "op" => op).increment(rows(answer));
             "ok"
         }
+        Err(error) if error.is_answer() => "answer",
         Err(error) if error.is_transient() => "transient",
         Err(_) => "error",
     };

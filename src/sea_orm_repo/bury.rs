@@ -5,17 +5,17 @@ use std::time::Duration;
 use dead_letters_entity::dead_letters::ActiveModel;
 use sea_orm::{DatabaseTransaction, DbErr};
 use serde_json::Value;
-use tracing::instrument;
+use tracing::info_span;
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
     convert::{self, CUT, Limits},
-    insert, new_id,
+    insert, new_id, observed,
     transaction::{self, abandon},
 };
 use crate::{
-    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter,
+    DeadLetterId, DeadLetterRepoError, NewDeadLetter,
     payload::{nests_too_deep, to_text},
 };
 
@@ -35,7 +35,7 @@ impl SeaOrmDeadLetterRepo {
     /// pauses of about 0.1, 0.2 and 0.4 seconds, with the same id. That doubles nothing, since the outbox's
     /// row decides: where it is gone, and the letter is stored, an earlier try had done it all.
     ///
-    /// No letter circles in the outbox because of what it is. What [`insert`](DeadLetterRepo::insert) refuses
+    /// No letter circles in the outbox because of what it is. What [`insert`](crate::DeadLetterRepo::insert) refuses
     /// is changed here:
     ///
     /// - a payload that nests too deep becomes its JSON text, as a string;
@@ -52,8 +52,19 @@ impl SeaOrmDeadLetterRepo {
     /// try, or what `take` answered was an open outcome of its own.
     /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) where `take` had the transaction end.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
-    #[instrument(name = "dead_letters.bury", skip_all, err(level = "warn"), fields(app_id = %letter.app_id))]
     pub async fn bury<F>(&self, letter: NewDeadLetter, take: F) -> Result<DeadLetterId, DeadLetterRepoError>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
+    {
+        let span = info_span!("dead_letters.bury", app_id = %letter.app_id);
+        observed(span, self.bury_with_tries(letter, take)).await
+    }
+
+    async fn bury_with_tries<F>(
+        &self,
+        letter: NewDeadLetter,
+        take: F,
+    ) -> Result<DeadLetterId, DeadLetterRepoError>
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
@@ -91,7 +102,7 @@ impl SeaOrmDeadLetterRepo {
             Ok(1) => {}
             Ok(taken) => {
                 transaction::roll_back(txn).await;
-                let by_ourselves = taken == 0 && again && self.get(id).await?.is_some();
+                let by_ourselves = taken == 0 && again && self.find(id).await?.is_some();
                 return if by_ourselves { Ok(id) } else { Err(DeadLetterRepoError::OutboxRows { taken }) };
             }
             Err(error) => return abandon(txn, error.into()).await,

@@ -23,8 +23,25 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func, extension::sqlite::SqliteExpr},
 };
 
-use super::convert::to_bound;
-use crate::{AppId, Resolution::HandlerFailed};
+use super::{
+    SeaOrmDeadLetterRepo, convert::to_bound, non_negative, record_rows, transaction::RepoConnection,
+};
+use crate::{AppId, DeadLetterRepoError, Resolution::HandlerFailed};
+
+impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) async fn sweep(
+        &self,
+        app_id: Option<AppId>,
+        due: Due,
+        limit: i64,
+    ) -> Result<u64, DeadLetterRepoError> {
+        let limit = non_negative("limit", limit)?;
+        let delete = delete_oldest(self.db.get_database_backend(), app_id, due, limit)?;
+        let deleted = self.db.execute_raw(delete).await?.rows_affected();
+        record_rows(deleted);
+        Ok(deleted)
+    }
+}
 
 /// What a sweep deletes.
 #[derive(Clone, Copy)]

@@ -9,8 +9,12 @@ use sea_orm::{
     },
 };
 
-use super::text::Text;
-use crate::{DeadLetterRepoError, error::code_of};
+use super::{
+    SeaOrmDeadLetterRepo, convert, new_id,
+    text::Text,
+    transaction::{self, RepoConnection},
+};
+use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 
 /// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
 /// 1 GB, which looks like an outage.
@@ -19,6 +23,38 @@ const MAX_BYTES: usize = 16 << 20;
 const ROW_BYTES: usize = 256;
 /// In one statement of SQLite, which takes 32,766 values.
 const SQLITE_ROWS: usize = 128;
+
+impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
+        let id = new_id();
+        let row = convert::to_active_model(id, letter, 0, self.limits, self.db.get_database_backend())?;
+        one(&self.db, &row).await?;
+        Ok(id)
+    }
+
+    pub(super) async fn store_many(
+        &self,
+        letters: Vec<NewDeadLetter>,
+    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
+        let ids: Vec<_> = letters.iter().map(|_| new_id()).collect();
+        if ids.is_empty() {
+            return Ok(ids);
+        }
+        let backend = self.db.get_database_backend();
+        let batches = batches(backend, convert::to_active_models(&ids, letters, self.limits, backend)?);
+        match self.db.pool() {
+            Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
+                let txn = transaction::begin(pool).await?;
+                if let Err(error) = all(&txn, batches).await {
+                    return transaction::abandon(txn, error).await;
+                }
+                txn.commit().await?;
+            }
+            _ => all(&self.db, batches).await?,
+        }
+        Ok(ids)
+    }
+}
 
 /// One row.
 pub(super) async fn one(db: &impl ConnectionTrait, row: &ActiveModel) -> Result<(), DeadLetterRepoError> {
@@ -29,7 +65,7 @@ pub(super) async fn one(db: &impl ConnectionTrait, row: &ActiveModel) -> Result<
 }
 
 /// The rows of one statement each.
-pub(super) fn batches(backend: DbBackend, rows: Vec<ActiveModel>) -> Vec<Vec<ActiveModel>> {
+fn batches(backend: DbBackend, rows: Vec<ActiveModel>) -> Vec<Vec<ActiveModel>> {
     let max_rows = if backend == DbBackend::Sqlite { SQLITE_ROWS } else { usize::MAX };
     let mut batches: Vec<Vec<_>> = Vec::new();
     let mut bytes = 0;
@@ -56,10 +92,7 @@ fn bytes_of(row: &ActiveModel) -> usize {
 }
 
 /// Each batch in one statement, which on PostgreSQL is all or none.
-pub(super) async fn all(
-    db: &impl ConnectionTrait,
-    batches: Vec<Vec<ActiveModel>>,
-) -> Result<(), DeadLetterRepoError> {
+async fn all(db: &impl ConnectionTrait, batches: Vec<Vec<ActiveModel>>) -> Result<(), DeadLetterRepoError> {
     for rows in batches {
         batch(db, rows).await?;
     }

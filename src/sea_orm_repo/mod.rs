@@ -1,32 +1,29 @@
 //! The store on SeaORM: the only place that knows the entity.
 
+use std::future::Future;
+
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, EntityTrait,
-    FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::{Asterisk, Expr, Func, Query},
-};
-use tracing::{Span, field::Empty, instrument};
+use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
+use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 use uuid::Uuid;
 
-use crate::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter, Settlement,
-};
+use crate::{AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
 
 mod bury;
 mod convert;
+mod count;
+mod find;
 mod gc;
 mod insert;
 mod replay;
+mod settle;
 mod text;
 mod transaction;
 mod triage;
 
 use convert::Limits;
 use gc::Due;
-use text::{Text, with_literal_limits};
 use transaction::RepoConnection;
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
@@ -90,9 +87,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// [`Db`](DeadLetterRepoError::Db); [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a tokio
     /// runtime, or in one that is shutting down.
-    #[instrument(name = "dead_letters.begin", skip_all, err(level = "warn"))]
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-        transaction::begin(db).await
+        observed(info_span!("dead_letters.begin"), transaction::begin(db)).await
     }
 
     /// Commits a transaction, or says that it can't be.
@@ -107,58 +103,30 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db): the transaction was aborted (25P02), or the commit failed, and nothing
     /// is stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost): it had ended before.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
-    #[instrument(name = "dead_letters.commit", skip_all, err(level = "warn"))]
     pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
-        transaction::commit(txn).await
+        observed(info_span!("dead_letters.commit"), transaction::commit(txn)).await
     }
 }
 
 #[async_trait]
 impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
-    #[instrument(name = "dead_letters.insert", skip_all, err(level = "warn"), fields(app_id = %letter.app_id))]
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
-        let id = new_id();
-        let row = convert::to_active_model(id, letter, 0, self.limits, self.db.get_database_backend())?;
-        insert::one(&self.db, &row).await?;
-        Ok(id)
+        let span = info_span!("dead_letters.insert", app_id = %letter.app_id);
+        observed(span, self.store(letter)).await
     }
 
-    #[instrument(name = "dead_letters.insert_many", skip_all, err(level = "warn"), fields(rows = letters.len()))]
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,
     ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
-        let ids: Vec<_> = letters.iter().map(|_| new_id()).collect();
-        if ids.is_empty() {
-            return Ok(ids);
-        }
-        let backend = self.db.get_database_backend();
-        let rows = convert::to_active_models(&ids, letters, self.limits, backend)?;
-        let batches = insert::batches(backend, rows);
-        match self.db.pool() {
-            Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
-                let txn = transaction::begin(pool).await?;
-                if let Err(error) = insert::all(&txn, batches).await {
-                    return transaction::abandon(txn, error).await;
-                }
-                txn.commit().await?;
-            }
-            _ => insert::all(&self.db, batches).await?,
-        }
-        Ok(ids)
+        let span = info_span!("dead_letters.insert_many", rows = letters.len());
+        observed(span, self.store_many(letters)).await
     }
 
-    #[instrument(name = "dead_letters.get", skip_all, err(level = "warn"), fields(%id))]
     async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        static GET: Text = Text::new();
-        let id = id.into_inner();
-        let get =
-            GET.with(self.db.get_database_backend(), [id.into()], || Entity::find_by_id(id).into_query());
-        let row = convert::Row::find_by_statement(get).one(&self.db).await?;
-        Ok(row.map(DeadLetterRow::from))
+        observed(info_span!("dead_letters.get", %id), self.find(id)).await
     }
 
-    #[instrument(name = "dead_letters.list_for_app", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn list_for_app(
         &self,
         app_id: AppId,
@@ -166,65 +134,41 @@ impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
         limit: i64,
         offset: i64,
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
-        let limit = non_negative("limit", limit)?;
-        let offset = non_negative("offset", offset)?;
-        let newest = Entity::find()
-            .filter(COLUMN.app_id.eq(app_id.into_inner()))
-            // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
-            .apply_if(unresolved_only.then_some(COLUMN.resolved_at.is_null()), QueryFilter::filter)
-            .order_by_desc(Column::CreatedAt)
-            .order_by_desc(Column::Id)
-            .limit(limit);
-        let backend = self.db.get_database_backend();
-        let page = match offset {
-            0 => with_literal_limits(backend, newest.as_query()),
-            // Each offset as a literal would be a statement of its own to prepare.
-            _ => newest.offset(offset).build(backend),
-        };
-        let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
-        record_rows(rows.len() as u64);
-        Ok(rows.into_iter().map(DeadLetterRow::from).collect())
+        let span = info_span!("dead_letters.list_for_app", %app_id, rows = Empty);
+        observed(span, self.find_newest(app_id, unresolved_only, limit, offset)).await
     }
 
-    #[instrument(name = "dead_letters.unresolved_count", skip_all, err(level = "warn"), fields(%app_id, rows = Empty))]
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
-        let count = Query::select()
-            .expr(Func::count(Expr::col(Asterisk)))
-            .from(Entity)
-            .and_where(COLUMN.app_id.eq(app_id.into_inner()))
-            .and_where(COLUMN.resolved_at.is_null())
-            .take();
-        let counted = self.db.query_one(&count).await?;
-        let count = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-        record_rows(count.unsigned_abs());
-        Ok(count)
+        let span = info_span!("dead_letters.unresolved_count", %app_id, rows = Empty);
+        observed(span, self.count_unresolved(app_id)).await
     }
 
-    #[instrument(name = "dead_letters.resolve", skip_all, err(level = "warn"), fields(%id))]
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
-        let resolved =
-            triage::settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).exec(&self.db).await?;
-        if resolved.rows_affected == 0 {
-            return Err(DeadLetterRepoError::NotFound(id));
-        }
-        Ok(())
+        observed(info_span!("dead_letters.resolve", %id), self.settle(id, reason)).await
     }
 
-    #[instrument(name = "dead_letters.gc", skip_all, err(level = "warn"), fields(%older_than, rows = Empty))]
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
-        self.sweep(None, Due::Created(older_than), limit).await
+        let span = info_span!("dead_letters.gc", %older_than, rows = Empty);
+        observed(span, self.sweep(None, Due::Created(older_than), limit)).await
     }
 }
 
-impl<C: ConnectionTrait> SeaOrmDeadLetterRepo<C> {
-    async fn sweep(&self, app_id: Option<AppId>, due: Due, limit: i64) -> Result<u64, DeadLetterRepoError> {
-        let limit = non_negative("limit", limit)?;
-        let delete = gc::delete_oldest(self.db.get_database_backend(), app_id, due, limit)?;
-        let deleted = self.db.execute_raw(delete).await?.rows_affected();
-        record_rows(deleted);
-        Ok(deleted)
-    }
+/// Runs a call in its span, and tells there what it did not do: an answer such as "not found" at DEBUG, a failure at
+/// WARN.
+async fn observed<T>(
+    span: Span,
+    call: impl Future<Output = Result<T, DeadLetterRepoError>>,
+) -> Result<T, DeadLetterRepoError> {
+    let told = async {
+        let outcome = call.await;
+        match &outcome {
+            Ok(_) => {}
+            Err(error) if error.is_answer() => debug!(%error),
+            Err(error) => warn!(%error),
+        }
+        outcome
+    };
+    told.instrument(span).await
 }
 
 /// Into the call's span.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult,
-    PartialModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionTrait, UpdateMany,
+    PartialModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Order, Query,
@@ -17,7 +17,10 @@ use sea_orm::{
 use tracing::{field::Empty, instrument};
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, convert, gc::Due, record_rows, text::with_literal_limits};
+use super::{
+    SeaOrmDeadLetterRepo, convert, gc::Due, record_rows, text::with_literal_limits,
+    transaction::RepoConnection,
+};
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page, PageRequest, Resolution, Settled, Settlement,
@@ -33,7 +36,7 @@ const APPS_PER_COUNT: usize = 1_000;
 const ATTEMPTS: usize = 3;
 
 #[async_trait]
-impl<C: ConnectionTrait + TransactionTrait + Send> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
+impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     #[instrument(name = "dead_letters.get_for_app", skip_all, err(level = "warn"), fields(%app_id, %id))]
     async fn get_for_app(
         &self,

@@ -16,7 +16,7 @@ use super::{letter, new_app};
 use crate::database::TestDb;
 
 on_every_backend! {
-    each_call_opens_a_span_and_a_failure_is_a_warning,
+    each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning,
     no_content_reaches_the_log,
     a_metered_repo_counts_calls_rows_and_durations,
 }
@@ -58,7 +58,7 @@ fn heard() -> String {
     String::from_utf8(LOG.take().unwrap()).unwrap()
 }
 
-async fn each_call_opens_a_span_and_a_failure_is_a_warning(db: TestDb) {
+async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning(db: TestDb) {
     let app = new_app();
     listen();
     let repo = db.repo();
@@ -68,14 +68,17 @@ async fn each_call_opens_a_span_and_a_failure_is_a_warning(db: TestDb) {
     repo.gc(Utc::now() - chrono::Duration::days(1), 7).await.unwrap();
     repo.resolve(id, "nonsense").await.unwrap_err();
     repo.reopen(app, id).await.unwrap_err();
+    db.execute("DROP TABLE dead_letters").await;
+    repo.get(id).await.unwrap_err();
     let text = heard();
     for expected in [
         format!("dead_letters.insert{{app_id={app}}}"),
         "dead_letters.insert_many{rows=3}".to_owned(),
         format!("dead_letters.list_for_app{{app_id={app} rows=4}}"),
         " UTC rows=0}".to_owned(),
-        format!("WARN dead_letters.resolve{{id={id}}}: "),
-        format!("WARN dead_letters.reopen{{app_id={app} id={id}}}: "),
+        format!("DEBUG dead_letters.resolve{{id={id}}}: "),
+        format!("DEBUG dead_letters.reopen{{app_id={app} id={id}}}: "),
+        format!("WARN dead_letters.get{{id={id}}}: "),
     ] {
         assert!(text.contains(&expected), "{expected} is not in\n{text}");
     }
@@ -131,7 +134,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
         repo.resolve_matching(app, &filter, &settlement, 1).await.ok();
     }
     let text = heard();
-    assert!(text.contains("WARN dead_letters.resolve_once"), "{text}");
+    assert!(text.contains("DEBUG dead_letters.resolve_once"), "{text}");
     assert!(!text.contains(CANARY), "{text}");
 }
 
@@ -179,7 +182,7 @@ async fn a_metered_repo_counts_calls_rows_and_durations(db: TestDb) {
             "calls_total insert ok 1",
             "calls_total insert_many ok 1",
             "calls_total list_for_app ok 1",
-            "calls_total resolve error 1",
+            "calls_total resolve answer 1",
             "calls_total resolve ok 1",
             "calls_total unresolved_count ok 1",
             "rows_total gc 4",
