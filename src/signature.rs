@@ -1,40 +1,105 @@
 //! What errors of one kind have in common.
-
-use std::sync::LazyLock;
-
-use regex::Regex;
+//!
+//! Whoever writes scripts writes their errors, and each is looked at while somebody waits: so by one pass over
+//! a bounded beginning, in which no text makes any part be read more than a few times.
 
 /// In characters.
 const MAX_LENGTH: usize = 200;
-
-/// What changes from one failure to the next: quoted text, uuids, hex, numbers.
-///
-/// - An apostrophe within a word is no quote, hence the `\B`.
-/// - Hex without `0x` is a word of eight hex digits or more, or one of four or more that mixes letters and
-///   figures.
-/// - A number takes its decimals, thousands, ports and times with it: 1,234.5, 10.0.0.7:5432, 10:00:00.
-static VARIABLE: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    let pattern = r#"(?xi)
-        "[^"]*" | `[^`]*` | \B'.*?'\B
-        | \b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b
-        | \b0x[0-9a-f]+\b
-        | \b[0-9a-f]{8,}\b
-        | \b(?:[a-f]+[0-9]|[0-9]+[a-f])[0-9a-f]{2,}\b
-        | [0-9]+(?:[.,:][0-9]+)*
-    "#;
-    // It always compiles: the tests see to that. Without it each error would be a kind of its own.
-    Regex::new(pattern).ok()
-});
+/// How much of an error is looked at, in bytes.
+const MAX_READ: usize = 16 << 10;
 
 /// The first line of `error` that says something, with `#` for what changes from one failure to the next: 200
-/// characters at most.
+/// characters at most. What stands behind the first 16 KB does not count.
 pub(crate) fn error_signature(error: &str) -> String {
-    let line = error.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let signature = match &*VARIABLE {
-        Some(variable) => variable.replace_all(line, "#"),
-        None => line.into(),
+    let beginning = &error[..error.floor_char_boundary(MAX_READ)];
+    let line = beginning.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let mut line = Line { text: line, at: 0, apostrophes: true };
+    std::iter::from_fn(|| line.next_part()).take(MAX_LENGTH).collect()
+}
+
+/// A line, and how far it was read.
+struct Line<'a> {
+    text: &'a str,
+    at: usize,
+    /// Whether a closing apostrophe may follow. Without this each opening one would look for it to the end.
+    apostrophes: bool,
+}
+
+impl Line<'_> {
+    /// The next character, or `#` for all that changes: quoted text, uuids, hex, numbers.
+    fn next_part(&mut self) -> Option<char> {
+        let rest = &self.text[self.at..];
+        let first = rest.chars().next()?;
+        let after_word = self.text[..self.at].chars().next_back().is_some_and(is_word);
+        let variable = match first {
+            '"' | '`' => quoted(rest, first),
+            '\'' if !after_word => self.quoted_by_apostrophes(),
+            _ if is_word(first) && !after_word => uuid(rest).or_else(|| hex(rest)),
+            _ => None,
+        };
+        let variable = variable.or_else(|| number(rest));
+        self.at += variable.unwrap_or(first.len_utf8());
+        Some(if variable.is_some() { '#' } else { first })
+    }
+
+    /// An apostrophe within a word, before or behind a letter, is no quote.
+    fn quoted_by_apostrophes(&mut self) -> Option<usize> {
+        if !self.apostrophes {
+            return None;
+        }
+        let rest = &self.text[self.at..];
+        let closes = |&(at, _): &(usize, &str)| at > 0 && !rest[at + 1..].starts_with(is_word);
+        let closing = rest.match_indices('\'').find(closes);
+        self.apostrophes = closing.is_some();
+        closing.map(|(at, _)| at + 1)
+    }
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+// Of what begins `text`, the length in bytes.
+
+fn quoted(text: &str, quote: char) -> Option<usize> {
+    text[1..].find(quote).map(|at| at + 2)
+}
+
+fn uuid(text: &str) -> Option<usize> {
+    const LENGTH: usize = 36;
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
     };
-    signature.chars().take(MAX_LENGTH).collect()
+    let uuid = text.get(..LENGTH)?;
+    (uuid.bytes().enumerate().all(fits) && !text[LENGTH..].starts_with(is_word)).then_some(LENGTH)
+}
+
+/// A word behind `0x`, or one of eight digits or more, or a shorter one that mixes letters and figures.
+fn hex(text: &str) -> Option<usize> {
+    let word = text.split(|c| !is_word(c)).next()?;
+    let all_hex = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_figure = |byte: u8| byte.is_ascii_digit();
+    let mixes = || {
+        let bytes = word.as_bytes();
+        let turn = bytes.iter().position(|&byte| is_figure(byte) != is_figure(bytes[0]));
+        turn.is_some_and(|turn| bytes.len() >= turn + 3)
+    };
+    let prefixed = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
+    let is_hex = prefixed.is_some_and(all_hex) || all_hex(word) && (word.len() >= 8 || mixes());
+    is_hex.then_some(word.len())
+}
+
+/// With its decimals, thousands, ports and times: 1,234.5, 10.0.0.7:5432, 10:00:00.
+fn number(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let is_figure = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let joins = |at: usize| matches!(bytes.get(at), Some(b'.' | b',' | b':')) && is_figure(at + 1);
+    let mut length = 0;
+    while is_figure(length) || length > 0 && joins(length) {
+        length += 1;
+    }
+    (length > 0).then_some(length)
 }
 
 #[cfg(test)]
@@ -72,5 +137,27 @@ mod tests {
         assert_eq!(error_signature(&"é".repeat(201)), "é".repeat(200));
         // After the replacing, not before it.
         assert_eq!(error_signature(&format!("'{}' is gone", "é".repeat(500))), "# is gone");
+    }
+
+    /// So that one of 10 MB takes no longer.
+    #[test]
+    fn what_stands_behind_the_first_16_kb_is_not_looked_at() {
+        let blank = "\n \n".repeat(4_000) + &" ".repeat(5_000);
+        assert_eq!(error_signature(&(blank + "too late")), "");
+        for beginning in ["x", "é", "7", "'", "\"", "`", "' a", "\" 'a 1", "a'b ", "1a", "deadbeef ", "0x"] {
+            let beginning = beginning.repeat(16 << 10);
+            let signature = error_signature(&beginning);
+            for behind in ["", "'", "\"", "`", " ' \" ` 1 a", "\nsecond line"] {
+                assert_eq!(error_signature(&format!("{beginning}{behind}")), signature);
+            }
+        }
+    }
+
+    #[test]
+    fn an_apostrophe_that_nothing_closes_is_looked_for_once() {
+        let mut line = Line { text: "'a 'b 'c", at: 0, apostrophes: true };
+        assert_eq!(line.quoted_by_apostrophes(), None);
+        assert!(!line.apostrophes);
+        assert_eq!(error_signature("'a 'b 'c"), "'a 'b 'c");
     }
 }
