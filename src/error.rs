@@ -82,9 +82,8 @@ pub enum DeadLetterRepoError {
         /// The cap, in bytes.
         max: usize,
     },
-    /// A time is one that the database can't hold: before 4714 BC in PostgreSQL, outside the years 0 to 9999
-    /// in SQLite.
-    #[error("the {field} of letter {index} is a time that the database can't hold")]
+    /// A time is outside the years 1 to 9999 UTC.
+    #[error("the {field} of letter {index} is outside the years 1 to 9999 UTC")]
     TimeOutOfRange {
         /// The letter's place among those handed over, from 0.
         index: usize,

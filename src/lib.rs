@@ -12,6 +12,7 @@ mod payload;
 mod repo;
 mod sea_orm_repo;
 mod signature;
+mod time;
 mod triage;
 
 #[cfg(feature = "coalesce")]

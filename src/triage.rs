@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId};
+use crate::{
+    AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId, time::is_held,
+};
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
 /// bulk.
@@ -375,8 +377,9 @@ impl FromStr for Cursor {
             let ([Self::VERSION], rest) = bytes.split_first_chunk()? else { return None };
             let (micros, rest) = rest.split_first_chunk()?;
             let (id, checksum) = rest.split_first_chunk()?;
+            let created_at = DateTime::from_timestamp_micros(i64::from_be_bytes(*micros))?;
             Some(Self {
-                created_at: DateTime::from_timestamp_micros(i64::from_be_bytes(*micros))?,
+                created_at: Some(created_at).filter(|&at| is_held(at))?,
                 id: Uuid::from_bytes(*id).into(),
                 checksum: checksum.try_into().ok()?,
             })
@@ -388,5 +391,30 @@ impl FromStr for Cursor {
 impl Serialize for Cursor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_at_a_time_that_no_row_has_is_refused() {
+        let cursor = |time: DateTime<Utc>| {
+            let (app, id) = (Uuid::nil().into(), Uuid::nil().into());
+            Cursor::behind(time, id, app, &DeadLetterFilter::default()).to_string().parse::<Cursor>()
+        };
+        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        for held in ["0001-01-01T00:00:00Z", "2026-03-01T10:00:00.000001Z", "9999-12-31T23:59:59.999999Z"] {
+            assert_eq!(cursor(time(held)).unwrap().created_at, time(held));
+        }
+        for extreme in [
+            DateTime::<Utc>::MIN_UTC,
+            time("0000-12-31T23:59:59.999999Z"),
+            time("+10000-01-01T00:00:00Z"),
+            DateTime::<Utc>::MAX_UTC,
+        ] {
+            assert!(matches!(cursor(extreme), Err(DeadLetterRepoError::InvalidCursor)), "{extreme}");
+        }
     }
 }

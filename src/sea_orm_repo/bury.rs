@@ -17,6 +17,7 @@ use super::{
 use crate::{
     DeadLetterId, DeadLetterRepoError, NewDeadLetter,
     payload::{nests_too_deep, to_text},
+    time::clamp_to_range,
 };
 
 const TRIES: u32 = 4;
@@ -69,13 +70,7 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
         let id = new_id();
-        let row = convert::to_active_model(
-            id,
-            storable(letter, self.limits),
-            0,
-            self.limits,
-            self.db.get_database_backend(),
-        )?;
+        let row = convert::to_active_model(id, storable(letter, self.limits), 0, self.limits)?;
         let mut pause = PAUSE;
         for _ in 1..TRIES {
             match self.bury_once(id, &row, take.clone(), pause > PAUSE).await {
@@ -131,8 +126,8 @@ fn storable(mut letter: NewDeadLetter, limits: Limits) -> NewDeadLetter {
     if nests_too_deep(&letter.payload) || too_large(&letter.payload) {
         letter.payload = Value::String(cut_as_json(to_text(letter.payload), max));
     }
-    letter.first_attempt_at = convert::to_bound(letter.first_attempt_at);
-    letter.last_attempt_at = convert::to_bound(letter.last_attempt_at);
+    letter.first_attempt_at = clamp_to_range(letter.first_attempt_at);
+    letter.last_attempt_at = clamp_to_range(letter.last_attempt_at);
     letter
 }
 

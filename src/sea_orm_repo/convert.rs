@@ -1,10 +1,9 @@
 //! The one crossing between the domain's types and the entity's.
 
-use chrono::{DateTime, Datelike, Utc};
 use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveValue::NotSet,
-    ColumnTrait, DbBackend, DbErr, DerivePartialModel, FromQueryResult, QueryResult, Set,
+    ColumnTrait, DbErr, DerivePartialModel, FromQueryResult, QueryResult, Set,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, Func},
 };
@@ -15,6 +14,7 @@ use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
     payload::{dismantle, nests_too_deep},
     signature::error_signature,
+    time::{is_held, to_microseconds},
 };
 
 /// The mark of an error text that was cut.
@@ -31,13 +31,12 @@ pub(super) fn to_active_models(
     ids: &[DeadLetterId],
     letters: Vec<NewDeadLetter>,
     limits: Limits,
-    backend: DbBackend,
 ) -> Result<Vec<ActiveModel>, DeadLetterRepoError> {
     let mut letters = letters.into_iter().enumerate();
     let rows = ids
         .iter()
         .zip(letters.by_ref())
-        .map(|(&id, (index, letter))| to_active_model(id, letter, index, limits, backend))
+        .map(|(&id, (index, letter))| to_active_model(id, letter, index, limits))
         .collect();
     // Those after a refused one may be as deep as it was.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
@@ -49,7 +48,6 @@ pub(super) fn to_active_model(
     letter: NewDeadLetter,
     index: usize,
     limits: Limits,
-    backend: DbBackend,
 ) -> Result<ActiveModel, DeadLetterRepoError> {
     if nests_too_deep(&letter.payload) {
         dismantle(letter.payload);
@@ -61,7 +59,7 @@ pub(super) fn to_active_model(
     }
     let to_time = |time, field| {
         let time = to_microseconds(time);
-        let held = holds(backend, time).then_some(time.into());
+        let held = is_held(time).then_some(time.into());
         held.ok_or(DeadLetterRepoError::TimeOutOfRange { index, field })
     };
     let last_error = without_nul(letter.last_error);
@@ -244,35 +242,6 @@ impl From<Summary> for DeadLetterSummary {
 /// A newer version's resolution costs this field, not the row.
 fn to_resolution(text: Option<String>) -> Option<Resolution> {
     text?.parse().ok()
-}
-
-/// As PostgreSQL keeps a time: whole microseconds, and a leap second (23:59:60) as the first of the next
-/// minute.
-pub(super) fn to_microseconds(time: DateTime<Utc>) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
-}
-
-/// PostgreSQL's calendar begins with 24 November 4714 BC (its manual, 8.5), and goes on beyond chrono's.
-/// SQLite keeps text, which is read and sorts as a time from the year 0 to 9999.
-fn holds(backend: DbBackend, time: DateTime<Utc>) -> bool {
-    match backend {
-        DbBackend::Sqlite => (0..=9999).contains(&time.year()),
-        _ => time >= from_seconds(-210_866_803_200),
-    }
-}
-
-/// A bound to compare stored times with, moved to where both backends compare rightly.
-pub(super) fn to_bound(time: DateTime<Utc>) -> DateTime<Utc> {
-    const YEAR_1: DateTime<Utc> = from_seconds(-62_135_596_800);
-    const END_OF_9999: DateTime<Utc> = from_seconds(253_402_300_799);
-    to_microseconds(time.clamp(YEAR_1, END_OF_9999))
-}
-
-const fn from_seconds(seconds: i64) -> DateTime<Utc> {
-    match DateTime::from_timestamp(seconds, 0) {
-        Some(time) => time,
-        None => DateTime::UNIX_EPOCH,
-    }
 }
 
 /// To `max` bytes with the mark, at a character's boundary.

@@ -23,10 +23,8 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func, extension::sqlite::SqliteExpr},
 };
 
-use super::{
-    SeaOrmDeadLetterRepo, convert::to_bound, non_negative, record_rows, transaction::RepoConnection,
-};
-use crate::{AppId, DeadLetterRepoError, Resolution::HandlerFailed};
+use super::{SeaOrmDeadLetterRepo, non_negative, record_rows, transaction::RepoConnection};
+use crate::{AppId, DeadLetterRepoError, Resolution::HandlerFailed, time::to_bound};
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn sweep(

@@ -27,7 +27,7 @@ const SQLITE_ROWS: usize = 128;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row = convert::to_active_model(id, letter, 0, self.limits, self.db.get_database_backend())?;
+        let row = convert::to_active_model(id, letter, 0, self.limits)?;
         one(&self.db, &row).await?;
         Ok(id)
     }
@@ -41,7 +41,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(ids);
         }
         let backend = self.db.get_database_backend();
-        let batches = batches(backend, convert::to_active_models(&ids, letters, self.limits, backend)?);
+        let batches = batches(backend, convert::to_active_models(&ids, letters, self.limits)?);
         match self.db.pool() {
             Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
                 let txn = transaction::begin(pool).await?;

@@ -25,6 +25,7 @@ use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page, PageRequest, Resolution, Settled, Settlement,
     UnresolvedCount,
+    time::{to_bound, to_microseconds},
 };
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
@@ -229,7 +230,7 @@ pub(super) fn settle(settlement: &Settlement) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
         .col_expr(Column::Resolution, settlement.resolution.as_str().into())
-        .col_expr(Column::ResolvedAt, convert::to_microseconds(Utc::now()).into())
+        .col_expr(Column::ResolvedAt, to_microseconds(Utc::now()).into())
         .col_expr(Column::ResolvedBy, text(&settlement.by))
         .col_expr(Column::ResolutionNote, text(&settlement.note))
 }
@@ -269,8 +270,8 @@ fn matches(app_id: AppId, filter: &DeadLetterFilter, backend: DbBackend) -> Cond
             Expr::from(position).gt(0)
         }))
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
-        .add_option(filter.created_from.map(|time| COLUMN.created_at.gte(convert::to_bound(time))))
-        .add_option(filter.created_before.map(|time| COLUMN.created_at.lt(convert::to_bound(time))))
+        .add_option(filter.created_from.map(|time| COLUMN.created_at.gte(to_bound(time))))
+        .add_option(filter.created_before.map(|time| COLUMN.created_at.lt(to_bound(time))))
 }
 
 /// One count an app, each by a look at its index entries that ends at the cap.

@@ -27,6 +27,7 @@ on_every_backend! {
     wildcards_are_ordinary_and_case_counts,
     a_nul_in_a_filter_finds_what_was_stored_for_it,
     the_largest_and_smallest_times_filter,
+    bounds_finer_than_a_microsecond_are_exact,
     a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent,
     a_cursor_goes_through_a_url_and_comes_back,
     a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent,
@@ -291,6 +292,27 @@ async fn the_largest_and_smallest_times_filter(db: TestDb) {
     assert_eq!(matching(&db, app, between(min, max)).await, stored);
     assert_eq!(matching(&db, app, between(max, max)).await, []);
     assert_eq!(matching(&db, app, between(min, min)).await, []);
+
+    let (first, last) = (time("0001-01-01T00:00:00Z"), time("9999-12-31T23:59:59.999999Z"));
+    db.set_created_at(stored[0], first).await;
+    db.set_created_at(stored[1], last).await;
+    assert_eq!(matching(&db, app, between(min, max)).await, stored);
+    assert_eq!(matching(&db, app, between(first, last)).await, stored[..1]);
+    assert_eq!(matching(&db, app, between(last, max)).await, stored[1..]);
+    assert_eq!(matching(&db, app, between(last + Duration::nanoseconds(1), max)).await, []);
+}
+
+async fn bounds_finer_than_a_microsecond_are_exact(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 1).await;
+    let after = ten_oclock() + Duration::nanoseconds(1);
+    let from = |time| DeadLetterFilter { created_from: Some(time), ..any() };
+    let before = |time| DeadLetterFilter { created_before: Some(time), ..any() };
+    assert_eq!(matching(&db, app, from(ten_oclock())).await, stored);
+    assert_eq!(matching(&db, app, from(after)).await, []);
+    assert_eq!(matching(&db, app, before(ten_oclock())).await, []);
+    assert_eq!(matching(&db, app, before(after)).await, stored);
+    assert_eq!(matching(&db, app, from(ten_oclock() - Duration::nanoseconds(1))).await, stored);
 }
 
 async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {

@@ -5,7 +5,7 @@ use dead_letters::{
 };
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait};
 
-use super::{new_app, rows, ten_oclock};
+use super::{new_app, rows, ten_oclock, time};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -17,6 +17,7 @@ on_every_backend! {
     gc_for_app_takes_the_oldest_first_and_never_more_than_its_limit,
     a_negative_limit_is_refused_and_nothing_is_deleted,
     the_largest_and_smallest_times_delete_all_that_is_due_and_nothing,
+    a_time_finer_than_a_microsecond_deletes_what_is_older,
 }
 
 async fn set_resolved_at(db: &TestDb, id: DeadLetterId, at: DateTime<Utc>) {
@@ -134,19 +135,42 @@ async fn a_negative_limit_is_refused_and_nothing_is_deleted(db: TestDb) {
 
 async fn the_largest_and_smallest_times_delete_all_that_is_due_and_nothing(db: TestDb) {
     let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    let (first, last) = (time("0001-01-01T00:00:00Z"), time("9999-12-31T23:59:59.999999Z"));
+    // Of rows as old and as young as there are, and one of now.
+    for (before, deleted) in [(min, 0), (first, 0), (last, 2), (last + Duration::nanoseconds(1), 3), (max, 3)]
+    {
+        sweeps_delete(&db, &[first, ten_oclock(), last], before, deleted).await;
+    }
+}
+
+async fn a_time_finer_than_a_microsecond_deletes_what_is_older(db: TestDb) {
+    let next = ten_oclock() + Duration::microseconds(1);
+    for (before, deleted) in [
+        (ten_oclock(), 0),
+        (ten_oclock() + Duration::nanoseconds(1), 1),
+        (next, 1),
+        (next + Duration::nanoseconds(999), 2),
+    ] {
+        sweeps_delete(&db, &[ten_oclock(), next], before, deleted).await;
+    }
+}
+
+/// Each of the sweeps, of rows that were created and settled at these times.
+async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Utc>, deleted: u64) {
     let app = new_app();
-    for (time, deleted) in [(min, 0), (max, 2)] {
-        for sweep in 0..4 {
-            settled(&db, app, 2).await;
-            let swept = match sweep {
-                0 => db.repo().gc(time, 100).await,
-                1 => db.repo().gc_for_app(app, time, 100).await,
-                2 => db.repo().purge_resolved(app, time, 100).await,
-                _ => db.repo().purge_resolved_all_apps(time, 100).await,
-            };
-            assert_eq!(swept.unwrap(), deleted, "{sweep} {time}");
-            db.execute("DELETE FROM dead_letters").await;
+    for sweep in 0..4 {
+        for (id, &time) in settled(db, app, times.len()).await.into_iter().zip(times) {
+            db.set_created_at(id, time).await;
+            set_resolved_at(db, id, time).await;
         }
+        let swept = match sweep {
+            0 => db.repo().gc(before, 100).await,
+            1 => db.repo().gc_for_app(app, before, 100).await,
+            2 => db.repo().purge_resolved(app, before, 100).await,
+            _ => db.repo().purge_resolved_all_apps(before, 100).await,
+        };
+        assert_eq!(swept.unwrap(), deleted, "{sweep} {before}");
+        db.execute("DELETE FROM dead_letters").await;
     }
 }
 
