@@ -122,8 +122,8 @@ pub trait DeadLetterTriage: Send + Sync {
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
 
     /// Deletes the app's rows that were settled before `resolved_before`, oldest settlement first, **never
-    /// more than `limit` rows**; open rows never, `handler_failed` ones included. Returns how many it
-    /// deleted.
+    /// more than `limit` rows**; open rows never, `handler_failed` ones included, nor rows whose resolution this
+    /// version does not know. Returns how many it deleted.
     ///
     /// Otherwise as [`gc`](crate::DeadLetterRepo::gc).
     ///

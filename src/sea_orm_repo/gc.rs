@@ -24,7 +24,11 @@ use sea_orm::{
 };
 
 use super::{SeaOrmDeadLetterRepo, non_negative, record_rows, transaction::RepoConnection};
-use crate::{AppId, DeadLetterRepoError, Resolution::HandlerFailed, time::to_bound};
+use crate::{
+    AppId, DeadLetterRepoError,
+    Resolution::{self, HandledByScript, HandlerFailed, Ignored, Replayed},
+    time::to_bound,
+};
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn sweep(
@@ -46,8 +50,18 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 pub(super) enum Due {
     /// Rows created before this.
     Created(DateTime<Utc>),
-    /// Rows settled before this, which open ones are not: neither unresolved nor `handler_failed`.
+    /// Rows settled before this, as one of the three that this version knows: which open ones are not, neither
+    /// unresolved nor `handler_failed`.
     Settled(DateTime<Utc>),
+}
+
+/// A row that a newer version settled as something else is for that version to purge. PostgreSQL infers its
+/// index's `<> 'handler_failed'` from the list.
+const SETTLED: [Resolution; 3] = [Replayed, Ignored, HandledByScript];
+
+/// Inline, since a partial index is found by no bound value.
+fn inline(resolution: Resolution) -> Expr {
+    Expr::Constant(resolution.as_str().into())
 }
 
 /// $1 is the time, $2 the limit, $3 the app. The app stands outside the subquery as well, for what routes by
@@ -77,13 +91,14 @@ fn delete_oldest_on_postgres(app_id: Option<AppId>, due: Due) -> &'static str {
         (Due::Created(_), Some(_)) => delete_oldest!("app_id = $3 AND ", "created_at < $1", "created_at"),
         (Due::Settled(_), None) => delete_oldest!(
             "",
-            "resolved_at AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND resolution <> 'handler_failed'",
+            "resolved_at AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' \
+             AND resolution IN ('replayed', 'ignored', 'handled_by_script')",
             "resolved_at AT TIME ZONE 'UTC'"
         ),
         (Due::Settled(_), Some(_)) => {
             delete_oldest!(
                 "app_id = $3 AND ",
-                "resolved_at < $1 AND resolution <> 'handler_failed'",
+                "resolved_at < $1 AND resolution IN ('replayed', 'ignored', 'handled_by_script')",
                 "resolved_at"
             )
         }
@@ -116,8 +131,9 @@ pub(super) fn delete_oldest(
                     .order_by_asc(Column::CreatedAt),
                 Due::Settled(_) => oldest
                     .filter(is_before_on_sqlite(Column::ResolvedAt, before))
-                    // Inline, as in the index's own condition.
-                    .filter(Column::Resolution.into_expr().ne(Expr::Constant(HandlerFailed.as_str().into())))
+                    .filter(Column::Resolution.into_expr().is_in(SETTLED.map(inline)))
+                    // Its index's own condition, which SQLite does not infer.
+                    .filter(Column::Resolution.into_expr().ne(inline(HandlerFailed)))
                     .order_by_asc(Column::ResolvedAt),
             };
             let oldest = oldest.limit(limit).into_query();

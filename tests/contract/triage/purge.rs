@@ -3,7 +3,7 @@ use dead_letters::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, SeaOrmDeadLetterRepo,
     entity::dead_letters as table,
 };
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect, TransactionTrait};
+use sea_orm::{ColumnTrait, DbBackend, EntityTrait, QueryFilter, QuerySelect, TransactionTrait};
 
 use super::{new_app, rows, ten_oclock, time};
 use crate::database::TestDb;
@@ -13,6 +13,7 @@ on_every_backend! {
     a_purge_of_one_app_spares_the_others,
     a_purge_takes_the_oldest_settlement_first_and_never_more_than_its_limit,
     a_reopened_row_is_spared,
+    a_resolution_of_a_newer_version_is_not_purged,
     gc_for_app_goes_by_created_at_and_spares_other_apps,
     gc_for_app_takes_the_oldest_first_and_never_more_than_its_limit,
     a_negative_limit_is_refused_and_nothing_is_deleted,
@@ -98,6 +99,24 @@ async fn a_reopened_row_is_spared(db: TestDb) {
     db.repo().reopen(app, stored[0]).await.unwrap();
     assert_eq!(db.repo().purge_resolved(app, ten_oclock(), 10).await.unwrap(), 1);
     assert_eq!(left(&db).await, stored[..1]);
+}
+
+async fn a_resolution_of_a_newer_version_is_not_purged(db: TestDb) {
+    let app = new_app();
+    let stored = settled(&db, app, 3).await;
+    db.repo().resolve(stored[1], "replayed").await.unwrap();
+    set_resolved_at(&db, stored[1], ten_oclock() - Duration::minutes(1)).await;
+    // As its migration would have it; on SQLite for one connection.
+    let (allow, forbid) = if db.db.get_database_backend() == DbBackend::Sqlite {
+        ("PRAGMA ignore_check_constraints = ON", "PRAGMA ignore_check_constraints = OFF")
+    } else {
+        ("ALTER TABLE dead_letters DROP CONSTRAINT dead_letters_resolution_check", "")
+    };
+    let newer = "UPDATE dead_letters SET resolution = 'escalated' WHERE resolution = 'replayed'";
+    db.execute(&format!("{allow}; {newer}; {forbid}")).await;
+    assert_eq!(db.repo().purge_resolved(app, ten_oclock(), 1).await.unwrap(), 1);
+    assert_eq!(db.repo().purge_resolved_all_apps(ten_oclock(), 10).await.unwrap(), 1);
+    assert_eq!(left(&db).await, stored[1..2]);
 }
 
 async fn gc_for_app_goes_by_created_at_and_spares_other_apps(db: TestDb) {
