@@ -163,8 +163,11 @@ pub trait DeadLetterTriage: Send + Sync {
 
 /// Which of an app's rows a call is about: those for which every field that is set holds. The default is
 /// every unresolved row.
+///
+/// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
+/// leave a bulk call with more rows than were meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct DeadLetterFilter {
     /// How far the row is settled.
     pub state: DeadLetterState,
@@ -205,8 +208,10 @@ pub enum DeadLetterState {
     Any,
 }
 
-/// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD.
+/// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
+/// exist is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settlement {
     /// What becomes of it.
     pub resolution: Resolution,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
-    ScriptId, TriggerId,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterTriage, Resolution, ScriptId, Settlement, TriggerId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -112,4 +112,19 @@ fn the_traits_are_object_safe_and_shared_between_threads() {
     fn shared<T: Send + Sync + ?Sized>() {}
     shared::<dyn DeadLetterRepo>();
     shared::<dyn DeadLetterTriage>();
+}
+
+#[test]
+fn a_filter_or_a_settlement_with_a_field_that_does_not_exist_is_refused() {
+    let filter = json!({ "source": "customers", "created_before": "2026-03-01T10:00:00Z" });
+    serde_json::from_value::<DeadLetterFilter>(filter).unwrap();
+    let misspelt = json!({ "sorce": "customers", "created_before": "2026-03-01T10:00:00Z" });
+    let error = serde_json::from_value::<DeadLetterFilter>(misspelt).unwrap_err();
+    assert!(error.to_string().starts_with("unknown field `sorce`"), "{error}");
+
+    let settlement = json!({ "resolution": "ignored", "note": "sold out" });
+    serde_json::from_value::<Settlement>(settlement).unwrap();
+    let misspelt = json!({ "resolution": "ignored", "nota": "sold out" });
+    let error = serde_json::from_value::<Settlement>(misspelt).unwrap_err();
+    assert!(error.to_string().starts_with("unknown field `nota`"), "{error}");
 }
