@@ -81,7 +81,8 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// Settles the row if it is open, and returns it as it then is. Of callers at the same time one wins.
     ///
-    /// One conditional UPDATE, with no read before it.
+    /// One conditional UPDATE, with no read before it. A `handler_failed` row stays open: it may be settled as
+    /// that again, and then says when its handler last failed.
     ///
     /// # Errors
     ///
@@ -95,9 +96,10 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
     /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
-    /// passed over.
+    /// passed over, and [`Settled::held`] says so.
     ///
-    /// A filter whose state is [`Resolved`](DeadLetterState::Resolved) leaves the `handler_failed` ones.
+    /// A filter whose state is [`Resolved`](DeadLetterState::Resolved) leaves the `handler_failed` ones. To
+    /// settle as `handler_failed` leaves alone what is so already: each row is settled so once, and a loop ends.
     ///
     /// # Errors
     ///
@@ -317,8 +319,13 @@ pub struct ErrorGroup {
 pub struct Settled {
     /// The rows, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// Whether open rows that match remain: beyond the limit, or held by another transaction.
+    /// Whether the limit was reached. The next call may settle more, or find nothing: a loop that goes on while
+    /// this is true ends.
     pub more: bool,
+    /// Whether rows that match are left nonetheless, because others hold them: another transaction that has not
+    /// ended, or a policy or trigger of the database. Try again later. It is looked for where `more` is false,
+    /// and not in SQLite, which has no row locks.
+    pub held: bool,
 }
 
 /// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they

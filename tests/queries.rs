@@ -123,13 +123,15 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     repo.reopen(app, id).await.unwrap();
     expect("dead_letters_pkey", true, Some(1));
 
-    let due = DeadLetterFilter {
-        state: DeadLetterState::Open,
-        created_before: Some(cutoff()),
-        ..Default::default()
-    };
-    repo.resolve_matching(app, &due, &settlement, 100).await.unwrap();
-    expect("idx_dead_letters_app_open", false, Some(100));
+    // Up to the limit, and below it: then what others hold is looked for.
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        let due = DeadLetterFilter { created_before: Some(before), ..filter(DeadLetterState::Open) };
+        let ignored = Settlement { resolution: Resolution::Ignored, ..settlement.clone() };
+        repo.resolve_matching(app, &due, &ignored, 100).await.unwrap();
+        expect("idx_dead_letters_app_open", false, Some(100));
+        repo.resolve_matching(app, &due, &settlement, 100).await.unwrap();
+        expect("idx_dead_letters_app_unresolved", false, Some(100));
+    }
 
     // A sweep with much to do, and an idle one. What the first deletes stays away, which changes no plan.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {

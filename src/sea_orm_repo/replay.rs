@@ -68,10 +68,10 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
         E: From<DeadLetterRepoError>,
     {
-        let bulk = Bulk::new(app_id, filter, limit)?;
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let bulk = Bulk::new(app_id, filter, &settlement, limit)?;
         let txn = transaction::begin(&self.db).await?;
-        let outcome = match settle_rows(&txn, &bulk, &settlement).await {
+        let outcome = match settle_rows(&txn, &bulk).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),
             Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
             Err(error) => Err(error.into()),
@@ -83,10 +83,9 @@ impl SeaOrmDeadLetterRepo {
 async fn settle_rows(
     txn: &DatabaseTransaction,
     bulk: &Bulk<'_>,
-    settlement: &Settlement,
 ) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
     let returning = Query::returning().columns(Column::iter());
-    let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), settlement, returning)).await?;
+    let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), returning)).await?;
     record_rows(rows.len() as u64);
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
@@ -95,8 +94,7 @@ async fn settle_rows(
     // RETURNING has no order.
     settled.sort_by_key(|row| (row.created_at, row.id));
     let ids = settled.iter().map(|row| row.id).collect();
-    let more = bulk.more(txn).await?;
-    Ok((settled, Settled { ids, more }))
+    Ok((settled, bulk.settled(txn, ids).await?))
 }
 
 async fn end<T, E: From<DeadLetterRepoError>>(

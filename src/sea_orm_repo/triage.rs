@@ -154,10 +154,9 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         settlement: &Settlement,
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError> {
-        let bulk = Bulk::new(app_id, filter, limit)?;
+        let bulk = Bulk::new(app_id, filter, settlement, limit)?;
         let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
-        let rows =
-            self.db.query_all(&bulk.settle(self.db.get_database_backend(), settlement, returning)).await?;
+        let rows = self.db.query_all(&bulk.settle(self.db.get_database_backend(), returning)).await?;
         record_rows(rows.len() as u64);
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
@@ -167,8 +166,7 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
             ));
         }
         ids.sort();
-        let ids = ids.into_iter().map(|(_, id)| id.into()).collect();
-        Ok(Settled { ids, more: bulk.more(&self.db).await? })
+        bulk.settled(&self.db, ids.into_iter().map(|(_, id)| id.into()).collect()).await
     }
 
     #[instrument(name = "dead_letters.reopen", skip_all, err(level = "warn"), fields(%app_id, %id))]
@@ -246,19 +244,26 @@ fn is_open() -> Expr {
     COLUMN.resolution.is_null().or(Column::Resolution.into_expr().eq(handler_failed))
 }
 
+fn is_of_state(state: DeadLetterState) -> Option<Expr> {
+    match state {
+        DeadLetterState::Open => Some(is_open()),
+        DeadLetterState::Unresolved => Some(COLUMN.resolved_at.is_null()),
+        DeadLetterState::Resolved => Some(COLUMN.resolved_at.is_not_null()),
+        DeadLetterState::Any => None,
+    }
+}
+
 fn matches(app_id: AppId, filter: &DeadLetterFilter, backend: DbBackend) -> Condition {
+    matches_but_for_state(app_id, filter, backend).add_option(is_of_state(filter.state))
+}
+
+fn matches_but_for_state(app_id: AppId, filter: &DeadLetterFilter, backend: DbBackend) -> Condition {
     // As in the store, where a NUL became U+FFFD.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
     // Not LIKE, whose wildcards would have to be escaped, and for which SQLite ignores case.
     let position = if backend == DbBackend::Sqlite { "instr" } else { "strpos" };
     Condition::all()
         .add(COLUMN.app_id.eq(app_id.into_inner()))
-        .add_option(match filter.state {
-            DeadLetterState::Open => Some(is_open()),
-            DeadLetterState::Unresolved => Some(COLUMN.resolved_at.is_null()),
-            DeadLetterState::Resolved => Some(COLUMN.resolved_at.is_not_null()),
-            DeadLetterState::Any => None,
-        })
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
@@ -360,10 +365,11 @@ impl From<ErrorGroupRow> for ErrorGroup {
     }
 }
 
-/// The open rows that a bulk call is about.
+/// The open rows that a bulk call is about, and what becomes of them.
 pub(super) struct Bulk<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
+    settlement: &'a Settlement,
     limit: u32,
 }
 
@@ -371,25 +377,33 @@ impl<'a> Bulk<'a> {
     pub(super) fn new(
         app_id: AppId,
         filter: &'a DeadLetterFilter,
+        settlement: &'a Settlement,
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         if filter.created_before.is_none() {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
-        Ok(Self { app_id, filter, limit: in_range("limit", limit, BULK_LIMITS)? })
+        Ok(Self { app_id, filter, settlement, limit: in_range("limit", limit, BULK_LIMITS)? })
     }
 
     fn condition(&self, backend: DbBackend) -> Condition {
-        matches(self.app_id, self.filter, backend).add(is_open())
+        let target = match self.settlement.resolution {
+            // Else the oldest would be settled so for ever, and the others never.
+            Resolution::HandlerFailed => DeadLetterState::Unresolved,
+            _ => DeadLetterState::Open,
+        };
+        // A wider state would lead both backends to a wider index.
+        let narrower = match self.filter.state {
+            DeadLetterState::Open | DeadLetterState::Any => None,
+            state => is_of_state(state),
+        };
+        matches_but_for_state(self.app_id, self.filter, backend)
+            .add_option(is_of_state(target))
+            .add_option(narrower)
     }
 
     /// Settles the oldest. They are picked in a CTE that is MATERIALIZED, so that no plan picks twice.
-    pub(super) fn settle(
-        &self,
-        backend: DbBackend,
-        settlement: &Settlement,
-        returning: ReturningClause,
-    ) -> WithQuery {
+    pub(super) fn settle(&self, backend: DbBackend, returning: ReturningClause) -> WithQuery {
         let oldest = Entity::find()
             .select_only()
             .column(Column::Id)
@@ -402,13 +416,24 @@ impl<'a> Bulk<'a> {
         let oldest =
             CommonTableExpression::new().table_name("oldest").query(oldest).materialized(true).to_owned();
         let picked = Query::select().column(Column::Id).from("oldest").take();
-        let mut update = settle(settlement).filter(Column::Id.in_subquery(picked)).into_query();
+        let mut update = settle(self.settlement).filter(Column::Id.in_subquery(picked)).into_query();
         update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned())
     }
 
-    /// Whether open rows that match are left. Not by `exists`, which has no LIMIT: it was planned to fetch
-    /// them all.
-    pub(super) async fn more(&self, db: &impl ConnectionTrait) -> Result<bool, DeadLetterRepoError> {
+    /// What came of it.
+    pub(super) async fn settled(
+        &self,
+        db: &impl ConnectionTrait,
+        ids: Vec<DeadLetterId>,
+    ) -> Result<Settled, DeadLetterRepoError> {
+        let more = ids.len() == self.limit as usize;
+        // Below the limit, whatever is left had been passed over.
+        let held = !more && db.get_database_backend() == DbBackend::Postgres && self.is_any_left(db).await?;
+        Ok(Settled { ids, more, held })
+    }
+
+    /// Not by `exists`, which has no LIMIT: it was planned to fetch them all.
+    async fn is_any_left(&self, db: &impl ConnectionTrait) -> Result<bool, DeadLetterRepoError> {
         let left = Entity::find()
             .select_only()
             .column(Column::Id)

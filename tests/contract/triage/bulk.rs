@@ -13,6 +13,7 @@ on_every_backend! {
     the_oldest_are_settled_up_to_the_limit_and_more_is_said,
     only_open_rows_that_match_are_settled,
     a_state_narrows_what_is_open,
+    a_handler_that_failed_is_not_settled_so_again,
     a_filter_without_created_before_is_refused_and_nothing_is_sent,
     a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
     rows_that_arrive_meanwhile_are_not_swept_along,
@@ -43,7 +44,7 @@ async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     stored.rotate_right(1);
     for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
     {
-        assert_eq!(settle(&db, app, &all(), 3).await, Settled { ids: settled.to_vec(), more });
+        assert_eq!(settle(&db, app, &all(), 3).await, Settled { ids: settled.to_vec(), more, held: false });
     }
     let row = db.repo().get(stored[0]).await.unwrap().unwrap();
     assert_eq!(
@@ -67,7 +68,10 @@ async fn only_open_rows_that_match_are_settled(db: TestDb) {
         // The fifth row is at the bound, the sixth behind it.
         ..before(ten_oclock() + Duration::minutes(4))
     };
-    assert_eq!(settle(&db, app, &filter, 1_000).await, Settled { ids: stored[1..4].to_vec(), more: false });
+    assert_eq!(
+        settle(&db, app, &filter, 1_000).await,
+        Settled { ids: stored[1..4].to_vec(), more: false, held: false }
+    );
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
     assert_eq!(db.repo().unresolved_count(other).await.unwrap(), 2);
@@ -80,6 +84,20 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     assert_eq!(settle(&db, app, &all(), 10).await.ids, stored[1..]);
     let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
     assert_eq!(settle(&db, app, &resolved, 10).await.ids, stored[..1]);
+}
+
+async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 3).await;
+    let open = DeadLetterFilter { state: DeadLetterState::Open, ..all() };
+    let failed = settlement(Resolution::HandlerFailed);
+    for (settled, more) in [(&stored[..2], true), (&stored[2..], false), (&[], false)] {
+        let outcome = db.repo().resolve_matching(app, &open, &failed, 2).await.unwrap();
+        assert_eq!((outcome.ids.as_slice(), outcome.more), (settled, more));
+    }
+    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
+    assert_eq!(db.repo().resolve_matching(app, &resolved, &failed, 2).await.unwrap().ids, []);
+    assert_eq!(settle(&db, app, &open, 10).await.ids, stored);
 }
 
 async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: TestDb) {
@@ -166,7 +184,7 @@ async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
             enqueue_all(txn, rows).await
         })
         .await;
-    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true });
+    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true, held: false });
     let expected = stored[..3].iter().map(|&id| (id, Some(Resolution::Replayed), letter(app).payload));
     assert!(expected.eq(seen));
     assert_eq!(enqueued(&db).await, texts(&stored[..3]));
@@ -194,7 +212,7 @@ async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
 async fn with_nothing_to_replay_nothing_is_run(db: TestDb) {
     let settled: Result<_, DeadLetterRepoError> =
         db.repo().replay_matching(new_app(), &all(), None, None, 10, async |_, _| panic!("run")).await;
-    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false });
+    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false, held: false });
 }
 
 async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
@@ -224,10 +242,17 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     let stored = rows(&db, app, 4).await;
     let txn = db.db.begin().await.unwrap();
     table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
-    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[1..3].to_vec(), more: true });
-    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[3..].to_vec(), more: true });
+    for (settled, more, held) in
+        [(&stored[1..3], true, false), (&stored[3..], false, true), (&[], false, true)]
+    {
+        assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: settled.to_vec(), more, held });
+    }
+    let replayed: Result<_, DeadLetterRepoError> =
+        db.repo().replay_matching(app, &all(), None, None, 2, async |_, _| panic!("run")).await;
+    assert_eq!(replayed.unwrap(), Settled { ids: vec![], more: false, held: true });
     txn.rollback().await.unwrap();
-    assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: stored[..1].to_vec(), more: false });
+    let settled = Settled { ids: stored[..1].to_vec(), more: false, held: false };
+    assert_eq!(settle(&db, app, &all(), 2).await, settled);
 }
 
 /// As with gc: the plan is made while the table is empty.
@@ -250,6 +275,6 @@ async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
     let stored = db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
     db.execute("UPDATE dead_letters SET created_at = '2026-03-01 10:00Z'").await;
     let settled = repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap();
-    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true });
+    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true, held: false });
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
 }
