@@ -64,7 +64,8 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError>;
 
     /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the
-    /// largest first, of equals the one seen last.
+    /// largest first, of equals the one seen last, of those by source, op, script (none comes last) and
+    /// signature, byte by byte.
     ///
     /// It reads every row that matches.
     ///

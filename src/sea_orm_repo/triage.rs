@@ -10,8 +10,8 @@ use sea_orm::{
     PartialModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Order, Query,
-        ReturningClause, SelectStatement, WithClause, WithQuery,
+        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, NullOrdering, Order,
+        Query, ReturningClause, SelectStatement, WithClause, WithQuery,
     },
 };
 use tracing::{field::Empty, instrument};
@@ -112,7 +112,7 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<ErrorGroup>, DeadLetterRepoError> {
         let limit = in_range("limit", limit, PAGE_SIZES)?;
         let backend = self.db.get_database_backend();
-        let query = group_errors(matches(app_id, filter, backend), limit);
+        let query = group_errors(matches(app_id, filter, backend), limit, backend);
         let groups = ErrorGroupRow::find_by_statement(backend.build(&query)).all(&self.db).await?;
         record_rows(groups.len() as u64);
         Ok(groups.into_iter().map(ErrorGroup::from).collect())
@@ -302,7 +302,7 @@ fn count_unresolved(app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
 
 const GROUP_KEY: [Column; 4] = [Column::Source, Column::Op, Column::ScriptId, Column::ErrorSignature];
 
-fn group_errors(matching: Condition, limit: u32) -> SelectStatement {
+fn group_errors(matching: Condition, limit: u32, backend: DbBackend) -> SelectStatement {
     let groups = Query::select()
         .columns(GROUP_KEY)
         .expr_as(Func::count(Expr::col(Asterisk)), "letters")
@@ -311,8 +311,7 @@ fn group_errors(matching: Condition, limit: u32) -> SelectStatement {
         .from(Entity)
         .cond_where(matching.clone())
         .group_by_columns(GROUP_KEY)
-        .order_by("letters", Order::Desc)
-        .order_by("last_seen", Order::Desc)
+        .apply(|groups| order_groups(groups, backend))
         .limit(limit.into())
         .take();
     // Of the few groups that are left: PostgreSQL before 18 has no max(uuid).
@@ -333,9 +332,20 @@ fn group_errors(matching: Condition, limit: u32) -> SelectStatement {
         .column(("groups", Asterisk))
         .expr_as(newest, "newest_id")
         .from_subquery(groups, "groups")
-        .order_by("letters", Order::Desc)
-        .order_by("last_seen", Order::Desc)
+        .apply(|groups| order_groups(groups, backend))
         .take()
+}
+
+/// The same on both backends: texts by their bytes, whatever the database's language.
+fn order_groups(groups: &mut SelectStatement, backend: DbBackend) {
+    groups.order_by("letters", Order::Desc).order_by("last_seen", Order::Desc);
+    for column in GROUP_KEY {
+        let key = match (column, backend) {
+            (Column::ScriptId, _) | (_, DbBackend::Sqlite) => Expr::col(column),
+            _ => Func::cust("convert_to").args([Expr::col(column), Expr::Constant("UTF8".into())]).into(),
+        };
+        groups.order_by_expr_with_nulls(key, Order::Asc, NullOrdering::Last);
+    }
 }
 
 #[derive(FromQueryResult)]

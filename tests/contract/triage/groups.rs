@@ -2,6 +2,7 @@ use chrono::Duration;
 use dead_letters::{
     DeadLetterFilter, DeadLetterTriage, ErrorGroup, NewDeadLetter, ScriptId, SeaOrmDeadLetterRepo,
 };
+use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{any, letter, new_app, row_of, ten_oclock};
@@ -12,6 +13,7 @@ on_every_backend! {
     each_part_of_the_key_splits,
     a_group_without_script_names_its_newest_row,
     of_equal_groups_the_one_seen_last_comes_first,
+    groups_of_one_count_and_time_go_by_their_key_byte_by_byte,
     of_rows_of_one_time_the_newest_has_the_largest_id,
     the_filter_and_the_app_hold_for_the_newest_row_too,
     limit_is_1_to_500,
@@ -90,6 +92,48 @@ async fn of_equal_groups_the_one_seen_last_comes_first(db: TestDb) {
     let groups = db.repo().error_groups(app, &any(), 10).await.unwrap();
     let signatures: Vec<_> = groups.iter().map(|group| group.error_signature.as_str()).collect();
     assert_eq!(signatures, ["c", "a", "b"]);
+}
+
+async fn groups_of_one_count_and_time_go_by_their_key_byte_by_byte(db: TestDb) {
+    if db.db.get_database_backend() == DbBackend::Postgres {
+        // A language's order is neither that of bytes nor SQLite's.
+        db.execute(
+            r#"ALTER TABLE dead_letters ALTER source TYPE text COLLATE "und-x-icu",
+                   ALTER op TYPE text COLLATE "und-x-icu", ALTER error_signature TYPE text COLLATE "und-x-icu""#,
+        )
+        .await;
+    }
+    let app = new_app();
+    let script = |n| Some(ScriptId::from(Uuid::from_u128(n)));
+    let mut keys = vec![
+        ("b", "x", script(1), "e"),
+        ("_", "x", script(1), "e"),
+        ("ab", "x", script(1), "e"),
+        ("é", "x", script(1), "e"),
+        ("a", "y", script(1), "e"),
+        ("a", "Y", script(1), "e"),
+        ("a", "x", None, "e"),
+        ("a", "x", script(2), "e"),
+        ("a", "x", script(1), "f"),
+        ("a", "x", script(1), "F"),
+        ("B", "x", script(1), "e"),
+        ("a-c", "x", script(1), "e"),
+    ];
+    for &(source, op, script_id, error) in &keys {
+        let (source, op, last_error) = (source.into(), op.into(), error.into());
+        let id = row_of(&db, NewDeadLetter { source, op, script_id, last_error, ..letter(app) }).await;
+        db.set_created_at(id, ten_oclock()).await;
+    }
+    // Without a script comes last.
+    keys.sort_by_key(|&(source, op, script_id, error)| (source, op, script_id.is_none(), script_id, error));
+    for limit in [3, 12] {
+        let groups = db.repo().error_groups(app, &any(), limit).await.unwrap();
+        let sorted: Vec<_> = groups
+            .iter()
+            .map(|group| (&*group.source, &*group.op, group.script_id, &*group.error_signature))
+            .collect();
+        assert_eq!(sorted, keys[..limit as usize]);
+    }
 }
 
 async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
