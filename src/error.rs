@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
 
-use crate::{DeadLetterId, Resolution};
+use crate::{DeadLetterId, Resolution, description::Described};
 
 /// Why a call failed.
 ///
@@ -151,7 +151,7 @@ impl DeadLetterRepoError {
 }
 
 /// The driver's error, where SeaORM passes one on.
-fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
+pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
@@ -193,61 +193,5 @@ impl From<DbErr> for DeadLetterRepoError {
 impl fmt::Debug for DeadLetterRepoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DeadLetterRepoError({self})")
-    }
-}
-
-/// Says of a database error what can't hold a row's content.
-struct Described<'a>(&'a DbErr);
-
-impl fmt::Display for Described<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(error) = sqlx_error(self.0) {
-            return describe_sqlx(error, f);
-        }
-        match self.0 {
-            error @ (DbErr::ConnectionAcquire(_)
-            | DbErr::Conn(_)
-            | DbErr::RecordNotInserted
-            | DbErr::RecordNotUpdated
-            | DbErr::BackendNotSupported { .. }) => write!(f, "{error}"),
-            _ => f.write_str("the database's answer could not be used"),
-        }
-    }
-}
-
-fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    match error {
-        SqlxError::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            write!(f, "database error {code}")?;
-            if names_only(&code) {
-                write!(f, ": {}", error.message())?;
-            }
-            Ok(())
-        }
-        SqlxError::ColumnDecode { index, .. } => write!(f, "the column {index} could not be decoded"),
-        SqlxError::Io(_)
-        | SqlxError::Tls(_)
-        | SqlxError::ColumnNotFound(_)
-        | SqlxError::PoolTimedOut
-        | SqlxError::PoolClosed
-        | SqlxError::WorkerCrashed => write!(f, "{error}"),
-        _ => f.write_str("the database's answer could not be used"),
-    }
-}
-
-/// Whether a message with this code quotes nothing but names: of tables, columns, constraints, roles.
-///
-/// By the classes of PostgreSQL's SQLSTATE (its manual, appendix A). Those left out quote data (22), or say
-/// what somebody's trigger makes them say (P0). SQLite's codes are numbers of up to four digits; its
-/// messages quote data only where a trigger raises them (1811, SQLITE_CONSTRAINT_TRIGGER).
-fn names_only(code: &str) -> bool {
-    match code.len() {
-        5 => matches!(
-            &code.as_bytes()[..2],
-            b"08" | b"23" | b"25" | b"28" | b"40" | b"42" | b"53" | b"55" | b"57"
-        ),
-        1..=4 => code != "1811",
-        _ => false,
     }
 }

@@ -3,6 +3,7 @@
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
+mod description;
 mod error;
 mod id;
 #[cfg(feature = "metrics")]

@@ -10,6 +10,7 @@ use crate::database::TestDb;
 
 on_every_backend! {
     no_error_shows_a_rows_content,
+    a_broken_constraint_is_named,
     a_missing_table_is_named,
     a_code_tells_whether_another_try_is_worth_it,
     a_busy_or_waiting_database_is_transient,
@@ -23,7 +24,9 @@ async fn no_error_shows_a_rows_content(db: TestDb) {
     let refusals = if db.db.get_database_backend() == DbBackend::Sqlite {
         vec![
             "CREATE TRIGGER refuse BEFORE INSERT ON dead_letters BEGIN SELECT RAISE(ABORT, 'canary-4711'); END",
-            "DROP TRIGGER refuse; CREATE UNIQUE INDEX only_one ON dead_letters (source)",
+            // Its message quotes the text.
+            "DROP TRIGGER refuse; CREATE INDEX quote ON dead_letters (json_extract('{}', source))",
+            "DROP INDEX quote; CREATE UNIQUE INDEX only_one ON dead_letters (source)",
         ]
     } else {
         vec![
@@ -33,6 +36,14 @@ async fn no_error_shows_a_rows_content(db: TestDb) {
             "ALTER TABLE dead_letters DROP CONSTRAINT refuse;
              CREATE INDEX quote ON dead_letters ((CAST(source AS integer)))",
             "DROP INDEX quote;
+             ALTER TABLE dead_letters ADD CONSTRAINT quote CHECK (CAST(source AS regclass) IS NOT NULL)",
+            "ALTER TABLE dead_letters DROP CONSTRAINT quote,
+                 ADD CONSTRAINT quote CHECK (CAST(source AS regtype) IS NOT NULL)",
+            "ALTER TABLE dead_letters DROP CONSTRAINT quote;
+             CREATE FUNCTION run() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN EXECUTE ''SELECT '' || quote_ident(NEW.source); END';
+             CREATE TRIGGER run BEFORE INSERT ON dead_letters FOR EACH ROW EXECUTE FUNCTION run()",
+            "DROP TRIGGER run ON dead_letters;
              CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''%'', NEW.payload; END';
              CREATE TRIGGER raise BEFORE INSERT ON dead_letters FOR EACH ROW EXECUTE FUNCTION raise()",
             // Its detail is the key.
@@ -65,6 +76,26 @@ async fn no_error_shows_a_rows_content(db: TestDb) {
     }
     // Else this would show nothing.
     assert!(whole_errors.contains(CANARY), "{whole_errors}");
+}
+
+async fn a_broken_constraint_is_named(db: TestDb) {
+    let sqlite = db.db.get_database_backend() == DbBackend::Sqlite;
+    db.execute("CREATE UNIQUE INDEX only_one ON dead_letters (source)").await;
+    db.repo().insert(letter(new_app())).await.unwrap();
+    let error = db.repo().insert(letter(new_app())).await.unwrap_err();
+    let expected = if sqlite {
+        "database error 2067: UNIQUE constraint failed: dead_letters.source"
+    } else {
+        "database error 23505: table dead_letters, constraint only_one"
+    };
+    assert_eq!(error.to_string(), expected);
+
+    db.execute("ALTER TABLE dead_letters ADD COLUMN region text NOT NULL DEFAULT ''").await;
+    if !sqlite {
+        db.execute("ALTER TABLE dead_letters ALTER COLUMN region DROP DEFAULT").await;
+        let error = db.repo().insert(letter(new_app())).await.unwrap_err();
+        assert_eq!(error.to_string(), "database error 23502: table dead_letters, column region");
+    }
 }
 
 async fn a_missing_table_is_named(db: TestDb) {
@@ -213,6 +244,47 @@ async fn a_commit_of_a_failed_transaction_is_an_error(db: TestDb) {
     txn.execute_unprepared("SELECT * FROM no_such_table").await.unwrap_err();
     txn.commit().await.unwrap();
     assert_eq!(db.row_count().await, 0);
+}
+
+/// A trigger may choose any code, and give the error any name.
+#[tokio::test]
+async fn a_trigger_shows_no_content_whatever_code_it_raises_on_postgres() {
+    let db = TestDb::postgres().await;
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+             RAISE EXCEPTION USING ERRCODE = NEW.op, MESSAGE = NEW.source, DETAIL = NEW.source, HINT = NEW.source,
+                 COLUMN = NEW.source, CONSTRAINT = NEW.source, DATATYPE = NEW.source, TABLE = NEW.source,
+                 SCHEMA = NEW.source;
+         END';
+         CREATE TRIGGER refuse BEFORE INSERT ON dead_letters FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    // Among them one that looks like what the driver would say of another error.
+    let forged =
+        r#"canary-4711", detail: None, position: Some(Original(1)), where: None, table: Some("t"), "#;
+    for source in [CANARY, forged, "canary-4711, position: Some(Original(1)), where: None, "] {
+        for code in [
+            "08006", "22012", "23502", "23505", "23514", "25006", "28000", "40001", "42501", "42601",
+            "42703", "42P01", "53100", "55000", "55P03", "57014", "57P01", "P0001", "XX000",
+        ] {
+            let sent = NewDeadLetter { source: source.into(), op: code.into(), ..letter(new_app()) };
+            let error = db.repo().insert(sent).await.unwrap_err();
+            assert_eq!(error.to_string(), format!("database error {code}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_right_is_named_on_postgres() {
+    let db = TestDb::postgres().await;
+    let role = format!("dead_letters_nobody_{}", uuid::Uuid::new_v4().simple());
+    db.execute(&format!("CREATE ROLE {role}")).await;
+    let txn = db.db.begin().await.unwrap();
+    txn.execute_unprepared(&format!("SET LOCAL ROLE {role}")).await.unwrap();
+    let error = SeaOrmDeadLetterRepo::in_transaction(&txn).unresolved_count(new_app()).await.unwrap_err();
+    assert_eq!(error.to_string(), "database error 42501: permission denied for table dead_letters");
+    txn.rollback().await.unwrap();
+    db.execute(&format!("DROP ROLE {role}")).await;
 }
 
 #[tokio::test]
