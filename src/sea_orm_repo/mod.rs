@@ -1,6 +1,6 @@
 //! The store on SeaORM: the only place that knows the entity.
 
-use std::future::Future;
+use std::{future::Future, ops::RangeInclusive};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -11,10 +11,12 @@ use uuid::Uuid;
 use crate::{AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
 
 mod bury;
+mod conditions;
 mod convert;
 mod count;
 mod find;
 mod gc;
+mod group;
 mod insert;
 mod replay;
 mod settle;
@@ -25,6 +27,8 @@ mod triage;
 use convert::Limits;
 use gc::Due;
 use transaction::RepoConnection;
+
+const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
 /// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
 /// transaction that the caller opened. It needs a tokio runtime.
@@ -184,4 +188,16 @@ fn new_id() -> DeadLetterId {
 
 fn non_negative(argument: &'static str, value: i64) -> Result<u64, DeadLetterRepoError> {
     u64::try_from(value).map_err(|_| DeadLetterRepoError::Negative { argument, value })
+}
+
+fn in_range(
+    argument: &'static str,
+    value: u32,
+    range: RangeInclusive<u32>,
+) -> Result<u32, DeadLetterRepoError> {
+    if !range.contains(&value) {
+        let (min, max) = range.into_inner();
+        return Err(DeadLetterRepoError::OutOfRange { argument, value, min, max });
+    }
+    Ok(value)
 }

@@ -4,7 +4,7 @@ use dead_letters_entity::dead_letters::{Column, Model};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, sea_query::Query};
 use tracing::{field::Empty, instrument};
 
-use super::{SeaOrmDeadLetterRepo, record_rows, transaction, triage::Bulk};
+use super::{SeaOrmDeadLetterRepo, record_rows, settle::Bulk, transaction};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
     Settled, Settlement,

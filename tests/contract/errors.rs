@@ -281,7 +281,7 @@ async fn a_missing_right_is_named_on_postgres() {
     db.execute(&format!("CREATE ROLE {role}")).await;
     let txn = db.db.begin().await.unwrap();
     txn.execute_unprepared(&format!("SET LOCAL ROLE {role}")).await.unwrap();
-    let error = SeaOrmDeadLetterRepo::in_transaction(&txn).unresolved_count(new_app()).await.unwrap_err();
+    let error = db.repo().in_transaction(&txn).unresolved_count(new_app()).await.unwrap_err();
     assert_eq!(error.to_string(), "database error 42501: permission denied for table dead_letters");
     txn.rollback().await.unwrap();
     db.execute(&format!("DROP ROLE {role}")).await;
