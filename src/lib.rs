@@ -3,6 +3,7 @@
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
+mod debug;
 mod description;
 mod error;
 mod id;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId};
+use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug::debug_without_content};
 
 /// An event that used up its retries, as the dispatcher hands it over.
 ///
@@ -17,7 +17,9 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId};
 /// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in
 ///   PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Its `Debug` shows texts and payload by their size, as that of a stored row does: it ends up in logs.
+#[derive(Clone, PartialEq)]
 pub struct NewDeadLetter {
     /// The tenant.
     pub app_id: AppId,
@@ -44,9 +46,16 @@ pub struct NewDeadLetter {
     pub last_error: String,
 }
 
+debug_without_content! {
+    NewDeadLetter {
+        app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at;
+        source, op, payload, last_error,
+    }
+}
+
 /// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC
-/// 3339.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// 3339. Its `Debug` shows texts and payload by their size.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetterRow {
     /// The row's id.
     pub id: DeadLetterId,
@@ -87,6 +96,14 @@ pub struct DeadLetterRow {
     /// What it has in common with its like: the first line of `last_error` with `#` for uuids, numbers, hex
     /// and quoted text, 200 characters at most. Empty on rows from before there was one.
     pub error_signature: String,
+}
+
+debug_without_content! {
+    DeadLetterRow {
+        id, app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at,
+        created_at, resolved_at, resolution;
+        source, op, payload, last_error, resolved_by, resolution_note, error_signature,
+    }
 }
 
 /// What became of a dead letter.

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId, time::is_held,
+    AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId,
+    debug::debug_without_content, time::is_held,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -168,8 +169,8 @@ pub trait DeadLetterTriage: Send + Sync {
 /// every unresolved row.
 ///
 /// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
-/// leave a bulk call with more rows than were meant.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// leave a bulk call with more rows than were meant. Its `Debug` shows texts by their size.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetterFilter {
     /// How far the row is settled.
@@ -196,6 +197,13 @@ pub struct DeadLetterFilter {
     pub created_before: Option<DateTime<Utc>>,
 }
 
+debug_without_content! {
+    DeadLetterFilter {
+        state, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
+        source, op, error_contains, error_signature,
+    }
+}
+
 /// How far a row is settled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -212,8 +220,8 @@ pub enum DeadLetterState {
 }
 
 /// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
-/// exist is an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// exist is an error. Its `Debug` shows texts by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settlement {
     /// What becomes of it.
@@ -223,6 +231,8 @@ pub struct Settlement {
     /// Why.
     pub note: Option<String>,
 }
+
+debug_without_content! { Settlement { resolution; by, note } }
 
 /// Which page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,8 +252,9 @@ pub struct Page<T> {
     pub next: Option<Cursor>,
 }
 
-/// A row as a list shows it: without its payload, and with the beginning of its error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A row as a list shows it: without its payload, and with the beginning of its error. Its `Debug` shows texts
+/// by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterSummary {
     /// The row's id.
     pub id: DeadLetterId,
@@ -283,6 +294,14 @@ pub struct DeadLetterSummary {
     pub resolution_note: Option<String>,
 }
 
+debug_without_content! {
+    DeadLetterSummary {
+        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, attempt_count, first_attempt_at,
+        last_attempt_at, created_at, resolved_at, resolution;
+        source, op, error_excerpt, error_signature, resolved_by, resolution_note,
+    }
+}
+
 /// An app's badge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnresolvedCount {
@@ -294,8 +313,8 @@ pub struct UnresolvedCount {
     pub at_least: bool,
 }
 
-/// Rows that failed alike.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Rows that failed alike. Its `Debug` shows texts by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
     /// What the events were about.
     pub source: String,
@@ -313,6 +332,10 @@ pub struct ErrorGroup {
     pub last_seen: DateTime<Utc>,
     /// The row that was seen last: of equals the one with the largest id.
     pub newest_id: DeadLetterId,
+}
+
+debug_without_content! {
+    ErrorGroup { script_id, count, first_seen, last_seen, newest_id; source, op, error_signature }
 }
 
 /// What a bulk call settled.

@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterTriage, Resolution, ScriptId, Settlement, TriggerId,
+    DeadLetterSummary, DeadLetterTriage, ErrorGroup, NewDeadLetter, Resolution, ScriptId, Settlement,
+    TriggerId,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::time;
+use super::{letter, new_app, time};
 
 #[test]
 fn ids_convert_print_parse_sort_hash_and_serialize_as_the_bare_uuid() {
@@ -127,4 +128,100 @@ fn a_filter_or_a_settlement_with_a_field_that_does_not_exist_is_refused() {
     let misspelt = json!({ "resolution": "ignored", "nota": "sold out" });
     let error = serde_json::from_value::<Settlement>(misspelt).unwrap_err();
     assert!(error.to_string().starts_with("unknown field `nota`"), "{error}");
+}
+
+const CANARY: &str = "canary-4711";
+
+#[test]
+fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
+    let text = || Some(CANARY.to_owned());
+    let new = NewDeadLetter {
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        payload: json!({ CANARY: CANARY }),
+        last_error: CANARY.to_owned(),
+        ..letter(new_app())
+    };
+    let row = DeadLetterRow {
+        id: Uuid::new_v4().into(),
+        app_id: new.app_id,
+        original_event_id: new.original_event_id,
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        trigger_id: None,
+        script_id: new.script_id,
+        payload: new.payload.clone(),
+        attempt_count: 5,
+        first_attempt_at: new.first_attempt_at,
+        last_attempt_at: new.last_attempt_at,
+        last_error: CANARY.to_owned(),
+        created_at: new.last_attempt_at,
+        resolved_at: Some(new.last_attempt_at),
+        resolution: Some(Resolution::Ignored),
+        resolved_by: text(),
+        resolution_note: text(),
+        error_signature: CANARY.to_owned(),
+    };
+    let summary = DeadLetterSummary {
+        id: row.id,
+        app_id: row.app_id,
+        original_event_id: row.original_event_id,
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        trigger_id: None,
+        script_id: row.script_id,
+        payload_bytes: 29,
+        attempt_count: 5,
+        first_attempt_at: row.first_attempt_at,
+        last_attempt_at: row.last_attempt_at,
+        error_excerpt: CANARY.to_owned(),
+        error_signature: CANARY.to_owned(),
+        created_at: row.created_at,
+        resolved_at: None,
+        resolution: None,
+        resolved_by: text(),
+        resolution_note: text(),
+    };
+    let group = ErrorGroup {
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        script_id: row.script_id,
+        error_signature: CANARY.to_owned(),
+        count: 4711,
+        first_seen: row.created_at,
+        last_seen: row.created_at,
+        newest_id: row.id,
+    };
+    let filter = DeadLetterFilter {
+        script_id: row.script_id,
+        source: text(),
+        op: text(),
+        error_contains: text(),
+        error_signature: text(),
+        ..Default::default()
+    };
+    let settlement = Settlement { resolution: Resolution::Ignored, by: text(), note: text() };
+    let script = row.script_id.unwrap().to_string();
+    for shown in [
+        format!("{new:?} {new:#?}"),
+        format!("{row:?} {row:#?}"),
+        format!("{summary:?} {summary:#?}"),
+        format!("{group:?} {group:#?}"),
+        format!("{filter:?} {filter:#?}"),
+        format!("{settlement:?} {settlement:#?}"),
+    ] {
+        assert!(!shown.contains(CANARY), "{shown}");
+        assert!(shown.contains("11 bytes"), "{shown}");
+        assert!(shown.contains(&script) || shown.contains("Ignored"), "{shown}");
+    }
+    assert!(format!("{row:?}").contains("payload: 29 bytes"), "{row:?}");
+    assert!(format!("{row:?}").contains("created_at: 2026-03-01T10:31:00.123456Z"), "{row:?}");
+
+    // One that is not stored, and that nobody can serialize.
+    let mut payload = Value::Null;
+    for _ in 0..1_000 {
+        payload = json!([payload]);
+    }
+    let deep = format!("{:?}", NewDeadLetter { payload, ..letter(new_app()) });
+    assert!(deep.contains("payload: deeper than 127 levels"), "{deep}");
 }
