@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter,
-    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled, Settlement,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -58,6 +58,57 @@ async fn a_role_that_may_only_insert_can_insert_on_postgres() {
     }
     assert_eq!(db.row_count().await, 10);
     repo.get(id).await.unwrap_err();
+    drop_role(&db, &role, service).await;
+}
+
+/// With row level security and no policy for UPDATE a row can be seen and not changed.
+#[tokio::test]
+async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_on_postgres() {
+    let db = TestDb::postgres().await;
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+         ALTER TABLE dead_letters ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY read ON dead_letters FOR SELECT USING (true);
+         CREATE POLICY write ON dead_letters FOR INSERT WITH CHECK (true);
+         CREATE POLICY sweep ON dead_letters FOR DELETE USING (true)";
+    let (role, service) = service(&db, rights).await;
+    let repo = SeaOrmDeadLetterRepo::new(service.clone());
+    let app_id = AppId::from(Uuid::new_v4());
+    let id = repo.insert(letter(app_id)).await.unwrap();
+    let settled = repo.insert_many(vec![letter(app_id); 2]).await.unwrap()[1];
+    db.repo().resolve(settled, "ignored").await.unwrap();
+    assert!(repo.get(id).await.unwrap().is_some());
+    assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
+    assert_eq!(repo.list_for_app(app_id, false, 10, 0).await.unwrap().len(), 3);
+    assert_eq!(repo.unresolved_count(app_id).await.unwrap(), 2);
+
+    let not_found = repo.resolve(id, "ignored").await;
+    assert!(matches!(not_found, Err(DeadLetterRepoError::NotFound(of)) if of == id), "{not_found:?}");
+    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let replayed: Result<(), _> = repo.replay(app_id, id, None, None, async |_, _| panic!("enqueued")).await;
+    for refused in [
+        repo.resolve_once(app_id, id, &ignored).await.map(drop),
+        replayed,
+        repo.reopen(app_id, settled).await,
+    ] {
+        assert_eq!(refused.unwrap_err().to_string(), "None of the records are updated");
+    }
+    // What finds its rows by locking them finds none, and deletes none.
+    let max = DateTime::<Utc>::MAX_UTC;
+    let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
+    let nothing = Settled { ids: vec![], more: false, held: true };
+    assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 10).await.unwrap(), nothing);
+    let replayed: Result<_, DeadLetterRepoError> =
+        repo.replay_matching(app_id, &filter, None, None, 10, async |_, _| panic!("enqueued")).await;
+    assert_eq!(replayed.unwrap(), nothing);
+    for deleted in [
+        repo.gc(max, 10).await,
+        repo.gc_for_app(app_id, max, 10).await,
+        repo.purge_resolved(app_id, max, 10).await,
+        repo.purge_resolved_all_apps(max, 10).await,
+    ] {
+        assert_eq!(deleted.unwrap(), 0);
+    }
+    assert_eq!(db.row_count().await, 3);
     drop_role(&db, &role, service).await;
 }
 
