@@ -6,10 +6,12 @@ mod connect;
 mod debug;
 mod description;
 mod error;
+mod filter;
 mod id;
 #[cfg(feature = "metrics")]
 mod metered;
 mod model;
+mod page;
 mod payload;
 mod repo;
 mod sea_orm_repo;
@@ -22,13 +24,12 @@ pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
 pub use dead_letters_entity as entity;
 pub use error::DeadLetterRepoError;
+pub use filter::{DeadLetterFilter, DeadLetterState};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 #[cfg(feature = "metrics")]
 pub use metered::MeteredDeadLetterRepo;
 pub use model::{DeadLetterRow, NewDeadLetter, Resolution};
+pub use page::{Cursor, Page, PageRequest};
 pub use repo::DeadLetterRepo;
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
-pub use triage::{
-    Cursor, DeadLetterFilter, DeadLetterState, DeadLetterSummary, DeadLetterTriage, ErrorGroup, Page,
-    PageRequest, Settled, Settlement, UnresolvedCount,
-};
+pub use triage::{DeadLetterSummary, DeadLetterTriage, ErrorGroup, Settled, Settlement, UnresolvedCount};

@@ -1,17 +1,13 @@
 //! The contract of triage: what people who answer for a backlog do with it.
 
-use std::{fmt, str::FromStr};
-
 use async_trait::async_trait;
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, Serializer};
-use sha2::{Digest, Sha256};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Resolution, ScriptId, TriggerId,
-    debug::debug_without_content, time::is_held,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page, PageRequest, Resolution,
+    ScriptId, TriggerId, debug::debug_without_content,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -100,7 +96,7 @@ pub trait DeadLetterTriage: Send + Sync {
     /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
     /// passed over, and [`Settled::held`] says so.
     ///
-    /// A filter whose state is [`Resolved`](DeadLetterState::Resolved) leaves the `handler_failed` ones. To
+    /// A filter whose state is [`Resolved`](crate::DeadLetterState::Resolved) leaves the `handler_failed` ones. To
     /// settle as `handler_failed` leaves alone what is so already: each row is settled so once, and a loop ends.
     ///
     /// # Errors
@@ -165,60 +161,6 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<u64, DeadLetterRepoError>;
 }
 
-/// Which of an app's rows a call is about: those for which every field that is set holds. The default is
-/// every unresolved row.
-///
-/// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
-/// leave a bulk call with more rows than were meant. Its `Debug` shows texts by their size.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DeadLetterFilter {
-    /// How far the row is settled.
-    pub state: DeadLetterState,
-    /// What it was resolved as; that is never so of an unresolved row.
-    pub resolution: Option<Resolution>,
-    /// What the event was about, exactly.
-    pub source: Option<String>,
-    /// The operation that failed, exactly.
-    pub op: Option<String>,
-    /// The trigger.
-    pub trigger_id: Option<TriggerId>,
-    /// The script.
-    pub script_id: Option<ScriptId>,
-    /// The outbox row.
-    pub original_event_id: Option<Uuid>,
-    /// A part of `last_error`. No character is a wildcard, and case counts.
-    pub error_contains: Option<String>,
-    /// The error signature, exactly.
-    pub error_signature: Option<String>,
-    /// Created at this time or later.
-    pub created_from: Option<DateTime<Utc>>,
-    /// Created before this time.
-    pub created_before: Option<DateTime<Utc>>,
-}
-
-debug_without_content! {
-    DeadLetterFilter {
-        state, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
-        source, op, error_contains, error_signature,
-    }
-}
-
-/// How far a row is settled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeadLetterState {
-    /// Unresolved, or resolved as `handler_failed`.
-    Open,
-    /// Not resolved as anything.
-    #[default]
-    Unresolved,
-    /// Resolved as anything, `handler_failed` included.
-    Resolved,
-    /// All rows.
-    Any,
-}
-
 /// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
 /// exist is an error. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,24 +175,6 @@ pub struct Settlement {
 }
 
 debug_without_content! { Settlement { resolution; by, note } }
-
-/// Which page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageRequest {
-    /// Rows, 1 to 500.
-    pub size: u32,
-    /// After which row: [`Page::next`] of the page before. `None` is the first page.
-    pub after: Option<Cursor>,
-}
-
-/// A page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Page<T> {
-    /// The rows.
-    pub items: Vec<T>,
-    /// What to ask for the next page with; `None` where this is the last.
-    pub next: Option<Cursor>,
-}
 
 /// A row as a list shows it: without its payload, and with the beginning of its error. Its `Debug` shows texts
 /// by their size.
@@ -350,107 +274,4 @@ pub struct Settled {
     /// ended, or a policy or trigger of the database. Try again later. It is looked for where `more` is false,
     /// and not in SQLite, which has no row locks.
     pub held: bool,
-}
-
-/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they
-/// are.
-///
-/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of
-/// the same listing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    created_at: DateTime<Utc>,
-    id: DeadLetterId,
-    checksum: [u8; 8],
-}
-
-impl Cursor {
-    /// Of the format below; another one will be told from it by this byte.
-    const VERSION: u8 = 1;
-
-    /// Behind a row of the app's listing with this filter.
-    pub(crate) fn behind(
-        created_at: DateTime<Utc>,
-        id: DeadLetterId,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-    ) -> Self {
-        let listing = serde_json::json!([Self::VERSION, created_at.timestamp_micros(), id, app_id, filter]);
-        let digest = Sha256::digest(listing.to_string());
-        let checksum = digest.first_chunk().copied().unwrap_or_default();
-        Self { created_at, id, checksum }
-    }
-
-    /// The place, if it is one of the app's listing with this filter.
-    pub(crate) fn place(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-    ) -> Result<(DateTime<Utc>, DeadLetterId), DeadLetterRepoError> {
-        if *self != Self::behind(self.created_at, self.id, app_id, filter) {
-            return Err(DeadLetterRepoError::InvalidCursor);
-        }
-        Ok((self.created_at, self.id))
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [Self::VERSION; 33];
-        bytes[1..9].copy_from_slice(&self.created_at.timestamp_micros().to_be_bytes());
-        bytes[9..25].copy_from_slice(self.id.into_inner().as_bytes());
-        bytes[25..].copy_from_slice(&self.checksum);
-        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = DeadLetterRepoError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parse = || {
-            let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-            let ([Self::VERSION], rest) = bytes.split_first_chunk()? else { return None };
-            let (micros, rest) = rest.split_first_chunk()?;
-            let (id, checksum) = rest.split_first_chunk()?;
-            let created_at = DateTime::from_timestamp_micros(i64::from_be_bytes(*micros))?;
-            Some(Self {
-                created_at: Some(created_at).filter(|&at| is_held(at))?,
-                id: Uuid::from_bytes(*id).into(),
-                checksum: checksum.try_into().ok()?,
-            })
-        };
-        parse().ok_or(DeadLetterRepoError::InvalidCursor)
-    }
-}
-
-impl Serialize for Cursor {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cursor_at_a_time_that_no_row_has_is_refused() {
-        let cursor = |time: DateTime<Utc>| {
-            let (app, id) = (Uuid::nil().into(), Uuid::nil().into());
-            Cursor::behind(time, id, app, &DeadLetterFilter::default()).to_string().parse::<Cursor>()
-        };
-        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
-        for held in ["0001-01-01T00:00:00Z", "2026-03-01T10:00:00.000001Z", "9999-12-31T23:59:59.999999Z"] {
-            assert_eq!(cursor(time(held)).unwrap().created_at, time(held));
-        }
-        for extreme in [
-            DateTime::<Utc>::MIN_UTC,
-            time("0000-12-31T23:59:59.999999Z"),
-            time("+10000-01-01T00:00:00Z"),
-            DateTime::<Utc>::MAX_UTC,
-        ] {
-            assert!(matches!(cursor(extreme), Err(DeadLetterRepoError::InvalidCursor)), "{extreme}");
-        }
-    }
 }

@@ -1,0 +1,61 @@
+//! Which rows a call is about.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{Resolution, ScriptId, TriggerId, debug::debug_without_content};
+
+/// Which of an app's rows a call is about: those for which every field that is set holds. The default is
+/// every unresolved row.
+///
+/// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
+/// leave a bulk call with more rows than were meant. Its `Debug` shows texts by their size.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadLetterFilter {
+    /// How far the row is settled.
+    pub state: DeadLetterState,
+    /// What it was resolved as; that is never so of an unresolved row.
+    pub resolution: Option<Resolution>,
+    /// What the event was about, exactly.
+    pub source: Option<String>,
+    /// The operation that failed, exactly.
+    pub op: Option<String>,
+    /// The trigger.
+    pub trigger_id: Option<TriggerId>,
+    /// The script.
+    pub script_id: Option<ScriptId>,
+    /// The outbox row.
+    pub original_event_id: Option<Uuid>,
+    /// A part of `last_error`. No character is a wildcard, and case counts.
+    pub error_contains: Option<String>,
+    /// The error signature, exactly.
+    pub error_signature: Option<String>,
+    /// Created at this time or later.
+    pub created_from: Option<DateTime<Utc>>,
+    /// Created before this time.
+    pub created_before: Option<DateTime<Utc>>,
+}
+
+debug_without_content! {
+    DeadLetterFilter {
+        state, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
+        source, op, error_contains, error_signature,
+    }
+}
+
+/// How far a row is settled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterState {
+    /// Unresolved, or resolved as `handler_failed`.
+    Open,
+    /// Not resolved as anything.
+    #[default]
+    Unresolved,
+    /// Resolved as anything, `handler_failed` included.
+    Resolved,
+    /// All rows.
+    Any,
+}

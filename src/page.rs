@@ -1,0 +1,132 @@
+//! Pages of a listing, and the places between them.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is_held};
+
+/// Which page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Rows, 1 to 500.
+    pub size: u32,
+    /// After which row: [`Page::next`] of the page before. `None` is the first page.
+    pub after: Option<Cursor>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// What to ask for the next page with; `None` where this is the last.
+    pub next: Option<Cursor>,
+}
+
+/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they
+/// are.
+///
+/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of
+/// the same listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    created_at: DateTime<Utc>,
+    id: DeadLetterId,
+    checksum: [u8; 8],
+}
+
+impl Cursor {
+    /// Of the format below; another one will be told from it by this byte.
+    const VERSION: u8 = 1;
+
+    /// Behind a row of the app's listing with this filter.
+    pub(crate) fn behind(
+        created_at: DateTime<Utc>,
+        id: DeadLetterId,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+    ) -> Self {
+        let listing = serde_json::json!([Self::VERSION, created_at.timestamp_micros(), id, app_id, filter]);
+        let digest = Sha256::digest(listing.to_string());
+        let checksum = digest.first_chunk().copied().unwrap_or_default();
+        Self { created_at, id, checksum }
+    }
+
+    /// The place, if it is one of the app's listing with this filter.
+    pub(crate) fn place(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+    ) -> Result<(DateTime<Utc>, DeadLetterId), DeadLetterRepoError> {
+        if *self != Self::behind(self.created_at, self.id, app_id, filter) {
+            return Err(DeadLetterRepoError::InvalidCursor);
+        }
+        Ok((self.created_at, self.id))
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = [Self::VERSION; 33];
+        bytes[1..9].copy_from_slice(&self.created_at.timestamp_micros().to_be_bytes());
+        bytes[9..25].copy_from_slice(self.id.into_inner().as_bytes());
+        bytes[25..].copy_from_slice(&self.checksum);
+        f.write_str(&BASE64_URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+            let ([Self::VERSION], rest) = bytes.split_first_chunk()? else { return None };
+            let (micros, rest) = rest.split_first_chunk()?;
+            let (id, checksum) = rest.split_first_chunk()?;
+            let created_at = DateTime::from_timestamp_micros(i64::from_be_bytes(*micros))?;
+            Some(Self {
+                created_at: Some(created_at).filter(|&at| is_held(at))?,
+                id: Uuid::from_bytes(*id).into(),
+                checksum: checksum.try_into().ok()?,
+            })
+        };
+        parse().ok_or(DeadLetterRepoError::InvalidCursor)
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_at_a_time_that_no_row_has_is_refused() {
+        let cursor = |time: DateTime<Utc>| {
+            let (app, id) = (Uuid::nil().into(), Uuid::nil().into());
+            Cursor::behind(time, id, app, &DeadLetterFilter::default()).to_string().parse::<Cursor>()
+        };
+        let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        for held in ["0001-01-01T00:00:00Z", "2026-03-01T10:00:00.000001Z", "9999-12-31T23:59:59.999999Z"] {
+            assert_eq!(cursor(time(held)).unwrap().created_at, time(held));
+        }
+        for extreme in [
+            DateTime::<Utc>::MIN_UTC,
+            time("0000-12-31T23:59:59.999999Z"),
+            time("+10000-01-01T00:00:00Z"),
+            DateTime::<Utc>::MAX_UTC,
+        ] {
+            assert!(matches!(cursor(extreme), Err(DeadLetterRepoError::InvalidCursor)), "{extreme}");
+        }
+    }
+}
