@@ -28,7 +28,7 @@ pub use filter::{DeadLetterFilter, DeadLetterState};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 #[cfg(feature = "metrics")]
 pub use metered::MeteredDeadLetterRepo;
-pub use model::{DeadLetterRow, NewDeadLetter, Resolution};
+pub use model::{DeadLetterRow, NewDeadLetter, Resolution, StoredLetter};
 pub use page::{Cursor, Page, PageRequest};
 pub use repo::DeadLetterRepo;
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;

@@ -106,6 +106,59 @@ debug_without_content! {
     }
 }
 
+/// A row as it is stored, payload and resolution as their texts: what export, archive and import carry. Through
+/// [`DeadLetterRow`] a payload that is no JSON, a number larger than JSON's own and a newer version's resolution
+/// would come back changed. It serializes as one JSON object; deserialized, a field that does not exist is an
+/// error. Its `Debug` shows texts by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredLetter {
+    /// The row's id.
+    pub id: DeadLetterId,
+    /// The tenant.
+    pub app_id: AppId,
+    /// The outbox row that used up its retries.
+    pub original_event_id: Uuid,
+    /// What the event was about.
+    pub source: String,
+    /// The operation that failed.
+    pub op: String,
+    /// The trigger, if it was known.
+    pub trigger_id: Option<TriggerId>,
+    /// The script that it ran, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// The event, as text.
+    pub payload: String,
+    /// Attempts made.
+    pub attempt_count: u32,
+    /// When the first attempt was made.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt was made.
+    pub last_attempt_at: DateTime<Utc>,
+    /// What the last attempt said.
+    pub last_error: String,
+    /// When the row was stored.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last resolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// What became of it: one of the texts of [`Resolution`], or a newer version's.
+    pub resolution: Option<String>,
+    /// Who settled it.
+    pub resolved_by: Option<String>,
+    /// Why.
+    pub resolution_note: Option<String>,
+    /// See [`DeadLetterRow::error_signature`].
+    pub error_signature: String,
+}
+
+debug_without_content! {
+    StoredLetter {
+        id, app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at,
+        created_at, resolved_at;
+        source, op, payload, last_error, resolution, resolved_by, resolution_note, error_signature,
+    }
+}
+
 /// What became of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

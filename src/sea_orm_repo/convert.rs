@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
+    StoredLetter,
     payload::{dismantle, nests_too_deep},
     signature::error_signature,
     time::{is_held, to_microseconds},
@@ -128,6 +129,32 @@ impl FromQueryResult for Row {
 impl From<Row> for DeadLetterRow {
     fn from(row: Row) -> Self {
         row.0.into()
+    }
+}
+
+impl From<Row> for StoredLetter {
+    fn from(Row(row): Row) -> Self {
+        Self {
+            id: row.id.into(),
+            app_id: row.app_id.into(),
+            original_event_id: row.original_event_id,
+            source: row.source,
+            op: row.op,
+            trigger_id: row.trigger_id.map(Into::into),
+            script_id: row.script_id.map(Into::into),
+            payload: row.payload,
+            // A CHECK keeps it from being negative.
+            attempt_count: row.attempt_count.try_into().unwrap_or_default(),
+            first_attempt_at: row.first_attempt_at.to_utc(),
+            last_attempt_at: row.last_attempt_at.to_utc(),
+            last_error: row.last_error,
+            created_at: row.created_at.to_utc(),
+            resolved_at: row.resolved_at.map(|at| at.to_utc()),
+            resolution: row.resolution,
+            resolved_by: row.resolved_by,
+            resolution_note: row.resolution_note,
+            error_signature: row.error_signature,
+        }
     }
 }
 
