@@ -1,29 +1,30 @@
 //! Schema migrations of [`dead-letters`](https://crates.io/crates/dead-letters), for PostgreSQL and SQLite.
 //!
 //! Run them with `sea-orm-cli migrate up -d migration`, call [`Migrator`] yourself, or put
-//! `Migrator::migrations()` in front of your own steps in the `Migrator` of your service.
+//! `Migrator::migrations()` in front of your own steps in the `Migrator` of your service, and run
+//! [`Locked<Migrator>`](Locked).
 //!
 //! Steps are append-only once released, and never import the entities: what a step did must not
 //! change when they do.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
+mod encoding;
 mod live_index;
 mod lock;
+mod locked;
 mod m20261123_000001_create_dead_letters;
 mod m20261123_000002_add_triage_columns;
 mod m20261123_000003_index_open;
 mod m20261123_000004_index_purge_app;
 mod m20261123_000005_index_purge;
+mod settings;
 mod status;
 
+pub use locked::Locked;
 pub use status::{SchemaError, schema_is_current};
 
-/// The steps of `dead-letters`, in order, and `up` under a lock.
-///
-/// Any number of processes may run `up` at once on PostgreSQL: one applies what is pending, the others wait
-/// for it and find nothing to do. It takes two connections of the pool. `down`, `fresh`, `refresh` and
-/// `reset` are not locked, and neither is the `up` of a `Migrator` of your own that takes our steps in.
+/// The steps of `dead-letters`, in order; `up` is that of [`Locked`].
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -43,23 +44,7 @@ impl MigratorTrait for Migrator {
     where
         C: IntoSchemaManagerConnection<'c>,
     {
-        let db = db.into_database_executor();
-        let lock = lock::acquire(&db).await?;
-        let outcome = Unlocked::up(db, steps).await;
-        if let Some(lock) = lock {
-            // Gives the lock back. Were the process killed instead, the server would.
-            lock.rollback().await.ok();
-        }
-        outcome
-    }
-}
-
-/// The same steps, and `up` as it comes.
-struct Unlocked;
-
-impl MigratorTrait for Unlocked {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        Migrator::migrations()
+        Locked::<Self>::up(db, steps).await
     }
 }
 

@@ -8,7 +8,7 @@ use sea_orm_migration::{
     seaql_migrations,
 };
 
-use crate::Migrator;
+use crate::{Migrator, encoding};
 
 /// Why [`schema_is_current`] does not say yes.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ use crate::Migrator;
 pub enum SchemaError {
     /// These steps were not applied.
     Missing(Vec<String>),
+    /// The database's encoding, which is not UTF8: it can't hold every text.
+    Encoding(String),
     /// The database could not be asked.
     Db(DbErr),
 }
@@ -24,6 +26,7 @@ impl fmt::Display for SchemaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(steps) => write!(f, "the schema lacks these steps: {}", steps.join(", ")),
+            Self::Encoding(encoding) => f.write_str(&encoding::refusal(encoding)),
             Self::Db(error) => write!(f, "the schema could not be looked up: {error}"),
         }
     }
@@ -31,14 +34,18 @@ impl fmt::Display for SchemaError {
 
 impl std::error::Error for SchemaError {}
 
-/// Checks that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for a service's
-/// start-up. It creates nothing, and needs the right to read that table alone. Steps of others in it are
-/// ignored.
+/// Checks the encoding, and that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for a
+/// service's start-up. It creates nothing, and needs the right to read that table alone. Steps of others in it
+/// are ignored.
 ///
 /// # Errors
 ///
-/// [`SchemaError::Missing`] names the steps that are missing; all are where there is no such table.
+/// [`SchemaError::Encoding`] where a PostgreSQL database's encoding is not UTF8. [`SchemaError::Missing`] names
+/// the steps that are missing; all are where there is no such table.
 pub async fn schema_is_current(db: &impl ConnectionTrait) -> Result<(), SchemaError> {
+    if let Some(encoding) = encoding::other_than_utf8(db).await.map_err(SchemaError::Db)? {
+        return Err(SchemaError::Encoding(encoding));
+    }
     let applied = applied(db).await.map_err(SchemaError::Db)?;
     let steps = Migrator::migrations().into_iter().map(|step| step.name().to_owned());
     let missing: Vec<_> = steps.filter(|step| !applied.contains(step)).collect();
