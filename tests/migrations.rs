@@ -20,6 +20,18 @@ async fn column<T: TryGetable>(db: &DatabaseConnection, sql: &str) -> Vec<T> {
     rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }
 
+async fn number(db: &TestDb, sql: &str) -> i64 {
+    column(&db.db, sql).await.remove(0)
+}
+
+/// Up to this step, and not further.
+async fn up_to(db: &TestDb, last: &str) {
+    let steps = Migrator::migrations();
+    let count = steps.iter().position(|step| step.name().ends_with(last)).unwrap() + 1;
+    let applied = Migrator::get_applied_migrations(&db.db).await.unwrap().len();
+    Migrator::up(&db.db, Some((count - applied) as u32)).await.unwrap();
+}
+
 async fn has_table(db: &DatabaseConnection) -> bool {
     SchemaManager::new(db).has_table("dead_letters").await.unwrap()
 }
@@ -204,7 +216,7 @@ async fn old_rows_keep_working(db: TestDb) {
         assert_eq!((row.error_signature.as_str(), row.resolved_by, row.resolution_note), ("", None, None));
         db.repo().resolve(row.id, "replayed").await.unwrap();
     }
-    Migrator::down(&db.db, Some(4)).await.unwrap();
+    Migrator::down(&db.db, Some(Migrator::migrations().len() as u32 - 1)).await.unwrap();
     let rows: Vec<i64> =
         column(&db.db, "SELECT count(*) FROM dead_letters WHERE resolution = 'replayed'").await;
     assert_eq!(rows, [2]);
@@ -280,17 +292,34 @@ async fn a_row_with_20_kb_in_every_text_is_stored() {
 }
 
 #[tokio::test]
-async fn postgres_reports_the_three_checks() {
+async fn postgres_reports_the_checks_all_of_them_valid() {
     let db = TestDb::postgres().await;
-    let checks = "SELECT conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
-        WHERE conrelid = 'dead_letters'::regclass ORDER BY conname";
+    // Times are printed in the session's zone, and 18 lists each NOT NULL as well.
+    db.execute(
+        "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET TimeZone TO UTC', current_database()); END$$",
+    )
+    .await;
+    let pool = db.connect_with(|_| ()).await;
+    let checks = "SELECT conname || ' ' || pg_get_constraintdef(oid) || CASE WHEN convalidated THEN '' ELSE '!' END
+        FROM pg_constraint WHERE conrelid = 'dead_letters'::regclass AND contype IN ('c', 'p') ORDER BY conname";
+    let of_time = |column| {
+        format!(
+            "dead_letters_{column}_check CHECK ((({column} >= '0001-01-01 00:00:00+00'::timestamp with time zone) \
+             AND ({column} < '10000-01-01 00:00:00+00'::timestamp with time zone)))"
+        )
+    };
+    let checks = column::<String>(&pool, checks).await;
     assert_eq!(
-        column::<String>(&db.db, checks).await,
+        checks,
         [
             "dead_letters_attempt_count_check CHECK ((attempt_count >= 0))",
+            &of_time("created_at"),
+            &of_time("first_attempt_at"),
+            &of_time("last_attempt_at"),
             "dead_letters_pkey PRIMARY KEY (id)",
             "dead_letters_resolution_check CHECK ((resolution = ANY (ARRAY['replayed'::text, 'ignored'::text, \
              'handled_by_script'::text, 'handler_failed'::text])))",
+            &of_time("resolved_at"),
             "dead_letters_resolved_check CHECK (((resolved_at IS NULL) = (resolution IS NULL)))",
         ]
     );
@@ -318,6 +347,39 @@ async fn postgres_reports_the_indexes() {
             "CREATE INDEX idx_dead_letters_purge_app (app_id, resolved_at) WHERE (resolution <> 'handler_failed'::text)",
         ]
     );
+}
+
+const TIMES: [&str; 4] = ["first_attempt_at", "last_attempt_at", "created_at", "resolved_at"];
+
+/// A settled row that is right but for this.
+fn row_with(backend: DbBackend, column: &str, value: &str) -> String {
+    let (id, now) = match backend {
+        DbBackend::Sqlite => ("randomblob(16)", "'2026-03-01T10:00:00+00:00'"),
+        _ => ("gen_random_uuid()", "now()"),
+    };
+    let row = [
+        ("id", id),
+        ("app_id", id),
+        ("original_event_id", id),
+        ("trigger_id", "NULL"),
+        ("script_id", "NULL"),
+        ("source", "''"),
+        ("op", "''"),
+        ("payload", "'{}'"),
+        ("attempt_count", "1"),
+        ("first_attempt_at", now),
+        ("last_attempt_at", now),
+        ("last_error", "''"),
+        ("created_at", now),
+        ("resolved_at", now),
+        ("resolution", "'ignored'"),
+    ];
+    let values = row.map(|(name, usual)| if name == column { value } else { usual });
+    format!(
+        "INSERT INTO dead_letters ({}) VALUES ({})",
+        row.map(|(name, _)| name).join(", "),
+        values.join(", ")
+    )
 }
 
 #[derive(Debug, PartialEq, FromQueryResult)]
@@ -380,6 +442,320 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
             r#"CREATE INDEX "idx_dead_letters_purge_app" ON "dead_letters" ("app_id", "resolved_at") WHERE "resolution" <> 'handler_failed'"#,
         ]
     );
+}
+
+#[tokio::test]
+async fn postgres_refuses_times_outside_the_years_1_to_9999() {
+    let db = TestDb::postgres().await;
+    for column in TIMES {
+        for inside in ["0001-01-01 00:00:00+00", "9999-12-31 23:59:59.999999+00"] {
+            db.execute(&row_with(DbBackend::Postgres, column, &format!("'{inside}'"))).await;
+        }
+        for outside in [
+            "infinity",
+            "-infinity",
+            "0001-12-31 23:59:59.999999+00 BC",
+            "10000-01-01 00:00:00+00",
+            "294276-12-31",
+        ] {
+            let row = row_with(DbBackend::Postgres, column, &format!("'{outside}'"));
+            let refusal = db.db.execute_unprepared(&row).await.unwrap_err().to_string();
+            assert!(refusal.contains(&format!("dead_letters_{column}_check")), "{outside}: {refusal}");
+        }
+    }
+    // And the driver reads the outermost.
+    assert_eq!(table::Entity::find().all(&db.db).await.unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn times_outside_become_the_nearest_inside_and_other_rows_are_not_touched_on_postgres() {
+    let db = TestDb::empty_postgres().await;
+    up_to(&db, "index_purge").await;
+    db.execute(&row_with(DbBackend::Postgres, "source", "'right'")).await;
+    db.execute(&minimal_row(DbBackend::Postgres, "1", "NULL", "NULL").replace("'orders'", "'right'")).await;
+    // Where a row stands, and who wrote it.
+    let right = "SELECT ctid::text || xmin::text FROM dead_letters WHERE source = 'right' ORDER BY ctid";
+    let before: Vec<String> = column(&db.db, right).await;
+    for column in TIMES {
+        for outside in ["infinity", "-infinity"] {
+            db.execute(&row_with(DbBackend::Postgres, column, &format!("'{outside}'"))).await;
+        }
+    }
+    Migrator::up(&db.db, None).await.unwrap();
+    assert_eq!(column::<String>(&db.db, right).await, before);
+    let rows = table::Entity::find().all(&db.db).await.unwrap();
+    assert_eq!(rows.len(), 10);
+    for (time, count) in [("0001-01-01T00:00:00Z", 4), ("9999-12-31T23:59:59.999999Z", 4)] {
+        let time: DateTime<Utc> = time.parse().unwrap();
+        let times = rows.iter().flat_map(|row| {
+            [Some(row.first_attempt_at), Some(row.last_attempt_at), Some(row.created_at), row.resolved_at]
+        });
+        assert_eq!(times.flatten().filter(|at| at.to_utc() == time).count(), count, "{time}");
+    }
+}
+
+#[tokio::test]
+async fn sqlite_refuses_a_time_that_the_driver_would_not_print_and_says_the_format() {
+    let db = TestDb::sqlite().await;
+    let printed = [
+        "2026-03-01T10:00:00+00:00",
+        "2026-03-01T10:00:00.130+00:00",
+        "2026-03-01T10:00:00.000001+00:00",
+        "2024-02-29T23:59:59.999999+00:00",
+        "0001-01-01T00:00:00+00:00",
+        "9999-12-31T23:59:59.999999+00:00",
+    ];
+    let not_printed = [
+        "2026-03-01 10:00:00",
+        "2026-03-01 10:00:00+00:00",
+        "2026-03-01T10:00:00",
+        "2026-03-01T10:00:00Z",
+        "2026-03-01T10:00:00-00:00",
+        "2026-03-01T10:00:00+02:00",
+        "2026-03-01T10:00:00.130000+00:00",
+        "2026-03-01T10:00:00.000+00:00",
+        "2026-03-01T10:00:00.000000+00:00",
+        "2026-03-01T10:00:00.13+00:00",
+        "2026-03-01T10:00:00.1300+00:00",
+        "2026-03-01T10:00:00.000000001+00:00",
+        "2026-03-01T10:00:00.+00:00",
+        "2026-03-01T10:00:00.12x+00:00",
+        "2026-02-30T10:00:00+00:00",
+        "2026-02-29T10:00:00+00:00",
+        "2026-13-01T10:00:00+00:00",
+        "2026-03-01T24:00:00+00:00",
+        "2026-03-01T10:00:60+00:00",
+        "0000-12-31T23:59:59+00:00",
+        "10000-01-01T00:00:00+00:00",
+        " 2026-03-01T10:00:00+00:00",
+        "2026-03-01T10:00:00+00:00 ",
+        "2026-03-01T10:00:00+00:00+00:00",
+        "1772359201",
+        "now",
+        "yesterday",
+        "",
+    ];
+    for column in TIMES {
+        for time in printed {
+            db.execute(&row_with(DbBackend::Sqlite, column, &format!("'{time}'"))).await;
+        }
+        let values = not_printed.map(|time| format!("'{time}'"));
+        let of_other_types = ["1772359201", "2461101.5", "CAST('2026-03-01T10:00:00+00:00' AS BLOB)"];
+        for value in values.iter().map(String::as_str).chain(of_other_types) {
+            let row = row_with(DbBackend::Sqlite, column, value);
+            let refusal = db.db.execute_unprepared(&row).await.expect_err(value).to_string();
+            let format = format!("dead_letters_{column}_check: UTC as 2026-03-01T10:00:00[.123[456]]+00:00");
+            assert!(refusal.contains(&format), "{value}: {refusal}");
+        }
+    }
+    assert_eq!(db.row_count().await as usize, TIMES.len() * printed.len());
+    // The driver prints each one as it stands there.
+    for time in printed {
+        let at: DateTime<Utc> = time.parse().unwrap();
+        let driver = Statement::from_sql_and_values(DbBackend::Sqlite, "SELECT ?", [at.into()]);
+        let driver: String = db.db.query_one_raw(driver).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+        assert_eq!(driver, time);
+    }
+}
+
+#[tokio::test]
+async fn sqlite_refuses_an_id_that_is_no_blob_of_16_bytes_and_says_so() {
+    let db = TestDb::sqlite().await;
+    for column in ["id", "app_id", "original_event_id", "trigger_id", "script_id"] {
+        db.execute(&row_with(DbBackend::Sqlite, column, "x'0123456789abcdef0123456789abcdef'")).await;
+        for value in ["'01234567-89ab-cdef-0123-456789abcdef'", "x'0123'", "'0123456789abcdef'", "17"] {
+            let row = row_with(DbBackend::Sqlite, column, value);
+            let refusal = db.db.execute_unprepared(&row).await.unwrap_err().to_string();
+            let format = format!("dead_letters_{column}_check: a uuid as a blob of 16 bytes");
+            assert!(refusal.contains(&format), "{value}: {refusal}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn sqlites_step_rewrites_the_times_that_it_can_read() {
+    let db = TestDb::empty_sqlite().await;
+    up_to(&db, "validate_times").await;
+    let cases = [
+        ("2026-03-01T10:00:00+00:00", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01T10:00:00.123456+00:00", "2026-03-01T10:00:00.123456+00:00"),
+        ("2026-03-01 10:00:00", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01 10:00:00.5", "2026-03-01T10:00:00.500+00:00"),
+        ("2026-03-01T10:00:00Z", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01t10:00:00z", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01 10:00:00 UTC", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01T10:00:00.130000+00:00", "2026-03-01T10:00:00.130+00:00"),
+        ("2026-03-01T10:00:00.000000+00:00", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01T10:00:00.000001Z", "2026-03-01T10:00:00.000001+00:00"),
+        ("2026-03-01T10:00:00.999999999Z", "2026-03-01T10:00:00.999999+00:00"),
+        ("2026-03-01T12:30:00.25+02:30", "2026-03-01T10:00:00.250+00:00"),
+        ("2026-02-28T23:00:00-02:00", "2026-03-01T01:00:00+00:00"),
+        ("2026-03-01 10:00:00.123456+00", "2026-03-01T10:00:00.123456+00:00"),
+        ("2026-03-01 12:00:00+0200", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01 10:00", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01T12:00+02:00", "2026-03-01T10:00:00+00:00"),
+        (" 2026-03-01 10:00:00 ", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01", "2026-03-01T00:00:00+00:00"),
+        ("2026-02-28T24:00:00Z", "2026-03-01T00:00:00+00:00"),
+        ("1772359201", "2026-03-01T10:00:01+00:00"),
+        ("0000-06-01T00:00:00+00:00", "0001-01-01T00:00:00+00:00"),
+        ("0001-01-01T00:00:00+01:00", "0001-01-01T00:00:00+00:00"),
+    ];
+    for column in TIMES {
+        db.execute("DELETE FROM dead_letters").await;
+        for (written, _) in cases {
+            db.execute(&row_with(DbBackend::Sqlite, column, &format!("'{written}'"))).await;
+        }
+        Migrator::up(&db.db, None).await.unwrap();
+        let rewritten = format!("SELECT {column} FROM dead_letters ORDER BY rowid");
+        assert_eq!(self::column::<String>(&db.db, &rewritten).await, cases.map(|(_, rewritten)| rewritten));
+        assert_eq!(table::Entity::find().all(&db.db).await.unwrap().len(), cases.len());
+        Migrator::down(&db.db, Some(1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sqlites_step_sets_a_time_that_it_cant_read_to_created_at_and_that_to_now() {
+    let db = TestDb::empty_sqlite().await;
+    up_to(&db, "validate_times").await;
+    let unreadable = [
+        "yesterday",
+        "",
+        "now",
+        "10:00",
+        "12",
+        "2026-02-30T10:00:00+00:00",
+        "2026-02-30",
+        "2026-03-01T10:00:61Z",
+        "2026-03-01T10:00:00 Europe/Berlin",
+        "10000-01-01T00:00:00+00:00",
+        "infinity",
+    ];
+    for column in TIMES {
+        for written in unreadable {
+            db.execute(&row_with(DbBackend::Sqlite, column, &format!("'{written}'"))).await;
+        }
+    }
+    Migrator::up(&db.db, None).await.unwrap();
+    let rows = table::Entity::find().all(&db.db).await.unwrap();
+    assert_eq!(rows.len(), TIMES.len() * unreadable.len());
+    let created: DateTime<Utc> = "2026-03-01T10:00:00Z".parse().unwrap();
+    for row in &rows {
+        let created_now = (Utc::now() - row.created_at.to_utc()).abs() < chrono::Duration::minutes(1);
+        assert!(created_now || row.created_at == created);
+        for at in [row.first_attempt_at, row.last_attempt_at, row.resolved_at.unwrap()] {
+            assert_eq!(at, created);
+        }
+    }
+    assert_eq!(rows.iter().filter(|row| row.created_at == created).count(), 3 * unreadable.len());
+}
+
+#[tokio::test]
+async fn sqlites_step_makes_blobs_of_ids_and_loses_no_row() {
+    let db = TestDb::empty_sqlite().await;
+    up_to(&db, "validate_times").await;
+    let uuid = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+    let written = [
+        "x'0123456789abcdef0123456789abcdef'",
+        "'01234567-89ab-cdef-0123-456789abcdef'",
+        "'01234567-89AB-CDEF-0123-456789ABCDEF'",
+        "'0123456789abcdef0123456789abcdef'",
+        "CAST('0123456789abcdef0123456789abcdef' AS BLOB)",
+    ];
+    let unreadable = ["'acme'", "17", "x'0123'", "''"];
+    for column in ["id", "app_id", "original_event_id", "trigger_id", "script_id"] {
+        for value in written.iter().chain(&unreadable) {
+            db.execute(&row_with(DbBackend::Sqlite, column, value)).await;
+        }
+    }
+    Migrator::up(&db.db, None).await.unwrap();
+    let rows = table::Entity::find().all(&db.db).await.unwrap();
+    assert_eq!(rows.len(), 5 * (written.len() + unreadable.len()));
+    let of =
+        |uuids: Vec<Option<uuid::Uuid>>, wanted| uuids.into_iter().filter(|uuid| *uuid == wanted).count();
+    let nil = uuid::Uuid::nil();
+    // The row that had it first keeps it.
+    assert_eq!(of(rows.iter().map(|row| Some(row.id)).collect(), Some(uuid)), 1);
+    for ids in [
+        rows.iter().map(|row| Some(row.app_id)).collect::<Vec<_>>(),
+        rows.iter().map(|row| Some(row.original_event_id)).collect(),
+    ] {
+        assert_eq!((of(ids.clone(), Some(uuid)), of(ids, Some(nil))), (written.len(), unreadable.len()));
+    }
+    for ids in [
+        rows.iter().map(|row| row.trigger_id).collect::<Vec<_>>(),
+        rows.iter().map(|row| row.script_id).collect(),
+    ] {
+        assert_eq!((of(ids.clone(), Some(uuid)), of(ids, None)), (written.len(), rows.len() - written.len()));
+    }
+}
+
+/// A table with what a service may have put beside it.
+async fn sqlite_with_a_services_additions() -> TestDb {
+    let db = TestDb::empty_sqlite().await;
+    up_to(&db, "validate_times").await;
+    for sql in [
+        "ALTER TABLE dead_letters ADD COLUMN team text DEFAULT 'billing'",
+        "CREATE INDEX by_team ON dead_letters (team)",
+        "CREATE TABLE log (n integer)",
+        "CREATE TRIGGER logged AFTER INSERT ON dead_letters BEGIN INSERT INTO log VALUES (1); END",
+        "CREATE VIEW teams AS SELECT team, count(*) AS letters FROM dead_letters GROUP BY team",
+        "CREATE TABLE outbox (id integer)",
+        "CREATE TRIGGER swept AFTER DELETE ON outbox BEGIN DELETE FROM dead_letters WHERE team = 'none'; END",
+    ] {
+        db.execute(sql).await;
+    }
+    db.execute(&row_with(DbBackend::Sqlite, "created_at", "'2026-03-01 10:00:00'")).await;
+    db
+}
+
+/// Its name, type and definition, of everything.
+async fn schema(db: &TestDb) -> Vec<String> {
+    let schema = "SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema
+        WHERE name <> 'dead_letters' ORDER BY type, name";
+    column(&db.db, schema).await
+}
+
+#[tokio::test]
+async fn sqlites_step_keeps_columns_indexes_triggers_and_views_of_others_up_and_down() {
+    let db = sqlite_with_a_services_additions().await;
+    let columns = "SELECT name || type || \"notnull\" || pk || coalesce(dflt_value, '') FROM pragma_table_info('dead_letters')";
+    let definition = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 'dead_letters'";
+    let (before, columns_before) = (schema(&db).await, column::<String>(&db.db, columns).await);
+    let definition_before = column::<String>(&db.db, definition).await;
+    Migrator::up(&db.db, None).await.unwrap();
+    assert_eq!(schema(&db).await, before);
+    assert_eq!(column::<String>(&db.db, columns).await, columns_before);
+    for check in ["attempt_count", "resolution", "resolved", "created_at", "app_id"] {
+        assert!(
+            column::<String>(&db.db, definition).await[0].contains(&format!("dead_letters_{check}_check"))
+        );
+    }
+    assert_eq!(column::<String>(&db.db, "SELECT team FROM teams WHERE letters = 1").await, ["billing"]);
+    assert_eq!(number(&db, "SELECT count(*) FROM log").await, 1);
+    db.execute("DELETE FROM outbox").await;
+
+    Migrator::down(&db.db, Some(1)).await.unwrap();
+    assert_eq!(schema(&db).await, before);
+    assert_eq!(column::<String>(&db.db, definition).await, definition_before);
+    assert_eq!(db.row_count().await, 1);
+}
+
+/// SQLite deletes the rows that refer to a table with the table.
+#[tokio::test]
+async fn sqlites_step_refuses_a_table_that_others_refer_to_while_their_rows_would_go() {
+    let db = sqlite_with_a_services_additions().await;
+    db.execute("CREATE TABLE notes (letter blob REFERENCES dead_letters (id) ON DELETE CASCADE)").await;
+    db.execute("INSERT INTO notes SELECT id FROM dead_letters").await;
+    let refusal = Migrator::up(&db.db, None).await.unwrap_err().to_string();
+    assert!(refusal.contains("notes refers to dead_letters"), "{refusal}");
+    let pool = db
+        .connect_with(|options| {
+            options.map_sqlx_sqlite_opts(|sqlite| sqlite.foreign_keys(false));
+        })
+        .await;
+    Migrator::up(&pool, None).await.unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM notes JOIN dead_letters ON id = letter").await, 1);
 }
 
 /// SQLite compares times as text: what the default prints and what the driver prints must sort as one.

@@ -18,6 +18,10 @@ mod m20261123_000002_add_triage_columns;
 mod m20261123_000003_index_open;
 mod m20261123_000004_index_purge_app;
 mod m20261123_000005_index_purge;
+mod m20261125_000006_check_times;
+mod m20261125_000007_clamp_times;
+mod m20261125_000008_validate_times;
+mod m20261125_000009_check_formats;
 mod settings;
 mod status;
 
@@ -37,6 +41,10 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000003_index_open::Migration),
             Box::new(m20261123_000004_index_purge_app::Migration),
             Box::new(m20261123_000005_index_purge::Migration),
+            Box::new(m20261125_000006_check_times::Migration),
+            Box::new(m20261125_000007_clamp_times::Migration),
+            Box::new(m20261125_000008_validate_times::Migration),
+            Box::new(m20261125_000009_check_formats::Migration),
         ]
     }
 

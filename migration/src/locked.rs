@@ -17,10 +17,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///   find nothing to do. It takes two connections of the pool, and is an error where it gets no second one
 ///   within 5 seconds.
 /// - A database whose encoding is not UTF8 is refused.
-/// - Whatever pool, role and database say, a step that is a transaction is READ COMMITTED and has no
-///   timeouts but one: it queues half a second for a lock, since every insert stands behind it meanwhile,
-///   then lets the others pass and tries again, for as long as it takes. So it is with your own steps as well.
-///   A step of yours that is no transaction has the pool's settings; our index builds wait without end.
+/// - Whatever pool, role and database say, a step that is a transaction, one of yours as well, is READ
+///   COMMITTED and has no timeouts but one: it queues half a second for a lock, since every insert stands
+///   behind it meanwhile, then lets the others pass and tries again, for as long as it takes. Our index
+///   builds have no timeout; a step of yours that is no transaction has the pool's settings.
 /// - In a transaction of the caller's the steps run as they come, with its settings.
 ///
 /// `down`, `fresh`, `refresh` and `reset` are not locked. On SQLite nothing is.

@@ -34,14 +34,14 @@ impl fmt::Display for SchemaError {
 
 impl std::error::Error for SchemaError {}
 
-/// Checks the encoding, and that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for a
-/// service's start-up. It creates nothing, and needs the right to read that table alone. Steps of others in it
-/// are ignored.
+/// Checks the encoding, and that every step of [`Migrator`] was applied: a look at `seaql_migrations`, for
+/// a service's start-up. It creates nothing, and needs the right to read that table alone. Steps of others in
+/// it are ignored.
 ///
 /// # Errors
 ///
-/// [`SchemaError::Encoding`] where a PostgreSQL database's encoding is not UTF8. [`SchemaError::Missing`] names
-/// the steps that are missing; all are where there is no such table.
+/// [`SchemaError::Encoding`] where a PostgreSQL database's encoding is not UTF8. [`SchemaError::Missing`]
+/// names the steps that are missing; all are where there is no such table.
 pub async fn schema_is_current(db: &impl ConnectionTrait) -> Result<(), SchemaError> {
     if let Some(encoding) = encoding::other_than_utf8(db).await.map_err(SchemaError::Db)? {
         return Err(SchemaError::Encoding(encoding));

@@ -242,6 +242,8 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
     let error = Migrator::up(&pool, None).await.unwrap_err();
     assert_eq!(error, DbErr::Migration(refusal.to_owned()));
     assert!(!SchemaManager::new(&pool).has_table("dead_letters").await.unwrap());
+    // Without the lock, too.
+    assert_eq!(Migrator::fresh(&pool).await.unwrap_err(), error);
     let error = schema_is_current(&pool).await.unwrap_err();
     assert!(matches!(&error, SchemaError::Encoding(encoding) if encoding == "LATIN1"));
     assert_eq!(error.to_string(), refusal);
