@@ -1,6 +1,7 @@
 //! What kills things: servers, processes, and migrations under way.
 
 mod crash;
+mod dropped;
 mod migrate;
 mod process;
 mod role;

@@ -1,0 +1,533 @@
+//! A call whose future is dropped, at each of its round trips in turn. The connection that it leaves to the
+//! pool must not swallow what comes next: sqlx can leave one inside a transaction that nobody knows of.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
+    DeadLetterTriage, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+};
+use sea_orm::{
+    ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+use url::Url;
+use uuid::Uuid;
+
+use crate::database::TestDb;
+
+/// How far the round trip is at which the call is dropped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum When {
+    /// The database has not heard of it.
+    Asked,
+    /// A task that the call has spawned for it is at work. PostgreSQL's proxy holds that up as well, so there
+    /// nothing is dropped here.
+    UnderWay,
+    /// The database has done it, and the call has not heard.
+    Answered,
+}
+
+/// Runs each named case on a fresh database of every backend: `$run` drops what `$case` does.
+macro_rules! dropped {
+    ($run:ident, $on_sqlite:ident, $on_postgres:ident: $($case:ident),+ $(,)?) => {
+        mod $on_sqlite {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$run(super::Pools::sqlite().await, super::$case).await;
+            })+
+        }
+        mod $on_postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$run(super::Pools::postgres().await, super::$case).await;
+            })+
+        }
+    };
+}
+
+dropped! {
+    after_a_dropped_call,
+    no_insert_after_it_is_lost_on_sqlite,
+    no_insert_after_it_is_lost_on_postgres:
+    insert,
+    insert_many,
+    insert_many_in_several_statements,
+    get,
+    list_for_app,
+    unresolved_count,
+    resolve,
+    gc,
+    get_for_app,
+    list,
+    unresolved_counts,
+    error_groups,
+    resolve_once,
+    resolve_matching,
+    reopen,
+    purge_resolved,
+    purge_resolved_all_apps,
+    gc_for_app,
+    replay,
+    replay_matching,
+    bury,
+    begin,
+    a_transaction_with_an_insert,
+    a_nested_transaction_with_an_insert,
+    a_nested_transaction_committed_alike,
+}
+
+dropped! {
+    after_a_drop_in_a_transaction,
+    its_commit_tells_whether_it_is_stored_on_sqlite,
+    its_commit_tells_whether_it_is_stored_on_postgres:
+    nested_begin,
+    nested_transaction,
+    nested_transaction_committed_alike,
+    nested_insert,
+    nested_insert_many,
+    nested_resolve_once,
+    nested_resolve_matching,
+}
+
+type Outcome = Result<(), DeadLetterRepoError>;
+
+/// What a call may need: a pool of one connection, so that the next caller gets what the call left behind.
+struct Given {
+    db: DatabaseConnection,
+    repo: SeaOrmDeadLetterRepo,
+    app: AppId,
+    open: DeadLetterId,
+    resolved: DeadLetterId,
+    event: Uuid,
+}
+
+async fn insert(given: &Given) -> Outcome {
+    given.repo.insert(letter(given.app)).await.map(drop)
+}
+
+async fn insert_many(given: &Given) -> Outcome {
+    given.repo.insert_many(vec![letter(given.app); 3]).await.map(drop)
+}
+
+async fn insert_many_in_several_statements(given: &Given) -> Outcome {
+    let large = NewDeadLetter { payload: json!("x".repeat(6 << 20)), ..letter(given.app) };
+    given.repo.insert_many(vec![large; 3]).await.map(drop)
+}
+
+async fn get(given: &Given) -> Outcome {
+    given.repo.get(given.open).await.map(drop)
+}
+
+async fn list_for_app(given: &Given) -> Outcome {
+    given.repo.list_for_app(given.app, true, 10, 0).await.map(drop)
+}
+
+async fn unresolved_count(given: &Given) -> Outcome {
+    given.repo.unresolved_count(given.app).await.map(drop)
+}
+
+async fn resolve(given: &Given) -> Outcome {
+    given.repo.resolve(given.open, "ignored").await
+}
+
+async fn gc(given: &Given) -> Outcome {
+    given.repo.gc(DateTime::<Utc>::MIN_UTC, 1).await.map(drop)
+}
+
+async fn get_for_app(given: &Given) -> Outcome {
+    given.repo.get_for_app(given.app, given.open).await.map(drop)
+}
+
+async fn list(given: &Given) -> Outcome {
+    given.repo.list(given.app, &all(), &PageRequest { size: 10, after: None }).await.map(drop)
+}
+
+async fn unresolved_counts(given: &Given) -> Outcome {
+    given.repo.unresolved_counts(&[given.app], None).await.map(drop)
+}
+
+async fn error_groups(given: &Given) -> Outcome {
+    given.repo.error_groups(given.app, &all(), 10).await.map(drop)
+}
+
+async fn resolve_once(given: &Given) -> Outcome {
+    given.repo.resolve_once(given.app, given.open, &ignored()).await.map(drop)
+}
+
+async fn resolve_matching(given: &Given) -> Outcome {
+    given.repo.resolve_matching(given.app, &all(), &ignored(), 10).await.map(drop)
+}
+
+async fn reopen(given: &Given) -> Outcome {
+    given.repo.reopen(given.app, given.resolved).await
+}
+
+async fn purge_resolved(given: &Given) -> Outcome {
+    given.repo.purge_resolved(given.app, Utc::now(), 1).await.map(drop)
+}
+
+async fn purge_resolved_all_apps(given: &Given) -> Outcome {
+    given.repo.purge_resolved_all_apps(Utc::now(), 1).await.map(drop)
+}
+
+async fn gc_for_app(given: &Given) -> Outcome {
+    given.repo.gc_for_app(given.app, Utc::now(), 1).await.map(drop)
+}
+
+async fn replay(given: &Given) -> Outcome {
+    let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
+    given.repo.replay(given.app, given.open, None, None, enqueue).await
+}
+
+async fn replay_matching(given: &Given) -> Outcome {
+    let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
+    given.repo.replay_matching(given.app, &all(), None, None, 10, enqueue).await.map(drop)
+}
+
+async fn bury(given: &Given) -> Outcome {
+    let event = given.event;
+    let letter = NewDeadLetter { original_event_id: event, ..letter(given.app) };
+    given.repo.bury(letter, async |txn| dequeue(txn, event).await).await.map(drop)
+}
+
+async fn begin(given: &Given) -> Outcome {
+    SeaOrmDeadLetterRepo::begin(&given.db).await.map(drop)
+}
+
+async fn a_transaction_with_an_insert(given: &Given) -> Outcome {
+    let txn = SeaOrmDeadLetterRepo::begin(&given.db).await?;
+    given.repo.in_transaction(&txn).insert(letter(given.app)).await?;
+    SeaOrmDeadLetterRepo::commit(txn).await
+}
+
+async fn a_nested_transaction_with_an_insert(given: &Given) -> Outcome {
+    let txn = SeaOrmDeadLetterRepo::begin(&given.db).await?;
+    nested_transaction(given, &txn).await?;
+    SeaOrmDeadLetterRepo::commit(txn).await
+}
+
+async fn a_nested_transaction_committed_alike(given: &Given) -> Outcome {
+    let txn = SeaOrmDeadLetterRepo::begin(&given.db).await?;
+    nested_transaction_committed_alike(given, &txn).await?;
+    SeaOrmDeadLetterRepo::commit(txn).await
+}
+
+async fn nested_begin(_: &Given, txn: &DatabaseTransaction) -> Outcome {
+    txn.begin().await?;
+    Ok(())
+}
+
+async fn nested_transaction(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let nested = txn.begin().await?;
+    given.repo.in_transaction(&nested).insert(letter(given.app)).await?;
+    Ok(nested.commit().await?)
+}
+
+async fn nested_transaction_committed_alike(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let nested = txn.begin().await?;
+    given.repo.in_transaction(&nested).insert(letter(given.app)).await?;
+    SeaOrmDeadLetterRepo::commit(nested).await
+}
+
+async fn nested_insert(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    given.repo.in_transaction(txn).insert(letter(given.app)).await.map(drop)
+}
+
+async fn nested_insert_many(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    given.repo.in_transaction(txn).insert_many(vec![letter(given.app); 3]).await.map(drop)
+}
+
+async fn nested_resolve_once(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    given.repo.in_transaction(txn).resolve_once(given.app, given.open, &ignored()).await.map(drop)
+}
+
+async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    given.repo.in_transaction(txn).resolve_matching(given.app, &all(), &ignored(), 10).await.map(drop)
+}
+
+fn letter(app_id: AppId) -> NewDeadLetter {
+    NewDeadLetter {
+        app_id,
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: None,
+        script_id: None,
+        payload: json!({ "order": 4711 }),
+        attempt_count: 5,
+        first_attempt_at: Utc::now(),
+        last_attempt_at: Utc::now(),
+        last_error: "smtp: 451".to_owned(),
+    }
+}
+
+fn all() -> DeadLetterFilter {
+    DeadLetterFilter {
+        state: DeadLetterState::Any,
+        created_before: Some(DateTime::<Utc>::MAX_UTC),
+        ..Default::default()
+    }
+}
+
+fn ignored() -> Settlement {
+    Settlement { resolution: Resolution::Ignored, by: None, note: None }
+}
+
+fn outbox(db: &impl ConnectionTrait, text: &str, event: Uuid) -> Statement {
+    Statement::from_sql_and_values(db.get_database_backend(), text, [event.into()])
+}
+
+async fn enqueue(db: &impl ConnectionTrait, event: Uuid) -> Result<(), DbErr> {
+    db.execute_raw(outbox(db, "INSERT INTO outbox VALUES ($1)", event)).await.map(drop)
+}
+
+async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
+    Ok(db.execute_raw(outbox(db, "DELETE FROM outbox WHERE id = $1", event)).await?.rows_affected())
+}
+
+/// Drops the call at its first round trip, at its second, and so on, until it ends before that; each time 20
+/// inserts follow on the connection that it used.
+async fn after_a_dropped_call(pools: Pools, call: impl AsyncFn(&Given) -> Outcome) {
+    for when in [When::Asked, When::UnderWay, When::Answered] {
+        for nth in 1.. {
+            let given = pools.given().await;
+            let outcome = pools.drop_at(nth, when, call(&given)).await;
+            pools.store_20_letters(&given, &format!("{when:?}, {nth}")).await;
+            if let Some(outcome) = outcome {
+                outcome.unwrap();
+                break;
+            }
+        }
+    }
+}
+
+/// The same in a caller's transaction that has a letter already, and goes on.
+async fn after_a_drop_in_a_transaction(
+    pools: Pools,
+    call: impl AsyncFn(&Given, &DatabaseTransaction) -> Outcome,
+) {
+    for when in [When::Asked, When::UnderWay, When::Answered] {
+        for nth in 1.. {
+            let given = pools.given().await;
+            let txn = SeaOrmDeadLetterRepo::begin(&given.db).await.unwrap();
+            let id = given.repo.in_transaction(&txn).insert(letter(given.app)).await.unwrap();
+            let outcome = pools.drop_at(nth, when, call(&given, &txn)).await;
+            let committed = SeaOrmDeadLetterRepo::commit(txn).await;
+            let stored = pools.direct.repo().get(id).await.unwrap().is_some();
+            assert_eq!(committed.is_ok(), stored, "{when:?}, {nth}: {committed:?}");
+            pools.store_20_letters(&given, &format!("{when:?}, {nth}")).await;
+            if let Some(outcome) = outcome {
+                outcome.and(committed).unwrap();
+                break;
+            }
+        }
+    }
+}
+
+/// A database, and a way to it on which a call can be dropped where that is wanted.
+struct Pools {
+    direct: TestDb,
+    /// PostgreSQL alone: SQLite is no conversation, there polls are counted.
+    proxy: Option<Proxy>,
+}
+
+impl Pools {
+    async fn sqlite() -> Self {
+        Self::over(TestDb::sqlite().await, None).await
+    }
+
+    async fn postgres() -> Self {
+        let direct = TestDb::postgres().await;
+        let proxy = Proxy::to(direct.url()).await;
+        Self::over(direct, Some(proxy)).await
+    }
+
+    async fn over(direct: TestDb, proxy: Option<Proxy>) -> Self {
+        let id = if proxy.is_some() { "uuid" } else { "blob" };
+        direct.execute(&format!("CREATE TABLE outbox (id {id} PRIMARY KEY)")).await;
+        Self { direct, proxy }
+    }
+
+    /// A pool whose connection is open and has prepared nothing yet: so a call makes all its round trips.
+    async fn given(&self) -> Given {
+        let app = AppId::from(Uuid::new_v4());
+        let open = self.direct.repo().insert(letter(app)).await.unwrap();
+        let resolved = self.direct.repo().insert(letter(app)).await.unwrap();
+        self.direct.repo().resolve(resolved, "ignored").await.unwrap();
+        let event = Uuid::new_v4();
+        enqueue(&self.direct.db, event).await.unwrap();
+        let url = self.proxy.as_ref().map_or(self.direct.url(), |proxy| proxy.url.as_str());
+        let mut options = dead_letters::connect_options(url);
+        options.max_connections(1);
+        let db = Database::connect(options).await.unwrap();
+        Given { repo: SeaOrmDeadLetterRepo::new(db.clone()), db, app, open, resolved, event }
+    }
+
+    /// `None` where the call was dropped at its `nth` round trip, its outcome where it made fewer. In SQLite
+    /// a worker that is quick enough leaves a poll less to drop it at.
+    async fn drop_at<T>(&self, nth: usize, when: When, call: impl Future<Output = T>) -> Option<T> {
+        let Some(proxy) = &self.proxy else { return drop_at_poll(nth, when, call).await };
+        proxy.gate.hold(nth, when);
+        let outcome = tokio::select! {
+            outcome = call => Some(outcome),
+            () = proxy.gate.holding() => None,
+        };
+        proxy.gate.open();
+        outcome
+    }
+
+    async fn store_20_letters(&self, given: &Given, after: &str) {
+        let mut acknowledged = Vec::new();
+        for _ in 0..20 {
+            acknowledged.push(given.repo.insert(letter(given.app)).await.unwrap());
+        }
+        let page = PageRequest { size: 500, after: None };
+        let stored = self.direct.repo().list(given.app, &all(), &page).await.unwrap().items;
+        let lost = acknowledged.iter().filter(|&&id| stored.iter().all(|row| row.id != id)).count();
+        assert_eq!(lost, 0, "dropped at {after}: inserts answered Ok and stored nothing");
+        given.db.close_by_ref().await.unwrap();
+    }
+}
+
+/// Each poll that is pending has sent the worker one thing; the next one would hear of it.
+async fn drop_at_poll<T>(nth: usize, when: When, call: impl Future<Output = T>) -> Option<T> {
+    let mut call = pin!(call);
+    let mut polls = 0;
+    poll_fn(|context| {
+        if polls == nth {
+            return Poll::Ready(None);
+        }
+        let polled = call.as_mut().poll(context).map(Some);
+        polls += 1;
+        if polled.is_ready() || polls < nth {
+            return polled;
+        }
+        match when {
+            When::Asked => return Poll::Ready(None),
+            When::UnderWay => context.waker().wake_by_ref(),
+            When::Answered => {}
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Between a pool and PostgreSQL.
+struct Proxy {
+    url: Url,
+    gate: Gate,
+}
+
+impl Proxy {
+    async fn to(server: &str) -> Self {
+        let mut url = Url::parse(server).unwrap();
+        let address = (url.host_str().unwrap().to_owned(), url.port().unwrap_or(5432));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+        // What is encrypted can't be counted.
+        url.query_pairs_mut().append_pair("sslmode", "disable");
+        let gate = Gate(watch::Sender::new(Traffic::Flows));
+        let of_pumps = gate.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&address).await.unwrap();
+                tokio::spawn(pump_both(client, server, of_pumps.clone()));
+            }
+        });
+        Self { url, gate }
+    }
+}
+
+async fn pump_both(client: TcpStream, server: TcpStream, gate: Gate) {
+    for socket in [&client, &server] {
+        socket.set_nodelay(true).unwrap();
+    }
+    let (mut from_client, to_client) = client.into_split();
+    let (from_server, mut to_server) = server.into_split();
+    // The first message alone has no type.
+    let mut start = [0; 4];
+    if from_client.read_exact(&mut start).await.is_err() {
+        return;
+    }
+    let mut parameters = vec![0; u32::from_be_bytes(start) as usize - start.len()];
+    from_client.read_exact(&mut parameters).await.unwrap();
+    to_server.write_all(&[start.as_slice(), &parameters].concat()).await.unwrap();
+    // Whichever side hangs up, both are done.
+    tokio::select! {
+        // Sync and Query: what the server answers with a ReadyForQuery.
+        _ = pump(from_client, to_server, b"SQ", When::Asked, &gate) => {}
+        _ = pump(from_server, to_client, b"Z", When::Answered, &gate) => {}
+    }
+}
+
+/// Passes on message by message; those that end with one of the types `counted` are round trips.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    counted: &[u8],
+    side: When,
+    gate: &Gate,
+) -> std::io::Result<()> {
+    loop {
+        let mut message = vec![0; 5];
+        from.read_exact(&mut message).await?;
+        let &[kind, a, b, c, d] = message.as_slice() else { unreachable!() };
+        message.resize(1 + u32::from_be_bytes([a, b, c, d]) as usize, 0);
+        from.read_exact(&mut message[5..]).await?;
+        gate.pass(side, counted.contains(&kind)).await;
+        to.write_all(&message).await?;
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Traffic {
+    Flows,
+    /// Until this many round trips have come so far.
+    FlowsFor(usize, When),
+    Held,
+}
+
+#[derive(Clone)]
+struct Gate(watch::Sender<Traffic>);
+
+impl Gate {
+    fn hold(&self, nth: usize, when: When) {
+        self.0.send_replace(Traffic::FlowsFor(nth, when));
+    }
+
+    async fn holding(&self) {
+        self.0.subscribe().wait_for(|traffic| *traffic == Traffic::Held).await.unwrap();
+    }
+
+    fn open(&self) {
+        self.0.send_replace(Traffic::Flows);
+    }
+
+    async fn pass(&self, side: When, counted: bool) {
+        if counted {
+            self.0.send_if_modified(|traffic| match *traffic {
+                Traffic::FlowsFor(left, when) if when == side => {
+                    *traffic = if left == 1 { Traffic::Held } else { Traffic::FlowsFor(left - 1, when) };
+                    true
+                }
+                _ => false,
+            });
+        }
+        self.0.subscribe().wait_for(|traffic| *traffic != Traffic::Held).await.unwrap();
+    }
+}
