@@ -1,0 +1,278 @@
+//! Who works on the store: each does its next random call as soon as the last one ended, and tells the ledger
+//! what was acknowledged.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRow, DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
+    Settlement,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
+use tokio::{runtime::Handle, task::JoinSet};
+use uuid::Uuid;
+
+use crate::{
+    store::sql,
+    world::{World, letter},
+};
+
+/// What the sweepers keep: letters this young, in the first app these, and letters settled this recently.
+pub(crate) const KEPT: TimeDelta = TimeDelta::seconds(20);
+pub(crate) const KEPT_IN_FIRST_APP: TimeDelta = TimeDelta::seconds(10);
+pub(crate) const KEPT_SETTLED: TimeDelta = TimeDelta::seconds(4);
+
+pub(crate) fn spawn(world: &Arc<World>, seeds: &mut fastrand::Rng) -> JoinSet<()> {
+    let mut actors = JoinSet::new();
+    let mut actor = || Actor { world: Arc::clone(world), rng: seeds.fork() };
+    for _ in 0..8 {
+        actors.spawn(actor().dispatch());
+    }
+    for coalescing in [false, false, false, true] {
+        actors.spawn(actor().insert(coalescing));
+    }
+    for _ in 0..4 {
+        actors.spawn(actor().administer());
+    }
+    for _ in 0..2 {
+        actors.spawn(actor().sweep());
+    }
+    actors
+}
+
+struct Actor {
+    world: Arc<World>,
+    rng: fastrand::Rng,
+}
+
+impl Actor {
+    fn app(&mut self) -> AppId {
+        self.world.apps[self.rng.usize(..self.world.apps.len())]
+    }
+
+    /// Takes events from the outbox to the store.
+    async fn dispatch(mut self) {
+        while !self.world.is_stopped() {
+            let Some((row, event)) = self.world.next_event(&mut self.rng).await else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let app = self.app();
+            let letter = letter(app, event);
+            let world = Arc::clone(&self.world);
+            let rng = self.rng.fork();
+            let stored = match self.rng.u8(..4) {
+                0..2 => {
+                    let bury = async {
+                        let bury = world.repo.bury(letter, async move |txn| dequeue(txn, row).await);
+                        Ok(vec![(bury.await?, event)])
+                    };
+                    world.call("bury", &mut self.rng, bury).await
+                }
+                2 => {
+                    world.call("begin to commit", &mut self.rng, move_by_hand(&world, rng, row, letter)).await
+                }
+                _ => {
+                    let moved = move_in_savepoint(&world, row, letter);
+                    world.call("begin to commit, nested", &mut self.rng, moved).await
+                }
+            };
+            for (id, event) in stored.into_iter().flatten() {
+                world.stored(app, id, event);
+            }
+        }
+    }
+
+    /// Stores letters that no outbox knows.
+    async fn insert(mut self, coalescing: bool) {
+        let world = Arc::clone(&self.world);
+        let coalescing =
+            coalescing.then(|| CoalescingDeadLetterRepo::new(world.repo.clone(), &Handle::current()));
+        while !world.is_stopped() {
+            let app = self.app();
+            if let Some(repo) = &coalescing {
+                // Two at once, which go out together.
+                let mut rng = self.rng.fork();
+                let [one, two] = [(); 2].map(|()| Uuid::new_v4());
+                let ids = tokio::join!(
+                    world.call("coalesced insert", &mut rng, repo.insert(letter(app, one))),
+                    world.call("coalesced insert", &mut self.rng, repo.insert(letter(app, two))),
+                );
+                for (id, event) in [(ids.0, one), (ids.1, two)] {
+                    if let Some(id) = id {
+                        world.stored(app, id, event);
+                    }
+                }
+            } else if self.rng.bool() {
+                let event = Uuid::new_v4();
+                let insert = world.repo.insert(letter(app, event));
+                if let Some(id) = world.call("insert", &mut self.rng, insert).await {
+                    world.stored(app, id, event);
+                }
+            } else {
+                let events: Vec<_> = (0..self.rng.usize(2..40)).map(|_| Uuid::new_v4()).collect();
+                let letters = events.iter().map(|&event| letter(app, event)).collect();
+                world.ledger().together(&events);
+                let insert = world.repo.insert_many(letters);
+                for (id, event) in
+                    world.call("insert_many", &mut self.rng, insert).await.into_iter().flatten().zip(events)
+                {
+                    world.stored(app, id, event);
+                }
+            }
+        }
+        if let Some(repo) = coalescing {
+            repo.shut_down().await;
+        }
+    }
+
+    /// Settles letters, and opens again what it settled itself and did not put back: a letter that was put
+    /// back would be in two places.
+    async fn administer(mut self) {
+        let world = Arc::clone(&self.world);
+        let mut may_be_reopened: Vec<(AppId, DeadLetterId, String)> = Vec::new();
+        while !world.is_stopped() {
+            let Some((app, id)) = world.target(&mut self.rng) else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let open = DeadLetterFilter {
+                state: DeadLetterState::Open,
+                created_before: Some(Utc::now() + TimeDelta::hours(1)),
+                ..Default::default()
+            };
+            let limit = self.rng.u32(1..=10);
+            let attempt = Uuid::new_v4().to_string();
+            let by = Some(attempt.clone());
+            let ignored = Settlement { resolution: Resolution::Ignored, by: by.clone(), note: None };
+            let rng = &mut self.rng;
+            match rng.u8(..5) {
+                0 => {
+                    let resolve = world.repo.resolve_once(app, id, &ignored);
+                    if world.call("resolve_once", rng, resolve).await.is_some() {
+                        world.ledger().settled(&[id], &attempt);
+                        may_be_reopened.push((app, id, attempt));
+                    }
+                }
+                1 => {
+                    let resolve = world.repo.resolve_matching(app, &open, &ignored, limit);
+                    if let Some(resolved) = world.call("resolve_matching", rng, resolve).await {
+                        world.ledger().settled(&resolved.ids, &attempt);
+                        may_be_reopened.extend(resolved.ids.into_iter().map(|id| (app, id, attempt.clone())));
+                    }
+                }
+                2 => {
+                    let enqueue = async |txn: &DatabaseTransaction, row| enqueue(txn, &[row], &attempt).await;
+                    let replay = world.repo.replay(app, id, by, None, enqueue);
+                    if world.call("replay", rng, replay).await.is_some() {
+                        world.ledger().settled(&[id], &attempt);
+                    }
+                }
+                3 => {
+                    let enqueue =
+                        async |txn: &DatabaseTransaction, rows: Vec<_>| enqueue(txn, &rows, &attempt).await;
+                    let replay = world.repo.replay_matching(app, &open, by, None, limit, enqueue);
+                    if let Some(replayed) = world.call("replay_matching", rng, replay).await {
+                        world.ledger().settled(&replayed.ids, &attempt);
+                    }
+                }
+                _ => {
+                    let Some((app, id, attempt)) = may_be_reopened.pop() else { continue };
+                    world.ledger().may_reopen(id);
+                    if world.call("reopen", rng, world.repo.reopen(app, id)).await.is_some() {
+                        world.ledger().reopened(id, &attempt);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes what is old.
+    async fn sweep(mut self) {
+        let world = Arc::clone(&self.world);
+        while !world.is_stopped() {
+            let limit = self.rng.i64(1..=200);
+            let now = Utc::now();
+            let (first_app, app) = (world.apps[0], self.app());
+            let swept = match self.rng.u8(..4) {
+                0 => world.call("gc", &mut self.rng, world.repo.gc(now - KEPT, limit)).await,
+                1 => {
+                    let gc = world.repo.gc_for_app(first_app, now - KEPT_IN_FIRST_APP, limit);
+                    world.call("gc_for_app", &mut self.rng, gc).await
+                }
+                2 => {
+                    let purge = world.repo.purge_resolved(app, now - KEPT_SETTLED, limit);
+                    world.call("purge_resolved", &mut self.rng, purge).await
+                }
+                _ => {
+                    let purge = world.repo.purge_resolved_all_apps(now - KEPT_SETTLED, limit);
+                    world.call("purge_resolved_all_apps", &mut self.rng, purge).await
+                }
+            };
+            world.ledger().swept(swept, limit.unsigned_abs());
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(..50))).await;
+        }
+    }
+}
+
+/// The letters that are stored and their events.
+type Moved = Result<Vec<(DeadLetterId, Uuid)>, DeadLetterRepoError>;
+
+/// What `bury` does, and two letters besides, in a call that may be dropped: the transaction goes on without
+/// them.
+async fn move_by_hand(world: &World, mut rng: fastrand::Rng, row: Uuid, letter: NewDeadLetter) -> Moved {
+    let (app, event) = (letter.app_id, letter.original_event_id);
+    let besides = [(); 2].map(|()| Uuid::new_v4());
+    world.ledger().together(&besides);
+    let txn = SeaOrmDeadLetterRepo::begin(&world.db).await?;
+    let repo = world.repo.in_transaction(&txn);
+    let mut moved = vec![(repo.insert(letter).await?, event)];
+    let insert = repo.insert_many(besides.map(|event| self::letter(app, event)).into());
+    if let Some(ids) = world.drop_sometimes(&mut rng, insert).await.transpose()? {
+        moved.extend(ids.into_iter().zip(besides));
+    }
+    take(&txn, row).await?;
+    SeaOrmDeadLetterRepo::commit(txn).await?;
+    Ok(moved)
+}
+
+/// What `bury` does, with a transaction of the service's own inside it.
+async fn move_in_savepoint(world: &World, row: Uuid, letter: NewDeadLetter) -> Moved {
+    let event = letter.original_event_id;
+    let txn = SeaOrmDeadLetterRepo::begin(&world.db).await?;
+    take(&txn, row).await?;
+    let nested = txn.begin().await?;
+    let ids = world.repo.in_transaction(&nested).insert_many(vec![letter]).await?;
+    SeaOrmDeadLetterRepo::commit(nested).await?;
+    SeaOrmDeadLetterRepo::commit(txn).await?;
+    Ok(ids.into_iter().map(|id| (id, event)).collect())
+}
+
+async fn take(txn: &DatabaseTransaction, row: Uuid) -> Result<(), DeadLetterRepoError> {
+    match dequeue(txn, row).await? {
+        1 => Ok(()),
+        // Another dispatcher did.
+        _ => Err(DbErr::RecordNotUpdated.into()),
+    }
+}
+
+async fn dequeue(txn: &DatabaseTransaction, row: Uuid) -> Result<u64, DbErr> {
+    let delete = sql(txn.get_database_backend(), "DELETE FROM outbox WHERE id = $1", [row.into()]);
+    Ok(txn.execute_raw(delete).await?.rows_affected())
+}
+
+async fn enqueue(
+    txn: &DatabaseTransaction,
+    rows: &[DeadLetterRow],
+    attempt: &str,
+) -> Result<(), DeadLetterRepoError> {
+    for row in rows {
+        let backend = txn.get_database_backend();
+        let event = [Uuid::new_v4().into(), row.original_event_id.into()];
+        txn.execute_raw(sql(backend, "INSERT INTO outbox (id, event) VALUES ($1, $2)", event)).await?;
+        let note = [row.id.into_inner().into(), attempt.into()];
+        txn.execute_raw(sql(backend, "INSERT INTO enqueued (letter, attempt) VALUES ($1, $2)", note)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! What was acknowledged, and whether the database agrees.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+};
+
+use chrono::TimeDelta;
+use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError};
+use uuid::Uuid;
+
+use crate::{
+    actors::{KEPT, KEPT_IN_FIRST_APP, KEPT_SETTLED},
+    store::{Contents, Letter},
+};
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ending {
+    Acknowledged,
+    /// By us.
+    Dropped,
+    /// With an error that is an answer: somebody else was first.
+    Refused,
+    /// With an error that says so.
+    Transient,
+    /// With an error that nothing here explains.
+    Unexplained(String),
+}
+
+impl Ending {
+    pub(crate) fn of(error: &DeadLetterRepoError) -> Self {
+        use DeadLetterRepoError::{AlreadyResolved, Db, NotFound, NotResolved, OutboxRows};
+        match error {
+            AlreadyResolved { .. } | NotFound(_) | NotResolved(_) | OutboxRows { .. } => Self::Refused,
+            // Our own, of a dispatcher that came second.
+            Db(sea_orm::DbErr::RecordNotUpdated) => Self::Refused,
+            error if error.is_transient() => Self::Transient,
+            error => Self::Unexplained(error.to_string()),
+        }
+    }
+}
+
+/// What is known of a letter.
+#[derive(Default)]
+struct Known {
+    /// Its insert was acknowledged.
+    stored: bool,
+    /// By which attempt it was settled, and not opened since.
+    settled_by: Option<String>,
+    /// By which attempt it was settled before it was opened again.
+    reopened_from: Option<String>,
+}
+
+pub(crate) struct Ledger {
+    first_app: AppId,
+    calls: BTreeMap<&'static str, BTreeMap<Ending, usize>>,
+    pub(crate) kills: usize,
+    pub(crate) cuts: usize,
+    pub(crate) locks: usize,
+    letters: HashMap<DeadLetterId, Known>,
+    /// Events that must be somewhere.
+    events: HashSet<Uuid>,
+    /// Events of one call each, of which all must be somewhere or none.
+    together: Vec<Vec<Uuid>>,
+    /// Rows that sweeps said they deleted, and that the others may have.
+    swept: u64,
+    may_be_swept: u64,
+    /// Found while it was kept.
+    violations: Vec<String>,
+}
+
+impl Ledger {
+    pub(crate) fn new(first_app: AppId) -> Self {
+        Self {
+            first_app,
+            calls: BTreeMap::new(),
+            kills: 0,
+            cuts: 0,
+            locks: 0,
+            letters: HashMap::new(),
+            events: HashSet::new(),
+            together: Vec::new(),
+            swept: 0,
+            may_be_swept: 0,
+            violations: Vec::new(),
+        }
+    }
+
+    pub(crate) fn count(&mut self, call: &'static str, ending: Ending) {
+        *self.calls.entry(call).or_default().entry(ending).or_default() += 1;
+    }
+
+    pub(crate) fn enqueued(&mut self, events: &[Uuid]) {
+        self.events.extend(events);
+    }
+
+    pub(crate) fn together(&mut self, events: &[Uuid]) {
+        self.together.push(events.to_vec());
+    }
+
+    pub(crate) fn stored(&mut self, id: DeadLetterId, event: Uuid) {
+        self.events.insert(event);
+        let known = self.letters.entry(id).or_default();
+        if std::mem::replace(&mut known.stored, true) {
+            self.violations.push(format!("two inserts got the id {id}"));
+        }
+    }
+
+    pub(crate) fn settled(&mut self, ids: &[DeadLetterId], attempt: &str) {
+        for id in ids {
+            let known = self.letters.entry(*id).or_default();
+            if let Some(earlier) = known.settled_by.replace(attempt.to_owned()) {
+                self.violations.push(format!("{id} was settled by {earlier}, then by {attempt}"));
+            }
+        }
+    }
+
+    /// Before the call: from here on others may settle it.
+    pub(crate) fn may_reopen(&mut self, id: DeadLetterId) {
+        self.letters.entry(id).or_default().settled_by = None;
+    }
+
+    pub(crate) fn reopened(&mut self, id: DeadLetterId, attempt: &str) {
+        self.letters.entry(id).or_default().reopened_from = Some(attempt.to_owned());
+    }
+
+    pub(crate) fn swept(&mut self, rows: Option<u64>, limit: u64) {
+        match rows {
+            Some(rows) if rows > limit => {
+                self.violations.push(format!("a sweep of {limit} deleted {rows}"));
+            }
+            Some(rows) => self.swept += rows,
+            None => self.may_be_swept += limit,
+        }
+    }
+
+    /// Everything that is wrong.
+    pub(crate) fn compare(&self, contents: &Contents) -> Vec<String> {
+        let mut violations = self.violations.clone();
+        for (call, endings) in &self.calls {
+            for (ending, times) in endings {
+                if let Ending::Unexplained(error) = ending {
+                    violations.push(format!("{call}, {times} times: {error}"));
+                }
+            }
+        }
+        self.compare_events(contents, &mut violations);
+        self.compare_letters(contents, &mut violations);
+        self.compare_replays(contents, &mut violations);
+        self.compare_sweeps(contents, &mut violations);
+        violations
+    }
+
+    /// Each is in one place: the outbox, or a letter that was not put back. Of one that nobody acknowledged
+    /// there may be none.
+    fn compare_events(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let mut places: HashMap<Uuid, usize> = HashMap::new();
+        let letters = contents.letters.iter().filter(|letter| !letter.is_replayed());
+        for &event in contents.outbox.iter().chain(letters.map(|letter| &letter.event)) {
+            *places.entry(event).or_default() += 1;
+        }
+        for (event, places) in &places {
+            if *places > 1 {
+                violations.push(format!("the event {event} is in {places} places"));
+            }
+        }
+        for event in self.events.iter().filter(|event| !places.contains_key(event)) {
+            violations.push(format!("the event {event} is nowhere"));
+        }
+        // Those of a call that was acknowledged are among the events above.
+        let open =
+            self.together.iter().filter(|events| !events.iter().any(|event| self.events.contains(event)));
+        for events in open {
+            let stored = events.iter().filter(|event| places.contains_key(event)).count();
+            if stored != 0 && stored != events.len() {
+                violations
+                    .push(format!("of {} letters of one insert_many {stored} are stored", events.len()));
+            }
+        }
+    }
+
+    /// Each that was acknowledged is there, once, and as it was acknowledged last.
+    fn compare_letters(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let mut found: HashMap<Uuid, &Letter> = HashMap::new();
+        for letter in &contents.letters {
+            if found.insert(letter.id, letter).is_some() {
+                violations.push(format!("the letter {} is there twice", letter.id));
+            }
+        }
+        for (id, known) in &self.letters {
+            let Some(letter) = found.get(&id.into_inner()) else {
+                violations.push(format!("the letter {id} is gone"));
+                continue;
+            };
+            let by = &letter.resolved_by;
+            if known.settled_by.is_some() && *by != known.settled_by {
+                violations.push(format!("{id} was settled by {:?}, and is by {by:?}", known.settled_by));
+            }
+            if known.reopened_from.is_some() && *by == known.reopened_from {
+                violations.push(format!("{id} was reopened, and is settled by {by:?} as before"));
+            }
+        }
+    }
+
+    /// What is settled as replayed was put back once, by the attempt that settled it, and nothing else was.
+    fn compare_replays(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let replayed = contents.letters.iter().filter(|letter| letter.is_replayed());
+        let replayed: HashSet<_> =
+            replayed.map(|letter| (letter.id, letter.resolved_by.as_deref())).collect();
+        let mut enqueued = HashSet::new();
+        for row in &contents.enqueued {
+            if !enqueued.insert((row.letter, Some(row.attempt.as_str()))) {
+                violations.push(format!("{} was put back twice by {}", row.letter, row.attempt));
+            }
+        }
+        for (letter, attempt) in replayed.difference(&enqueued) {
+            violations.push(format!("{letter} is replayed by {attempt:?}, which did not put it back"));
+        }
+        for (letter, attempt) in enqueued.difference(&replayed) {
+            violations.push(format!("{letter} was put back by {attempt:?}, which did not settle it"));
+        }
+    }
+
+    fn compare_sweeps(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let swept: Vec<_> = contents.letters.iter().filter(|letter| letter.swept_at.is_some()).collect();
+        let (rows, least, most) = (swept.len() as u64, self.swept, self.swept + self.may_be_swept);
+        if !(least..=most).contains(&rows) {
+            violations.push(format!("sweeps deleted {rows}, and said {least} to {most}"));
+        }
+        for letter in swept.iter().filter(|letter| !letter.was_due(self.first_app)) {
+            violations.push(format!("{} was swept before its time", letter.id));
+        }
+    }
+}
+
+impl Letter {
+    fn is_replayed(&self) -> bool {
+        self.resolution.as_deref() == Some("replayed")
+    }
+
+    fn was_due(&self, first_app: AppId) -> bool {
+        // SQLite's clock has milliseconds.
+        let Some(swept_at) = self.swept_at.map(|time| time + TimeDelta::milliseconds(1)) else {
+            return false;
+        };
+        let kept = if self.app_id == first_app.into_inner() { KEPT_IN_FIRST_APP } else { KEPT };
+        self.created_at < swept_at - kept
+            || self.resolved_at.is_some_and(|time| time < swept_at - KEPT_SETTLED)
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (call, endings) in &self.calls {
+            let calls: usize = endings.values().sum();
+            let of = |ending| endings.get(&ending).copied().unwrap_or_default();
+            writeln!(
+                f,
+                "  {call:34} {calls:7} calls: {:7} acknowledged, {:6} dropped, {:6} refused, {:6} transient",
+                of(Ending::Acknowledged),
+                of(Ending::Dropped),
+                of(Ending::Refused),
+                of(Ending::Transient)
+            )?;
+        }
+        write!(
+            f,
+            "  {} kills, {} cuts, {} locks; {} letters and {} events acknowledged, {} swept",
+            self.kills,
+            self.cuts,
+            self.locks,
+            self.letters.len(),
+            self.events.len(),
+            self.swept
+        )
+    }
+}

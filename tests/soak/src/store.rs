@@ -1,0 +1,146 @@
+//! The database of a round, with an outbox, and what is found in it at the end.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use dead_letters_migration::Migrator;
+use dead_letters_test_postgres::{Error, Server, TestDatabase};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, FromQueryResult,
+    Statement, Value, sqlx::sqlite::SqliteJournalMode,
+};
+use sea_orm_migration::MigratorTrait;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// `swept` is what the sweeps deleted, noted by a trigger in their own transactions; `enqueued` is what was
+/// replayed, noted beside the row that goes back into the outbox.
+const TABLES_ON_POSTGRES: &str = "
+CREATE TABLE outbox (id uuid PRIMARY KEY, event uuid NOT NULL);
+CREATE TABLE enqueued (letter uuid NOT NULL, attempt text NOT NULL);
+CREATE TABLE swept (id uuid, app_id uuid, event uuid, created_at timestamptz, resolved_at timestamptz,
+    resolution text, resolved_by text, swept_at timestamptz);
+CREATE FUNCTION note_swept() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO swept VALUES (OLD.id, OLD.app_id, OLD.original_event_id, OLD.created_at, OLD.resolved_at,
+        OLD.resolution, OLD.resolved_by, clock_timestamp());
+    RETURN OLD;
+END $$;
+CREATE TRIGGER note_swept AFTER DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION note_swept();
+";
+const TABLES_ON_SQLITE: &str = "
+CREATE TABLE outbox (id blob PRIMARY KEY, event blob NOT NULL);
+CREATE TABLE enqueued (letter blob NOT NULL, attempt text NOT NULL);
+CREATE TABLE swept (id blob, app_id blob, event blob, created_at text, resolved_at text,
+    resolution text, resolved_by text, swept_at text);
+CREATE TRIGGER note_swept AFTER DELETE ON dead_letters BEGIN
+    INSERT INTO swept VALUES (OLD.id, OLD.app_id, OLD.original_event_id, OLD.created_at, OLD.resolved_at,
+        OLD.resolution, OLD.resolved_by, strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'));
+END;
+";
+
+/// Dropped with the value.
+enum Storage {
+    Postgres(TestDatabase),
+    Sqlite(TempDir),
+}
+
+pub(crate) struct Store(Storage);
+
+/// All that is there once nobody works any more.
+pub(crate) struct Contents {
+    /// The events.
+    pub(crate) outbox: Vec<Uuid>,
+    /// Those in the store, and those that were swept.
+    pub(crate) letters: Vec<Letter>,
+    pub(crate) enqueued: Vec<Enqueued>,
+}
+
+#[derive(FromQueryResult)]
+pub(crate) struct Letter {
+    pub(crate) id: Uuid,
+    pub(crate) app_id: Uuid,
+    pub(crate) event: Uuid,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) resolved_at: Option<DateTime<Utc>>,
+    pub(crate) resolution: Option<String>,
+    pub(crate) resolved_by: Option<String>,
+    pub(crate) swept_at: Option<DateTime<Utc>>,
+}
+
+/// A letter that an attempt of an admin put back into the outbox.
+#[derive(FromQueryResult)]
+pub(crate) struct Enqueued {
+    pub(crate) letter: Uuid,
+    pub(crate) attempt: String,
+}
+
+impl Store {
+    pub(crate) async fn on_postgres(server: &Server) -> Result<Self, Error> {
+        let store = Self(Storage::Postgres(TestDatabase::create_on(server.url()).await?));
+        store.create_tables(TABLES_ON_POSTGRES).await?;
+        Ok(store)
+    }
+
+    pub(crate) async fn on_sqlite() -> Result<Self, Error> {
+        let store = Self(Storage::Sqlite(TempDir::new()?));
+        store.create_tables(TABLES_ON_SQLITE).await?;
+        Ok(store)
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self.0 {
+            Storage::Postgres(_) => "postgres",
+            Storage::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// Short waits, so that their ends are tried as well.
+    pub(crate) async fn connect(&self, connections: u32) -> Result<DatabaseConnection, DbErr> {
+        let mut options: ConnectOptions = dead_letters::connect_options(match &self.0 {
+            Storage::Postgres(database) => database.url().to_owned(),
+            Storage::Sqlite(dir) => format!("sqlite://{}?mode=rwc", dir.path().join("soak.sqlite").display()),
+        });
+        options.max_connections(connections).acquire_timeout(Duration::from_secs(2)).map_sqlx_sqlite_opts(
+            |sqlite| sqlite.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_millis(500)),
+        );
+        Database::connect(options).await
+    }
+
+    async fn create_tables(&self, tables: &str) -> Result<(), DbErr> {
+        let db = self.connect(2).await?;
+        Migrator::up(&db, None).await?;
+        db.execute_unprepared(tables).await?;
+        db.close().await
+    }
+
+    /// Once all that others have sent is done.
+    pub(crate) async fn contents(&self) -> Result<Contents, DbErr> {
+        let db = self.connect(1).await?;
+        if let Storage::Postgres(_) = self.0 {
+            let others = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            let others = sql(DbBackend::Postgres, others, []);
+            while db.query_one_raw(others.clone()).await?.map(|row| row.try_get_by_index(0))
+                != Some(Ok(0_i64))
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        let backend = db.get_database_backend();
+        let events = db.query_all_raw(sql(backend, "SELECT event FROM outbox", [])).await?;
+        let letters = "SELECT id, app_id, original_event_id AS event, created_at, resolved_at, resolution, \
+             resolved_by, NULL AS swept_at FROM dead_letters UNION ALL SELECT * FROM swept";
+        let enqueued = "SELECT letter, attempt FROM enqueued";
+        let contents = Contents {
+            outbox: events.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?,
+            letters: Letter::find_by_statement(sql(backend, letters, [])).all(&db).await?,
+            enqueued: Enqueued::find_by_statement(sql(backend, enqueued, [])).all(&db).await?,
+        };
+        db.close().await?;
+        Ok(contents)
+    }
+}
+
+pub(crate) fn sql(backend: DbBackend, text: &str, values: impl IntoIterator<Item = Value>) -> Statement {
+    Statement::from_sql_and_values(backend, text, values)
+}
