@@ -12,15 +12,13 @@
 //! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index
 //!   has.
 //!
-//! SQLite has one writer and no row locks; there the same delete is an ordinary statement, on guard against
-//! times in other formats.
+//! SQLite has one writer and no row locks; there the same delete is an ordinary statement.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    Statement,
-    sea_query::{Expr, ExprTrait, Func, extension::sqlite::SqliteExpr},
+    ColumnTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement,
+    sea_query::{Expr, ExprTrait},
 };
 
 use super::{SeaOrmDeadLetterRepo, non_negative, record_rows, transaction::RepoConnection};
@@ -126,11 +124,11 @@ pub(super) fn delete_oldest(
                 .column(Column::Id)
                 .apply_if(app_id, |query, app_id| query.filter(COLUMN.app_id.eq(app_id.into_inner())));
             let oldest = match due {
-                Due::Created(_) => oldest
-                    .filter(is_before_on_sqlite(Column::CreatedAt, before))
-                    .order_by_asc(Column::CreatedAt),
+                Due::Created(_) => {
+                    oldest.filter(COLUMN.created_at.lt(before)).order_by_asc(Column::CreatedAt)
+                }
                 Due::Settled(_) => oldest
-                    .filter(is_before_on_sqlite(Column::ResolvedAt, before))
+                    .filter(COLUMN.resolved_at.lt(before))
                     .filter(Column::Resolution.into_expr().is_in(SETTLED.map(inline)))
                     // Its index's own condition, which SQLite does not infer.
                     .filter(Column::Resolution.into_expr().ne(inline(HandlerFailed)))
@@ -144,16 +142,6 @@ pub(super) fn delete_oldest(
             ctx: "gc runs on PostgreSQL and SQLite only",
         }),
     }
-}
-
-/// SQLite compares times as text, which is right only between those that are printed as the driver does it. A
-/// row of another tool (a space for the T, another offset, a number) must be older as a time as well; where
-/// it can't be read as one, it stays.
-fn is_before_on_sqlite(column: Column, time: DateTime<Utc>) -> Condition {
-    let julianday = |time: Expr| Expr::from(Func::cust("julianday").arg(time));
-    let as_the_driver = column.into_expr().glob("????-??-??T??:??:??*+00:00");
-    let as_a_time = julianday(column.into_expr()).lt(julianday(time.into()));
-    Condition::all().add(column.lt(time)).add(as_the_driver.or(as_a_time))
 }
 
 #[cfg(test)]

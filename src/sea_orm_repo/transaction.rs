@@ -3,14 +3,12 @@
 //! sqlx 0.9.0 (its issues 4385 and 4393) gives a connection back to the pool inside an open transaction where
 //! the future of a BEGIN is dropped; what others then store on it is rolled back one day. A dropped SAVEPOINT
 //! ends the whole transaction around it, and later statements stand alone. So every BEGIN of ours runs to its
-//! end on a task of its own, nothing of ours is a SAVEPOINT, and a commit asks first whether there still is a
-//! transaction.
-
-use std::future::Future;
+//! end on a task of its own, no work of ours is done behind a SAVEPOINT, and a commit asks first whether there
+//! still is a transaction.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
     sea_query::{ExprTrait, Func, Query},
 };
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -42,14 +40,15 @@ static BEGINS: Semaphore = Semaphore::const_new(256);
 pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
     let permit = BEGINS.acquire().await;
     let db = db.clone();
-    let begun = to_its_end(async move {
+    let begun = async move {
         let _permit = permit;
         // So that a transaction that reads before it writes does not fail where another one wrote meanwhile.
         let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
         // Without a caller the transaction is dropped as soon as it is there, which rolls it back.
         db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
-    });
-    Ok(begun.await??)
+    };
+    let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
+    Ok(runtime.spawn(begun).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)??)
 }
 
 pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
@@ -58,15 +57,18 @@ pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRep
 
 /// The transaction, if it is one yet: neither lost nor, on PostgreSQL, aborted by a failed statement.
 pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-    match txn.get_database_backend() {
-        DbBackend::Sqlite => to_its_end(still_open_on_sqlite(txn)).await?,
-        _ => still_open_on_postgres(txn).await,
+    let open = match txn.get_database_backend() {
+        DbBackend::Sqlite => is_open_on_sqlite(&txn).await?,
+        _ => is_open_on_postgres(&txn).await?,
+    };
+    if open {
+        return Ok(txn);
     }
+    roll_back(txn).await;
+    Err(DeadLetterRepoError::TransactionLost)
 }
 
-async fn still_open_on_postgres(
-    txn: DatabaseTransaction,
-) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+async fn is_open_on_postgres(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     let id = async |function: &'static str| {
         let id = Query::select().expr(Func::cust(function).cast_as("text")).take();
         let row = txn.query_one(&id).await?;
@@ -74,49 +76,36 @@ async fn still_open_on_postgres(
     };
     // A statement that stands alone has no id yet. Neither has a transaction that wrote nothing: but if it is
     // given one, it keeps it.
-    let open = id("pg_current_xact_id_if_assigned").await?.is_some()
-        || id("pg_current_xact_id").await? == id("pg_current_xact_id").await?;
-    if open { Ok(txn) } else { Err(DeadLetterRepoError::TransactionLost) }
+    Ok(id("pg_current_xact_id_if_assigned").await?.is_some()
+        || id("pg_current_xact_id").await? == id("pg_current_xact_id").await?)
 }
 
-/// SQLite refuses a BEGIN inside a transaction, and has no other way to ask.
-async fn still_open_on_sqlite(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-    match txn.execute_unprepared("BEGIN").await {
-        Err(error) if code_of(&error).as_deref() == Some("1") => Ok(txn),
-        Err(error) => Err(error.into()),
-        Ok(_) => {
-            txn.execute_unprepared("ROLLBACK").await?;
-            roll_back_on_sqlite(txn).await?;
-            Err(DeadLetterRepoError::TransactionLost)
-        }
+/// SQLite has no way to ask, but inside a transaction it does not let this setting be set, to what it is
+/// either. A BEGIN, which it refuses too, would stay behind where this is dropped.
+async fn is_open_on_sqlite(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
+    let level = Statement::from_string(DbBackend::Sqlite, "PRAGMA synchronous");
+    let level = txn.query_one_raw(level).await?.map_or(Ok(2), |row| row.try_get_by_index::<i64>(0))?;
+    match txn.execute_unprepared(&format!("PRAGMA synchronous = {level}")).await {
+        Ok(_) => Ok(false),
+        Err(error) if code_of(&error).as_deref() == Some("1") => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
 /// Rolls back as well as can be: the error that led here is what the caller wants to hear of.
 pub(super) async fn roll_back(txn: DatabaseTransaction) {
-    match txn.get_database_backend() {
-        DbBackend::Sqlite => drop(to_its_end(roll_back_on_sqlite(txn)).await),
-        _ => drop(txn.rollback().await),
+    if txn.get_database_backend() == DbBackend::Sqlite {
+        // SQLite itself ends a transaction over some errors, a full disk say. The driver's ROLLBACK then
+        // fails, it goes on counting one transaction, and the connection's next BEGIN would be a SAVEPOINT.
+        // One now gives it a transaction to roll back.
+        if let Ok(savepoint) = txn.begin().await {
+            savepoint.rollback().await.ok();
+        }
     }
+    txn.rollback().await.ok();
 }
 
 pub(super) async fn abandon<T, E>(txn: DatabaseTransaction, error: E) -> Result<T, E> {
     roll_back(txn).await;
     Err(error)
-}
-
-/// SQLite itself ends a transaction over some errors, a full disk say. The driver's ROLLBACK then fails, it
-/// goes on counting one transaction, and the connection's next BEGIN would be a SAVEPOINT. A SAVEPOINT first
-/// gives it a transaction to roll back.
-async fn roll_back_on_sqlite(txn: DatabaseTransaction) -> Result<(), DbErr> {
-    txn.begin().await?.rollback().await?;
-    txn.rollback().await
-}
-
-/// On a task, which goes on if the caller is dropped; what it returns is dropped then.
-async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, DeadLetterRepoError> {
-    let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
-    runtime.spawn(work).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)
 }

@@ -299,6 +299,39 @@ async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
     Ok(db.execute_raw(outbox(db, "DELETE FROM outbox WHERE id = $1", event)).await?.rows_affected())
 }
 
+/// Whether the server has done it, and the answer is lost, or it has not: the outbox's row decides.
+#[tokio::test]
+async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_postgres() {
+    let pools = Pools::postgres().await;
+    let gate = &pools.proxy.as_ref().unwrap().gate;
+    for when in [When::Asked, When::Answered] {
+        for nth in 1.. {
+            let given = pools.given().await;
+            gate.hold(nth, when);
+            let mut burial = pin!(bury(&given));
+            let whole = tokio::select! {
+                buried = &mut burial => Some(buried),
+                () = gate.holding() => None,
+            };
+            gate.cut();
+            let is_last = whole.is_some();
+            match whole {
+                Some(buried) => buried.unwrap(),
+                None => burial.await.unwrap(),
+            }
+            let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
+            let page = PageRequest { size: 10, after: None };
+            let stored = pools.direct.repo().list(given.app, &filter, &page).await.unwrap().items.len();
+            let left = dequeue(&pools.direct.db, given.event).await.unwrap();
+            assert_eq!((stored, left), (1, 0), "{when:?}, {nth}");
+            given.db.close_by_ref().await.unwrap();
+            if is_last {
+                break;
+            }
+        }
+    }
+}
+
 /// Drops the call at its first round trip, at its second, and so on, until it ends before that; each time 20
 /// inserts follow on the connection that it used.
 async fn after_a_dropped_call(pools: Pools, call: impl AsyncFn(&Given) -> Outcome) {
@@ -441,7 +474,7 @@ impl Proxy {
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         // What is encrypted can't be counted.
         url.query_pairs_mut().append_pair("sslmode", "disable");
-        let gate = Gate(watch::Sender::new(Traffic::Flows));
+        let gate = Gate { traffic: watch::Sender::new(Traffic::Flows), cuts: watch::Sender::new(()) };
         let of_pumps = gate.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -467,8 +500,10 @@ async fn pump_both(client: TcpStream, server: TcpStream, gate: Gate) {
     let mut parameters = vec![0; u32::from_be_bytes(start) as usize - start.len()];
     from_client.read_exact(&mut parameters).await.unwrap();
     to_server.write_all(&[start.as_slice(), &parameters].concat()).await.unwrap();
+    let mut cuts = gate.cuts.subscribe();
     // Whichever side hangs up, both are done.
     tokio::select! {
+        _ = cuts.changed() => {}
         // Sync and Query: what the server answers with a ReadyForQuery.
         _ = pump(from_client, to_server, b"SQ", When::Asked, &gate) => {}
         _ = pump(from_server, to_client, b"Z", When::Answered, &gate) => {}
@@ -503,24 +538,33 @@ enum Traffic {
 }
 
 #[derive(Clone)]
-struct Gate(watch::Sender<Traffic>);
+struct Gate {
+    traffic: watch::Sender<Traffic>,
+    /// Every connection that is open at one ends.
+    cuts: watch::Sender<()>,
+}
 
 impl Gate {
     fn hold(&self, nth: usize, when: When) {
-        self.0.send_replace(Traffic::FlowsFor(nth, when));
+        self.traffic.send_replace(Traffic::FlowsFor(nth, when));
     }
 
     async fn holding(&self) {
-        self.0.subscribe().wait_for(|traffic| *traffic == Traffic::Held).await.unwrap();
+        self.traffic.subscribe().wait_for(|traffic| *traffic == Traffic::Held).await.unwrap();
     }
 
     fn open(&self) {
-        self.0.send_replace(Traffic::Flows);
+        self.traffic.send_replace(Traffic::Flows);
+    }
+
+    fn cut(&self) {
+        self.cuts.send_replace(());
+        self.open();
     }
 
     async fn pass(&self, side: When, counted: bool) {
         if counted {
-            self.0.send_if_modified(|traffic| match *traffic {
+            self.traffic.send_if_modified(|traffic| match *traffic {
                 Traffic::FlowsFor(left, when) if when == side => {
                     *traffic = if left == 1 { Traffic::Held } else { Traffic::FlowsFor(left - 1, when) };
                     true
@@ -528,6 +572,6 @@ impl Gate {
                 _ => false,
             });
         }
-        self.0.subscribe().wait_for(|traffic| *traffic != Traffic::Held).await.unwrap();
+        self.traffic.subscribe().wait_for(|traffic| *traffic != Traffic::Held).await.unwrap();
     }
 }
