@@ -21,7 +21,7 @@ use crate::{
 };
 
 const TRIES: u32 = 4;
-/// Before the second try, and doubled before each further one.
+/// Before the second try, and twice as long before each further one.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl SeaOrmDeadLetterRepo {
@@ -34,7 +34,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// A transient error and a lost connection are tried again up to three times, `take` included, after
     /// pauses of about 0.1, 0.2 and 0.4 seconds, with the same id. That doubles nothing, since the outbox's
-    /// row decides: where it is gone, and the letter is stored, an earlier try had done it all.
+    /// row decides: where it is gone, or is another one that a replay has put there meanwhile, and the letter
+    /// is stored, an earlier try had done it all.
     ///
     /// No letter circles in the outbox because of what it is. What [`insert`](crate::DeadLetterRepo::insert) refuses
     /// is changed here:
@@ -71,35 +72,33 @@ impl SeaOrmDeadLetterRepo {
     {
         let id = new_id();
         let row = convert::to_active_model(id, storable(letter, self.limits), 0, self.limits)?;
-        let mut pause = PAUSE;
-        for _ in 1..TRIES {
-            match self.bury_once(id, &row, take.clone(), pause > PAUSE).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(jittered(pause)).await,
+        let mut tries = 1;
+        loop {
+            let outcome = match self.bury_once(&row, take.clone()).await {
+                Ok(()) => Ok(id),
+                // An earlier try, whose commit went unanswered, may have done it.
+                Err(error) if tries > 1 && !error.is_transient() => {
+                    self.find(id).await.and_then(|row| if row.is_some() { Ok(id) } else { Err(error) })
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(error) if error.is_transient() && tries < TRIES => {}
                 outcome => return outcome,
             }
-            pause *= 2;
+            tokio::time::sleep(jittered(PAUSE * 2_u32.pow(tries - 1))).await;
+            tries += 1;
         }
-        self.bury_once(id, &row, take, true).await
     }
 
-    async fn bury_once<F>(
-        &self,
-        id: DeadLetterId,
-        row: &ActiveModel,
-        take: F,
-        again: bool,
-    ) -> Result<DeadLetterId, DeadLetterRepoError>
+    async fn bury_once<F>(&self, row: &ActiveModel, take: F) -> Result<(), DeadLetterRepoError>
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
     {
         let txn = transaction::begin(&self.db).await?;
         match take(&txn).await {
             Ok(1) => {}
-            Ok(taken) => {
-                transaction::roll_back(txn).await;
-                let by_ourselves = taken == 0 && again && self.find(id).await?.is_some();
-                return if by_ourselves { Ok(id) } else { Err(DeadLetterRepoError::OutboxRows { taken }) };
-            }
+            Ok(taken) => return abandon(txn, DeadLetterRepoError::OutboxRows { taken }).await,
             Err(error) => return abandon(txn, error.into()).await,
         }
         // Before the insert, which would otherwise stand alone.
@@ -107,8 +106,7 @@ impl SeaOrmDeadLetterRepo {
         if let Err(error) = insert::one(&txn, row).await {
             return abandon(txn, error).await;
         }
-        txn.commit().await?;
-        Ok(id)
+        Ok(txn.commit().await?)
     }
 }
 

@@ -332,6 +332,39 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
     }
 }
 
+/// The new row of the outbox is another life of the event's, for the dispatcher that takes it next.
+#[tokio::test]
+async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_replayed_event_on_postgres() {
+    let pools = Pools::postgres().await;
+    let gate = &pools.proxy.as_ref().unwrap().gate;
+    let given = pools.given().await;
+    // Until its commit's answer is the one that is held.
+    for nth in 1.. {
+        gate.hold(nth, When::Answered);
+        let mut burial = pin!(bury(&given));
+        tokio::select! {
+            _ = &mut burial => panic!("its commit was never held"),
+            () = gate.holding() => {}
+        }
+        let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
+        let page = PageRequest { size: 10, after: None };
+        let direct = pools.direct.repo();
+        let stored = direct.list(given.app, &filter, &page).await.unwrap().items;
+        let Some(letter) = stored.first() else {
+            gate.cut();
+            continue;
+        };
+        let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
+        direct.replay::<_, _, DeadLetterRepoError>(given.app, letter.id, None, None, requeue).await.unwrap();
+        gate.cut();
+        burial.await.unwrap();
+        let row = direct.get(letter.id).await.unwrap().unwrap();
+        assert_eq!(row.resolution, Some(Resolution::Replayed));
+        assert_eq!(dequeue(&pools.direct.db, given.event).await.unwrap(), 1);
+        return;
+    }
+}
+
 /// Drops the call at its first round trip, at its second, and so on, until it ends before that; each time 20
 /// inserts follow on the connection that it used.
 async fn after_a_dropped_call(pools: Pools, call: impl AsyncFn(&Given) -> Outcome) {
