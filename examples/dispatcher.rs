@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRow, DeadLetterTriage, NewDeadLetter,
     Resolution, ScriptId, SeaOrmDeadLetterRepo, Settlement, TriggerId, entity::dead_letters as table,
@@ -189,7 +189,8 @@ async fn main() -> Result<()> {
     show_backlogs(&repo, &apps).await?;
 
     println!("\nFive weeks pass. Sweeping what is older than {} days", RETENTION.num_days());
-    let five_weeks_ago = Utc::now() - TimeDelta::weeks(5);
+    // SQLite's schema takes no more than microseconds.
+    let five_weeks_ago = (Utc::now() - TimeDelta::weeks(5)).trunc_subsecs(6);
     table::Entity::update_many()
         .col_expr(table::Column::CreatedAt, five_weeks_ago.into())
         .filter(table::Column::Id.is_in(dead.iter().map(|id| id.into_inner())))
