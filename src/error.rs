@@ -1,6 +1,6 @@
 //! The one error type.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
@@ -105,12 +105,15 @@ pub enum DeadLetterRepoError {
     /// There is no tokio runtime, or it ended before the call did, which may be done or not.
     #[error("there is no tokio runtime, or it ended before the call did")]
     RuntimeEnded,
+    /// The archive did not keep the letters, so that none of them was deleted: what it said.
+    #[error("the archive did not keep the letters: {0}")]
+    Archive(Arc<dyn Error + Send + Sync>),
 }
 
 impl DeadLetterRepoError {
     /// Whether it tells the caller about its arguments or the row, and nothing went wrong.
     pub(crate) fn is_answer(&self) -> bool {
-        !matches!(self, Self::Db(_) | Self::TransactionLost | Self::RuntimeEnded)
+        !matches!(self, Self::Db(_) | Self::TransactionLost | Self::RuntimeEnded | Self::Archive(_))
     }
 
     /// Whether it can be one letter's own, of those that were to be stored together: the letter was refused
