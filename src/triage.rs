@@ -120,45 +120,6 @@ pub trait DeadLetterTriage: Send + Sync {
     /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved,
     /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
-
-    /// Deletes the app's rows that were settled before `resolved_before`, oldest settlement first, **never
-    /// more than `limit` rows**; open rows never, `handler_failed` ones included, nor rows whose resolution this
-    /// version does not know. Returns how many it deleted.
-    ///
-    /// Otherwise as [`gc`](crate::DeadLetterRepo::gc).
-    ///
-    /// # Errors
-    ///
-    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database.
-    async fn purge_resolved(
-        &self,
-        app_id: AppId,
-        resolved_before: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError>;
-
-    /// [`purge_resolved`](Self::purge_resolved) for the rows of all apps together.
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    async fn purge_resolved_all_apps(
-        &self,
-        resolved_before: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError>;
-
-    /// [`gc`](crate::DeadLetterRepo::gc) for one app: a tenant's own retention.
-    ///
-    /// # Errors
-    ///
-    /// The same.
-    async fn gc_for_app(
-        &self,
-        app_id: AppId,
-        older_than: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError>;
 }
 
 /// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not

@@ -1,4 +1,4 @@
-//! The sweeps. Why deleting this way is safe:
+//! The statements of the sweeps. Why deleting this way is safe:
 //!
 //! - **Never more than `limit`.** `ARRAY(SELECT … LIMIT n)` is an InitPlan: it runs once. The usual `id IN
 //!   (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` may be planned as the inner side of a nested loop, runs once
@@ -6,54 +6,210 @@
 //!   its default.
 //! - **Nothing that is not due.** Condition, order and limit all stand inside the subquery. A row that
 //!   changed meanwhile is locked and checked again (READ COMMITTED): one that was just reopened is not
-//!   purged.
+//!   swept as settled.
 //! - **Nobody waits.** SKIP LOCKED passes over rows that another transaction holds: two sweepers share the
 //!   work, a row being resolved stays for the next sweep.
 //! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index
 //!   has.
+//! - **An app that is excepted costs one probe**, whatever it holds: a recursive CTE goes from app to app by
+//!   the index, and into those that are meant.
 //!
 //! SQLite has one writer and no row locks; there the same delete is an ordinary statement.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Statement,
-    sea_query::{Expr, ExprTrait},
+    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait, Select, Statement,
+    sea_query::{
+        ArrayType, Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
+        UnionType, Value, WithClause,
+    },
 };
+use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, non_negative, record_rows, transaction::RepoConnection};
+use super::conditions::is_of_state;
 use crate::{
-    AppId, DeadLetterRepoError,
+    AppId, DeadLetterState, Due,
     Resolution::{self, HandledByScript, HandlerFailed, Ignored, Replayed},
+    SweepScope,
     time::to_bound,
 };
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn sweep(
-        &self,
-        app_id: Option<AppId>,
-        due: Due,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError> {
-        let limit = non_negative("limit", limit)?;
-        let delete = delete_oldest(self.db.get_database_backend(), app_id, due, limit)?;
-        let deleted = self.db.execute_raw(delete).await?.rows_affected();
-        record_rows(deleted);
-        Ok(deleted)
+/// The time before which a row is due.
+fn bound_of(due: Due) -> DateTime<Utc> {
+    let (Due::CreatedBefore(time) | Due::SettledBefore(time)) = due;
+    to_bound(time)
+}
+
+pub(super) fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
+    match backend {
+        DbBackend::Postgres | DbBackend::Sqlite => Ok(()),
+        other => Err(DbErr::BackendNotSupported {
+            db: other.as_str(),
+            ctx: "gc runs on PostgreSQL and SQLite only",
+        }),
     }
 }
 
-/// What a sweep deletes.
-#[derive(Clone, Copy)]
-pub(super) enum Due {
-    /// Rows created before this.
-    Created(DateTime<Utc>),
-    /// Rows settled before this, as one of the three that this version knows: which open ones are not, neither
-    /// unresolved nor `handler_failed`.
-    Settled(DateTime<Utc>),
+/// Deletes the oldest rows that are due. Of all apps but some it is for PostgreSQL alone, and answers one
+/// row: how many, and the last app.
+pub(super) fn delete_oldest(backend: DbBackend, scope: &SweepScope, due: Due, limit: u64) -> Statement {
+    if backend == DbBackend::Sqlite {
+        let oldest = oldest_on_sqlite(app_of(scope), due, DeadLetterState::Any, limit).column(Column::Id);
+        return Entity::delete_many().filter(Column::Id.in_subquery(oldest.into_query())).build(backend);
+    }
+    let oldest = oldest_on_postgres("id", scope, due, DeadLetterState::Any, LOCK);
+    let delete = match scope {
+        // The app stands outside the subquery as well, for what routes by it (Citus).
+        SweepScope::App(_) => {
+            format!("DELETE FROM dead_letters WHERE app_id = $3 AND id = ANY(ARRAY({oldest}))")
+        }
+        SweepScope::AllApps => format!("DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest}))"),
+        SweepScope::AllAppsBut { .. } => format!(
+            "WITH deleted AS (DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest})) RETURNING app_id) \
+             SELECT count(*), max(app_id::text COLLATE \"C\") FROM deleted"
+        ),
+    };
+    Statement::from_sql_and_values(backend, delete, values(scope, due, limit))
 }
 
-/// A row that a newer version settled as something else is for that version to purge. PostgreSQL infers its
+/// Finds what [`delete_oldest`] would delete, and locks it: id, app and the payload's size, for which no
+/// payload is fetched. Of all apps but some it is for PostgreSQL alone.
+pub(super) fn lock_oldest(backend: DbBackend, scope: &SweepScope, due: Due, limit: u64) -> Statement {
+    if backend == DbBackend::Sqlite {
+        let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
+        return oldest_on_sqlite(app_of(scope), due, DeadLetterState::Any, limit)
+            .columns([Column::Id, Column::AppId])
+            .column_as(Expr::from(bytes), "bytes")
+            .build(backend);
+    }
+    let columns = "id, app_id, octet_length(payload) AS bytes";
+    let lock = oldest_on_postgres(columns, scope, due, DeadLetterState::Any, LOCK);
+    Statement::from_sql_and_values(backend, lock, values(scope, due, limit))
+}
+
+/// Counts rows that are due and of the state, up to the limit.
+pub(super) fn count_oldest(
+    backend: DbBackend,
+    scope: &SweepScope,
+    due: Due,
+    state: DeadLetterState,
+    limit: u64,
+) -> Statement {
+    if backend != DbBackend::Sqlite {
+        let oldest = oldest_on_postgres("1", scope, due, state, "");
+        let count = format!("SELECT count(*) FROM ({oldest}) due");
+        return Statement::from_sql_and_values(backend, count, values(scope, due, limit));
+    }
+    let rows = match scope {
+        // SQLite keeps the order of the tables in a CROSS JOIN alone.
+        SweepScope::AllAppsBut { excepted, from } => apps_on_sqlite(excepted, *from, due, state)
+            .join(JoinType::CrossJoin, Entity, Condition::all())
+            .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
+            .cond_where(is_due_on_sqlite(due, state))
+            .limit(limit)
+            .take(),
+        _ => oldest_on_sqlite(app_of(scope), due, state, limit).column(Column::AppId).into_query(),
+    };
+    backend.build(&Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "due").take())
+}
+
+/// Finds apps that have rows that are due, by id: at most `limit`.
+pub(super) fn apps_with_due_on_sqlite(
+    excepted: &[AppId],
+    from: Option<AppId>,
+    due: Due,
+    limit: u64,
+) -> SelectStatement {
+    let any = DeadLetterState::Any;
+    let rows = Query::select()
+        .expr(Expr::val(1))
+        .from(Entity)
+        .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
+        .cond_where(is_due_on_sqlite(due, any))
+        .take();
+    apps_on_sqlite(excepted, from, due, any).and_where(Expr::exists(rows)).limit(limit).take()
+}
+
+fn app_of(scope: &SweepScope) -> Option<AppId> {
+    match scope {
+        SweepScope::App(app_id) => Some(*app_id),
+        _ => None,
+    }
+}
+
+const APP: (&str, &str) = ("apps", "app");
+const LOCK: &str = " FOR UPDATE SKIP LOCKED";
+
+/// $1 is the time, $2 the limit, $3 the app, or the first one, $4 those that are excepted.
+fn values(scope: &SweepScope, due: Due, limit: u64) -> Vec<Value> {
+    let mut values = vec![bound_of(due).into(), limit.into()];
+    match scope {
+        SweepScope::App(app_id) => values.push(app_id.into_inner().into()),
+        SweepScope::AllApps => {}
+        SweepScope::AllAppsBut { excepted, from } => {
+            let excepted = excepted.iter().map(|app_id| app_id.into_inner().into()).collect();
+            values.push(from.map_or(Uuid::nil(), AppId::into_inner).into());
+            values.push(Value::Array(ArrayType::Uuid, Some(Box::new(excepted))));
+        }
+    }
+    values
+}
+
+/// The oldest rows that are due and of the state.
+fn oldest_on_postgres(
+    columns: &str,
+    scope: &SweepScope,
+    due: Due,
+    state: DeadLetterState,
+    lock: &str,
+) -> String {
+    // Of settled rows the one index covers more.
+    let (time, is_due, is_indexed) = match (due, state) {
+        (Due::SettledBefore(_), _) => (
+            "resolved_at",
+            "resolution IN ('replayed', 'ignored', 'handled_by_script')",
+            "resolution <> 'handler_failed'",
+        ),
+        (Due::CreatedBefore(_), state) => {
+            let state = match state {
+                DeadLetterState::Open => "(resolution IS NULL OR resolution = 'handler_failed')",
+                DeadLetterState::Unresolved => "resolved_at IS NULL",
+                DeadLetterState::Resolved => "resolved_at IS NOT NULL",
+                DeadLetterState::Any => "true",
+            };
+            ("created_at", state, state)
+        }
+    };
+    match scope {
+        SweepScope::App(_) => format!(
+            "SELECT {columns} FROM dead_letters WHERE app_id = $3 AND {time} < $1 AND {is_due} \
+             ORDER BY {time} LIMIT $2{lock}"
+        ),
+        SweepScope::AllApps => format!(
+            "SELECT {columns} FROM dead_letters \
+             WHERE {time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
+             ORDER BY {time} AT TIME ZONE 'UTC' LIMIT $2{lock}"
+        ),
+        // `LIMIT (SELECT $2)`, which no plan knows beforehand: one that knows 1,000, and takes every app for a
+        // small one, reads all of an app and sorts.
+        SweepScope::AllAppsBut { .. } => format!(
+            "WITH RECURSIVE apps (app) AS (\
+                 SELECT (SELECT app_id FROM dead_letters WHERE app_id >= $3 AND {is_indexed} \
+                         ORDER BY app_id LIMIT 1) \
+                 UNION ALL \
+                 SELECT (SELECT app_id FROM dead_letters WHERE app_id > app AND {is_indexed} \
+                         ORDER BY app_id LIMIT 1) FROM apps WHERE app IS NOT NULL) \
+             SELECT {columns} FROM apps CROSS JOIN LATERAL (\
+                 SELECT * FROM dead_letters WHERE app_id = app AND {time} < $1 AND {is_due} \
+                 ORDER BY {time} LIMIT (SELECT $2){lock}) letter \
+             WHERE app NOT IN (SELECT unnest($4)) LIMIT $2"
+        ),
+    }
+}
+
+/// A row that a newer version settled as something else is for that version to sweep. PostgreSQL infers its
 /// index's `<> 'handler_failed'` from the list.
 const SETTLED: [Resolution; 3] = [Replayed, Ignored, HandledByScript];
 
@@ -62,86 +218,73 @@ fn inline(resolution: Resolution) -> Expr {
     Expr::Constant(resolution.as_str().into())
 }
 
-/// $1 is the time, $2 the limit, $3 the app. The app stands outside the subquery as well, for what routes by
-/// it (Citus).
-macro_rules! delete_oldest {
-    ($of_app:literal, $due:literal, $order:literal) => {
-        concat!(
-            "DELETE FROM dead_letters WHERE ",
-            $of_app,
-            "id = ANY(ARRAY(SELECT id FROM dead_letters WHERE ",
-            $of_app,
-            $due,
-            " ORDER BY ",
-            $order,
-            " LIMIT $2 FOR UPDATE SKIP LOCKED))"
-        )
+/// The oldest rows that are due and of the state, of one app or of all.
+fn oldest_on_sqlite(app_id: Option<AppId>, due: Due, state: DeadLetterState, limit: u64) -> Select<Entity> {
+    let time = match due {
+        Due::CreatedBefore(_) => Column::CreatedAt,
+        Due::SettledBefore(_) => Column::ResolvedAt,
     };
+    Entity::find()
+        .select_only()
+        .apply_if(app_id, |query, app_id| query.filter(COLUMN.app_id.eq(app_id.into_inner())))
+        .filter(is_due_on_sqlite(due, state))
+        .order_by_asc(time)
+        .limit(limit)
 }
 
-fn delete_oldest_on_postgres(app_id: Option<AppId>, due: Due) -> &'static str {
-    match (due, app_id) {
-        (Due::Created(_), None) => delete_oldest!(
-            "",
-            "created_at AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC'",
-            "created_at AT TIME ZONE 'UTC'"
-        ),
-        (Due::Created(_), Some(_)) => delete_oldest!("app_id = $3 AND ", "created_at < $1", "created_at"),
-        (Due::Settled(_), None) => delete_oldest!(
-            "",
-            "resolved_at AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' \
-             AND resolution IN ('replayed', 'ignored', 'handled_by_script')",
-            "resolved_at AT TIME ZONE 'UTC'"
-        ),
-        (Due::Settled(_), Some(_)) => {
-            delete_oldest!(
-                "app_id = $3 AND ",
-                "resolved_at < $1 AND resolution IN ('replayed', 'ignored', 'handled_by_script')",
-                "resolved_at"
-            )
+fn is_due_on_sqlite(due: Due, state: DeadLetterState) -> Condition {
+    let is_due = match due {
+        Due::CreatedBefore(_) => COLUMN.created_at.lt(bound_of(due)),
+        Due::SettledBefore(_) => {
+            let is_settled = Column::Resolution.into_expr().is_in(SETTLED.map(inline));
+            COLUMN.resolved_at.lt(bound_of(due)).and(is_settled)
         }
+    };
+    // Its index's own condition, which SQLite does not infer.
+    Condition::all().add(is_due).add_option(is_indexed(due, state))
+}
+
+/// The condition of the index that finds what is due in an app.
+fn is_indexed(due: Due, state: DeadLetterState) -> Option<Expr> {
+    match due {
+        Due::CreatedBefore(_) => is_of_state(state),
+        Due::SettledBefore(_) => Some(Column::Resolution.into_expr().ne(inline(HandlerFailed))),
     }
 }
 
-/// The `limit` oldest rows that are due, of one app or of all.
-pub(super) fn delete_oldest(
-    backend: DbBackend,
-    app_id: Option<AppId>,
+/// From app to app by the index.
+fn apps_on_sqlite(
+    excepted: &[AppId],
+    from: Option<AppId>,
     due: Due,
-    limit: u64,
-) -> Result<Statement, DbErr> {
-    let (Due::Created(before) | Due::Settled(before)) = due;
-    let before = to_bound(before);
-    match backend {
-        DbBackend::Postgres => {
-            let mut values = vec![before.into(), limit.into()];
-            values.extend(app_id.map(|app_id| app_id.into_inner().into()));
-            Ok(Statement::from_sql_and_values(backend, delete_oldest_on_postgres(app_id, due), values))
-        }
-        DbBackend::Sqlite => {
-            let oldest = Entity::find()
-                .select_only()
-                .column(Column::Id)
-                .apply_if(app_id, |query, app_id| query.filter(COLUMN.app_id.eq(app_id.into_inner())));
-            let oldest = match due {
-                Due::Created(_) => {
-                    oldest.filter(COLUMN.created_at.lt(before)).order_by_asc(Column::CreatedAt)
-                }
-                Due::Settled(_) => oldest
-                    .filter(COLUMN.resolved_at.lt(before))
-                    .filter(Column::Resolution.into_expr().is_in(SETTLED.map(inline)))
-                    // Its index's own condition, which SQLite does not infer.
-                    .filter(Column::Resolution.into_expr().ne(inline(HandlerFailed)))
-                    .order_by_asc(Column::ResolvedAt),
-            };
-            let oldest = oldest.limit(limit).into_query();
-            Ok(Entity::delete_many().filter(Column::Id.in_subquery(oldest)).build(backend))
-        }
-        other => Err(DbErr::BackendNotSupported {
-            db: other.as_str(),
-            ctx: "gc runs on PostgreSQL and SQLite only",
-        }),
-    }
+    state: DeadLetterState,
+) -> SelectStatement {
+    let first_of = |apps: Expr| {
+        let first = Query::select()
+            .column(Column::AppId)
+            .from(Entity)
+            .and_where(apps)
+            .and_where_option(is_indexed(due, state))
+            .order_by(Column::AppId, Order::Asc)
+            .limit(1)
+            .take();
+        Expr::SubQuery(None, Box::new(first.into()))
+    };
+    let app_id = || Column::AppId.into_expr();
+    let from = from.map_or(Uuid::nil(), AppId::into_inner);
+    let next = Query::select()
+        .expr(first_of(app_id().gt(Expr::col(APP))))
+        .from(APP.0)
+        .and_where(Expr::col(APP).is_not_null())
+        .take();
+    let apps = Query::select().expr(first_of(app_id().gte(from))).union(UnionType::All, next).take();
+    let apps = CommonTableExpression::new().table_name(APP.0).column(APP.1).query(apps).to_owned();
+    Query::select()
+        .column(APP)
+        .from(APP.0)
+        .and_where(Expr::col(APP).is_not_in(excepted.iter().map(|app_id| app_id.into_inner())))
+        .with_cte(WithClause::new().recursive(true).cte(apps).to_owned())
+        .take()
 }
 
 #[cfg(test)]
@@ -150,8 +293,7 @@ mod tests {
 
     #[test]
     fn mysql_is_refused_by_name() {
-        let refusal = delete_oldest(DbBackend::MySql, None, Due::Created(Utc::now()), 1)
-            .map_err(|error| error.to_string());
+        let refusal = require_supported(DbBackend::MySql).map_err(|error| error.to_string());
         assert_eq!(
             refusal,
             Err("Operation not supported by backend MySql: gc runs on PostgreSQL and SQLite only".to_owned())

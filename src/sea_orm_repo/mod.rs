@@ -8,7 +8,9 @@ use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
 use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
+use crate::{
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Due, NewDeadLetter, SweepScope,
+};
 
 mod bury;
 mod conditions;
@@ -19,19 +21,21 @@ mod gc;
 mod group;
 mod insert;
 mod replay;
+mod retention;
 mod settle;
+mod sweep;
 mod text;
 mod transaction;
 mod triage;
 
 use convert::Limits;
-use gc::Due;
 use transaction::RepoConnection;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
-/// [`DeadLetterRepo`] and [`DeadLetterTriage`](crate::DeadLetterTriage) on SeaORM, over a pool or over a
-/// transaction that the caller opened. It needs a tokio runtime.
+/// [`DeadLetterRepo`], [`DeadLetterTriage`](crate::DeadLetterTriage) and
+/// [`DeadLetterRetention`](crate::DeadLetterRetention) on SeaORM, over a pool or over a transaction that the
+/// caller opened. It needs a tokio runtime.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
@@ -153,7 +157,12 @@ impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
 
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
         let span = info_span!("dead_letters.gc", %older_than, rows = Empty);
-        observed(span, self.sweep(None, Due::Created(older_than), limit)).await
+        let sweep = async {
+            let limit = non_negative("limit", limit)?;
+            let swept = self.delete_due(&SweepScope::AllApps, Due::CreatedBefore(older_than), limit).await?;
+            Ok(swept.deleted)
+        };
+        observed(span, sweep).await
     }
 }
 

@@ -42,7 +42,7 @@ impl SeaOrmDeadLetterRepo {
             Ok(row) => enqueue(&txn, row).await,
             Err(error) => Err(error.into()),
         };
-        end(txn, outcome).await
+        transaction::end(txn, outcome).await
     }
 
     /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
@@ -76,7 +76,7 @@ impl SeaOrmDeadLetterRepo {
             Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
             Err(error) => Err(error.into()),
         };
-        end(txn, outcome).await
+        transaction::end(txn, outcome).await
     }
 }
 
@@ -95,17 +95,4 @@ async fn settle_rows(
     settled.sort_by_key(|row| (row.created_at, row.id));
     let ids = settled.iter().map(|row| row.id).collect();
     Ok((settled, bulk.settled(txn, ids).await?))
-}
-
-async fn end<T, E: From<DeadLetterRepoError>>(
-    txn: DatabaseTransaction,
-    outcome: Result<T, E>,
-) -> Result<T, E> {
-    match outcome {
-        Ok(value) => {
-            transaction::commit(txn).await?;
-            Ok(value)
-        }
-        Err(error) => transaction::abandon(txn, error).await,
-    }
 }

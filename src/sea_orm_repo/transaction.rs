@@ -109,3 +109,17 @@ pub(super) async fn abandon<T, E>(txn: DatabaseTransaction, error: E) -> Result<
     roll_back(txn).await;
     Err(error)
 }
+
+/// Commits what succeeded, and rolls back what did not.
+pub(super) async fn end<T, E: From<DeadLetterRepoError>>(
+    txn: DatabaseTransaction,
+    outcome: Result<T, E>,
+) -> Result<T, E> {
+    match outcome {
+        Ok(value) => {
+            commit(txn).await?;
+            Ok(value)
+        }
+        Err(error) => abandon(txn, error).await,
+    }
+}

@@ -1,10 +1,9 @@
 //! [`DeadLetterTriage`] on SeaORM.
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use tracing::{field::Empty, info_span};
 
-use super::{SeaOrmDeadLetterRepo, gc::Due, observed, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, observed, transaction::RepoConnection};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary,
     DeadLetterTriage, ErrorGroup, Page, PageRequest, Settled, Settlement, UnresolvedCount,
@@ -74,34 +73,5 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
         let span = info_span!("dead_letters.reopen", %app_id, %id);
         observed(span, self.unsettle(app_id, id)).await
-    }
-
-    async fn purge_resolved(
-        &self,
-        app_id: AppId,
-        resolved_before: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.purge_resolved", %app_id, %resolved_before, rows = Empty);
-        observed(span, self.sweep(Some(app_id), Due::Settled(resolved_before), limit)).await
-    }
-
-    async fn purge_resolved_all_apps(
-        &self,
-        resolved_before: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.purge_resolved_all_apps", %resolved_before, rows = Empty);
-        observed(span, self.sweep(None, Due::Settled(resolved_before), limit)).await
-    }
-
-    async fn gc_for_app(
-        &self,
-        app_id: AppId,
-        older_than: DateTime<Utc>,
-        limit: i64,
-    ) -> Result<u64, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.gc_for_app", %app_id, %older_than, rows = Empty);
-        observed(span, self.sweep(Some(app_id), Due::Created(older_than), limit)).await
     }
 }

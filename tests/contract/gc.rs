@@ -1,11 +1,11 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter, SeaOrmDeadLetterRepo,
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, Due, NewDeadLetter, SeaOrmDeadLetterRepo,
     entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 
-use super::{letter, new_app, time};
+use super::{letter, new_app, retention::Sweep, time};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -169,29 +169,28 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     assert_eq!(db.repo().gc(cutoff(), 10).await.unwrap(), 3);
 }
 
-/// Exactly min(limit, due), by each of the sweeps, of 5,000 rows that the planner knows nothing of.
+/// Exactly min(limit, due), by each of the sweeps, of 15,000 rows that the planner knows nothing of.
 async fn sweeps_are_exact(db: &TestDb, repo: &SeaOrmDeadLetterRepo) {
     let app = new_app();
     db.execute(&format!(
         "INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count, first_attempt_at,
              last_attempt_at, last_error, created_at, resolved_at, resolution)
          SELECT '{app}', gen_random_uuid(), 'orders', 'insert', '{{}}', 1, now(), now(), '', at, at, 'ignored'
-         FROM (SELECT timestamptz '2026-02-01 10:00Z' + n * interval '1 second' AS at FROM generate_series(1, 5000) n) t"
+         FROM (SELECT timestamptz '2026-02-01 10:00Z' + n * interval '1 second' AS at FROM generate_series(1, 15000) n) t"
     ))
     .await;
     let mut left = db.row_count().await;
     for limit in [1, 10, 1_000, 100] {
-        for sweep in 0..4 {
-            let deleted = match sweep {
-                0 => repo.gc(cutoff(), limit).await,
-                1 => repo.gc_for_app(app, cutoff(), limit).await,
-                2 => repo.purge_resolved(app, cutoff(), limit).await,
-                _ => repo.purge_resolved_all_apps(cutoff(), limit).await,
-            };
-            assert_eq!(deleted.unwrap(), limit.unsigned_abs(), "{sweep}");
-            left -= limit.unsigned_abs();
-            assert_eq!(db.row_count().await, left, "{sweep}");
+        for sweep in Sweep::all_of(app) {
+            for due in [Due::CreatedBefore(cutoff()), Due::SettledBefore(cutoff())] {
+                assert_eq!(sweep.run(repo, due, limit).await, u64::from(limit), "{sweep:?} {due:?}");
+                left -= u64::from(limit);
+                assert_eq!(db.row_count().await, left, "{sweep:?} {due:?}");
+            }
         }
+        assert_eq!(repo.gc(cutoff(), limit.into()).await.unwrap(), u64::from(limit));
+        left -= u64::from(limit);
+        assert_eq!(db.row_count().await, left);
     }
     assert_eq!(repo.gc(cutoff(), 1_000).await.unwrap(), left);
 }
@@ -214,9 +213,11 @@ async fn sweeps_are_exact_under_a_stale_plan_on_postgres() {
     db.execute("VACUUM ANALYZE dead_letters").await;
     for _ in 0..7 {
         assert_eq!(repo.gc(cutoff(), 100).await.unwrap(), 0);
-        assert_eq!(repo.gc_for_app(new_app(), cutoff(), 100).await.unwrap(), 0);
-        assert_eq!(repo.purge_resolved(new_app(), cutoff(), 100).await.unwrap(), 0);
-        assert_eq!(repo.purge_resolved_all_apps(cutoff(), 100).await.unwrap(), 0);
+        for sweep in Sweep::all_of(new_app()) {
+            for due in [Due::CreatedBefore(cutoff()), Due::SettledBefore(cutoff())] {
+                assert_eq!(sweep.run(&repo, due, 100).await, 0);
+            }
+        }
     }
     sweeps_are_exact(&db, &repo).await;
 }

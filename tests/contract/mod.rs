@@ -34,6 +34,7 @@ mod list;
 mod observed;
 mod races;
 mod resolve;
+mod retention;
 mod transaction;
 mod triage;
 mod types;

@@ -1,9 +1,13 @@
 //! The role that a service should run as.
 
+use std::error::Error;
+
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter,
-    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled, Settlement,
+    AppId, Archive, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
+    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo,
+    Settled, Settlement, StoredLetter, SweepScope, Swept,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -100,16 +104,30 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     let replayed: Result<_, DeadLetterRepoError> =
         repo.replay_matching(app_id, &filter, None, None, 10, async |_, _| panic!("enqueued")).await;
     assert_eq!(replayed.unwrap(), nothing);
-    for deleted in [
-        repo.gc(max, 10).await,
-        repo.gc_for_app(app_id, max, 10).await,
-        repo.purge_resolved(app_id, max, 10).await,
-        repo.purge_resolved_all_apps(max, 10).await,
-    ] {
-        assert_eq!(deleted.unwrap(), 0);
+    assert_eq!(repo.gc(max, 10).await.unwrap(), 0);
+    for scope in scopes(app_id) {
+        for due in [Due::CreatedBefore(max), Due::SettledBefore(max)] {
+            assert_eq!(repo.sweep(&scope, due, 10).await.unwrap(), Swept::default());
+            assert_eq!(repo.sweep_into(&scope, due, 10, &Nowhere).await.unwrap(), Swept::default());
+        }
     }
     assert_eq!(db.row_count().await, 3);
     drop_role(&db, &role, service).await;
+}
+
+fn scopes(app_id: AppId) -> [SweepScope; 3] {
+    let all_but_none = SweepScope::AllAppsBut { excepted: vec![], from: None };
+    [SweepScope::App(app_id), SweepScope::AllApps, all_but_none]
+}
+
+/// An archive that keeps nothing.
+struct Nowhere;
+
+#[async_trait]
+impl Archive for Nowhere {
+    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
 }
 
 fn letter(app_id: AppId) -> NewDeadLetter {
@@ -155,8 +173,11 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     let replayed =
         repo.replay_matching(app_id, &filter, None, None, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()));
     assert_eq!(replayed.await.unwrap().ids.len(), 1);
-    assert_eq!(repo.purge_resolved(app_id, max, 1).await.unwrap(), 1);
-    assert_eq!(repo.purge_resolved_all_apps(max, 1).await.unwrap(), 1);
-    assert_eq!(repo.gc_for_app(app_id, max, 1).await.unwrap(), 1);
-    assert_eq!(repo.gc(max, 100).await.unwrap(), 7);
+    for scope in scopes(app_id) {
+        let due = Due::CreatedBefore(max);
+        assert!(repo.count_due(&scope, due, DeadLetterState::Any, 100).await.unwrap().count > 0);
+        assert_eq!(repo.sweep(&scope, due, 1).await.unwrap().deleted, 1);
+        assert_eq!(repo.sweep_into(&scope, due, 1, &Nowhere).await.unwrap().deleted, 1);
+    }
+    assert_eq!(repo.gc(max, 100).await.unwrap(), 4);
 }

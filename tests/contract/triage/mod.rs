@@ -14,16 +14,15 @@ mod bulk;
 mod counts;
 mod groups;
 mod list;
-mod purge;
 mod replay;
 mod resolve;
 
-fn ten_oclock() -> DateTime<Utc> {
+pub(super) fn ten_oclock() -> DateTime<Utc> {
     time("2026-03-01T10:00:00Z")
 }
 
 /// Rows of one app, each a minute younger than the one before it, from ten o'clock on.
-async fn rows(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
+pub(super) async fn rows(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
     let ids = db.repo().insert_many(vec![letter(app); count]).await.unwrap();
     for (minute, &id) in (0..).zip(&ids) {
         db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;

@@ -1,0 +1,680 @@
+//! What `DeadLetterRetention` promises, line by line, on every backend.
+
+use std::{
+    error::Error,
+    sync::{Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Duration, Utc};
+use dead_letters::{
+    AppId, Archive, CappedCount, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
+    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    Swept, entity::dead_letters as table,
+};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
+    TransactionTrait,
+};
+use serde_json::json;
+use tokio::{sync::Notify, task::JoinSet};
+use uuid::Uuid;
+
+use super::{
+    letter, new_app, time,
+    triage::{rows, ten_oclock},
+};
+use crate::database::TestDb;
+
+on_every_backend! {
+    a_sweep_of_settled_rows_goes_by_resolved_at_and_spares_what_is_open,
+    a_sweep_by_age_goes_by_created_at_and_takes_open_and_settled_rows,
+    a_sweep_takes_the_oldest_first_and_never_more_than_its_limit,
+    a_sweep_of_one_app_spares_the_others,
+    a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age,
+    a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped,
+    a_reopened_row_is_spared,
+    a_resolution_of_a_newer_version_is_not_swept_as_settled,
+    more_than_1000_excepted_apps_are_refused_and_nothing_is_sent,
+    a_limit_of_0_deletes_and_archives_nothing,
+    the_largest_and_smallest_times_delete_all_that_is_due_and_nothing,
+    a_time_finer_than_a_microsecond_deletes_what_is_older,
+    count_due_counts_what_sweeps_would_delete_by_state,
+    count_due_ends_at_its_cap,
+    the_archive_has_the_rows_that_are_deleted_as_they_are_stored,
+    where_the_archive_fails_nothing_is_deleted_and_its_message_is_told,
+    a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least,
+    a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing,
+    in_a_transaction_a_sweep_is_undone_by_a_rollback,
+    sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once,
+}
+
+/// An archive in memory.
+#[derive(Default)]
+pub(crate) struct Shelf(Mutex<Vec<StoredLetter>>);
+
+impl Shelf {
+    fn letters(&self) -> MutexGuard<'_, Vec<StoredLetter>> {
+        self.0.lock().unwrap()
+    }
+
+    fn ids(&self) -> Vec<DeadLetterId> {
+        let mut ids: Vec<_> = self.letters().iter().map(|letter| letter.id).collect();
+        ids.sort();
+        ids
+    }
+}
+
+#[async_trait]
+impl Archive for Shelf {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        assert!(!letters.is_empty());
+        self.letters().extend_from_slice(letters);
+        Ok(())
+    }
+}
+
+pub(crate) fn all_but(excepted: &[AppId]) -> SweepScope {
+    SweepScope::AllAppsBut { excepted: excepted.to_vec(), from: None }
+}
+
+/// A sweep, with an archive or without.
+#[derive(Debug, Clone)]
+pub(crate) struct Sweep {
+    scope: SweepScope,
+    into: bool,
+}
+
+impl Sweep {
+    /// Each that takes the app in.
+    pub(crate) fn all_of(app: AppId) -> Vec<Self> {
+        let mut sweeps = Vec::new();
+        for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[new_app()])] {
+            sweeps.push(Self { scope: scope.clone(), into: false });
+            sweeps.push(Self { scope, into: true });
+        }
+        sweeps
+    }
+
+    /// How many it deleted; they are what the archive got, where there is one.
+    pub(crate) async fn run(&self, repo: &impl DeadLetterRetention, due: Due, limit: u32) -> u64 {
+        if !self.into {
+            return repo.sweep(&self.scope, due, limit).await.unwrap().deleted;
+        }
+        let shelf = Shelf::default();
+        let deleted = repo.sweep_into(&self.scope, due, limit, &shelf).await.unwrap().deleted;
+        assert_eq!(shelf.letters().len() as u64, deleted);
+        deleted
+    }
+}
+
+async fn set_resolved_at(db: &TestDb, id: DeadLetterId, at: DateTime<Utc>) {
+    table::Entity::update_many()
+        .col_expr(table::Column::ResolvedAt, at.into())
+        .filter(table::Column::Id.eq(id.into_inner()))
+        .exec(&db.db)
+        .await
+        .unwrap();
+}
+
+/// Rows of one app, of which each was settled a minute before the one before it.
+async fn settled(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
+    let ids = rows(db, app, count).await;
+    for (minute, &id) in (1..).zip(&ids) {
+        db.repo().resolve(id, "ignored").await.unwrap();
+        set_resolved_at(db, id, ten_oclock() - Duration::minutes(minute)).await;
+    }
+    ids
+}
+
+async fn left(db: &TestDb) -> Vec<DeadLetterId> {
+    let rows = table::Entity::find().all(&db.db).await.unwrap();
+    let mut ids: Vec<DeadLetterId> = rows.into_iter().map(|row| row.id.into()).collect();
+    ids.sort();
+    ids
+}
+
+fn settled_before_ten() -> Due {
+    Due::SettledBefore(ten_oclock())
+}
+
+/// All that `rows` made.
+fn created_before_noon() -> Due {
+    Due::CreatedBefore(ten_oclock() + Duration::hours(2))
+}
+
+async fn a_sweep_of_settled_rows_goes_by_resolved_at_and_spares_what_is_open(db: TestDb) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = rows(&db, app, 7).await;
+        let resolutions =
+            ["replayed", "ignored", "handled_by_script", "handler_failed", "ignored", "ignored"];
+        for (&id, reason) in stored.iter().zip(resolutions) {
+            db.repo().resolve(id, reason).await.unwrap();
+            set_resolved_at(&db, id, ten_oclock() - Duration::seconds(1)).await;
+        }
+        // At the bound, and behind it; the last row is unresolved, and was created long before.
+        set_resolved_at(&db, stored[4], ten_oclock()).await;
+        set_resolved_at(&db, stored[5], ten_oclock() + Duration::seconds(1)).await;
+        db.set_created_at(stored[6], ten_oclock() - Duration::days(1)).await;
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 100).await, 3, "{sweep:?}");
+        assert_eq!(left(&db).await, stored[3..], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn a_sweep_by_age_goes_by_created_at_and_takes_open_and_settled_rows(db: TestDb) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = rows(&db, app, 4).await;
+        db.repo().resolve(stored[0], "ignored").await.unwrap();
+        db.repo().resolve(stored[1], "handler_failed").await.unwrap();
+        let due = Due::CreatedBefore(ten_oclock() + Duration::minutes(3));
+        assert_eq!(sweep.run(&db.repo(), due, 10).await, 3, "{sweep:?}");
+        assert_eq!(left(&db).await, stored[3..], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn a_sweep_takes_the_oldest_first_and_never_more_than_its_limit(db: TestDb) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = settled(&db, app, 25).await;
+        for (limit, left_over) in [(1, 24), (10, 14), (10, 4), (u32::MAX, 0)] {
+            let before = left(&db).await.len() as u64;
+            let deleted = sweep.run(&db.repo(), settled_before_ten(), limit).await;
+            assert_eq!(deleted, before - left_over as u64, "{sweep:?}");
+            assert_eq!(left(&db).await, stored[..left_over], "{sweep:?}");
+        }
+        let stored = rows(&db, app, 20).await;
+        for (limit, from) in [(1, 1), (10, 11), (10, 20)] {
+            sweep.run(&db.repo(), created_before_noon(), limit).await;
+            assert_eq!(left(&db).await, stored[from..], "{sweep:?}");
+        }
+    }
+}
+
+async fn a_sweep_of_one_app_spares_the_others(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    settled(&db, app, 3).await;
+    let kept = settled(&db, other, 2).await;
+    let scope = SweepScope::App(app);
+    assert_eq!(db.repo().sweep(&scope, settled_before_ten(), 2).await.unwrap().deleted, 2);
+    assert_eq!(db.repo().sweep(&scope, created_before_noon(), 100).await.unwrap().deleted, 1);
+    assert_eq!(left(&db).await, kept);
+}
+
+async fn a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age(db: TestDb) {
+    let kept: Vec<AppId> = (0..3).map(|_| new_app()).collect();
+    let mut spared = Vec::new();
+    for &app in &kept {
+        let stored = settled(&db, app, 3).await;
+        for &id in &stored {
+            db.set_created_at(id, ten_oclock() - Duration::days(100)).await;
+            set_resolved_at(&db, id, ten_oclock() - Duration::days(99)).await;
+        }
+        spared.extend(stored);
+    }
+    spared.sort();
+    for due in [settled_before_ten(), created_before_noon()] {
+        for into in [false, true] {
+            for _ in 0..3 {
+                settled(&db, new_app(), 2).await;
+            }
+            let sweep = Sweep { scope: all_but(&kept), into };
+            assert_eq!(sweep.run(&db.repo(), due, 100).await, 6, "{due:?} {sweep:?}");
+            assert_eq!(left(&db).await, spared, "{due:?} {sweep:?}");
+        }
+    }
+}
+
+async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: TestDb) {
+    // The first there can be, and the last.
+    let apps: Vec<AppId> =
+        [0, 1, 2, 3, u128::MAX].into_iter().map(|app| Uuid::from_u128(app).into()).collect();
+    for into in [false, true] {
+        let mut stored = Vec::new();
+        for (minutes, &app) in (0..).zip(&apps) {
+            for id in settled(&db, app, 2).await {
+                // The later the app, the older.
+                db.set_created_at(id, ten_oclock() - Duration::minutes(minutes)).await;
+                stored.push(id);
+            }
+        }
+        let shelf = Shelf::default();
+        let sweep = async |from, limit| {
+            let scope = SweepScope::AllAppsBut { excepted: vec![apps[2]], from };
+            match into {
+                true => db.repo().sweep_into(&scope, created_before_noon(), limit, &shelf).await.unwrap(),
+                false => db.repo().sweep(&scope, created_before_noon(), limit).await.unwrap(),
+            }
+        };
+        // Within the first app, to the end of the second, within the fourth, and to the end.
+        assert_eq!(sweep(None, 1).await, Swept { deleted: 1, next: Some(apps[0]) });
+        assert_eq!(sweep(Some(apps[0]), 3).await, Swept { deleted: 3, next: Some(apps[1]) });
+        assert_eq!(sweep(Some(apps[1]), 1).await, Swept { deleted: 1, next: Some(apps[3]) });
+        assert_eq!(sweep(Some(apps[3]), 10).await, Swept { deleted: 3, next: None });
+        assert_eq!(left(&db).await, stored[4..6]);
+        // Not the apps before.
+        let before = settled(&db, apps[0], 1).await;
+        assert_eq!(sweep(Some(apps[1]), 10).await, Swept { deleted: 0, next: None });
+        assert_eq!(left(&db).await, [&stored[4..6], &before].concat());
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn a_reopened_row_is_spared(db: TestDb) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = settled(&db, app, 2).await;
+        db.repo().reopen(app, stored[0]).await.unwrap();
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+        assert_eq!(left(&db).await, stored[..1], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn a_resolution_of_a_newer_version_is_not_swept_as_settled(db: TestDb) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = settled(&db, app, 3).await;
+        settle_as_a_newer_version(&db, stored[1]).await;
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+        assert_eq!(left(&db).await, stored[1..2], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+/// As its migration would have it; on SQLite for one connection.
+async fn settle_as_a_newer_version(db: &TestDb, id: DeadLetterId) {
+    let (allow, forbid, id) = if db.db.get_database_backend() == DbBackend::Sqlite {
+        let id = format!("x'{}'", id.into_inner().simple());
+        ("PRAGMA ignore_check_constraints = ON", "PRAGMA ignore_check_constraints = OFF", id)
+    } else {
+        let allow = "ALTER TABLE dead_letters DROP CONSTRAINT IF EXISTS dead_letters_resolution_check";
+        (allow, "", format!("'{id}'"))
+    };
+    let newer = format!("UPDATE dead_letters SET resolution = 'escalated' WHERE id = {id}");
+    db.execute(&format!("{allow}; {newer}; {forbid}")).await;
+}
+
+async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let mut excepted: Vec<AppId> = (0..1_001).map(|_| new_app()).collect();
+    let (scope, due) = (all_but(&excepted), settled_before_ten());
+    for refused in [
+        repo.sweep(&scope, due, 1).await.map(drop),
+        repo.sweep(&scope, due, 0).await.map(drop),
+        repo.sweep_into(&scope, due, 1, &Shelf::default()).await.map(drop),
+        repo.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
+        repo.count_due(&scope, due, DeadLetterState::Open, 1).await.map(drop),
+    ] {
+        assert_eq!(refused.unwrap_err().to_string(), "excepted must be from 0 to 1000, and is 1001");
+    }
+    assert_eq!(recorded.take(), []);
+    excepted.pop();
+    let kept = settled(&db, excepted[999], 1).await;
+    settled(&db, new_app(), 1).await;
+    assert_eq!(repo.sweep(&all_but(&excepted), due, 10).await.unwrap().deleted, 1);
+    assert_eq!(left(&db).await, kept);
+}
+
+async fn a_limit_of_0_deletes_and_archives_nothing(db: TestDb) {
+    let app = new_app();
+    let stored = settled(&db, app, 2).await;
+    for sweep in Sweep::all_of(app) {
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 0).await, 0, "{sweep:?}");
+    }
+    assert_eq!(left(&db).await, stored);
+}
+
+async fn the_largest_and_smallest_times_delete_all_that_is_due_and_nothing(db: TestDb) {
+    let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+    let (first, last) = (time("0001-01-01T00:00:00Z"), time("9999-12-31T23:59:59.999999Z"));
+    // Of rows as old and as young as there are, and one of now.
+    for (before, deleted) in [(min, 0), (first, 0), (last, 2), (last + Duration::nanoseconds(1), 3), (max, 3)]
+    {
+        sweeps_delete(&db, &[first, ten_oclock(), last], before, deleted).await;
+    }
+}
+
+async fn a_time_finer_than_a_microsecond_deletes_what_is_older(db: TestDb) {
+    let next = ten_oclock() + Duration::microseconds(1);
+    for (before, deleted) in [
+        (ten_oclock(), 0),
+        (ten_oclock() + Duration::nanoseconds(1), 1),
+        (next, 1),
+        (next + Duration::nanoseconds(999), 2),
+    ] {
+        sweeps_delete(&db, &[ten_oclock(), next], before, deleted).await;
+    }
+}
+
+/// Each of the sweeps, of rows that were created and settled at these times; and what was counted before.
+async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Utc>, deleted: u64) {
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        for due in [Due::CreatedBefore(before), Due::SettledBefore(before)] {
+            for (id, &time) in settled(db, app, times.len()).await.into_iter().zip(times) {
+                db.set_created_at(id, time).await;
+                set_resolved_at(db, id, time).await;
+            }
+            let counted = db.repo().count_due(&sweep.scope, due, DeadLetterState::Any, 100).await.unwrap();
+            assert_eq!(counted, CappedCount { count: deleted, at_least: false }, "{sweep:?} {due:?}");
+            assert_eq!(sweep.run(&db.repo(), due, 100).await, deleted, "{sweep:?} {due:?}");
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
+    let id = db.repo().insert(letter(app)).await.unwrap();
+    db.set_created_at(id, times[0]).await;
+    assert_eq!(db.repo().gc(before, 100).await.unwrap(), deleted.min(1));
+    db.execute("DELETE FROM dead_letters").await;
+}
+
+async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
+    let (app, kept) = (new_app(), new_app());
+    for app in [app, kept] {
+        // Five settled, then a handler that failed, then two unresolved ones; of the last none is due.
+        let stored = settled(&db, app, 9).await;
+        for &id in &stored[6..] {
+            db.repo().reopen(app, id).await.unwrap();
+        }
+        db.repo().resolve(stored[5], "handler_failed").await.unwrap();
+        db.set_created_at(stored[8], ten_oclock() + Duration::hours(3)).await;
+    }
+    let (any, open) = (DeadLetterState::Any, DeadLetterState::Open);
+    let (unresolved, resolved) = (DeadLetterState::Unresolved, DeadLetterState::Resolved);
+    for (due, state, of_app) in [
+        (created_before_noon(), any, 8),
+        (created_before_noon(), open, 3),
+        (created_before_noon(), unresolved, 2),
+        (created_before_noon(), resolved, 6),
+        (settled_before_ten(), any, 5),
+        (settled_before_ten(), resolved, 5),
+        (settled_before_ten(), open, 0),
+        (settled_before_ten(), unresolved, 0),
+    ] {
+        for (scope, apps) in
+            [(SweepScope::App(app), 1), (SweepScope::AllApps, 2), (all_but(&[kept]), 1), (all_but(&[]), 2)]
+        {
+            let counted = db.repo().count_due(&scope, due, state, 1_000).await.unwrap();
+            let expected = CappedCount { count: apps * of_app, at_least: false };
+            assert_eq!(counted, expected, "{scope:?} {due:?} {state:?}");
+        }
+    }
+    assert_eq!(db.row_count().await, 18);
+}
+
+async fn count_due_ends_at_its_cap(db: TestDb) {
+    let app = new_app();
+    settled(&db, app, 3).await;
+    for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
+        for due in [created_before_noon(), settled_before_ten()] {
+            for (cap, count, at_least) in [(0, 0, true), (2, 2, true), (3, 3, false), (u32::MAX, 3, false)] {
+                let counted = db.repo().count_due(&scope, due, DeadLetterState::Any, cap).await.unwrap();
+                assert_eq!(counted, CappedCount { count, at_least }, "{scope:?} {due:?} {cap}");
+            }
+        }
+    }
+}
+
+async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb) {
+    let app = new_app();
+    let whole = letter(app);
+    let stored = db.repo().insert_many(vec![whole.clone(); 3]).await.unwrap();
+    for &id in &stored {
+        db.set_created_at(id, ten_oclock()).await;
+    }
+    // What a `Value` and a `Resolution` would not bring back.
+    db.execute(r#"UPDATE dead_letters SET payload = '{"b":1, "a":18446744073709551616'"#).await;
+    db.repo().resolve(stored[0], "ignored").await.unwrap();
+    settle_as_a_newer_version(&db, stored[0]).await;
+    let shelf = Shelf::default();
+    let swept = db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), 10, &shelf).await.unwrap();
+    assert_eq!(swept, Swept { deleted: 3, next: None });
+    assert_eq!(left(&db).await, []);
+    assert_eq!(shelf.ids(), stored);
+    let kept = shelf.letters().iter().find(|kept| kept.id == stored[0]).unwrap().clone();
+    assert_eq!(kept.payload, r#"{"b":1, "a":18446744073709551616"#);
+    assert_eq!(kept.resolution.as_deref(), Some("escalated"));
+    assert_eq!(
+        (kept.app_id, kept.created_at, kept.last_error, kept.first_attempt_at),
+        (app, ten_oclock(), whole.last_error, whole.first_attempt_at)
+    );
+}
+
+/// An archive that is full.
+struct Full;
+
+#[async_trait]
+impl Archive for Full {
+    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Err("the shelf is full".into())
+    }
+}
+
+async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: TestDb) {
+    let app = new_app();
+    let stored = settled(&db, app, 3).await;
+    for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
+        let failed = db.repo().sweep_into(&scope, settled_before_ten(), 2, &Full).await.unwrap_err();
+        assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
+        assert_eq!(failed.to_string(), "the archive did not keep the letters: the shelf is full");
+        // It is not asked where nothing is due.
+        let nothing = db.repo().sweep_into(&scope, Due::CreatedBefore(DateTime::UNIX_EPOCH), 2, &Full).await;
+        assert_eq!(nothing.unwrap(), Swept::default());
+    }
+    assert_eq!(left(&db).await, stored);
+}
+
+async fn a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least(db: TestDb) {
+    let app = new_app();
+    for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
+        let mut stored = Vec::new();
+        for (minute, megabytes) in (0..).zip([7, 7, 7, 20, 1]) {
+            let payload = json!("x".repeat(megabytes << 20));
+            let id = db.repo().insert(NewDeadLetter { payload, ..letter(app) }).await.unwrap();
+            db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
+            stored.push(id);
+        }
+        let by_app = matches!(scope, SweepScope::AllAppsBut { .. });
+        let mut from = 0;
+        for (rows, more) in [(2, true), (1, true), (1, true), (1, false)] {
+            let shelf = Shelf::default();
+            let swept = db.repo().sweep_into(&scope, created_before_noon(), 10, &shelf).await.unwrap();
+            let next = (by_app && more).then_some(app);
+            assert_eq!(swept, Swept { deleted: rows, next }, "{scope:?}");
+            assert_eq!(shelf.ids(), stored[from..][..rows as usize], "{scope:?}");
+            from += rows as usize;
+        }
+        assert_eq!(left(&db).await, []);
+    }
+}
+
+/// An archive that has the letters, and does not return.
+#[derive(Default)]
+struct Stuck {
+    shelf: Shelf,
+    has_them: Notify,
+}
+
+#[async_trait]
+impl Archive for Stuck {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.shelf.keep(letters).await?;
+        self.has_them.notify_one();
+        std::future::pending().await
+    }
+}
+
+async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: TestDb) {
+    let app = new_app();
+    for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
+        let stored = settled(&db, app, 3).await;
+        let (repo, stuck) = (db.repo(), Stuck::default());
+        tokio::select! {
+            swept = repo.sweep_into(&scope, settled_before_ten(), 10, &stuck) => panic!("{swept:?}"),
+            () = stuck.has_them.notified() => {}
+        }
+        assert_eq!(stuck.shelf.ids(), stored);
+        assert_eq!(left(&db).await, stored);
+        // The rows are free once the server has rolled back, and are archived again.
+        let mut deleted = 0;
+        let again = Shelf::default();
+        while deleted < 3 {
+            deleted += repo.sweep_into(&scope, settled_before_ten(), 10, &again).await.unwrap().deleted;
+        }
+        assert_eq!(again.ids(), stored);
+        assert_eq!(left(&db).await, []);
+    }
+}
+
+async fn in_a_transaction_a_sweep_is_undone_by_a_rollback(db: TestDb) {
+    let app = new_app();
+    let stored = settled(&db, app, 2).await;
+    for sweep in Sweep::all_of(app) {
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        let repo = db.repo().in_transaction(&txn);
+        // What the transaction itself did is seen.
+        let id = repo.insert(letter(app)).await.unwrap();
+        repo.resolve(id, "ignored").await.unwrap();
+        let due = Due::SettledBefore(Utc::now() + Duration::hours(1));
+        let counted = repo.count_due(&sweep.scope, due, DeadLetterState::Any, 10).await.unwrap();
+        assert_eq!(counted.count, 3, "{sweep:?}");
+        assert_eq!(sweep.run(&repo, due, 10).await, 3, "{sweep:?}");
+        txn.rollback().await.unwrap();
+        assert_eq!(left(&db).await, stored, "{sweep:?}");
+    }
+}
+
+async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once(db: TestDb) {
+    const DUE: usize = 40;
+    let long = new_app();
+    let apps: Vec<AppId> = (0..5).map(|_| new_app()).collect();
+    let mut due = Vec::new();
+    for &app in &apps {
+        due.push((app, settled(&db, app, DUE).await));
+    }
+    // Older than all, and kept for longer.
+    let kept = settled(&db, long, DUE).await;
+    for &id in &kept {
+        set_resolved_at(&db, id, ten_oclock() - Duration::days(100)).await;
+    }
+
+    let mut sweepers = JoinSet::new();
+    let of_each = apps.iter().map(|&app| SweepScope::App(app)).collect();
+    for (scopes, into) in [(vec![all_but(&[long])], true), (vec![all_but(&[long])], false), (of_each, true)] {
+        let repo = db.repo();
+        sweepers.spawn(async move {
+            let (mut deleted, mut idle) = (0, 0);
+            // Idle sweeps at the end: what others held is due again.
+            while idle < 3 {
+                let mut in_turn = 0;
+                for scope in &scopes {
+                    let sweep = Sweep { scope: scope.clone(), into };
+                    let batch = sweep.run(&repo, settled_before_ten(), 7).await;
+                    assert!(batch <= 7);
+                    in_turn += batch;
+                }
+                deleted += in_turn;
+                idle = if in_turn == 0 { idle + 1 } else { 0 };
+            }
+            deleted
+        });
+    }
+    let mut others = JoinSet::new();
+    for (app, ids) in due {
+        let repo = db.repo();
+        others.spawn(async move {
+            let (mut reopened, mut inserted) = (Vec::new(), Vec::new());
+            // The youngest settlements first: the sweepers come from the other end.
+            for id in ids.into_iter().take(DUE / 2) {
+                inserted.push(repo.insert(letter(app)).await.unwrap());
+                match repo.reopen(app, id).await {
+                    Ok(()) => reopened.push(id),
+                    // Swept before.
+                    Err(DeadLetterRepoError::NotFound(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            (reopened, inserted)
+        });
+    }
+    let (reopened, inserted): (Vec<_>, Vec<_>) = others.join_all().await.into_iter().unzip();
+    let reopened = reopened.concat();
+    let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
+    // What others held while the sweepers stopped.
+    let rest = Sweep { scope: all_but(&[long]), into: false };
+    deleted += rest.run(&db.repo(), settled_before_ten(), 1_000).await;
+    assert_eq!(deleted as usize, apps.len() * DUE - reopened.len());
+    let mut expected = [reopened, inserted.concat(), kept].concat();
+    expected.sort();
+    assert_eq!(left(&db).await, expected);
+}
+
+/// SQLite has no row locks: there the sweep waits for the other writer.
+#[tokio::test]
+async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = settled(&db, app, 3).await;
+        let txn = db.db.begin().await.unwrap();
+        db.repo().in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+        txn.commit().await.unwrap();
+        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 0, "{sweep:?}");
+        assert_eq!(left(&db).await, stored[2..], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+#[tokio::test]
+async fn rows_that_another_transaction_holds_are_passed_over_by_each_sweep_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    for sweep in Sweep::all_of(app) {
+        let stored = rows(&db, app, 3).await;
+        let txn = db.db.begin().await.unwrap();
+        table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
+        // The limit counts rows that it gets, not rows that it passes over.
+        assert_eq!(sweep.run(&db.repo(), created_before_noon(), 1).await, 1, "{sweep:?}");
+        txn.rollback().await.unwrap();
+        assert_eq!(left(&db).await, [stored[0], stored[2]], "{sweep:?}");
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+/// An archive that loses its sweep's connection before it returns.
+struct Cutting<'a>(&'a TestDb, Shelf);
+
+#[async_trait]
+impl Archive for Cutting<'_> {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.1.keep(letters).await?;
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND state = 'idle in transaction'";
+        let cut = self.0.db.query_all_raw(Statement::from_string(DbBackend::Postgres, cut)).await?;
+        assert_eq!(cut.len(), 1);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_nothing_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    let stored = settled(&db, app, 3).await;
+    let archive = Cutting(&db, Shelf::default());
+    let failed =
+        db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &archive).await.unwrap_err();
+    assert!(failed.is_transient(), "{failed}");
+    assert_eq!(archive.1.ids(), stored);
+    assert_eq!(left(&db).await, stored);
+    let again = Shelf::default();
+    let swept = db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &again).await.unwrap();
+    assert_eq!((swept.deleted, again.ids()), (3, stored));
+}
