@@ -36,6 +36,10 @@ pub trait DeadLetterRetention: Send + Sync {
     /// A batch ends at 16 MB of payload too, at least one row. If this is dropped, or the connection lost,
     /// once the archive has them, rows may be archived and still there: a later call archives them again.
     ///
+    /// All of it is one transaction, which is open while the archive writes. On PostgreSQL other sweeps and
+    /// bulk calls pass over these rows meanwhile; on SQLite it is the only writer, and all others wait. Over a
+    /// caller's transaction the archive has the rows before that commits.
+    ///
     /// # Errors
     ///
     /// Those of [`sweep`](Self::sweep), and [`Archive`](DeadLetterRepoError::Archive) with what the archive

@@ -1,13 +1,10 @@
 //! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would
 //! show.
 
-use std::error::Error;
-
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage,
-    Due, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due,
+    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -15,7 +12,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use crate::database::TestDb;
+use crate::{contract::retention::Nowhere, database::TestDb};
 
 /// The app with 600,000 rows, and the one with 400,000 that are all newer.
 fn apps() -> [AppId; 2] {
@@ -172,16 +169,6 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         }
     }
     statements
-}
-
-/// An archive that keeps nothing.
-struct Nowhere;
-
-#[async_trait]
-impl Archive for Nowhere {
-    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
 }
 
 /// Whether the statement is about rows that it names.

@@ -34,7 +34,7 @@ mod list;
 mod observed;
 mod races;
 mod resolve;
-mod retention;
+pub(crate) mod retention;
 mod transaction;
 mod triage;
 mod types;

@@ -74,6 +74,16 @@ impl Archive for Shelf {
     }
 }
 
+/// An archive that keeps nothing.
+pub(crate) struct Nowhere;
+
+#[async_trait]
+impl Archive for Nowhere {
+    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
 pub(crate) fn all_but(excepted: &[AppId]) -> SweepScope {
     SweepScope::AllAppsBut { excepted: excepted.to_vec(), from: None }
 }

@@ -9,8 +9,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterTriage, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
+    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo,
+    Settlement, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -27,7 +28,7 @@ use tokio::{
 use url::Url;
 use uuid::Uuid;
 
-use crate::database::TestDb;
+use crate::{contract::retention::Nowhere, database::TestDb};
 
 /// How far the round trip is at which the call is dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,9 +79,12 @@ dropped! {
     resolve_once,
     resolve_matching,
     reopen,
-    purge_resolved,
-    purge_resolved_all_apps,
-    gc_for_app,
+    sweep_of_one_app,
+    sweep_of_all_apps,
+    sweep_of_all_apps_but_some,
+    sweep_into,
+    sweep_of_all_apps_but_some_into,
+    count_due,
     replay,
     replay_matching,
     bury,
@@ -176,16 +180,28 @@ async fn reopen(given: &Given) -> Outcome {
     given.repo.reopen(given.app, given.resolved).await
 }
 
-async fn purge_resolved(given: &Given) -> Outcome {
-    given.repo.purge_resolved(given.app, Utc::now(), 1).await.map(drop)
+async fn sweep_of_one_app(given: &Given) -> Outcome {
+    given.repo.sweep(&SweepScope::App(given.app), settled(), 1).await.map(drop)
 }
 
-async fn purge_resolved_all_apps(given: &Given) -> Outcome {
-    given.repo.purge_resolved_all_apps(Utc::now(), 1).await.map(drop)
+async fn sweep_of_all_apps(given: &Given) -> Outcome {
+    given.repo.sweep(&SweepScope::AllApps, settled(), 1).await.map(drop)
 }
 
-async fn gc_for_app(given: &Given) -> Outcome {
-    given.repo.gc_for_app(given.app, Utc::now(), 1).await.map(drop)
+async fn sweep_of_all_apps_but_some(given: &Given) -> Outcome {
+    given.repo.sweep(&all_apps_but_one(), settled(), 1).await.map(drop)
+}
+
+async fn sweep_into(given: &Given) -> Outcome {
+    given.repo.sweep_into(&SweepScope::App(given.app), settled(), 1, &Nowhere).await.map(drop)
+}
+
+async fn sweep_of_all_apps_but_some_into(given: &Given) -> Outcome {
+    given.repo.sweep_into(&all_apps_but_one(), settled(), 1, &Nowhere).await.map(drop)
+}
+
+async fn count_due(given: &Given) -> Outcome {
+    given.repo.count_due(&all_apps_but_one(), settled(), DeadLetterState::Any, 9).await.map(drop)
 }
 
 async fn replay(given: &Given) -> Outcome {
@@ -281,6 +297,14 @@ fn all() -> DeadLetterFilter {
         created_before: Some(DateTime::<Utc>::MAX_UTC),
         ..Default::default()
     }
+}
+
+fn settled() -> Due {
+    Due::SettledBefore(Utc::now())
+}
+
+fn all_apps_but_one() -> SweepScope {
+    SweepScope::AllAppsBut { excepted: vec![Uuid::new_v4().into()], from: None }
 }
 
 fn ignored() -> Settlement {

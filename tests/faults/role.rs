@@ -1,13 +1,10 @@
 //! The role that a service should run as.
 
-use std::error::Error;
-
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo,
-    Settled, Settlement, StoredLetter, SweepScope, Swept,
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
+    DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled, Settlement,
+    SweepScope, Swept,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -16,7 +13,7 @@ use serde_json::json;
 use url::Url;
 use uuid::Uuid;
 
-use crate::database::TestDb;
+use crate::{contract::retention::Nowhere, database::TestDb};
 
 /// A new role with these rights, and a connection of it.
 async fn service(db: &TestDb, rights: &str) -> (String, DatabaseConnection) {
@@ -118,16 +115,6 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
 fn scopes(app_id: AppId) -> [SweepScope; 3] {
     let all_but_none = SweepScope::AllAppsBut { excepted: vec![], from: None };
     [SweepScope::App(app_id), SweepScope::AllApps, all_but_none]
-}
-
-/// An archive that keeps nothing.
-struct Nowhere;
-
-#[async_trait]
-impl Archive for Nowhere {
-    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
 }
 
 fn letter(app_id: AppId) -> NewDeadLetter {

@@ -1,13 +1,14 @@
 //! Who works on the store: each does its next random call as soon as the last one ended, and tells the ledger
 //! what was acknowledged.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRow, DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
-    Settlement,
+    AppId, Archive, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due,
+    NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -192,27 +193,41 @@ impl Actor {
     async fn sweep(mut self) {
         let world = Arc::clone(&self.world);
         while !world.is_stopped() {
-            let limit = self.rng.i64(1..=200);
+            let limit = self.rng.u32(1..=200);
             let now = Utc::now();
             let (first_app, app) = (world.apps[0], self.app());
-            let swept = match self.rng.u8(..4) {
-                0 => world.call("gc", &mut self.rng, world.repo.gc(now - KEPT, limit)).await,
+            let settled = Due::SettledBefore(now - KEPT_SETTLED);
+            let all_but_first = SweepScope::AllAppsBut { excepted: vec![first_app], from: None };
+            let (scope, due) = match self.rng.u8(..4) {
+                0 => (all_but_first, Due::CreatedBefore(now - KEPT)),
+                1 => (SweepScope::App(first_app), Due::CreatedBefore(now - KEPT_IN_FIRST_APP)),
+                2 => (SweepScope::App(app), settled),
+                _ => (SweepScope::AllApps, settled),
+            };
+            let swept = match self.rng.u8(..3) {
+                0 => world.call("gc", &mut self.rng, world.repo.gc(now - KEPT, limit.into())).await,
                 1 => {
-                    let gc = world.repo.gc_for_app(first_app, now - KEPT_IN_FIRST_APP, limit);
-                    world.call("gc_for_app", &mut self.rng, gc).await
-                }
-                2 => {
-                    let purge = world.repo.purge_resolved(app, now - KEPT_SETTLED, limit);
-                    world.call("purge_resolved", &mut self.rng, purge).await
+                    let sweep = world.repo.sweep(&scope, due, limit);
+                    world.call("sweep", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
                 _ => {
-                    let purge = world.repo.purge_resolved_all_apps(now - KEPT_SETTLED, limit);
-                    world.call("purge_resolved_all_apps", &mut self.rng, purge).await
+                    let sweep = world.repo.sweep_into(&scope, due, limit, &Nowhere);
+                    world.call("sweep_into", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
             };
-            world.ledger().swept(swept, limit.unsigned_abs());
+            world.ledger().swept(swept, limit.into());
             tokio::time::sleep(Duration::from_millis(self.rng.u64(..50))).await;
         }
+    }
+}
+
+/// An archive that keeps nothing.
+struct Nowhere;
+
+#[async_trait]
+impl Archive for Nowhere {
+    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
     }
 }
 
