@@ -11,7 +11,8 @@ use crate::{DeadLetterId, Resolution, description::Described};
 ///
 /// Neither its `Display` nor its `Debug` shows a row's content, and it has no source that would: PostgreSQL
 /// puts the failing row into an error's detail, and the `Debug` of [`DbErr`] prints that. Who wants the
-/// whole error finds it in [`Db`](Self::Db), and should think before logging it.
+/// whole error finds it in [`Db`](Self::Db), and should think before logging it. The source of
+/// [`Requeue`](Self::Requeue) is the service's own error, and shows what the service put there.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterRepoError {
@@ -66,6 +67,9 @@ pub enum DeadLetterRepoError {
     /// The row to be reopened is unresolved.
     #[error("the dead letter {0} is unresolved")]
     NotResolved(DeadLetterId),
+    /// The service's own [`Requeue`](crate::Requeue) answered this, so that nothing was replayed.
+    #[error("the events were not put back, and nothing was replayed")]
+    Requeue(#[source] Arc<dyn Error + Send + Sync>),
     /// A payload nests deeper than the 127 levels that [`serde_json`] reads back.
     #[error("the payload of letter {index} nests deeper than 127 levels")]
     PayloadTooDeep {
@@ -111,9 +115,30 @@ pub enum DeadLetterRepoError {
 }
 
 impl DeadLetterRepoError {
+    /// What a caller makes of it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::AlreadyResolved { .. } | Self::NotResolved(_) | Self::OutboxRows { taken: 0 } => {
+                ErrorKind::Conflict
+            }
+            Self::InvalidResolution(_)
+            | Self::Negative { .. }
+            | Self::OutOfRange { .. }
+            | Self::MissingCreatedBefore
+            | Self::InvalidCursor
+            | Self::PayloadTooDeep { .. }
+            | Self::PayloadTooLarge { .. }
+            | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
+            Self::Db(error) => kind_of_db(error),
+            Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),
+            Self::OutboxRows { .. } | Self::TransactionLost | Self::RuntimeEnded => ErrorKind::Internal,
+        }
+    }
+
     /// Whether it tells the caller about its arguments or the row, and nothing went wrong.
     pub(crate) fn is_answer(&self) -> bool {
-        !matches!(self, Self::Db(_) | Self::TransactionLost | Self::RuntimeEnded | Self::Archive(_))
+        matches!(self.kind(), ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Invalid)
     }
 
     /// Whether it can be one letter's own, of those that were to be stored together: the letter was refused
@@ -143,14 +168,41 @@ impl DeadLetterRepoError {
     /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call
     /// was done: an insert that is tried again may then be stored twice.
     pub fn is_transient(&self) -> bool {
-        let Self::Db(error) = self else { return false };
-        match sqlx_error(error) {
-            Some(SqlxError::Database(error)) => is_transient_code(&error.code().unwrap_or_default()),
-            Some(SqlxError::Io(_) | SqlxError::PoolTimedOut) => true,
-            Some(_) => false,
-            None => matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
-        }
+        self.kind() == ErrorKind::Transient
     }
+}
+
+/// What a caller makes of an error: an admin page its status, say. A variant that is new maps itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// There is no such row.
+    NotFound,
+    /// The row is not as the call wants it: somebody else was there before.
+    Conflict,
+    /// An argument is wrong, and the same call fails again.
+    Invalid,
+    /// Another try is worth it: see [`is_transient`](DeadLetterRepoError::is_transient).
+    Transient,
+    /// Something went wrong that the caller can't mend.
+    Internal,
+}
+
+fn kind_of_db(error: &DbErr) -> ErrorKind {
+    let is_transient = match sqlx_error(error) {
+        Some(SqlxError::Database(error)) => is_transient_code(&error.code().unwrap_or_default()),
+        Some(SqlxError::Io(_) | SqlxError::PoolTimedOut) => true,
+        Some(_) => false,
+        None => matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
+    };
+    if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
+}
+
+/// Of a service's error it is known whether the database was busy. What else it says is about the service's
+/// own tables: its "not found" is not the letter's.
+fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
+    let of_db = error.downcast_ref().map(kind_of_db);
+    let of_store = || error.downcast_ref().map(DeadLetterRepoError::kind);
+    of_db.or_else(of_store).filter(|&kind| kind == ErrorKind::Transient).unwrap_or(ErrorKind::Internal)
 }
 
 /// The driver's error, where SeaORM passes one on.

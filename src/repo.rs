@@ -1,6 +1,7 @@
 //! The contract of the store.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use chrono::{DateTime, Utc};
 
 use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLetter};
@@ -20,6 +21,7 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 /// refused or could not be reached. [`is_transient`](DeadLetterRepoError::is_transient) tells whether another
 /// try is worth it.
 #[async_trait]
+#[auto_impl(&, Arc)]
 pub trait DeadLetterRepo: Send + Sync {
     /// Stores one letter and returns the id that it got.
     ///

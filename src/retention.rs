@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use crate::{AppId, DeadLetterRepoError, DeadLetterState, StoredLetter};
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
 /// refused or could not be reached.
 #[async_trait]
+#[auto_impl(&, Arc)]
 pub trait DeadLetterRetention: Send + Sync {
     /// Deletes rows of the scope that are due: oldest first, **never more than `limit` rows**, and never an
     /// open one where settled ones are meant. One call is one batch.
@@ -69,6 +71,7 @@ pub trait DeadLetterRetention: Send + Sync {
 
 /// Keeps letters before they are deleted.
 #[async_trait]
+#[auto_impl(&, Arc)]
 pub trait Archive: Send + Sync {
     /// Returns once all of the letters are kept for good. After an error none of them is deleted, and they
     /// are handed over again one day: so it may get a letter twice.

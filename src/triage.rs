@@ -1,6 +1,7 @@
 //! The contract of triage: what people who answer for a backlog do with it.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,6 +25,7 @@ use crate::{
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
 /// refused or could not be reached.
 #[async_trait]
+#[auto_impl(&, Arc)]
 pub trait DeadLetterTriage: Send + Sync {
     /// Returns one row of the app, or `None` where it has none of this id.
     async fn get_for_app(

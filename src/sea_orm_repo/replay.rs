@@ -1,13 +1,16 @@
 //! Replaying: the settling and the caller's re-enqueue in one transaction.
 
+use std::{error::Error, slice, sync::Arc};
+
+use async_trait::async_trait;
 use dead_letters_entity::dead_letters::{Column, Model};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, sea_query::Query};
-use tracing::{field::Empty, instrument};
+use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{SeaOrmDeadLetterRepo, record_rows, settle::Bulk, transaction};
+use super::{SeaOrmDeadLetterRepo, observed, record_rows, settle::Bulk, transaction};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
-    Settled, Settlement,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterTriage, Requeue, Resolution, Settled, Settlement,
 };
 
 impl SeaOrmDeadLetterRepo {
@@ -22,8 +25,54 @@ impl SeaOrmDeadLetterRepo {
     /// # Errors
     ///
     /// As [`resolve_once`](DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
-    #[instrument(name = "dead_letters.replay", skip_all, fields(%app_id, %id))]
     pub async fn replay<F, T, E>(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        by: Option<String>,
+        note: Option<String>,
+        enqueue: F,
+    ) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, E>,
+        E: From<DeadLetterRepoError>,
+    {
+        self.replay_row(app_id, id, by, note, enqueue).instrument(span_of_row(app_id, id)).await
+    }
+
+    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
+    /// `enqueue` on them, in ONE transaction. Rows that another transaction holds are passed over.
+    ///
+    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as
+    /// in [`replay`](Self::replay).
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_matching`](DeadLetterTriage::resolve_matching); besides, whatever `enqueue` answers.
+    pub async fn replay_matching<F, E>(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        by: Option<String>,
+        note: Option<String>,
+        limit: u32,
+        enqueue: F,
+    ) -> Result<Settled, E>
+    where
+        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
+        E: From<DeadLetterRepoError>,
+    {
+        let call = self.replay_rows(app_id, filter, by, note, limit, enqueue);
+        call.instrument(span_of_rows(app_id)).await
+    }
+
+    /// Makes replay a thing of its own, which needs no closure: what admin pages and command lines take, beside
+    /// the store, from the service that knows its outbox.
+    pub fn replayer(&self, requeue: impl Requeue + 'static) -> Arc<dyn DeadLetterReplay> {
+        Arc::new(Replayer { repo: self.clone(), requeue })
+    }
+
+    async fn replay_row<F, T, E>(
         &self,
         app_id: AppId,
         id: DeadLetterId,
@@ -45,17 +94,7 @@ impl SeaOrmDeadLetterRepo {
         transaction::end(txn, outcome).await
     }
 
-    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
-    /// `enqueue` on them, in ONE transaction. Rows that another transaction holds are passed over.
-    ///
-    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as
-    /// in [`replay`](Self::replay).
-    ///
-    /// # Errors
-    ///
-    /// As [`resolve_matching`](DeadLetterTriage::resolve_matching); besides, whatever `enqueue` answers.
-    #[instrument(name = "dead_letters.replay_matching", skip_all, fields(%app_id, rows = Empty))]
-    pub async fn replay_matching<F, E>(
+    async fn replay_rows<F, E>(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
@@ -78,6 +117,56 @@ impl SeaOrmDeadLetterRepo {
         };
         transaction::end(txn, outcome).await
     }
+}
+
+/// A repo, and what its service does to put events back.
+struct Replayer<Q> {
+    repo: SeaOrmDeadLetterRepo,
+    requeue: Q,
+}
+
+#[async_trait]
+impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
+    async fn replay(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        by: Option<String>,
+        note: Option<String>,
+    ) -> Result<DeadLetterRow, DeadLetterRepoError> {
+        let enqueue = async |txn: &DatabaseTransaction, row: DeadLetterRow| {
+            self.requeue.requeue(txn, slice::from_ref(&row)).await.map_err(by_service)?;
+            Ok(row)
+        };
+        observed(span_of_row(app_id, id), self.repo.replay_row(app_id, id, by, note, enqueue)).await
+    }
+
+    async fn replay_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        by: Option<String>,
+        note: Option<String>,
+        limit: u32,
+    ) -> Result<Settled, DeadLetterRepoError> {
+        let enqueue = async |txn: &DatabaseTransaction, rows: Vec<DeadLetterRow>| {
+            self.requeue.requeue(txn, &rows).await.map_err(by_service)
+        };
+        let call = self.repo.replay_rows(app_id, filter, by, note, limit, enqueue);
+        observed(span_of_rows(app_id), call).await
+    }
+}
+
+fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {
+    DeadLetterRepoError::Requeue(error.into())
+}
+
+fn span_of_row(app_id: AppId, id: DeadLetterId) -> Span {
+    info_span!("dead_letters.replay", %app_id, %id)
+}
+
+fn span_of_rows(app_id: AppId) -> Span {
+    info_span!("dead_letters.replay_matching", %app_id, rows = Empty)
 }
 
 async fn settle_rows(

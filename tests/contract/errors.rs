@@ -1,9 +1,15 @@
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
-use sea_orm::{ConnectionTrait, Database, DbBackend, IsolationLevel, TransactionTrait};
+use chrono::Utc;
+use dead_letters::{
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, ErrorKind, NewDeadLetter, SeaOrmDeadLetterRepo,
+};
+use sea_orm::{
+    ConnAcquireErr, ConnectionTrait, Database, DbBackend, DbErr, IsolationLevel, TransactionTrait,
+};
 use serde_json::json;
 use url::Url;
+use uuid::Uuid;
 
 use super::{letter, new_app};
 use crate::database::TestDb;
@@ -16,6 +22,52 @@ on_every_backend! {
     a_busy_or_waiting_database_is_transient,
     a_commit_of_a_failed_transaction_is_an_error,
     while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_back,
+}
+
+#[test]
+fn each_error_is_of_one_kind() {
+    use DeadLetterRepoError::{
+        AlreadyResolved, Archive, Db, InvalidCursor, InvalidResolution, MissingCreatedBefore, Negative,
+        NotResolved, OutOfRange, OutboxRows, PayloadTooDeep, PayloadTooLarge, Requeue, RuntimeEnded,
+        TimeOutOfRange, TransactionLost,
+    };
+    use ErrorKind::{Conflict, Internal, Invalid, Transient};
+    let id = DeadLetterId::from(Uuid::nil());
+    let resolved = AlreadyResolved { id, resolution: None, resolved_at: Utc::now() };
+    let kinds = [
+        (ErrorKind::NotFound, vec![DeadLetterRepoError::NotFound(id)]),
+        (Conflict, vec![resolved, NotResolved(id), OutboxRows { taken: 0 }]),
+        (
+            Invalid,
+            vec![
+                InvalidResolution(String::new()),
+                Negative { argument: "limit", value: -1 },
+                OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
+                MissingCreatedBefore,
+                InvalidCursor,
+                PayloadTooDeep { index: 0 },
+                PayloadTooLarge { index: 0, bytes: 3, max: 2 },
+                TimeOutOfRange { index: 0, field: "created_at" },
+            ],
+        ),
+        (Transient, vec![Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))]),
+        (
+            Internal,
+            vec![
+                Db(DbErr::RecordNotUpdated),
+                Requeue(Arc::from(Box::<dyn Error + Send + Sync>::from("the queue is full"))),
+                Archive(Arc::from(Box::<dyn Error + Send + Sync>::from("the disk is full"))),
+                OutboxRows { taken: 2 },
+                TransactionLost,
+                RuntimeEnded,
+            ],
+        ),
+    ];
+    for (kind, errors) in kinds {
+        for error in errors {
+            assert_eq!((error.kind(), error.is_transient()), (kind, kind == Transient), "{error}");
+        }
+    }
 }
 
 const CANARY: &str = "canary-4711";

@@ -35,6 +35,7 @@ mod observed;
 mod races;
 mod resolve;
 pub(crate) mod retention;
+mod store;
 mod transaction;
 mod triage;
 mod types;

@@ -2,16 +2,18 @@
 //! pool must not swallow what comes next: sqlx can leave one inside a transaction that nobody knows of.
 
 use std::{
+    error::Error,
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo,
-    Settlement, SweepScope,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -87,6 +89,8 @@ dropped! {
     count_due,
     replay,
     replay_matching,
+    replay_by_a_replayer,
+    replay_matching_by_a_replayer,
     bury,
     begin,
     a_transaction_with_an_insert,
@@ -212,6 +216,30 @@ async fn replay(given: &Given) -> Outcome {
 async fn replay_matching(given: &Given) -> Outcome {
     let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
     given.repo.replay_matching(given.app, &all(), None, None, 10, enqueue).await.map(drop)
+}
+
+struct Outbox;
+
+#[async_trait]
+impl Requeue for Outbox {
+    async fn requeue(
+        &self,
+        txn: &DatabaseTransaction,
+        letters: &[DeadLetterRow],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        for _ in letters {
+            enqueue(txn, Uuid::new_v4()).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn replay_by_a_replayer(given: &Given) -> Outcome {
+    given.repo.replayer(Outbox).replay(given.app, given.open, None, None).await.map(drop)
+}
+
+async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
+    given.repo.replayer(Outbox).replay_matching(given.app, &all(), None, None, 10).await.map(drop)
 }
 
 async fn bury(given: &Given) -> Outcome {

@@ -1,7 +1,18 @@
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, Resolution};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use std::{
+    error::Error,
+    fmt,
+    sync::{Arc, Mutex},
+};
 
-use super::{create_outbox, enqueue, enqueued, letter, new_app, row_of, settlement};
+use async_trait::async_trait;
+use chrono::{DateTime, Duration, Utc};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterTriage, ErrorKind, Requeue, Resolution, Settled,
+};
+use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
+
+use super::{create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -12,6 +23,13 @@ on_every_backend! {
     a_settled_row_is_not_replayed,
     it_works_in_a_spawned_task,
     a_failed_statement_that_the_closure_passes_over_is_no_success,
+    a_replayer_settles_the_row_requeues_its_event_and_returns_it,
+    a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where_none_does,
+    of_8_concurrent_replayers_one_requeues,
+    of_concurrent_replays_of_what_matches_each_event_is_requeued_once,
+    what_a_requeue_answers_is_carried_and_nothing_is_replayed,
+    a_requeue_may_answer_a_transient_error,
+    a_requeue_that_passes_over_a_failed_statement_is_no_success,
 }
 
 async fn the_row_is_settled_and_enqueued_and_the_closures_answer_returned(db: TestDb) {
@@ -159,4 +177,213 @@ async fn a_failed_statement_that_the_closure_passes_over_is_no_success(db: TestD
         assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1);
         assert_eq!(enqueued(&db).await.len(), 0);
     }
+}
+
+/// A service's outbox.
+struct Outbox {
+    /// What it was handed, call by call.
+    handed: Mutex<Vec<Vec<DeadLetterRow>>>,
+    /// What it answers once it has put the events back.
+    then: fn() -> Result<(), Box<dyn Error + Send + Sync>>,
+    passes_over_a_failed_statement: bool,
+}
+
+impl Outbox {
+    fn new() -> Arc<Self> {
+        Self::that_answers(|| Ok(()))
+    }
+
+    fn that_answers(then: fn() -> Result<(), Box<dyn Error + Send + Sync>>) -> Arc<Self> {
+        Arc::new(Self { handed: Mutex::default(), then, passes_over_a_failed_statement: false })
+    }
+
+    fn handed(&self) -> Vec<Vec<DeadLetterRow>> {
+        std::mem::take(&mut self.handed.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl Requeue for Outbox {
+    async fn requeue(
+        &self,
+        txn: &DatabaseTransaction,
+        letters: &[DeadLetterRow],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.handed.lock().unwrap().push(letters.to_vec());
+        for letter in letters {
+            enqueue(txn, letter.id).await?;
+        }
+        if self.passes_over_a_failed_statement {
+            txn.execute_unprepared("INSERT INTO outbox VALUES (NULL)").await.unwrap_err();
+        }
+        (self.then)()
+    }
+}
+
+fn until(end: DateTime<Utc>) -> DeadLetterFilter {
+    DeadLetterFilter { created_before: Some(end), ..Default::default() }
+}
+
+fn texts(ids: &[DeadLetterId]) -> Vec<String> {
+    let mut texts: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    texts.sort();
+    texts
+}
+
+async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let outbox = Outbox::new();
+    let replayer: Arc<dyn DeadLetterReplay> = db.repo().replayer(Arc::clone(&outbox));
+    let row = replayer.replay(app, id, Some("ada".to_owned()), Some("again".to_owned())).await.unwrap();
+    assert_eq!(
+        (row.id, row.resolution, row.resolved_by.as_deref(), row.resolution_note.as_deref()),
+        (id, Some(Resolution::Replayed), Some("ada"), Some("again"))
+    );
+    assert_eq!(db.repo().get(id).await.unwrap().as_ref(), Some(&row));
+    assert_eq!((outbox.handed(), enqueued(&db).await), (vec![vec![row]], texts(&[id])));
+
+    let again = replayer.replay(app, id, None, None).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Conflict, "{again}");
+    let of_another_app = replayer.replay(new_app(), id, None, None).await.unwrap_err();
+    assert_eq!(of_another_app.kind(), ErrorKind::NotFound, "{of_another_app}");
+    assert_eq!(outbox.handed().len(), 0);
+}
+
+async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where_none_does(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let ids = rows(&db, app, 5).await;
+    let outbox = Outbox::new();
+    let replayer = db.repo().replayer(Arc::clone(&outbox));
+    let filter = until(ten_oclock() + Duration::minutes(4));
+    let replay = async |limit| {
+        let by = Some("ada".to_owned());
+        replayer.replay_matching(app, &filter, by, None, limit).await.unwrap()
+    };
+    assert_eq!(replay(3).await, Settled { ids: ids[..3].to_vec(), more: true, held: false });
+    let handed: Vec<_> = outbox.handed().into_iter().map(|letters| crate::database::ids(&letters)).collect();
+    assert_eq!(handed, [&ids[..3]]);
+    assert_eq!(replay(3).await, Settled { ids: ids[3..4].to_vec(), more: false, held: false });
+    outbox.handed();
+    assert_eq!(replay(3).await, Settled { ids: vec![], more: false, held: false });
+    assert_eq!(outbox.handed().len(), 0);
+    assert_eq!(enqueued(&db).await, texts(&ids[..4]));
+
+    let error = replayer.replay_matching(app, &filter, None, None, 0).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::OutOfRange { argument: "limit", .. }), "{error}");
+    let everything = DeadLetterFilter::default();
+    let error = replayer.replay_matching(app, &everything, None, None, 3).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
+}
+
+async fn of_8_concurrent_replayers_one_requeues(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    for round in 1..=5 {
+        let id = row_of(&db, letter(app)).await;
+        let replays = (0..8).map(|_| {
+            let replayer = db.repo().replayer(Outbox::new());
+            tokio::spawn(async move { replayer.replay(app, id, None, None).await })
+        });
+        let mut won = 0;
+        for replay in replays.collect::<Vec<_>>() {
+            match replay.await.unwrap() {
+                Ok(_) => won += 1,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Conflict, "{error}"),
+            }
+        }
+        assert_eq!((won, enqueued(&db).await.len()), (1, round));
+    }
+}
+
+async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let ids = rows(&db, app, 40).await;
+    let replayer = db.repo().replayer(Outbox::new());
+    let replays = (0..4).map(|_| {
+        let replayer = Arc::clone(&replayer);
+        tokio::spawn(async move {
+            let filter = until(DateTime::<Utc>::MAX_UTC);
+            while replayer.replay_matching(app, &filter, None, None, 5).await.unwrap().more {}
+        })
+    });
+    for replay in replays.collect::<Vec<_>>() {
+        replay.await.unwrap();
+    }
+    // What one of them held when the others looked, another one has taken, or this does.
+    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), None, None, 40).await.unwrap();
+    assert_eq!(enqueued(&db).await, texts(&ids));
+}
+
+/// A service's own error, whose `Debug` shows more than its text.
+#[derive(Debug)]
+struct QueueFull {
+    #[expect(dead_code, reason = "for Debug")]
+    event: &'static str,
+}
+
+impl fmt::Display for QueueFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the queue is full")
+    }
+}
+
+impl Error for QueueFull {}
+
+async fn what_a_requeue_answers_is_carried_and_nothing_is_replayed(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let ids = rows(&db, app, 2).await;
+    let before = db.repo().list_for_app(app, false, 10, 0).await.unwrap();
+    let replayer = db.repo().replayer(Outbox::that_answers(|| Err(QueueFull { event: "canary" }.into())));
+    let of_one = replayer.replay(app, ids[0], None, None).await.unwrap_err();
+    let until = until(DateTime::<Utc>::MAX_UTC);
+    let of_many = replayer.replay_matching(app, &until, None, None, 10).await.unwrap_err();
+    for error in [of_one, of_many] {
+        assert_eq!(error.to_string(), "the events were not put back, and nothing was replayed");
+        assert!(!format!("{error:?} {error:#?}").contains("queue"), "{error:?}");
+        assert_eq!(error.source().unwrap().to_string(), "the queue is full");
+        assert_eq!((error.kind(), error.is_transient()), (ErrorKind::Internal, false));
+        let DeadLetterRepoError::Requeue(of_service) = error else { panic!("{error}") };
+        assert!(of_service.is::<QueueFull>());
+    }
+    assert_eq!(db.repo().list_for_app(app, false, 10, 0).await.unwrap(), before);
+    assert_eq!(enqueued(&db).await.len(), 0);
+}
+
+async fn a_requeue_may_answer_a_transient_error(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let answers: [(fn() -> _, _); 4] = [
+        (|| Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout).into()), true),
+        (|| Err(DeadLetterRepoError::Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)).into()), true),
+        (|| Err(DbErr::RecordNotInserted.into()), false),
+        (|| Err(DeadLetterRepoError::InvalidCursor.into()), false),
+    ];
+    for (answer, is_transient) in answers {
+        let replayer = db.repo().replayer(Outbox::that_answers(answer));
+        let error = replayer.replay(app, id, None, None).await.unwrap_err();
+        assert_eq!(error.is_transient(), is_transient, "{:?}", error.source());
+        assert_eq!(error.kind() == ErrorKind::Internal, !is_transient);
+    }
+}
+
+async fn a_requeue_that_passes_over_a_failed_statement_is_no_success(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let outbox = Outbox { passes_over_a_failed_statement: true, handed: Mutex::default(), then: || Ok(()) };
+    let outcome = db.repo().replayer(outbox).replay(app, id, None, None).await;
+    if db.db.get_database_backend() == DbBackend::Sqlite {
+        outcome.unwrap();
+    } else {
+        let error = outcome.unwrap_err();
+        assert!(error.to_string().contains("25P02"), "{error}");
+    }
+    let (open, back) = (db.repo().unresolved_count(app).await.unwrap(), enqueued(&db).await.len());
+    assert_eq!(open + back as i64, 1);
 }

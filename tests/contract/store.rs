@@ -1,0 +1,58 @@
+//! The store behind pointers.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, CappedCount, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
+    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, MeteredDeadLetterRepo,
+    PageRequest, SweepScope,
+};
+use tokio::runtime::Handle;
+
+use super::{letter, new_app};
+use crate::database::TestDb;
+
+on_every_backend! {
+    one_object_goes_wherever_one_of_its_traits_is_wanted,
+    a_repo_behind_pointers_is_a_repo_for_what_is_built_on_one,
+}
+
+async fn stored(repo: impl DeadLetterRepo, app: AppId) -> DeadLetterId {
+    repo.insert(letter(app)).await.unwrap()
+}
+
+async fn listed(triage: &dyn DeadLetterTriage, app: AppId) -> usize {
+    let page = PageRequest { size: 10, after: None };
+    triage.list(app, &DeadLetterFilter::default(), &page).await.unwrap().items.len()
+}
+
+async fn one_object_goes_wherever_one_of_its_traits_is_wanted(db: TestDb) {
+    let app = new_app();
+    let store: Arc<dyn DeadLetterStore> = Arc::new(db.repo());
+    let id = stored(Arc::clone(&store), app).await;
+    stored(&store, app).await;
+    stored(&*store, app).await;
+    assert_eq!(listed(&store, app).await, 3);
+    assert_eq!(listed(&*store, app).await, 3);
+    let retention: &dyn DeadLetterRetention = &store;
+    let due = Due::CreatedBefore(DateTime::<Utc>::MAX_UTC);
+    let counted = retention.count_due(&SweepScope::App(app), due, DeadLetterState::Any, 10).await.unwrap();
+    assert_eq!(counted, CappedCount { count: 3, at_least: false });
+    // Upcast, for what holds less.
+    let repo: Arc<dyn DeadLetterRepo> = store;
+    assert!(repo.get(id).await.unwrap().is_some());
+}
+
+async fn a_repo_behind_pointers_is_a_repo_for_what_is_built_on_one(db: TestDb) {
+    let app = new_app();
+    let repo: Arc<dyn DeadLetterRepo> = Arc::new(db.repo());
+    let coalescing = Arc::new(CoalescingDeadLetterRepo::new(Arc::clone(&repo), &Handle::current()));
+    let inserts = (0..20).map(|_| tokio::spawn(stored(Arc::clone(&coalescing), app)));
+    for insert in inserts.collect::<Vec<_>>() {
+        insert.await.unwrap();
+    }
+    coalescing.shut_down().await;
+    stored(MeteredDeadLetterRepo::new(&repo), app).await;
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 21);
+}
