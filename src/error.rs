@@ -70,6 +70,14 @@ pub enum DeadLetterRepoError {
     /// The service's own [`Requeue`](crate::Requeue) answered this, so that nothing was replayed.
     #[error("the events were not put back, and nothing was replayed")]
     Requeue(#[source] Arc<dyn Error + Send + Sync>),
+    /// A letter to be imported is none that the store can hold.
+    #[error("the {field} of letter {index} can't be stored")]
+    NotStorable {
+        /// The letter's place among those handed over, from 0.
+        index: usize,
+        /// The field's name.
+        field: &'static str,
+    },
     /// A payload nests deeper than the 127 levels that [`serde_json`] reads back.
     #[error("the payload of letter {index} nests deeper than 127 levels")]
     PayloadTooDeep {
@@ -127,6 +135,7 @@ impl DeadLetterRepoError {
             | Self::OutOfRange { .. }
             | Self::MissingCreatedBefore
             | Self::InvalidCursor
+            | Self::NotStorable { .. }
             | Self::PayloadTooDeep { .. }
             | Self::PayloadTooLarge { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,

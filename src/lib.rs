@@ -38,4 +38,6 @@ pub use repo::DeadLetterRepo;
 pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
-pub use triage::{DeadLetterSummary, DeadLetterTriage, ErrorGroup, Settled, Settlement, UnresolvedCount};
+pub use triage::{
+    DeadLetterSummary, DeadLetterTriage, ErrorGroup, Imported, Settled, Settlement, UnresolvedCount,
+};

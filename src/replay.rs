@@ -1,4 +1,5 @@
-//! The contract of replay: letters settled, and their events back where the service's dispatcher takes them from.
+//! The contract of replay: letters settled, and their events back where the service's dispatcher takes them
+//! from.
 
 use std::error::Error;
 
@@ -13,17 +14,18 @@ use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLett
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Requeue: Send + Sync {
-    /// Puts the letters' events back where the dispatcher takes them from, the outbox say, in the transaction in
-    /// which they are settled as `replayed`. They are of one app, oldest first, and at least one.
+    /// Puts the letters' events back where the dispatcher takes them from, the outbox say, in the transaction
+    /// in which they are settled as `replayed`. They are of one app, oldest first, and at least one.
     ///
     /// An event keeps its identity where it goes back under the letter's
-    /// [`original_event_id`](DeadLetterRow::original_event_id): should it die again, both deaths are found by it.
+    /// [`original_event_id`](DeadLetterRow::original_event_id): should it die again, both deaths are found by
+    /// it.
     ///
     /// # Errors
     ///
     /// Whatever went wrong, and then nothing is replayed. It must let every error out: what it did before a
-    /// failed statement that it passes over is lost in PostgreSQL, and then the replay fails too; SQLite keeps it.
-    /// Its text must not show a letter's content.
+    /// failed statement that it passes over is lost in PostgreSQL, and then the replay fails too; SQLite
+    /// keeps it. Its text must not show a letter's content.
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
@@ -44,8 +46,8 @@ pub trait Requeue: Send + Sync {
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterReplay: Send + Sync {
-    /// Replays the row if it is open, and returns it as it then is. Of callers at the same time one wins, and only
-    /// for that one the event is put back: the others wait for it.
+    /// Replays the row if it is open, and returns it as it then is. Of callers at the same time one wins, and
+    /// only for that one the event is put back: the others wait for it.
     ///
     /// # Errors
     ///

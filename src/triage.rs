@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page, PageRequest, Resolution,
-    ScriptId, TriggerId, debug::debug_without_content,
+    ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -122,6 +122,21 @@ pub trait DeadLetterTriage: Send + Sync {
     /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved,
     /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
+
+    /// Stores letters as they were exported, each in its app, with their ids, times and settlements. One
+    /// whose id is there already is left alone, whatever it holds, and counted.
+    ///
+    /// All of one call or none; at most 1,000. What the repo may have for caps does not apply. What is finer
+    /// than a microsecond is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more letters, with the argument `letters`. With
+    /// the first such letter's index and field: [`NotStorable`](DeadLetterRepoError::NotStorable) for an
+    /// `attempt_count` over [`i32::MAX`], a `resolved_at` without a `resolution` or the reverse, a NUL in a
+    /// text, and a resolution that the table does not know;
+    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Nothing is stored then.
+    async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
 }
 
 /// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
@@ -237,4 +252,13 @@ pub struct Settled {
     /// ended, or a policy or trigger of the database. Try again later. It is looked for where `more` is false,
     /// and not in SQLite, which has no row locks.
     pub held: bool,
+}
+
+/// What became of letters that were to be imported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Those that were stored.
+    pub stored: u64,
+    /// Those that were there already, or twice in the same call.
+    pub present: u64,
 }

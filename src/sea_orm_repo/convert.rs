@@ -87,6 +87,65 @@ pub(super) fn to_active_model(
     })
 }
 
+/// Whether the store can hold it: else the name of what it can't hold stands in the error.
+pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), DeadLetterRepoError> {
+    let texts = [
+        ("source", Some(&letter.source)),
+        ("op", Some(&letter.op)),
+        ("payload", Some(&letter.payload)),
+        ("last_error", Some(&letter.last_error)),
+        ("error_signature", Some(&letter.error_signature)),
+        ("resolution", letter.resolution.as_ref()),
+        ("resolved_by", letter.resolved_by.as_ref()),
+        ("resolution_note", letter.resolution_note.as_ref()),
+    ];
+    let with_nul = texts.iter().find(|(_, text)| text.is_some_and(|text| text.contains('\0')));
+    let unstorable = match letter {
+        _ if i32::try_from(letter.attempt_count).is_err() => Some("attempt_count"),
+        _ if letter.resolution.is_some() && letter.resolved_at.is_none() => Some("resolved_at"),
+        _ if letter.resolution.is_none() && letter.resolved_at.is_some() => Some("resolution"),
+        _ => with_nul.map(|&(field, _)| field),
+    };
+    if let Some(field) = unstorable {
+        return Err(DeadLetterRepoError::NotStorable { index, field });
+    }
+    let times = [
+        ("first_attempt_at", Some(letter.first_attempt_at)),
+        ("last_attempt_at", Some(letter.last_attempt_at)),
+        ("created_at", Some(letter.created_at)),
+        ("resolved_at", letter.resolved_at),
+    ];
+    let outside = times.iter().find(|(_, time)| time.is_some_and(|time| !is_held(to_microseconds(time))));
+    outside.map_or(Ok(()), |&(field, _)| Err(DeadLetterRepoError::TimeOutOfRange { index, field }))
+}
+
+/// All of its columns.
+impl From<&StoredLetter> for ActiveModel {
+    fn from(letter: &StoredLetter) -> Self {
+        let time = |time| to_microseconds(time).into();
+        Self {
+            id: Set(letter.id.into_inner()),
+            app_id: Set(letter.app_id.into_inner()),
+            original_event_id: Set(letter.original_event_id),
+            source: Set(letter.source.clone()),
+            op: Set(letter.op.clone()),
+            trigger_id: Set(letter.trigger_id.map(Into::into)),
+            script_id: Set(letter.script_id.map(Into::into)),
+            payload: Set(letter.payload.clone()),
+            attempt_count: Set(letter.attempt_count.try_into().unwrap_or(i32::MAX)),
+            first_attempt_at: Set(time(letter.first_attempt_at)),
+            last_attempt_at: Set(time(letter.last_attempt_at)),
+            last_error: Set(letter.last_error.clone()),
+            created_at: Set(time(letter.created_at)),
+            resolved_at: Set(letter.resolved_at.map(time)),
+            resolution: Set(letter.resolution.clone()),
+            resolved_by: Set(letter.resolved_by.clone()),
+            resolution_note: Set(letter.resolution_note.clone()),
+            error_signature: Set(letter.error_signature.clone()),
+        }
+    }
+}
+
 /// The fields in the order of the statement's columns: to find each by its name took half as long again.
 macro_rules! by_position {
     ($row:ident, $type:ident { $($field:ident),* $(,)? }) => {{

@@ -4,8 +4,8 @@ use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
 use sea_orm::{
     ActiveModelTrait, ActiveValue, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
     sea_query::{
-        ArrayType, Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, Query, Value,
-        WithClause, WithQuery,
+        ArrayType, Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement,
+        Query, Value, WithClause, WithQuery,
     },
 };
 
@@ -20,7 +20,7 @@ use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 /// 1 GB, which looks like an outage.
 const MAX_BYTES: usize = 16 << 20;
 /// What a row takes besides its texts, so that small ones are bounded too.
-const ROW_BYTES: usize = 256;
+pub(super) const ROW_BYTES: usize = 256;
 /// In one statement of SQLite, which takes 32,766 values.
 const SQLITE_ROWS: usize = 128;
 
@@ -41,7 +41,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(ids);
         }
         let backend = self.db.get_database_backend();
-        let batches = batches(backend, convert::to_active_models(&ids, letters, self.limits)?);
+        let rows = convert::to_active_models(&ids, letters, self.limits)?;
+        let batches = batches(backend, rows, bytes_of);
         match self.db.pool() {
             Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
                 let txn = transaction::begin(pool).await?;
@@ -65,7 +66,11 @@ pub(super) async fn one(db: &impl ConnectionTrait, row: &ActiveModel) -> Result<
 }
 
 /// The rows of one statement each.
-fn batches(backend: DbBackend, rows: Vec<ActiveModel>) -> Vec<Vec<ActiveModel>> {
+pub(super) fn batches<T>(
+    backend: DbBackend,
+    rows: impl IntoIterator<Item = T>,
+    bytes_of: impl Fn(&T) -> usize,
+) -> Vec<Vec<T>> {
     let max_rows = if backend == DbBackend::Sqlite { SQLITE_ROWS } else { usize::MAX };
     let mut batches: Vec<Vec<_>> = Vec::new();
     let mut bytes = 0;
@@ -107,7 +112,8 @@ async fn batch(db: &impl ConnectionTrait, rows: Vec<ActiveModel>) -> Result<(), 
         let inserted = Entity::insert_many(rows).exec_without_returning(db).await?;
         return stored(inserted, count);
     }
-    match db.query_one_raw(INSERT.with(backend, arrays(rows), all_or_none)).await {
+    let values = arrays(&COLUMNS, rows).chain([(count as i64).into()]);
+    match db.query_one_raw(INSERT.with(backend, values, all_or_none)).await {
         Ok(_) => Ok(()),
         Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),
@@ -119,68 +125,96 @@ fn stored(rows: u64, of: u64) -> Result<(), DeadLetterRepoError> {
     if rows == of { Ok(()) } else { Err(DbErr::RecordNotInserted.into()) }
 }
 
-/// What a letter sets, with the type of its array. An array of sea-query holds no NULL: an id that may be NULL
-/// goes as text, empty for none.
-const COLUMNS: [(Column, ArrayType); 13] = [
-    (Column::Id, ArrayType::Uuid),
-    (Column::AppId, ArrayType::Uuid),
-    (Column::OriginalEventId, ArrayType::Uuid),
-    (Column::Source, ArrayType::String),
-    (Column::Op, ArrayType::String),
-    (Column::TriggerId, ArrayType::String),
-    (Column::ScriptId, ArrayType::String),
-    (Column::Payload, ArrayType::String),
-    (Column::AttemptCount, ArrayType::Int),
-    (Column::FirstAttemptAt, ArrayType::ChronoDateTimeWithTimeZone),
-    (Column::LastAttemptAt, ArrayType::ChronoDateTimeWithTimeZone),
-    (Column::LastError, ArrayType::String),
-    (Column::ErrorSignature, ArrayType::String),
+/// What a new letter sets.
+const COLUMNS: [Column; 13] = [
+    Column::Id,
+    Column::AppId,
+    Column::OriginalEventId,
+    Column::Source,
+    Column::Op,
+    Column::TriggerId,
+    Column::ScriptId,
+    Column::Payload,
+    Column::AttemptCount,
+    Column::FirstAttemptAt,
+    Column::LastAttemptAt,
+    Column::LastError,
+    Column::ErrorSignature,
 ];
 
-fn is_nullable(column: Column) -> bool {
-    matches!(column, Column::TriggerId | Column::ScriptId)
+/// How a column's values go as an array, which in sea-query holds no NULL.
+enum Array {
+    Of(ArrayType),
+    /// Of texts: empty for NULL, else `=` and the value, which is cast to this type.
+    Nullable(&'static str),
 }
 
-/// An array a column, and the number of rows.
-fn arrays(mut rows: Vec<ActiveModel>) -> Vec<Value> {
-    let mut arrays: Vec<_> = COLUMNS
-        .into_iter()
-        .map(|(column, array_type)| {
-            let values = rows.iter_mut().filter_map(|row| row.take(column).into_value());
-            let values = values.map(|value| match value {
-                Value::Uuid(id) if is_nullable(column) => {
-                    id.map_or_else(String::new, |id| id.to_string()).into()
-                }
-                value => value,
-            });
-            Value::Array(array_type, Some(Box::new(values.collect())))
-        })
-        .collect();
-    arrays.push((rows.len() as i64).into());
-    arrays
+fn array_of(column: Column) -> Array {
+    match column {
+        Column::Id | Column::AppId | Column::OriginalEventId => Array::Of(ArrayType::Uuid),
+        Column::AttemptCount => Array::Of(ArrayType::Int),
+        Column::FirstAttemptAt | Column::LastAttemptAt | Column::CreatedAt => {
+            Array::Of(ArrayType::ChronoDateTimeWithTimeZone)
+        }
+        Column::Source | Column::Op | Column::Payload | Column::LastError | Column::ErrorSignature => {
+            Array::Of(ArrayType::String)
+        }
+        Column::TriggerId | Column::ScriptId => Array::Nullable("uuid"),
+        Column::ResolvedAt => Array::Nullable("timestamptz"),
+        Column::Resolution | Column::ResolvedBy | Column::ResolutionNote => Array::Nullable("text"),
+    }
+}
+
+fn as_text(value: Value) -> Value {
+    let text = match value {
+        Value::Uuid(Some(id)) => id.to_string(),
+        Value::ChronoDateTimeWithTimeZone(Some(time)) => time.to_rfc3339(),
+        Value::String(Some(text)) => text,
+        _ => return "".into(),
+    };
+    format!("={text}").into()
+}
+
+/// An array a column.
+pub(super) fn arrays(columns: &[Column], mut rows: Vec<ActiveModel>) -> impl Iterator<Item = Value> {
+    columns.iter().map(move |&column| {
+        let values = rows.iter_mut().filter_map(|row| row.take(column).into_value());
+        match array_of(column) {
+            Array::Of(array_type) => Value::Array(array_type, Some(Box::new(values.collect()))),
+            Array::Nullable(_) => {
+                Value::Array(ArrayType::String, Some(Box::new(values.map(as_text).collect())))
+            }
+        }
+    })
 }
 
 /// `INSERT … SELECT unnest($1), unnest($2), …` is one text, and one plan, for any number of rows; and as one
 /// statement it needs no transaction around it. Against VALUES it is a third faster at 100 rows.
-///
-/// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.
-fn all_or_none() -> WithQuery {
-    let number = |number: i64| Expr::Constant(number.into());
-    let columns = COLUMNS.map(|(column, _)| column);
+pub(super) fn insert_arrays(columns: &[Column]) -> InsertStatement {
     // Never sent: the values are those of `arrays`.
     let unnest = |array_type: ArrayType| Func::cust("unnest").arg(Value::Array(array_type, None));
+    let constant = |value: Value| Expr::Constant(value);
     let mut rows = Query::select();
-    for (column, array_type) in COLUMNS {
-        rows.expr(match is_nullable(column) {
-            true => Expr::from(Func::cust("NULLIF").arg(unnest(array_type)).arg(Expr::Constant("".into())))
-                .cast_as("uuid"),
-            false => unnest(array_type).into(),
+    for &column in columns {
+        rows.expr(match array_of(column) {
+            Array::Of(array_type) => Expr::from(unnest(array_type)),
+            Array::Nullable(sql_type) => {
+                let some = Func::cust("NULLIF").arg(unnest(ArrayType::String)).arg(constant("".into()));
+                Expr::from(Func::cust("substr").arg(some).arg(constant(2.into()))).cast_as(sql_type)
+            }
         });
     }
     let mut insert = Query::insert();
-    insert.into_table(Entity).columns(columns);
+    insert.into_table(Entity).columns(columns.iter().copied());
     // As many columns as there are expressions.
     insert.select_from(rows).ok();
+    insert
+}
+
+/// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.
+fn all_or_none() -> WithQuery {
+    let number = |number: i64| Expr::Constant(number.into());
+    let mut insert = insert_arrays(&COLUMNS);
     // A constant, since reading a column back would want the right to SELECT.
     insert.returning(Query::returning().expr(number(1)));
     let stored = CommonTableExpression::new().table_name("stored").query(insert).to_owned();

@@ -19,6 +19,7 @@ mod count;
 mod find;
 mod gc;
 mod group;
+mod import;
 mod insert;
 mod replay;
 mod retention;

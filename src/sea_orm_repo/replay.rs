@@ -66,8 +66,8 @@ impl SeaOrmDeadLetterRepo {
         call.instrument(span_of_rows(app_id)).await
     }
 
-    /// Makes replay a thing of its own, which needs no closure: what admin pages and command lines take, beside
-    /// the store, from the service that knows its outbox.
+    /// Makes replay a thing of its own, which needs no closure: what admin pages and command lines take,
+    /// beside the store, from the service that knows its outbox.
     pub fn replayer(&self, requeue: impl Requeue + 'static) -> Arc<dyn DeadLetterReplay> {
         Arc::new(Replayer { repo: self.clone(), requeue })
     }

@@ -207,7 +207,7 @@ async fn letters(db: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec<StoredLe
 }
 
 /// One text, on PostgreSQL, for any number.
-fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
+pub(super) fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
     match db.get_database_backend() {
         DbBackend::Sqlite => Column::Id.is_in(ids.iter().copied()),
         _ => Column::Id.eq_any(ids.iter().copied()),

@@ -6,7 +6,8 @@ use tracing::{field::Empty, info_span};
 use super::{SeaOrmDeadLetterRepo, observed, transaction::RepoConnection};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary,
-    DeadLetterTriage, ErrorGroup, Page, PageRequest, Settled, Settlement, UnresolvedCount,
+    DeadLetterTriage, ErrorGroup, Imported, Page, PageRequest, Settled, Settlement, StoredLetter,
+    UnresolvedCount,
 };
 
 #[async_trait]
@@ -73,5 +74,10 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
         let span = info_span!("dead_letters.reopen", %app_id, %id);
         observed(span, self.unsettle(app_id, id)).await
+    }
+
+    async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError> {
+        let span = info_span!("dead_letters.import", rows = letters.len());
+        observed(span, self.store_exported(letters)).await
     }
 }

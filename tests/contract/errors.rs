@@ -28,8 +28,8 @@ on_every_backend! {
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, InvalidCursor, InvalidResolution, MissingCreatedBefore, Negative,
-        NotResolved, OutOfRange, OutboxRows, PayloadTooDeep, PayloadTooLarge, Requeue, RuntimeEnded,
-        TimeOutOfRange, TransactionLost,
+        NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep, PayloadTooLarge, Requeue,
+        RuntimeEnded, TimeOutOfRange, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -45,6 +45,7 @@ fn each_error_is_of_one_kind() {
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
                 InvalidCursor,
+                NotStorable { index: 0, field: "source" },
                 PayloadTooDeep { index: 0 },
                 PayloadTooLarge { index: 0, bytes: 3, max: 2 },
                 TimeOutOfRange { index: 0, field: "created_at" },

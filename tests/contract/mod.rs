@@ -28,6 +28,7 @@ mod coalesce;
 mod errors;
 mod gc;
 mod hostile;
+pub(crate) mod import;
 mod insert;
 mod insert_many;
 mod list;

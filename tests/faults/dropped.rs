@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest,
-    Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, SweepScope,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -30,7 +30,10 @@ use tokio::{
 use url::Url;
 use uuid::Uuid;
 
-use crate::{contract::retention::Nowhere, database::TestDb};
+use crate::{
+    contract::{import::stored, retention::Nowhere},
+    database::TestDb,
+};
 
 /// How far the round trip is at which the call is dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +94,8 @@ dropped! {
     replay_matching,
     replay_by_a_replayer,
     replay_matching_by_a_replayer,
+    import,
+    import_what_is_there,
     bury,
     begin,
     a_transaction_with_an_insert,
@@ -109,6 +114,7 @@ dropped! {
     nested_insert_many,
     nested_resolve_once,
     nested_resolve_matching,
+    nested_import,
 }
 
 type Outcome = Result<(), DeadLetterRepoError>;
@@ -242,6 +248,15 @@ async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
     given.repo.replayer(Outbox).replay_matching(given.app, &all(), None, None, 10).await.map(drop)
 }
 
+async fn import(given: &Given) -> Outcome {
+    given.repo.import(&[stored(), stored()]).await.map(drop)
+}
+
+async fn import_what_is_there(given: &Given) -> Outcome {
+    let there = StoredLetter { id: given.open, ..stored() };
+    given.repo.import(&[there, stored()]).await.map(drop)
+}
+
 async fn bury(given: &Given) -> Outcome {
     let event = given.event;
     let letter = NewDeadLetter { original_event_id: event, ..letter(given.app) };
@@ -301,6 +316,11 @@ async fn nested_resolve_once(given: &Given, txn: &DatabaseTransaction) -> Outcom
 
 async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     given.repo.in_transaction(txn).resolve_matching(given.app, &all(), &ignored(), 10).await.map(drop)
+}
+
+async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let there = StoredLetter { id: given.open, ..stored() };
+    given.repo.in_transaction(txn).import(&[there, stored()]).await.map(drop)
 }
 
 fn letter(app_id: AppId) -> NewDeadLetter {

@@ -1,0 +1,127 @@
+//! Importing: rows as they were exported.
+
+use std::ops::RangeInclusive;
+
+use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
+    sea_query::{Asterisk, Expr, Func, OnConflict, Query},
+};
+
+use super::{
+    SeaOrmDeadLetterRepo, convert, in_range,
+    insert::{ROW_BYTES, arrays, batches, insert_arrays},
+    sweep::is_one_of,
+    text::Text,
+    transaction::{self, RepoConnection},
+};
+use crate::{DeadLetterRepoError, Imported, Resolution, StoredLetter, error::sqlx_error};
+
+const LETTERS: RangeInclusive<u32> = 0..=1_000;
+/// At rows that are there at first, and that others delete before they are counted.
+const ATTEMPTS: usize = 3;
+
+impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) async fn store_exported(
+        &self,
+        letters: &[StoredLetter],
+    ) -> Result<Imported, DeadLetterRepoError> {
+        in_range("letters", letters.len().try_into().unwrap_or(u32::MAX), LETTERS)?;
+        for (index, letter) in letters.iter().enumerate() {
+            convert::check_stored(letter, index)?;
+        }
+        if letters.is_empty() {
+            return Ok(Imported::default());
+        }
+        let mut ordered: Vec<_> = letters.iter().collect();
+        // In one order, so that two imports of the same rows do not wait for one another.
+        ordered.sort_by_key(|letter| letter.id);
+        let batches = batches(self.db.get_database_backend(), ordered, |letter| bytes_of(letter));
+        let outcome = match self.db.pool() {
+            None => all(&self.db, batches).await,
+            Some(pool) => {
+                let txn = transaction::begin(pool).await?;
+                let outcome = all(&txn, batches).await;
+                transaction::end(txn, outcome).await
+            }
+        };
+        let stored = outcome.map_err(|error| naming_the_letter(error, letters))?;
+        Ok(Imported { stored, present: (letters.len() as u64).saturating_sub(stored) })
+    }
+}
+
+fn bytes_of(letter: &StoredLetter) -> usize {
+    let texts = [&letter.source, &letter.op, &letter.payload, &letter.last_error, &letter.error_signature];
+    let settlement = [&letter.resolution, &letter.resolved_by, &letter.resolution_note];
+    texts.into_iter().chain(settlement.into_iter().flatten()).map(String::len).sum::<usize>() + ROW_BYTES
+}
+
+async fn all(
+    db: &impl ConnectionTrait,
+    batches: Vec<Vec<&StoredLetter>>,
+) -> Result<u64, DeadLetterRepoError> {
+    let mut stored = 0;
+    for letters in batches {
+        stored += batch(db, &letters).await?;
+    }
+    Ok(stored)
+}
+
+/// How many it stored; the others are there. A rule or a trigger of the database can drop a row without an
+/// error: that must not pass for one that is there.
+async fn batch(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u64, DeadLetterRepoError> {
+    let mut stored = 0;
+    for _ in 0..ATTEMPTS {
+        stored += insert(db, letters).await?;
+        if stored == letters.len() as u64 || all_are_there(db, letters).await? {
+            return Ok(stored);
+        }
+    }
+    Err(DbErr::RecordNotInserted.into())
+}
+
+async fn insert(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u64, DbErr> {
+    static INSERT: Text = Text::new();
+    let backend = db.get_database_backend();
+    let rows: Vec<_> = letters.iter().map(|&letter| ActiveModel::from(letter)).collect();
+    let unless_there = OnConflict::column(Column::Id).do_nothing().to_owned();
+    let insert = if backend == DbBackend::Postgres {
+        let columns: Vec<_> = Column::iter().collect();
+        let values = arrays(&columns, rows);
+        INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
+    } else {
+        Entity::insert_many(rows).on_conflict(unless_there).build(backend)
+    };
+    Ok(db.execute_raw(insert).await?.rows_affected())
+}
+
+async fn all_are_there(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<bool, DbErr> {
+    let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.into_inner()).collect();
+    ids.dedup();
+    let expected = ids.len() as i64;
+    let count = Query::select()
+        .expr(Func::count(Expr::col(Asterisk)))
+        .from(Entity)
+        .and_where(is_one_of(db, &ids))
+        .take();
+    let counted = db.query_one(&count).await?;
+    Ok(counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))? == expected)
+}
+
+/// Whether the table knows a resolution that we don't is for its CHECK to say.
+fn naming_the_letter(error: DeadLetterRepoError, letters: &[StoredLetter]) -> DeadLetterRepoError {
+    const CHECK: &str = "dead_letters_resolution_check";
+    let DeadLetterRepoError::Db(of_db) = &error else { return error };
+    let said = sqlx_error(of_db).and_then(|error| error.as_database_error());
+    // SQLite's message ends with the name.
+    if !said.is_some_and(|said| said.constraint() == Some(CHECK) || said.message().ends_with(CHECK)) {
+        return error;
+    }
+    let is_unknown = |letter: &StoredLetter| {
+        letter.resolution.as_ref().is_some_and(|text| text.parse::<Resolution>().is_err())
+    };
+    match letters.iter().position(is_unknown) {
+        Some(index) => DeadLetterRepoError::NotStorable { index, field: "resolution" },
+        None => error,
+    }
+}

@@ -1,0 +1,305 @@
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, Imported, SeaOrmDeadLetterRepo, StoredLetter,
+    entity::dead_letters as table,
+};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, QueryOrder};
+use uuid::Uuid;
+
+use super::{insert::drop_silently, letter, new_app, time};
+use crate::database::TestDb;
+
+on_every_backend! {
+    letters_are_stored_on_both_backends_as_they_were_exported_in_every_column,
+    one_that_is_there_is_left_alone_and_counted,
+    one_that_comes_twice_is_stored_once,
+    no_letters_are_nothing,
+    more_than_1_000_letters_are_refused,
+    what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored,
+    a_resolution_that_a_newer_table_knows_is_stored,
+    a_resolution_that_the_table_refuses_in_a_later_statement_leaves_nothing,
+    a_letter_that_the_database_drops_silently_is_an_error_and_none_is_stored,
+    a_callers_transaction_takes_it_back,
+    of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one,
+}
+
+async fn rows(db: &TestDb) -> Vec<table::Model> {
+    table::Entity::find().order_by_asc(table::Column::Id).all(&db.db).await.unwrap()
+}
+
+/// As an export has it.
+fn exported(row: table::Model) -> StoredLetter {
+    StoredLetter {
+        id: row.id.into(),
+        app_id: row.app_id.into(),
+        original_event_id: row.original_event_id,
+        source: row.source,
+        op: row.op,
+        trigger_id: row.trigger_id.map(Into::into),
+        script_id: row.script_id.map(Into::into),
+        payload: row.payload,
+        attempt_count: row.attempt_count.try_into().unwrap(),
+        first_attempt_at: row.first_attempt_at.to_utc(),
+        last_attempt_at: row.last_attempt_at.to_utc(),
+        last_error: row.last_error,
+        created_at: row.created_at.to_utc(),
+        resolved_at: row.resolved_at.map(|at| at.to_utc()),
+        resolution: row.resolution,
+        resolved_by: row.resolved_by,
+        resolution_note: row.resolution_note,
+        error_signature: row.error_signature,
+    }
+}
+
+/// A settled letter in which no two columns are alike.
+pub(crate) fn stored() -> StoredLetter {
+    StoredLetter {
+        id: Uuid::now_v7().into(),
+        app_id: new_app(),
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: Some(Uuid::new_v4().into()),
+        script_id: Some(Uuid::new_v4().into()),
+        payload: r#"{"order": 4711}"#.to_owned(),
+        attempt_count: 5,
+        first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
+        last_attempt_at: time("2026-03-01T10:31:00Z"),
+        last_error: "smtp: 451".to_owned(),
+        created_at: time("2026-03-01T10:31:01Z"),
+        resolved_at: Some(time("2026-03-02T09:00:00.000001Z")),
+        resolution: Some("replayed".to_owned()),
+        resolved_by: Some("ada".to_owned()),
+        resolution_note: Some("the CRM was down".to_owned()),
+        error_signature: "smtp: #".to_owned(),
+    }
+}
+
+async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_column(db: TestDb) {
+    let unresolved = StoredLetter {
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+        ..stored()
+    };
+    let of_every_resolution = ["replayed", "ignored", "handled_by_script", "handler_failed"]
+        .map(|resolution| StoredLetter { resolution: Some(resolution.to_owned()), ..stored() });
+    let mut given = vec![
+        unresolved,
+        // NULL and empty text are two things.
+        StoredLetter { resolved_by: None, resolution_note: Some(String::new()), ..stored() },
+        StoredLetter { resolved_by: Some(String::new()), resolution_note: None, ..stored() },
+        StoredLetter {
+            resolved_by: Some("=".to_owned()),
+            resolution_note: Some("\\N".to_owned()),
+            ..stored()
+        },
+        StoredLetter { trigger_id: None, ..stored() },
+        StoredLetter { script_id: None, ..stored() },
+        // Through a Value each of these payloads would come back changed.
+        StoredLetter { payload: "{broken".to_owned(), ..stored() },
+        StoredLetter { payload: String::new(), ..stored() },
+        StoredLetter { payload: r#"{"a": 1.10, "a": 18446744073709551616}"#.to_owned(), ..stored() },
+        StoredLetter { payload: "[".repeat(1_000), ..stored() },
+        StoredLetter {
+            source: String::new(),
+            op: "漢字 \u{1F600} \u{1}".to_owned(),
+            last_error: "' \" \\ {NULL,\"\"}\r\n\t".to_owned(),
+            error_signature: String::new(),
+            attempt_count: i32::MAX as u32,
+            ..stored()
+        },
+        StoredLetter {
+            first_attempt_at: time("0001-01-01T00:00:00Z"),
+            last_attempt_at: time("9999-12-31T23:59:59.999999Z"),
+            created_at: time("1969-12-31T23:59:59.999999Z"),
+            resolved_at: Some(time("0001-01-01T00:00:00.000001Z")),
+            ..stored()
+        },
+    ];
+    given.extend(of_every_resolution);
+    let imported = db.repo().import(&given).await.unwrap();
+    assert_eq!(imported, Imported { stored: given.len() as u64, present: 0 });
+    // What the store itself wrote.
+    let id = db.repo().insert(letter(new_app())).await.unwrap();
+    db.repo().resolve(id, "ignored").await.unwrap();
+    let letters: Vec<_> = rows(&db).await.into_iter().map(exported).collect();
+    for letter in &given {
+        assert!(letters.contains(letter), "{letter:?}");
+    }
+    for target in [TestDb::sqlite().await, TestDb::postgres().await] {
+        // From the newest, as an export goes.
+        let newest_first: Vec<_> = letters.iter().rev().cloned().collect();
+        let imported = target.repo().import(&newest_first).await.unwrap();
+        assert_eq!(imported, Imported { stored: letters.len() as u64, present: 0 });
+        let arrived: Vec<_> = rows(&target).await.into_iter().map(exported).collect();
+        assert_eq!(arrived, letters);
+    }
+}
+
+async fn one_that_is_there_is_left_alone_and_counted(db: TestDb) {
+    let there = stored();
+    db.repo().import(std::slice::from_ref(&there)).await.unwrap();
+    let changed = StoredLetter { app_id: new_app(), payload: "{}".to_owned(), ..there.clone() };
+    let others = [stored(), changed, stored()];
+    assert_eq!(db.repo().import(&others).await.unwrap(), Imported { stored: 2, present: 1 });
+    assert_eq!(db.repo().import(&others).await.unwrap(), Imported { stored: 0, present: 3 });
+    let rows: Vec<_> = rows(&db).await.into_iter().map(exported).collect();
+    assert_eq!(rows.len(), 3);
+    assert!(rows.contains(&there));
+}
+
+async fn one_that_comes_twice_is_stored_once(db: TestDb) {
+    let twice = stored();
+    let imported = db.repo().import(&[twice.clone(), stored(), twice]).await.unwrap();
+    assert_eq!(imported, Imported { stored: 2, present: 1 });
+    assert_eq!(db.row_count().await, 2);
+}
+
+async fn no_letters_are_nothing(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let imported = SeaOrmDeadLetterRepo::new(recording).import(&[]).await.unwrap();
+    assert_eq!((imported, recorded.take().len()), (Imported::default(), 0));
+}
+
+async fn more_than_1_000_letters_are_refused(db: TestDb) {
+    let mut letters: Vec<_> = (0..1_001).map(|_| stored()).collect();
+    let error = db.repo().import(&letters).await.unwrap_err();
+    assert_eq!(error.to_string(), "letters must be from 0 to 1000, and is 1001");
+    assert_eq!(db.row_count().await, 0);
+    letters.pop();
+    assert_eq!(db.repo().import(&letters).await.unwrap(), Imported { stored: 1_000, present: 0 });
+}
+
+async fn what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored(db: TestDb) {
+    let nul = || "before\0after".to_owned();
+    let unstorable = [
+        ("source", StoredLetter { source: nul(), ..stored() }),
+        ("op", StoredLetter { op: nul(), ..stored() }),
+        ("payload", StoredLetter { payload: nul(), ..stored() }),
+        ("last_error", StoredLetter { last_error: nul(), ..stored() }),
+        ("error_signature", StoredLetter { error_signature: nul(), ..stored() }),
+        ("resolution", StoredLetter { resolution: Some(nul()), ..stored() }),
+        ("resolved_by", StoredLetter { resolved_by: Some(nul()), ..stored() }),
+        ("resolution_note", StoredLetter { resolution_note: Some(nul()), ..stored() }),
+        ("attempt_count", StoredLetter { attempt_count: i32::MAX as u32 + 1, ..stored() }),
+        ("resolved_at", StoredLetter { resolved_at: None, ..stored() }),
+        ("resolution", StoredLetter { resolution: None, ..stored() }),
+        ("resolution", StoredLetter { resolution: Some("forgotten".to_owned()), ..stored() }),
+        ("resolution", StoredLetter { resolution: Some(String::new()), ..stored() }),
+    ];
+    for (field, unstorable) in unstorable {
+        let error = db.repo().import(&[stored(), stored(), unstorable]).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("the {field} of letter 2 can't be stored"));
+    }
+    let outside = DateTime::<Utc>::MAX_UTC;
+    let outside = [
+        ("first_attempt_at", StoredLetter { first_attempt_at: outside, ..stored() }),
+        ("last_attempt_at", StoredLetter { last_attempt_at: outside, ..stored() }),
+        ("created_at", StoredLetter { created_at: time("0000-12-31T23:59:59.999999Z"), ..stored() }),
+        ("resolved_at", StoredLetter { resolved_at: Some(outside), ..stored() }),
+    ];
+    for (field, outside) in outside {
+        let error = db.repo().import(&[stored(), outside]).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("the {field} of letter 1 is outside the years 1 to 9999 UTC"));
+    }
+    assert_eq!(db.row_count().await, 0);
+}
+
+async fn a_resolution_that_a_newer_table_knows_is_stored(db: TestDb) {
+    let newer = if db.db.get_database_backend() == DbBackend::Sqlite {
+        // Its table would have to be built anew.
+        let unchecked = db
+            .connect_with(|options| {
+                options.max_connections(1);
+            })
+            .await;
+        unchecked.execute_unprepared("PRAGMA ignore_check_constraints = 1").await.unwrap();
+        unchecked
+    } else {
+        db.execute("ALTER TABLE dead_letters DROP CONSTRAINT dead_letters_resolution_check").await;
+        db.db.clone()
+    };
+    let letter = StoredLetter { resolution: Some("archived".to_owned()), ..stored() };
+    let imported = SeaOrmDeadLetterRepo::new(newer).import(std::slice::from_ref(&letter)).await.unwrap();
+    assert_eq!(imported, Imported { stored: 1, present: 0 });
+    assert_eq!(rows(&db).await.into_iter().map(exported).collect::<Vec<_>>(), [letter]);
+}
+
+async fn a_resolution_that_the_table_refuses_in_a_later_statement_leaves_nothing(db: TestDb) {
+    let large = || StoredLetter { payload: "x".repeat(6 << 20), ..stored() };
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let mut letters = vec![large(), large(), large(), stored()];
+    letters[3].resolution = Some("forgotten".to_owned());
+    let error = repo.import(&letters).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::NotStorable { index: 3, field: "resolution" }), "{error}");
+    let inserts = recorded.take().iter().filter(|sent| sent.sql.starts_with("INSERT")).count();
+    assert_eq!((inserts, db.row_count().await), (2, 0));
+    letters[3].resolution = Some("ignored".to_owned());
+    assert_eq!(repo.import(&letters).await.unwrap(), Imported { stored: 4, present: 0 });
+}
+
+async fn a_letter_that_the_database_drops_silently_is_an_error_and_none_is_stored(db: TestDb) {
+    drop_silently(&db, "dropped").await;
+    let letters = [stored(), StoredLetter { source: "dropped".to_owned(), ..stored() }];
+    let error = db.repo().import(&letters).await.unwrap_err();
+    assert_eq!(error.to_string(), "None of the records are inserted");
+    assert_eq!(db.row_count().await, 0);
+}
+
+async fn a_callers_transaction_takes_it_back(db: TestDb) {
+    let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+    let imported = db.repo().in_transaction(&txn).import(&[stored(), stored()]).await.unwrap();
+    assert_eq!(imported, Imported { stored: 2, present: 0 });
+    txn.rollback().await.unwrap();
+    assert_eq!(db.row_count().await, 0);
+}
+
+async fn of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one(db: TestDb) {
+    for _ in 0..5 {
+        let mut letters: Vec<_> = (0..1_000).map(|_| stored()).collect();
+        let imports = (0..6).map(|_| {
+            letters.reverse();
+            let (repo, letters) = (db.repo(), letters.clone());
+            tokio::spawn(async move { repo.import(&letters).await.unwrap() })
+        });
+        let mut sum = Imported::default();
+        for import in imports.collect::<Vec<_>>() {
+            let imported = import.await.unwrap();
+            sum.stored += imported.stored;
+            sum.present += imported.present;
+        }
+        assert_eq!(sum, Imported { stored: 1_000, present: 5_000 });
+    }
+}
+
+/// A sweeper at work on the same rows, say: here it comes between the import's own statements.
+#[tokio::test]
+async fn one_that_is_deleted_while_it_is_imported_is_stored_on_postgres() {
+    let db = TestDb::postgres().await;
+    let old = StoredLetter { op: "old".to_owned(), ..stored() };
+    db.repo().import(std::slice::from_ref(&old)).await.unwrap();
+    db.execute(
+        "CREATE FUNCTION sweep() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN DELETE FROM dead_letters WHERE op = ''old''; RETURN NULL; END';
+         CREATE TRIGGER sweep AFTER INSERT ON dead_letters FOR EACH STATEMENT EXECUTE FUNCTION sweep()",
+    )
+    .await;
+    let letter = StoredLetter { op: "insert".to_owned(), ..old };
+    let imported = db.repo().import(&[letter.clone(), stored()]).await.unwrap();
+    assert_eq!(imported, Imported { stored: 2, present: 0 });
+    assert!(rows(&db).await.into_iter().map(exported).any(|row| row == letter));
+}
+
+/// The repo's caps are for what dispatchers hand over.
+#[tokio::test]
+async fn no_cap_keeps_a_letter_out_that_was_stored_before_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let capped = db.repo().max_payload_bytes(2).max_error_bytes(2);
+    capped.insert(letter(new_app())).await.unwrap_err();
+    let letter = stored();
+    capped.import(std::slice::from_ref(&letter)).await.unwrap();
+    assert_eq!(rows(&db).await.into_iter().map(exported).collect::<Vec<_>>(), [letter]);
+}
