@@ -20,10 +20,12 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRow, DeadLetterTriage, NewDeadLetter,
-    Resolution, ScriptId, SeaOrmDeadLetterRepo, Settlement, TriggerId, entity::dead_letters as table,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
+    NewDeadLetter, Requeue, Resolution, ScriptId, SeaOrmDeadLetterRepo, Settlement, TriggerId,
+    entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
@@ -165,11 +167,12 @@ async fn main() -> Result<()> {
     println!("\nOne letter in full:\n{}", serde_json::to_string_pretty(&letter)?);
 
     println!("\nThe CRM is up again. Replaying what it missed");
+    let replayer = repo.replayer(Outbox);
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
-        let trigger = TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == letter.trigger_id);
-        if let Some(trigger) = trigger.filter(|trigger| trigger.name == "crm-sync") {
-            replay(&repo, letter, trigger).await?;
+        if trigger_of(&letter).is_some_and(|trigger| trigger.name == "crm-sync") {
+            let (by, note) = (Some("ada".to_owned()), Some("the CRM was down".to_owned()));
+            replayer.replay(letter.app_id, id, by, note).await?;
             println!("  {id}  back in the outbox");
         }
     }
@@ -369,24 +372,30 @@ impl Dispatcher<'_> {
     }
 }
 
-/// Resolves the letter and puts its event back into the outbox, in ONE transaction, and only if nobody did so
-/// before.
-async fn replay(repo: &SeaOrmDeadLetterRepo, letter: DeadLetterRow, trigger: &Trigger) -> Result<()> {
-    let by = Some("ada".to_owned());
-    let note = Some("the CRM was down".to_owned());
-    repo.replay(letter.app_id, letter.id, by, note, async |txn, letter| -> Result<()> {
-        let event = Event {
-            app_id: letter.app_id,
-            event_id: letter.original_event_id,
-            source: letter.source,
-            op: letter.op,
-            trigger: trigger.name.to_owned(),
-            payload: letter.payload,
-        };
-        outbox::ActiveModel::from(event).insert(txn).await?;
+/// How events go back into the outbox: in the transaction that settles their letters, and only if nobody settled
+/// them before.
+struct Outbox;
+
+#[async_trait]
+impl Requeue for Outbox {
+    async fn requeue(&self, txn: &DatabaseTransaction, letters: &[DeadLetterRow]) -> Result<()> {
+        for letter in letters {
+            let event = Event {
+                app_id: letter.app_id,
+                event_id: letter.original_event_id,
+                source: letter.source.clone(),
+                op: letter.op.clone(),
+                trigger: trigger_of(letter).ok_or("the trigger is gone")?.name.to_owned(),
+                payload: letter.payload.clone(),
+            };
+            outbox::ActiveModel::from(event).insert(txn).await?;
+        }
         Ok(())
-    })
-    .await
+    }
+}
+
+fn trigger_of(letter: &DeadLetterRow) -> Option<&'static Trigger> {
+    TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == letter.trigger_id)
 }
 
 async fn show_groups(repo: &dyn DeadLetterTriage, apps: &BTreeSet<AppId>) -> Result<()> {
