@@ -171,6 +171,16 @@ impl DeadLetterRepoError {
         }
     }
 
+    /// Whether it ran out of time, or waited too long for a lock: a smaller batch may do better.
+    #[cfg(feature = "sweeper")]
+    pub(crate) fn is_time_out(&self) -> bool {
+        let Self::Db(error) = self else { return false };
+        code_of(error).is_some_and(|code| match code.len() {
+            5 => matches!(&*code, "57014" | "55P03"),
+            _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_BUSY),
+        })
+    }
+
     /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping
     /// or out of reach, or it gave this transaction up for another one.
     ///
@@ -213,6 +223,7 @@ fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     let of_store = || error.downcast_ref().map(DeadLetterRepoError::kind);
     of_db.or_else(of_store).filter(|&kind| kind == ErrorKind::Transient).unwrap_or(ErrorKind::Internal)
 }
+const SQLITE_BUSY: u32 = 5;
 
 /// The driver's error, where SeaORM passes one on.
 pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
@@ -235,7 +246,6 @@ pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
 /// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are
 /// numbers of which the low byte is the plain code.
 fn is_transient_code(code: &str) -> bool {
-    const SQLITE_BUSY: u32 = 5;
     const SQLITE_LOCKED: u32 = 6;
     const SQLITE_FULL: u32 = 13;
     if code.len() == 5 {

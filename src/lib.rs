@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod archive;
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
@@ -19,9 +20,12 @@ mod retention;
 mod sea_orm_repo;
 mod signature;
 mod store;
+#[cfg(feature = "sweeper")]
+mod sweeper;
 mod time;
 mod triage;
 
+pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
@@ -40,4 +44,9 @@ pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
 pub use triage::{
     DeadLetterSummary, DeadLetterTriage, ErrorGroup, Imported, Settled, Settlement, UnresolvedCount,
+};
+#[cfg(feature = "sweeper")]
+pub use sweeper::{
+    Retention, RetentionPolicy, SweepEnd, SweepReport, Sweeper, SweeperBuilder, SweeperConfigError,
+    SweeperStatus,
 };

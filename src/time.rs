@@ -1,6 +1,9 @@
-//! The times that the store holds: from the year 1 to 9999 UTC, to the microsecond.
+//! The times that the store holds: from the year 1 to 9999 UTC, to the microsecond. And pauses.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 /// 0001-01-01 00:00:00
 const FIRST: DateTime<Utc> = from_micros(-62_135_596_800_000_000);
@@ -41,6 +44,13 @@ pub(crate) fn to_bound(time: DateTime<Utc>) -> DateTime<Utc> {
     let is_finer = !time.timestamp_subsec_nanos().is_multiple_of(1_000);
     let bound = DateTime::from_timestamp_micros(time.timestamp_micros() + i64::from(is_finer));
     bound.filter(|&bound| bound <= LAST).map_or(END, clamp_to_range)
+}
+
+/// Half of it or more: those that began or failed together do not go on together.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    // The last 62 bits are random.
+    let random = Uuid::now_v7().as_u128() as u16;
+    pause / 2 + pause / 2 / (1 << 16) * random.into()
 }
 
 #[cfg(test)]

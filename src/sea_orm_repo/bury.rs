@@ -6,7 +6,6 @@ use dead_letters_entity::dead_letters::ActiveModel;
 use sea_orm::{DatabaseTransaction, DbErr};
 use serde_json::Value;
 use tracing::info_span;
-use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     DeadLetterId, DeadLetterRepoError, NewDeadLetter,
     payload::{nests_too_deep, to_text},
-    time::clamp_to_range,
+    time::{clamp_to_range, jittered},
 };
 
 const TRIES: u32 = 4;
@@ -108,13 +107,6 @@ impl SeaOrmDeadLetterRepo {
         }
         Ok(txn.commit().await?)
     }
-}
-
-/// Half of it or more: dispatchers that failed together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    // Its last 62 bits are random.
-    let random = Uuid::now_v7().as_u128() as u32;
-    pause.mul_f64(0.5 + f64::from(random) / f64::from(u32::MAX) / 2.0)
 }
 
 /// As the store takes it.

@@ -1,0 +1,289 @@
+//! An archive of JSON lines in a folder, and its reader.
+//!
+//! A file is written under another name, synced, renamed, and the folder synced: whatever stops that, what
+//! stands under an archive's name is complete.
+
+use std::{
+    collections::VecDeque,
+    error::Error,
+    ffi::OsStr,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::{Archive, StoredLetter};
+
+/// Of a file of the archive; what is being written has another one.
+const EXTENSION: &str = "jsonl";
+/// A row has at most 1 GB in PostgreSQL, and by default in SQLite; written as JSON once more, JSON at most
+/// doubles.
+const MAX_LINE_BYTES: u64 = 2 << 30;
+
+/// An [`Archive`] of files in a folder: one a batch, a letter a line, as the JSON of [`StoredLetter`].
+///
+/// A file is named by a UUIDv7: names sort by time, and any number of sweepers may share a folder. It is
+/// there, and on the disk, whole, before a row of it is deleted. A crash may leave a file whose name ends in
+/// `.tmp`, which holds nothing that was deleted, and may go. So does an error, where even removing the file
+/// fails.
+///
+/// The folder must exist: a disk that is not mounted is an error, and not a new folder. Who may read it can
+/// read the letters' content.
+///
+/// [`read`](Self::read) gives the letters back. A letter that was archived and not deleted after all was
+/// archived again, with the same id.
+#[derive(Debug, Clone)]
+pub struct JsonLinesArchive {
+    folder: PathBuf,
+}
+
+impl JsonLinesArchive {
+    /// In this folder, which is first looked at when there is something to keep.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Reads the letters of one file, or of a folder's files in the order of their names: those whose names
+    /// end in `.jsonl`.
+    ///
+    /// It reads the disk as it goes on, and holds one letter at a time: in async code it wants a thread of
+    /// its own ([`spawn_blocking`](tokio::task::spawn_blocking)).
+    ///
+    /// # Errors
+    ///
+    /// [`Io`](ArchiveError::Io): there is no such file or folder, or it can't be read.
+    pub fn read(path: impl AsRef<Path>) -> Result<ArchivedLetters, ArchiveError> {
+        let path = path.as_ref();
+        let files = if fs::metadata(path).map_err(|error| io_error(path, error))?.is_dir() {
+            files_of(path).map_err(|error| io_error(path, error))?
+        } else {
+            VecDeque::from([path.to_owned()])
+        };
+        Ok(ArchivedLetters { files, open: None, line: Vec::new() })
+    }
+}
+
+/// The future may be dropped: the file then is complete, or not there under its name.
+#[async_trait]
+impl Archive for JsonLinesArchive {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let runtime = Handle::try_current().map_err(|_| ArchiveError::RuntimeEnded)?;
+        let (folder, letters) = (self.folder.clone(), letters.to_vec());
+        let kept = runtime.spawn_blocking(move || write(&folder, &letters)).await;
+        Ok(kept.map_err(|_| ArchiveError::RuntimeEnded)??)
+    }
+}
+
+fn write(folder: &Path, letters: &[StoredLetter]) -> Result<(), ArchiveError> {
+    let path = folder.join(format!("{}.{EXTENSION}", Uuid::now_v7()));
+    let unfinished = path.with_extension("tmp");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&unfinished)
+        .map_err(|error| io_error(&unfinished, error))?;
+    let written = write_lines(&mut file, letters).and_then(|()| fs::rename(&unfinished, &path));
+    if let Err(error) = written {
+        // Nothing in it is missed.
+        fs::remove_file(&unfinished).ok();
+        return Err(io_error(&path, error));
+    }
+    sync_folder(folder).map_err(|error| io_error(folder, error))
+}
+
+fn write_lines(file: &mut File, letters: &[StoredLetter]) -> io::Result<()> {
+    let mut lines = BufWriter::new(&mut *file);
+    for letter in letters {
+        serde_json::to_writer(&mut lines, letter)?;
+        lines.write_all(b"\n")?;
+    }
+    lines.flush()?;
+    drop(lines);
+    file.sync_all()
+}
+
+/// So that the new name is on the disk as well.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    // Elsewhere a folder can't be opened as a file.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension() == Some(OsStr::new(EXTENSION)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files.into())
+}
+
+/// What [`JsonLinesArchive::read`] reads: an iterator over letters, each with its place.
+///
+/// A line that is no letter is an error, and the next call goes on behind it. A file that can't be read
+/// further is an error, and the next call goes on with the next file.
+#[derive(Debug)]
+pub struct ArchivedLetters {
+    files: VecDeque<PathBuf>,
+    open: Option<OpenFile>,
+    /// Its room is used again.
+    line: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    path: Arc<Path>,
+    reader: BufReader<File>,
+    line_number: u64,
+}
+
+/// A letter and where it stood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivedLetter {
+    /// The file.
+    pub path: Arc<Path>,
+    /// Its line, from 1.
+    pub line: u64,
+    /// The row as it was stored.
+    pub letter: StoredLetter,
+}
+
+impl Iterator for ArchivedLetters {
+    type Item = Result<ArchivedLetter, ArchiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let mut file = match self.open.take() {
+                Some(file) => file,
+                None => match open(&self.files.pop_front()?) {
+                    Ok(file) => file,
+                    Err(error) => return Some(Err(error)),
+                },
+            };
+            match file.next_letter(&mut self.line) {
+                Ok(None) => {}
+                Ok(Some(letter)) => {
+                    self.open = Some(file);
+                    return Some(Ok(letter));
+                }
+                Err(error) => {
+                    if matches!(error, ArchiveError::NotALetter { .. }) {
+                        self.open = Some(file);
+                    }
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<OpenFile, ArchiveError> {
+    let file = File::open(path).map_err(|error| io_error(path, error))?;
+    Ok(OpenFile { path: path.into(), reader: BufReader::new(file), line_number: 0 })
+}
+
+impl OpenFile {
+    fn next_letter(&mut self, line: &mut Vec<u8>) -> Result<Option<ArchivedLetter>, ArchiveError> {
+        let read = read_line(&mut self.reader, line, MAX_LINE_BYTES);
+        self.line_number += 1;
+        let path = Arc::clone(&self.path);
+        match read.map_err(|error| io_error(&path, error))? {
+            Line::End => Ok(None),
+            Line::TooLong => Err(ArchiveError::LineTooLong { path, line: self.line_number }),
+            Line::Whole => match serde_json::from_slice(line) {
+                Ok(letter) => Ok(Some(ArchivedLetter { path, line: self.line_number, letter })),
+                // The rest of what it says may quote the line.
+                Err(error) => {
+                    Err(ArchiveError::NotALetter { path, line: self.line_number, column: error.column() })
+                }
+            },
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Whole,
+    TooLong,
+    End,
+}
+
+/// Without its end, into `line`, of which it takes no more than `max` bytes.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, max: u64) -> io::Result<Line> {
+    line.clear();
+    // One large line must not be held for the rest of the file.
+    line.shrink_to(1 << 20);
+    let read = reader.take(max).read_until(b'\n', line)?;
+    if read == 0 {
+        return Ok(Line::End);
+    }
+    if line.pop_if(|last| *last == b'\n').is_none() && read as u64 == max {
+        return Ok(Line::TooLong);
+    }
+    Ok(Line::Whole)
+}
+
+fn io_error(path: &Path, source: io::Error) -> ArchiveError {
+    ArchiveError::Io { path: path.into(), source }
+}
+
+/// Why an archive was not written or read. It shows no content.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    /// A file or folder could not be written, or read: it is not there, full, or read-only, say.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: Arc<Path>,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line is no letter: no JSON, cut off, or with a field that is missing, unknown or of another type.
+    #[error("{}, line {line}: from column {column} on it is no letter", path.display())]
+    NotALetter {
+        /// The file.
+        path: Arc<Path>,
+        /// The line, from 1.
+        line: u64,
+        /// Where in it reading ended, in bytes from 1; 0 before the first.
+        column: usize,
+    },
+    /// A line has no end within 2 GiB. What is behind it in its file is not read.
+    #[error("{}, line {line}: it is longer than any letter", path.display())]
+    LineTooLong {
+        /// The file.
+        path: Arc<Path>,
+        /// The line, from 1.
+        line: u64,
+    },
+    /// There is no tokio runtime, or it ended before the file was written.
+    #[error("there is no tokio runtime, or it ended before the archive was written")]
+    RuntimeEnded,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_takes_no_more_memory_than_its_bound() {
+        let mut reader = &b"12345\n1234\n\n12345678901234567890"[..];
+        let mut line = Vec::new();
+        let mut next = || read_line(&mut reader, &mut line, 6).map(|read| (read, line.clone())).unwrap();
+        assert_eq!(next(), (Line::Whole, b"12345".to_vec()));
+        assert_eq!(next(), (Line::Whole, b"1234".to_vec()));
+        assert_eq!(next(), (Line::Whole, b"".to_vec()));
+        assert_eq!(next(), (Line::TooLong, b"123456".to_vec()));
+    }
+}

@@ -1,0 +1,103 @@
+//! How fast: batch size, pauses, back-off.
+
+use std::time::Duration;
+
+/// After the first failure.
+const BACK_OFF: Duration = Duration::from_secs(1);
+const MAX_BACK_OFF: Duration = Duration::from_secs(5 * 60);
+
+/// Of one sweeper, kept from tick to tick.
+#[derive(Debug)]
+pub(super) struct Pace {
+    max: u32,
+    limit: u32,
+    busy_percent: u32,
+    pause: Duration,
+}
+
+impl Pace {
+    pub(super) fn new(batch: u32, busy_percent: u32) -> Self {
+        Self { max: batch, limit: batch, busy_percent, pause: Duration::ZERO }
+    }
+
+    /// Rows of the next batch.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Before the next batch.
+    pub(super) fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    pub(super) fn took(&mut self, busy: Duration) {
+        // From 1 to 100, so that neither part is off.
+        self.pause = busy.saturating_mul(100 - self.busy_percent) / self.busy_percent;
+    }
+
+    /// Slower than it shrinks: each time that the size is too large costs a time-out.
+    pub(super) fn grow(&mut self) {
+        self.limit = self.limit.saturating_add((self.max / 16).max(1)).min(self.max);
+    }
+
+    /// Whether it could.
+    pub(super) fn shrink(&mut self) -> bool {
+        let could = self.limit > 1;
+        self.limit = (self.limit / 2).max(1);
+        could
+    }
+}
+
+/// After so many failures in a row; none after none.
+pub(super) fn back_off(failures: u32) -> Option<Duration> {
+    let doublings = failures.checked_sub(1)?.min(16);
+    Some((BACK_OFF * (1 << doublings)).min(MAX_BACK_OFF))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_pause_leaves_the_share_that_is_configured() {
+        for (busy_percent, pause) in [(25, ms(60)), (100, ms(0)), (50, ms(20)), (1, ms(1_980))] {
+            let mut pace = Pace::new(1_000, busy_percent);
+            assert_eq!(pace.pause(), Duration::ZERO);
+            pace.took(ms(20));
+            assert_eq!(pace.pause(), pause, "{busy_percent}");
+            pace.took(Duration::MAX);
+            assert!(pace.pause() >= pause);
+        }
+    }
+
+    #[test]
+    fn a_batch_shrinks_by_halves_to_one_row_and_grows_back_to_its_size() {
+        let mut pace = Pace::new(1_000, 25);
+        let mut limits = vec![pace.limit()];
+        while pace.shrink() {
+            limits.push(pace.limit());
+        }
+        assert_eq!(limits, [1_000, 500, 250, 125, 62, 31, 15, 7, 3, 1]);
+        let growths = (0..100).take_while(|_| pace.limit() < 1_000 && (pace.grow(), true).1).count();
+        assert_eq!((growths, pace.limit()), (17, 1_000));
+        pace.grow();
+        assert_eq!(pace.limit(), 1_000);
+        let mut largest = Pace::new(u32::MAX, 25);
+        largest.grow();
+        assert_eq!(largest.limit(), u32::MAX);
+        let mut one = Pace::new(1, 25);
+        assert!(!one.shrink());
+        assert_eq!(one.limit(), 1);
+    }
+
+    #[test]
+    fn back_off_doubles_from_a_second_to_five_minutes() {
+        let seconds = |failures| back_off(failures).map(|pause| pause.as_secs());
+        assert_eq!(seconds(0), None);
+        assert_eq!([1, 2, 3, 9, 10, u32::MAX].map(seconds), [1, 2, 4, 256, 300, 300].map(Some));
+    }
+}
