@@ -8,3 +8,4 @@ mod faults;
 mod migrations;
 mod queries;
 mod sources;
+mod sweeper;
