@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in helpers too: clippy.toml knows only the tests themselves")]
 
+mod archive;
 mod contract;
 mod database;
 mod faults;

@@ -5,3 +5,5 @@ mod dropped;
 mod migrate;
 mod process;
 mod role;
+
+pub(crate) use process::this_test_alone;

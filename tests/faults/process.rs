@@ -45,7 +45,7 @@ fn letter(app_id: AppId) -> NewDeadLetter {
 }
 
 /// One test of this binary, in a process of its own.
-fn this_test_alone(name: &str) -> Command {
+pub(crate) fn this_test_alone(name: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", name]);
     command

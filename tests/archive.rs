@@ -1,0 +1,314 @@
+//! The archive's files by themselves. What a sweep makes of them is in contract/archive.rs.
+
+use std::{
+    env, fs,
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    pin::pin,
+    process::{Command, Stdio},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use chrono::{DateTime, Utc};
+use dead_letters::{Archive, ArchiveError, ArchivedLetter, JsonLinesArchive, StoredLetter};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::faults::this_test_alone;
+
+/// Names the folder that the other process shall write to.
+const ARCHIVE: &str = "DEAD_LETTERS_ARCHIVE";
+
+fn time(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+/// A letter in which no two fields are alike.
+fn letter() -> StoredLetter {
+    StoredLetter {
+        id: Uuid::now_v7().into(),
+        app_id: Uuid::from_u128(1).into(),
+        original_event_id: Uuid::new_v4(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: Some(Uuid::from_u128(2).into()),
+        script_id: Some(Uuid::from_u128(3).into()),
+        payload: r#"{"total": 1.10, "big": 18446744073709551616, "a": 1, "a": 2}"#.to_owned(),
+        attempt_count: 5,
+        first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
+        last_attempt_at: time("2026-03-01T10:31:00Z"),
+        last_error: "smtp: 451".to_owned(),
+        created_at: time("2026-03-01T10:31:00.5Z"),
+        resolved_at: Some(time("2026-03-02T09:00:00Z")),
+        resolution: Some("ignored".to_owned()),
+        resolved_by: Some("ada".to_owned()),
+        resolution_note: Some("sold out".to_owned()),
+        error_signature: "smtp: #".to_owned(),
+    }
+}
+
+/// What a row may hold that a line must not break over.
+fn hostile() -> Vec<StoredLetter> {
+    let texts = [
+        "",
+        "\n",
+        "\r\n{\"id\": 1}\n",
+        "\0\u{1}\u{7f}",
+        "\u{2028}\u{feff}",
+        "\"\\/",
+        "é漢🦀",
+        "not JSON {[",
+        "null",
+    ];
+    let mut letters: Vec<_> = texts
+        .map(|text| {
+            let text = text.to_owned();
+            StoredLetter {
+                source: text.clone(),
+                payload: text.clone(),
+                last_error: text.clone(),
+                resolved_by: Some(text),
+                ..letter()
+            }
+        })
+        .into();
+    letters.push(StoredLetter { resolution: Some("of a newer version".to_owned()), ..letter() });
+    letters.push(StoredLetter { payload: "[".repeat(100_000), ..letter() });
+    letters.push(StoredLetter {
+        trigger_id: None,
+        script_id: None,
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+        first_attempt_at: time("0001-01-01T00:00:00Z"),
+        last_attempt_at: time("9999-12-31T23:59:59.999999Z"),
+        ..letter()
+    });
+    letters
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}
+
+fn read(path: &Path) -> Vec<ArchivedLetter> {
+    JsonLinesArchive::read(path).unwrap().map(Result::unwrap).collect()
+}
+
+async fn refused(folder: &Path) -> ArchiveError {
+    let error = JsonLinesArchive::new(folder).keep(&[letter()]).await.unwrap_err();
+    *error.downcast().unwrap()
+}
+
+#[tokio::test]
+async fn letters_come_back_as_they_were_each_with_its_place() {
+    let dir = TempDir::new().unwrap();
+    let archive = JsonLinesArchive::new(dir.path());
+    let batches = [hostile(), vec![letter()], vec![letter(); 3]];
+    for batch in &batches {
+        archive.keep(batch).await.unwrap();
+    }
+    let files = names(dir.path());
+    assert_eq!(files.len(), 3);
+    let mut expected = Vec::new();
+    for (file, batch) in files.iter().zip(&batches) {
+        let path: Arc<Path> = file.as_path().into();
+        expected.extend((1..).zip(batch).map(|(line, letter)| (path.clone(), line, letter.clone())));
+        assert_eq!(read(file).len(), batch.len());
+    }
+    let read: Vec<_> = read(dir.path()).into_iter().map(|read| (read.path, read.line, read.letter)).collect();
+    assert!(read == expected);
+}
+
+#[tokio::test]
+async fn sweepers_that_share_a_folder_take_no_name_twice() {
+    let dir = TempDir::new().unwrap();
+    let mut sweepers = JoinSet::new();
+    for _ in 0..8 {
+        let archive = JsonLinesArchive::new(dir.path());
+        sweepers.spawn(async move {
+            for _ in 0..10 {
+                archive.keep(&[letter(), letter()]).await.unwrap();
+            }
+        });
+    }
+    sweepers.join_all().await;
+    assert_eq!((names(dir.path()).len(), read(dir.path()).len()), (80, 160));
+}
+
+#[tokio::test]
+async fn no_letters_make_no_file() {
+    let dir = TempDir::new().unwrap();
+    JsonLinesArchive::new(dir.path()).keep(&[]).await.unwrap();
+    assert_eq!(names(dir.path()), [] as [PathBuf; 0]);
+    assert_eq!(read(dir.path()), []);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_no_folder_or_read_only_is_an_error_that_names_it() {
+    let dir = TempDir::new().unwrap();
+    let gone = dir.path().join("gone");
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    for (folder, kind) in [(&gone, io::ErrorKind::NotFound), (&file, io::ErrorKind::NotADirectory)] {
+        let error = refused(folder).await;
+        assert!(matches!(&error, ArchiveError::Io { source, .. } if source.kind() == kind), "{error}");
+        assert!(error.to_string().starts_with(folder.to_str().unwrap()), "{error}");
+    }
+    // It is not made: a disk that is not mounted would go unnoticed.
+    assert!(!gone.exists());
+    // It takes no file, not even root's.
+    if cfg!(target_os = "linux") {
+        assert!(matches!(refused(Path::new("/sys")).await, ArchiveError::Io { .. }));
+    }
+}
+
+/// With the folder's name set, it is the process whose files may have no more than 8 blocks.
+#[tokio::test]
+async fn a_disk_that_is_full_is_an_error_and_leaves_no_file() {
+    if let Some(folder) = env::var_os(ARCHIVE) {
+        let archive = JsonLinesArchive::new(folder);
+        archive.keep(&[letter()]).await.unwrap();
+        let large = StoredLetter { payload: "a".repeat(1 << 20), ..letter() };
+        let error = archive.keep(&[letter(), large]).await.unwrap_err();
+        assert!(matches!(*error.downcast().unwrap(), ArchiveError::Io { .. }));
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let limited = Command::new("sh")
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 8; exec "$0" "$@""#])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "archive::a_disk_that_is_full_is_an_error_and_leaves_no_file"])
+        .env(ARCHIVE, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&limited.stdout);
+    assert!(limited.status.success() && said.contains("1 passed"), "{said}");
+    assert_eq!((names(dir.path()).len(), read(dir.path()).len()), (1, 1));
+}
+
+/// With the folder's name set, it is the process that is killed.
+#[tokio::test]
+async fn what_a_killed_process_leaves_is_complete_or_not_there() {
+    let batch = || vec![StoredLetter { payload: "a".repeat(10_000), ..letter() }; 100];
+    if let Some(folder) = env::var_os(ARCHIVE) {
+        let archive = JsonLinesArchive::new(folder);
+        // Should nobody be left to kill it, it ends.
+        for _ in 0..100 {
+            archive.keep(&batch()).await.unwrap();
+        }
+        return;
+    }
+    let this = "archive::what_a_killed_process_leaves_is_complete_or_not_there";
+    for files in 1..=5 {
+        let dir = TempDir::new().unwrap();
+        let mut process =
+            this_test_alone(this).env(ARCHIVE, dir.path()).stdout(Stdio::null()).spawn().unwrap();
+        while names(dir.path()).len() < files && process.try_wait().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let finished = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "jsonl");
+        let files = names(dir.path());
+        let finished = files.iter().filter(finished).count();
+        assert!(files.len() - finished <= 1, "{files:?}");
+        assert_eq!(read(dir.path()).len(), 100 * finished);
+    }
+}
+
+#[tokio::test]
+async fn dropped_at_any_time_it_leaves_complete_files() {
+    let dir = TempDir::new().unwrap();
+    let archive = JsonLinesArchive::new(dir.path());
+    for polls in 0..20 {
+        let letters = [letter(), letter()];
+        let mut keep = archive.keep(&letters);
+        for _ in 0..polls {
+            if keep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    // The last one's file may still be on its way.
+    while names(dir.path()).iter().any(|path| path.extension().is_some_and(|extension| extension == "tmp")) {
+        tokio::task::yield_now().await;
+    }
+    for path in names(dir.path()) {
+        assert_eq!(read(&path).len(), 2);
+    }
+}
+
+#[test]
+fn without_a_runtime_it_is_an_error() {
+    let (archive, letters) = (JsonLinesArchive::new("nowhere"), [letter()]);
+    let keep = pin!(archive.keep(&letters));
+    let Poll::Ready(Err(error)) = keep.poll(&mut Context::from_waker(Waker::noop())) else { panic!() };
+    assert!(matches!(*error.downcast().unwrap(), ArchiveError::RuntimeEnded));
+}
+
+#[test]
+fn a_line_that_is_no_letter_is_an_error_with_its_place_and_reading_goes_on_behind_it() {
+    let good = serde_json::to_string(&letter()).unwrap();
+    let cases = [
+        "secret".to_owned(),
+        "".to_owned(),
+        "[".repeat(100_000),
+        good.replace("\"source\"", "\"secret\""),
+        good.replace("\"attempt_count\":5", "\"attempt_count\":\"secret\""),
+        good.replace("\"app_id\":\"0", "\"app_id\":\"secret"),
+        good.replace("2026-03-02T09", "secret"),
+        format!("{good}{good}"),
+        "\u{feff}".to_owned() + &good,
+        good[..good.len() - 1].to_owned(),
+    ];
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("letters.jsonl");
+    for case in cases {
+        fs::write(&path, format!("{good}\n{case}\n{good}\r\n{good}")).unwrap();
+        let lines: Vec<_> = JsonLinesArchive::read(&path).unwrap().collect();
+        assert_eq!(lines.len(), 4);
+        for (number, line) in (1..).zip(lines) {
+            match line {
+                Ok(read) => assert!(number != 2 && read.line == number, "{case}"),
+                Err(error) => {
+                    assert!(
+                        matches!(&error, ArchiveError::NotALetter { path: at, line: 2, .. } if **at == *path),
+                        "{error}"
+                    );
+                    let said = format!("{error} {error:?}");
+                    assert!(said.contains("letters.jsonl") && said.contains("line"), "{said}");
+                    assert!(!said.contains("secret") && !said.contains("orders"), "{said}");
+                }
+            }
+        }
+    }
+    // Bytes that are no text, and a last line that was cut off.
+    fs::write(&path, [good.as_bytes(), b"\n\xff\n", &good.as_bytes()[..100]].concat()).unwrap();
+    let lines: Vec<_> = JsonLinesArchive::read(&path).unwrap().collect();
+    assert!(matches!(
+        &lines[..],
+        [Ok(_), Err(ArchiveError::NotALetter { line: 2, .. }), Err(ArchiveError::NotALetter { line: 3, .. })]
+    ));
+}
+
+#[tokio::test]
+async fn a_folder_is_read_by_its_archives_names_and_a_file_that_can_not_be_read_costs_itself() {
+    let dir = TempDir::new().unwrap();
+    let archive = JsonLinesArchive::new(dir.path());
+    archive.keep(&[letter()]).await.unwrap();
+    fs::write(dir.path().join("0.tmp"), "unfinished").unwrap();
+    fs::write(dir.path().join("README"), "of the folder's owner").unwrap();
+    fs::create_dir(dir.path().join("0.jsonl")).unwrap();
+    let lines: Vec<_> = JsonLinesArchive::read(dir.path()).unwrap().collect();
+    assert!(matches!(&lines[..], [Err(ArchiveError::Io { path, .. }), Ok(_)] if path.ends_with("0.jsonl")));
+    let gone = JsonLinesArchive::read(dir.path().join("gone")).unwrap_err();
+    assert!(matches!(&gone, ArchiveError::Io { path, .. } if path.ends_with("gone")), "{gone}");
+}
