@@ -1,5 +1,5 @@
-//! The sweeper's loop by itself, on a paused clock: what it asks of a store, when, and what it makes of errors.
-//! What it does to rows is in contract/sweeper.rs.
+//! The sweeper's loop by itself, on a paused clock: what it asks of a store, when, and what it makes of
+//! errors. What it does to rows is in contract/sweeper.rs.
 
 use std::{
     collections::VecDeque,

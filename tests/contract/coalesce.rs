@@ -57,7 +57,7 @@ fn numbered(app: AppId, count: u32) -> impl Iterator<Item = NewDeadLetter> {
 }
 
 /// Nobody else may write while it lives.
-async fn hold_table(db: &TestDb) -> DatabaseTransaction {
+pub(super) async fn hold_table(db: &TestDb) -> DatabaseTransaction {
     let txn = db.db.begin().await.unwrap();
     let sqlite = db.db.get_database_backend() == DbBackend::Sqlite;
     let hold = if sqlite { "DELETE FROM dead_letters WHERE 1 = 0" } else { "LOCK TABLE dead_letters" };

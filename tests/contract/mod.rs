@@ -23,6 +23,7 @@ macro_rules! on_every_backend {
     };
 }
 
+mod archive;
 mod bury;
 mod coalesce;
 mod errors;
@@ -37,6 +38,7 @@ mod races;
 mod resolve;
 pub(crate) mod retention;
 mod store;
+mod sweeper;
 mod transaction;
 mod triage;
 mod types;

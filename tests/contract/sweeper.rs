@@ -1,0 +1,299 @@
+//! The sweeper at work on a database. Its loop by itself is in tests/sweeper.rs.
+
+use std::{
+    future::{self, Future},
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use dead_letters::{
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
+    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, Sweeper, SweeperBuilder,
+    entity::dead_letters as table,
+};
+use sea_orm::EntityTrait;
+use tokio::{sync::oneshot, task::JoinSet};
+
+use super::{coalesce::hold_table, letter, new_app};
+use crate::database::TestDb;
+
+on_every_backend! {
+    rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone,
+    an_app_with_a_longer_retention_survives_the_sweep_of_the_others,
+    it_sweeps_beside_dispatchers_and_resolvers,
+    two_sweepers_with_different_policies_delete_each_row_once,
+    due_within_says_what_a_later_sweep_takes_of_open_rows,
+    a_locked_table_does_not_end_it,
+    a_sweep_that_is_dropped_at_any_await_did_whole_batches,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn all_after(days: u32) -> Retention {
+    Retention { all_after: Some(DAY * days), ..Default::default() }
+}
+
+fn settled_after(days: u32) -> Retention {
+    Retention { settled_after: Some(DAY * days), ..Default::default() }
+}
+
+/// As the store holds it.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+/// As fast as it can.
+fn builder(repo: SeaOrmDeadLetterRepo, policy: RetentionPolicy) -> SweeperBuilder {
+    Sweeper::builder(Arc::new(repo), policy).busy_percent(100)
+}
+
+async fn finished(sweeper: &Sweeper) -> u64 {
+    let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
+    report.deleted
+}
+
+/// Stored, and settled where one says so, so many days ago.
+async fn stored(db: &TestDb, app: AppId, days: u32, settled: bool) -> DeadLetterId {
+    let id = db.repo().insert(letter(app)).await.unwrap();
+    let at = now() - DAY * days;
+    db.set_created_at(id, at).await;
+    if settled {
+        db.repo().resolve(id, "ignored").await.unwrap();
+        let row = table::Entity::find_by_id(id.into_inner()).one(&db.db).await.unwrap().unwrap();
+        let mut row = sea_orm::IntoActiveModel::into_active_model(row);
+        row.resolved_at = sea_orm::Set(Some(at.into()));
+        table::Entity::update(row).exec(&db.db).await.unwrap();
+    }
+    id
+}
+
+async fn left(db: &TestDb) -> Vec<DeadLetterId> {
+    let rows = table::Entity::find().all(&db.db).await.unwrap();
+    let mut ids: Vec<DeadLetterId> = rows.into_iter().map(|row| row.id.into()).collect();
+    ids.sort();
+    ids
+}
+
+async fn rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone(db: TestDb) {
+    let [short, long, forever, other] = [new_app(), new_app(), new_app(), new_app()];
+    let mut kept = Vec::new();
+    let mut due = 0;
+    for (app, days, settled, stays) in [
+        (other, 29, true, true),
+        (other, 31, true, false),
+        (other, 89, false, true),
+        (other, 91, false, false),
+        (short, 2, false, false),
+        (short, 0, false, true),
+        (long, 300, false, true),
+        (long, 300, true, true),
+        (long, 366, false, false),
+        (forever, 9_999, true, true),
+        (forever, 9_999, false, true),
+    ] {
+        let id = stored(&db, app, days, settled).await;
+        if stays { kept.push(id) } else { due += 1 }
+    }
+    kept.sort();
+    let others = Retention { settled_after: Some(DAY * 30), all_after: Some(DAY * 90) };
+    let apps = [(short, all_after(1)), (long, all_after(365)), (forever, Retention::default())].into();
+    let sweeper = builder(db.repo(), RetentionPolicy { others, apps }).build().unwrap();
+    assert_eq!(finished(&sweeper).await, due);
+    assert_eq!(left(&db).await, kept);
+    assert_eq!(finished(&sweeper).await, 0);
+}
+
+async fn an_app_with_a_longer_retention_survives_the_sweep_of_the_others(db: TestDb) {
+    let long = new_app();
+    let mut kept = Vec::new();
+    for n in 0..20 {
+        // Older than all that go.
+        kept.push(stored(&db, long, 200 + n, n % 2 == 0).await);
+    }
+    for _ in 0..5 {
+        let app = new_app();
+        for days in 91..95 {
+            stored(&db, app, days, days % 2 == 0).await;
+        }
+    }
+    let policy = RetentionPolicy { others: all_after(90), apps: [(long, all_after(365))].into() };
+    for batch in [1, 3, 1_000] {
+        let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
+        finished(&sweeper).await;
+        assert_eq!(left(&db).await, kept);
+        for days in 91..95 {
+            stored(&db, new_app(), days, false).await;
+        }
+    }
+}
+
+async fn it_sweeps_beside_dispatchers_and_resolvers(db: TestDb) {
+    let app = new_app();
+    let due = db.repo().insert_many(vec![letter(app); 300]).await.unwrap();
+    for &id in &due {
+        db.set_created_at(id, now() - DAY * 91).await;
+    }
+    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let mut sweepers = JoinSet::new();
+    let mut stops = Vec::new();
+    for _ in 0..2 {
+        let sweeper = builder(db.repo(), policy.clone()).batch(7).build().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        stops.push(stop);
+        sweepers.spawn(async move {
+            sweeper.run(stopped).await;
+            let last = sweeper.status().borrow().last.clone().unwrap();
+            assert!(!matches!(last.end, SweepEnd::Failed(_)), "{last:?}");
+        });
+    }
+    let mut dispatchers = JoinSet::new();
+    for _ in 0..4 {
+        let repo = db.repo();
+        dispatchers.spawn(async move {
+            let mut inserted = Vec::new();
+            for _ in 0..25 {
+                inserted.push(repo.insert(letter(app)).await.unwrap());
+            }
+            inserted
+        });
+    }
+    let repo = db.repo();
+    for &id in &due {
+        match repo.resolve(id, "ignored").await {
+            // Or it was swept before.
+            Ok(()) | Err(DeadLetterRepoError::NotFound(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut inserted = dispatchers.join_all().await.concat();
+    inserted.sort();
+    drop(stops);
+    sweepers.join_all().await;
+    // What a resolver held when they came by.
+    finished(&builder(db.repo(), policy).build().unwrap()).await;
+    assert_eq!(left(&db).await, inserted);
+}
+
+async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
+    let (own, other) = (new_app(), new_app());
+    let mut kept = Vec::new();
+    let mut due = 0;
+    for n in 0..25 {
+        for (app, days, settled, stays) in [
+            // Only the first takes these.
+            (other, 40 + n, true, false),
+            // And both of them these.
+            (other, 400 + n, false, false),
+            // Only the second.
+            (own, 100 + n, false, false),
+            (own, n, true, true),
+            (other, 40 + n, false, true),
+        ] {
+            let id = stored(&db, app, days, settled).await;
+            if stays { kept.push(id) } else { due += 1 }
+        }
+    }
+    kept.sort();
+    let first = Retention { settled_after: Some(DAY * 30), all_after: Some(DAY * 365) };
+    let first = RetentionPolicy { others: first, apps: [(own, settled_after(60))].into() };
+    let second = RetentionPolicy { others: all_after(365), apps: [(own, all_after(90))].into() };
+    let mut sweepers = JoinSet::new();
+    for policy in [&first, &second, &first, &second] {
+        let sweeper = builder(db.repo(), policy.clone()).batch(3).build().unwrap();
+        sweepers.spawn(async move { finished(&sweeper).await });
+    }
+    let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
+    // What one held, and gave back, while the other came by.
+    for policy in [first, second] {
+        deleted += finished(&builder(db.repo(), policy).build().unwrap()).await;
+    }
+    assert_eq!((left(&db).await, deleted), (kept, due));
+}
+
+async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
+    let (own, other) = (new_app(), new_app());
+    for days in [80, 84, 86, 95] {
+        stored(&db, other, days, false).await;
+        stored(&db, other, days, true).await;
+        stored(&db, own, days, false).await;
+    }
+    let others = Retention { settled_after: Some(DAY * 100), all_after: Some(DAY * 90) };
+    let policy = RetentionPolicy { others, apps: [(own, all_after(92))].into() };
+    let sweeper = builder(db.repo(), policy).build().unwrap();
+    let (now, week) = (now(), DAY * 7);
+    let within = async |app, cap| {
+        let counted = sweeper.due_within(app, now, week, cap).await.unwrap();
+        (counted.count, counted.at_least)
+    };
+    assert_eq!(within(None, 100).await, (5, false));
+    assert_eq!(within(None, 3).await, (3, true));
+    assert_eq!(within(Some(other), 100).await, (3, false));
+    assert_eq!(within(Some(own), 100).await, (2, false));
+    let open = async || {
+        let state = DeadLetterState::Open;
+        let due = dead_letters::Due::CreatedBefore(now + DAY);
+        let all = dead_letters::SweepScope::AllApps;
+        db.repo().count_due(&all, due, state, 100).await.unwrap().count
+    };
+    let before = open().await;
+    let report = sweeper.sweep_once(now + week, future::pending::<()>()).await;
+    assert_eq!((report.deleted, before - open().await), (8, 5));
+}
+
+async fn a_locked_table_does_not_end_it(db: TestDb) {
+    let impatient = db
+        .connect_with(|options| {
+            options
+                .statement_timeout(Duration::from_millis(50))
+                .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(50)));
+        })
+        .await;
+    stored(&db, new_app(), 91, false).await;
+    let holder = hold_table(&db).await;
+    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let sweeper = builder(SeaOrmDeadLetterRepo::new(impatient), policy).build().unwrap();
+    let mut status = sweeper.status();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(async move { sweeper.run(stopped).await });
+    let failed = |end: &SweepEnd| matches!(end, SweepEnd::Failed(error) if error.is_transient());
+    let last = |status: &dead_letters::SweeperStatus, is: &dyn Fn(&SweepEnd) -> bool| {
+        status.last.as_ref().is_some_and(|report| is(&report.end))
+    };
+    status.wait_for(|status| last(status, &failed)).await.unwrap();
+    holder.rollback().await.unwrap();
+    status.wait_for(|status| last(status, &|end| matches!(end, SweepEnd::Finished))).await.unwrap();
+    stop.send(()).unwrap();
+    running.await.unwrap();
+    assert_eq!(db.row_count().await, 0);
+}
+
+async fn a_sweep_that_is_dropped_at_any_await_did_whole_batches(db: TestDb) {
+    const BATCH: u32 = 2;
+    let app = new_app();
+    let due = db.repo().insert_many(vec![letter(app); 60]).await.unwrap();
+    for &id in &due {
+        db.set_created_at(id, now() - DAY * 91).await;
+    }
+    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let sweeper = builder(db.repo(), policy).batch(BATCH).build().unwrap();
+    for polls in 0..40 {
+        {
+            let mut sweep = Box::pin(sweeper.sweep_once(now(), future::pending::<()>()));
+            for _ in 0..polls {
+                if sweep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(sweeper.status().borrow().running_since, None);
+        assert_eq!(db.row_count().await % u64::from(BATCH), 0, "{polls}");
+    }
+    // A batch that was dropped may hold its rows for a moment more.
+    while db.row_count().await > 0 {
+        finished(&sweeper).await;
+    }
+}
