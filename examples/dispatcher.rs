@@ -14,9 +14,11 @@ use std::{
     env,
     error::Error,
     fs::File,
+    future,
     io::{self, BufRead, BufReader},
     path::Path,
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,8 +26,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
-    NewDeadLetter, Requeue, Resolution, ScriptId, SeaOrmDeadLetterRepo, Settlement, TriggerId,
-    entity::dead_letters as table,
+    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo, Settlement,
+    SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
@@ -132,9 +134,8 @@ struct RetryPolicy {
 const RETRY_POLICY: RetryPolicy =
     RetryPolicy { attempts: 3, backoff: Duration::from_millis(20), timeout: Duration::from_secs(10) };
 
-const RETENTION: TimeDelta = TimeDelta::days(30);
-/// Rows a sweep deletes in one statement.
-const SWEEP_BATCH: i64 = 100;
+const RETENTION_DAYS: u64 = 30;
+const RETENTION: Duration = Duration::from_secs(RETENTION_DAYS * 24 * 60 * 60);
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -191,7 +192,7 @@ async fn main() -> Result<()> {
 
     show_backlogs(&repo, &apps).await?;
 
-    println!("\nFive weeks pass. Sweeping what is older than {} days", RETENTION.num_days());
+    println!("\nFive weeks pass. Sweeping what is older than {RETENTION_DAYS} days");
     // SQLite's schema takes no more than microseconds.
     let five_weeks_ago = (Utc::now() - TimeDelta::weeks(5)).trunc_subsecs(6);
     table::Entity::update_many()
@@ -200,7 +201,7 @@ async fn main() -> Result<()> {
         .filter(table::COLUMN.resolved_at.is_not_null())
         .exec(&db)
         .await?;
-    sweep(&repo, Utc::now() - RETENTION).await?;
+    sweep(&repo).await?;
     println!("  {} rows are left.", table::Entity::find().count(&db).await?);
     Ok(db.close().await?)
 }
@@ -430,13 +431,15 @@ async fn show_backlogs(repo: &dyn DeadLetterRepo, apps: &BTreeSet<AppId>) -> Res
     Ok(())
 }
 
-/// In batches, until none is due. A service pauses between them, and stops when it is told to.
-async fn sweep(repo: &dyn DeadLetterRepo, older_than: DateTime<Utc>) -> Result<()> {
-    loop {
-        let deleted = repo.gc(older_than, SWEEP_BATCH).await?;
-        println!("  gc deleted {deleted} rows");
-        if deleted == 0 {
-            return Ok(());
-        }
+/// Once. A service lets the sweeper `run` for as long as it does itself.
+async fn sweep(repo: &SeaOrmDeadLetterRepo) -> Result<()> {
+    let others = Retention { all_after: Some(RETENTION), ..Default::default() };
+    let policy = RetentionPolicy { others, ..Default::default() };
+    let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
+    let report = sweeper.sweep_once(Utc::now(), future::pending::<()>()).await;
+    println!("  {} rows were deleted.", report.deleted);
+    match report.end {
+        SweepEnd::Failed(error) => Err(error.into()),
+        SweepEnd::Finished | SweepEnd::Stopped => Ok(()),
     }
 }
