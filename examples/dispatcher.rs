@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
-    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo, Settlement,
-    SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
+    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo,
+    Settlement, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{

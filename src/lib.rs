@@ -42,11 +42,11 @@ pub use repo::DeadLetterRepo;
 pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
-pub use triage::{
-    DeadLetterSummary, DeadLetterTriage, ErrorGroup, Imported, Settled, Settlement, UnresolvedCount,
-};
 #[cfg(feature = "sweeper")]
 pub use sweeper::{
     Retention, RetentionPolicy, SweepEnd, SweepReport, Sweeper, SweeperBuilder, SweeperConfigError,
     SweeperStatus,
+};
+pub use triage::{
+    DeadLetterSummary, DeadLetterTriage, ErrorGroup, Imported, Settled, Settlement, UnresolvedCount,
 };
