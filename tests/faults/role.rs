@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled, Settlement,
-    SweepScope, Swept,
+    DeadLetterTriage, Due, Imported, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled,
+    Settlement, SweepScope, Swept,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -13,7 +13,10 @@ use serde_json::json;
 use url::Url;
 use uuid::Uuid;
 
-use crate::{contract::retention::Nowhere, database::TestDb};
+use crate::{
+    contract::{import::stored, retention::Nowhere},
+    database::TestDb,
+};
 
 /// A new role with these rights, and a connection of it.
 async fn service(db: &TestDb, rights: &str) -> (String, DatabaseConnection) {
@@ -109,6 +112,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
         }
     }
     assert_eq!(db.row_count().await, 3);
+    import_works(&repo).await;
     drop_role(&db, &role, service).await;
 }
 
@@ -167,4 +171,12 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         assert_eq!(repo.sweep_into(&scope, due, 1, &Nowhere).await.unwrap().deleted, 1);
     }
     assert_eq!(repo.gc(max, 100).await.unwrap(), 4);
+    import_works(repo).await;
+}
+
+async fn import_works(repo: &SeaOrmDeadLetterRepo) {
+    let letter = stored();
+    for imported in [Imported { stored: 1, present: 0 }, Imported { stored: 0, present: 1 }] {
+        assert_eq!(repo.import(std::slice::from_ref(&letter)).await.unwrap(), imported);
+    }
 }
