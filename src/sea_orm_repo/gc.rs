@@ -19,8 +19,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, JoinType, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait, Select, Statement,
+    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, IdenStatic, Iterable, JoinType, QueryFilter,
+    QueryOrder, QuerySelect, QueryTrait, Select, Statement,
     sea_query::{
         ArrayType, Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
         UnionType, Value, WithClause,
@@ -74,19 +74,39 @@ pub(super) fn delete_oldest(backend: DbBackend, scope: &SweepScope, due: Due, li
     Statement::from_sql_and_values(backend, delete, values(scope, due, limit))
 }
 
-/// Finds what [`delete_oldest`] would delete, and locks it: id, app and the payload's size, for which no
-/// payload is fetched. Of all apps but some it is for PostgreSQL alone.
-pub(super) fn lock_oldest(backend: DbBackend, scope: &SweepScope, due: Due, limit: u64) -> Statement {
+/// Locks the oldest rows that are due, and returns them whole, as many as have so much payload, or one; and
+/// beside each how many it locked. What a payload's size is needs no fetching of it.
+pub(super) fn lock_oldest_on_postgres(scope: &SweepScope, due: Due, limit: u64, max_bytes: u64) -> Statement {
+    let columns = Column::iter().map(|column| column.as_str()).collect::<Vec<_>>().join(", ");
+    let oldest = oldest_on_postgres(&columns, scope, due, DeadLetterState::Any, LOCK);
+    // In the order of the rows: none is named, which would be a sort.
+    let lock = format!(
+        "SELECT {columns}, locked FROM (\
+             SELECT {columns}, count(*) OVER () AS locked, \
+                 sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes \
+             FROM ({oldest}) oldest) locked \
+         WHERE bytes <= {max_bytes} OR bytes = octet_length(payload)"
+    );
+    Statement::from_sql_and_values(DbBackend::Postgres, lock, values(scope, due, limit))
+}
+
+/// Finds what [`delete_oldest`] would delete, of one app or of all: id and the payload's size.
+pub(super) fn find_oldest_on_sqlite(app_id: Option<AppId>, due: Due, limit: u64) -> Statement {
+    let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
+    oldest_on_sqlite(app_id, due, DeadLetterState::Any, limit)
+        .column(Column::Id)
+        .column_as(Expr::from(bytes), "bytes")
+        .build(DbBackend::Sqlite)
+}
+
+/// Deletes the rows of these ids. To plan `= ANY($1)` PostgreSQL weighs each of them.
+pub(super) fn delete_by_id(backend: DbBackend, ids: &[Uuid]) -> Statement {
     if backend == DbBackend::Sqlite {
-        let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
-        return oldest_on_sqlite(app_of(scope), due, DeadLetterState::Any, limit)
-            .columns([Column::Id, Column::AppId])
-            .column_as(Expr::from(bytes), "bytes")
-            .build(backend);
+        return Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
     }
-    let columns = "id, app_id, octet_length(payload) AS bytes";
-    let lock = oldest_on_postgres(columns, scope, due, DeadLetterState::Any, LOCK);
-    Statement::from_sql_and_values(backend, lock, values(scope, due, limit))
+    let delete = "DELETE FROM dead_letters WHERE id = ANY(ARRAY(SELECT unnest($1)))";
+    let ids = ids.iter().map(|&id| id.into()).collect();
+    Statement::from_sql_and_values(backend, delete, [Value::Array(ArrayType::Uuid, Some(Box::new(ids)))])
 }
 
 /// Counts rows that are due and of the state, up to the limit.

@@ -4,14 +4,14 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
     sea_query::{Asterisk, Expr, Func, OnConflict, Query},
 };
+use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, convert, in_range,
     insert::{ROW_BYTES, arrays, batches, insert_arrays},
-    sweep::is_one_of,
     text::Text,
     transaction::{self, RepoConnection},
 };
@@ -106,6 +106,14 @@ async fn all_are_there(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> 
         .take();
     let counted = db.query_one(&count).await?;
     Ok(counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))? == expected)
+}
+
+/// One text, on PostgreSQL, for any number.
+fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
+    match db.get_database_backend() {
+        DbBackend::Sqlite => Column::Id.is_in(ids.iter().copied()),
+        _ => Column::Id.eq_any(ids.iter().copied()),
+    }
 }
 
 /// Whether the table knows a resolution that we don't is for its CHECK to say.

@@ -1,9 +1,10 @@
 //! Sweeping what is due, with an archive or without, and counting it.
 
+use std::collections::HashMap;
+
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryTrait,
-    sea_query::Expr,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryTrait,
 };
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 const EXCEPTED: u32 = 1_000;
-/// Of payload, in one batch for the archive; a larger row goes alone.
+/// Of payload, in one batch for the archive, or one row.
 const ARCHIVED_BYTES: u64 = 16 << 20;
 /// In one statement: SQLite takes 32,766 values.
 const IDS: usize = 1_000;
@@ -32,8 +33,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         check(backend, scope)?;
         let swept = match scope {
             _ if limit == 0 => Swept::default(),
-            SweepScope::AllAppsBut { .. } if backend == DbBackend::Sqlite => {
-                self.delete_locked(scope, due, limit, None).await?
+            SweepScope::AllAppsBut { excepted, from } if backend == DbBackend::Sqlite => {
+                match self.db.pool() {
+                    Some(pool) => {
+                        let txn = transaction::begin(pool).await?;
+                        let outcome = delete_by_app_on_sqlite(&txn, excepted, *from, due, limit).await;
+                        transaction::end(txn, outcome).await?
+                    }
+                    None => delete_by_app_on_sqlite(&self.db, excepted, *from, due, limit).await?,
+                }
             }
             SweepScope::AllAppsBut { .. } => {
                 let row = self.db.query_one_raw(gc::delete_oldest(backend, scope, due, limit)).await?;
@@ -64,25 +72,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if limit == 0 {
             return Ok(Swept::default());
         }
-        let swept = self.delete_locked(scope, due, limit, Some(archive)).await?;
+        let swept = match self.db.pool() {
+            Some(pool) => {
+                let txn = transaction::begin(pool).await?;
+                let outcome = archive_and_delete(&txn, scope, due, limit, archive).await;
+                transaction::end(txn, outcome).await?
+            }
+            None => archive_and_delete(&self.db, scope, due, limit, archive).await?,
+        };
         record_rows(swept.deleted);
         Ok(swept)
-    }
-
-    /// In one transaction.
-    async fn delete_locked(
-        &self,
-        scope: &SweepScope,
-        due: Due,
-        limit: u64,
-        archive: Option<&dyn Archive>,
-    ) -> Result<Swept, DeadLetterRepoError> {
-        let Some(pool) = self.db.pool() else {
-            return delete_locked(&self.db, scope, due, limit, archive).await;
-        };
-        let txn = transaction::begin(pool).await?;
-        let outcome = delete_locked(&txn, scope, due, limit, archive).await;
-        transaction::end(txn, outcome).await
     }
 
     pub(super) async fn count_due_rows(
@@ -120,96 +119,122 @@ fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoErr
     Ok(gc::require_supported(backend)?)
 }
 
-/// A row that is due, and locked where there are locks.
-#[derive(FromQueryResult)]
-struct Locked {
-    id: Uuid,
-    app_id: Uuid,
-    bytes: i32,
+/// SQLite has no LATERAL; and nobody else writes meanwhile.
+async fn delete_by_app_on_sqlite(
+    db: &impl ConnectionTrait,
+    excepted: &[AppId],
+    from: Option<AppId>,
+    due: Due,
+    limit: u64,
+) -> Result<Swept, DeadLetterRepoError> {
+    let mut deleted = 0;
+    for app_id in apps_on_sqlite(db, excepted, from, due, limit).await? {
+        let delete = gc::delete_oldest(DbBackend::Sqlite, &SweepScope::App(app_id), due, limit - deleted);
+        deleted += db.execute_raw(delete).await?.rows_affected();
+        if deleted == limit {
+            return Ok(Swept { deleted, next: Some(app_id) });
+        }
+    }
+    Ok(Swept { deleted, next: None })
 }
 
-/// Deletes the oldest rows that are due by their ids, once the archive has them.
-async fn delete_locked(
+async fn apps_on_sqlite(
+    db: &impl ConnectionTrait,
+    excepted: &[AppId],
+    from: Option<AppId>,
+    due: Due,
+    limit: u64,
+) -> Result<Vec<AppId>, DbErr> {
+    let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, from, due, limit)).await?;
+    apps.iter().map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).collect()
+}
+
+/// Deletes rows that are due by their ids, once the archive has them.
+async fn archive_and_delete(
     db: &impl ConnectionTrait,
     scope: &SweepScope,
     due: Due,
     limit: u64,
-    archive: Option<&dyn Archive>,
+    archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
-    let mut locked = lock(db, scope, due, limit).await?;
-    let mut more = locked.len() as u64 == limit;
-    if archive.is_some() {
-        let fitting = fitting(&locked);
-        more |= fitting < locked.len();
-        locked.truncate(fitting);
-    }
-    let Some(last) = locked.last() else { return Ok(Swept::default()) };
+    let backend = db.get_database_backend();
+    let (letters, more) = match backend {
+        DbBackend::Sqlite => find_letters_on_sqlite(db, scope, due, limit).await?,
+        _ => lock_letters_on_postgres(db, scope, due, limit).await?,
+    };
+    let Some(last) = letters.last() else { return Ok(Swept::default()) };
     let by_app = matches!(scope, SweepScope::AllAppsBut { .. });
-    let next = (more && by_app).then(|| AppId::from(last.app_id));
-    let mut ids: Vec<_> = locked.iter().map(|row| row.id).collect();
-    if let Some(archive) = archive {
-        let letters = letters(db, &ids).await?;
-        archive.keep(&letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))?;
-        // And nothing else.
-        ids = letters.into_iter().map(|letter| letter.id.into_inner()).collect();
-    }
+    let next = (more && by_app).then_some(last.app_id);
+    archive.keep(&letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))?;
+    let ids: Vec<_> = letters.into_iter().map(|letter| letter.id.into_inner()).collect();
     let mut deleted = 0;
     for ids in ids.chunks(IDS) {
-        deleted += Entity::delete_many().filter(is_one_of(db, ids)).exec(db).await?.rows_affected;
+        deleted += db.execute_raw(gc::delete_by_id(backend, ids)).await?.rows_affected();
     }
     Ok(Swept { deleted, next })
 }
 
-/// In the order in which they go.
-async fn lock(
+/// A batch, in the order in which it goes, and whether there may be more.
+type Batch = (Vec<StoredLetter>, bool);
+
+async fn lock_letters_on_postgres(
     db: &impl ConnectionTrait,
     scope: &SweepScope,
     due: Due,
     limit: u64,
-) -> Result<Vec<Locked>, DeadLetterRepoError> {
-    let backend = db.get_database_backend();
-    let lock =
-        |scope: &SweepScope, limit| Locked::find_by_statement(gc::lock_oldest(backend, scope, due, limit));
-    let (DbBackend::Sqlite, SweepScope::AllAppsBut { excepted, from }) = (backend, scope) else {
-        return Ok(lock(scope, limit).all(db).await?);
+) -> Result<Batch, DbErr> {
+    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, limit, ARCHIVED_BYTES)).await?;
+    let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "locked"))?.unsigned_abs();
+    let more = locked == limit || locked > rows.len() as u64;
+    let letters = rows.iter().map(|row| Ok(convert::Row::from_query_result(row, "")?.into()));
+    Ok((letters.collect::<Result<_, DbErr>>()?, more))
+}
+
+/// What SQLite is asked for first: no row is read that the batch has no room for.
+#[derive(FromQueryResult)]
+struct Sized {
+    id: Uuid,
+    bytes: i32,
+}
+
+async fn find_letters_on_sqlite(
+    db: &impl ConnectionTrait,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+) -> Result<Batch, DbErr> {
+    let scopes = match scope {
+        SweepScope::App(app_id) => vec![Some(*app_id)],
+        SweepScope::AllApps => vec![None],
+        SweepScope::AllAppsBut { excepted, from } => {
+            apps_on_sqlite(db, excepted, *from, due, limit).await?.into_iter().map(Some).collect()
+        }
     };
-    // No LATERAL there; and nobody else writes meanwhile.
-    let mut locked = Vec::new();
-    for app in db.query_all(&gc::apps_with_due_on_sqlite(excepted, *from, due, limit)).await? {
-        let left = limit - locked.len() as u64;
-        if left == 0 {
+    let (mut oldest, mut bytes) = (Vec::new(), 0);
+    let mut more = false;
+    'batch: for app_id in scopes {
+        let left = limit - oldest.len() as u64;
+        let find = gc::find_oldest_on_sqlite(app_id, due, left);
+        for row in Sized::find_by_statement(find).all(db).await? {
+            bytes += u64::from(row.bytes.unsigned_abs());
+            more = bytes > ARCHIVED_BYTES;
+            if more && !oldest.is_empty() {
+                break 'batch;
+            }
+            oldest.push(row.id);
+        }
+        more = oldest.len() as u64 == limit;
+        if more {
             break;
         }
-        let app = SweepScope::App(app.try_get_by_index::<Uuid>(0)?.into());
-        locked.extend(lock(&app, left).all(db).await?);
     }
-    Ok(locked)
-}
-
-/// How many of the first rows are a batch for the archive.
-fn fitting(locked: &[Locked]) -> usize {
-    let mut bytes = 0;
-    let fits = |row: &&Locked| {
-        bytes += u64::from(row.bytes.unsigned_abs());
-        bytes <= ARCHIVED_BYTES
-    };
-    let fitting = locked.iter().take_while(fits).count();
-    Ord::max(fitting, Ord::min(locked.len(), 1))
-}
-
-async fn letters(db: &impl ConnectionTrait, ids: &[Uuid]) -> Result<Vec<StoredLetter>, DeadLetterRepoError> {
-    let mut letters = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(IDS) {
-        let find = Entity::find().filter(is_one_of(db, ids)).build(db.get_database_backend());
-        letters.extend(convert::Row::find_by_statement(find).all(db).await?.into_iter().map(Into::into));
+    let mut letters = HashMap::new();
+    for ids in oldest.chunks(IDS) {
+        let find = Entity::find().filter(Column::Id.is_in(ids.iter().copied())).build(DbBackend::Sqlite);
+        for row in convert::Row::find_by_statement(find).all(db).await? {
+            let letter = StoredLetter::from(row);
+            letters.insert(letter.id.into_inner(), letter);
+        }
     }
-    Ok(letters)
-}
-
-/// One text, on PostgreSQL, for any number.
-pub(super) fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => Column::Id.is_in(ids.iter().copied()),
-        _ => Column::Id.eq_any(ids.iter().copied()),
-    }
+    Ok((oldest.iter().filter_map(|id| letters.remove(id)).collect(), more))
 }
