@@ -26,8 +26,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
-    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo,
-    Settlement, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
+    GroupRequest, NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId,
+    SeaOrmDeadLetterRepo, Settlement, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
@@ -402,7 +402,8 @@ fn trigger_of(letter: &DeadLetterRow) -> Option<&'static Trigger> {
 async fn show_groups(repo: &dyn DeadLetterTriage, apps: &BTreeSet<AppId>) -> Result<()> {
     for &app in apps {
         println!("\nWhat fails alike in app {app}");
-        for group in repo.error_groups(app, &DeadLetterFilter::default(), 10).await? {
+        let largest = GroupRequest { limit: 10, ..Default::default() };
+        for group in repo.error_groups(app, &DeadLetterFilter::default(), &largest).await?.groups {
             println!(
                 "  {:>4}  {:<18} {}",
                 group.count,

@@ -45,9 +45,12 @@ pub enum DeadLetterRepoError {
         /// The most that is taken.
         max: u32,
     },
-    /// A bulk call's filter has no `created_before`: it would sweep up rows that fail meanwhile.
-    #[error("filter.created_before is missing: a bulk call must say where it ends")]
+    /// A bulk call's filter has neither `created_before` nor ids: it would sweep up rows that fail meanwhile.
+    #[error("filter.created_before is missing: a bulk call must say where it ends, or name its filter.ids")]
     MissingCreatedBefore,
+    /// A time that goes from `from` to `until` ends before it begins.
+    #[error("from must not be after until")]
+    FromAfterUntil,
     /// A page's cursor is damaged, made up, or of another app's or another filter's listing.
     #[error("the cursor is not one of this listing")]
     InvalidCursor,
@@ -63,6 +66,9 @@ pub enum DeadLetterRepoError {
         resolution: Option<Resolution>,
         /// When.
         resolved_at: DateTime<Utc>,
+        /// By whom, where a [`Settlement`](crate::Settlement) said so. Neither `Display` nor `Debug` shows
+        /// it.
+        by: Option<String>,
     },
     /// The row to be reopened is unresolved.
     #[error("the dead letter {0} is unresolved")]
@@ -134,6 +140,7 @@ impl DeadLetterRepoError {
             | Self::Negative { .. }
             | Self::OutOfRange { .. }
             | Self::MissingCreatedBefore
+            | Self::FromAfterUntil
             | Self::InvalidCursor
             | Self::NotStorable { .. }
             | Self::PayloadTooDeep { .. }

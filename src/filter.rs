@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{Resolution, ScriptId, TriggerId, debug::debug_without_content};
+use crate::{DeadLetterId, Resolution, ScriptId, TriggerId, debug::debug_without_content};
 
 /// Which of an app's rows a call is about: those for which every field that is set holds. The default is
 /// every unresolved row.
@@ -16,6 +16,9 @@ use crate::{Resolution, ScriptId, TriggerId, debug::debug_without_content};
 pub struct DeadLetterFilter {
     /// How far the row is settled.
     pub state: DeadLetterState,
+    /// These rows, at most 1,000, in any order: what a person ticked, say. A bulk call that has them needs no
+    /// `created_before`, and a bound on the scan does not apply: no other rows are looked at.
+    pub ids: Option<Vec<DeadLetterId>>,
     /// What it was resolved as; that is never so of an unresolved row.
     pub resolution: Option<Resolution>,
     /// What the event was about, exactly.
@@ -40,7 +43,7 @@ pub struct DeadLetterFilter {
 
 debug_without_content! {
     DeadLetterFilter {
-        state, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
+        state, ids, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
         source, op, error_contains, error_signature,
     }
 }

@@ -48,5 +48,6 @@ pub use sweeper::{
     SweeperStatus,
 };
 pub use triage::{
-    DeadLetterSummary, DeadLetterTriage, ErrorGroup, Imported, Settled, Settlement, UnresolvedCount,
+    Backlog, Bucket, Count, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorGroups, GroupRequest,
+    Imported, Settled, Settlement, Timeline, TimelineRequest, UnresolvedCount,
 };

@@ -10,13 +10,22 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is_held};
 
-/// Which page of a listing.
+/// Which page of a listing. The default is the first one, of 50 rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageRequest {
     /// Rows, 1 to 500.
     pub size: u32,
     /// After which row: [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
+    /// How many rows may be looked at, at least 1: the newest of the app and the filter's state, within its
+    /// times and after the cursor. `None` is no bound: where few rows match, a page then reads all there are.
+    pub scan: Option<u32>,
+}
+
+impl Default for PageRequest {
+    fn default() -> Self {
+        Self { size: 50, after: None, scan: None }
+    }
 }
 
 /// A page of a listing.
@@ -26,6 +35,9 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// What to ask for the next page with; `None` where this is the last.
     pub next: Option<Cursor>,
+    /// Where the scan ended before the page was full: the `created_at` of the last row that was looked at.
+    /// There are more behind it, and `next` goes on there.
+    pub looked_back_to: Option<DateTime<Utc>>,
 }
 
 /// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they

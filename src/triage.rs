@@ -1,5 +1,7 @@
 //! The contract of triage: what people who answer for a backlog do with it.
 
+use std::ops::Range;
+
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use chrono::{DateTime, Utc};
@@ -7,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page, PageRequest, Resolution,
-    ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
+    AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page,
+    PageRequest, Resolution, ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -34,23 +36,80 @@ pub trait DeadLetterTriage: Send + Sync {
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
 
+    /// Returns one row of the app without its payload, as a list shows it, or `None` where it has none of
+    /// this id.
+    async fn summary(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+    ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError>;
+
+    /// Returns the stored text of one row's payload, unparsed, or `None` where the app has no such row.
+    ///
+    /// Of it, these characters (Unicode scalar values, the first is 0): what lies behind the end is left out,
+    /// and `0..u64::MAX` is all of it. A large payload can be had part by part.
+    async fn payload_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError>;
+
     /// Lists the app's rows that match: newest `created_at` first, ties by `id`, largest first.
     ///
     /// A page goes on after the last row of the one before it, not at a count: rows that are resolved,
     /// deleted or added between two pages make no other row appear twice or not at all. A page costs the
     /// same at any depth.
     ///
+    /// With `page.scan` it looks at so many rows at most. It may then answer fewer rows than asked, even
+    /// none, and still a [`next`](Page::next): [`looked_back_to`](Page::looked_back_to) says where it
+    /// stopped.
+    ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500;
-    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that another app's or another
-    /// filter's listing gave, or none did. Nothing was sent to the database then.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500, a `page.scan` of
+    /// 0, and more than 1,000 `filter.ids`; [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a
+    /// cursor that another app's or another filter's listing gave, or none did. Nothing was sent to the
+    /// database then.
     async fn list(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
         page: &PageRequest,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError>;
+
+    /// [`list`](Self::list) of whole rows, as they are stored.
+    ///
+    /// A page ends at 16 MB of payload too, with at least one row. A row that goes, or no longer matches,
+    /// while the page is read is left out of it.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    async fn export(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        page: &PageRequest,
+    ) -> Result<Page<StoredLetter>, DeadLetterRepoError>;
+
+    /// The apps that have open rows, of all apps or of those in `among`: by [`AppId`], smallest first, at
+    /// most `limit`. The next page is `after` the last one's app; one with fewer than `limit` is the last.
+    ///
+    /// No count goes beyond `cap`. It reads what stands on the page: `cap` + 1 index entries an app and
+    /// count, whatever the apps and the table hold.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, with nothing sent to
+    /// the database.
+    async fn backlogs(
+        &self,
+        among: Option<&[AppId]>,
+        after: Option<AppId>,
+        limit: u32,
+        cap: u32,
+    ) -> Result<Vec<Backlog>, DeadLetterRepoError>;
 
     /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
     ///
@@ -62,22 +121,72 @@ pub trait DeadLetterTriage: Send + Sync {
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError>;
 
+    /// Counts the app's rows that match, and says as of when: what a bulk call would do, before it does.
+    ///
+    /// The count does not go beyond `cap`. With `scan` it looks at so many rows at most, the newest of the
+    /// app and the filter's state within its times, and [`looked_back_to`](Count::looked_back_to) says where
+    /// it stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `scan` of 0 and more than 1,000 `filter.ids`,
+    /// with nothing sent to the database.
+    async fn count(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        cap: u32,
+        scan: Option<u32>,
+    ) -> Result<Count, DeadLetterRepoError>;
+
+    /// Counts the app's rows that match by when they were created, for a chart: every bucket of the request,
+    /// oldest first, empty ones too.
+    ///
+    /// `scan` is as for [`count`](Self::count), of the rows within the request's time.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for `buckets` outside 1 to 1,000, a `scan` of 0 and
+    /// more than 1,000 `filter.ids`; [`FromAfterUntil`](DeadLetterRepoError::FromAfterUntil). Nothing was
+    /// sent to the database then.
+    async fn timeline(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        request: &TimelineRequest,
+        scan: Option<u32>,
+    ) -> Result<Timeline, DeadLetterRepoError>;
+
     /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the
     /// largest first, of equals the one seen last, of those by source, op, script (none comes last) and
     /// signature, byte by byte.
     ///
-    /// It reads every row that matches.
+    /// It reads every row that matches, or with a scan so many at most, as [`count`](Self::count).
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to
-    /// the database.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan` of 0 and more
+    /// than 1,000 `filter.ids`; those of [`timeline`](Self::timeline). Nothing was sent to the database then.
     async fn error_groups(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        limit: u32,
-    ) -> Result<Vec<ErrorGroup>, DeadLetterRepoError>;
+        request: &GroupRequest,
+    ) -> Result<ErrorGroups, DeadLetterRepoError>;
+
+    /// Counts the app's rows of each event that are resolved as `replayed`, in the order of `event_ids`: how
+    /// often it was put back before. Events are told apart by
+    /// [`original_event_id`](DeadLetterRow::original_event_id).
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 `event_ids`, with nothing sent to
+    /// the database.
+    async fn times_replayed(
+        &self,
+        app_id: AppId,
+        event_ids: &[Uuid],
+    ) -> Result<Vec<u64>, DeadLetterRepoError>;
 
     /// Settles the row if it is open, and returns it as it then is. Of callers at the same time one wins.
     ///
@@ -103,9 +212,10 @@ pub trait DeadLetterTriage: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, rows that
-    /// fail meanwhile would be swept along. [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit`
-    /// outside 1 to 1,000. Nothing was sent to the database then.
+    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, and without
+    /// `filter.ids`, rows that fail meanwhile would be swept along.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000
+    /// ids. Nothing was sent to the database then.
     async fn resolve_matching(
         &self,
         app_id: AppId,
@@ -215,6 +325,92 @@ pub struct UnresolvedCount {
     pub at_least: bool,
 }
 
+/// An app that has open rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// The app.
+    pub app_id: AppId,
+    /// Its open rows.
+    pub open: CappedCount,
+    /// Its unresolved rows: those of them that are not `handler_failed`.
+    pub unresolved: CappedCount,
+    /// The `created_at` of its oldest open row.
+    pub oldest: DateTime<Utc>,
+    /// The `created_at` of its newest open row.
+    pub newest: DateTime<Utc>,
+}
+
+/// How many rows match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Rows, or the cap if there are more.
+    pub count: u64,
+    /// Whether there are more than `count`, among those that were looked at.
+    pub at_least: bool,
+    /// When it was counted, by the database's clock, or the filter's `created_before` where that is earlier:
+    /// with this as `created_before` a bulk call is about what was counted, and leaves alone what fails from
+    /// then on.
+    pub as_of: DateTime<Utc>,
+    /// Where the scan ended: the `created_at` of the last row that was looked at. `None` where nothing was
+    /// left out.
+    pub looked_back_to: Option<DateTime<Utc>>,
+}
+
+/// What a timeline shows: rows that were created from `from` on and before `until`, in this many buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineRequest {
+    /// Where the first bucket begins.
+    pub from: DateTime<Utc>,
+    /// Where the last bucket ends.
+    pub until: DateTime<Utc>,
+    /// Buckets, 1 to 1,000, of one width: whole microseconds.
+    pub buckets: u32,
+}
+
+/// Rows a time bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    /// Oldest first.
+    pub buckets: Vec<Bucket>,
+    /// Where the scan ended: rows before this are not counted. `None` where nothing was left out.
+    pub looked_back_to: Option<DateTime<Utc>>,
+}
+
+/// A bucket of a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Where it begins. It ends where the next one does, the last at the request's `until`.
+    pub from: DateTime<Utc>,
+    /// Rows.
+    pub count: u64,
+}
+
+/// Which groups. The default is the 50 largest, of all rows, without timelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupRequest {
+    /// Groups, 1 to 500.
+    pub limit: u32,
+    /// How many rows may be looked at, at least 1. `None` is no bound.
+    pub scan: Option<u32>,
+    /// The timeline that each group is to have.
+    pub timeline: Option<TimelineRequest>,
+}
+
+impl Default for GroupRequest {
+    fn default() -> Self {
+        Self { limit: 50, scan: None, timeline: None }
+    }
+}
+
+/// What fails alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorGroups {
+    /// The groups, largest first.
+    pub groups: Vec<ErrorGroup>,
+    /// Where the scan ended: rows before this are in no group. `None` where nothing was left out.
+    pub looked_back_to: Option<DateTime<Utc>>,
+}
+
 /// Rows that failed alike. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
@@ -234,10 +430,20 @@ pub struct ErrorGroup {
     pub last_seen: DateTime<Utc>,
     /// The row that was seen last: of equals the one with the largest id.
     pub newest_id: DeadLetterId,
+    /// How many of the rows are settled. Where the filter's state leaves those out, there are none.
+    pub settled: u64,
+    /// When the last one of them was settled. Before `last_seen` it says that the error came back.
+    pub last_settled_at: Option<DateTime<Utc>>,
+    /// The buckets that the request asked for, else none. Rows outside their time are in the group all the
+    /// same.
+    pub timeline: Vec<Bucket>,
 }
 
 debug_without_content! {
-    ErrorGroup { script_id, count, first_seen, last_seen, newest_id; source, op, error_signature }
+    ErrorGroup {
+        script_id, count, first_seen, last_seen, newest_id, settled, last_settled_at, timeline;
+        source, op, error_signature,
+    }
 }
 
 /// What a bulk call settled.

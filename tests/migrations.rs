@@ -341,10 +341,12 @@ async fn postgres_reports_the_indexes() {
             "CREATE INDEX idx_dead_letters_app (app_id, created_at DESC, id DESC)",
             "CREATE INDEX idx_dead_letters_app_open (app_id, created_at DESC, id DESC) \
              WHERE ((resolution IS NULL) OR (resolution = 'handler_failed'::text))",
+            "CREATE INDEX idx_dead_letters_app_resolved (app_id, created_at DESC, id DESC) WHERE (resolved_at IS NOT NULL)",
             "CREATE INDEX idx_dead_letters_app_unresolved (app_id, created_at DESC, id DESC) WHERE (resolved_at IS NULL)",
             "CREATE INDEX idx_dead_letters_gc ((created_at AT TIME ZONE 'UTC'::text))",
             "CREATE INDEX idx_dead_letters_purge ((resolved_at AT TIME ZONE 'UTC'::text)) WHERE (resolution <> 'handler_failed'::text)",
             "CREATE INDEX idx_dead_letters_purge_app (app_id, resolved_at) WHERE (resolution <> 'handler_failed'::text)",
+            "CREATE INDEX idx_dead_letters_replayed (app_id, original_event_id) WHERE (resolution = 'replayed'::text)",
         ]
     );
 }
@@ -436,10 +438,12 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
         [
             r#"CREATE INDEX "idx_dead_letters_app" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC)"#,
             r#"CREATE INDEX "idx_dead_letters_app_open" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC) WHERE "resolution" IS NULL OR "resolution" = 'handler_failed'"#,
+            r#"CREATE INDEX "idx_dead_letters_app_resolved" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC) WHERE "resolved_at" IS NOT NULL"#,
             r#"CREATE INDEX "idx_dead_letters_app_unresolved" ON "dead_letters" ("app_id", "created_at" DESC, "id" DESC) WHERE "resolved_at" IS NULL"#,
             r#"CREATE INDEX "idx_dead_letters_gc" ON "dead_letters" ("created_at")"#,
             r#"CREATE INDEX "idx_dead_letters_purge" ON "dead_letters" ("resolved_at") WHERE "resolution" <> 'handler_failed'"#,
             r#"CREATE INDEX "idx_dead_letters_purge_app" ON "dead_letters" ("app_id", "resolved_at") WHERE "resolution" <> 'handler_failed'"#,
+            r#"CREATE INDEX "idx_dead_letters_replayed" ON "dead_letters" ("app_id", "original_event_id") WHERE "resolution" = 'replayed'"#,
         ]
     );
 }

@@ -235,7 +235,7 @@ async fn listing(store: &Arc<Store>, depth: u32) -> Result<Call, Failure> {
 }
 
 async fn page_through(store: &Store) -> Result<(), Failure> {
-    let mut page = PageRequest { size: 500, after: None };
+    let mut page = PageRequest { size: 500, ..Default::default() };
     loop {
         page.after = store.repo.list(store.app, &DeadLetterFilter::default(), &page).await?.next;
         if page.after.is_none() {

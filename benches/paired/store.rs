@@ -138,7 +138,7 @@ impl Store {
 
     /// The page of 50 behind the newest `depth` rows of `app`.
     pub(crate) async fn page_at(&self, depth: u32) -> Result<PageRequest, Failure> {
-        let mut page = PageRequest { size: 500, after: None };
+        let mut page = PageRequest { size: 500, ..Default::default() };
         for _ in 0..depth / page.size {
             page.after = self.repo.list(self.app, &DeadLetterFilter::default(), &page).await?.next;
         }

@@ -22,6 +22,8 @@ mod m20261125_000006_check_times;
 mod m20261125_000007_clamp_times;
 mod m20261125_000008_validate_times;
 mod m20261125_000009_check_formats;
+mod m20261125_000030_index_resolved;
+mod m20261125_000031_index_replayed;
 mod settings;
 mod status;
 
@@ -45,6 +47,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000007_clamp_times::Migration),
             Box::new(m20261125_000008_validate_times::Migration),
             Box::new(m20261125_000009_check_formats::Migration),
+            Box::new(m20261125_000030_index_resolved::Migration),
+            Box::new(m20261125_000031_index_replayed::Migration),
         ]
     }
 

@@ -1,22 +1,24 @@
 //! Finding rows.
 
+use std::ops::Range;
+
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, PartialModelTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
-    sea_query::{Expr, ExprTrait},
+    ColumnTrait, EntityTrait, FromQueryResult, PartialModelTrait, QueryFilter, QuerySelect, QueryTrait,
+    sea_query::Func,
 };
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
-    conditions::{is_row, matches},
+    conditions::is_row,
     convert, in_range, non_negative, record_rows,
+    scan::newest_first,
     text::{Text, with_literal_limits},
     transaction::RepoConnection,
 };
 use crate::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary,
-    Page, PageRequest,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page,
+    PageRequest,
 };
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -38,12 +40,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
         let offset = non_negative("offset", offset)?;
-        let newest = Entity::find()
+        let newest = newest_first(Entity::find())
             .filter(COLUMN.app_id.eq(app_id.into_inner()))
             // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
             .apply_if(unresolved_only.then_some(COLUMN.resolved_at.is_null()), QueryFilter::filter)
-            .order_by_desc(Column::CreatedAt)
-            .order_by_desc(Column::Id)
             .limit(limit);
         let backend = self.db.get_database_backend();
         let page = match offset {
@@ -65,6 +65,33 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(row.map(DeadLetterRow::from))
     }
 
+    pub(super) async fn find_summary(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+    ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError> {
+        let summary = convert::Summary::select_cols(Entity::find().select_only())
+            .filter(is_row(app_id, id))
+            .build(self.db.get_database_backend());
+        let row = convert::Summary::find_by_statement(summary).one(&self.db).await?;
+        Ok(row.map(DeadLetterSummary::from))
+    }
+
+    pub(super) async fn find_payload_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError> {
+        // PostgreSQL's are of 32 bits, and its longest text is shorter.
+        let clamp = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
+        let first = clamp(characters.start.saturating_add(1));
+        let length = clamp(characters.end.saturating_sub(characters.start));
+        let part = Func::cust("substr").args([Column::Payload.into_expr(), first.into(), length.into()]);
+        let text = Entity::find().select_only().expr(part).filter(is_row(app_id, id));
+        Ok(text.into_tuple().one(&self.db).await?)
+    }
+
     pub(super) async fn find_page(
         &self,
         app_id: AppId,
@@ -72,28 +99,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         page: &PageRequest,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
         let size = in_range("page.size", page.size, PAGE_SIZES)?;
-        let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let backend = self.db.get_database_backend();
-        let query = convert::Summary::select_cols(Entity::find().select_only())
-            .filter(matches(app_id, filter, backend))
-            .apply_if(after, |query, (created_at, id)| {
-                // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came
-                // before.
-                let columns = Expr::tuple([Column::CreatedAt.into_expr(), Column::Id.into_expr()]);
-                query.filter(columns.lt(Expr::tuple([Expr::val(created_at), Expr::val(id.into_inner())])))
-            })
-            .order_by_desc(Column::CreatedAt)
-            .order_by_desc(Column::Id)
-            // One more, to know whether a page follows.
-            .limit(u64::from(size) + 1)
-            .into_query();
-        let page = with_literal_limits(backend, &query);
-        let rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
+        let listed = self.listed(app_id, filter, page).await?;
+        let summaries = convert::Summary::select_cols(Entity::find().select_only());
+        let page = listed.page(summaries, size, self.db.get_database_backend());
+        let mut rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
         record_rows(rows.len() as u64);
         let has_next = rows.len() > size as usize;
-        let items: Vec<_> = rows.into_iter().take(size as usize).map(DeadLetterSummary::from).collect();
-        let last = items.last().filter(|_| has_next);
-        let next = last.map(|last| Cursor::behind(last.created_at, last.id, app_id, filter));
-        Ok(Page { items, next })
+        rows.truncate(size as usize);
+        let items: Vec<_> = rows.into_iter().map(DeadLetterSummary::from).collect();
+        let last = items.last().filter(|_| has_next).map(|last| (last.created_at, last.id));
+        let (next, looked_back_to) = listed.next(last);
+        Ok(Page { items, next, looked_back_to })
     }
 }

@@ -12,10 +12,12 @@ use crate::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Due, NewDeadLetter, SweepScope,
 };
 
+mod backlog;
 mod bury;
 mod conditions;
 mod convert;
 mod count;
+mod export;
 mod find;
 mod gc;
 mod group;
@@ -23,9 +25,11 @@ mod import;
 mod insert;
 mod replay;
 mod retention;
+mod scan;
 mod settle;
 mod sweep;
 mod text;
+mod timeline;
 mod transaction;
 mod triage;
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{is_of_state, is_open, is_row, matches_but_for_state},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow},
     convert, in_range, record_rows,
     transaction::RepoConnection,
 };
@@ -58,6 +58,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                         id,
                         resolution: row.resolution,
                         resolved_at,
+                        by: row.resolved_by,
                     });
                 }
                 // Opened since the update: so try again.
@@ -138,7 +139,8 @@ impl<'a> Bulk<'a> {
         settlement: &'a Settlement,
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
-        if filter.created_before.is_none() {
+        check(filter)?;
+        if filter.created_before.is_none() && filter.ids.is_none() {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
         Ok(Self { app_id, filter, settlement, limit: in_range("limit", limit, BULK_LIMITS)? })
@@ -155,9 +157,10 @@ impl<'a> Bulk<'a> {
             DeadLetterState::Open | DeadLetterState::Any => None,
             state => is_of_state(state),
         };
-        matches_but_for_state(self.app_id, self.filter, backend)
-            .add_option(is_of_state(target))
-            .add_option(narrower)
+        let of_app = is_of_app(self.app_id, self.filter, backend)
+            .add_option(self.filter.created_from.map(is_from))
+            .add_option(self.filter.created_before.map(is_before));
+        narrow(of_app, self.filter, backend).add_option(is_of_state(target)).add_option(narrower)
     }
 
     /// Settles the oldest. They are picked in a CTE that is MATERIALIZED, so that no plan picks twice.

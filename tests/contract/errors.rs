@@ -33,7 +33,7 @@ fn each_error_is_of_one_kind() {
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
-    let resolved = AlreadyResolved { id, resolution: None, resolved_at: Utc::now() };
+    let resolved = AlreadyResolved { id, resolution: None, resolved_at: Utc::now(), by: None };
     let kinds = [
         (ErrorKind::NotFound, vec![DeadLetterRepoError::NotFound(id)]),
         (Conflict, vec![resolved, NotResolved(id), OutboxRows { taken: 0 }]),

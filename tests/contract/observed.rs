@@ -4,8 +4,8 @@ use std::{cell::RefCell, io, sync::Once};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, MeteredDeadLetterRepo, NewDeadLetter, PageRequest,
-    Resolution, SeaOrmDeadLetterRepo, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, MeteredDeadLetterRepo, NewDeadLetter,
+    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sea_orm::DbBackend;
@@ -124,10 +124,13 @@ async fn no_content_reaches_the_log(db: TestDb) {
         // Some of these fail once the database refuses: what counts is what they log.
         let inserted = repo.insert(sent.clone()).await;
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
-        repo.list(app, &filter, &PageRequest { size: 10, after: None }).await.unwrap();
-        repo.error_groups(app, &filter, 10).await.unwrap();
+        repo.list(app, &filter, &PageRequest { size: 10, ..Default::default() }).await.unwrap();
+        repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
+        repo.count(app, &filter, 10, Some(10)).await.unwrap();
+        repo.export(app, &filter, &PageRequest::default()).await.unwrap();
         if let Ok(id) = inserted {
             repo.get(id).await.unwrap();
+            repo.payload_text(app, id, 0..100).await.unwrap();
             repo.resolve_once(app, id, &settlement).await.unwrap();
             repo.resolve_once(app, id, &settlement).await.unwrap_err();
         }

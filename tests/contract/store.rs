@@ -23,7 +23,7 @@ async fn stored(repo: impl DeadLetterRepo, app: AppId) -> DeadLetterId {
 }
 
 async fn listed(triage: &dyn DeadLetterTriage, app: AppId) -> usize {
-    let page = PageRequest { size: 10, after: None };
+    let page = PageRequest { size: 10, ..Default::default() };
     triage.list(app, &DeadLetterFilter::default(), &page).await.unwrap().items.len()
 }
 

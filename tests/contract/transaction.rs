@@ -12,8 +12,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, NewDeadLetter, PageRequest,
-    Resolution, SeaOrmDeadLetterRepo, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest, NewDeadLetter,
+    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use serde_json::Value;
@@ -96,8 +96,14 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
     let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
     let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
-    assert_eq!(repo.list(app, &all, &PageRequest { size: 2, after: None }).await.unwrap().items.len(), 2);
-    assert_eq!(repo.error_groups(app, &all, 10).await.unwrap()[0].newest_id, ids[3]);
+    assert_eq!(
+        repo.list(app, &all, &PageRequest { size: 2, ..Default::default() }).await.unwrap().items.len(),
+        2
+    );
+    assert_eq!(
+        repo.error_groups(app, &all, &GroupRequest::default()).await.unwrap().groups[0].newest_id,
+        ids[3]
+    );
     repo.resolve_once(app, ids[0], &ignored).await.unwrap();
     assert_eq!(repo.unresolved_counts(&[app], Some(2)).await.unwrap()[0].count, 2);
     let settled = repo.resolve_matching(app, &all, &ignored, 2).await.unwrap();

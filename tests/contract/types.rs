@@ -191,6 +191,9 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         first_seen: row.created_at,
         last_seen: row.created_at,
         newest_id: row.id,
+        settled: 0,
+        last_settled_at: None,
+        timeline: vec![],
     };
     let filter = DeadLetterFilter {
         script_id: row.script_id,

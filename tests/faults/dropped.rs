@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest,
-    Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter,
+    PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -81,6 +82,13 @@ dropped! {
     list,
     unresolved_counts,
     error_groups,
+    export,
+    summary,
+    payload_text,
+    count,
+    timeline,
+    backlogs,
+    times_replayed,
     resolve_once,
     resolve_matching,
     reopen,
@@ -167,7 +175,7 @@ async fn get_for_app(given: &Given) -> Outcome {
 }
 
 async fn list(given: &Given) -> Outcome {
-    given.repo.list(given.app, &all(), &PageRequest { size: 10, after: None }).await.map(drop)
+    given.repo.list(given.app, &all(), &PageRequest { size: 10, ..Default::default() }).await.map(drop)
 }
 
 async fn unresolved_counts(given: &Given) -> Outcome {
@@ -175,7 +183,41 @@ async fn unresolved_counts(given: &Given) -> Outcome {
 }
 
 async fn error_groups(given: &Given) -> Outcome {
-    given.repo.error_groups(given.app, &all(), 10).await.map(drop)
+    given
+        .repo
+        .error_groups(given.app, &all(), &GroupRequest { scan: Some(10), ..Default::default() })
+        .await
+        .map(drop)
+}
+
+async fn export(given: &Given) -> Outcome {
+    let page = PageRequest { scan: Some(10), ..Default::default() };
+    given.repo.export(given.app, &all(), &page).await.map(drop)
+}
+
+async fn summary(given: &Given) -> Outcome {
+    given.repo.summary(given.app, given.open).await.map(drop)
+}
+
+async fn payload_text(given: &Given) -> Outcome {
+    given.repo.payload_text(given.app, given.open, 0..10).await.map(drop)
+}
+
+async fn count(given: &Given) -> Outcome {
+    given.repo.count(given.app, &all(), 10, Some(10)).await.map(drop)
+}
+
+async fn timeline(given: &Given) -> Outcome {
+    let request = TimelineRequest { from: DateTime::UNIX_EPOCH, until: Utc::now(), buckets: 10 };
+    given.repo.timeline(given.app, &all(), &request, Some(10)).await.map(drop)
+}
+
+async fn backlogs(given: &Given) -> Outcome {
+    given.repo.backlogs(None, None, 10, 10).await.map(drop)
+}
+
+async fn times_replayed(given: &Given) -> Outcome {
+    given.repo.times_replayed(given.app, &[given.event]).await.map(drop)
 }
 
 async fn resolve_once(given: &Given) -> Outcome {
@@ -392,7 +434,7 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
                 None => burial.await.unwrap(),
             }
             let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
-            let page = PageRequest { size: 10, after: None };
+            let page = PageRequest { size: 10, ..Default::default() };
             let stored = pools.direct.repo().list(given.app, &filter, &page).await.unwrap().items.len();
             let left = dequeue(&pools.direct.db, given.event).await.unwrap();
             assert_eq!((stored, left), (1, 0), "{when:?}, {nth}");
@@ -419,7 +461,7 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
             () = gate.holding() => {}
         }
         let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
-        let page = PageRequest { size: 10, after: None };
+        let page = PageRequest { size: 10, ..Default::default() };
         let direct = pools.direct.repo();
         let stored = direct.list(given.app, &filter, &page).await.unwrap().items;
         let Some(letter) = stored.first() else {
@@ -533,7 +575,7 @@ impl Pools {
         for _ in 0..20 {
             acknowledged.push(given.repo.insert(letter(given.app)).await.unwrap());
         }
-        let page = PageRequest { size: 500, after: None };
+        let page = PageRequest { size: 500, ..Default::default() };
         let stored = self.direct.repo().list(given.app, &all(), &page).await.unwrap().items;
         let lost = acknowledged.iter().filter(|&&id| stored.iter().all(|row| row.id != id)).count();
         assert_eq!(lost, 0, "dropped at {after}: inserts answered Ok and stored nothing");

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, Imported, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settled,
-    Settlement, SweepScope, Swept,
+    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, Resolution,
+    SeaOrmDeadLetterRepo, Settled, Settlement, SweepScope, Swept, TimelineRequest,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -152,11 +152,21 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
     assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
     assert_eq!(
-        repo.list(app_id, &filter, &PageRequest { size: 5, after: None }).await.unwrap().items.len(),
+        repo.list(app_id, &filter, &PageRequest { size: 5, ..Default::default() }).await.unwrap().items.len(),
         5
     );
     assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].count, 3);
-    assert_eq!(repo.error_groups(app_id, &filter, 5).await.unwrap()[0].count, 9);
+    let groups = repo.error_groups(app_id, &filter, &GroupRequest::default()).await.unwrap().groups;
+    assert_eq!(groups[0].count, 9);
+    let page = PageRequest { scan: Some(4), ..Default::default() };
+    assert_eq!(repo.export(app_id, &filter, &page).await.unwrap().items.len(), 4);
+    assert_eq!(repo.backlogs(None, None, 1, 3).await.unwrap()[0].open.count, 3);
+    assert_eq!(repo.count(app_id, &filter, 100, Some(4)).await.unwrap().count, 4);
+    let all = TimelineRequest { from: DateTime::<Utc>::MIN_UTC, until: max, buckets: 1 };
+    assert_eq!(repo.timeline(app_id, &filter, &all, Some(4)).await.unwrap().buckets[0].count, 4);
+    assert!(repo.summary(app_id, id).await.unwrap().is_some());
+    assert_eq!(repo.payload_text(app_id, id, 0..1).await.unwrap().as_deref(), Some("{"));
+    assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, &ignored).await.unwrap();
     repo.reopen(app_id, id).await.unwrap();
     repo.replay(app_id, id, None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await.unwrap();

@@ -1,6 +1,7 @@
 use chrono::Duration;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterTriage, ErrorGroup, NewDeadLetter, ScriptId, SeaOrmDeadLetterRepo,
+    DeadLetterFilter, DeadLetterState, DeadLetterTriage, ErrorGroup, GroupRequest, NewDeadLetter, ScriptId,
+    SeaOrmDeadLetterRepo, TimelineRequest,
 };
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -17,6 +18,9 @@ on_every_backend! {
     of_rows_of_one_time_the_newest_has_the_largest_id,
     the_filter_and_the_app_hold_for_the_newest_row_too,
     limit_is_1_to_500,
+    each_group_has_its_timeline,
+    a_group_says_how_many_of_it_are_settled_and_when_last,
+    a_scan_groups_the_newest_rows_and_says_how_far,
 }
 
 async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
@@ -42,11 +46,24 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
         first_seen: ten_oclock() + Duration::minutes(first),
         last_seen: ten_oclock() + Duration::minutes(last),
         newest_id,
+        settled: 0,
+        last_settled_at: None,
+        timeline: vec![],
     };
     let largest = group("timeout after #s", 3, 2, 9, timeouts[1]);
     let second = group("connection refused", 1, 0, 0, refused);
-    assert_eq!(db.repo().error_groups(app, &any(), 10).await.unwrap(), [largest.clone(), second]);
-    assert_eq!(db.repo().error_groups(app, &any(), 1).await.unwrap(), [largest]);
+    assert_eq!(
+        db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups,
+        [largest.clone(), second]
+    );
+    assert_eq!(
+        db.repo()
+            .error_groups(app, &any(), &GroupRequest { limit: 1, ..Default::default() })
+            .await
+            .unwrap()
+            .groups,
+        [largest]
+    );
 }
 
 async fn each_part_of_the_key_splits(db: TestDb) {
@@ -63,8 +80,15 @@ async fn each_part_of_the_key_splits(db: TestDb) {
     ] {
         row_of(&db, letter).await;
     }
-    let counts: Vec<_> =
-        db.repo().error_groups(app, &any(), 10).await.unwrap().iter().map(|group| group.count).collect();
+    let counts: Vec<_> = db
+        .repo()
+        .error_groups(app, &any(), &GroupRequest::default())
+        .await
+        .unwrap()
+        .groups
+        .iter()
+        .map(|group| group.count)
+        .collect();
     assert_eq!(counts, [2, 1, 1, 1, 1, 1]);
 }
 
@@ -76,7 +100,7 @@ async fn a_group_without_script_names_its_newest_row(db: TestDb) {
     for id in [with, without] {
         db.set_created_at(id, ten_oclock()).await;
     }
-    let groups = db.repo().error_groups(app, &any(), 10).await.unwrap();
+    let groups = db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups;
     let newest =
         |has_script| groups.iter().find(|group| group.script_id.is_some() == has_script).unwrap().newest_id;
     assert_eq!((newest(true), newest(false)), (with, without));
@@ -89,7 +113,7 @@ async fn of_equal_groups_the_one_seen_last_comes_first(db: TestDb) {
             row_of(&db, NewDeadLetter { last_error: error.into(), script_id: None, ..letter(app) }).await;
         db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
     }
-    let groups = db.repo().error_groups(app, &any(), 10).await.unwrap();
+    let groups = db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups;
     let signatures: Vec<_> = groups.iter().map(|group| group.error_signature.as_str()).collect();
     assert_eq!(signatures, ["c", "a", "b"]);
 }
@@ -127,7 +151,12 @@ async fn groups_of_one_count_and_time_go_by_their_key_byte_by_byte(db: TestDb) {
     // Without a script comes last.
     keys.sort_by_key(|&(source, op, script_id, error)| (source, op, script_id.is_none(), script_id, error));
     for limit in [3, 12] {
-        let groups = db.repo().error_groups(app, &any(), limit).await.unwrap();
+        let groups = db
+            .repo()
+            .error_groups(app, &any(), &GroupRequest { limit, ..Default::default() })
+            .await
+            .unwrap()
+            .groups;
         let sorted: Vec<_> = groups
             .iter()
             .map(|group| (&*group.source, &*group.op, group.script_id, &*group.error_signature))
@@ -145,7 +174,15 @@ async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
         db.set_created_at(id, ten_oclock()).await;
         stored.push(id);
     }
-    assert_eq!(db.repo().error_groups(app, &any(), 1).await.unwrap()[0].newest_id, stored[2]);
+    assert_eq!(
+        db.repo()
+            .error_groups(app, &any(), &GroupRequest { limit: 1, ..Default::default() })
+            .await
+            .unwrap()
+            .groups[0]
+            .newest_id,
+        stored[2]
+    );
 }
 
 async fn the_filter_and_the_app_hold_for_the_newest_row_too(db: TestDb) {
@@ -159,18 +196,98 @@ async fn the_filter_and_the_app_hold_for_the_newest_row_too(db: TestDb) {
         db.set_created_at(id, ten_oclock()).await;
     }
     db.repo().resolve(resolved, "ignored").await.unwrap();
-    let groups = db.repo().error_groups(app, &DeadLetterFilter::default(), 10).await.unwrap();
+    let groups = db
+        .repo()
+        .error_groups(app, &DeadLetterFilter::default(), &GroupRequest::default())
+        .await
+        .unwrap()
+        .groups;
     assert_eq!(groups.len(), 1);
     assert_eq!((groups[0].count, groups[0].newest_id), (1, kept));
-    assert_eq!(db.repo().error_groups(new_app(), &any(), 10).await.unwrap(), []);
+    assert_eq!(db.repo().error_groups(new_app(), &any(), &GroupRequest::default()).await.unwrap().groups, []);
 }
 
 async fn limit_is_1_to_500(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = SeaOrmDeadLetterRepo::new(recording);
     for limit in [0, 501] {
-        let error = repo.error_groups(new_app(), &any(), limit).await.unwrap_err();
+        let error = repo
+            .error_groups(new_app(), &any(), &GroupRequest { limit, ..Default::default() })
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 500, and is {limit}"));
     }
     assert_eq!(recorded.take(), []);
+}
+
+async fn each_group_has_its_timeline(db: TestDb) {
+    let app = new_app();
+    let failed = |error: &str| NewDeadLetter { last_error: error.into(), script_id: None, ..letter(app) };
+    for (error, minute) in [("a", 0), ("a", 5), ("a", 5), ("a", 20), ("b", 9), ("b", -1), ("c", 0)] {
+        let id = row_of(&db, failed(error)).await;
+        db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
+    }
+    let until = ten_oclock() + Duration::minutes(10);
+    let timeline = Some(TimelineRequest { from: ten_oclock(), until, buckets: 2 });
+    let request = GroupRequest { limit: 2, timeline, ..Default::default() };
+    let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
+    let shown: Vec<_> = groups
+        .iter()
+        .map(|group| {
+            let counts: Vec<_> = group.timeline.iter().map(|bucket| bucket.count).collect();
+            (group.error_signature.as_str(), group.count, counts)
+        })
+        .collect();
+    // The group counts what is outside the time, too.
+    assert_eq!(shown, [("a", 4, vec![1, 2]), ("b", 2, vec![0, 1])]);
+    assert_eq!(groups[0].timeline[1].from, ten_oclock() + Duration::minutes(5));
+    let plain = GroupRequest { timeline: None, ..request };
+    let mut without = db.repo().error_groups(app, &any(), &plain).await.unwrap().groups;
+    for (without, with) in without.iter_mut().zip(&groups) {
+        assert_eq!(without.timeline, []);
+        without.timeline = with.timeline.clone();
+    }
+    assert_eq!(without, groups);
+}
+
+async fn a_group_says_how_many_of_it_are_settled_and_when_last(db: TestDb) {
+    use dead_letters::DeadLetterRepo;
+    let app = new_app();
+    let mut stored = Vec::new();
+    for _ in 0..5 {
+        stored.push(row_of(&db, NewDeadLetter { script_id: None, ..letter(app) }).await);
+    }
+    for (&id, reason) in stored.iter().zip(["replayed", "ignored", "handler_failed"]) {
+        db.repo().resolve(id, reason).await.unwrap();
+    }
+    let group = async |state| {
+        let filter = DeadLetterFilter { state, ..any() };
+        db.repo().error_groups(app, &filter, &GroupRequest::default()).await.unwrap().groups.remove(0)
+    };
+    let last = db.repo().get(stored[1]).await.unwrap().unwrap().resolved_at;
+    let of_any = group(DeadLetterState::Any).await;
+    assert_eq!((of_any.count, of_any.settled, of_any.last_settled_at), (5, 2, last));
+    let resolved = group(DeadLetterState::Resolved).await;
+    assert_eq!((resolved.count, resolved.settled, resolved.last_settled_at), (3, 2, last));
+    let open = group(DeadLetterState::Open).await;
+    assert_eq!((open.count, open.settled, open.last_settled_at), (3, 0, None));
+}
+
+async fn a_scan_groups_the_newest_rows_and_says_how_far(db: TestDb) {
+    let app = new_app();
+    for minute in 0..6 {
+        let last_error = if minute < 3 { "old" } else { "new" }.to_owned();
+        let id = row_of(&db, NewDeadLetter { last_error, script_id: None, ..letter(app) }).await;
+        db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
+    }
+    for (scan, counts, looked_back_to) in
+        [(2, vec![2], Some(4)), (4, vec![3, 1], Some(2)), (6, vec![3, 3], None)]
+    {
+        let request = GroupRequest { scan: Some(scan), ..Default::default() };
+        let found = db.repo().error_groups(app, &any(), &request).await.unwrap();
+        assert_eq!(found.groups.iter().map(|group| group.count).collect::<Vec<_>>(), counts);
+        let looked_back_to = looked_back_to.map(|minute| ten_oclock() + Duration::minutes(minute));
+        assert_eq!(found.looked_back_to, looked_back_to);
+        assert_eq!(found.groups[0].error_signature, "new");
+    }
 }

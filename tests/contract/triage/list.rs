@@ -45,7 +45,7 @@ async fn get_for_app_finds_the_apps_own_rows_only(db: TestDb) {
 }
 
 fn first(size: u32) -> PageRequest {
-    PageRequest { size, after: None }
+    PageRequest { size, ..Default::default() }
 }
 
 async fn page(db: &TestDb, app: AppId, filter: &DeadLetterFilter, size: u32) -> Page<DeadLetterSummary> {
@@ -344,7 +344,10 @@ async fn a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent(db: TestDb) {
     let repo = SeaOrmDeadLetterRepo::new(recording);
 
     let refused = async |app, filter: &DeadLetterFilter, after| {
-        let error = repo.list(app, filter, &PageRequest { size: 1, after: Some(after) }).await.unwrap_err();
+        let error = repo
+            .list(app, filter, &PageRequest { size: 1, after: Some(after), ..Default::default() })
+            .await
+            .unwrap_err();
         assert!(matches!(error, DeadLetterRepoError::InvalidCursor), "{error}");
     };
     refused(other, &any(), next).await;

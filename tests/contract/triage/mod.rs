@@ -10,12 +10,20 @@ use sea_orm::ConnectionTrait;
 use super::{letter, new_app, time};
 use crate::database::TestDb;
 
+mod backlogs;
 mod bulk;
+mod count;
 mod counts;
+mod details;
+mod export;
 mod groups;
+mod ids;
 mod list;
 mod replay;
+mod replayed;
 mod resolve;
+mod scan;
+mod timeline;
 
 pub(super) fn ten_oclock() -> DateTime<Utc> {
     time("2026-03-01T10:00:00Z")

@@ -14,7 +14,7 @@ on_every_backend! {
     a_settlement_may_come_without_name_and_note,
     a_nul_in_name_and_note_becomes_the_replacement_character,
     a_row_whose_handler_failed_is_open,
-    a_settled_row_says_as_what_and_when,
+    a_settled_row_says_as_what_when_and_by_whom,
     another_apps_row_is_not_found_in_any_call,
     of_two_callers_one_wins_and_its_resolution_is_stored,
     settling_takes_one_statement,
@@ -79,16 +79,21 @@ async fn a_row_whose_handler_failed_is_open(db: TestDb) {
     assert!(db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.is_err());
 }
 
-async fn a_settled_row_says_as_what_and_when(db: TestDb) {
+async fn a_settled_row_says_as_what_when_and_by_whom(db: TestDb) {
     let app = new_app();
     for settled in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
         let id = row_of(&db, letter(app)).await;
-        let first = db.repo().resolve_once(app, id, &settlement(settled)).await.unwrap();
+        let by = Some("Ada Lovelace".to_owned());
+        let settlement_by = Settlement { by, ..settlement(settled) };
+        let first = db.repo().resolve_once(app, id, &settlement_by).await.unwrap();
         let error = db.repo().resolve_once(app, id, &settlement(Resolution::Replayed)).await.unwrap_err();
-        let DeadLetterRepoError::AlreadyResolved { id: of, resolution, resolved_at } = error else {
+        // Neither of which tells who it was.
+        assert!(!format!("{error} {error:?}").contains("Ada"), "{error}");
+        let DeadLetterRepoError::AlreadyResolved { id: of, resolution, resolved_at, by } = error else {
             panic!("{error}")
         };
         assert_eq!((of, resolution, Some(resolved_at)), (id, Some(settled), first.resolved_at));
+        assert_eq!(by.as_deref(), Some("Ada Lovelace"));
         assert_eq!(db.repo().get(id).await.unwrap().unwrap(), first);
     }
 }

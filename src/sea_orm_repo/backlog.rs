@@ -1,0 +1,161 @@
+//! The apps that have open rows.
+
+use std::collections::BTreeSet;
+
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
+use sea_orm::{
+    ColumnTrait, Condition, QueryResult,
+    prelude::DateTimeWithTimeZone,
+    sea_query::{
+        CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType, WithClause,
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    SeaOrmDeadLetterRepo,
+    conditions::is_open,
+    count::{capped, count_to, rows_that},
+    in_range, record_rows,
+    text::with_literal_limits,
+    transaction::RepoConnection,
+};
+use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError};
+
+/// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
+const APPS_PER_STATEMENT: usize = 1_000;
+
+impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) async fn find_backlogs(
+        &self,
+        among: Option<&[AppId]>,
+        after: Option<AppId>,
+        limit: u32,
+        cap: u32,
+    ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+        let limit = in_range("limit", limit, 1..=1_000)?;
+        let mut backlogs = Vec::new();
+        match among {
+            None => self.look_up(skip_to_open(after, limit), cap, &mut backlogs).await?,
+            Some(among) => {
+                let among: BTreeSet<_> =
+                    among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after)).collect();
+                let among: Vec<_> = among.into_iter().map(|app_id| app_id.into_inner()).collect();
+                for among in among.chunks(APPS_PER_STATEMENT) {
+                    let left = limit - backlogs.len() as u32;
+                    self.look_up(pick_open(among, left), cap, &mut backlogs).await?;
+                    if backlogs.len() == limit as usize {
+                        break;
+                    }
+                }
+            }
+        }
+        record_rows(backlogs.len() as u64);
+        Ok(backlogs)
+    }
+
+    async fn look_up(
+        &self,
+        apps: WithClause,
+        cap: u32,
+        backlogs: &mut Vec<Backlog>,
+    ) -> Result<(), DeadLetterRepoError> {
+        let look_up = with_literal_limits(self.db.get_database_backend(), &backlogs_of(apps, cap));
+        for row in self.db.query_all_raw(look_up).await? {
+            backlogs.push(to_backlog(&row, cap)?);
+        }
+        Ok(())
+    }
+}
+
+/// The column of the apps that are looked up.
+const APP_ID: (&str, &str) = ("apps", "app_id");
+
+/// From one app to the next one that has open rows, each step by one probe of the open index.
+fn skip_to_open(after: Option<AppId>, limit: u32) -> WithClause {
+    let next = |bound: Expr| {
+        Query::select()
+            .column(Column::AppId)
+            .from(Entity)
+            .and_where(is_open())
+            .and_where(bound)
+            .order_by(Column::AppId, Order::Asc)
+            .limit(1)
+            .take()
+    };
+    let one = || Expr::Constant(1.into());
+    let further = Query::select()
+        .expr(next(Column::AppId.into_expr().gt(Expr::col(APP_ID))))
+        .expr(Expr::col("number").add(one()))
+        .from("apps")
+        // The last step finds none.
+        .and_where(Expr::col(APP_ID).is_not_null())
+        .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
+        .take();
+    let first = match after {
+        Some(after) => Column::AppId.gt(after.into_inner()),
+        // Of all, by the same search.
+        None => Column::AppId.gte(Uuid::nil()),
+    };
+    let apps = Query::select().expr(next(first)).expr(one()).union(UnionType::All, further).take();
+    let apps =
+        CommonTableExpression::new().table_name("apps").columns(["app_id", "number"]).query(apps).to_owned();
+    WithClause::new().recursive(true).cte(apps).to_owned()
+}
+
+/// Those of the list that have open rows. Not by EXISTS, which may be planned to read the open rows of all
+/// apps.
+fn pick_open(among: &[Uuid], limit: u32) -> WithClause {
+    let app_id = Expr::col(("listed", "column1"));
+    let apps = Query::select()
+        .expr_as(app_id.clone(), "app_id")
+        .from_values(among.iter().copied(), "listed")
+        .and_where(Expr::from(seen(app_id.clone(), Order::Desc)).is_not_null())
+        .order_by_expr(app_id, Order::Asc)
+        .limit(limit.into())
+        .take();
+    let apps = CommonTableExpression::new().table_name("apps").query(apps).to_owned();
+    WithClause::new().cte(apps).to_owned()
+}
+
+/// When the app's newest open row was stored, or its oldest.
+fn seen(app_id: Expr, order: Order) -> SelectStatement {
+    Query::select()
+        .column(Column::CreatedAt)
+        .from(Entity)
+        .and_where(Column::AppId.into_expr().eq(app_id))
+        .and_where(is_open())
+        .order_by(Column::CreatedAt, order.clone())
+        .order_by(Column::Id, order)
+        .limit(1)
+        .take()
+}
+
+fn backlogs_of(apps: WithClause, cap: u32) -> SelectStatement {
+    let of_app = || Condition::all().add(Column::AppId.into_expr().eq(Expr::col(APP_ID)));
+    Query::select()
+        .column(APP_ID)
+        .expr(count_to(Some(cap), rows_that(of_app().add(is_open()))))
+        .expr(count_to(Some(cap), rows_that(of_app().add(COLUMN.resolved_at.is_null()))))
+        .expr(seen(Expr::col(APP_ID), Order::Asc))
+        .expr(seen(Expr::col(APP_ID), Order::Desc))
+        .from("apps")
+        .and_where(Expr::col(APP_ID).is_not_null())
+        .order_by(APP_ID, Order::Asc)
+        .with_cte(apps)
+        .take()
+}
+
+fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {
+    let count = |column| -> Result<CappedCount, DeadLetterRepoError> {
+        let (count, at_least) = capped(row.try_get_by_index(column)?, Some(cap));
+        Ok(CappedCount { count, at_least })
+    };
+    Ok(Backlog {
+        app_id: row.try_get_by_index::<Uuid>(0)?.into(),
+        open: count(1)?,
+        unresolved: count(2)?,
+        oldest: row.try_get_by_index::<DateTimeWithTimeZone>(3)?.to_utc(),
+        newest: row.try_get_by_index::<DateTimeWithTimeZone>(4)?.to_utc(),
+    })
+}

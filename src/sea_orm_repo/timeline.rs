@@ -1,0 +1,128 @@
+//! Rows a time bucket.
+
+use chrono::{DateTime, Utc};
+use dead_letters_entity::dead_letters::Column;
+use sea_orm::{
+    ColumnTrait, DbBackend, DbErr, QueryResult,
+    prelude::DateTimeWithTimeZone,
+    sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
+};
+
+use super::{
+    SeaOrmDeadLetterRepo, in_range, record_rows, scan::Matching, text::with_literal_limits,
+    transaction::RepoConnection,
+};
+use crate::{
+    AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
+    time::{to_bound, to_microseconds},
+};
+
+impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) async fn count_by_time(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        request: &TimelineRequest,
+        scan: Option<u32>,
+    ) -> Result<Timeline, DeadLetterRepoError> {
+        let backend = self.db.get_database_backend();
+        let buckets = Buckets::new(request, backend)?;
+        let filter = DeadLetterFilter {
+            created_from: Ord::max(Some(request.from), filter.created_from),
+            created_before: Some(
+                filter.created_before.map_or(request.until, |before| Ord::min(before, request.until)),
+            ),
+            ..filter.clone()
+        };
+        let matching = self.bounded(Matching::new(app_id, &filter)?, scan).await?;
+        let counts = Query::select()
+            .expr_as(buckets.bucket(), "bucket")
+            .expr(Func::count(Expr::col(Asterisk)))
+            .apply(|query| matching.select(query, backend))
+            .group_by_col("bucket")
+            .take();
+        let mut timeline = buckets.empty();
+        for row in self.db.query_all_raw(with_literal_limits(backend, &counts)).await? {
+            let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
+            buckets.put(&row, count, &mut timeline)?;
+        }
+        record_rows(timeline.iter().map(|bucket| bucket.count).sum());
+        Ok(Timeline { buckets: timeline, looked_back_to: matching.looked_back_to() })
+    }
+}
+
+/// A time cut into buckets of one width.
+#[derive(Clone, Copy)]
+pub(super) struct Buckets {
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+    /// In microseconds.
+    width: i64,
+    number: u32,
+    backend: DbBackend,
+}
+
+impl Buckets {
+    pub(super) fn new(request: &TimelineRequest, backend: DbBackend) -> Result<Self, DeadLetterRepoError> {
+        let number = in_range("buckets", request.buckets, 1..=1_000)?;
+        if request.from > request.until {
+            return Err(DeadLetterRepoError::FromAfterUntil);
+        }
+        let (from, until) = (to_bound(request.from), to_bound(request.until));
+        let micros = until.timestamp_micros() - from.timestamp_micros();
+        // Rounded up, so that the last one reaches the end.
+        let width = (micros + i64::from(number) - 1) / i64::from(number);
+        Ok(Self { from, until, width: Ord::max(width, 1), number, backend })
+    }
+
+    /// Whether a row was created within.
+    pub(super) fn holds(&self) -> Expr {
+        Column::CreatedAt.gte(self.from).and(Column::CreatedAt.lt(self.until))
+    }
+
+    /// That of a row which was created within: in PostgreSQL by its start, in SQLite by its number.
+    pub(super) fn bucket(&self) -> Expr {
+        let created_at = || Column::CreatedAt.into_expr();
+        if self.backend != DbBackend::Sqlite {
+            let (days, micros) = (self.width / MICROS_PER_DAY, self.width % MICROS_PER_DAY);
+            let width = format!("{days} days {}.{:06} seconds", micros / MICROS, micros % MICROS);
+            let width = Expr::val(width).cast_as("interval");
+            return Func::cust("date_bin")
+                .args([width, created_at(), to_microseconds(self.from).into()])
+                .into();
+        }
+        // Its own functions know milliseconds only.
+        let part = |from: i32, length: i32| {
+            Expr::from(Func::cust("substr").args([created_at(), from.into(), length.into()]))
+        };
+        let seconds = Expr::from(Func::cust("unixepoch").arg(part(1, 19)));
+        let micros = part(20, 7).cast_as("real").mul(MICROS).add(0.5).cast_as("integer");
+        seconds.mul(MICROS).add(micros).sub(self.from.timestamp_micros()).div(self.width)
+    }
+
+    pub(super) fn empty(&self) -> Vec<Bucket> {
+        let start = |number: i64| {
+            let micros = self.from.timestamp_micros() + number * self.width;
+            DateTime::from_timestamp_micros(micros).unwrap_or(self.until)
+        };
+        (0..self.number.into()).map(|number| Bucket { from: start(number), count: 0 }).collect()
+    }
+
+    /// Counts rows in the bucket that their row of the answer names, if it names one.
+    pub(super) fn put(&self, row: &QueryResult, count: u64, timeline: &mut [Bucket]) -> Result<(), DbErr> {
+        let number = if self.backend != DbBackend::Sqlite {
+            let start = row.try_get::<Option<DateTimeWithTimeZone>>("", "bucket")?;
+            start.map(|start| (start.timestamp_micros() - self.from.timestamp_micros()) / self.width)
+        } else {
+            row.try_get::<Option<i64>>("", "bucket")?
+        };
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        if let Some(bucket) = number.and_then(|number| timeline.get_mut(number)) {
+            bucket.count += count;
+        }
+        Ok(())
+    }
+}
+
+const MICROS: i64 = 1_000_000;
+const MICROS_PER_DAY: i64 = 86_400 * MICROS;

@@ -1,0 +1,145 @@
+use chrono::Duration;
+use dead_letters::{AppId, Backlog, CappedCount, DeadLetterRepo, DeadLetterTriage, SeaOrmDeadLetterRepo};
+use uuid::Uuid;
+
+use super::{new_app, rows, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    apps_with_open_rows_are_shown_by_app_id,
+    pages_follow_each_other_by_the_last_app,
+    of_some_apps_only_those_are_shown,
+    any_number_of_apps_may_be_asked_for,
+    a_cap_ends_the_counts_and_says_so,
+    where_nothing_is_open_there_is_no_backlog,
+    a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
+}
+
+fn exactly(count: u64) -> CappedCount {
+    CappedCount { count, at_least: false }
+}
+
+fn app(n: u128) -> AppId {
+    Uuid::from_u128(n << 64).into()
+}
+
+fn app_ids(backlogs: &[Backlog]) -> Vec<AppId> {
+    backlogs.iter().map(|backlog| backlog.app_id).collect()
+}
+
+async fn apps_with_open_rows_are_shown_by_app_id(db: TestDb) {
+    let settled = rows(&db, app(2), 2).await;
+    let mixed = rows(&db, app(3), 5).await;
+    let failed = rows(&db, app(1), 2).await;
+    for id in settled {
+        db.repo().resolve(id, "ignored").await.unwrap();
+    }
+    for (&id, reason) in mixed.iter().zip(["ignored", "handler_failed"]) {
+        db.repo().resolve(id, reason).await.unwrap();
+    }
+    for id in failed {
+        db.repo().resolve(id, "handler_failed").await.unwrap();
+    }
+    let minute = |minute| ten_oclock() + Duration::minutes(minute);
+    let expected = [
+        Backlog {
+            app_id: app(1),
+            open: exactly(2),
+            unresolved: exactly(0),
+            oldest: minute(0),
+            newest: minute(1),
+        },
+        Backlog {
+            app_id: app(3),
+            open: exactly(4),
+            unresolved: exactly(3),
+            oldest: minute(1),
+            newest: minute(4),
+        },
+    ];
+    assert_eq!(db.repo().backlogs(None, None, 10, 100).await.unwrap(), expected);
+    let all = [app(3), app(2), app(1)];
+    assert_eq!(db.repo().backlogs(Some(&all), None, 10, 100).await.unwrap(), expected);
+}
+
+async fn pages_follow_each_other_by_the_last_app(db: TestDb) {
+    let apps: Vec<_> = (1..=7).map(app).collect();
+    for &app in &apps {
+        rows(&db, app, 2).await;
+    }
+    for among in [None, Some(apps.as_slice())] {
+        for limit in 1..=8 {
+            let mut seen = Vec::new();
+            loop {
+                let page = db.repo().backlogs(among, seen.last().copied(), limit, 1).await.unwrap();
+                seen.extend(app_ids(&page));
+                if page.len() < limit as usize {
+                    break;
+                }
+            }
+            assert_eq!(seen, apps);
+        }
+    }
+}
+
+async fn of_some_apps_only_those_are_shown(db: TestDb) {
+    for n in 1..=5 {
+        rows(&db, app(n), 1).await;
+    }
+    let among = [app(4), app(9), app(2), app(4)];
+    let shown = db.repo().backlogs(Some(&among), None, 10, 10).await.unwrap();
+    assert_eq!(app_ids(&shown), [app(2), app(4)]);
+    let shown = db.repo().backlogs(Some(&among), Some(app(2)), 10, 10).await.unwrap();
+    assert_eq!(app_ids(&shown), [app(4)]);
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    assert_eq!(repo.backlogs(Some(&[]), None, 10, 10).await.unwrap(), []);
+    assert_eq!(recorded.take(), []);
+}
+
+async fn any_number_of_apps_may_be_asked_for(db: TestDb) {
+    let among: Vec<_> = (1..=2_500).map(app).collect();
+    for n in [1, 1_500, 2_000, 2_500] {
+        rows(&db, app(n), 1).await;
+    }
+    for limit in 1..=5 {
+        let shown = db.repo().backlogs(Some(&among), None, limit, 10).await.unwrap();
+        let expected = [1, 1_500, 2_000, 2_500].map(app);
+        assert_eq!(app_ids(&shown), expected[..expected.len().min(limit as usize)]);
+    }
+}
+
+async fn a_cap_ends_the_counts_and_says_so(db: TestDb) {
+    let stored = rows(&db, app(1), 5).await;
+    db.repo().resolve(stored[0], "handler_failed").await.unwrap();
+    let at_least = |count| CappedCount { count, at_least: true };
+    for (cap, open, unresolved) in [
+        (0, at_least(0), at_least(0)),
+        (3, at_least(3), at_least(3)),
+        (4, at_least(4), exactly(4)),
+        (5, exactly(5), exactly(4)),
+        (u32::MAX, exactly(5), exactly(4)),
+    ] {
+        let backlog = db.repo().backlogs(None, None, 1, cap).await.unwrap()[0];
+        assert_eq!((backlog.open, backlog.unresolved), (open, unresolved));
+    }
+}
+
+async fn where_nothing_is_open_there_is_no_backlog(db: TestDb) {
+    assert_eq!(db.repo().backlogs(None, None, 10, 10).await.unwrap(), []);
+    assert_eq!(db.repo().backlogs(Some(&[new_app()]), None, 10, 10).await.unwrap(), []);
+    let id = rows(&db, app(1), 1).await[0];
+    assert_eq!(db.repo().backlogs(None, Some(app(1)), 10, 10).await.unwrap(), []);
+    db.repo().resolve(id, "ignored").await.unwrap();
+    assert_eq!(db.repo().backlogs(None, None, 10, 10).await.unwrap(), []);
+}
+
+async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    for limit in [0, 1_001] {
+        let error = repo.backlogs(None, None, limit, 10).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
+    }
+    assert_eq!(recorded.take(), []);
+}

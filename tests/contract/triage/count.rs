@@ -1,0 +1,80 @@
+use chrono::{Duration, Utc};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution,
+};
+
+use super::{any, letter, new_app, row_of, rows, settlement, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    the_apps_rows_that_match_are_counted_up_to_the_cap,
+    a_scan_counts_among_the_newest_rows,
+    a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer,
+    as_of_is_not_behind_the_filters_own_end,
+}
+
+async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let stored = rows(&db, app, 5).await;
+    rows(&db, other, 3).await;
+    row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
+    db.repo().resolve(stored[0], "ignored").await.unwrap();
+    db.repo().resolve(stored[1], "handler_failed").await.unwrap();
+    let orders = |state| DeadLetterFilter { state, source: Some("orders".into()), ..Default::default() };
+    for (state, matching) in [
+        (DeadLetterState::Any, 5),
+        (DeadLetterState::Open, 4),
+        (DeadLetterState::Unresolved, 3),
+        (DeadLetterState::Resolved, 2),
+    ] {
+        for cap in [0, matching - 1, matching, matching + 1, u32::MAX] {
+            let counted = db.repo().count(app, &orders(state), cap, None).await.unwrap();
+            assert_eq!((counted.count, counted.at_least), (matching.min(cap).into(), matching > cap));
+            assert_eq!(counted.looked_back_to, None);
+        }
+    }
+    assert_eq!(db.repo().count(new_app(), &any(), 10, None).await.unwrap().count, 0);
+}
+
+async fn a_scan_counts_among_the_newest_rows(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 6).await;
+    let counted = db.repo().count(app, &any(), 10, Some(4)).await.unwrap();
+    assert_eq!((counted.count, counted.at_least), (4, false));
+    assert_eq!(counted.looked_back_to, Some(ten_oclock() + Duration::minutes(2)));
+    let counted = db.repo().count(app, &any(), 3, Some(4)).await.unwrap();
+    assert_eq!((counted.count, counted.at_least), (3, true));
+}
+
+async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: TestDb) {
+    let app = new_app();
+    let stored = db.repo().insert_many(vec![letter(app); 3]).await.unwrap();
+    let counted = db.repo().count(app, &any(), 10, None).await.unwrap();
+    assert_eq!(counted.count, 3);
+    assert!((counted.as_of - Utc::now()).abs() < Duration::minutes(1));
+    // In SQLite, whose clock has milliseconds, one may fail within the same one.
+    let newer = loop {
+        let id = row_of(&db, letter(app)).await;
+        if db.repo().get(id).await.unwrap().unwrap().created_at >= counted.as_of {
+            break id;
+        }
+        db.execute(
+            "DELETE FROM dead_letters WHERE id = (SELECT id FROM dead_letters ORDER BY id DESC LIMIT 1)",
+        )
+        .await;
+    };
+    let until_then = DeadLetterFilter { created_before: Some(counted.as_of), ..any() };
+    let settled =
+        db.repo().resolve_matching(app, &until_then, &settlement(Resolution::Ignored), 10).await.unwrap();
+    assert_eq!(settled.ids, stored);
+    assert_eq!(db.repo().get(newer).await.unwrap().unwrap().resolution, None);
+}
+
+async fn as_of_is_not_behind_the_filters_own_end(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 3).await;
+    let end = ten_oclock() + Duration::minutes(1);
+    let filter = DeadLetterFilter { created_before: Some(end), ..any() };
+    let counted = db.repo().count(app, &filter, 10, None).await.unwrap();
+    assert_eq!((counted.count, counted.as_of), (1, end));
+}

@@ -1,0 +1,130 @@
+use dead_letters::{
+    DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage,
+    GroupRequest, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
+};
+use uuid::Uuid;
+
+use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    ids_name_the_apps_rows_exactly,
+    other_fields_narrow_the_ids,
+    no_ids_are_no_rows,
+    pages_of_ids_follow_each_other,
+    a_bulk_call_with_ids_needs_no_created_before,
+    more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent,
+}
+
+fn of(ids: &[DeadLetterId]) -> DeadLetterFilter {
+    DeadLetterFilter { ids: Some(ids.to_vec()), ..any() }
+}
+
+async fn ids_name_the_apps_rows_exactly(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let stored = rows(&db, app, 5).await;
+    let foreign = rows(&db, other, 1).await;
+    // One twice, one of another app, one of nobody.
+    let asked = [stored[1], stored[3], stored[1], foreign[0], Uuid::now_v7().into()];
+    let page = db.repo().list(app, &of(&asked), &PageRequest::default()).await.unwrap();
+    assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), [stored[3], stored[1]]);
+    assert_eq!(db.repo().count(app, &of(&asked), 10, None).await.unwrap().count, 2);
+    let groups = db.repo().error_groups(app, &of(&asked), &GroupRequest::default()).await.unwrap().groups;
+    assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 2);
+}
+
+async fn other_fields_narrow_the_ids(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 2).await;
+    let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
+    db.repo().resolve(stored[0], "ignored").await.unwrap();
+    let filter = DeadLetterFilter {
+        source: Some("orders".into()),
+        state: DeadLetterState::Unresolved,
+        ..of(&[stored[0], stored[1], odd])
+    };
+    let page = db.repo().list(app, &filter, &PageRequest::default()).await.unwrap();
+    assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), stored[1..]);
+}
+
+async fn no_ids_are_no_rows(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 2).await;
+    assert_eq!(db.repo().list(app, &of(&[]), &PageRequest::default()).await.unwrap().items, []);
+    let settled =
+        db.repo().resolve_matching(app, &of(&[]), &settlement(Resolution::Ignored), 10).await.unwrap();
+    assert_eq!(settled.ids, []);
+}
+
+async fn pages_of_ids_follow_each_other(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 9).await;
+    let filter = of(&stored[2..7]);
+    // A bound on the scan does not apply.
+    let mut request = PageRequest { size: 2, scan: Some(1), ..Default::default() };
+    let mut seen = Vec::new();
+    loop {
+        let page = db.repo().list(app, &filter, &request).await.unwrap();
+        assert_eq!(page.looked_back_to, None);
+        seen.extend(page.items.into_iter().map(|item| item.id));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    seen.reverse();
+    assert_eq!(seen, stored[2..7]);
+}
+
+async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 6).await;
+    db.repo().resolve(stored[0], "replayed").await.unwrap();
+    let asked = of(&[stored[3], stored[0], stored[1]]);
+    let settled =
+        db.repo().resolve_matching(app, &asked, &settlement(Resolution::Ignored), 10).await.unwrap();
+    assert_eq!((settled.ids.as_slice(), settled.more), ([stored[1], stored[3]].as_slice(), false));
+    assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
+
+    create_outbox(&db).await;
+    let asked = of(&[stored[1], stored[5], stored[4]]);
+    let replayed: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_matching(app, &asked, None, None, 10, async |txn, letters| {
+            for letter in letters {
+                enqueue(txn, letter.id).await?;
+            }
+            Ok(())
+        })
+        .await;
+    assert_eq!(replayed.unwrap().ids, stored[4..]);
+    let mut expected: Vec<_> = stored[4..].iter().map(ToString::to_string).collect();
+    expected.sort();
+    assert_eq!(enqueued(&db).await, expected);
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1);
+}
+
+async fn more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let app = new_app();
+    let ids: Vec<_> = (0..1_001).map(|_| DeadLetterId::from(Uuid::now_v7())).collect();
+    let filter = of(&ids);
+    let ignored = settlement(Resolution::Ignored);
+    let page = PageRequest { scan: Some(10), ..Default::default() };
+    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock(), buckets: 1 };
+    let groups = GroupRequest { scan: Some(10), ..Default::default() };
+    let replayed: Result<_, DeadLetterRepoError> =
+        repo.replay_matching(app, &filter, None, None, 1, async |_, _| panic!("enqueued")).await;
+    for error in [
+        repo.list(app, &filter, &page).await.unwrap_err(),
+        repo.export(app, &filter, &page).await.unwrap_err(),
+        repo.count(app, &filter, 1, Some(10)).await.unwrap_err(),
+        repo.timeline(app, &filter, &time, Some(10)).await.unwrap_err(),
+        repo.error_groups(app, &filter, &groups).await.unwrap_err(),
+        repo.resolve_matching(app, &filter, &ignored, 1).await.unwrap_err(),
+        replayed.unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), "filter.ids must be from 0 to 1000, and is 1001");
+    }
+    assert_eq!(recorded.take(), []);
+    repo.resolve_matching(app, &of(&ids[1..]), &ignored, 1).await.unwrap();
+}

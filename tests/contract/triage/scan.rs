@@ -1,0 +1,147 @@
+use chrono::Duration;
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, DeadLetterSummary,
+    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, SeaOrmDeadLetterRepo, TimelineRequest,
+};
+
+use super::{any, letter, new_app, row_of, rows, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    a_scan_ends_an_empty_page_and_the_next_one_goes_on_there,
+    pages_of_any_scan_show_each_match_once,
+    a_scan_that_reaches_the_last_row_leaves_nothing_out,
+    a_page_that_is_full_before_its_scan_ends_says_nothing_of_it,
+    only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan,
+    a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent,
+}
+
+/// Rows as `rows` makes them, of which those with an odd source are at these places.
+async fn with_odd_ones_at(db: &TestDb, app: AppId, count: usize, odd: &[usize]) -> Vec<DeadLetterId> {
+    let mut stored = rows(db, app, count).await;
+    for &place in odd {
+        let at = db.repo().get(stored[place]).await.unwrap().unwrap().created_at;
+        db.set_created_at(stored[place], at - Duration::days(1)).await;
+        stored[place] = row_of(db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
+        db.set_created_at(stored[place], at).await;
+    }
+    stored
+}
+
+fn odd() -> DeadLetterFilter {
+    // Without the rows whose places the odd ones took.
+    DeadLetterFilter { source: Some("invoices".into()), created_from: Some(ten_oclock()), ..any() }
+}
+
+fn scan(scan: u32) -> PageRequest {
+    PageRequest { scan: Some(scan), ..Default::default() }
+}
+
+fn ids(page: &Page<DeadLetterSummary>) -> Vec<DeadLetterId> {
+    page.items.iter().map(|item| item.id).collect()
+}
+
+async fn a_scan_ends_an_empty_page_and_the_next_one_goes_on_there(db: TestDb) {
+    let app = new_app();
+    let stored = with_odd_ones_at(&db, app, 10, &[0, 1]).await;
+    let page = db.repo().list(app, &odd(), &scan(5)).await.unwrap();
+    assert_eq!(page.items, []);
+    assert_eq!(page.looked_back_to, Some(ten_oclock() + Duration::minutes(5)));
+    let after = PageRequest { after: page.next, ..scan(5) };
+    let page = db.repo().list(app, &odd(), &after).await.unwrap();
+    assert_eq!((ids(&page), page.next, page.looked_back_to), (vec![stored[1], stored[0]], None, None));
+}
+
+async fn pages_of_any_scan_show_each_match_once(db: TestDb) {
+    let app = new_app();
+    let stored = with_odd_ones_at(&db, app, 9, &[0, 3, 4, 8]).await;
+    // Two places in one time.
+    db.set_created_at(stored[5], ten_oclock() + Duration::minutes(4)).await;
+    for scan in 1..=11 {
+        for size in 1..=5 {
+            let mut request = PageRequest { size, scan: Some(scan), after: None };
+            let mut seen = Vec::new();
+            loop {
+                let page = db.repo().list(app, &odd(), &request).await.unwrap();
+                let exported = db.repo().export(app, &odd(), &request).await.unwrap();
+                assert_eq!(exported.items.iter().map(|row| row.id).collect::<Vec<_>>(), ids(&page));
+                assert_eq!((exported.next, exported.looked_back_to), (page.next, page.looked_back_to));
+                seen.extend(ids(&page));
+                assert!(page.items.len() <= size as usize);
+                let Some(next) = page.next else { break };
+                request.after = Some(next);
+            }
+            let expected = [8, 4, 3, 0].map(|place| stored[place]);
+            assert_eq!(seen, expected, "scan {scan}, size {size}");
+        }
+    }
+}
+
+async fn a_scan_that_reaches_the_last_row_leaves_nothing_out(db: TestDb) {
+    let app = new_app();
+    with_odd_ones_at(&db, app, 6, &[]).await;
+    for (length, ends_at) in [(5, Some(1)), (6, None), (7, None), (u32::MAX, None)] {
+        let page = db.repo().list(app, &odd(), &scan(length)).await.unwrap();
+        let ends_at = ends_at.map(|minute| ten_oclock() + Duration::minutes(minute));
+        assert_eq!((page.looked_back_to, page.next.is_some()), (ends_at, ends_at.is_some()));
+        assert_eq!(db.repo().count(app, &odd(), 9, Some(length)).await.unwrap().looked_back_to, ends_at);
+    }
+}
+
+async fn a_page_that_is_full_before_its_scan_ends_says_nothing_of_it(db: TestDb) {
+    let app = new_app();
+    let stored = with_odd_ones_at(&db, app, 6, &[3, 4]).await;
+    let page = db.repo().list(app, &odd(), &PageRequest { size: 1, ..scan(4) }).await.unwrap();
+    assert_eq!((ids(&page), page.next.is_some(), page.looked_back_to), (vec![stored[4]], true, None));
+    // The same where nothing is left out of what is looked at, the scan being shorter than the page too.
+    for (size, length, at) in [(2, 4, None), (4, 4, None), (4, 2, Some(ten_oclock() + Duration::minutes(4)))]
+    {
+        let all = DeadLetterFilter { created_from: Some(ten_oclock()), ..any() };
+        let page = db.repo().list(app, &all, &PageRequest { size, ..scan(length) }).await.unwrap();
+        assert_eq!(page.items.len() as u32, size.min(length));
+        let at = if size == length { page.looked_back_to } else { at };
+        assert_eq!((page.looked_back_to, page.next.is_some()), (at, true));
+    }
+}
+
+async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let stored = with_odd_ones_at(&db, app, 10, &[2, 3]).await;
+    for &newer in &stored[6..8] {
+        db.repo().resolve(newer, "ignored").await.unwrap();
+    }
+    for foreign in rows(&db, other, 3).await {
+        db.set_created_at(foreign, ten_oclock() + Duration::days(1)).await;
+    }
+    // Rows 8 and 9 are too young, 6 and 7 are settled, the two behind the scan of 4 are 5 and 4.
+    let filter = DeadLetterFilter {
+        created_before: Some(ten_oclock() + Duration::minutes(8)),
+        state: DeadLetterState::Unresolved,
+        ..odd()
+    };
+    let page = db.repo().list(app, &filter, &scan(4)).await.unwrap();
+    assert_eq!(ids(&page), [stored[3], stored[2]]);
+    let page = db.repo().list(app, &filter, &scan(3)).await.unwrap();
+    assert_eq!(ids(&page), stored[3..4]);
+    let settled = DeadLetterFilter { state: DeadLetterState::Resolved, ..filter };
+    let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
+    assert_eq!((page.items, page.looked_back_to), (vec![], Some(ten_oclock() + Duration::minutes(7))));
+}
+
+async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let app = new_app();
+    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock(), buckets: 1 };
+    let groups = GroupRequest { scan: Some(0), ..Default::default() };
+    for (error, argument) in [
+        (repo.list(app, &any(), &scan(0)).await.unwrap_err(), "page.scan"),
+        (repo.export(app, &any(), &scan(0)).await.unwrap_err(), "page.scan"),
+        (repo.count(app, &any(), 1, Some(0)).await.unwrap_err(), "scan"),
+        (repo.timeline(app, &any(), &time, Some(0)).await.unwrap_err(), "scan"),
+        (repo.error_groups(app, &any(), &groups).await.unwrap_err(), "scan"),
+    ] {
+        assert_eq!(error.to_string(), format!("{argument} must be from 1 to 4294967295, and is 0"));
+    }
+    assert_eq!(recorded.take(), []);
+}
