@@ -373,8 +373,8 @@ impl Dispatcher<'_> {
     }
 }
 
-/// How events go back into the outbox: in the transaction that settles their letters, and only if nobody settled
-/// them before.
+/// How events go back into the outbox: in the transaction that settles their letters, and only if nobody
+/// settled them before.
 struct Outbox;
 
 #[async_trait]

@@ -39,8 +39,8 @@ pub trait DeadLetterRetention: Send + Sync {
     /// once the archive has them, rows may be archived and still there: a later call archives them again.
     ///
     /// All of it is one transaction, which is open while the archive writes. On PostgreSQL other sweeps and
-    /// bulk calls pass over these rows meanwhile; on SQLite it is the only writer, and all others wait. Over a
-    /// caller's transaction the archive has the rows before that commits.
+    /// bulk calls pass over these rows meanwhile; on SQLite it is the only writer, and all others wait. Over
+    /// a caller's transaction the archive has the rows before that commits.
     ///
     /// # Errors
     ///

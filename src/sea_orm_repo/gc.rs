@@ -212,8 +212,8 @@ fn oldest_on_postgres(
              WHERE {time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
              ORDER BY {time} AT TIME ZONE 'UTC' LIMIT $2{lock}"
         ),
-        // `LIMIT (SELECT $2)`, which no plan knows beforehand: one that knows 1,000, and takes every app for a
-        // small one, reads all of an app and sorts.
+        // `LIMIT (SELECT $2)`, which no plan knows beforehand: one that knows 1,000, and takes every app for
+        // a small one, reads all of an app and sorts.
         SweepScope::AllAppsBut { .. } => format!(
             "WITH RECURSIVE apps (app) AS (\
                  SELECT (SELECT app_id FROM dead_letters WHERE app_id >= $3 AND {is_indexed} \

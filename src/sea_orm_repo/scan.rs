@@ -78,8 +78,8 @@ impl<'a> Matching<'a> {
         let place = || Expr::tuple([Column::CreatedAt.into_expr(), Column::Id.into_expr()]);
         let to_tuple =
             |(created_at, id): Place| Expr::tuple([Expr::val(created_at), Expr::val(id.into_inner())]);
-        // SQLite's search has one condition a side, and takes the time's rather than the place's: so none that the
-        // place implies.
+        // SQLite's search has one condition a side, and takes the time's rather than the place's: so none
+        // that the place implies.
         let from = self.filter.created_from.filter(|_| self.down_to.is_none());
         let before =
             self.filter.created_before.filter(|&before| self.after.is_none_or(|(at, _)| at >= before));

@@ -3,8 +3,8 @@
 //! sqlx 0.9.0 (its issues 4385 and 4393) gives a connection back to the pool inside an open transaction where
 //! the future of a BEGIN is dropped; what others then store on it is rolled back one day. A dropped SAVEPOINT
 //! ends the whole transaction around it, and later statements stand alone. So every BEGIN of ours runs to its
-//! end on a task of its own, no work of ours is done behind a SAVEPOINT, and a commit asks first whether there
-//! still is a transaction.
+//! end on a task of its own, no work of ours is done behind a SAVEPOINT, and a commit asks first whether
+//! there still is a transaction.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr,
