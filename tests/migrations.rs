@@ -610,7 +610,7 @@ async fn sqlites_step_rewrites_the_times_that_it_can_read() {
         for (written, _) in cases {
             db.execute(&row_with(DbBackend::Sqlite, column, &format!("'{written}'"))).await;
         }
-        Migrator::up(&db.db, Some(1)).await.unwrap();
+        up_to(&db, "check_formats").await;
         let rewritten = format!("SELECT {column} FROM dead_letters ORDER BY rowid");
         assert_eq!(self::column::<String>(&db.db, &rewritten).await, cases.map(|(_, rewritten)| rewritten));
         assert_eq!(table::Entity::find().all(&db.db).await.unwrap().len(), cases.len());
@@ -727,7 +727,7 @@ async fn sqlites_step_keeps_columns_indexes_triggers_and_views_of_others_up_and_
     let definition = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 'dead_letters'";
     let (before, columns_before) = (schema(&db).await, column::<String>(&db.db, columns).await);
     let definition_before = column::<String>(&db.db, definition).await;
-    Migrator::up(&db.db, Some(1)).await.unwrap();
+    up_to(&db, "check_formats").await;
     assert_eq!(schema(&db).await, before);
     assert_eq!(column::<String>(&db.db, columns).await, columns_before);
     for check in ["attempt_count", "resolution", "resolved", "created_at", "app_id"] {

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    Due, JsonLinesArchive, NewDeadLetter, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepEnd, SweepScope, Sweeper, entity::dead_letters as table,
+    DeadLetterTriage, Due, Imported, JsonLinesArchive, NewDeadLetter, Retention, RetentionPolicy,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper, entity::dead_letters as table,
 };
 use sea_orm::{ConnectionTrait, Database, EntityTrait};
 use serde_json::json;
@@ -78,6 +78,13 @@ async fn the_rest_is_swept_and_the_archive_has_all(db: &TestDb, folder: &Path, i
         assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
     }
     assert_eq!(archived_ids(folder), *ids);
+
+    // Nothing is there twice, whatever the archive was handed twice.
+    let letters = archived(folder);
+    let imported = db.repo().import(&letters).await.unwrap();
+    let doubles = (letters.len() - ids.len()) as u64;
+    assert_eq!(imported, Imported { stored: ids.len() as u64, present: doubles });
+    assert_eq!(db.row_count().await, ids.len() as u64);
 }
 
 async fn what_is_deleted_is_in_the_archive_as_it_was_stored(db: TestDb) {
