@@ -2,9 +2,17 @@
 
 use std::fmt;
 
-use sea_orm::{DbErr, SqlxError, sqlx::error::DatabaseError};
+use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx::error::DatabaseError};
 
-use crate::error::sqlx_error;
+/// The driver's error, where SeaORM passes one on.
+pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
 
 pub(crate) struct Described<'a>(pub(crate) &'a DbErr);
 

@@ -3,9 +3,12 @@
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError};
+use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 
-use crate::{DeadLetterId, Resolution, description::Described};
+use crate::{
+    DeadLetterId, Resolution,
+    description::{Described, sqlx_error},
+};
 
 /// Why a call failed.
 ///
@@ -231,16 +234,6 @@ fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     of_db.or_else(of_store).filter(|&kind| kind == ErrorKind::Transient).unwrap_or(ErrorKind::Internal)
 }
 const SQLITE_BUSY: u32 = 5;
-
-/// The driver's error, where SeaORM passes one on.
-pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
-        _ => None,
-    }
-}
 
 /// PostgreSQL's SQLSTATE, or SQLite's result code.
 pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {

@@ -15,7 +15,7 @@ use super::{
     text::Text,
     transaction::{self, RepoConnection},
 };
-use crate::{DeadLetterRepoError, Imported, Resolution, StoredLetter, error::sqlx_error};
+use crate::{DeadLetterRepoError, Imported, Resolution, StoredLetter, description::sqlx_error};
 
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// At rows that are there at first, and that others delete before they are counted.
