@@ -38,6 +38,7 @@ impl RepoConnection for DatabaseExecutor<'_> {
 static BEGINS: Semaphore = Semaphore::const_new(256);
 
 pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
     let permit = BEGINS.acquire().await;
     let db = db.clone();
     let begun = async move {
@@ -47,7 +48,6 @@ pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction
         // Without a caller the transaction is dropped as soon as it is there, which rolls it back.
         db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
     };
-    let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
     Ok(runtime.spawn(begun).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)??)
 }
 

@@ -33,6 +33,7 @@ on_every_backend! {
     a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction,
     a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back,
     without_a_runtime_a_begin_is_a_typed_error,
+    in_a_runtime_that_is_shut_down_a_begin_is_a_typed_error,
     of_2000_begins_that_nobody_waits_for_256_reach_the_database,
 }
 
@@ -201,6 +202,25 @@ async fn without_a_runtime_a_begin_is_a_typed_error(db: TestDb) {
     });
     let polled = polled.join().unwrap();
     assert!(matches!(polled, Poll::Ready(Err(DeadLetterRepoError::RuntimeEnded))));
+}
+
+async fn in_a_runtime_that_is_shut_down_a_begin_is_a_typed_error(db: TestDb) {
+    let db = db.db.clone();
+    let begun = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _inside = handle.enter();
+        let mut begin = pin!(SeaOrmDeadLetterRepo::begin(&db));
+        loop {
+            match begin.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(begun) => return begun.map(drop),
+                Poll::Pending => std::thread::yield_now(),
+            }
+        }
+    });
+    let begun = begun.join().unwrap();
+    assert!(matches!(begun, Err(DeadLetterRepoError::RuntimeEnded)), "{begun:?}");
 }
 
 async fn of_2000_begins_that_nobody_waits_for_256_reach_the_database(db: TestDb) {
