@@ -172,7 +172,7 @@ impl DeadLetterRepoError {
             Self::PayloadTooDeep { .. } | Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
             Self::Db(DbErr::RecordNotInserted) => true,
             Self::Db(error) => code_of(error).is_some_and(|code| match code.len() {
-                5 => matches!(&code[..2], "22" | "23" | "44" | "54" | "P0") || code == "42501",
+                5 => matches!(code.get(..2), Some("22" | "23" | "44" | "54" | "P0")) || code == "42501",
                 _ => code.parse::<u32>().is_ok_and(|code| {
                     matches!(code & 0xff, SQLITE_TOO_BIG | SQLITE_CONSTRAINT | SQLITE_MISMATCH)
                 }),
