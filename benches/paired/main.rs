@@ -37,8 +37,10 @@ macro_rules! side {
 
 mod measure;
 mod memory;
+mod operations;
 mod peer;
 mod report;
+mod retention;
 mod store;
 mod sweep;
 
@@ -183,16 +185,22 @@ impl Bench {
         calls.push(("triage list, 50", [listing(large, 0).await?, listing(small, 0).await?]));
         let deep = [listing(large, 500_000).await?, listing(small, 5_000).await?];
         calls.push(("triage list, 50, half way down", deep));
-        for (name, calls) in calls {
-            let case = Case { name: name.to_owned(), tasks: 1, rows: 1.0, target: None };
-            let [_, median, _] = self.pairs.measure(case, calls).await?.ratio;
-            self.bound(Bound {
-                name: format!("{name}: 1 M rows against 10 k"),
-                bound: "1.5 times the time".to_owned(),
-                measured: format!("{:.2}", 1.0 / median),
-                met: 1.0 / median <= 1.5,
-            });
+        let scans = operations::scans(large).into_iter().zip(operations::scans(small));
+        calls.extend(scans.map(|((name, of_large), (_, of_small))| (name, [of_large, of_small])));
+        for (name, [of_large, of_small]) in calls {
+            let name = format!("{name}: 1 M rows");
+            self.bound(operations::against(&self.pairs, &name, of_large, "10 k", of_small, 1.5).await?);
         }
+        Ok(())
+    }
+
+    /// Settles 100,000 rows.
+    async fn operations(&mut self, server: &Url, large: &Arc<Store>) -> Result<(), Failure> {
+        self.bound(operations::by_ids(large).await?);
+        self.bound(operations::times_replayed(&self.pairs, large).await?);
+        let (many, few) = (retention::crowd(server, 900).await?, retention::crowd(server, 100).await?);
+        self.bound(operations::backlogs(&self.pairs, &many, retention::excepted()[0]).await?);
+        self.bound(retention::idle(&self.pairs, &many, &few).await?);
         Ok(())
     }
 
@@ -300,15 +308,22 @@ async fn main() -> Result<(), Failure> {
         bench.figures.push(figure);
         bounds.push(longest);
     }
+    let against_gc = retention::beside_gc(&large, "sweep of all apps", 1.0, None).await?;
+    let (archiving, memory) = retention::archives(&small, &large).await?;
+    bounds.push(memory);
+    for figure in [against_gc, archiving] {
+        println!("{}", figure.line());
+        bench.figures.push(figure);
+    }
     report::print_bounds_head();
     bounds.into_iter().for_each(|bound| bench.bound(bound));
     bench.client_cpu();
     // Afresh: with what was deleted and not yet vacuumed it would be another question.
     let (small, large) = (Store::create(&url, 10_000).await?, Store::create(&url, 1_000_000).await?);
     bench.growth(&small, &large).await?;
+    bench.operations(&url, &large).await?;
     bench.bound(sweep::memory(&small, &large).await?);
-    for bound in sweep::dispatchers(&large).await? {
-        bench.bound(bound);
-    }
+    let beside_sweeps = sweep::dispatchers(&large).await?;
+    beside_sweeps.into_iter().chain(retention::sweeper(&large).await?).for_each(|bound| bench.bound(bound));
     report::save(&large.server_version().await?, &bench.figures, &bench.bounds)
 }

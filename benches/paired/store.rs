@@ -84,6 +84,15 @@ impl Store {
         rows: u32,
         from: DateTime<Utc>,
     ) -> Result<(), Failure> {
+        let seconds = format!(
+            "SELECT uuid '{app}' AS app, timestamptz '{from}' + n * interval '1 second' AS at
+             FROM generate_series(1, {rows}) n"
+        );
+        self.fill_with(table, &seconds).await
+    }
+
+    /// A row for each `app` and time `at` of a query.
+    pub(crate) async fn fill_with(&self, table: &str, apps_and_times: &str) -> Result<(), Failure> {
         // As each side's own inserts would have left it.
         let (signature, value, id, cast) = match table {
             "peer" => ("", "", "gen_random_uuid()", "jsonb"),
@@ -95,13 +104,13 @@ impl Store {
                 "text",
             ),
         };
-        let payload = letter(app, 1_000).payload;
+        let payload = letter(self.app, 1_000).payload;
         self.execute(&format!(
             "INSERT INTO {table} (id, app_id, original_event_id, source, op, trigger_id, script_id, payload,
                  attempt_count, first_attempt_at, last_attempt_at, last_error, created_at{signature})
-             SELECT {id}, '{app}', gen_random_uuid(), 'orders', 'insert', gen_random_uuid(), gen_random_uuid(),
+             SELECT {id}, app, gen_random_uuid(), 'orders', 'insert', gen_random_uuid(), gen_random_uuid(),
                  '{payload}'::{cast}, 5, at, at, 'smtp: 451 try again later', at{value}
-             FROM (SELECT timestamptz '{from}' + n * interval '1 second' AS at FROM generate_series(1, {rows}) n) _"
+             FROM ({apps_and_times}) _"
         ))
         .await
     }
@@ -118,8 +127,12 @@ impl Store {
         Ok(())
     }
 
+    pub(crate) fn url(&self) -> &str {
+        self.database.url()
+    }
+
     /// Not of the repo's pool: a fill takes longer than its statements may.
-    async fn connect(&self) -> Result<PgConnection, Failure> {
+    pub(crate) async fn connect(&self) -> Result<PgConnection, Failure> {
         Ok(PgConnection::connect(self.database.url()).await?)
     }
 

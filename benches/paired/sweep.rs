@@ -21,22 +21,22 @@ use crate::{
 };
 
 const ROWS: u32 = 1_000_000;
-const DUE: i64 = 900_000;
-const BATCH: i64 = 1_000;
-const ROUNDS: usize = 3;
+pub(crate) const DUE: i64 = 900_000;
+pub(crate) const BATCH: u32 = 1_000;
+pub(crate) const ROUNDS: usize = 3;
 
-fn cutoff() -> DateTime<Utc> {
+pub(crate) fn cutoff() -> DateTime<Utc> {
     FROM + TimeDelta::seconds(DUE + 1)
 }
 
 async fn sweep(store: &Store, side: usize) -> Result<u64, Failure> {
     Ok(match side {
-        0 => store.repo.gc(cutoff(), BATCH).await?,
-        _ => store.peer.gc(cutoff(), BATCH).await?,
+        0 => store.repo.gc(cutoff(), BATCH.into()).await?,
+        _ => store.peer.gc(cutoff(), BATCH.into()).await?,
     })
 }
 
-async fn refill(store: &Store, side: usize) -> Result<(), Failure> {
+pub(crate) async fn refill(store: &Store, side: usize) -> Result<(), Failure> {
     let table = TABLES[side];
     store.execute(&format!("TRUNCATE {table}")).await?;
     store.fill(table, store.app, ROWS, FROM).await?;
@@ -151,7 +151,7 @@ pub(crate) async fn dispatchers(store: &Arc<Store>) -> Result<Vec<Bound>, Failur
 /// Deleting a million rows needs no more memory than deleting few.
 pub(crate) async fn memory(small: &Arc<Store>, large: &Arc<Store>) -> Result<Bound, Failure> {
     let of_few = peak_of(async {
-        while small.repo.gc(cutoff(), BATCH).await? > 0 {}
+        while small.repo.gc(cutoff(), BATCH.into()).await? > 0 {}
         Ok(())
     });
     let of_few = of_few.await?;
@@ -163,6 +163,6 @@ pub(crate) async fn memory(small: &Arc<Store>, large: &Arc<Store>) -> Result<Bou
     Ok(Bound::memory("deleting 10,000 rows, then 900,000", of_few, of_many.await?))
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
