@@ -16,6 +16,8 @@ use crate::{
 /// puts the failing row into an error's detail, and the `Debug` of [`DbErr`] prints that. Who wants the
 /// whole error finds it in [`Db`](Self::Db), and should think before logging it. The source of
 /// [`Requeue`](Self::Requeue) is the service's own error, and shows what the service put there.
+///
+/// It has no `PartialEq`, since a service's own error has none: compare its [`kind`](Self::kind), or match.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterRepoError {
@@ -28,25 +30,20 @@ pub enum DeadLetterRepoError {
     /// The text is none of the four resolutions.
     #[error("{0:?} is not a resolution: replayed, ignored, handled_by_script or handler_failed")]
     InvalidResolution(String),
-    /// An argument that counts rows is less than 0.
-    #[error("{argument} must not be negative, and is {value}")]
-    Negative {
-        /// The argument's name.
-        argument: &'static str,
-        /// What was passed.
-        value: i64,
-    },
-    /// An argument that counts rows, apps or characters is outside what the call takes.
-    #[error("{argument} must be from {min} to {max}, and is {value}")]
+    /// The text is none of the four states.
+    #[error("{0:?} is not a state: open, unresolved, resolved or any")]
+    InvalidState(String),
+    /// A limit or an offset, or the number of what was handed over, is outside what the call takes.
+    #[error("{argument} must be {}, and is {value}", bounds(*min, *max))]
     OutOfRange {
         /// The argument's name.
         argument: &'static str,
         /// What was passed.
-        value: u32,
+        value: i64,
         /// The least that is taken.
-        min: u32,
-        /// The most that is taken.
-        max: u32,
+        min: i64,
+        /// The most that is taken: [`u32::MAX`] or [`i64::MAX`] where only the argument's type bounds it.
+        max: i64,
     },
     /// A bulk call's filter has neither `created_before` nor ids: it would sweep up rows that fail meanwhile.
     #[error("filter.created_before is missing: a bulk call must say where it ends, or name its filter.ids")]
@@ -140,7 +137,7 @@ impl DeadLetterRepoError {
                 ErrorKind::Conflict
             }
             Self::InvalidResolution(_)
-            | Self::Negative { .. }
+            | Self::InvalidState(_)
             | Self::OutOfRange { .. }
             | Self::MissingCreatedBefore
             | Self::FromAfterUntil
@@ -201,7 +198,8 @@ impl DeadLetterRepoError {
     }
 }
 
-/// What a caller makes of an error: an admin page its status, say. A variant that is new maps itself.
+/// What a caller makes of an error: an admin page its status, say. A variant that is new maps itself; these
+/// five stay, and a `match` may name each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// There is no such row.
@@ -214,6 +212,32 @@ pub enum ErrorKind {
     Transient,
     /// Something went wrong that the caller can't mend.
     Internal,
+}
+
+impl ErrorKind {
+    /// For machines: `not_found`, `conflict`, `invalid`, `transient` or `internal`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+            Self::Transient => "transient",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+fn bounds(min: i64, max: i64) -> impl fmt::Display {
+    fmt::from_fn(move |f| match max < u32::MAX.into() {
+        true => write!(f, "from {min} to {max}"),
+        false => write!(f, "at least {min}"),
+    })
 }
 
 fn kind_of_db(error: &DbErr) -> ErrorKind {

@@ -59,8 +59,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Negative`](DeadLetterRepoError::Negative) for `limit` or `offset`, with nothing sent to the
-    /// database.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` or `offset` of less than 0, with nothing
+    /// sent to the database.
     async fn list_for_app(
         &self,
         app_id: AppId,
@@ -93,7 +93,7 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Negative`](DeadLetterRepoError::Negative) for `limit`, with nothing sent to the database: SQLite
-    /// would take -1 for "no limit".
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` of less than 0, with nothing sent to the
+    /// database: SQLite would take -1 for "no limit".
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError>;
 }

@@ -201,17 +201,18 @@ fn new_id() -> DeadLetterId {
 }
 
 fn non_negative(argument: &'static str, value: i64) -> Result<u64, DeadLetterRepoError> {
-    u64::try_from(value).map_err(|_| DeadLetterRepoError::Negative { argument, value })
+    in_range(argument, value, 0..=i64::MAX).map(i64::unsigned_abs)
 }
 
-fn in_range(
+fn in_range<T: Into<i64> + PartialOrd>(
     argument: &'static str,
-    value: u32,
-    range: RangeInclusive<u32>,
-) -> Result<u32, DeadLetterRepoError> {
-    if !range.contains(&value) {
-        let (min, max) = range.into_inner();
-        return Err(DeadLetterRepoError::OutOfRange { argument, value, min, max });
+    value: T,
+    range: RangeInclusive<T>,
+) -> Result<T, DeadLetterRepoError> {
+    if range.contains(&value) {
+        return Ok(value);
     }
-    Ok(value)
+    let (min, max) = range.into_inner();
+    let (value, min, max) = (value.into(), min.into(), max.into());
+    Err(DeadLetterRepoError::OutOfRange { argument, value, min, max })
 }

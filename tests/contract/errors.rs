@@ -27,9 +27,9 @@ on_every_backend! {
 #[test]
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
-        AlreadyResolved, Archive, Db, InvalidCursor, InvalidResolution, MissingCreatedBefore, Negative,
-        NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep, PayloadTooLarge, Requeue,
-        RuntimeEnded, TimeOutOfRange, TransactionLost,
+        AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidResolution, InvalidState,
+        MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep,
+        PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -41,9 +41,10 @@ fn each_error_is_of_one_kind() {
             Invalid,
             vec![
                 InvalidResolution(String::new()),
-                Negative { argument: "limit", value: -1 },
+                InvalidState(String::new()),
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
+                FromAfterUntil,
                 InvalidCursor,
                 NotStorable { index: 0, field: "source" },
                 PayloadTooDeep { index: 0 },
