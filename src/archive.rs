@@ -149,6 +149,7 @@ struct OpenFile {
 
 /// A letter and where it stood.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ArchivedLetter {
     /// The file.
     pub path: Arc<Path>,

@@ -1,13 +1,17 @@
 //! Which rows a call is about.
 
+use std::{fmt, str::FromStr};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{DeadLetterId, Resolution, ScriptId, TriggerId, debug::debug_without_content};
+use crate::{
+    DeadLetterId, DeadLetterRepoError, Resolution, ScriptId, TriggerId, debug::debug_without_content,
+};
 
 /// Which of an app's rows a call is about: those for which every field that is set holds. The default is
-/// every unresolved row.
+/// every unresolved row. More fields may come: write it with `..Default::default()`.
 ///
 /// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
 /// leave a bulk call with more rows than were meant. Its `Debug` shows texts by their size.
@@ -61,4 +65,36 @@ pub enum DeadLetterState {
     Resolved,
     /// All rows.
     Any,
+}
+
+impl DeadLetterState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Open, Self::Unresolved, Self::Resolved, Self::Any];
+
+    /// As it serializes.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Unresolved => "unresolved",
+            Self::Resolved => "resolved",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl fmt::Display for DeadLetterState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for DeadLetterState {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| DeadLetterRepoError::InvalidState(text.to_owned()))
+    }
 }

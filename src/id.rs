@@ -1,14 +1,18 @@
-//! The ids: each a type of its own, so that one can't be handed over for another.
+//! The ids: each a type of its own, so that one can't be handed over for another; in queries and entities of
+//! a service too.
 
 use std::{fmt, str::FromStr};
 
+use sea_orm::DeriveValueType;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 macro_rules! uuid_newtype {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, DeriveValueType,
+        )]
         #[serde(transparent)]
         pub struct $name(Uuid);
 

@@ -19,7 +19,7 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
 ///
 /// Its `Debug` shows texts and payload by their size, as that of a stored row does: it ends up in logs.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct NewDeadLetter {
     /// The tenant.
     pub app_id: AppId,
@@ -46,6 +46,34 @@ pub struct NewDeadLetter {
     pub last_error: String,
 }
 
+impl NewDeadLetter {
+    /// An event that failed once, now, by no known trigger or script. What else is known goes on top:
+    /// `NewDeadLetter { attempt_count: 5, ..NewDeadLetter::new(…) }`.
+    pub fn new(
+        app_id: AppId,
+        original_event_id: Uuid,
+        source: impl Into<String>,
+        op: impl Into<String>,
+        payload: Value,
+        last_error: impl Into<String>,
+    ) -> Self {
+        let now = Utc::now();
+        Self {
+            app_id,
+            original_event_id,
+            source: source.into(),
+            op: op.into(),
+            trigger_id: None,
+            script_id: None,
+            payload,
+            attempt_count: 1,
+            first_attempt_at: now,
+            last_attempt_at: now,
+            last_error: last_error.into(),
+        }
+    }
+}
+
 debug_without_content! {
     NewDeadLetter {
         app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at;
@@ -55,7 +83,7 @@ debug_without_content! {
 
 /// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC
 /// 3339. Its `Debug` shows texts and payload by their size.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterRow {
     /// The row's id.
     pub id: DeadLetterId,
@@ -175,7 +203,8 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    const ALL: [Self; 4] = [Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
 
     /// As it stands in the column `resolution`.
     pub const fn as_str(self) -> &'static str {

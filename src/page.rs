@@ -4,14 +4,18 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is_held};
 
-/// Which page of a listing. The default is the first one, of 50 rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which page of a listing. The default is the first one, of 50 rows. More fields may come: write it with
+/// `..Default::default()`.
+///
+/// Deserialized, every field may be missing, and one that does not exist is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct PageRequest {
     /// Rows, 1 to 500.
     pub size: u32,
@@ -29,7 +33,7 @@ impl Default for PageRequest {
 }
 
 /// A page of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
@@ -40,8 +44,8 @@ pub struct Page<T> {
     pub looked_back_to: Option<DateTime<Utc>>,
 }
 
-/// A place in one listing, to go on from. It prints and parses as 44 characters that a URL leaves as they
-/// are.
+/// A place in one listing, to go on from. It prints, parses and serializes as 44 characters that a URL leaves
+/// as they are.
 ///
 /// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of
 /// the same listing.
@@ -115,6 +119,12 @@ impl FromStr for Cursor {
 impl Serialize for Cursor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -255,6 +255,7 @@ impl Drop for Running<'_> {
 
 /// What a [`Sweeper`] is doing, and did last.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct SweeperStatus {
     /// When the tick that is under way began; `None` is idle.
     pub running_since: Option<DateTime<Utc>>,
@@ -267,6 +268,7 @@ pub struct SweeperStatus {
 /// What one tick did.
 #[derive(Debug, Clone)]
 #[must_use = "it says whether the sweep failed"]
+#[non_exhaustive]
 pub struct SweepReport {
     /// When it began: the time that its cutoffs are reckoned from.
     pub began_at: DateTime<Utc>,

@@ -22,6 +22,9 @@ use crate::{
 ///
 /// A row is *open* while nobody has settled it for good: it is unresolved, or resolved as `handler_failed`.
 ///
+/// What the calls answer can be written as a literal, by a test's fake say. A field more in it is a breaking
+/// release; one more in a filter or a request is not, which are written with `..Default::default()`.
+///
 /// # Errors
 ///
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
@@ -262,6 +265,47 @@ pub struct Settlement {
     pub note: Option<String>,
 }
 
+impl Settlement {
+    /// The event was put back into the outbox, by others than [`DeadLetterReplay`](crate::DeadLetterReplay).
+    pub fn replayed() -> Self {
+        Resolution::Replayed.into()
+    }
+
+    /// Nothing is to be done.
+    pub fn ignored() -> Self {
+        Resolution::Ignored.into()
+    }
+
+    /// A dead-letter handler script dealt with it.
+    pub fn handled_by_script() -> Self {
+        Resolution::HandledByScript.into()
+    }
+
+    /// The dead-letter handler script failed in its turn: the row stays open.
+    pub fn handler_failed() -> Self {
+        Resolution::HandlerFailed.into()
+    }
+
+    /// Who decided so.
+    pub fn by(mut self, by: impl Into<String>) -> Self {
+        self.by = Some(by.into());
+        self
+    }
+
+    /// Why.
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
+        self
+    }
+}
+
+/// By nobody, without a note.
+impl From<Resolution> for Settlement {
+    fn from(resolution: Resolution) -> Self {
+        Self { resolution, by: None, note: None }
+    }
+}
+
 debug_without_content! { Settlement { resolution; by, note } }
 
 /// A row as a list shows it: without its payload, and with the beginning of its error. Its `Debug` shows texts
@@ -357,7 +401,9 @@ pub struct Count {
 }
 
 /// What a timeline shows: rows that were created from `from` on and before `until`, in this many buckets.
+/// Deserialized, a field that does not exist is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TimelineRequest {
     /// Where the first bucket begins.
     pub from: DateTime<Utc>,
@@ -385,8 +431,12 @@ pub struct Bucket {
     pub count: u64,
 }
 
-/// Which groups. The default is the 50 largest, of all rows, without timelines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which groups. The default is the 50 largest, of all rows, without timelines. More fields may come: write
+/// it with `..Default::default()`.
+///
+/// Deserialized, every field may be missing, and one that does not exist is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GroupRequest {
     /// Groups, 1 to 500.
     pub limit: u32,

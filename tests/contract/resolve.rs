@@ -63,8 +63,7 @@ async fn resolving_again_replaces_resolution_and_time(db: TestDb) {
 async fn resolving_again_forgets_who_settled_it_and_why(db: TestDb) {
     let app = new_app();
     let id = db.repo().insert(letter(app)).await.unwrap();
-    let settlement =
-        Settlement { resolution: Resolution::Ignored, by: Some("ada".into()), note: Some("old".into()) };
+    let settlement = Settlement::ignored().by("ada").note("old");
     db.repo().resolve_once(app, id, &settlement).await.unwrap();
     db.repo().resolve(id, "replayed").await.unwrap();
     let row = db.repo().get(id).await.unwrap().unwrap();

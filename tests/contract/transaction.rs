@@ -13,7 +13,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest, NewDeadLetter,
-    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    PageRequest, SeaOrmDeadLetterRepo, Settlement,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 use serde_json::Value;
@@ -96,7 +96,7 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     let repo = db.repo().in_transaction(&txn);
     let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
     let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
-    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let ignored = Settlement::ignored();
     assert_eq!(
         repo.list(app, &all, &PageRequest { size: 2, ..Default::default() }).await.unwrap().items.len(),
         2

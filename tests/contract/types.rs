@@ -1,16 +1,28 @@
-//! The public types, without a database.
+//! The public types, most of them without a database.
 
-use std::collections::{BTreeSet, HashSet};
-
-use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterSummary, DeadLetterTriage, ErrorGroup, NewDeadLetter, Resolution, ScriptId, Settlement,
-    TriggerId,
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Debug,
 };
+
+use chrono::Utc;
+use dead_letters::{
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter,
+    Page, PageRequest, Resolution, ScriptId, Settlement, TimelineRequest, TriggerId,
+    entity::dead_letters::{COLUMN, Column, Entity},
+};
+use sea_orm::{EntityTrait, QueryFilter, QuerySelect};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{letter, new_app, time};
+use crate::database::TestDb;
+
+on_every_backend! {
+    ids_stand_for_their_uuids_in_queries_of_ones_own,
+}
 
 #[test]
 fn ids_convert_print_parse_sort_hash_and_serialize_as_the_bare_uuid() {
@@ -29,9 +41,25 @@ fn ids_convert_print_parse_sort_hash_and_serialize_as_the_bare_uuid() {
             assert_eq!(BTreeSet::from([id, copy]).len(), 1);
             assert_eq!(HashSet::from([id, copy]).len(), 1);
             assert!(<$id>::from(Uuid::nil()) < <$id>::from(Uuid::max()));
+            assert_eq!(sea_orm::Value::from(id), sea_orm::Value::from(uuid));
         })+};
     }
     check!(AppId, DeadLetterId, ScriptId, TriggerId);
+}
+
+async fn ids_stand_for_their_uuids_in_queries_of_ones_own(db: TestDb) {
+    let (sent, other) = (letter(new_app()), letter(new_app()));
+    let stored = db.repo().insert_many(vec![sent.clone(), other]).await.unwrap();
+    let found = Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::AppId, Column::TriggerId])
+        .filter(COLUMN.app_id.eq(sent.app_id))
+        .filter(COLUMN.id.is_in(stored.iter().copied()))
+        .into_tuple::<(DeadLetterId, AppId, Option<TriggerId>)>()
+        .all(&db.db)
+        .await
+        .unwrap();
+    assert_eq!(found, [(stored[0], sent.app_id, sent.trigger_id)]);
 }
 
 #[test]
@@ -49,6 +77,122 @@ fn a_resolution_prints_parses_and_serializes_as_its_text() {
         assert_eq!(serde_json::to_value(resolution).unwrap(), json!(text));
         assert_eq!(serde_json::from_value::<Resolution>(json!(text)).unwrap(), resolution);
     }
+    assert_eq!(Resolution::ALL, texts.map(|(resolution, _)| resolution));
+}
+
+#[test]
+fn a_state_prints_parses_and_serializes_as_its_text() {
+    let texts = [
+        (DeadLetterState::Open, "open"),
+        (DeadLetterState::Unresolved, "unresolved"),
+        (DeadLetterState::Resolved, "resolved"),
+        (DeadLetterState::Any, "any"),
+    ];
+    for (state, text) in texts {
+        assert_eq!(state.as_str(), text);
+        assert_eq!(format!("{state:>12}"), format!("{text:>12}"));
+        assert_eq!(text.parse::<DeadLetterState>().unwrap(), state);
+        assert_eq!(serde_json::to_value(state).unwrap(), json!(text));
+        assert_eq!(serde_json::from_value::<DeadLetterState>(json!(text)).unwrap(), state);
+    }
+    assert_eq!(DeadLetterState::ALL, texts.map(|(state, _)| state));
+    let error = "Open".parse::<DeadLetterState>().unwrap_err();
+    assert!(matches!(&error, DeadLetterRepoError::InvalidState(refused) if refused == "Open"), "{error}");
+}
+
+#[test]
+fn an_error_kind_prints_as_its_text() {
+    for (kind, text) in [
+        (ErrorKind::NotFound, "not_found"),
+        (ErrorKind::Conflict, "conflict"),
+        (ErrorKind::Invalid, "invalid"),
+        (ErrorKind::Transient, "transient"),
+        (ErrorKind::Internal, "internal"),
+    ] {
+        assert_eq!((kind.as_str(), kind.to_string().as_str()), (text, text));
+    }
+}
+
+#[test]
+fn a_number_out_of_range_is_told_with_its_bounds_and_a_types_own_bound_is_none() {
+    for (max, expected) in [
+        (500, "limit must be from 1 to 500, and is 0"),
+        (u32::MAX.into(), "limit must be at least 1, and is 0"),
+        (i64::MAX, "limit must be at least 1, and is 0"),
+    ] {
+        let error = DeadLetterRepoError::OutOfRange { argument: "limit", value: 0, min: 1, max };
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_new_letter_failed_once_and_now() {
+    let (app, event) = (new_app(), Uuid::new_v4());
+    let before = Utc::now();
+    let new = NewDeadLetter::new(app, event, "orders", "insert", json!({ "order": 4711 }), "451");
+    assert!((before..=Utc::now()).contains(&new.first_attempt_at), "{new:?}");
+    let expected = NewDeadLetter {
+        app_id: app,
+        original_event_id: event,
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: None,
+        script_id: None,
+        payload: json!({ "order": 4711 }),
+        attempt_count: 1,
+        first_attempt_at: new.first_attempt_at,
+        last_attempt_at: new.first_attempt_at,
+        last_error: "451".to_owned(),
+    };
+    assert_eq!(new, expected);
+}
+
+#[test]
+fn a_settlement_says_what_by_whom_and_why() {
+    for (settlement, resolution) in [
+        (Settlement::replayed(), Resolution::Replayed),
+        (Settlement::ignored(), Resolution::Ignored),
+        (Settlement::handled_by_script(), Resolution::HandledByScript),
+        (Settlement::handler_failed(), Resolution::HandlerFailed),
+    ] {
+        assert_eq!(settlement, Settlement { resolution, by: None, note: None });
+        assert_eq!(settlement, Settlement::from(resolution));
+        let (by, note) = (Some("ada".to_owned()), Some("sold out".to_owned()));
+        assert_eq!(settlement.by("ada").note("sold out"), Settlement { resolution, by, note });
+    }
+}
+
+#[test]
+fn requests_and_pages_go_through_json() {
+    fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, json: Value) {
+        assert_eq!(serde_json::to_value(value).unwrap(), json);
+        assert_eq!(serde_json::from_value::<T>(json).unwrap(), *value);
+    }
+    let text = "AQAAAAAAAAAA_-0000000000000000000000000000-_";
+    let cursor: Cursor = text.parse().unwrap();
+    check(&cursor, json!(text));
+    check(
+        &PageRequest { size: 20, after: Some(cursor), scan: None },
+        json!({ "size": 20, "after": text, "scan": null }),
+    );
+    check(
+        &Page { items: vec![1, 2], next: Some(cursor), looked_back_to: Some(time("2026-03-01T10:00:00Z")) },
+        json!({ "items": [1, 2], "next": text, "looked_back_to": "2026-03-01T10:00:00Z" }),
+    );
+    let (from, until) = (time("2026-03-01T10:00:00Z"), time("2026-03-02T10:00:00Z"));
+    let timeline = TimelineRequest { from, until, buckets: 24 };
+    check(
+        &GroupRequest { limit: 10, scan: Some(1_000), timeline: Some(timeline) },
+        json!({
+            "limit": 10,
+            "scan": 1_000,
+            "timeline": { "from": "2026-03-01T10:00:00Z", "until": "2026-03-02T10:00:00Z", "buckets": 24 },
+        }),
+    );
+    assert_eq!(serde_json::from_value::<PageRequest>(json!({})).unwrap(), PageRequest::default());
+    assert_eq!(serde_json::from_value::<GroupRequest>(json!({})).unwrap(), GroupRequest::default());
+    let error = serde_json::from_value::<Cursor>(json!("no cursor")).unwrap_err();
+    assert_eq!(error.to_string(), "the cursor is not one of this listing");
 }
 
 #[test]
@@ -116,18 +260,19 @@ fn the_traits_are_object_safe_and_shared_between_threads() {
 }
 
 #[test]
-fn a_filter_or_a_settlement_with_a_field_that_does_not_exist_is_refused() {
-    let filter = json!({ "source": "customers", "created_before": "2026-03-01T10:00:00Z" });
-    serde_json::from_value::<DeadLetterFilter>(filter).unwrap();
-    let misspelt = json!({ "sorce": "customers", "created_before": "2026-03-01T10:00:00Z" });
-    let error = serde_json::from_value::<DeadLetterFilter>(misspelt).unwrap_err();
-    assert!(error.to_string().starts_with("unknown field `sorce`"), "{error}");
-
-    let settlement = json!({ "resolution": "ignored", "note": "sold out" });
-    serde_json::from_value::<Settlement>(settlement).unwrap();
-    let misspelt = json!({ "resolution": "ignored", "nota": "sold out" });
-    let error = serde_json::from_value::<Settlement>(misspelt).unwrap_err();
-    assert!(error.to_string().starts_with("unknown field `nota`"), "{error}");
+fn what_callers_send_with_a_field_that_does_not_exist_is_refused() {
+    fn check<T: DeserializeOwned + Debug>(mut sent: Value) {
+        serde_json::from_value::<T>(sent.clone()).unwrap();
+        sent["sorce"] = json!(null);
+        let error = serde_json::from_value::<T>(sent).unwrap_err();
+        assert!(error.to_string().starts_with("unknown field `sorce`"), "{error}");
+    }
+    let (from, until) = ("2026-03-01T10:00:00Z", "2026-03-02T10:00:00Z");
+    check::<DeadLetterFilter>(json!({ "source": "customers", "created_before": until }));
+    check::<Settlement>(json!({ "resolution": "ignored", "note": "sold out" }));
+    check::<PageRequest>(json!({ "size": 20 }));
+    check::<GroupRequest>(json!({ "limit": 20 }));
+    check::<TimelineRequest>(json!({ "from": from, "until": until, "buckets": 24 }));
 }
 
 const CANARY: &str = "canary-4711";

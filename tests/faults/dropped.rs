@@ -398,7 +398,7 @@ fn all_apps_but_one() -> SweepScope {
 }
 
 fn ignored() -> Settlement {
-    Settlement { resolution: Resolution::Ignored, by: None, note: None }
+    Settlement::ignored()
 }
 
 fn outbox(db: &impl ConnectionTrait, text: &str, event: Uuid) -> Statement {

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, Resolution,
-    SeaOrmDeadLetterRepo, Settled, Settlement, SweepScope, Swept, TimelineRequest,
+    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, Settled,
+    Settlement, SweepScope, Swept, TimelineRequest,
 };
 use dead_letters_migration::{Migrator, schema_is_current};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -87,7 +87,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
 
     let not_found = repo.resolve(id, "ignored").await;
     assert!(matches!(not_found, Err(DeadLetterRepoError::NotFound(of)) if of == id), "{not_found:?}");
-    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let ignored = Settlement::ignored();
     let replayed: Result<(), _> = repo.replay(app_id, id, None, None, async |_, _| panic!("enqueued")).await;
     for refused in [
         repo.resolve_once(app_id, id, &ignored).await.map(drop),
@@ -149,7 +149,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
 
     let max = DateTime::<Utc>::MAX_UTC;
     let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
-    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let ignored = Settlement::ignored();
     assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
     assert_eq!(
         repo.list(app_id, &filter, &PageRequest { size: 5, ..Default::default() }).await.unwrap().items.len(),

@@ -43,7 +43,7 @@ async fn row_of(db: &TestDb, letter: NewDeadLetter) -> DeadLetterId {
 }
 
 fn settlement(resolution: Resolution) -> Settlement {
-    Settlement { resolution, by: Some("ada".to_owned()), note: Some("seen".to_owned()) }
+    Settlement::from(resolution).by("ada").note("seen")
 }
 
 fn any() -> DeadLetterFilter {

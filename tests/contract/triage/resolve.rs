@@ -50,7 +50,7 @@ async fn a_settlement_may_come_without_name_and_note(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     db.repo().resolve_once(app, id, &settlement(Resolution::HandlerFailed)).await.unwrap();
-    let plain = Settlement { resolution: Resolution::Replayed, by: None, note: None };
+    let plain = Settlement::replayed();
     let row = db.repo().resolve_once(app, id, &plain).await.unwrap();
     assert_eq!(
         (row.resolution, row.resolved_by, row.resolution_note),
@@ -61,7 +61,7 @@ async fn a_settlement_may_come_without_name_and_note(db: TestDb) {
 async fn a_nul_in_name_and_note_becomes_the_replacement_character(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
-    let nul = Settlement { resolution: Resolution::Ignored, by: Some("a\0".into()), note: Some("\0".into()) };
+    let nul = Settlement::ignored().by("a\0").note("\0");
     let row = db.repo().resolve_once(app, id, &nul).await.unwrap();
     assert_eq!(
         (row.resolved_by.as_deref(), row.resolution_note.as_deref()),
