@@ -33,6 +33,15 @@ pub enum DeadLetterRepoError {
     /// The text is none of the four states.
     #[error("{0:?} is not a state: open, unresolved, resolved or any")]
     InvalidState(String),
+    /// A field of a [`ListQuery`](crate::ListQuery) does not exist, is given twice, or can't have its value,
+    /// which is not shown.
+    #[error("in the query string, {field:?} {problem}")]
+    InvalidQuery {
+        /// The field's name as it stands there, 40 characters of it at most.
+        field: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// A limit or an offset, or the number of what was handed over, is outside what the call takes.
     #[error("{argument} must be {}, and is {value}", bounds(*min, *max))]
     OutOfRange {
@@ -138,6 +147,7 @@ impl DeadLetterRepoError {
             }
             Self::InvalidResolution(_)
             | Self::InvalidState(_)
+            | Self::InvalidQuery { .. }
             | Self::OutOfRange { .. }
             | Self::MissingCreatedBefore
             | Self::FromAfterUntil

@@ -27,8 +27,8 @@ on_every_backend! {
 #[test]
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
-        AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidResolution, InvalidState,
-        MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep,
+        AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidQuery, InvalidResolution,
+        InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep,
         PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
@@ -42,6 +42,7 @@ fn each_error_is_of_one_kind() {
             vec![
                 InvalidResolution(String::new()),
                 InvalidState(String::new()),
+                InvalidQuery { field: "sorce".to_owned(), problem: "is no field" },
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
                 FromAfterUntil,

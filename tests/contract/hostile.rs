@@ -27,13 +27,13 @@ on_every_backend! {
 }
 
 /// The same ones in each run.
-fn samples<T>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
+pub(super) fn samples<T>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
     let mut runner = TestRunner::deterministic();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
 /// Of any Unicode, NUL among it.
-fn text() -> impl Strategy<Value = String> {
+pub(super) fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(
         proptest::prop_oneof![1 => proptest::strategy::Just('\0'), 9 => any::<char>()],
         0..40,

@@ -34,6 +34,7 @@ mod insert;
 mod insert_many;
 mod list;
 mod observed;
+mod query;
 mod races;
 mod resolve;
 pub(crate) mod retention;

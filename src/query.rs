@@ -1,0 +1,231 @@
+//! A listing's filter and page as the query string of a link.
+
+use std::{fmt, str::FromStr};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use form_urlencoded::{Serializer as FormSerializer, parse as parse_form};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, MapAccess, Visitor},
+};
+
+use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, PageRequest};
+
+/// The empty text, and the empty list: an empty value is what an HTML form sends of a field that was left
+/// empty.
+const EMPTY: &str = r#""""#;
+/// A name in an error is the sender's.
+const SHOWN_CHARACTERS: usize = 40;
+
+const A_UUID: &str = "must be a uuid";
+const A_TIME: &str = "must be a time as in RFC 3339";
+const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
+
+/// A listing's filter and page as a URL's query string: what links are made of, and what their page reads.
+///
+/// As text it is `state=open&source=orders&created_before=2026-03-01T10%3A00%3A00Z&size=20`: the fields have
+/// the names, the texts and the order of those in [`DeadLetterFilter`] and [`PageRequest`], times are RFC
+/// 3339, and several `ids` are separated by commas. A field that is unset, or as by default, is left out. Any
+/// filter and page come back as they were.
+///
+/// Where it is read:
+///
+/// - an empty value is "not set", as HTML forms send it; `""`, with its quotes, is the empty text, or no ids;
+/// - a field that does not exist, or that is given twice, is an error: passed over, it would leave more rows
+///   than were meant. `ids` alone may be given again, as ticked boxes send them.
+///
+/// `Display` and `FromStr` have it without a question mark. For serde it is a map of texts, as axum's `Query`
+/// and `Form` take it. Flattened into a struct that has further fields, it takes all that are not the
+/// struct's, so that an unknown one is an error there too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListQuery {
+    /// Which rows.
+    pub filter: DeadLetterFilter,
+    /// Which page of them.
+    pub page: PageRequest,
+}
+
+impl ListQuery {
+    /// Names and texts of the fields that are set, not encoded: a form's hidden inputs, or the options of a
+    /// command.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+        // None is forgotten.
+        let DeadLetterFilter {
+            state,
+            ids,
+            resolution,
+            source,
+            op,
+            trigger_id,
+            script_id,
+            original_event_id,
+            error_contains,
+            error_signature,
+            created_from,
+            created_before,
+        } = &self.filter;
+        let PageRequest { size, after, scan } = &self.page;
+        let pairs = [
+            ("state", to_text(&Some(*state).filter(|&state| state != DeadLetterState::default()))),
+            ("ids", ids.as_deref().map(join)),
+            ("resolution", to_text(resolution)),
+            ("source", source.as_deref().map(quote_empty)),
+            ("op", op.as_deref().map(quote_empty)),
+            ("trigger_id", to_text(trigger_id)),
+            ("script_id", to_text(script_id)),
+            ("original_event_id", to_text(original_event_id)),
+            ("error_contains", error_contains.as_deref().map(quote_empty)),
+            ("error_signature", error_signature.as_deref().map(quote_empty)),
+            ("created_from", created_from.map(to_rfc3339)),
+            ("created_before", created_before.map(to_rfc3339)),
+            ("size", to_text(&Some(*size).filter(|&size| size != PageRequest::default().size))),
+            ("after", to_text(after)),
+            ("scan", to_text(scan)),
+        ];
+        pairs.into_iter().filter_map(|(name, text)| Some((name, text?)))
+    }
+
+    fn from_pairs(
+        pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
+    ) -> Result<Self, DeadLetterRepoError> {
+        let mut query = Self::default();
+        let mut seen: Vec<String> = Vec::new();
+        for (name, text) in pairs {
+            let (name, text) = (name.as_ref(), text.as_ref());
+            let invalid = |problem| DeadLetterRepoError::InvalidQuery {
+                field: name.chars().take(SHOWN_CHARACTERS).collect(),
+                problem,
+            };
+            if seen.iter().any(|seen| seen == name) {
+                return Err(invalid("is given twice"));
+            }
+            query.set(name, text).map_err(invalid)?;
+            if name != "ids" {
+                seen.push(name.to_owned());
+            }
+        }
+        Ok(query)
+    }
+
+    /// Or says what is wrong.
+    fn set(&mut self, name: &str, text: &str) -> Result<(), &'static str> {
+        let Self { filter, page } = self;
+        match name {
+            "state" => {
+                let problem = "must be open, unresolved, resolved or any";
+                filter.state = parse(text, problem)?.unwrap_or_default();
+            }
+            "ids" => {
+                if let Some(ids) = split(text)? {
+                    filter.ids.get_or_insert_default().extend(ids);
+                }
+            }
+            "resolution" => {
+                let problem = "must be replayed, ignored, handled_by_script or handler_failed";
+                filter.resolution = parse(text, problem)?;
+            }
+            "source" => filter.source = unquote_empty(text),
+            "op" => filter.op = unquote_empty(text),
+            "trigger_id" => filter.trigger_id = parse(text, A_UUID)?,
+            "script_id" => filter.script_id = parse(text, A_UUID)?,
+            "original_event_id" => filter.original_event_id = parse(text, A_UUID)?,
+            "error_contains" => filter.error_contains = unquote_empty(text),
+            "error_signature" => filter.error_signature = unquote_empty(text),
+            "created_from" => filter.created_from = parse(text, A_TIME)?,
+            "created_before" => filter.created_before = parse(text, A_TIME)?,
+            "size" => page.size = parse(text, A_NUMBER)?.unwrap_or(PageRequest::default().size),
+            "after" => page.after = parse(text, "must be the cursor that a page gave as its next")?,
+            "scan" => page.scan = parse(text, A_NUMBER)?,
+            _ => return Err("is no field"),
+        }
+        Ok(())
+    }
+}
+
+fn to_text<T: ToString>(value: &Option<T>) -> Option<String> {
+    value.as_ref().map(T::to_string)
+}
+
+fn parse<T: FromStr>(text: &str, problem: &'static str) -> Result<Option<T>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| problem)
+}
+
+fn to_rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+fn join(ids: &[DeadLetterId]) -> String {
+    if ids.is_empty() {
+        return EMPTY.to_owned();
+    }
+    ids.iter().map(DeadLetterId::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn split(text: &str) -> Result<Option<Vec<DeadLetterId>>, &'static str> {
+    match text {
+        "" => Ok(None),
+        EMPTY => Ok(Some(Vec::new())),
+        _ => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Some).map_err(|_| "must be uuids"),
+    }
+}
+
+/// Of texts that are nothing but quotes each has a pair more, so that a pair alone is the empty one.
+fn quote_empty(text: &str) -> String {
+    if is_quotes(text) { format!("{EMPTY}{text}") } else { text.to_owned() }
+}
+
+fn unquote_empty(text: &str) -> Option<String> {
+    let unquoted = text.strip_prefix(EMPTY).filter(|rest| is_quotes(rest)).unwrap_or(text);
+    (!text.is_empty()).then(|| unquoted.to_owned())
+}
+
+fn is_quotes(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'"')
+}
+
+impl fmt::Display for ListQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&FormSerializer::new(String::new()).extend_pairs(self.pairs()).finish())
+    }
+}
+
+impl FromStr for ListQuery {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_pairs(parse_form(text.as_bytes()))
+    }
+}
+
+impl Serialize for ListQuery {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.pairs())
+    }
+}
+
+impl<'de> Deserialize<'de> for ListQuery {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PairsVisitor)
+    }
+}
+
+struct PairsVisitor;
+
+impl<'de> Visitor<'de> for PairsVisitor {
+    type Value = ListQuery;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::<(String, String)>::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        ListQuery::from_pairs(pairs).map_err(de::Error::custom)
+    }
+}
