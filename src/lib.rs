@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod archive;
 #[cfg(feature = "coalesce")]
@@ -53,3 +54,12 @@ pub use triage::{
     Backlog, Bucket, Count, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorGroups, GroupRequest,
     Imported, Settled, Settlement, Timeline, TimelineRequest, UnresolvedCount,
 };
+
+/// Their programs are compiled as the README's are.
+#[cfg(doctest)]
+mod docs {
+    #[doc = include_str!("../docs/connections.md")]
+    mod connections {}
+    #[doc = include_str!("../docs/migrations.md")]
+    mod migrations {}
+}

@@ -29,6 +29,81 @@ use crate::{
 ///
 /// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
 /// refused or could not be reached.
+///
+/// # Example
+///
+/// ```
+/// use std::error::Error;
+///
+/// use async_trait::async_trait;
+/// use dead_letters::{
+///     AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+///     DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Requeue, SeaOrmDeadLetterRepo, Settlement,
+/// };
+/// use dead_letters_migration::Migrator;
+/// use sea_orm::{Database, DatabaseTransaction};
+/// use sea_orm_migration::MigratorTrait;
+/// use uuid::Uuid;
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), Box<dyn Error>> {
+///     let db = Database::connect(dead_letters::connect_options("sqlite::memory:")).await?;
+///     Migrator::up(&db, None).await?;
+///     let repo = SeaOrmDeadLetterRepo::new(db);
+///     let app = AppId::from(Uuid::new_v4());
+///     for order in [4711, 4712, 4713] {
+///         repo.insert(failed(app, order)).await?;
+///     }
+///
+///     let filter = DeadLetterFilter { source: Some("orders".to_owned()), ..Default::default() };
+///     let groups = repo.error_groups(app, &filter, &GroupRequest::default()).await?.groups;
+///     assert_eq!((groups[0].count, groups[0].error_signature.as_str()), (3, "no stock for order #"));
+///
+///     let page = repo.list(app, &filter, &PageRequest { size: 2, ..Default::default() }).await?;
+///     assert_eq!(page.items.len(), 2);
+///     let rest = repo.list(app, &filter, &PageRequest { after: page.next, ..Default::default() }).await?;
+///     assert_eq!(rest.items.len(), 1);
+///
+///     // Put back into the outbox, in the transaction that settles the row, and by nobody else.
+///     let (id, by) = (page.items[0].id, Some("ada".to_owned()));
+///     let replayer = repo.replayer(Outbox);
+///     replayer.replay(app, id, by, None).await?;
+///     let again = replayer.replay(app, id, None, None).await;
+///     assert!(matches!(again, Err(DeadLetterRepoError::AlreadyResolved { .. })));
+///
+///     // The rest of what had failed by now, in batches.
+///     let count = repo.count(app, &filter, 1_000, None).await?;
+///     assert_eq!((count.count, count.at_least), (2, false));
+///     let until_now = DeadLetterFilter { created_before: Some(count.as_of), ..filter };
+///     let ignored = Settlement::ignored().note("sold out");
+///     // What other transactions hold is passed over, and then `held` says so: there is more to do later.
+///     while repo.resolve_matching(app, &until_now, &ignored, 100).await?.more {}
+///     assert_eq!(repo.unresolved_count(app).await?, 0);
+///     Ok(())
+/// }
+///
+/// struct Outbox;
+///
+/// #[async_trait]
+/// impl Requeue for Outbox {
+///     async fn requeue(
+///         &self,
+///         _txn: &DatabaseTransaction,
+///         letters: &[DeadLetterRow],
+///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
+///         for _letter in letters {
+///             // INSERT INTO your outbox, in the transaction: the letter's payload, under its original_event_id.
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// fn failed(app_id: AppId, order: u32) -> NewDeadLetter {
+///     let payload = serde_json::json!({ "order": order });
+///     let error = format!("no stock for order {order}");
+///     NewDeadLetter::new(app_id, Uuid::new_v4(), "orders", "insert", payload, error)
+/// }
+/// ```
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterTriage: Send + Sync {
