@@ -346,7 +346,8 @@ async fn postgres_reports_the_indexes() {
             "CREATE INDEX idx_dead_letters_gc ((created_at AT TIME ZONE 'UTC'::text))",
             "CREATE INDEX idx_dead_letters_purge ((resolved_at AT TIME ZONE 'UTC'::text)) WHERE (resolution <> 'handler_failed'::text)",
             "CREATE INDEX idx_dead_letters_purge_app (app_id, resolved_at) WHERE (resolution <> 'handler_failed'::text)",
-            "CREATE INDEX idx_dead_letters_replayed (app_id, original_event_id) WHERE (resolution = 'replayed'::text)",
+            "CREATE INDEX idx_dead_letters_replays (app_id, original_event_id) \
+             WHERE (COALESCE(resolution, ''::text) = 'replayed'::text)",
         ]
     );
 }
@@ -443,7 +444,7 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
             r#"CREATE INDEX "idx_dead_letters_gc" ON "dead_letters" ("created_at")"#,
             r#"CREATE INDEX "idx_dead_letters_purge" ON "dead_letters" ("resolved_at") WHERE "resolution" <> 'handler_failed'"#,
             r#"CREATE INDEX "idx_dead_letters_purge_app" ON "dead_letters" ("app_id", "resolved_at") WHERE "resolution" <> 'handler_failed'"#,
-            r#"CREATE INDEX "idx_dead_letters_replayed" ON "dead_letters" ("app_id", "original_event_id") WHERE "resolution" = 'replayed'"#,
+            r#"CREATE INDEX "idx_dead_letters_replays" ON "dead_letters" ("app_id", "original_event_id") WHERE COALESCE("resolution", '') = 'replayed'"#,
         ]
     );
 }

@@ -24,6 +24,7 @@ mod m20261125_000008_validate_times;
 mod m20261125_000009_check_formats;
 mod m20261125_000030_index_resolved;
 mod m20261125_000031_index_replayed;
+mod m20261125_000034_index_replays;
 mod settings;
 mod status;
 
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000009_check_formats::Migration),
             Box::new(m20261125_000030_index_resolved::Migration),
             Box::new(m20261125_000031_index_replayed::Migration),
+            Box::new(m20261125_000034_index_replays::Migration),
         ]
     }
 

@@ -15,7 +15,7 @@ enum DeadLetters {
     Resolution,
 }
 
-fn index() -> IndexCreateStatement {
+pub(crate) fn index() -> IndexCreateStatement {
     Index::create()
         .name("idx_dead_letters_replayed")
         .table(DeadLetters::Table)

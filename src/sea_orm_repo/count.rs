@@ -64,11 +64,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Count, DeadLetterRepoError> {
         let matching = self.bounded(Matching::new(app_id, filter)?, scan).await?;
         let backend = self.db.get_database_backend();
-        let count = count_to(Some(cap), |query| {
-            matching.select(query, backend);
-            // Else PostgreSQL hopes to meet that many in the whole table before long.
-            query.order_by(Column::CreatedAt, Order::Desc).order_by(Column::Id, Order::Desc);
-        });
+        let count = count_to(Some(cap), |query| matching.select(query, backend));
         let count = Query::select().expr(behind_what_is_stored(backend)).expr(count).take();
         let counted = self.db.query_one_raw(with_literal_limits(backend, &count)).await?;
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
@@ -117,11 +113,13 @@ fn behind_what_is_stored(backend: DbBackend) -> Expr {
 /// One count an event.
 fn replays_of(app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
     let event_id = ("event", "column1");
+    let constant = |text: &str| Expr::Constant(text.into());
+    let resolution = Func::coalesce([Column::Resolution.into_expr(), constant("")]);
     let replayed = Condition::all()
         .add(COLUMN.app_id.eq(app_id.into_inner()))
         .add(Column::OriginalEventId.into_expr().eq(Expr::col(event_id)))
-        // Inline, as in the partial index.
-        .add(Column::Resolution.into_expr().eq(Expr::Constant(Resolution::Replayed.as_str().into())));
+        // As in the partial index, which no other one can be taken for.
+        .add(Expr::expr(resolution).eq(constant(Resolution::Replayed.as_str())));
     Query::select()
         .column(event_id)
         .expr(count_to(None, rows_that(replayed)))
@@ -135,7 +133,11 @@ pub(super) fn count_to(cap: Option<u32>, of: impl FnOnce(&mut SelectStatement)) 
         .expr(Expr::val(1))
         .apply(of)
         .apply_if(cap, |query, cap| {
-            query.limit(u64::from(cap) + 1);
+            // Else PostgreSQL hopes to meet that many in the whole table before long.
+            query
+                .order_by(Column::CreatedAt, Order::Desc)
+                .order_by(Column::Id, Order::Desc)
+                .limit(u64::from(cap) + 1);
         })
         .take();
     Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(matching, "matching").take()

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state_within, narrow},
     in_range,
     text::with_literal_limits,
     transaction::RepoConnection,
@@ -86,7 +86,7 @@ impl<'a> Matching<'a> {
         is_of_app(self.app_id, self.filter, backend)
             .add_option(from.map(is_from))
             .add_option(before.map(is_before))
-            .add_option(is_of_state(self.filter.state))
+            .add_option(is_of_state_within(self.filter, self.filter.state))
             .add_option(self.after.map(|after| place().lt(to_tuple(after))))
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
     }

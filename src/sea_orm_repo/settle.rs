@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow},
     convert, in_range, record_rows,
     transaction::RepoConnection,
 };
@@ -98,7 +98,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 .col_expr(Column::ResolvedBy, None::<String>.into())
                 .col_expr(Column::ResolutionNote, None::<String>.into())
                 .filter(is_row(app_id, id))
-                .filter(COLUMN.resolved_at.is_not_null())
+                // Of `resolved_at` it would be the index of all that is resolved.
+                .filter(COLUMN.resolution.is_not_null())
                 .exec(&self.db)
                 .await?;
             if reopened.rows_affected > 0 {
@@ -155,12 +156,14 @@ impl<'a> Bulk<'a> {
         // A wider state would lead both backends to a wider index.
         let narrower = match self.filter.state {
             DeadLetterState::Open | DeadLetterState::Any => None,
-            state => is_of_state(state),
+            state => is_of_state_within(self.filter, state),
         };
         let of_app = is_of_app(self.app_id, self.filter, backend)
             .add_option(self.filter.created_from.map(is_from))
             .add_option(self.filter.created_before.map(is_before));
-        narrow(of_app, self.filter, backend).add_option(is_of_state(target)).add_option(narrower)
+        narrow(of_app, self.filter, backend)
+            .add_option(is_of_state_within(self.filter, target))
+            .add_option(narrower)
     }
 
     /// Settles the oldest. They are picked in a CTE that is MATERIALIZED, so that no plan picks twice.
@@ -193,12 +196,15 @@ impl<'a> Bulk<'a> {
         Ok(Settled { ids, more, held })
     }
 
-    /// Not by `exists`, which has no LIMIT: it was planned to fetch them all.
+    /// Not by `exists`, which has no LIMIT: it was planned to fetch them all. And in an index's order, since
+    /// the whole table was read without.
     async fn is_any_left(&self, db: &impl ConnectionTrait) -> Result<bool, DeadLetterRepoError> {
         let left = Entity::find()
             .select_only()
             .column(Column::Id)
             .filter(self.condition(db.get_database_backend()))
+            .order_by_asc(Column::CreatedAt)
+            .order_by_asc(Column::Id)
             .into_tuple::<Uuid>()
             .one(db)
             .await?;
