@@ -13,6 +13,8 @@ mod id;
 #[cfg(feature = "metrics")]
 mod metered;
 mod model;
+#[cfg(feature = "migration")]
+mod open;
 mod page;
 mod payload;
 mod query;
@@ -24,6 +26,8 @@ mod signature;
 mod store;
 #[cfg(feature = "sweeper")]
 mod sweeper;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 mod triage;
 
@@ -32,12 +36,16 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchiv
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
 pub use dead_letters_entity as entity;
+#[cfg(feature = "migration")]
+pub use dead_letters_migration as migration;
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 #[cfg(feature = "metrics")]
 pub use metered::MeteredDeadLetterRepo;
 pub use model::{DeadLetterRow, NewDeadLetter, Resolution, StoredLetter};
+#[cfg(feature = "migration")]
+pub use open::{OpenError, Schema, open};
 pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
 pub use replay::{DeadLetterReplay, Requeue};

@@ -7,6 +7,8 @@ mod contract;
 mod database;
 mod faults;
 mod migrations;
+mod open;
 mod queries;
 mod sources;
 mod sweeper;
+mod testing;

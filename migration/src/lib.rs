@@ -29,6 +29,7 @@ mod settings;
 mod status;
 
 pub use locked::Locked;
+pub use sea_orm_migration;
 pub use status::{SchemaError, schema_is_current};
 
 /// The steps of `dead-letters`, in order; `up` is that of [`Locked`].

@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 
 use sea_orm_migration::{prelude::*, sea_orm::TransactionTrait};
 
-use crate::{encoding, lock, settings};
+use crate::{encoding, lock, settings, status};
 
 /// Between two tries for a table that others hold. The statements that queued behind the first one pass.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///   behind it meanwhile, then lets the others pass and tries again, for as long as it takes. Our index
 ///   builds have no timeout; a step of yours that is no transaction has the pool's settings.
 /// - In a transaction of the caller's the steps run as they come, with its settings.
+///
+/// Where the table has steps that `M` does not have, it is refused, on SQLite too, and they are named.
 ///
 /// `down`, `fresh`, `refresh` and `reset` are not locked. On SQLite nothing is.
 pub struct Locked<M>(PhantomData<fn() -> M>);
@@ -54,6 +56,7 @@ impl<M: MigratorTrait> MigratorTrait for Locked<M> {
     {
         let db = db.into_database_executor();
         encoding::require_utf8(&db).await?;
+        status::require_own_steps::<M>(&db).await?;
         let Some(lock) = lock::acquire(&db).await? else {
             return AsTheyCome::<M>::up(db, steps).await;
         };

@@ -55,6 +55,11 @@ impl SeaOrmDeadLetterRepo {
         Self { db, limits: Limits::default() }
     }
 
+    /// The pool, for what else a service does: statements of its own, and [`begin`](Self::begin).
+    pub fn pool(&self) -> &DatabaseConnection {
+        &self.db
+    }
+
     /// Refuses payloads of more bytes as serialized, with
     /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge); [`bury`](Self::bury) cuts them. There is no
     /// cap by default.

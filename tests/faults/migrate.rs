@@ -36,7 +36,7 @@ async fn applied(db: &TestDb, table: &str) -> i64 {
 }
 
 async fn is_whole(db: &TestDb) {
-    schema_is_current(&db.db).await.unwrap();
+    schema_is_current::<Migrator>(&db.db).await.unwrap();
     assert_eq!(number(db, "SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0);
     assert_eq!(applied(db, "seaql_migrations").await, Migrator::migrations().len() as i64);
 }
@@ -57,7 +57,7 @@ async fn six_at_once_apply_what_is_pending_on_postgres() {
 }
 
 /// The migrator of a service that takes our steps in.
-struct Service;
+pub(crate) struct Service;
 
 #[sea_orm_migration::async_trait::async_trait]
 impl MigratorTrait for Service {
@@ -226,7 +226,7 @@ async fn up_says_that_a_pool_of_one_is_too_small_on_postgres() {
     assert!(refusal.contains("two connections of the pool"), "{refusal}");
     // And gives both back.
     Migrator::up(&db.db, None).await.unwrap();
-    schema_is_current(&pool).await.unwrap();
+    schema_is_current::<Migrator>(&pool).await.unwrap();
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
     assert!(!SchemaManager::new(&pool).has_table("dead_letters").await.unwrap());
     // Without the lock, too.
     assert_eq!(Migrator::fresh(&pool).await.unwrap_err(), error);
-    let error = schema_is_current(&pool).await.unwrap_err();
+    let error = schema_is_current::<Migrator>(&pool).await.unwrap_err();
     assert!(matches!(&error, SchemaError::Encoding(encoding) if encoding == "LATIN1"));
     assert_eq!(error.to_string(), refusal);
 
@@ -267,7 +267,7 @@ async fn a_failed_up_gives_the_lock_back_on_postgres() {
 }
 
 async fn the_steps_that_are_missing_are_named(db: TestDb) {
-    let missing = async || match schema_is_current(&db.db).await {
+    let missing = async || match schema_is_current::<Migrator>(&db.db).await {
         Ok(()) => Vec::new(),
         Err(SchemaError::Missing(steps)) => steps,
         Err(error) => panic!("{error}"),
@@ -277,8 +277,8 @@ async fn the_steps_that_are_missing_are_named(db: TestDb) {
     Migrator::up(&db.db, Some(2)).await.unwrap();
     assert_eq!(missing().await, all[2..]);
     assert_eq!(
-        schema_is_current(&db.db).await.unwrap_err().to_string(),
-        format!("the schema lacks these steps: {}", all[2..].join(", "))
+        schema_is_current::<Migrator>(&db.db).await.unwrap_err().to_string(),
+        format!("the schema lacks these steps, which `migrate up` applies: {}", all[2..].join(", "))
     );
     Migrator::up(&db.db, None).await.unwrap();
     // Another one's step in the same table.

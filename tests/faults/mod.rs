@@ -6,4 +6,5 @@ mod migrate;
 mod process;
 mod role;
 
+pub(crate) use migrate::Service;
 pub(crate) use process::this_test_alone;

@@ -41,7 +41,7 @@ async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgre
          GRANT SELECT ON seaql_migrations TO {role}";
     let (role, service) = service(&db, rights).await;
 
-    schema_is_current(&service).await.unwrap();
+    schema_is_current::<Migrator>(&service).await.unwrap();
     Migrator::fresh(&service).await.unwrap_err();
     every_call_works(&SeaOrmDeadLetterRepo::new(service.clone())).await;
 

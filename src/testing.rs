@@ -1,0 +1,156 @@
+//! For tests of services: a store in memory, one that fails as told, and letters and errors to start from.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use dead_letters::{AppId, DeadLetterRepo, testing::{self, Call, FailingStore}};
+//! use uuid::Uuid;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Arc::new(FailingStore::new(testing::store().await?));
+//! // What is tested has store.clone(), an Arc<dyn DeadLetterStore>.
+//! let app = AppId::from(Uuid::new_v4());
+//! store.fail(Call::Insert, ..2, testing::transient());
+//! assert!(store.insert(testing::letter(app)).await.is_err());
+//! assert!(store.insert(testing::letter(app)).await.is_err());
+//! assert!(store.insert(testing::letter(app)).await.is_ok());
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dead_letters_migration::Migrator;
+use sea_orm::{
+    DbErr, RuntimeErr, SqlxError,
+    sqlx::error::{DatabaseError, ErrorKind},
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    AppId, DeadLetterRepoError, NewDeadLetter, OpenError, Schema, SeaOrmDeadLetterRepo, StoredLetter,
+    connect_options, open, signature::error_signature,
+};
+
+mod failing;
+
+pub use failing::{Call, FailingStore};
+
+/// A migrated, empty store of its own in memory (`sqlite::memory:`), gone with its last clone.
+///
+/// It has one connection: what is called on it while a transaction is open waits, at last for a time-out.
+/// With a migrator of one's own it is [`open`] with these options.
+///
+/// # Errors
+///
+/// None that a test can mend.
+pub async fn store() -> Result<SeaOrmDeadLetterRepo, OpenError> {
+    open::<Migrator>(connect_options("sqlite::memory:"), Schema::Migrate).await
+}
+
+/// A letter in which no two fields are alike, and nothing is changed on its way into the store and back. Its
+/// event, trigger and script are new each time, all else is the same.
+pub fn letter(app_id: AppId) -> NewDeadLetter {
+    // 2026-03-01T10:00:00.123456Z
+    let first_attempt_at = DateTime::from_timestamp_micros(1_772_359_200_123_456).unwrap_or_default();
+    NewDeadLetter {
+        app_id,
+        original_event_id: Uuid::now_v7(),
+        source: "orders".to_owned(),
+        op: "insert".to_owned(),
+        trigger_id: Some(Uuid::now_v7().into()),
+        script_id: Some(Uuid::now_v7().into()),
+        payload: json!({ "order": 4711, "total": 12.5, "lines": [{ "sku": "A-1", "gift": null }] }),
+        attempt_count: 5,
+        first_attempt_at,
+        last_attempt_at: first_attempt_at + TimeDelta::minutes(31),
+        last_error: "smtp: 451 try again later".to_owned(),
+    }
+}
+
+/// The same as an export has it, unresolved: [`import`](crate::DeadLetterTriage::import) stores it as old as
+/// this, for a sweep to find.
+pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
+    let letter = letter(app_id);
+    StoredLetter {
+        id: Uuid::now_v7().into(),
+        app_id,
+        original_event_id: letter.original_event_id,
+        source: letter.source,
+        op: letter.op,
+        trigger_id: letter.trigger_id,
+        script_id: letter.script_id,
+        payload: letter.payload.to_string(),
+        attempt_count: letter.attempt_count,
+        first_attempt_at: letter.first_attempt_at,
+        last_attempt_at: letter.last_attempt_at,
+        error_signature: error_signature(&letter.last_error),
+        last_error: letter.last_error,
+        created_at,
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+    }
+}
+
+/// An error that another try may mend ([`ErrorKind::Transient`](crate::ErrorKind::Transient)): PostgreSQL's
+/// of a server that is starting.
+pub fn transient() -> DeadLetterRepoError {
+    database_error("57P03")
+}
+
+/// An error that nothing mends ([`ErrorKind::Internal`](crate::ErrorKind::Internal)): PostgreSQL's of its own
+/// faults.
+pub fn internal() -> DeadLetterRepoError {
+    database_error("XX000")
+}
+
+/// What a call answers where the database answered this code: one of PostgreSQL's SQLSTATEs, or of SQLite's
+/// result codes.
+pub fn database_error(code: &'static str) -> DeadLetterRepoError {
+    let error = SqlxError::Database(Box::new(MadeUp { code }));
+    DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()
+}
+
+#[derive(Debug)]
+struct MadeUp {
+    code: &'static str,
+}
+
+impl fmt::Display for MadeUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl Error for MadeUp {}
+
+impl DatabaseError for MadeUp {
+    fn message(&self) -> &str {
+        "made up for a test"
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(self.code.into())
+    }
+
+    fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+}

@@ -1,0 +1,198 @@
+//! A store that fails as told.
+
+use std::{
+    collections::HashMap,
+    ops::{Bound, Range, RangeBounds},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::{Notify, futures::Notified};
+use uuid::Uuid;
+
+use crate::{
+    AppId, Archive, Backlog, CappedCount, Count, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
+    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
+    PageRequest, Settled, Settlement, StoredLetter, SweepScope, Swept, Timeline, TimelineRequest,
+    UnresolvedCount,
+};
+
+/// Another store, or [`DeadLetterReplay`], of which some calls fail or hang as told; all else goes straight
+/// to it. A call that fails does not reach it.
+///
+/// Calls are counted from 0, anew each time that something is told of them: `..` is all of them, `..2` the
+/// first two, `2..` those from the third on. What was told of the same call before is forgotten.
+#[derive(Debug)]
+pub struct FailingStore<S> {
+    inner: S,
+    told: Mutex<HashMap<Call, Told>>,
+    recovered: Notify,
+}
+
+#[derive(Debug)]
+struct Told {
+    calls: (Bound<u64>, Bound<u64>),
+    made: u64,
+    /// None hangs.
+    error: Option<DeadLetterRepoError>,
+}
+
+impl<S> FailingStore<S> {
+    /// Around another store. Nothing fails yet.
+    pub fn new(inner: S) -> Self {
+        Self { inner, told: Mutex::default(), recovered: Notify::new() }
+    }
+
+    /// Lets these calls answer this error.
+    pub fn fail(&self, call: Call, calls: impl RangeBounds<u64>, error: DeadLetterRepoError) {
+        self.tell(call, calls, Some(error));
+    }
+
+    /// Lets these calls hang until [`recover`](Self::recover), and then go on.
+    pub fn hang(&self, call: Call, calls: impl RangeBounds<u64>) {
+        self.tell(call, calls, None);
+    }
+
+    /// Forgets all that was told.
+    pub fn recover(&self) {
+        self.told().clear();
+        self.recovered.notify_waiters();
+    }
+
+    fn tell(&self, call: Call, calls: impl RangeBounds<u64>, error: Option<DeadLetterRepoError>) {
+        let calls = (calls.start_bound().cloned(), calls.end_bound().cloned());
+        self.told().insert(call, Told { calls, made: 0, error });
+    }
+
+    async fn pass(&self, call: Call) -> Result<(), DeadLetterRepoError> {
+        if let Some(recovered) = self.answer(call)? {
+            recovered.await;
+        }
+        Ok(())
+    }
+
+    /// What to wait for, if the call is to hang.
+    fn answer(&self, call: Call) -> Result<Option<Notified<'_>>, DeadLetterRepoError> {
+        let mut told = self.told();
+        let Some(told) = told.get_mut(&call) else { return Ok(None) };
+        let number = told.made;
+        told.made += 1;
+        if !told.calls.contains(&number) {
+            return Ok(None);
+        }
+        // Made before the lock is given back, it misses no recovery.
+        told.error.clone().map_or_else(|| Ok(Some(self.recovered.notified())), Err)
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<Call, Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+macro_rules! calls {
+    ($($trait:ident {
+        $($call:ident $method:ident($($argument:ident: $type:ty),* $(,)?) -> $answer:ty;)+
+    })+) => {
+        /// A call of one of the traits.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Call {
+            $($(
+                #[doc = concat!("[`", stringify!($trait), "::", stringify!($method), "`]")]
+                $call,
+            )+)+
+        }
+
+        impl Call {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$($(Self::$call,)+)+];
+        }
+
+        $(
+            #[async_trait]
+            impl<S: $trait> $trait for FailingStore<S> {
+                $(
+                    async fn $method(&self, $($argument: $type),*) -> Result<$answer, DeadLetterRepoError> {
+                        self.pass(Call::$call).await?;
+                        self.inner.$method($($argument),*).await
+                    }
+                )+
+            }
+        )+
+    };
+}
+
+calls! {
+    DeadLetterRepo {
+        Insert insert(letter: NewDeadLetter) -> DeadLetterId;
+        InsertMany insert_many(letters: Vec<NewDeadLetter>) -> Vec<DeadLetterId>;
+        Get get(id: DeadLetterId) -> Option<DeadLetterRow>;
+        ListForApp list_for_app(
+            app_id: AppId,
+            unresolved_only: bool,
+            limit: i64,
+            offset: i64,
+        ) -> Vec<DeadLetterRow>;
+        UnresolvedCount unresolved_count(app_id: AppId) -> i64;
+        Resolve resolve(id: DeadLetterId, reason: &str) -> ();
+        Gc gc(older_than: DateTime<Utc>, limit: i64) -> u64;
+    }
+    DeadLetterTriage {
+        GetForApp get_for_app(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterRow>;
+        Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
+        PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
+        List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
+        Export export(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<StoredLetter>;
+        Backlogs backlogs(
+            among: Option<&[AppId]>,
+            after: Option<AppId>,
+            limit: u32,
+            cap: u32,
+        ) -> Vec<Backlog>;
+        UnresolvedCounts unresolved_counts(app_ids: &[AppId], cap: Option<u32>) -> Vec<UnresolvedCount>;
+        Count count(app_id: AppId, filter: &DeadLetterFilter, cap: u32, scan: Option<u32>) -> Count;
+        Timeline timeline(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            request: &TimelineRequest,
+            scan: Option<u32>,
+        ) -> Timeline;
+        ErrorGroups error_groups(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            request: &GroupRequest,
+        ) -> ErrorGroups;
+        TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
+        ResolveOnce resolve_once(app_id: AppId, id: DeadLetterId, settlement: &Settlement) -> DeadLetterRow;
+        ResolveMatching resolve_matching(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            settlement: &Settlement,
+            limit: u32,
+        ) -> Settled;
+        Reopen reopen(app_id: AppId, id: DeadLetterId) -> ();
+        Import import(letters: &[StoredLetter]) -> Imported;
+    }
+    DeadLetterRetention {
+        Sweep sweep(scope: &SweepScope, due: Due, limit: u32) -> Swept;
+        SweepInto sweep_into(scope: &SweepScope, due: Due, limit: u32, archive: &dyn Archive) -> Swept;
+        CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
+    }
+    DeadLetterReplay {
+        Replay replay(
+            app_id: AppId,
+            id: DeadLetterId,
+            by: Option<String>,
+            note: Option<String>,
+        ) -> DeadLetterRow;
+        ReplayMatching replay_matching(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            by: Option<String>,
+            note: Option<String>,
+            limit: u32,
+        ) -> Settled;
+    }
+}

@@ -1,0 +1,244 @@
+//! A service's start-up.
+
+use std::time::Duration;
+
+use dead_letters::{DeadLetterRepo, OpenError, Schema, SeaOrmDeadLetterRepo, open, testing::letter};
+use dead_letters_migration::{Locked, Migrator, SchemaError};
+use sea_orm::{ConnectOptions, ConnectionTrait};
+use sea_orm_migration::MigratorTrait;
+use tempfile::TempDir;
+use url::Url;
+use uuid::Uuid;
+
+use crate::{database::TestDb, faults::Service};
+
+async fn empty() -> [TestDb; 2] {
+    [TestDb::empty_sqlite().await, TestDb::empty_postgres().await]
+}
+
+fn options(url: &str) -> ConnectOptions {
+    let mut options = dead_letters::connect_options(url);
+    options.acquire_timeout(Duration::from_millis(500));
+    options
+}
+
+async fn opened<M: MigratorTrait>(db: &TestDb, schema: Schema) -> Result<SeaOrmDeadLetterRepo, OpenError> {
+    open::<M>(dead_letters::connect_options(db.url()), schema).await
+}
+
+async fn sentence(url: &str) -> String {
+    let error = open::<Migrator>(options(url), Schema::Check).await.unwrap_err();
+    assert_eq!(format!("{error:?}"), error.to_string());
+    error.to_string()
+}
+
+fn names<M: MigratorTrait>() -> Vec<String> {
+    M::migrations().iter().map(|step| step.name().to_owned()).collect()
+}
+
+fn missing(outcome: Result<SeaOrmDeadLetterRepo, OpenError>) -> Vec<String> {
+    match outcome.unwrap_err() {
+        OpenError::Schema(SchemaError::Missing(steps)) => steps,
+        other => panic!("{other}"),
+    }
+}
+
+async fn works(repo: &SeaOrmDeadLetterRepo) {
+    let app = Uuid::new_v4().into();
+    let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await.unwrap();
+    repo.in_transaction(&txn).insert(letter(app)).await.unwrap();
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone() {
+    for db in empty().await {
+        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>());
+        db.db.execute_unprepared("SELECT 1 FROM seaql_migrations").await.unwrap_err();
+        // On a task: its future is Send.
+        let url = db.url().to_owned();
+        let opening = open::<Migrator>(dead_letters::connect_options(url), Schema::Migrate);
+        works(&tokio::spawn(opening).await.unwrap().unwrap()).await;
+        for schema in [Schema::Check, Schema::Migrate] {
+            works(&opened::<Migrator>(&db, schema).await.unwrap()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn steps_that_are_pending_are_applied_where_that_is_asked_and_else_named() {
+    for db in empty().await {
+        Migrator::up(&db.db, Some(2)).await.unwrap();
+        let error = opened::<Migrator>(&db, Schema::Check).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "the schema lacks these steps, which `migrate up` applies: {}",
+                names::<Migrator>()[2..].join(", ")
+            )
+        );
+        works(&opened::<Migrator>(&db, Schema::Migrate).await.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_services_own_migrator_is_run_under_the_lock_and_looked_up_in_its_own_table() {
+    for db in empty().await {
+        assert_eq!(missing(opened::<Service>(&db, Schema::Check).await), names::<Service>());
+        works(&opened::<Service>(&db, Schema::Migrate).await.unwrap()).await;
+        db.execute("SELECT id FROM outbox").await;
+        for schema in [Schema::Check, Schema::Migrate] {
+            opened::<Service>(&db, schema).await.unwrap();
+        }
+        // Ours alone has a table of its own, which is not there.
+        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>());
+    }
+}
+
+#[tokio::test]
+async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
+    const NEWER: &str =
+        "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20990101_000001_newer', 0)";
+    for db in empty().await {
+        Migrator::up(&db.db, None).await.unwrap();
+        db.execute(NEWER).await;
+        for schema in [Schema::Check, Schema::Migrate] {
+            works(&opened::<Migrator>(&db, schema).await.unwrap()).await;
+        }
+    }
+    for db in empty().await {
+        Migrator::up(&db.db, Some(2)).await.unwrap();
+        db.execute(NEWER).await;
+        let error = opened::<Migrator>(&db, Schema::Migrate).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the schema could not be migrated: the table seaql_migrations has steps that this migrator does \
+             not have, of a newer version or of another migrator, whose steps must be in one Migrator with \
+             these or in a table of their own: m20990101_000001_newer"
+        );
+        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>()[2..]);
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_fails_is_told_without_content() {
+    for db in empty().await {
+        db.execute("CREATE TABLE dead_letters (n integer)").await;
+        let error = opened::<Locked<Migrator>>(&db, Schema::Migrate).await.unwrap_err();
+        assert!(matches!(error, OpenError::Migrate(_)), "{error}");
+        let expected = "the schema could not be migrated: database error ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
+    let db = TestDb::empty_postgres().await;
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let name = format!("{encoding}_{}", Uuid::new_v4().simple()).to_lowercase();
+        db.execute(&format!(
+            "CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        ))
+        .await;
+        let mut url: Url = db.url().parse().unwrap();
+        url.set_path(&name);
+        for schema in [Schema::Check, Schema::Migrate] {
+            let error = open::<Migrator>(options(url.as_str()), schema).await.unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}")
+            );
+        }
+        db.execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_named() {
+    // Bound, and not listening.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    assert_eq!(
+        sentence(&format!("postgres://ada:secret@{address}/orders?sslmode=disable")).await,
+        format!(
+            "there is no connection to postgres://{address}/orders: the server refuses it, or does not \
+             answer in time"
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_named_on_postgres() {
+    let db = TestDb::empty_postgres().await;
+    let mut url: Url = db.url().parse().unwrap();
+    url.set_path("no_such_database");
+    assert_eq!(
+        sentence(url.as_str()).await,
+        format!(
+            "there is no connection to postgres://{}:{}/no_such_database: database \"no_such_database\" does \
+             not exist",
+            url.host_str().unwrap(),
+            url.port().unwrap()
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_named_and_the_way_to_make_it_on_sqlite() {
+    let dir = TempDir::new().unwrap();
+    for (file, mode) in [("orders.sqlite", ""), ("no/such/folder.sqlite", "?mode=rwc")] {
+        let url = format!("sqlite://{}", dir.path().join(file).display());
+        assert_eq!(
+            sentence(&format!("{url}{mode}")).await,
+            format!(
+                "there is no connection to {url}: unable to open database file (one that is not there is made \
+                 with ?mode=rwc in the URL, in a folder that is there)"
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_url_of_another_database_is_refused_by_its_scheme() {
+    for url in
+        ["mysql://ada:secret@localhost/orders", "mariadb://localhost", "mongodb://ada:secret@localhost"]
+    {
+        let scheme = url.split(':').next().unwrap();
+        assert_eq!(
+            sentence(url).await,
+            format!(
+                "dead-letters runs on PostgreSQL and SQLite only, and the database's URL begins with {scheme}:"
+            )
+        );
+    }
+    assert_eq!(
+        sentence("orders.sqlite").await,
+        "the database's URL can't be read, relative URL without a base"
+    );
+}
+
+/// Whatever is wrong, and wherever a password that is not encoded ends the host.
+#[tokio::test]
+async fn no_error_shows_a_password() {
+    for url in [
+        "postgres://ada:secret@127.0.0.1:1/orders",
+        "postgres://ada:secret@127.0.0.1:1/orders?sslmode=nonsense",
+        "postgres://127.0.0.1:1/orders?user=ada&password=secret",
+        "postgres://ada:4711?secret@127.0.0.1:1/orders",
+        "postgres://ada:4711/secret@127.0.0.1:1/orders",
+        "postgres://ada:4711#secret@127.0.0.1:1/orders",
+        "postgres://ada:se@secret@127.0.0.1:1/orders",
+        "postgres://ada:secret/4711@127.0.0.1:1/orders",
+        "postgres://ada:secret@127.0.0.1:none/orders",
+        "postgres://ada:secret@[127.0.0.1/orders",
+        "POSTGRES://ada:secret@127.0.0.1:1/orders",
+        "postgres//ada:secret@127.0.0.1/orders",
+        "ada:secret@127.0.0.1/orders",
+        "mysql://ada:secret@127.0.0.1/orders",
+    ] {
+        let sentence = sentence(url).await;
+        assert!(!sentence.contains("secret") && !sentence.contains("4711"), "{url}: {sentence}");
+    }
+}

@@ -1,0 +1,229 @@
+//! What services test with.
+
+use std::{error::Error, pin::pin, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, Archive, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, ErrorKind, GroupRequest,
+    PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    TimelineRequest,
+    testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
+};
+use sea_orm::DatabaseTransaction;
+use uuid::Uuid;
+
+fn new_app() -> AppId {
+    Uuid::new_v4().into()
+}
+
+#[tokio::test]
+async fn each_store_is_migrated_empty_and_its_own() {
+    let app = new_app();
+    let (one, other) = (store().await.unwrap(), store().await.unwrap());
+    one.insert(letter(app)).await.unwrap();
+    assert_eq!(one.clone().unresolved_count(app).await.unwrap(), 1);
+    assert_eq!(other.unresolved_count(app).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_letter_comes_back_as_it_is() {
+    let store = store().await.unwrap();
+    let sent = letter(new_app());
+    let id = store.insert(sent.clone()).await.unwrap();
+    let row = store.get(id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.original_event_id, row.payload, row.first_attempt_at, row.last_attempt_at, row.last_error),
+        (sent.original_event_id, sent.payload, sent.first_attempt_at, sent.last_attempt_at, sent.last_error)
+    );
+}
+
+#[tokio::test]
+async fn a_stored_letter_is_as_an_insert_would_have_stored_it_and_as_old_as_told() {
+    let store = store().await.unwrap();
+    let app = new_app();
+    let created_at: DateTime<Utc> = "2020-01-01T00:00:00Z".parse().unwrap();
+    let old = stored_letter(app, created_at);
+    store.import(std::slice::from_ref(&old)).await.unwrap();
+    let new = store.insert(letter(app)).await.unwrap();
+    let all = DeadLetterFilter::default();
+    let items = store.export(app, &all, &PageRequest::default()).await.unwrap().items;
+    let [newest, oldest] = items.try_into().unwrap();
+    assert_eq!((newest.id, &oldest), (new, &old));
+    let as_old = StoredLetter {
+        id: old.id,
+        original_event_id: old.original_event_id,
+        trigger_id: old.trigger_id,
+        script_id: old.script_id,
+        created_at,
+        ..newest
+    };
+    assert_eq!(as_old, old);
+    assert_eq!(store.gc(created_at + chrono::TimeDelta::microseconds(1), 10).await.unwrap(), 1);
+}
+
+#[test]
+fn made_up_errors_are_of_the_kind_that_they_say() {
+    assert_eq!(transient().kind(), ErrorKind::Transient);
+    assert_eq!(internal().kind(), ErrorKind::Internal);
+    // SQLite's busy, and a broken constraint.
+    assert_eq!(database_error("5").kind(), ErrorKind::Transient);
+    assert_eq!(database_error("23505").kind(), ErrorKind::Internal);
+    assert_eq!(database_error("23505").to_string(), "database error 23505");
+}
+
+struct Nowhere;
+
+#[async_trait]
+impl Archive for Nowhere {
+    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Requeue for Nowhere {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        _: &[dead_letters::DeadLetterRow],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+/// A store that fails, its replay, and the store itself.
+struct Given {
+    store: FailingStore<SeaOrmDeadLetterRepo>,
+    replay: FailingStore<Arc<dyn DeadLetterReplay>>,
+    itself: SeaOrmDeadLetterRepo,
+    app: AppId,
+}
+
+impl Given {
+    async fn new() -> Self {
+        let itself = store().await.unwrap();
+        let replay = FailingStore::new(itself.replayer(Nowhere));
+        Self { store: FailingStore::new(itself.clone()), replay, itself, app: new_app() }
+    }
+
+    async fn make(&self, call: Call) -> Result<(), DeadLetterRepoError> {
+        let Self { store, replay, itself, app } = self;
+        let app = *app;
+        let max = DateTime::<Utc>::MAX_UTC;
+        let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
+        let settlement = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+        let page = PageRequest::default();
+        let timeline = TimelineRequest { from: DateTime::UNIX_EPOCH, until: Utc::now(), buckets: 1 };
+        let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(max));
+        let row = stored_letter(app, DateTime::UNIX_EPOCH);
+        itself.import(std::slice::from_ref(&row)).await.unwrap();
+        let id = row.id;
+        match call {
+            Call::Insert => store.insert(letter(app)).await.map(drop),
+            Call::InsertMany => store.insert_many(vec![letter(app)]).await.map(drop),
+            Call::Get => store.get(id).await.map(drop),
+            Call::ListForApp => store.list_for_app(app, true, 1, 0).await.map(drop),
+            Call::UnresolvedCount => store.unresolved_count(app).await.map(drop),
+            Call::Resolve => store.resolve(id, "ignored").await,
+            Call::Gc => store.gc(max, 1).await.map(drop),
+            Call::GetForApp => store.get_for_app(app, id).await.map(drop),
+            Call::Summary => store.summary(app, id).await.map(drop),
+            Call::PayloadText => store.payload_text(app, id, 0..1).await.map(drop),
+            Call::List => store.list(app, &filter, &page).await.map(drop),
+            Call::Export => store.export(app, &filter, &page).await.map(drop),
+            Call::Backlogs => store.backlogs(None, None, 1, 1).await.map(drop),
+            Call::UnresolvedCounts => store.unresolved_counts(&[app], None).await.map(drop),
+            Call::Count => store.count(app, &filter, 1, None).await.map(drop),
+            Call::Timeline => store.timeline(app, &filter, &timeline, None).await.map(drop),
+            Call::ErrorGroups => store.error_groups(app, &filter, &GroupRequest::default()).await.map(drop),
+            Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
+            Call::ResolveOnce => store.resolve_once(app, id, &settlement).await.map(drop),
+            Call::ResolveMatching => store.resolve_matching(app, &filter, &settlement, 1).await.map(drop),
+            Call::Reopen => match store.reopen(app, id).await {
+                Err(DeadLetterRepoError::NotResolved(_)) => Ok(()),
+                outcome => outcome,
+            },
+            Call::Import => store.import(&[row]).await.map(drop),
+            Call::Sweep => store.sweep(&scope, due, 1).await.map(drop),
+            Call::SweepInto => store.sweep_into(&scope, due, 1, &Nowhere).await.map(drop),
+            Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
+            Call::Replay => replay.replay(app, id, None, None).await.map(drop),
+            Call::ReplayMatching => replay.replay_matching(app, &filter, None, None, 1).await.map(drop),
+            _ => panic!("{call:?} is not made here"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_call_that_was_told_fails_and_no_other() {
+    let given = Given::new().await;
+    for &told in Call::ALL {
+        given.store.fail(told, .., internal());
+        given.replay.fail(told, .., internal());
+        for &call in Call::ALL {
+            let outcome = given.make(call).await.map_err(|error| error.to_string());
+            let expected = if call == told { Err("database error XX000".to_owned()) } else { Ok(()) };
+            assert_eq!(outcome, expected, "{call:?}, told {told:?}");
+        }
+        given.store.recover();
+        given.replay.recover();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_fails_does_not_reach_the_store() {
+    let given = Given::new().await;
+    given.store.fail(Call::Insert, .., transient());
+    given.store.insert(letter(given.app)).await.unwrap_err();
+    assert_eq!(given.store.unresolved_count(given.app).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn calls_are_counted_from_0_anew_each_time_that_something_is_told_of_them() {
+    let given = Given::new().await;
+    let outcomes = async || {
+        let mut outcomes = Vec::new();
+        for _ in 0..4 {
+            outcomes.push(given.make(Call::Insert).await.is_ok());
+        }
+        outcomes
+    };
+    let store = &given.store;
+    store.fail(Call::Insert, .., transient());
+    assert_eq!(outcomes().await, [false; 4]);
+    store.fail(Call::Insert, ..2, transient());
+    assert_eq!(outcomes().await, [false, false, true, true]);
+    store.fail(Call::Insert, 2.., transient());
+    assert_eq!(outcomes().await, [true, true, false, false]);
+    store.fail(Call::Insert, 1..=2, transient());
+    // Of another call.
+    store.fail(Call::Get, .., transient());
+    assert_eq!(outcomes().await, [true, false, false, true]);
+    store.recover();
+    assert_eq!(outcomes().await, [true; 4]);
+}
+
+#[tokio::test]
+async fn a_call_hangs_until_recovery_and_then_goes_on() {
+    let Given { store, app, .. } = Given::new().await;
+    let store: Arc<FailingStore<_>> = Arc::new(store);
+    store.hang(Call::Insert, ..1);
+    let service: Arc<dyn DeadLetterStore> = store.clone();
+    let mut hanging = pin!(service.insert(letter(app)));
+    let others = async {
+        for _ in 0..10 {
+            store.insert(letter(app)).await.unwrap();
+        }
+    };
+    tokio::select! {
+        biased;
+        outcome = &mut hanging => panic!("{outcome:?}"),
+        () = others => {}
+    }
+    assert_eq!(store.unresolved_count(app).await.unwrap(), 10);
+    store.recover();
+    hanging.await.unwrap();
+    assert_eq!(store.unresolved_count(app).await.unwrap(), 11);
+}
