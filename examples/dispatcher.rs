@@ -28,13 +28,12 @@ use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
     GroupRequest, NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId,
     SeaOrmDeadLetterRepo, Settlement, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
+    migration::Migrator,
 };
-use dead_letters_migration::Migrator;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
-    EntityTrait, ModelTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, Schema, Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait,
+    ModelTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, Schema, Set,
 };
-use sea_orm_migration::MigratorTrait;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -140,9 +139,9 @@ const RETENTION: Duration = Duration::from_secs(RETENTION_DAYS * 24 * 60 * 60);
 #[tokio::main]
 async fn main() -> Result<()> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/dispatcher");
-    let db = connect().await?;
+    let repo = open().await?;
+    let db = repo.pool().clone();
     refuse_rows_already_due(&db).await?;
-    let repo = SeaOrmDeadLetterRepo::new(db.clone());
 
     let input: Box<dyn BufRead> = match env::args().nth(1).as_deref() {
         None => Box::new(BufReader::new(File::open(examples.join("events.jsonl"))?)),
@@ -206,13 +205,13 @@ async fn main() -> Result<()> {
     Ok(db.close().await?)
 }
 
-async fn connect() -> Result<DatabaseConnection> {
+async fn open() -> Result<SeaOrmDeadLetterRepo> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://dispatcher.sqlite?mode=rwc".to_owned());
-    let db = Database::connect(dead_letters::connect_options(url)).await?;
-    Migrator::up(&db, None).await?;
-    let schema = Schema::new(db.get_database_backend());
-    db.execute(schema.create_table_from_entity(outbox::Entity).if_not_exists()).await?;
-    Ok(db)
+    let options = dead_letters::connect_options(url);
+    let repo = dead_letters::open::<Migrator>(options, dead_letters::Schema::Migrate).await?;
+    let schema = Schema::new(repo.pool().get_database_backend());
+    repo.pool().execute(schema.create_table_from_entity(outbox::Entity).if_not_exists()).await?;
+    Ok(repo)
 }
 
 /// Puts the events into the outbox and returns the apps that they are of. A bad line is reported, and the

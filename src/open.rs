@@ -92,8 +92,9 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
     match Database::connect(options).await {
         // SeaORM's text, which is the URL itself.
         Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => {
+            let feature = if scheme == "sqlite" { "sqlx-sqlite" } else { "sqlx-postgres" };
             Err(OpenError::Url(format!(
-                "there is no driver for {scheme}: turn on sea-orm's feature sqlx-postgres or sqlx-sqlite"
+                "there is no driver for the database's URL: turn on sea-orm's feature {feature}"
             )))
         }
         connected => connected.map_err(|error| OpenError::Connect { database: without_secrets(&url), error }),

@@ -12,7 +12,9 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use dead_letters::{Archive, ArchiveError, ArchivedLetter, JsonLinesArchive, StoredLetter};
+use dead_letters::{
+    Archive, ArchiveError, ArchivedLetter, JsonLinesArchive, StoredLetter, testing::stored_letter,
+};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -29,24 +31,12 @@ fn time(text: &str) -> DateTime<Utc> {
 /// A letter in which no two fields are alike.
 fn letter() -> StoredLetter {
     StoredLetter {
-        id: Uuid::now_v7().into(),
-        app_id: Uuid::from_u128(1).into(),
-        original_event_id: Uuid::new_v4(),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: Some(Uuid::from_u128(2).into()),
-        script_id: Some(Uuid::from_u128(3).into()),
         payload: r#"{"total": 1.10, "big": 18446744073709551616, "a": 1, "a": 2}"#.to_owned(),
-        attempt_count: 5,
-        first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
-        last_attempt_at: time("2026-03-01T10:31:00Z"),
-        last_error: "smtp: 451".to_owned(),
-        created_at: time("2026-03-01T10:31:00.5Z"),
         resolved_at: Some(time("2026-03-02T09:00:00Z")),
         resolution: Some("ignored".to_owned()),
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("sold out".to_owned()),
-        error_signature: "smtp: #".to_owned(),
+        ..stored_letter(Uuid::from_u128(1).into(), time("2026-03-01T10:31:00.5Z"))
     }
 }
 

@@ -13,10 +13,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, Retention,
     RetentionPolicy, SweepEnd, SweepScope, Sweeper, SweeperBuilder, SweeperConfigError, Swept,
-};
-use sea_orm::{
-    DbErr, RuntimeErr, SqlxError,
-    sqlx::error::{DatabaseError, ErrorKind},
+    testing::database_error,
 };
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
@@ -89,46 +86,8 @@ fn deleted(deleted: u64) -> Result<Swept, DeadLetterRepoError> {
     Ok(Swept { deleted, next: None })
 }
 
-/// PostgreSQL's SQLSTATE, or SQLite's code.
-#[derive(Debug)]
-struct Code(&'static str);
-
 fn refused(code: &'static str) -> Result<Swept, DeadLetterRepoError> {
-    Err(DbErr::Query(RuntimeErr::SqlxError(Arc::new(SqlxError::Database(Box::new(Code(code)))))).into())
-}
-
-impl std::fmt::Display for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Code {}
-
-impl DatabaseError for Code {
-    fn message(&self) -> &str {
-        "refused"
-    }
-
-    fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
-        Some(self.0.into())
-    }
-
-    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
-        self
-    }
-
-    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
-        self
-    }
-
-    fn kind(&self) -> ErrorKind {
-        ErrorKind::Other
-    }
+    Err(database_error(code))
 }
 
 fn app(n: u128) -> AppId {

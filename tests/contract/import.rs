@@ -3,10 +3,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage, Imported,
-    PageRequest, SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table,
+    PageRequest, SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait};
-use uuid::Uuid;
 
 use super::{insert::drop_silently, letter, new_app, time};
 use crate::database::TestDb;
@@ -42,24 +41,11 @@ async fn exported(db: &TestDb) -> Vec<StoredLetter> {
 /// A settled letter in which no two columns are alike.
 pub(crate) fn stored() -> StoredLetter {
     StoredLetter {
-        id: Uuid::now_v7().into(),
-        app_id: new_app(),
-        original_event_id: Uuid::new_v4(),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: Some(Uuid::new_v4().into()),
-        script_id: Some(Uuid::new_v4().into()),
-        payload: r#"{"order": 4711}"#.to_owned(),
-        attempt_count: 5,
-        first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
-        last_attempt_at: time("2026-03-01T10:31:00Z"),
-        last_error: "smtp: 451".to_owned(),
-        created_at: time("2026-03-01T10:31:01Z"),
         resolved_at: Some(time("2026-03-02T09:00:00.000001Z")),
         resolution: Some("replayed".to_owned()),
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("the CRM was down".to_owned()),
-        error_signature: "smtp: #".to_owned(),
+        ..stored_letter(new_app(), time("2026-03-01T10:31:01Z"))
     }
 }
 

@@ -1,8 +1,7 @@
 //! What the trait promises, line by line, on every backend.
 
-use chrono::{DateTime, Duration, Utc};
-use dead_letters::{AppId, NewDeadLetter, ScriptId, TriggerId};
-use serde_json::json;
+use chrono::{DateTime, Utc};
+use dead_letters::{AppId, testing::letter};
 use uuid::Uuid;
 
 /// Runs each named case on a fresh database of every backend.
@@ -50,22 +49,4 @@ fn new_app() -> AppId {
 
 fn time(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
-}
-
-/// A letter in which no two fields are alike.
-fn letter(app_id: AppId) -> NewDeadLetter {
-    let first_attempt_at = time("2026-03-01T10:00:00.123456Z");
-    NewDeadLetter {
-        app_id,
-        original_event_id: Uuid::new_v4(),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: Some(TriggerId::from(Uuid::new_v4())),
-        script_id: Some(ScriptId::from(Uuid::new_v4())),
-        payload: json!({ "order": 4711, "total": 12.5, "lines": [{ "sku": "A-1", "gift": null }] }),
-        attempt_count: 5,
-        first_attempt_at,
-        last_attempt_at: first_attempt_at + Duration::minutes(31),
-        last_error: "smtp: 451 try again later".to_owned(),
-    }
 }

@@ -2,12 +2,11 @@
 
 use std::{collections::HashSet, process::Command, sync::Arc};
 
-use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo};
+use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo, testing};
 use dead_letters_migration::Migrator;
 use dead_letters_test_postgres::Server;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 use sea_orm_migration::MigratorTrait;
-use serde_json::json;
 use tokio::{sync::Mutex, task::JoinSet};
 use uuid::Uuid;
 
@@ -17,19 +16,7 @@ const ROUNDS: usize = 6;
 const PER_ROUND: usize = 1_700;
 
 fn letter(app_id: AppId, event: Uuid) -> NewDeadLetter {
-    NewDeadLetter {
-        app_id,
-        original_event_id: event,
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: None,
-        script_id: None,
-        payload: json!({ "order": 4711 }),
-        attempt_count: 5,
-        first_attempt_at: chrono::Utc::now(),
-        last_attempt_at: chrono::Utc::now(),
-        last_error: "smtp: 451".to_owned(),
-    }
+    NewDeadLetter { original_event_id: event, ..testing::letter(app_id) }
 }
 
 fn sql(text: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> Statement {

@@ -14,7 +14,7 @@ use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter,
     PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
-    TimelineRequest,
+    TimelineRequest, testing::letter,
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -363,22 +363,6 @@ async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Ou
 async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     let there = StoredLetter { id: given.open, ..stored() };
     given.repo.in_transaction(txn).import(&[there, stored()]).await.map(drop)
-}
-
-fn letter(app_id: AppId) -> NewDeadLetter {
-    NewDeadLetter {
-        app_id,
-        original_event_id: Uuid::new_v4(),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: None,
-        script_id: None,
-        payload: json!({ "order": 4711 }),
-        attempt_count: 5,
-        first_attempt_at: Utc::now(),
-        last_attempt_at: Utc::now(),
-        last_error: "smtp: 451".to_owned(),
-    }
 }
 
 fn all() -> DeadLetterFilter {

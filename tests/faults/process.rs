@@ -7,14 +7,12 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
 use dead_letters::{
-    AppId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo, entity::dead_letters as table,
+    AppId, DeadLetterRepo, SeaOrmDeadLetterRepo, entity::dead_letters as table, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, EntityTrait};
 use sea_orm_migration::MigratorTrait;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -27,22 +25,6 @@ const LETTERS_EACH: usize = 100;
 /// Names the file that the other process shall hold, and what that says once it does.
 const HELD_FILE: &str = "DEAD_LETTERS_HELD_FILE";
 const HELD: &str = "the file is held";
-
-fn letter(app_id: AppId) -> NewDeadLetter {
-    NewDeadLetter {
-        app_id,
-        original_event_id: Uuid::new_v4(),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: None,
-        script_id: None,
-        payload: json!({ "order": 4711 }),
-        attempt_count: 5,
-        first_attempt_at: Utc::now(),
-        last_attempt_at: Utc::now(),
-        last_error: "451".to_owned(),
-    }
-}
 
 /// One test of this binary, in a process of its own.
 pub(crate) fn this_test_alone(name: &str) -> Command {

@@ -10,9 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::Utc;
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo, testing,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
 use tokio::task::JoinSet;
@@ -167,17 +166,5 @@ impl World {
 }
 
 pub(crate) fn letter(app_id: AppId, event: Uuid) -> NewDeadLetter {
-    NewDeadLetter {
-        app_id,
-        original_event_id: event,
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: None,
-        script_id: None,
-        payload: serde_json::json!({ "order": 4711 }),
-        attempt_count: 5,
-        first_attempt_at: Utc::now(),
-        last_attempt_at: Utc::now(),
-        last_error: "smtp: 451 try again later".to_owned(),
-    }
+    NewDeadLetter { original_event_id: event, ..testing::letter(app_id) }
 }
