@@ -38,18 +38,15 @@ use crate::{
 /// use async_trait::async_trait;
 /// use dead_letters::{
 ///     AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-///     DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Requeue, SeaOrmDeadLetterRepo, Settlement,
+///     DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Requeue, Schema, Settlement, connect_options,
+///     migration::Migrator,
 /// };
-/// use dead_letters_migration::Migrator;
-/// use sea_orm::{Database, DatabaseTransaction};
-/// use sea_orm_migration::MigratorTrait;
+/// use sea_orm::DatabaseTransaction;
 /// use uuid::Uuid;
 ///
 /// #[tokio::main]
 /// async fn main() -> Result<(), Box<dyn Error>> {
-///     let db = Database::connect(dead_letters::connect_options("sqlite::memory:")).await?;
-///     Migrator::up(&db, None).await?;
-///     let repo = SeaOrmDeadLetterRepo::new(db);
+///     let repo = dead_letters::open::<Migrator>(connect_options("sqlite::memory:"), Schema::Migrate).await?;
 ///     let app = AppId::from(Uuid::new_v4());
 ///     for order in [4711, 4712, 4713] {
 ///         repo.insert(failed(app, order)).await?;
