@@ -1,0 +1,43 @@
+//! The service: `DATABASE_URL`, else a SQLite file.
+
+use std::{env, error::Error, sync::Arc, time::Duration};
+
+use axum::routing::get;
+use dead_letters::{Retention, RetentionPolicy, Schema, Sweeper, connect_options};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use orders::{
+    api::Api,
+    dispatcher,
+    outbox::{Migrator, Outbox},
+};
+use tokio::{net::TcpListener, signal::ctrl_c, sync::watch};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let metrics = PrometheusBuilder::new().install_recorder()?;
+    let url = env::var("DATABASE_URL").unwrap_or("sqlite://orders.sqlite?mode=rwc".to_owned());
+    let repo = dead_letters::open::<Migrator>(connect_options(url), Schema::Migrate).await?;
+
+    let (stop, mut stopped) = watch::channel(false);
+    let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };
+    let policy = RetentionPolicy { others, ..Default::default() };
+    let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
+    let mut told = stop.subscribe();
+    let sweeping = tokio::spawn(async move { sweeper.run(told.changed()).await });
+    let dispatching = tokio::spawn(dispatcher::run(repo.clone(), |_| Err("smtp: 451 try again later".to_owned())));
+
+    let api = Api { store: Arc::new(repo.clone()), replay: repo.replayer(Outbox) };
+    let router = api.into_router().route("/metrics", get(async move || metrics.render()));
+    let server = axum::serve(TcpListener::bind("127.0.0.1:8080").await?, router);
+    tokio::spawn(async move {
+        ctrl_c().await.ok();
+        stop.send_replace(true);
+    });
+    server.with_graceful_shutdown(async move { drop(stopped.changed().await) }).await?;
+    // A burial that is under way may be dropped: it is done or not, as a whole.
+    dispatching.abort();
+    sweeping.await?;
+    Ok(())
+}
