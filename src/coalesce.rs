@@ -1,6 +1,9 @@
 //! Inserts that arrive together go out together.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -12,6 +15,7 @@ use tokio::{
 
 use crate::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter,
+    observed::{call, observed},
     payload::nests_too_deep,
 };
 
@@ -78,6 +82,20 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
         }
     }
 
+    async fn hand_over(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
+        let direct = self.direct.try_acquire();
+        let queue = self.queue().clone();
+        // A payload that is too deep is for the other repo to refuse: it would not survive being cloned.
+        let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
+            return self.inner.insert(letter).await;
+        };
+        let (caller, answer) = oneshot::channel();
+        match queue.send(Job { letter, caller }).await {
+            Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::RuntimeEnded)),
+            Err(mpsc::error::SendError(job)) => self.inner.insert(job.letter).await,
+        }
+    }
+
     fn queue(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Job>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,17 +148,9 @@ fn refuse(callers: impl IntoIterator<Item = Caller>, error: &DeadLetterRepoError
 #[async_trait]
 impl<R: DeadLetterRepo + 'static> DeadLetterRepo for CoalescingDeadLetterRepo<R> {
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
-        let direct = self.direct.try_acquire();
-        let queue = self.queue().clone();
-        // A payload that is too deep is for the other repo to refuse: it would not survive being cloned.
-        let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
-            return self.inner.insert(letter).await;
-        };
-        let (caller, answer) = oneshot::channel();
-        match queue.send(Job { letter, caller }).await {
-            Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::RuntimeEnded)),
-            Err(mpsc::error::SendError(job)) => self.inner.insert(job.letter).await,
-        }
+        let call = call!("coalesced_insert", app_id = %letter.app_id);
+        // The rows are told where they are stored.
+        observed(call, pin!(self.hand_over(letter)), |_| 0).await
     }
 
     async fn insert_many(

@@ -11,8 +11,9 @@ mod error;
 mod filter;
 mod id;
 #[cfg(feature = "metrics")]
-mod metered;
+mod metrics;
 mod model;
+mod observed;
 #[cfg(feature = "migration")]
 mod open;
 mod page;
@@ -31,6 +32,8 @@ pub mod testing;
 mod time;
 mod triage;
 
+#[cfg(feature = "metrics")]
+pub use self::metrics::{BacklogGauges, describe_metrics};
 pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
@@ -41,8 +44,6 @@ pub use dead_letters_migration as migration;
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
-#[cfg(feature = "metrics")]
-pub use metered::MeteredDeadLetterRepo;
 pub use model::{DeadLetterRow, NewDeadLetter, Resolution, StoredLetter};
 #[cfg(feature = "migration")]
 pub use open::{OpenError, Schema, open};

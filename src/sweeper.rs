@@ -125,6 +125,8 @@ impl Sweeper {
             SweepEnd::Finished if deleted > 0 => info!(deleted, took = ?report.took, "swept"),
             SweepEnd::Finished => debug!("nothing to sweep"),
         }
+        #[cfg(feature = "metrics")]
+        crate::metrics::count_sweep(&report);
         running.report = Some(report.clone());
         report
     }

@@ -13,8 +13,9 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, Retention,
     RetentionPolicy, SweepEnd, SweepScope, Sweeper, SweeperBuilder, SweeperConfigError, Swept,
-    testing::database_error,
+    describe_metrics, testing::database_error,
 };
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
@@ -365,4 +366,46 @@ fn settings_out_of_range_are_refused_by_name() {
     };
     assert_eq!(refused(Sweeper::builder(store.clone(), apps(1_001))), SweeperConfigError::TooManyApps(1_001));
     Sweeper::builder(store, apps(1_000)).every(Duration::MAX).build().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_are_counted_by_their_end_and_the_last_success_is_a_gauge() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let store = Script::of([refused("57P03"), deleted(7)]);
+    let sweeper = builder(&store).build().unwrap();
+    let failed = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    assert!(matches!(failed.end, SweepEnd::Failed(_)), "{failed:?}");
+    let finished = sweeper.sweep_once(now() + HOUR, future::pending::<()>()).await;
+    assert!(matches!(finished.end, SweepEnd::Finished), "{finished:?}");
+    let stopped = sweeper.sweep_once(now() + 2 * HOUR, future::ready(())).await;
+    assert!(matches!(stopped.end, SweepEnd::Stopped), "{stopped:?}");
+    // Dropped under way: counted nowhere.
+    let dropped = sweeper.sweep_once(now() + 3 * HOUR, future::pending::<()>());
+    tokio::time::timeout(BUSY / 2, dropped).await.unwrap_err();
+    let mut told: Vec<_> = snapshotter
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .map(|(key, _, description, value)| {
+            assert!(description.is_some(), "{key:?} is not described");
+            let ends: Vec<_> = key.key().labels().map(|label| label.value().to_owned()).collect();
+            (key.key().name().to_owned(), ends.concat(), value)
+        })
+        .collect();
+    told.sort_by(|one, other| (&one.0, &one.1).cmp(&(&other.0, &other.1)));
+    let sweeps = |end: &str| ("dead_letters_sweeps_total".to_owned(), end.to_owned(), DebugValue::Counter(1));
+    let at = (now() + HOUR).timestamp() as f64;
+    let last_success = "dead_letters_sweep_last_success_timestamp_seconds".to_owned();
+    assert_eq!(
+        told,
+        [
+            (last_success, String::new(), DebugValue::Gauge(at.into())),
+            sweeps("failed"),
+            sweeps("finished"),
+            sweeps("stopped")
+        ]
+    );
 }

@@ -16,7 +16,7 @@ use super::{
     SeaOrmDeadLetterRepo,
     conditions::is_open,
     count::{capped, count_to, rows_that},
-    in_range, record_rows,
+    in_range,
     text::with_literal_limits,
     transaction::RepoConnection,
 };
@@ -50,7 +50,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 }
             }
         }
-        record_rows(backlogs.len() as u64);
         Ok(backlogs)
     }
 

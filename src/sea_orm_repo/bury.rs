@@ -1,20 +1,20 @@
 //! Burying: out of the outbox and into the store, in one transaction.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use dead_letters_entity::dead_letters::ActiveModel;
 use sea_orm::{DatabaseTransaction, DbErr};
 use serde_json::Value;
-use tracing::info_span;
 
 use super::{
     SeaOrmDeadLetterRepo,
     convert::{self, CUT, Limits},
-    insert, new_id, observed,
+    insert, new_id,
     transaction::{self, abandon},
 };
 use crate::{
     DeadLetterId, DeadLetterRepoError, NewDeadLetter,
+    observed::{call, observed},
     payload::{nests_too_deep, to_text},
     time::{clamp_to_range, jittered},
 };
@@ -57,8 +57,8 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
-        let span = info_span!("dead_letters.bury", app_id = %letter.app_id);
-        observed(span, self.bury_with_tries(letter, take)).await
+        let call = call!("bury", app_id = %letter.app_id);
+        observed(call, pin!(self.bury_with_tries(letter, take)), |_| 1).await
     }
 
     async fn bury_with_tries<F>(

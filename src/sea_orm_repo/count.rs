@@ -11,8 +11,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, in_range, record_rows, scan::Matching, text::with_literal_limits,
-    transaction::RepoConnection,
+    SeaOrmDeadLetterRepo, in_range, scan::Matching, text::with_literal_limits, transaction::RepoConnection,
 };
 use crate::{AppId, Count, DeadLetterFilter, DeadLetterRepoError, Resolution, UnresolvedCount};
 
@@ -29,7 +28,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             .take();
         let counted = self.db.query_one(&count).await?;
         let count = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-        record_rows(count.unsigned_abs());
         Ok(count)
     }
 
@@ -70,7 +68,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
         let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
         let (count, at_least) = capped(counted.try_get_by_index(1)?, Some(cap));
-        record_rows(count);
         Ok(Count {
             count,
             at_least,
@@ -89,7 +86,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(Vec::new());
         }
         let rows = self.db.query_all(&replays_of(app_id, event_ids)).await?;
-        record_rows(rows.len() as u64);
         let mut found = HashMap::new();
         for row in rows {
             found.insert(row.try_get_by_index::<Uuid>(0)?, row.try_get_by_index::<i64>(1)?.unsigned_abs());

@@ -8,7 +8,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range, record_rows,
+    PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range,
     scan::{Matching, Place, newest_first},
     transaction::RepoConnection,
 };
@@ -47,7 +47,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let (next, looked_back_to) = listed.next(last);
 
         if picked.is_empty() {
-            record_rows(0);
             return Ok(Page { items: Vec::new(), next, looked_back_to });
         }
 
@@ -58,7 +57,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             .filter(Matching::new(app_id, &picked)?.condition(backend))
             .build(backend);
         let rows = convert::Row::find_by_statement(rows).all(&self.db).await?;
-        record_rows(rows.len() as u64);
         Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
     }
 }

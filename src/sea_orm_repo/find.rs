@@ -11,7 +11,7 @@ use sea_orm::{
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
     conditions::is_row,
-    convert, in_range, non_negative, record_rows,
+    convert, in_range, non_negative,
     scan::newest_first,
     text::{Text, with_literal_limits},
     transaction::RepoConnection,
@@ -52,7 +52,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             _ => newest.offset(offset).build(backend),
         };
         let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
-        record_rows(rows.len() as u64);
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
     }
 
@@ -103,7 +102,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let summaries = convert::Summary::select_cols(Entity::find().select_only());
         let page = listed.page(summaries, size, self.db.get_database_backend());
         let mut rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
-        record_rows(rows.len() as u64);
         let has_next = rows.len() > size as usize;
         rows.truncate(size as usize);
         let items: Vec<_> = rows.into_iter().map(DeadLetterSummary::from).collect();

@@ -152,7 +152,7 @@ pub(super) fn apps_with_due_on_sqlite(
     apps_on_sqlite(excepted, from, due, any).and_where(Expr::exists(rows)).limit(limit).take()
 }
 
-fn app_of(scope: &SweepScope) -> Option<AppId> {
+pub(super) fn app_of(scope: &SweepScope) -> Option<AppId> {
     match scope {
         SweepScope::App(app_id) => Some(*app_id),
         _ => None,

@@ -12,7 +12,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, in_range, record_rows, scan::Matching,
+    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, in_range, scan::Matching,
     text::with_literal_limits, timeline::Buckets, transaction::RepoConnection,
 };
 use crate::{AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest};
@@ -43,7 +43,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 buckets.put(&row, count, &mut group.timeline)?;
             }
         }
-        record_rows(groups.len() as u64);
         Ok(ErrorGroups { groups, looked_back_to: matching.looked_back_to() })
     }
 }

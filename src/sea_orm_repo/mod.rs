@@ -1,15 +1,15 @@
 //! The store on SeaORM: the only place that knows the entity.
 
-use std::{future::Future, ops::RangeInclusive};
+use std::{ops::RangeInclusive, pin::pin};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
-use tracing::{Instrument, Span, debug, field::Empty, info_span, warn};
 use uuid::Uuid;
 
 use crate::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Due, NewDeadLetter, SweepScope,
+    observed::{call, observed},
 };
 
 mod backlog;
@@ -106,7 +106,7 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db); [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a tokio
     /// runtime, or in one that is shutting down.
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-        observed(info_span!("dead_letters.begin"), transaction::begin(db)).await
+        observed(call!("begin"), pin!(transaction::begin(db)), |_| 0).await
     }
 
     /// Commits a transaction, or says that it can't be.
@@ -122,27 +122,27 @@ impl SeaOrmDeadLetterRepo {
     /// is stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost): it had ended before.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
     pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
-        observed(info_span!("dead_letters.commit"), transaction::commit(txn)).await
+        observed(call!("commit"), pin!(transaction::commit(txn)), |()| 0).await
     }
 }
 
 #[async_trait]
 impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.insert", app_id = %letter.app_id);
-        observed(span, self.store(letter)).await
+        let call = call!("insert", app_id = %letter.app_id);
+        observed(call, pin!(self.store(letter)), |_| 1).await
     }
 
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,
     ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.insert_many", rows = letters.len());
-        observed(span, self.store_many(letters)).await
+        let call = call!("insert_many", letters = letters.len());
+        observed(call, pin!(self.store_many(letters)), |ids| ids.len() as u64).await
     }
 
     async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        observed(info_span!("dead_letters.get", %id), self.find(id)).await
+        observed(call!("get", %id), pin!(self.find(id)), |row| row.is_some().into()).await
     }
 
     async fn list_for_app(
@@ -152,51 +152,27 @@ impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
         limit: i64,
         offset: i64,
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.list_for_app", %app_id, rows = Empty);
-        observed(span, self.find_newest(app_id, unresolved_only, limit, offset)).await
+        let rows = self.find_newest(app_id, unresolved_only, limit, offset);
+        observed(call!("list_for_app", %app_id), pin!(rows), |rows| rows.len() as u64).await
     }
 
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.unresolved_count", %app_id, rows = Empty);
-        observed(span, self.count_unresolved(app_id)).await
+        let count = self.count_unresolved(app_id);
+        observed(call!("unresolved_count", %app_id), pin!(count), |count| count.unsigned_abs()).await
     }
 
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        observed(info_span!("dead_letters.resolve", %id), self.settle(id, reason)).await
+        observed(call!("resolve", %id), pin!(self.settle(id, reason)), |()| 1).await
     }
 
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.gc", %older_than, rows = Empty);
         let sweep = async {
             let limit = non_negative("limit", limit)?;
             let swept = self.delete_due(&SweepScope::AllApps, Due::CreatedBefore(older_than), limit).await?;
             Ok(swept.deleted)
         };
-        observed(span, sweep).await
+        observed(call!("gc", %older_than), pin!(sweep), |&deleted| deleted).await
     }
-}
-
-/// Runs a call in its span, and tells there what it did not do: an answer such as "not found" at DEBUG, a failure at
-/// WARN.
-async fn observed<T>(
-    span: Span,
-    call: impl Future<Output = Result<T, DeadLetterRepoError>>,
-) -> Result<T, DeadLetterRepoError> {
-    let told = async {
-        let outcome = call.await;
-        match &outcome {
-            Ok(_) => {}
-            Err(error) if error.is_answer() => debug!(%error),
-            Err(error) => warn!(%error),
-        }
-        outcome
-    };
-    told.instrument(span).await
-}
-
-/// Into the call's span.
-fn record_rows(rows: u64) {
-    Span::current().record("rows", rows);
 }
 
 /// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the

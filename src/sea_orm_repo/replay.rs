@@ -1,16 +1,16 @@
 //! Replaying: the settling and the caller's re-enqueue in one transaction.
 
-use std::{error::Error, slice, sync::Arc};
+use std::{error::Error, pin::pin, slice, sync::Arc};
 
 use async_trait::async_trait;
 use dead_letters_entity::dead_letters::{Column, Model};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, sea_query::Query};
-use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{SeaOrmDeadLetterRepo, observed, record_rows, settle::Bulk, transaction};
+use super::{SeaOrmDeadLetterRepo, settle::Bulk, transaction};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterTriage, Requeue, Resolution, Settled, Settlement,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow, Requeue,
+    Resolution, Settled, Settlement,
+    observed::{Call, call, observed},
 };
 
 impl SeaOrmDeadLetterRepo {
@@ -37,7 +37,13 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, E>,
         E: From<DeadLetterRepoError>,
     {
-        self.replay_row(app_id, id, by, note, enqueue).instrument(span_of_row(app_id, id)).await
+        let mut own = None;
+        let enqueue = async |txn: &DatabaseTransaction, row: DeadLetterRow| {
+            enqueue(txn, row).await.map_err(|error| by_closure(error, &mut own))
+        };
+        let call = self.replay_row(app_id, id, by, note, enqueue);
+        let outcome = observed(of_row(app_id, id), pin!(call), |_| 1).await;
+        outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
     /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
@@ -62,8 +68,13 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
         E: From<DeadLetterRepoError>,
     {
+        let mut own = None;
+        let enqueue = async |txn: &DatabaseTransaction, rows: Vec<DeadLetterRow>| {
+            enqueue(txn, rows).await.map_err(|error| by_closure(error, &mut own))
+        };
         let call = self.replay_rows(app_id, filter, by, note, limit, enqueue);
-        call.instrument(span_of_rows(app_id)).await
+        let outcome = observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await;
+        outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
     /// Makes replay a thing of its own, which needs no closure: what admin pages and command lines take,
@@ -72,29 +83,27 @@ impl SeaOrmDeadLetterRepo {
         Arc::new(Replayer { repo: self.clone(), requeue })
     }
 
-    async fn replay_row<F, T, E>(
+    async fn replay_row<F, T>(
         &self,
         app_id: AppId,
         id: DeadLetterId,
         by: Option<String>,
         note: Option<String>,
         enqueue: F,
-    ) -> Result<T, E>
+    ) -> Result<T, DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, E>,
-        E: From<DeadLetterRepoError>,
+        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let txn = transaction::begin(&self.db).await?;
-        let settled = self.in_transaction(&txn).resolve_once(app_id, id, &settlement).await;
-        let outcome = match settled {
+        let outcome = match self.in_transaction(&txn).settle_once(app_id, id, &settlement).await {
             Ok(row) => enqueue(&txn, row).await,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         transaction::end(txn, outcome).await
     }
 
-    async fn replay_rows<F, E>(
+    async fn replay_rows<F>(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
@@ -102,10 +111,9 @@ impl SeaOrmDeadLetterRepo {
         note: Option<String>,
         limit: u32,
         enqueue: F,
-    ) -> Result<Settled, E>
+    ) -> Result<Settled, DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
-        E: From<DeadLetterRepoError>,
+        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let bulk = Bulk::new(app_id, filter, &settlement, limit)?;
@@ -113,7 +121,7 @@ impl SeaOrmDeadLetterRepo {
         let outcome = match settle_rows(&txn, &bulk).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),
             Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         transaction::end(txn, outcome).await
     }
@@ -138,7 +146,8 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
             self.requeue.requeue(txn, slice::from_ref(&row)).await.map_err(by_service)?;
             Ok(row)
         };
-        observed(span_of_row(app_id, id), self.repo.replay_row(app_id, id, by, note, enqueue)).await
+        let call = self.repo.replay_row(app_id, id, by, note, enqueue);
+        observed(of_row(app_id, id), pin!(call), |_| 1).await
     }
 
     async fn replay_matching(
@@ -153,7 +162,7 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
             self.requeue.requeue(txn, &rows).await.map_err(by_service)
         };
         let call = self.repo.replay_rows(app_id, filter, by, note, limit, enqueue);
-        observed(span_of_rows(app_id), call).await
+        observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await
     }
 }
 
@@ -161,12 +170,18 @@ fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {
     DeadLetterRepoError::Requeue(error.into())
 }
 
-fn span_of_row(app_id: AppId, id: DeadLetterId) -> Span {
-    info_span!("dead_letters.replay", %app_id, %id)
+/// The closure's own error is its caller's; of the call is told that nothing was replayed.
+fn by_closure<E>(error: E, own: &mut Option<E>) -> DeadLetterRepoError {
+    *own = Some(error);
+    by_service("the closure's own error".into())
 }
 
-fn span_of_rows(app_id: AppId) -> Span {
-    info_span!("dead_letters.replay_matching", %app_id, rows = Empty)
+fn of_row(app_id: AppId, id: DeadLetterId) -> Call {
+    call!("replay", %app_id, %id)
+}
+
+fn of_rows(app_id: AppId) -> Call {
+    call!("replay_matching", %app_id)
 }
 
 async fn settle_rows(
@@ -175,7 +190,6 @@ async fn settle_rows(
 ) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
     let returning = Query::returning().columns(Column::iter());
     let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), returning)).await?;
-    record_rows(rows.len() as u64);
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
         settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));

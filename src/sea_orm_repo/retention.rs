@@ -1,18 +1,20 @@
 //! [`DeadLetterRetention`] on SeaORM.
 
-use async_trait::async_trait;
-use tracing::{Span, field::Empty, info_span};
+use std::pin::pin;
 
-use super::{SeaOrmDeadLetterRepo, observed, transaction::RepoConnection};
+use async_trait::async_trait;
+
+use super::{SeaOrmDeadLetterRepo, gc::app_of, transaction::RepoConnection};
 use crate::{
     Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepScope, Swept,
+    observed::{call, observed},
 };
 
 #[async_trait]
 impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
     async fn sweep(&self, scope: &SweepScope, due: Due, limit: u32) -> Result<Swept, DeadLetterRepoError> {
-        let span = of(scope, info_span!("dead_letters.sweep", app_id = Empty, ?due, rows = Empty));
-        observed(span, self.delete_due(scope, due, limit.into())).await
+        let call = call!("sweep", app_id = app_of(scope).map(tracing::field::display), ?due);
+        observed(call, pin!(self.delete_due(scope, due, limit.into())), |swept| swept.deleted).await
     }
 
     async fn sweep_into(
@@ -22,8 +24,9 @@ impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
         limit: u32,
         archive: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError> {
-        let span = of(scope, info_span!("dead_letters.sweep_into", app_id = Empty, ?due, rows = Empty));
-        observed(span, self.archive_due(scope, due, limit.into(), archive)).await
+        let call = call!("sweep_into", app_id = app_of(scope).map(tracing::field::display), ?due);
+        let swept = self.archive_due(scope, due, limit.into(), archive);
+        observed(call, pin!(swept), |swept| swept.deleted).await
     }
 
     async fn count_due(
@@ -33,15 +36,7 @@ impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
         state: DeadLetterState,
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError> {
-        let span = of(scope, info_span!("dead_letters.count_due", app_id = Empty, ?due, rows = Empty));
-        observed(span, self.count_due_rows(scope, due, state, cap)).await
+        let call = call!("count_due", app_id = app_of(scope).map(tracing::field::display), ?due);
+        observed(call, pin!(self.count_due_rows(scope, due, state, cap)), |counted| counted.count).await
     }
-}
-
-/// The span, with the app if it is one's.
-fn of(scope: &SweepScope, span: Span) -> Span {
-    if let SweepScope::App(app_id) = scope {
-        span.record("app_id", tracing::field::display(app_id));
-    }
-    span
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     conditions::{check, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow},
-    convert, in_range, record_rows,
+    convert, in_range,
     transaction::RepoConnection,
 };
 use crate::{
@@ -78,7 +78,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let bulk = Bulk::new(app_id, filter, settlement, limit)?;
         let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
         let rows = self.db.query_all(&bulk.settle(self.db.get_database_backend(), returning)).await?;
-        record_rows(rows.len() as u64);
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
             ids.push((

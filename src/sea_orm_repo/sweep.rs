@@ -9,7 +9,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, convert, gc, in_range, record_rows,
+    SeaOrmDeadLetterRepo, convert, gc, in_range,
     transaction::{self, RepoConnection},
 };
 use crate::{
@@ -57,7 +57,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 Swept { deleted: self.db.execute_raw(delete).await?.rows_affected(), next: None }
             }
         };
-        record_rows(swept.deleted);
         Ok(swept)
     }
 
@@ -80,7 +79,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             None => archive_and_delete(&self.db, scope, due, limit, archive).await?,
         };
-        record_rows(swept.deleted);
         Ok(swept)
     }
 
@@ -107,7 +105,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
-        record_rows(count);
         Ok(CappedCount { count, at_least: counted > count })
     }
 }

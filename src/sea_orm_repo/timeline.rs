@@ -9,8 +9,7 @@ use sea_orm::{
 };
 
 use super::{
-    SeaOrmDeadLetterRepo, in_range, record_rows, scan::Matching, text::with_literal_limits,
-    transaction::RepoConnection,
+    SeaOrmDeadLetterRepo, in_range, scan::Matching, text::with_literal_limits, transaction::RepoConnection,
 };
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
@@ -46,7 +45,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
             buckets.put(&row, count, &mut timeline)?;
         }
-        record_rows(timeline.iter().map(|bucket| bucket.count).sum());
         Ok(Timeline { buckets: timeline, looked_back_to: matching.looked_back_to() })
     }
 }

@@ -1,16 +1,16 @@
 //! [`DeadLetterTriage`] on SeaORM.
 
-use std::ops::Range;
+use std::{ops::Range, pin::pin};
 
 use async_trait::async_trait;
-use tracing::{field::Empty, info_span};
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, observed, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, transaction::RepoConnection};
 use crate::{
     AppId, Backlog, Count, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
     DeadLetterSummary, DeadLetterTriage, ErrorGroups, GroupRequest, Imported, Page, PageRequest, Settled,
     Settlement, StoredLetter, Timeline, TimelineRequest, UnresolvedCount,
+    observed::{call, observed},
 };
 
 #[async_trait]
@@ -20,8 +20,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.get_for_app", %app_id, %id);
-        observed(span, self.find_in_app(app_id, id)).await
+        let row = self.find_in_app(app_id, id);
+        observed(call!("get_for_app", %app_id, %id), pin!(row), |row| row.is_some().into()).await
     }
 
     async fn summary(
@@ -29,8 +29,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.summary", %app_id, %id);
-        observed(span, self.find_summary(app_id, id)).await
+        let row = self.find_summary(app_id, id);
+        observed(call!("summary", %app_id, %id), pin!(row), |row| row.is_some().into()).await
     }
 
     async fn payload_text(
@@ -39,8 +39,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.payload_text", %app_id, %id);
-        observed(span, self.find_payload_text(app_id, id, characters)).await
+        let text = self.find_payload_text(app_id, id, characters);
+        observed(call!("payload_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
     }
 
     async fn list(
@@ -49,8 +49,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         filter: &DeadLetterFilter,
         page: &PageRequest,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.list", %app_id, rows = Empty);
-        observed(span, self.find_page(app_id, filter, page)).await
+        let page = self.find_page(app_id, filter, page);
+        observed(call!("list", %app_id), pin!(page), |page| page.items.len() as u64).await
     }
 
     async fn export(
@@ -59,8 +59,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         filter: &DeadLetterFilter,
         page: &PageRequest,
     ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.export", %app_id, rows = Empty);
-        observed(span, self.export_page(app_id, filter, page)).await
+        let page = self.export_page(app_id, filter, page);
+        observed(call!("export", %app_id), pin!(page), |page| page.items.len() as u64).await
     }
 
     async fn backlogs(
@@ -70,8 +70,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         limit: u32,
         cap: u32,
     ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.backlogs", rows = Empty);
-        observed(span, self.find_backlogs(among, after, limit, cap)).await
+        let apps = self.find_backlogs(among, after, limit, cap);
+        observed(call!("backlogs"), pin!(apps), |apps| apps.iter().map(|app| app.open.count).sum()).await
     }
 
     async fn unresolved_counts(
@@ -79,8 +79,9 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.unresolved_counts", apps = app_ids.len());
-        observed(span, self.count_unresolved_of_apps(app_ids, cap)).await
+        let call = call!("unresolved_counts", apps = app_ids.len());
+        let apps = self.count_unresolved_of_apps(app_ids, cap);
+        observed(call, pin!(apps), |apps| apps.iter().map(|app| app.count).sum()).await
     }
 
     async fn count(
@@ -90,8 +91,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         cap: u32,
         scan: Option<u32>,
     ) -> Result<Count, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.count", %app_id, rows = Empty);
-        observed(span, self.count_matching(app_id, filter, cap, scan)).await
+        let counted = self.count_matching(app_id, filter, cap, scan);
+        observed(call!("count", %app_id), pin!(counted), |counted| counted.count).await
     }
 
     async fn timeline(
@@ -101,8 +102,9 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         request: &TimelineRequest,
         scan: Option<u32>,
     ) -> Result<Timeline, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.timeline", %app_id, rows = Empty);
-        observed(span, self.count_by_time(app_id, filter, request, scan)).await
+        let call = call!("timeline", %app_id);
+        let found = self.count_by_time(app_id, filter, request, scan);
+        observed(call, pin!(found), |found| found.buckets.iter().map(|bucket| bucket.count).sum()).await
     }
 
     async fn error_groups(
@@ -111,8 +113,9 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         filter: &DeadLetterFilter,
         request: &GroupRequest,
     ) -> Result<ErrorGroups, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.error_groups", %app_id, rows = Empty);
-        observed(span, self.group(app_id, filter, request)).await
+        let call = call!("error_groups", %app_id);
+        let found = self.group(app_id, filter, request);
+        observed(call, pin!(found), |found| found.groups.iter().map(|group| group.count).sum()).await
     }
 
     async fn times_replayed(
@@ -120,8 +123,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         event_ids: &[Uuid],
     ) -> Result<Vec<u64>, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.times_replayed", %app_id, rows = Empty);
-        observed(span, self.count_replays(app_id, event_ids)).await
+        let times = self.count_replays(app_id, event_ids);
+        observed(call!("times_replayed", %app_id), pin!(times), |times| times.iter().sum()).await
     }
 
     async fn resolve_once(
@@ -130,8 +133,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         settlement: &Settlement,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.resolve_once", %app_id, %id);
-        observed(span, self.settle_once(app_id, id, settlement)).await
+        let row = self.settle_once(app_id, id, settlement);
+        observed(call!("resolve_once", %app_id, %id), pin!(row), |_| 1).await
     }
 
     async fn resolve_matching(
@@ -141,17 +144,17 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         settlement: &Settlement,
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.resolve_matching", %app_id, rows = Empty);
-        observed(span, self.settle_matching(app_id, filter, settlement, limit)).await
+        let settled = self.settle_matching(app_id, filter, settlement, limit);
+        observed(call!("resolve_matching", %app_id), pin!(settled), |settled| settled.ids.len() as u64).await
     }
 
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
-        let span = info_span!("dead_letters.reopen", %app_id, %id);
-        observed(span, self.unsettle(app_id, id)).await
+        let reopened = self.unsettle(app_id, id);
+        observed(call!("reopen", %app_id, %id), pin!(reopened), |()| 1).await
     }
 
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError> {
-        let span = info_span!("dead_letters.import", rows = letters.len());
-        observed(span, self.store_exported(letters)).await
+        let imported = self.store_exported(letters);
+        observed(call!("import", letters = letters.len()), pin!(imported), |imported| imported.stored).await
     }
 }

@@ -32,6 +32,7 @@ pub(crate) mod import;
 mod insert;
 mod insert_many;
 mod list;
+mod metrics;
 mod observed;
 mod query;
 mod races;

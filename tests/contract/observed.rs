@@ -4,10 +4,9 @@ use std::{cell::RefCell, io, sync::Once};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, MeteredDeadLetterRepo, NewDeadLetter,
-    PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Resolution,
+    SeaOrmDeadLetterRepo, Settlement,
 };
-use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use sea_orm::DbBackend;
 use serde_json::json;
 use tracing_subscriber::{filter::dynamic_filter_fn, fmt::format::FmtSpan, prelude::*};
@@ -18,7 +17,6 @@ use crate::database::TestDb;
 on_every_backend! {
     each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning,
     no_content_reaches_the_log,
-    a_metered_repo_counts_calls_rows_and_durations,
 }
 
 thread_local! {
@@ -41,7 +39,7 @@ impl io::Write for ThisThread {
 }
 
 /// One subscriber for the process: those of single threads race for what `tracing` remembers of each place.
-fn listen() {
+pub(super) fn listen() {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
         let layer = tracing_subscriber::fmt::layer()
@@ -54,7 +52,7 @@ fn listen() {
     LOG.set(Some(Vec::new()));
 }
 
-fn heard() -> String {
+pub(super) fn heard() -> String {
     String::from_utf8(LOG.take().unwrap()).unwrap()
 }
 
@@ -73,7 +71,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     let text = heard();
     for expected in [
         format!("dead_letters.insert{{app_id={app}}}"),
-        "dead_letters.insert_many{rows=3}".to_owned(),
+        "dead_letters.insert_many{letters=3 rows=3}".to_owned(),
         format!("dead_letters.list_for_app{{app_id={app} rows=4}}"),
         " UTC rows=0}".to_owned(),
         format!("DEBUG dead_letters.resolve{{id={id}}}: "),
@@ -84,7 +82,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     }
 }
 
-const CANARY: &str = "canary-4711";
+pub(super) const CANARY: &str = "canary-4711";
 
 async fn no_content_reaches_the_log(db: TestDb) {
     let app = new_app();
@@ -139,62 +137,4 @@ async fn no_content_reaches_the_log(db: TestDb) {
     let text = heard();
     assert!(text.contains("DEBUG dead_letters.resolve_once"), "{text}");
     assert!(!text.contains(CANARY), "{text}");
-}
-
-async fn a_metered_repo_counts_calls_rows_and_durations(db: TestDb) {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    let app = new_app();
-    let repo = MeteredDeadLetterRepo::new(db.repo());
-    let id = repo.insert(letter(app)).await.unwrap();
-    repo.insert_many(vec![letter(app); 3]).await.unwrap();
-    repo.get(id).await.unwrap();
-    repo.list_for_app(app, false, 2, 0).await.unwrap();
-    repo.unresolved_count(app).await.unwrap();
-    repo.resolve(id, "ignored").await.unwrap();
-    repo.resolve(id, "nonsense").await.unwrap_err();
-    repo.gc(DateTime::<Utc>::MAX_UTC, 100).await.unwrap();
-    let mut told: Vec<String> = Vec::new();
-    for (key, _, _, value) in snapshotter.snapshot().into_vec() {
-        let labels: Vec<_> = key.key().labels().map(|label| label.value()).collect();
-        let value = match value {
-            DebugValue::Counter(count) => count,
-            DebugValue::Histogram(durations) => durations.len() as u64,
-            DebugValue::Gauge(_) => panic!("a gauge"),
-        };
-        told.push(format!(
-            "{} {} {value}",
-            key.key().name().trim_start_matches("dead_letters_"),
-            labels.join(" ")
-        ));
-    }
-    told.sort();
-    assert_eq!(
-        told,
-        [
-            "call_duration_seconds gc 1",
-            "call_duration_seconds get 1",
-            "call_duration_seconds insert 1",
-            "call_duration_seconds insert_many 1",
-            "call_duration_seconds list_for_app 1",
-            "call_duration_seconds resolve 2",
-            "call_duration_seconds unresolved_count 1",
-            "calls_total gc ok 1",
-            "calls_total get ok 1",
-            "calls_total insert ok 1",
-            "calls_total insert_many ok 1",
-            "calls_total list_for_app ok 1",
-            "calls_total resolve answer 1",
-            "calls_total resolve ok 1",
-            "calls_total unresolved_count ok 1",
-            "rows_total gc 4",
-            "rows_total get 1",
-            "rows_total insert 1",
-            "rows_total insert_many 3",
-            "rows_total list_for_app 2",
-            "rows_total resolve 1",
-            "rows_total unresolved_count 4",
-        ]
-    );
 }

@@ -1,0 +1,445 @@
+//! What the `metrics` crate is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    future::Future,
+    path::Path,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, SubsecRound, Utc};
+use dead_letters::{
+    AppId, Archive, BacklogGauges, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due,
+    GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
+    Settlement, SweepScope, TimelineRequest, describe_metrics,
+};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{runtime::Handle, task::JoinSet};
+use uuid::Uuid;
+
+use super::{
+    import, letter, new_app,
+    observed::{CANARY, heard, listen},
+};
+use crate::database::TestDb;
+
+on_every_backend! {
+    each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome_and_rows,
+    the_own_error_of_a_closure_that_replays_is_a_failure,
+    a_call_that_is_dropped_is_counted_nowhere_and_its_span_is_closed,
+    a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once,
+    gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once,
+    an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known,
+    no_content_is_in_a_label,
+}
+
+/// Metric and labels, as `calls_total call=get outcome=ok`, and the count, or how many durations.
+type Told = BTreeMap<String, f64>;
+
+/// What was told since it was asked last, but for what is 0.
+fn told(snapshotter: &Snapshotter) -> Told {
+    let mut told = BTreeMap::new();
+    for (key, _, description, value) in snapshotter.snapshot().into_vec() {
+        assert!(description.is_some(), "{key:?} is not described");
+        let value = match value {
+            DebugValue::Counter(count) => count as f64,
+            DebugValue::Histogram(durations) => durations.len() as f64,
+            DebugValue::Gauge(value) => value.into_inner(),
+        };
+        let mut name = key.key().name().strip_prefix("dead_letters_").unwrap().to_owned();
+        for label in key.key().labels() {
+            name += &format!(" {}={}", label.key(), label.value());
+        }
+        told.insert(name, value);
+    }
+    told.retain(|_, value| *value != 0.0);
+    told
+}
+
+struct Calls<'a> {
+    snapshotter: &'a Snapshotter,
+    names: BTreeSet<String>,
+}
+
+impl Calls<'_> {
+    /// Waits for a call, which must be the only one, and end so.
+    async fn expect<T>(
+        &mut self,
+        name: &str,
+        outcome: &str,
+        rows: u64,
+        call: impl Future<Output = Result<T, DeadLetterRepoError>>,
+    ) -> Result<T, DeadLetterRepoError> {
+        let answer = call.await;
+        let mut expected = BTreeMap::from([
+            (format!("calls_total call={name} outcome={outcome}"), 1.0),
+            (format!("call_duration_seconds call={name}"), 1.0),
+        ]);
+        if rows > 0 {
+            expected.insert(format!("rows_total call={name}"), rows as f64);
+        }
+        assert_eq!(told(self.snapshotter), expected);
+        self.names.insert(name.to_owned());
+        answer
+    }
+
+    async fn ok<T>(
+        &mut self,
+        name: &str,
+        rows: u64,
+        call: impl Future<Output = Result<T, DeadLetterRepoError>>,
+    ) -> T {
+        self.expect(name, "ok", rows, call).await.unwrap()
+    }
+
+    async fn answer<T>(&mut self, name: &str, call: impl Future<Output = Result<T, DeadLetterRepoError>>) {
+        assert!(self.expect(name, "answer", 0, call).await.is_err());
+    }
+
+    async fn failed<T>(&mut self, name: &str, call: impl Future<Output = Result<T, DeadLetterRepoError>>) {
+        assert!(self.expect(name, "failed", 0, call).await.is_err());
+    }
+}
+
+/// Of the store's traits, by their source: so that none is forgotten here.
+fn methods() -> BTreeSet<String> {
+    let mut methods = BTreeSet::new();
+    for file in ["repo.rs", "triage.rs", "retention.rs", "replay.rs"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+        let source = fs::read_to_string(path).unwrap();
+        let (_, the_trait) = source.split_once("\npub trait DeadLetter").unwrap();
+        let (the_trait, _) = the_trait.split_once("\n}\n").unwrap();
+        for method in the_trait.split("\n    async fn ").skip(1) {
+            methods.insert(method.split_once('(').unwrap().0.to_owned());
+        }
+    }
+    methods
+}
+
+struct Nowhere;
+
+#[async_trait]
+impl Requeue for Nowhere {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        _: &[DeadLetterRow],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome_and_rows(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    listen();
+    let mut calls = Calls { snapshotter: &snapshotter, names: BTreeSet::new() };
+    let repo = db.repo();
+    let replayer = repo.replayer(Nowhere);
+    let dir = TempDir::new().unwrap();
+    let archive: &dyn Archive = &JsonLinesArchive::new(dir.path());
+    let app = new_app();
+    let missing = Uuid::nil().into();
+    let now = Utc::now();
+    let max = DateTime::<Utc>::MAX_UTC;
+    let open = DeadLetterFilter { state: DeadLetterState::Open, ..Default::default() };
+    let of_bulk = DeadLetterFilter { created_before: Some(max), ..open.clone() };
+    let endless = DeadLetterFilter { ids: Some(vec![missing; 1_001]), ..Default::default() };
+    let page = PageRequest::default();
+    let no_page = PageRequest { size: 0, ..Default::default() };
+    let groups = GroupRequest::default();
+    let from = now - chrono::Duration::days(1);
+    let day = TimelineRequest { from, until: from + chrono::Duration::days(2), buckets: 2 };
+    let backwards = TimelineRequest { from: now, until: from, buckets: 2 };
+    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(max));
+    let excepted = SweepScope::AllAppsBut { excepted: vec![app; 1_001], from: None };
+    let any = DeadLetterState::Any;
+    let take = async |rows: u64| Ok(rows);
+
+    // Seven letters, and what reads and counts them.
+    let id = calls.ok("insert", 1, repo.insert(letter(app))).await;
+    let ids = calls.ok("insert_many", 3, repo.insert_many(vec![letter(app); 3])).await;
+    calls.ok("bury", 1, repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
+    let elsewhere = import::stored();
+    calls.ok("import", 1, repo.import(&[elsewhere.clone(), elsewhere.clone()])).await;
+    let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
+    calls.ok("insert", 1, repo.in_transaction(&txn).insert(letter(app))).await;
+    calls.ok("commit", 0, SeaOrmDeadLetterRepo::commit(txn)).await;
+    calls.ok("get", 1, repo.get(id)).await;
+    calls.ok("get", 0, repo.get(missing)).await;
+    calls.ok("list_for_app", 2, repo.list_for_app(app, true, 2, 0)).await;
+    calls.ok("unresolved_count", 6, repo.unresolved_count(app)).await;
+    calls.ok("get_for_app", 1, repo.get_for_app(app, id)).await;
+    calls.ok("summary", 1, repo.summary(app, id)).await;
+    calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
+    calls.ok("list", 6, repo.list(app, &open, &page)).await;
+    calls.ok("list", 5, repo.list(app, &open, &PageRequest { size: 5, ..page.clone() })).await;
+    calls.ok("export", 6, repo.export(app, &open, &page)).await;
+    calls.ok("backlogs", 5, repo.backlogs(None, None, 10, 5)).await;
+    calls.ok("unresolved_counts", 6, repo.unresolved_counts(&[app, new_app()], None)).await;
+    calls.ok("count", 4, repo.count(app, &open, 4, None)).await;
+    calls.ok("timeline", 6, repo.timeline(app, &open, &day, None)).await;
+    calls.ok("error_groups", 6, repo.error_groups(app, &open, &groups)).await;
+    calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
+
+    // Settled, and settled by others.
+    calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
+    calls.ok("reopen", 1, repo.reopen(app, id)).await;
+    calls.ok("resolve_once", 1, repo.resolve_once(app, id, &ignored)).await;
+    let row = calls.ok("replay", 1, replayer.replay(app, ids[0], None, None)).await;
+    calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
+    calls.ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, None, None, 2)).await;
+    calls.ok("resolve_matching", 1, repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
+    let replayed = repo.replay(app, id, None, None, async |_, _| Ok(()));
+    calls.answer("replay", replayed).await;
+    calls
+        .ok("replay_matching", 1, repo.replay_matching(app, &of_bulk, None, None, 2, async |_, _| Ok(())))
+        .await;
+
+    calls.answer("insert", repo.insert(NewDeadLetter { first_attempt_at: max, ..letter(app) })).await;
+    let bad = NewDeadLetter { first_attempt_at: max, ..letter(app) };
+    calls.answer("insert_many", repo.insert_many(vec![letter(app), bad])).await;
+    calls.answer("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(0).await)).await;
+    calls.answer("import", repo.import(&vec![elsewhere.clone(); 1_001])).await;
+    calls.answer("list_for_app", repo.list_for_app(app, true, -1, 0)).await;
+    calls.answer("resolve", repo.resolve(missing, "ignored")).await;
+    calls.answer("resolve", repo.resolve(id, "nonsense")).await;
+    calls.answer("gc", repo.gc(now, -1)).await;
+    calls.answer("list", repo.list(app, &open, &no_page)).await;
+    calls.answer("export", repo.export(app, &open, &no_page)).await;
+    calls.answer("backlogs", repo.backlogs(None, None, 0, 1)).await;
+    calls.answer("count", repo.count(app, &endless, 1, None)).await;
+    calls.answer("timeline", repo.timeline(app, &open, &backwards, None)).await;
+    calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
+    calls.answer("times_replayed", repo.times_replayed(app, &[Uuid::nil(); 1_001])).await;
+    calls.answer("resolve_once", repo.resolve_once(app, id, &ignored)).await;
+    calls.answer("resolve_matching", repo.resolve_matching(app, &open, &ignored, 1)).await;
+    calls.answer("reopen", repo.reopen(app, missing)).await;
+    calls.answer("replay", replayer.replay(app, missing, None, None)).await;
+    calls.answer("replay_matching", replayer.replay_matching(app, &open, None, None, 1)).await;
+    calls.answer("sweep", repo.sweep(&excepted, due, 1)).await;
+    calls.answer("sweep_into", repo.sweep_into(&excepted, due, 1, archive)).await;
+    calls.answer("count_due", repo.count_due(&excepted, due, any, 1)).await;
+
+    calls.ok("sweep", 2, repo.sweep(&scope, due, 2)).await;
+    calls.ok("sweep_into", 3, repo.sweep_into(&scope, due, 3, archive)).await;
+    calls.ok("gc", 2, repo.gc(max, 100)).await;
+
+    db.execute("DROP TABLE dead_letters").await;
+    calls.failed("insert", repo.insert(letter(app))).await;
+    calls.failed("insert_many", repo.insert_many(vec![letter(app)])).await;
+    calls.failed("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
+    calls.failed("import", repo.import(&[elsewhere])).await;
+    calls.failed("get", repo.get(id)).await;
+    calls.failed("list_for_app", repo.list_for_app(app, true, 2, 0)).await;
+    calls.failed("unresolved_count", repo.unresolved_count(app)).await;
+    calls.failed("resolve", repo.resolve(id, "ignored")).await;
+    calls.failed("gc", repo.gc(max, 100)).await;
+    calls.failed("get_for_app", repo.get_for_app(app, id)).await;
+    calls.failed("summary", repo.summary(app, id)).await;
+    calls.failed("payload_text", repo.payload_text(app, id, 0..9)).await;
+    calls.failed("list", repo.list(app, &open, &page)).await;
+    calls.failed("export", repo.export(app, &open, &page)).await;
+    calls.failed("backlogs", repo.backlogs(None, None, 10, 5)).await;
+    calls.failed("unresolved_counts", repo.unresolved_counts(&[app], None)).await;
+    calls.failed("count", repo.count(app, &open, 4, None)).await;
+    calls.failed("timeline", repo.timeline(app, &open, &day, None)).await;
+    calls.failed("error_groups", repo.error_groups(app, &open, &groups)).await;
+    calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
+    calls.failed("resolve_once", repo.resolve_once(app, id, &ignored)).await;
+    calls.failed("resolve_matching", repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
+    calls.failed("reopen", repo.reopen(app, id)).await;
+    calls.failed("sweep", repo.sweep(&scope, due, 1)).await;
+    calls.failed("sweep_into", repo.sweep_into(&scope, due, 1, archive)).await;
+    calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
+    calls.failed("replay", replayer.replay(app, id, None, None)).await;
+    calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, None, None, 1)).await;
+    let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
+    txn.execute_unprepared("ROLLBACK").await.unwrap();
+    calls.failed("commit", SeaOrmDeadLetterRepo::commit(txn)).await;
+    db.db.clone().close().await.unwrap();
+    calls.failed("begin", SeaOrmDeadLetterRepo::begin(&db.db)).await;
+
+    let mut expected = methods();
+    expected.extend(["begin", "bury", "commit"].map(str::to_owned));
+    assert_eq!(calls.names, expected);
+    let log = heard();
+    for name in expected {
+        let span = format!(" dead_letters.{name}");
+        assert!(log.contains(&format!("{span}{{")) || log.contains(&format!("{span}:")), "{name}");
+    }
+}
+
+async fn the_own_error_of_a_closure_that_replays_is_a_failure(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let app = new_app();
+    let repo = db.repo();
+    let id = repo.insert(letter(app)).await.unwrap();
+    let filter = DeadLetterFilter { ids: Some(vec![id]), ..Default::default() };
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let own = || DeadLetterRepoError::NotFound(Uuid::nil().into());
+    let one: Result<(), _> = repo.replay(app, id, None, None, async |_, _| Err(own())).await;
+    let many = repo.replay_matching(app, &filter, None, None, 9, async |_, _| Err(own())).await;
+    assert!(matches!(one, Err(DeadLetterRepoError::NotFound(_))), "{one:?}");
+    assert!(matches!(many, Err(DeadLetterRepoError::NotFound(_))), "{many:?}");
+    let told = told(&snapshotter);
+    assert_eq!(told.get("calls_total call=replay outcome=failed"), Some(&1.0));
+    assert_eq!(told.get("calls_total call=replay_matching outcome=failed"), Some(&1.0));
+    assert_eq!(told.len(), 4, "{told:?}");
+}
+
+async fn a_call_that_is_dropped_is_counted_nowhere_and_its_span_is_closed(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    // It waits for the one connection.
+    let pool = db
+        .connect_with(|options| {
+            options.max_connections(1);
+        })
+        .await;
+    let _txn = SeaOrmDeadLetterRepo::begin(&pool).await.unwrap();
+    let repo = SeaOrmDeadLetterRepo::new(pool);
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    listen();
+    tokio::time::timeout(Duration::ZERO, repo.insert(letter(new_app()))).await.unwrap_err();
+    assert_eq!(told(&snapshotter), BTreeMap::new());
+    let log = heard();
+    for event in ["new", "close"] {
+        assert_eq!(log.matches(&format!("dead_letters::sea_orm_repo: {event}")).count(), 1, "{log}");
+    }
+}
+
+async fn a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let app = new_app();
+    let repo = std::sync::Arc::new(CoalescingDeadLetterRepo::new(db.repo(), &Handle::current()));
+    let mut inserts = JoinSet::new();
+    for _ in 0..20 {
+        let repo = repo.clone();
+        inserts.spawn(async move { repo.insert(letter(app)).await.unwrap() });
+    }
+    inserts.join_all().await;
+    repo.shut_down().await;
+    let told = told(&snapshotter);
+    let rows = |call| told.get(&format!("rows_total call={call}")).copied().unwrap_or_default();
+    assert_eq!(told.get("calls_total call=coalesced_insert outcome=ok"), Some(&20.0));
+    assert_eq!(rows("coalesced_insert"), 0.0);
+    assert!(rows("insert_many") > 1.0, "{told:?}");
+    assert_eq!(rows("insert") + rows("insert_many"), 20.0);
+}
+
+async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db: TestDb) {
+    let (old, new, settled) = (new_app(), new_app(), new_app());
+    let repo = db.repo();
+    let before = Utc::now().trunc_subsecs(3);
+    let ids = repo.insert_many(vec![letter(old); 3]).await.unwrap();
+    db.set_created_at(ids[1], before - chrono::Duration::hours(1)).await;
+    let id = repo.insert(letter(new)).await.unwrap();
+    db.set_created_at(id, before + chrono::Duration::days(1)).await;
+    let id = repo.insert(letter(settled)).await.unwrap();
+    db.set_created_at(id, before - chrono::Duration::hours(1)).await;
+    repo.resolve(id, "handler_failed").await.unwrap();
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let mut gauges = BacklogGauges::default();
+    assert!(gauges.update(&repo, 2).await.unwrap());
+    let told_first = told(&snapshotter);
+    // The recorder has set them to 0 by being asked.
+    gauges.update(&repo, 2).await.unwrap();
+    repo.resolve(id, "ignored").await.unwrap();
+    gauges.update(&repo, 2).await.unwrap();
+    let told_then = told(&snapshotter);
+    drop(guard);
+    let elapsed = (Utc::now() - before).as_seconds_f64();
+    let open = |told: &Told, app: AppId| told.get(&format!("open app_id={app}")).copied();
+    let age = |told: &Told, app: AppId| told.get(&format!("oldest_open_seconds app_id={app}")).copied();
+    for (app, count, is_old) in [(old, 2.0, true), (new, 1.0, false), (settled, 1.0, true)] {
+        assert_eq!(open(&told_first, app), Some(count));
+        // One of the future is as one of now.
+        let age = age(&told_first, app).unwrap_or_default();
+        let hour = if is_old { 3_600.0 } else { 0.0 };
+        assert!((hour..=hour + elapsed).contains(&age), "{age}");
+    }
+    assert_eq!(open(&told_then, old), Some(2.0));
+    assert_eq!((open(&told_then, settled), age(&told_then, settled)), (None, None));
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    gauges.update(&repo, 2).await.unwrap();
+    for (key, ..) in snapshotter.snapshot().into_vec() {
+        assert!(key.key().labels().all(|label| label.value() != settled.to_string()), "{key:?}");
+    }
+    db.execute("DROP TABLE dead_letters").await;
+    gauges.update(&repo, 2).await.unwrap_err();
+}
+
+async fn an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known(db: TestDb) {
+    let app = |n: u128| AppId::from(Uuid::from_u128(n));
+    let repo = db.repo();
+    let letters = (1..=999).chain([5_000]).map(|n| letter(app(n))).collect();
+    let ids = repo.insert_many(letters).await.unwrap();
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let mut gauges = BacklogGauges::default();
+    let open = |told: &Told, n| told.get(&format!("open app_id={}", app(n))).copied();
+    assert!(!gauges.update(&repo, 9).await.unwrap());
+    assert_eq!(open(&told(&snapshotter), 5_000), Some(1.0));
+    repo.insert(letter(app(1_000))).await.unwrap();
+    repo.insert(letter(app(1_001))).await.unwrap();
+    gauges.update(&repo, 9).await.unwrap();
+    let pushed = told(&snapshotter);
+    assert_eq!(open(&pushed, 1_000), Some(1.0));
+    assert!(open(&pushed, 5_000).unwrap().is_nan(), "{pushed:?}");
+    repo.resolve_once(app(1), ids[0], &ignored()).await.unwrap();
+    gauges.update(&repo, 9).await.unwrap();
+    let settled = told(&snapshotter);
+    assert_eq!((open(&settled, 1), open(&settled, 1_001)), (None, Some(1.0)));
+}
+
+fn ignored() -> Settlement {
+    Settlement { resolution: Resolution::Ignored, by: None, note: None }
+}
+
+async fn no_content_is_in_a_label(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let app = new_app();
+    let repo = db.repo();
+    let sent = NewDeadLetter {
+        source: CANARY.to_owned(),
+        op: CANARY.to_owned(),
+        payload: json!({ CANARY: CANARY }),
+        last_error: CANARY.to_owned(),
+        ..letter(app)
+    };
+    let id = repo.insert(sent).await.unwrap();
+    repo.resolve(id, CANARY).await.unwrap_err();
+    repo.error_groups(app, &DeadLetterFilter::default(), &GroupRequest::default()).await.unwrap();
+    BacklogGauges::default().update(&repo, 9).await.unwrap();
+    let told = told(&snapshotter);
+    assert_eq!(told.get(&format!("open app_id={app}")), Some(&1.0));
+    assert!(!told.keys().any(|name| name.contains(CANARY)), "{told:?}");
+}
