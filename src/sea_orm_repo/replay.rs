@@ -24,7 +24,7 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// As [`resolve_once`](DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
+    /// As [`resolve_once`](crate::DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
     pub async fn replay<F, T, E>(
         &self,
         app_id: AppId,
@@ -54,7 +54,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// As [`resolve_matching`](DeadLetterTriage::resolve_matching); besides, whatever `enqueue` answers.
+    /// As [`resolve_matching`](crate::DeadLetterTriage::resolve_matching); besides, whatever `enqueue`
+    /// answers.
     pub async fn replay_matching<F, E>(
         &self,
         app_id: AppId,

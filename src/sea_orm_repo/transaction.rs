@@ -105,16 +105,19 @@ pub(super) async fn roll_back(txn: DatabaseTransaction) {
     txn.rollback().await.ok();
 }
 
-pub(super) async fn abandon<T, E>(txn: DatabaseTransaction, error: E) -> Result<T, E> {
+pub(super) async fn abandon<T>(
+    txn: DatabaseTransaction,
+    error: DeadLetterRepoError,
+) -> Result<T, DeadLetterRepoError> {
     roll_back(txn).await;
     Err(error)
 }
 
 /// Commits what succeeded, and rolls back what did not.
-pub(super) async fn end<T, E: From<DeadLetterRepoError>>(
+pub(super) async fn end<T>(
     txn: DatabaseTransaction,
-    outcome: Result<T, E>,
-) -> Result<T, E> {
+    outcome: Result<T, DeadLetterRepoError>,
+) -> Result<T, DeadLetterRepoError> {
     match outcome {
         Ok(value) => {
             commit(txn).await?;
