@@ -39,6 +39,8 @@ const QUEUE: usize = 1_024;
 /// At most 1,024 letters wait for a batch: further callers wait to hand theirs over. It is not for an insert
 /// that must commit with something else, such as the outbox's delete: that wants
 /// [`bury`](crate::SeaOrmDeadLetterRepo::bury).
+///
+/// Each insert has a span of its own, and a call in the metrics: `coalesced_insert`.
 #[derive(Debug)]
 pub struct CoalescingDeadLetterRepo<R> {
     inner: Arc<R>,

@@ -44,13 +44,14 @@ pub(crate) async fn observed<T>(
     let mut work = work.instrument(call.span);
     let outcome = (&mut work).await;
     let rows = outcome.as_ref().map(rows);
-    work.span().in_scope(|| match &rows {
+    let span = work.span();
+    match &rows {
         Ok(rows) => {
-            Span::current().record("rows", rows);
+            span.record("rows", rows);
         }
-        Err(error) if error.is_answer() => debug!(%error),
-        Err(error) => warn!(%error),
-    });
+        Err(error) if error.is_answer() => span.in_scope(|| debug!(%error)),
+        Err(error) => span.in_scope(|| warn!(%error)),
+    }
     #[cfg(feature = "metrics")]
     crate::metrics::count_call(call.name, began.elapsed(), rows);
     outcome

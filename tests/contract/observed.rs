@@ -1,6 +1,10 @@
 //! What an operator sees of a call, and what nobody sees.
 
-use std::{cell::RefCell, io, sync::Once};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    sync::Once,
+};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
@@ -9,6 +13,7 @@ use dead_letters::{
 };
 use sea_orm::DbBackend;
 use serde_json::json;
+use tracing::{Instrument, field::Empty, info_span};
 use tracing_subscriber::{filter::dynamic_filter_fn, fmt::format::FmtSpan, prelude::*};
 
 use super::{letter, new_app};
@@ -16,6 +21,7 @@ use crate::database::TestDb;
 
 on_every_backend! {
     each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning,
+    where_its_span_is_off_a_call_leaves_its_callers_alone,
     no_content_reaches_the_log,
 }
 
@@ -23,6 +29,8 @@ thread_local! {
     /// All that `tracing` is told at any level by this thread, which is all but what sqlx's own threads for
     /// SQLite say. None while nobody listens.
     static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    /// The name of spans that are filtered out.
+    static OFF: Cell<&'static str> = const { Cell::new("") };
 }
 
 struct ThisThread;
@@ -45,9 +53,9 @@ pub(super) fn listen() {
         let layer = tracing_subscriber::fmt::layer()
             .with_span_events(FmtSpan::FULL)
             .with_ansi(false)
-            .with_writer(|| ThisThread)
-            .with_filter(dynamic_filter_fn(|_, _| LOG.with_borrow(Option::is_some)));
-        tracing_subscriber::registry().with(layer).init();
+            .with_writer(|| ThisThread);
+        let filter = dynamic_filter_fn(|of, _| LOG.with_borrow(Option::is_some) && of.name() != OFF.get());
+        tracing_subscriber::registry().with(layer).with(filter).init();
     });
     LOG.set(Some(Vec::new()));
 }
@@ -80,6 +88,15 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     ] {
         assert!(text.contains(&expected), "{expected} is not in\n{text}");
     }
+}
+
+async fn where_its_span_is_off_a_call_leaves_its_callers_alone(db: TestDb) {
+    OFF.set("dead_letters.insert_many");
+    listen();
+    let caller = info_span!("caller", rows = Empty);
+    db.repo().insert_many(vec![letter(new_app()); 3]).instrument(caller).await.unwrap();
+    let text = heard();
+    assert!(text.contains("caller: ") && !text.contains("rows=3"), "{text}");
 }
 
 pub(super) const CANARY: &str = "canary-4711";
