@@ -3,20 +3,21 @@
 use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::routing::get;
-use dead_letters::{Retention, RetentionPolicy, Schema, Sweeper, connect_options};
+use dead_letters::{BacklogGauges, Retention, RetentionPolicy, Schema, Sweeper, connect_options, describe_metrics};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use orders::{
     api::Api,
     dispatcher,
     outbox::{Migrator, Outbox},
 };
-use tokio::{net::TcpListener, signal::ctrl_c, sync::watch};
+use tokio::{net::TcpListener, signal::ctrl_c, sync::watch, time::sleep};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
+    describe_metrics();
     let url = env::var("DATABASE_URL").unwrap_or("sqlite://orders.sqlite?mode=rwc".to_owned());
     let repo = dead_letters::open::<Migrator>(connect_options(url), Schema::Migrate).await?;
 
@@ -28,6 +29,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sweeping = tokio::spawn(async move { sweeper.run(told.changed()).await });
     let dispatching = tokio::spawn(dispatcher::run(repo.clone(), |_| Err("smtp: 451 try again later".to_owned())));
 
+    let gauged = repo.clone();
+    let gauging = tokio::spawn(async move {
+        let mut gauges = BacklogGauges::default();
+        loop {
+            gauges.update(&gauged, 10_000).await.ok();
+            sleep(Duration::from_secs(30)).await;
+        }
+    });
+
     let api = Api { store: Arc::new(repo.clone()), replay: repo.replayer(Outbox) };
     let router = api.into_router().route("/metrics", get(async move || metrics.render()));
     let server = axum::serve(TcpListener::bind("127.0.0.1:8080").await?, router);
@@ -38,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     server.with_graceful_shutdown(async move { drop(stopped.changed().await) }).await?;
     // A burial that is under way may be dropped: it is done or not, as a whole.
     dispatching.abort();
+    gauging.abort();
     sweeping.await?;
     Ok(())
 }
