@@ -7,11 +7,11 @@ fn the_domain_does_not_know_sea_orm() {
     for file in [
         "archive.rs",
         "filter.rs",
-        "id.rs",
         "metrics.rs",
         "model.rs",
         "observed.rs",
         "page.rs",
+        "query.rs",
         "repo.rs",
         "retention.rs",
         "signature.rs",
@@ -23,6 +23,7 @@ fn the_domain_does_not_know_sea_orm() {
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();
-        assert!(!source.contains("sea_orm"), "src/{file} names sea_orm");
+        let code = source.lines().filter(|line| !line.starts_with("///"));
+        assert!(!code.collect::<String>().contains("sea_orm"), "src/{file} names sea_orm");
     }
 }

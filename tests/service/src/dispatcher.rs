@@ -41,7 +41,11 @@ pub async fn dispatch(repo: &SeaOrmDeadLetterRepo, trigger: Trigger) -> Result<(
     Ok(())
 }
 
-async fn bury(repo: &SeaOrmDeadLetterRepo, event: event::Model, error: &str) -> Result<(), DeadLetterRepoError> {
+async fn bury(
+    repo: &SeaOrmDeadLetterRepo,
+    event: event::Model,
+    error: &str,
+) -> Result<(), DeadLetterRepoError> {
     let payload = serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload));
     let letter = NewDeadLetter {
         attempt_count: ATTEMPTS as u32,

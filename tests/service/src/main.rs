@@ -3,7 +3,9 @@
 use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::routing::get;
-use dead_letters::{BacklogGauges, Retention, RetentionPolicy, Schema, Sweeper, connect_options, describe_metrics};
+use dead_letters::{
+    BacklogGauges, Retention, RetentionPolicy, Schema, Sweeper, connect_options, describe_metrics,
+};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use orders::{
     api::Api,
@@ -27,7 +29,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
     let mut told = stop.subscribe();
     let sweeping = tokio::spawn(async move { sweeper.run(told.changed()).await });
-    let dispatching = tokio::spawn(dispatcher::run(repo.clone(), |_| Err("smtp: 451 try again later".to_owned())));
+    let dispatching =
+        tokio::spawn(dispatcher::run(repo.clone(), |_| Err("smtp: 451 try again later".to_owned())));
 
     let gauged = repo.clone();
     let gauging = tokio::spawn(async move {
