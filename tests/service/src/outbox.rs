@@ -4,8 +4,8 @@ use std::error::Error;
 
 use async_trait::async_trait;
 use dead_letters::{DeadLetterRow, Requeue, migration};
-use migration::sea_orm_migration::prelude::*;
 use sea_orm::{ActiveValue::Set, DatabaseTransaction, EntityTrait};
+use sea_orm_migration::prelude::*;
 
 /// The table.
 pub mod event {
