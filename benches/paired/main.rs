@@ -1,6 +1,6 @@
-//! The repo against hand-written sqlx, in turn, on the same server.
+//! The repo against hand-written sqlx, in turn, on the same server, and on files of SQLite.
 //!
-//! `cargo bench` takes twenty minutes and writes `benches/results`; `cargo bench -- --quick` takes one,
+//! `cargo bench` takes twenty-five minutes and writes `benches/results`; `cargo bench -- --quick` takes two,
 //! on a table of 10,000 rows; `cargo bench -- --five-million` adds one of 5,000,000. A word more, and only the
 //! figures whose names have it are measured: `cargo bench -- --quick insert`.
 //!
@@ -41,6 +41,7 @@ mod operations;
 mod peer;
 mod report;
 mod retention;
+mod sqlite;
 mod store;
 mod sweep;
 
@@ -69,12 +70,20 @@ impl Bench {
     }
 
     async fn measure(&mut self, case: Case, calls: [Call; 2]) -> Result<(), Failure> {
-        if self.only.as_deref().is_none_or(|only| case.name.contains(only)) {
+        if self.wants(&case) {
             let figure = self.pairs.measure(case, calls).await?;
-            println!("{}", figure.line());
-            self.figures.push(figure);
+            self.add(figure);
         }
         Ok(())
+    }
+
+    fn wants(&self, case: &Case) -> bool {
+        self.only.as_deref().is_none_or(|only| case.name.contains(only))
+    }
+
+    fn add(&mut self, figure: Figure) {
+        println!("{}", figure.line());
+        self.figures.push(figure);
     }
 
     fn bound(&mut self, bound: Bound) {
@@ -223,9 +232,10 @@ impl Bench {
     /// What the peer needs, the repo needs at most.
     fn client_cpu(&mut self) {
         for name in ["insert of 1 KB, ", "list_for_app, 50, ", "triage list, 50, "] {
-            let of_name = self.figures.iter().filter(|figure| figure.case.name.starts_with(name));
+            let of_name = self.figures.iter().map(|figure| (figure, figure.case.name.as_str()));
+            let of_name = of_name.filter(|(_, of)| of.starts_with(name) && !of.ends_with(", SQLite"));
             let (mut ours, mut peers) = (0.0, 0.0);
-            for figure in of_name {
+            for (figure, _) in of_name {
                 ours += figure.sides[0].cpu.as_secs_f64();
                 peers += figure.sides[1].cpu.as_secs_f64();
             }
@@ -281,6 +291,7 @@ async fn main() -> Result<(), Failure> {
     let small = Store::create(&url, 10_000).await?;
     bench.reads(&small).await?;
     bench.writes(&small).await?;
+    sqlite::measure(&mut bench, 10_000).await?;
     if quick {
         return Ok(());
     }
@@ -299,22 +310,20 @@ async fn main() -> Result<(), Failure> {
         bench.writes(&huge).await?;
     }
     bench.skewed(&large).await?;
+    sqlite::measure(&mut bench, 1_000_000).await?;
     if bench.only.is_some() {
         return Ok(());
     }
     for (sweepers, target) in [(1, 1.1), (4, 1.3)] {
         let (figure, longest) = sweep::races(&large, sweepers, target).await?;
-        println!("{}", figure.line());
-        bench.figures.push(figure);
+        bench.add(figure);
         bounds.push(longest);
     }
     let against_gc = retention::beside_gc(&large, "sweep of all apps", 1.0, None).await?;
     let (archiving, memory) = retention::archives(&small, &large).await?;
     bounds.push(memory);
-    for figure in [against_gc, archiving] {
-        println!("{}", figure.line());
-        bench.figures.push(figure);
-    }
+    bench.add(against_gc);
+    bench.add(archiving);
     report::print_bounds_head();
     bounds.into_iter().for_each(|bound| bench.bound(bound));
     bench.client_cpu();
@@ -325,5 +334,7 @@ async fn main() -> Result<(), Failure> {
     bench.bound(sweep::memory(&small, &large).await?);
     let beside_sweeps = sweep::dispatchers(&large).await?;
     beside_sweeps.into_iter().chain(retention::sweeper(&large).await?).for_each(|bound| bench.bound(bound));
-    report::save(&large.server_version().await?, &bench.figures, &bench.bounds)
+    let versions =
+        format!("PostgreSQL {}, SQLite {}", large.server_version().await?, sqlite::version().await?);
+    report::save(&versions, &bench.figures, &bench.bounds)
 }

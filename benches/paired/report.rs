@@ -48,14 +48,13 @@ pub(crate) fn print_bounds_head() {
 }
 
 /// Writes `benches/results`.
-pub(crate) fn save(server_version: &str, figures: &[Figure], bounds: &[Bound]) -> Result<(), Failure> {
+pub(crate) fn save(versions: &str, figures: &[Figure], bounds: &[Bound]) -> Result<(), Failure> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results");
     fs::create_dir_all(folder)?;
     let lines = |lines: Vec<String>| lines.join("\n");
     let table = format!(
         "# Results\n\n\
-         Written by `cargo bench` on {date}, at commit {commit}: {machine}; PostgreSQL {server_version}, \
-         {rustc}, sea-orm {sea_orm}, sqlx {sqlx}. What is measured, and why some rows miss their targets: \
+         Written by `cargo bench` on {date}, at commit {commit}: {machine}; {versions}, {rustc}, sea-orm {sea_orm}, sqlx {sqlx}. What is measured, and why some rows miss their targets: \
          [benches/README.md](../README.md).\n\n\
          ![Throughput against hand-written sqlx](chart.svg)\n\n\
          {HEAD}\n{figures}\n\n\

@@ -20,7 +20,7 @@ use crate::{measure::Failure, peer::Peer};
 
 pub(crate) const CONNECTIONS: u32 = 20;
 /// Those that point look-ups go round.
-const IDS: i64 = 10_000;
+pub(crate) const IDS: i64 = 10_000;
 /// Before the first row: 2026-01-01.
 pub(crate) const FROM: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_600, 0) {
     Some(time) => time,
@@ -68,12 +68,8 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// `name` and how many rows the table has.
     pub(crate) fn named(&self, name: &str) -> String {
-        match self.rows {
-            rows @ 1_000_000.. => format!("{name}, {} M rows", rows / 1_000_000),
-            rows => format!("{name}, {} k rows", rows / 1_000),
-        }
+        named(name, self.rows)
     }
 
     /// One row a second of `app`.
@@ -157,6 +153,14 @@ impl Store {
         }
         page.size = 50;
         Ok(page)
+    }
+}
+
+/// `name` and how many rows the table has.
+pub(crate) fn named(name: &str, rows: u32) -> String {
+    match rows {
+        1_000_000.. => format!("{name}, {} M rows", rows / 1_000_000),
+        _ => format!("{name}, {} k rows", rows / 1_000),
     }
 }
 
