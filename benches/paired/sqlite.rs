@@ -288,13 +288,13 @@ async fn gc(bench: &mut Bench, store: &Store) -> Result<(), Failure> {
                 0 => {
                     let db = open(&file).await?;
                     let repo = SeaOrmDeadLetterRepo::new(db.clone());
-                    let run = deleting(async || Ok(repo.gc(cutoff(), BATCH).await?)).await?;
+                    let run = deleting(async || Ok(repo.gc(cutoff(), BATCH.into()).await?)).await?;
                     db.close().await?;
                     run
                 }
                 _ => {
                     let peer = Peer::connect(&file).await?;
-                    let run = deleting(async || Ok(peer.gc(cutoff(), BATCH).await?)).await?;
+                    let run = deleting(async || Ok(peer.gc(cutoff(), BATCH.into()).await?)).await?;
                     peer.0.close().await;
                     run
                 }

@@ -9,7 +9,8 @@ use sea_orm::{
     QuerySelect, QueryTrait, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        CommonTableExpression, Expr, LockBehavior, LockType, Query, ReturningClause, WithClause, WithQuery,
+        CommonTableExpression, Expr, LockBehavior, LockType, Query, ReturningClause, Value, WithClause,
+        WithQuery,
     },
 };
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use super::{
     SeaOrmDeadLetterRepo,
     conditions::{check, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow},
     convert, in_range,
+    text::Text,
     transaction::RepoConnection,
 };
 use crate::{
@@ -32,9 +34,16 @@ const ATTEMPTS: usize = 3;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
+        static SETTLE: Text = Text::new();
         let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
-        let settled = settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).exec(&self.db).await?;
-        if settled.rows_affected == 0 {
+        let resolution = settlement.resolution.as_str();
+        let now = to_microseconds(Utc::now());
+        let null = || Value::String(None);
+        let values = [resolution.into(), now.into(), null(), null(), id.into_inner().into()];
+        let settle = SETTLE.with(self.db.get_database_backend(), values, || {
+            settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).into_query()
+        });
+        if self.db.execute_raw(settle).await?.rows_affected() == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
         Ok(())

@@ -7,7 +7,10 @@ use std::{
 
 use sea_orm::{
     DbBackend, Statement, StatementBuilder,
-    sea_query::{PostgresQueryBuilder, QueryBuilder, SelectStatement, SqlWriter, SqlWriterValues, Value},
+    sea_query::{
+        PostgresQueryBuilder, QueryBuilder, SelectStatement, SqlWriter, SqlWriterValues, SqliteQueryBuilder,
+        Value,
+    },
 };
 
 /// The text of a statement of which only the values change, for each backend, kept once SeaORM built it.
@@ -40,15 +43,25 @@ impl Text {
     }
 }
 
-/// With its limits as literals. Of a bound one PostgreSQL takes a tenth of the rows for granted, finds its
-/// generic plan too dear, and plans every call anew: half of the 0.28 ms of a capped count in a large table.
+/// With its limits as literals: with a bound one both backends plan every call anew. PostgreSQL takes a tenth
+/// of the rows for granted and finds its generic plan too dear: half of the 0.28 ms of a capped count in a large
+/// table. SQLite looks at the value: a fifth of a triage page's instructions.
 pub(super) fn with_literal_limits(backend: DbBackend, query: &SelectStatement) -> Statement {
-    if backend != DbBackend::Postgres {
-        return backend.build(query);
+    match backend {
+        DbBackend::Postgres => build_with_literal_limits(PostgresQueryBuilder, backend, query),
+        DbBackend::Sqlite => build_with_literal_limits(SqliteQueryBuilder, backend, query),
+        other => other.build(query),
     }
-    let (placeholder, numbered) = PostgresQueryBuilder.placeholder();
+}
+
+fn build_with_literal_limits(
+    builder: impl QueryBuilder,
+    backend: DbBackend,
+    query: &SelectStatement,
+) -> Statement {
+    let (placeholder, numbered) = builder.placeholder();
     let mut writer = LiteralLimits(SqlWriterValues::new(placeholder, numbered));
-    query.build_collect_any_into(&PostgresQueryBuilder, &mut writer);
+    query.build_collect_any_into(&builder, &mut writer);
     let (sql, values) = writer.0.into_parts();
     Statement::from_sql_and_values(backend, sql, values)
 }
@@ -58,7 +71,7 @@ struct LiteralLimits(SqlWriterValues);
 impl SqlWriter for LiteralLimits {
     fn push_param<T: QueryBuilder>(&mut self, value: Value, query_builder: &T) {
         match value {
-            // Only limits are: no column of PostgreSQL is unsigned.
+            // Only limits are: no column is unsigned.
             Value::BigUnsigned(Some(limit)) => write!(self, "{limit}").unwrap_or_default(),
             value => self.0.push_param(value, query_builder),
         }
@@ -78,5 +91,23 @@ impl Write for LiteralLimits {
 impl fmt::Display for LiteralLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dead_letters_entity::dead_letters::{COLUMN, Entity};
+    use sea_orm::{EntityTrait, QueryFilter, QuerySelect, QueryTrait};
+
+    use super::*;
+
+    #[test]
+    fn a_limit_stands_in_the_text_and_other_values_do_not() {
+        let page = Entity::find().filter(COLUMN.attempt_count.eq(4711)).limit(51);
+        for backend in [DbBackend::Postgres, DbBackend::Sqlite] {
+            let Statement { sql, values, .. } = with_literal_limits(backend, page.as_query());
+            assert!(sql.ends_with(" LIMIT 51") && !sql.contains("4711"), "{sql}");
+            assert_eq!(values.map(|values| values.0), Some(vec![4711.into()]));
+        }
     }
 }
