@@ -1,7 +1,13 @@
 //! Payloads that are too deep. Nothing here recurses further than serde_json reads: 100,000 levels of
 //! recursion end the process, be it in a drop.
 
-use serde_json::Value;
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::{
+    Value,
+    ser::{Formatter, Serializer},
+};
 
 /// What serde_json reads back: its parser stops at the 128th open bracket.
 const MAX_PAYLOAD_DEPTH: usize = 127;
@@ -12,12 +18,59 @@ pub(crate) fn nests_too_deep(payload: &Value) -> bool {
 }
 
 fn is_deeper_than(levels: usize, value: &Value) -> bool {
+    // Most parts hold none: they are not worth a call.
+    let holds_parts = |part: &&Value| part.is_array() || part.is_object();
+    let is_deeper = |part: &Value| is_deeper_than(levels - 1, part);
     match value {
-        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper_than(levels - 1, item)),
-        Value::Object(fields) => {
-            levels == 0 || fields.values().any(|field| is_deeper_than(levels - 1, field))
-        }
+        Value::Array(items) => levels == 0 || items.iter().filter(holds_parts).any(is_deeper),
+        Value::Object(fields) => levels == 0 || fields.values().filter(holds_parts).any(is_deeper),
         _ => false,
+    }
+}
+
+/// The JSON text of a payload, unless it nests too deep: found out on the way, since to look first was a thirteenth
+/// of an insert's instructions.
+pub(crate) fn to_readable_text(payload: &Value) -> Option<String> {
+    let mut text = Vec::with_capacity(1 << 10);
+    payload.serialize(&mut Serializer::with_formatter(&mut text, Readable { depth: 0 })).ok()?;
+    String::from_utf8(text).ok()
+}
+
+/// As serde_json formats it, but with an error below the depth that it reads.
+struct Readable {
+    depth: usize,
+}
+
+impl Readable {
+    fn open(&mut self, writer: &mut (impl Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        self.depth += 1;
+        if self.depth > MAX_PAYLOAD_DEPTH {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        writer.write_all(bracket)
+    }
+
+    fn close(&mut self, writer: &mut (impl Write + ?Sized), bracket: &[u8]) -> io::Result<()> {
+        self.depth -= 1;
+        writer.write_all(bracket)
+    }
+}
+
+impl Formatter for Readable {
+    fn begin_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.open(writer, b"[")
+    }
+
+    fn end_array<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.close(writer, b"]")
+    }
+
+    fn begin_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.open(writer, b"{")
+    }
+
+    fn end_object<W: Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.close(writer, b"}")
     }
 }
 
@@ -81,7 +134,21 @@ mod tests {
             json!(1.5),
             json!([[], {}, [1, "two", null, { "a": [true], "\"b\n": { "c": [[]] } }]]),
         ] {
+            assert_eq!(to_readable_text(&payload), Some(payload.to_string()));
             assert_eq!(to_text(payload.clone()), payload.to_string());
         }
+    }
+
+    #[test]
+    fn there_is_a_text_of_what_serde_json_reads_back_and_of_nothing_deeper() {
+        let nest = |levels| (0..levels).fold(json!({}), |part, _| Value::Array(vec![part]));
+        let deepest = nest(MAX_PAYLOAD_DEPTH - 1);
+        assert_eq!(
+            to_readable_text(&deepest).and_then(|text| serde_json::from_str(&text).ok()),
+            Some(deepest)
+        );
+        let too_deep = nest(100_000);
+        assert_eq!([to_readable_text(&nest(MAX_PAYLOAD_DEPTH)), to_readable_text(&too_deep)], [None, None]);
+        dismantle(too_deep);
     }
 }

@@ -13,14 +13,18 @@ const MAX_READ: usize = 16 << 10;
 pub(crate) fn error_signature(error: &str) -> String {
     let beginning = &error[..error.floor_char_boundary(MAX_READ)];
     let line = beginning.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let mut line = Line { text: line, at: 0, apostrophes: true };
-    std::iter::from_fn(|| line.next_part()).take(MAX_LENGTH).collect()
+    let mut signature = String::with_capacity(Ord::min(line.len(), MAX_LENGTH));
+    let mut line = Line { text: line, at: 0, after_word: false, apostrophes: true };
+    signature.extend(std::iter::from_fn(|| line.next_part()).take(MAX_LENGTH));
+    signature
 }
 
 /// A line, and how far it was read.
 struct Line<'a> {
     text: &'a str,
     at: usize,
+    /// Whether a word's character was the last.
+    after_word: bool,
     /// Whether a closing apostrophe may follow. Without this each opening one would look for it to the end.
     apostrophes: bool,
 }
@@ -30,15 +34,17 @@ impl Line<'_> {
     fn next_part(&mut self) -> Option<char> {
         let rest = &self.text[self.at..];
         let first = rest.chars().next()?;
-        let after_word = self.text[..self.at].chars().next_back().is_some_and(is_word);
+        let of_word = is_word(first);
         let variable = match first {
             '"' | '`' => quoted(rest, first),
-            '\'' if !after_word => self.quoted_by_apostrophes(),
-            _ if is_word(first) && !after_word => uuid(rest).or_else(|| hex(rest)),
+            '\'' if !self.after_word => self.quoted_by_apostrophes(),
+            _ if of_word && !self.after_word => uuid(rest).or_else(|| hex(rest)),
             _ => None,
         };
         let variable = variable.or_else(|| number(rest));
         self.at += variable.unwrap_or(first.len_utf8());
+        // What is quoted begins and ends with the quote, all else with a word's character.
+        self.after_word = of_word;
         Some(if variable.is_some() { '#' } else { first })
     }
 
@@ -155,7 +161,7 @@ mod tests {
 
     #[test]
     fn an_apostrophe_that_nothing_closes_is_looked_for_once() {
-        let mut line = Line { text: "'a 'b 'c", at: 0, apostrophes: true };
+        let mut line = Line { text: "'a 'b 'c", at: 0, after_word: false, apostrophes: true };
         assert_eq!(line.quoted_by_apostrophes(), None);
         assert!(!line.apostrophes);
         assert_eq!(error_signature("'a 'b 'c"), "'a 'b 'c");

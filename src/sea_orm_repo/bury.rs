@@ -2,13 +2,12 @@
 
 use std::{pin::pin, time::Duration};
 
-use dead_letters_entity::dead_letters::ActiveModel;
 use sea_orm::{DatabaseTransaction, DbErr};
 use serde_json::Value;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    convert::{self, CUT, Limits},
+    convert::{self, CUT, Limits, NewRow},
     insert, new_id,
     transaction::{self, abandon},
 };
@@ -70,10 +69,10 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
         let id = new_id();
-        let row = convert::to_active_model(id, storable(letter, self.limits), 0, self.limits)?;
+        let row = convert::to_new_row(id, storable(letter, self.limits), 0, self.limits)?;
         let mut tries = 1;
         loop {
-            let outcome = match self.bury_once(&row, take.clone()).await {
+            let outcome = match self.bury_once(row.clone(), take.clone()).await {
                 Ok(()) => Ok(id),
                 // An earlier try, whose commit went unanswered, may have done it.
                 Err(error) if tries > 1 && !error.is_transient() => {
@@ -90,7 +89,7 @@ impl SeaOrmDeadLetterRepo {
         }
     }
 
-    async fn bury_once<F>(&self, row: &ActiveModel, take: F) -> Result<(), DeadLetterRepoError>
+    async fn bury_once<F>(&self, row: NewRow, take: F) -> Result<(), DeadLetterRepoError>
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
     {

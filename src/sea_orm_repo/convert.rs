@@ -1,11 +1,11 @@
 //! The one crossing between the domain's types and the entity's.
 
-use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity, Model};
+use chrono::{DateTime, Utc};
+use dead_letters_entity::dead_letters::{Column, Entity, Model};
 use sea_orm::{
-    ActiveValue::NotSet,
-    ColumnTrait, DbErr, DerivePartialModel, FromQueryResult, QueryResult, Set,
+    ColumnTrait, DbErr, DerivePartialModel, FromQueryResult, QueryResult,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Expr, Func},
+    sea_query::{self, Expr, Func},
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
     StoredLetter,
-    payload::{dismantle, nests_too_deep},
+    payload::{dismantle, to_readable_text},
     signature::error_signature,
     time::{is_held, to_microseconds},
 };
@@ -28,63 +28,67 @@ pub(super) struct Limits {
     pub(super) error_bytes: Option<usize>,
 }
 
-pub(super) fn to_active_models(
+/// What a statement sets of a row. Not an `ActiveModel`, whose values would be cloned out of it.
+pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLUMNS];
+
+/// Of a new letter.
+pub(super) type NewRow = Values<13>;
+
+pub(super) fn to_new_rows(
     ids: &[DeadLetterId],
     letters: Vec<NewDeadLetter>,
     limits: Limits,
-) -> Result<Vec<ActiveModel>, DeadLetterRepoError> {
+) -> Result<Vec<NewRow>, DeadLetterRepoError> {
     let mut letters = letters.into_iter().enumerate();
     let rows = ids
         .iter()
         .zip(letters.by_ref())
-        .map(|(&id, (index, letter))| to_active_model(id, letter, index, limits))
+        .map(|(&id, (index, letter))| to_new_row(id, letter, index, limits))
         .collect();
     // Those after a refused one may be as deep as it was.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
     rows
 }
 
-pub(super) fn to_active_model(
+pub(super) fn to_new_row(
     id: DeadLetterId,
     letter: NewDeadLetter,
     index: usize,
     limits: Limits,
-) -> Result<ActiveModel, DeadLetterRepoError> {
-    if nests_too_deep(&letter.payload) {
+) -> Result<NewRow, DeadLetterRepoError> {
+    let Some(payload) = to_readable_text(&letter.payload) else {
         dismantle(letter.payload);
         return Err(DeadLetterRepoError::PayloadTooDeep { index });
-    }
-    let payload = serde_json::to_string(&letter.payload).map_err(|error| DbErr::Json(error.to_string()))?;
+    };
     if let Some(max) = limits.payload_bytes.filter(|&max| payload.len() > max) {
         return Err(DeadLetterRepoError::PayloadTooLarge { index, bytes: payload.len(), max });
     }
     let to_time = |time, field| {
         let time = to_microseconds(time);
-        let held = is_held(time).then_some(time.into());
+        let held = is_held(time).then_some(to_stored_time(time));
         held.ok_or(DeadLetterRepoError::TimeOutOfRange { index, field })
     };
     let last_error = without_nul(letter.last_error);
-    Ok(ActiveModel {
-        id: Set(id.into_inner()),
-        app_id: Set(letter.app_id.into_inner()),
-        original_event_id: Set(letter.original_event_id),
-        source: Set(without_nul(letter.source)),
-        op: Set(without_nul(letter.op)),
-        trigger_id: Set(letter.trigger_id.map(Into::into)),
-        script_id: Set(letter.script_id.map(Into::into)),
-        payload: Set(payload),
-        attempt_count: Set(i32::try_from(letter.attempt_count).unwrap_or(i32::MAX)),
-        first_attempt_at: Set(to_time(letter.first_attempt_at, "first_attempt_at")?),
-        last_attempt_at: Set(to_time(letter.last_attempt_at, "last_attempt_at")?),
-        error_signature: Set(error_signature(&last_error)),
-        last_error: Set(cut(last_error, limits.error_bytes)),
-        // By the database's clock, which all writers share.
-        created_at: NotSet,
-        resolved_at: NotSet,
-        resolution: NotSet,
-        resolved_by: NotSet,
-        resolution_note: NotSet,
-    })
+    // `created_at` is by the database's clock, which all writers share.
+    Ok([
+        (Column::Id, id.into_inner().into()),
+        (Column::AppId, letter.app_id.into_inner().into()),
+        (Column::OriginalEventId, letter.original_event_id.into()),
+        (Column::Source, without_nul(letter.source).into()),
+        (Column::Op, without_nul(letter.op).into()),
+        (Column::TriggerId, letter.trigger_id.map(Uuid::from).into()),
+        (Column::ScriptId, letter.script_id.map(Uuid::from).into()),
+        (Column::Payload, payload.into()),
+        (Column::AttemptCount, i32::try_from(letter.attempt_count).unwrap_or(i32::MAX).into()),
+        (Column::FirstAttemptAt, to_time(letter.first_attempt_at, "first_attempt_at")?),
+        (Column::LastAttemptAt, to_time(letter.last_attempt_at, "last_attempt_at")?),
+        (Column::ErrorSignature, error_signature(&last_error).into()),
+        (Column::LastError, cut(last_error, limits.error_bytes).into()),
+    ])
+}
+
+fn to_stored_time(time: DateTime<Utc>) -> sea_query::Value {
+    DateTimeWithTimeZone::from(time).into()
 }
 
 /// Whether the store can hold it: else the name of what it can't hold stands in the error.
@@ -120,30 +124,29 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
 }
 
 /// All of its columns.
-impl From<&StoredLetter> for ActiveModel {
-    fn from(letter: &StoredLetter) -> Self {
-        let time = |time| to_microseconds(time).into();
-        Self {
-            id: Set(letter.id.into_inner()),
-            app_id: Set(letter.app_id.into_inner()),
-            original_event_id: Set(letter.original_event_id),
-            source: Set(letter.source.clone()),
-            op: Set(letter.op.clone()),
-            trigger_id: Set(letter.trigger_id.map(Into::into)),
-            script_id: Set(letter.script_id.map(Into::into)),
-            payload: Set(letter.payload.clone()),
-            attempt_count: Set(letter.attempt_count.try_into().unwrap_or(i32::MAX)),
-            first_attempt_at: Set(time(letter.first_attempt_at)),
-            last_attempt_at: Set(time(letter.last_attempt_at)),
-            last_error: Set(letter.last_error.clone()),
-            created_at: Set(time(letter.created_at)),
-            resolved_at: Set(letter.resolved_at.map(time)),
-            resolution: Set(letter.resolution.clone()),
-            resolved_by: Set(letter.resolved_by.clone()),
-            resolution_note: Set(letter.resolution_note.clone()),
-            error_signature: Set(letter.error_signature.clone()),
-        }
-    }
+pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<18> {
+    let time = |time| to_stored_time(to_microseconds(time));
+    let resolved_at = letter.resolved_at.map(|at| DateTimeWithTimeZone::from(to_microseconds(at)));
+    [
+        (Column::Id, letter.id.into_inner().into()),
+        (Column::AppId, letter.app_id.into_inner().into()),
+        (Column::OriginalEventId, letter.original_event_id.into()),
+        (Column::Source, letter.source.as_str().into()),
+        (Column::Op, letter.op.as_str().into()),
+        (Column::TriggerId, letter.trigger_id.map(Uuid::from).into()),
+        (Column::ScriptId, letter.script_id.map(Uuid::from).into()),
+        (Column::Payload, letter.payload.as_str().into()),
+        (Column::AttemptCount, i32::try_from(letter.attempt_count).unwrap_or(i32::MAX).into()),
+        (Column::FirstAttemptAt, time(letter.first_attempt_at)),
+        (Column::LastAttemptAt, time(letter.last_attempt_at)),
+        (Column::LastError, letter.last_error.as_str().into()),
+        (Column::CreatedAt, time(letter.created_at)),
+        (Column::ResolvedAt, resolved_at.into()),
+        (Column::Resolution, letter.resolution.as_deref().into()),
+        (Column::ResolvedBy, letter.resolved_by.as_deref().into()),
+        (Column::ResolutionNote, letter.resolution_note.as_deref().into()),
+        (Column::ErrorSignature, letter.error_signature.as_str().into()),
+    ]
 }
 
 /// The fields in the order of the statement's columns: to find each by its name took half as long again.

@@ -2,16 +2,16 @@
 
 use std::ops::RangeInclusive;
 
-use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
+use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr,
     sea_query::{Asterisk, Expr, Func, OnConflict, Query},
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, convert, in_range,
-    insert::{ROW_BYTES, arrays, batches, insert_arrays},
+    insert::{ROW_BYTES, arrays, batches, insert_arrays, insert_values},
     text::Text,
     transaction::{self, RepoConnection},
 };
@@ -83,14 +83,13 @@ async fn batch(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u
 async fn insert(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u64, DbErr> {
     static INSERT: Text = Text::new();
     let backend = db.get_database_backend();
-    let rows: Vec<_> = letters.iter().map(|&letter| ActiveModel::from(letter)).collect();
+    let rows: Vec<_> = letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
     let unless_there = OnConflict::column(Column::Id).do_nothing().to_owned();
     let insert = if backend == DbBackend::Postgres {
-        let columns: Vec<_> = Column::iter().collect();
-        let values = arrays(&columns, rows);
+        let (columns, values) = arrays(rows);
         INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
     } else {
-        Entity::insert_many(rows).on_conflict(unless_there).build(backend)
+        backend.build(insert_values(rows).on_conflict(unless_there))
     };
     Ok(db.execute_raw(insert).await?.rows_affected())
 }

@@ -1,8 +1,8 @@
 //! The statements of the inserts.
 
-use dead_letters_entity::dead_letters::{ActiveModel, Column, Entity};
+use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue, ConnectionTrait, DbBackend, DbErr, EntityTrait, Iterable, QueryTrait,
+    ConnectionTrait, DbBackend, DbErr,
     sea_query::{
         ArrayType, Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement,
         Query, Value, WithClause, WithQuery,
@@ -10,7 +10,9 @@ use sea_orm::{
 };
 
 use super::{
-    SeaOrmDeadLetterRepo, convert, new_id,
+    SeaOrmDeadLetterRepo,
+    convert::{self, NewRow, Values},
+    new_id,
     text::Text,
     transaction::{self, RepoConnection},
 };
@@ -27,8 +29,8 @@ const SQLITE_ROWS: usize = 128;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row = convert::to_active_model(id, letter, 0, self.limits)?;
-        one(&self.db, &row).await?;
+        let row = convert::to_new_row(id, letter, 0, self.limits)?;
+        one(&self.db, row).await?;
         Ok(id)
     }
 
@@ -41,7 +43,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(ids);
         }
         let backend = self.db.get_database_backend();
-        let rows = convert::to_active_models(&ids, letters, self.limits)?;
+        let rows = convert::to_new_rows(&ids, letters, self.limits)?;
         let batches = batches(backend, rows, bytes_of);
         match self.db.pool() {
             Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
@@ -58,11 +60,26 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 /// One row.
-pub(super) async fn one(db: &impl ConnectionTrait, row: &ActiveModel) -> Result<(), DeadLetterRepoError> {
+pub(super) async fn one(db: &impl ConnectionTrait, row: NewRow) -> Result<(), DeadLetterRepoError> {
     static INSERT: Text = Text::new();
-    let values = Column::iter().filter_map(|column| row.get(column).into_value());
-    let insert = INSERT.with(db.get_database_backend(), values, || Entity::insert(row.clone()).into_query());
+    let columns = row.each_ref().map(|&(column, _)| column);
+    let values = row.into_iter().map(|(_, value)| value);
+    // Never sent: the values are those of the row.
+    let build = || insert_values([columns.map(|column| (column, Value::Int(None)))]);
+    let insert = INSERT.with(db.get_database_backend(), values, build);
     stored(db.execute_raw(insert).await?.rows_affected(), 1)
+}
+
+pub(super) fn insert_values<const COLUMNS: usize>(
+    rows: impl IntoIterator<Item = Values<COLUMNS>>,
+) -> InsertStatement {
+    let mut insert = Query::insert().into_table(Entity).to_owned();
+    for row in rows {
+        insert.columns(row.each_ref().map(|&(column, _)| column));
+        // As many values as there are columns.
+        insert.values(row.map(|(_, value)| value.into())).ok();
+    }
+    insert
 }
 
 /// The rows of one statement each.
@@ -90,30 +107,30 @@ pub(super) fn batches<T>(
     batches
 }
 
-fn bytes_of(row: &ActiveModel) -> usize {
-    let texts = [&row.source, &row.op, &row.payload, &row.last_error, &row.error_signature];
-    let len = |text: &ActiveValue<String>| text.try_as_ref().map_or(0, String::len);
-    texts.into_iter().map(len).sum::<usize>() + ROW_BYTES
+fn bytes_of(row: &NewRow) -> usize {
+    let len = |value: &Value| if let Value::String(Some(text)) = value { text.len() } else { 0 };
+    row.iter().map(|(_, value)| len(value)).sum::<usize>() + ROW_BYTES
 }
 
 /// Each batch in one statement, which on PostgreSQL is all or none.
-async fn all(db: &impl ConnectionTrait, batches: Vec<Vec<ActiveModel>>) -> Result<(), DeadLetterRepoError> {
+async fn all(db: &impl ConnectionTrait, batches: Vec<Vec<NewRow>>) -> Result<(), DeadLetterRepoError> {
     for rows in batches {
         batch(db, rows).await?;
     }
     Ok(())
 }
 
-async fn batch(db: &impl ConnectionTrait, rows: Vec<ActiveModel>) -> Result<(), DeadLetterRepoError> {
+async fn batch(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<(), DeadLetterRepoError> {
     static INSERT: Text = Text::new();
     let count = rows.len() as u64;
     let backend = db.get_database_backend();
     if backend != DbBackend::Postgres {
-        let inserted = Entity::insert_many(rows).exec_without_returning(db).await?;
-        return stored(inserted, count);
+        let inserted = db.execute(&insert_values(rows)).await?;
+        return stored(inserted.rows_affected(), count);
     }
-    let values = arrays(&COLUMNS, rows).chain([(count as i64).into()]);
-    match db.query_one_raw(INSERT.with(backend, values, all_or_none)).await {
+    let (columns, arrays) = arrays(rows);
+    let values = arrays.into_iter().chain([(count as i64).into()]);
+    match db.query_one_raw(INSERT.with(backend, values, || all_or_none(&columns))).await {
         Ok(_) => Ok(()),
         Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),
@@ -124,23 +141,6 @@ async fn batch(db: &impl ConnectionTrait, rows: Vec<ActiveModel>) -> Result<(), 
 fn stored(rows: u64, of: u64) -> Result<(), DeadLetterRepoError> {
     if rows == of { Ok(()) } else { Err(DbErr::RecordNotInserted.into()) }
 }
-
-/// What a new letter sets.
-const COLUMNS: [Column; 13] = [
-    Column::Id,
-    Column::AppId,
-    Column::OriginalEventId,
-    Column::Source,
-    Column::Op,
-    Column::TriggerId,
-    Column::ScriptId,
-    Column::Payload,
-    Column::AttemptCount,
-    Column::FirstAttemptAt,
-    Column::LastAttemptAt,
-    Column::LastError,
-    Column::ErrorSignature,
-];
 
 /// How a column's values go as an array, which in sea-query holds no NULL.
 enum Array {
@@ -175,17 +175,21 @@ fn as_text(value: Value) -> Value {
     format!("={text}").into()
 }
 
-/// An array a column.
-pub(super) fn arrays(columns: &[Column], mut rows: Vec<ActiveModel>) -> impl Iterator<Item = Value> {
-    columns.iter().map(move |&column| {
-        let values = rows.iter_mut().filter_map(|row| row.take(column).into_value());
+/// The columns, and an array for each.
+pub(super) fn arrays<const COLUMNS: usize>(rows: Vec<Values<COLUMNS>>) -> (Vec<Column>, Vec<Value>) {
+    let columns: Vec<_> = rows.iter().take(1).flatten().map(|&(column, _)| column).collect();
+    let mut rows: Vec<_> = rows.into_iter().map(IntoIterator::into_iter).collect();
+    let arrays = columns.iter().map(|&column| {
+        let values = rows.iter_mut().filter_map(Iterator::next).map(|(_, value)| value);
         match array_of(column) {
             Array::Of(array_type) => Value::Array(array_type, Some(Box::new(values.collect()))),
             Array::Nullable(_) => {
                 Value::Array(ArrayType::String, Some(Box::new(values.map(as_text).collect())))
             }
         }
-    })
+    });
+    let arrays = arrays.collect();
+    (columns, arrays)
 }
 
 /// `INSERT … SELECT unnest($1), unnest($2), …` is one text, and one plan, for any number of rows; and as one
@@ -212,9 +216,9 @@ pub(super) fn insert_arrays(columns: &[Column]) -> InsertStatement {
 }
 
 /// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.
-fn all_or_none() -> WithQuery {
+fn all_or_none(columns: &[Column]) -> WithQuery {
     let number = |number: i64| Expr::Constant(number.into());
-    let mut insert = insert_arrays(&COLUMNS);
+    let mut insert = insert_arrays(columns);
     // A constant, since reading a column back would want the right to SELECT.
     insert.returning(Query::returning().expr(number(1)));
     let stored = CommonTableExpression::new().table_name("stored").query(insert).to_owned();
