@@ -190,7 +190,7 @@ async fn settle_rows(
     bulk: &Bulk<'_>,
 ) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
     let returning = Query::returning().columns(Column::iter());
-    let rows = txn.query_all(&bulk.settle(txn.get_database_backend(), returning)).await?;
+    let rows = txn.query_all_raw(bulk.settle(txn.get_database_backend(), returning)).await?;
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
         settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));

@@ -6,11 +6,10 @@ use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, UpdateMany,
+    QuerySelect, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         CommonTableExpression, Expr, LockBehavior, LockType, Query, ReturningClause, Value, WithClause,
-        WithQuery,
     },
 };
 use uuid::Uuid;
@@ -19,7 +18,7 @@ use super::{
     SeaOrmDeadLetterRepo,
     conditions::{check, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow},
     convert, in_range,
-    text::Text,
+    text::{Text, with_literal_limits},
     transaction::RepoConnection,
 };
 use crate::{
@@ -86,7 +85,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Settled, DeadLetterRepoError> {
         let bulk = Bulk::new(app_id, filter, settlement, limit)?;
         let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
-        let rows = self.db.query_all(&bulk.settle(self.db.get_database_backend(), returning)).await?;
+        let rows = self.db.query_all_raw(bulk.settle(self.db.get_database_backend(), returning)).await?;
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
             ids.push((
@@ -175,7 +174,7 @@ impl<'a> Bulk<'a> {
     }
 
     /// Settles the oldest. They are picked in a CTE that is MATERIALIZED, so that no plan picks twice.
-    pub(super) fn settle(&self, backend: DbBackend, returning: ReturningClause) -> WithQuery {
+    pub(super) fn settle(&self, backend: DbBackend, returning: ReturningClause) -> Statement {
         let oldest = Entity::find()
             .select_only()
             .column(Column::Id)
@@ -189,7 +188,8 @@ impl<'a> Bulk<'a> {
             CommonTableExpression::new().table_name("oldest").query(oldest).materialized(true).to_owned();
         let picked = Query::select().column(Column::Id).from("oldest").take();
         let mut update = settle(self.settlement).filter(Column::Id.in_subquery(picked)).into_query();
-        update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned())
+        let update = update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned());
+        with_literal_limits(backend, &update)
     }
 
     /// What came of it.

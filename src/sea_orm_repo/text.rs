@@ -8,8 +8,8 @@ use std::{
 use sea_orm::{
     DbBackend, Statement, StatementBuilder,
     sea_query::{
-        PostgresQueryBuilder, QueryBuilder, SelectStatement, SqlWriter, SqlWriterValues, SqliteQueryBuilder,
-        Value,
+        PostgresQueryBuilder, QueryBuilder, QueryStatementWriter, SqlWriter, SqlWriterValues,
+        SqliteQueryBuilder, Value,
     },
 };
 
@@ -45,8 +45,11 @@ impl Text {
 
 /// With its limits as literals: with a bound one both backends plan every call anew. PostgreSQL takes a tenth
 /// of the rows for granted and finds its generic plan too dear: half of the 0.28 ms of a capped count in a large
-/// table. SQLite looks at the value: a fifth of a triage page's instructions.
-pub(super) fn with_literal_limits(backend: DbBackend, query: &SelectStatement) -> Statement {
+/// table. Where it takes that plan, it joins a few picked rows with the whole table. SQLite looks at the value: a fifth of a triage page's instructions.
+pub(super) fn with_literal_limits(
+    backend: DbBackend,
+    query: &(impl QueryStatementWriter + StatementBuilder),
+) -> Statement {
     match backend {
         DbBackend::Postgres => build_with_literal_limits(PostgresQueryBuilder, backend, query),
         DbBackend::Sqlite => build_with_literal_limits(SqliteQueryBuilder, backend, query),
@@ -57,7 +60,7 @@ pub(super) fn with_literal_limits(backend: DbBackend, query: &SelectStatement) -
 fn build_with_literal_limits(
     builder: impl QueryBuilder,
     backend: DbBackend,
-    query: &SelectStatement,
+    query: &impl QueryStatementWriter,
 ) -> Statement {
     let (placeholder, numbered) = builder.placeholder();
     let mut writer = LiteralLimits(SqlWriterValues::new(placeholder, numbered));
