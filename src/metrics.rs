@@ -13,6 +13,8 @@ const ROWS: &str = "dead_letters_rows_total";
 const OPEN: &str = "dead_letters_open";
 const OLDEST: &str = "dead_letters_oldest_open_seconds";
 const SWEEPS: &str = "dead_letters_sweeps_total";
+#[cfg(feature = "sweeper")]
+const EXPIRING: &str = "dead_letters_expiring";
 const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 
 /// Describes the metrics of this crate to the recorder, once that is installed, so that an exporter can show
@@ -25,6 +27,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// | `dead_letters_rows_total` | `call` | counts the letters that their answers are about |
 /// | `dead_letters_open` | `app_id` | gauge of the app's open letters, up to a cap |
 /// | `dead_letters_oldest_open_seconds` | `app_id` | gauge of the age of the oldest of them |
+/// | `dead_letters_expiring` | | gauge of the open letters that sweepers will soon delete, up to a cap |
 /// | `dead_letters_sweeps_total` | `end` | counts ticks of the sweeper that ended |
 /// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last one began that finished |
 ///
@@ -43,13 +46,15 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// wait for its batch, and without a letter, which is counted where it is stored, by `insert_many` or
 /// `insert`.
 ///
-/// The apps' gauges are set by [`BacklogGauges`]. `end` is `finished`, `stopped` or `failed`.
+/// The gauges of letters are set by [`BacklogGauges`]. `end` is `finished`, `stopped` or `failed`.
 pub fn describe_metrics() {
     describe_counter!(CALLS, Unit::Count, "Calls of the dead-letter store that ended.");
     describe_histogram!(DURATION, Unit::Seconds, "How long calls of the dead-letter store took.");
     describe_counter!(ROWS, Unit::Count, "Dead letters that the calls' answers are about.");
     describe_gauge!(OPEN, Unit::Count, "Open dead letters of the app, up to a cap.");
     describe_gauge!(OLDEST, Unit::Seconds, "Age of the app's oldest open dead letter.");
+    #[cfg(feature = "sweeper")]
+    describe_gauge!(EXPIRING, Unit::Count, "Open dead letters that will be swept soon, up to a cap.");
     describe_counter!(SWEEPS, Unit::Count, "Ticks of the dead-letter sweeper that ended.");
     describe_gauge!(LAST_SUCCESS, Unit::Seconds, "When the last sweep began that finished, in Unix time.");
 }
@@ -84,7 +89,8 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
 /// What a page of [`backlogs`](DeadLetterTriage::backlogs) holds.
 const MAX_APPS: u32 = 1_000;
 
-/// Sets the gauges of the apps' backlogs, `dead_letters_open` and `dead_letters_oldest_open_seconds`.
+/// Sets the gauges of the apps' backlogs, `dead_letters_open`, `dead_letters_oldest_open_seconds` and
+/// `dead_letters_expiring`.
 ///
 /// A process has one, and updates it by a timer or before each scrape. Each of several processes shows the
 /// whole table: take the largest of theirs, not the sum.
@@ -128,5 +134,24 @@ impl BacklogGauges {
         }
         self.apps = apps;
         Ok(all)
+    }
+
+    /// Sets the gauge of the open rows that this policy will have deleted until `within` from now, by this
+    /// process's clock: of all apps, counted up to `cap`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`due_within`](crate::RetentionPolicy::due_within); the gauge then stands as it was.
+    #[cfg(feature = "sweeper")]
+    pub async fn update_expiring(
+        &self,
+        store: &dyn crate::DeadLetterRetention,
+        policy: &crate::RetentionPolicy,
+        within: Duration,
+        cap: u32,
+    ) -> Result<(), DeadLetterRepoError> {
+        let expiring = policy.due_within(store, None, Utc::now(), within, cap).await?;
+        gauge!(EXPIRING).set(expiring.count as f64);
+        Ok(())
     }
 }

@@ -130,6 +130,14 @@ pub trait DeadLetterTriage: Send + Sync {
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
+    /// Returns one row's whole `last_error`, or a part of it, as [`payload_text`](Self::payload_text) does.
+    async fn error_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError>;
+
     /// Lists the app's rows that match: newest `created_at` first, ties by `id`, largest first.
     ///
     /// A page goes on after the last row of the one before it, not at a count: rows that are resolved,

@@ -170,6 +170,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect("dead_letters_pkey", InOrder, Some(1));
     repo.payload_text(app, id, 0..100).await.unwrap();
     log.expect("dead_letters_pkey", InOrder, Some(1));
+    repo.error_text(app, id, 0..100).await.unwrap();
+    log.expect("dead_letters_pkey", InOrder, Some(1));
     repo.resolve(id, "handler_failed").await.unwrap();
     log.expect("dead_letters_pkey", InOrder, Some(1));
     let settlement = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };

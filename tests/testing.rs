@@ -131,6 +131,7 @@ impl Given {
             Call::GetForApp => store.get_for_app(app, id).await.map(drop),
             Call::Summary => store.summary(app, id).await.map(drop),
             Call::PayloadText => store.payload_text(app, id, 0..1).await.map(drop),
+            Call::ErrorText => store.error_text(app, id, 0..1).await.map(drop),
             Call::List => store.list(app, &filter, &page).await.map(drop),
             Call::Export => store.export(app, &filter, &page).await.map(drop),
             Call::Backlogs => store.backlogs(None, None, 1, 1).await.map(drop),

@@ -76,8 +76,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(row.map(DeadLetterSummary::from))
     }
 
-    pub(super) async fn find_payload_text(
+    /// A part of what the column holds.
+    pub(super) async fn find_text(
         &self,
+        column: Column,
         app_id: AppId,
         id: DeadLetterId,
         characters: Range<u64>,
@@ -86,7 +88,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let clamp = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
         let first = clamp(characters.start.saturating_add(1));
         let length = clamp(characters.end.saturating_sub(characters.start));
-        let part = Func::cust("substr").args([Column::Payload.into_expr(), first.into(), length.into()]);
+        let part = Func::cust("substr").args([column.into_expr(), first.into(), length.into()]);
         let text = Entity::find().select_only().expr(part).filter(is_row(app_id, id));
         Ok(text.into_tuple().one(&self.db).await?)
     }

@@ -3,6 +3,7 @@
 use std::{ops::Range, pin::pin};
 
 use async_trait::async_trait;
+use dead_letters_entity::dead_letters::Column;
 use uuid::Uuid;
 
 use super::{SeaOrmDeadLetterRepo, transaction::RepoConnection};
@@ -39,8 +40,18 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError> {
-        let text = self.find_payload_text(app_id, id, characters);
+        let text = self.find_text(Column::Payload, app_id, id, characters);
         observed(call!("payload_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
+    }
+
+    async fn error_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError> {
+        let text = self.find_text(Column::LastError, app_id, id, characters);
+        observed(call!("error_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
     }
 
     async fn list(

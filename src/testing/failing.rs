@@ -143,6 +143,7 @@ calls! {
         GetForApp get_for_app(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterRow>;
         Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
         PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
+        ErrorText error_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
         Export export(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<StoredLetter>;
         Backlogs backlogs(

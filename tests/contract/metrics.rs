@@ -13,8 +13,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     AppId, Archive, BacklogGauges, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due,
-    GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
-    Settlement, SweepScope, TimelineRequest, describe_metrics,
+    GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, Requeue, Resolution, Retention,
+    RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, SweepScope, TimelineRequest, describe_metrics,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
@@ -36,6 +36,7 @@ on_every_backend! {
     a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once,
     gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once,
     an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known,
+    a_gauge_shows_the_open_letters_that_will_be_swept_soon,
     no_content_is_in_a_label,
 }
 
@@ -181,6 +182,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("get_for_app", 1, repo.get_for_app(app, id)).await;
     calls.ok("summary", 1, repo.summary(app, id)).await;
     calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
+    calls.ok("error_text", 1, repo.error_text(app, id, 0..9)).await;
     calls.ok("list", 6, repo.list(app, &open, &page)).await;
     calls.ok("list", 5, repo.list(app, &open, &PageRequest { size: 5, ..page.clone() })).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
@@ -247,6 +249,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("get_for_app", repo.get_for_app(app, id)).await;
     calls.failed("summary", repo.summary(app, id)).await;
     calls.failed("payload_text", repo.payload_text(app, id, 0..9)).await;
+    calls.failed("error_text", repo.error_text(app, id, 0..9)).await;
     calls.failed("list", repo.list(app, &open, &page)).await;
     calls.failed("export", repo.export(app, &open, &page)).await;
     calls.failed("backlogs", repo.backlogs(None, None, 10, 5)).await;
@@ -389,6 +392,30 @@ async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db:
     }
     db.execute("DROP TABLE dead_letters").await;
     gauges.update(&repo, 2).await.unwrap_err();
+}
+
+async fn a_gauge_shows_the_open_letters_that_will_be_swept_soon(db: TestDb) {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let repo = db.repo();
+    let ids = repo.insert_many(vec![letter(new_app()); 4]).await.unwrap();
+    for (id, age) in ids.iter().zip([91, 84, 82, 84]) {
+        db.set_created_at(*id, Utc::now().trunc_subsecs(6) - age * DAY).await;
+    }
+    repo.resolve(ids[3], "ignored").await.unwrap();
+
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
+    let policy = RetentionPolicy { others, ..Default::default() };
+    let gauges = BacklogGauges::default();
+    for (cap, expiring) in [(10, 2.0), (1, 1.0)] {
+        gauges.update_expiring(&repo, &policy, 7 * DAY, cap).await.unwrap();
+        assert_eq!(told(&snapshotter).get("expiring"), Some(&expiring));
+    }
+    db.execute("DROP TABLE dead_letters").await;
+    gauges.update_expiring(&repo, &policy, 7 * DAY, 10).await.unwrap_err();
 }
 
 async fn an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known(db: TestDb) {

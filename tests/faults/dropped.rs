@@ -85,6 +85,7 @@ dropped! {
     export,
     summary,
     payload_text,
+    error_text,
     count,
     timeline,
     backlogs,
@@ -201,6 +202,10 @@ async fn summary(given: &Given) -> Outcome {
 
 async fn payload_text(given: &Given) -> Outcome {
     given.repo.payload_text(given.app, given.open, 0..10).await.map(drop)
+}
+
+async fn error_text(given: &Given) -> Outcome {
+    given.repo.error_text(given.app, given.open, 0..10).await.map(drop)
 }
 
 async fn count(given: &Given) -> Outcome {

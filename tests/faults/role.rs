@@ -158,6 +158,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.timeline(app_id, &filter, &all, Some(4)).await.unwrap().buckets[0].count, 4);
     assert!(repo.summary(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.payload_text(app_id, id, 0..1).await.unwrap().as_deref(), Some("{"));
+    assert!(repo.error_text(app_id, id, 0..1).await.unwrap().is_some());
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, &ignored).await.unwrap();
     repo.reopen(app_id, id).await.unwrap();

@@ -8,6 +8,7 @@ use crate::database::TestDb;
 on_every_backend! {
     a_summary_by_id_is_that_of_the_list,
     a_payloads_text_comes_whole_and_in_parts,
+    an_errors_text_comes_whole_and_in_parts,
     a_broken_payloads_text_comes_as_it_is,
     another_apps_row_has_neither_summary_nor_text,
 }
@@ -45,6 +46,16 @@ async fn a_payloads_text_comes_whole_and_in_parts(db: TestDb) {
     }
 }
 
+async fn an_errors_text_comes_whole_and_in_parts(db: TestDb) {
+    let app = new_app();
+    let last_error = format!("HTTP 503: 東京 😀\u{301}\n{}", "at deliver\n".repeat(1_000));
+    let id = row_of(&db, NewDeadLetter { last_error: last_error.clone(), ..letter(app) }).await;
+    let part = async |characters| db.repo().error_text(app, id, characters).await.unwrap().unwrap();
+    assert_eq!(part(0..u64::MAX).await, last_error);
+    assert_eq!(part(10..12).await, "東京");
+    assert_eq!(part(100_000..u64::MAX).await, "");
+}
+
 async fn a_broken_payloads_text_comes_as_it_is(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -59,5 +70,6 @@ async fn another_apps_row_has_neither_summary_nor_text(db: TestDb) {
     for id in [id, Uuid::now_v7().into()] {
         assert_eq!(db.repo().summary(new_app(), id).await.unwrap(), None);
         assert_eq!(db.repo().payload_text(new_app(), id, 0..10).await.unwrap(), None);
+        assert_eq!(db.repo().error_text(new_app(), id, 0..10).await.unwrap(), None);
     }
 }
