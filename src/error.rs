@@ -281,6 +281,7 @@ pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
 /// numbers of which the low byte is the plain code.
 fn is_transient_code(code: &str) -> bool {
     const SQLITE_LOCKED: u32 = 6;
+    const SQLITE_READONLY: u32 = 8;
     const SQLITE_FULL: u32 = 13;
     if code.len() == 5 {
         // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock
@@ -289,7 +290,8 @@ fn is_transient_code(code: &str) -> bool {
         return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
             || matches!(code, "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006");
     }
-    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_FULL))
+    code.parse::<u32>()
+        .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))
 }
 
 impl From<DbErr> for DeadLetterRepoError {

@@ -222,6 +222,13 @@ async fn a_code_tells_whether_another_try_is_worth_it(db: TestDb) {
         let long = NewDeadLetter { last_error: "x".repeat(1 << 20), ..letter(new_app()) };
         let error = repo.insert(long).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("database error 13"), "{error}");
+        let read_only = db
+            .connect_with(|options| {
+                options.map_sqlx_sqlite_opts(|sqlite| sqlite.pragma("query_only", "on"));
+            })
+            .await;
+        let error = SeaOrmDeadLetterRepo::new(read_only).insert(letter(new_app())).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("database error 8"), "{error}");
         return;
     }
     db.execute(
