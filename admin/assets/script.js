@@ -1,0 +1,315 @@
+// What a browser with JavaScript has besides: pages that stay fresh, keys, ages, boxes ticked by the dozen, copying.
+// Nothing here is needed: without it every view and every action is there.
+
+const PERIOD = 10_000;
+const main = document.getElementById("main");
+const isField = (element) => element?.closest?.("input:not([type=checkbox]), select, textarea") != null;
+
+// Ages
+
+const STEPS = [
+  [60, "second"],
+  [60, "minute"],
+  [24, "hour"],
+  [7, "day"],
+  [4.35, "week"],
+  [12, "month"],
+  [Infinity, "year"],
+];
+const ages = new Intl.RelativeTimeFormat("en", { style: "short" });
+
+function age(time) {
+  let value = (time - Date.now()) / 1000;
+  if (Math.abs(value) < 10) return "just now";
+  for (const [size, unit] of STEPS) {
+    if (Math.abs(Math.round(value)) < size) return ages.format(Math.round(value), unit);
+    value /= size;
+  }
+}
+
+// Where a column tells them apart, the age stands on the page; elsewhere it is found by pointing at the time.
+function showAges() {
+  for (const time of main.querySelectorAll("time")) {
+    time.dataset.text ??= time.textContent;
+    const text = age(Date.parse(time.dateTime));
+    const isShort = time.closest(".when, .marks") != null;
+    time.textContent = isShort ? text : time.dataset.text;
+    time.title = isShort ? time.dataset.text : text;
+  }
+}
+
+// The banner is told once
+
+function forgetBanner() {
+  const address = new URL(location);
+  if (!address.searchParams.has("banner")) return;
+  address.searchParams.delete("banner");
+  // Not the whole of it: with the credentials that an address may have left out it would be refused.
+  history.replaceState(history.state, "", address.pathname + address.search + address.hash);
+}
+
+// Rows
+
+const rows = () => [...main.querySelectorAll(".cards tbody tr")];
+const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]")];
+let lastTicked = null;
+
+function addSelectAll() {
+  const head = main.querySelector("thead .tick");
+  if (!head || boxes().length === 0) return;
+  const all = document.createElement("input");
+  all.type = "checkbox";
+  all.setAttribute("aria-label", "Tick all letters of this page");
+  all.addEventListener("change", () => {
+    for (const box of boxes()) box.checked = all.checked;
+    showTicked();
+  });
+  head.append(all);
+}
+
+function showTicked() {
+  const ticked = boxes().filter((box) => box.checked).length;
+  const all = main.querySelector("thead .tick input");
+  if (all) {
+    all.checked = ticked > 0 && ticked === boxes().length;
+    all.indeterminate = ticked > 0 && !all.checked;
+  }
+  const count = document.getElementById("count");
+  if (!count) return;
+  count.dataset.text ??= count.textContent;
+  count.textContent = ticked > 0 ? `${count.dataset.text}, ${ticked} ticked` : count.dataset.text;
+}
+
+main.addEventListener("click", (event) => {
+  const box = event.target;
+  if (box.name !== "ids" || box.type !== "checkbox") return;
+  const all = boxes();
+  const [from, to] = [all.indexOf(lastTicked), all.indexOf(box)];
+  if (event.shiftKey && from >= 0) {
+    for (const between of all.slice(Math.min(from, to), Math.max(from, to) + 1)) between.checked = box.checked;
+  }
+  lastTicked = box;
+  showTicked();
+});
+
+// Copying
+
+function addCopying() {
+  if (!navigator.clipboard) return;
+  for (const text of main.querySelectorAll("[data-copy]")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet copy";
+    button.textContent = "Copy";
+    button.setAttribute("aria-label", `Copy the ${text.dataset.copy}`);
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(textOf(text));
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), 1500);
+    });
+    if (text.matches("dd")) text.previousElementSibling.append(" ", button);
+    else text.append(button);
+  }
+}
+
+const textOf = (element) => {
+  const copy = element.cloneNode(true);
+  for (const button of copy.querySelectorAll("button")) button.remove();
+  return copy.textContent.trimEnd();
+};
+
+// Commands: only the browser knows where this is.
+
+function fillCommands() {
+  const apps = new URL(document.querySelector(".brand").href);
+  const root = apps.origin + apps.pathname.slice(0, apps.pathname.lastIndexOf("/"));
+  for (const command of main.querySelectorAll(".command pre")) {
+    command.textContent = command.textContent.replace("$DEAD_LETTERS_URL", root);
+  }
+}
+
+// All of that, of a page that is new or fresh
+
+function dress() {
+  showAges();
+  addSelectAll();
+  fillCommands();
+  addCopying();
+}
+
+// Staying fresh
+
+const live = document.createElement("button");
+let tag = null;
+let timer = null;
+let isFetching = false;
+
+const isPaused = () => live.getAttribute("aria-pressed") !== "true";
+const isBusy = () =>
+  document.hidden ||
+  document.querySelector("dialog[open]") != null ||
+  boxes().some((box) => box.checked) ||
+  main.querySelector("input[name=anyway]:checked") != null ||
+  isField(document.activeElement) ||
+  !document.getSelection().isCollapsed;
+
+async function refresh() {
+  if (isFetching || isBusy()) return;
+  isFetching = true;
+  try {
+    // Without the credentials that an address may have: fetch refuses one with them.
+    const address = location.origin + location.pathname + location.search;
+    const headers = tag ? { "If-None-Match": tag } : {};
+    const response = await fetch(address, { headers, cache: "no-store" });
+    if (response.status === 304) return found(true);
+    // A problem does not take the place of what was seen before it.
+    if (!response.ok) return found(false);
+    if (main.querySelector("[data-problem]")) return location.reload();
+    const html = await response.text();
+    if (isBusy()) return;
+    tag = response.headers.get("ETag");
+    replace(html);
+    found(true);
+  } catch {
+    found(false);
+  } finally {
+    isFetching = false;
+  }
+}
+
+function found(isFresh) {
+  live.classList.toggle("lost", !isFresh);
+  live.textContent = isFresh ? "Live" : "Out of reach";
+  live.title = isFresh ? "Fetched again every 10 seconds" : "It can't be fetched at the moment; it is tried again";
+}
+
+// Keeps where one is: what is open, what is focused, which row.
+function replace(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  const fresh = page.getElementById("main");
+  if (!fresh) return;
+  const open = new Map([...main.querySelectorAll("details[id]")].map((details) => [details.id, details.open]));
+  const current = rows().find((row) => row.classList.contains("current"));
+  const key = (element) => element && (element.id || element.getAttribute("formaction") || element.getAttribute("href"));
+  const focused = main.contains(document.activeElement) ? document.activeElement : null;
+  const place = focused ? `${focused.localName} ${key(focused)} ${focused.textContent}` : null;
+  // It is told until somebody goes on.
+  const banner = main.querySelector(".banner");
+  main.replaceChildren(...(banner ? [banner] : []), ...fresh.childNodes);
+  main.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
+  document.title = page.title;
+  dress();
+  for (const details of main.querySelectorAll("details[id]")) details.open = open.get(details.id) ?? details.open;
+  if (current?.id) document.getElementById(current.id)?.classList.add("current");
+  if (place) {
+    const same = (element) => `${element.localName} ${key(element)} ${element.textContent}` === place;
+    [...main.querySelectorAll("a, button, summary, [tabindex]")].find(same)?.focus({ preventScroll: true });
+  }
+}
+
+function keepFresh() {
+  if (!main.hasAttribute("data-live")) return;
+  live.type = "button";
+  live.className = "quiet live";
+  const set = (isLive) => {
+    live.setAttribute("aria-pressed", isLive);
+    sessionStorage.setItem("dead-letters-paused", isLive ? "" : "yes");
+    clearInterval(timer);
+    if (isLive) timer = setInterval(refresh, PERIOD);
+  };
+  live.addEventListener("click", () => {
+    set(isPaused());
+    if (!isPaused()) refresh();
+  });
+  set(sessionStorage.getItem("dead-letters-paused") !== "yes");
+  found(main.querySelector("[data-problem]") == null);
+  document.querySelector(".tools").prepend(live);
+  document.addEventListener("visibilitychange", () => !isPaused() && refresh());
+}
+
+// After Back the browser shows the page, and its boxes, as they were left.
+addEventListener("pageshow", (event) => {
+  const isBack = event.persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
+  if (!isBack || !main.hasAttribute("data-live")) return;
+  for (const box of boxes()) box.checked = false;
+  showTicked();
+  refresh();
+});
+
+// Keys
+
+const KEYS = [
+  ["/", "to the filter"],
+  ["j, k", "next, previous row"],
+  ["x", "tick the row"],
+  ["Enter", "open the row"],
+  ["?", "this help"],
+];
+let help = null;
+
+function showHelp() {
+  if (!help) {
+    help = document.createElement("dialog");
+    help.setAttribute("aria-labelledby", "help");
+    const title = Object.assign(document.createElement("h2"), { id: "help", textContent: "Keys" });
+    const list = document.createElement("dl");
+    for (const [keys, meaning] of KEYS) {
+      const names = document.createElement("dt");
+      for (const name of keys.split(", ")) names.append(Object.assign(document.createElement("kbd"), { textContent: name }), " ");
+      list.append(names, Object.assign(document.createElement("dd"), { textContent: meaning }));
+    }
+    const form = Object.assign(document.createElement("form"), { method: "dialog" });
+    form.append(Object.assign(document.createElement("button"), { className: "button", textContent: "Close" }));
+    help.append(title, list, form);
+    document.body.append(help);
+  }
+  help.showModal();
+}
+
+function move(step) {
+  const all = rows();
+  const at = all.findIndex((row) => row.classList.contains("current"));
+  const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : at + step];
+  if (!next) return;
+  all[at]?.classList.remove("current");
+  next.classList.add("current");
+  next.querySelector("a")?.focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+}
+
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isField(event.target)) return;
+  if (document.querySelector("dialog[open]")) return;
+  const current = main.querySelector("tr.current");
+  const does = {
+    "/": () => main.querySelector(".filter input:not([type=hidden])")?.focus(),
+    "?": showHelp,
+    j: () => move(1),
+    k: () => move(-1),
+    x: () => current?.querySelector("input[type=checkbox]")?.click(),
+  }[event.key];
+  if (does) {
+    event.preventDefault();
+    does();
+  } else if (event.key === "Enter" && current && !event.target.closest("a, button, summary, input")) {
+    event.preventDefault();
+    current.querySelector("a")?.click();
+  }
+});
+
+function addHelp() {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet keys";
+  button.textContent = "?";
+  button.setAttribute("aria-label", "Keys");
+  button.addEventListener("click", showHelp);
+  document.querySelector(".tools").prepend(button);
+}
+
+forgetBanner();
+dress();
+showTicked();
+addHelp();
+keepFresh();
+setInterval(showAges, 30_000);

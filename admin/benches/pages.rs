@@ -1,0 +1,170 @@
+//! What the pages cost beyond the store's calls, on PostgreSQL, and what they weigh.
+//!
+//! ```sh
+//! cargo bench -p dead-letters-admin      # two minutes; prints a table
+//! ```
+//!
+//! An app with 1,000,000 unresolved letters, and an overview of 10,000 apps. The router is asked without a socket,
+//! on one thread, and the CPU of that thread is told, of which the same calls of the store, made directly, are
+//! subtracted. The server's own CPU is not in it.
+
+use std::{collections::BTreeSet, error::Error, hint::black_box, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderName, Request, StatusCode, header},
+    response::Response,
+};
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterState, DeadLetterTriage, PageRequest, Retention, RetentionPolicy,
+    Schema, SeaOrmDeadLetterRepo, TimelineRequest, connect_options, migration::Migrator,
+};
+use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use dead_letters_test_postgres::TestDatabase;
+use http_body_util::BodyExt;
+use rustix::time::{ClockId, clock_gettime};
+use sea_orm::ConnectionTrait;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+const LETTERS: u32 = 1_000_000;
+const APPS: u32 = 10_000;
+const CALLS: u32 = 300;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    let repo = dead_letters::open::<Migrator>(connect_options(database.url()), Schema::Migrate).await?;
+    let app = AppId::from(Uuid::from_u128(1));
+    fill(&repo).await?;
+
+    let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };
+    let policy = RetentionPolicy { others, ..Default::default() };
+    let store = Arc::new(repo.clone());
+    let admin = Admin::new(store, InsecureAllowAll(Operator::full("ada"))).retention(policy.clone());
+    let router = Router::from(admin);
+
+    println!("| page | CPU beyond the store's calls | the store's calls | plain | compressed |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    let letters = format!("/apps/{}", app.into_inner());
+    let calls = async || letters_calls(&repo, &policy, app).await;
+    row("letters of 1,000,000", &router, &letters, calls).await?;
+    row("10,000 apps", &router, "/apps", async || overview_calls(&repo, &policy).await).await?;
+
+    let page = String::from_utf8(body(&router, &letters, "identity").await?)?;
+    let assets: BTreeSet<_> = page.split('"').filter_map(|text| text.strip_prefix("../assets/")).collect();
+    let mut weight = body(&router, &letters, "gzip").await?.len();
+    for asset in &assets {
+        weight += body(&router, &format!("/assets/{asset}"), "gzip").await?.len();
+    }
+    println!("\nThe page of letters and its {} assets, compressed: {weight} bytes.", assets.len());
+
+    let first = answer(&router, &letters, &[]).await?;
+    let tag = first.headers().get(header::ETAG).ok_or("no ETag")?.to_str()?;
+    let poll = async || {
+        let poll = answer(&router, &letters, &[(header::IF_NONE_MATCH, tag)]).await?;
+        if poll.status() == StatusCode::NOT_MODIFIED {
+            Ok(())
+        } else {
+            Err("a poll is not answered 304".into())
+        }
+    };
+    let cpu = cpu_of(poll).await?;
+    // Each asks every ten seconds.
+    let share = cpu.as_secs_f64() * 20.0 * 100.0;
+    println!("A poll that is answered 304: {cpu:.2?}; of 200 open pages {share:.1} % of a core.");
+    Ok(())
+}
+
+async fn fill(repo: &SeaOrmDeadLetterRepo) -> Result<()> {
+    let columns = "id, app_id, original_event_id, source, op, payload, attempt_count, first_attempt_at, \
+                   last_attempt_at, last_error, error_signature, created_at";
+    let values = "gen_random_uuid(), 'orders', 'insert', '{\"order\":4711}', 5, now(), now(), \
+                  E'HTTP 503 from https://crm.example.com/v2/contacts/48127: upstream connect error\\n    at deliver', \
+                  'HTTP # from https://crm.example.com/v#/contacts/#: upstream connect error'";
+    let insert = |app: &str, rows: u32| {
+        format!(
+            "INSERT INTO dead_letters ({columns}) SELECT gen_random_uuid(), {app}, {values}, \
+             now() - n * interval '1 second' FROM generate_series(1, {rows}) AS n"
+        )
+    };
+    let pool = repo.pool();
+    pool.execute_unprepared(&insert(&format!("'{}'::uuid", Uuid::from_u128(1)), LETTERS)).await?;
+    pool.execute_unprepared(&insert("gen_random_uuid()", APPS)).await?;
+    pool.execute_unprepared("VACUUM ANALYZE dead_letters").await?;
+    Ok(())
+}
+
+/// As the page makes them.
+async fn letters_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy, app: AppId) -> Result<()> {
+    let filter = DeadLetterFilter::default();
+    let page = PageRequest { scan: Some(10_000), ..Default::default() };
+    let page = repo.list(app, &filter, &page).await?;
+    let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
+    black_box(repo.times_replayed(app, &events).await?);
+    black_box(repo.backlogs(Some(&[app]), None, 1, 1_000).await?);
+    for state in [DeadLetterState::Unresolved, DeadLetterState::Open, DeadLetterState::Resolved] {
+        let filter = DeadLetterFilter { state, ..Default::default() };
+        black_box(repo.count(app, &filter, 1_000, Some(10_000)).await?);
+    }
+    let now = Utc::now();
+    black_box(policy.due_within(repo, Some(app), now, 7 * DAY, 1_000).await?);
+    let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
+    let day = TimelineRequest { from: now - TimeDelta::days(1), until: now, buckets: 96 };
+    black_box(repo.timeline(app, &any, &day, Some(10_000)).await?);
+    Ok(())
+}
+
+async fn overview_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy) -> Result<()> {
+    let apps = repo.backlogs(None, None, 1_000, 1_000).await?;
+    let last = apps.last().map(|app| app.app_id);
+    black_box(repo.backlogs(None, last, 1, 1).await?);
+    black_box(policy.due_within(repo, None, Utc::now(), 7 * DAY, 1_000).await?);
+    Ok(())
+}
+
+async fn row(name: &str, router: &Router, address: &str, calls: impl AsyncFn() -> Result<()>) -> Result<()> {
+    let page = async || body(router, address, "identity").await.map(drop);
+    // In turn, so that what else the machine does is in both.
+    let (mut with, mut without) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..3 {
+        with += cpu_of(page).await?;
+        without += cpu_of(&calls).await?;
+    }
+    let plain = body(router, address, "identity").await?.len();
+    let compressed = body(router, address, "gzip").await?.len();
+    let beyond = with.saturating_sub(without) / 3;
+    println!("| {name} | {beyond:.2?} | {:.2?} | {plain} bytes | {compressed} bytes |", without / 3);
+    Ok(())
+}
+
+/// Of this thread, a call.
+async fn cpu_of(call: impl AsyncFn() -> Result<()>) -> Result<Duration> {
+    call().await?;
+    let before = clock_gettime(ClockId::ThreadCPUTime);
+    for _ in 0..CALLS {
+        call().await?;
+    }
+    let after = clock_gettime(ClockId::ThreadCPUTime);
+    let nanos = (after.tv_sec - before.tv_sec) * 1_000_000_000 + (after.tv_nsec - before.tv_nsec);
+    Ok(Duration::from_nanos(nanos.try_into()?) / CALLS)
+}
+
+async fn answer(router: &Router, address: &str, headers: &[(HeaderName, &str)]) -> Result<Response> {
+    let request =
+        headers.iter().fold(Request::get(address), |request, &(ref name, value)| request.header(name, value));
+    Ok(router.clone().oneshot(request.body(Body::empty())?).await?)
+}
+
+async fn body(router: &Router, address: &str, encoding: &str) -> Result<Vec<u8>> {
+    let response = answer(router, address, &[(header::ACCEPT_ENCODING, encoding)]).await?;
+    if response.status() != StatusCode::OK {
+        return Err(format!("{address}: {}", response.status()).into());
+    }
+    Ok(response.into_body().collect().await?.to_bytes().into())
+}

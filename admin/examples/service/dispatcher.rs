@@ -1,0 +1,65 @@
+//! Delivers what is in the outbox, and buries what used up its retries.
+
+use chrono::{DateTime, Utc};
+use dead_letters::{DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
+use sea_orm::{
+    ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait, QueryOrder, QuerySelect,
+};
+use serde_json::Value;
+use tracing::info;
+
+use crate::{Result, outbox::event, triggers::Trigger};
+
+pub(crate) const ATTEMPTS: u32 = 5;
+/// One attempt at each of a thousand events.
+pub(crate) async fn dispatch(repo: &SeaOrmDeadLetterRepo, triggers: &[Trigger]) -> Result<()> {
+    let oldest = event::Entity::find().order_by_asc(event::Column::Id).limit(1_000);
+    for event in oldest.all(repo.pool()).await? {
+        let now = Utc::now();
+        let attempts = event.attempts + 1;
+        let trigger = Trigger::of(triggers, &event.source, &event.op);
+        match trigger.map_or_else(|| Err("it sets nothing off".to_owned()), Trigger::run) {
+            Ok(()) => {
+                event::Entity::delete_by_id(event.id).exec(repo.pool()).await?;
+            }
+            Err(error) if attempts.unsigned_abs() >= ATTEMPTS => {
+                bury(repo, event, trigger, now, error).await?
+            }
+            Err(_) => {
+                let first_attempt_at = Set(event.first_attempt_at.or(Some(now)));
+                let failed = event::ActiveModel { attempts: Set(attempts), first_attempt_at, ..event.into() };
+                failed.update(repo.pool()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Out of the outbox and into the store, in one transaction.
+async fn bury(
+    repo: &SeaOrmDeadLetterRepo,
+    event: event::Model,
+    trigger: Option<&Trigger>,
+    now: DateTime<Utc>,
+    error: String,
+) -> Result<(), DeadLetterRepoError> {
+    info!(event = %event.id, "dead: {}", error.lines().next().unwrap_or_default());
+    let letter = NewDeadLetter {
+        app_id: event.app_id.into(),
+        original_event_id: event.id,
+        source: event.source,
+        op: event.op,
+        trigger_id: trigger.map(|trigger| trigger.id.into()),
+        script_id: trigger.map(|trigger| trigger.script_id.into()),
+        // What is no JSON is stored as its text.
+        payload: serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload)),
+        attempt_count: ATTEMPTS,
+        first_attempt_at: event.first_attempt_at.unwrap_or(now),
+        last_attempt_at: now,
+        last_error: error,
+    };
+    let taken = async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
+        Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)
+    };
+    repo.bury(letter, taken).await.map(drop)
+}

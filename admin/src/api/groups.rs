@@ -1,0 +1,119 @@
+//! What fails alike.
+
+use axum::Json;
+use chrono::{DateTime, Utc};
+use dead_letters::{ErrorGroup, GroupRequest};
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::{
+    filter::{Filter, Scan, unpaged},
+    model::Bucket,
+    timeline::TimelineQuery,
+};
+use crate::{
+    access::Access,
+    input::{AppPath, Fields, Query},
+    problem::Problem,
+};
+
+const LIMIT: u32 = 50;
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+struct GroupsQuery {
+    /// Groups at most.
+    #[param(required = false, minimum = 1, maximum = 500, default = 50)]
+    limit: u32,
+}
+
+impl GroupsQuery {
+    fn read(fields: &mut Fields) -> Result<Self, Problem> {
+        Ok(Self { limit: fields.parse("limit", "must be from 1 to 500")?.unwrap_or(LIMIT) })
+    }
+}
+
+/// Groups of letters that failed alike.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Groups {
+    /// The largest first.
+    items: Vec<Group>,
+    /// Where the scan ended: letters before this are in no group. Null where nothing was left out.
+    looked_back_to: Option<DateTime<Utc>>,
+}
+
+/// Letters that failed alike.
+#[derive(Serialize, ToSchema)]
+struct Group {
+    /// What the events were about.
+    source: String,
+    /// The operation that failed.
+    op: String,
+    /// The script, if it was known.
+    script_id: Option<Uuid>,
+    /// What their errors have in common.
+    error_signature: String,
+    /// Letters.
+    count: u64,
+    /// When the first one was stored.
+    first_seen: DateTime<Utc>,
+    /// When the last one was stored.
+    last_seen: DateTime<Utc>,
+    /// The last one.
+    newest_id: Uuid,
+    /// How many of them are settled: none where the filter's state leaves those out.
+    settled: u64,
+    /// When the last one of those was settled.
+    last_settled_at: Option<DateTime<Utc>>,
+    /// Whether letters failed so after others had been settled: look at the state `any` to find out.
+    came_back: bool,
+    /// The buckets, where `from`, `until` or `buckets` asked for them, else none.
+    timeline: Vec<Bucket>,
+}
+
+impl From<ErrorGroup> for Group {
+    fn from(group: ErrorGroup) -> Self {
+        Self {
+            source: group.source,
+            op: group.op,
+            script_id: group.script_id.map(Uuid::from),
+            error_signature: group.error_signature,
+            count: group.count,
+            first_seen: group.first_seen,
+            last_seen: group.last_seen,
+            newest_id: group.newest_id.into(),
+            settled: group.settled,
+            last_settled_at: group.last_settled_at,
+            came_back: group.last_settled_at.is_some_and(|settled| settled < group.last_seen),
+            timeline: group.timeline.into_iter().map(Bucket::from).collect(),
+        }
+    }
+}
+
+/// The letters of an app by what failed alike
+///
+/// By source, operation, script and error signature.
+#[utoipa::path(
+    get,
+    path = "/api/apps/{dead_letters_app}/groups",
+    params(("dead_letters_app" = Uuid, Path, description = "The app."), Filter, Scan, GroupsQuery, TimelineQuery),
+    responses((status = 200, description = "The largest groups.", body = Groups))
+)]
+pub(super) async fn groups(
+    access: Access,
+    AppPath(app_id): AppPath,
+    Query(mut fields): Query,
+) -> Result<Json<Groups>, Problem> {
+    let access = access.app(app_id)?;
+    let GroupsQuery { limit } = GroupsQuery::read(&mut fields)?;
+    let timeline = TimelineQuery::read(&mut fields)?;
+    let (filter, Scan { scan }) = unpaged(fields)?;
+    let timeline = (!timeline.is_empty()).then(|| timeline.request(Utc::now()));
+    let request = GroupRequest { limit, scan: Some(scan), timeline };
+    let groups = access.store().error_groups(app_id, &filter, &request).await?;
+    Ok(Json(Groups {
+        items: groups.groups.into_iter().map(Group::from).collect(),
+        looked_back_to: groups.looked_back_to,
+    }))
+}

@@ -1,0 +1,47 @@
+//! One letter.
+
+use axum::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::model::Letter;
+use crate::{
+    access::Access,
+    input::{LetterPath, Query},
+    problem::Problem,
+    settle::summary,
+};
+
+const ERROR_CHARACTERS: u64 = 100_000;
+
+/// A letter, with all of its error.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LetterWithError {
+    #[serde(flatten)]
+    letter: Letter,
+    /// What the last attempt said: the first 100,000 characters of it.
+    last_error: String,
+}
+
+/// One letter, without its payload
+#[utoipa::path(
+    get,
+    path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}",
+    params(
+        ("dead_letters_app" = Uuid, Path, description = "The app."),
+        ("dead_letters_id" = Uuid, Path, description = "The letter."),
+    ),
+    responses((status = 200, description = "The letter.", body = LetterWithError))
+)]
+pub(super) async fn letter(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    Query(fields): Query,
+) -> Result<Json<LetterWithError>, Problem> {
+    let access = access.app(app_id)?;
+    fields.end()?;
+    let letter = Letter::one(&access, summary(&access, id).await?).await?;
+    let last_error = access.store().error_text(app_id, id, 0..ERROR_CHARACTERS).await?;
+    let last_error = last_error.ok_or_else(Problem::no_such_letter)?;
+    Ok(Json(LetterWithError { letter, last_error }))
+}

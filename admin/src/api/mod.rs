@@ -1,0 +1,132 @@
+//! The JSON API: each file is one operation, with its query or body, its handler and its entry in the document.
+
+use utoipa::{
+    OpenApi,
+    openapi::{
+        self, Content, Header, Object, Ref, RefOr, Response, ResponseBuilder,
+        path::{Operation, ParameterIn},
+        schema::Type,
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{State, problem::Problem};
+
+mod apps;
+mod filter;
+mod groups;
+mod letter;
+mod letters;
+mod model;
+mod payload;
+mod preview;
+mod reopen;
+mod replay;
+mod resolve;
+mod run;
+mod timeline;
+
+pub(crate) fn router() -> OpenApiRouter<State> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(apps::apps))
+        .routes(routes!(letters::letters))
+        .routes(routes!(letter::letter))
+        .routes(routes!(payload::payload))
+        .routes(routes!(resolve::resolve))
+        .routes(routes!(replay::replay))
+        .routes(routes!(reopen::reopen))
+        .routes(routes!(groups::groups))
+        .routes(routes!(timeline::timeline))
+        .routes(routes!(preview::preview))
+        .routes(routes!(run::run))
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Dead letters",
+        description = "Events that used up their retries: find them, see why they failed, settle or replay them. \
+                       Who may do so the service says. Times are RFC 3339, in UTC. A payload is never parsed: it is \
+                       its stored text. Every error is a problem as in RFC 9457."
+    ),
+    // The document's own address is one level below the mount's.
+    servers((url = "..")),
+    components(schemas(Problem)),
+)]
+struct Document;
+
+/// What any operation may answer instead: status, name and meaning.
+const PROBLEMS: [(&str, &str, &str); 8] = [
+    ("400", "Invalid", "Something in the request is wrong: `field` says which field."),
+    ("401", "Unauthenticated", "Nobody is logged in. The service may answer it its own way."),
+    ("403", "Forbidden", "The operator may not do this, or the request comes from another site."),
+    ("404", "NotFound", "There is no such app or letter, or the operator may not see it."),
+    ("413", "TooLarge", "The body is larger than 256 KiB."),
+    ("415", "UnsupportedMediaType", "The body is not said to be `application/json`."),
+    ("500", "Internal", "Something went wrong. The service's log says what."),
+    ("503", "Unavailable", "The database is busy or out of reach. `Retry-After` says when to try again."),
+];
+
+/// With what holds for all operations.
+pub(crate) fn document(mut document: openapi::OpenApi) -> openapi::OpenApi {
+    for (path, item) in &mut document.paths.paths {
+        let is_of_app = path.contains('{');
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            add_problems(operation, is_of_app);
+        }
+        if let Some(operation) = &mut item.get {
+            add_not_modified(operation);
+            add_query(operation);
+        }
+    }
+    let components = document.components.get_or_insert_default();
+    for (_, name, meaning) in PROBLEMS {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        let response =
+            ResponseBuilder::new().description(meaning).content("application/problem+json", content);
+        components.responses.insert(name.to_owned(), response.into());
+    }
+    document
+}
+
+fn add_problems(operation: &mut Operation, is_of_app: bool) {
+    let has_body = operation.request_body.is_some();
+    let responses = &mut operation.responses.responses;
+    for (status, name, _) in PROBLEMS {
+        let may_be = match status {
+            "404" => is_of_app,
+            "413" | "415" => has_body,
+            _ => true,
+        };
+        if may_be {
+            responses.entry(status.to_owned()).or_insert_with(|| Ref::from_response_name(name).into());
+        }
+    }
+}
+
+/// What is JSON has an ETag: see `guard`.
+fn add_not_modified(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    let Some(RefOr::T(found)) = responses.get_mut("200") else { return };
+    if !found.content.contains_key("application/json") {
+        return;
+    }
+    let header = Header::new(Object::with_type(Type::String));
+    found.headers.insert("ETag".to_owned(), RefOr::T(header));
+    let meaning = "`If-None-Match` names the answer's `ETag`: the client has it already.";
+    responses.insert("304".to_owned(), Response::new(meaning).into());
+}
+
+/// An empty value counts as none, as HTML forms send what was left empty.
+fn add_query(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.parameter_in == ParameterIn::Query
+        {
+            let may_be_empty = ("allowEmptyValue".to_owned(), true.into());
+            parameter.extensions.get_or_insert_default().extend([may_be_empty]);
+        }
+    }
+    let meaning = "The address is longer than the service's HTTP server takes.";
+    operation.responses.responses.insert("414".to_owned(), Response::new(meaning).into());
+}

@@ -1,0 +1,156 @@
+//! What goes over the wire, apart from what the library calls it: a field there may change, here it may not.
+
+use chrono::{DateTime, Utc};
+use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, Resolution};
+use serde::Serialize;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
+use uuid::Uuid;
+
+use crate::{access::AppAccess, problem::Problem};
+
+/// A letter, without its payload.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Letter {
+    id: Uuid,
+    /// The tenant.
+    app_id: Uuid,
+    /// The outbox row that used up its retries.
+    original_event_id: Uuid,
+    /// What the event was about.
+    source: String,
+    /// The operation that failed.
+    op: String,
+    /// The trigger, if it was known.
+    trigger_id: Option<Uuid>,
+    /// The script that it ran, if it was known.
+    script_id: Option<Uuid>,
+    /// The payload's size as serialized, in bytes.
+    payload_bytes: u64,
+    /// Attempts made.
+    attempt_count: u32,
+    first_attempt_at: DateTime<Utc>,
+    last_attempt_at: DateTime<Utc>,
+    /// The first 200 characters of what the last attempt said.
+    error_excerpt: String,
+    /// What the error has in common with its like.
+    error_signature: String,
+    /// When the letter was stored.
+    created_at: DateTime<Utc>,
+    /// When it was last resolved. Null while it is unresolved.
+    resolved_at: Option<DateTime<Utc>>,
+    /// What became of it. Null beside a `resolved_at` is a resolution that this version does not know.
+    #[schema(value_type = Option<ResolutionWords>)]
+    resolution: Option<Resolution>,
+    /// Who settled it, if that is known.
+    resolved_by: Option<String>,
+    /// Why.
+    resolution_note: Option<String>,
+    /// How often its event was replayed before, and died again.
+    times_replayed: u64,
+}
+
+impl Letter {
+    pub(super) async fn one(access: &AppAccess, summary: DeadLetterSummary) -> Result<Self, Problem> {
+        Self::all(access, vec![summary]).await?.pop().ok_or_else(Problem::no_such_letter)
+    }
+
+    /// At most 1,000.
+    pub(super) async fn all(
+        access: &AppAccess,
+        summaries: Vec<DeadLetterSummary>,
+    ) -> Result<Vec<Self>, Problem> {
+        let events: Vec<_> = summaries.iter().map(|summary| summary.original_event_id).collect();
+        let times = access.store().times_replayed(access.app_id, &events).await?;
+        Ok(summaries.into_iter().zip(times).map(|(summary, times)| Self::new(summary, times)).collect())
+    }
+
+    fn new(summary: DeadLetterSummary, times_replayed: u64) -> Self {
+        Self {
+            id: summary.id.into(),
+            app_id: summary.app_id.into(),
+            original_event_id: summary.original_event_id,
+            source: summary.source,
+            op: summary.op,
+            trigger_id: summary.trigger_id.map(Uuid::from),
+            script_id: summary.script_id.map(Uuid::from),
+            payload_bytes: summary.payload_bytes,
+            attempt_count: summary.attempt_count,
+            first_attempt_at: summary.first_attempt_at,
+            last_attempt_at: summary.last_attempt_at,
+            error_excerpt: summary.error_excerpt,
+            error_signature: summary.error_signature,
+            created_at: summary.created_at,
+            resolved_at: summary.resolved_at,
+            resolution: summary.resolution,
+            resolved_by: summary.resolved_by,
+            resolution_note: summary.resolution_note,
+            times_replayed,
+        }
+    }
+}
+
+/// A count that ends at a cap.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Capped {
+    count: u64,
+    /// Whether there are more than `count`.
+    at_least: bool,
+}
+
+impl From<CappedCount> for Capped {
+    fn from(CappedCount { count, at_least }: CappedCount) -> Self {
+        Self { count, at_least }
+    }
+}
+
+/// A bucket of a timeline.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Bucket {
+    /// Where it begins. It ends where the next one does.
+    from: DateTime<Utc>,
+    /// Letters that were stored within.
+    count: u64,
+}
+
+impl From<dead_letters::Bucket> for Bucket {
+    fn from(dead_letters::Bucket { from, count }: dead_letters::Bucket) -> Self {
+        Self { from, count }
+    }
+}
+
+/// Documents an enum of the library's by its own words.
+macro_rules! words {
+    ($($(#[doc = $doc:literal])+ $words:ident: $type:ty as $name:literal;)+) => {
+        $(
+            $(#[doc = $doc])+
+            pub(super) enum $words {}
+
+            impl ToSchema for $words {
+                fn name() -> std::borrow::Cow<'static, str> {
+                    $name.into()
+                }
+            }
+
+            impl PartialSchema for $words {
+                fn schema() -> RefOr<Schema> {
+                    ObjectBuilder::new()
+                        .schema_type(Type::String)
+                        .description(Some(concat!($($doc),+).trim()))
+                        .enum_values(Some(<$type>::ALL.map(|word| word.as_str())))
+                        .into()
+                }
+            }
+        )+
+    };
+}
+
+words! {
+    /// What became of a letter. It stays open where its handler failed.
+    ResolutionWords: Resolution as "Resolution";
+    /// How far a letter is settled: `unresolved` is not at all, `open` is that or a handler failed, `resolved` is as
+    /// anything.
+    StateWords: DeadLetterState as "State";
+}

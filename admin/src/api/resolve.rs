@@ -1,0 +1,72 @@
+//! Settles one letter.
+
+use axum::Json;
+use dead_letters::Resolution;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::model::Letter;
+use crate::{
+    access::Access,
+    input::{self, LetterPath},
+    problem::Problem,
+    settle::{self, summary},
+};
+
+/// How a letter is settled.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResolveRequest {
+    resolution: Verdict,
+    /// Why.
+    #[schema(max_length = 2_000)]
+    note: Option<String>,
+}
+
+/// What a person can say of a letter. A replay is done, not said, and only a handler knows that it failed.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ignored,
+    HandledByScript,
+}
+
+impl From<Verdict> for Resolution {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Ignored => Self::Ignored,
+            Verdict::HandledByScript => Self::HandledByScript,
+        }
+    }
+}
+
+/// Settle an open letter
+///
+/// It is settled by the operator who asks. Of those who try at the same time, one wins.
+#[utoipa::path(
+    post,
+    path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
+    params(
+        ("dead_letters_app" = Uuid, Path, description = "The app."),
+        ("dead_letters_id" = Uuid, Path, description = "The letter."),
+    ),
+    request_body = ResolveRequest,
+    responses(
+        (status = 200, description = "The letter, as it then is.", body = Letter),
+        (
+            status = 409,
+            description = "It was settled already: `settled` says as what, when and by whom.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
+pub(super) async fn resolve(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    input::Json(request): input::Json<ResolveRequest>,
+) -> Result<Json<Letter>, Problem> {
+    let access = access.app(app_id)?;
+    settle::resolve(&access, id, request.resolution.into(), request.note).await?;
+    Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
+}

@@ -1,0 +1,96 @@
+//! Does what a preview said.
+
+use axum::Json;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    access::Access,
+    bulk::{self, Outcome},
+    input::{self, AppPath},
+    problem::Problem,
+};
+
+const LIMIT: u32 = 1_000;
+
+/// Which preview is run, and how much of it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunRequest {
+    /// Of the preview, or of the run before.
+    token: String,
+    /// Why.
+    #[schema(max_length = 2_000)]
+    note: Option<String>,
+    /// Letters at most, the oldest first: 1,000, where it is not said.
+    #[schema(minimum = 1, maximum = 1_000)]
+    limit: Option<u32>,
+}
+
+/// What a run did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunResult {
+    /// Letters, by this run.
+    done: u64,
+    /// Letters, by this run and those before it.
+    done_so_far: u64,
+    /// Letters of the preview that others settled meanwhile, or that were swept. Null as long as there is `more` to
+    /// do, and where the preview's count was not exact.
+    settled_by_others: Option<u64>,
+    /// Whether letters are left that another transaction holds: try again later.
+    held: bool,
+    /// Whether the next run may do more.
+    more: bool,
+    /// When the first run began, by the database's clock: what came back was stored from then on.
+    began: DateTime<Utc>,
+    /// What ended this run after some letters were done. `done` is done nonetheless.
+    stopped_by: Option<Problem>,
+    /// For the next run: good for 15 minutes more.
+    token: String,
+}
+
+impl From<Outcome> for RunResult {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            done: outcome.done,
+            done_so_far: outcome.done_so_far,
+            settled_by_others: outcome.settled_by_others,
+            held: outcome.held,
+            more: outcome.more,
+            began: outcome.began,
+            stopped_by: outcome.stopped_by,
+            token: outcome.token,
+        }
+    }
+}
+
+/// Settle or replay what a preview counted
+///
+/// In batches, each as a whole or not at all, for ten seconds at most. To go on, run again with the token of the
+/// answer as long as there is `more`.
+#[utoipa::path(
+    post,
+    path = "/api/apps/{dead_letters_app}/bulk/run",
+    params(("dead_letters_app" = Uuid, Path, description = "The app.")),
+    request_body = RunRequest,
+    responses(
+        (status = 200, description = "What was done.", body = RunResult),
+        (
+            status = 410,
+            description = "The token is too old, or another operator's or app's: make a new preview.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+    )
+)]
+pub(super) async fn run(
+    access: Access,
+    AppPath(app_id): AppPath,
+    input::Json(request): input::Json<RunRequest>,
+) -> Result<Json<RunResult>, Problem> {
+    let access = access.app(app_id)?;
+    let limit = Some(request.limit.unwrap_or(LIMIT));
+    let outcome = bulk::run(&access, &request.token, request.note, limit, Utc::now()).await?;
+    Ok(Json(outcome.into()))
+}

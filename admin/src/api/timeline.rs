@@ -1,0 +1,110 @@
+//! When letters were stored.
+
+use axum::Json;
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use dead_letters::TimelineRequest;
+use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    filter::{Filter, Scan, unpaged},
+    model::Bucket,
+};
+use crate::{
+    access::Access,
+    input::{AppPath, Fields, Query},
+    problem::Problem,
+};
+
+const BUCKETS: u32 = 96;
+const SPAN: TimeDelta = TimeDelta::days(1);
+/// Until when, where it is not said: so that those who ask again within it are told that nothing changed.
+const STEP: TimeDelta = TimeDelta::minutes(15);
+const A_TIME: &str = "must be a time as in RFC 3339";
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TimelineQuery {
+    /// Where the first bucket begins: a day before `until`, where it is not said.
+    from: Option<DateTime<Utc>>,
+    /// Where the last one ends: the end of this quarter of an hour, where it is not said.
+    until: Option<DateTime<Utc>>,
+    /// Buckets, of one width: 96, where it is not said.
+    #[param(minimum = 1, maximum = 1_000)]
+    buckets: Option<u32>,
+}
+
+impl TimelineQuery {
+    pub(super) fn read(fields: &mut Fields) -> Result<Self, Problem> {
+        Ok(Self {
+            from: fields.parse("from", A_TIME)?,
+            until: fields.parse("until", A_TIME)?,
+            buckets: fields.parse("buckets", "must be from 1 to 1000")?,
+        })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self { from: None, until: None, buckets: None })
+    }
+
+    pub(super) fn request(self, now: DateTime<Utc>) -> TimelineRequest {
+        let until = self.until.unwrap_or_else(|| now.duration_round_up(STEP).unwrap_or(now));
+        let a_day_before = || until.checked_sub_signed(SPAN).unwrap_or(until);
+        let from = self.from.unwrap_or_else(a_day_before);
+        TimelineRequest { from, until, buckets: self.buckets.unwrap_or(BUCKETS) }
+    }
+}
+
+/// Letters a time bucket.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Timeline {
+    /// The oldest first, empty ones too.
+    items: Vec<Bucket>,
+    /// Where the scan ended: letters before this are not counted. Null where nothing was left out.
+    looked_back_to: Option<DateTime<Utc>>,
+}
+
+/// How many letters were stored when
+#[utoipa::path(
+    get,
+    path = "/api/apps/{dead_letters_app}/timeline",
+    params(("dead_letters_app" = Uuid, Path, description = "The app."), Filter, Scan, TimelineQuery),
+    responses((status = 200, description = "Letters a time bucket.", body = Timeline))
+)]
+pub(super) async fn timeline(
+    access: Access,
+    AppPath(app_id): AppPath,
+    Query(mut fields): Query,
+) -> Result<Json<Timeline>, Problem> {
+    let access = access.app(app_id)?;
+    let request = TimelineQuery::read(&mut fields)?.request(Utc::now());
+    let (filter, Scan { scan }) = unpaged(fields)?;
+    let timeline = access.store().timeline(app_id, &filter, &request, Some(scan)).await?;
+    Ok(Json(Timeline {
+        items: timeline.buckets.into_iter().map(Bucket::from).collect(),
+        looked_back_to: timeline.looked_back_to,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn where_nothing_is_said_it_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
+        let query = TimelineQuery { from: None, until: None, buckets: None };
+        let request = query.request(time("2026-03-01T10:07:12.5Z"));
+        let (from, until) = (time("2026-02-28T10:15:00Z"), time("2026-03-01T10:15:00Z"));
+        assert_eq!(request, TimelineRequest { from, until, buckets: 96 });
+    }
+
+    #[test]
+    fn the_day_before_the_first_of_all_times_is_that_time() {
+        let query = TimelineQuery { from: None, until: Some(DateTime::<Utc>::MIN_UTC), buckets: Some(1) };
+        assert_eq!(query.request(Utc::now()).from, DateTime::<Utc>::MIN_UTC);
+    }
+}

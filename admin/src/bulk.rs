@@ -1,0 +1,369 @@
+//! Many letters at once: a preview that is frozen, and runs that touch nothing else.
+//!
+//! The preview's token says who may run it, on what, and until when a letter must have failed to be meant. It
+//! is signed and handed to the browser; nothing is kept here. A run may be dropped between two batches or
+//! within one, which is done then or not as a whole: the same token goes on where it stopped, since what is
+//! settled is left alone.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest,
+    Resolution, Settled,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    access::{AppAccess, Right},
+    audit::Entry,
+    problem::Problem,
+    settle::{checked, may_be_set},
+    token::Purpose,
+};
+
+/// How long a preview is good.
+const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
+/// What a preview counts to, and looks at.
+const COUNT_CAP: u32 = 100_000;
+const SCAN: u32 = 1_000_000;
+const SAMPLE: u32 = 10;
+/// Letters a batch: a replay holds them whole.
+const RESOLVE_BATCH: u32 = 1_000;
+const REPLAY_BATCH: u32 = 100;
+/// A run without a limit ends its last batch after this.
+const RUN_TIME: Duration = Duration::from_secs(10);
+
+/// What a run is about, and what came of it so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Frozen {
+    operator: String,
+    app_id: AppId,
+    action: Resolution,
+    query: ListQuery,
+    counted: u64,
+    at_least: bool,
+    at: DateTime<Utc>,
+    done: u64,
+    began: Option<DateTime<Utc>>,
+}
+
+/// What a run would do.
+pub(crate) struct Preview {
+    pub(crate) filter: DeadLetterFilter,
+    pub(crate) count: u64,
+    /// Whether there are more than `count`, or may be.
+    pub(crate) at_least: bool,
+    /// Letters that fail from then on are not meant.
+    pub(crate) cutoff: DateTime<Utc>,
+    /// The newest.
+    pub(crate) sample: Vec<DeadLetterSummary>,
+    pub(crate) token: String,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// What a run did.
+pub(crate) struct Outcome {
+    pub(crate) action: Resolution,
+    /// Of the preview.
+    pub(crate) counted: u64,
+    pub(crate) at_least: bool,
+    /// By this run.
+    pub(crate) done: u64,
+    /// By this run and those before it.
+    pub(crate) done_so_far: u64,
+    /// Whether another run may do more.
+    pub(crate) more: bool,
+    /// Whether letters are left that others hold.
+    pub(crate) held: bool,
+    /// Letters of the preview that others settled, or that were swept: known once no more is to do, and only of
+    /// an exact count.
+    pub(crate) settled_by_others: Option<u64>,
+    /// When the first run began, by the database's clock.
+    pub(crate) began: DateTime<Utc>,
+    /// What ended it after its first batch.
+    pub(crate) stopped_by: Option<Problem>,
+    /// For the next run.
+    pub(crate) token: String,
+}
+
+/// Letters whose event had been replayed before, and died again.
+pub(crate) struct CameBack {
+    pub(crate) count: usize,
+    pub(crate) at_least: bool,
+    /// The newest.
+    pub(crate) letters: Vec<DeadLetterSummary>,
+}
+
+fn may_run(access: &AppAccess, action: Resolution) -> Result<(), Problem> {
+    match action {
+        Resolution::Replayed => access.replay().map(drop),
+        _ => access.needs(Right::Settle),
+    }
+}
+
+/// Counts what a run would settle, and freezes it.
+pub(crate) async fn preview(
+    access: &AppAccess,
+    action: Resolution,
+    mut filter: DeadLetterFilter,
+    now: DateTime<Utc>,
+) -> Result<Preview, Problem> {
+    if action != Resolution::Replayed {
+        may_be_set(action, "action")?;
+    }
+    may_run(access, action)?;
+    filter.state = match filter.state {
+        DeadLetterState::Resolved => {
+            return Err(Problem::invalid_field(
+                "state",
+                "must be open or unresolved: what is settled is left alone",
+            ));
+        }
+        DeadLetterState::Any => DeadLetterState::Open,
+        state => state,
+    };
+    let (store, app_id) = (access.store(), access.app_id);
+    let count = store.count(app_id, &filter, COUNT_CAP, Some(SCAN)).await?;
+    if filter.ids.is_none() {
+        filter.created_before = Some(count.as_of);
+    }
+    let page = PageRequest { size: SAMPLE, scan: Some(SCAN), ..Default::default() };
+    let sample = store.list(app_id, &filter, &page).await?.items;
+    let at_least = count.at_least || count.looked_back_to.is_some();
+    let frozen = Frozen {
+        operator: access.operator().name().to_owned(),
+        app_id,
+        action,
+        query: ListQuery { filter: filter.clone(), ..Default::default() },
+        counted: count.count,
+        at_least,
+        at: now,
+        done: 0,
+        began: None,
+    };
+    Ok(Preview {
+        filter,
+        count: count.count,
+        at_least,
+        cutoff: count.as_of,
+        sample,
+        token: access.admin().key.sign(Purpose::Preview, &frozen),
+        expires_at: now + GOOD_FOR,
+    })
+}
+
+/// Settles at most `limit` of a preview's letters, oldest first; without a limit all of them, or as many as ten
+/// seconds allow.
+pub(crate) async fn run(
+    access: &AppAccess,
+    token: &str,
+    note: Option<String>,
+    limit: Option<u32>,
+    now: DateTime<Utc>,
+) -> Result<Outcome, Problem> {
+    let frozen = open(access, token, now)?;
+    may_run(access, frozen.action)?;
+    let note = checked(note)?;
+    if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
+        return Err(Problem::invalid_field("limit", "must be from 1 to 1000"));
+    }
+    let entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
+    let result = run_frozen(access, frozen, note, limit, now).await;
+    match &result {
+        Ok(outcome) => entry.ended(outcome.done, outcome.stopped_by.as_ref().map_or(Ok(()), Err)),
+        Err(problem) => entry.ended(0, Err(problem)),
+    }
+    result
+}
+
+fn open(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<Frozen, Problem> {
+    let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
+    let frozen = frozen.ok_or_else(|| {
+        Problem::invalid_field("token", "is none that a preview gave, or of another process: see Admin::key")
+    })?;
+    if frozen.operator != access.operator().name() || frozen.app_id != access.app_id {
+        return Err(Problem::preview_expired("it was made by another operator, or for another app"));
+    }
+    // One from the future was made by a replica whose clock is ahead.
+    if now.signed_duration_since(frozen.at) > GOOD_FOR {
+        return Err(Problem::preview_expired("a preview is good for 15 minutes: make a new one"));
+    }
+    Ok(frozen)
+}
+
+async fn run_frozen(
+    access: &AppAccess,
+    mut frozen: Frozen,
+    note: Option<String>,
+    limit: Option<u32>,
+    now: DateTime<Utc>,
+) -> Result<Outcome, Problem> {
+    let began = match frozen.began {
+        Some(began) => began,
+        None => database_now(access).await?,
+    };
+    let deadline = Instant::now() + RUN_TIME;
+    let mut left = limit;
+    let mut done = 0;
+    let (more, held, stopped_by) = loop {
+        match batch(access, &frozen, &note, left).await {
+            Ok(settled) => {
+                let count = u32::try_from(settled.ids.len()).unwrap_or(u32::MAX);
+                done += u64::from(count);
+                left = left.map(|left| left.saturating_sub(count));
+                if !settled.more || left == Some(0) || Instant::now() >= deadline {
+                    break (settled.more, settled.held, None);
+                }
+            }
+            Err(error) if done == 0 => return Err(error.into()),
+            // What was done is done, and has to be told.
+            Err(error) => break (true, false, Some(error.into())),
+        }
+    };
+    frozen.done += done;
+    let more = more && (frozen.at_least || frozen.done < frozen.counted);
+    let settled_by_others = match more || frozen.at_least {
+        true => None,
+        false => Some(settled_by_others(access, &frozen).await?),
+    };
+    frozen.began = Some(began);
+    frozen.at = now;
+    Ok(Outcome {
+        action: frozen.action,
+        counted: frozen.counted,
+        at_least: frozen.at_least,
+        done,
+        done_so_far: frozen.done,
+        more,
+        held,
+        settled_by_others,
+        began,
+        stopped_by,
+        token: access.admin().key.sign(Purpose::Preview, &frozen),
+    })
+}
+
+async fn batch(
+    access: &AppAccess,
+    frozen: &Frozen,
+    note: &Option<String>,
+    left: Option<u32>,
+) -> Result<Settled, DeadLetterRepoError> {
+    let (app_id, filter) = (access.app_id, &frozen.query.filter);
+    let by = Some(frozen.operator.clone());
+    match (frozen.action, access.admin().replay.as_deref()) {
+        (Resolution::Replayed, Some(replay)) => {
+            let limit = left.unwrap_or(REPLAY_BATCH).min(REPLAY_BATCH);
+            replay.replay_matching(app_id, filter, by, note.clone(), limit).await
+        }
+        (resolution, _) => {
+            let settlement = dead_letters::Settlement { resolution, by, note: note.clone() };
+            let limit = left.unwrap_or(RESOLVE_BATCH).min(RESOLVE_BATCH);
+            access.store().resolve_matching(app_id, filter, &settlement, limit).await
+        }
+    }
+}
+
+/// What was counted, less what was done and what is open still.
+async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
+    let open = access.store().count(access.app_id, &frozen.query.filter, COUNT_CAP, Some(SCAN)).await?;
+    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
+}
+
+async fn database_now(access: &AppAccess) -> Result<DateTime<Utc>, Problem> {
+    Ok(access.store().count(access.app_id, &DeadLetterFilter::default(), 1, Some(1)).await?.as_of)
+}
+
+/// Letters that were stored since then whose event had been replayed before.
+pub(crate) async fn came_back(access: &AppAccess, since: DateTime<Utc>) -> Result<CameBack, Problem> {
+    let (store, app_id) = (access.store(), access.app_id);
+    let filter =
+        DeadLetterFilter { state: DeadLetterState::Any, created_from: Some(since), ..Default::default() };
+    let page = store.list(app_id, &filter, &PageRequest { size: 500, ..Default::default() }).await?;
+    let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
+    let times = store.times_replayed(app_id, &events).await?;
+    let letters: Vec<_> =
+        page.items.into_iter().zip(times).filter(|&(_, times)| times > 0).map(|(letter, _)| letter).collect();
+    Ok(CameBack {
+        count: letters.len(),
+        at_least: page.next.is_some(),
+        letters: letters.into_iter().take(SAMPLE as usize).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dead_letters::{DeadLetterRepo, testing};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Admin, InsecureAllowAll, Operator, access::Access, problem::ProblemType};
+
+    async fn access(app_id: AppId) -> Access {
+        let store = Arc::new(testing::store().await.unwrap());
+        store.insert_many(vec![testing::letter(app_id); 3]).await.unwrap();
+        let operator = Operator::full("ada");
+        let admin = Arc::new(Admin::new(store, InsecureAllowAll(operator.clone())));
+        Access { admin, operator: Arc::new(operator) }
+    }
+
+    async fn ran(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<u64, ProblemType> {
+        let outcome = run(access, token, None, Some(1), now).await;
+        outcome.map(|outcome| outcome.done).map_err(|problem| problem.kind())
+    }
+
+    #[tokio::test]
+    async fn a_preview_is_good_for_15_minutes_and_each_run_of_it_gives_15_more() {
+        let app_id = AppId::from(Uuid::new_v4());
+        let access = access(app_id).await.app(app_id).unwrap();
+        let (now, filter) = (Utc::now(), DeadLetterFilter::default());
+        let preview = preview(&access, Resolution::Ignored, filter, now).await.unwrap();
+        assert_eq!(preview.expires_at, now + GOOD_FOR);
+        let late = now + GOOD_FOR + TimeDelta::seconds(1);
+        assert_eq!(ran(&access, &preview.token, late).await, Err(ProblemType::PreviewExpired));
+        let first = run(&access, &preview.token, None, Some(1), now + GOOD_FOR).await.unwrap();
+        assert_eq!(ran(&access, &first.token, late).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_preview_is_good_for_its_operator_and_app_alone() {
+        let app_id = AppId::from(Uuid::new_v4());
+        let access = access(app_id).await;
+        let now = Utc::now();
+        let ada = access.clone().app(app_id).unwrap();
+        let token = preview(&ada, Resolution::Ignored, DeadLetterFilter::default(), now).await.unwrap().token;
+        let grace = Access { operator: Arc::new(Operator::full("grace")), ..access.clone() };
+        let others = [grace.app(app_id), access.app(Uuid::new_v4().into())];
+        for other in others {
+            assert_eq!(ran(&other.unwrap(), &token, now).await, Err(ProblemType::PreviewExpired));
+        }
+        assert_eq!(ran(&ada, &token[1..], now).await, Err(ProblemType::Invalid));
+        assert_eq!(ran(&ada, &token, now).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_fails_after_its_first_batch_tells_what_it_did() {
+        let app_id = AppId::from(Uuid::new_v4());
+        let store = Arc::new(testing::FailingStore::new(testing::store().await.unwrap()));
+        for _ in 0..2 {
+            store.insert_many(vec![testing::letter(app_id); 600]).await.unwrap();
+        }
+        let operator = Operator::full("ada");
+        let admin = Arc::new(Admin::new(store.clone(), InsecureAllowAll(operator.clone())));
+        let access = Access { admin, operator: Arc::new(operator) }.app(app_id).unwrap();
+        let now = Utc::now();
+        let preview = preview(&access, Resolution::Ignored, DeadLetterFilter::default(), now).await.unwrap();
+        store.fail(testing::Call::ResolveMatching, 1.., testing::transient());
+        let outcome = run(&access, &preview.token, None, None, now).await.unwrap();
+        assert_eq!((outcome.done, outcome.more), (1_000, true));
+        assert_eq!(outcome.stopped_by.unwrap().kind(), ProblemType::Unavailable);
+        store.recover();
+        let outcome = run(&access, &outcome.token, None, None, now).await.unwrap();
+        assert_eq!((outcome.done, outcome.done_so_far, outcome.more), (200, 1_200, false));
+        assert_eq!(outcome.settled_by_others, Some(0));
+    }
+}

@@ -1,0 +1,125 @@
+//! The overview: the apps that have open letters, by trouble.
+
+use std::{cmp::Reverse, str::FromStr};
+
+use askama::Template;
+use axum::response::Response;
+use chrono::Utc;
+use dead_letters::{AppId, Backlog, ListQuery};
+
+use super::{
+    command::Command,
+    frame::Frame,
+    html,
+    listing::{self, COUNT_CAP},
+    text::{Amount, Text, Time},
+};
+use crate::{access::Access, input::Query, problem::Problem, urls::Root, urls::with_field};
+
+/// More can't be sorted: then the overview goes by app, page by page.
+const SORTED: u32 = 1_000;
+const PAGE: u32 = 100;
+
+#[derive(Template)]
+#[template(path = "apps.html")]
+struct AppsPage {
+    frame: Frame,
+    swept: Option<Amount>,
+    apps: Vec<App>,
+    sort: Option<Sorted>,
+    next: Option<String>,
+    is_first: bool,
+    command: Command,
+}
+
+struct App {
+    name: Text,
+    address: String,
+    unresolved: Amount,
+    /// Those of the open ones whose handler failed too.
+    open: Amount,
+    oldest: Time,
+    newest: Time,
+}
+
+/// Not where there are more than can be sorted.
+struct Sorted {
+    is_by_oldest: bool,
+    oldest: String,
+    most: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Oldest,
+    Most,
+}
+
+impl FromStr for Sort {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "oldest" => Ok(Self::Oldest),
+            "most" => Ok(Self::Most),
+            _ => Err(()),
+        }
+    }
+}
+
+pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -> Result<Response, Problem> {
+    let after: Option<AppId> = fields.parse("after", "must be an app's id")?;
+    let by = fields.parse("sort", "must be oldest or most")?.unwrap_or(Sort::Oldest);
+    fields.end()?;
+    let among: Option<Vec<AppId>> = access.operator.apps().map(|apps| apps.iter().copied().collect());
+    let store = access.store();
+    let limit = if after.is_some() { PAGE } else { SORTED };
+    let mut apps = store.backlogs(among.as_deref(), after, limit, COUNT_CAP).await?;
+    let is_full = apps.len() == limit as usize;
+    let has_more = match apps.last().filter(|_| is_full) {
+        Some(last) => !store.backlogs(among.as_deref(), Some(last.app_id), 1, 1).await?.is_empty(),
+        None => false,
+    };
+    let is_by_app = after.is_some() || has_more;
+    if is_by_app {
+        apps.truncate(PAGE as usize);
+    } else {
+        sort_by_trouble(&mut apps, by);
+    }
+    let next = apps.last().filter(|_| has_more);
+    let next = next.map(|last| with_field(root.apps(), "after", &last.app_id.to_string()));
+    let sorted = |sort| with_field(root.apps(), "sort", sort);
+    let sort = Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted("oldest"), most: sorted("most") };
+    // Of all apps alone: a sum over some would be a statement for each.
+    let swept = match (&access.admin.retention, among.is_none()) {
+        (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, Utc::now()).await?,
+        _ => None,
+    };
+    let name = |app_id| Text::cut(&access.admin.app_name(app_id), 200);
+    let app = |backlog: Backlog| App {
+        name: name(backlog.app_id),
+        address: root.letters(backlog.app_id, &ListQuery::default()),
+        unresolved: backlog.unresolved.into(),
+        open: backlog.open.into(),
+        oldest: Time(backlog.oldest),
+        newest: Time(backlog.newest),
+    };
+    html(&AppsPage {
+        frame: Frame::new(&root, &access).here("Apps").live(),
+        swept,
+        apps: apps.into_iter().map(app).collect(),
+        sort: (!is_by_app).then_some(sort),
+        next,
+        is_first: after.is_none(),
+        command: Command::apps(),
+    })
+}
+
+fn sort_by_trouble(apps: &mut [Backlog], by: Sort) {
+    match by {
+        Sort::Oldest => apps.sort_by_key(|app| app.oldest),
+        Sort::Most => {
+            apps.sort_by_key(|app| Reverse((app.open.at_least, app.open.count, Reverse(app.oldest))))
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Failures over time, as SVG whose bars have their size in attributes: the policy allows no inline style.
+
+use std::fmt::Write;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use dead_letters::{AppId, Bucket, DeadLetterFilter, ListQuery, PageRequest, Timeline, TimelineRequest};
+
+use super::text::{Amount, Time};
+use crate::urls::Root;
+
+const DAY: TimeDelta = TimeDelta::days(1);
+/// The tallest bar's height.
+const HEIGHT: u64 = 48;
+/// A bar's, with the gap behind it.
+const WIDTH: usize = 10;
+const SPARK_HEIGHT: u64 = 24;
+const SPARK_WIDTH: usize = 5;
+
+/// The day that ends with the bucket in which `now` is: the same request until the next bucket begins.
+pub(crate) fn last_day(now: DateTime<Utc>, buckets: u32) -> TimelineRequest {
+    let bucket = DAY.num_seconds() / i64::from(buckets.max(1));
+    let until = (now.timestamp().div_euclid(bucket) + 1) * bucket;
+    let until = DateTime::from_timestamp(until, 0).unwrap_or(now);
+    TimelineRequest { from: until - DAY, until, buckets }
+}
+
+/// The chart of a list: a bar leads to its letters.
+pub(crate) struct Chart {
+    pub(crate) bars: Vec<Bar>,
+    pub(crate) from: Time,
+    pub(crate) total: Amount,
+    pub(crate) most: Amount,
+    /// Of the bars before this not all was looked at.
+    pub(crate) looked_back_to: Option<Time>,
+}
+
+/// Of a bucket that has letters.
+pub(crate) struct Bar {
+    pub(crate) path: String,
+    pub(crate) title: String,
+    pub(crate) address: String,
+    /// Whether the filter leaves its letters out.
+    pub(crate) is_dim: bool,
+}
+
+impl Chart {
+    pub(crate) const BUCKETS: u32 = 96;
+
+    pub(crate) fn new(
+        timeline: &Timeline,
+        request: &TimelineRequest,
+        root: &Root,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+    ) -> Self {
+        let most = most(&timeline.buckets);
+        let ends = timeline.buckets.iter().skip(1).map(|next| next.from).chain([request.until]);
+        let is_dim = |from, until| {
+            filter.created_from.is_some_and(|bound| until <= bound)
+                || filter.created_before.is_some_and(|bound| from >= bound)
+        };
+        let bar = |(place, (bucket, until)): (usize, (&Bucket, DateTime<Utc>))| {
+            let letters = DeadLetterFilter {
+                created_from: Some(bucket.from),
+                created_before: Some(until),
+                ..filter.clone()
+            };
+            Bar {
+                path: path(place, WIDTH, bucket.count, most, HEIGHT),
+                title: format!("{}: {}", Time(bucket.from).plain(), Amount::exactly(bucket.count).letters()),
+                address: root.letters(app_id, &ListQuery { filter: letters, page: PageRequest::default() }),
+                is_dim: is_dim(bucket.from, until),
+            }
+        };
+        let buckets = timeline.buckets.iter().zip(ends).enumerate();
+        Self {
+            bars: buckets.filter(|(_, (bucket, _))| bucket.count > 0).map(bar).collect(),
+            from: Time(request.from),
+            total: Amount {
+                count: timeline.buckets.iter().map(|bucket| bucket.count).sum(),
+                at_least: timeline.looked_back_to.is_some(),
+            },
+            most: Amount::exactly(most),
+            looked_back_to: timeline.looked_back_to.map(Time),
+        }
+    }
+}
+
+/// The small one of a group.
+pub(crate) struct Spark {
+    pub(crate) path: String,
+    pub(crate) most: Amount,
+}
+
+impl Spark {
+    pub(crate) const BUCKETS: u32 = 24;
+
+    pub(crate) fn new(buckets: &[Bucket]) -> Self {
+        let most = most(buckets);
+        let bars = buckets.iter().enumerate().filter(|(_, bucket)| bucket.count > 0);
+        let path = bars.fold(String::new(), |mut all, (place, bucket)| {
+            all.push_str(&path(place, SPARK_WIDTH, bucket.count, most, SPARK_HEIGHT));
+            all
+        });
+        Self { path, most: Amount::exactly(most) }
+    }
+}
+
+fn most(buckets: &[Bucket]) -> u64 {
+    buckets.iter().map(|bucket| bucket.count).max().unwrap_or_default()
+}
+
+/// A bar that stands on the ground, of at least two units: a single failure is seen beside a thousand.
+fn path(place: usize, width: usize, count: u64, most: u64, height: u64) -> String {
+    let tall = (count * height).div_ceil(most.max(1)).max(2);
+    let (left, inner) = (place * width, width - width.div_ceil(5));
+    let mut path = String::new();
+    // To a string it never fails.
+    let _ = write!(path, "M{left} {height}v-{tall}h{inner}v{tall}z");
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_is_the_same_until_the_next_bucket_begins() {
+        let at = |time: &str| last_day(time.parse().unwrap(), Chart::BUCKETS);
+        let request = at("2026-11-24T23:28:10Z");
+        assert_eq!(request.until, "2026-11-24T23:30:00Z".parse::<DateTime<Utc>>().unwrap());
+        assert_eq!(request.from, "2026-11-23T23:30:00Z".parse::<DateTime<Utc>>().unwrap());
+        assert_eq!(at("2026-11-24T23:29:59.999999Z"), request);
+        assert_ne!(at("2026-11-24T23:30:00Z"), request);
+    }
+
+    #[test]
+    fn the_tallest_bar_fills_the_height_and_the_smallest_is_seen() {
+        assert_eq!(path(2, WIDTH, 7, 7, HEIGHT), "M20 48v-48h8v48z");
+        assert_eq!(path(0, WIDTH, 1, 1_000_000, HEIGHT), "M0 48v-2h8v2z");
+    }
+}

@@ -1,0 +1,137 @@
+//! "View as command": what a page shows, for a shell.
+
+use std::borrow::Cow;
+
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery, PageRequest, Resolution};
+
+use super::text::is_hidden;
+
+/// The address of the mount, which the server can't know behind a proxy. The script puts it in its place.
+const ADDRESS: &str = "$DEAD_LETTERS_URL";
+
+/// One view, twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// Of the API.
+    pub(crate) curl: String,
+    /// Of the command line tool.
+    pub(crate) cli: String,
+}
+
+impl Command {
+    pub(crate) fn apps() -> Self {
+        Self { curl: curl("api/apps"), cli: "dead-letters apps".to_owned() }
+    }
+
+    pub(crate) fn letters(app_id: AppId, query: &ListQuery) -> Self {
+        Self::listing("list", "letters", app_id, query)
+    }
+
+    pub(crate) fn groups(app_id: AppId, query: &ListQuery) -> Self {
+        let page = PageRequest { scan: query.page.scan, ..Default::default() };
+        Self::listing("groups", "groups", app_id, &ListQuery { page, filter: query.filter.clone() })
+    }
+
+    /// What a bulk run would be about.
+    pub(crate) fn preview(app_id: AppId, action: Resolution, filter: &DeadLetterFilter) -> Self {
+        let query = ListQuery { filter: filter.clone(), ..Default::default() };
+        let mut filter = serde_json::json!(filter);
+        if let Some(fields) = filter.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
+        let body = serde_json::json!({ "action": action, "filter": filter }).to_string();
+        let curl = curl(&format!("api/apps/{app_id}/bulk/preview"));
+        Self {
+            curl: format!("{curl} --json {}", quoted(&body)),
+            ..Self::listing("count", "count", app_id, &query)
+        }
+    }
+
+    pub(crate) fn letter(app_id: AppId, id: DeadLetterId) -> Self {
+        Self {
+            curl: curl(&format!("api/apps/{app_id}/letters/{id}")),
+            cli: format!("dead-letters show {id} --app {app_id}"),
+        }
+    }
+
+    fn listing(command: &str, path: &str, app_id: AppId, query: &ListQuery) -> Self {
+        let text = query.to_string();
+        let joint = if text.is_empty() { "" } else { "?" };
+        let mut cli = format!("dead-letters {command} --app {app_id}");
+        for (name, value) in query.pairs() {
+            // One that begins with a dash would be taken for an option.
+            let joint = if value.starts_with('-') { '=' } else { ' ' };
+            cli.push_str(&format!(" --{}{joint}{}", name.replace('_', "-"), quoted(&value)));
+        }
+        Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
+    }
+}
+
+/// Of a path and a query in which everything is encoded that means something between double quotes.
+fn curl(path: &str) -> String {
+    format!("curl \"{ADDRESS}/{path}\"")
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    if !text.contains(|c: char| is_hidden(c) || c == '\n' || c == '\t') {
+        return format!("'{}'", text.replace('\'', r"'\''")).into();
+    }
+    // Of bash, zsh and ksh: what would not be seen is an escape here too.
+    let mut word = "$'".to_owned();
+    for c in text.chars() {
+        match c {
+            '\'' | '\\' => word.extend(['\\', c]),
+            _ if is_hidden(c) || c == '\n' || c == '\t' => word.push_str(&format!("\\U{:08x}", u32::from(c))),
+            _ => word.push(c),
+        }
+    }
+    (word + "'").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dead_letters::DeadLetterState;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_word_is_quoted_for_a_shell() {
+        for (text, word) in [
+            ("orders", "orders"),
+            ("", "''"),
+            ("$(reboot) `x` \"y\"", "'$(reboot) `x` \"y\"'"),
+            ("it's", r"'it'\''s'"),
+            ("a\nb\u{202e}c'\\", r"$'a\U0000000ab\U0000202ec\'\\'"),
+        ] {
+            assert_eq!(quoted(text), word);
+        }
+    }
+
+    #[test]
+    fn a_listing_is_the_same_one_by_the_api_and_by_the_command_line() {
+        let app_id = AppId::from(Uuid::nil());
+        let filter = DeadLetterFilter {
+            state: DeadLetterState::Open,
+            source: Some("-o \"$x\"".to_owned()),
+            error_contains: Some("503".to_owned()),
+            ..Default::default()
+        };
+        let command = Command::letters(app_id, &ListQuery { filter, ..Default::default() });
+        assert_eq!(
+            command.curl,
+            format!(
+                "curl \"$DEAD_LETTERS_URL/api/apps/{app_id}/letters\
+                 ?state=open&source=-o+%22%24x%22&error_contains=503\""
+            )
+        );
+        let cli = format!(
+            "dead-letters list --app {app_id} --state open --source='-o \"$x\"' --error-contains 503"
+        );
+        assert_eq!(command.cli, cli);
+    }
+}

@@ -1,0 +1,83 @@
+//! What every page has around it.
+
+use super::{banner::Banner, text::Text};
+use crate::{
+    access::{Access, AppAccess},
+    assets::{ICON, SCRIPT, STYLE},
+    urls::Root,
+};
+
+pub(crate) struct Frame {
+    pub(crate) style: String,
+    pub(crate) script: String,
+    pub(crate) icon: String,
+    pub(crate) apps: String,
+    pub(crate) operator: Option<Text>,
+    /// The way to this page, itself last.
+    pub(crate) crumbs: Vec<Crumb>,
+    pub(crate) banner: Option<Banner>,
+    /// Whether the script fetches it again from time to time.
+    pub(crate) is_live: bool,
+}
+
+pub(crate) struct Crumb {
+    pub(crate) name: Text,
+    /// None is the page itself.
+    pub(crate) address: Option<String>,
+}
+
+impl Frame {
+    /// Of a page that anybody gets.
+    pub(crate) fn bare(root: &Root) -> Self {
+        Self {
+            style: root.asset(STYLE.name()),
+            script: root.asset(SCRIPT.name()),
+            icon: root.asset(ICON.name()),
+            apps: root.apps(),
+            operator: None,
+            crumbs: Vec::new(),
+            banner: None,
+            is_live: false,
+        }
+    }
+
+    pub(crate) fn new(root: &Root, access: &Access) -> Self {
+        Self { operator: Some(Text::cut(access.operator.name(), 100)), ..Self::bare(root) }
+    }
+
+    pub(crate) fn of_app(root: &Root, access: &AppAccess) -> Self {
+        let app = access.admin().app_name(access.app_id);
+        let operator = Some(Text::cut(access.operator().name(), 100));
+        Self { operator, ..Self::bare(root) }
+            .crumb("Apps", root.apps())
+            .crumb(&app, root.letters(access.app_id, &Default::default()))
+    }
+
+    /// One more step.
+    pub(crate) fn crumb(mut self, name: &str, address: String) -> Self {
+        self.crumbs.push(Crumb { name: Text::cut(name, 100), address: Some(address) });
+        self
+    }
+
+    /// The page itself.
+    pub(crate) fn here(mut self, name: &str) -> Self {
+        self.crumbs.push(Crumb { name: Text::cut(name, 100), address: None });
+        self
+    }
+
+    /// The last step is the page itself.
+    pub(crate) fn ends(mut self) -> Self {
+        if let Some(last) = self.crumbs.last_mut() {
+            last.address = None;
+        }
+        self
+    }
+
+    pub(crate) fn live(self) -> Self {
+        Self { is_live: true, ..self }
+    }
+
+    pub(crate) fn banner(self, banner: Option<Banner>) -> Self {
+        Self { banner, ..self }
+    }
+}

@@ -1,0 +1,193 @@
+//! An app's letters by what failed alike, and what the letters of a group have in common.
+
+use std::collections::HashMap;
+
+use askama::Template;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterState, ErrorGroup, GroupRequest, ListQuery, PageRequest, ScriptId,
+};
+
+use super::{
+    chart::{Spark, last_day},
+    command::Command,
+    frame::Frame,
+    html,
+    letter::MAX_SHOWN_BYTES,
+    listing::{Listing, SCAN, View},
+    text::{Amount, Text, Time},
+};
+use crate::{
+    access::{Access, AppAccess},
+    input::{AppPath, Query},
+    problem::Problem,
+    shares::{Share, shares},
+    urls::{Root, with_field},
+};
+
+/// Letters of which is said what they share.
+const SAMPLE: u32 = 20;
+
+#[derive(Template)]
+#[template(path = "groups.html")]
+struct GroupsPage {
+    frame: Frame,
+    listing: Listing,
+    groups: Vec<Group>,
+    /// Older letters are in none of them.
+    looked_back_to: Option<Time>,
+    is_all_well: bool,
+    shared: Option<Shared>,
+    command: Command,
+}
+
+struct Group {
+    address: String,
+    signature: Text,
+    source: Text,
+    op: Text,
+    script: Option<ScriptId>,
+    count: Amount,
+    last: Time,
+    spark: Spark,
+    settled: Option<Amount>,
+    /// When the last of its letters was settled, if others failed since.
+    came_back_after: Option<Time>,
+    /// Where it says what its letters share.
+    shares: String,
+}
+
+/// What the newest letters of the filter have in common.
+struct Shared {
+    of: Amount,
+    rows: Vec<SharedRow>,
+    hide: String,
+}
+
+struct SharedRow {
+    path: Text,
+    value: Text,
+    of: usize,
+    rows: usize,
+}
+
+impl From<Share> for SharedRow {
+    fn from(share: Share) -> Self {
+        let Share { path, value, of, rows, .. } = share;
+        Self { path: Text::cut(&path, 200), value: Text::cut(&value, 200), of, rows }
+    }
+}
+
+pub(crate) async fn page(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Query(mut fields): Query,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let shows_shares = fields.is_true("shares")?;
+    let query = fields.listing()?;
+    let store = access.store();
+
+    let listing = Listing::load(&access, &root, &query, View::Groups).await?;
+    let scan = query.page.scan.or(Some(SCAN));
+    let timeline = Some(last_day(listing.now, Spark::BUCKETS));
+    let request = GroupRequest { scan, timeline, ..Default::default() };
+    let found = store.error_groups(app_id, &query.filter, &request).await?;
+    let settled = match query.filter.state {
+        DeadLetterState::Any => Settled::of(&found.groups),
+        DeadLetterState::Resolved => Settled::default(),
+        DeadLetterState::Open | DeadLetterState::Unresolved => {
+            let any = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
+            let request = GroupRequest { limit: 500, scan, timeline: None };
+            Settled::of(&store.error_groups(app_id, &any, &request).await?.groups)
+        }
+    };
+    let shared = match shows_shares {
+        true => Some(shared(&access, &root, &query).await?),
+        false => None,
+    };
+    let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
+    html(&GroupsPage {
+        frame: Frame::of_app(&root, &access).here("Groups").live(),
+        groups: found
+            .groups
+            .into_iter()
+            .map(|group| Group::new(app_id, &root, &query, &settled, group))
+            .collect(),
+        looked_back_to: found.looked_back_to.map(Time),
+        is_all_well: is_open && listing.filter.clear.is_none(),
+        shared,
+        command: Command::groups(app_id, &query),
+        listing,
+    })
+}
+
+impl Group {
+    fn new(app_id: AppId, root: &Root, query: &ListQuery, settled: &Settled, group: ErrorGroup) -> Self {
+        let (count, last_settled_at) = settled.0.get(&Key::of(&group)).copied().unwrap_or_default();
+        let came_back = last_settled_at.filter(|&at| at < group.last_seen);
+        let filter = DeadLetterFilter {
+            source: Some(group.source.clone()),
+            op: Some(group.op.clone()),
+            script_id: group.script_id,
+            error_signature: Some(group.error_signature.clone()),
+            ..query.filter.clone()
+        };
+        let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
+        let signature = group.error_signature.as_str();
+        let signature = if signature.is_empty() { "No error was said" } else { signature };
+        Self {
+            address: root.letters(app_id, &letters),
+            shares: with_field(root.groups(app_id, &letters), "shares", "true"),
+            signature: Text::cut(signature, 200),
+            source: Text::cut(&group.source, 100),
+            op: Text::cut(&group.op, 100),
+            script: group.script_id,
+            count: Amount::exactly(group.count),
+            last: Time(group.last_seen),
+            spark: Spark::new(&group.timeline),
+            settled: (count > 0).then(|| Amount::exactly(count)),
+            came_back_after: came_back.map(Time),
+        }
+    }
+}
+
+/// Of each group, how many letters are settled, and when the last of them was.
+#[derive(Default)]
+struct Settled(HashMap<Key, (u64, Option<DateTime<Utc>>)>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key(String, String, Option<ScriptId>, String);
+
+impl Key {
+    fn of(group: &ErrorGroup) -> Self {
+        let ErrorGroup { source, op, script_id, error_signature, .. } = group;
+        Self(source.clone(), op.clone(), *script_id, error_signature.clone())
+    }
+}
+
+impl Settled {
+    fn of(groups: &[ErrorGroup]) -> Self {
+        Self(groups.iter().map(|group| (Key::of(group), (group.settled, group.last_settled_at))).collect())
+    }
+}
+
+/// Of the newest letters whose payload is of a size to be read.
+async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Shared, Problem> {
+    let (store, app_id) = (access.store(), access.app_id);
+    let page = PageRequest { size: SAMPLE, after: None, scan: Some(SCAN) };
+    let letters = store.list(app_id, &query.filter, &page).await?.items;
+    let ids = letters.iter().filter(|letter| letter.payload_bytes <= MAX_SHOWN_BYTES).map(|letter| letter.id);
+    let sample =
+        DeadLetterFilter { ids: Some(ids.collect()), state: query.filter.state, ..Default::default() };
+    let letters = store.export(app_id, &sample, &page).await?.items;
+    let payloads: Vec<_> = letters.into_iter().map(|letter| letter.payload).collect();
+    let rows = shares(&payloads, &access.admin().redaction);
+    Ok(Shared {
+        of: Amount::exactly(payloads.len() as u64),
+        rows: rows.into_iter().map(SharedRow::from).collect(),
+        hide: root.groups(app_id, query),
+    })
+}

@@ -1,0 +1,310 @@
+//! One letter: why it died, what can be done, and what it was.
+
+use askama::Template;
+use axum::{
+    http::{HeaderValue, header::CACHE_CONTROL},
+    response::Response,
+};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution, ScriptId,
+    TriggerId,
+};
+
+use super::{
+    banner::Banner,
+    command::Command,
+    frame::Frame,
+    html,
+    letters::{Settled, death, is_open},
+    listing::SCAN,
+    text::{ErrorText, Text, Time, size},
+};
+use crate::{
+    access::{Access, AppAccess, Right},
+    audit::Entry,
+    input::{LetterPath, Query},
+    payload::{Kind, Redaction, Token, pretty},
+    problem::Problem,
+    settle::summary,
+    urls::{Root, with_field},
+};
+
+/// A larger payload is not shown but offered for download.
+pub(crate) const MAX_SHOWN_BYTES: u64 = 100_000;
+/// Of an error.
+const MAX_ERROR_CHARACTERS: u64 = 100_000;
+const EARLIER_DEATHS: u32 = 10;
+
+#[derive(Template)]
+#[template(path = "letter.html")]
+struct LetterPage {
+    frame: Frame,
+    letter: Letter,
+    error: ErrorText,
+    is_error_cut: bool,
+    /// Where the letters are that failed alike, and what they have in common.
+    alike: Option<(String, Text)>,
+    payload: Payload,
+    /// None for those who may do nothing.
+    settle: Option<SettleCard>,
+    earlier: Vec<EarlierDeath>,
+    /// How many more there were.
+    more_earlier: u64,
+    command: Command,
+}
+
+struct Letter {
+    id: String,
+    source: Text,
+    op: Text,
+    event: String,
+    trigger: Option<TriggerId>,
+    script: Option<ScriptId>,
+    attempts: u32,
+    first_attempt: Time,
+    last_attempt: Time,
+    created: Time,
+    death: Option<String>,
+    settled: Option<Settled>,
+    note: Option<Text>,
+    is_open: bool,
+    /// Where its event's letters are.
+    event_letters: String,
+}
+
+struct SettleCard {
+    operator: Text,
+    replay: Option<String>,
+    resolve: Option<String>,
+    reopen: Option<String>,
+}
+
+struct EarlierDeath {
+    address: String,
+    created: Time,
+    error: ErrorText,
+    settled: Option<Settled>,
+}
+
+struct Payload {
+    size: String,
+    content: Content,
+    redacted: usize,
+    download: String,
+    /// Where what is redacted is shown, for those who may see it.
+    reveal: Option<String>,
+    /// Where it is hidden again.
+    hide: Option<String>,
+}
+
+enum Content {
+    Json(Vec<Word>),
+    /// No JSON.
+    Plain(Text),
+    Large,
+    Withheld,
+}
+
+/// A token of JSON, and its class in the style sheet.
+struct Word {
+    class: Option<&'static str>,
+    text: Text,
+}
+
+impl From<&Token<'_>> for Word {
+    fn from(token: &Token<'_>) -> Self {
+        let class = match token.kind {
+            Kind::Key => Some("k"),
+            Kind::String => Some("s"),
+            Kind::Number => Some("n"),
+            Kind::Literal => Some("l"),
+            Kind::Redacted => Some("r"),
+            Kind::Punctuation | Kind::Space => None,
+        };
+        Self { class, text: token.text.as_ref().into() }
+    }
+}
+
+impl Payload {
+    fn redacted_fields(&self) -> String {
+        format!("{} field{} redacted", self.redacted, if self.redacted == 1 { "" } else { "s" })
+    }
+}
+
+pub(crate) async fn page(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Query(mut fields): Query,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let banner = fields.take("banner")?;
+    let reveals = fields.is_true("reveal")?;
+    fields.end()?;
+    if reveals {
+        access.needs(Right::Payloads)?;
+    }
+    let store = access.store();
+    let letter = summary(&access, id).await?;
+    let error = store.error_text(app_id, id, 0..MAX_ERROR_CHARACTERS + 1).await?;
+    let error = error.ok_or_else(Problem::no_such_letter)?;
+    let payload = payload(&access, &root, &letter, reveals).await?;
+    let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
+    let times = times.first().copied().unwrap_or_default();
+    let earlier = earlier_deaths(&access, &root, &letter, times).await?;
+
+    let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
+    let alike = DeadLetterFilter {
+        state: DeadLetterState::Any,
+        source: Some(letter.source.clone()),
+        op: Some(letter.op.clone()),
+        error_signature: Some(letter.error_signature.clone()),
+        ..Default::default()
+    };
+    let alike = ListQuery { filter: alike, ..Default::default() };
+    let mut response = html(&LetterPage {
+        frame: Frame::of_app(&root, &access)
+            .here("Letter")
+            .banner(Banner::read(&access, &root, banner, None)),
+        error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
+        is_error_cut: end.is_some(),
+        // Letters from before there was one have none.
+        alike: (!letter.error_signature.is_empty())
+            .then(|| (root.letters(app_id, &alike), Text::cut(&letter.error_signature, 200))),
+        payload,
+        settle: SettleCard::new(&access, &root, &letter),
+        more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
+        earlier,
+        command: Command::letter(app_id, id),
+        letter: Letter::new(&access, &root, letter, times),
+    })?;
+    // A payload stands on it.
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn is_replayed(letter: &DeadLetterSummary) -> bool {
+    letter.resolution == Some(Resolution::Replayed)
+}
+
+impl Letter {
+    fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
+        let of_event = DeadLetterFilter {
+            state: DeadLetterState::Any,
+            original_event_id: Some(letter.original_event_id),
+            ..Default::default()
+        };
+        Self {
+            death: death(&letter, times),
+            settled: Settled::of(&letter),
+            is_open: is_open(&letter),
+            id: letter.id.to_string(),
+            source: Text::cut(&letter.source, 500),
+            op: Text::cut(&letter.op, 500),
+            event: letter.original_event_id.to_string(),
+            trigger: letter.trigger_id,
+            script: letter.script_id,
+            attempts: letter.attempt_count,
+            first_attempt: Time(letter.first_attempt_at),
+            last_attempt: Time(letter.last_attempt_at),
+            created: Time(letter.created_at),
+            note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 2_000)),
+            event_letters: root
+                .letters(access.app_id, &ListQuery { filter: of_event, page: PageRequest::default() }),
+        }
+    }
+
+    fn is_unresolved(&self) -> bool {
+        self.settled.is_none()
+    }
+}
+
+impl SettleCard {
+    fn new(access: &AppAccess, root: &Root, letter: &DeadLetterSummary) -> Option<Self> {
+        let action = |right, is_meant: bool, action| {
+            (is_meant && access.may(right)).then(|| root.letter_action(access.app_id, letter.id, action))
+        };
+        let card = Self {
+            operator: Text::cut(access.operator().name(), 100),
+            replay: action(Right::Replay, is_open(letter), "replay"),
+            resolve: action(Right::Settle, is_open(letter), "resolve"),
+            reopen: action(Right::Settle, letter.resolved_at.is_some(), "reopen"),
+        };
+        let may_do = card.replay.is_some() || card.resolve.is_some() || card.reopen.is_some();
+        may_do.then_some(card)
+    }
+
+    fn takes_note(&self) -> bool {
+        self.replay.is_some() || self.resolve.is_some()
+    }
+}
+
+/// What was redacted is read again and told to the audit where it is asked for.
+async fn payload(
+    access: &AppAccess,
+    root: &Root,
+    letter: &DeadLetterSummary,
+    reveals: bool,
+) -> Result<Payload, Problem> {
+    let (app_id, id) = (access.app_id, letter.id);
+    let nothing = Redaction::default();
+    let redaction = if reveals { &nothing } else { &access.admin().redaction };
+    let (content, redacted) = match letter.payload_bytes <= MAX_SHOWN_BYTES {
+        true => {
+            let text = access.store().payload_text(app_id, id, 0..u64::MAX).await?;
+            shown(&text.ok_or_else(Problem::no_such_letter)?, redaction)
+        }
+        false => (Content::Large, 0),
+    };
+    let is_revealed = reveals && !matches!(content, Content::Large);
+    if is_revealed {
+        Entry::of_letter(access, "revealed", id).ended(1, Ok(()));
+    }
+    let page = root.letter(app_id, id);
+    let hides = redacted > 0 || matches!(content, Content::Withheld);
+    let download = root.payload(app_id, id);
+    Ok(Payload {
+        size: size(letter.payload_bytes),
+        content,
+        redacted,
+        download: if reveals { with_field(download, "reveal", "true") } else { download },
+        reveal: (hides && access.may(Right::Payloads)).then(|| with_field(page.clone(), "reveal", "true")),
+        hide: is_revealed.then_some(page),
+    })
+}
+
+fn shown(text: &str, redaction: &Redaction) -> (Content, usize) {
+    match pretty(text, redaction) {
+        Ok(pretty) => (Content::Json(pretty.tokens.iter().map(Word::from).collect()), pretty.redacted),
+        Err(_) if redaction.is_empty() => (Content::Plain(text.into()), 0),
+        Err(_) => (Content::Withheld, 0),
+    }
+}
+
+/// Letters of the same event that were replayed: found by an index, of which a letter without any costs nothing.
+async fn earlier_deaths(
+    access: &AppAccess,
+    root: &Root,
+    letter: &DeadLetterSummary,
+    times: u64,
+) -> Result<Vec<EarlierDeath>, Problem> {
+    if times == 0 {
+        return Ok(Vec::new());
+    }
+    let filter = DeadLetterFilter {
+        state: DeadLetterState::Resolved,
+        resolution: Some(Resolution::Replayed),
+        original_event_id: Some(letter.original_event_id),
+        ..Default::default()
+    };
+    let page = PageRequest { size: EARLIER_DEATHS, scan: Some(SCAN), ..Default::default() };
+    let letters = access.store().list(access.app_id, &filter, &page).await?.items;
+    let others = letters.into_iter().filter(|other| other.id != letter.id);
+    let death = |letter: DeadLetterSummary| EarlierDeath {
+        address: root.letter(access.app_id, letter.id),
+        created: Time(letter.created_at),
+        error: ErrorText::of_excerpt(&letter.error_excerpt),
+        settled: Settled::of(&letter),
+    };
+    Ok(others.map(death).collect())
+}

@@ -1,0 +1,193 @@
+//! An app's letters: newest first, filtered, to be settled one by one, ticked, or all that match.
+
+use askama::Template;
+use axum::response::Response;
+use dead_letters::{
+    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution,
+};
+
+use super::{
+    banner::{Banner, back_text},
+    chart::{Chart, last_day},
+    command::Command,
+    frame::Frame,
+    html,
+    listing::{Listing, SCAN, View, first_page},
+    text::{Amount, ErrorText, Text, Time, ordinal, settled_as},
+};
+use crate::{
+    access::{Access, AppAccess, Right},
+    input::{AppPath, Query},
+    problem::Problem,
+    urls::Root,
+};
+
+#[derive(Template)]
+#[template(path = "letters.html")]
+struct LettersPage {
+    frame: Frame,
+    listing: Listing,
+    chart: Chart,
+    rows: Vec<Row>,
+    shown: Amount,
+    /// The list as a form's field.
+    back: String,
+    bulk: Bulk,
+    may_settle: bool,
+    /// Where the newest are, if they are not here.
+    newest: Option<String>,
+    older: Option<String>,
+    /// The scan ended before the page was full.
+    looked_back_to: Option<Time>,
+    /// Whether an empty page says that nothing failed.
+    is_all_well: bool,
+    command: Command,
+}
+
+/// The buttons for many letters.
+struct Bulk {
+    preview: String,
+    /// The filter of "all that match"; none where it is about settled letters too.
+    all: Option<Vec<(&'static str, String)>>,
+    may_ignore: bool,
+    may_replay: bool,
+}
+
+impl Bulk {
+    fn new(access: &AppAccess, root: &Root, filter: &DeadLetterFilter, matching: Amount) -> Self {
+        let is_open = matches!(filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
+        let query = ListQuery { filter: filter.clone(), page: PageRequest::default() };
+        Self {
+            preview: root.bulk(access.app_id, "preview"),
+            all: (is_open && matching.count > 0).then(|| query.pairs().collect()),
+            may_ignore: access.may(Right::Settle) && filter.state != DeadLetterState::Resolved,
+            may_replay: access.may(Right::Replay) && filter.state != DeadLetterState::Resolved,
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        self.may_ignore || self.may_replay
+    }
+}
+
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) address: String,
+    pub(crate) error: ErrorText,
+    pub(crate) source: Text,
+    pub(crate) op: Text,
+    pub(crate) attempts: u32,
+    pub(crate) created: Time,
+    /// Which death of its event it is, but the first.
+    pub(crate) death: Option<String>,
+    /// What became of it.
+    pub(crate) settled: Option<Settled>,
+    pub(crate) is_open: bool,
+    /// `resolve`, of an open one, or `reopen`.
+    pub(crate) action: String,
+}
+
+pub(crate) struct Settled {
+    pub(crate) as_what: &'static str,
+    pub(crate) by: Option<Text>,
+    pub(crate) at: Time,
+}
+
+impl Settled {
+    pub(crate) fn of(letter: &DeadLetterSummary) -> Option<Self> {
+        Some(Self {
+            at: Time(letter.resolved_at?),
+            as_what: settled_as(letter.resolution),
+            by: letter.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
+        })
+    }
+}
+
+impl Row {
+    /// `times` is how often its event was replayed before.
+    pub(crate) fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
+        let is_open = is_open(&letter);
+        let action = if is_open { "resolve" } else { "reopen" };
+        Self {
+            id: letter.id.to_string(),
+            address: root.letter(access.app_id, letter.id),
+            error: ErrorText::of_excerpt(&letter.error_excerpt),
+            source: Text::cut(&letter.source, 100),
+            op: Text::cut(&letter.op, 100),
+            attempts: letter.attempt_count,
+            created: Time(letter.created_at),
+            death: death(&letter, times),
+            settled: Settled::of(&letter),
+            is_open,
+            action: root.letter_action(access.app_id, letter.id, action),
+        }
+    }
+}
+
+pub(crate) fn is_open(letter: &DeadLetterSummary) -> bool {
+    letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
+}
+
+/// "third death". Of a letter that was replayed it is not known which of the `times` it is.
+pub(crate) fn death(letter: &DeadLetterSummary, times: u64) -> Option<String> {
+    let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
+    is_later.then(|| format!("{} death", ordinal(times + 1)))
+}
+
+pub(crate) async fn page(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Query(mut fields): Query,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let banner = fields.take("banner")?;
+    let query = fields.listing()?;
+    let store = access.store();
+
+    let page = PageRequest { scan: query.page.scan.or(Some(SCAN)), ..query.page.clone() };
+    let page = store.list(app_id, &query.filter, &page).await?;
+    let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
+    let times = store.times_replayed(app_id, &events).await?;
+    let listing = Listing::load(&access, &root, &query, View::Letters).await?;
+    let request = last_day(listing.now, Chart::BUCKETS);
+    let of_any_time = DeadLetterFilter {
+        state: DeadLetterState::Any,
+        created_from: None,
+        created_before: None,
+        ..query.filter.clone()
+    };
+    let timeline = store.timeline(app_id, &of_any_time, &request, Some(SCAN)).await?;
+    let of_any_state = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
+
+    let next = page.next.map(|next| ListQuery {
+        page: PageRequest { after: Some(next), ..query.page.clone() },
+        ..query.clone()
+    });
+    let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
+    html(&LettersPage {
+        frame: Frame::of_app(&root, &access).ends().live().banner(Banner::read(
+            &access,
+            &root,
+            banner,
+            Some(&query),
+        )),
+        chart: Chart::new(&timeline, &request, &root, app_id, &of_any_state),
+        shown: Amount::exactly(page.items.len() as u64),
+        rows: page
+            .items
+            .into_iter()
+            .zip(times)
+            .map(|(letter, times)| Row::new(&access, &root, letter, times))
+            .collect(),
+        back: back_text(&query),
+        bulk: Bulk::new(&access, &root, &query.filter, listing.matching),
+        may_settle: access.may(Right::Settle),
+        newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
+        older: next.map(|next| root.letters(app_id, &next)),
+        looked_back_to: page.looked_back_to.map(Time),
+        is_all_well: is_open && listing.filter.clear.is_none(),
+        command: Command::letters(app_id, &query),
+        listing,
+    })
+}

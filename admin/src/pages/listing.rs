@@ -1,0 +1,234 @@
+//! What letters and groups have in common: an app's heading, tabs and filter.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use dead_letters::{
+    AppId, CappedCount, Count, DeadLetterFilter, DeadLetterRetention, DeadLetterState, ListQuery,
+    PageRequest, Resolution, RetentionPolicy,
+};
+
+use super::text::{Amount, Text, Time, settled_as};
+use crate::{access::AppAccess, problem::Problem, urls::Root};
+
+/// No count goes beyond it: a page costs the same, however many letters there are.
+pub(crate) const COUNT_CAP: u32 = 1_000;
+/// So many letters are looked at where a filter has no index.
+pub(crate) const SCAN: u32 = 10_000;
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+impl From<CappedCount> for Amount {
+    fn from(CappedCount { count, at_least }: CappedCount) -> Self {
+        Self { count, at_least }
+    }
+}
+
+impl From<&Count> for Amount {
+    fn from(count: &Count) -> Self {
+        Self { count: count.count, at_least: count.at_least || count.looked_back_to.is_some() }
+    }
+}
+
+/// One of the two views of an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    Letters,
+    Groups,
+}
+
+pub(crate) struct Listing {
+    pub(crate) app: Text,
+    /// None where nothing is open.
+    pub(crate) backlog: Option<OpenLetters>,
+    /// Open letters that the sweeper will take within a week.
+    pub(crate) swept: Option<Amount>,
+    pub(crate) view: View,
+    pub(crate) letters: String,
+    pub(crate) groups: String,
+    pub(crate) tabs: [Tab; 4],
+    pub(crate) filter: FilterForm,
+    /// How many letters match.
+    pub(crate) matching: Amount,
+    /// By the database's clock.
+    pub(crate) now: DateTime<Utc>,
+}
+
+pub(crate) struct OpenLetters {
+    pub(crate) unresolved: Amount,
+    /// Open, since their handler failed.
+    pub(crate) handler_failed: Option<Amount>,
+    pub(crate) oldest: Time,
+}
+
+pub(crate) struct Tab {
+    pub(crate) name: &'static str,
+    pub(crate) count: Amount,
+    pub(crate) address: String,
+    pub(crate) is_current: bool,
+}
+
+impl Listing {
+    pub(crate) async fn load(
+        access: &AppAccess,
+        root: &Root,
+        query: &ListQuery,
+        view: View,
+    ) -> Result<Self, Problem> {
+        let (store, app_id) = (access.store(), access.app_id);
+        let backlogs = store.backlogs(Some(&[app_id]), None, 1, COUNT_CAP).await?;
+        let unresolved = count(access, query, DeadLetterState::Unresolved).await?;
+        let open = count(access, query, DeadLetterState::Open).await?;
+        let resolved = count(access, query, DeadLetterState::Resolved).await?;
+        let now = unresolved.as_of;
+        let swept = match &access.admin().retention {
+            Some(policy) => swept_within_a_week(&**store, policy, Some(app_id), now).await?,
+            None => None,
+        };
+        let address = |query: &ListQuery, view| match view {
+            View::Letters => root.letters(app_id, query),
+            View::Groups => root.groups(app_id, query),
+        };
+        let first_page = first_page(query);
+        let tab = |name, state, count| Tab {
+            name,
+            count,
+            address: address(&with_state(&first_page, state), view),
+            is_current: state == query.filter.state,
+        };
+        let (unresolved, open, resolved) = (Amount::from(&unresolved), (&open).into(), (&resolved).into());
+        let tabs = [
+            tab("Unresolved", DeadLetterState::Unresolved, unresolved),
+            tab("Open", DeadLetterState::Open, open),
+            tab("Resolved", DeadLetterState::Resolved, resolved),
+            tab("All", DeadLetterState::Any, sum(unresolved, resolved)),
+        ];
+        let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
+        let clear = address(&with_state(&ListQuery::default(), query.filter.state), view);
+        Ok(Self {
+            app: Text::cut(&access.admin().app_name(app_id), 200),
+            backlog: backlogs.first().map(|backlog| OpenLetters {
+                unresolved: backlog.unresolved.into(),
+                handler_failed: handler_failed(backlog.open, backlog.unresolved),
+                oldest: Time(backlog.oldest),
+            }),
+            swept,
+            view,
+            letters: root.letters(app_id, &first_page),
+            groups: root.groups(app_id, &first_page),
+            tabs,
+            filter: FilterForm::new(query, clear),
+            matching,
+            now,
+        })
+    }
+
+    pub(crate) fn is_groups(&self) -> bool {
+        self.view == View::Groups
+    }
+}
+
+async fn count(access: &AppAccess, query: &ListQuery, state: DeadLetterState) -> Result<Count, Problem> {
+    let filter = DeadLetterFilter { state, ..query.filter.clone() };
+    Ok(access.store().count(access.app_id, &filter, COUNT_CAP, Some(SCAN)).await?)
+}
+
+fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> {
+    let count = open.count.saturating_sub(unresolved.count);
+    (count > 0).then_some(Amount { count, at_least: open.at_least })
+}
+
+/// As far as the cap goes.
+fn sum(one: Amount, other: Amount) -> Amount {
+    let (count, cap) = (one.count + other.count, u64::from(COUNT_CAP));
+    Amount { count: count.min(cap), at_least: one.at_least || other.at_least || count > cap }
+}
+
+/// Where the list begins.
+pub(crate) fn first_page(query: &ListQuery) -> ListQuery {
+    ListQuery { page: PageRequest { after: None, ..query.page.clone() }, ..query.clone() }
+}
+
+fn with_state(query: &ListQuery, state: DeadLetterState) -> ListQuery {
+    ListQuery { filter: DeadLetterFilter { state, ..query.filter.clone() }, ..query.clone() }
+}
+
+/// Open letters that the sweeper will take within a week, of one app or of all.
+pub(crate) async fn swept_within_a_week(
+    store: &dyn DeadLetterRetention,
+    policy: &RetentionPolicy,
+    app_id: Option<AppId>,
+    now: DateTime<Utc>,
+) -> Result<Option<Amount>, Problem> {
+    let due = policy.due_within(store, app_id, now, WEEK, COUNT_CAP).await?;
+    Ok(Some(due.into()).filter(|due: &Amount| due.count > 0))
+}
+
+/// The filter bar. Its texts are those of the query string, not escaped: they are sent again.
+pub(crate) struct FilterForm {
+    pub(crate) source: String,
+    pub(crate) op: String,
+    pub(crate) error_contains: String,
+    pub(crate) resolutions: Vec<Choice>,
+    pub(crate) more: Vec<Field>,
+    pub(crate) is_more_open: bool,
+    /// What has no field.
+    pub(crate) hidden: Vec<(&'static str, String)>,
+    /// Where all letters of the state are, if these are not.
+    pub(crate) clear: Option<String>,
+}
+
+pub(crate) struct Choice {
+    pub(crate) value: &'static str,
+    pub(crate) label: &'static str,
+    pub(crate) is_chosen: bool,
+}
+
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) label: &'static str,
+    pub(crate) value: String,
+    pub(crate) hint: &'static str,
+}
+
+/// Name, label and an example.
+const MORE_FIELDS: [(&str, &str, &str); 7] = [
+    ("error_signature", "Signature", ""),
+    ("created_from", "Failed from", "2026-03-01T10:00:00Z"),
+    ("created_before", "Failed before", "2026-03-01T10:00:00Z"),
+    ("original_event_id", "Event", "id"),
+    ("trigger_id", "Trigger", "id"),
+    ("script_id", "Script", "id"),
+    ("size", "Letters a page", "50"),
+];
+
+impl FilterForm {
+    fn new(query: &ListQuery, clear: String) -> Self {
+        let mut pairs: Vec<_> = query.pairs().filter(|&(name, _)| name != "after").collect();
+        let is_filtered = pairs.iter().any(|&(name, _)| !["state", "size", "scan"].contains(&name));
+        let mut take = |name| {
+            let at = pairs.iter().position(|pair| pair.0 == name);
+            at.map(|at| pairs.remove(at).1).unwrap_or_default()
+        };
+        let (source, op, error_contains) = (take("source"), take("op"), take("error_contains"));
+        let resolution = take("resolution");
+        let more: Vec<_> = MORE_FIELDS
+            .into_iter()
+            .map(|(name, label, hint)| Field { name, label, value: take(name), hint })
+            .collect();
+        let choice = |choice: Resolution| Choice {
+            value: choice.as_str(),
+            label: settled_as(Some(choice)),
+            is_chosen: choice.as_str() == resolution,
+        };
+        Self {
+            is_more_open: !resolution.is_empty() || more.iter().any(|field| !field.value.is_empty()),
+            source,
+            op,
+            error_contains,
+            resolutions: Resolution::ALL.map(choice).into(),
+            more,
+            clear: is_filtered.then_some(clear),
+            hidden: pairs,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The pages: every view is a GET whose address can be sent to a colleague, every action a form's POST that is
+//! answered by 303. What is printed stands in the struct beside its handler; its template reckons nothing.
+
+mod apps;
+mod banner;
+mod bulk;
+mod chart;
+mod command;
+mod frame;
+mod groups;
+mod letter;
+mod letters;
+mod listing;
+mod preview;
+mod problem;
+mod result;
+mod settle;
+mod text;
+
+use askama::Template;
+use axum::{
+    Router,
+    http::{StatusCode, header::LOCATION},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use tracing::error;
+
+pub(crate) use problem::problem_as_page;
+
+use crate::{State, access::Access, problem::Problem, urls::Root};
+
+pub(crate) fn router() -> Router<State> {
+    Router::new()
+        .route("/", get(root))
+        .route("/apps", get(apps::page))
+        .route("/apps/{dead_letters_app}", get(letters::page))
+        .route("/apps/{dead_letters_app}/groups", get(groups::page))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}", get(letter::page))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(settle::resolve))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", post(settle::replay))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(settle::reopen))
+        .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
+        .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
+        .route("/apps/{dead_letters_app}/bulk/result", get(result::page))
+}
+
+async fn root(_: Access, root: Root) -> Response {
+    see_other(&root.apps())
+}
+
+fn html(page: &impl Template) -> Result<Response, Problem> {
+    match page.render() {
+        Ok(html) => Ok(Html(html).into_response()),
+        Err(error) => {
+            error!(%error, "a page could not be rendered");
+            Err(Problem::unavailable())
+        }
+    }
+}
+
+fn see_other(address: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(LOCATION, address)]).into_response()
+}

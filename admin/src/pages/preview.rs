@@ -1,0 +1,119 @@
+//! What a bulk run would do, before it does: the answer to a POST, since a thousand ticked letters fit no address.
+
+use askama::Template;
+use axum::response::Response;
+use chrono::Utc;
+use dead_letters::{DeadLetterFilter, ListQuery, Resolution};
+
+use super::{
+    banner::back_text,
+    command::Command,
+    frame::Frame,
+    html,
+    letters::Row,
+    settle::back,
+    text::{Amount, Text, Time},
+};
+use crate::{
+    access::Access,
+    bulk::{self, Preview},
+    input::{AppPath, Form},
+    problem::Problem,
+    urls::Root,
+};
+
+/// A run of more ticked letters has no steps: it must fit into an address, of which proxies take 8 KB.
+const MAX_BRAKED_IDS: usize = 50;
+
+#[derive(Template)]
+#[template(path = "preview.html")]
+struct PreviewPage {
+    frame: Frame,
+    verb: &'static str,
+    count: Amount,
+    /// The filter in words, where the letters were not ticked.
+    conditions: Vec<(&'static str, Text)>,
+    /// Later letters are left alone; none where they were ticked.
+    cutoff: Option<Time>,
+    expires: Time,
+    sample: Vec<Row>,
+    is_sample_all: bool,
+    operator: Text,
+    run: String,
+    token: String,
+    back: String,
+    cancel: String,
+    /// Whether it may go step by step.
+    is_braked: bool,
+    command: Command,
+}
+
+/// "Ignore", "Replay": what a button says.
+pub(crate) fn verb(action: Resolution) -> &'static str {
+    match action {
+        Resolution::Replayed => "Replay",
+        Resolution::Ignored => "Ignore",
+        Resolution::HandledByScript | Resolution::HandlerFailed => "Settle as handled by script",
+    }
+}
+
+pub(crate) async fn page(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let action = fields.parse("action", "must be ignored, handled_by_script or replayed")?;
+    let action: Resolution = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
+    let back = back(&mut fields)?.unwrap_or_default();
+    let filter = fields.listing()?.filter;
+    // The list's form always names the letters that are ticked, be there none.
+    if filter.ids.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Problem::invalid("no letter is ticked: go back, and tick at least one"));
+    }
+    let preview = bulk::preview(&access, action, filter, Utc::now()).await?;
+    let Preview { filter, count, at_least, .. } = preview;
+    let events: Vec<_> = preview.sample.iter().map(|letter| letter.original_event_id).collect();
+    let times = access.store().times_replayed(app_id, &events).await?;
+    let sample = preview.sample.into_iter().zip(times);
+    let ticked = filter.ids.as_ref().map(Vec::len);
+    html(&PreviewPage {
+        frame: Frame::of_app(&root, &access).here(verb(action)),
+        verb: verb(action),
+        count: Amount { count, at_least },
+        conditions: if ticked.is_none() { conditions(&filter) } else { Vec::new() },
+        cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
+        expires: Time(preview.expires_at),
+        is_sample_all: sample.len() as u64 == count && !at_least,
+        sample: sample.map(|(letter, times)| Row::new(&access, &root, letter, times)).collect(),
+        operator: Text::cut(access.operator().name(), 100),
+        run: root.bulk(app_id, "run"),
+        token: preview.token,
+        back: back_text(&back),
+        cancel: root.letters(app_id, &back),
+        is_braked: action == Resolution::Replayed
+            && (count > 1 || at_least)
+            && ticked.is_none_or(|ticked| ticked <= MAX_BRAKED_IDS),
+        command: Command::preview(app_id, action, &filter),
+    })
+}
+
+/// Names and values.
+fn conditions(filter: &DeadLetterFilter) -> Vec<(&'static str, Text)> {
+    let query = ListQuery { filter: filter.clone(), ..Default::default() };
+    let word = |name| match name {
+        "source" => Some("Source"),
+        "op" => Some("Operation"),
+        "resolution" => Some("Settled as"),
+        "trigger_id" => Some("Trigger"),
+        "script_id" => Some("Script"),
+        "original_event_id" => Some("Event"),
+        "error_contains" => Some("Error contains"),
+        "error_signature" => Some("Signature"),
+        "created_from" => Some("Failed from"),
+        "state" => Some("State"),
+        _ => None,
+    };
+    query.pairs().filter_map(|(name, value)| Some((word(name)?, Text::cut(&value, 200)))).collect()
+}

@@ -1,0 +1,110 @@
+//! What went wrong, as a page: for the browser, what the API answers as a problem.
+
+use askama::Template;
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderValue, Method,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use dead_letters::AppId;
+
+use super::{
+    frame::Frame,
+    text::{Text, Time, settled_as},
+};
+use crate::{
+    problem::{Problem, ProblemType},
+    urls::Root,
+};
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct ProblemPage {
+    frame: Frame,
+    title: &'static str,
+    detail: Text,
+    settled: Option<Before>,
+    /// Whether the same address may answer soon: the script then asks it again.
+    is_transient: bool,
+    /// Where to go from here, the nearest first.
+    ways: Vec<(String, &'static str)>,
+}
+
+/// Who had settled the letter.
+struct Before {
+    as_what: &'static str,
+    by: Option<Text>,
+    at: Time,
+}
+
+/// Puts the page in the place of a problem, unless a program asked.
+pub(crate) async fn problem_as_page(
+    State(_): State<crate::State>,
+    root: Root,
+    request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    let is_page = !["/api", "/assets"].iter().any(|part| path.strip_prefix(part).is_some_and(is_end));
+    let is_get = request.method() == Method::GET;
+    let ways = ways(&root, path, is_get);
+    let mut response = next.run(request).await;
+    match response.extensions_mut().remove::<Problem>().filter(|_| is_page) {
+        Some(problem) => as_page(&root, &problem, ways, is_get, response),
+        None => response,
+    }
+}
+
+fn is_end(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
+}
+
+/// With the status and the headers of the problem.
+fn as_page(
+    root: &Root,
+    problem: &Problem,
+    ways: Vec<(String, &'static str)>,
+    is_get: bool,
+    problem_response: Response,
+) -> Response {
+    let is_transient = is_get && problem.kind() == ProblemType::Unavailable;
+    let frame = Frame::bare(root).crumb("Apps", root.apps());
+    let page = ProblemPage {
+        frame: if is_transient { frame.live() } else { frame },
+        title: problem.title(),
+        detail: sentence(problem.detail()),
+        settled: problem.settled().map(|settled| Before {
+            as_what: settled_as(settled.resolution),
+            by: settled.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
+            at: Time(settled.resolved_at),
+        }),
+        is_transient,
+        ways,
+    };
+    let Ok(html) = page.render() else { return problem_response };
+    let (mut parts, _) = problem_response.into_parts();
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    (parts, html).into_response()
+}
+
+/// A detail begins small, since it may stand behind a colon.
+fn sentence(detail: &str) -> Text {
+    let mut characters = detail.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", characters.as_str()).into()
+}
+
+fn ways(root: &Root, path: &str, is_get: bool) -> Vec<(String, &'static str)> {
+    let mut parts = path.split('/').skip(1);
+    let app_id = (parts.next() == Some("apps")).then(|| parts.next()?.parse::<AppId>().ok()).flatten();
+    let letter = (parts.next() == Some("letters")).then(|| parts.next()?.parse().ok()).flatten();
+    let letter = app_id.zip(letter).filter(|_| !is_get);
+    let letter = letter.map(|(app_id, id)| (root.letter(app_id, id), "Back to the letter"));
+    let app = app_id.map(|app_id| (root.letters(app_id, &Default::default()), "The app's letters"));
+    letter.into_iter().chain(app).chain([(root.apps(), "All apps")]).collect()
+}

@@ -1,0 +1,250 @@
+//! How texts of people, times and counts are printed.
+
+use std::fmt;
+
+use askama::filters::HtmlSafe;
+use chrono::{DateTime, SecondsFormat, Utc};
+use dead_letters::Resolution;
+
+/// Somebody's text: what can't be seen stands there as an escape, so that no text turns the line around, hides
+/// a part of itself or looks like another one. Templates put it between `<bdi>` tags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Text(String);
+
+impl Text {
+    /// Of it, so many characters at most.
+    pub(crate) fn cut(text: &str, characters: usize) -> Self {
+        match text.char_indices().nth(characters) {
+            Some((end, _)) => Self::from(format!("{}…", &text[..end])),
+            None => Self::from(text),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.replace("\r\n", "\n"))
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = 0;
+        for (at, hidden) in self.0.match_indices(is_hidden) {
+            f.write_str(&self.0[shown..at])?;
+            write!(f, "{}", hidden.escape_unicode())?;
+            shown = at + hidden.len();
+        }
+        f.write_str(&self.0[shown..])
+    }
+}
+
+/// Controls, and what Unicode has for directions, joints, fillers and tags.
+pub(crate) fn is_hidden(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        '\u{AD}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{3164}' | '\u{FEFF}'
+        | '\u{FFA0}' => true,
+        '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' => true,
+        '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}' => true,
+        _ => c.is_control(),
+    }
+}
+
+/// An error as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ErrorText {
+    /// The first line that says something.
+    pub(crate) first: Text,
+    /// What follows it, as it stands there.
+    pub(crate) rest: Text,
+    /// The same in one line.
+    pub(crate) brief: Text,
+}
+
+impl ErrorText {
+    pub(crate) fn new(error: &str) -> Self {
+        let error = error.replace("\r\n", "\n");
+        let error = error.trim();
+        let (first, rest) = error.split_once('\n').unwrap_or((error, ""));
+        let lines: Vec<_> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let first = if first.is_empty() { "No error was said" } else { first.trim_end() };
+        Self {
+            first: first.into(),
+            rest: rest.trim_start_matches('\n').into(),
+            brief: lines.join(" · ").into(),
+        }
+    }
+
+    /// Of a summary, which has the beginning alone.
+    pub(crate) fn of_excerpt(excerpt: &str) -> Self {
+        const EXCERPT_CHARACTERS: usize = 200;
+        match excerpt.chars().count() < EXCERPT_CHARACTERS {
+            true => Self::new(excerpt),
+            false => Self::new(&format!("{excerpt}…")),
+        }
+    }
+}
+
+/// As an element that says when for people and for machines; the script puts an age in its place. It is never
+/// made relative here: a page of the same letters is the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) DateTime<Utc>);
+
+impl Time {
+    /// Without the element, for attributes and commands.
+    pub(crate) fn plain(&self) -> impl fmt::Display {
+        self.0.format("%-d %b %Y, %H:%M UTC")
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = self.0.to_rfc3339_opts(SecondsFormat::Secs, true);
+        write!(f, "<time datetime=\"{machine}\">{}</time>", self.plain())
+    }
+}
+
+impl HtmlSafe for Time {}
+
+/// A count that may be the least there are: `1,000+`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Amount {
+    pub(crate) count: u64,
+    pub(crate) at_least: bool,
+}
+
+impl Amount {
+    pub(crate) fn exactly(count: u64) -> Self {
+        Self { count, at_least: false }
+    }
+
+    /// Whether what is counted stands in the singular.
+    pub(crate) fn is_one(&self) -> bool {
+        self.count == 1 && !self.at_least
+    }
+
+    /// `1 letter`, `2 letters`.
+    pub(crate) fn letters(&self) -> String {
+        format!("{self} letter{}", if self.is_one() { "" } else { "s" })
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figures = self.count.to_string();
+        for (at, figure) in figures.char_indices() {
+            if at > 0 && (figures.len() - at).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            write!(f, "{figure}")?;
+        }
+        if self.at_least { f.write_str("+") } else { Ok(()) }
+    }
+}
+
+impl HtmlSafe for Amount {}
+
+/// `334 B`, `1.2 KB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KB", "MB", "GB", "TB"];
+    let mut tenths = bytes.saturating_mul(10);
+    let mut unit = "B";
+    for next in UNITS {
+        if tenths < 10_000 {
+            break;
+        }
+        (tenths, unit) = (tenths / 1_000, next);
+    }
+    match (unit, tenths % 10) {
+        ("B", _) | (_, 0) => format!("{} {unit}", tenths / 10),
+        (_, tenth) => format!("{}.{tenth} {unit}", tenths / 10),
+    }
+}
+
+/// What became of a letter that is settled.
+pub(crate) fn settled_as(resolution: Option<Resolution>) -> &'static str {
+    match resolution {
+        Some(Resolution::Replayed) => "replayed",
+        Some(Resolution::Ignored) => "ignored",
+        Some(Resolution::HandledByScript) => "handled by script",
+        Some(Resolution::HandlerFailed) => "handler failed",
+        // Of a newer version.
+        None => "settled",
+    }
+}
+
+/// `second`, `third`, `4th`.
+pub(crate) fn ordinal(number: u64) -> String {
+    match number {
+        1 => "first".to_owned(),
+        2 => "second".to_owned(),
+        3 => "third".to_owned(),
+        _ => {
+            let ending = match (number % 10, number % 100) {
+                (_, 11..=13) => "th",
+                (1, _) => "st",
+                (2, _) => "nd",
+                (3, _) => "rd",
+                _ => "th",
+            };
+            format!("{number}{ending}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_as_an_escape() {
+        let hidden = "a\u{202e}b\u{200b}c\u{1b}[31m\u{0}\u{2066}\u{feff}";
+        assert_eq!(Text::from(hidden).to_string(), r"a\u{202e}b\u{200b}c\u{1b}[31m\u{0}\u{2066}\u{feff}");
+        assert_eq!(Text::from("größe ≠ 7\tü\nשלום").to_string(), "größe ≠ 7\tü\nשלום");
+        assert_eq!(Text::from("a\r\nb\rc").to_string(), "a\nb\\u{d}c");
+    }
+
+    #[test]
+    fn an_error_is_its_first_line_that_says_something_and_what_follows() {
+        let error = ErrorText::new("\n  \nHTTP 503 \r\n  at deliver\n\ncaused by: reset\n");
+        assert_eq!(error.first.to_string(), "HTTP 503");
+        assert_eq!(error.rest.to_string(), "  at deliver\n\ncaused by: reset");
+        assert_eq!(error.brief.to_string(), "at deliver · caused by: reset");
+        assert_eq!(ErrorText::new(" \n").first.to_string(), "No error was said");
+    }
+
+    #[test]
+    fn an_excerpt_that_was_cut_says_so() {
+        assert_eq!(ErrorText::of_excerpt(&"é".repeat(199)).first.to_string(), "é".repeat(199));
+        assert_eq!(ErrorText::of_excerpt(&"é".repeat(200)).first.to_string(), "é".repeat(200) + "…");
+    }
+
+    #[test]
+    fn counts_sizes_and_ordinals_read_well() {
+        let amounts = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
+        for (count, text) in amounts {
+            assert_eq!(Amount::exactly(count).to_string(), text);
+        }
+        assert_eq!(Amount { count: 1_000, at_least: true }.letters(), "1,000+ letters");
+        assert_eq!(Amount::exactly(1).letters(), "1 letter");
+        let sizes = [(0, "0 B"), (999, "999 B"), (1_250, "1.2 KB"), (64_000_000, "64 MB")];
+        for (bytes, text) in sizes {
+            assert_eq!(size(bytes), text);
+        }
+        let ordinals = [(2, "second"), (3, "third"), (4, "4th"), (11, "11th"), (21, "21st"), (112, "112th")];
+        for (number, text) in ordinals {
+            assert_eq!(ordinal(number), text);
+        }
+    }
+}

@@ -1,0 +1,464 @@
+//! Payloads as the texts that they are: numbers, order and doubled keys as stored, which a `Value` would change.
+
+use std::{borrow::Cow, fmt, io, ops::Range, sync::Arc};
+
+use axum::body::{Body, Bytes};
+use dead_letters::{AppId, DeadLetterId, DeadLetterStore};
+use futures_util::stream::try_unfold;
+use serde::de::IgnoredAny;
+
+/// What serde_json reads.
+const MAX_LEVELS: usize = 127;
+const REDACTED: &str = "\"[redacted]\"";
+/// Of a payload that is streamed. PostgreSQL unpacks a text from its beginning for each part: smaller ones would
+/// cost 64 MB many times over.
+pub(crate) const PART_CHARACTERS: u64 = 4 << 20;
+
+/// What a piece of JSON text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Punctuation,
+    Key,
+    String,
+    Number,
+    Literal,
+    Redacted,
+    Space,
+}
+
+/// A piece of JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Token<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) text: Cow<'a, str>,
+}
+
+/// The text is no JSON, or nests deeper than 127 levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotJson;
+
+/// The text is no JSON pointer of RFC 6901.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no JSON pointer: it must be empty or begin with /, and have ~ as ~0 and / in a key as ~1")]
+pub(crate) struct BadPointer(String);
+
+/// Which values are not to be shown: those at the pointers, in which `*` stands for any key or index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Redaction(Vec<Vec<String>>);
+
+impl Redaction {
+    pub(crate) fn new(pointers: impl IntoIterator<Item: Into<String>>) -> Result<Self, BadPointer> {
+        pointers.into_iter().map(|pointer| segments(pointer.into())).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Of these pointers, those whose next segment is this one.
+    fn step(&self, live: &[usize], depth: usize, name: &str) -> Vec<usize> {
+        let goes_on = |segment: &String| segment == "*" || segment == name;
+        live.iter().copied().filter(|&pointer| self.0[pointer].get(depth).is_some_and(goes_on)).collect()
+    }
+}
+
+fn segments(pointer: String) -> Result<Vec<String>, BadPointer> {
+    let Some(path) = pointer.strip_prefix('/') else {
+        return if pointer.is_empty() { Ok(Vec::new()) } else { Err(BadPointer(pointer)) };
+    };
+    let unescape = |segment: &str| {
+        let is_escape = |rest: &str| rest.starts_with(['0', '1']);
+        let is_valid = segment.split('~').skip(1).all(is_escape);
+        is_valid.then(|| segment.replace("~1", "/").replace("~0", "~"))
+    };
+    path.split('/').map(unescape).collect::<Option<_>>().ok_or(BadPointer(pointer))
+}
+
+/// The stored text with `"[redacted]"` for the values in question, and all else byte for byte.
+pub(crate) fn redact(text: &str, redaction: &Redaction) -> Result<String, NotJson> {
+    let mut walk = Walk::new(text, redaction)?;
+    let mut redacted = String::with_capacity(text.len());
+    while let Some(token) = walk.next()? {
+        redacted += &token.text;
+    }
+    Ok(redacted)
+}
+
+/// A payload to be read by people.
+#[derive(Debug)]
+pub(crate) struct Pretty<'a> {
+    /// Indented, one member a line.
+    pub(crate) tokens: Vec<Token<'a>>,
+    /// How many values are not shown.
+    pub(crate) redacted: usize,
+}
+
+pub(crate) fn pretty<'a>(text: &'a str, redaction: &Redaction) -> Result<Pretty<'a>, NotJson> {
+    let mut walk = Walk::new(text, redaction)?;
+    let mut pretty = Pretty { tokens: Vec::new(), redacted: 0 };
+    let (mut depth, mut is_first) = (0, false);
+    let line = |depth: usize| Token { kind: Kind::Space, text: format!("\n{}", "  ".repeat(depth)).into() };
+    while let Some(token) = walk.next()? {
+        let (kind, piece) = (token.kind, token.text.clone());
+        let closes = matches!(&*piece, "}" | "]") && kind == Kind::Punctuation;
+        match kind {
+            Kind::Space => continue,
+            Kind::Redacted => pretty.redacted += 1,
+            _ => {}
+        }
+        depth -= usize::from(closes);
+        if closes != is_first {
+            pretty.tokens.push(line(depth));
+        }
+        is_first = false;
+        pretty.tokens.push(token);
+        match &*piece {
+            "{" | "[" if kind == Kind::Punctuation => {
+                depth += 1;
+                is_first = true;
+            }
+            "," if kind == Kind::Punctuation => pretty.tokens.push(line(depth)),
+            ":" if kind == Kind::Punctuation => {
+                pretty.tokens.push(Token { kind: Kind::Space, text: " ".into() });
+            }
+            _ => {}
+        }
+    }
+    Ok(pretty)
+}
+
+/// Goes through a text that is JSON, piece by piece.
+pub(crate) struct Walk<'a, 'r> {
+    text: &'a str,
+    at: usize,
+    redaction: &'r Redaction,
+    open: Vec<Open>,
+}
+
+/// An object or array that is not at its end.
+struct Open {
+    is_object: bool,
+    awaits_key: bool,
+    index: usize,
+    /// Of the member that is under way: its key, or `*`.
+    name: String,
+    /// The pointers that lead to the whole.
+    live: Vec<usize>,
+    /// Those of them that lead to the member.
+    here: Vec<usize>,
+}
+
+impl<'a, 'r> Walk<'a, 'r> {
+    pub(crate) fn new(text: &'a str, redaction: &'r Redaction) -> Result<Self, NotJson> {
+        // All that is done here relies on it.
+        serde_json::from_str::<IgnoredAny>(text).map_err(|_| NotJson)?;
+        Ok(Self { text, at: 0, redaction, open: Vec::new() })
+    }
+
+    /// Where the piece before stands, `*` for each index: a JSON pointer.
+    pub(crate) fn pointer(&self) -> String {
+        self.open.iter().map(|open| format!("/{}", open.name.replace('~', "~0").replace('/', "~1"))).collect()
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<Token<'a>>, NotJson> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let Some(&first) = rest.first() else { return Ok(None) };
+        let awaits_key = self.open.last().is_some_and(|open| open.awaits_key);
+        let token = match first {
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                let length = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+                self.take(Kind::Space, length)
+            }
+            b'}' | b']' => {
+                self.open.pop();
+                self.take(Kind::Punctuation, 1)
+            }
+            b',' => {
+                self.next_member();
+                self.take(Kind::Punctuation, 1)
+            }
+            b':' => self.take(Kind::Punctuation, 1),
+            b'"' if awaits_key => {
+                let token = self.take(Kind::Key, string_length(rest));
+                self.enter_key(&token.text)?;
+                token
+            }
+            _ if self.is_redacted() => {
+                self.take(Kind::Redacted, value_length(rest));
+                Token { kind: Kind::Redacted, text: REDACTED.into() }
+            }
+            b'{' | b'[' => {
+                self.enter(first == b'{')?;
+                self.take(Kind::Punctuation, 1)
+            }
+            b'"' => self.take(Kind::String, string_length(rest)),
+            b't' | b'f' | b'n' => self.take(Kind::Literal, scalar_length(rest)),
+            _ => self.take(Kind::Number, scalar_length(rest)),
+        };
+        Ok(Some(token))
+    }
+
+    fn take(&mut self, kind: Kind, length: usize) -> Token<'a> {
+        let range: Range<usize> = self.at..self.at + length;
+        self.at = range.end;
+        Token { kind, text: self.text.get(range).unwrap_or_default().into() }
+    }
+
+    /// The pointers that lead to the value that comes next.
+    fn here(&self) -> Vec<usize> {
+        match self.open.last() {
+            Some(open) => open.here.clone(),
+            None => (0..self.redaction.0.len()).collect(),
+        }
+    }
+
+    fn is_redacted(&self) -> bool {
+        let ends_here = |&pointer: &usize| self.redaction.0[pointer].len() == self.open.len();
+        match self.open.last() {
+            Some(open) => open.here.iter().any(ends_here),
+            None => (0..self.redaction.0.len()).any(|pointer| ends_here(&pointer)),
+        }
+    }
+
+    fn enter(&mut self, is_object: bool) -> Result<(), NotJson> {
+        if self.open.len() == MAX_LEVELS {
+            return Err(NotJson);
+        }
+        let live = self.here();
+        let here = if is_object { Vec::new() } else { self.redaction.step(&live, self.open.len(), "0") };
+        self.open.push(Open { is_object, awaits_key: is_object, index: 0, name: "*".to_owned(), live, here });
+        Ok(())
+    }
+
+    fn enter_key(&mut self, key: &str) -> Result<(), NotJson> {
+        // `"\u0065mail"` is email.
+        let name: String = serde_json::from_str(key).map_err(|_| NotJson)?;
+        let depth = self.open.len() - 1;
+        if let Some(open) = self.open.last_mut() {
+            open.here = self.redaction.step(&open.live, depth, &name);
+            open.awaits_key = false;
+            open.name = name;
+        }
+        Ok(())
+    }
+
+    fn next_member(&mut self) {
+        let depth = self.open.len().saturating_sub(1);
+        if let Some(open) = self.open.last_mut() {
+            open.awaits_key = open.is_object;
+            open.index += 1;
+            if !open.is_object {
+                open.here = self.redaction.step(&open.live, depth, &open.index.to_string());
+            }
+        }
+    }
+}
+
+/// With its quotes.
+fn string_length(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(&byte) = text.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+fn scalar_length(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| !matches!(byte, b',' | b'}' | b']') && !byte.is_ascii_whitespace()).count()
+}
+
+fn value_length(text: &[u8]) -> usize {
+    match text.first() {
+        Some(b'"') => string_length(text),
+        Some(b'{' | b'[') => {
+            let (mut at, mut depth) = (0, 0_usize);
+            while let Some(&byte) = text.get(at) {
+                match byte {
+                    b'"' => {
+                        at += string_length(&text[at..]);
+                        continue;
+                    }
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+                at += 1;
+                if depth == 0 {
+                    return at;
+                }
+            }
+            text.len()
+        }
+        _ => scalar_length(text),
+    }
+}
+
+/// The stored text, part by part; `first` is that of the first [`PART_CHARACTERS`]. A letter that goes meanwhile,
+/// or a store that fails, breaks it off: the client sees that it is not whole. Dropped, it asks for no more.
+pub(crate) fn stream(
+    store: Arc<dyn DeadLetterStore>,
+    app_id: AppId,
+    id: DeadLetterId,
+    first: String,
+) -> Body {
+    let part = move |(first, start): (Option<String>, u64)| {
+        let store = store.clone();
+        async move {
+            let end = start.saturating_add(PART_CHARACTERS);
+            let part = match first {
+                Some(first) => first,
+                None => {
+                    let text = store.payload_text(app_id, id, start..end).await.map_err(io::Error::other)?;
+                    text.ok_or_else(|| io::Error::other(Gone))?
+                }
+            };
+            Ok::<_, io::Error>((!part.is_empty()).then(|| {
+                // Fewer bytes than characters were asked for: there are no more.
+                let next = if (part.len() as u64) < PART_CHARACTERS { u64::MAX } else { end };
+                (Bytes::from(part), (None, next))
+            }))
+        }
+    };
+    Body::from_stream(try_unfold((Some(first), 0), move |place: (Option<String>, u64)| {
+        let part = part.clone();
+        async move { if place.1 == u64::MAX { Ok(None) } else { part(place).await } }
+    }))
+}
+
+#[derive(Debug)]
+struct Gone;
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the letter is gone")
+    }
+}
+
+impl std::error::Error for Gone {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn redaction(pointers: &[&str]) -> Redaction {
+        Redaction::new(pointers.iter().copied()).unwrap()
+    }
+
+    fn text(tokens: &[Token<'_>]) -> String {
+        tokens.iter().map(|token| &*token.text).collect()
+    }
+
+    #[test]
+    fn what_no_pointer_names_is_as_it_was_byte_for_byte() {
+        let nothing = Redaction::default();
+        let elsewhere = redaction(&["/nowhere", "/a/b/c/d/e"]);
+        for stored in [
+            r#"{ "b" : 1.10, "a":18446744073709551616,"a":1e400 , "x":[ ] ,"y":{}, "é\u00e9\"\\":"\"}],:{["}"#,
+            "  [1,\t-0.0,null ,true,\n[[[]]]]\r\n",
+            "\"text\"",
+            "-12.5e+3",
+        ] {
+            assert_eq!(redact(stored, &nothing).as_deref(), Ok(stored));
+            assert_eq!(redact(stored, &elsewhere).as_deref(), Ok(stored));
+        }
+    }
+
+    #[test]
+    fn a_pointer_redacts_its_value_and_a_star_stands_for_any_key_or_index() {
+        let stored = r#"{"customer":{"email":"a@b.c","name":"Ada"},"lines":[{"card":{"no":"4}"},"n":1},{"card":[1,"]"]},7]}"#;
+        let shown = |pointers: &[&str]| redact(stored, &redaction(pointers)).unwrap();
+        assert_eq!(
+            shown(&["/customer/email", "/lines/*/card"]),
+            r#"{"customer":{"email":"[redacted]","name":"Ada"},"lines":[{"card":"[redacted]","n":1},{"card":"[redacted]"},"#
+                .to_owned()
+                + "7]}"
+        );
+        assert_eq!(shown(&["/lines/1", "/lines/2"]).matches("[redacted]").count(), 2);
+        assert_eq!(shown(&["/*/email"]).matches("[redacted]").count(), 1);
+        assert_eq!(shown(&["/lines"]), r#"{"customer":{"email":"a@b.c","name":"Ada"},"lines":"[redacted]"}"#);
+        assert_eq!(shown(&[""]), REDACTED);
+    }
+
+    #[test]
+    fn keys_are_compared_as_they_read_and_doubled_ones_are_all_redacted() {
+        let stored = r#"{"\u0065mail":1,"email":2,"a/b":3,"c~d":4,"":5}"#;
+        let shown = redact(stored, &redaction(&["/email", "/a~1b", "/c~0d", "/"])).unwrap();
+        let r = REDACTED;
+        assert_eq!(shown, format!(r#"{{"\u0065mail":{r},"email":{r},"a/b":{r},"c~d":{r},"":{r}}}"#));
+    }
+
+    #[test]
+    fn what_is_no_json_or_nests_too_deep_is_told() {
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let nothing = Redaction::default();
+        for broken in ["", "{", "{\"a\":}", "[1,]", "nul", "1 2", "'a'", &deep(128), &deep(100_000)] {
+            assert_eq!(redact(broken, &nothing), Err(NotJson));
+            assert!(pretty(broken, &nothing).is_err());
+        }
+        assert_eq!(redact(&deep(127), &nothing), Ok(deep(127)));
+    }
+
+    #[test]
+    fn a_text_that_is_no_pointer_is_refused() {
+        for bad in ["customer", "/a~2", "/a~", "~0"] {
+            assert_eq!(Redaction::new([bad]), Err(BadPointer(bad.to_owned())));
+        }
+        assert!(Redaction::new(["", "/", "/a//b", "/~0~1"]).is_ok());
+    }
+
+    #[test]
+    fn a_pretty_payload_has_one_member_a_line_and_says_what_is_withheld() {
+        let stored = r#"{"a":{"b":[1,2,{}],"c":[]},"d":"x"}"#;
+        let shown = pretty(stored, &redaction(&["/d"])).unwrap();
+        let lines = [
+            "{",
+            r#"  "a": {"#,
+            r#"    "b": ["#,
+            "      1,",
+            "      2,",
+            "      {}",
+            "    ],",
+            r#"    "c": []"#,
+            "  },",
+            r#"  "d": "[redacted]""#,
+            "}",
+        ];
+        assert_eq!(text(&shown.tokens), lines.join("\n"));
+        assert_eq!(shown.redacted, 1);
+    }
+
+    #[test]
+    fn a_pretty_payload_is_what_serde_json_prints() {
+        let mut seed = 7_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        fn value(depth: u32, random: &mut impl FnMut(u64) -> u64) -> serde_json::Value {
+            match random(if depth == 0 { 5 } else { 8 }) {
+                0 => json!(null),
+                1 => json!(random(2) == 0),
+                2 => json!(random(1_000_000) as f64 / 64.0),
+                3 => json!(random(u64::MAX)),
+                4 => json!("\"}],:{[\\ é\n"[..[0, 1, 3, 8][random(4) as usize]].to_owned()),
+                5 => (0..random(4)).map(|_| value(depth - 1, random)).collect(),
+                _ => {
+                    let members = (0..random(4)).map(|n| (format!("k{n}\""), value(depth - 1, random)));
+                    serde_json::Value::Object(members.collect())
+                }
+            }
+        }
+        for _ in 0..2_000 {
+            let value = value(4, &mut random);
+            let stored = value.to_string();
+            let shown = pretty(&stored, &Redaction::default()).unwrap();
+            assert_eq!(text(&shown.tokens), serde_json::to_string_pretty(&value).unwrap());
+        }
+    }
+}

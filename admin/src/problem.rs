@@ -1,0 +1,275 @@
+//! What a request gets that went wrong: RFC 9457 for the API, and a page of the same for the pages.
+
+use std::borrow::Cow;
+
+use axum::{
+    Json,
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use dead_letters::{DeadLetterRepoError, ErrorKind, Resolution};
+use serde::Serialize;
+use tracing::error;
+use utoipa::ToSchema;
+
+/// When to ask again, in seconds: a database that restarts is back by then, more often than not.
+const RETRY_AFTER_SECONDS: u16 = 5;
+
+/// A fixed sentence for whoever asked; the cause goes into the log.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    #[serde(rename = "type")]
+    #[schema(inline)]
+    kind: ProblemType,
+    title: &'static str,
+    status: u16,
+    /// What is wrong with this request.
+    detail: Cow<'static, str>,
+    /// The field that is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// How the letter was settled before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled: Option<SettledBefore>,
+}
+
+/// Who was there before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct SettledBefore {
+    /// As what. Null is a resolution that this version does not know.
+    #[schema(value_type = Option<String>)]
+    pub(crate) resolution: Option<Resolution>,
+    /// When.
+    pub(crate) resolved_at: DateTime<Utc>,
+    /// By whom, where that is known.
+    pub(crate) resolved_by: Option<String>,
+}
+
+/// See the README for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) enum ProblemType {
+    #[serde(rename = "urn:dead-letters:problem:invalid")]
+    Invalid,
+    #[serde(rename = "urn:dead-letters:problem:unauthenticated")]
+    Unauthenticated,
+    #[serde(rename = "urn:dead-letters:problem:forbidden")]
+    Forbidden,
+    #[serde(rename = "urn:dead-letters:problem:cross-site")]
+    CrossSite,
+    #[serde(rename = "urn:dead-letters:problem:no-replay")]
+    NoReplay,
+    #[serde(rename = "urn:dead-letters:problem:withheld")]
+    Withheld,
+    #[serde(rename = "urn:dead-letters:problem:not-found")]
+    NotFound,
+    #[serde(rename = "urn:dead-letters:problem:method-not-allowed")]
+    MethodNotAllowed,
+    #[serde(rename = "urn:dead-letters:problem:already-resolved")]
+    AlreadyResolved,
+    #[serde(rename = "urn:dead-letters:problem:not-resolved")]
+    NotResolved,
+    #[serde(rename = "urn:dead-letters:problem:preview-expired")]
+    PreviewExpired,
+    #[serde(rename = "urn:dead-letters:problem:too-large")]
+    TooLarge,
+    #[serde(rename = "urn:dead-letters:problem:unsupported-media-type")]
+    UnsupportedMediaType,
+    #[serde(rename = "urn:dead-letters:problem:unavailable")]
+    Unavailable,
+    #[serde(rename = "urn:dead-letters:problem:internal")]
+    Internal,
+}
+
+impl ProblemType {
+    fn status_and_title(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Invalid => (StatusCode::BAD_REQUEST, "The request is invalid"),
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "Nobody is logged in"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "This is not allowed"),
+            Self::CrossSite => (StatusCode::FORBIDDEN, "The request comes from another site"),
+            Self::NoReplay => (StatusCode::FORBIDDEN, "This service can't replay"),
+            Self::Withheld => (StatusCode::FORBIDDEN, "The payload is withheld"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here"),
+            Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter was already settled"),
+            Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
+            Self::PreviewExpired => (StatusCode::GONE, "The preview is no longer good"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type is not taken")
+            }
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The store can't be reached"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong"),
+        }
+    }
+}
+
+impl Problem {
+    fn new(kind: ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
+        let (status, title) = kind.status_and_title();
+        Self { kind, title, status: status.as_u16(), detail: detail.into(), field: None, settled: None }
+    }
+
+    pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ProblemType::Invalid, detail)
+    }
+
+    pub(crate) fn invalid_field(field: impl Into<String>, problem: impl AsRef<str>) -> Self {
+        let field = field.into();
+        Self::invalid(format!("{field:?} {}", problem.as_ref())).of_field(field)
+    }
+
+    fn of_field(self, field: impl Into<String>) -> Self {
+        Self { field: Some(field.into()), ..self }
+    }
+
+    pub(crate) fn unauthenticated() -> Self {
+        Self::new(ProblemType::Unauthenticated, "the admin is for operators who are logged in")
+    }
+
+    pub(crate) fn forbidden(detail: &'static str) -> Self {
+        Self::new(ProblemType::Forbidden, detail)
+    }
+
+    pub(crate) fn cross_site() -> Self {
+        Self::new(
+            ProblemType::CrossSite,
+            "a form of another site sent it, or a proxy changed Host: then the admin must know the origin that \
+             browsers see (trusted_origin)",
+        )
+    }
+
+    pub(crate) fn no_replay() -> Self {
+        Self::new(ProblemType::NoReplay, "the service has no replay")
+    }
+
+    pub(crate) fn withheld(detail: &'static str) -> Self {
+        Self::new(ProblemType::Withheld, detail)
+    }
+
+    pub(crate) fn no_such_app() -> Self {
+        Self::new(ProblemType::NotFound, "there is no such app")
+    }
+
+    pub(crate) fn no_such_letter() -> Self {
+        Self::new(ProblemType::NotFound, "the app has no such letter")
+    }
+
+    pub(crate) fn preview_expired(detail: &'static str) -> Self {
+        Self::new(ProblemType::PreviewExpired, detail)
+    }
+
+    pub(crate) fn too_large(detail: &'static str) -> Self {
+        Self::new(ProblemType::TooLarge, detail)
+    }
+
+    pub(crate) fn unsupported_media_type(detail: &'static str) -> Self {
+        Self::new(ProblemType::UnsupportedMediaType, detail)
+    }
+
+    pub(crate) fn unavailable() -> Self {
+        Self::new(ProblemType::Unavailable, "the database is busy or out of reach: try again")
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.kind.status_and_title().0
+    }
+
+    pub(crate) fn kind(&self) -> ProblemType {
+        self.kind
+    }
+
+    pub(crate) fn title(&self) -> &'static str {
+        self.title
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(crate) fn settled(&self) -> Option<&SettledBefore> {
+        self.settled.as_ref()
+    }
+}
+
+impl From<DeadLetterRepoError> for Problem {
+    fn from(error: DeadLetterRepoError) -> Self {
+        use DeadLetterRepoError::{
+            AlreadyResolved, FromAfterUntil, InvalidCursor, InvalidQuery, NotResolved, OutOfRange,
+        };
+        match &error {
+            AlreadyResolved { resolution, resolved_at, by, .. } => {
+                let settled = SettledBefore {
+                    resolution: *resolution,
+                    resolved_at: *resolved_at,
+                    resolved_by: by.clone(),
+                };
+                let detail = "somebody was faster: see settled";
+                return Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) };
+            }
+            NotResolved(_) => return Self::new(ProblemType::NotResolved, "there is nothing to reopen"),
+            InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
+            FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
+            InvalidQuery { field, problem } => return Self::invalid_field(field, problem),
+            OutOfRange { argument, .. } => {
+                let field = argument.rsplit('.').next().unwrap_or(argument);
+                return Self::invalid(error.to_string()).of_field(field);
+            }
+            _ => {}
+        }
+        match error.kind() {
+            ErrorKind::NotFound => Self::no_such_letter(),
+            ErrorKind::Invalid => Self::invalid(error.to_string()),
+            ErrorKind::Transient => {
+                error!(%error, "the store can't be reached");
+                Self::unavailable()
+            }
+            ErrorKind::Conflict | ErrorKind::Internal => {
+                error!(error = chain(&error), "a call of the store failed");
+                Self::new(ProblemType::Internal, "the service's log says more")
+            }
+        }
+    }
+}
+
+/// With its sources: the one of a `Requeue` is the service's own.
+fn chain(error: &DeadLetterRepoError) -> String {
+    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    std::iter::once(error.to_string())
+        .chain(sources.map(|source| source.to_string()))
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(&self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.kind {
+            ProblemType::Unauthenticated => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            ProblemType::Unavailable => {
+                headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+            }
+            _ => {}
+        }
+        // For the layer that makes a page of it.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+pub(crate) async fn not_found() -> Problem {
+    Problem::new(ProblemType::NotFound, "nothing is to be found under this address")
+}
+
+pub(crate) async fn method_not_allowed(method: Method) -> Problem {
+    Problem::new(ProblemType::MethodNotAllowed, format!("{method} is not taken here"))
+}

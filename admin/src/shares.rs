@@ -1,0 +1,106 @@
+//! What do these share? Of a sample of payloads, the values that are the same in all or most of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::payload::{Kind, Redaction, Walk};
+
+const MAX_SHARES: usize = 20;
+const MAX_VALUE_CHARACTERS: usize = 80;
+/// Of one payload: a sample of large ones is not to be held whole a second time.
+const MAX_VALUES: usize = 2_000;
+
+/// A value that stands at the same place in most payloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// A JSON pointer, with `*` for each index.
+    pub(crate) path: String,
+    /// JSON, its beginning.
+    pub(crate) value: String,
+    /// In how many payloads.
+    pub(crate) rows: usize,
+    /// Of how many that could be read.
+    pub(crate) of: usize,
+}
+
+/// What all share comes first, then what at least four of five do. A single payload shares nothing.
+pub(crate) fn shares(payloads: &[String], redaction: &Redaction) -> Vec<Share> {
+    let values: Vec<_> = payloads.iter().filter_map(|payload| values(payload, redaction)).collect();
+    let of = values.len();
+    if of < 2 {
+        return Vec::new();
+    }
+    let mut rows = BTreeMap::<(String, String), usize>::new();
+    for value in values.into_iter().flatten() {
+        *rows.entry(value).or_default() += 1;
+    }
+    let is_shared = |rows: usize| rows >= 2 && rows * 5 >= of * 4;
+    let shared = rows.into_iter().filter(|&(_, rows)| is_shared(rows));
+    let mut shares: Vec<_> = shared.map(|((path, value), rows)| Share { path, value, rows, of }).collect();
+    // Stable: of equals by their path.
+    shares.sort_by_key(|share| std::cmp::Reverse(share.rows));
+    shares.truncate(MAX_SHARES);
+    shares
+}
+
+/// The scalars of a payload and their places, each once; `None` where it can't be read.
+fn values(payload: &str, redaction: &Redaction) -> Option<BTreeSet<(String, String)>> {
+    let mut walk = Walk::new(payload, redaction).ok()?;
+    let mut values = BTreeSet::new();
+    while let Some(token) = walk.next().ok()? {
+        if matches!(token.kind, Kind::String | Kind::Number | Kind::Literal) && values.len() < MAX_VALUES {
+            values.insert((walk.pointer(), cut(&token.text)));
+        }
+    }
+    Some(values)
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_VALUE_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(payloads: &[&str], pointers: &[&str]) -> Vec<String> {
+        let payloads: Vec<_> = payloads.iter().map(|&payload| payload.to_owned()).collect();
+        let redaction = Redaction::new(pointers.iter().copied()).unwrap();
+        let show = |share: Share| format!("{} {} {}/{}", share.path, share.value, share.rows, share.of);
+        shares(&payloads, &redaction).into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn what_all_share_comes_before_what_four_of_five_do() {
+        let payload = |n: u32, tier: &str| {
+            format!(r#"{{"id":{n},"plan":"{tier}","lines":[{{"sku":"A"}},{{"sku":"B{n}"}}]}}"#)
+        };
+        let payloads: Vec<_> = (1..=5).map(|n| payload(n, if n == 5 { "pro" } else { "free" })).collect();
+        let payloads: Vec<_> = payloads.iter().map(String::as_str).collect();
+        assert_eq!(found(&payloads, &[]), [r#"/lines/*/sku "A" 5/5"#, r#"/plan "free" 4/5"#]);
+    }
+
+    #[test]
+    fn redacted_values_and_unreadable_payloads_are_left_out() {
+        let payloads = [r#"{"email":"a","x":1}"#, "{broken", r#"{"email":"a","x":1}"#];
+        assert_eq!(found(&payloads, &["/email"]), ["/x 1 2/2"]);
+    }
+
+    #[test]
+    fn one_payload_shares_nothing() {
+        assert_eq!(found(&[r#"{"x":1}"#], &[]), [""; 0]);
+        assert_eq!(found(&[], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn values_are_cut_and_there_are_twenty_at_most() {
+        let long = format!("\"{}\"", "é".repeat(200));
+        let members: Vec<_> = (10..40).map(|n| format!("\"k{n}\":{long}")).collect();
+        let payload = format!("{{{}}}", members.join(","));
+        let found = found(&[&payload, &payload], &[]);
+        assert_eq!(found.len(), 20);
+        assert_eq!(found[0], format!("/k10 \"{}… 2/2", "é".repeat(79)));
+    }
+}

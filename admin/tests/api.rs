@@ -1,0 +1,778 @@
+//! What each operation of the API answers.
+
+use std::sync::Arc;
+
+use axum::{
+    body::Body,
+    http::{Method, Request, StatusCode, header},
+};
+use dead_letters::{
+    DeadLetterTriage, NewDeadLetter, Resolution, Settlement,
+    testing::{self, FailingStore, letter},
+};
+use dead_letters_admin::{Admin, InsecureAllowAll, Operator, Right};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Client, World, audited, fail_all, listen, memory, new_app, on_every_backend, time};
+
+on_every_backend! {
+    the_apps_with_open_letters_are_listed_by_id_with_names_and_counts,
+    the_apps_go_on_behind_the_last_one_of_a_page,
+    an_operator_of_some_apps_is_told_of_no_others,
+    letters_come_newest_first_page_by_page,
+    a_letter_says_how_often_its_event_was_replayed_before,
+    a_scan_that_ends_early_says_how_far_it_went,
+    a_filter_in_the_query_string_is_obeyed,
+    a_letter_has_its_error_and_not_its_payload,
+    an_error_is_cut_at_100_000_characters,
+    a_letter_that_the_app_has_not_is_not_found,
+    a_letter_is_settled_by_the_operator_whatever_the_body_says,
+    what_was_settled_before_is_left_alone_and_said_by_whom_when_and_as_what,
+    a_replay_and_a_failed_handler_are_not_to_be_said,
+    a_replay_puts_the_event_back_once,
+    a_letter_is_reopened_once,
+    groups_have_timelines_where_they_are_asked_for,
+    a_group_whose_letters_were_settled_before_the_newest_came_back,
+    a_timeline_has_every_bucket,
+    a_payload_is_its_stored_text_to_the_byte,
+    a_payload_of_many_parts_is_streamed_whole,
+    of_a_redacted_payload_all_else_is_as_stored,
+    what_can_not_be_redacted_is_withheld,
+    a_revealed_payload_is_audited,
+    every_action_is_audited,
+    who_has_the_answer_already_is_told_so_until_it_changes,
+}
+
+async fn the_apps_with_open_letters_are_listed_by_id_with_names_and_counts(world: World) {
+    let (one, other, settled) = (new_app(), new_app(), new_app());
+    for app in [one, one, other] {
+        world.insert(letter(app)).await;
+    }
+    let failed = world.insert(letter(other)).await;
+    world.repo.resolve_once(other, failed, &Settlement::handler_failed()).await.unwrap();
+    let done = world.insert(letter(settled)).await;
+    world.repo.resolve_once(settled, done, &Settlement::ignored()).await.unwrap();
+
+    let admin = world.admin_of(Operator::reader("ada"));
+    let client = Client::from(admin.app_names(move |app| (app == one).then(|| "Orders".to_owned())));
+    let apps = client.get("/api/apps").await.json();
+    let mut expected = [
+        (one, json!("Orders"), json!({ "count": 2, "at_least": false }), 2),
+        (other, json!(other), json!({ "count": 2, "at_least": false }), 1),
+    ];
+    expected.sort_by_key(|app| app.0);
+    let items = apps["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2);
+    for (item, (app, name, open, unresolved)) in items.iter().zip(expected) {
+        assert_eq!((&item["app_id"], &item["name"], &item["open"]), (&json!(app), &name, &open));
+        assert_eq!(item["unresolved"]["count"], unresolved);
+        assert!(item["oldest"].as_str().unwrap() <= item["newest"].as_str().unwrap());
+    }
+    assert_eq!(apps["next"], Value::Null);
+}
+
+async fn the_apps_go_on_behind_the_last_one_of_a_page(world: World) {
+    let mut apps = [new_app(), new_app(), new_app()];
+    apps.sort();
+    for app in apps {
+        world.insert(letter(app)).await;
+    }
+    let client = world.client();
+    let first = client.get("/api/apps?limit=2").await.json();
+    assert_eq!(first["next"], json!(apps[1]));
+    let second = client.get(format!("/api/apps?limit=2&after={}", apps[1])).await.json();
+    assert_eq!((&second["items"][0]["app_id"], &second["next"]), (&json!(apps[2]), &Value::Null));
+}
+
+async fn an_operator_of_some_apps_is_told_of_no_others(world: World) {
+    let other = new_app();
+    world.letter().await;
+    world.insert(letter(other)).await;
+    let client = Client::from(world.admin_of(Operator::reader("ada").of_apps([world.app])));
+    let apps = client.get("/api/apps").await;
+    assert_eq!(apps.json()["items"][0]["app_id"], json!(world.app));
+    assert!(!apps.text().contains(&other.to_string()));
+    let of_none = Client::from(world.admin_of(Operator::reader("bob").of_apps([])));
+    assert_eq!(of_none.get("/api/apps").await.json(), json!({ "items": [], "next": null }));
+}
+
+async fn letters_come_newest_first_page_by_page(world: World) {
+    let mut ids = Vec::new();
+    for minute in [1, 2, 3] {
+        ids.push(world.stored(&format!("2026-03-01T10:0{minute}:00Z"), |letter| letter).await);
+    }
+    let client = world.client();
+    let first = client.get(world.path("letters?size=2")).await.json();
+    assert_eq!(listed(&first), [json!(ids[2]), json!(ids[1])]);
+    let next = first["next"].as_str().unwrap();
+    let second = client.get(world.path(&format!("letters?size=2&after={next}"))).await.json();
+    assert_eq!(listed(&second), [json!(ids[0])]);
+    assert_eq!((&second["next"], &second["looked_back_to"]), (&Value::Null, &Value::Null));
+
+    let other_filter = client.get(world.path(&format!("letters?size=2&op=insert&after={next}"))).await;
+    other_filter.problem(400, "invalid");
+}
+
+fn listed(page: &Value) -> Vec<Value> {
+    page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()).collect()
+}
+
+async fn a_letter_says_how_often_its_event_was_replayed_before(world: World) {
+    let client = world.client();
+    let event = Uuid::new_v4();
+    for death in 0..3 {
+        let died = NewDeadLetter { original_event_id: event, ..letter(world.app) };
+        let id = world.insert(died).await;
+        let found = client.get(world.path(&format!("letters/{id}"))).await.json();
+        assert_eq!(found["times_replayed"], death);
+        let replayed = client.post(world.path(&format!("letters/{id}/replay")), json!({})).await.json();
+        assert_eq!(replayed["times_replayed"], death + 1);
+    }
+    let listed = client.get(world.path("letters?state=any")).await.json();
+    let times: Vec<_> =
+        listed["items"].as_array().unwrap().iter().map(|item| &item["times_replayed"]).collect();
+    assert_eq!(times, [3, 3, 3]);
+}
+
+async fn a_scan_that_ends_early_says_how_far_it_went(world: World) {
+    world.stored("2026-03-01T10:01:00Z", |letter| letter).await;
+    world.stored("2026-03-01T10:02:00Z", |letter| letter).await;
+    let client = world.client();
+    let page = client.get(world.path("letters?source=none&scan=1")).await.json();
+    assert_eq!(page["items"], json!([]));
+    assert_eq!(page["looked_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")));
+    assert!(page["next"].is_string());
+    for view in ["groups", "timeline"] {
+        let query = "scan=1&from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z";
+        let answer = client.get(world.path(&format!("{view}?{query}"))).await.json();
+        assert_eq!(answer["looked_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")), "{view}");
+    }
+}
+
+async fn a_filter_in_the_query_string_is_obeyed(world: World) {
+    let mails = NewDeadLetter {
+        source: "mails".to_owned(),
+        last_error: "100% of <b>\"it\"</b> & more".to_owned(),
+        ..letter(world.app)
+    };
+    let id = world.insert(mails).await;
+    world.letter().await;
+    let client = world.client();
+    for query in [
+        "source=mails",
+        "error_contains=100%25+of+%3Cb%3E%22it%22%3C%2Fb%3E+%26",
+        "state=open&op=insert&source=mails&error_signature=",
+        &format!("ids={id}"),
+    ] {
+        let found = client.get(world.path(&format!("letters?{query}"))).await.json();
+        assert_eq!(listed(&found), [json!(id)], "{query}");
+        let groups = client.get(world.path(&format!("groups?{query}"))).await.json();
+        assert_eq!(groups["items"][0]["newest_id"], json!(id), "{query}");
+        assert_eq!(groups["items"].as_array().unwrap().len(), 1, "{query}");
+    }
+}
+
+async fn a_letter_has_its_error_and_not_its_payload(world: World) {
+    let new = NewDeadLetter {
+        last_error: "first line\nsecond line".to_owned(),
+        payload: json!({ "secret": "canary" }),
+        ..letter(world.app)
+    };
+    let id = world.insert(new.clone()).await;
+    let row = world.row(id).await;
+    let answer = world.client().get(world.path(&format!("letters/{id}"))).await;
+    assert!(!answer.text().contains("canary"));
+    let expected = json!({
+        "id": id,
+        "app_id": world.app,
+        "original_event_id": new.original_event_id,
+        "source": "orders",
+        "op": "insert",
+        "trigger_id": new.trigger_id,
+        "script_id": new.script_id,
+        "payload_bytes": new.payload.to_string().len(),
+        "attempt_count": 5,
+        "first_attempt_at": new.first_attempt_at,
+        "last_attempt_at": new.last_attempt_at,
+        "error_excerpt": "first line\nsecond line",
+        "error_signature": "first line",
+        "created_at": row.created_at,
+        "resolved_at": null,
+        "resolution": null,
+        "resolved_by": null,
+        "resolution_note": null,
+        "times_replayed": 0,
+        "last_error": "first line\nsecond line",
+    });
+    assert_eq!(answer.json(), expected);
+}
+
+async fn an_error_is_cut_at_100_000_characters(world: World) {
+    let id = world.insert(NewDeadLetter { last_error: "é".repeat(150_000), ..letter(world.app) }).await;
+    let found = world.client().get(world.path(&format!("letters/{id}"))).await.json();
+    assert_eq!(found["last_error"], "é".repeat(100_000));
+    assert_eq!(found["error_excerpt"], "é".repeat(200));
+}
+
+async fn a_letter_that_the_app_has_not_is_not_found(world: World) {
+    let others = world.insert(letter(new_app())).await;
+    let client = world.client();
+    let mut answers = Vec::new();
+    for id in [others.to_string(), Uuid::new_v4().to_string(), "nonsense".to_owned()] {
+        for path in ["", "/payload", "/payload?reveal=true"] {
+            answers.push(client.get(world.path(&format!("letters/{id}{path}"))).await);
+        }
+        for (path, body) in
+            [("resolve", json!({ "resolution": "ignored" })), ("replay", json!({})), ("reopen", Value::Null)]
+        {
+            answers.push(client.post(world.path(&format!("letters/{id}/{path}")), body).await);
+        }
+    }
+    for answer in &answers {
+        answer.problem(404, "not-found");
+        assert_eq!(answer.body, answers[0].body);
+    }
+    assert_eq!(world.row(others).await.resolved_at, None);
+    assert!(world.outbox.events().is_empty());
+}
+
+async fn a_letter_is_settled_by_the_operator_whatever_the_body_says(world: World) {
+    let client = world.client();
+    for (resolution, stored) in
+        [("ignored", Resolution::Ignored), ("handled_by_script", Resolution::HandledByScript)]
+    {
+        let id = world.letter().await;
+        let body = json!({ "resolution": resolution, "note": "<b>sold out</b>" });
+        let answer = client.post(world.path(&format!("letters/{id}/resolve")), body).await.json();
+        assert_eq!(answer["resolution"], resolution);
+        let row = world.row(id).await;
+        assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(stored), Some("ada")));
+        assert_eq!(row.resolution_note.as_deref(), Some("<b>sold out</b>"));
+
+        let path = world.path(&format!("letters/{}/resolve", world.letter().await));
+        let forged = json!({ "resolution": resolution, "by": "eve" });
+        assert_eq!(client.post(&path, forged).await.problem(400, "invalid")["field"], "by");
+    }
+}
+
+async fn what_was_settled_before_is_left_alone_and_said_by_whom_when_and_as_what(world: World) {
+    let id = world.letter().await;
+    let bob = Settlement::ignored().by("bob").note("mine");
+    let settled = world.repo.resolve_once(world.app, id, &bob).await.unwrap();
+    let client = world.client();
+    for (action, body) in [("resolve", json!({ "resolution": "handled_by_script" })), ("replay", json!({}))] {
+        let answer = client.post(world.path(&format!("letters/{id}/{action}")), body).await;
+        let expected =
+            json!({ "resolution": "ignored", "resolved_at": settled.resolved_at, "resolved_by": "bob" });
+        assert_eq!(answer.problem(409, "already-resolved")["settled"], expected, "{action}");
+    }
+    assert_eq!(world.row(id).await, settled);
+    assert!(world.outbox.events().is_empty());
+}
+
+async fn a_replay_and_a_failed_handler_are_not_to_be_said(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    for resolution in ["replayed", "handler_failed", "nonsense"] {
+        let body = json!({ "resolution": resolution });
+        let answer = client.post(world.path(&format!("letters/{id}/resolve")), body).await;
+        assert_eq!(answer.problem(400, "invalid")["field"], "resolution", "{resolution}");
+    }
+    assert_eq!(world.row(id).await.resolved_at, None);
+}
+
+async fn a_replay_puts_the_event_back_once(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let path = world.path(&format!("letters/{id}/replay"));
+    let answer = client.post(&path, json!({ "note": "fixed" })).await.json();
+    assert_eq!((&answer["resolution"], &answer["resolved_by"]), (&json!("replayed"), &json!("ada")));
+    assert_eq!(answer["resolution_note"], "fixed");
+    client.post(&path, json!({})).await.problem(409, "already-resolved");
+    assert_eq!(world.outbox.events(), [world.row(id).await.original_event_id]);
+
+    let other = world.letter().await;
+    world.outbox.take_no_more_than(0);
+    let refused = client.post(world.path(&format!("letters/{other}/replay")), json!({})).await;
+    refused.problem(500, "internal");
+    assert!(!refused.text().contains("secrets"));
+    assert_eq!(world.row(other).await.resolved_at, None);
+}
+
+async fn a_letter_is_reopened_once(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let path = world.path(&format!("letters/{id}/reopen"));
+    client.post(&path, Value::Null).await.problem(409, "not-resolved");
+    world.repo.resolve_once(world.app, id, &Settlement::ignored().by("bob")).await.unwrap();
+    let reopened = client.post(&path, Value::Null).await.json();
+    assert_eq!((&reopened["resolved_at"], &reopened["resolved_by"]), (&Value::Null, &Value::Null));
+    client.post(&path, Value::Null).await.problem(409, "not-resolved");
+}
+
+async fn groups_have_timelines_where_they_are_asked_for(world: World) {
+    for (minute, error) in [(1, "no stock for order 1"), (31, "no stock for order 2"), (32, "smtp: 451")] {
+        let created_at = format!("2026-03-01T10:{minute:02}:00Z");
+        world
+            .stored(&created_at, |mut letter| {
+                letter.last_error = error.to_owned();
+                letter.error_signature = error.replace(char::is_numeric, "#");
+                letter.script_id = None;
+                letter
+            })
+            .await;
+    }
+    let client = world.client();
+    let groups = client.get(world.path("groups")).await.json();
+    let counts: Vec<_> = groups["items"].as_array().unwrap().iter().map(|group| &group["count"]).collect();
+    assert_eq!(counts, [2, 1]);
+    assert_eq!(groups["items"][0]["error_signature"], "no stock for order #");
+    assert_eq!(groups["items"][0]["timeline"], json!([]));
+
+    let query = "from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z&buckets=2&limit=1";
+    let groups = client.get(world.path(&format!("groups?{query}"))).await.json();
+    assert_eq!(groups["items"].as_array().unwrap().len(), 1);
+    let timeline = json!([
+        { "from": "2026-03-01T10:00:00Z", "count": 1 },
+        { "from": "2026-03-01T10:30:00Z", "count": 1 },
+    ]);
+    assert_eq!(groups["items"][0]["timeline"], timeline);
+}
+
+async fn a_group_whose_letters_were_settled_before_the_newest_came_back(world: World) {
+    let settled = |mut letter: dead_letters::StoredLetter, at: &str| {
+        letter.script_id = None;
+        letter.resolved_at = Some(time(at));
+        letter.resolution = Some("ignored".to_owned());
+        letter
+    };
+    world.stored("2026-03-01T10:00:00Z", |letter| settled(letter, "2026-03-01T11:00:00Z")).await;
+    let client = world.client();
+    let came_back = async || {
+        let group = &client.get(world.path("groups?state=any")).await.json()["items"][0];
+        (group["settled"].clone(), group["came_back"].clone())
+    };
+    assert_eq!(came_back().await, (json!(1), json!(false)));
+    let unsettled = |mut letter: dead_letters::StoredLetter| {
+        letter.script_id = None;
+        letter
+    };
+    world.stored("2026-03-01T10:59:00Z", unsettled).await;
+    assert_eq!(came_back().await, (json!(1), json!(false)));
+    world.stored("2026-03-01T11:01:00Z", unsettled).await;
+    assert_eq!(came_back().await, (json!(1), json!(true)));
+}
+
+async fn a_timeline_has_every_bucket(world: World) {
+    for minute in [5, 6, 50] {
+        world.stored(&format!("2026-03-01T10:{minute:02}:00Z"), |letter| letter).await;
+    }
+    let client = world.client();
+    let query = "from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z&buckets=3";
+    let timeline = client.get(world.path(&format!("timeline?{query}"))).await.json();
+    let expected = json!({
+        "items": [
+            { "from": "2026-03-01T10:00:00Z", "count": 2 },
+            { "from": "2026-03-01T10:20:00Z", "count": 0 },
+            { "from": "2026-03-01T10:40:00Z", "count": 1 },
+        ],
+        "looked_back_to": null,
+    });
+    assert_eq!(timeline, expected);
+    let last_day = client.get(world.path("timeline")).await.json();
+    assert_eq!(last_day["items"].as_array().unwrap().len(), 96);
+    let backwards = "from=2026-03-01T11:00:00Z&until=2026-03-01T10:00:00Z";
+    client.get(world.path(&format!("timeline?{backwards}"))).await.problem(400, "invalid");
+}
+
+const TEXT: &str =
+    r#"{ "n":18446744073709551616, "price": 1.10, "a":1,"a":2, "e":1E400, "text":"\u00e9é\/" }"#;
+
+async fn a_payload_is_its_stored_text_to_the_byte(world: World) {
+    for text in [TEXT, "no JSON <b>", ""] {
+        let id = world
+            .stored("2026-03-01T10:00:00Z", |mut letter| {
+                letter.payload = text.to_owned();
+                letter
+            })
+            .await;
+        let answer = world.client().get(world.path(&format!("letters/{id}/payload"))).await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, text));
+        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+        let file = format!("attachment; filename=\"dead-letter-{id}.json\"");
+        assert_eq!(answer.header("content-disposition"), file);
+        assert_eq!((answer.header("cache-control"), answer.header("etag")), ("no-store", ""));
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+}
+
+async fn a_payload_of_many_parts_is_streamed_whole(world: World) {
+    let text = format!("[{}0]", "\"é😀\\u00e9\",".repeat(800_000));
+    let id = world
+        .stored("2026-03-01T10:00:00Z", |mut letter| {
+            letter.payload = text.clone();
+            letter
+        })
+        .await;
+    let answer = world.client().get(world.path(&format!("letters/{id}/payload"))).await;
+    assert!(answer.text() == text, "{} bytes of {}", answer.body.len(), text.len());
+}
+
+fn redacting(world: &World, operator: Operator) -> Client {
+    world.admin_of(operator).redact(["/card", "/lines/*/card"]).unwrap().into()
+}
+
+async fn of_a_redacted_payload_all_else_is_as_stored(world: World) {
+    let text =
+        r#"{ "card":"4711","n":1.10,"n":18446744073709551616,  "lines":[{"card":{"no":"4712"},"sku":"A"}] }"#;
+    let expected = r#"{ "card":"[redacted]","n":1.10,"n":18446744073709551616,  "lines":[{"card":"[redacted]","sku":"A"}] }"#;
+    let id = world
+        .stored("2026-03-01T10:00:00Z", |mut letter| {
+            letter.payload = text.to_owned();
+            letter
+        })
+        .await;
+    for operator in [Operator::reader("ada"), Operator::full("ada")] {
+        let client = redacting(&world, operator);
+        let answer = client.get(world.path(&format!("letters/{id}/payload"))).await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, expected));
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+}
+
+async fn what_can_not_be_redacted_is_withheld(world: World) {
+    let large = json!({ "card": "canary", "text": "x".repeat(1_000_000) }).to_string();
+    for text in ["canary, no JSON", r#"{"card":"canary""#, &large] {
+        let id = world
+            .stored("2026-03-01T10:00:00Z", |mut letter| {
+                letter.payload = text.to_owned();
+                letter
+            })
+            .await;
+        let path = world.path(&format!("letters/{id}/payload"));
+        let client = redacting(&world, Operator::full("ada"));
+        let answer = client.get(&path).await;
+        answer.problem(403, "withheld");
+        assert!(!answer.text().contains("canary"));
+        let revealed = client.get(format!("{path}?reveal=true")).await;
+        assert!(revealed.status == StatusCode::OK && revealed.text() == text);
+    }
+}
+
+async fn a_revealed_payload_is_audited(world: World) {
+    listen();
+    let id = world.letter().await;
+    let path = world.path(&format!("letters/{id}/payload"));
+    let reader = redacting(&world, Operator::reader("bob").with(Right::Settle).with(Right::Replay));
+    reader.get(format!("{path}?reveal=true")).await.problem(403, "forbidden");
+    let client = redacting(&world, Operator::reader("ada").with(Right::Payloads));
+    for unrevealed in ["", "?reveal=false", "?reveal="] {
+        assert_eq!(client.get(format!("{path}{unrevealed}")).await.status, StatusCode::OK);
+    }
+    assert_eq!(audited(), []);
+
+    assert_eq!(client.get(format!("{path}?reveal=true")).await.status, StatusCode::OK);
+    let [entry] = &audited()[..] else { panic!("one reveal, one entry") };
+    for (field, value) in [
+        ("operator", "ada"),
+        ("action", "revealed"),
+        ("app_id", &world.app.to_string()),
+        ("letters", &format!("ids={id}")),
+        ("count", "1"),
+        ("outcome", "done"),
+        ("status", "200"),
+    ] {
+        assert_eq!(entry.field(field), value, "{field}");
+    }
+}
+
+async fn every_action_is_audited(world: World) {
+    listen();
+    let (id, event) = (world.letter().await, world.letter().await);
+    let client = world.client();
+    let act = async |id, action: &str, body| {
+        client.post(world.path(&format!("letters/{id}/{action}")), body).await;
+    };
+    let ignored = json!({ "resolution": "ignored", "note": "canary" });
+    act(id, "resolve", ignored.clone()).await;
+    act(id, "resolve", ignored).await;
+    act(id, "reopen", Value::Null).await;
+    act(event, "replay", json!({})).await;
+    let told: Vec<_> = audited()
+        .iter()
+        .map(|entry| ["action", "count", "outcome", "status"].map(|field| entry.field(field).to_owned()))
+        .collect();
+    let expected = [
+        ["ignored", "1", "done", "200"],
+        ["ignored", "0", "refused", "409"],
+        ["reopened", "1", "done", "200"],
+        ["replayed", "1", "done", "200"],
+    ];
+    assert_eq!(told, expected);
+}
+
+async fn who_has_the_answer_already_is_told_so_until_it_changes(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let letter = format!("letters/{id}");
+    for path in
+        ["letters", &letter, "groups", "timeline?until=2026-03-01T10:00:00Z"].map(|path| world.path(path))
+    {
+        let first = client.get(&path).await;
+        let tag = first.header("etag").to_owned();
+        assert!(tag.starts_with("W/\""), "{tag}");
+        assert_eq!(first.header("cache-control"), "private, no-cache");
+        let again = async |known: &str| {
+            let request = Request::get(&path).header(header::IF_NONE_MATCH, known);
+            client.send(request.body(Body::empty()).unwrap()).await
+        };
+        let known = again(&format!("W/\"another\", {tag}")).await;
+        assert_eq!((known.status, known.header("etag")), (StatusCode::NOT_MODIFIED, &*tag), "{path}");
+        assert!(known.body.is_empty());
+        assert_eq!(again("W/\"another\"").await.body, first.body);
+    }
+    let path = world.path("letters");
+    let tag = client.get(&path).await.header("etag").to_owned();
+    world.letter().await;
+    let request = Request::get(&path).header(header::IF_NONE_MATCH, tag).body(Body::empty()).unwrap();
+    assert_eq!(client.send(request).await.status, StatusCode::OK);
+}
+
+async fn client() -> Client {
+    let store = memory().await;
+    Admin::new(Arc::new(store), InsecureAllowAll(Operator::full("ada"))).into()
+}
+
+#[tokio::test]
+async fn every_answer_has_its_headers() {
+    let client = client().await;
+    for path in ["/api/apps", "/api/apps?x", "/api/nothing", "/api/openapi.json"] {
+        let answer = client.get(path).await;
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), value, "{path}");
+        }
+        assert!(answer.header("content-security-policy").starts_with("default-src 'none'; "), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_which_are_taken() {
+    let client = client().await;
+    let (app, id) = (new_app(), Uuid::new_v4());
+    for (method, path, allowed) in [
+        (Method::POST, "/api/apps".to_owned(), "GET,HEAD"),
+        (Method::DELETE, format!("/api/apps/{app}/letters/{id}"), "GET,HEAD"),
+        (Method::GET, format!("/api/apps/{app}/letters/{id}/resolve"), "POST"),
+        (Method::PUT, format!("/api/apps/{app}/bulk/run"), "POST"),
+    ] {
+        let answer = client.call(method, &path).await;
+        answer.problem(405, "method-not-allowed");
+        assert_eq!(answer.header("allow"), allowed, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem_too() {
+    let client = client().await;
+    for path in ["/api", "/api/", "/api/nothing", "/api/apps/", "/api/apps/x/letters/y/z"] {
+        client.get(path).await.problem(404, "not-found");
+    }
+}
+
+#[tokio::test]
+async fn a_method_can_not_be_overridden() {
+    let client = client().await;
+    let path = format!("/api/apps/{}/letters/{}/resolve", new_app(), Uuid::new_v4());
+    let request = Request::get(format!("{path}?_method=POST"))
+        .header("x-http-method-override", "POST")
+        .body(Body::empty())
+        .unwrap();
+    client.send(request).await.problem(405, "method-not-allowed");
+}
+
+#[tokio::test]
+async fn a_wrong_field_of_a_query_string_is_named() {
+    let client = client().await;
+    let (app, id) = (new_app(), Uuid::new_v4());
+    let long = "x".repeat(10_000);
+    for (path, query, field) in [
+        ("", "limit=0", "limit"),
+        ("", "limit=1001", "limit"),
+        ("", "limit=x", "limit"),
+        ("", "after=x", "after"),
+        ("", "state=open", "state"),
+        ("letters", "state=nonsense", "state"),
+        ("letters", "size=0", "size"),
+        ("letters", "size=501", "size"),
+        ("letters", "scan=0", "scan"),
+        ("letters", "scan=1000001", "scan"),
+        ("letters", "after=x", "after"),
+        ("letters", "source=a&source=b", "source"),
+        ("letters", "unknown=", "unknown"),
+        ("letters", &format!("error_contains={long}"), "error_contains"),
+        ("letters", "created_from=yesterday", "created_from"),
+        ("letters", "trigger_id=1", "trigger_id"),
+        ("groups", "size=50", "size"),
+        ("groups", "limit=0", "limit"),
+        ("groups", "limit=501", "limit"),
+        ("groups", "buckets=0", "buckets"),
+        ("timeline", "buckets=1001", "buckets"),
+        ("timeline", "from=x", "from"),
+        ("timeline", "until=x", "until"),
+        ("timeline", "after=x", "after"),
+        (&format!("letters/{id}"), "reveal=true", "reveal"),
+        (&format!("letters/{id}/payload"), "reveal=yes", "reveal"),
+        (&format!("letters/{id}/payload"), "revealed=true", "revealed"),
+    ] {
+        let path = if path.is_empty() { "/api/apps".to_owned() } else { format!("/api/apps/{app}/{path}") };
+        let problem = client.get(format!("{path}?{query}")).await.problem(400, "invalid");
+        assert_eq!(problem["field"], field, "{path}?{}", &query[..query.len().min(80)]);
+        assert!(problem["detail"].as_str().unwrap().contains(field));
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_refused_and_its_field_named() {
+    let client = client().await;
+    let app = new_app();
+    let resolve = format!("/api/apps/{app}/letters/{}/resolve", Uuid::new_v4());
+    let preview = format!("/api/apps/{app}/bulk/preview");
+    let run = format!("/api/apps/{app}/bulk/run");
+    let long = "x".repeat(10_000);
+    for (path, body, field) in [
+        (&resolve, "[]".to_owned(), Value::Null),
+        (&resolve, "[\"ignored\",null]".to_owned(), Value::Null),
+        (&resolve, "\"ignored\"".to_owned(), Value::Null),
+        (&resolve, "".to_owned(), Value::Null),
+        (&resolve, r#"{"resolution":"ignored""#.to_owned(), Value::Null),
+        (&resolve, r#"{"resolution":"ignored"} x"#.to_owned(), Value::Null),
+        (&resolve, "{}".to_owned(), json!("resolution")),
+        (&resolve, r#"{"resolution":1}"#.to_owned(), json!("resolution")),
+        (&resolve, r#"{"resolution":"ignored","unknown":1}"#.to_owned(), json!("unknown")),
+        (&resolve, json!({ "resolution": "ignored", "note": long }).to_string(), json!("note")),
+        (&preview, r#"{"action":"ignored"}"#.to_owned(), json!("filter")),
+        (&preview, r#"{"action":"handler_failed","filter":{}}"#.to_owned(), json!("action")),
+        (&preview, r#"{"action":"ignored","filter":{"unknown":1}}"#.to_owned(), json!("unknown")),
+        (&preview, r#"{"action":"ignored","filter":{"state":"resolved"}}"#.to_owned(), json!("state")),
+        (
+            &preview,
+            r#"{"action":"ignored","filter":{"created_from":"x"}}"#.to_owned(),
+            json!("filter.created_from"),
+        ),
+        (
+            &preview,
+            json!({ "action": "ignored", "filter": { "error_contains": long } }).to_string(),
+            json!("filter.error_contains"),
+        ),
+        (
+            &preview,
+            json!({ "action": "ignored", "filter": { "ids": vec![Uuid::nil(); 1_001] } }).to_string(),
+            json!("ids"),
+        ),
+        (&run, r#"{"token":""}"#.to_owned(), json!("token")),
+        (&run, r#"{"token":"a.b"}"#.to_owned(), json!("token")),
+        (&run, "{}".to_owned(), json!("token")),
+    ] {
+        let shown = body.chars().take(100).collect::<String>();
+        let problem = client.post_as(path, "application/json", body).await.problem(400, "invalid");
+        assert_eq!(problem.get("field").unwrap_or(&Value::Null), &field, "{shown}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_another_type_or_too_large_is_refused() {
+    let client = client().await;
+    let path = format!("/api/apps/{}/letters/{}/resolve", new_app(), Uuid::new_v4());
+    let body = json!({ "resolution": "ignored" }).to_string();
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx"] {
+        client.post_as(&path, content_type, body.clone()).await.problem(415, "unsupported-media-type");
+    }
+    let request = Request::post(&path).body(Body::from(body.clone())).unwrap();
+    client.send(request).await.problem(415, "unsupported-media-type");
+    client.post_as(&path, "Application/JSON; charset=utf-8", body).await.problem(404, "not-found");
+
+    let large = json!({ "resolution": "ignored", "note": "x".repeat(256 << 10) });
+    client.post(&path, large).await.problem(413, "too-large");
+}
+
+#[tokio::test]
+async fn a_post_of_another_site_does_nothing() {
+    let app = new_app();
+    let store = Arc::new(memory().await);
+    let id = dead_letters::DeadLetterRepo::insert(&store, letter(app)).await.unwrap();
+    let admin = Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada")));
+    let client = Client::from(admin.trusted_origin("https://ops.example").unwrap());
+    let send = async |headers: &[(&str, &str)]| {
+        let path = format!("/api/apps/{app}/letters/{id}/resolve");
+        let request =
+            headers.iter().fold(Request::post(path).header("host", "here"), |request, &(name, value)| {
+                request.header(name, value)
+            });
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        client.send(request.body(Body::from(r#"{"resolution":"ignored"}"#)).unwrap()).await
+    };
+    for headers in [
+        &[("sec-fetch-site", "cross-site")][..],
+        &[("sec-fetch-site", "same-site")],
+        &[("origin", "https://evil.example")],
+        &[("origin", "null")],
+    ] {
+        send(headers).await.problem(403, "cross-site");
+    }
+    assert_eq!(store.summary(app, id).await.unwrap().unwrap().resolved_at, None);
+    send(&[("origin", "https://ops.example"), ("sec-fetch-site", "cross-site")]).await.json();
+}
+
+#[tokio::test]
+async fn without_replay_nobody_replays() {
+    let client = client().await;
+    let app = new_app();
+    let replay = format!("/api/apps/{app}/letters/{}/replay", Uuid::new_v4());
+    client.post(&replay, json!({})).await.problem(403, "no-replay");
+    let preview = json!({ "action": "replayed", "filter": {} });
+    client.post(format!("/api/apps/{app}/bulk/preview"), preview).await.problem(403, "no-replay");
+}
+
+#[tokio::test]
+async fn a_store_out_of_reach_is_to_be_asked_again_and_one_that_fails_says_nothing_of_it() {
+    let store = Arc::new(FailingStore::new(memory().await));
+    let client = Client::from(Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada"))));
+    let (app, id) = (new_app(), Uuid::new_v4());
+    let mut paths = vec!["/api/apps".to_owned()];
+    for path in ["letters", "groups", "timeline", &format!("letters/{id}"), &format!("letters/{id}/payload")]
+    {
+        paths.push(format!("/api/apps/{app}/{path}"));
+    }
+    for path in &paths {
+        fail_all(&store, testing::transient);
+        let answer = client.get(path).await;
+        answer.problem(503, "unavailable");
+        assert_eq!(answer.header("retry-after"), "5");
+        fail_all(&store, testing::internal);
+        let answer = client.get(path).await;
+        answer.problem(500, "internal");
+        assert!(!answer.text().contains("XX000"), "{answer}");
+    }
+    store.recover();
+    client.get("/api/apps").await.json();
+}
+
+#[tokio::test]
+async fn a_large_answer_is_compressed_for_those_who_take_it() {
+    let app = new_app();
+    let store = Arc::new(memory().await);
+    dead_letters::DeadLetterRepo::insert_many(&store, vec![letter(app); 50]).await.unwrap();
+    let client = Client::from(Admin::new(store, InsecureAllowAll(Operator::full("ada"))));
+    let path = format!("/api/apps/{app}/letters");
+    let plain = client.get(&path).await;
+    let request = Request::get(&path).header(header::ACCEPT_ENCODING, "gzip").body(Body::empty()).unwrap();
+    let small = client.send(request).await;
+    assert_eq!(small.header("content-encoding"), "gzip");
+    assert!(small.body.len() * 4 < plain.body.len(), "{} of {}", small.body.len(), plain.body.len());
+    assert_eq!(small.header("etag"), plain.header("etag"));
+}

@@ -1,0 +1,235 @@
+//! Every action, by people whose browser runs scripts and by those whose does not.
+
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, testing::letter,
+};
+use thirtyfour::prelude::*;
+
+use super::{Browser, Site, with_and_without_javascript};
+
+with_and_without_javascript! {
+    a_letter_is_ignored_from_its_row_and_that_is_undone,
+    a_letter_is_settled_from_its_page_with_a_note_and_reopened,
+    a_letter_is_replayed_once_whatever_back_and_reload_do,
+    ticked_letters_are_ignored_and_the_others_are_not,
+    without_a_tick_nothing_happens,
+    all_that_match_are_ignored_but_not_what_failed_after_the_preview,
+    a_preview_that_is_cancelled_does_nothing,
+    a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_letters_come_back,
+    of_two_browsers_the_second_is_told_who_was_first,
+    five_thousand_letters_are_ignored_at_once,
+    what_is_redacted_is_shown_to_those_who_ask,
+}
+
+async fn resolution(site: &Site, id: dead_letters::DeadLetterId) -> Option<Resolution> {
+    site.world.row(id).await.resolution
+}
+
+async fn a_letter_is_ignored_from_its_row_and_that_is_undone(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    let other = site.world.insert(NewDeadLetter { source: "parcels".to_owned(), ..letter(site.app()) }).await;
+    browser.open("apps").await?;
+    browser.press("CRM <b>connector</b>").await?;
+    browser.sees("2 of 2").await?;
+    browser.fill("Source", "orders").await?;
+    browser.press("Filter").await?;
+    browser.sees("1 of 1").await?;
+    browser.press(&format!("Ignore orders insert {id}")).await?;
+    browser.sees("The letter is ignored.").await?;
+    browser.sees("No letter matches").await?;
+    assert!(browser.address().await?.contains("source=orders"));
+    let row = site.world.row(id).await;
+    assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Ignored), Some("ada")));
+    assert_eq!(resolution(site, other).await, None);
+    browser.press("Undo").await?;
+    browser.sees("The letter is unresolved again.").await?;
+    browser.sees("1 of 1").await?;
+    assert_eq!(resolution(site, id).await, None);
+    Ok(())
+}
+
+async fn a_letter_is_settled_from_its_page_with_a_note_and_reopened(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.press_first("smtp: 451").await?;
+    browser.sees("Failed 5 times").await?;
+    browser.fill("Note optional", "the provider <i>was</i> down").await?;
+    browser.press("Handled by script").await?;
+    browser.sees("The letter is settled as handled by script.").await?;
+    browser.sees("the provider <i>was</i> down").await?;
+    assert!(browser.address().await?.contains(&format!("letters/{id}")));
+    assert_eq!(resolution(site, id).await, Some(Resolution::HandledByScript));
+    browser.press("Reopen").await?;
+    browser.sees("The letter is unresolved again.").await?;
+    assert_eq!(resolution(site, id).await, None);
+    Ok(())
+}
+
+async fn a_letter_is_replayed_once_whatever_back_and_reload_do(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    let event = site.world.row(id).await.original_event_id;
+    let letter = format!("apps/{}/letters/{id}", site.app());
+    browser.open(&letter).await?;
+    browser.press("Replay").await?;
+    browser.sees("The letter is replayed").await?;
+    browser.driver.refresh().await?;
+    browser.sees("Settled: replayed by ada").await?;
+    browser.driver.back().await?;
+    browser.driver.refresh().await?;
+    browser.sees("Settled: replayed by ada").await?;
+    assert_eq!(site.world.outbox.events(), [event]);
+    Ok(())
+}
+
+async fn ticked_letters_are_ignored_and_the_others_are_not(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.tick(&ids[0].to_string()).await?;
+    browser.tick(&ids[2].to_string()).await?;
+    browser.press("Ignore ticked…").await?;
+    browser.sees("Ignore 2 letters?").await?;
+    browser.press("Ignore 2 letters").await?;
+    browser.sees("2 letters are ignored.").await?;
+    for (id, is_ignored) in [(ids[0], true), (ids[1], false), (ids[2], true)] {
+        assert_eq!(resolution(site, id).await, is_ignored.then_some(Resolution::Ignored));
+    }
+    Ok(())
+}
+
+async fn without_a_tick_nothing_happens(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.press("Replay ticked…").await?;
+    browser.sees("o letter is ticked").await?;
+    assert_eq!(resolution(site, id).await, None);
+    assert!(site.world.outbox.events().is_empty());
+    Ok(())
+}
+
+async fn all_that_match_are_ignored_but_not_what_failed_after_the_preview(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await];
+    let other = site.world.insert(NewDeadLetter { op: "delete".to_owned(), ..letter(site.app()) }).await;
+    browser.open_list(site, "?op=insert").await?;
+    browser.press("Ignore all 2…").await?;
+    browser.sees("Ignore 2 letters?").await?;
+    let later = site.world.letter().await;
+    browser.press("Ignore 2 letters").await?;
+    browser.sees("2 letters are ignored.").await?;
+    for id in ids {
+        assert_eq!(resolution(site, id).await, Some(Resolution::Ignored));
+    }
+    for id in [other, later] {
+        assert_eq!(resolution(site, id).await, None);
+    }
+    browser.sees("1 of 1").await
+}
+
+async fn a_preview_that_is_cancelled_does_nothing(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "?op=insert").await?;
+    browser.press("Ignore all 1…").await?;
+    browser.sees("Ignore 1 letter?").await?;
+    browser.press("Cancel").await?;
+    browser.sees("1 of 1").await?;
+    assert!(browser.address().await?.ends_with("?op=insert"));
+    assert_eq!(resolution(site, id).await, None);
+    Ok(())
+}
+
+async fn a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_letters_come_back(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let repo = &site.world.repo;
+    repo.insert_many((0..120).map(|_| letter(site.app())).collect()).await.unwrap();
+    let replayed = async || site.world.outbox.events().len();
+    browser.open_list(site, "").await?;
+    browser.press("Replay all 120…").await?;
+    browser.sees("Replay 120 letters?").await?;
+    browser.press("Replay one first").await?;
+    browser.sees("Replayed 1 of 120").await?;
+    browser.sees("Nothing came back so far.").await?;
+    browser.press("Replay 10 more").await?;
+    browser.sees("Replayed 11 of 120").await?;
+    browser.driver.refresh().await?;
+    browser.sees("Replayed 11 of 120").await?;
+    assert_eq!(replayed().await, 11);
+
+    // It dies again.
+    let original_event_id = site.world.outbox.events()[3];
+    repo.insert(NewDeadLetter { original_event_id, ..letter(site.app()) }).await.unwrap();
+    browser.press("Replay 100 more").await?;
+    browser.sees("Came back").await?;
+    assert_eq!(replayed().await, 11);
+    browser.tick("true").await?;
+    browser.press("Replay 100 more").await?;
+    browser.sees("Replayed 111 of 120").await?;
+    browser.tick("true").await?;
+    browser.press("Replay 9 more").await?;
+    browser.sees("Replayed 120 of 120").await?;
+    assert_eq!(replayed().await, 120);
+    let left = repo.list(site.app(), &DeadLetterFilter::default(), &Default::default()).await.unwrap().items;
+    assert_eq!(left.iter().map(|letter| letter.original_event_id).collect::<Vec<_>>(), [original_event_id]);
+    Ok(())
+}
+
+async fn of_two_browsers_the_second_is_told_who_was_first(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    let letter = format!("apps/{}/letters/{id}", site.app());
+    let graces = browser.another().await?;
+    browser.open(&letter).await?;
+    graces.open_at("/grace", &letter).await?;
+    browser.press("Replay").await?;
+    browser.sees("The letter is replayed").await?;
+    graces.press("Ignore").await?;
+    graces.sees("The letter was already settled").await?;
+    graces.sees("replayed by ada").await?;
+    graces.driver.quit().await?;
+    assert_eq!(site.world.outbox.events().len(), 1);
+    assert_eq!(resolution(site, id).await, Some(Resolution::Replayed));
+    Ok(())
+}
+
+async fn five_thousand_letters_are_ignored_at_once(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let repo = &site.world.repo;
+    for _ in 0..5 {
+        repo.insert_many(vec![letter(site.app()); 1_000]).await.unwrap();
+    }
+    browser.open_list(site, "").await?;
+    browser.press_first("Ignore all").await?;
+    browser.sees("Ignore 5,000 letters?").await?;
+    browser.press("Ignore 5,000 letters").await?;
+    browser.sees("5,000 letters are ignored.").await?;
+    assert_eq!(repo.unresolved_count(site.app()).await.unwrap(), 0);
+    Ok(())
+}
+
+async fn what_is_redacted_is_shown_to_those_who_ask(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let payload = serde_json::json!({ "secret": "4711-0815", "order": 1 });
+    let id = site.world.insert(NewDeadLetter { payload, ..letter(site.app()) }).await;
+    browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
+    browser.sees("1 field redacted").await?;
+    assert!(!browser.text().await?.contains("4711-0815"));
+    browser.press("Reveal").await?;
+    browser.sees("4711-0815").await?;
+    browser.press("Hide again").await?;
+    browser.sees("1 field redacted").await
+}

@@ -1,0 +1,209 @@
+//! Every page as it looks: without faults of accessibility, in light and dark, narrow and enlarged, whatever the
+//! letters say. Pictures of them are written to target/tmp/pictures.
+
+use std::{fs, path::Path};
+
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, NewDeadLetter, PageRequest,
+    Settlement, testing::letter,
+};
+use serde_json::{Value, json};
+use thirtyfour::prelude::*;
+use uuid::Uuid;
+
+use super::{Browser, Site, browser_tests};
+
+browser_tests! { sqlite: sqlite, On;
+    no_page_has_a_fault_of_accessibility,
+    no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size,
+    whatever_letters_say_is_text_on_every_page,
+}
+
+const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/node_modules/axe-core/axe.min.js");
+const SCHEMES: [&str; 2] = ["light", "dark"];
+
+/// A page's name, its address and what it says.
+struct Page {
+    name: &'static str,
+    address: String,
+    says: &'static str,
+}
+
+/// Letters of every kind, and every page that shows them.
+async fn pages(site: &Site) -> Vec<Page> {
+    let (repo, app) = (&site.world.repo, site.app());
+    for n in 0..60 {
+        let (source, op) = if n % 3 == 0 { ("invoices", "render") } else { ("contacts", "sync") };
+        let last_error = format!(
+            "HTTP 503 from https://crm.example.com/v2/contacts/{n}: upstream connect error or disconnect/reset \
+             before headers\n    at deliver (scripts/crm.ts:41:11)\n    at async run (runtime/job.ts:118:5)"
+        );
+        let payload =
+            json!({ "id": n, "secret": "s", "customer": { "name": "Ada Lovelace" }, "tags": ["a", null] });
+        let (source, op) = (source.to_owned(), op.to_owned());
+        repo.insert(NewDeadLetter { source, op, last_error, payload, ..letter(app) }).await.unwrap();
+    }
+    let again = letter(app);
+    for _ in 0..2 {
+        let id = repo.insert(again.clone()).await.unwrap();
+        repo.resolve_once(app, id, &Settlement::replayed().by("grace").note("try again")).await.unwrap();
+    }
+    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..Default::default() };
+    let settled = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
+    let again = repo.insert(again).await.unwrap();
+    let large = json!({ "text": "x".repeat(200_000) });
+    let large = repo.insert(NewDeadLetter { payload: large, ..letter(app) }).await.unwrap();
+    let page = |name, address: String, says| Page { name, address, says };
+    vec![
+        page("apps", "apps".to_owned(), "Apps with open letters"),
+        page("list", format!("apps/{app}"), "Failures, last 24 h"),
+        page("list-settled", format!("apps/{app}?state=resolved"), "by grace"),
+        page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),
+        page("groups", format!("apps/{app}/groups"), "came back"),
+        page("groups-shared", format!("apps/{app}/groups?shares=1"), "share"),
+        page("letter", format!("apps/{app}/letters/{again}"), "third death"),
+        page("letter-settled", format!("apps/{app}/letters/{settled}"), "Reopen"),
+        page("letter-large", format!("apps/{app}/letters/{large}"), "too much to be shown"),
+        page("problem", format!("apps/{app}/letters/{}", Uuid::nil()), "There is no such"),
+    ]
+}
+
+/// Where it leads to that no address does.
+async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<()> {
+    browser.open_list(site, "?source=contacts").await?;
+    browser.press_first("Replay all").await?;
+    browser.sees("Replay one first").await?;
+    if name == "result" {
+        browser.press("Replay one first").await?;
+        browser.sees("Replayed 1 of").await?;
+    }
+    Ok(())
+}
+
+impl Browser {
+    async fn command(&self, method: &str, parameters: Value) -> WebDriverResult<()> {
+        self.driver.cdp().send_raw(method, parameters).await.map(drop)
+    }
+
+    async fn prefers(&self, scheme: &str) -> WebDriverResult<()> {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.command("Emulation.setEmulatedMedia", json!({ "features": features })).await
+    }
+
+    async fn is_wide(&self, width: u32, scale: u32) -> WebDriverResult<()> {
+        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": scale, "mobile": false });
+        self.command("Emulation.setDeviceMetricsOverride", size).await
+    }
+
+    async fn expect_accessible(&self, name: &str) -> WebDriverResult<()> {
+        let axe = fs::read_to_string(AXE)
+            .unwrap_or_else(|_| panic!("axe-core is missing: tests/install installs it"));
+        self.run_script(&axe).await?;
+        let check = "const done = arguments[0]; \
+                     axe.run().then((found) => done(found.violations.map((violation) => \
+                     [violation.id, violation.nodes.map((node) => node.html + node.failureSummary)])));";
+        let violations = self.driver.execute_async(check, Vec::new()).await?.json().clone();
+        assert_eq!(violations, json!([]), "{name}");
+        Ok(())
+    }
+
+    async fn picture(&self, name: &str) -> WebDriverResult<()> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name).with_extension("png"), self.driver.screenshot_as_png().await?).unwrap();
+        Ok(())
+    }
+}
+
+async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let pages = pages(site).await;
+    for (width, scheme) in [(1280, SCHEMES[0]), (1280, SCHEMES[1]), (360, SCHEMES[0])] {
+        browser.is_wide(width, 1).await?;
+        browser.prefers(scheme).await?;
+        for page in &pages {
+            browser.open(&page.address).await?;
+            browser.sees(page.says).await?;
+            let name = format!("{}-{scheme}-{width}", page.name);
+            browser.expect_accessible(&name).await?;
+            browser.picture(&name).await?;
+        }
+        for name in ["preview", "result"] {
+            run_to(browser, site, name).await?;
+            let name = format!("{name}-{scheme}-{width}");
+            browser.expect_accessible(&name).await?;
+            browser.picture(&name).await?;
+        }
+        browser.open_list(site, "").await?;
+        browser.press_first("Ignore contacts sync").await?;
+        browser.sees("The letter is ignored.").await?;
+        browser.expect_accessible("banner").await?;
+        // A phone has no keys.
+        if width > 360 {
+            browser.press("Keys").await?;
+            browser.sees("next, previous row").await?;
+            browser.expect_accessible("help").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let pages = pages(site).await;
+    let wider = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    for (width, scale) in [(360, 1), (640, 2)] {
+        browser.is_wide(width, scale).await?;
+        for page in &pages {
+            browser.open(&page.address).await?;
+            browser.sees(page.says).await?;
+            assert_eq!(browser.run_script(wider).await?, 0, "{} at {width}", page.name);
+        }
+        for name in ["preview", "result"] {
+            run_to(browser, site, name).await?;
+            assert_eq!(browser.run_script(wider).await?, 0, "{name} at {width}");
+        }
+    }
+    Ok(())
+}
+
+async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let hostile =
+        "\"'><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u{202e}evil</bdi></pre>\u{0}";
+    let (repo, app) = (&site.world.repo, site.app());
+    let text = format!("{hostile}{}", "long ".repeat(200_000));
+    let letter = NewDeadLetter {
+        source: hostile.to_owned(),
+        op: hostile.to_owned(),
+        last_error: text,
+        payload: json!({ hostile: hostile }),
+        ..letter(app)
+    };
+    let id = repo.insert(letter.clone()).await.unwrap();
+    let settled = repo.insert(letter).await.unwrap();
+    let by = Settlement::replayed().by(hostile).note(hostile);
+    repo.resolve_once(app, settled, &by).await.unwrap();
+    for path in [
+        "apps".to_owned(),
+        format!("apps/{app}?state=any"),
+        format!("apps/{app}/groups?state=any"),
+        format!("apps/{app}/letters/{id}"),
+        format!("apps/{app}/letters/{settled}"),
+        format!("apps/{app}?source=%3Cscript%3Ewindow.pwned%3D1%3C%2Fscript%3E"),
+        "nowhere/%3Cscript%3Ewindow.pwned=1%3C%2Fscript%3E".to_owned(),
+    ] {
+        browser.open(&path).await?;
+        browser.sees("Dead letters").await?;
+        assert_eq!(browser.run_script("return window.pwned ?? null").await?, Value::Null, "{path}");
+        let added = "return document.querySelectorAll('main script, main img').length";
+        assert_eq!(browser.run_script(added).await?, 0, "{path}");
+        assert!(!browser.text().await?.contains('\u{202e}'), "{path}");
+    }
+    browser.open_list(site, "").await?;
+    browser.sees("<script>window.pwned=1</script>").await?;
+    browser.press_first("Ignore all 1").await?;
+    browser.sees("<script>window.pwned=1</script>").await?;
+    browser.press("Ignore 1 letter").await?;
+    browser.sees("1 letter is ignored.").await
+}

@@ -1,0 +1,248 @@
+//! The pages in a real browser, as people use them.
+
+mod actions;
+mod driver;
+mod looks;
+mod script;
+
+use std::{fs, panic::AssertUnwindSafe, path::Path, sync::Arc, time::Duration};
+
+use axum::Router;
+use dead_letters::{AppId, Retention, RetentionPolicy, testing::FailingStore};
+use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use futures_util::FutureExt;
+use thirtyfour::{components::escape_string, prelude::*};
+use tokio::{net::TcpListener, task::JoinHandle, time::interval};
+
+use self::driver::JavaScript;
+use crate::{database::TestDb, support::World};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longer than a page that stays fresh waits between two looks.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs each case with a browser on every backend, where pages may run scripts and where they may not.
+macro_rules! with_and_without_javascript {
+    ($($case:ident),+ $(,)?) => {
+        $crate::browser::browser_tests! { sqlite_with_javascript: sqlite, On; $($case),+ }
+        $crate::browser::browser_tests! { sqlite_without_javascript: sqlite, Off; $($case),+ }
+        $crate::browser::browser_tests! { postgres_with_javascript: postgres, On; $($case),+ }
+        $crate::browser::browser_tests! { postgres_without_javascript: postgres, Off; $($case),+ }
+    };
+}
+
+macro_rules! browser_tests {
+    ($module:ident: $backend:ident, $script:ident; $($case:ident),+ $(,)?) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let db = $crate::database::TestDb::$backend().await;
+                let name = concat!(stringify!($module), "_", stringify!($case));
+                $crate::browser::run(name, db, $crate::browser::driver::JavaScript::$script, async |site, browser| {
+                    super::$case(site, browser).await
+                })
+                .await;
+            })+
+        }
+    };
+}
+use {browser_tests, with_and_without_javascript};
+
+/// A case, in a browser and on a site of its own. Where it fails, the last page is kept in target/browser.
+async fn run(
+    name: &str,
+    db: TestDb,
+    script: JavaScript,
+    case: impl AsyncFn(&Site, &Browser) -> WebDriverResult<()>,
+) {
+    let site = Site::start(World::new(db)).await;
+    let driver = driver::open(script).await.unwrap();
+    let browser = Browser { driver, base: site.base.clone(), script };
+    let outcome = AssertUnwindSafe(async {
+        case(&site, &browser).await.unwrap();
+        browser.expect_a_clean_log().await.unwrap();
+    })
+    .catch_unwind()
+    .await;
+    if outcome.is_err() {
+        browser.keep(name).await;
+    }
+    browser.driver.quit().await.unwrap();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A service that has two admins: ada's under `/ops/dead-letters`, grace's under `/grace`.
+pub(crate) struct Site {
+    pub(crate) world: World,
+    pub(crate) store: Arc<FailingStore<dead_letters::SeaOrmDeadLetterRepo>>,
+    base: String,
+    server: JoinHandle<()>,
+}
+
+impl Site {
+    async fn start(world: World) -> Self {
+        let store = Arc::new(FailingStore::new(world.repo.clone()));
+        let admin = |name: &str| {
+            let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
+            Admin::new(store.clone(), InsecureAllowAll(Operator::full(name)))
+                .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
+                .retention(RetentionPolicy { others, ..Default::default() })
+                .redact(["/secret"])
+                .unwrap()
+                .app_names(|_| Some("CRM <b>connector</b>".to_owned()))
+        };
+        let router = Router::new()
+            .nest_service("/ops/dead-letters", admin("ada").into_service())
+            .nest_service("/grace", admin("grace").into_service());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { world, store, base, server }
+    }
+
+    pub(crate) fn app(&self) -> AppId {
+        self.world.app
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// What a person does with a browser: by the words that they see.
+pub(crate) struct Browser {
+    driver: WebDriver,
+    base: String,
+    pub(crate) script: JavaScript,
+}
+
+impl Browser {
+    /// A second one, at the same site.
+    async fn another(&self) -> WebDriverResult<Self> {
+        let driver = driver::open(self.script).await?;
+        Ok(Self { driver, base: self.base.clone(), script: self.script })
+    }
+
+    /// `apps`, say, of ada's admin.
+    pub(crate) async fn open(&self, path: &str) -> WebDriverResult<()> {
+        self.open_at("/ops/dead-letters", path).await
+    }
+
+    pub(crate) async fn open_at(&self, prefix: &str, path: &str) -> WebDriverResult<()> {
+        self.driver.goto(format!("{}{prefix}/{path}", self.base)).await
+    }
+
+    pub(crate) async fn open_list(&self, site: &Site, query: &str) -> WebDriverResult<()> {
+        self.open(&format!("apps/{}{query}", site.app())).await
+    }
+
+    pub(crate) async fn address(&self) -> WebDriverResult<String> {
+        Ok(self.driver.current_url().await?.to_string())
+    }
+
+    /// Waits for it.
+    async fn find(&self, by: By) -> WebDriverResult<WebElement> {
+        self.driver.query(by).wait(PATIENCE, Duration::from_millis(30)).first().await
+    }
+
+    /// The button or link that reads so, or is called so.
+    pub(crate) async fn press(&self, name: &str) -> WebDriverResult<()> {
+        let name = escape_string(name);
+        let is = format!("[normalize-space()={name} or @aria-label={name}]");
+        self.click(&format!("//main//button{is} | //main//a{is} | //header//button{is}")).await
+    }
+
+    /// The same, by how it begins.
+    pub(crate) async fn press_first(&self, beginning: &str) -> WebDriverResult<()> {
+        let begins = format!(
+            "[starts-with(normalize-space(), {0}) or starts-with(@aria-label, {0})]",
+            escape_string(beginning)
+        );
+        self.click(&format!("(//main//button{begins} | //main//a{begins})[1]")).await
+    }
+
+    async fn click(&self, path: &str) -> WebDriverResult<()> {
+        let found = self.find(By::XPath(path)).await?;
+        found.scroll_into_view().await?;
+        found.click().await
+    }
+
+    pub(crate) async fn tick(&self, value: &str) -> WebDriverResult<()> {
+        self.click(&format!("//main//input[@type='checkbox' and @value={}]", escape_string(value))).await
+    }
+
+    pub(crate) async fn is_ticked(&self, value: &str) -> WebDriverResult<bool> {
+        let path = format!("//main//input[@type='checkbox' and @value={}]", escape_string(value));
+        self.find(By::XPath(path)).await?.is_selected().await
+    }
+
+    pub(crate) async fn fill(&self, label: &str, text: &str) -> WebDriverResult<()> {
+        let path = format!("//*[@id=//label[normalize-space()={}]/@for]", escape_string(label));
+        let field = self.find(By::XPath(path)).await?;
+        field.clear().await?;
+        field.send_keys(text).await
+    }
+
+    /// To the page as a whole.
+    pub(crate) async fn key(&self, keys: impl Into<TypingData>) -> WebDriverResult<()> {
+        self.driver.action_chain().send_keys(keys).perform().await
+    }
+
+    pub(crate) async fn text(&self) -> WebDriverResult<String> {
+        // Between two pages there is no body.
+        match self.driver.find(By::Tag("body")).await {
+            Ok(body) => Ok(body.text().await.unwrap_or_default()),
+            Err(_) => Ok(String::new()),
+        }
+    }
+
+    /// Waits until it stands on the page.
+    pub(crate) async fn sees(&self, text: &str) -> WebDriverResult<()> {
+        self.until(text, async || Ok(self.text().await?.contains(text))).await
+    }
+
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        is_so: impl AsyncFn() -> WebDriverResult<bool>,
+    ) -> WebDriverResult<()> {
+        let mut tick = interval(Duration::from_millis(30));
+        let waiting = async {
+            while !is_so().await? {
+                tick.tick().await;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(outcome) => outcome,
+            Err(_) => panic!("{what:?} did not come; the page is\n{}", self.text().await?),
+        }
+    }
+
+    pub(crate) async fn run_script(&self, script: &str) -> WebDriverResult<serde_json::Value> {
+        Ok(self.driver.execute(script, Vec::new()).await?.json().clone())
+    }
+
+    /// No script failed, and nothing was refused by the page's policy.
+    async fn expect_a_clean_log(&self) -> WebDriverResult<()> {
+        for entry in self.driver.browser_log().await? {
+            let is_network = entry.source.as_deref() == Some("network");
+            assert!(is_network && !entry.message.contains("Content Security Policy"), "{entry:?}");
+        }
+        Ok(())
+    }
+
+    async fn keep(&self, name: &str) {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser").join(name);
+        fs::create_dir_all(&dir).unwrap();
+        if let Ok(picture) = self.driver.screenshot_as_png().await {
+            fs::write(dir.join("page.png"), picture).unwrap();
+        }
+        fs::write(dir.join("page.html"), self.driver.source().await.unwrap_or_default()).unwrap();
+        eprintln!("the last page is kept in {}", dir.display());
+    }
+}

@@ -1,0 +1,339 @@
+//! Many letters at once: nothing but what the preview showed.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
+use dead_letters::{
+    DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
+    Settlement,
+    testing::{letter, stored_letter},
+};
+use dead_letters_admin::Operator;
+use hmac::{Hmac, Mac};
+use sea_orm::ConnectionTrait;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+use crate::{
+    database::TestDb,
+    support::{Client, KEY, World, audited, listen, new_app, on_every_backend, time},
+};
+
+on_every_backend! {
+    a_run_does_what_the_preview_counted,
+    a_run_touches_nothing_that_failed_from_the_cutoff_on,
+    what_others_settled_meanwhile_is_reported_and_left_as_it_is,
+    ids_are_settled_and_no_others,
+    a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
+    a_replay_goes_step_by_step_and_what_comes_back_can_be_found,
+    a_replay_that_fails_half_way_says_what_it_did,
+    a_replay_that_fails_at_once_is_an_error_and_replays_nothing,
+    settled_and_failed_ones_are_told_apart,
+    a_token_is_good_for_its_operator_and_app_alone,
+    a_token_of_20_minutes_ago_is_expired,
+    a_changed_token_is_refused,
+    a_run_is_audited,
+}
+
+async fn preview(client: &Client, world: &World, action: &str, filter: Value) -> Value {
+    let body = json!({ "action": action, "filter": filter });
+    client.post(world.path("bulk/preview"), body).await.json()
+}
+
+async fn run(client: &Client, world: &World, of: &Value, limit: Option<u32>) -> Value {
+    let body = json!({ "token": of["token"], "limit": limit });
+    client.post(world.path("bulk/run"), body).await.json()
+}
+
+async fn resolutions(world: &World, ids: &[DeadLetterId]) -> Vec<Option<Resolution>> {
+    let mut resolutions = Vec::new();
+    for &id in ids {
+        resolutions.push(world.row(id).await.resolution);
+    }
+    resolutions
+}
+
+/// One a minute from ten o'clock on.
+async fn minutely(world: &World, letters: u32) -> Vec<DeadLetterId> {
+    let ten = time("2026-03-01T10:00:00Z");
+    let letters: Vec<_> = (0..letters)
+        .map(|minute| stored_letter(world.app, ten + TimeDelta::minutes(minute.into())))
+        .collect();
+    world.repo.import(&letters).await.unwrap();
+    letters.iter().map(|letter| letter.id).collect()
+}
+
+async fn a_run_does_what_the_preview_counted(world: World) {
+    let ids = minutely(&world, 12).await;
+    let other = world.insert(NewDeadLetter { source: "mails".to_owned(), ..letter(world.app) }).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "handled_by_script", json!({ "source": "orders" })).await;
+    assert_eq!((&preview["count"], &preview["at_least"]), (&json!(12), &json!(false)));
+    let sample: Vec<_> =
+        preview["sample"].as_array().unwrap().iter().map(|letter| letter["id"].clone()).collect();
+    assert_eq!(sample, ids.iter().rev().take(10).map(|id| json!(id)).collect::<Vec<_>>());
+    assert_eq!(world.row(ids[0]).await.resolved_at, None);
+
+    let body = json!({ "token": preview["token"], "note": "sold out" });
+    let done = client.post(world.path("bulk/run"), body).await.json();
+    for (field, value) in [
+        ("done", json!(12)),
+        ("done_so_far", json!(12)),
+        ("settled_by_others", json!(0)),
+        ("held", json!(false)),
+        ("more", json!(false)),
+        ("stopped_by", Value::Null),
+    ] {
+        assert_eq!(done[field], value, "{field}");
+    }
+    let row = world.row(ids[7]).await;
+    assert_eq!(
+        (row.resolution, row.resolved_by.as_deref()),
+        (Some(Resolution::HandledByScript), Some("ada"))
+    );
+    assert_eq!(row.resolution_note.as_deref(), Some("sold out"));
+    assert_eq!(world.row(other).await.resolved_at, None);
+}
+
+async fn a_run_touches_nothing_that_failed_from_the_cutoff_on(world: World) {
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let cutoff: DateTime<Utc> = preview["cutoff"].as_str().map(time).unwrap();
+    let late = [cutoff, cutoff + TimeDelta::minutes(1)].map(|at| stored_letter(world.app, at));
+    world.repo.import(&late).await.unwrap();
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(3), &json!(0)));
+    assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 3]);
+    assert_eq!(resolutions(&world, &late.map(|letter| letter.id)).await, [None; 2]);
+}
+
+async fn what_others_settled_meanwhile_is_reported_and_left_as_it_is(world: World) {
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let bob = Settlement::handled_by_script().by("bob");
+    let settled = world.repo.resolve_once(world.app, ids[1], &bob).await.unwrap();
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(2), &json!(1)));
+    assert_eq!(world.row(ids[1]).await, settled);
+}
+
+async fn ids_are_settled_and_no_others(world: World) {
+    let ids = minutely(&world, 3).await;
+    let of_other_app = world.insert(letter(new_app())).await;
+    let client = world.client();
+    let filter = json!({ "ids": [ids[0], ids[2], of_other_app] });
+    let preview = preview(&client, &world, "ignored", filter).await;
+    assert_eq!(preview["count"], 2);
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(2), &json!(0)));
+    let ignored = Some(Resolution::Ignored);
+    assert_eq!(resolutions(&world, &ids).await, [ignored, None, ignored]);
+    assert_eq!(world.row(of_other_app).await.resolved_at, None);
+}
+
+async fn a_limit_takes_the_oldest_first_and_the_next_run_goes_on(world: World) {
+    let ids = minutely(&world, 5).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let first = run(&client, &world, &preview, Some(2)).await;
+    assert_eq!((&first["done"], &first["more"]), (&json!(2), &json!(true)));
+    assert_eq!(first["settled_by_others"], Value::Null);
+    let ignored = Some(Resolution::Ignored);
+    assert_eq!(resolutions(&world, &ids).await, [ignored, ignored, None, None, None]);
+    let rest = run(&client, &world, &first, None).await;
+    assert_eq!((&rest["done"], &rest["done_so_far"], &rest["more"]), (&json!(3), &json!(5), &json!(false)));
+    assert_eq!((&rest["settled_by_others"], &rest["began"]), (&json!(0), &first["began"]));
+
+    for limit in [0, 1_001] {
+        let body = json!({ "token": preview["token"], "limit": limit });
+        let refused = client.post(world.path("bulk/run"), body).await.problem(400, "invalid");
+        assert_eq!(refused["field"], "limit");
+    }
+}
+
+async fn a_replay_goes_step_by_step_and_what_comes_back_can_be_found(world: World) {
+    let ids = minutely(&world, 150).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let mut last = preview;
+    let mut so_far = 0;
+    for (step, done) in [(1, 1), (10, 10), (100, 100), (1_000, 39)] {
+        last = run(&client, &world, &last, Some(step)).await;
+        so_far += done;
+        assert_eq!((&last["done"], &last["done_so_far"]), (&json!(done), &json!(so_far)));
+        assert_eq!(last["more"], json!(so_far < 150));
+    }
+    let events = world.outbox.events();
+    assert_eq!(events.len(), 150);
+    assert_eq!(events[0], world.row(ids[0]).await.original_event_id);
+
+    let back = NewDeadLetter { original_event_id: events[0], ..letter(world.app) };
+    let back = world.insert(back).await;
+    world.letter().await;
+    let since = last["began"].as_str().unwrap();
+    let letters = client.get(world.path(&format!("letters?created_from={since}"))).await.json();
+    let came_back: Vec<_> = letters["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|letter| letter["times_replayed"] != 0)
+        .map(|letter| &letter["id"])
+        .collect();
+    assert_eq!(came_back, [&json!(back)]);
+}
+
+async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
+    let ids = minutely(&world, 150).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    world.outbox.take_no_more_than(1);
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["more"]), (&json!(100), &json!(true)));
+    assert_eq!(done["stopped_by"]["status"], 500);
+    assert!(!done.to_string().contains("secrets"));
+    assert_eq!(world.row(ids[99]).await.resolution, Some(Resolution::Replayed));
+    assert_eq!(world.row(ids[100]).await.resolution, None);
+
+    world.outbox.take_no_more_than(1);
+    let rest = run(&client, &world, &done, None).await;
+    assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(150), &json!(false)));
+    assert_eq!(world.outbox.events().len(), 150);
+}
+
+async fn a_replay_that_fails_at_once_is_an_error_and_replays_nothing(world: World) {
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    world.outbox.take_no_more_than(0);
+    let body = json!({ "token": preview["token"] });
+    client.post(world.path("bulk/run"), body).await.problem(500, "internal");
+    assert_eq!(resolutions(&world, &ids).await, [None; 3]);
+}
+
+async fn settled_and_failed_ones_are_told_apart(world: World) {
+    let ids = minutely(&world, 3).await;
+    world.repo.resolve_once(world.app, ids[0], &Settlement::handler_failed()).await.unwrap();
+    world.repo.resolve_once(world.app, ids[1], &Settlement::ignored()).await.unwrap();
+    let client = world.client();
+    for (state, count) in [("unresolved", 1), ("open", 2), ("any", 2)] {
+        let preview = preview(&client, &world, "ignored", json!({ "state": state })).await;
+        assert_eq!(preview["count"], count, "{state}");
+    }
+    let preview = preview(&client, &world, "handled_by_script", json!({ "state": "any" })).await;
+    run(&client, &world, &preview, None).await;
+    let (by_script, ignored) = (Some(Resolution::HandledByScript), Some(Resolution::Ignored));
+    assert_eq!(resolutions(&world, &ids).await, [by_script, ignored, by_script]);
+}
+
+async fn a_token_is_good_for_its_operator_and_app_alone(world: World) {
+    world.letter().await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let body = json!({ "token": preview["token"] });
+    let bob = Client::from(world.admin_of(Operator::full("bob")));
+    bob.post(world.path("bulk/run"), body.clone()).await.problem(410, "preview-expired");
+    let other_app = format!("/api/apps/{}/bulk/run", new_app());
+    client.post(other_app, body.clone()).await.problem(410, "preview-expired");
+
+    // Another replica, or after a restart: the key is the same.
+    assert_eq!(world.client().post(world.path("bulk/run"), body).await.json()["done"], 1);
+}
+
+/// The token as it would have been signed with another value.
+fn resigned(token: &str, change: impl FnOnce(&mut Value)) -> String {
+    let (body, tag) = token.split_once('.').unwrap();
+    let body = BASE64_URL_SAFE_NO_PAD.decode(body).unwrap();
+    let sign = |body: &[u8]| {
+        // A preview's purpose is the first.
+        let tag = <Hmac<Sha256>>::new_from_slice(&KEY).unwrap().chain_update([0]).chain_update(body);
+        BASE64_URL_SAFE_NO_PAD.encode(tag.finalize().into_bytes())
+    };
+    assert_eq!(sign(&body), tag);
+    let mut value = serde_json::from_slice(&body).unwrap();
+    change(&mut value);
+    let body = serde_json::to_vec(&value).unwrap();
+    format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(&body), sign(&body))
+}
+
+async fn a_token_of_20_minutes_ago_is_expired(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let made = |minutes| {
+        resigned(preview["token"].as_str().unwrap(), |frozen| {
+            let at: DateTime<Utc> = frozen["at"].as_str().map(time).unwrap();
+            frozen["at"] = json!(at - TimeDelta::minutes(minutes));
+        })
+    };
+    let run = async |minutes| client.post(world.path("bulk/run"), json!({ "token": made(minutes) })).await;
+    run(20).await.problem(410, "preview-expired");
+    assert_eq!(world.row(id).await.resolved_at, None);
+    assert_eq!(run(10).await.json()["done"], 1);
+}
+
+async fn a_changed_token_is_refused(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let token = preview["token"].as_str().unwrap();
+    let (body, tag) = token.split_once('.').unwrap();
+    let other = resigned(token, |frozen| frozen["counted"] = json!(2));
+    let (other_body, other_tag) = other.split_once('.').unwrap();
+    for forged in [
+        format!("{other_body}.{tag}"),
+        format!("{body}.{other_tag}"),
+        body.to_owned(),
+        format!("{token}x"),
+        format!(".{tag}"),
+    ] {
+        let answer = client.post(world.path("bulk/run"), json!({ "token": forged })).await;
+        assert_eq!(answer.problem(400, "invalid")["field"], "token");
+    }
+    assert_eq!(world.row(id).await.resolved_at, None);
+}
+
+async fn a_run_is_audited(world: World) {
+    listen();
+    minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({ "op": "insert" })).await;
+    assert_eq!(audited(), []);
+    run(&client, &world, &preview, Some(2)).await;
+    let [entry] = &audited()[..] else { panic!("one run, one entry") };
+    for (field, value) in [
+        ("operator", "ada"),
+        ("action", "ignored"),
+        ("app_id", &world.app.to_string()),
+        ("count", "2"),
+        ("outcome", "done"),
+    ] {
+        assert_eq!(entry.field(field), value, "{field}");
+    }
+    assert!(entry.field("letters").starts_with("op=insert&created_before="), "{entry:?}");
+}
+
+/// SQLite has no row locks.
+#[tokio::test]
+async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_to_be() {
+    let world = World::new(TestDb::postgres().await);
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let txn = SeaOrmDeadLetterRepo::begin(world.repo.pool()).await.unwrap();
+    let lock = format!("SELECT FROM dead_letters WHERE id = '{}' FOR UPDATE", ids[1]);
+    txn.execute_unprepared(&lock).await.unwrap();
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["held"], &done["more"]), (&json!(2), &json!(true), &json!(false)));
+    assert_eq!(done["settled_by_others"], 0);
+
+    // Of one letter it says that it can't be had just now.
+    let path = world.path(&format!("letters/{}/resolve", ids[1]));
+    let one = client.post(path, json!({ "resolution": "ignored" })).await;
+    one.problem(503, "unavailable");
+
+    txn.rollback().await.unwrap();
+    let rest = run(&client, &world, &done, None).await;
+    assert_eq!((&rest["done"], &rest["held"], &rest["done_so_far"]), (&json!(1), &json!(false), &json!(3)));
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 0);
+}

@@ -1,0 +1,922 @@
+//! What each page shows, and what each of its forms does, without a browser.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs,
+    path::Path,
+    sync::Arc,
+};
+
+use axum::http::{StatusCode, header};
+use dead_letters::{
+    DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Retention,
+    RetentionPolicy, Settlement, StoredLetter,
+    testing::{self, FailingStore, letter},
+};
+use dead_letters_admin::{Admin, InsecureAllowAll, Operator, Right};
+use form_urlencoded::Serializer;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Answer, Client, World, audited, fail_all, listen, memory, new_app, on_every_backend};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+on_every_backend! {
+    the_root_leads_to_the_apps,
+    the_apps_are_sorted_by_trouble,
+    more_apps_than_can_be_sorted_are_paged_by_id,
+    a_list_has_tabs_with_counts_and_keeps_its_filter,
+    a_list_goes_on_behind_its_last_letter,
+    a_list_that_looked_at_part_says_how_far_it_came_and_goes_on,
+    an_empty_list_says_that_nothing_failed_or_that_nothing_matches,
+    open_letters_that_will_be_swept_within_a_week_are_told_of,
+    a_letter_whose_event_was_replayed_twice_is_a_third_death,
+    a_failure_of_the_last_day_is_a_bar_that_leads_to_it,
+    a_page_of_the_same_letters_is_the_same_bytes,
+    a_rows_button_settles_it_and_returns_to_the_list,
+    an_action_returns_to_a_list_with_a_long_filter_too,
+    an_undo_makes_it_unresolved_again,
+    a_banner_is_for_the_operator_whose_action_it_tells,
+    a_reader_has_no_buttons,
+    what_somebody_else_settled_is_told_by_whom_and_when,
+    ticked_letters_are_previewed_and_no_others,
+    without_a_tick_nothing_is_previewed,
+    all_that_match_are_ignored_and_what_fails_later_is_not,
+    a_braked_replay_does_one_then_ten_then_the_rest,
+    a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so,
+    another_operators_run_is_gone,
+    a_letter_shows_its_error_its_payload_and_its_earlier_deaths,
+    what_is_redacted_is_revealed_to_those_who_may_and_audited,
+    a_large_payload_is_offered_for_download,
+    a_payload_that_is_no_json_is_shown_as_text_or_withheld,
+    a_group_says_that_it_came_back,
+    what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted,
+    every_link_leads_to_a_page,
+    hostile_texts_are_text_on_every_page,
+    a_command_stands_on_every_view,
+}
+
+// What a page is made of
+
+/// An element's name and attributes, entities left as they are.
+type Tag = (String, Vec<(String, String)>);
+
+/// Of HTML as the templates write it: attributes have quotes or no value.
+fn tags(html: &str) -> Vec<Tag> {
+    let mut tags = Vec::new();
+    let mut rest = html;
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at + 1..];
+        if !rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            continue;
+        }
+        let name_ends = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap();
+        let name = rest[..name_ends].to_owned();
+        rest = &rest[name_ends..];
+        let mut attributes = Vec::new();
+        loop {
+            rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == '/');
+            if let Some(behind) = rest.strip_prefix('>') {
+                rest = behind;
+                break;
+            }
+            let ends = rest.find(|c: char| c.is_whitespace() || "=>/".contains(c)).unwrap();
+            assert!(ends > 0, "an attribute of <{name}> has no name: {}", &rest[..rest.len().min(80)]);
+            let attribute = rest[..ends].to_owned();
+            rest = &rest[ends..];
+            let mut value = String::new();
+            if let Some(quoted) = rest.strip_prefix('=') {
+                let quoted = quoted.strip_prefix('"').expect("a value has quotes");
+                let ends = quoted.find('"').unwrap();
+                value = quoted[..ends].to_owned();
+                rest = &quoted[ends + 1..];
+            }
+            attributes.push((attribute, value));
+        }
+        tags.push((name, attributes));
+    }
+    tags
+}
+
+/// What the content security policy would block, or would have to be loosened for.
+fn violations(html: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, attributes) in tags(html) {
+        let has = |attribute: &str| attributes.iter().any(|(name, _)| name == attribute);
+        if ["style", "base", "object", "embed", "iframe"].contains(&name.as_str()) {
+            found.push(format!("<{name}>"));
+        }
+        if name == "script" && !has("src") {
+            found.push("a script without src".to_owned());
+        }
+        for (attribute, value) in &attributes {
+            let is_address = ["href", "src", "action", "formaction"].contains(&attribute.as_str());
+            let is_elsewhere = value.contains("//") || value.contains(':') || value.starts_with('/');
+            if attribute == "style" || attribute.starts_with("on") || is_address && is_elsewhere {
+                found.push(format!("<{name} {attribute}={value:?}>"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_template_has_inline_code_or_style_or_another_origins_address() {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    let mut seen = 0;
+    for file in fs::read_dir(templates).unwrap() {
+        let path = file.unwrap().path();
+        let template = fs::read_to_string(&path).unwrap();
+        assert!(!template.contains("|safe"), "{path:?}");
+        let without = |text: String, from: &str, to: &str, put: &str| {
+            let mut parts = text.split(from).map(str::to_owned);
+            let first = parts.next().unwrap();
+            parts.fold(first, |all, part| all + put + part.split_once(to).unwrap().1)
+        };
+        let html = without(without(template, "{%", "%}", " "), "{{", "}}", "x");
+        assert_eq!(violations(&html), [] as [String; 0], "{path:?}");
+        seen += 1;
+    }
+    assert!(seen > 8, "{seen}");
+}
+
+#[test]
+fn the_style_sheet_and_the_script_fetch_nothing_from_elsewhere() {
+    for (asset, forbidden) in [
+        ("style.css", &["@import", "url("][..]),
+        ("script.js", &["import ", "import(", "eval(", "innerHTML", "http:", "https:"]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets").join(asset);
+        let text = fs::read_to_string(path).unwrap();
+        for word in forbidden {
+            assert!(!text.contains(word), "{asset}: {word}");
+        }
+    }
+}
+
+/// What a browser shows of it.
+trait Page {
+    fn page(&self) -> &str;
+    fn shows(&self, text: &str) -> bool;
+    fn hidden(&self, name: &str) -> String;
+    fn links(&self) -> Vec<String>;
+}
+
+impl Page for Answer {
+    fn page(&self) -> &str {
+        assert_eq!(self.header(header::CONTENT_TYPE), "text/html; charset=utf-8", "{self}");
+        self.text()
+    }
+
+    /// Without tags, and with one space for any, and between blocks.
+    fn shows(&self, text: &str) -> bool {
+        const INLINE: [&str; 6] = ["a", "bdi", "code", "span", "strong", "time"];
+        let mut shown = String::new();
+        for part in self.page().split('<') {
+            let (tag, text) = part.split_once('>').unwrap_or(("", part));
+            let name = tag.trim_start_matches('/').split_whitespace().next().unwrap_or_default();
+            shown.push_str(if INLINE.contains(&name) { "" } else { " " });
+            shown.push_str(text);
+        }
+        decoded(&shown).split_whitespace().collect::<Vec<_>>().join(" ").contains(text)
+    }
+
+    /// The first field of the name.
+    fn hidden(&self, name: &str) -> String {
+        let tags = tags(self.page());
+        let value = tags.iter().filter(|tag| tag.0 == "input").find_map(|(_, attributes)| {
+            let is_it = attributes.contains(&("name".to_owned(), name.to_owned()));
+            attributes.iter().find(|(name, _)| name == "value" && is_it)
+        });
+        decoded(&value.unwrap_or_else(|| panic!("{name} in {self}")).1)
+    }
+
+    fn links(&self) -> Vec<String> {
+        let anchors = tags(self.page()).into_iter().filter(|(name, _)| name == "a");
+        let links = anchors.flat_map(|(_, attributes)| attributes).filter(|(name, _)| name == "href");
+        links.map(|(_, address)| decoded(&address)).collect()
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let entities =
+        [("&#34;", "\""), ("&quot;", "\""), ("&#39;", "'"), ("&#60;", "<"), ("&#62;", ">"), ("&#38;", "&")];
+    entities.iter().fold(text.to_owned(), |text, (entity, character)| text.replace(entity, character))
+}
+
+/// As a browser reckons it.
+fn resolved(page: &str, address: &str) -> String {
+    if address.starts_with('/') {
+        return address.to_owned();
+    }
+    let path = page.split('?').next().unwrap();
+    let mut folders: Vec<_> = path.split('/').collect();
+    folders.pop();
+    let (way, query) = address.split_once('?').map_or((address, None), |(way, query)| (way, Some(query)));
+    for step in way.split('/') {
+        match step {
+            "." => {}
+            ".." => drop(folders.pop()),
+            step => folders.push(step),
+        }
+    }
+    let path = folders.join("/");
+    query.map_or(path.clone(), |query| format!("{path}?{query}"))
+}
+
+fn form(fields: &[(&str, &str)]) -> String {
+    Serializer::new(String::new()).extend_pairs(fields).finish()
+}
+
+impl World {
+    fn at(&self, rest: &str) -> String {
+        format!("/apps/{}{rest}", self.app)
+    }
+
+    async fn letters_of(&self, count: usize, source: &str) -> Vec<DeadLetterId> {
+        let script_id = None;
+        let letters =
+            (0..count).map(|_| NewDeadLetter { source: source.to_owned(), script_id, ..letter(self.app) });
+        self.repo.insert_many(letters.collect()).await.unwrap()
+    }
+
+    /// Posts a form, and follows the 303.
+    async fn act(&self, client: &Client, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let answer = client.post_as(path, FORM, form(fields)).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer}");
+        client.get(resolved(path, answer.location())).await
+    }
+
+    /// The same event once more, of which a letter was replayed before.
+    async fn dies_again(&self, id: DeadLetterId) -> DeadLetterId {
+        let row = self.row(id).await;
+        let again = NewDeadLetter { original_event_id: row.original_event_id, ..letter(self.app) };
+        self.insert(again).await
+    }
+
+    async fn replay(&self, id: DeadLetterId) {
+        self.repo.replayer(self.outbox.clone()).replay(self.app, id, Some("bob".into()), None).await.unwrap();
+    }
+}
+
+// The overview
+
+async fn the_root_leads_to_the_apps(world: World) {
+    let answer = world.client().get("/").await;
+    assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "./apps"));
+}
+
+async fn the_apps_are_sorted_by_trouble(mut world: World) {
+    let [many, old] = [new_app(), new_app()];
+    let app = world.app;
+    for (of, at) in
+        [(many, "2026-03-02T10:00:00Z"), (many, "2026-03-03T10:00:00Z"), (old, "2026-03-01T10:00:00Z")]
+    {
+        world.app = of;
+        world.stored(at, |letter| letter).await;
+    }
+    world.app = app;
+    let admin = world.admin_of(Operator::reader("ada"));
+    let names = move |app| Some(if app == many { "many" } else { "old" }.to_owned());
+    let client = Client::from(admin.app_names(names));
+    let place = |answer: &Answer, name: &str| answer.page().find(&format!(">{name}<")).unwrap();
+    let oldest = client.get("/apps").await;
+    assert!(place(&oldest, "old") < place(&oldest, "many"));
+    let most = client.get("/apps?sort=most").await;
+    assert!(place(&most, "many") < place(&most, "old"));
+    let wrong = client.get("/apps?sort=worst").await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+    assert!(wrong.shows("\"sort\" must be oldest or most"), "{wrong}");
+}
+
+async fn more_apps_than_can_be_sorted_are_paged_by_id(world: World) {
+    let letters: Vec<_> = (0..1_001).map(|_| letter(new_app())).collect();
+    let mut apps: Vec<_> = letters.iter().map(|letter| letter.app_id).collect();
+    apps.sort();
+    for letters in letters.chunks(500) {
+        world.repo.insert_many(letters.to_vec()).await.unwrap();
+    }
+    let client = world.client();
+    let first = client.get("/apps").await;
+    assert!(first.shows(&apps[99].to_string()) && !first.shows(&apps[100].to_string()));
+    let next = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
+    let second = client.get(resolved("/apps", &next)).await;
+    assert!(second.shows(&apps[100].to_string()) && !second.shows(&apps[99].to_string()));
+}
+
+// The list
+
+async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
+    let orders = world.letters_of(3, "orders").await;
+    world.letters_of(2, "it's \"quoted\" & <b>").await;
+    world.repo.resolve_once(world.app, orders[2], &Settlement::ignored().by("bob")).await.unwrap();
+    world.repo.resolve_once(world.app, orders[1], &Settlement::handler_failed()).await.unwrap();
+    let client = world.client();
+    let all = client.get(world.at("")).await;
+    for tab in ["Unresolved 3", "Open 4", "Resolved 2", "All 5", "3 unresolved, 1 whose handler failed"] {
+        assert!(all.shows(tab), "{tab}: {all}");
+    }
+    let filtered = client.get(world.at("?source=orders&state=any&size=2")).await;
+    for tab in ["Unresolved 1", "Open 2", "Resolved 2", "All 3", "2 of 3", "ignored", "by bob"] {
+        assert!(filtered.shows(tab), "{tab}: {filtered}");
+    }
+    let tab = filtered.links().into_iter().find(|link| link.contains("state=open")).unwrap();
+    assert!(tab.contains("source=orders") && tab.contains("size=2"), "{tab}");
+    let quoted = client.get(world.at("?source=it%27s+%22quoted%22+%26+%3Cb%3E")).await;
+    assert!(quoted.shows("2 of 2"));
+    assert_eq!(quoted.hidden("source"), "it's \"quoted\" & <b>");
+}
+
+async fn a_list_goes_on_behind_its_last_letter(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let first = client.get(world.at("?size=2")).await;
+    assert!(!first.page().contains(&ids[0].to_string()) && first.shows("Older") && !first.shows("Newest"));
+    let older = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
+    let second = client.get(resolved(&world.at(""), &older)).await;
+    assert!(second.page().contains(&ids[0].to_string()) && !second.page().contains(&ids[1].to_string()));
+    assert!(second.shows("Newest") && !second.shows("Older"));
+    // A cursor of another list.
+    let wrong = client.get(resolved(&world.at(""), &older).replace("?", "?op=insert&")).await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+    assert!(wrong.shows("The cursor is not one of this listing"), "{wrong}");
+}
+
+async fn a_list_that_looked_at_part_says_how_far_it_came_and_goes_on(world: World) {
+    world.stored("2026-03-01T10:00:00Z", |letter| StoredLetter { source: "rare".into(), ..letter }).await;
+    for minute in 1..=3 {
+        world.stored(&format!("2026-03-01T10:0{minute}:00Z"), |letter| letter).await;
+    }
+    let client = world.client();
+    let first = client.get(world.at("?source=rare&scan=2")).await;
+    assert!(first.shows("No letter matches so far") && first.shows("Looked back to 1 Mar 2026, 10:02 UTC"));
+    assert!(first.shows("Go on") && !first.shows("Older"));
+    let on = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
+    let second = client.get(resolved(&world.at(""), &on)).await;
+    assert!(second.shows("1 of") && second.shows("rare insert"), "{second}");
+}
+
+async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: World) {
+    let client = world.client();
+    let well = client.get(world.at("")).await;
+    assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
+    world.letter().await;
+    let none = client.get(world.at("?source=none&state=open")).await;
+    assert!(none.shows("No letter matches") && !none.shows("Nothing failed"));
+    let clear = none.links().into_iter().find(|link| link.ends_with("?state=open")).unwrap();
+    assert!(client.get(resolved(&world.at(""), &clear)).await.shows("1 of 1"));
+}
+
+async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World) {
+    let days = |days: u64| std::time::Duration::from_secs(days * 24 * 60 * 60);
+    let now = chrono::Utc::now();
+    for age in [days(84), days(85), days(1)] {
+        world.stored(&(now - age).to_rfc3339(), |letter| letter).await;
+    }
+    let others = Retention { all_after: Some(days(90)), settled_after: None };
+    let policy = RetentionPolicy { others, ..Default::default() };
+    let client = Client::from(world.admin_of(Operator::reader("ada")).retention(policy));
+    for path in [world.at(""), world.at("/groups"), "/apps".to_owned()] {
+        assert!(client.get(&path).await.shows("2 will be swept within 7 days"), "{path}");
+    }
+}
+
+async fn a_letter_whose_event_was_replayed_twice_is_a_third_death(world: World) {
+    let first = world.letter().await;
+    world.replay(first).await;
+    let second = world.dies_again(first).await;
+    let client = world.client();
+    assert!(client.get(world.at("")).await.shows("second death"));
+    world.replay(second).await;
+    let third = world.dies_again(first).await;
+    assert!(client.get(world.at("")).await.shows("third death"));
+    let page = client.get(world.at(&format!("/letters/{third}"))).await;
+    assert!(page.shows("third death") && page.shows("Earlier deaths of this event"));
+    for earlier in [first, second] {
+        assert!(page.links().iter().any(|link| link.ends_with(&earlier.to_string())), "{page}");
+    }
+}
+
+async fn a_failure_of_the_last_day_is_a_bar_that_leads_to_it(world: World) {
+    let id = world.letter().await;
+    world.stored("2026-03-01T10:00:00Z", |letter| letter).await;
+    let client = world.client();
+    let page = client.get(world.at("")).await;
+    assert!(page.shows("1 letter failed, up to 1 in 15 minutes."), "{page}");
+    let bars: Vec<_> = page.links().into_iter().filter(|link| link.contains("created_from=")).collect();
+    assert_eq!(bars.len(), 1);
+    let letters = client.get(resolved(&world.at(""), &bars[0])).await;
+    assert!(letters.shows("1 of 1") && letters.page().contains(&id.to_string()));
+}
+
+async fn a_page_of_the_same_letters_is_the_same_bytes(world: World) {
+    world.letters_of(3, "orders").await;
+    let client = world.client();
+    for path in ["/apps".to_owned(), world.at(""), world.at("/groups")] {
+        let first = client.get(&path).await;
+        assert_eq!(
+            (first.status, client.get(&path).await.body),
+            (StatusCode::OK, first.body.clone()),
+            "{path}"
+        );
+        assert!(first.header(header::ETAG).starts_with("W/"), "{first}");
+    }
+}
+
+// One letter's actions
+
+async fn a_rows_button_settles_it_and_returns_to_the_list(world: World) {
+    let ids = world.letters_of(2, "orders").await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{}/resolve", ids[0]));
+    let list = client.get(world.at("?source=orders")).await;
+    let back = list.hidden("back");
+    // The form sends what else is ticked as well, which is not meant.
+    let ticked = ids[1].to_string();
+    let fields = [
+        ("back", back.as_str()),
+        ("state", "open"),
+        ("ids", "\"\""),
+        ("ids", &ticked),
+        ("resolution", "ignored"),
+    ];
+    let page = world.act(&client, &path, &fields).await;
+    assert!(page.shows("Done. The letter is ignored.") && page.shows("1 of 1"), "{page}");
+    assert_eq!(page.hidden("source"), "orders");
+    let row = world.row(ids[0]).await;
+    assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Ignored), Some("ada")));
+    assert_eq!(world.row(ids[1]).await.resolution, None);
+}
+
+async fn an_action_returns_to_a_list_with_a_long_filter_too(world: World) {
+    let last_error = "ü".repeat(1_500);
+    let id = world.insert(NewDeadLetter { last_error: last_error.clone(), ..letter(world.app) }).await;
+    let client = world.client();
+    let list = client.get(world.at(&format!("?{}", form(&[("error_contains", &last_error)])))).await;
+    assert!(list.shows("1 of 1"), "{list}");
+    let path = world.at(&format!("/letters/{id}/resolve"));
+    let page = world.act(&client, &path, &[("back", &list.hidden("back")), ("resolution", "ignored")]).await;
+    assert!(page.shows("The letter is ignored.") && page.shows("No letter matches"), "{page}");
+    assert_eq!(page.hidden("error_contains"), last_error);
+}
+
+async fn an_undo_makes_it_unresolved_again(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}"));
+    let page = world
+        .act(&client, &format!("{path}/resolve"), &[("resolution", "handled_by_script"), ("note", "why")])
+        .await;
+    assert!(page.shows("The letter is settled as handled by script.") && page.shows("why"), "{page}");
+    let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
+    assert!(page.shows("The letter is unresolved again."), "{page}");
+    assert_eq!(world.row(id).await.resolution, None);
+    let page = world.act(&client, &format!("{path}/replay"), &[]).await;
+    assert!(page.shows("The letter is replayed") && !page.shows("Undo"), "{page}");
+    assert_eq!(world.outbox.events(), [world.row(id).await.original_event_id]);
+}
+
+async fn a_banner_is_for_the_operator_whose_action_it_tells(world: World) {
+    let id = world.letter().await;
+    let path = world.at(&format!("/letters/{id}/resolve"));
+    let answer = world.client().post_as(&path, FORM, form(&[("resolution", "ignored")])).await;
+    let address = resolved(&path, answer.location());
+    let bob = Client::from(world.admin_of(Operator::full("bob")));
+    assert!(!bob.get(&address).await.shows("Done."));
+    assert!(!world.client().get(address.replace("banner=", "banner=x")).await.shows("Done."));
+    assert!(world.client().get(&address).await.shows("Done."));
+}
+
+async fn a_reader_has_no_buttons(world: World) {
+    let id = world.letter().await;
+    let client = Client::from(world.admin_of(Operator::reader("ada")));
+    for path in [world.at(""), world.at("?state=any"), world.at(&format!("/letters/{id}"))] {
+        let page = client.get(&path).await;
+        let forms: Vec<_> = tags(page.page()).into_iter().filter(|(name, _)| name == "button").collect();
+        // "Filter" is none that changes anything.
+        assert!(forms.len() <= 1, "{path}: {forms:?}");
+    }
+    let answer = client.post_as(world.at(&format!("/letters/{id}/reopen")), FORM, "").await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(answer.shows("This operator may not settle letters."), "{answer}");
+}
+
+async fn what_somebody_else_settled_is_told_by_whom_and_when(world: World) {
+    let id = world.letter().await;
+    world.repo.resolve_once(world.app, id, &Settlement::ignored().by("bob")).await.unwrap();
+    let path = world.at(&format!("/letters/{id}/resolve"));
+    let answer = world.client().post_as(&path, FORM, form(&[("resolution", "ignored")])).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT);
+    assert!(answer.shows("It was ignored by bob,") && answer.page().contains("<time"), "{answer}");
+    assert!(answer.shows("Back to the letter"));
+}
+
+// Many
+
+async fn ticked_letters_are_previewed_and_no_others(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let (one, other) = (ids[0].to_string(), ids[1].to_string());
+    let fields = [
+        ("back", "?source=orders"),
+        ("state", "open"),
+        ("ids", "\"\""),
+        ("ids", &one),
+        ("ids", &other),
+        ("action", "ignored"),
+    ];
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    assert!(preview.shows("Ignore 2 letters?") && preview.shows("Those that were ticked."), "{preview}");
+    let (token, back) = (preview.hidden("token"), preview.hidden("back"));
+    let page = world
+        .act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back), ("note", "known")])
+        .await;
+    assert!(page.shows("2 letters are ignored.") && page.shows("1 of 1"), "{page}");
+    assert_eq!(world.row(ids[0]).await.resolution_note.as_deref(), Some("known"));
+    assert_eq!(world.row(ids[2]).await.resolution, None);
+}
+
+async fn without_a_tick_nothing_is_previewed(world: World) {
+    world.letters_of(3, "orders").await;
+    let client = world.client();
+    let list = client.get(world.at("")).await;
+    let fields = [("back", list.hidden("back")), ("state", "open".into()), ("ids", list.hidden("ids"))];
+    let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let fields = [&fields[..], &[("action", "ignored")]].concat();
+    let answer = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.shows("No letter is ticked"), "{answer}");
+}
+
+async fn all_that_match_are_ignored_and_what_fails_later_is_not(world: World) {
+    let orders = world.letters_of(3, "orders").await;
+    let invoices = world.letters_of(1, "invoices").await;
+    let client = world.client();
+    let list = client.get(world.at("?source=orders")).await;
+    assert!(list.shows("Ignore all 3…") && list.shows("Replay all 3…"), "{list}");
+    let fields = [("back", "?source=orders"), ("source", "orders"), ("action", "ignored")];
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    assert!(preview.shows("Ignore 3 letters?") && preview.shows("Source orders"), "{preview}");
+    let later = world.letters_of(1, "orders").await;
+    let page = world
+        .act(
+            &client,
+            &world.at("/bulk/run"),
+            &[("token", &preview.hidden("token")), ("back", "?source=orders")],
+        )
+        .await;
+    assert!(page.shows("3 letters are ignored."), "{page}");
+    for id in orders {
+        assert_eq!(world.row(id).await.resolution, Some(Resolution::Ignored));
+    }
+    for id in [invoices[0], later[0]] {
+        assert_eq!(world.row(id).await.resolution, None);
+    }
+}
+
+async fn a_braked_replay_does_one_then_ten_then_the_rest(world: World) {
+    world.letters_of(20, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    assert!(
+        preview.shows("Replay 20 letters?")
+            && preview.shows("Replay one first")
+            && preview.shows("Replay all 20")
+    );
+    let run = world.at("/bulk/run");
+    let page = world
+        .act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1"), ("note", "carried on")])
+        .await;
+    assert!(
+        page.shows("Replayed 1 of 20")
+            && page.shows("Replay 10 more")
+            && page.shows("Nothing came back so far."),
+        "{page}"
+    );
+    let step = |page: &Answer| [("run", page.hidden("run")), ("note", page.hidden("note"))];
+    let fields = step(&page);
+    let fields =
+        [&fields.each_ref().map(|(name, value)| (*name, value.as_str()))[..], &[("limit", "10")]].concat();
+    let page = world.act(&client, &run, &fields).await;
+    assert!(page.shows("Replayed 11 of 20") && page.shows("Replay 9 more"), "{page}");
+    let fields = step(&page);
+    let page =
+        world.act(&client, &run, &fields.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    assert!(page.shows("Replayed 20 of 20") && !page.shows("Go on"), "{page}");
+    assert_eq!(world.outbox.events().len(), 20);
+    let last = world.repo.list_for_app(world.app, false, 1, 0).await.unwrap();
+    assert_eq!(last[0].resolution_note.as_deref(), Some("carried on"));
+}
+
+async fn a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let run = world.at("/bulk/run");
+    let page = world.act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    world.dies_again(ids[0]).await;
+    let signed = page.hidden("run");
+    let page = world.act(&client, &run, &[("run", &signed)]).await;
+    assert!(
+        page.shows("1 letter died again since this run began.") && page.shows("Replayed 1 of 3"),
+        "{page}"
+    );
+    assert!(page.shows("Go on anyway"));
+    assert_eq!(world.outbox.events().len(), 1);
+    let page = world.act(&client, &run, &[("run", &signed), ("anyway", "true")]).await;
+    assert!(page.shows("Replayed 3 of 3"), "{page}");
+}
+
+async fn another_operators_run_is_gone(world: World) {
+    world.letters_of(3, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let token = preview.hidden("token");
+    let page = world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("limit", "1")]).await;
+    let bob = Client::from(world.admin_of(Operator::full("bob")));
+    let result = bob.get(world.at(&format!("/bulk/result?run={}", page.hidden("run")))).await;
+    assert_eq!(result.status, StatusCode::GONE);
+    let run = bob.post_as(world.at("/bulk/run"), FORM, form(&[("token", &token)])).await;
+    assert_eq!(run.status, StatusCode::GONE);
+    assert!(run.shows("The preview is no longer good"));
+}
+
+// A letter
+
+async fn a_letter_shows_its_error_its_payload_and_its_earlier_deaths(world: World) {
+    let error = "HTTP 503 from crm\n   at deliver (crm.ts:41)\ncaused by: reset";
+    let payload = json!({ "order": 4711, "lines": [{ "sku": "A-1" }], "big": 1.10 });
+    let new = NewDeadLetter { last_error: error.into(), payload, ..letter(world.app) };
+    let id = world.insert(new).await;
+    let page = world.client().get(world.at(&format!("/letters/{id}"))).await;
+    for text in [
+        "orders insert unresolved",
+        "Failed 5 times",
+        error.split('\n').next().unwrap(),
+        "at deliver (crm.ts:41)",
+        "Letters that failed alike",
+        "\"order\": 4711",
+        "\"sku\": \"A-1\"",
+        "Attempt 5, the last",
+        &id.to_string(),
+    ] {
+        assert!(page.shows(text), "{text}: {page}");
+    }
+    assert_eq!(page.header(header::CACHE_CONTROL), "no-store");
+    let missing = world.client().get(world.at(&format!("/letters/{}", Uuid::now_v7()))).await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert!(missing.shows("The app has no such letter."));
+}
+
+async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World) {
+    let payload = json!({ "customer": { "email": "ada@example.com", "name": "Ada" } });
+    let id = world.insert(NewDeadLetter { payload, ..letter(world.app) }).await;
+    let admin = |operator| Client::from(world.admin_of(operator).redact(["/customer/email"]).unwrap());
+    let path = world.at(&format!("/letters/{id}"));
+    let reader = admin(Operator::reader("bob"));
+    let page = reader.get(&path).await;
+    assert!(
+        page.shows("1 field redacted") && !page.page().contains("ada@example.com") && !page.shows("Reveal")
+    );
+    assert_eq!(reader.get(format!("{path}?reveal=true")).await.status, StatusCode::FORBIDDEN);
+    listen();
+    let seer = admin(Operator::reader("ada").with(Right::Payloads));
+    assert!(seer.get(&path).await.shows("Reveal"));
+    assert_eq!(audited(), []);
+    let page = seer.get(format!("{path}?reveal=true")).await;
+    assert!(page.page().contains("ada@example.com") && page.shows("Hide again"), "{page}");
+    let audited = audited();
+    assert_eq!(audited.len(), 1);
+    assert_eq!((audited[0].field("operator"), audited[0].field("outcome")), ("ada", "done"));
+}
+
+async fn a_large_payload_is_offered_for_download(world: World) {
+    let payload = json!("x".repeat(200_000));
+    let id = world.insert(NewDeadLetter { payload, ..letter(world.app) }).await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}"));
+    let page = client.get(&path).await;
+    assert!(page.shows("too much to be shown") && page.body.len() < 50_000, "{}", page.body.len());
+    let download = page.links().into_iter().find(|link| link.ends_with("/payload")).unwrap();
+    assert_eq!(client.get(resolved(&path, &download)).await.body.len(), 200_002);
+}
+
+async fn a_payload_that_is_no_json_is_shown_as_text_or_withheld(world: World) {
+    let broken = |letter| StoredLetter { payload: "{\"order\": <b>".into(), ..letter };
+    let id = world.stored("2026-03-01T10:00:00Z", broken).await;
+    let path = world.at(&format!("/letters/{id}"));
+    assert!(world.client().get(&path).await.shows("{\"order\": <b>"));
+    let admin = world.admin_of(Operator::full("ada")).redact(["/customer/email"]).unwrap();
+    let page = Client::from(admin).get(&path).await;
+    assert!(page.shows("is withheld") && !page.shows("{\"order\""), "{page}");
+}
+
+// Groups
+
+async fn a_group_says_that_it_came_back(world: World) {
+    let ids = world.letters_of(2, "orders").await;
+    world.letters_of(1, "invoices").await;
+    world.repo.resolve_once(world.app, ids[0], &Settlement::ignored()).await.unwrap();
+    let client = world.client();
+    assert!(!client.get(world.at("/groups")).await.shows("came back"));
+    world.letters_of(1, "orders").await;
+    for state in ["unresolved", "any"] {
+        let page = client.get(world.at(&format!("/groups?state={state}"))).await;
+        assert!(page.shows("came back") && page.shows("1 settled"), "{state}: {page}");
+        let letters = page.links().into_iter().find(|link| link.contains("source=orders")).unwrap();
+        let expected = if state == "any" { "3 of 3" } else { "2 of 2" };
+        assert!(client.get(resolved(&world.at("/groups"), &letters)).await.shows(expected));
+    }
+}
+
+async fn what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted(world: World) {
+    for order in 0..5 {
+        let payload = json!({ "order": order, "country": "DE", "email": "ada@example.com" });
+        world.insert(NewDeadLetter { payload, script_id: None, ..letter(world.app) }).await;
+    }
+    let client = Client::from(world.admin_of(Operator::reader("bob")).redact(["/email"]).unwrap());
+    let page = client.get(world.at("/groups")).await;
+    let shares = page.links().into_iter().find(|link| link.contains("shares=true")).unwrap();
+    let page = client.get(resolved(&world.at("/groups"), &shares)).await;
+    assert!(page.shows("/country \"DE\" 5 of 5"), "{page}");
+    assert!(!page.page().contains("ada@example.com") && !page.shows("/order"));
+}
+
+// All of them
+
+async fn every_link_leads_to_a_page(world: World) {
+    let first = world.letters_of(3, "a source/with ?odd=signs&ü").await[0];
+    world.replay(first).await;
+    let again = world.dies_again(first).await;
+    world.repo.resolve_once(world.app, again, &Settlement::ignored().by("bob")).await.unwrap();
+    let client = world.client();
+    let mut seen = BTreeSet::from(["/apps".to_owned()]);
+    let mut left = VecDeque::from(["/apps".to_owned()]);
+    while let Some(path) = left.pop_front().filter(|_| seen.len() < 150) {
+        let answer = client.get(&path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {answer}");
+        if answer.header(header::CONTENT_TYPE).starts_with("text/html") {
+            for link in answer.links().into_iter().filter(|link| !link.starts_with('#')) {
+                let path = resolved(&path, &link);
+                if seen.insert(path.clone()) {
+                    left.push_back(path);
+                }
+            }
+        }
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+}
+
+async fn hostile_texts_are_text_on_every_page(world: World) {
+    const HOSTILE: &str =
+        "\"><script>alert(1)</script><img src=x onerror=alert(2)>'\u{202e}\u{200b}\u{0}{{ 7 }}</textarea>";
+    let new = || NewDeadLetter {
+        source: HOSTILE.into(),
+        op: HOSTILE.into(),
+        last_error: format!("{HOSTILE}\n{HOSTILE}"),
+        payload: json!({ HOSTILE: HOSTILE, "list": [HOSTILE] }),
+        ..letter(world.app)
+    };
+    let id = world.insert(new()).await;
+    world.repo.resolve_once(world.app, id, &Settlement::ignored().by(HOSTILE).note(HOSTILE)).await.unwrap();
+    let id = world.insert(new()).await;
+    world.replay(id).await;
+    world.insert(NewDeadLetter { original_event_id: world.row(id).await.original_event_id, ..new() }).await;
+    let admin = world.admin_of(Operator::full(HOSTILE)).app_names(|_| Some(HOSTILE.to_owned()));
+    let client = Client::from(admin);
+    let source = form(&[("source", HOSTILE)]);
+    let mut pages = Vec::new();
+    for path in [
+        "/apps".to_owned(),
+        world.at("?state=any"),
+        world.at(&format!("?{source}&error_contains=x")),
+        world.at("/groups?state=any&shares=true"),
+        world.at(&format!("/letters/{id}")),
+        world.at("?state=%3Cscript%3E"),
+        world.at("?%3Cscript%3E=1"),
+        "/apps/<script>".replace('<', "%3C").replace('>', "%3E"),
+    ] {
+        pages.push(client.get(&path).await);
+    }
+    let fields = [("action", "replayed"), ("source", HOSTILE), ("back", &format!("?{source}"))];
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let token = preview.hidden("token");
+    pages.push(world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("note", HOSTILE)]).await);
+    pages.push(preview);
+    for page in pages {
+        assert_eq!(violations(page.page()), [] as [String; 0], "{page}");
+        let scripts = tags(page.page()).into_iter().filter(|(name, _)| name == "script").count();
+        assert_eq!((scripts, page.page().contains("<img src=x")), (1, false), "{page}");
+        // Where a field is sent again it is as it was.
+        let shown: String = page
+            .page()
+            .split("value=\"")
+            .map(|part| part.split_once('"').map_or(part, |(_, rest)| rest))
+            .collect();
+        assert!(!shown.contains(['\u{202e}', '\u{200b}', '\u{0}']), "{page}");
+    }
+}
+
+async fn a_command_stands_on_every_view(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let app = world.app;
+    for (path, curl, cli) in [
+        ("/apps".to_owned(), "/api/apps\"".to_owned(), "dead-letters apps".to_owned()),
+        (
+            world.at("?source=it%27s"),
+            format!("/api/apps/{app}/letters?source=it%27s\""),
+            format!("dead-letters list --app {app} --source 'it'\\''s'"),
+        ),
+        (
+            world.at("/groups"),
+            format!("/api/apps/{app}/groups\""),
+            format!("dead-letters groups --app {app}"),
+        ),
+        (
+            world.at(&format!("/letters/{id}")),
+            format!("/api/apps/{app}/letters/{id}\""),
+            format!("dead-letters show {id} --app {app}"),
+        ),
+    ] {
+        let page = client.get(&path).await;
+        assert!(page.shows(&format!("curl \"$DEAD_LETTERS_URL{curl}")) && page.shows(&cli), "{path}: {page}");
+        assert_eq!(client.get(curl.trim_end_matches('"')).await.status, StatusCode::OK, "{curl}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_out_of_reach_is_a_page_that_says_so_and_recovers() {
+    let store = Arc::new(FailingStore::new(memory().await));
+    let app = new_app();
+    let id = store.insert(letter(app)).await.unwrap();
+    let client = Client::from(Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada"))));
+    let views = [
+        "/apps".to_owned(),
+        format!("/apps/{app}"),
+        format!("/apps/{app}/groups"),
+        format!("/apps/{app}/letters/{id}"),
+    ];
+    let forms = [
+        (format!("/apps/{app}/bulk/preview"), "action=ignored"),
+        (format!("/apps/{app}/letters/{id}/resolve"), "resolution=ignored"),
+    ];
+    // Each call of the store in its turn, and all of them.
+    for &call in testing::Call::ALL {
+        store.fail(call, .., testing::transient());
+        for path in &views {
+            let page = client.get(path).await;
+            assert!(
+                [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE].contains(&page.status),
+                "{call:?}: {page}"
+            );
+        }
+        store.recover();
+    }
+    fail_all(&store, testing::transient);
+    for path in &views {
+        let page = client.get(path).await;
+        assert_eq!(
+            (page.status, page.header(header::RETRY_AFTER)),
+            (StatusCode::SERVICE_UNAVAILABLE, "5"),
+            "{path}"
+        );
+        assert!(page.shows("The store can't be reached") && page.page().contains("data-live"), "{page}");
+    }
+    for (path, fields) in &forms {
+        let page = client.post_as(path, FORM, *fields).await;
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(page.shows("The store can't be reached") && !page.page().contains("data-live"), "{page}");
+    }
+    store.recover();
+    fail_all(&store, testing::internal);
+    let page = client.get(&views[1]).await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(page.shows("Something went wrong") && !page.shows("XX000"), "{page}");
+    store.recover();
+    for path in &views {
+        assert_eq!(client.get(path).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn assets_are_kept_for_good_under_names_that_change_with_them() {
+    let client = Client::from(Admin::new(Arc::new(memory().await), InsecureAllowAll(Operator::full("ada"))));
+    let page = client.get("/apps").await;
+    let tags = tags(page.page());
+    let addresses = tags.iter().flat_map(|(_, attributes)| attributes);
+    let assets: BTreeSet<_> =
+        addresses.map(|(_, value)| value).filter(|value| value.contains("assets/")).collect();
+    assert_eq!(assets.len(), 3);
+    for asset in assets {
+        let answer = client.get(resolved("/apps", asset)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert_eq!(answer.header(header::CACHE_CONTROL), "public, max-age=31536000, immutable");
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+    }
+    assert_eq!(client.get("/assets/style.css").await.status, StatusCode::NOT_FOUND);
+    let page = client.get("/nowhere").await;
+    assert_eq!(page.status, StatusCode::NOT_FOUND);
+    assert!(page.shows("Nothing is to be found under this address."), "{page}");
+}
