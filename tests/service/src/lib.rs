@@ -1,5 +1,5 @@
 //! Orders: a service with an outbox, whose events end in its dead-letter store when their retries are used up.
 
-pub mod api;
+pub mod admin;
 pub mod dispatcher;
 pub mod outbox;

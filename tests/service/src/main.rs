@@ -6,10 +6,10 @@ use axum::routing::get;
 use dead_letters::{
     BacklogGauges, Retention, RetentionPolicy, Schema, Sweeper, connect_options, describe_metrics,
 };
+use dead_letters_admin::{BearerToken, Operator};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use orders::{
-    api::Api,
-    dispatcher,
+    admin, dispatcher,
     outbox::{Migrator, Outbox},
 };
 use tokio::{net::TcpListener, signal::ctrl_c, sync::watch, time::sleep};
@@ -41,8 +41,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
 
-    let api = Api { store: Arc::new(repo.clone()), replay: repo.replayer(Outbox) };
-    let router = api.into_router().route("/metrics", get(async move || metrics.render()));
+    // Where there is no token, nobody is let in.
+    let authorize = BearerToken::new(env::var("ADMIN_TOKEN").unwrap_or_default(), Operator::full("ops"));
+    let router = admin::router(Arc::new(repo.clone()), repo.replayer(Outbox), authorize)
+        .route("/metrics", get(async move || metrics.render()));
     let server = axum::serve(TcpListener::bind("127.0.0.1:8080").await?, router);
     tokio::spawn(async move {
         ctrl_c().await.ok();

@@ -11,9 +11,10 @@ use dead_letters::{
     AppId, DeadLetterRepo, Schema, SeaOrmDeadLetterRepo, connect_options,
     testing::{Call, FailingStore, internal, letter, transient},
 };
+use dead_letters_admin::{BearerToken, InsecureAllowAll, Operator};
 use http_body_util::BodyExt;
 use orders::{
-    api::Api,
+    admin,
     dispatcher::dispatch,
     outbox::{Migrator, Outbox, event},
 };
@@ -29,11 +30,13 @@ async fn open() -> Result<SeaOrmDeadLetterRepo> {
 }
 
 fn service(repo: &SeaOrmDeadLetterRepo) -> Router {
-    Api { store: Arc::new(repo.clone()), replay: repo.replayer(Outbox) }.into_router()
+    let ada = InsecureAllowAll(Operator::full("ada"));
+    admin::router(Arc::new(repo.clone()), repo.replayer(Outbox), ada)
 }
 
 async fn send(service: &Router, method: &str, path: &str, body: &str) -> Result<(StatusCode, Value)> {
-    let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
+    let request = Request::builder().method(method).uri(format!("/admin/dead-letters{path}"));
+    let request = request.header(CONTENT_TYPE, "application/json");
     let answer = service.clone().oneshot(request.body(Body::from(body.to_owned()))?).await?;
     let (status, body) = (answer.status(), answer.into_body().collect().await?.to_bytes());
     let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
@@ -52,15 +55,17 @@ async fn an_event_that_fails_three_times_is_seen_and_can_be_replayed_once() -> R
     }
     assert_eq!(event::Entity::find().count(repo.pool()).await?, 0);
 
-    let (_, apps) = send(&service, "GET", "/apps", "").await?;
+    let (_, apps) = send(&service, "GET", "/api/apps", "").await?;
+    let apps = &apps["items"];
     assert_eq!((&apps[0]["app_id"], &apps[0]["open"]["count"]), (&app.to_string().into(), &1.into()));
-    let (_, page) = send(&service, "GET", &format!("/apps/{app}/letters?source=orders&size=10"), "").await?;
+    let listed = format!("/api/apps/{app}/letters?source=orders&size=10");
+    let (_, page) = send(&service, "GET", &listed, "").await?;
     let letter = &page["items"][0];
     assert_eq!(letter["error_excerpt"], "no stock");
 
-    let replay = format!("/apps/{app}/letters/{}/replay", letter["id"].as_str().ok_or("no id")?);
-    assert_eq!(send(&service, "POST", &replay, "").await?.0, StatusCode::OK);
-    assert_eq!(send(&service, "POST", &replay, "").await?.0, StatusCode::CONFLICT);
+    let replay = format!("/api/apps/{app}/letters/{}/replay", letter["id"].as_str().ok_or("no id")?);
+    assert_eq!(send(&service, "POST", &replay, "{}").await?.0, StatusCode::OK);
+    assert_eq!(send(&service, "POST", &replay, "{}").await?.0, StatusCode::CONFLICT);
     let back = event::Entity::find_by_id(event_id).one(repo.pool()).await?.ok_or("not in the outbox")?;
     assert_eq!(back.payload, r#"{"order":4711}"#);
     Ok(())
@@ -71,20 +76,38 @@ async fn a_letter_is_settled_with_a_note() -> Result {
     let repo = open().await?;
     let app = AppId::from(Uuid::new_v4());
     let id = repo.insert(letter(app)).await?;
-    let ignored = r#"{"resolution":"ignored","by":"ada","note":"sold out"}"#;
-    let path = format!("/apps/{app}/letters/{id}/resolve");
+    let ignored = r#"{"resolution":"ignored","note":"sold out"}"#;
+    let path = format!("/api/apps/{app}/letters/{id}/resolve");
     let (status, row) = send(&service(&repo), "POST", &path, ignored).await?;
     assert_eq!((status, &row["resolved_by"]), (StatusCode::OK, &"ada".into()));
     Ok(())
 }
 
 #[tokio::test]
+async fn people_see_the_letter_on_a_page_and_strangers_nothing() -> Result {
+    let repo = open().await?;
+    let app = AppId::from(Uuid::new_v4());
+    repo.insert(letter(app)).await?;
+    for path in ["/apps".to_owned(), format!("/apps/{app}")] {
+        let (status, page) = send(&service(&repo), "GET", &path, "").await?;
+        assert_eq!(status, StatusCode::OK);
+        assert!(page.to_string().contains(&app.to_string()), "{page}");
+        let token = BearerToken::new("secret", Operator::full("ops"));
+        let strict = admin::router(Arc::new(repo.clone()), repo.replayer(Outbox), token);
+        let (status, page) = send(&strict, "GET", &path, "").await?;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+        assert!(!page.to_string().contains("orders"), "{page}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_client_gets_wrong_is_named() -> Result {
     let service = service(&open().await?);
-    let path = format!("/apps/{}/letters?sauce=orders", Uuid::new_v4());
+    let path = format!("/api/apps/{}/letters?sauce=orders", Uuid::new_v4());
     let (status, problem) = send(&service, "GET", &path, "").await?;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    assert!(problem.to_string().contains("sauce"), "{problem}");
+    assert_eq!(problem["field"], "sauce");
     Ok(())
 }
 
@@ -92,11 +115,12 @@ async fn what_a_client_gets_wrong_is_named() -> Result {
 async fn a_database_that_is_busy_is_503_and_one_that_is_broken_is_500() -> Result {
     let repo = open().await?;
     let store = Arc::new(FailingStore::new(repo.clone()));
-    let service = Api { store: store.clone(), replay: repo.replayer(Outbox) }.into_router();
+    let ada = InsecureAllowAll(Operator::full("ada"));
+    let service = admin::router(store.clone(), repo.replayer(Outbox), ada);
     store.fail(Call::Backlogs, ..1, transient());
-    assert_eq!(send(&service, "GET", "/apps", "").await?.0, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(send(&service, "GET", "/apps", "").await?.0, StatusCode::OK);
+    assert_eq!(send(&service, "GET", "/api/apps", "").await?.0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(send(&service, "GET", "/api/apps", "").await?.0, StatusCode::OK);
     store.fail(Call::Backlogs, .., internal());
-    assert_eq!(send(&service, "GET", "/apps", "").await?.0, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(send(&service, "GET", "/api/apps", "").await?.0, StatusCode::INTERNAL_SERVER_ERROR);
     Ok(())
 }
