@@ -60,7 +60,7 @@ async fn pages(site: &Site) -> Vec<Page> {
         page("list-settled", format!("apps/{app}?state=resolved"), "by grace"),
         page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),
         page("groups", format!("apps/{app}/groups"), "came back"),
-        page("groups-shared", format!("apps/{app}/groups?shares=1"), "share"),
+        page("groups-shared", format!("apps/{app}/groups?shares=true&source=contacts"), "/customer/name"),
         page("letter", format!("apps/{app}/letters/{again}"), "third death"),
         page("letter-settled", format!("apps/{app}/letters/{settled}"), "Reopen"),
         page("letter-large", format!("apps/{app}/letters/{large}"), "too much to be shown"),
