@@ -7,18 +7,19 @@ use tracing::info;
 
 use crate::{access::AppAccess, problem::Problem};
 
-/// An action under way. Dropped before it ends, as where the browser hangs up, it says so: it may be done or
-/// not.
+/// An action under way. Dropped before it ends, as where the browser hangs up, it says what was done by then and
+/// that more may be.
 pub(crate) struct Entry<'a> {
     access: &'a AppAccess,
     action: &'static str,
     letters: String,
+    count: u64,
     is_ended: bool,
 }
 
 impl<'a> Entry<'a> {
     pub(crate) fn of_letter(access: &'a AppAccess, action: &'static str, id: DeadLetterId) -> Self {
-        Self { access, action, letters: format!("ids={id}"), is_ended: false }
+        Self { access, action, letters: format!("ids={id}"), count: 0, is_ended: false }
     }
 
     pub(crate) fn of_matching(
@@ -27,16 +28,21 @@ impl<'a> Entry<'a> {
         filter: &DeadLetterFilter,
     ) -> Self {
         let letters = ListQuery { filter: filter.clone(), ..Default::default() }.to_string();
-        Self { access, action, letters, is_ended: false }
+        Self { access, action, letters, count: 0, is_ended: false }
     }
 
-    /// How it ended, and how many letters it changed or showed.
-    pub(crate) fn ended(mut self, letters: u64, result: Result<(), &Problem>) {
+    /// It has changed or shown so many more letters.
+    pub(crate) fn did(&mut self, letters: u64) {
+        self.count += letters;
+    }
+
+    /// How it ended.
+    pub(crate) fn ended(mut self, result: Result<(), &Problem>) {
         let status = result.err().map_or(StatusCode::OK, Problem::status);
-        self.tell(letters, if result.is_ok() { "done" } else { "refused" }, Some(status));
+        self.tell(if result.is_ok() { "done" } else { "refused" }, Some(status));
     }
 
-    fn tell(&mut self, count: u64, outcome: &'static str, status: Option<StatusCode>) {
+    fn tell(&mut self, outcome: &'static str, status: Option<StatusCode>) {
         self.is_ended = true;
         info!(
             target: "dead_letters::audit",
@@ -44,7 +50,7 @@ impl<'a> Entry<'a> {
             action = self.action,
             app_id = %self.access.app_id,
             letters = self.letters,
-            count,
+            count = self.count,
             outcome,
             status = status.map(|status| status.as_u16()),
         );
@@ -54,7 +60,7 @@ impl<'a> Entry<'a> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if !self.is_ended {
-            self.tell(0, "unknown", None);
+            self.tell("unknown", None);
         }
     }
 }

@@ -169,12 +169,9 @@ pub(crate) async fn run(
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be from 1 to 1000"));
     }
-    let entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
-    let result = run_frozen(access, frozen, note, limit, now).await;
-    match &result {
-        Ok(outcome) => entry.ended(outcome.done, outcome.stopped_by.as_ref().map_or(Ok(()), Err)),
-        Err(problem) => entry.ended(0, Err(problem)),
-    }
+    let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
+    let result = run_frozen(access, frozen, note, limit, now, &mut entry).await;
+    entry.ended(result.as_ref().and_then(|outcome| outcome.stopped_by.as_ref().map_or(Ok(()), Err)));
     result
 }
 
@@ -199,6 +196,7 @@ async fn run_frozen(
     note: Option<String>,
     limit: Option<u32>,
     now: DateTime<Utc>,
+    entry: &mut Entry<'_>,
 ) -> Result<Outcome, Problem> {
     let began = match frozen.began {
         Some(began) => began,
@@ -212,6 +210,7 @@ async fn run_frozen(
             Ok(settled) => {
                 let count = u32::try_from(settled.ids.len()).unwrap_or(u32::MAX);
                 done += u64::from(count);
+                entry.did(count.into());
                 left = left.map(|left| left.saturating_sub(count));
                 if !settled.more || left == Some(0) || Instant::now() >= deadline {
                     break (settled.more, settled.held, None);

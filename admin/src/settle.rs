@@ -55,8 +55,9 @@ pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), P
     end(entry, result.map_err(Problem::from))
 }
 
-fn end(entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem> {
-    entry.ended(result.is_ok().into(), result.as_ref().copied());
+fn end(mut entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem> {
+    entry.did(result.is_ok().into());
+    entry.ended(result.as_ref().copied());
     result
 }
 

@@ -1,11 +1,13 @@
 //! Many letters at once: nothing but what the preview showed.
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
     Settlement,
-    testing::{letter, stored_letter},
+    testing::{Call, FailingStore, letter, stored_letter},
 };
 use dead_letters_admin::Operator;
 use hmac::{Hmac, Mac};
@@ -32,6 +34,7 @@ on_every_backend! {
     a_token_of_20_minutes_ago_is_expired,
     a_changed_token_is_refused,
     a_run_is_audited,
+    a_run_that_is_dropped_has_done_whole_batches_and_the_same_token_goes_on,
 }
 
 async fn preview(client: &Client, world: &World, action: &str, filter: Value) -> Value {
@@ -311,6 +314,38 @@ async fn a_run_is_audited(world: World) {
         assert_eq!(entry.field(field), value, "{field}");
     }
     assert!(entry.field("letters").starts_with("op=insert&created_before="), "{entry:?}");
+}
+
+async fn a_run_that_is_dropped_has_done_whole_batches_and_the_same_token_goes_on(world: World) {
+    listen();
+    minutely(&world, 150).await;
+    let replay = Arc::new(FailingStore::new(world.repo.replayer(world.outbox.clone())));
+    let client = Client::from(world.admin_of(Operator::full("ada")).replay(replay.clone()));
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    replay.hang(Call::ReplayMatching, 1..);
+    let first_batch = async {
+        while world.outbox.events().len() < 100 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = run(&client, &world, &preview, None) => panic!("it hangs"),
+        () = first_batch => {}
+    }
+    // Its transaction ends before or by the drop.
+    let [entry] = &audited()[..] else { panic!("one run, one entry") };
+    assert_eq!((entry.field("action"), entry.field("outcome")), ("replayed", "unknown"));
+    assert!(["0", "100"].contains(&entry.field("count")), "{entry:?}");
+
+    replay.recover();
+    let rest = run(&client, &world, &preview, None).await;
+    assert_eq!(rest["more"], false);
+    let unresolved = world.repo.unresolved_count(world.app).await.unwrap();
+    assert_eq!(unresolved, 0);
+    // What was put back in a transaction that the drop rolled back is put back again.
+    let replayed: BTreeSet<_> = world.outbox.events().into_iter().collect();
+    assert_eq!(replayed.len(), 150);
 }
 
 /// SQLite has no row locks.

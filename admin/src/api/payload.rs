@@ -77,9 +77,10 @@ pub(super) async fn payload(
 
 async fn revealed(access: &AppAccess, id: DeadLetterId) -> Result<Body, Problem> {
     access.needs(Right::Payloads)?;
-    let entry = Entry::of_letter(access, "revealed", id);
+    let mut entry = Entry::of_letter(access, "revealed", id);
     let body = whole(access, id).await;
-    entry.ended(body.is_ok().into(), body.as_ref().map(|_| ()));
+    entry.did(body.is_ok().into());
+    entry.ended(body.as_ref().map(|_| ()));
     body
 }
 

@@ -258,7 +258,9 @@ async fn payload(
     };
     let is_revealed = reveals && !matches!(content, Content::Large);
     if is_revealed {
-        Entry::of_letter(access, "revealed", id).ended(1, Ok(()));
+        let mut entry = Entry::of_letter(access, "revealed", id);
+        entry.did(1);
+        entry.ended(Ok(()));
     }
     let page = root.letter(app_id, id);
     let hides = redacted > 0 || matches!(content, Content::Withheld);
