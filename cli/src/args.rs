@@ -1,0 +1,367 @@
+//! What can be written on the command line: clap's types, and nothing that runs.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use dead_letters::{AppId, Cursor, DeadLetterId, DeadLetterState, Resolution, ScriptId, TriggerId};
+use uuid::Uuid;
+
+/// What failed for good, from a shell.
+#[derive(Debug, Parser)]
+#[command(name = "dead-letters", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    /// The database: postgres://… or sqlite://…
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
+    pub(crate) database_url: Option<String>,
+    /// How results are printed: `json` is one document, `jsonl` one line an item
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub(crate) output: Output,
+    /// Tables show times in UTC, not ages
+    #[arg(long, global = true)]
+    pub(crate) utc: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns on a terminal, cut to its width; else tab-separated values, whole and without a heading
+    #[default]
+    Table,
+    Json,
+    Jsonl,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Apps(Apps),
+    List(List),
+    Show(Show),
+    Groups(Groups),
+    Count(Count),
+    Timeline(Timeline),
+    Resolve(Resolve),
+    Reopen(Reopen),
+    Replay(Replay),
+    Export(Export),
+    Import(Import),
+    Sweep(Sweep),
+    Serve(Serve),
+    #[command(subcommand)]
+    Migrate(Migrate),
+    Completions(Completions),
+    Man(Man),
+}
+
+/// The apps that have open letters, by id
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters apps --output json | jq '.items[].app_id'")]
+pub(crate) struct Apps {
+    /// Only the apps behind this one
+    #[arg(long, value_name = "APP")]
+    pub(crate) after: Option<AppId>,
+    /// Apps at most, 1 to 1000
+    #[arg(long, default_value_t = 100, value_name = "APPS")]
+    pub(crate) limit: u32,
+}
+
+/// The letters of an app, the newest first
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters list --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --source orders --created-from 2h"
+)]
+pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Letters at most, 1 to 500
+    #[arg(long, default_value_t = 50, value_name = "LETTERS")]
+    pub(crate) size: u32,
+    /// Goes on behind a page: what it gave as its `next`
+    #[arg(long, value_name = "NEXT")]
+    pub(crate) after: Option<Cursor>,
+}
+
+/// One letter: all of its error, and its payload where asked
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters show 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --payload"
+)]
+pub(crate) struct Show {
+    /// The letter
+    #[arg(value_name = "ID")]
+    pub(crate) id: DeadLetterId,
+    /// The app that it belongs to
+    #[arg(long)]
+    pub(crate) app: AppId,
+    /// Its payload too, as it is stored
+    #[arg(long)]
+    pub(crate) payload: bool,
+}
+
+/// What fails alike, the largest groups first
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters groups --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --created-from yesterday"
+)]
+pub(crate) struct Groups {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Groups at most, 1 to 500
+    #[arg(long, default_value_t = 50, value_name = "GROUPS")]
+    pub(crate) limit: u32,
+}
+
+/// How many letters match
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters count --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --error-contains 'timed out'"
+)]
+pub(crate) struct Count {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Counts no further
+    #[arg(long, default_value_t = 100_000, value_name = "LETTERS")]
+    pub(crate) cap: u32,
+}
+
+/// How many letters that match failed when
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters timeline --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --from 24h --buckets 24"
+)]
+pub(crate) struct Timeline {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Where the first bucket begins
+    #[arg(long, default_value = "24h", value_name = "TIME")]
+    pub(crate) from: String,
+    /// Where the last one ends
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(crate) until: String,
+    /// Buckets of one width, 1 to 1000
+    #[arg(long, default_value_t = 24)]
+    pub(crate) buckets: u32,
+}
+
+/// Settles open letters: by their ids, or all that match
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters resolve 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --note 'known'\n  dead-letters resolve --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --dry-run"
+)]
+pub(crate) struct Resolve {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// What becomes of them
+    #[arg(long = "as", value_enum, default_value_t, value_name = "RESOLUTION")]
+    pub(crate) verdict: Verdict,
+    /// Why
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+    /// Who settles them
+    #[arg(long, env = "USER", hide_env_values = true)]
+    pub(crate) by: Option<String>,
+}
+
+/// Puts events back where the service's dispatcher takes them from: in the service's own program
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters replay 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters replay --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --brake"
+)]
+pub(crate) struct Replay {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// One letter, then 10, then 100 at a time, and an end where letters come back
+    #[arg(long, requires = "matching")]
+    pub(crate) brake: bool,
+    /// How long letters have to come back before the next step
+    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    pub(crate) wait: String,
+    /// Why
+    #[arg(long)]
+    pub(crate) note: Option<String>,
+    /// Who replays them
+    #[arg(long, env = "USER", hide_env_values = true)]
+    pub(crate) by: Option<String>,
+}
+
+/// What a person can say of a letter.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    /// Nothing is to be done
+    #[default]
+    Ignored,
+    /// A dead-letter handler script dealt with it
+    HandledByScript,
+}
+
+/// Makes settled letters unresolved again
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"
+)]
+pub(crate) struct Reopen {
+    /// These
+    #[arg(value_name = "ID", required = true)]
+    pub(crate) ids: Vec<DeadLetterId>,
+    /// The app that they belong to
+    #[arg(long)]
+    pub(crate) app: AppId,
+}
+
+/// Letters as they are stored, payload and all: a JSON line each, the newest first
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters export --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any > letters.jsonl"
+)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// Stores letters as they were exported, each in its app; those that are there already are left alone
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters import < letters.jsonl")]
+pub(crate) struct Import {}
+
+/// Deletes what is due, of all apps: once, or again and again until it is told to end
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m"
+)]
+pub(crate) struct Sweep {
+    /// Letters that were settled so long ago
+    #[arg(long, value_name = "DURATION", required_unless_present = "all_after")]
+    pub(crate) settled_after: Option<String>,
+    /// Letters that were stored so long ago, settled or not
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) all_after: Option<String>,
+    /// Keeps them in a folder, which must be there, before they are deleted: JSON lines, which `import` takes
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) archive: Option<PathBuf>,
+    /// Goes on, with such pauses; without it, it sweeps once
+    #[arg(long, value_name = "DURATION", conflicts_with = "dry_run")]
+    pub(crate) every: Option<String>,
+    /// Says how many are due, and deletes none
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// The admin pages and their API, until it is told to end
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example"
+)]
+pub(crate) struct Serve {
+    /// Where it listens; without a token, an address of the loopback interface
+    #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// The file with the token: whoever has it is let in, as Bearer, or as Basic's password
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The token, from the environment
+    #[arg(long, env = "DEAD_LETTERS_TOKEN", hide_env_values = true, hide = true)]
+    pub(crate) token: Option<String>,
+    /// Who settles letters, where Basic's user does not say it
+    #[arg(long, env = "USER", hide_env_values = true, default_value = "operator")]
+    pub(crate) operator: String,
+    /// A name under which it is reached, besides localhost
+    #[arg(long, value_name = "NAME", requires = "token_file")]
+    pub(crate) host: Vec<String>,
+}
+
+/// The schema's steps
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  dead-letters migrate status && echo current")]
+pub(crate) enum Migrate {
+    /// Applies those that are missing, beside others that do the same
+    Up,
+    /// Says which are missing, and exits with 1 where there are any
+    Status,
+}
+
+/// A shell's completions, to be put where it looks for them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters completions bash > /etc/bash_completion.d/dead-letters")]
+pub(crate) struct Completions {
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// The man page
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters man | man -l -")]
+pub(crate) struct Man {}
+
+/// Letters by their ids, or by a filter.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// These
+    #[arg(value_name = "ID", conflicts_with = "matching")]
+    pub(crate) letters: Vec<DeadLetterId>,
+    /// All open letters that the filter matches by now; it asks first
+    #[arg(long)]
+    pub(crate) matching: bool,
+    /// Shows how many it would be, and the newest of them, and does nothing
+    #[arg(long, requires = "matching")]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(long, requires = "matching")]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// Which letters: those for which all that is given holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Filter {
+    /// The app
+    #[arg(long)]
+    pub(crate) app: AppId,
+    /// How far they are settled: open, unresolved, resolved or any
+    #[arg(long, default_value_t, help_heading = "Filter")]
+    pub(crate) state: DeadLetterState,
+    /// These letters, several with commas between
+    #[arg(long, value_delimiter = ',', value_name = "ID", help_heading = "Filter")]
+    pub(crate) ids: Vec<DeadLetterId>,
+    /// Resolved as replayed, ignored, handled_by_script or handler_failed
+    #[arg(long, help_heading = "Filter")]
+    pub(crate) resolution: Option<Resolution>,
+    /// What the event was about, exactly
+    #[arg(long, help_heading = "Filter")]
+    pub(crate) source: Option<String>,
+    /// The operation that failed, exactly
+    #[arg(long, help_heading = "Filter")]
+    pub(crate) op: Option<String>,
+    /// The trigger
+    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    pub(crate) trigger_id: Option<TriggerId>,
+    /// The script
+    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    pub(crate) script_id: Option<ScriptId>,
+    /// The outbox row
+    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    pub(crate) original_event_id: Option<Uuid>,
+    /// A part of the error: no character is a wildcard, and case counts
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) error_contains: Option<String>,
+    /// The error signature, exactly
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) error_signature: Option<String>,
+    /// Stored at this time or later: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
+    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    pub(crate) created_from: Option<String>,
+    /// Stored before this time
+    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    pub(crate) created_before: Option<String>,
+    /// Letters that are looked at, at most: the newest of the app and state
+    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", help_heading = "Filter")]
+    pub(crate) scan: u32,
+}

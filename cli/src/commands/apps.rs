@@ -1,0 +1,39 @@
+use dead_letters::DeadLetterStore;
+use serde::Serialize;
+
+use crate::{
+    args::Apps,
+    error::Failure,
+    output::{Cell, Printer, amount, id, number, text},
+};
+
+/// What an app's letters are counted to.
+const CAP: u32 = 10_000;
+
+pub(crate) async fn apps(
+    store: &dyn DeadLetterStore,
+    apps: Apps,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let items = store.backlogs(None, apps.after, apps.limit, CAP).await?;
+    let next = items.last().filter(|_| items.len() >= apps.limit as usize).map(|last| last.app_id);
+    #[derive(Serialize)]
+    struct Page<'a, T> {
+        items: &'a [T],
+        next: Option<dead_letters::AppId>,
+    }
+    let columns = [id("app"), number("open"), number("unresolved"), text("oldest"), text("newest")];
+    printer.print(&Page { items: &items, next }, &items, columns, |app| {
+        [
+            app.app_id.into(),
+            amount(app.open.count, app.open.at_least).into(),
+            amount(app.unresolved.count, app.unresolved.at_least).into(),
+            Cell::Time(app.oldest),
+            Cell::Time(app.newest),
+        ]
+    })?;
+    if let Some(next) = next {
+        say!("note: there may be more: --after {next}");
+    }
+    Ok(())
+}

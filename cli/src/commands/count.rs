@@ -1,0 +1,24 @@
+use dead_letters::DeadLetterStore;
+
+use super::warn_of_scan;
+use crate::{
+    args::Count,
+    error::Failure,
+    output::{Printer, amount, number},
+    settings::Settings,
+};
+
+pub(crate) async fn count(
+    store: &dyn DeadLetterStore,
+    count: Count,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let (app_id, scan) = (count.filter.app, count.filter.scan);
+    let filter = settings.filter(count.filter)?;
+    let found = store.count(app_id, &filter, count.cap, Some(scan)).await?;
+    printer
+        .print(&found, &[found], [number("letters")], |found| [amount(found.count, found.at_least).into()])?;
+    warn_of_scan(found.looked_back_to);
+    Ok(())
+}

@@ -1,0 +1,41 @@
+use dead_letters::{DeadLetterStore, GroupRequest};
+
+use super::warn_of_scan;
+use crate::{
+    args::Groups,
+    error::Failure,
+    output::{Cell, Printer, number, text},
+    settings::Settings,
+};
+
+pub(crate) async fn groups(
+    store: &dyn DeadLetterStore,
+    groups: Groups,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let app_id = groups.filter.app;
+    let request = GroupRequest { limit: groups.limit, scan: Some(groups.filter.scan), timeline: None };
+    let filter = settings.filter(groups.filter)?;
+    let found = store.error_groups(app_id, &filter, &request).await?;
+    let columns = [
+        number("letters"),
+        number("settled"),
+        text("last"),
+        text("source"),
+        text("op"),
+        text("failing alike"),
+    ];
+    printer.print(&found, &found.groups, columns, |group| {
+        [
+            group.count.into(),
+            group.settled.into(),
+            Cell::Time(group.last_seen),
+            group.source.as_str().into(),
+            group.op.as_str().into(),
+            group.error_signature.as_str().into(),
+        ]
+    })?;
+    warn_of_scan(found.looked_back_to);
+    Ok(())
+}

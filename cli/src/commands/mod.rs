@@ -1,0 +1,31 @@
+//! A command each: plain values and a printer in, a result out.
+
+mod apps;
+mod count;
+mod export;
+mod groups;
+mod import;
+mod list;
+mod matching;
+mod reopen;
+mod replay;
+mod resolve;
+mod serve;
+mod show;
+mod sweep;
+mod timeline;
+
+pub(crate) use self::{
+    apps::apps, count::count, export::export, groups::groups, import::import, list::list, reopen::reopen,
+    replay::replay, resolve::resolve, serve::serve, show::show, sweep::sweep, timeline::timeline,
+};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// On standard error: what was left out.
+fn warn_of_scan(looked_back_to: Option<DateTime<Utc>>) {
+    if let Some(time) = looked_back_to {
+        let time = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        say!("note: it looked back to {time}, and no further: see --scan");
+    }
+}

@@ -1,0 +1,125 @@
+//! The admin on its own. Nobody gets in without the token; without one it is for the loopback interface alone, and
+//! for names of it: a page of another site could else point its own name there (DNS rebinding).
+
+use std::{fs, net::IpAddr, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{
+        HeaderValue, StatusCode, Uri,
+        header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE},
+        request::Parts,
+    },
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use dead_letters::{DeadLetterReplay, DeadLetterStore};
+use dead_letters_admin::{Admin, Denied, Operator};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+
+use crate::{args::Serve, error::Failure, stop::Stop};
+
+pub(crate) async fn serve(
+    store: Arc<dyn DeadLetterStore>,
+    replayer: Option<Arc<dyn DeadLetterReplay>>,
+    serve: Serve,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let Serve { listen, token_file, token, operator, host } = serve;
+    let token = match token_file {
+        Some(file) => {
+            let read = fs::read_to_string(&file);
+            Some(read.map_err(|error| Failure::usage(format!("--token-file {}: {error}", file.display())))?)
+        }
+        None => token,
+    };
+    let token = token.map(|token| token.trim_end_matches(['\r', '\n']).to_owned());
+    if token.as_ref().is_some_and(String::is_empty) {
+        return Err(Failure::usage("the token is empty"));
+    }
+    if token.is_none() && !listen.ip().is_loopback() {
+        let failure = Failure::usage(format!("{listen} is open to others, and there is no token"));
+        return Err(failure.hint("--token-file, or DEAD_LETTERS_TOKEN in the environment"));
+    }
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.map_err(|error| Failure::failed(format!("{listen}: {error}")))?;
+    let address = listener.local_addr()?;
+    say!("note: http://{address}");
+    if token.is_none() {
+        say!("note: there is no token: every local user may act");
+    }
+    if replayer.is_none() {
+        say!("note: there is no replay: the service's own program has it, which knows its outbox");
+    }
+    let mut names = host;
+    if token.is_some() {
+        names.push(address.ip().to_string());
+    }
+    let guard = Guard { token: token.map(|token| Sha256::digest(token).into()), operator };
+    let mut admin = Admin::new(store, move |request: &Parts| guard.operator(request));
+    if let Some(replayer) = replayer {
+        admin = admin.replay(replayer);
+    }
+    let router = Router::from(admin).layer(from_fn_with_state(Arc::new(names), known_host));
+    axum::serve(listener, router).with_graceful_shutdown(stop.asked()).await?;
+    Ok(())
+}
+
+struct Guard {
+    /// Its digest: of one length, whatever it is.
+    token: Option<[u8; 32]>,
+    operator: String,
+}
+
+impl Guard {
+    fn operator(&self, request: &Parts) -> Result<Operator, Denied> {
+        let Some(expected) = &self.token else { return Ok(Operator::full(&self.operator)) };
+        let is_it = |token: &[u8]| bool::from(expected.ct_eq(&<[u8; 32]>::from(Sha256::digest(token))));
+        let credentials = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let (scheme, value) =
+            credentials.and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
+        if scheme.eq_ignore_ascii_case("bearer") && is_it(value.as_bytes()) {
+            return Ok(Operator::full(&self.operator));
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            let decoded = BASE64_STANDARD.decode(value).ok().and_then(|value| String::from_utf8(value).ok());
+            let decoded = decoded.ok_or_else(unauthenticated)?;
+            let (user, password) = decoded.split_once(':').ok_or_else(unauthenticated)?;
+            if is_it(password.as_bytes()) {
+                return Ok(Operator::full(if user.is_empty() { &self.operator } else { user }));
+            }
+        }
+        Err(unauthenticated())
+    }
+}
+
+/// A browser asks for the token, which it can send as a password alone.
+fn unauthenticated() -> Denied {
+    const ASK: HeaderValue = HeaderValue::from_static("Basic realm=\"dead-letters\", charset=\"UTF-8\"");
+    let text = "the token is missing or wrong\n";
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, ASK)], text).into_response().into()
+}
+
+async fn known_host(State(names): State<Arc<Vec<String>>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.and_then(|host| host.parse::<Uri>().ok()?.host().map(str::to_owned));
+    match host.is_some_and(|host| is_known(&host, &names)) {
+        true => next.run(request).await,
+        false => {
+            (StatusCode::MISDIRECTED_REQUEST, "this name is not known here: see --host\n").into_response()
+        }
+    }
+}
+
+/// With any port, for `ssh -L`.
+fn is_known(host: &str, names: &[String]) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    is_loopback
+        || host.eq_ignore_ascii_case("localhost")
+        || names.iter().any(|name| name.eq_ignore_ascii_case(host))
+}

@@ -1,0 +1,63 @@
+use dead_letters::{DeadLetterStore, DeadLetterSummary};
+use serde::Serialize;
+
+use super::list::state;
+use crate::{
+    args::Show,
+    error::Failure,
+    output::{Cell, Printer},
+};
+
+#[derive(Serialize)]
+struct Letter {
+    #[serde(flatten)]
+    summary: DeadLetterSummary,
+    last_error: String,
+    /// How often its event was put back before.
+    times_replayed: u64,
+    /// As it is stored, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<String>,
+}
+
+pub(crate) async fn show(
+    store: &dyn DeadLetterStore,
+    show: Show,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let Show { id, app, payload } = show;
+    let missing = || Failure::not_found(format!("the app {app} has no dead letter {id}"));
+    let summary = store.summary(app, id).await?.ok_or_else(missing)?;
+    let last_error = store.error_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?;
+    let times = store.times_replayed(app, &[summary.original_event_id]).await?;
+    let payload = match payload {
+        true => Some(store.payload_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?),
+        false => None,
+    };
+    let letter = Letter { times_replayed: times.into_iter().sum(), summary, last_error, payload };
+    let Letter { summary, last_error, times_replayed, payload } = &letter;
+    let time = |time: Option<_>| time.map_or(Cell::None, Cell::Time);
+    let maybe = |value: Option<String>| value.map_or(Cell::None, Cell::Text);
+    let facts = vec![
+        ("letter", summary.id.into()),
+        ("app", summary.app_id.into()),
+        ("event", summary.original_event_id.into()),
+        ("source", summary.source.as_str().into()),
+        ("op", summary.op.as_str().into()),
+        ("trigger", maybe(summary.trigger_id.map(|id| id.to_string()))),
+        ("script", maybe(summary.script_id.map(|id| id.to_string()))),
+        ("attempts", summary.attempt_count.into()),
+        ("first attempt", Cell::Time(summary.first_attempt_at)),
+        ("last attempt", Cell::Time(summary.last_attempt_at)),
+        ("buried", Cell::Time(summary.created_at)),
+        ("replayed before", times_replayed.into()),
+        ("state", state(summary).into()),
+        ("settled", time(summary.resolved_at)),
+        ("by", maybe(summary.resolved_by.clone())),
+        ("note", maybe(summary.resolution_note.clone())),
+        ("payload bytes", summary.payload_bytes.into()),
+        ("error", last_error.as_str().into()),
+        ("payload", maybe(payload.clone())),
+    ];
+    Ok(printer.facts(&letter, facts)?)
+}

@@ -1,0 +1,35 @@
+use dead_letters::{DeadLetterStore, TimelineRequest};
+
+use super::warn_of_scan;
+use crate::{
+    args::Timeline,
+    error::Failure,
+    output::{Cell, Printer, number, text},
+    settings::Settings,
+};
+
+/// As wide as the largest bucket is tall.
+const BAR: u64 = 30;
+
+pub(crate) async fn timeline(
+    store: &dyn DeadLetterStore,
+    timeline: Timeline,
+    settings: &Settings,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let (app_id, scan) = (timeline.filter.app, timeline.filter.scan);
+    let request = TimelineRequest {
+        from: settings.time("--from", &timeline.from)?,
+        until: settings.time("--until", &timeline.until)?,
+        buckets: timeline.buckets,
+    };
+    let filter = settings.filter(timeline.filter)?;
+    let found = store.timeline(app_id, &filter, &request, Some(scan)).await?;
+    let most = found.buckets.iter().map(|bucket| bucket.count).max().unwrap_or_default().max(1);
+    let bar = |count: u64| "#".repeat((count * BAR).div_ceil(most) as usize);
+    printer.print(&found, &found.buckets, [text("from"), number("letters"), text("")], |bucket| {
+        [Cell::Time(bucket.from), bucket.count.into(), bar(bucket.count).into()]
+    })?;
+    warn_of_scan(found.looked_back_to);
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Results on standard output: for people on a terminal, for programs in a pipe.
+
+use std::io::{self, IsTerminal, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets::NOTHING};
+use serde::Serialize;
+use terminal_size::{Width, terminal_size};
+
+use crate::{
+    args::Output,
+    settings::{Settings, age},
+};
+
+/// Where it is not known.
+const WIDTH: u16 = 80;
+
+pub(crate) struct Printer {
+    out: Box<dyn Write>,
+    output: Output,
+    /// The terminal's, if it is one.
+    width: Option<u16>,
+    utc: bool,
+    now: DateTime<Utc>,
+}
+
+/// A column of a table.
+pub(crate) struct Column {
+    name: &'static str,
+    kind: Kind,
+}
+
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Id,
+    Text,
+    Number,
+}
+
+/// Never cut: the next command wants it whole.
+pub(crate) const fn id(name: &'static str) -> Column {
+    Column { name, kind: Kind::Id }
+}
+
+pub(crate) const fn text(name: &'static str) -> Column {
+    Column { name, kind: Kind::Text }
+}
+
+pub(crate) const fn number(name: &'static str) -> Column {
+    Column { name, kind: Kind::Number }
+}
+
+/// What stands in a table's cell.
+pub(crate) enum Cell {
+    Text(String),
+    Time(DateTime<Utc>),
+    None,
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(value: T) -> Self {
+        Self::Text(value.to_string())
+    }
+}
+
+impl Printer {
+    pub(crate) fn standard(settings: &Settings) -> Self {
+        let out = io::stdout();
+        let width = out.is_terminal().then(|| terminal_size().map_or(WIDTH, |(Width(width), _)| width));
+        let Settings { output, utc, now, .. } = *settings;
+        Self { out: Box::new(io::BufWriter::new(out)), output, width, utc, now }
+    }
+
+    /// Items as a table, one document (`whole`, which has them), or a line each.
+    pub(crate) fn print<T: Serialize, const N: usize>(
+        &mut self,
+        whole: &impl Serialize,
+        items: &[T],
+        columns: [Column; N],
+        cells: impl Fn(&T) -> [Cell; N],
+    ) -> io::Result<()> {
+        match (self.output, self.width) {
+            (Output::Json, _) => self.json(whole)?,
+            (Output::Jsonl, _) => self.lines(items)?,
+            (Output::Table, Some(width)) => {
+                let mut table = Table::new();
+                table
+                    .load_preset(NOTHING)
+                    .set_content_arrangement(ContentArrangement::Dynamic)
+                    .set_width(width);
+                table.set_header(columns.iter().map(|column| column.name.to_uppercase()));
+                for (column, shown) in columns.iter().zip(table.column_iter_mut()) {
+                    match column.kind {
+                        Kind::Id => _ = shown.set_constraint(ColumnConstraint::ContentWidth),
+                        Kind::Number => shown.set_cell_alignment(CellAlignment::Right),
+                        Kind::Text => {}
+                    }
+                }
+                for item in items {
+                    let mut row = Row::from(cells(item).map(|cell| self.shown(cell)));
+                    // Cut, not broken into lines.
+                    row.max_height(1);
+                    table.add_row(row);
+                }
+                for line in table.lines() {
+                    writeln!(self.out, "{}", line.trim_end())?;
+                }
+            }
+            (Output::Table, None) => {
+                for item in items {
+                    let line = cells(item).map(|cell| one_line(&plain(cell)));
+                    writeln!(self.out, "{}", line.join("\t"))?;
+                }
+            }
+        }
+        self.out.flush()
+    }
+
+    /// A JSON line each.
+    pub(crate) fn lines(&mut self, items: &[impl Serialize]) -> io::Result<()> {
+        items.iter().try_for_each(|item| self.json(item))?;
+        self.out.flush()
+    }
+
+    /// Names and values below each other; as JSON the document alone.
+    pub(crate) fn facts(&mut self, whole: &impl Serialize, facts: Vec<(&str, Cell)>) -> io::Result<()> {
+        match self.output {
+            Output::Json | Output::Jsonl => self.json(whole)?,
+            Output::Table => {
+                let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+                for (name, cell) in facts {
+                    let value = if self.width.is_some() { self.shown(cell) } else { plain(cell) };
+                    if !value.is_empty() {
+                        writeln!(self.out, "{name:widest$}  {value}")?;
+                    }
+                }
+            }
+        }
+        self.out.flush()
+    }
+
+    fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.out, value)?;
+        writeln!(self.out)
+    }
+
+    fn shown(&self, cell: Cell) -> String {
+        match cell {
+            Cell::Time(time) if self.utc => time.format("%Y-%m-%d %H:%M:%S").to_string(),
+            Cell::Time(time) => age(time, self.now),
+            cell => visible(&plain(cell)),
+        }
+    }
+}
+
+fn plain(cell: Cell) -> String {
+    match cell {
+        Cell::Text(text) => text,
+        Cell::Time(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        Cell::None => String::new(),
+    }
+}
+
+/// Tabs and line ends separate.
+fn one_line(text: &str) -> String {
+    text.replace(['\t', '\n', '\r'], " ")
+}
+
+/// What an event says does not steer the terminal.
+fn visible(text: &str) -> String {
+    let is_shown = |c: char| c == '\n' || !c.is_control();
+    text.chars().map(|c| if is_shown(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// A count that may be a bound: "1,000+".
+pub(crate) fn amount(count: u64, at_least: bool) -> String {
+    format!("{count}{}", if at_least { "+" } else { "" })
+}
+
+/// The first line.
+pub(crate) fn first_line(text: &str) -> &str {
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default()
+}

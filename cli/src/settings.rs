@@ -1,0 +1,142 @@
+//! What the command line and the environment come to: plain values.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use dead_letters::DeadLetterFilter;
+use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
+
+use crate::{
+    args::{Filter, Global, Output},
+    error::Failure,
+};
+
+pub(crate) struct Settings {
+    pub(crate) database_url: String,
+    pub(crate) output: Output,
+    pub(crate) utc: bool,
+    /// One for the whole command.
+    pub(crate) now: DateTime<Utc>,
+}
+
+impl Settings {
+    pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
+        let Global { database_url, output, utc } = global;
+        let database_url = database_url.filter(|url| !url.is_empty()).ok_or_else(|| {
+            Failure::usage("no database is named").hint("set DATABASE_URL, or pass --database-url")
+        })?;
+        Ok(Self { database_url, output, utc, now: Utc::now() })
+    }
+
+    pub(crate) fn filter(&self, filter: Filter) -> Result<DeadLetterFilter, Failure> {
+        let time = |name, text: Option<String>| text.map(|text| self.time(name, &text)).transpose();
+        Ok(DeadLetterFilter {
+            state: filter.state,
+            ids: (!filter.ids.is_empty()).then_some(filter.ids),
+            resolution: filter.resolution,
+            source: filter.source,
+            op: filter.op,
+            trigger_id: filter.trigger_id,
+            script_id: filter.script_id,
+            original_event_id: filter.original_event_id,
+            error_contains: filter.error_contains,
+            error_signature: filter.error_signature,
+            created_from: time("--created-from", filter.created_from)?,
+            created_before: time("--created-before", filter.created_before)?,
+        })
+    }
+
+    /// `30d`, `5m`: days of 24 hours.
+    pub(crate) fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
+        let span = SpanParser::new().parse_span(text).ok();
+        let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+        duration.and_then(|duration| duration.try_into().ok()).ok_or_else(|| {
+            Failure::usage(format!("{name}: {text:?} is no duration")).hint("30d, 12h and 5m are durations")
+        })
+    }
+
+    /// `now`, `today` and `yesterday` (where they begin), so long ago, RFC 3339, or without its offset a local time.
+    pub(crate) fn time(&self, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+        let now = Timestamp::from_microsecond(self.now.timestamp_micros())
+            .map(|now| now.to_zoned(TimeZone::system()));
+        let found = now.ok().and_then(|now| time(&now, text));
+        let found = found.and_then(|time| DateTime::from_timestamp_micros(time.as_microsecond()));
+        found.ok_or_else(|| {
+            Failure::usage(format!("{name}: {text:?} is no time"))
+                .hint("2h is two hours ago; yesterday, today, now, 2026-03-01 and 2026-03-01T10:00:00Z are times too")
+        })
+    }
+}
+
+fn time(now: &Zoned, text: &str) -> Option<Timestamp> {
+    let midnight = |day: civil::Date| Some(day.to_zoned(now.time_zone().clone()).ok()?.timestamp());
+    match text {
+        "now" => return Some(now.timestamp()),
+        "today" => return midnight(now.date()),
+        "yesterday" => return midnight(now.date().checked_sub(1.day()).ok()?),
+        _ => {}
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Some(time);
+    }
+    if let Ok(time) = text.parse::<civil::DateTime>() {
+        return Some(time.to_zoned(now.time_zone().clone()).ok()?.timestamp());
+    }
+    let ago = SpanParser::new().parse_span(text).ok()?;
+    (!ago.is_negative()).then(|| now.checked_sub(ago).ok()).flatten().map(|then| then.timestamp())
+}
+
+/// How long ago, in the largest unit: "3 h ago".
+pub(crate) fn age(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let seconds = (now - time).num_seconds();
+    if seconds < 0 {
+        return "ahead".to_owned();
+    }
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let unit = units.into_iter().find(|&(size, _)| seconds >= size);
+    unit.map_or("now".to_owned(), |(size, name)| format!("{} {name} ago", seconds / size))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Unit;
+
+    use super::*;
+
+    fn at(text: &str) -> Option<String> {
+        let now: Zoned = "2026-03-29T12:00:00+02:00[Europe/Berlin]".parse().unwrap();
+        time(&now, text).map(|time| time.round(Unit::Second).unwrap().to_string())
+    }
+
+    #[test]
+    fn a_time_is_so_long_ago_a_day_or_rfc_3339() {
+        for (text, time) in [
+            ("now", "2026-03-29T10:00:00Z"),
+            ("2h", "2026-03-29T08:00:00Z"),
+            ("1h 30m", "2026-03-29T08:30:00Z"),
+            // The night before is an hour short.
+            ("today", "2026-03-28T23:00:00Z"),
+            ("yesterday", "2026-03-27T23:00:00Z"),
+            ("1d", "2026-03-28T11:00:00Z"),
+            ("2026-03-01", "2026-02-28T23:00:00Z"),
+            ("2026-03-01T10:00:00", "2026-03-01T09:00:00Z"),
+            ("2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"),
+            ("2026-03-01T10:00:00+02:00", "2026-03-01T08:00:00Z"),
+        ] {
+            assert_eq!(at(text).as_deref(), Some(time), "{text}");
+        }
+        for nonsense in ["", "soon", "-2h", "2", "tomorrow", "2026-13-01"] {
+            assert_eq!(at(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn an_age_has_one_unit() {
+        let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
+        let age = |seconds| age(now - chrono::TimeDelta::seconds(seconds), now);
+        let ages = [-5, 0, 1, 59, 60, 3_599, 3_600, 86_399, 86_400, 900_000].map(age);
+        let told = ["ahead", "now", "1 s ago", "59 s ago", "1 min ago", "59 min ago", "1 h ago", "23 h ago"];
+        assert_eq!(ages[..8], told);
+        assert_eq!(ages[8..], ["1 d ago", "10 d ago"]);
+    }
+}
