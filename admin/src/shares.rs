@@ -6,8 +6,10 @@ use crate::payload::{Kind, Redaction, Walk};
 
 const MAX_SHARES: usize = 20;
 const MAX_VALUE_CHARACTERS: usize = 80;
-/// Of one payload: a sample of large ones is not to be held whole a second time.
-const MAX_VALUES: usize = 2_000;
+/// At one place of one payload, in a list: a sample of large ones is not to be held whole a second time.
+const MAX_VALUES: usize = 100;
+/// A longer one tells nobody anything.
+const MAX_PATH_BYTES: usize = 200;
 
 /// A value that stands at the same place in most payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,25 +32,37 @@ pub(crate) fn shares(payloads: &[String], redaction: &Redaction) -> Vec<Share> {
         return Vec::new();
     }
     let mut rows = BTreeMap::<(String, String), usize>::new();
-    for value in values.into_iter().flatten() {
-        *rows.entry(value).or_default() += 1;
+    for (path, value) in values
+        .into_iter()
+        .flatten()
+        .flat_map(|(path, values)| values.into_iter().map(move |value| (path.clone(), value)))
+    {
+        *rows.entry((path, value)).or_default() += 1;
     }
     let is_shared = |rows: usize| rows >= 2 && rows * 5 >= of * 4;
     let shared = rows.into_iter().filter(|&(_, rows)| is_shared(rows));
-    let mut shares: Vec<_> = shared.map(|((path, value), rows)| Share { path, value, rows, of }).collect();
+    let mut shares: Vec<_> =
+        shared.map(|((path, value), rows)| Share { path, value: cut(&value), rows, of }).collect();
     // Stable: of equals by their path.
     shares.sort_by_key(|share| std::cmp::Reverse(share.rows));
     shares.truncate(MAX_SHARES);
     shares
 }
 
-/// The scalars of a payload and their places, each once; `None` where it can't be read.
-fn values(payload: &str, redaction: &Redaction) -> Option<BTreeSet<(String, String)>> {
+/// The scalars of a payload by their places, each once; `None` where it can't be read.
+fn values(payload: &str, redaction: &Redaction) -> Option<BTreeMap<String, BTreeSet<String>>> {
     let mut walk = Walk::new(payload, redaction).ok()?;
-    let mut values = BTreeSet::new();
+    let mut values = BTreeMap::<_, BTreeSet<_>>::new();
     while let Some(token) = walk.next().ok()? {
-        if matches!(token.kind, Kind::String | Kind::Number | Kind::Literal) && values.len() < MAX_VALUES {
-            values.insert((walk.pointer(), cut(&token.text)));
+        if !matches!(token.kind, Kind::String | Kind::Number | Kind::Literal) {
+            continue;
+        }
+        let path = walk.pointer();
+        if path.len() <= MAX_PATH_BYTES {
+            let here = values.entry(path).or_default();
+            if here.len() < MAX_VALUES {
+                here.insert(token.text.into_owned());
+            }
         }
     }
     Some(values)
@@ -86,6 +100,23 @@ mod tests {
     fn redacted_values_and_unreadable_payloads_are_left_out() {
         let payloads = [r#"{"email":"a","x":1}"#, "{broken", r#"{"email":"a","x":1}"#];
         assert_eq!(found(&payloads, &["/email"]), ["/x 1 2/2"]);
+    }
+
+    #[test]
+    fn values_that_only_begin_alike_are_not_the_same() {
+        let payload = |end: &str| format!(r#"{{"text":"{}{end}"}}"#, "x".repeat(100));
+        assert_eq!(found(&[&payload("a"), &payload("b")], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn what_stands_behind_a_long_list_is_found() {
+        let list: Vec<_> = (0..5_000).map(|n| n.to_string()).collect();
+        let payload = format!(r#"{{"a":[{}],"b":true}}"#, list.join(","));
+        let found = found(&[&payload, &payload], &[]);
+        // Of equals by their path: a hundred of the list's come first.
+        assert_eq!(found.len(), 20);
+        let other = format!(r#"{{"a":[{}],"b":true}}"#, "7,".repeat(5_000) + "8");
+        assert_eq!(self::found(&[&other, &other], &[]), ["/a/* 7 2/2", "/a/* 8 2/2", "/b true 2/2"]);
     }
 
     #[test]
