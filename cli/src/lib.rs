@@ -76,10 +76,13 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
             };
         }
     };
-    match tokio::runtime::Runtime::new()
-        .map_err(Failure::from)
-        .and_then(|tokio| tokio.block_on(execute(cli, args)))
-    {
+    let ran = tokio::runtime::Runtime::new().map_err(Failure::from).and_then(|tokio| {
+        let ran = tokio.block_on(execute(cli, args));
+        // It would wait for what is still to be typed.
+        tokio.shutdown_background();
+        ran
+    });
+    match ran {
         Ok(()) => Exit::Done,
         Err(failure) => {
             if let Some(text) = failure.text() {

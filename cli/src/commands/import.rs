@@ -1,7 +1,6 @@
-use std::io::{self, BufRead};
-
 use dead_letters::{DeadLetterRepoError, DeadLetterStore, Imported, StoredLetter};
 use serde::Serialize;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, stdin};
 
 use crate::{
     error::{Exit, Failure},
@@ -24,15 +23,15 @@ pub(crate) async fn import(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let mut input = io::stdin().lock();
+    let mut input = BufReader::with_capacity(1 << 20, stdin());
     let mut sum = Sum::default();
     let mut first_line = 1;
     let outcome = loop {
-        let (letters, bad) = match read(&mut input, first_line) {
+        let (letters, bad) = match read(&mut input, first_line, stop).await {
             Ok(batch) => (batch, None),
             Err((batch, bad)) => (batch, Some(bad)),
         };
-        if letters.is_empty() && bad.is_none() {
+        if letters.is_empty() && bad.is_none() && !stop.is_asked() {
             break Ok(());
         }
         match store.import(&letters).await {
@@ -58,16 +57,22 @@ pub(crate) async fn import(
 }
 
 /// The next batch. Of a bad line, those before it as well.
-fn read(
-    input: &mut impl BufRead,
+async fn read(
+    input: &mut (impl AsyncBufRead + Unpin),
     first_line: usize,
+    stop: &Stop,
 ) -> Result<Vec<StoredLetter>, (Vec<StoredLetter>, Failure)> {
     let (mut letters, mut bytes) = (Vec::new(), 0);
     let mut line = String::new();
     while letters.len() < BATCH && bytes < BATCH_BYTES {
         line.clear();
         let number = first_line + letters.len();
-        let parsed = match input.read_line(&mut line) {
+        let read = tokio::select! {
+            biased;
+            read = input.read_line(&mut line) => read,
+            () = stop.asked() => break,
+        };
+        let parsed = match read {
             Ok(0) => break,
             Ok(read) => {
                 bytes += read;

@@ -7,11 +7,30 @@ use crate::{
     confirm::confirm,
     error::Failure,
     output::{Printer, amount},
+    stop::Stop,
 };
 
 const COUNT_CAP: u32 = 1_000_000;
 /// Of a dry run.
 const SAMPLE: u32 = 10;
+
+/// Whether somebody is asked before all that match are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    First,
+    Not,
+    DryRun,
+}
+
+impl Ask {
+    pub(crate) fn of(dry_run: bool, yes: bool) -> Self {
+        match (dry_run, yes) {
+            (true, _) => Self::DryRun,
+            (false, true) => Self::Not,
+            (false, false) => Self::First,
+        }
+    }
+}
 
 /// The filter of those that failed by now: what fails later is not counted, and not meant. `None` after a dry run.
 pub(crate) async fn confirmed(
@@ -19,9 +38,9 @@ pub(crate) async fn confirmed(
     app_id: AppId,
     mut filter: DeadLetterFilter,
     what: &str,
-    dry_run: bool,
-    yes: bool,
+    ask: Ask,
     printer: &mut Printer,
+    stop: &Stop,
 ) -> Result<Option<DeadLetterFilter>, Failure> {
     filter.state = match filter.state {
         DeadLetterState::Any => DeadLetterState::Open,
@@ -33,14 +52,14 @@ pub(crate) async fn confirmed(
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
     filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
-    if dry_run {
+    if ask == Ask::DryRun {
         let page = PageRequest { size: SAMPLE, ..Default::default() };
         list::print(printer, &store.list(app_id, &filter, &page).await?)?;
         say!("note: {letters} letters would be {what}");
         return Ok(None);
     }
-    if !yes && count.count > 0 {
-        confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"))?;
+    if ask == Ask::First && count.count > 0 {
+        confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
     }
     Ok(Some(filter))
 }

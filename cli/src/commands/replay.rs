@@ -7,7 +7,7 @@ use dead_letters::{
 };
 use serde::Serialize;
 
-use super::matching::confirmed;
+use super::matching::{Ask, confirmed};
 use crate::{
     args::{Replay, Which},
     error::{Exit, Failure, exit_of},
@@ -49,7 +49,7 @@ pub(crate) async fn replay(
     let (replayed, exit) = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
             let filter = settings.filter(filter)?;
-            match confirmed(store, app_id, filter, "replayed", dry_run, yes, printer).await? {
+            match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(filter) => matching(store, replayer, app_id, &filter, &note, wait, stop).await?,
                 None => return Ok(()),
             }

@@ -3,7 +3,10 @@ use dead_letters::{
 };
 use serde::Serialize;
 
-use super::{list::state, matching::confirmed};
+use super::{
+    list::state,
+    matching::{Ask, confirmed},
+};
 use crate::{
     args::{Resolve, Verdict, Which},
     error::{Exit, Failure, exit_of},
@@ -38,7 +41,7 @@ pub(crate) async fn resolve(
         Which { matching: true, dry_run, yes, filter, .. } => {
             let filter = settings.filter(filter)?;
             let what = format!("settled as {resolution}");
-            match confirmed(store, app_id, filter, &what, dry_run, yes, printer).await? {
+            match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
                 Some(filter) => matching(store, app_id, &filter, &settlement, stop).await?,
                 None => return Ok(()),
             }
