@@ -1,7 +1,9 @@
 //! Every action, by people whose browser runs scripts and by those whose does not.
 
+use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, testing::letter,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement,
+    testing::{Call, letter, transient},
 };
 use thirtyfour::prelude::*;
 
@@ -11,7 +13,9 @@ with_and_without_javascript! {
     a_letter_is_ignored_from_its_row_and_that_is_undone,
     a_letter_is_settled_from_its_page_with_a_note_and_reopened,
     a_letter_is_replayed_once_whatever_back_and_reload_do,
+    a_letter_is_reopened_from_its_row,
     ticked_letters_are_ignored_and_the_others_are_not,
+    ticked_letters_are_replayed_once_whatever_back_and_reload_do,
     without_a_tick_nothing_happens,
     all_that_match_are_ignored_but_not_what_failed_after_the_preview,
     a_preview_that_is_cancelled_does_nothing,
@@ -19,6 +23,7 @@ with_and_without_javascript! {
     of_two_browsers_the_second_is_told_who_was_first,
     five_thousand_letters_are_ignored_at_once,
     what_is_redacted_is_shown_to_those_who_ask,
+    an_action_that_the_database_could_not_do_is_tried_again,
 }
 
 async fn resolution(site: &Site, id: dead_letters::DeadLetterId) -> Option<Resolution> {
@@ -48,7 +53,8 @@ async fn a_letter_is_ignored_from_its_row_and_that_is_undone(
     browser.sees("The letter is unresolved again.").await?;
     browser.sees("1 of 1").await?;
     assert_eq!(resolution(site, id).await, None);
-    Ok(())
+    browser.press("Clear").await?;
+    browser.sees("2 of 2").await
 }
 
 async fn a_letter_is_settled_from_its_page_with_a_note_and_reopened(
@@ -90,6 +96,21 @@ async fn a_letter_is_replayed_once_whatever_back_and_reload_do(
     Ok(())
 }
 
+async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    site.world.repo.resolve_once(site.app(), id, &Settlement::ignored().by("grace")).await.unwrap();
+    browser.open_list(site, "").await?;
+    browser.sees("Nothing failed").await?;
+    browser.press_first("Resolved").await?;
+    browser.sees("by grace").await?;
+    browser.press(&format!("Reopen orders insert {id}")).await?;
+    browser.sees("The letter is unresolved again.").await?;
+    browser.sees("No letter matches").await?;
+    assert_eq!(resolution(site, id).await, None);
+    browser.press_first("Unresolved").await?;
+    browser.sees("1 of 1").await
+}
+
 async fn ticked_letters_are_ignored_and_the_others_are_not(
     site: &Site,
     browser: &Browser,
@@ -106,6 +127,35 @@ async fn ticked_letters_are_ignored_and_the_others_are_not(
         assert_eq!(resolution(site, id).await, is_ignored.then_some(Resolution::Ignored));
     }
     Ok(())
+}
+
+async fn ticked_letters_are_replayed_once_whatever_back_and_reload_do(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.tick(&ids[0].to_string()).await?;
+    browser.tick(&ids[2].to_string()).await?;
+    browser.press("Replay ticked…").await?;
+    browser.sees("Replay 2 letters?").await?;
+    browser.fill("Note optional", "the provider is back").await?;
+    browser.press("Replay all 2").await?;
+    browser.sees("Replayed 2 of 2").await?;
+    browser.driver.refresh().await?;
+    browser.sees("Replayed 2 of 2").await?;
+    // The preview, as it was.
+    browser.driver.back().await?;
+    browser.press("Replay all 2").await?;
+    browser.sees("Replayed 0 of 2").await?;
+    assert_eq!(site.world.outbox.events().len(), 2);
+    for (id, is_replayed) in [(ids[0], true), (ids[1], false), (ids[2], true)] {
+        let row = site.world.row(id).await;
+        assert_eq!(row.resolution, is_replayed.then_some(Resolution::Replayed));
+        assert_eq!(row.resolution_note.as_deref(), is_replayed.then_some("the provider is back"));
+    }
+    browser.press("Back to the list").await?;
+    browser.sees("1 of 1").await
 }
 
 async fn without_a_tick_nothing_happens(site: &Site, browser: &Browser) -> WebDriverResult<()> {
@@ -202,6 +252,10 @@ async fn of_two_browsers_the_second_is_told_who_was_first(
     graces.press("Ignore").await?;
     graces.sees("The letter was already settled").await?;
     graces.sees("replayed by ada").await?;
+    let at = graces.find(By::Css("main time")).await?.attr("datetime").await?.unwrap_or_default();
+    let resolved_at = site.world.row(id).await.resolved_at.map(|at| at.trunc_subsecs(0));
+    assert_eq!(at.parse::<DateTime<Utc>>().ok(), resolved_at);
+    graces.expect_a_clean_log().await?;
     graces.driver.quit().await?;
     assert_eq!(site.world.outbox.events().len(), 1);
     assert_eq!(resolution(site, id).await, Some(Resolution::Replayed));
@@ -232,4 +286,22 @@ async fn what_is_redacted_is_shown_to_those_who_ask(site: &Site, browser: &Brows
     browser.sees("4711-0815").await?;
     browser.press("Hide again").await?;
     browser.sees("1 field redacted").await
+}
+
+async fn an_action_that_the_database_could_not_do_is_tried_again(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
+    site.store.fail(Call::ResolveMatching, .., transient());
+    browser.press("Ignore").await?;
+    browser.sees("The store can't be reached").await?;
+    assert_eq!(resolution(site, id).await, None);
+    site.store.recover();
+    browser.press("Back to the letter").await?;
+    browser.press("Ignore").await?;
+    browser.sees("The letter is ignored.").await?;
+    assert_eq!(resolution(site, id).await, Some(Resolution::Ignored));
+    Ok(())
 }

@@ -61,6 +61,7 @@ async fn run(
     let outcome = AssertUnwindSafe(async {
         case(&site, &browser).await.unwrap();
         browser.expect_a_clean_log().await.unwrap();
+        assert_eq!(browser.has_scripts().await.unwrap(), script == JavaScript::On, "scripts run");
     })
     .catch_unwind()
     .await;
@@ -73,7 +74,12 @@ async fn run(
     }
 }
 
-/// A service that has two admins: ada's under `/ops/dead-letters`, grace's under `/grace`.
+/// Markup, quotes and what can't be seen.
+const HOSTILE: &str =
+    "\"'><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u{202e}evil</bdi></pre>";
+
+/// A service that has three admins: ada's under `/ops/dead-letters`, grace's under `/grace`, and under `/hostile`
+/// one whose operator and apps have hostile names.
 pub(crate) struct Site {
     pub(crate) world: World,
     pub(crate) store: Arc<FailingStore<dead_letters::SeaOrmDeadLetterRepo>>,
@@ -84,18 +90,19 @@ pub(crate) struct Site {
 impl Site {
     async fn start(world: World) -> Self {
         let store = Arc::new(FailingStore::new(world.repo.clone()));
-        let admin = |name: &str| {
+        let admin = |name: &str, app_name: &'static str| {
             let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
             Admin::new(store.clone(), InsecureAllowAll(Operator::full(name)))
                 .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
                 .retention(RetentionPolicy { others, ..Default::default() })
                 .redact(["/secret"])
                 .unwrap()
-                .app_names(|_| Some("CRM <b>connector</b>".to_owned()))
+                .app_names(move |_| Some(app_name.to_owned()))
         };
         let router = Router::new()
-            .nest_service("/ops/dead-letters", admin("ada").into_service())
-            .nest_service("/grace", admin("grace").into_service());
+            .nest_service("/ops/dead-letters", admin("ada", "CRM <b>connector</b>").into_service())
+            .nest_service("/grace", admin("grace", "CRM").into_service())
+            .nest_service("/hostile", admin(HOSTILE, HOSTILE).into_service());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -172,12 +179,18 @@ impl Browser {
     }
 
     pub(crate) async fn tick(&self, value: &str) -> WebDriverResult<()> {
-        self.click(&format!("//main//input[@type='checkbox' and @value={}]", escape_string(value))).await
+        let found = self.box_of(value).await?;
+        found.scroll_into_view().await?;
+        found.click().await
     }
 
     pub(crate) async fn is_ticked(&self, value: &str) -> WebDriverResult<bool> {
+        self.box_of(value).await?.is_selected().await
+    }
+
+    async fn box_of(&self, value: &str) -> WebDriverResult<WebElement> {
         let path = format!("//main//input[@type='checkbox' and @value={}]", escape_string(value));
-        self.find(By::XPath(path)).await?.is_selected().await
+        self.find(By::XPath(path)).await
     }
 
     pub(crate) async fn fill(&self, label: &str, text: &str) -> WebDriverResult<()> {
@@ -223,8 +236,18 @@ impl Browser {
         }
     }
 
+    /// Of the browser's own protocol.
+    async fn command(&self, method: &str, parameters: serde_json::Value) -> WebDriverResult<()> {
+        self.driver.cdp().send_raw(method, parameters).await.map(drop)
+    }
+
     pub(crate) async fn run_script(&self, script: &str) -> WebDriverResult<serde_json::Value> {
         Ok(self.driver.execute(script, Vec::new()).await?.json().clone())
+    }
+
+    /// Whether the page's own have run.
+    async fn has_scripts(&self) -> WebDriverResult<bool> {
+        Ok(!self.driver.find_all(By::Css("header .keys")).await?.is_empty())
     }
 
     /// No script failed, and nothing was refused by the page's policy.
@@ -243,6 +266,9 @@ impl Browser {
             fs::write(dir.join("page.png"), picture).unwrap();
         }
         fs::write(dir.join("page.html"), self.driver.source().await.unwrap_or_default()).unwrap();
+        let log = self.driver.browser_log().await.unwrap_or_default();
+        let log: Vec<_> = log.iter().map(|entry| format!("{} {}\n", entry.level, entry.message)).collect();
+        fs::write(dir.join("console.log"), log.concat()).unwrap();
         eprintln!("the last page is kept in {}", dir.display());
     }
 }

@@ -1,22 +1,52 @@
 //! What scripts add.
 
-use dead_letters::testing::{Call, transient};
+use dead_letters::{
+    DeadLetterRepo, NewDeadLetter,
+    testing::{Call, letter, transient},
+};
+use serde_json::json;
 use thirtyfour::prelude::*;
 
 use super::{Browser, Site, browser_tests};
 
 browser_tests! { sqlite: sqlite, On;
     the_list_is_worked_by_keys_alone,
+    letters_are_ticked_and_ignored_by_keys_alone,
+    keys_are_left_alone_in_fields_and_under_modifiers,
     a_list_shows_a_new_letter_by_itself_but_not_while_one_is_ticked,
     a_list_that_is_paused_stays_as_it_is,
     a_page_recovers_by_itself_once_the_database_is_back,
     the_banner_is_taken_out_of_the_address,
     a_box_ticks_all_letters_of_the_page,
+    a_box_ticks_all_between_it_and_the_last_one_under_shift,
+    what_is_open_and_focused_outlasts_what_is_new,
+    a_list_is_fresh_after_back,
+    an_error_is_copied_as_it_is,
 }
 
 browser_tests! { postgres: postgres, On;
     a_list_shows_a_new_letter_by_itself_but_not_while_one_is_ticked,
     a_page_recovers_by_itself_once_the_database_is_back,
+}
+
+impl Browser {
+    /// Whether the page asks for what is new, as it does when its tab comes to the front.
+    async fn looks_again(&self) -> WebDriverResult<bool> {
+        let look = "const fetch = window.fetch; let asked = false; \
+                    window.fetch = (...request) => { asked = true; return fetch(...request); }; \
+                    document.dispatchEvent(new Event('visibilitychange')); \
+                    window.fetch = fetch; return asked;";
+        Ok(self.run_script(look).await? == true)
+    }
+
+    /// By Tab.
+    async fn go_to(&self, name: &str) -> WebDriverResult<()> {
+        self.until(name, async || {
+            self.key(Key::Tab).await?;
+            Ok(self.driver.active_element().await?.text().await? == name)
+        })
+        .await
+    }
 }
 
 async fn the_list_is_worked_by_keys_alone(site: &Site, browser: &Browser) -> WebDriverResult<()> {
@@ -42,15 +72,51 @@ async fn the_list_is_worked_by_keys_alone(site: &Site, browser: &Browser) -> Web
     browser.until("the letter", async || Ok(browser.address().await?.ends_with(&ids[2].to_string()))).await?;
     // Past the links above it to the first button of the letter.
     browser.sees("Settle").await?;
-    browser
-        .until("Replay, by Tab", async || {
-            browser.key(Key::Tab).await?;
-            Ok(browser.driver.active_element().await?.text().await? == "Replay")
-        })
-        .await?;
+    browser.go_to("Replay").await?;
     browser.key(Key::Enter).await?;
     browser.sees("The letter is replayed").await?;
     assert_eq!(site.world.outbox.events().len(), 1);
+    Ok(())
+}
+
+async fn letters_are_ticked_and_ignored_by_keys_alone(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.sees("3 of 3").await?;
+    browser.key("jxjx").await?;
+    browser.sees("2 ticked").await?;
+    browser.go_to("Ignore ticked…").await?;
+    browser.key(Key::Enter).await?;
+    browser.sees("Ignore 2 letters?").await?;
+    browser.go_to("Ignore 2 letters").await?;
+    browser.key(Key::Enter).await?;
+    browser.sees("2 letters are ignored.").await?;
+    // Where a screen reader goes on.
+    let focused = browser.driver.active_element().await?;
+    assert_eq!(focused.text().await?, "Done. 2 letters are ignored.");
+    let left = site.world.row(ids[0]).await;
+    assert_eq!((left.resolution, site.world.repo.unresolved_count(site.app()).await.unwrap()), (None, 1));
+    Ok(())
+}
+
+async fn keys_are_left_alone_in_fields_and_under_modifiers(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.sees("1 of 1").await?;
+    browser.key("j").await?;
+    for modifier in [Key::Control, Key::Alt, Key::Meta] {
+        let chain = browser.driver.action_chain().key_down(modifier.clone());
+        chain.send_keys("x").key_up(modifier).perform().await?;
+    }
+    assert!(!browser.is_ticked(&id.to_string()).await?);
+    browser.key("/").await?;
+    browser.key("jkx?/").await?;
+    let field = browser.driver.active_element().await?;
+    assert_eq!(field.prop("value").await?.as_deref(), Some("jkx?/"));
+    assert!(!browser.is_ticked(&id.to_string()).await?);
     Ok(())
 }
 
@@ -63,11 +129,9 @@ async fn a_list_shows_a_new_letter_by_itself_but_not_while_one_is_ticked(
     browser.sees("1 of 1").await?;
     browser.run_script("window.isTheSame = true").await?;
     browser.tick(&id.to_string()).await?;
-    site.world.letter().await;
-    // As a browser does where it was in the background.
-    let look = "document.dispatchEvent(new Event('visibilitychange'))";
-    browser.run_script(look).await?;
     browser.sees("1 ticked").await?;
+    site.world.letter().await;
+    assert!(!browser.looks_again().await?);
     assert!(browser.is_ticked(&id.to_string()).await?);
     browser.tick(&id.to_string()).await?;
     browser.sees("2 of 2").await?;
@@ -79,12 +143,17 @@ async fn a_list_that_is_paused_stays_as_it_is(site: &Site, browser: &Browser) ->
     site.world.letter().await;
     browser.open_list(site, "").await?;
     browser.sees("1 of 1").await?;
+    assert!(browser.looks_again().await?);
     browser.press("Live").await?;
     site.world.letter().await;
-    browser.run_script("document.dispatchEvent(new Event('visibilitychange'))").await?;
-    assert!(browser.text().await?.contains("1 of 1"));
+    assert!(!browser.looks_again().await?);
+    // The next page too.
+    browser.driver.refresh().await?;
+    browser.sees("2 of 2").await?;
+    assert!(!browser.looks_again().await?);
+    site.world.letter().await;
     browser.press("Live").await?;
-    browser.sees("2 of 2").await
+    browser.sees("3 of 3").await
 }
 
 async fn a_page_recovers_by_itself_once_the_database_is_back(
@@ -124,5 +193,76 @@ async fn a_box_ticks_all_letters_of_the_page(site: &Site, browser: &Browser) -> 
     for id in ids {
         assert!(browser.is_ticked(&id.to_string()).await?);
     }
+    Ok(())
+}
+
+async fn a_box_ticks_all_between_it_and_the_last_one_under_shift(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(site.world.letter().await.to_string());
+    }
+    browser.open_list(site, "").await?;
+    browser.tick(&ids[3]).await?;
+    let third = browser.box_of(&ids[1]).await?;
+    let chain = browser.driver.action_chain().key_down(Key::Shift).click_element(&third).key_up(Key::Shift);
+    chain.perform().await?;
+    browser.sees("3 ticked").await?;
+    assert!(!browser.is_ticked(&ids[0]).await?);
+    Ok(())
+}
+
+async fn what_is_open_and_focused_outlasts_what_is_new(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.sees("1 of 1").await?;
+    browser.find(By::Css("#command summary")).await?.click().await?;
+    browser.key("j").await?;
+    site.world.letter().await;
+    browser.until("a look", async || browser.looks_again().await).await?;
+    browser.sees("2 of 2").await?;
+    browser.sees("DEAD_LETTERS_URL is the address").await?;
+    let focused = browser.driver.active_element().await?.prop("href").await?.unwrap_or_default();
+    assert!(focused.ends_with(&id.to_string()), "{focused}");
+    browser.key("x").await?;
+    assert!(browser.is_ticked(&id.to_string()).await?);
+    Ok(())
+}
+
+async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.sees("2 of 2").await?;
+    // So that nothing else makes it fresh.
+    browser.press("Live").await?;
+    browser.tick(&ids[0].to_string()).await?;
+    browser.open(&format!("apps/{}/letters/{}", site.app(), ids[1])).await?;
+    browser.press("Ignore").await?;
+    browser.sees("The letter is ignored.").await?;
+    for _ in 0..2 {
+        browser.driver.back().await?;
+    }
+    browser.sees("1 of 1").await?;
+    assert!(!browser.is_ticked(&ids[0].to_string()).await?);
+    Ok(())
+}
+
+async fn an_error_is_copied_as_it_is(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let last_error = "HTTP 503 <b>\n    at deliver (crm.ts:41)";
+    let id =
+        site.world.insert(NewDeadLetter { last_error: last_error.to_owned(), ..letter(site.app()) }).await;
+    browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
+    let permissions = json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+    browser.command("Browser.grantPermissions", permissions).await?;
+    browser.press("Copy the error").await?;
+    browser.sees("Copied").await?;
+    let read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)));";
+    let copied = browser.driver.execute_async(read, Vec::new()).await?.json().clone();
+    assert_eq!(copied, last_error);
     Ok(())
 }
