@@ -18,6 +18,7 @@ use dead_letters::{
     testing::{letter, stored_letter},
 };
 use dead_letters_test_postgres::TestDatabase;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -664,6 +665,11 @@ async fn a_bulk_run_that_is_told_to_end_does_so_after_the_batch_under_way() {
     for _ in 0..30 {
         store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
     }
+    // A batch takes longer than it takes to tell it to end.
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                    'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+                CREATE TRIGGER slow AFTER UPDATE ON dead_letters EXECUTE FUNCTION slow()";
+    store.repo.pool().execute_unprepared(slow).await.unwrap();
     let app = store.app.to_string();
     let mut program = program();
     program.args(["resolve", "--app", &app, "--matching", "--yes"]).env("DATABASE_URL", &store.url);
