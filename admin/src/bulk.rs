@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest,
-    Resolution, Settled,
+    AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
+    ListQuery, PageRequest, Resolution, Settled, Settlement,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -198,6 +198,11 @@ async fn run_frozen(
     now: DateTime<Utc>,
     entry: &mut Entry<'_>,
 ) -> Result<Outcome, Problem> {
+    // Whatever was checked before: nothing is called replayed that no replay put back.
+    let replay = match frozen.action {
+        Resolution::Replayed => Some(access.replay()?),
+        _ => None,
+    };
     let began = match frozen.began {
         Some(began) => began,
         None => database_now(access).await?,
@@ -206,7 +211,7 @@ async fn run_frozen(
     let mut left = limit;
     let mut done = 0;
     let (more, held, stopped_by) = loop {
-        match batch(access, &frozen, &note, left).await {
+        match batch(access, replay, &frozen, &note, left).await {
             Ok(settled) => {
                 let count = u32::try_from(settled.ids.len()).unwrap_or(u32::MAX);
                 done += u64::from(count);
@@ -246,19 +251,20 @@ async fn run_frozen(
 
 async fn batch(
     access: &AppAccess,
+    replay: Option<&dyn DeadLetterReplay>,
     frozen: &Frozen,
     note: &Option<String>,
     left: Option<u32>,
 ) -> Result<Settled, DeadLetterRepoError> {
     let (app_id, filter) = (access.app_id, &frozen.query.filter);
     let by = Some(frozen.operator.clone());
-    match (frozen.action, access.admin().replay.as_deref()) {
-        (Resolution::Replayed, Some(replay)) => {
+    match replay {
+        Some(replay) => {
             let limit = left.unwrap_or(REPLAY_BATCH).min(REPLAY_BATCH);
             replay.replay_matching(app_id, filter, by, note.clone(), limit).await
         }
-        (resolution, _) => {
-            let settlement = dead_letters::Settlement { resolution, by, note: note.clone() };
+        None => {
+            let settlement = Settlement { resolution: frozen.action, by, note: note.clone() };
             let limit = left.unwrap_or(RESOLVE_BATCH).min(RESOLVE_BATCH);
             access.store().resolve_matching(app_id, filter, &settlement, limit).await
         }

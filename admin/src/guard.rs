@@ -14,7 +14,7 @@ use axum::{
             X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
     },
-    middleware::{Next, from_fn, from_fn_with_state, map_response},
+    middleware::{Next, from_fn, map_response},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -35,12 +35,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// From the inside out.
-pub(crate) fn layers(router: Router<State>, admin: State, csrf: CsrfLayer) -> Router<State> {
+pub(crate) fn layers(router: Router<State>, csrf: CsrfLayer) -> Router<State> {
     router
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(in_time))
         .layer(csrf.with_rejection_response(|_| Problem::cross_site().into_response()))
-        .layer(from_fn_with_state(admin, pages::problem_as_page))
+        .layer(from_fn(pages::problem_as_page))
         .layer(from_fn(not_modified))
         .layer(CompressionLayer::new())
         .layer(map_response(headers))

@@ -138,7 +138,7 @@ impl Admin {
             .merge(assets::router())
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed);
-        guard::layers(router, admin.clone(), csrf).with_state(admin)
+        guard::layers(router, csrf).with_state(admin)
     }
 
     /// The app's name, or its id.

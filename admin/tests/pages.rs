@@ -361,11 +361,20 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     let client = world.client();
     let well = client.get(world.at("")).await;
     assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
-    world.letter().await;
+    let id = world.letter().await;
+    let settled = client.get(world.at("?state=resolved")).await;
+    assert!(settled.shows("No letter is here") && !settled.shows("No letter matches"));
     let none = client.get(world.at("?source=none&state=open")).await;
     assert!(none.shows("No letter matches") && !none.shows("Nothing failed"));
     let clear = none.links().into_iter().find(|link| link.ends_with("?state=open")).unwrap();
     assert!(client.get(resolved(&world.at(""), &clear)).await.shows("1 of 1"));
+    // Behind the last one, which was settled meanwhile.
+    world.letter().await;
+    let first = client.get(world.at("?size=1")).await;
+    let older = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
+    world.repo.resolve(id, "ignored").await.unwrap();
+    let behind = client.get(resolved(&world.at(""), &older)).await;
+    assert!(behind.shows("No letter is here") && !behind.shows("Nothing failed"), "{behind}");
 }
 
 async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World) {

@@ -472,6 +472,22 @@ async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     store.run("sweep --all-after soon").fails(2, "--all-after: \"soon\" is no duration");
 }
 
+#[tokio::test]
+async fn a_bulk_run_that_fails_after_its_first_batch_tells_what_it_did() {
+    let store = Store::postgres().await;
+    store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
+    store.letter("refused", "smtp: 451").await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                      'BEGIN RAISE EXCEPTION ''no'' USING ERRCODE = ''P0001''; END';
+                  CREATE TRIGGER refuse BEFORE UPDATE ON dead_letters FOR EACH ROW
+                      WHEN (NEW.source = 'refused') EXECUTE FUNCTION refuse()";
+    store.repo.pool().execute_unprepared(refuse).await.unwrap();
+    let ran = store.run("resolve --app {app} --matching --yes");
+    assert_eq!((ran.code, &*ran.out), (4, "1000\n"), "{ran:?}");
+    assert!(ran.err.contains("P0001"), "{ran:?}");
+    assert_eq!(store.run("resolve --app {app} --matching --yes").code, 1);
+}
+
 /// SIGTERM ends it, as a container's does.
 #[tokio::test]
 async fn a_sweep_that_goes_on_ends_when_it_is_told_to() {

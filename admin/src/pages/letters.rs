@@ -186,7 +186,7 @@ pub(crate) async fn page(
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
         older: next.map(|next| root.letters(app_id, &next)),
         looked_back_to: page.looked_back_to.map(Time),
-        is_all_well: is_open && listing.filter.clear.is_none(),
+        is_all_well: is_open && listing.filter.clear.is_none() && query.page.after.is_none(),
         command: Command::letters(app_id, &query),
         listing,
     })

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{
         HeaderValue, Method,
         header::{CONTENT_LENGTH, CONTENT_TYPE},
@@ -42,12 +42,7 @@ struct Before {
 }
 
 /// Puts the page in the place of a problem, unless a program asked.
-pub(crate) async fn problem_as_page(
-    State(_): State<crate::State>,
-    root: Root,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn problem_as_page(root: Root, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_page = !["/api", "/assets"].iter().any(|part| path.strip_prefix(part).is_some_and(is_end));
     let is_get = request.method() == Method::GET;

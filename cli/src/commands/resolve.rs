@@ -92,7 +92,14 @@ async fn matching(
 ) -> Result<(u64, Exit), Failure> {
     let mut done = 0;
     loop {
-        let settled = store.resolve_matching(app_id, filter, settlement, BATCH).await?;
+        let settled = match store.resolve_matching(app_id, filter, settlement, BATCH).await {
+            // What was done before is to be told.
+            Err(error) if done > 0 => {
+                say!("error: {error}");
+                return Ok((done, Exit::Partly));
+            }
+            settled => settled?,
+        };
         done += settled.ids.len() as u64;
         if !settled.more {
             if settled.held {
