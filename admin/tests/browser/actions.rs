@@ -105,7 +105,7 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     browser.sees("by grace").await?;
     browser.press(&format!("Reopen orders insert {id}")).await?;
     browser.sees("The letter is unresolved again.").await?;
-    browser.sees("No letter matches").await?;
+    browser.sees("No letter is here").await?;
     assert_eq!(resolution(site, id).await, None);
     browser.press_first("Unresolved").await?;
     browser.sees("1 of 1").await
