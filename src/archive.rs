@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     error::Error,
     ffi::OsStr,
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -128,7 +129,8 @@ fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
     Ok(files.into())
 }
 
-/// What [`JsonLinesArchive::read`] reads: an iterator over letters, each with its place.
+/// What [`JsonLinesArchive::read`] reads, or any other reader gives: an iterator over letters, each with its
+/// place.
 ///
 /// A line that is no letter is an error, and the next call goes on behind it. A file that can't be read
 /// further is an error, and the next call goes on with the next file.
@@ -140,11 +142,28 @@ pub struct ArchivedLetters {
     line: Vec<u8>,
 }
 
-#[derive(Debug)]
+impl ArchivedLetters {
+    /// Reads the letters that something else gives: standard input, say, or what unpacks a file. Errors and
+    /// letters show this name as their path.
+    pub fn from_reader(name: impl AsRef<Path>, reader: impl BufRead + Send + 'static) -> Self {
+        let file = OpenFile::new(name.as_ref(), reader);
+        Self { files: VecDeque::new(), open: Some(file), line: Vec::new() }
+    }
+}
+
 struct OpenFile {
     path: Arc<Path>,
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead + Send>,
     line_number: u64,
+}
+
+impl fmt::Debug for OpenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFile")
+            .field("path", &self.path)
+            .field("line_number", &self.line_number)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A letter and where it stood.
@@ -190,10 +209,14 @@ impl Iterator for ArchivedLetters {
 
 fn open(path: &Path) -> Result<OpenFile, ArchiveError> {
     let file = File::open(path).map_err(|error| io_error(path, error))?;
-    Ok(OpenFile { path: path.into(), reader: BufReader::new(file), line_number: 0 })
+    Ok(OpenFile::new(path, BufReader::new(file)))
 }
 
 impl OpenFile {
+    fn new(path: &Path, reader: impl BufRead + Send + 'static) -> Self {
+        Self { path: path.into(), reader: Box::new(reader), line_number: 0 }
+    }
+
     fn next_letter(&mut self, line: &mut Vec<u8>) -> Result<Option<ArchivedLetter>, ArchiveError> {
         let read = read_line(&mut self.reader, line, MAX_LINE_BYTES);
         self.line_number += 1;

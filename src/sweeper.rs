@@ -152,6 +152,7 @@ impl Sweeper {
                 scope = match outcome {
                     Ok(swept) => {
                         deleted += swept.deleted;
+                        self.status.send_modify(|status| status.deleted = deleted);
                         if swept.deleted >= limit.into() {
                             pace.grow();
                         }
@@ -245,7 +246,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.status.send_modify(|status| {
-            status.running_since = None;
+            (status.running_since, status.deleted) = (None, 0);
             let Some(report) = self.report.take() else { return };
             if matches!(report.end, SweepEnd::Finished) {
                 status.last_success_at = Some(report.began_at);
@@ -261,6 +262,8 @@ impl Drop for Running<'_> {
 pub struct SweeperStatus {
     /// When the tick that is under way began; `None` is idle.
     pub running_since: Option<DateTime<Utc>>,
+    /// Rows that the tick under way deleted so far; 0 is idle, too.
+    pub deleted: u64,
     /// The last tick that ended.
     pub last: Option<SweepReport>,
     /// When the last tick began that [finished](SweepEnd::Finished).

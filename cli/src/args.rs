@@ -202,18 +202,14 @@ pub(crate) enum Verdict {
     HandledByScript,
 }
 
-/// Makes settled letters unresolved again
+/// Makes settled letters unresolved again: by their ids, or all that match
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"
+    after_help = "Examples:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --resolution ignored --source orders"
 )]
 pub(crate) struct Reopen {
-    /// These
-    #[arg(value_name = "ID", required = true)]
-    pub(crate) ids: Vec<DeadLetterId>,
-    /// The app that they belong to
-    #[arg(long)]
-    pub(crate) app: AppId,
+    #[command(flatten)]
+    pub(crate) which: Which,
 }
 
 /// Letters as they are stored, payload and all: a JSON line each, the newest first
@@ -228,8 +224,14 @@ pub(crate) struct Export {
 
 /// Stores letters as they were exported, each in its app; those that are there already are left alone
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  dead-letters import < letters.jsonl")]
-pub(crate) struct Import {}
+#[command(
+    after_help = "Examples:\n  dead-letters import < letters.jsonl\n  dead-letters import /var/lib/dead-letters"
+)]
+pub(crate) struct Import {
+    /// Files, or folders of an archive; without any, standard input
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+}
 
 /// Deletes what is due, of all apps: once, or again and again until it is told to end
 #[derive(Debug, clap::Args)]
@@ -295,10 +297,14 @@ pub(crate) struct Completions {
     pub(crate) shell: Shell,
 }
 
-/// The man page
+/// The man page of the tool, or of a command
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  dead-letters man | man -l -")]
-pub(crate) struct Man {}
+#[command(after_help = "Example:\n  dead-letters man list | man -l -")]
+pub(crate) struct Man {
+    /// Of this command; without one, of the tool
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Option<String>,
+}
 
 /// Letters by their ids, or by a filter.
 #[derive(Debug, clap::Args)]
@@ -306,7 +312,7 @@ pub(crate) struct Which {
     /// These
     #[arg(value_name = "ID", conflicts_with = "matching")]
     pub(crate) letters: Vec<DeadLetterId>,
-    /// All open letters that the filter matches by now; it asks first
+    /// All letters that the filter matches by now, and that it can be done to; it asks first
     #[arg(long)]
     pub(crate) matching: bool,
     /// Shows how many it would be, and the newest of them, and does nothing
@@ -325,9 +331,9 @@ pub(crate) struct Filter {
     /// The app
     #[arg(long)]
     pub(crate) app: AppId,
-    /// How far they are settled: open, unresolved, resolved or any
-    #[arg(long, default_value_t, help_heading = "Filter")]
-    pub(crate) state: DeadLetterState,
+    /// How far they are settled: open, unresolved, resolved or any [default: unresolved; of reopen: resolved]
+    #[arg(long, help_heading = "Filter")]
+    pub(crate) state: Option<DeadLetterState>,
     /// These letters, several with commas between
     #[arg(long, value_delimiter = ',', value_name = "ID", help_heading = "Filter")]
     pub(crate) ids: Vec<DeadLetterId>,

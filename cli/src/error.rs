@@ -31,23 +31,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What became of letters that something was to be done to.
-///
-/// | done | missing | else left | exit |
-/// | --- | --- | --- | --- |
-/// | any | none | none | 0, done |
-/// | some | some, or others left | | 4, partly |
-/// | none | all | | 3, not found |
-/// | none | | some | 1, failed |
-pub(crate) fn exit_of(done: u64, missing: u64, left: u64) -> Exit {
-    match (done, missing, left) {
-        (_, 0, 0) => Exit::Done,
-        (0, _, 0) => Exit::NotFound,
-        (0, _, _) => Exit::Failed,
-        _ => Exit::Partly,
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -67,6 +50,11 @@ impl Failure {
 
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(Exit::Failed, message)
+    }
+
+    /// It failed, and not before something was done.
+    pub(crate) fn after_a_part(self) -> Self {
+        Self { exit: Exit::Partly, ..self }
     }
 
     /// All was said on the way.

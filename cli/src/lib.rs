@@ -1,11 +1,10 @@
 #![doc = include_str!("../README.md")]
 
-/// On standard error, where nobody need listen: `eprintln!` panics where it is closed.
+/// On standard error.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => {
+        crate::output::say(format_args!($($text)*))
+    };
 }
 
 mod args;
@@ -13,6 +12,7 @@ mod commands;
 mod confirm;
 mod error;
 mod output;
+mod progress;
 mod settings;
 mod stop;
 
@@ -21,12 +21,14 @@ use std::{
     fmt,
     io::{self, Write},
     sync::Arc,
+    thread,
 };
 
 use clap::{CommandFactory, Parser};
 use dead_letters::{DeadLetterStore, Requeue, Schema, connect_options, migration::Migrator, open};
+use tokio::sync::oneshot;
 
-use args::{Args, Command, Completions, Migrate};
+use args::{Args, Command, Completions, Man, Migrate};
 pub use error::Exit;
 use error::Failure;
 use output::Printer;
@@ -76,13 +78,7 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
             };
         }
     };
-    let ran = tokio::runtime::Runtime::new().map_err(Failure::from).and_then(|tokio| {
-        let ran = tokio.block_on(execute(cli, args));
-        // It would wait for what is still to be typed.
-        tokio.shutdown_background();
-        ran
-    });
-    match ran {
+    match started(cli, args) {
         Ok(()) => Exit::Done,
         Err(failure) => {
             if let Some(text) = failure.text() {
@@ -93,12 +89,23 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
     }
 }
 
-async fn execute(cli: Cli, args: Args) -> Result<(), Failure> {
-    let stop = Stop::default();
-    tokio::select! {
-        done = command(cli, args, &stop) => done,
-        () = stop.second() => Err(Failure::failed("it was ended: the batch under way is done or not, as a whole")),
-    }
+/// The command has a thread of its own, since it blocks it where its result is not read.
+fn started(cli: Cli, args: Args) -> Result<(), Failure> {
+    let stop = Stop::listen()?;
+    let ends = stop.asked_twice();
+    let tokio = tokio::runtime::Runtime::new()?;
+    let within = tokio.handle().clone();
+    let (done, ended) = oneshot::channel();
+    thread::spawn(move || done.send(within.block_on(command(cli, args, &stop))));
+    let ran = tokio.block_on(async {
+        tokio::select! {
+            ran = ended => ran.unwrap_or_else(|_| Err(Failure::failed("it broke, which is a fault of this program"))),
+            () = ends => Err(Failure::failed("it was ended: the batch under way is done or not, as a whole")),
+        }
+    });
+    // It would wait for what is still to be typed.
+    tokio.shutdown_background();
+    ran
 }
 
 async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
@@ -108,9 +115,9 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
             clap_complete::generate(*shell, &mut Args::command(), "dead-letters", &mut out);
             return Ok(io::stdout().write_all(&out)?);
         }
-        Command::Man(_) => {
+        Command::Man(Man { command }) => {
             let mut out = Vec::new();
-            clap_mangen::Man::new(Args::command()).render(&mut out)?;
+            clap_mangen::Man::new(described(command.as_deref())?).render(&mut out)?;
             return Ok(io::stdout().write_all(&out)?);
         }
         _ => {}
@@ -133,12 +140,12 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         Command::Count(count) => commands::count(&*store, count, &settings, &mut printer).await,
         Command::Timeline(timeline) => commands::timeline(&*store, timeline, &settings, &mut printer).await,
         Command::Resolve(resolve) => commands::resolve(&*store, resolve, &settings, &mut printer, stop).await,
-        Command::Reopen(reopen) => commands::reopen(&*store, reopen, &mut printer, stop).await,
+        Command::Reopen(reopen) => commands::reopen(&*store, reopen, &settings, &mut printer, stop).await,
         Command::Replay(replay) => {
             commands::replay(&*store, replayer.as_deref(), replay, &settings, &mut printer, stop).await
         }
         Command::Export(export) => commands::export(&*store, export, &settings, &mut printer, stop).await,
-        Command::Import(_) => commands::import(&*store, &mut printer, stop).await,
+        Command::Import(import) => commands::import(&*store, import, &mut printer, stop).await,
         Command::Sweep(sweep) => commands::sweep(store, sweep, &settings, &mut printer, stop).await,
         Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,
         // Else it could not be opened.
@@ -148,4 +155,14 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         }
         Command::Completions(_) | Command::Man(_) => Ok(()),
     }
+}
+
+/// The tool, or one of its commands, with what holds for each.
+fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
+    let mut tool = Args::command();
+    tool.build();
+    let Some(name) = command else { return Ok(tool) };
+    tool.find_subcommand(name).cloned().ok_or_else(|| {
+        Failure::usage(format!("there is no command {name:?}")).hint("dead-letters --help has them all")
+    })
 }

@@ -1,22 +1,34 @@
 //! Results on standard output: for people on a terminal, for programs in a pipe.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets::NOTHING};
+use console::{Term, measure_text_width, truncate_str};
 use serde::Serialize;
-use terminal_size::{Width, terminal_size};
 
 use crate::{
     args::Output,
     settings::{Settings, age},
 };
 
-/// Where it is not known.
-const WIDTH: u16 = 80;
+/// Of a table's column, where a terminal leaves less: then each item is a block of lines.
+const NARROWEST: usize = 6;
+const GAP: usize = 2;
+
+/// A line on standard error, where nobody need listen: `eprintln!` panics where it is closed. It takes the place of a
+/// progress bar, which is drawn again below it.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    let mut screen = io::stderr();
+    let clear = if screen.is_terminal() { "\r\x1b[K" } else { "" };
+    _ = writeln!(screen, "{clear}{text}");
+}
 
 pub(crate) struct Printer {
-    out: Box<dyn Write>,
+    out: Box<dyn Write + Send>,
     output: Output,
     /// The terminal's, if it is one.
     width: Option<u16>,
@@ -66,7 +78,8 @@ impl<T: ToString> From<T> for Cell {
 impl Printer {
     pub(crate) fn standard(settings: &Settings) -> Self {
         let out = io::stdout();
-        let width = out.is_terminal().then(|| terminal_size().map_or(WIDTH, |(Width(width), _)| width));
+        // 80 where the terminal does not say it.
+        let width = out.is_terminal().then(|| Term::stdout().size().1);
         let Settings { output, utc, now, .. } = *settings;
         Self { out: Box::new(io::BufWriter::new(out)), output, width, utc, now }
     }
@@ -83,26 +96,13 @@ impl Printer {
             (Output::Json, _) => self.json(whole)?,
             (Output::Jsonl, _) => self.lines(items)?,
             (Output::Table, Some(width)) => {
-                let mut table = Table::new();
-                table
-                    .load_preset(NOTHING)
-                    .set_content_arrangement(ContentArrangement::Dynamic)
-                    .set_width(width);
-                table.set_header(columns.iter().map(|column| column.name.to_uppercase()));
-                for (column, shown) in columns.iter().zip(table.column_iter_mut()) {
-                    match column.kind {
-                        Kind::Id => _ = shown.set_constraint(ColumnConstraint::ContentWidth),
-                        Kind::Number => shown.set_cell_alignment(CellAlignment::Right),
-                        Kind::Text => {}
-                    }
-                }
-                for item in items {
-                    let mut row = Row::from(cells(item).map(|cell| self.shown(cell)));
-                    // Cut, not broken into lines.
-                    row.max_height(1);
-                    table.add_row(row);
-                }
-                for line in table.lines() {
+                let rows: Vec<_> =
+                    items.iter().map(|item| cells(item).map(|cell| self.shown(cell))).collect();
+                let lines = match fits(&columns, &rows, width) {
+                    true => table(&columns, rows, width),
+                    false => blocks(&columns, &rows, width),
+                };
+                for line in lines {
                     writeln!(self.out, "{}", line.trim_end())?;
                 }
             }
@@ -151,6 +151,51 @@ impl Printer {
             cell => visible(&plain(cell)),
         }
     }
+}
+
+/// Whether each column has room in a table.
+fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> bool {
+    let of_column = |index: usize, column: &Column| match column.kind {
+        Kind::Id => rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default(),
+        Kind::Text | Kind::Number => NARROWEST,
+    };
+    let needed =
+        columns.iter().enumerate().map(|(index, column)| of_column(index, column) + GAP).sum::<usize>();
+    needed <= usize::from(width)
+}
+
+/// A line a row, cut to the terminal's width.
+fn table<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>, width: u16) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    table.set_header(columns.iter().map(|column| column.name.to_uppercase()));
+    for (column, shown) in columns.iter().zip(table.column_iter_mut()) {
+        match column.kind {
+            Kind::Id => _ = shown.set_constraint(ColumnConstraint::ContentWidth),
+            Kind::Number => shown.set_cell_alignment(CellAlignment::Right),
+            Kind::Text => {}
+        }
+    }
+    for row in rows {
+        let mut row = Row::from(row);
+        // Cut, not broken into lines.
+        row.max_height(1);
+        table.add_row(row);
+    }
+    table.lines().collect()
+}
+
+/// A block of lines a row: ids whole, whatever the width, and the rest below them, cut to it.
+fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> Vec<String> {
+    let widest = columns.iter().map(|column| column.name.len()).max().unwrap_or_default();
+    let line = |(column, value): (&Column, &String)| match column.kind {
+        Kind::Id => value.clone(),
+        Kind::Text | Kind::Number => {
+            let line = format!("  {:widest$}  {}", column.name, one_line(value));
+            truncate_str(&line, width.into(), "…").into_owned()
+        }
+    };
+    rows.iter().flat_map(|row| columns.iter().zip(row).map(line)).collect()
 }
 
 fn plain(cell: Cell) -> String {

@@ -31,7 +31,7 @@ impl Settings {
     pub(crate) fn filter(&self, filter: Filter) -> Result<DeadLetterFilter, Failure> {
         let time = |name, text: Option<String>| text.map(|text| self.time(name, &text)).transpose();
         Ok(DeadLetterFilter {
-            state: filter.state,
+            state: filter.state.unwrap_or_default(),
             ids: (!filter.ids.is_empty()).then_some(filter.ids),
             resolution: filter.resolution,
             source: filter.source,

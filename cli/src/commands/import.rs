@@ -1,10 +1,22 @@
-use dead_letters::{DeadLetterRepoError, DeadLetterStore, Imported, StoredLetter};
+use std::{
+    io::{BufReader, stdin},
+    iter,
+    path::PathBuf,
+    thread,
+};
+
+use dead_letters::{
+    ArchiveError, ArchivedLetter, ArchivedLetters, DeadLetterRepoError, DeadLetterStore, Imported,
+    JsonLinesArchive,
+};
 use serde::Serialize;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, stdin};
+use tokio::sync::mpsc;
 
 use crate::{
+    args::Import,
     error::{Exit, Failure},
     output::{Printer, number},
+    progress::Progress,
     stop::Stop,
 };
 
@@ -20,87 +32,104 @@ struct Sum {
 
 pub(crate) async fn import(
     store: &dyn DeadLetterStore,
+    import: Import,
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let mut input = BufReader::with_capacity(1 << 20, stdin());
     let mut sum = Sum::default();
-    let mut first_line = 1;
-    let outcome = loop {
-        let (letters, bad) = match read(&mut input, first_line, stop).await {
-            Ok(batch) => (batch, None),
-            Err((batch, bad)) => (batch, Some(bad)),
-        };
-        if letters.is_empty() && bad.is_none() && !stop.is_asked() {
-            break Ok(());
-        }
-        match store.import(&letters).await {
-            Ok(Imported { stored, present }) => {
-                sum.stored += stored;
-                sum.present += present;
-            }
-            Err(error) => break Err(at_line(error, first_line)),
-        }
-        if let Some(bad) = bad {
-            break Err(bad);
-        }
-        first_line += letters.len();
-        if stop.is_asked() {
-            say!("note: it was stopped before line {first_line}");
-            break Err(Failure::silent(Exit::Partly));
-        }
-    };
+    let ran = all(store, batches(import.paths), &mut sum, stop).await;
     printer.print(&sum, &[sum], [number("stored"), number("present")], |sum| {
         [sum.stored.into(), sum.present.into()]
     })?;
-    outcome
+    ran.map_err(|failure| if sum.stored + sum.present == 0 { failure } else { failure.after_a_part() })
 }
 
-/// The next batch. Of a bad line, those before it as well.
-async fn read(
-    input: &mut (impl AsyncBufRead + Unpin),
-    first_line: usize,
+async fn all(
+    store: &dyn DeadLetterStore,
+    mut batches: mpsc::Receiver<(Vec<ArchivedLetter>, Option<ArchiveError>)>,
+    sum: &mut Sum,
     stop: &Stop,
-) -> Result<Vec<StoredLetter>, (Vec<StoredLetter>, Failure)> {
-    let (mut letters, mut bytes) = (Vec::new(), 0);
-    let mut line = String::new();
-    while letters.len() < BATCH && bytes < BATCH_BYTES {
-        line.clear();
-        let number = first_line + letters.len();
-        let read = tokio::select! {
+) -> Result<(), Failure> {
+    let progress = Progress::of(None);
+    loop {
+        let next = tokio::select! {
             biased;
-            read = input.read_line(&mut line) => read,
-            () = stop.asked() => break,
-        };
-        let parsed = match read {
-            Ok(0) => break,
-            Ok(read) => {
-                bytes += read;
-                // Its text would show what stands there.
-                serde_json::from_str(&line).map_err(|error| format!("column {}", error.column()))
+            () = stop.asked() => {
+                say!("note: it was stopped, and there may be more");
+                return Err(Failure::silent(Exit::Partly));
             }
-            Err(error) => Err(error.to_string()),
+            next = batches.recv() => next,
         };
-        match parsed {
-            Ok(letter) => letters.push(letter),
-            Err(problem) => {
-                let failure =
-                    Failure::failed(format!("line {number} is no letter as export writes it: {problem}"));
-                return Err((letters, failure.hint("the lines before it are stored")));
+        let Some((letters, unreadable)) = next else { return Ok(()) };
+        let (places, letters): (Vec<_>, Vec<_>) =
+            letters.into_iter().map(|letter| ((letter.path, letter.line), letter.letter)).unzip();
+        let Imported { stored, present } = store.import(&letters).await.map_err(|error| {
+            let index = match error {
+                DeadLetterRepoError::NotStorable { index, .. }
+                | DeadLetterRepoError::TimeOutOfRange { index, .. } => Some(index),
+                _ => None,
+            };
+            let place = index.and_then(|index| places.get(index));
+            let failure = Failure::from(error);
+            match (place, places.first()) {
+                (Some((path, line)), Some((first_path, first))) => failure.hint(format!(
+                    "it is {}, line {line}; what is before {}, line {first} is stored",
+                    path.display(),
+                    first_path.display()
+                )),
+                _ => failure,
             }
+        })?;
+        sum.stored += stored;
+        sum.present += present;
+        progress.is_at(sum.stored + sum.present);
+        if let Some(error) = unreadable {
+            return Err(Failure::failed(error.to_string()).hint("what is before it is stored"));
         }
     }
-    Ok(letters)
 }
 
-/// The letter that can't be stored, by its line.
-fn at_line(error: DeadLetterRepoError, first_line: usize) -> Failure {
-    match &error {
-        DeadLetterRepoError::NotStorable { index, field }
-        | DeadLetterRepoError::TimeOutOfRange { index, field } => {
-            let message = format!("line {}: the {field} can't be stored", first_line + index);
-            Failure::failed(message).hint(format!("the lines before {first_line} are stored"))
+/// Read on a thread of its own, which may wait for more to be typed, and parsed while others are stored. With the last
+/// one comes what could not be read behind it.
+fn batches(paths: Vec<PathBuf>) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<ArchiveError>)> {
+    let (read, batches) = mpsc::channel(1);
+    thread::spawn(move || {
+        let mut letters = letters(paths);
+        loop {
+            let (mut batch, mut bytes, mut unreadable) = (Vec::new(), 0, None);
+            while batch.len() < BATCH && bytes < BATCH_BYTES {
+                match letters.next() {
+                    None => break,
+                    Some(Ok(letter)) => {
+                        bytes += letter.letter.payload.len() + letter.letter.last_error.len();
+                        batch.push(letter);
+                    }
+                    Some(Err(error)) => {
+                        unreadable = Some(error);
+                        break;
+                    }
+                }
+            }
+            let is_last = unreadable.is_some() || batch.is_empty();
+            if (batch.is_empty() && unreadable.is_none())
+                || read.blocking_send((batch, unreadable)).is_err()
+                || is_last
+            {
+                return;
+            }
         }
-        _ => error.into(),
+    });
+    batches
+}
+
+fn letters(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = Result<ArchivedLetter, ArchiveError>>> {
+    if paths.is_empty() {
+        return Box::new(ArchivedLetters::from_reader("standard input", BufReader::new(stdin())));
     }
+    Box::new(paths.into_iter().flat_map(|path| -> Box<dyn Iterator<Item = _>> {
+        match JsonLinesArchive::read(path) {
+            Ok(letters) => Box::new(letters),
+            Err(error) => Box::new(iter::once(Err(error))),
+        }
+    }))
 }

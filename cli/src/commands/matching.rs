@@ -1,5 +1,6 @@
 //! All that match, once it is said how many they are.
 
+use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest};
 
 use super::list;
@@ -32,7 +33,17 @@ impl Ask {
     }
 }
 
-/// The filter of those that failed by now: what fails later is not counted, and not meant. `None` after a dry run.
+/// Letters that were counted.
+pub(crate) struct Matching {
+    pub(crate) app_id: AppId,
+    /// Those that failed by now: what fails later is not counted, and not meant.
+    pub(crate) filter: DeadLetterFilter,
+    pub(crate) count: u64,
+    /// Of the count, by the database's clock.
+    pub(crate) as_of: DateTime<Utc>,
+}
+
+/// `None` after a dry run.
 pub(crate) async fn confirmed(
     store: &dyn DeadLetterStore,
     app_id: AppId,
@@ -41,14 +52,7 @@ pub(crate) async fn confirmed(
     ask: Ask,
     printer: &mut Printer,
     stop: &Stop,
-) -> Result<Option<DeadLetterFilter>, Failure> {
-    filter.state = match filter.state {
-        DeadLetterState::Any => DeadLetterState::Open,
-        DeadLetterState::Resolved => {
-            return Err(Failure::usage("--state resolved: what is settled is left alone"));
-        }
-        state => state,
-    };
+) -> Result<Option<Matching>, Failure> {
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
     filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
@@ -61,5 +65,17 @@ pub(crate) async fn confirmed(
     if ask == Ask::First && count.count > 0 {
         confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
     }
-    Ok(Some(filter))
+    Ok(Some(Matching { app_id, filter, count: count.count, as_of: count.as_of }))
+}
+
+/// A filter for what is done to open letters.
+pub(crate) fn of_open(filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    let state = match filter.state {
+        DeadLetterState::Any => DeadLetterState::Open,
+        DeadLetterState::Resolved => {
+            return Err(Failure::usage("--state resolved: what is settled is left alone"));
+        }
+        state => state,
+    };
+    Ok(DeadLetterFilter { state, ..filter })
 }

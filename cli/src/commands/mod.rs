@@ -13,6 +13,7 @@ mod resolve;
 mod serve;
 mod show;
 mod sweep;
+mod tally;
 mod timeline;
 
 pub(crate) use self::{

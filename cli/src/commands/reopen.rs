@@ -1,45 +1,94 @@
-use dead_letters::{DeadLetterRepoError, DeadLetterStore};
-use serde::Serialize;
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest,
+};
 
+use super::{
+    matching::{Ask, Matching, confirmed},
+    tally::Tally,
+};
 use crate::{
-    args::Reopen,
-    error::{Exit, Failure, exit_of},
-    output::{Printer, number},
+    args::{Reopen, Which},
+    error::Failure,
+    output::Printer,
+    progress::Progress,
+    settings::Settings,
     stop::Stop,
 };
 
-#[derive(Clone, Copy, Serialize)]
-struct Reopened {
-    reopened: u64,
-}
+/// Letters a page.
+const PAGE: u32 = 500;
 
 pub(crate) async fn reopen(
     store: &dyn DeadLetterStore,
     reopen: Reopen,
+    settings: &Settings,
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let (mut done, mut missing, mut left) = (0, 0, 0);
-    for id in reopen.ids {
-        if stop.is_asked() {
-            left += 1;
-            continue;
-        }
-        match store.reopen(reopen.app, id).await {
-            Ok(()) => done += 1,
-            Err(DeadLetterRepoError::NotFound(_)) => {
-                missing += 1;
-                say!("{id}: the app has no such letter");
+    let app_id = reopen.which.filter.app;
+    let mut tally = Tally::default();
+    let ran = match reopen.which {
+        Which { matching: true, dry_run, yes, filter, .. } => {
+            let filter = of_settled(filter.state, settings.filter(filter)?)?;
+            match confirmed(store, app_id, filter, "reopened", Ask::of(dry_run, yes), printer, stop).await? {
+                Some(found) => matching(store, found, &mut tally, stop).await,
+                None => return Ok(()),
             }
+        }
+        Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
+        Which { letters, .. } => by_ids(store, app_id, letters, &mut tally, stop).await,
+    };
+    tally.end(ran, "reopened", printer)
+}
+
+fn of_settled(state: Option<DeadLetterState>, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    match state {
+        None | Some(DeadLetterState::Resolved | DeadLetterState::Any) => {
+            Ok(DeadLetterFilter { state: DeadLetterState::Resolved, ..filter })
+        }
+        Some(state) => Err(Failure::usage(format!("--state {state}: what is not settled can't be reopened"))),
+    }
+}
+
+async fn by_ids(
+    store: &dyn DeadLetterStore,
+    app_id: AppId,
+    ids: impl IntoIterator<Item = DeadLetterId>,
+    tally: &mut Tally,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    for id in ids {
+        if tally.stops(stop) {
+            break;
+        }
+        match store.reopen(app_id, id).await {
+            Ok(()) => tally.done += 1,
+            Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
             // It is as it was meant to be.
             Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: it is unresolved already"),
             Err(error) => return Err(error.into()),
         }
     }
-    let reopened = Reopened { reopened: done };
-    printer.print(&reopened, &[reopened], [number("reopened")], |reopened| [reopened.reopened.into()])?;
-    match exit_of(done, missing, left) {
-        Exit::Done => Ok(()),
-        exit => Err(Failure::silent(exit)),
+    Ok(())
+}
+
+/// One by one: what was settled since the count is left alone.
+async fn matching(
+    store: &dyn DeadLetterStore,
+    Matching { app_id, filter, count, as_of }: Matching,
+    tally: &mut Tally,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let progress = Progress::of(Some(count));
+    let mut page = PageRequest { size: PAGE, ..Default::default() };
+    loop {
+        let found = store.list(app_id, &filter, &page).await?;
+        let then = found.items.iter().filter(|letter| letter.resolved_at < Some(as_of));
+        by_ids(store, app_id, then.map(|letter| letter.id), tally, stop).await?;
+        progress.is_at(tally.done);
+        match found.next {
+            Some(next) if !stop.is_asked() => page.after = Some(next),
+            _ => return Ok(()),
+        }
     }
 }

@@ -5,13 +5,16 @@ use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState,
     DeadLetterStore, PageRequest,
 };
-use serde::Serialize;
 
-use super::matching::{Ask, confirmed};
+use super::{
+    matching::{Ask, Matching, confirmed, of_open},
+    tally::Tally,
+};
 use crate::{
     args::{Replay, Which},
-    error::{Exit, Failure, exit_of},
-    output::{Printer, number},
+    error::Failure,
+    output::Printer,
+    progress::Progress,
     settings::Settings,
     stop::Stop,
 };
@@ -19,11 +22,6 @@ use crate::{
 /// Letters a batch, which are held whole: put back all or none.
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
-
-#[derive(Clone, Copy, Serialize)]
-struct Replayed {
-    replayed: u64,
-}
 
 /// Who replays, and why.
 struct Note {
@@ -46,20 +44,19 @@ pub(crate) async fn replay(
     let wait = brake.then(|| Settings::duration("--wait", &wait)).transpose()?;
     let note = Note { by, note };
     let app_id = which.filter.app;
-    let (replayed, exit) = match which {
+    let mut tally = Tally::default();
+    let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = settings.filter(filter)?;
+            let filter = of_open(settings.filter(filter)?)?;
             match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
-                Some(filter) => matching(store, replayer, app_id, &filter, &note, wait, stop).await?,
+                Some(found) => matching(store, replayer, &found, &note, wait, &mut tally, stop).await,
                 None => return Ok(()),
             }
         }
         Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => by_ids(replayer, app_id, &letters, &note, stop).await?,
+        Which { letters, .. } => by_ids(replayer, app_id, &letters, &note, &mut tally, stop).await,
     };
-    let replayed = Replayed { replayed };
-    printer.print(&replayed, &[replayed], [number("replayed")], |replayed| [replayed.replayed.into()])?;
-    if exit == Exit::Done { Ok(()) } else { Err(Failure::silent(exit)) }
+    tally.end(ran, "replayed", printer)
 }
 
 async fn by_ids(
@@ -67,76 +64,56 @@ async fn by_ids(
     app_id: AppId,
     ids: &[DeadLetterId],
     note: &Note,
+    tally: &mut Tally,
     stop: &Stop,
-) -> Result<(u64, Exit), Failure> {
-    let (mut done, mut missing, mut left) = (0, 0, 0);
+) -> Result<(), Failure> {
     for &id in ids {
-        if stop.is_asked() {
-            left += 1;
-            continue;
+        if tally.stops(stop) {
+            break;
         }
         match replayer.replay(app_id, id, note.by.clone(), note.note.clone()).await {
-            Ok(_) => done += 1,
-            Err(DeadLetterRepoError::NotFound(_)) => {
-                missing += 1;
-                say!("{id}: the app has no such letter");
-            }
-            Err(error @ DeadLetterRepoError::AlreadyResolved { .. }) => {
-                left += 1;
-                say!("{id}: {error}");
-            }
+            Ok(_) => tally.done += 1,
+            Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
+            Err(error @ DeadLetterRepoError::AlreadyResolved { .. }) => tally.left(id, &error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((done, exit_of(done, missing, left)))
+    Ok(())
 }
 
 async fn matching(
     store: &dyn DeadLetterStore,
     replayer: &dyn DeadLetterReplay,
-    app_id: AppId,
-    filter: &DeadLetterFilter,
+    Matching { app_id, filter, count, as_of }: &Matching,
     note: &Note,
     wait: Option<Duration>,
+    tally: &mut Tally,
     stop: &Stop,
-) -> Result<(u64, Exit), Failure> {
-    let began = store.count(app_id, &DeadLetterFilter::default(), 1, Some(1)).await?.as_of;
+) -> Result<(), Failure> {
+    let progress = Progress::of(Some(*count));
     let mut steps = STEPS.into_iter().filter(|_| wait.is_some());
-    let mut done = 0;
     loop {
         let limit = steps.next().unwrap_or(BATCH);
         let (by, note) = (note.by.clone(), note.note.clone());
-        let replayed = match replayer.replay_matching(app_id, filter, by, note, limit).await {
-            // What was done before is to be told.
-            Err(error) if done > 0 => {
-                say!("error: {error}");
-                return Ok((done, Exit::Partly));
-            }
-            replayed => replayed?,
-        };
-        done += replayed.ids.len() as u64;
-        if !replayed.more {
-            if replayed.held {
-                say!("note: some are left, which another transaction holds: try again");
-            }
-            return Ok((done, exit_of(done, 0, replayed.held.into())));
+        let replayed = replayer.replay_matching(*app_id, filter, by, note, limit).await?;
+        if !tally.batch(&replayed, &progress) {
+            return Ok(());
         }
         if let Some(wait) = wait {
-            say!("note: replayed {done}, and waits for what comes back");
+            say!("note: replayed {}, and waits for what comes back", tally.done);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => {}
             }
-            let back = came_back(store, app_id, began).await?;
+            let back = came_back(store, *app_id, *as_of).await?;
             if back > 0 {
                 let letters = if back == 1 { "letter" } else { "letters" };
-                say!("note: {back} {letters} came back, so that it stops here");
-                return Ok((done, Exit::Partly));
+                tally.stops_because(&format!("{back} {letters} came back"));
+                return Ok(());
             }
         }
-        if stop.is_asked() {
-            say!("note: it was stopped, and there are more");
-            return Ok((done, Exit::Partly));
+        if tally.stops(stop) {
+            return Ok(());
         }
     }
 }

@@ -1,15 +1,18 @@
-use std::sync::Arc;
+use std::{convert::Infallible, future::pending, sync::Arc};
 
+use chrono::SecondsFormat;
 use dead_letters::{
     CappedCount, DeadLetterState, DeadLetterStore, Due, JsonLinesArchive, Retention, RetentionPolicy,
-    SweepEnd, SweepScope, Sweeper,
+    SweepEnd, SweepReport, SweepScope, Sweeper, SweeperStatus,
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::{
     args::Sweep,
     error::{Exit, Failure},
     output::{Printer, amount, number},
+    progress::Progress,
     settings::Settings,
     stop::Stop,
 };
@@ -54,16 +57,56 @@ pub(crate) async fn sweep(
     }
     let sweeper = sweeper.build().map_err(|error| Failure::usage(error.to_string()))?;
     if every.is_some() {
-        sweeper.run(stop.asked()).await;
+        let mut status = sweeper.status();
+        tokio::select! {
+            () = sweeper.run(stop.asked()) => {}
+            () = tell(&mut status) => {}
+        }
+        if status.has_changed().is_ok_and(|has_changed| has_changed) {
+            tell_last(&status);
+        }
         return Ok(());
     }
-    let report = sweeper.sweep_once(settings.now, stop.asked()).await;
+    let (mut status, progress) = (sweeper.status(), Progress::of(None));
+    let report = tokio::select! {
+        report = sweeper.sweep_once(settings.now, stop.asked()) => report,
+        never = show(&mut status, &progress) => match never {},
+    };
+    drop(progress);
     let swept = Swept { deleted: report.deleted };
+    let failure = match report.end {
+        SweepEnd::Failed(error) if report.deleted == 0 => return Err(error.into()),
+        SweepEnd::Failed(error) => Some(Failure::from(error).after_a_part()),
+        SweepEnd::Stopped => Some(Failure::silent(Exit::Partly)),
+        SweepEnd::Finished => None,
+    };
     printer.print(&swept, &[swept], [number("deleted")], |swept| [swept.deleted.into()])?;
-    match report.end {
-        SweepEnd::Finished => Ok(()),
-        SweepEnd::Stopped => Err(Failure::silent(Exit::Partly)),
-        SweepEnd::Failed(error) => Err(error.into()),
+    failure.map_or(Ok(()), Err)
+}
+
+async fn show(status: &mut watch::Receiver<SweeperStatus>, progress: &Progress) -> Infallible {
+    while status.changed().await.is_ok() {
+        progress.is_at(status.borrow().deleted);
+    }
+    pending().await
+}
+
+/// What each sweep did, for a log.
+async fn tell(status: &mut watch::Receiver<SweeperStatus>) {
+    while status.changed().await.is_ok() {
+        if status.borrow().running_since.is_none() {
+            tell_last(status);
+        }
+    }
+}
+
+fn tell_last(status: &watch::Receiver<SweeperStatus>) {
+    let Some(SweepReport { began_at, deleted, end, .. }) = status.borrow().last.clone() else { return };
+    let time = began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    match end {
+        SweepEnd::Failed(error) => say!("{time} deleted {deleted}, then: {error}"),
+        SweepEnd::Stopped => say!("{time} deleted {deleted}, then it was stopped"),
+        SweepEnd::Finished => say!("{time} deleted {deleted}"),
     }
 }
 

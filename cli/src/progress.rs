@@ -1,0 +1,27 @@
+//! How far it is, on a terminal: on standard error, and nothing where that is none.
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+/// Goes with the last of what holds it.
+#[derive(Debug)]
+pub(crate) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Of so many letters, where that is known.
+    pub(crate) fn of(letters: Option<u64>) -> Self {
+        let shown = match letters {
+            Some(_) => "{bar:20} {human_pos} of {human_len} letters, {eta} left",
+            None => "{spinner} {human_pos} letters, {per_sec}",
+        };
+        let bar = letters.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+        let bar = bar.with_finish(ProgressFinish::AndClear);
+        match ProgressStyle::with_template(shown) {
+            Ok(style) => Self(bar.with_style(style)),
+            Err(_) => Self(bar),
+        }
+    }
+
+    pub(crate) fn is_at(&self, letters: u64) {
+        self.0.set_position(letters);
+    }
+}
