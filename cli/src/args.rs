@@ -1,11 +1,26 @@
 //! What can be written on the command line: clap's types, and nothing that runs.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use dead_letters::{AppId, Cursor, DeadLetterId, DeadLetterState, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
+
+fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse().map_err(|_| "an id is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
+}
+
+fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("it is a whole number from {} to {}", range.start(), range.end()))
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "it is an address and a port, such as 127.0.0.1:8025 or [::1]:8025")
+}
 
 /// What failed for good, from a shell.
 #[derive(Debug, Parser)]
@@ -65,10 +80,10 @@ pub(crate) enum Command {
 #[command(after_help = "Example:\n  dead-letters apps --output json | jq '.items[].app_id'")]
 pub(crate) struct Apps {
     /// Only the apps behind this one
-    #[arg(long, value_name = "APP")]
+    #[arg(long, value_name = "APP", value_parser = id::<AppId>)]
     pub(crate) after: Option<AppId>,
     /// Apps at most, 1 to 1000
-    #[arg(long, default_value_t = 100, value_name = "APPS")]
+    #[arg(long, default_value_t = 100, value_name = "APPS", value_parser = number(1..=1_000))]
     pub(crate) limit: u32,
 }
 
@@ -81,7 +96,7 @@ pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
     /// Letters at most, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "LETTERS")]
+    #[arg(long, default_value_t = 50, value_name = "LETTERS", value_parser = number(1..=500))]
     pub(crate) size: u32,
     /// Goes on behind a page: what it gave as its `next`
     #[arg(long, value_name = "NEXT")]
@@ -95,10 +110,10 @@ pub(crate) struct List {
 )]
 pub(crate) struct Show {
     /// The letter
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = id::<DeadLetterId>)]
     pub(crate) id: DeadLetterId,
     /// The app that it belongs to
-    #[arg(long)]
+    #[arg(long, value_parser = id::<AppId>)]
     pub(crate) app: AppId,
     /// Its payload too, as it is stored
     #[arg(long)]
@@ -114,7 +129,7 @@ pub(crate) struct Groups {
     #[command(flatten)]
     pub(crate) filter: Filter,
     /// Groups at most, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "GROUPS")]
+    #[arg(long, default_value_t = 50, value_name = "GROUPS", value_parser = number(1..=500))]
     pub(crate) limit: u32,
 }
 
@@ -127,7 +142,7 @@ pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) filter: Filter,
     /// Counts no further
-    #[arg(long, default_value_t = 100_000, value_name = "LETTERS")]
+    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", value_parser = number(1..=u32::MAX))]
     pub(crate) cap: u32,
 }
 
@@ -146,7 +161,7 @@ pub(crate) struct Timeline {
     #[arg(long, default_value = "now", value_name = "TIME")]
     pub(crate) until: String,
     /// Buckets of one width, 1 to 1000
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = number(1..=1_000))]
     pub(crate) buckets: u32,
 }
 
@@ -263,7 +278,7 @@ pub(crate) struct Sweep {
 )]
 pub(crate) struct Serve {
     /// Where it listens; without a token, an address of the loopback interface
-    #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: SocketAddr,
     /// The file with the token: whoever has it is let in, as Bearer, or as Basic's password
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
@@ -310,7 +325,7 @@ pub(crate) struct Man {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
     /// These
-    #[arg(value_name = "ID", conflicts_with = "matching")]
+    #[arg(value_name = "ID", conflicts_with = "matching", value_parser = id::<DeadLetterId>)]
     pub(crate) letters: Vec<DeadLetterId>,
     /// All letters that the filter matches by now, and that it can be done to; it asks first
     #[arg(long)]
@@ -329,13 +344,13 @@ pub(crate) struct Which {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Filter {
     /// The app
-    #[arg(long)]
+    #[arg(long, value_parser = id::<AppId>)]
     pub(crate) app: AppId,
     /// How far they are settled: open, unresolved, resolved or any [default: unresolved; of reopen: resolved]
     #[arg(long, help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,
     /// These letters, several with commas between
-    #[arg(long, value_delimiter = ',', value_name = "ID", help_heading = "Filter")]
+    #[arg(long, value_delimiter = ',', value_name = "ID", help_heading = "Filter", value_parser = id::<DeadLetterId>)]
     pub(crate) ids: Vec<DeadLetterId>,
     /// Resolved as replayed, ignored, handled_by_script or handler_failed
     #[arg(long, help_heading = "Filter")]
@@ -347,13 +362,13 @@ pub(crate) struct Filter {
     #[arg(long, help_heading = "Filter")]
     pub(crate) op: Option<String>,
     /// The trigger
-    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<TriggerId>)]
     pub(crate) trigger_id: Option<TriggerId>,
     /// The script
-    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<ScriptId>)]
     pub(crate) script_id: Option<ScriptId>,
     /// The outbox row
-    #[arg(long, value_name = "ID", help_heading = "Filter")]
+    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) original_event_id: Option<Uuid>,
     /// A part of the error: no character is a wildcard, and case counts
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
@@ -368,6 +383,6 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_before: Option<String>,
     /// Letters that are looked at, at most: the newest of the app and state
-    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", help_heading = "Filter")]
+    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", help_heading = "Filter", value_parser = number(1..=u32::MAX))]
     pub(crate) scan: u32,
 }

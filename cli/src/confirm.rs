@@ -6,12 +6,16 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 use crate::{error::Failure, stop::Stop};
 
-/// Asks on standard error, and takes no for an answer: as it does an empty line, and Ctrl-C. Where nobody can be
-/// asked it is a refusal.
-pub(crate) async fn confirm(question: &str, stop: &Stop) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("there is no terminal to ask on").hint("--yes does it without asking"));
+/// Whether somebody can be asked; else it is a refusal.
+pub(crate) fn can_ask() -> Result<(), Failure> {
+    if io::stdin().is_terminal() {
+        return Ok(());
     }
+    Err(Failure::usage("there is no terminal to ask on").hint("--yes does it without asking"))
+}
+
+/// Asks on standard error, and takes no for an answer: as it does an empty line, and Ctrl-C.
+pub(crate) async fn confirm(question: &str, stop: &Stop) -> Result<(), Failure> {
     let mut screen = io::stderr();
     write!(screen, "{question} [y/N] ")?;
     screen.flush()?;

@@ -18,6 +18,8 @@ use crate::{
 /// Of a table's column, where a terminal leaves less: then each item is a block of lines.
 const NARROWEST: usize = 6;
 const GAP: usize = 2;
+/// A UUID's width.
+const ID: usize = 36;
 
 /// A line on standard error, where nobody need listen: `eprintln!` panics where it is closed. It takes the place of a
 /// progress bar, which is drawn again below it.
@@ -130,8 +132,12 @@ impl Printer {
                 let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
                 for (name, cell) in facts {
                     let value = if self.width.is_some() { self.shown(cell) } else { plain(cell) };
-                    if !value.is_empty() {
-                        writeln!(self.out, "{name:widest$}  {value}")?;
+                    match self.width {
+                        _ if value.is_empty() => {}
+                        Some(width) if usize::from(width) < widest + GAP + ID => {
+                            writeln!(self.out, "{name}\n  {value}")?;
+                        }
+                        _ => writeln!(self.out, "{name:widest$}  {value}")?,
                     }
                 }
             }

@@ -47,12 +47,17 @@ impl Settings {
     }
 
     /// `30d`, `5m`: days of 24 hours.
-    pub(crate) fn duration(name: &str, text: &str) -> Result<Duration, Failure> {
+    pub(crate) fn duration(name: &str, text: &str, at_least: Duration) -> Result<Duration, Failure> {
         let span = SpanParser::new().parse_span(text).ok();
         let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-        duration.and_then(|duration| duration.try_into().ok()).ok_or_else(|| {
+        let duration: Duration = duration.and_then(|duration| duration.try_into().ok()).ok_or_else(|| {
             Failure::usage(format!("{name}: {text:?} is no duration")).hint("30d, 12h and 5m are durations")
-        })
+        })?;
+        if duration < at_least {
+            let at_least = at_least.as_secs();
+            return Err(Failure::usage(format!("{name}: {text:?} is less than {at_least} seconds")));
+        }
+        Ok(duration)
     }
 
     /// `now`, `today` and `yesterday` (where they begin), so long ago, RFC 3339, or without its offset a local time.

@@ -37,11 +37,14 @@ pub(crate) async fn import(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let mut sum = Sum::default();
-    let ran = all(store, batches(import.paths), &mut sum, stop).await;
+    let ran = match all(store, batches(import.paths), &mut sum, stop).await {
+        Err(failure) if sum.stored + sum.present == 0 => return Err(failure),
+        ran => ran.map_err(|failure| failure.after_a_part()),
+    };
     printer.print(&sum, &[sum], [number("stored"), number("present")], |sum| {
         [sum.stored.into(), sum.present.into()]
     })?;
-    ran.map_err(|failure| if sum.stored + sum.present == 0 { failure } else { failure.after_a_part() })
+    ran
 }
 
 async fn all(
@@ -64,27 +67,24 @@ async fn all(
         let (places, letters): (Vec<_>, Vec<_>) =
             letters.into_iter().map(|letter| ((letter.path, letter.line), letter.letter)).unzip();
         let Imported { stored, present } = store.import(&letters).await.map_err(|error| {
-            let index = match error {
-                DeadLetterRepoError::NotStorable { index, .. }
-                | DeadLetterRepoError::TimeOutOfRange { index, .. } => Some(index),
-                _ => None,
+            let (DeadLetterRepoError::NotStorable { index, field }
+            | DeadLetterRepoError::TimeOutOfRange { index, field }) = error
+            else {
+                return Failure::from(error);
             };
-            let place = index.and_then(|index| places.get(index));
-            let failure = Failure::from(error);
-            match (place, places.first()) {
-                (Some((path, line)), Some((first_path, first))) => failure.hint(format!(
-                    "it is {}, line {line}; what is before {}, line {first} is stored",
-                    path.display(),
-                    first_path.display()
-                )),
-                _ => failure,
-            }
+            let place = |index: usize| {
+                places
+                    .get(index)
+                    .map_or_else(String::new, |(path, line)| format!("{}, line {line}", path.display()))
+            };
+            Failure::failed(format!("{}: the {field} can't be stored", place(index)))
+                .hint(format!("what stands before {} is stored", place(0)))
         })?;
         sum.stored += stored;
         sum.present += present;
         progress.is_at(sum.stored + sum.present);
         if let Some(error) = unreadable {
-            return Err(Failure::failed(error.to_string()).hint("what is before it is stored"));
+            return Err(Failure::failed(error.to_string()).hint("what stands before it is stored"));
         }
     }
 }

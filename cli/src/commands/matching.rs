@@ -5,7 +5,7 @@ use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, Pa
 
 use super::list;
 use crate::{
-    confirm::confirm,
+    confirm::{can_ask, confirm},
     error::Failure,
     output::{Printer, amount},
     stop::Stop,
@@ -53,6 +53,9 @@ pub(crate) async fn confirmed(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<Option<Matching>, Failure> {
+    if ask == Ask::First {
+        can_ask()?;
+    }
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
     filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);

@@ -41,7 +41,7 @@ pub(crate) async fn replay(
         Failure::usage("this program has no replay").hint("the service's own has, which knows its outbox")
     })?;
     let Replay { which, brake, wait, note, by } = replay;
-    let wait = brake.then(|| Settings::duration("--wait", &wait)).transpose()?;
+    let wait = brake.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
     let note = Note { by, note };
     let app_id = which.filter.app;
     let mut tally = Tally::default();

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, future::pending, sync::Arc};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use chrono::SecondsFormat;
 use dead_letters::{
@@ -17,6 +17,9 @@ use crate::{
     stop::Stop,
 };
 
+/// The sweeper's own bounds, in the command line's words.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
+const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
 /// Of a dry run.
 const COUNT_CAP: u32 = 1_000_000;
 
@@ -39,19 +42,25 @@ pub(crate) async fn sweep(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let duration = |name, text: Option<String>| text.map(|text| Settings::duration(name, &text)).transpose();
+    let duration = |name, text: Option<String>, at_least| {
+        text.map(|text| Settings::duration(name, &text, at_least)).transpose()
+    };
     let others = Retention {
-        settled_after: duration("--settled-after", sweep.settled_after)?,
-        all_after: duration("--all-after", sweep.all_after)?,
+        settled_after: duration("--settled-after", sweep.settled_after, SHORTEST_RETENTION)?,
+        all_after: duration("--all-after", sweep.all_after, SHORTEST_RETENTION)?,
     };
     if sweep.dry_run {
         return dry_run(&*store, others, settings, printer).await;
     }
     let mut sweeper = Sweeper::builder(store, RetentionPolicy { others, ..Default::default() });
     if let Some(folder) = sweep.archive {
+        // It would be looked at when there is something to keep.
+        if !folder.is_dir() {
+            return Err(Failure::usage(format!("--archive {}: there is no such folder", folder.display())));
+        }
         sweeper = sweeper.archive(Arc::new(JsonLinesArchive::new(folder)));
     }
-    let every = duration("--every", sweep.every)?;
+    let every = duration("--every", sweep.every, SHORTEST_PERIOD)?;
     if let Some(every) = every {
         sweeper = sweeper.every(every);
     }

@@ -1,0 +1,165 @@
+//! What ends a command: a signal, a pipe that is closed, and being killed.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command},
+};
+
+use dead_letters::{DeadLetterRepo, testing::letter};
+use sea_orm::ConnectionTrait;
+use tempfile::TempDir;
+
+use crate::support::{PROGRAM, Ran, Store, terminate};
+
+on_every_backend! {
+    a_bulk_run_that_is_killed_has_done_whole_batches,
+    an_import_that_is_killed_has_stored_whole_batches,
+    an_archiving_sweep_that_is_killed_loses_no_letter,
+    an_import_that_waits_for_more_ends_when_it_is_told_to,
+    a_second_signal_ends_what_nobody_reads,
+}
+
+/// As a machine that loses its power would.
+fn kill(mut program: Child) {
+    program.kill().unwrap();
+    program.wait().unwrap();
+}
+
+async fn a_bulk_run_that_is_killed_has_done_whole_batches(store: Store) {
+    store.import(20_000, 1).await;
+    let program = store.start("resolve --app {app} --matching --yes");
+    while store.unresolved().await == 20_000 {}
+    kill(program);
+    let left = store.unresolved().await;
+    assert!(left > 0 && left % 1_000 == 0, "{left}");
+    assert_eq!(store.run("resolve --app {app} --matching --yes").lines(), [[left.to_string()]]);
+    assert_eq!(store.unresolved().await, 0);
+}
+
+async fn an_import_that_is_killed_has_stored_whole_batches(store: Store) {
+    store.repo.insert_many(vec![letter(store.app); 1_500]).await.unwrap();
+    let lines = store.run("export --app {app}").out;
+    let store = store.emptied().await;
+    let mut program = store.start("import");
+    // It has 500 of the next batch, and waits for the rest.
+    program.stdin.as_mut().unwrap().write_all(lines.as_bytes()).unwrap();
+    while store.count().await == 0 {}
+    kill(program);
+    assert_eq!(store.count().await, 1_000);
+    assert_eq!(store.fed("import", &lines).lines(), [["500", "1000"]]);
+    assert_eq!(store.run("export --app {app}").out, lines);
+}
+
+async fn an_archiving_sweep_that_is_killed_loses_no_letter(store: Store) {
+    store.import(10_000, 40).await;
+    let before = store.run("export --app {app}").out;
+    let folder = TempDir::new().unwrap();
+    let sweep = format!("sweep --all-after 30d --archive {}", folder.path().display());
+    let program = store.start(&sweep);
+    while store.count().await == 10_000 {}
+    kill(program);
+    assert!(store.count().await > 0);
+    // Those of the batch under way may be in both.
+    let import = format!("import {}", folder.path().display());
+    assert_eq!(store.run(&import).code, 0);
+    assert_eq!(store.run("export --app {app}").out, before);
+
+    assert_eq!(store.run(&sweep).lines(), [["10000"]]);
+    assert_eq!(store.count().await, 0);
+    assert_eq!(store.run(&import).lines()[0][0], "10000");
+    assert_eq!(store.run("export --app {app}").out, before);
+}
+
+async fn an_import_that_waits_for_more_ends_when_it_is_told_to(store: Store) {
+    store.repo.insert_many(vec![letter(store.app); 1_001]).await.unwrap();
+    let lines = store.run("export --app {app}").out;
+    let store = store.emptied().await;
+    let mut program = store.start("import");
+    let mut typing = program.stdin.take().unwrap();
+    typing.write_all(lines.as_bytes()).unwrap();
+    while store.count().await == 0 {}
+    terminate(&program);
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (4, "1000\t0\n"), "{ran:?}");
+    assert!(ran.err.contains("it was stopped"), "{ran:?}");
+    drop(typing);
+}
+
+async fn a_second_signal_ends_what_nobody_reads(store: Store) {
+    store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
+    let mut program = store.start("export --app {app}");
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // Its pipe has no room for as much, and so it writes no further.
+    let mut first = [0];
+    std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut first).unwrap();
+    terminate(&program);
+    assert!(said.next().unwrap().contains("once more ends it at once"));
+    terminate(&program);
+    assert_eq!(program.wait().unwrap().code(), Some(1));
+    assert!(said.next().unwrap().contains("it was ended"));
+}
+
+#[tokio::test]
+async fn an_export_that_is_told_to_end_tells_how_many_it_wrote() {
+    let store = Store::postgres().await;
+    store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
+    let program = store.start("export --app {app}");
+    let mut program = program;
+    let mut out = BufReader::new(program.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    terminate(&program);
+    // Of its pages of 500, the first is still under way.
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.next().unwrap();
+    let written = 1 + out.lines().count();
+    assert_eq!(program.wait().unwrap().code(), Some(4));
+    assert_eq!(written, 500);
+    assert!(said.next().unwrap().contains("stopped after 500 letters"));
+}
+
+/// SIGTERM ends it, as a container's does.
+#[tokio::test]
+async fn a_sweep_that_goes_on_tells_each_and_ends_when_it_is_told_to() {
+    let store = Store::sqlite().await;
+    store.import(3, 2).await;
+    let mut program = store.start("sweep --all-after 1d --every 1s");
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.next().unwrap().ends_with("Z deleted 3"));
+    assert!(said.next().unwrap().ends_with("Z deleted 0"));
+    terminate(&program);
+    assert!(said.any(|line| line.contains("ends after the batch under way")));
+    assert!(program.wait().unwrap().success());
+}
+
+/// SIGTERM in the middle of 30,000 letters: what was done by then is told and done, and the rest is not.
+#[tokio::test]
+async fn a_bulk_run_that_is_told_to_end_does_so_after_the_batch_under_way() {
+    let store = Store::postgres().await;
+    for _ in 0..30 {
+        store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
+    }
+    // A batch takes longer than it takes to tell it to end.
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                    'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+                CREATE TRIGGER slow AFTER UPDATE ON dead_letters EXECUTE FUNCTION slow()";
+    store.repo.pool().execute_unprepared(slow).await.unwrap();
+    let program = store.start("resolve --app {app} --matching --yes");
+    while store.unresolved().await == 30_000 {}
+    terminate(&program);
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    let done: i64 = ran.out.trim().parse().unwrap();
+    assert_eq!(store.unresolved().await, 30_000 - done);
+    assert!(ran.code == 4 && done % 1_000 == 0 && ran.err.contains("there are more"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_pipe_that_nobody_reads_is_no_failure() {
+    let store = Store::sqlite().await;
+    store.repo.insert_many(vec![letter(store.app); 400]).await.unwrap();
+    let line = format!("{PROGRAM} list --app {} --size 400 --output json; echo $? >&2", store.app);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{{ {line}; }} | head -c 10")]).env("DATABASE_URL", &store.url);
+    let ran = Ran::from(shell.output().unwrap());
+    assert_eq!((&*ran.out, &*ran.err), ("{\"items\":[", "0\n"));
+}

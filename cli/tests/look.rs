@@ -1,0 +1,229 @@
+//! What is shown.
+
+use console::measure_text_width;
+use dead_letters::{
+    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, GroupRequest, PageRequest,
+    Settlement, StoredLetter,
+    testing::{letter, stored_letter},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::Store;
+
+on_every_backend! {
+    apps_are_listed_with_what_is_open,
+    a_list_is_cut_on_a_terminal_and_whole_in_a_pipe,
+    a_list_goes_on_behind_its_last_letter,
+    a_filter_takes_what_the_apis_takes,
+    a_letter_is_shown_and_its_payload_only_where_asked,
+    groups_count_and_timeline_are_those_of_the_store,
+    a_narrow_terminal_gets_a_block_a_letter,
+    json_is_what_the_library_serializes,
+    json_stays_as_it_is,
+}
+
+async fn apps_are_listed_with_what_is_open(store: Store) {
+    store.letter("orders", "smtp: 451").await;
+    let id = store.letter("orders", "smtp: 451").await;
+    store.repo.resolve(id, "handler_failed").await.unwrap();
+    store.repo.insert(letter(Uuid::max().into())).await.unwrap();
+    let ran = store.run("apps");
+    let lines = ran.lines();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0][..3], [&*store.app.to_string(), "2", "1"]);
+    let ran = store.run("apps --limit 1");
+    assert!(ran.err.contains(&format!("--after {}", store.app)), "{ran:?}");
+    let behind = store.run("apps --after {app} --output json").json();
+    assert_eq!(behind["items"][0]["app_id"], json!(Uuid::max()));
+    assert_eq!(behind["next"], Value::Null);
+}
+
+async fn a_list_is_cut_on_a_terminal_and_whole_in_a_pipe(store: Store) {
+    let id = store
+        .letter("orders", "\u{1b}[31mHTTP 503 from https://crm.example.com/v2/contacts\tand so on\nat x")
+        .await;
+    let ran = store.run("list --app {app}");
+    let [line] = &ran.lines()[..] else { panic!("{ran:?}") };
+    let error = "\u{1b}[31mHTTP 503 from https://crm.example.com/v2/contacts and so on";
+    assert_eq!((line[0], line[2], line[3], line[5]), (&*id.to_string(), "unresolved", "orders", error));
+    assert!(line[1].parse::<chrono::DateTime<chrono::Utc>>().is_ok(), "{line:?}");
+    for width in [80, 100] {
+        let shown = store.on_terminal(width, "list --app {app}");
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines.len(), 2, "{shown}");
+        assert!(lines.iter().all(|line| line.chars().count() <= width.into()), "{shown}");
+        assert!(lines[0].contains("WHEN") && lines[1].contains(&id.to_string()), "{shown}");
+        assert!(!shown.contains('\u{1b}') && !shown.contains("and so on"), "{shown}");
+    }
+    let shown = store.on_terminal(200, "list --utc --app {app}");
+    let created = store.repo.get(id).await.unwrap().unwrap().created_at;
+    assert!(shown.contains(&created.format("%Y-%m-%d %H:%M:%S").to_string()), "{shown}");
+    let earlier = stored_letter(store.app, chrono::Utc::now() - chrono::TimeDelta::hours(3));
+    store.repo.import(&[earlier]).await.unwrap();
+    assert!(store.on_terminal(200, "list --app {app}").contains("3 h ago"));
+}
+
+async fn a_list_goes_on_behind_its_last_letter(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    let first = store.run("list --app {app} --size 1");
+    assert!(first.out.starts_with(&ids[1].to_string()), "{first:?}");
+    let (_, next) = first.err.split_once("--after ").unwrap();
+    let second = store.run(&format!("list --app {{app}} --size 1 --after {}", next.trim()));
+    assert_eq!(second.lines()[0][0], ids[0].to_string());
+    let other = store.run(&format!("list --app {{app}} --source orders --after {}", next.trim()));
+    other.fails(2, "the cursor is not one of this listing");
+}
+
+async fn a_filter_takes_what_the_apis_takes(store: Store) {
+    let orders = store.letter("orders", "timed out after 30 s").await;
+    let parcels = store.letter("parcels", "smtp: 451").await;
+    let settled = store.letter("orders", "smtp: 451").await;
+    store.repo.resolve_once(store.app, settled, &Settlement::ignored().by("ada")).await.unwrap();
+    let row = store.repo.get(orders).await.unwrap().unwrap();
+    let found = |options: &str| -> Vec<String> {
+        let ran = store.run(&format!("list --app {{app}} {options}"));
+        ran.lines().iter().map(|line| line[0].to_owned()).collect()
+    };
+    let [orders, parcels, settled] = [orders, parcels, settled].map(|id| id.to_string());
+    for (options, expected) in [
+        ("--state any".to_owned(), vec![&settled, &parcels, &orders]),
+        ("--state resolved --resolution ignored".to_owned(), vec![&settled]),
+        (format!("--ids {orders},{parcels}"), vec![&parcels, &orders]),
+        ("--source parcels --op insert".to_owned(), vec![&parcels]),
+        (format!("--trigger-id {}", row.trigger_id.unwrap()), vec![&orders]),
+        (format!("--script-id {}", Uuid::nil()), vec![&parcels, &orders]),
+        (format!("--original-event-id {}", row.original_event_id), vec![&orders]),
+        ("--error-contains smtp".to_owned(), vec![&parcels]),
+        ("--created-from 1h".to_owned(), vec![&parcels, &orders]),
+        ("--created-before 1h".to_owned(), vec![]),
+        ("--created-from 2000-01-01T00:00:00Z --scan 2".to_owned(), vec![&parcels, &orders]),
+    ] {
+        assert_eq!(found(&options).iter().collect::<Vec<_>>(), expected, "{options}");
+    }
+}
+
+async fn a_letter_is_shown_and_its_payload_only_where_asked(store: Store) {
+    let id = store.letter("orders", "first line\nsecond line").await;
+    let shown = store.run(&format!("show {id} --app {{app}}"));
+    shown.lines();
+    assert!(shown.out.contains("first line\nsecond line") && !shown.out.contains("4711"), "{shown:?}");
+    let whole = store.run(&format!("show {id} --app {{app}} --payload"));
+    let payload = store.repo.payload_text(store.app, id, 0..u64::MAX).await.unwrap().unwrap();
+    assert!(whole.out.contains(&payload), "{whole:?}");
+    let json = store.run(&format!("show {id} --app {{app}} --output json")).json();
+    assert_eq!((&json["id"], &json["last_error"]), (&json!(id), &json!("first line\nsecond line")));
+    assert!(json.get("payload").is_none());
+    let json = store.run(&format!("show {id} --app {{app}} --payload --output jsonl")).json();
+    assert_eq!(json["payload"], json!(payload));
+    let other = Uuid::new_v4();
+    store.run(&format!("show {id} --app {other}")).fails(3, "no dead letter");
+    store.run(&format!("show {other} --app {{app}}")).fails(3, &other.to_string());
+}
+
+async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
+    for n in 0..3 {
+        store.letter("orders", &format!("order {n} timed out")).await;
+    }
+    store.letter("parcels", "smtp: 451").await;
+    let ran = store.run("groups --app {app}");
+    let lines = ran.lines();
+    assert_eq!((lines[0][0], lines[0][3], lines[0][5]), ("3", "orders", "order # timed out"));
+    assert_eq!(lines[1][0], "1");
+    assert_eq!(store.run("count --app {app}").lines(), [["4"]]);
+    assert_eq!(store.run("count --app {app} --cap 2").lines(), [["2+"]]);
+    let part = store.run("count --app {app} --scan 2");
+    assert!(part.out == "2\n" && part.err.contains("--scan"), "{part:?}");
+    let ran = store.run("timeline --app {app} --from 1h --until 2999-01-01T00:00:00Z --buckets 1");
+    assert_eq!(ran.lines()[0][1], "4");
+    store.run("timeline --app {app} --from now --until 1h").fails(2, "from must not be after until");
+}
+
+async fn json_is_what_the_library_serializes(store: Store) {
+    for n in 0..3 {
+        store.letter("orders", &format!("order {n} timed out")).await;
+    }
+    let (app, any) = (store.app, DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() });
+    let page = store.repo.list(app, &any, &PageRequest::default()).await.unwrap();
+    assert_eq!(store.run("list --app {app} --state any --output json").json(), json!(page));
+    let lines = store.run("list --app {app} --state any --output jsonl").out;
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(json!(lines), json!(page.items));
+    let groups = store.repo.error_groups(app, &any, &GroupRequest::default()).await.unwrap();
+    assert_eq!(store.run("groups --app {app} --state any --output json").json(), json!(groups));
+    let backlogs = store.repo.backlogs(None, None, 100, 10_000).await.unwrap();
+    assert_eq!(store.run("apps --output json").json(), json!({ "items": backlogs, "next": null }));
+    let count = store.run("count --app {app} --output json").json();
+    assert_eq!((&count["count"], &count["at_least"]), (&json!(3), &json!(false)));
+}
+
+async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
+    let ids = [
+        store.letter("orders", "HTTP 503 from https://crm.example.com/v2/contacts").await,
+        store.letter("parcels", "小包の配達が失敗しました、後でもう一度お試しください。").await,
+    ];
+    for line in ["list --app {app}", "groups --app {app}", "apps"] {
+        let shown = store.on_terminal(40, line);
+        assert!(shown.lines().all(|line| measure_text_width(line) <= 40), "{shown}");
+    }
+    let shown = store.on_terminal(40, &format!("show {} --app {{app}}", ids[0]));
+    assert!(shown.starts_with(&format!("letter\n  {}\n", ids[0])), "{shown}");
+    let list = store.on_terminal(40, "list --app {app}");
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(lines.len(), 12, "{list}");
+    assert_eq!((lines[0], lines[6]), (&*ids[1].to_string(), &*ids[0].to_string()));
+    assert_eq!(lines[9], "  source  orders");
+    assert_eq!(lines[11], "  error   HTTP 503 from https://crm.exa…");
+}
+
+/// What programs read: a change of it is one of the tool's version.
+async fn json_stays_as_it_is(mut store: Store) {
+    let app = Uuid::from_u128(1).into();
+    store.app = app;
+    let at = |minute: u8| format!("2026-03-01T10:{minute:02}:00.123456Z").parse().unwrap();
+    let letters = [0, 1, 2_u8].map(|n| StoredLetter {
+        id: Uuid::from_u128(0x019c_0000_0000_7000_8000_0000_0000_0010 + u128::from(n)).into(),
+        original_event_id: Uuid::from_u128(0x20 + u128::from(n)),
+        trigger_id: (n > 0).then(|| Uuid::from_u128(0x30).into()),
+        script_id: (n > 0).then(|| Uuid::from_u128(0x40).into()),
+        first_attempt_at: at(n),
+        last_attempt_at: at(n + 10),
+        resolved_at: (n == 2).then(|| at(59)),
+        resolution: (n == 2).then(|| "ignored".to_owned()),
+        resolved_by: (n == 2).then(|| "ada".to_owned()),
+        resolution_note: (n == 2).then(|| "known".to_owned()),
+        ..stored_letter(app, at(n + 20))
+    });
+    store.repo.import(&letters).await.unwrap();
+    let mut shown = String::new();
+    for line in [
+        "apps",
+        "list --app {app} --size 1 --state unresolved",
+        "list --app {app} --state resolved",
+        "show {id} --app {app} --payload",
+        "groups --app {app} --state any",
+        "count --app {app}",
+        "timeline --app {app} --from 2026-03-01T10:00:00Z --until 2026-03-01T11:00:00Z --buckets 2",
+        "sweep --all-after 1d --dry-run",
+        "export --app {app}",
+        "resolve {id} --app {app}",
+        "reopen {id} --app {app}",
+        "sweep --all-after 3650d",
+    ] {
+        for output in ["json", "jsonl"] {
+            let command = line.replace("{id}", &letters[1].id.to_string());
+            let ran = store.run(&format!("{command} --output {output}"));
+            // By the database's clock.
+            let out = match ran.out.split_once("\"as_of\":\"") {
+                Some((before, rest)) => {
+                    format!("{before}\"as_of\":\"…\"{}", &rest[rest.find('"').unwrap() + 1..])
+                }
+                None => ran.out,
+            };
+            shown += &format!("$ dead-letters {line} --output {output}\n{out}");
+        }
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("json", shown);
+    });
+}

@@ -1,0 +1,203 @@
+//! What is settled, reopened and replayed.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, StoredLetter,
+    testing::{letter, stored_letter},
+};
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{PROGRAM, Ran, Store};
+
+on_every_backend! {
+    letters_are_settled_by_their_ids_and_what_was_not_is_told,
+    what_matches_is_settled_once_it_is_confirmed,
+    what_fails_after_the_count_is_left_alone,
+    what_matches_is_reopened_but_not_what_was_settled_later,
+    a_terminal_shows_how_far_it_is,
+    settled_letters_are_reopened,
+    a_services_own_program_replays,
+    a_braked_replay_stops_where_letters_come_back,
+}
+
+async fn letters_are_settled_by_their_ids_and_what_was_not_is_told(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    let done = store.run(&format!("resolve {} --app {{app}} --note known --by ada", ids[0]));
+    assert_eq!(done.lines(), [["1"]]);
+    let row = store.repo.get(ids[0]).await.unwrap().unwrap();
+    let settled =
+        (row.resolution.unwrap().as_str(), row.resolved_by.as_deref(), row.resolution_note.as_deref());
+    assert_eq!(settled, ("ignored", Some("ada"), Some("known")));
+    let missing = Uuid::new_v4();
+    let line = format!("resolve {} {} {missing} --app {{app}} --as handled_by_script", ids[0], ids[1]);
+    let partly = store.run(&line);
+    assert_eq!((partly.code, &*partly.out), (4, "1\n"), "{partly:?}");
+    assert!(partly.err.contains(&format!("{}: it is ignored by ada", ids[0])), "{partly:?}");
+    assert!(partly.err.contains(&format!("{missing}: the app has no such letter")), "{partly:?}");
+    assert_eq!(store.run(&format!("resolve {missing} --app {{app}}")).code, 3);
+    assert_eq!(store.run(&format!("resolve {} --app {{app}}", ids[0])).code, 1);
+}
+
+async fn what_matches_is_settled_once_it_is_confirmed(store: Store) {
+    for _ in 0..3 {
+        store.letter("orders", "smtp: 451").await;
+    }
+    store.letter("parcels", "smtp: 451").await;
+    let unresolved = async || store.repo.unresolved_count(store.app).await.unwrap();
+    let line = "resolve --app {app} --matching --source orders";
+    store.run(line).fails(2, "hint: --yes");
+    let dry = store.run(&format!("{line} --dry-run"));
+    assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
+    assert!(dry.err.contains("3 letters would be settled as ignored"), "{dry:?}");
+    assert!(store.asked(line, "no\n").contains("3 letters of the app"));
+    assert!(store.asked(line, "\n").contains("nothing was done"));
+    assert_eq!(unresolved().await, 4);
+    assert!(store.asked(line, "y\n").contains("SETTLED"));
+    assert_eq!(unresolved().await, 1);
+    assert_eq!(store.run(&format!("{line} --yes")).lines(), [["0"]]);
+    assert_eq!(
+        store.run("resolve --app {app} --matching --yes --output json").json(),
+        json!({ "settled": 1 })
+    );
+    store.run("resolve --app {app} --matching --state resolved --yes").fails(2, "left alone");
+    store.run("resolve --app {app}").fails(2, "--matching");
+}
+
+async fn what_fails_after_the_count_is_left_alone(store: Store) {
+    store.letter("orders", "smtp: 451").await;
+    let later = stored_letter(store.app, Utc::now() + TimeDelta::hours(1));
+    store.repo.import(std::slice::from_ref(&later)).await.unwrap();
+    assert_eq!(store.run("resolve --app {app} --matching --yes").lines(), [["1"]]);
+    assert_eq!(store.repo.get(later.id).await.unwrap().unwrap().resolved_at, None);
+}
+
+async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    let parcel = store.letter("parcels", "c").await;
+    for id in ids {
+        store.repo.resolve_once(store.app, id, &Settlement::ignored().by("ada")).await.unwrap();
+    }
+    store.repo.resolve(parcel, "handler_failed").await.unwrap();
+    let later = Utc::now() + TimeDelta::hours(1);
+    let settled_later = StoredLetter {
+        resolved_at: Some(later),
+        resolution: Some("ignored".to_owned()),
+        ..stored_letter(store.app, Utc::now() - TimeDelta::hours(1))
+    };
+    store.repo.import(std::slice::from_ref(&settled_later)).await.unwrap();
+
+    let line = "reopen --app {app} --matching --source orders";
+    store.run(line).fails(2, "hint: --yes");
+    let dry = store.run(&format!("{line} --resolution ignored --dry-run"));
+    assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
+    assert!(dry.err.contains("3 letters would be reopened"), "{dry:?}");
+    assert!(store.asked(line, "n\n").contains("nothing was done"));
+    assert_eq!(store.unresolved().await, 0);
+    assert!(store.asked(line, "y\n").contains("REOPENED"));
+    assert_eq!(store.unresolved().await, 2);
+    let row = store.repo.get(settled_later.id).await.unwrap().unwrap();
+    assert_eq!(row.resolution, Some(Resolution::Ignored));
+    assert_eq!(store.run("reopen --app {app} --matching --yes").lines(), [["1"]]);
+    assert_eq!(store.repo.get(parcel).await.unwrap().unwrap().resolution, None);
+}
+
+async fn a_terminal_shows_how_far_it_is(store: Store) {
+    store.import(2_500, 1).await;
+    let shown = store.on_terminal(100, "resolve --app {app} --matching --yes");
+    assert!(shown.contains("of 2,500 letters") && shown.ends_with("SETTLED\n    2500\n"), "{shown:?}");
+    assert!(store.on_terminal(100, "sweep --settled-after 1h").ends_with("0\n"));
+}
+
+async fn settled_letters_are_reopened(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    store.repo.resolve(ids[0], "ignored").await.unwrap();
+    let missing = Uuid::new_v4();
+    let line = format!("reopen {} {} {missing} --app {{app}}", ids[0], ids[1]);
+    let partly = store.run(&line);
+    assert_eq!((partly.code, &*partly.out), (4, "1\n"), "{partly:?}");
+    assert!(partly.err.contains(&format!("{}: it is unresolved already", ids[1])), "{partly:?}");
+    assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 2);
+    let other = Uuid::new_v4();
+    assert_eq!(store.run(&format!("reopen {} --app {other}", ids[0])).code, 3);
+}
+
+#[tokio::test]
+async fn a_bulk_run_that_fails_after_its_first_batch_tells_what_it_did() {
+    let store = Store::postgres().await;
+    store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
+    store.letter("refused", "smtp: 451").await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                      'BEGIN RAISE EXCEPTION ''no'' USING ERRCODE = ''P0001''; END';
+                  CREATE TRIGGER refuse BEFORE UPDATE ON dead_letters FOR EACH ROW
+                      WHEN (NEW.source = 'refused') EXECUTE FUNCTION refuse()";
+    store.repo.pool().execute_unprepared(refuse).await.unwrap();
+    let ran = store.run("resolve --app {app} --matching --yes");
+    assert_eq!((ran.code, &*ran.out), (4, "1000\n"), "{ran:?}");
+    assert!(ran.err.contains("P0001"), "{ran:?}");
+    assert_eq!(store.run("resolve --app {app} --matching --yes").code, 1);
+}
+
+/// The service's own program, which has replay: examples/own.rs.
+fn own(store: &Store, line: &str) -> Ran {
+    own_program(store, line).output().unwrap().into()
+}
+
+fn own_program(store: &Store, line: &str) -> Command {
+    let own = Path::new(PROGRAM).with_file_name("examples").join("own");
+    let app = store.app.to_string();
+    let mut program = Command::new(own);
+    program.env_clear().stdin(Stdio::null()).env("DATABASE_URL", &store.url);
+    program.args(line.split(' ').map(|word| word.replace("{app}", &app)));
+    program
+}
+
+async fn a_services_own_program_replays(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    let line = format!("replay {} --app {{app}} --by ada", ids[0]);
+    store.run(&line).fails(2, "no replay");
+    let done = own(&store, &line);
+    assert_eq!((done.code, &*done.out), (0, "1\n"), "{done:?}");
+    let row = store.repo.get(ids[0]).await.unwrap().unwrap();
+    assert!(done.err.contains(&format!("back: {}", row.original_event_id)), "{done:?}");
+    assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Replayed), Some("ada")));
+    let again = own(&store, &line);
+    assert!(again.code == 1 && again.err.contains("already resolved as replayed"), "{again:?}");
+    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "1\n");
+    assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 0);
+}
+
+async fn a_braked_replay_stops_where_letters_come_back(store: Store) {
+    let letters: Vec<_> =
+        (0..150).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
+    store.repo.import(&letters).await.unwrap();
+    let line = "replay --app {app} --matching --yes --brake --wait 0s";
+    let done = own(&store, line);
+    assert_eq!((done.code, &*done.out), (0, "150\n"), "{done:?}");
+    for step in ["replayed 1,", "replayed 11,", "replayed 111,"] {
+        assert!(done.err.contains(step), "{done:?}");
+    }
+
+    let letters: Vec<_> =
+        (0..50).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
+    store.repo.import(&letters).await.unwrap();
+    let mut program = own_program(&store, "replay --app {app} --matching --yes --brake --wait 3s");
+    let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(program.stderr.take().unwrap());
+    let mut said = said.lines().map(Result::unwrap);
+    said.by_ref().find(|line| line.contains("waits for what comes back")).unwrap();
+    // The first that was put back dies again.
+    let again = NewDeadLetter { original_event_id: letters[0].original_event_id, ..letter(store.app) };
+    store.repo.insert(again).await.unwrap();
+    let rest: Vec<_> = said.collect();
+    assert!(rest.iter().any(|line| line.contains("1 letter came back")), "{rest:?}");
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+}

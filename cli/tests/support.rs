@@ -1,0 +1,184 @@
+//! The real program, and a database for it.
+
+use std::{
+    io::Write,
+    process::{Child, Command, Output, Stdio},
+};
+
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRetention, DeadLetterState,
+    DeadLetterTriage, Due, NewDeadLetter, Schema, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    connect_options,
+    migration::Migrator,
+    open,
+    testing::{letter, stored_letter},
+};
+use dead_letters_test_postgres::TestDatabase;
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_dead-letters");
+
+/// A database of its own, and one app.
+pub(crate) struct Store {
+    pub(crate) repo: SeaOrmDeadLetterRepo,
+    pub(crate) url: String,
+    pub(crate) app: AppId,
+    _storage: Box<dyn std::any::Any>,
+}
+
+impl Store {
+    pub(crate) async fn sqlite() -> Self {
+        let dir = TempDir::new().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", dir.path().join("test.sqlite").display());
+        Self::at(url, dir).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let database = TestDatabase::create().await.unwrap();
+        Self::at(database.url().to_owned(), database).await
+    }
+
+    async fn at(url: String, storage: impl std::any::Any) -> Self {
+        let repo = open::<Migrator>(connect_options(&url), Schema::Migrate).await.unwrap();
+        Self { repo, url, app: Uuid::new_v4().into(), _storage: Box::new(storage) }
+    }
+
+    pub(crate) async fn letter(&self, source: &str, error: &str) -> DeadLetterId {
+        let letter = letter(self.app);
+        let (source, last_error) = (source.to_owned(), error.to_owned());
+        let letter = NewDeadLetter { source, last_error, script_id: Some(Uuid::nil().into()), ..letter };
+        self.repo.insert(letter).await.unwrap()
+    }
+
+    /// What it prints to a pipe. `{app}` is the app.
+    pub(crate) fn run(&self, line: &str) -> Ran {
+        self.fed(line, "")
+    }
+
+    /// The same, with this on its standard input.
+    pub(crate) fn fed(&self, line: &str, input: &str) -> Ran {
+        let mut program = self.start(line);
+        let mut stdin = program.stdin.take().unwrap();
+        let input = input.to_owned();
+        // On a thread of its own: it may print before it has read all.
+        let feeding = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
+        let ran = program.wait_with_output().unwrap().into();
+        feeding.join().unwrap();
+        ran
+    }
+
+    /// Its standard streams are pipes.
+    pub(crate) fn start(&self, line: &str) -> Child {
+        let app = self.app.to_string();
+        let args = line.split(' ').map(|word| word.replace("{app}", &app));
+        let mut program = program();
+        program.args(args).env("DATABASE_URL", &self.url);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// As many, from a day on before it, a second apart.
+    pub(crate) async fn import(&self, letters: i64, days_ago: i64) -> Vec<StoredLetter> {
+        let first = Utc::now() - TimeDelta::days(days_ago);
+        let stored = (0..letters).map(|n| stored_letter(self.app, first + TimeDelta::seconds(n)));
+        let stored: Vec<_> = stored.collect();
+        for letters in stored.chunks(1_000) {
+            self.repo.import(letters).await.unwrap();
+        }
+        stored
+    }
+
+    /// With none of its letters.
+    pub(crate) async fn emptied(self) -> Self {
+        let (all, later) = (SweepScope::App(self.app), Due::CreatedBefore(Utc::now() + TimeDelta::days(1)));
+        while self.repo.sweep(&all, later, 1_000).await.unwrap().deleted > 0 {}
+        self
+    }
+
+    pub(crate) async fn unresolved(&self) -> i64 {
+        self.repo.unresolved_count(self.app).await.unwrap()
+    }
+
+    /// How many of all.
+    pub(crate) async fn count(&self) -> u64 {
+        let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
+        self.repo.count(self.app, &any, 1_000_000, None).await.unwrap().count
+    }
+
+    /// What it prints to a terminal of this width.
+    pub(crate) fn on_terminal(&self, width: u16, line: &str) -> String {
+        let ran = self.typed(width, line, "");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.out
+    }
+
+    /// What it says where it asks, and gets this answer.
+    pub(crate) fn asked(&self, line: &str, answer: &str) -> String {
+        self.typed(100, line, answer).out
+    }
+
+    pub(crate) fn typed(&self, width: u16, line: &str, answer: &str) -> Ran {
+        let line = line.replace("{app}", &self.app.to_string());
+        let line = format!("stty rows 24 cols {width}; exec {PROGRAM} {line}");
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.env_clear().env("PATH", "/usr/bin:/bin").env("TERM", "xterm").env("DATABASE_URL", &self.url);
+        let piped = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut script = piped.spawn().unwrap();
+        script.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let mut ran = Ran::from(script.wait_with_output().unwrap());
+        ran.out = ran.out.replace('\r', "");
+        ran
+    }
+}
+
+/// Of nobody's environment.
+pub(crate) fn program() -> Command {
+    let mut program = Command::new(PROGRAM);
+    program.env_clear().env("TZ", "UTC").stdin(Stdio::null());
+    program
+}
+
+pub(crate) fn run(args: &[&str]) -> Ran {
+    program().args(args).output().unwrap().into()
+}
+
+pub(crate) fn terminate(program: &Child) {
+    // The shell's own.
+    let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", program.id())]).status().unwrap();
+    assert!(kill.success());
+}
+
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Ran {
+    /// All of it done, and nothing said.
+    pub(crate) fn lines(&self) -> Vec<Vec<&str>> {
+        assert_eq!((self.code, &*self.err), (0, ""), "{self:?}");
+        self.out.lines().map(|line| line.split('\t').collect()).collect()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!((self.code, &*self.err), (0, ""), "{self:?}");
+        serde_json::from_str(&self.out).unwrap()
+    }
+
+    pub(crate) fn fails(&self, code: i32, with: &str) {
+        assert_eq!((self.code, &*self.out), (code, ""), "{self:?}");
+        assert!(self.err.contains(with), "{self:?}");
+    }
+}

@@ -1,0 +1,234 @@
+//! Help, arguments and what is said of wrong ones.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+};
+
+use dead_letters::{Schema, connect_options, migration::Migrator, open};
+use dead_letters_test_postgres::Server;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use tempfile::TempDir;
+
+use crate::support::{Ran, Store, program, run};
+
+const COMMANDS: [&str; 16] = [
+    "apps",
+    "list",
+    "show",
+    "groups",
+    "count",
+    "timeline",
+    "resolve",
+    "reopen",
+    "replay",
+    "export",
+    "import",
+    "sweep",
+    "serve",
+    "migrate",
+    "completions",
+    "man",
+];
+
+#[tokio::test]
+async fn the_schema_is_looked_up_and_brought_up_to_date() {
+    for store in [Store::sqlite().await, Store::postgres().await] {
+        assert_eq!(store.run("migrate status").code, 0);
+    }
+    let dir = TempDir::new().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("new.sqlite").display());
+    let migrate = |step| run(&["migrate", step, "--database-url", &url]);
+    migrate("status").fails(1, "lacks these steps");
+    assert_eq!(migrate("up").code, 0);
+    assert_eq!(migrate("status").code, 0);
+    assert_eq!(run(&["apps", "--database-url", &url]).lines(), [[""; 0]; 0]);
+}
+
+#[test]
+fn completions_and_the_man_page_name_every_command() {
+    for args in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]] {
+        let ran = run(args);
+        assert_eq!((ran.code, &*ran.err), (0, ""), "{ran:?}");
+        for command in COMMANDS {
+            assert!(ran.out.contains(command), "{args:?}: {command}");
+        }
+    }
+}
+
+#[test]
+fn each_command_has_a_man_page_with_its_options() {
+    for command in COMMANDS {
+        let page = run(&["man", command]);
+        assert_eq!((page.code, &*page.err), (0, ""), "{page:?}");
+        assert!(page.out.contains(&format!(".TH dead-letters-{command} 1")), "{page:?}");
+        assert!(page.out.contains("database\\-url"), "{page:?}");
+    }
+    assert!(run(&["man", "sweep"]).out.contains("settled\\-after"));
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let mut shown = run(&["--help"]).out;
+    for command in COMMANDS {
+        assert!(shown.contains(command));
+        let help = run(&[command, "--help"]);
+        assert!(help.code == 0 && help.out.contains(&format!(":\n  dead-letters {command}")), "{help:?}");
+        shown += &format!("\n$ dead-letters {command} --help\n{}", help.out);
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("help", shown);
+    });
+    let mut program = program();
+    let with_password = program.args(["apps", "--help"]).env("DATABASE_URL", "postgres://ada:s3cret@h/db");
+    assert!(!Ran::from(with_password.output().unwrap()).out.contains("s3cret"));
+}
+
+/// What was wrong, with what, and what would be right.
+#[tokio::test]
+async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
+    let (uuid, settled) =
+        ("an id is a UUID, such as 6f1c2a52", "--state resolved: what is settled is left alone");
+    let (time, duration) = ("yesterday, today, now, 2026-03-01", "30d, 12h and 5m are durations");
+    let store = Store::sqlite().await;
+    for (line, wrong, right) in [
+        ("", "Usage: dead-letters", "list"),
+        ("lst", "unrecognized subcommand 'lst'", "'list'"),
+        ("list", "--app <APP>", "Usage: dead-letters list --app <APP>"),
+        ("list --ap {app}", "unexpected argument '--ap'", "'--app'"),
+        ("list --app x", "invalid value 'x' for '--app", uuid),
+        ("apps --after x", "invalid value 'x' for '--after", uuid),
+        ("apps --limit 0", "invalid value '0' for '--limit", "from 1 to 1000"),
+        ("apps --limit many", "invalid value 'many' for '--limit", "from 1 to 1000"),
+        ("apps --output xml", "invalid value 'xml' for '--output", "table, json, jsonl"),
+        ("list --app {app} --size 501", "invalid value '501' for '--size", "from 1 to 500"),
+        ("list --app {app} --after x", "invalid value 'x' for '--after", "not one of this listing"),
+        (
+            "list --app {app} --state new",
+            "invalid value 'new' for '--state",
+            "open, unresolved, resolved or any",
+        ),
+        (
+            "list --app {app} --resolution x",
+            "invalid value 'x' for '--resolution",
+            "handled_by_script or handler_failed",
+        ),
+        ("list --app {app} --ids x", "invalid value 'x' for '--ids", uuid),
+        ("list --app {app} --trigger-id x", "invalid value 'x' for '--trigger-id", uuid),
+        ("list --app {app} --script-id x", "invalid value 'x' for '--script-id", uuid),
+        ("list --app {app} --original-event-id x", "invalid value 'x' for '--original-event-id", uuid),
+        ("list --app {app} --created-from soon", "--created-from: \"soon\" is no time", time),
+        ("list --app {app} --created-before soon", "--created-before: \"soon\" is no time", time),
+        ("list --app {app} --scan 0", "invalid value '0' for '--scan", "from 1 to"),
+        ("show x --app {app}", "invalid value 'x' for '<ID>'", uuid),
+        ("groups --app {app} --limit 0", "invalid value '0' for '--limit", "from 1 to 500"),
+        ("count --app {app} --cap 0", "invalid value '0' for '--cap", "from 1 to"),
+        ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "from 1 to 1000"),
+        ("timeline --app {app} --from soon", "--from: \"soon\" is no time", time),
+        ("timeline --app {app} --until soon", "--until: \"soon\" is no time", time),
+        ("timeline --app {app} --from now --until 1h", "from must not be after until", ""),
+        ("resolve --app {app}", "no letter is named", "by their ids, or all that match by --matching"),
+        ("resolve x --app {app}", "invalid value 'x' for '[ID]", uuid),
+        ("resolve --app {app} --as done", "invalid value 'done' for '--as", "ignored, handled_by_script"),
+        ("resolve --app {app} --dry-run", "not provided", "--matching"),
+        ("resolve --app {app} --yes", "not provided", "--matching"),
+        ("resolve {app} --app {app} --matching", "cannot be used with", "'--matching'"),
+        ("resolve --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
+        ("resolve --app {app} --matching --yes --state resolved", settled, ""),
+        ("reopen --app {app}", "no letter is named", "--matching"),
+        ("reopen --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
+        ("reopen --app {app} --matching --state open", "--state open: what is not settled can't be", ""),
+        ("replay --app {app} --matching", "this program has no replay", "the service's own has"),
+        ("replay --app {app} --brake", "not provided", "--matching"),
+        ("import /nowhere.jsonl", "/nowhere.jsonl: No such file", ""),
+        ("sweep", "not provided", "--settled-after <DURATION>"),
+        ("sweep --all-after soon", "--all-after: \"soon\" is no duration", duration),
+        ("sweep --settled-after 1m", "--settled-after: \"1m\" is less than 3600 seconds", ""),
+        ("sweep --all-after 1d --every 0s", "--every: \"0s\" is less than 1 seconds", ""),
+        ("sweep --all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
+        ("sweep --all-after 1d --archive /nowhere", "--archive /nowhere: there is no such folder", ""),
+        ("serve --listen x", "invalid value 'x' for '--listen", "such as 127.0.0.1:8025"),
+        ("serve --listen 0.0.0.0:0", "open to others, and there is no token", "--token-file"),
+        ("serve --token-file /nowhere", "--token-file /nowhere: No such file", ""),
+        ("serve --host ops.example", "not provided", "--token-file <FILE>"),
+        ("migrate", "Usage: dead-letters migrate", "status"),
+        ("migrate down", "unrecognized subcommand 'down'", ""),
+        ("completions", "<SHELL>", "Usage: dead-letters completions"),
+        ("completions cmd", "invalid value 'cmd' for '<SHELL>'", "bash, elvish, fish"),
+        ("man lst", "there is no command \"lst\"", "dead-letters --help has them all"),
+        ("apps --database-url mysql://u:secret@h/db", "mysql", "PostgreSQL and SQLite"),
+    ] {
+        let ran = match line {
+            "" => run(&[]),
+            line => store.run(line),
+        };
+        assert!(ran.err.contains(wrong) && ran.err.contains(right), "{line}: {ran:?}");
+        let code = if line.starts_with("import") { 1 } else { 2 };
+        assert_eq!((ran.code, &*ran.out), (code, ""), "{line}: {ran:?}");
+        assert!(!ran.err.contains("secret"), "{ran:?}");
+    }
+    run(&["apps"]).fails(2, "hint: set DATABASE_URL, or pass --database-url");
+}
+
+#[test]
+fn a_database_that_is_not_there_exits_with_1_and_shows_no_password() {
+    let gone = run(&["apps", "--database-url", "postgres://ada:s3cret@127.0.0.1:1/db"]);
+    gone.fails(1, "127.0.0.1:1/db");
+    assert!(!gone.err.contains("s3cret"), "{gone:?}");
+    let missing = run(&["apps", "--database-url", "sqlite:///nowhere/at.sqlite"]);
+    missing.fails(1, "mode=rwc");
+    let empty = run(&["apps", "--database-url", "sqlite::memory:"]);
+    empty.fails(1, "hint: dead-letters migrate up");
+}
+
+/// As `sslmode=verify-full` says: by whom the server's certificate is signed, and for which name.
+#[tokio::test]
+async fn a_server_is_reached_over_tls_and_its_certificate_is_verified() {
+    let server = Server::start().unwrap();
+    let repo = open::<Migrator>(connect_options(server.url().as_str()), Schema::Migrate).await.unwrap();
+    let show = Statement::from_string(DbBackend::Postgres, "SHOW data_directory");
+    let data: String = repo.pool().query_one_raw(show).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+    let data = Path::new(&data);
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (data.join("server.crt"), data.join("server.key"));
+    fs::write(&certificate, signed.cert.pem()).unwrap();
+    fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    // The server takes no key that others can read.
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let owner = fs::metadata(data).unwrap();
+    for file in [&certificate, &key] {
+        chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    }
+    let folder = TempDir::new().unwrap();
+    let other = folder.path().join("other.crt");
+    fs::write(&other, rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem())
+        .unwrap();
+
+    let port = server.url().port().unwrap();
+    let apps = |host: &str, root: &Path| {
+        let url = format!(
+            "postgres://postgres@{host}:{port}/postgres?sslmode=verify-full&sslrootcert={}",
+            root.display()
+        );
+        run(&["apps", "--database-url", &url])
+    };
+    apps("localhost", &certificate).fails(1, "TLS");
+    for set in ["ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()"] {
+        repo.pool().execute_unprepared(set).await.unwrap();
+    }
+    let is_on = Statement::from_string(DbBackend::Postgres, "SHOW ssl");
+    while repo
+        .pool()
+        .query_one_raw(is_on.clone())
+        .await
+        .unwrap()
+        .unwrap()
+        .try_get_by_index::<String>(0)
+        .unwrap()
+        != "on"
+    {}
+    assert_eq!(apps("localhost", &certificate).code, 0, "{:?}", apps("localhost", &certificate));
+    assert_eq!(apps("localhost", &other).code, 1);
+    assert_eq!(apps("127.0.0.1", &certificate).code, 1);
+}
