@@ -266,7 +266,7 @@ pub(crate) struct Sweep {
     /// Goes on, with such pauses; without it, it sweeps once
     #[arg(long, value_name = "DURATION", conflicts_with = "dry_run")]
     pub(crate) every: Option<String>,
-    /// Says how many are due, and deletes none
+    /// Says how many are due, and how many open ones will be within a week, and deletes none
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -83,17 +83,17 @@ async fn a_bad_line_is_named_and_those_before_it_are_stored(store: Store) {
 
 async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     let days = |days| chrono::Utc::now() - chrono::TimeDelta::days(days);
-    let letters = [91, 40, 1].map(|age| stored_letter(store.app, days(age)));
+    let letters = [91, 85, 40, 1].map(|age| stored_letter(store.app, days(age)));
     store.repo.import(&letters).await.unwrap();
-    store.repo.resolve(letters[1].id, "ignored").await.unwrap();
+    store.repo.resolve(letters[2].id, "ignored").await.unwrap();
     let dry = store.run("sweep --settled-after 2h --all-after 90d --dry-run --output json").json();
     let count = |count: u64| json!({ "count": count, "at_least": false });
-    assert_eq!(dry, json!({ "settled": count(0), "all": count(1) }));
+    assert_eq!(dry, json!({ "settled": count(0), "all": count(1), "open_within_a_week": count(2) }));
     let folder = TempDir::new().unwrap();
     let swept = store.run(&format!("sweep --all-after 90d --archive {}", folder.path().display()));
     assert_eq!(swept.lines(), [["1"]]);
     assert_eq!(store.repo.get(letters[0].id).await.unwrap(), None);
     let import = store.run(&format!("import {}", folder.path().display()));
     assert_eq!(import.lines(), [["1", "0"]]);
-    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d").lines(), [["2"]]);
+    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d").lines(), [["3"]]);
 }

@@ -20,6 +20,7 @@ use crate::{
 /// The sweeper's own bounds, in the command line's words.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Of a dry run.
 const COUNT_CAP: u32 = 1_000_000;
 
@@ -29,10 +30,12 @@ struct Swept {
 }
 
 /// Of a dry run. One that is due for both counts twice.
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Default, Serialize)]
 struct DueNow {
     settled: Option<CappedCount>,
     all: Option<CappedCount>,
+    /// Those that nobody settled, now and until then: who would miss them has a week.
+    open_within_a_week: Option<CappedCount>,
 }
 
 pub(crate) async fn sweep(
@@ -126,17 +129,20 @@ async fn dry_run(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let count = async |due| store.count_due(&SweepScope::AllApps, due, DeadLetterState::Any, COUNT_CAP).await;
-    let mut found = DueNow { settled: None, all: None };
+    let mut found = DueNow::default();
     if let Some(after) = retention.settled_after {
         found.settled = Some(count(Due::SettledBefore(settings.now - after)).await?);
     }
     if let Some(after) = retention.all_after {
         found.all = Some(count(Due::CreatedBefore(settings.now - after)).await?);
+        let policy = RetentionPolicy { others: retention, ..Default::default() };
+        found.open_within_a_week = Some(policy.due_within(store, None, settings.now, WEEK, COUNT_CAP).await?);
     }
     let shown =
         |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count.count, count.at_least));
-    let columns = [number("settled and due"), number("stored and due")];
-    printer
-        .print(&found, &[found], columns, |found| [shown(found.settled).into(), shown(found.all).into()])?;
+    let columns = [number("settled and due"), number("stored and due"), number("open and due in a week")];
+    printer.print(&found, &[found], columns, |found| {
+        [found.settled, found.all, found.open_within_a_week].map(|count| shown(count).into())
+    })?;
     Ok(())
 }
