@@ -143,8 +143,11 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         }
     }
     repo.export(app, &filter(DeadLetterState::Any), &PageRequest::default()).await.unwrap();
+    log.expect("idx_dead_letters_app", InOrder, Some(51));
+    let orders = DeadLetterFilter { source: Some("orders".into()), ..filter(DeadLetterState::Any) };
+    repo.export(app, &orders, &PageRequest::default()).await.unwrap();
     log.expect_each(&[
-        ("idx_dead_letters_app", InOrder, Some(51)),
+        ("idx_dead_letters_app", Filtering, Some(51)),
         // As many as are on the page.
         ("dead_letters_pkey", Whole, Some(1)),
     ]);

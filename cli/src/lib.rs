@@ -26,14 +26,14 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use dead_letters::{DeadLetterStore, Requeue, Schema, connect_options, migration::Migrator, open};
-use tokio::sync::oneshot;
+use tokio::{runtime::Builder, sync::oneshot};
 
 use args::{Args, Command, Completions, Man, Migrate};
 pub use error::Exit;
 use error::Failure;
 use output::Printer;
 use settings::Settings;
-use stop::Stop;
+use stop::{Signals, Stop};
 
 /// The tool, as a service's own program has it.
 #[derive(Default)]
@@ -89,23 +89,26 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
     }
 }
 
-/// The command has a thread of its own, since it blocks it where its result is not read.
+/// The command has a thread and a runtime of its own: it blocks where its result is not read, and what it reads of the
+/// database need not pass from thread to thread.
 fn started(cli: Cli, args: Args) -> Result<(), Failure> {
-    let stop = Stop::listen()?;
-    let ends = stop.asked_twice();
-    let tokio = tokio::runtime::Runtime::new()?;
-    let within = tokio.handle().clone();
-    let (done, ended) = oneshot::channel();
-    thread::spawn(move || done.send(within.block_on(command(cli, args, &stop))));
-    let ran = tokio.block_on(async {
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let (signals, stop) = Signals::listen()?;
+        let (done, ended) = oneshot::channel();
+        thread::spawn(move || {
+            let ran = Builder::new_current_thread().enable_all().build().map_err(Failure::from).and_then(|tokio| {
+                let ran = tokio.block_on(command(cli, args, &stop));
+                // It would wait for what is still to be typed.
+                tokio.shutdown_background();
+                ran
+            });
+            done.send(ran)
+        });
         tokio::select! {
             ran = ended => ran.unwrap_or_else(|_| Err(Failure::failed("it broke, which is a fault of this program"))),
-            () = ends => Err(Failure::failed("it was ended: the batch under way is done or not, as a whole")),
+            () = signals.second() => Err(Failure::failed("it was ended: the batch under way is done or not, as a whole")),
         }
-    });
-    // It would wait for what is still to be typed.
-    tokio.shutdown_background();
-    ran
+    })
 }
 
 async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
@@ -144,7 +147,7 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         Command::Replay(replay) => {
             commands::replay(&*store, replayer.as_deref(), replay, &settings, &mut printer, stop).await
         }
-        Command::Export(export) => commands::export(&*store, export, &settings, &mut printer, stop).await,
+        Command::Export(export) => commands::export(&*store, export, &settings, stop).await,
         Command::Import(import) => commands::import(&*store, import, &mut printer, stop).await,
         Command::Sweep(sweep) => commands::sweep(store, sweep, &settings, &mut printer, stop).await,
         Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range,
     scan::{Matching, Place, newest_first},
+    text::with_literal_limits,
     transaction::RepoConnection,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
@@ -43,20 +44,26 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let created_at: DateTimeWithTimeZone = row.try_get_by_index(0)?;
             picked.push((created_at.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
         }
-        let last = picked.last().copied().filter(|_| picked.len() < found.len());
-        let (next, looked_back_to) = listed.next(last);
-
-        if picked.is_empty() {
+        let Some(&end) = picked.last() else {
+            let (next, looked_back_to) = listed.next(None);
             return Ok(Page { items: Vec::new(), next, looked_back_to });
-        }
-
-        // Those that still match.
-        let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
-        let picked = DeadLetterFilter { ids, ..filter.clone() };
-        let rows = newest_first(Entity::find())
-            .filter(Matching::new(app_id, &picked)?.condition(backend))
-            .build(backend);
-        let rows = convert::Row::find_by_statement(rows).all(&self.db).await?;
-        Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
+        };
+        // Those that still match. Where none between two places is left out they are read in the index's
+        // order: 500 of 1 KB in 0.4 ms, and by their ids in 1.6.
+        let limit = picked.len();
+        let ids = Some(picked.iter().map(|&(_, id)| id).collect());
+        let by_id = DeadLetterFilter { ids, ..filter.clone() };
+        let among = match listed.is_narrow(backend) {
+            true => Matching::new(app_id, &by_id)?,
+            false => listed.down_to(end),
+        };
+        let rows = newest_first(Entity::find()).filter(among.condition(backend)).limit(limit as u64);
+        let rows = convert::Row::find_by_statement(with_literal_limits(backend, rows.as_query()));
+        let items: Vec<_> = rows.all(&self.db).await?.into_iter().map(StoredLetter::from).collect();
+        // What was committed meanwhile may have taken the places of the last ones.
+        let last = items.last().filter(|_| items.len() == limit);
+        let last = last.map(|last| (last.created_at, last.id)).filter(|&last| last > end);
+        let (next, looked_back_to) = listed.next(last.or(Some(end).filter(|_| limit < found.len())));
+        Ok(Page { items, next, looked_back_to })
     }
 }

@@ -91,8 +91,13 @@ impl<'a> Matching<'a> {
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
     }
 
+    /// The same, but for those behind this place.
+    pub(super) fn down_to(self, end: Place) -> Self {
+        Self { down_to: Some(end), ..self }
+    }
+
     /// Whether it leaves out any of the rows that it looks at.
-    fn is_narrow(&self, backend: DbBackend) -> bool {
+    pub(super) fn is_narrow(&self, backend: DbBackend) -> bool {
         !narrow(Condition::all(), self.filter, backend).is_empty()
     }
 

@@ -9,12 +9,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter,
     PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
-    TimelineRequest, testing::letter,
+    TimelineRequest,
+    testing::{letter, stored_letter},
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -431,6 +432,52 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
             if is_last {
                 break;
             }
+        }
+    }
+}
+
+/// At any of its round trips: those that were there are on one page each, and no page has more than it was asked for.
+#[tokio::test]
+async fn letters_that_come_between_the_round_trips_of_an_export_push_no_other_out_of_it_on_postgres() {
+    let pools = Pools::postgres().await;
+    let gate = &pools.proxy.as_ref().unwrap().gate;
+    for nth in 1.. {
+        let given = pools.given().await;
+        let old = |minutes| stored_letter(given.app, Utc::now() - TimeDelta::minutes(minutes));
+        let there = [50, 40, 30, 20, 10].map(old);
+        pools.direct.repo().import(&there).await.unwrap();
+        let filter = DeadLetterFilter { created_before: Some(Utc::now() - TimeDelta::minutes(5)), ..all() };
+        let page = PageRequest { size: 2, after: None, scan: Some(10) };
+        gate.hold(nth, When::Asked);
+        let mut first = pin!(given.repo.export(given.app, &filter, &page));
+        let whole = tokio::select! {
+            page = &mut first => Some(page),
+            () = gate.holding() => None,
+        };
+        pools.direct.repo().import(&[15, 14, 13].map(old)).await.unwrap();
+        gate.open();
+        let is_last = whole.is_some();
+        let mut found = match whole {
+            Some(page) => page.unwrap(),
+            None => first.await.unwrap(),
+        };
+        let mut exported = Vec::new();
+        loop {
+            assert!(found.items.len() <= 2, "{nth}: {found:?}");
+            exported.extend(found.items.iter().map(|letter| letter.id));
+            if found.next.is_none() {
+                break;
+            }
+            let page = PageRequest { after: found.next, ..page };
+            found = given.repo.export(given.app, &filter, &page).await.unwrap();
+        }
+        for letter in &there {
+            assert_eq!(exported.iter().filter(|id| **id == letter.id).count(), 1, "{nth}: {exported:?}");
+        }
+        given.db.close_by_ref().await.unwrap();
+        if is_last {
+            assert!(nth > 2, "it has a round trip for the sizes, and one for the rows");
+            break;
         }
     }
 }

@@ -1,45 +1,81 @@
-use dead_letters::{DeadLetterStore, PageRequest};
+use std::{
+    io::{self, BufWriter, Write},
+    thread,
+};
+
+use dead_letters::{DeadLetterStore, PageRequest, StoredLetter};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     args::Export,
     error::{Exit, Failure},
-    output::Printer,
     progress::Progress,
     settings::Settings,
     stop::Stop,
 };
 
-/// Letters a page, which ends at 16 MB of payload too: no more is held at a time.
+/// Letters a page, which ends at 16 MB of payload too: of three at most there is more than one held.
 const PAGE: u32 = 500;
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Whatever `--output` says: it is what `import` takes.
 pub(crate) async fn export(
     store: &dyn DeadLetterStore,
     export: Export,
     settings: &Settings,
-    printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
     let (app_id, scan) = (export.filter.app, export.filter.scan);
     let filter = settings.filter(export.filter)?;
     let mut page = PageRequest { size: PAGE, after: None, scan: Some(scan) };
-    let (mut written, progress) = (0, Progress::of(None));
-    loop {
-        let letters = store.export(app_id, &filter, &page).await.map_err(|error| {
-            let failure = Failure::from(error);
-            if written == 0 { failure } else { failure.after_a_part() }
-        })?;
-        printer.lines(&letters.items)?;
-        written += letters.items.len() as u64;
-        progress.is_at(written);
-        if letters.next.is_none() {
-            return Ok(());
+    let (pages, written) = writer();
+    let (mut sent, progress) = (0, Progress::of(None));
+    let read = loop {
+        let letters = match store.export(app_id, &filter, &page).await {
+            Ok(letters) => letters,
+            Err(error) => break Err(Failure::from(error)),
+        };
+        sent += letters.items.len() as u64;
+        if pages.send(letters.items).await.is_err() {
+            break Ok(());
         }
-        if stop.is_asked() {
-            say!("note: it was stopped after {written} letters, and there are more");
-            return Err(Failure::silent(Exit::Partly));
-        }
+        progress.is_at(sent);
         // However much a scan looks at: all are meant.
         page.after = letters.next;
-    }
+        if page.after.is_none() {
+            break Ok(());
+        }
+        if stop.is_asked() {
+            say!("note: it was stopped after {sent} letters, and there are more");
+            break Err(Failure::silent(Exit::Partly));
+        }
+    };
+    drop(pages);
+    written.await.unwrap_or_else(|_| Err(io::Error::other("its writer broke")))?;
+    read.map_err(|failure| if sent == 0 { failure } else { failure.after_a_part() })
+}
+
+/// A thread that writes pages while the next is read; and how that ended.
+fn writer() -> (mpsc::Sender<Vec<StoredLetter>>, oneshot::Receiver<io::Result<()>>) {
+    let (pages, mut next) = mpsc::channel::<Vec<_>>(1);
+    let (ended, written) = oneshot::channel();
+    thread::spawn(move || {
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
+        let mut write = |letters: Vec<StoredLetter>| -> io::Result<()> {
+            for letter in letters {
+                serde_json::to_writer(&mut out, &letter)?;
+                out.write_all(b"\n")?;
+            }
+            out.flush()
+        };
+        let mut so_far = Ok(());
+        while let Some(letters) = next.blocking_recv() {
+            so_far = write(letters);
+            if so_far.is_err() {
+                break;
+            }
+        }
+        ended.send(so_far)
+    });
+    (pages, written)
 }
