@@ -110,11 +110,9 @@ fn batches(paths: Vec<PathBuf>) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<A
                     }
                 }
             }
-            let is_last = unreadable.is_some() || batch.is_empty();
-            if (batch.is_empty() && unreadable.is_none())
-                || read.blocking_send((batch, unreadable)).is_err()
-                || is_last
-            {
+            let is_last = unreadable.is_some();
+            let is_nothing = batch.is_empty() && !is_last;
+            if is_nothing || read.blocking_send((batch, unreadable)).is_err() || is_last {
                 return;
             }
         }
