@@ -84,17 +84,13 @@ async fn insert(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<
     static INSERT: Text = Text::new();
     let backend = db.get_database_backend();
     let rows: Vec<_> = letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
-    // Without a column: the key of a distributed table is (app_id, id).
-    let unless_there = OnConflict::new().do_nothing().to_owned();
-    if backend == DbBackend::Postgres {
+    let unless_there = OnConflict::column(Column::Id).do_nothing().to_owned();
+    let insert = if backend == DbBackend::Postgres {
         let (columns, values) = arrays(rows);
-        let insert = INSERT.with(backend, values, || {
-            insert_arrays(&columns).on_conflict(unless_there).returning_col(Column::Id).to_owned()
-        });
-        // By the rows: with INSERT … SELECT, Citus' number of rows is of those that it was given.
-        return Ok(db.query_all_raw(insert).await?.len() as u64);
-    }
-    let insert = backend.build(insert_values(rows).on_conflict(unless_there));
+        INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
+    } else {
+        backend.build(insert_values(rows).on_conflict(unless_there))
+    };
     Ok(db.execute_raw(insert).await?.rows_affected())
 }
 
