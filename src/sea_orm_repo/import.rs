@@ -120,8 +120,8 @@ fn naming_the_letter(error: DeadLetterRepoError, letters: &[StoredLetter]) -> De
     const CHECK: &str = "dead_letters_resolution_check";
     let DeadLetterRepoError::Db(of_db) = &error else { return error };
     let said = sqlx_error(of_db).and_then(|error| error.as_database_error());
-    // SQLite's message ends with the name.
-    if !said.is_some_and(|said| said.constraint() == Some(CHECK) || said.message().ends_with(CHECK)) {
+    // SQLite and Citus name it in the message alone.
+    if !said.is_some_and(|said| said.constraint() == Some(CHECK) || said.message().contains(CHECK)) {
         return error;
     }
     let is_unknown = |letter: &StoredLetter| {

@@ -3,6 +3,10 @@
 //!
 //! It is never skipped: where there is no PostgreSQL, [`TestDatabase::create`] fails and says what to
 //! install.
+//!
+//! With Citus, `TEST_DATABASE_URL` names the coordinator, `TEST_CITUS_WORKERS` the other nodes, separated by
+//! commas, and `TEST_DATABASE_TEMPLATE` a database that is on all of them, as `tests/citus/prepare` makes it:
+//! each test has a copy, on all of them.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -22,17 +26,23 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct TestDatabase {
     url: String,
     name: String,
-    maintenance_url: Url,
+    /// Of each server that has it, the coordinator's first.
+    maintenance_urls: Vec<Url>,
 }
 
 impl TestDatabase {
-    /// Creates it.
+    /// Creates it, on Citus' workers as well.
     ///
     /// # Errors
     ///
     /// There is no PostgreSQL to be had, or the server refused.
     pub async fn create() -> Result<Self, Error> {
-        Self::create_on(&maintenance_url()?).await
+        let mut servers = vec![maintenance_url()?];
+        for worker in std::env::var("TEST_CITUS_WORKERS").unwrap_or_default().split_terminator(',') {
+            servers.push(Url::parse(worker)?);
+        }
+        let template = template().unwrap_or_else(|| "template1".to_owned());
+        Ok(Self::create_as(&servers, &template).await?)
     }
 
     /// Creates it on the server of another database's URL.
@@ -41,11 +51,19 @@ impl TestDatabase {
     ///
     /// The server refused.
     pub async fn create_on(maintenance_url: &Url) -> Result<Self, Error> {
+        Ok(Self::create_as(std::slice::from_ref(maintenance_url), "template1").await?)
+    }
+
+    async fn create_as(servers: &[Url], template: &str) -> Result<Self, DbErr> {
         let name = format!("dead_letters_test_{}", Uuid::new_v4().simple());
-        execute(maintenance_url, &format!("CREATE DATABASE {name}")).await?;
-        let mut url = maintenance_url.clone();
+        let mut url = servers[0].clone();
         url.set_path(&name);
-        Ok(Self { url: url.into(), name, maintenance_url: maintenance_url.clone() })
+        let mut this = Self { url: url.into(), name, maintenance_urls: Vec::new() };
+        for server in servers {
+            execute(server, &format!("CREATE DATABASE {} TEMPLATE {template}", this.name)).await?;
+            this.maintenance_urls.push(server.clone());
+        }
+        Ok(this)
     }
 
     /// Its connection URL.
@@ -57,13 +75,16 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        let url = &self.maintenance_url;
+        let urls = &self.maintenance_urls;
         // Dropped inside a test's runtime, which can't be blocked on: so on a thread with one of its own.
         let outcome = std::thread::scope(|scope| {
             scope
                 .spawn(|| -> Result<(), Error> {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                    Ok(runtime.block_on(execute(url, &drop))?)
+                    for url in urls {
+                        runtime.block_on(execute(url, &drop))?;
+                    }
+                    Ok(())
                 })
                 .join()
         });
@@ -71,6 +92,11 @@ impl Drop for TestDatabase {
             eprintln!("could not drop the test database {}", self.name);
         }
     }
+}
+
+/// What `TEST_DATABASE_TEMPLATE` says: a database that is migrated, and maybe distributed.
+pub fn template() -> Option<String> {
+    std::env::var("TEST_DATABASE_TEMPLATE").ok()
 }
 
 async fn execute(url: &Url, sql: &str) -> Result<(), DbErr> {
