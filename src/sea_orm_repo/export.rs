@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range,
-    scan::{Matching, Place, newest_first},
+    scan::{Place, newest_first},
     transaction::RepoConnection,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
@@ -54,7 +54,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let picked = DeadLetterFilter { ids, ..filter.clone() };
         let rows = newest_first(Entity::find())
-            .filter(Matching::new(app_id, &picked)?.condition(backend))
+            .filter(self.matching(app_id, &picked)?.condition(backend))
             .build(backend);
         let rows = convert::Row::find_by_statement(rows).all(&self.db).await?;
         Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
