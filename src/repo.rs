@@ -89,7 +89,8 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
     /// left. One call is one batch: the caller loops, and pauses between batches as it likes. A `limit` of 0
-    /// deletes nothing.
+    /// deletes nothing. Of a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it takes what were the oldest
+    /// a moment before.
     ///
     /// # Errors
     ///

@@ -24,7 +24,9 @@ pub trait DeadLetterRetention: Send + Sync {
     /// open one where settled ones are meant. One call is one batch.
     ///
     /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
-    /// left. A `limit` of 0 deletes nothing.
+    /// left. A `limit` of 0 deletes nothing. Of many apps in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it takes what were the oldest a moment before, and
+    /// may leave due rows of other apps for those that are held.
     ///
     /// # Errors
     ///
@@ -55,7 +57,8 @@ pub trait DeadLetterRetention: Send + Sync {
     ) -> Result<Swept, DeadLetterRepoError>;
 
     /// Counts the rows of the scope that are due and of this state, up to `cap`: what sweeps would delete,
-    /// were nobody to hold them. It reads no more than `cap` + 1 of them.
+    /// were nobody to hold them. It reads no more than `cap` + 1 of them; of many apps in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table all that are due, of any state.
     ///
     /// # Errors
     ///
@@ -91,7 +94,8 @@ pub enum SweepScope {
     /// All apps'.
     AllApps,
     /// All apps' but some: by app, and oldest first within one. It costs a probe of the index for each app
-    /// that has due rows or is passed, and nothing for the rows of the excepted ones.
+    /// that has due rows or is passed, and nothing for the rows of the excepted ones, unless the table is
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded).
     AllAppsBut {
         /// At most 1,000, which have a retention of their own, say.
         excepted: Vec<AppId>,
@@ -116,7 +120,7 @@ pub struct Swept {
     /// Rows.
     pub deleted: u64,
     /// Of [`AllAppsBut`](SweepScope::AllAppsBut): the app to begin the next batch with; this one ended within
-    /// it, or at its end. `None` where every app was seen.
+    /// it, or at its end, or behind the last one. `None` where every app was seen.
     pub next: Option<AppId>,
 }
 

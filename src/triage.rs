@@ -180,7 +180,8 @@ pub trait DeadLetterTriage: Send + Sync {
     /// most `limit`. The next page is `after` the last one's app; one with fewer than `limit` is the last.
     ///
     /// No count goes beyond `cap`. It reads what stands on the page: `cap` + 1 index entries an app and
-    /// count, whatever the apps and the table hold.
+    /// count, whatever the apps and the table hold. It is one statement for all apps, or for every 1,000 in
+    /// `among`; of a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table one or two for each app.
     ///
     /// # Errors
     ///
@@ -197,7 +198,8 @@ pub trait DeadLetterTriage: Send + Sync {
     /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
     ///
     /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs
-    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps.
+    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps, or for each of a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table.
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],
@@ -317,7 +319,8 @@ pub trait DeadLetterTriage: Send + Sync {
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
 
     /// Stores letters as they were exported, each in its app, with their ids, times and settlements. One
-    /// whose id is there already is left alone, whatever it holds, and counted.
+    /// whose id is there already is left alone, whatever it holds, and counted; in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table, one whose id its app has.
     ///
     /// All of one call or none; at most 1,000. What the repo may have for caps does not apply. What is finer
     /// than a microsecond is lost.

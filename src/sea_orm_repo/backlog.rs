@@ -34,19 +34,57 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
     ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
         let limit = in_range("limit", limit, 1..=1_000)?;
+        let among = among.map(|among| {
+            let behind = among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after));
+            behind.copied().collect::<BTreeSet<_>>()
+        });
+        if self.sharded {
+            return self.find_backlogs_one_by_one(among, after, limit, cap).await;
+        }
         let mut backlogs = Vec::new();
         match among {
             None => self.look_up(skip_to_open(after, limit), cap, &mut backlogs).await?,
             Some(among) => {
-                let among: BTreeSet<_> =
-                    among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after)).collect();
-                let among: Vec<_> = among.into_iter().map(|app_id| app_id.into_inner()).collect();
+                let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
                 for among in among.chunks(APPS_PER_STATEMENT) {
                     let left = limit - backlogs.len() as u32;
                     self.look_up(pick_open(among, left), cap, &mut backlogs).await?;
                     if backlogs.len() == limit as usize {
                         break;
                     }
+                }
+            }
+        }
+        Ok(backlogs)
+    }
+
+    async fn find_backlogs_one_by_one(
+        &self,
+        among: Option<BTreeSet<AppId>>,
+        mut after: Option<AppId>,
+        limit: u32,
+        cap: u32,
+    ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+        let backend = self.db.get_database_backend();
+        let mut among = among.map(BTreeSet::into_iter);
+        let mut backlogs = Vec::new();
+        while backlogs.len() < limit as usize {
+            let app_id = match &mut among {
+                Some(among) => among.next(),
+                None => {
+                    let next = with_literal_limits(backend, &next_open(is_behind(after)));
+                    let next = self.db.query_one_raw(next).await?;
+                    next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
+                }
+            };
+            let Some(app_id) = app_id else { break };
+            after = Some(app_id);
+            let of_app =
+                Query::select().apply(|query| backlog(query, app_id.into_inner().into(), cap)).take();
+            for row in self.db.query_all_raw(with_literal_limits(backend, &of_app)).await? {
+                // None is left, or the list's app has none.
+                if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
+                    backlogs.push(to_backlog(&row, cap)?);
                 }
             }
         }
@@ -70,33 +108,39 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 /// The column of the apps that are looked up.
 const APP_ID: (&str, &str) = ("apps", "app_id");
 
+/// The first app within the bound that has open rows.
+fn next_open(bound: Expr) -> SelectStatement {
+    Query::select()
+        .column(Column::AppId)
+        .from(Entity)
+        .and_where(is_open())
+        .and_where(bound)
+        .order_by(Column::AppId, Order::Asc)
+        .limit(1)
+        .take()
+}
+
+fn is_behind(after: Option<AppId>) -> Expr {
+    match after {
+        Some(after) => Column::AppId.gt(after.into_inner()),
+        // Of all, by the same search.
+        None => Column::AppId.gte(Uuid::nil()),
+    }
+}
+
 /// From one app to the next one that has open rows, each step by one probe of the open index.
 fn skip_to_open(after: Option<AppId>, limit: u32) -> WithClause {
-    let next = |bound: Expr| {
-        Query::select()
-            .column(Column::AppId)
-            .from(Entity)
-            .and_where(is_open())
-            .and_where(bound)
-            .order_by(Column::AppId, Order::Asc)
-            .limit(1)
-            .take()
-    };
     let one = || Expr::Constant(1.into());
     let further = Query::select()
-        .expr(next(Column::AppId.into_expr().gt(Expr::col(APP_ID))))
+        .expr(next_open(Column::AppId.into_expr().gt(Expr::col(APP_ID))))
         .expr(Expr::col("number").add(one()))
         .from("apps")
         // The last step finds none.
         .and_where(Expr::col(APP_ID).is_not_null())
         .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
         .take();
-    let first = match after {
-        Some(after) => Column::AppId.gt(after.into_inner()),
-        // Of all, by the same search.
-        None => Column::AppId.gte(Uuid::nil()),
-    };
-    let apps = Query::select().expr(next(first)).expr(one()).union(UnionType::All, further).take();
+    let apps =
+        Query::select().expr(next_open(is_behind(after))).expr(one()).union(UnionType::All, further).take();
     let apps =
         CommonTableExpression::new().table_name("apps").columns(["app_id", "number"]).query(apps).to_owned();
     WithClause::new().recursive(true).cte(apps).to_owned()
@@ -131,18 +175,24 @@ fn seen(app_id: Expr, order: Order) -> SelectStatement {
 }
 
 fn backlogs_of(apps: WithClause, cap: u32) -> SelectStatement {
-    let of_app = || Condition::all().add(Column::AppId.into_expr().eq(Expr::col(APP_ID)));
     Query::select()
-        .column(APP_ID)
-        .expr(count_to(Some(cap), rows_that(of_app().add(is_open()))))
-        .expr(count_to(Some(cap), rows_that(of_app().add(COLUMN.resolved_at.is_null()))))
-        .expr(seen(Expr::col(APP_ID), Order::Asc))
-        .expr(seen(Expr::col(APP_ID), Order::Desc))
+        .apply(|query| backlog(query, Expr::col(APP_ID), cap))
         .from("apps")
         .and_where(Expr::col(APP_ID).is_not_null())
         .order_by(APP_ID, Order::Asc)
         .with_cte(apps)
         .take()
+}
+
+/// Selects what [`to_backlog`] reads.
+fn backlog(query: &mut SelectStatement, app_id: Expr, cap: u32) {
+    let of_app = || Condition::all().add(Column::AppId.into_expr().eq(app_id.clone()));
+    query
+        .expr(app_id.clone())
+        .expr(count_to(Some(cap), rows_that(of_app().add(is_open()))))
+        .expr(count_to(Some(cap), rows_that(of_app().add(COLUMN.resolved_at.is_null()))))
+        .expr(seen(app_id.clone(), Order::Asc))
+        .expr(seen(app_id.clone(), Order::Desc));
 }
 
 fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {

@@ -68,7 +68,7 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
-        let id = new_id();
+        let (app_id, id) = (letter.app_id, new_id());
         let row = convert::to_new_row(id, storable(letter, self.limits), 0, self.limits)?;
         let mut tries = 1;
         loop {
@@ -76,7 +76,8 @@ impl SeaOrmDeadLetterRepo {
                 Ok(()) => Ok(id),
                 // An earlier try, whose commit went unanswered, may have done it.
                 Err(error) if tries > 1 && !error.is_transient() => {
-                    self.find(id).await.and_then(|row| if row.is_some() { Ok(id) } else { Err(error) })
+                    let row = self.find_in_app(app_id, id).await;
+                    row.and_then(|row| if row.is_some() { Ok(id) } else { Err(error) })
                 }
                 Err(error) => Err(error),
             };

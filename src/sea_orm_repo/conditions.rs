@@ -49,10 +49,16 @@ pub(super) fn is_of_state_within(filter: &DeadLetterFilter, state: DeadLetterSta
     }
 }
 
-pub(super) fn is_of_app(app_id: AppId, filter: &DeadLetterFilter, backend: DbBackend) -> Condition {
+pub(super) fn is_of_app(
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    backend: DbBackend,
+    sharded: bool,
+) -> Condition {
     let is_of_app = Column::AppId.eq(app_id.into_inner());
     Condition::all().add(match backend {
-        _ if filter.ids.is_none() => is_of_app,
+        // Or it would not be seen that this is one shard.
+        _ if sharded || filter.ids.is_none() => is_of_app,
         // SQLite takes an app for ten rows, and would read all of them to find a few by their ids.
         DbBackend::Sqlite => Func::cust("likely").arg(is_of_app).into(),
         // So does PostgreSQL where the app is new since the last ANALYZE.

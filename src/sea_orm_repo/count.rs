@@ -10,9 +10,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{
-    SeaOrmDeadLetterRepo, in_range, scan::Matching, text::with_literal_limits, transaction::RepoConnection,
-};
+use super::{SeaOrmDeadLetterRepo, in_range, text::with_literal_limits, transaction::RepoConnection};
 use crate::{AppId, Count, DeadLetterFilter, DeadLetterRepoError, Resolution, UnresolvedCount};
 
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
@@ -36,6 +34,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
+        if self.sharded {
+            return self.count_unresolved_one_by_one(app_ids, cap).await;
+        }
         let mut found = HashMap::new();
         for app_ids in app_ids.chunks(APPS_PER_COUNT) {
             let count =
@@ -53,6 +54,25 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(counts.collect())
     }
 
+    async fn count_unresolved_one_by_one(
+        &self,
+        app_ids: &[AppId],
+        cap: Option<u32>,
+    ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
+        let mut counts = Vec::with_capacity(app_ids.len());
+        for &app_id in app_ids {
+            let unresolved =
+                Condition::all().add(COLUMN.app_id.eq(app_id.into_inner())).add(COLUMN.resolved_at.is_null());
+            let count = count_to(cap, rows_that(unresolved));
+            let count = with_literal_limits(self.db.get_database_backend(), &count);
+            let counted = self.db.query_one_raw(count).await?;
+            let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
+            let (count, at_least) = capped(counted, cap);
+            counts.push(UnresolvedCount { app_id, count, at_least });
+        }
+        Ok(counts)
+    }
+
     pub(super) async fn count_matching(
         &self,
         app_id: AppId,
@@ -60,7 +80,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
         scan: Option<u32>,
     ) -> Result<Count, DeadLetterRepoError> {
-        let matching = self.bounded(Matching::new(app_id, filter)?, scan).await?;
+        let matching = self.bounded(self.matching(app_id, filter)?, scan).await?;
         let backend = self.db.get_database_backend();
         let count = count_to(Some(cap), |query| matching.select(query, backend));
         let count = Query::select().expr(behind_what_is_stored(backend)).expr(count).take();

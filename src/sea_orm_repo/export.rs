@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range,
-    scan::{Matching, Place, newest_first},
+    scan::{Place, newest_first},
     text::with_literal_limits,
     transaction::RepoConnection,
 };
@@ -54,7 +54,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let ids = Some(picked.iter().map(|&(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
         let among = match listed.is_narrow(backend) {
-            true => Matching::new(app_id, &by_id)?,
+            true => self.matching(app_id, &by_id)?,
             false => listed.down_to(end),
         };
         let rows = newest_first(Entity::find()).filter(among.condition(backend)).limit(limit as u64);

@@ -7,6 +7,7 @@ use sea_orm::{
     ColumnTrait, EntityTrait, FromQueryResult, PartialModelTrait, QueryFilter, QuerySelect, QueryTrait,
     sea_query::Func,
 };
+use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
@@ -29,6 +30,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             GET.with(self.db.get_database_backend(), [id.into()], || Entity::find_by_id(id).into_query());
         let row = convert::Row::find_by_statement(get).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
+    }
+
+    pub(super) async fn find_app(&self, id: DeadLetterId) -> Result<Option<AppId>, DeadLetterRepoError> {
+        let app = Entity::find_by_id(id.into_inner()).select_only().column(Column::AppId);
+        Ok(app.into_tuple::<Uuid>().one(&self.db).await?.map(AppId::from))
     }
 
     pub(super) async fn find_newest(

@@ -99,14 +99,40 @@ pub(super) fn find_oldest_on_sqlite(app_id: Option<AppId>, due: Due, limit: u64)
         .build(DbBackend::Sqlite)
 }
 
-/// Deletes the rows of these ids. To plan `= ANY($1)` PostgreSQL weighs each of them.
-pub(super) fn delete_by_id(backend: DbBackend, ids: &[Uuid]) -> Statement {
+/// Deletes the rows of these ids, all of one app if it is said. To plan `= ANY($1)` PostgreSQL weighs each of
+/// them.
+pub(super) fn delete_by_id(
+    backend: DbBackend,
+    app_id: Option<AppId>,
+    ids: impl Iterator<Item = Uuid>,
+) -> Statement {
     if backend == DbBackend::Sqlite {
-        return Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
+        return Entity::delete_many().filter(Column::Id.is_in(ids)).build(backend);
     }
-    let delete = "DELETE FROM dead_letters WHERE id = ANY(ARRAY(SELECT unnest($1)))";
-    let ids = ids.iter().map(|&id| id.into()).collect();
-    Statement::from_sql_and_values(backend, delete, [Value::Array(ArrayType::Uuid, Some(Box::new(ids)))])
+    let of_app = if app_id.is_some() { " AND app_id = $2" } else { "" };
+    let delete = format!("DELETE FROM dead_letters WHERE id = ANY(ARRAY(SELECT unnest($1))){of_app}");
+    let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids.map(Value::from).collect())));
+    let values = [ids].into_iter().chain(app_id.map(|app_id| app_id.into_inner().into()));
+    Statement::from_sql_and_values(backend, delete, values)
+}
+
+/// How many of the rows that one batch of many apps is to delete are each app's, by app. It holds none of them.
+pub(super) fn share_by_app(scope: &SweepScope, due: Due, limit: u64) -> Statement {
+    let oldest = oldest_across_shards("app_id", scope, due, DeadLetterState::Any);
+    let share = format!("SELECT app_id, count(*) FROM ({oldest}) oldest GROUP BY app_id ORDER BY app_id");
+    Statement::from_sql_and_values(DbBackend::Postgres, share, values(scope, due, limit))
+}
+
+/// Counts rows of many apps that are due and of the state, up to the limit, where the table is distributed.
+pub(super) fn count_across_shards(
+    scope: &SweepScope,
+    due: Due,
+    state: DeadLetterState,
+    limit: u64,
+) -> Statement {
+    let oldest = oldest_across_shards("1", scope, due, state);
+    let count = format!("SELECT count(*) FROM ({oldest}) due");
+    Statement::from_sql_and_values(DbBackend::Postgres, count, values(scope, due, limit))
 }
 
 /// Counts rows that are due and of the state, up to the limit.
@@ -185,23 +211,7 @@ fn oldest_on_postgres(
     state: DeadLetterState,
     lock: &str,
 ) -> String {
-    // Of settled rows the one index covers more.
-    let (time, is_due, is_indexed) = match (due, state) {
-        (Due::SettledBefore(_), _) => (
-            "resolved_at",
-            "resolution IN ('replayed', 'ignored', 'handled_by_script')",
-            "resolution <> 'handler_failed'",
-        ),
-        (Due::CreatedBefore(_), state) => {
-            let state = match state {
-                DeadLetterState::Open => "(resolution IS NULL OR resolution = 'handler_failed')",
-                DeadLetterState::Unresolved => "resolved_at IS NULL",
-                DeadLetterState::Resolved => "resolved_at IS NOT NULL",
-                DeadLetterState::Any => "true",
-            };
-            ("created_at", state, state)
-        }
-    };
+    let (time, is_due, is_indexed) = due_on_postgres(due, state);
     match scope {
         SweepScope::App(_) => format!(
             "SELECT {columns} FROM dead_letters WHERE app_id = $3 AND {time} < $1 AND {is_due} \
@@ -226,6 +236,42 @@ fn oldest_on_postgres(
                  ORDER BY {time} LIMIT (SELECT $2){lock}) letter \
              WHERE app NOT IN (SELECT unnest($4)) LIMIT $2"
         ),
+    }
+}
+
+/// The time that makes a row due, what else does, and the condition of the index of an app's.
+fn due_on_postgres(due: Due, state: DeadLetterState) -> (&'static str, &'static str, &'static str) {
+    // Of settled rows the one index covers more.
+    match (due, state) {
+        (Due::SettledBefore(_), _) => (
+            "resolved_at",
+            "resolution IN ('replayed', 'ignored', 'handled_by_script')",
+            "resolution <> 'handler_failed'",
+        ),
+        (Due::CreatedBefore(_), state) => {
+            let state = match state {
+                DeadLetterState::Open => "(resolution IS NULL OR resolution = 'handler_failed')",
+                DeadLetterState::Unresolved => "resolved_at IS NULL",
+                DeadLetterState::Resolved => "resolved_at IS NOT NULL",
+                DeadLetterState::Any => "true",
+            };
+            ("created_at", state, state)
+        }
+    }
+}
+
+/// The oldest of all apps, or the first apps' of all but some. Neither recursion, nor LATERAL, nor a lock spans
+/// shards: so what is due is found by the indexes of all apps, that of the excepted ones too.
+fn oldest_across_shards(columns: &str, scope: &SweepScope, due: Due, state: DeadLetterState) -> String {
+    let (time, is_due, _) = due_on_postgres(due, state);
+    match scope {
+        SweepScope::AllAppsBut { .. } => format!(
+            "SELECT {columns} FROM dead_letters \
+             WHERE app_id >= $3 AND app_id <> ALL($4) \
+                 AND {time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
+             ORDER BY app_id LIMIT $2"
+        ),
+        scope => oldest_on_postgres(columns, scope, due, state, ""),
     }
 }
 

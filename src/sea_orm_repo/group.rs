@@ -28,7 +28,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let backend = self.db.get_database_backend();
         let buckets =
             request.timeline.as_ref().map(|timeline| Buckets::new(timeline, backend)).transpose()?;
-        let matching = self.bounded(Matching::new(app_id, filter)?, request.scan).await?;
+        let matching = self.bounded(self.matching(app_id, filter)?, request.scan).await?;
         let query = group_errors(&matching, buckets.as_ref(), limit, backend);
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for row in self.db.query_all_raw(with_literal_limits(backend, &query)).await? {

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use dead_letters_entity::dead_letters::{Column, Entity};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr,
     sea_query::{Asterisk, Expr, Func, OnConflict, Query},
@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, convert, in_range,
-    insert::{ROW_BYTES, arrays, batches, insert_arrays, insert_values},
+    insert::{ROW_BYTES, arrays, as_arrays, batches, insert_arrays, insert_values},
     text::Text,
     transaction::{self, RepoConnection},
 };
-use crate::{DeadLetterRepoError, Imported, Resolution, StoredLetter, description::sqlx_error};
+use crate::{AppId, DeadLetterRepoError, Imported, Resolution, StoredLetter, description::sqlx_error};
 
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// At rows that are there at first, and that others delete before they are counted.
@@ -35,8 +35,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let mut ordered: Vec<_> = letters.iter().collect();
         // In one order, so that two imports of the same rows do not wait for one another.
-        ordered.sort_by_key(|letter| letter.id);
-        let batches = batches(self.db.get_database_backend(), ordered, |letter| bytes_of(letter));
+        let shard = |letter: &StoredLetter| self.sharded.then_some(letter.app_id);
+        ordered.sort_by_key(|letter| (shard(letter), letter.id));
+        let as_arrays = as_arrays(self.db.get_database_backend(), self.sharded);
+        let batches = ordered.chunk_by(|left, right| shard(left) == shard(right)).flat_map(|letters| {
+            let shard = letters.first().and_then(|letter| shard(letter));
+            let batches = batches(as_arrays, letters.iter().copied(), |letter| bytes_of(letter));
+            batches.into_iter().map(move |letters| Batch { letters, shard })
+        });
+        let batches: Vec<_> = batches.collect();
         let outcome = match self.db.pool() {
             None => all(&self.db, batches).await,
             Some(pool) => {
@@ -56,36 +63,41 @@ fn bytes_of(letter: &StoredLetter) -> usize {
     texts.into_iter().chain(settlement.into_iter().flatten()).map(String::len).sum::<usize>() + ROW_BYTES
 }
 
-async fn all(
-    db: &impl ConnectionTrait,
-    batches: Vec<Vec<&StoredLetter>>,
-) -> Result<u64, DeadLetterRepoError> {
+/// What goes in one statement.
+struct Batch<'a> {
+    letters: Vec<&'a StoredLetter>,
+    /// Where the table is distributed, the app of them all.
+    shard: Option<AppId>,
+}
+
+async fn all(db: &impl ConnectionTrait, batches: Vec<Batch<'_>>) -> Result<u64, DeadLetterRepoError> {
     let mut stored = 0;
-    for letters in batches {
-        stored += batch(db, &letters).await?;
+    for of_batch in batches {
+        stored += batch(db, &of_batch).await?;
     }
     Ok(stored)
 }
 
 /// How many it stored; the others are there. A rule or a trigger of the database can drop a row without an
 /// error: that must not pass for one that is there.
-async fn batch(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u64, DeadLetterRepoError> {
+async fn batch(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DeadLetterRepoError> {
     let mut stored = 0;
     for _ in 0..ATTEMPTS {
-        stored += insert(db, letters).await?;
-        if stored == letters.len() as u64 || all_are_there(db, letters).await? {
+        stored += insert(db, batch).await?;
+        if stored == batch.letters.len() as u64 || all_are_there(db, batch).await? {
             return Ok(stored);
         }
     }
     Err(DbErr::RecordNotInserted.into())
 }
 
-async fn insert(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<u64, DbErr> {
+async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbErr> {
     static INSERT: Text = Text::new();
     let backend = db.get_database_backend();
-    let rows: Vec<_> = letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
-    let unless_there = OnConflict::column(Column::Id).do_nothing().to_owned();
-    let insert = if backend == DbBackend::Postgres {
+    let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
+    // Of whichever key the table has: where it is distributed, that begins with the app.
+    let unless_there = OnConflict::new().do_nothing().to_owned();
+    let insert = if as_arrays(backend, batch.shard.is_some()) {
         let (columns, values) = arrays(rows);
         INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
     } else {
@@ -94,14 +106,15 @@ async fn insert(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<
     Ok(db.execute_raw(insert).await?.rows_affected())
 }
 
-async fn all_are_there(db: &impl ConnectionTrait, letters: &[&StoredLetter]) -> Result<bool, DbErr> {
-    let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.into_inner()).collect();
+async fn all_are_there(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<bool, DbErr> {
+    let mut ids: Vec<_> = batch.letters.iter().map(|letter| letter.id.into_inner()).collect();
     ids.dedup();
     let expected = ids.len() as i64;
     let count = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from(Entity)
         .and_where(is_one_of(db, &ids))
+        .and_where_option(batch.shard.map(|app_id| COLUMN.app_id.eq(app_id.into_inner())))
         .take();
     let counted = db.query_one(&count).await?;
     Ok(counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))? == expected)

@@ -23,8 +23,8 @@ use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 const MAX_BYTES: usize = 16 << 20;
 /// What a row takes besides its texts, so that small ones are bounded too.
 pub(super) const ROW_BYTES: usize = 256;
-/// In one statement of SQLite, which takes 32,766 values.
-const SQLITE_ROWS: usize = 128;
+/// As VALUES in one statement: SQLite takes 32,766 of them.
+const VALUES_ROWS: usize = 128;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
@@ -42,21 +42,27 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if ids.is_empty() {
             return Ok(ids);
         }
-        let backend = self.db.get_database_backend();
         let rows = convert::to_new_rows(&ids, letters, self.limits)?;
-        let batches = batches(backend, rows, bytes_of);
+        let as_arrays = as_arrays(self.db.get_database_backend(), self.sharded);
+        let batches = batches(as_arrays, rows, bytes_of);
         match self.db.pool() {
-            Some(pool) if batches.len() > 1 || backend == DbBackend::Sqlite => {
+            Some(pool) if batches.len() > 1 || !as_arrays => {
                 let txn = transaction::begin(pool).await?;
-                if let Err(error) = all(&txn, batches).await {
+                if let Err(error) = all(&txn, batches, as_arrays).await {
                     return transaction::abandon(txn, error).await;
                 }
                 txn.commit().await?;
             }
-            _ => all(&self.db, batches).await?,
+            _ => all(&self.db, batches, as_arrays).await?,
         }
         Ok(ids)
     }
+}
+
+/// Whether many rows go as an array a column. VALUES go straight to the shards of their apps; what is selected,
+/// as arrays are, is gathered in one place first: 128 rows of as many apps took 260 ms for 40.
+pub(super) fn as_arrays(backend: DbBackend, sharded: bool) -> bool {
+    backend == DbBackend::Postgres && !sharded
 }
 
 /// One row.
@@ -84,11 +90,11 @@ pub(super) fn insert_values<const COLUMNS: usize>(
 
 /// The rows of one statement each.
 pub(super) fn batches<T>(
-    backend: DbBackend,
+    as_arrays: bool,
     rows: impl IntoIterator<Item = T>,
     bytes_of: impl Fn(&T) -> usize,
 ) -> Vec<Vec<T>> {
-    let max_rows = if backend == DbBackend::Sqlite { SQLITE_ROWS } else { usize::MAX };
+    let max_rows = if as_arrays { usize::MAX } else { VALUES_ROWS };
     let mut batches: Vec<Vec<_>> = Vec::new();
     let mut bytes = 0;
     for row in rows {
@@ -112,25 +118,32 @@ fn bytes_of(row: &NewRow) -> usize {
     row.iter().map(|(_, value)| len(value)).sum::<usize>() + ROW_BYTES
 }
 
-/// Each batch in one statement, which on PostgreSQL is all or none.
-async fn all(db: &impl ConnectionTrait, batches: Vec<Vec<NewRow>>) -> Result<(), DeadLetterRepoError> {
+/// Each batch in one statement, which as arrays is all or none.
+async fn all(
+    db: &impl ConnectionTrait,
+    batches: Vec<Vec<NewRow>>,
+    as_arrays: bool,
+) -> Result<(), DeadLetterRepoError> {
     for rows in batches {
-        batch(db, rows).await?;
+        batch(db, rows, as_arrays).await?;
     }
     Ok(())
 }
 
-async fn batch(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<(), DeadLetterRepoError> {
+async fn batch(
+    db: &impl ConnectionTrait,
+    rows: Vec<NewRow>,
+    as_arrays: bool,
+) -> Result<(), DeadLetterRepoError> {
     static INSERT: Text = Text::new();
     let count = rows.len() as u64;
-    let backend = db.get_database_backend();
-    if backend != DbBackend::Postgres {
+    if !as_arrays {
         let inserted = db.execute(&insert_values(rows)).await?;
         return stored(inserted.rows_affected(), count);
     }
     let (columns, arrays) = arrays(rows);
     let values = arrays.into_iter().chain([(count as i64).into()]);
-    match db.query_one_raw(INSERT.with(backend, values, || all_or_none(&columns))).await {
+    match db.query_one_raw(INSERT.with(db.get_database_backend(), values, || all_or_none(&columns))).await {
         Ok(_) => Ok(()),
         Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),

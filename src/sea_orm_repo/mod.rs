@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, pin::pin};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
+use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
 use uuid::Uuid;
 
 use crate::{
@@ -45,6 +45,7 @@ const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: C,
     limits: Limits,
+    sharded: bool,
 }
 
 impl SeaOrmDeadLetterRepo {
@@ -52,7 +53,7 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
     pub fn new(db: DatabaseConnection) -> Self {
-        Self { db, limits: Limits::default() }
+        Self { db, limits: Limits::default(), sharded: false }
     }
 
     /// The pool, for what else a service does: statements of its own, and [`begin`](Self::begin).
@@ -75,7 +76,32 @@ impl SeaOrmDeadLetterRepo {
         self
     }
 
-    /// Over the caller's transaction, with this repo's caps: what it does and what the caller does in `txn`
+    /// For a table that is distributed by `app_id`, by Citus say, with the primary key `(app_id, id)`: every
+    /// call works there, and one on an app's rows goes to that app's shard. Elsewhere it has its price and no
+    /// use; on SQLite it changes nothing.
+    ///
+    /// Every call stays atomic. These promise less, since no lock, recursion or key spans shards:
+    ///
+    /// - An id is of one row an app. `import` stores a letter whose id another app has, and `get` and `resolve`
+    ///   by such an id take either.
+    /// - `gc` and sweeps of all apps, or of all but some, look up first how many of the oldest rows are each
+    ///   app's, and then delete so many of each, its oldest first. Where others hold some of these, younger
+    ///   ones of the same app go for them, or fewer than `limit` do though other apps have more; then
+    ///   [`next`](crate::Swept::next) is behind that app. An archive gets the letters by app.
+    /// - A sweep of all but some reads what is due of the excepted apps too; `count_due` of many apps reads what
+    ///   is due of any state.
+    /// - `unresolved_counts` and `backlogs` send a statement or two for each app, one after the other: their
+    ///   counts are of different moments.
+    ///
+    /// What else changes is the cost. `resolve` looks up the app first, in all shards, as `get` does.
+    /// `insert_many` and `import` are transactions, of two phases where they meet several workers. Bulk calls and
+    /// filters by ids read all rows of an app that is new since its shard's last ANALYZE.
+    pub fn sharded(mut self) -> Self {
+        self.sharded = self.db.get_database_backend() == DbBackend::Postgres;
+        self
+    }
+
+    /// Over the caller's transaction, with this repo's settings: what it does and what the caller does in `txn`
     /// commit together or not at all.
     ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
@@ -85,7 +111,7 @@ impl SeaOrmDeadLetterRepo {
         &self,
         txn: &'txn DatabaseTransaction,
     ) -> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-        SeaOrmDeadLetterRepo { db: txn.into(), limits: self.limits }
+        SeaOrmDeadLetterRepo { db: txn.into(), limits: self.limits, sharded: self.sharded }
     }
 
     /// Begins a transaction that may be dropped at any time, while it begins too: it is rolled back then, and

@@ -117,7 +117,7 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let bulk = Bulk::new(app_id, filter, &settlement, limit)?;
+        let bulk = Bulk::new(app_id, filter, &settlement, limit, self.sharded)?;
         let txn = transaction::begin(&self.db).await?;
         let outcome = match settle_rows(&txn, &bulk).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),

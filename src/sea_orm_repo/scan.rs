@@ -39,6 +39,7 @@ pub(super) type Place = (DateTime<Utc>, DeadLetterId);
 pub(super) struct Matching<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
+    sharded: bool,
     after: Option<Place>,
     /// Rows that may be looked at, and where that ends, if there are more.
     scan: Option<u32>,
@@ -46,11 +47,6 @@ pub(super) struct Matching<'a> {
 }
 
 impl<'a> Matching<'a> {
-    pub(super) fn new(app_id: AppId, filter: &'a DeadLetterFilter) -> Result<Self, DeadLetterRepoError> {
-        check(filter)?;
-        Ok(Self { app_id, filter, after: None, scan: None, down_to: None })
-    }
-
     pub(super) fn condition(&self, backend: DbBackend) -> Condition {
         narrow(self.in_scan(backend), self.filter, backend)
     }
@@ -83,7 +79,7 @@ impl<'a> Matching<'a> {
         let from = self.filter.created_from.filter(|_| self.down_to.is_none());
         let before =
             self.filter.created_before.filter(|&before| self.after.is_none_or(|(at, _)| at >= before));
-        is_of_app(self.app_id, self.filter, backend)
+        is_of_app(self.app_id, self.filter, backend, self.sharded)
             .add_option(from.map(is_from))
             .add_option(before.map(is_before))
             .add_option(is_of_state_within(self.filter, self.filter.state))
@@ -127,6 +123,15 @@ pub(super) fn newest_first(select: Select<Entity>) -> Select<Entity> {
 }
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
+    pub(super) fn matching<'a>(
+        &self,
+        app_id: AppId,
+        filter: &'a DeadLetterFilter,
+    ) -> Result<Matching<'a>, DeadLetterRepoError> {
+        check(filter)?;
+        Ok(Matching { app_id, filter, sharded: self.sharded, after: None, scan: None, down_to: None })
+    }
+
     /// What a page of a listing is taken from.
     pub(super) async fn listed<'a>(
         &self,
@@ -135,7 +140,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         page: &PageRequest,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let matching = Matching { after, ..Matching::new(app_id, filter)? };
+        let matching = Matching { after, ..self.matching(app_id, filter)? };
         let scan = page.scan.map(|scan| in_range("page.scan", scan, SCANS)).transpose()?;
         // Where every row is taken, the page is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow(self.db.get_database_backend());

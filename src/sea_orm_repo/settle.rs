@@ -35,6 +35,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
         static SETTLE: Text = Text::new();
         let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
+        if self.sharded {
+            return self.settle_where_it_is(id, &settlement).await;
+        }
         let resolution = settlement.resolution.as_str();
         let now = to_microseconds(Utc::now());
         let null = || Value::String(None);
@@ -43,6 +46,20 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).into_query()
         });
         if self.db.execute_raw(settle).await?.rows_affected() == 0 {
+            return Err(DeadLetterRepoError::NotFound(id));
+        }
+        Ok(())
+    }
+
+    /// Without the app the update would hold a lock on every shard.
+    async fn settle_where_it_is(
+        &self,
+        id: DeadLetterId,
+        settlement: &Settlement,
+    ) -> Result<(), DeadLetterRepoError> {
+        let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
+        let settled = settle(settlement).filter(is_row(app_id, id)).exec(&self.db).await?;
+        if settled.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
         Ok(())
@@ -83,7 +100,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         settlement: &Settlement,
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError> {
-        let bulk = Bulk::new(app_id, filter, settlement, limit)?;
+        let bulk = Bulk::new(app_id, filter, settlement, limit, self.sharded)?;
         let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
         let rows = self.db.query_all_raw(bulk.settle(self.db.get_database_backend(), returning)).await?;
         let mut ids = Vec::with_capacity(rows.len());
@@ -138,6 +155,7 @@ pub(super) struct Bulk<'a> {
     filter: &'a DeadLetterFilter,
     settlement: &'a Settlement,
     limit: u32,
+    sharded: bool,
 }
 
 impl<'a> Bulk<'a> {
@@ -146,12 +164,13 @@ impl<'a> Bulk<'a> {
         filter: &'a DeadLetterFilter,
         settlement: &'a Settlement,
         limit: u32,
+        sharded: bool,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
         if filter.created_before.is_none() && filter.ids.is_none() {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
-        Ok(Self { app_id, filter, settlement, limit: in_range("limit", limit, BULK_LIMITS)? })
+        Ok(Self { app_id, filter, settlement, limit: in_range("limit", limit, BULK_LIMITS)?, sharded })
     }
 
     fn condition(&self, backend: DbBackend) -> Condition {
@@ -165,7 +184,7 @@ impl<'a> Bulk<'a> {
             DeadLetterState::Open | DeadLetterState::Any => None,
             state => is_of_state_within(self.filter, state),
         };
-        let of_app = is_of_app(self.app_id, self.filter, backend)
+        let of_app = is_of_app(self.app_id, self.filter, backend, self.sharded)
             .add_option(self.filter.created_from.map(is_from))
             .add_option(self.filter.created_before.map(is_before));
         narrow(of_app, self.filter, backend)
@@ -187,7 +206,10 @@ impl<'a> Bulk<'a> {
         let oldest =
             CommonTableExpression::new().table_name("oldest").query(oldest).materialized(true).to_owned();
         let picked = Query::select().column(Column::Id).from("oldest").take();
-        let mut update = settle(self.settlement).filter(Column::Id.in_subquery(picked)).into_query();
+        // Not where it is one table: of an app that is new since the last ANALYZE it would read all rows.
+        let in_shard = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
+        let is_picked = Condition::all().add(Column::Id.in_subquery(picked)).add_option(in_shard);
+        let mut update = settle(self.settlement).filter(is_picked).into_query();
         let update = update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned());
         with_literal_limits(backend, &update)
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryTrait,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult,
+    QueryTrait,
 };
 use uuid::Uuid;
 
@@ -43,6 +44,14 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                     None => delete_by_app_on_sqlite(&self.db, excepted, *from, due, limit).await?,
                 }
             }
+            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if self.sharded => match self.db.pool() {
+                Some(pool) => {
+                    let txn = transaction::begin(pool).await?;
+                    let outcome = delete_across_shards(&txn, scope, due, limit).await;
+                    transaction::end(txn, outcome).await?
+                }
+                None => delete_across_shards(&self.db, scope, due, limit).await?,
+            },
             SweepScope::AllAppsBut { .. } => {
                 let row = self.db.query_one_raw(gc::delete_oldest(backend, scope, due, limit)).await?;
                 let (deleted, last) = match row {
@@ -74,10 +83,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let swept = match self.db.pool() {
             Some(pool) => {
                 let txn = transaction::begin(pool).await?;
-                let outcome = archive_and_delete(&txn, scope, due, limit, archive).await;
+                let outcome = archive_and_delete(&txn, scope, due, limit, archive, self.sharded).await;
                 transaction::end(txn, outcome).await?
             }
-            None => archive_and_delete(&self.db, scope, due, limit, archive).await?,
+            None => archive_and_delete(&self.db, scope, due, limit, archive, self.sharded).await?,
         };
         Ok(swept)
     }
@@ -95,13 +104,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if is_open && matches!(due, Due::SettledBefore(_)) {
             return Ok(CappedCount { count: 0, at_least: false });
         }
+        let limit = u64::from(cap) + 1;
         let all_but_none = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
-        let scope = match scope {
+        let count = match scope {
+            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if self.sharded => {
+                gc::count_across_shards(scope, due, state, limit)
+            }
             // Only the indexes of an app know the state.
-            SweepScope::AllApps => &all_but_none,
-            scope => scope,
+            SweepScope::AllApps => gc::count_oldest(backend, &all_but_none, due, state, limit),
+            scope => gc::count_oldest(backend, scope, due, state, limit),
         };
-        let count = gc::count_oldest(backend, scope, due, state, u64::from(cap) + 1);
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
@@ -146,6 +158,53 @@ async fn apps_on_sqlite(
     apps.iter().map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).collect()
 }
 
+/// An app, and how many of its rows a batch is to delete.
+type Share = (AppId, u64);
+
+async fn shares(
+    db: &impl ConnectionTrait,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+) -> Result<Vec<Share>, DbErr> {
+    let shares = db.query_all_raw(gc::share_by_app(scope, due, limit)).await?;
+    let share = |row: &QueryResult| {
+        let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
+        Ok((row.try_get_by_index::<Uuid>(0)?.into(), count))
+    };
+    shares.iter().map(share).collect()
+}
+
+/// The app to begin the next batch with, if this one may have left apps behind: its last one, but where others
+/// hold whatever is left of that.
+fn next_app(limit: u64, shares: &[Share], of_last: u64) -> Option<AppId> {
+    let &(app_id, share) = shares.last()?;
+    if shares.iter().map(|(_, share)| share).sum::<u64>() < limit {
+        return None;
+    }
+    match of_last < share {
+        true => Some(Uuid::from_u128(app_id.into_inner().as_u128().checked_add(1)?).into()),
+        false => Some(app_id),
+    }
+}
+
+async fn delete_across_shards(
+    db: &impl ConnectionTrait,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+) -> Result<Swept, DeadLetterRepoError> {
+    let shares = shares(db, scope, due, limit).await?;
+    let (mut deleted, mut of_app) = (0, 0);
+    for &(app_id, share) in &shares {
+        let delete = gc::delete_oldest(DbBackend::Postgres, &SweepScope::App(app_id), due, share);
+        of_app = db.execute_raw(delete).await?.rows_affected();
+        deleted += of_app;
+    }
+    let next = next_app(limit, &shares, of_app);
+    Ok(Swept { deleted, next: next.filter(|_| matches!(scope, SweepScope::AllAppsBut { .. })) })
+}
+
 /// Deletes rows that are due by their ids, once the archive has them.
 async fn archive_and_delete(
     db: &impl ConnectionTrait,
@@ -153,26 +212,33 @@ async fn archive_and_delete(
     due: Due,
     limit: u64,
     archive: &dyn Archive,
+    sharded: bool,
 ) -> Result<Swept, DeadLetterRepoError> {
     let backend = db.get_database_backend();
-    let (letters, more) = match backend {
+    let of_app = gc::app_of(scope).is_some();
+    let (letters, next) = match backend {
         DbBackend::Sqlite => find_letters_on_sqlite(db, scope, due, limit).await?,
+        _ if sharded && !of_app => lock_letters_across_shards(db, scope, due, limit).await?,
         _ => lock_letters_on_postgres(db, scope, due, limit).await?,
     };
-    let Some(last) = letters.last() else { return Ok(Swept::default()) };
-    let by_app = matches!(scope, SweepScope::AllAppsBut { .. });
-    let next = (more && by_app).then_some(last.app_id);
+    let next = next.filter(|_| matches!(scope, SweepScope::AllAppsBut { .. }));
+    if letters.is_empty() {
+        return Ok(Swept { deleted: 0, next });
+    }
     archive.keep(&letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))?;
-    let ids: Vec<_> = letters.into_iter().map(|letter| letter.id.into_inner()).collect();
     let mut deleted = 0;
-    for ids in ids.chunks(IDS) {
-        deleted += db.execute_raw(gc::delete_by_id(backend, ids)).await?.rows_affected();
+    for letters in letters.chunk_by(|left, right| !sharded || left.app_id == right.app_id) {
+        let app_id = letters.first().filter(|_| sharded || of_app).map(|letter| letter.app_id);
+        for letters in letters.chunks(IDS) {
+            let ids = letters.iter().map(|letter| letter.id.into_inner());
+            deleted += db.execute_raw(gc::delete_by_id(backend, app_id, ids)).await?.rows_affected();
+        }
     }
     Ok(Swept { deleted, next })
 }
 
-/// A batch, in the order in which it goes, and whether there may be more.
-type Batch = (Vec<StoredLetter>, bool);
+/// A batch, in the order in which it goes, and the app to go on with, if there may be more.
+type Batch = (Vec<StoredLetter>, Option<AppId>);
 
 async fn lock_letters_on_postgres(
     db: &impl ConnectionTrait,
@@ -180,11 +246,50 @@ async fn lock_letters_on_postgres(
     due: Due,
     limit: u64,
 ) -> Result<Batch, DbErr> {
-    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, limit, ARCHIVED_BYTES)).await?;
+    let (letters, locked) = lock_letters(db, scope, due, limit, ARCHIVED_BYTES).await?;
+    let more = locked == limit || locked > letters.len() as u64;
+    let next = letters.last().filter(|_| more).map(|last| last.app_id);
+    Ok((letters, next))
+}
+
+async fn lock_letters_across_shards(
+    db: &impl ConnectionTrait,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+) -> Result<Batch, DbErr> {
+    let shares = shares(db, scope, due, limit).await?;
+    let (mut letters, mut bytes, mut of_last) = (Vec::new(), 0, 0);
+    for &(app_id, share) in &shares {
+        let room = ARCHIVED_BYTES.saturating_sub(bytes);
+        let (of_app, locked) = lock_letters(db, &SweepScope::App(app_id), due, share, room).await?;
+        bytes += of_app.iter().map(|letter| letter.payload.len() as u64).sum::<u64>();
+        if bytes > ARCHIVED_BYTES && !letters.is_empty() {
+            // One, that there is no room for.
+            return Ok((letters, Some(app_id)));
+        }
+        let is_full = locked > of_app.len() as u64;
+        letters.extend(of_app);
+        if is_full {
+            return Ok((letters, Some(app_id)));
+        }
+        of_last = locked;
+    }
+    Ok((letters, next_app(limit, &shares, of_last)))
+}
+
+/// As many as there is room for, or one; and how many it locked.
+async fn lock_letters(
+    db: &impl ConnectionTrait,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+    bytes: u64,
+) -> Result<(Vec<StoredLetter>, u64), DbErr> {
+    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, limit, bytes)).await?;
     let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "locked"))?.unsigned_abs();
-    let more = locked == limit || locked > rows.len() as u64;
     let letters = rows.iter().map(|row| Ok(convert::Row::from_query_result(row, "")?.into()));
-    Ok((letters.collect::<Result<_, DbErr>>()?, more))
+    Ok((letters.collect::<Result<_, DbErr>>()?, locked))
 }
 
 /// What SQLite is asked for first: no row is read that the batch has no room for.
@@ -233,5 +338,7 @@ async fn find_letters_on_sqlite(
             letters.insert(letter.id.into_inner(), letter);
         }
     }
-    Ok((oldest.iter().filter_map(|id| letters.remove(id)).collect(), more))
+    let letters: Vec<_> = oldest.iter().filter_map(|id| letters.remove(id)).collect();
+    let next = letters.last().filter(|_| more).map(|last| last.app_id);
+    Ok((letters, next))
 }

@@ -8,9 +8,7 @@ use sea_orm::{
     sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
 };
 
-use super::{
-    SeaOrmDeadLetterRepo, in_range, scan::Matching, text::with_literal_limits, transaction::RepoConnection,
-};
+use super::{SeaOrmDeadLetterRepo, in_range, text::with_literal_limits, transaction::RepoConnection};
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
     time::{to_bound, to_microseconds},
@@ -33,7 +31,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             ),
             ..filter.clone()
         };
-        let matching = self.bounded(Matching::new(app_id, &filter)?, scan).await?;
+        let matching = self.bounded(self.matching(app_id, &filter)?, scan).await?;
         let counts = Query::select()
             .expr_as(buckets.bucket(), "bucket")
             .expr(Func::count(Expr::col(Asterisk)))
