@@ -38,6 +38,8 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchiv
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
+/// The generated entity, for queries of your own; [`DeadLetterRow`] is made `from` its `Model`. Where you write times
+/// yourself, SQLite's schema takes microseconds at most (`trunc_subsecs(6)`).
 pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;
