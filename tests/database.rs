@@ -18,6 +18,8 @@ use tempfile::TempDir;
 pub(crate) struct TestDb {
     pub(crate) db: DatabaseConnection,
     url: String,
+    pub(crate) keyed_by_app: bool,
+    pub(crate) sharded: bool,
     _storage: Storage,
 }
 
@@ -40,16 +42,60 @@ impl TestDb {
         this
     }
 
+    /// As it is where the table is distributed by `app_id`: such a table's keys begin with that.
+    pub(crate) async fn postgres_keyed_by_app() -> Self {
+        let this = Self::postgres().await;
+        let by_app = "ALTER TABLE dead_letters
+            DROP CONSTRAINT dead_letters_pkey, ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (app_id, id)";
+        this.execute(by_app).await;
+        this.execute("CREATE INDEX idx_dead_letters_id ON dead_letters (id)").await;
+        Self { keyed_by_app: true, ..this }
+    }
+
+    /// The same, and repos that know.
+    pub(crate) async fn postgres_sharded() -> Self {
+        Self { sharded: true, ..Self::postgres_keyed_by_app().await }
+    }
+
+    /// The same in four partitions, `shard_0` to `shard_3`: a plan names those that a statement touches.
+    pub(crate) async fn postgres_partitioned() -> Self {
+        let this = Self::postgres_sharded().await;
+        let partition = "ALTER TABLE dead_letters RENAME TO whole;
+            CREATE TABLE dead_letters (LIKE whole INCLUDING ALL) PARTITION BY HASH (app_id);
+            DROP TABLE whole";
+        this.execute(partition).await;
+        for shard in 0..4 {
+            let shard = format!(
+                "CREATE TABLE shard_{shard} PARTITION OF dead_letters
+                     FOR VALUES WITH (MODULUS 4, REMAINDER {shard})"
+            );
+            this.execute(&shard).await;
+        }
+        this
+    }
+
     pub(crate) async fn empty_sqlite() -> Self {
         let dir = TempDir::new().unwrap();
         let url = format!("sqlite://{}?mode=rwc", dir.path().join("test.sqlite").display());
-        Self { db: connect(options(&url)).await, url, _storage: Storage::Sqlite { _dir: dir } }
+        Self {
+            db: connect(options(&url)).await,
+            url,
+            keyed_by_app: false,
+            sharded: false,
+            _storage: Storage::Sqlite { _dir: dir },
+        }
     }
 
     pub(crate) async fn empty_postgres() -> Self {
         let database = TestDatabase::create().await.unwrap();
         let url = database.url().to_owned();
-        Self { db: connect(options(&url)).await, url, _storage: Storage::Postgres { _database: database } }
+        Self {
+            db: connect(options(&url)).await,
+            url,
+            keyed_by_app: false,
+            sharded: false,
+            _storage: Storage::Postgres { _database: database },
+        }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -57,7 +103,13 @@ impl TestDb {
     }
 
     pub(crate) fn repo(&self) -> SeaOrmDeadLetterRepo {
-        SeaOrmDeadLetterRepo::new(self.db.clone())
+        self.repo_over(self.db.clone())
+    }
+
+    /// Over another pool of this database.
+    pub(crate) fn repo_over(&self, db: DatabaseConnection) -> SeaOrmDeadLetterRepo {
+        let repo = SeaOrmDeadLetterRepo::new(db);
+        if self.sharded { repo.sharded() } else { repo }
     }
 
     pub(crate) async fn connect_with(

@@ -3,9 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due,
-    GroupRequest, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
-    TimelineRequest,
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
+    DeadLetterTriage, Due, GroupRequest, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    StoredLetter, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -94,10 +94,7 @@ impl Log {
     fn expect(&mut self, index: &'static str, reads: Reads, at_most: Option<u32>) {
         let sent = self.recorded.take();
         assert!(!sent.is_empty());
-        // A commit's are on no table, and an import's rows are on none yet.
-        let sent = sent.into_iter().filter(|statement| {
-            statement.sql.contains("dead_letters") && !statement.sql.starts_with("INSERT")
-        });
+        let sent = sent.into_iter().filter(is_of_rows);
         self.statements.extend(sent.map(|statement| Expected {
             index: if is_by_ids(&statement) { "dead_letters_pkey" } else { index },
             statement,
@@ -119,7 +116,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     let [app, other] = apps();
     let id = db.repo().list_for_app(app, false, 1, 0).await.unwrap()[0].id;
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let mut log = Log { recorded, statements: Vec::new() };
     let filter = |state| DeadLetterFilter { state, ..Default::default() };
     for app in apps() {
@@ -245,6 +242,11 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         }
     }
     log.statements
+}
+
+/// Whether the statement is about rows of the table: a commit's are not, and an import's rows are none yet.
+fn is_of_rows(statement: &Statement) -> bool {
+    statement.sql.contains("dead_letters") && !statement.sql.starts_with("INSERT")
 }
 
 /// Whether the statement is about rows that it names.
@@ -480,6 +482,91 @@ fn read_by(index: &str, plan: &str) -> Vec<f64> {
 fn rows_of(line: &str) -> Option<f64> {
     let (_, rows) = line.split_once("actual rows=")?;
     rows.split(' ').next()?.parse().ok()
+}
+
+/// What the calls on one app's rows send, where the table is distributed.
+async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
+    let app = apps()[0];
+    let ids: Vec<_> =
+        db.repo().list_for_app(app, true, 3, 0).await.unwrap().iter().map(|row| row.id).collect();
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    let all = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
+    let these = DeadLetterFilter { ids: Some(ids.clone()), ..all.clone() };
+    let due = DeadLetterFilter { created_before: Some(cutoff()), ..Default::default() };
+    let timeline =
+        TimelineRequest { from: DateTime::UNIX_EPOCH, until: DateTime::<Utc>::MAX_UTC, buckets: 60 };
+    let groups = GroupRequest { scan: Some(10), timeline: Some(timeline), ..Default::default() };
+    let ignored = Settlement::ignored();
+
+    repo.import(&[StoredLetter { app_id: app, id: ids[0], ..stored() }]).await.unwrap();
+    repo.get_for_app(app, ids[0]).await.unwrap();
+    repo.summary(app, ids[0]).await.unwrap();
+    repo.payload_text(app, ids[0], 0..100).await.unwrap();
+    repo.error_text(app, ids[0], 0..100).await.unwrap();
+    repo.list_for_app(app, false, 50, 0).await.unwrap();
+    repo.list_for_app(app, true, 50, 1).await.unwrap();
+    repo.unresolved_count(app).await.unwrap();
+    repo.unresolved_counts(&[app], None).await.unwrap();
+    repo.unresolved_counts(&[app], Some(10)).await.unwrap();
+    repo.backlogs(Some(&[app]), None, 50, 10).await.unwrap();
+    repo.times_replayed(app, &[Uuid::nil()]).await.unwrap();
+    for filter in [&all, &these, &due] {
+        let page = PageRequest { size: 1, scan: Some(10), ..Default::default() };
+        let after = repo.list(app, filter, &page).await.unwrap().next;
+        repo.list(app, filter, &PageRequest { after, ..page.clone() }).await.unwrap();
+        repo.export(app, filter, &page).await.unwrap();
+        repo.count(app, filter, 10, None).await.unwrap();
+        repo.timeline(app, filter, &timeline, None).await.unwrap();
+        repo.error_groups(app, filter, &groups).await.unwrap();
+    }
+
+    repo.resolve_once(app, ids[0], &ignored).await.unwrap();
+    repo.reopen(app, ids[0]).await.unwrap();
+    let replayed = repo.replay(app, ids[2], None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await;
+    replayed.unwrap();
+    repo.resolve_matching(app, &these, &ignored, 1).await.unwrap();
+    // Below the limit it looks for what others hold.
+    repo.resolve_matching(app, &due, &ignored, 1_000).await.unwrap();
+    for filter in [&these, &due] {
+        let filter = DeadLetterFilter { state: DeadLetterState::Any, ..filter.clone() };
+        let replayed =
+            repo.replay_matching(app, &filter, None, None, 10, async |_, _| Ok::<_, DeadLetterRepoError>(()));
+        replayed.await.unwrap();
+    }
+    let scope = SweepScope::App(app);
+    for due in [Due::SettledBefore(cutoff()), Due::CreatedBefore(cutoff())] {
+        repo.count_due(&scope, due, DeadLetterState::Any, 10).await.unwrap();
+        repo.sweep_into(&scope, due, 10, &Nowhere).await.unwrap();
+        repo.sweep(&scope, due, 10).await.unwrap();
+    }
+    // An insert's plan names none: each row goes to its own.
+    recorded.take().into_iter().filter(is_of_rows).collect()
+}
+
+/// As a router of shards would see it.
+#[tokio::test]
+async fn on_postgres_each_statement_on_one_apps_rows_touches_one_partition_where_it_is_sharded() {
+    let db = TestDb::postgres_partitioned().await;
+    fill(&db, 1_000).await;
+    for statement in statements_of_one_app(&db).await {
+        let plan = plan(&db, &statement, false).await;
+        let is_touched = |shard: &usize| plan.contains(&format!(" on shard_{shard} "));
+        assert_eq!((0..4).filter(is_touched).count(), 1, "{}\n{plan}", statement.sql);
+    }
+}
+
+/// Of a row whose app is not said, that is looked up.
+#[tokio::test]
+async fn on_postgres_resolve_locks_one_partition_where_it_is_sharded() {
+    let db = TestDb::postgres_partitioned().await;
+    fill(&db, 100).await;
+    let id = db.repo().list_for_app(apps()[0], true, 1, 0).await.unwrap()[0].id;
+    let (recording, recorded) = db.connect_recorded().await;
+    db.repo_over(recording).resolve(id, "ignored").await.unwrap();
+    let [_, update] = &recorded.take()[..] else { panic!("not two statements") };
+    let plan = plan(&db, update, false).await;
+    assert_eq!(plan.matches(" on shard_").count(), 2, "{plan}");
 }
 
 #[tokio::test]

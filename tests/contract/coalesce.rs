@@ -67,7 +67,7 @@ pub(super) async fn hold_table(db: &TestDb) -> DatabaseTransaction {
 
 async fn concurrent_inserts_go_out_together_and_each_caller_gets_its_own_id(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = coalescing(SeaOrmDeadLetterRepo::new(recording));
+    let repo = coalescing(db.repo_over(recording));
     let app = new_app();
     for (number, id) in insert_all(&repo, numbered(app, 500)).join_all().await {
         let row = db.repo().get(id.unwrap()).await.unwrap().unwrap();
@@ -80,7 +80,7 @@ async fn concurrent_inserts_go_out_together_and_each_caller_gets_its_own_id(db: 
 
 async fn a_caller_who_is_alone_takes_one_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = coalescing(SeaOrmDeadLetterRepo::new(recording));
+    let repo = coalescing(db.repo_over(recording));
     for _ in 0..3 {
         repo.insert(letter(new_app())).await.unwrap();
         assert_eq!(recorded.take().len(), 1);
@@ -154,7 +154,7 @@ async fn where_a_batch_times_out_its_callers_do_not_wait_for_one_another(db: Tes
     impatient.set_metric_callback(move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
     });
-    let repo = coalescing(SeaOrmDeadLetterRepo::new(impatient));
+    let repo = coalescing(db.repo_over(impatient));
     let holder = hold_table(&db).await;
     for (_, outcome) in insert_all(&repo, numbered(new_app(), 64)).join_all().await {
         let error = outcome.unwrap_err();
@@ -237,7 +237,7 @@ async fn where_the_connection_breaks_no_letter_is_stored_that_its_caller_was_ref
             options.set_application_name("coalescing").max_connections(3);
         })
         .await;
-    let repo = coalescing(SeaOrmDeadLetterRepo::new(inserting));
+    let repo = coalescing(db.repo_over(inserting));
     let app = new_app();
     repo.insert(letter(app)).await.unwrap();
     let holder = hold_table(&db).await;

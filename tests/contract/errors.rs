@@ -173,7 +173,7 @@ async fn while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_b
                 .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(100)));
         })
         .await;
-    let repo = SeaOrmDeadLetterRepo::new(db_of_repo);
+    let repo = db.repo_over(db_of_repo);
     repo.insert(letter(app)).await.unwrap();
 
     if db.db.get_database_backend() == DbBackend::Sqlite {
@@ -218,7 +218,7 @@ async fn a_code_tells_whether_another_try_is_worth_it(db: TestDb) {
             })
             .await;
         full.execute_unprepared("PRAGMA max_page_count = 30").await.unwrap();
-        let repo = SeaOrmDeadLetterRepo::new(full);
+        let repo = db.repo_over(full);
         let long = NewDeadLetter { last_error: "x".repeat(1 << 20), ..letter(new_app()) };
         let error = repo.insert(long).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("database error 13"), "{error}");
@@ -227,7 +227,7 @@ async fn a_code_tells_whether_another_try_is_worth_it(db: TestDb) {
                 options.map_sqlx_sqlite_opts(|sqlite| sqlite.pragma("query_only", "on"));
             })
             .await;
-        let error = SeaOrmDeadLetterRepo::new(read_only).insert(letter(new_app())).await.unwrap_err();
+        let error = db.repo_over(read_only).insert(letter(new_app())).await.unwrap_err();
         assert!(error.is_transient() && error.to_string().contains("database error 8"), "{error}");
         return;
     }
@@ -280,7 +280,7 @@ async fn a_busy_or_waiting_database_is_transient(db: TestDb) {
         .await;
     let holder = db.db.begin().await.unwrap();
     db.repo().in_transaction(&holder).resolve(ids[0], "ignored").await.unwrap();
-    let error = SeaOrmDeadLetterRepo::new(impatient).resolve(ids[0], "replayed").await.unwrap_err();
+    let error = db.repo_over(impatient).resolve(ids[0], "replayed").await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     holder.rollback().await.unwrap();
 }
@@ -391,7 +391,7 @@ async fn a_read_only_server_is_transient_on_postgres() {
     let db = TestDb::postgres().await;
     let name = db.url().rsplit('/').next().unwrap().to_owned();
     db.execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
-    let repo = SeaOrmDeadLetterRepo::new(db.connect_with(|_| ()).await);
+    let repo = db.repo_over(db.connect_with(|_| ()).await);
     let error = repo.insert(letter(new_app())).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("25006"), "{error}");
 }
@@ -406,7 +406,7 @@ async fn a_lost_connection_is_transient_and_the_next_call_works_on_postgres() {
             options.max_connections(1).test_before_acquire(false);
         })
         .await;
-    let repo = SeaOrmDeadLetterRepo::new(db_of_repo);
+    let repo = db.repo_over(db_of_repo);
     repo.insert(letter(app)).await.unwrap();
     db.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

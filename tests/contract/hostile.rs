@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
+use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter};
 use proptest::{
     prelude::{Strategy, any},
     strategy::ValueTree,
@@ -202,7 +202,7 @@ async fn an_insert_that_fails_stores_nothing_and_one_that_succeeds_one_row(db: T
                 .map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(500)));
         })
         .await;
-    let repo = SeaOrmDeadLetterRepo::new(impatient);
+    let repo = db.repo_over(impatient);
     for _ in 0..3 {
         // Somebody holds the table for longer than the statement may take.
         let holder = db.db.begin().await.unwrap();

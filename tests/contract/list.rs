@@ -1,7 +1,7 @@
 use chrono::Duration;
 use dead_letters::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, Resolution,
-    SeaOrmDeadLetterRepo, entity::dead_letters as table,
+    entity::dead_letters as table,
 };
 use sea_orm::{DbBackend, EntityTrait, QueryFilter, sea_query::Expr};
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ async fn the_largest_limit_and_offset_are_fine(db: TestDb) {
 
 async fn a_negative_limit_or_offset_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for value in [-1, i64::MIN] {
         let error = repo.list_for_app(new_app(), false, value, 0).await.unwrap_err();
         assert!(is_less_than_0(&error, "limit", value), "{error}");
@@ -157,7 +157,7 @@ pub(super) fn is_less_than_0(error: &DeadLetterRepoError, argument: &str, value:
 
 async fn the_order_stands_in_the_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    SeaOrmDeadLetterRepo::new(recording).list_for_app(new_app(), true, 1, 0).await.unwrap();
+    db.repo_over(recording).list_for_app(new_app(), true, 1, 0).await.unwrap();
     let statements = recorded.take();
     let [page] = statements.as_slice() else { panic!("{statements:?}") };
     let order = r#"ORDER BY "dead_letters"."created_at" DESC, "dead_letters"."id" DESC"#;

@@ -312,7 +312,7 @@ async fn a_call_that_is_dropped_is_counted_nowhere_and_its_span_is_closed(db: Te
         })
         .await;
     let _txn = SeaOrmDeadLetterRepo::begin(&pool).await.unwrap();
-    let repo = SeaOrmDeadLetterRepo::new(pool);
+    let repo = db.repo_over(pool);
     let _guard = metrics::set_default_local_recorder(&recorder);
     listen();
     tokio::time::timeout(Duration::ZERO, repo.insert(letter(new_app()))).await.unwrap_err();

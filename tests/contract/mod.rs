@@ -19,6 +19,18 @@ macro_rules! on_every_backend {
                 super::$case(crate::database::TestDb::postgres().await).await;
             })+
         }
+        mod postgres_keyed_by_app {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(crate::database::TestDb::postgres_keyed_by_app().await).await;
+            })+
+        }
+        mod postgres_sharded {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(crate::database::TestDb::postgres_sharded().await).await;
+            })+
+        }
     };
 }
 

@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Resolution,
-    SeaOrmDeadLetterRepo, Settlement,
+    Settlement,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -110,7 +110,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
         })
         .await;
     listen();
-    let repo = SeaOrmDeadLetterRepo::new(logging);
+    let repo = db.repo_over(logging);
     let sent = NewDeadLetter {
         source: CANARY.to_owned(),
         op: CANARY.to_owned(),

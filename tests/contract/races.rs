@@ -87,7 +87,7 @@ async fn two_hundred_tasks_share_five_connections(db: TestDb) {
             options.max_connections(5);
         })
         .await;
-    let repo = dead_letters::SeaOrmDeadLetterRepo::new(five);
+    let repo = db.repo_over(five);
     let apps: Vec<AppId> = (0..200).map(|_| new_app()).collect();
     let mut tasks = JoinSet::new();
     for &app in &apps {
@@ -115,7 +115,7 @@ async fn a_pool_of_two_recovers_from_two_dropped_inserts_behind_a_lock_on_postgr
             options.max_connections(2).acquire_timeout(std::time::Duration::from_secs(2));
         })
         .await;
-    let repo = dead_letters::SeaOrmDeadLetterRepo::new(two);
+    let repo = db.repo_over(two);
     let app = new_app();
     repo.insert(letter(app)).await.unwrap();
 

@@ -1,7 +1,6 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, SeaOrmDeadLetterRepo,
-    Settlement,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, Settlement,
 };
 use uuid::Uuid;
 
@@ -91,7 +90,7 @@ async fn an_unknown_id_is_not_found(db: TestDb) {
 async fn a_reason_that_is_none_of_the_four_never_reaches_the_database(db: TestDb) {
     let id = db.repo().insert(letter(new_app())).await.unwrap();
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for reason in ["", "REPLAYED", "replayed ", "handled-by-script", "x'; DROP TABLE dead_letters; --"] {
         let error = repo.resolve(id, reason).await.unwrap_err();
         assert!(

@@ -311,7 +311,7 @@ async fn settle_as_a_newer_version(db: &TestDb, id: DeadLetterId) {
 
 async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let mut excepted: Vec<AppId> = (0..1_001).map(|_| new_app()).collect();
     let (scope, due) = (all_but(&excepted), settled_before_ten());
     for refused in [
@@ -627,35 +627,78 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
 /// SQLite has no row locks: there the sweep waits for the other writer.
 #[tokio::test]
 async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
-    let db = TestDb::postgres().await;
-    let app = new_app();
-    for sweep in Sweep::all_of(app) {
-        let stored = settled(&db, app, 3).await;
-        let txn = db.db.begin().await.unwrap();
-        db.repo().in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
-        txn.commit().await.unwrap();
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 0, "{sweep:?}");
-        assert_eq!(left(&db).await, stored[2..], "{sweep:?}");
-        db.execute("DELETE FROM dead_letters").await;
+    for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
+        let app = new_app();
+        for sweep in Sweep::all_of(app) {
+            let stored = settled(&db, app, 3).await;
+            let txn = db.db.begin().await.unwrap();
+            db.repo().in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
+            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
+            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+            txn.commit().await.unwrap();
+            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 0, "{sweep:?}");
+            assert_eq!(left(&db).await, stored[2..], "{sweep:?}");
+            db.execute("DELETE FROM dead_letters").await;
+        }
     }
 }
 
 #[tokio::test]
 async fn rows_that_another_transaction_holds_are_passed_over_by_each_sweep_on_postgres() {
-    let db = TestDb::postgres().await;
-    let app = new_app();
-    for sweep in Sweep::all_of(app) {
-        let stored = rows(&db, app, 3).await;
-        let txn = db.db.begin().await.unwrap();
-        table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
-        // The limit counts rows that it gets, not rows that it passes over.
-        assert_eq!(sweep.run(&db.repo(), created_before_noon(), 1).await, 1, "{sweep:?}");
-        txn.rollback().await.unwrap();
-        assert_eq!(left(&db).await, [stored[0], stored[2]], "{sweep:?}");
-        db.execute("DELETE FROM dead_letters").await;
+    for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
+        let app = new_app();
+        for sweep in Sweep::all_of(app) {
+            let stored = rows(&db, app, 3).await;
+            let txn = db.db.begin().await.unwrap();
+            table::Entity::find_by_id(stored[0].into_inner())
+                .lock_exclusive()
+                .one(&txn)
+                .await
+                .unwrap()
+                .unwrap();
+            // The limit counts rows that it gets, not rows that it passes over.
+            assert_eq!(sweep.run(&db.repo(), created_before_noon(), 1).await, 1, "{sweep:?}");
+            txn.rollback().await.unwrap();
+            assert_eq!(left(&db).await, [stored[0], stored[2]], "{sweep:?}");
+            db.execute("DELETE FROM dead_letters").await;
+        }
     }
+}
+
+/// No lock spans shards: how many of the oldest are each app's is looked up before.
+#[tokio::test]
+async fn where_others_hold_an_apps_rows_a_sharded_sweep_comes_short_and_goes_on_behind_it_on_postgres() {
+    let db = TestDb::postgres_sharded().await;
+    let [first, second] = [1, 2].map(|number| AppId::from(Uuid::from_u128(number)));
+    let held = rows(&db, first, 3).await;
+    rows(&db, second, 2).await;
+    let txn = db.db.begin().await.unwrap();
+    let of_first = table::Entity::find().filter(table::Column::AppId.eq(first.into_inner()));
+    assert_eq!(of_first.lock_exclusive().all(&txn).await.unwrap().len(), 3);
+    let due = created_before_noon();
+
+    for archive in [None, Some(Shelf::default())] {
+        let mut from = None;
+        for deleted in [0, 2] {
+            let scope = SweepScope::AllAppsBut { excepted: Vec::new(), from };
+            let swept = match &archive {
+                None => db.repo().sweep(&scope, due, 3).await.unwrap(),
+                Some(archive) => db.repo().sweep_into(&scope, due, 3, archive).await.unwrap(),
+            };
+            assert_eq!(swept.deleted, deleted);
+            from = swept.next;
+        }
+        assert_eq!(from, None);
+        assert_eq!(left(&db).await, held);
+        rows(&db, second, 2).await;
+    }
+    // The two oldest are one of each app.
+    let swept = db.repo().sweep(&SweepScope::AllApps, due, 2).await.unwrap();
+    assert_eq!(swept, Swept { deleted: 1, next: None });
+    txn.rollback().await.unwrap();
+    let scope = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
+    let swept = db.repo().sweep(&scope, due, 3).await.unwrap();
+    assert_eq!(swept, Swept { deleted: 3, next: Some(first) });
 }
 
 /// An archive that loses its sweep's connection before it returns.
@@ -675,16 +718,18 @@ impl Archive for Cutting<'_> {
 
 #[tokio::test]
 async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_nothing_on_postgres() {
-    let db = TestDb::postgres().await;
-    let app = new_app();
-    let stored = settled(&db, app, 3).await;
-    let archive = Cutting(&db, Shelf::default());
-    let failed =
-        db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &archive).await.unwrap_err();
-    assert!(failed.is_transient(), "{failed}");
-    assert_eq!(archive.1.ids(), stored);
-    assert_eq!(left(&db).await, stored);
-    let again = Shelf::default();
-    let swept = db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &again).await.unwrap();
-    assert_eq!((swept.deleted, again.ids()), (3, stored));
+    for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
+        let app = new_app();
+        let stored = settled(&db, app, 3).await;
+        let archive = Cutting(&db, Shelf::default());
+        let failed =
+            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &archive).await.unwrap_err();
+        assert!(failed.is_transient(), "{failed}");
+        assert_eq!(archive.1.ids(), stored);
+        assert_eq!(left(&db).await, stored);
+        let again = Shelf::default();
+        let swept =
+            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &again).await.unwrap();
+        assert_eq!((swept.deleted, again.ids()), (3, stored));
+    }
 }

@@ -254,7 +254,7 @@ async fn a_locked_table_does_not_end_it(db: TestDb) {
     stored(&db, new_app(), 91, false).await;
     let holder = hold_table(&db).await;
     let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
-    let sweeper = builder(SeaOrmDeadLetterRepo::new(impatient), policy).build().unwrap();
+    let sweeper = builder(db.repo_over(impatient), policy).build().unwrap();
     let mut status = sweeper.status();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(async move { sweeper.run(stopped).await });

@@ -15,7 +15,7 @@ use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest, NewDeadLetter,
     PageRequest, SeaOrmDeadLetterRepo, Settlement,
 };
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
 use serde_json::Value;
 
 use super::{letter, new_app};
@@ -123,13 +123,12 @@ async fn a_transaction_that_is_dropped_stores_nothing(db: TestDb) {
 }
 
 async fn a_task_may_be_spawned_around_it(db: TestDb) {
-    async fn dispatch(db: DatabaseConnection) -> Result<(), DeadLetterRepoError> {
-        let repo = SeaOrmDeadLetterRepo::new(db.clone());
-        let txn = SeaOrmDeadLetterRepo::begin(&db).await?;
+    async fn dispatch(repo: SeaOrmDeadLetterRepo) -> Result<(), DeadLetterRepoError> {
+        let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await?;
         repo.in_transaction(&txn).insert(letter(new_app())).await?;
         SeaOrmDeadLetterRepo::commit(txn).await
     }
-    tokio::spawn(dispatch(db.db.clone())).await.unwrap().unwrap();
+    tokio::spawn(dispatch(db.repo())).await.unwrap().unwrap();
     assert_eq!(db.row_count().await, 1);
 }
 
@@ -158,7 +157,7 @@ async fn is_found_out(db: &TestDb, happens: impl AsyncFnOnce(&DatabaseTransactio
             options.max_connections(1);
         })
         .await;
-    let repo = SeaOrmDeadLetterRepo::new(one.clone());
+    let repo = db.repo_over(one.clone());
     let txn = SeaOrmDeadLetterRepo::begin(&one).await.unwrap();
     let lost = repo.in_transaction(&txn).insert(letter(new_app())).await.unwrap();
     happens(&txn).await;

@@ -1,5 +1,5 @@
 use chrono::Duration;
-use dead_letters::{AppId, Backlog, CappedCount, DeadLetterRepo, DeadLetterTriage, SeaOrmDeadLetterRepo};
+use dead_letters::{AppId, Backlog, CappedCount, DeadLetterRepo, DeadLetterTriage};
 use uuid::Uuid;
 
 use super::{new_app, rows, ten_oclock};
@@ -92,7 +92,7 @@ async fn of_some_apps_only_those_are_shown(db: TestDb) {
     let shown = db.repo().backlogs(Some(&among), Some(app(2)), 10, 10).await.unwrap();
     assert_eq!(app_ids(&shown), [app(4)]);
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     assert_eq!(repo.backlogs(Some(&[]), None, 10, 10).await.unwrap(), []);
     assert_eq!(recorded.take(), []);
 }
@@ -136,7 +136,7 @@ async fn where_nothing_is_open_there_is_no_backlog(db: TestDb) {
 
 async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for limit in [0, 1_001] {
         let error = repo.backlogs(None, None, limit, 10).await.unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));

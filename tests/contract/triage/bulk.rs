@@ -1,8 +1,7 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, Settled,
-    entity::dead_letters as table,
+    DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, Settled, entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 
@@ -102,7 +101,7 @@ async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
 
 async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let filter = DeadLetterFilter { created_from: Some(ten_oclock()), ..Default::default() };
     let error =
         repo.resolve_matching(new_app(), &filter, &settlement(Resolution::Ignored), 1).await.unwrap_err();
@@ -115,7 +114,7 @@ async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: Test
 
 async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for limit in [0, 1_001, u32::MAX] {
         let ignored = settlement(Resolution::Ignored);
         let error = repo.resolve_matching(new_app(), &all(), &ignored, limit).await.unwrap_err();
@@ -261,7 +260,7 @@ async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
     let db = TestDb::postgres().await;
     db.execute("ALTER TABLE dead_letters SET (autovacuum_enabled = off)").await;
     db.execute("VACUUM ANALYZE dead_letters").await;
-    let repo = SeaOrmDeadLetterRepo::new(
+    let repo = db.repo_over(
         db.connect_with(|options| {
             options.max_connections(1);
         })

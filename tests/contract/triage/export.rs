@@ -1,6 +1,5 @@
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, PageRequest, Resolution, SeaOrmDeadLetterRepo,
-    StoredLetter,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, PageRequest, Resolution, StoredLetter,
 };
 use sea_orm::DbBackend;
 
@@ -96,7 +95,7 @@ async fn a_page_ends_at_16_mb_of_payload_with_at_least_one_row(db: TestDb) {
 
 async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for size in [0, 501] {
         let page = PageRequest { size, ..Default::default() };
         let error = repo.export(new_app(), &any(), &page).await.unwrap_err();

@@ -1,7 +1,7 @@
 use chrono::Duration;
 use dead_letters::{
     DeadLetterFilter, DeadLetterState, DeadLetterTriage, ErrorGroup, GroupRequest, NewDeadLetter, ScriptId,
-    SeaOrmDeadLetterRepo, TimelineRequest,
+    TimelineRequest,
 };
 use sea_orm::DbBackend;
 use uuid::Uuid;
@@ -209,7 +209,7 @@ async fn the_filter_and_the_app_hold_for_the_newest_row_too(db: TestDb) {
 
 async fn limit_is_1_to_500(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for limit in [0, 501] {
         let error = repo
             .error_groups(new_app(), &any(), &GroupRequest { limit, ..Default::default() })

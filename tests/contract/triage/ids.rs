@@ -1,6 +1,6 @@
 use dead_letters::{
     DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage,
-    GroupRequest, NewDeadLetter, PageRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
+    GroupRequest, NewDeadLetter, PageRequest, Resolution, TimelineRequest,
 };
 use uuid::Uuid;
 
@@ -104,7 +104,7 @@ async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
 
 async fn more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let app = new_app();
     let ids: Vec<_> = (0..1_001).map(|_| DeadLetterId::from(Uuid::now_v7())).collect();
     let filter = of(&ids);

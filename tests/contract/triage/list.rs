@@ -3,8 +3,7 @@ use std::collections::HashSet;
 use chrono::Duration;
 use dead_letters::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, Resolution, ScriptId,
-    SeaOrmDeadLetterRepo, TriggerId,
+    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, Resolution, ScriptId, TriggerId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -317,7 +316,7 @@ async fn bounds_finer_than_a_microsecond_are_exact(db: TestDb) {
 
 async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for size in [0, 501, u32::MAX] {
         let error = repo.list(new_app(), &any(), &first(size)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("page.size must be from 1 to 500, and is {size}"));
@@ -341,7 +340,7 @@ async fn a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent(db: TestDb) {
     rows(&db, app, 3).await;
     let next = page(&db, app, &any(), 1).await.next.unwrap();
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
 
     let refused = async |app, filter: &DeadLetterFilter, after| {
         let error = repo

@@ -1,4 +1,4 @@
-use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, SeaOrmDeadLetterRepo};
+use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter};
 use uuid::Uuid;
 
 use super::{letter, new_app, row_of};
@@ -35,14 +35,14 @@ async fn an_events_replays_in_the_app_are_counted_in_the_order_asked_for(db: Tes
 
 async fn no_events_are_no_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     assert_eq!(repo.times_replayed(new_app(), &[]).await.unwrap(), [] as [u64; 0]);
     assert_eq!(recorded.take(), []);
 }
 
 async fn more_than_1000_events_are_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let events: Vec<_> = (0..1_001).map(|_| Uuid::new_v4()).collect();
     let error = repo.times_replayed(new_app(), &events).await.unwrap_err();
     assert_eq!(error.to_string(), "event_ids must be from 0 to 1000, and is 1001");

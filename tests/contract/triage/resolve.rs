@@ -1,7 +1,6 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, SeaOrmDeadLetterRepo,
-    Settlement,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, Settlement,
 };
 use sea_orm::{DbBackend, TransactionTrait};
 use uuid::Uuid;
@@ -143,10 +142,7 @@ async fn settling_takes_one_statement(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let (recording, recorded) = db.connect_recorded().await;
-    SeaOrmDeadLetterRepo::new(recording)
-        .resolve_once(app, id, &settlement(Resolution::Ignored))
-        .await
-        .unwrap();
+    db.repo_over(recording).resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
     let sent = recorded.take();
     assert!(sent.len() == 1 && sent[0].sql.starts_with("UPDATE"), "{sent:?}");
 }

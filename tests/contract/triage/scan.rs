@@ -1,7 +1,7 @@
 use chrono::Duration;
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, DeadLetterSummary,
-    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, SeaOrmDeadLetterRepo, TimelineRequest,
+    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, TimelineRequest,
 };
 
 use super::{any, letter, new_app, row_of, rows, ten_oclock};
@@ -130,7 +130,7 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
 
 async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     let app = new_app();
     let time = TimelineRequest { from: ten_oclock(), until: ten_oclock(), buckets: 1 };
     let groups = GroupRequest { scan: Some(0), ..Default::default() };

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     Bucket, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest,
-    NewDeadLetter, SeaOrmDeadLetterRepo, Timeline, TimelineRequest,
+    NewDeadLetter, Timeline, TimelineRequest,
 };
 
 use super::{any, letter, new_app, row_of, rows, ten_oclock, time};
@@ -129,7 +129,7 @@ async fn the_largest_and_smallest_times_are_one_timeline(db: TestDb) {
 
 async fn a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
-    let repo = SeaOrmDeadLetterRepo::new(recording);
+    let repo = db.repo_over(recording);
     for (request, expected) in [
         (request(0, 1, 0), "buckets must be from 1 to 1000, and is 0"),
         (request(0, 1, 1_001), "buckets must be from 1 to 1000, and is 1001"),
