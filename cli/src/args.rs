@@ -40,6 +40,9 @@ pub(crate) struct Global {
     /// How results are printed: `json` is one document, `jsonl` one line an item
     #[arg(long, value_enum, default_value_t, global = true)]
     pub(crate) output: Output,
+    /// The table is distributed by app, as on Citus
+    #[arg(long, global = true)]
+    pub(crate) sharded: bool,
     /// Tables show times in UTC, not ages
     #[arg(long, global = true)]
     pub(crate) utc: bool,

@@ -132,6 +132,7 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
     };
     let options = connect_options(&settings.database_url);
     let repo = open::<Migrator>(options, schema).await?;
+    let repo = if settings.sharded { repo.sharded() } else { repo };
     let replayer = cli.requeue.map(|requeue| repo.replayer(requeue));
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
     let mut printer = Printer::standard(&settings);

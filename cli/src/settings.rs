@@ -13,6 +13,7 @@ use crate::{
 
 pub(crate) struct Settings {
     pub(crate) database_url: String,
+    pub(crate) sharded: bool,
     pub(crate) output: Output,
     pub(crate) utc: bool,
     /// One for the whole command.
@@ -21,11 +22,11 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
-        let Global { database_url, output, utc } = global;
+        let Global { database_url, sharded, output, utc } = global;
         let database_url = database_url.filter(|url| !url.is_empty()).ok_or_else(|| {
             Failure::usage("no database is named").hint("set DATABASE_URL, or pass --database-url")
         })?;
-        Ok(Self { database_url, output, utc, now: Utc::now() })
+        Ok(Self { database_url, sharded, output, utc, now: Utc::now() })
     }
 
     pub(crate) fn filter(&self, filter: Filter) -> Result<DeadLetterFilter, Failure> {

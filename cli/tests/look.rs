@@ -34,6 +34,7 @@ async fn apps_are_listed_with_what_is_open(store: Store) {
     assert_eq!(lines[0][..3], [&*store.app.to_string(), "2", "1"]);
     let ran = store.run("apps --limit 1");
     assert!(ran.err.contains(&format!("--after {}", store.app)), "{ran:?}");
+    assert_eq!(store.run("apps --sharded").out, store.run("apps").out);
     let behind = store.run("apps --after {app} --output json").json();
     assert_eq!(behind["items"][0]["app_id"], json!(Uuid::max()));
     assert_eq!(behind["next"], Value::Null);

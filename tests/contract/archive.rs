@@ -34,6 +34,7 @@ on_every_backend! {
 }
 
 /// Names the database and the folder of the process that ends.
+const SHARDED: &str = "DEAD_LETTERS_ARCHIVED_SHARDED";
 const DATABASE: &str = "DEAD_LETTERS_ARCHIVED_DATABASE";
 const FOLDER: &str = "DEAD_LETTERS_ARCHIVE_FOLDER";
 
@@ -181,6 +182,7 @@ async fn a_process_that_archives_and_ends() {
     // By itself it is no test: it is the process of the next one.
     let Ok(url) = env::var(DATABASE) else { return };
     let repo = SeaOrmDeadLetterRepo::new(Database::connect(url).await.unwrap());
+    let repo = if env::var_os(SHARDED).is_some() { repo.sharded() } else { repo };
     let archive = Last(JsonLinesArchive::new(env::var_os(FOLDER).unwrap()));
     repo.sweep_into(&SweepScope::AllApps, all_due(), 10, &archive).await.unwrap();
 }
@@ -191,6 +193,7 @@ async fn a_process_that_ends_between_archive_and_commit_loses_nothing(db: TestDb
     let ended = this_test_alone("contract::archive::a_process_that_archives_and_ends")
         .env(DATABASE, db.url())
         .env(FOLDER, dir.path())
+        .envs(db.sharded.then_some((SHARDED, "")))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
