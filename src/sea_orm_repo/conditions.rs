@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column};
 use sea_orm::{
     ColumnTrait, Condition, DbBackend,
-    sea_query::{ArrayType, Expr, ExprTrait, Func, Query, Value},
+    sea_query::{ArrayType, Expr, ExprTrait, Func, Query, SelectStatement, Value},
 };
 
 use super::{convert, in_range};
@@ -75,12 +75,17 @@ pub(super) fn is_before(time: DateTime<Utc>) -> Expr {
 }
 
 /// With what is left of a filter without its state and times: no index knows it, but for the ids.
-pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, backend: DbBackend) -> Condition {
+pub(super) fn narrow(
+    wide: Condition,
+    filter: &DeadLetterFilter,
+    backend: DbBackend,
+    sharded: bool,
+) -> Condition {
     // As in the store, where a NUL became U+FFFD.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
     // Not LIKE, whose wildcards would have to be escaped, and for which SQLite ignores case.
     let position = if backend == DbBackend::Sqlite { "instr" } else { "strpos" };
-    wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, backend)))
+    wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, backend, sharded)))
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
@@ -96,14 +101,21 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, backend: DbBack
 
 /// By a semi-join in PostgreSQL: a list in `IN` or `= ANY` goes to a generic plan after five calls, which
 /// reads the whole app (1,000 ids: seconds).
-fn is_one_of(ids: &[DeadLetterId], backend: DbBackend) -> Expr {
+fn is_one_of(ids: &[DeadLetterId], backend: DbBackend, sharded: bool) -> Expr {
     let ids = ids.iter().map(|id| id.into_inner());
     if backend != DbBackend::Postgres {
         return Column::Id.is_in(ids);
     }
     let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids.map(Value::from).collect())));
     let each = Query::select().expr(Func::cust("unnest").arg(ids)).take();
-    Column::Id.in_subquery(each)
+    if sharded { is_any_of(each) } else { Column::Id.in_subquery(each) }
+}
+
+/// For where the app is said beside them: of one that is new since the last ANALYZE PostgreSQL reads all rows, and
+/// joined with 1,000 ids that took 4.6 s for 25,000 rows, so 0.2.
+pub(super) fn is_any_of(ids: SelectStatement) -> Expr {
+    let array = Func::cust("ARRAY").arg(Expr::SubQuery(None, Box::new(ids.into())));
+    Column::Id.into_expr().eq(Func::cust("ANY").arg(array))
 }
 
 /// What can't be sent of a filter.

@@ -48,7 +48,7 @@ pub(super) struct Matching<'a> {
 
 impl<'a> Matching<'a> {
     pub(super) fn condition(&self, backend: DbBackend) -> Condition {
-        narrow(self.in_scan(backend), self.filter, backend)
+        narrow(self.in_scan(backend), self.filter, backend, self.sharded)
     }
 
     /// Makes these rows the ones that a query is about.
@@ -63,6 +63,7 @@ impl<'a> Matching<'a> {
                     Condition::all(),
                     self.filter,
                     backend,
+                    self.sharded,
                 ))
             }
         };
@@ -94,7 +95,7 @@ impl<'a> Matching<'a> {
 
     /// Whether it leaves out any of the rows that it looks at.
     pub(super) fn is_narrow(&self, backend: DbBackend) -> bool {
-        !narrow(Condition::all(), self.filter, backend).is_empty()
+        !narrow(Condition::all(), self.filter, backend, self.sharded).is_empty()
     }
 
     /// Where the scan ended, if there are rows behind.

@@ -9,14 +9,17 @@ use sea_orm::{
     QuerySelect, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        CommonTableExpression, Expr, LockBehavior, LockType, Query, ReturningClause, Value, WithClause,
+        CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Query, ReturningClause, Value,
+        WithClause,
     },
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow},
+    conditions::{
+        check, is_any_of, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow,
+    },
     convert, in_range,
     text::{Text, with_literal_limits},
     transaction::RepoConnection,
@@ -187,7 +190,7 @@ impl<'a> Bulk<'a> {
         let of_app = is_of_app(self.app_id, self.filter, backend, self.sharded)
             .add_option(self.filter.created_from.map(is_from))
             .add_option(self.filter.created_before.map(is_before));
-        narrow(of_app, self.filter, backend)
+        narrow(of_app, self.filter, backend, self.sharded)
             .add_option(is_of_state_within(self.filter, target))
             .add_option(narrower)
     }
@@ -206,9 +209,11 @@ impl<'a> Bulk<'a> {
         let oldest =
             CommonTableExpression::new().table_name("oldest").query(oldest).materialized(true).to_owned();
         let picked = Query::select().column(Column::Id).from("oldest").take();
-        // Not where it is one table: of an app that is new since the last ANALYZE it would read all rows.
-        let in_shard = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
-        let is_picked = Condition::all().add(Column::Id.in_subquery(picked)).add_option(in_shard);
+        let is_picked = match self.sharded {
+            true => is_any_of(picked).and(COLUMN.app_id.eq(self.app_id.into_inner())),
+            // Without the app: of one that is new since the last ANALYZE PostgreSQL would read all rows.
+            false => Column::Id.in_subquery(picked),
+        };
         let mut update = settle(self.settlement).filter(is_picked).into_query();
         let update = update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned());
         with_literal_limits(backend, &update)

@@ -215,10 +215,11 @@ async fn archive_and_delete(
     sharded: bool,
 ) -> Result<Swept, DeadLetterRepoError> {
     let backend = db.get_database_backend();
-    let of_app = gc::app_of(scope).is_some();
     let (letters, next) = match backend {
         DbBackend::Sqlite => find_letters_on_sqlite(db, scope, due, limit).await?,
-        _ if sharded && !of_app => lock_letters_across_shards(db, scope, due, limit).await?,
+        _ if sharded && gc::app_of(scope).is_none() => {
+            lock_letters_across_shards(db, scope, due, limit).await?
+        }
         _ => lock_letters_on_postgres(db, scope, due, limit).await?,
     };
     let next = next.filter(|_| matches!(scope, SweepScope::AllAppsBut { .. }));
@@ -228,7 +229,8 @@ async fn archive_and_delete(
     archive.keep(&letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))?;
     let mut deleted = 0;
     for letters in letters.chunk_by(|left, right| !sharded || left.app_id == right.app_id) {
-        let app_id = letters.first().filter(|_| sharded || of_app).map(|letter| letter.app_id);
+        // Not where it is one table, whose key is the id: with the app as well it read all versions of a row.
+        let app_id = letters.first().filter(|_| sharded).map(|letter| letter.app_id);
         for letters in letters.chunks(IDS) {
             let ids = letters.iter().map(|letter| letter.id.into_inner());
             deleted += db.execute_raw(gc::delete_by_id(backend, app_id, ids)).await?.rows_affected();
