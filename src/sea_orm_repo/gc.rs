@@ -11,6 +11,8 @@
 //!   work, a row being resolved stays for the next sweep.
 //! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index
 //!   has.
+//! - **Nor more than `limit` where the table is distributed**: each app's share of it is fixed first, and goes by
+//!   a statement of its own.
 //! - **An app that is excepted costs one probe**, whatever it holds: a recursive CTE goes from app to app by
 //!   the index, and into those that are meant.
 //!

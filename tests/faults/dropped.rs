@@ -49,8 +49,17 @@ enum When {
     Answered,
 }
 
-/// Runs each named case on a fresh database of every backend: `$run` drops what `$case` does.
+/// Runs each named case on a fresh database of every backend, or on one that is sharded: `$run` drops what
+/// `$case` does.
 macro_rules! dropped {
+    ($run:ident, $where_sharded:ident: $($case:ident),+ $(,)?) => {
+        mod $where_sharded {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$run(super::Pools::postgres_sharded().await, super::$case).await;
+            })+
+        }
+    };
     ($run:ident, $on_sqlite:ident, $on_postgres:ident: $($case:ident),+ $(,)?) => {
         mod $on_sqlite {
             $(#[tokio::test]
@@ -111,6 +120,22 @@ dropped! {
     a_transaction_with_an_insert,
     a_nested_transaction_with_an_insert,
     a_nested_transaction_committed_alike,
+}
+
+// The calls that send other statements there.
+dropped! {
+    after_a_dropped_call,
+    no_insert_after_it_is_lost_where_it_is_sharded:
+    insert_many,
+    resolve,
+    gc,
+    unresolved_counts,
+    backlogs,
+    sweep_of_all_apps_but_some,
+    sweep_into,
+    sweep_of_all_apps_but_some_into,
+    import,
+    import_what_is_there,
 }
 
 dropped! {
@@ -567,7 +592,14 @@ impl Pools {
     }
 
     async fn postgres() -> Self {
-        let direct = TestDb::postgres().await;
+        Self::behind_a_proxy(TestDb::postgres().await).await
+    }
+
+    async fn postgres_sharded() -> Self {
+        Self::behind_a_proxy(TestDb::postgres_sharded().await).await
+    }
+
+    async fn behind_a_proxy(direct: TestDb) -> Self {
         let proxy = Proxy::to(direct.url()).await;
         Self::over(direct, Some(proxy)).await
     }
@@ -590,7 +622,7 @@ impl Pools {
         let mut options = dead_letters::connect_options(url);
         options.max_connections(1);
         let db = Database::connect(options).await.unwrap();
-        Given { repo: SeaOrmDeadLetterRepo::new(db.clone()), db, app, open, resolved, event }
+        Given { repo: self.direct.repo_over(db.clone()), db, app, open, resolved, event }
     }
 
     /// `None` where the call was dropped at its `nth` round trip, its outcome where it made fewer. In SQLite
