@@ -201,7 +201,13 @@ fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u1
             truncate_str(&line, width.into(), "…").into_owned()
         }
     };
-    rows.iter().flat_map(|row| columns.iter().zip(row).map(line)).collect()
+    // An id stands out by itself.
+    let is_apart = columns.iter().any(|column| column.kind == Kind::Id);
+    let between = |index| (index > 0 && !is_apart).then(String::new);
+    let blocks = rows.iter().enumerate();
+    blocks
+        .flat_map(|(index, row)| between(index).into_iter().chain(columns.iter().zip(row).map(line)))
+        .collect()
 }
 
 fn plain(cell: Cell) -> String {

@@ -169,6 +169,8 @@ async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
     }
     let shown = store.on_terminal(40, &format!("show {} --app {{app}}", ids[0]));
     assert!(shown.starts_with(&format!("letter\n  {}\n", ids[0])), "{shown}");
+    let groups = store.on_terminal(40, "groups --app {app}");
+    assert_eq!(groups.lines().filter(|line| line.is_empty()).count(), 1, "{groups}");
     let list = store.on_terminal(40, "list --app {app}");
     let lines: Vec<_> = list.lines().collect();
     assert_eq!(lines.len(), 12, "{list}");
