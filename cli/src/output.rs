@@ -15,8 +15,8 @@ use crate::{
     settings::{Settings, age},
 };
 
-/// Of a table's column, where a terminal leaves less: then each item is a block of lines.
-const NARROWEST: usize = 6;
+/// Of a table's text, where a terminal leaves less: then each item is a block of lines.
+const LEGIBLE: usize = 16;
 const GAP: usize = 2;
 /// A UUID's width.
 const ID: usize = 36;
@@ -159,15 +159,14 @@ impl Printer {
     }
 }
 
-/// Whether each column has room in a table.
+/// Whether each column of a table has room for what it holds, or for enough of it.
 fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> bool {
-    let of_column = |index: usize, column: &Column| match column.kind {
-        Kind::Id => rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default(),
-        Kind::Text | Kind::Number => NARROWEST,
+    let needed = |(index, column): (usize, &Column)| {
+        let widest = rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default();
+        let wanted = if column.kind == Kind::Text { widest.min(LEGIBLE) } else { widest };
+        wanted.max(column.name.len()) + GAP
     };
-    let needed =
-        columns.iter().enumerate().map(|(index, column)| of_column(index, column) + GAP).sum::<usize>();
-    needed <= usize::from(width)
+    columns.iter().enumerate().map(needed).sum::<usize>() <= usize::from(width)
 }
 
 /// A line a row, cut to the terminal's width.

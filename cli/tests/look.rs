@@ -49,7 +49,7 @@ async fn a_list_is_cut_on_a_terminal_and_whole_in_a_pipe(store: Store) {
     let error = "\u{1b}[31mHTTP 503 from https://crm.example.com/v2/contacts and so on";
     assert_eq!((line[0], line[2], line[3], line[5]), (&*id.to_string(), "unresolved", "orders", error));
     assert!(line[1].parse::<chrono::DateTime<chrono::Utc>>().is_ok(), "{line:?}");
-    for width in [80, 100] {
+    for width in [100, 120] {
         let shown = store.on_terminal(width, "list --app {app}");
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines.len(), 2, "{shown}");
@@ -171,6 +171,13 @@ async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
     assert!(shown.starts_with(&format!("letter\n  {}\n", ids[0])), "{shown}");
     let groups = store.on_terminal(40, "groups --app {app}");
     assert_eq!(groups.lines().filter(|line| line.is_empty()).count(), 1, "{groups}");
+    // An error of a few letters would be worth nothing.
+    assert!(
+        store
+            .on_terminal(80, "list --app {app}")
+            .contains("\n  error   HTTP 503 from https://crm.example.com/v2/contacts\n")
+    );
+    assert!(store.on_terminal(80, "apps").starts_with(" APP "));
     let list = store.on_terminal(40, "list --app {app}");
     let lines: Vec<_> = list.lines().collect();
     assert_eq!(lines.len(), 12, "{list}");
