@@ -196,6 +196,7 @@ async fn json_stays_as_it_is(mut store: Store) {
         original_event_id: Uuid::from_u128(0x20 + u128::from(n)),
         trigger_id: (n > 0).then(|| Uuid::from_u128(0x30).into()),
         script_id: (n > 0).then(|| Uuid::from_u128(0x40).into()),
+        payload: "{\"order\": 4711}".to_owned(),
         first_attempt_at: at(n),
         last_attempt_at: at(n + 10),
         resolved_at: (n == 2).then(|| at(59)),
