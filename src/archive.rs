@@ -301,6 +301,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_another_reader_gives_is_named_as_it_was_called() {
+        let mut letters = ArchivedLetters::from_reader("standard input", &b"{\n"[..]);
+        let error = letters.next().unwrap().unwrap_err().to_string();
+        assert_eq!(error, "standard input, line 1: from column 1 on it is no letter");
+        assert!(letters.next().is_none());
+    }
+
+    #[test]
     fn a_line_takes_no_more_memory_than_its_bound() {
         let mut reader = &b"12345\n1234\n\n12345678901234567890"[..];
         let mut line = Vec::new();

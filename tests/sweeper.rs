@@ -274,7 +274,10 @@ async fn its_status_says_what_it_does_and_what_came_of_it() {
         async move { sweeper.run(stopped).await }
     });
     let began = status.wait_for(|status| status.running_since.is_some()).await.unwrap().running_since;
+    let so_far = status.wait_for(|status| status.deleted > 0).await.unwrap().clone();
+    assert_eq!((so_far.deleted, so_far.running_since), (7, began));
     let first = status.wait_for(|status| status.running_since.is_none()).await.unwrap().clone();
+    assert_eq!(first.deleted, 0);
     let report = first.last.unwrap();
     assert_eq!((report.deleted, Some(report.began_at)), (7, began));
     assert!(matches!(report.end, SweepEnd::Finished) && report.took >= 2 * BUSY, "{report:?}");
