@@ -108,13 +108,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let size = in_range("page.size", page.size, PAGE_SIZES)?;
         let listed = self.listed(app_id, filter, page).await?;
         let summaries = convert::Summary::select_cols(Entity::find().select_only());
-        let page = listed.page(summaries, size, self.db.get_database_backend());
-        let mut rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
-        let has_next = rows.len() > size as usize;
-        rows.truncate(size as usize);
-        let items: Vec<_> = rows.into_iter().map(DeadLetterSummary::from).collect();
-        let last = items.last().filter(|_| has_next).map(|last| (last.created_at, last.id));
-        let (next, looked_back_to) = listed.next(last);
-        Ok(Page { items, next, looked_back_to })
+        let backend = self.db.get_database_backend();
+        let page = with_literal_limits(backend, &listed.page(summaries, size, backend));
+        let rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
+        let items = rows.into_iter().map(DeadLetterSummary::from).collect();
+        Ok(listed.page_of(items, size, |row| (row.created_at, row.id)))
     }
 }

@@ -14,7 +14,6 @@ use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
-    Statement,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, ExprTrait, SelectStatement},
 };
@@ -27,7 +26,7 @@ use super::{
     text::with_literal_limits,
     transaction::RepoConnection,
 };
-use crate::{AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, PageRequest};
+use crate::{AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Page, PageRequest};
 
 const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
@@ -88,11 +87,6 @@ impl<'a> Matching<'a> {
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
     }
 
-    /// The same, but for those behind this place.
-    pub(super) fn down_to(self, end: Place) -> Self {
-        Self { down_to: Some(end), ..self }
-    }
-
     /// Whether it leaves out any of the rows that it looks at.
     pub(super) fn is_narrow(&self, backend: DbBackend) -> bool {
         !narrow(Condition::all(), self.filter, backend, self.sharded).is_empty()
@@ -104,10 +98,18 @@ impl<'a> Matching<'a> {
     }
 
     /// A page of them, and one row more, to know whether another one follows.
-    pub(super) fn page(&self, select: Select<Entity>, size: u32, backend: DbBackend) -> Statement {
+    pub(super) fn page(&self, select: Select<Entity>, size: u32, backend: DbBackend) -> SelectStatement {
         let mut page = newest_first(select).limit(u64::from(size) + 1).into_query();
         self.select(&mut page, backend);
-        with_literal_limits(backend, &page)
+        page
+    }
+
+    /// Of what [`page`](Self::page) found.
+    pub(super) fn page_of<T>(&self, mut items: Vec<T>, size: u32, place: impl Fn(&T) -> Place) -> Page<T> {
+        let has_next = items.len() > size as usize;
+        items.truncate(size as usize);
+        let (next, looked_back_to) = self.next(items.last().filter(|_| has_next).map(place));
+        Page { items, next, looked_back_to }
     }
 
     /// Where the next page goes on, and where the scan ended this one. `last` is the last row of a page that
