@@ -198,7 +198,7 @@ pub trait DeadLetterTriage: Send + Sync {
     /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
     ///
     /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs
-    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps, or for each of a
+    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps, or with a `cap` for each of a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table.
     async fn unresolved_counts(
         &self,

@@ -34,13 +34,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        if self.sharded {
+        if let (true, Some(cap)) = (self.sharded, cap) {
             return self.count_unresolved_one_by_one(app_ids, cap).await;
         }
+        let backend = self.db.get_database_backend();
         let mut found = HashMap::new();
         for app_ids in app_ids.chunks(APPS_PER_COUNT) {
-            let count =
-                with_literal_limits(self.db.get_database_backend(), &unresolved_of_apps(app_ids, cap));
+            let count = match self.sharded {
+                true => backend.build(&unresolved_by_app(app_ids)),
+                false => with_literal_limits(backend, &unresolved_of_apps(app_ids, cap)),
+            };
             let rows = self.db.query_all_raw(count).await?;
             for row in rows {
                 found.insert(row.try_get::<Uuid>("", "app_id")?, row.try_get::<i64>("", "unresolved")?);
@@ -57,17 +60,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     async fn count_unresolved_one_by_one(
         &self,
         app_ids: &[AppId],
-        cap: Option<u32>,
+        cap: u32,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
         let mut counts = Vec::with_capacity(app_ids.len());
         for &app_id in app_ids {
             let unresolved =
                 Condition::all().add(COLUMN.app_id.eq(app_id.into_inner())).add(COLUMN.resolved_at.is_null());
-            let count = count_to(cap, rows_that(unresolved));
+            let count = count_to(Some(cap), rows_that(unresolved));
             let count = with_literal_limits(self.db.get_database_backend(), &count);
             let counted = self.db.query_one_raw(count).await?;
             let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-            let (count, at_least) = capped(counted, cap);
+            let (count, at_least) = capped(counted, Some(cap));
             counts.push(UnresolvedCount { app_id, count, at_least });
         }
         Ok(counts)
@@ -182,5 +185,17 @@ fn unresolved_of_apps(app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
         .expr_as(Expr::col(app_id), "app_id")
         .expr_as(count_to(cap, rows_that(unresolved)), "unresolved")
         .from_values(app_ids.iter().map(|app_id| app_id.into_inner()), "app")
+        .take()
+}
+
+/// One count an app that has any, each by its own shard: it has no place for a cap.
+fn unresolved_by_app(app_ids: &[AppId]) -> SelectStatement {
+    Query::select()
+        .column(Column::AppId)
+        .expr_as(Func::count(Expr::col(Asterisk)), "unresolved")
+        .from(Entity)
+        .and_where(Column::AppId.eq_any(app_ids.iter().map(|app_id| app_id.into_inner())))
+        .and_where(COLUMN.resolved_at.is_null())
+        .group_by_col(Column::AppId)
         .take()
 }

@@ -90,8 +90,8 @@ impl SeaOrmDeadLetterRepo {
     ///   [`next`](crate::Swept::next) is behind that app. An archive gets the letters by app.
     /// - A sweep of all but some reads what is due of the excepted apps too; `count_due` of many apps reads what
     ///   is due of any state.
-    /// - `unresolved_counts` and `backlogs` send a statement or two for each app, one after the other: their
-    ///   counts are of different moments.
+    /// - `backlogs`, and `unresolved_counts` with a cap, send a statement or two for each app, one after the
+    ///   other: their counts are of different moments. Without a cap they are of a moment for each shard.
     ///
     /// What else changes is the cost. `resolve` looks up the app first, in all shards, as `get` does.
     /// `insert_many` and `import` are transactions, of two phases where they meet several workers. Bulk calls and

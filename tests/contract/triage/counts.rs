@@ -8,7 +8,7 @@ on_every_backend! {
     a_cap_ends_the_count_and_says_so,
     no_apps_are_no_statement,
     many_apps_are_counted,
-    it_is_one_statement_or_one_an_app_where_they_are_sharded,
+    it_is_one_statement_or_with_a_cap_one_an_app_where_they_are_sharded,
 }
 
 fn exactly(app_id: AppId, count: u64) -> UnresolvedCount {
@@ -51,15 +51,19 @@ async fn no_apps_are_no_statement(db: TestDb) {
 async fn many_apps_are_counted(db: TestDb) {
     let mut apps: Vec<_> = (0..2_500).map(|_| new_app()).collect();
     rows(&db, apps[2_499], 2).await;
+    assert_eq!(db.repo().unresolved_counts(&apps, None).await.unwrap()[2_499], exactly(apps[2_499], 2));
     let counts = db.repo().unresolved_counts(&apps, Some(1)).await.unwrap();
     let last = apps.pop().unwrap();
     assert_eq!(counts[2_499], UnresolvedCount { app_id: last, count: 1, at_least: true });
     assert!(apps.into_iter().map(|app| exactly(app, 0)).eq(counts[..2_499].iter().copied()));
 }
 
-async fn it_is_one_statement_or_one_an_app_where_they_are_sharded(db: TestDb) {
+async fn it_is_one_statement_or_with_a_cap_one_an_app_where_they_are_sharded(db: TestDb) {
     let apps: Vec<_> = (0..1_000).map(|_| new_app()).collect();
     let (recording, recorded) = db.connect_recorded().await;
-    db.repo_over(recording).unresolved_counts(&apps, Some(100)).await.unwrap();
+    let repo = db.repo_over(recording);
+    repo.unresolved_counts(&apps, None).await.unwrap();
+    assert_eq!(recorded.take().len(), 1);
+    repo.unresolved_counts(&apps, Some(100)).await.unwrap();
     assert_eq!(recorded.take().len(), if db.sharded { apps.len() } else { 1 });
 }
