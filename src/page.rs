@@ -17,7 +17,7 @@ use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PageRequest {
-    /// Rows, 1 to 500.
+    /// Rows, 1 to 500; of an export 1 to 1,000.
     pub size: u32,
     /// After which row: [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,

@@ -163,12 +163,12 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// [`list`](Self::list) of whole rows, as they are stored.
     ///
-    /// A page ends at 16 MB of payload too, with at least one row. A row that goes, or no longer matches,
-    /// while the page is read is left out of it.
+    /// A page has up to 1,000 rows, and ends at 16 MB of payload too, with at least one row. A row that goes,
+    /// or no longer matches, while the page is read is left out of it.
     ///
     /// # Errors
     ///
-    /// The same.
+    /// The same, but for that number.
     async fn export(
         &self,
         app_id: AppId,

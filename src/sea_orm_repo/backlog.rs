@@ -15,10 +15,10 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     conditions::is_open,
+    connection::RepoConnection,
     count::{capped, count_to, rows_that},
     in_range,
     text::with_literal_limits,
-    transaction::RepoConnection,
 };
 use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError};
 

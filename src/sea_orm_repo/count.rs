@@ -10,7 +10,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, in_range, text::with_literal_limits, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range, text::with_literal_limits};
 use crate::{AppId, Count, DeadLetterFilter, DeadLetterRepoError, Resolution, UnresolvedCount};
 
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.

@@ -1,20 +1,26 @@
 //! Rows as they are stored, a page at a time.
 
+use std::ops::RangeInclusive;
+
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, QuerySelect,
+    ColumnTrait, DbBackend, EntityTrait, FromQueryResult, QuerySelect, Statement,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Expr, ExprTrait, Func, Query, SelectStatement},
+    sea_query::{Expr, ExprTrait, Func, Query},
 };
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, convert, in_range,
+    SeaOrmDeadLetterRepo,
+    connection::RepoConnection,
+    convert, in_range,
     scan::{Matching, Place},
     text::with_literal_limits,
-    transaction::RepoConnection,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
+
+/// More than a listing's, which is for a screen: each page is a round trip. As many as `filter.ids` may name.
+const SIZES: RangeInclusive<u32> = 1..=1_000;
 
 /// Of payload, in a page of more than one row.
 const PAGE_BYTES: u64 = 16 << 20;
@@ -26,17 +32,18 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         filter: &DeadLetterFilter,
         page: &PageRequest,
     ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
-        let size = in_range("page.size", page.size, PAGE_SIZES)?;
+        let size = in_range("page.size", page.size, SIZES)?;
         let listed = self.listed(app_id, filter, page).await?;
+        let backend = self.db.get_database_backend();
         // Where rows are left out, to look for the rest twice is dearer than to fetch it by its ids.
-        if !listed.is_narrow(self.db.get_database_backend()) {
-            let letters = self.stored_letters(self.light_page(&listed, size)).await?;
+        if !listed.is_narrow(backend) {
+            let letters =
+                self.db.rows::<convert::Row, StoredLetter>(light_page(&listed, size, backend)).await?;
             if !letters.is_empty() {
                 return Ok(listed.page_of(letters, size, |letter| (letter.created_at, letter.id)));
             }
         }
         // The sizes first, for which no payload is fetched.
-        let backend = self.db.get_database_backend();
         let sizes =
             Entity::find().select_only().columns([Column::CreatedAt, Column::Id]).expr(payload_bytes());
         let sizes = listed.page(sizes, size, backend);
@@ -60,27 +67,21 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
         let rows = self.matching(app_id, &by_id)?.page(Entity::find(), size, backend);
-        Ok(Page { items: self.stored_letters(rows).await?, next, looked_back_to })
+        let rows = convert::Row::find_by_statement(with_literal_limits(backend, &rows)).all(&self.db).await?;
+        Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
     }
+}
 
-    /// A page and the row behind it, or nothing where these are more than [`PAGE_BYTES`].
-    fn light_page(&self, listed: &Matching, size: u32) -> SelectStatement {
-        let backend = self.db.get_database_backend();
-        let sizes = Entity::find().select_only().expr_as(payload_bytes(), "bytes");
-        let bytes = Query::select()
-            .expr(Func::sum(Expr::col("bytes")))
-            .from_subquery(listed.page(sizes, size, backend), "sizes")
-            .take();
-        let mut rows = listed.page(Entity::find(), size, backend);
-        rows.and_where(Expr::from(bytes).lte(PAGE_BYTES));
-        rows
-    }
-
-    async fn stored_letters(&self, rows: SelectStatement) -> Result<Vec<StoredLetter>, DeadLetterRepoError> {
-        let rows = with_literal_limits(self.db.get_database_backend(), &rows);
-        let rows = convert::Row::find_by_statement(rows).all(&self.db).await?;
-        Ok(rows.into_iter().map(StoredLetter::from).collect())
-    }
+/// A page and the row behind it, or nothing where these are more than [`PAGE_BYTES`].
+fn light_page(listed: &Matching, size: u32, backend: DbBackend) -> Statement {
+    let sizes = Entity::find().select_only().expr_as(payload_bytes(), "bytes");
+    let bytes = Query::select()
+        .expr(Func::sum(Expr::col("bytes")))
+        .from_subquery(listed.page(sizes, size, backend), "sizes")
+        .take();
+    let mut rows = listed.page(Entity::find(), size, backend);
+    rows.and_where(Expr::from(bytes).lte(PAGE_BYTES));
+    with_literal_limits(backend, &rows)
 }
 
 fn payload_bytes() -> Expr {

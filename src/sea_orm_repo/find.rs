@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
     conditions::is_row,
+    connection::RepoConnection,
     convert, in_range, non_negative,
     scan::newest_first,
     text::{Text, with_literal_limits},
-    transaction::RepoConnection,
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page,
@@ -57,8 +57,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             // Each offset as a literal would be a statement of its own to prepare.
             _ => newest.offset(offset).build(backend),
         };
-        let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
-        Ok(rows.into_iter().map(DeadLetterRow::from).collect())
+        Ok(self.db.rows::<convert::Row, _>(page).await?)
     }
 
     pub(super) async fn find_in_app(

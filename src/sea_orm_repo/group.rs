@@ -12,8 +12,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, in_range, scan::Matching,
-    text::with_literal_limits, timeline::Buckets, transaction::RepoConnection,
+    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, connection::RepoConnection, in_range,
+    scan::Matching, text::with_literal_limits, timeline::Buckets,
 };
 use crate::{AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest};
 

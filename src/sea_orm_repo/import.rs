@@ -10,10 +10,12 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, convert, in_range,
+    SeaOrmDeadLetterRepo,
+    connection::RepoConnection,
+    convert, in_range,
     insert::{ROW_BYTES, arrays, as_arrays, batches, insert_arrays, insert_values},
     text::Text,
-    transaction::{self, RepoConnection},
+    transaction,
 };
 use crate::{AppId, DeadLetterRepoError, Imported, Resolution, StoredLetter, description::sqlx_error};
 

@@ -11,10 +11,11 @@ use sea_orm::{
 
 use super::{
     SeaOrmDeadLetterRepo,
+    connection::RepoConnection,
     convert::{self, NewRow, Values},
     new_id,
     text::Text,
-    transaction::{self, RepoConnection},
+    transaction,
 };
 use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 

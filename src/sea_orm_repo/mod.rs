@@ -15,6 +15,7 @@ use crate::{
 mod backlog;
 mod bury;
 mod conditions;
+mod connection;
 mod convert;
 mod count;
 mod export;
@@ -33,8 +34,8 @@ mod timeline;
 mod transaction;
 mod triage;
 
+use connection::RepoConnection;
 use convert::Limits;
-use transaction::RepoConnection;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use async_trait::async_trait;
 
-use super::{SeaOrmDeadLetterRepo, gc::app_of, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, gc::app_of};
 use crate::{
     Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepScope, Swept,
     observed::{call, observed},

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     conditions::{check, is_before, is_from, is_of_app, is_of_state_within, narrow},
+    connection::RepoConnection,
     in_range,
     text::with_literal_limits,
-    transaction::RepoConnection,
 };
 use crate::{AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Page, PageRequest};
 

@@ -20,9 +20,9 @@ use super::{
     conditions::{
         check, is_any_of, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow,
     },
+    connection::RepoConnection,
     convert, in_range,
     text::{Text, with_literal_limits},
-    transaction::RepoConnection,
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, Resolution,

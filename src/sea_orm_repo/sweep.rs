@@ -9,10 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{
-    SeaOrmDeadLetterRepo, convert, gc, in_range,
-    transaction::{self, RepoConnection},
-};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, convert, gc, in_range, transaction};
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepScope, Swept,
 };

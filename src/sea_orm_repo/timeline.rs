@@ -8,7 +8,7 @@ use sea_orm::{
     sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
 };
 
-use super::{SeaOrmDeadLetterRepo, in_range, text::with_literal_limits, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range, text::with_literal_limits};
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
     time::{to_bound, to_microseconds},

@@ -7,31 +7,13 @@
 //! there still is a transaction.
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait,
     sea_query::{ExprTrait, Func, Query},
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::{DeadLetterRepoError, error::code_of};
-
-/// What a repo is over: a pool, or the caller's transaction. Sealed by its private path.
-pub trait RepoConnection: ConnectionTrait + Send {
-    /// The pool, if it is one.
-    fn pool(&self) -> Option<&DatabaseConnection>;
-}
-
-impl RepoConnection for DatabaseConnection {
-    fn pool(&self) -> Option<&DatabaseConnection> {
-        Some(self)
-    }
-}
-
-impl RepoConnection for DatabaseExecutor<'_> {
-    fn pool(&self) -> Option<&DatabaseConnection> {
-        None
-    }
-}
 
 /// At one time. Those whose callers are gone are among them, and keep connections busy: 2,000 of them held up
 /// the next begin by 275 ms.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use dead_letters_entity::dead_letters::Column;
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, transaction::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection};
 use crate::{
     AppId, Backlog, Count, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
     DeadLetterSummary, DeadLetterTriage, ErrorGroups, GroupRequest, Imported, Page, PageRequest, Settled,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Letters a page, which ends at 16 MB of payload too: of three at most there is more than one held.
-const PAGE: u32 = 500;
+const PAGE: u32 = 1_000;
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Whatever `--output` says: it is what `import` takes.

@@ -10,7 +10,7 @@ on_every_backend! {
     a_row_comes_as_it_is_stored,
     pages_are_those_of_the_list,
     a_page_ends_at_16_mb_of_payload_with_at_least_one_row,
-    a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent,
+    a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent,
 }
 
 async fn a_row_comes_as_it_is_stored(db: TestDb) {
@@ -93,13 +93,13 @@ async fn a_page_ends_at_16_mb_of_payload_with_at_least_one_row(db: TestDb) {
     assert_eq!(pages, [vec![9], vec![20], vec![8, 8], vec![1]]);
 }
 
-async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
+async fn a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    for size in [0, 501] {
+    for size in [0, 1_001] {
         let page = PageRequest { size, ..Default::default() };
         let error = repo.export(new_app(), &any(), &page).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("page.size must be from 1 to 500, and is {size}"));
+        assert_eq!(error.to_string(), format!("page.size must be from 1 to 1000, and is {size}"));
     }
     assert_eq!(recorded.take(), []);
 }
