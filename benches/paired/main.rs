@@ -4,6 +4,9 @@
 //! on a table of 10,000 rows; `cargo bench -- --five-million` adds one of 5,000,000. A word more, and only the
 //! figures whose names have it are measured: `cargo bench -- --quick insert`.
 //!
+//! `cargo bench -- --ten-million` is about growth alone: the repo's calls in tables of 12,500, 1,000,000 and
+//! 10,000,000 rows, and the steps of the schema.
+//!
 //! A figure is the median of the ratios of pairs of runs, A B, B A, A B: over 1 the repo is faster. The
 //! server is a private one with fsync on and otherwise PostgreSQL's own settings, or that of
 //! `BENCH_DATABASE_URL`.
@@ -35,6 +38,7 @@ macro_rules! side {
     }};
 }
 
+mod growth;
 mod measure;
 mod memory;
 mod operations;
@@ -180,23 +184,9 @@ impl Bench {
 
     /// What a call of the repo costs in a large table, against the same in a small one.
     async fn growth(&mut self, small: &Arc<Store>, large: &Arc<Store>) -> Result<(), Failure> {
-        let mut calls: Vec<(&str, [Call; 2])> = Vec::new();
-        let both = [large, small];
-        calls.push(("get", both.map(|store| side!(store, n => store.repo.get(store.id(n)).await?))));
-        calls.push((
-            "unresolved_counts to 100",
-            both.map(|store| side!(store, n => store.repo.unresolved_counts(&[store.app], Some(100)).await?)),
-        ));
-        calls.push((
-            "gc, idle",
-            both.map(|store| side!(store, n => store.repo.gc(DateTime::UNIX_EPOCH, 1_000).await?)),
-        ));
-        calls.push(("triage list, 50", [listing(large, 0).await?, listing(small, 0).await?]));
-        let deep = [listing(large, 500_000).await?, listing(small, 5_000).await?];
-        calls.push(("triage list, 50, half way down", deep));
-        let scans = operations::scans(large).into_iter().zip(operations::scans(small));
-        calls.extend(scans.map(|((name, of_large), (_, of_small))| (name, [of_large, of_small])));
-        for (name, [of_large, of_small]) in calls {
+        for ((name, of_large), (_, of_small)) in
+            growth::reads(large).await?.into_iter().zip(growth::reads(small).await?)
+        {
             let name = format!("{name}: 1 M rows");
             self.bound(operations::against(&self.pairs, &name, of_large, "10 k", of_small, 1.5).await?);
         }
@@ -247,7 +237,7 @@ impl Bench {
 }
 
 /// The page behind the newest `depth` rows.
-async fn listing(store: &Arc<Store>, depth: u32) -> Result<Call, Failure> {
+pub(crate) async fn listing(store: &Arc<Store>, depth: u32) -> Result<Call, Failure> {
     let store = (store.clone(), Arc::new(store.page_at(depth).await?));
     Ok(side!(store, n => store.0.repo.list(store.0.app, &DeadLetterFilter::default(), &store.1).await?))
 }
@@ -264,11 +254,12 @@ async fn page_through(store: &Store) -> Result<(), Failure> {
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let (mut quick, mut five_million, mut only) = (false, false, None);
+    let (mut quick, mut five_million, mut ten_million, mut only) = (false, false, false, None);
     for argument in env::args().skip(1) {
         match argument.as_str() {
             "--quick" => quick = true,
             "--five-million" => five_million = true,
+            "--ten-million" => ten_million = true,
             // cargo passes it to every bench target.
             "--bench" => {}
             _ => only = Some(argument),
@@ -282,6 +273,9 @@ async fn main() -> Result<(), Failure> {
             (Some(server), url)
         }
     };
+    if ten_million {
+        return growth::measure(&url).await;
+    }
     let pairs = match quick {
         true => Pairs { pairs: 5, run: Duration::from_millis(200) },
         false => Pairs { pairs: 15, run: Duration::from_millis(300) },

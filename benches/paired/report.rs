@@ -49,27 +49,40 @@ pub(crate) fn print_bounds_head() {
 
 /// Writes `benches/results`.
 pub(crate) fn save(versions: &str, figures: &[Figure], bounds: &[Bound]) -> Result<(), Failure> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results");
-    fs::create_dir_all(folder)?;
     let lines = |lines: Vec<String>| lines.join("\n");
     let table = format!(
         "# Results\n\n\
-         Written by `cargo bench` on {date}, at commit {commit}: {machine}; {versions}, {rustc}, sea-orm {sea_orm}, sqlx {sqlx}. What is measured, and why some rows miss their targets: \
+         Written by `cargo bench` on {written}. What is measured, and why some rows miss their targets: \
          [benches/README.md](../README.md).\n\n\
          ![Throughput against hand-written sqlx](chart.svg)\n\n\
          {HEAD}\n{figures}\n\n\
          {BOUNDS_HEAD}\n{bounds}\n",
+        written = written(versions)?,
+        figures = lines(figures.iter().map(Figure::line).collect()),
+        bounds = lines(bounds.iter().map(Bound::line).collect()),
+    );
+    write("README.md", &table)?;
+    draw(&format!("{RESULTS}/chart.svg"), figures)
+}
+
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/results");
+
+pub(crate) fn write(name: &str, text: &str) -> Result<(), Failure> {
+    fs::create_dir_all(RESULTS)?;
+    Ok(fs::write(format!("{RESULTS}/{name}"), text)?)
+}
+
+/// When, of what, and where.
+pub(crate) fn written(versions: &str) -> Result<String, Failure> {
+    Ok(format!(
+        "{date}, at commit {commit}: {machine}; {versions}, {rustc}, sea-orm {sea_orm}, sqlx {sqlx}",
         date = Utc::now().format("%Y-%m-%d"),
         commit = said_by("git", &["rev-parse", "--short", "HEAD"])?,
         machine = machine()?,
         rustc = said_by("rustc", &["--version"])?,
         sea_orm = locked("sea-orm")?,
         sqlx = locked("sqlx")?,
-        figures = lines(figures.iter().map(Figure::line).collect()),
-        bounds = lines(bounds.iter().map(Bound::line).collect()),
-    );
-    fs::write(format!("{folder}/README.md"), table)?;
-    draw(&format!("{folder}/chart.svg"), figures)
+    ))
 }
 
 fn machine() -> Result<String, Failure> {

@@ -9,7 +9,7 @@ use dead_letters::{
 };
 use dead_letters_migration::Migrator;
 use dead_letters_test_postgres::TestDatabase;
-use sea_orm::Database;
+use sea_orm::{Database, DatabaseConnection};
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -30,6 +30,7 @@ pub(crate) const FROM: DateTime<Utc> = match DateTime::from_timestamp(1_767_225_
 pub(crate) struct Store {
     /// Dropped with this value.
     database: TestDatabase,
+    pub(crate) db: DatabaseConnection,
     pub(crate) repo: SeaOrmDeadLetterRepo,
     pub(crate) peer: Peer,
     /// Has `rows` rows, all unresolved, one a second.
@@ -43,29 +44,43 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) async fn create(server: &Url, rows: u32) -> Result<Arc<Self>, Failure> {
+        let mut store = Self::empty(server, rows).await?;
+        Migrator::up(&store.db, None).await?;
+        for table in TABLES {
+            store.fill(table, store.app, rows, FROM).await?;
+            for n in 1..=100 {
+                store.fill(table, Uuid::from_u128(n).into(), 100, FROM).await?;
+            }
+            store.settle(table).await?;
+        }
+        store.peer_ids =
+            store.peer.list(store.app.into(), true, IDS, 0).await?.iter().map(|row| row.id()).collect();
+        store.with_ids().await
+    }
+
+    /// Without a step of the schema. `rows` is what it is to have.
+    pub(crate) async fn empty(server: &Url, rows: u32) -> Result<Self, Failure> {
         let database = TestDatabase::create_on(server).await?;
         let mut options = dead_letters::connect_options(database.url());
         options.max_connections(CONNECTIONS).test_before_acquire(false);
         let db = Database::connect(options).await?;
-        Migrator::up(&db, None).await?;
-        let repo = SeaOrmDeadLetterRepo::new(db);
-        let peer = Peer::connect(database.url(), CONNECTIONS).await?;
-        let small_apps: Vec<_> = (1..=100).map(|n| AppId::from(Uuid::from_u128(n))).collect();
-        let (app, small_app) = (AppId::from(Uuid::from_u128(0)), small_apps[0]);
-        let (ids, peer_ids) = (Vec::new(), Vec::new());
-        let mut store = Self { database, repo, peer, app, rows, small_app, ids, peer_ids };
-        for table in TABLES {
-            store.fill(table, app, rows, FROM).await?;
-            for &app in &small_apps {
-                store.fill(table, app, 100, FROM).await?;
-            }
-            store.settle(table).await?;
-        }
-        let ours = store.repo.list_for_app(app, true, IDS, 0).await?;
-        store.ids = ours.into_iter().map(|row| row.id).collect();
-        store.peer_ids =
-            store.peer.list(app.into(), true, IDS, 0).await?.iter().map(|row| row.id()).collect();
-        Ok(Arc::new(store))
+        Ok(Self {
+            repo: SeaOrmDeadLetterRepo::new(db.clone()),
+            db,
+            peer: Peer::connect(database.url(), CONNECTIONS).await?,
+            database,
+            app: Uuid::from_u128(0).into(),
+            rows,
+            small_app: Uuid::from_u128(1).into(),
+            ids: Vec::new(),
+            peer_ids: Vec::new(),
+        })
+    }
+
+    pub(crate) async fn with_ids(mut self) -> Result<Arc<Self>, Failure> {
+        let ours = self.repo.list_for_app(self.app, true, IDS, 0).await?;
+        self.ids = ours.into_iter().map(|row| row.id).collect();
+        Ok(Arc::new(self))
     }
 
     pub(crate) fn named(&self, name: &str) -> String {
@@ -90,25 +105,11 @@ impl Store {
     /// A row for each `app` and time `at` of a query.
     pub(crate) async fn fill_with(&self, table: &str, apps_and_times: &str) -> Result<(), Failure> {
         // As each side's own inserts would have left it.
-        let (signature, value, id, cast) = match table {
-            "peer" => ("", "", "gen_random_uuid()", "jsonb"),
-            _ => (
-                ", error_signature",
-                ", 'smtp: # try again later'",
-                "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
-                    || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid",
-                "text",
-            ),
+        let (id, more) = match table {
+            "peer" => ("gen_random_uuid()", ["", ""]),
+            _ => (V7, [", error_signature", ", 'smtp: # try again later'"]),
         };
-        let payload = letter(self.app, 1_000).payload;
-        self.execute(&format!(
-            "INSERT INTO {table} (id, app_id, original_event_id, source, op, trigger_id, script_id, payload,
-                 attempt_count, first_attempt_at, last_attempt_at, last_error, created_at{signature})
-             SELECT {id}, app, gen_random_uuid(), 'orders', 'insert', gen_random_uuid(), gen_random_uuid(),
-                 '{payload}'::{cast}, 5, at, at, 'smtp: 451 try again later', at{value}
-             FROM ({apps_and_times}) _"
-        ))
-        .await
+        self.execute(&insertion(table, id, 1_000, more, apps_and_times)).await
     }
 
     /// Vacuumed, with fresh statistics, and on the disk.
@@ -154,6 +155,29 @@ impl Store {
         page.size = 50;
         Ok(page)
     }
+}
+
+/// An id of the time `at`.
+pub(crate) const V7: &str = "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
+    || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid";
+
+/// Of a row for each `app` and time `at` of a query, with the columns of the first step and more.
+pub(crate) fn insertion(
+    table: &str,
+    id: &str,
+    payload_bytes: usize,
+    [more_columns, more_values]: [&str; 2],
+    apps_and_times: &str,
+) -> String {
+    let payload = letter(Uuid::nil().into(), payload_bytes).payload;
+    let cast = if table == "peer" { "jsonb" } else { "text" };
+    format!(
+        "INSERT INTO {table} (id, app_id, original_event_id, source, op, trigger_id, script_id, payload,
+             attempt_count, first_attempt_at, last_attempt_at, last_error, created_at{more_columns})
+         SELECT {id}, app, gen_random_uuid(), 'orders', 'insert', gen_random_uuid(), gen_random_uuid(),
+             '{payload}'::{cast}, 5, at, at, 'smtp: 451 try again later', at{more_values}
+         FROM ({apps_and_times}) _"
+    )
 }
 
 /// `name` and how many rows the table has.

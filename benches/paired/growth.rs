@@ -1,0 +1,297 @@
+//! What grows with the table: the repo's calls and indexes at several sizes, and the schema's steps on the
+//! largest, with writers at work.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterTriage, Due, Resolution,
+    Settlement, SweepScope,
+};
+use dead_letters_migration::Migrator;
+use sea_orm_migration::MigratorTrait;
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval},
+};
+use url::Url;
+use uuid::Uuid;
+
+use crate::{
+    listing,
+    measure::{Call, Failure, Pairs, call, quantile},
+    operations, report,
+    store::{FROM, Store, V7, insertion, letter},
+    sweep::millis,
+};
+
+/// Of the tables; the last one's steps are timed. In the smallest the large app has as many rows as a scan.
+const SIZES: [u32; 3] = [12_500, 1_000_000, 10_000_000];
+/// Apps beside the large one, which has four fifths of the rows.
+const APPS: u32 = 200;
+const PAYLOAD_BYTES: usize = 200;
+const WRITERS: usize = 4;
+
+/// Those that leave the table as it is, and should cost the same in any.
+pub(crate) async fn reads(store: &Arc<Store>) -> Result<Vec<(&'static str, Call)>, Failure> {
+    let half_way = store.rows / 2;
+    let mut calls = vec![
+        ("get", side!(store, n => store.repo.get(store.id(n)).await?)),
+        (
+            "unresolved_counts to 100",
+            side!(store, n => store.repo.unresolved_counts(&[store.app], Some(100)).await?),
+        ),
+        ("gc, idle", side!(store, n => store.repo.gc(FROM, 1_000).await?)),
+        ("triage list, 50", listing(store, 0).await?),
+        ("triage list, 50, half way down", listing(store, half_way).await?),
+    ];
+    calls.extend(operations::scans(store));
+    Ok(calls)
+}
+
+fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
+    let apps: Vec<AppId> = (1..=50).map(|n| Uuid::from_u128(n).into()).collect();
+    let side = (store.clone(), Arc::new(apps));
+    let events: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
+    let with_events = (store.clone(), Arc::new(events));
+    let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
+    let but_one = SweepScope::AllAppsBut { excepted: vec![store.app], from: None };
+    let of_others = (store.clone(), Arc::new(but_one));
+    vec![
+        ("list_for_app, 50", side!(store, n => store.repo.list_for_app(store.app, true, 50, 0).await?)),
+        (
+            "unresolved_counts of 50 apps to 100",
+            side!(side, n => side.0.repo.unresolved_counts(&side.1, Some(100)).await?),
+        ),
+        ("backlogs of 50, to 100", side!(store, n => store.repo.backlogs(None, None, 50, 100).await?)),
+        (
+            "times_replayed of 50 events",
+            side!(with_events, n => with_events.0.repo.times_replayed(with_events.0.app, &with_events.1).await?),
+        ),
+        (
+            "sweep of one app, idle",
+            side!(of_app, n => of_app.0.repo.sweep(&of_app.1, Due::CreatedBefore(FROM), 1_000).await?),
+        ),
+        (
+            "sweep of all apps but one, idle",
+            side!(of_others, n => of_others.0.repo.sweep(&of_others.1, Due::CreatedBefore(FROM), 1_000).await?),
+        ),
+        ("unresolved_count, exact", side!(store, n => store.repo.unresolved_count(store.app).await?)),
+    ]
+}
+
+fn writes(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
+    let of_another = letter(Uuid::new_v4().into(), PAYLOAD_BYTES);
+    // A row settled so is still open: it can be resolved once again.
+    let failed = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };
+    let side = (store.clone(), Arc::new((of_another, failed)));
+    vec![
+        ("insert", side!(side, n => side.0.repo.insert(side.1.0.clone()).await?)),
+        ("insert_many of 100", side!(side, n => side.0.repo.insert_many(vec![side.1.0.clone(); 100]).await?)),
+        (
+            "resolve_once",
+            side!(side, n => side.0.repo.resolve_once(side.0.app, side.0.id(n), &side.1.1).await?),
+        ),
+    ]
+}
+
+/// Each takes rows that no other call takes.
+fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
+    let due = Due::CreatedBefore(FROM + TimeDelta::days(120));
+    let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
+    let of_others = SweepScope::AllAppsBut { excepted: vec![store.app], from: None };
+    let of_others = (store.clone(), Arc::new(of_others));
+    let all = DeadLetterFilter { created_before: Some(Utc::now()), ..Default::default() };
+    let settle = (store.clone(), Arc::new((all, Settlement::ignored())));
+    let whole = |rows: u64, of: u64| if rows == of { Ok(()) } else { Err(format!("{rows} rows of {of}")) };
+    vec![
+        (
+            "sweep of all apps but one, of 500",
+            side!(of_others, n => whole(of_others.0.repo.sweep(&of_others.1, due, 500).await?.deleted, 500)?),
+        ),
+        (
+            "resolve_matching of 1,000",
+            side!(settle, n => {
+                let (filter, ignored) = &*settle.1;
+                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, ignored, 1_000).await?;
+                whole(settled.ids.len() as u64, 1_000)?
+            }),
+        ),
+        (
+            "gc of 1,000",
+            side!(store, n => whole(store.repo.gc(FROM + TimeDelta::days(120), 1_000).await?, 1_000)?),
+        ),
+        (
+            "sweep of one app, of 1,000",
+            side!(of_app, n => whole(of_app.0.repo.sweep(&of_app.1, due, 1_000).await?.deleted, 1_000)?),
+        ),
+    ]
+}
+
+/// Writes `benches/results/growth.md`.
+pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
+    let mut stores = Vec::new();
+    let mut steps = String::new();
+    for rows in SIZES {
+        let (store, timed) = create(server, rows).await?;
+        steps = timed;
+        stores.push(store);
+    }
+    let sizes = sizes(&stores).await?;
+    let mut calls = Vec::new();
+    for store in &stores {
+        calls.push([reads(store).await?, more_reads(store), writes(store)].concat());
+    }
+    let for_a_while = Pairs { pairs: 7, run: Duration::from_millis(300) };
+    let mut times =
+        table(&calls, 7, async |call, next| Ok(for_a_while.run(call, 1, next).await?.latencies)).await?;
+    let calls: Vec<_> = stores.iter().map(batches).collect();
+    times += &table(&calls, 3, async |call, _| {
+        let called = Instant::now();
+        call(0).await?;
+        Ok(vec![called.elapsed()])
+    })
+    .await?;
+    let version = format!("PostgreSQL {}", stores[0].server_version().await?);
+    let written = report::written(&version)?;
+    let text = format!(
+        "# What grows with the table\n\n\
+         Written by `cargo bench -- --ten-million` on {written}. What is measured, and why some of it grows: \
+         [benches/README.md](../README.md#growth).\n\n\
+         | call, p50 in ms | 12,500 rows | 1 M | 10 M | 10 M against 12,500 | 10 M against 1 M |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n\
+         {times}\n\
+         | MB | 12,500 rows | 1 M | 10 M |\n\
+         | --- | ---: | ---: | ---: |\n\
+         {sizes}\n\
+         | step, on 10 M rows | s | inserts meanwhile | their p50, ms | the longest, ms |\n\
+         | --- | ---: | ---: | ---: | ---: |\n\
+         {steps}"
+    );
+    report::write("growth.md", &text)
+}
+
+/// A store of so many rows, which were there before all steps but the first; and how those steps went.
+async fn create(server: &Url, rows: u32) -> Result<(Arc<Store>, String), Failure> {
+    let store = Store::empty(server, rows).await?;
+    Migrator::up(&store.db, Some(1)).await?;
+    let of_app = rows / 5 * 4;
+    let apps_and_times = format!(
+        "SELECT uuid '{}' AS app, timestamptz '{FROM}' + n * interval '1 second' AS at
+         FROM generate_series(1, {of_app}) n
+         UNION ALL
+         SELECT lpad(to_hex(app), 32, '0')::uuid, timestamptz '{FROM}' + n * interval '1 second'
+         FROM generate_series(1, {APPS}) app, generate_series(1, {}) n
+         ORDER BY at",
+        store.app,
+        (rows - of_app) / APPS,
+    );
+    let began = Instant::now();
+    store.execute(&insertion("dead_letters", V7, PAYLOAD_BYTES, ["", ""], &apps_and_times)).await?;
+    store.settle("dead_letters").await?;
+    println!("{rows} rows in {:.0} s", began.elapsed().as_secs_f64());
+    let mut steps = String::new();
+    for step in Migrator::migrations().iter().skip(1) {
+        steps += &timed(&store, step.name()).await?;
+    }
+    store.settle("dead_letters").await?;
+    Ok((store.with_ids().await?, steps))
+}
+
+/// The next step, beside writers at work.
+async fn timed(store: &Store, step: &str) -> Result<String, Failure> {
+    let (stop, stopped) = watch::channel(());
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        writers.spawn(write(store.connect().await?, stopped.clone()));
+    }
+    let began = Instant::now();
+    Migrator::up(&store.db, Some(1)).await?;
+    let took = began.elapsed();
+    drop((stop, stopped));
+    let mut latencies = Vec::new();
+    while let Some(writer) = writers.join_next().await {
+        latencies.extend(writer??);
+    }
+    let [p50, longest] = [0.5, 1.0].map(|at| millis(quantile(&mut latencies, at)));
+    let line =
+        format!("| {step} | {:.1} | {} | {p50:.2} | {longest:.0} |\n", took.as_secs_f64(), latencies.len());
+    print!("{line}");
+    Ok(line)
+}
+
+/// An insert every five milliseconds, until it is to stop; of each how long it took.
+async fn write(mut connection: PgConnection, stopped: watch::Receiver<()>) -> Result<Vec<Duration>, Failure> {
+    let row = format!("SELECT uuid '{}' AS app, now() AS at", Uuid::new_v4());
+    let insert = insertion("dead_letters", V7, PAYLOAD_BYTES, ["", ""], &row);
+    let mut ticks = interval(Duration::from_millis(5));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut latencies = Vec::new();
+    // An error is that its sender is gone.
+    while latencies.is_empty() || stopped.has_changed().is_ok() {
+        ticks.tick().await;
+        let called = Instant::now();
+        sqlx::query(sqlx::AssertSqlSafe(insert.as_str())).execute(&mut connection).await?;
+        latencies.push(called.elapsed());
+    }
+    connection.close().await?;
+    Ok(latencies)
+}
+
+/// Of each call, the medians on the tables, which take turns.
+async fn table(
+    calls: &[Vec<(&'static str, Call)>],
+    rounds: usize,
+    measure: impl AsyncFn(&Call, &mut usize) -> Result<Vec<Duration>, Failure>,
+) -> Result<String, Failure> {
+    let mut lines = String::new();
+    for (at, (name, _)) in calls[0].iter().enumerate() {
+        let mut latencies = vec![Vec::new(); calls.len()];
+        let mut next = vec![0; calls.len()];
+        // The first round warms up.
+        for round in 0..=rounds {
+            for turn in 0..calls.len() {
+                let side = (round + turn) % calls.len();
+                let took = measure(&calls[side][at].1, &mut next[side]).await?;
+                latencies[side].extend(took.into_iter().filter(|_| round > 0));
+            }
+        }
+        let [small, middle, large] = [0, 1, 2].map(|side| millis(quantile(&mut latencies[side], 0.5)));
+        let line = format!(
+            "| {name} | {small:.2} | {middle:.2} | {large:.2} | **{:.2}** | {:.2} |\n",
+            large / small,
+            large / middle
+        );
+        print!("{line}");
+        lines += &line;
+    }
+    Ok(lines)
+}
+
+/// Of the table and its indexes.
+async fn sizes(stores: &[Arc<Store>]) -> Result<String, Failure> {
+    let mut lines: Vec<String> = Vec::new();
+    for store in stores {
+        let sizes: Vec<(String, f64)> = sqlx::query_as(
+            "SELECT relname::text, pg_relation_size(oid) / 1048576.0::float8 FROM pg_class
+             WHERE oid = 'dead_letters'::regclass
+                 OR oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 'dead_letters'::regclass)
+             ORDER BY relkind DESC, relname",
+        )
+        .fetch_all(&mut store.connect().await?)
+        .await?;
+        lines.resize_with(sizes.len(), String::new);
+        for (line, (name, size)) in lines.iter_mut().zip(sizes) {
+            if line.is_empty() {
+                *line = format!("| {name} |");
+            }
+            *line += &format!(" {size:.1} |");
+        }
+    }
+    Ok(lines.iter().map(|line| format!("{line}\n")).collect())
+}
