@@ -8,8 +8,8 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterTriage, Due, Resolution,
-    Settlement, SweepScope,
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due,
+    Resolution, Settlement, SweepScope,
 };
 use dead_letters_migration::Migrator;
 use sea_orm_migration::MigratorTrait;
@@ -106,7 +106,11 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
     let of_others = SweepScope::AllAppsBut { excepted: vec![store.app], from: None };
     let of_others = (store.clone(), Arc::new(of_others));
-    let all = DeadLetterFilter { created_before: Some(Utc::now()), ..Default::default() };
+    let all = DeadLetterFilter {
+        state: DeadLetterState::Open,
+        created_before: Some(Utc::now()),
+        ..Default::default()
+    };
     let settle = (store.clone(), Arc::new((all, Settlement::ignored())));
     let whole = |rows: u64, of: u64| if rows == of { Ok(()) } else { Err(format!("{rows} rows of {of}")) };
     vec![
