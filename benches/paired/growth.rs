@@ -115,24 +115,21 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let whole = |rows: u64, of: u64| if rows == of { Ok(()) } else { Err(format!("{rows} rows of {of}")) };
     vec![
         (
-            "sweep of all apps but one, of 500",
-            side!(of_others, n => whole(of_others.0.repo.sweep(&of_others.1, due, 500).await?.deleted, 500)?),
+            "sweep of all apps but one, of 200",
+            side!(of_others, n => whole(of_others.0.repo.sweep(&of_others.1, due, 200).await?.deleted, 200)?),
         ),
         (
-            "resolve_matching of 1,000",
+            "resolve_matching of 500",
             side!(settle, n => {
                 let (filter, ignored) = &*settle.1;
-                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, ignored, 1_000).await?;
-                whole(settled.ids.len() as u64, 1_000)?
+                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, ignored, 500).await?;
+                whole(settled.ids.len() as u64, 500)?
             }),
         ),
+        ("gc of 500", side!(store, n => whole(store.repo.gc(FROM + TimeDelta::days(120), 500).await?, 500)?)),
         (
-            "gc of 1,000",
-            side!(store, n => whole(store.repo.gc(FROM + TimeDelta::days(120), 1_000).await?, 1_000)?),
-        ),
-        (
-            "sweep of one app, of 1,000",
-            side!(of_app, n => whole(of_app.0.repo.sweep(&of_app.1, due, 1_000).await?.deleted, 1_000)?),
+            "sweep of one app, of 500",
+            side!(of_app, n => whole(of_app.0.repo.sweep(&of_app.1, due, 500).await?.deleted, 500)?),
         ),
     ]
 }
@@ -155,7 +152,7 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     let mut times =
         table(&calls, 7, async |call, next| Ok(for_a_while.run(call, 1, next).await?.latencies)).await?;
     let calls: Vec<_> = stores.iter().map(batches).collect();
-    times += &table(&calls, 3, async |call, _| {
+    times += &table(&calls, 7, async |call, _| {
         let called = Instant::now();
         call(0).await?;
         Ok(vec![called.elapsed()])
