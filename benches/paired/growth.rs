@@ -177,7 +177,8 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     report::write("growth.md", &text)
 }
 
-/// A store of so many rows, which were there before all steps but the first; and how those steps went.
+/// A store of so many rows, which were there before all steps but the first; and how those steps went. In each
+/// a second has one row of the large app, and every fourth one of another.
 async fn create(server: &Url, rows: u32) -> Result<(Arc<Store>, String), Failure> {
     let store = Store::empty(server, rows).await?;
     Migrator::up(&store.db, Some(1)).await?;
@@ -186,7 +187,7 @@ async fn create(server: &Url, rows: u32) -> Result<(Arc<Store>, String), Failure
         "SELECT uuid '{}' AS app, timestamptz '{FROM}' + n * interval '1 second' AS at
          FROM generate_series(1, {of_app}) n
          UNION ALL
-         SELECT lpad(to_hex(app), 32, '0')::uuid, timestamptz '{FROM}' + n * interval '1 second'
+         SELECT lpad(to_hex(app), 32, '0')::uuid, timestamptz '{FROM}' + (n * 800 + app * 4) * interval '1 second'
          FROM generate_series(1, {APPS}) app, generate_series(1, {}) n
          ORDER BY at",
         store.app,
