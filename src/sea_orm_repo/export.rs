@@ -37,8 +37,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let backend = self.db.get_database_backend();
         // Where rows are left out, to look for the rest twice is dearer than to fetch it by its ids.
         if !listed.is_narrow(backend) {
-            let letters =
-                self.db.rows::<convert::Row, StoredLetter>(light_page(&listed, size, backend)).await?;
+            let rows = self.db.rows::<convert::Row>(light_page(&listed, size, backend)).await?;
+            let letters: Vec<_> = rows.into_iter().map(StoredLetter::from).collect();
             if !letters.is_empty() {
                 return Ok(listed.page_of(letters, size, |letter| (letter.created_at, letter.id)));
             }

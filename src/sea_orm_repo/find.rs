@@ -57,7 +57,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             // Each offset as a literal would be a statement of its own to prepare.
             _ => newest.offset(offset).build(backend),
         };
-        Ok(self.db.rows::<convert::Row, _>(page).await?)
+        let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
+        Ok(rows.into_iter().map(DeadLetterRow::from).collect())
     }
 
     pub(super) async fn find_in_app(
