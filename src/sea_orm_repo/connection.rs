@@ -17,9 +17,7 @@ pub trait RepoConnection: ConnectionTrait + Send {
     /// when the last one is there. Of an export's page that was a quarter of the time; of 50 rows it is
     /// nothing, and SQLite loses a tenth. Only for statements without text among their values, which
     /// SeaORM's span of a stream has (TRACE).
-    async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr>
-    where
-        Self: Sized;
+    async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr>;
 }
 
 #[async_trait]

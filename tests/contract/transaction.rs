@@ -97,10 +97,10 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
     let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
     let ignored = Settlement::ignored();
-    assert_eq!(
-        repo.list(app, &all, &PageRequest { size: 2, ..Default::default() }).await.unwrap().items.len(),
-        2
-    );
+    let two = PageRequest { size: 2, ..Default::default() };
+    assert_eq!(repo.list(app, &all, &two).await.unwrap().items.len(), 2);
+    let exported = repo.export(app, &all, &two).await.unwrap().items;
+    assert_eq!(exported.iter().map(|letter| letter.id).collect::<Vec<_>>(), [ids[3], ids[2]]);
     assert_eq!(
         repo.error_groups(app, &all, &GroupRequest::default()).await.unwrap().groups[0].newest_id,
         ids[3]
