@@ -46,7 +46,7 @@ pub use dead_letters_migration as migration;
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
-pub use model::{DeadLetterRow, NewDeadLetter, Resolution, StoredLetter};
+pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]
 pub use open::{OpenError, Schema, open};
 pub use page::{Cursor, Page, PageRequest};

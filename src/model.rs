@@ -157,6 +157,16 @@ pub struct StoredLetter {
     pub script_id: Option<ScriptId>,
     /// The event, as text.
     pub payload: String,
+    /// What the text of `payload` is: one of the texts of [`PayloadKind`], or a newer version's. An import takes
+    /// `None` for `json` where the text is JSON, and for `text` where it is not.
+    #[serde(default)]
+    pub payload_kind: Option<String>,
+    /// What was put back into the outbox, where a person edited it.
+    #[serde(default)]
+    pub replayed_payload: Option<String>,
+    /// What the service knows of the event: the text of a JSON object, of 16 KB at most.
+    #[serde(default)]
+    pub metadata: Option<String>,
     /// Attempts made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -177,13 +187,55 @@ pub struct StoredLetter {
     pub resolution_note: Option<String>,
     /// See [`DeadLetterRow::error_signature`].
     pub error_signature: String,
+    /// The version of the rules that made the signature; 0 where they are not this crate's.
+    #[serde(default = "first_signature_version")]
+    pub signature_version: i16,
+    /// The bulk run that resolved it.
+    #[serde(default)]
+    pub run_id: Option<Uuid>,
+    /// When its content was erased.
+    #[serde(default)]
+    pub erased_at: Option<DateTime<Utc>>,
+}
+
+/// Exports without a version are older than the second one.
+fn first_signature_version() -> i16 {
+    1
 }
 
 debug_without_content! {
     StoredLetter {
         id, app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at,
-        created_at, resolved_at;
-        source, op, payload, last_error, resolution, resolved_by, resolution_note, error_signature,
+        created_at, resolved_at, signature_version, run_id, erased_at;
+        source, op, payload, payload_kind, replayed_payload, metadata, last_error, resolution, resolved_by,
+        resolution_note, error_signature,
+    }
+}
+
+/// What the text of a stored payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PayloadKind {
+    /// Valid JSON of any depth, with numbers of any size.
+    Json,
+    /// Text that is stored as it was handed over.
+    Text,
+    /// Cut, or altered: not the whole event any more.
+    Truncated,
+    /// The content was erased.
+    Erased,
+}
+
+impl PayloadKind {
+    /// As it stands in the column `payload_kind`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+            Self::Truncated => "truncated",
+            Self::Erased => "erased",
+        }
     }
 }
 

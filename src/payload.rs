@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Serialize, de::IgnoredAny};
 use serde_json::{
     Value,
     ser::{Formatter, Serializer},
@@ -26,6 +26,12 @@ fn is_deeper_than(levels: usize, value: &Value) -> bool {
         Value::Object(fields) => levels == 0 || fields.values().filter(holds_parts).any(is_deeper),
         _ => false,
     }
+}
+
+/// Whether the text is JSON, of any depth and with numbers of any size.
+pub(crate) fn is_json(text: &str) -> bool {
+    // It keeps nothing of what it reads, and does not recurse.
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// The JSON text of a payload, unless it nests too deep: found out on the way, since to look first was a thirteenth
@@ -136,6 +142,17 @@ mod tests {
         ] {
             assert_eq!(to_readable_text(&payload), Some(payload.to_string()));
             assert_eq!(to_text(payload.clone()), payload.to_string());
+        }
+    }
+
+    #[test]
+    fn json_is_told_from_other_text_at_any_depth_and_size_of_its_numbers() {
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        for json in ["{}", " null\n", "1e999999", "184467440737095516160", r#""\ud800""#, &deep] {
+            assert!(is_json(json), "{:.20}", json);
+        }
+        for other in ["", "{broken", "{} {}", "NaN", "'a'", "[1,]", &deep[1..]] {
+            assert!(!is_json(other), "{:.20}", other);
         }
     }
 

@@ -3,6 +3,12 @@
 //! Whoever writes scripts writes their errors, and each is looked at while somebody waits: so by one pass over
 //! a bounded beginning, in which no text makes any part be read more than a few times.
 
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// Of the rules below. 0 is for signatures that a service made.
+pub(crate) const SIGNATURE_VERSION: i16 = 1;
+
 /// In characters.
 const MAX_LENGTH: usize = 200;
 /// How much of an error is looked at, in bytes.
@@ -17,6 +23,18 @@ pub(crate) fn error_signature(error: &str) -> String {
     let mut line = Line { text: line, at: 0, after_word: false, apostrophes: true };
     signature.extend(std::iter::from_fn(|| line.next_part()).take(MAX_LENGTH));
     signature
+}
+
+/// Returns the short name of the letters' error group: the first 16 hex digits of SHA-256 over source, op, the
+/// script's 16 bytes (none without a script) and signature, each after its length in bytes as a big-endian `u64`.
+pub(crate) fn group_key(source: &str, op: &str, script_id: Option<Uuid>, signature: &str) -> String {
+    let script_id = script_id.as_ref().map_or(&[][..], |id| id.as_bytes());
+    let mut digest = Sha256::new();
+    for part in [source.as_bytes(), op.as_bytes(), script_id, signature.as_bytes()] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A line, and how far it was read.
@@ -135,6 +153,22 @@ mod tests {
             ("größe 5 ≠ 7 \u{FFFD}", "größe # ≠ # \u{FFFD}"),
         ] {
             assert_eq!(error_signature(error), signature);
+        }
+    }
+
+    #[test]
+    fn a_group_key_is_16_hex_digits_and_each_part_has_its_own_place() {
+        let script = Some(Uuid::from_u128(1));
+        assert_eq!(group_key("orders", "insert", script, "smtp: #"), "947ef56414b56c5d");
+        let others = [
+            group_key("order", "sinsert", script, "smtp: #"),
+            group_key("orders", "insert", None, "smtp: #"),
+            group_key("orders", "insert", Some(Uuid::nil()), "smtp: #"),
+            group_key("orders", "", None, "insertsmtp: #"),
+            group_key("", "orders", None, "insertsmtp: #"),
+        ];
+        for (at, key) in others.iter().enumerate() {
+            assert!(!others[..at].contains(key), "{key}");
         }
     }
 

@@ -31,8 +31,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterRepoError, NewDeadLetter, OpenError, Schema, SeaOrmDeadLetterRepo, StoredLetter,
-    connect_options, open, signature::error_signature,
+    AppId, DeadLetterRepoError, NewDeadLetter, OpenError, PayloadKind, Schema, SeaOrmDeadLetterRepo,
+    StoredLetter, connect_options, open,
+    signature::{SIGNATURE_VERSION, error_signature},
 };
 
 mod failing;
@@ -84,6 +85,9 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
         trigger_id: letter.trigger_id,
         script_id: letter.script_id,
         payload: letter.payload.to_string(),
+        payload_kind: Some(PayloadKind::Json.as_str().to_owned()),
+        replayed_payload: None,
+        metadata: None,
         attempt_count: letter.attempt_count,
         first_attempt_at: letter.first_attempt_at,
         last_attempt_at: letter.last_attempt_at,
@@ -94,6 +98,9 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
         resolution: None,
         resolved_by: None,
         resolution_note: None,
+        signature_version: SIGNATURE_VERSION,
+        run_id: None,
+        erased_at: None,
     }
 }
 

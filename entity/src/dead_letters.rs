@@ -18,21 +18,32 @@ pub struct Model {
     pub script_id: Option<Uuid>,
     #[sea_orm(column_type = "Text")]
     pub payload: String,
+    #[sea_orm(column_type = "Text")]
+    pub payload_kind: String,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub replayed_payload: Option<String>,
+    #[sea_orm(column_type = "Text", nullable)]
+    pub metadata: Option<String>,
     pub attempt_count: i32,
     pub first_attempt_at: DateTimeWithTimeZone,
     pub last_attempt_at: DateTimeWithTimeZone,
     #[sea_orm(column_type = "Text")]
     pub last_error: String,
+    #[sea_orm(column_type = "Text")]
+    pub error_signature: String,
+    pub signature_version: i16,
+    #[sea_orm(column_type = "Text")]
+    pub group_key: String,
     pub created_at: DateTimeWithTimeZone,
     pub resolved_at: Option<DateTimeWithTimeZone>,
     #[sea_orm(column_type = "Text", nullable)]
     pub resolution: Option<String>,
-    #[sea_orm(column_type = "Text")]
-    pub error_signature: String,
     #[sea_orm(column_type = "Text", nullable)]
     pub resolved_by: Option<String>,
     #[sea_orm(column_type = "Text", nullable)]
     pub resolution_note: Option<String>,
+    pub run_id: Option<Uuid>,
+    pub erased_at: Option<DateTimeWithTimeZone>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

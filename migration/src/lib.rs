@@ -10,21 +10,9 @@
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 mod encoding;
-mod live_index;
 mod lock;
 mod locked;
-mod m20261123_000001_create_dead_letters;
-mod m20261123_000002_add_triage_columns;
-mod m20261123_000003_index_open;
-mod m20261123_000004_index_purge_app;
-mod m20261123_000005_index_purge;
-mod m20261125_000006_check_times;
-mod m20261125_000007_clamp_times;
-mod m20261125_000008_validate_times;
-mod m20261125_000009_check_formats;
-mod m20261125_000030_index_resolved;
-mod m20261125_000031_index_replayed;
-mod m20261125_000034_index_replays;
+mod m20261201_000001_dead_letters_create_table;
 mod settings;
 mod status;
 
@@ -39,20 +27,7 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![
-            Box::new(m20261123_000001_create_dead_letters::Migration),
-            Box::new(m20261123_000002_add_triage_columns::Migration),
-            Box::new(m20261123_000003_index_open::Migration),
-            Box::new(m20261123_000004_index_purge_app::Migration),
-            Box::new(m20261123_000005_index_purge::Migration),
-            Box::new(m20261125_000006_check_times::Migration),
-            Box::new(m20261125_000007_clamp_times::Migration),
-            Box::new(m20261125_000008_validate_times::Migration),
-            Box::new(m20261125_000009_check_formats::Migration),
-            Box::new(m20261125_000030_index_resolved::Migration),
-            Box::new(m20261125_000031_index_replayed::Migration),
-            Box::new(m20261125_000034_index_replays::Migration),
-        ]
+        vec![Box::new(m20261201_000001_dead_letters_create_table::Migration)]
     }
 
     async fn up<'c, C>(db: C, steps: Option<u32>) -> Result<(), DbErr>

@@ -12,7 +12,7 @@ use super::{
     transaction::{self, abandon},
 };
 use crate::{
-    DeadLetterId, DeadLetterRepoError, NewDeadLetter,
+    DeadLetterId, DeadLetterRepoError, NewDeadLetter, PayloadKind,
     observed::{call, observed},
     payload::{nests_too_deep, to_text},
     time::{clamp_to_range, jittered},
@@ -69,7 +69,8 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
         let (app_id, id) = (letter.app_id, new_id());
-        let row = convert::to_new_row(id, storable(letter, self.limits), 0, self.limits)?;
+        let (letter, payload_kind) = storable(letter, self.limits);
+        let row = convert::to_new_row(id, letter, payload_kind, 0, self.limits)?;
         let mut tries = 1;
         loop {
             let outcome = match self.bury_once(row.clone(), take.clone()).await {
@@ -110,19 +111,24 @@ impl SeaOrmDeadLetterRepo {
 }
 
 /// As the store takes it.
-fn storable(mut letter: NewDeadLetter, limits: Limits) -> NewDeadLetter {
+fn storable(mut letter: NewDeadLetter, limits: Limits) -> (NewDeadLetter, PayloadKind) {
     let max = limits.payload_bytes.unwrap_or(usize::MAX);
     let too_large = |payload: &Value| max < usize::MAX && payload.to_string().len() > max;
+    let mut payload_kind = PayloadKind::Json;
     if nests_too_deep(&letter.payload) || too_large(&letter.payload) {
-        letter.payload = Value::String(cut_as_json(to_text(letter.payload), max));
+        let mut text = to_text(letter.payload);
+        if cut_as_json(&mut text, max) {
+            payload_kind = PayloadKind::Truncated;
+        }
+        letter.payload = Value::String(text);
     }
     letter.first_attempt_at = clamp_to_range(letter.first_attempt_at);
     letter.last_attempt_at = clamp_to_range(letter.last_attempt_at);
-    letter
+    (letter, payload_kind)
 }
 
-/// To what takes `max` bytes as a JSON string, with the mark.
-fn cut_as_json(mut text: String, max: usize) -> String {
+/// Cuts the text to what takes `max` bytes as a JSON string, with the mark, and returns whether it had to.
+fn cut_as_json(text: &mut String, max: usize) -> bool {
     // As serde_json writes them.
     let bytes = |char: char| match char {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -137,13 +143,13 @@ fn cut_as_json(mut text: String, max: usize) -> String {
         if used > max {
             text.truncate(end);
             text.push_str(CUT);
-            return text;
+            return true;
         }
         if used + CUT.len() <= max {
             end = at + char.len_utf8();
         }
     }
-    text
+    false
 }
 
 #[cfg(test)]
@@ -155,11 +161,12 @@ mod tests {
         let text = "plain \"quoted\" \\ \n \u{1} é 漢".repeat(3);
         let whole = Value::String(text.clone()).to_string().len();
         for max in 8..whole {
-            let cut = cut_as_json(text.clone(), max);
+            let mut cut = text.clone();
+            assert!(cut_as_json(&mut cut, max));
             assert!(cut.ends_with(CUT) && text.starts_with(cut.trim_end_matches(CUT)), "{max}: {cut}");
             let bytes = Value::String(cut).to_string().len();
             assert!(bytes <= max && bytes + 6 > max, "{max}: {bytes}");
         }
-        assert_eq!(cut_as_json(text.clone(), whole), text);
+        assert!(!cut_as_json(&mut text.clone(), whole));
     }
 }

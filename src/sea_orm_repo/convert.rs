@@ -7,14 +7,14 @@ use sea_orm::{
     prelude::DateTimeWithTimeZone,
     sea_query::{self, Expr, Func},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, Resolution,
-    StoredLetter,
-    payload::{dismantle, to_readable_text},
-    signature::error_signature,
+    DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, PayloadKind,
+    Resolution, StoredLetter,
+    payload::{dismantle, is_json, to_readable_text},
+    signature::{SIGNATURE_VERSION, error_signature, group_key},
     time::{is_held, to_microseconds},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Limits {
 pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLUMNS];
 
 /// Of a new letter.
-pub(super) type NewRow = Values<13>;
+pub(super) type NewRow = Values<16>;
 
 pub(super) fn to_new_rows(
     ids: &[DeadLetterId],
@@ -43,7 +43,7 @@ pub(super) fn to_new_rows(
     let rows = ids
         .iter()
         .zip(letters.by_ref())
-        .map(|(&id, (index, letter))| to_new_row(id, letter, index, limits))
+        .map(|(&id, (index, letter))| to_new_row(id, letter, PayloadKind::Json, index, limits))
         .collect();
     // Those after a refused one may be as deep as it was.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
@@ -53,6 +53,7 @@ pub(super) fn to_new_rows(
 pub(super) fn to_new_row(
     id: DeadLetterId,
     letter: NewDeadLetter,
+    payload_kind: PayloadKind,
     index: usize,
     limits: Limits,
 ) -> Result<NewRow, DeadLetterRepoError> {
@@ -68,21 +69,27 @@ pub(super) fn to_new_row(
         let held = is_held(time).then_some(to_stored_time(time));
         held.ok_or(DeadLetterRepoError::TimeOutOfRange { index, field })
     };
+    let (source, op) = (without_nul(letter.source), without_nul(letter.op));
+    let script_id = letter.script_id.map(Uuid::from);
     let last_error = without_nul(letter.last_error);
+    let signature = error_signature(&last_error);
     // `created_at` is by the database's clock, which all writers share.
     Ok([
         (Column::Id, id.into_inner().into()),
         (Column::AppId, letter.app_id.into_inner().into()),
         (Column::OriginalEventId, letter.original_event_id.into()),
-        (Column::Source, without_nul(letter.source).into()),
-        (Column::Op, without_nul(letter.op).into()),
+        (Column::GroupKey, group_key(&source, &op, script_id, &signature).into()),
+        (Column::Source, source.into()),
+        (Column::Op, op.into()),
         (Column::TriggerId, letter.trigger_id.map(Uuid::from).into()),
-        (Column::ScriptId, letter.script_id.map(Uuid::from).into()),
+        (Column::ScriptId, script_id.into()),
         (Column::Payload, payload.into()),
+        (Column::PayloadKind, payload_kind.as_str().into()),
         (Column::AttemptCount, i32::try_from(letter.attempt_count).unwrap_or(i32::MAX).into()),
         (Column::FirstAttemptAt, to_time(letter.first_attempt_at, "first_attempt_at")?),
         (Column::LastAttemptAt, to_time(letter.last_attempt_at, "last_attempt_at")?),
-        (Column::ErrorSignature, error_signature(&last_error).into()),
+        (Column::ErrorSignature, signature.into()),
+        (Column::SignatureVersion, SIGNATURE_VERSION.into()),
         (Column::LastError, cut(last_error, limits.error_bytes).into()),
     ])
 }
@@ -97,6 +104,8 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
         ("source", Some(&letter.source)),
         ("op", Some(&letter.op)),
         ("payload", Some(&letter.payload)),
+        ("payload_kind", letter.payload_kind.as_ref()),
+        ("replayed_payload", letter.replayed_payload.as_ref()),
         ("last_error", Some(&letter.last_error)),
         ("error_signature", Some(&letter.error_signature)),
         ("resolution", letter.resolution.as_ref()),
@@ -108,6 +117,7 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
         _ if i32::try_from(letter.attempt_count).is_err() => Some("attempt_count"),
         _ if letter.resolution.is_some() && letter.resolved_at.is_none() => Some("resolved_at"),
         _ if letter.resolution.is_none() && letter.resolved_at.is_some() => Some("resolution"),
+        _ if letter.metadata.as_deref().is_some_and(|text| !is_metadata(text)) => Some("metadata"),
         _ => with_nul.map(|&(field, _)| field),
     };
     if let Some(field) = unstorable {
@@ -118,15 +128,28 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
         ("last_attempt_at", Some(letter.last_attempt_at)),
         ("created_at", Some(letter.created_at)),
         ("resolved_at", letter.resolved_at),
+        ("erased_at", letter.erased_at),
     ];
     let outside = times.iter().find(|(_, time)| time.is_some_and(|time| !is_held(to_microseconds(time))));
     outside.map_or(Ok(()), |&(field, _)| Err(DeadLetterRepoError::TimeOutOfRange { index, field }))
 }
 
+/// Whether both backends take it: a JSON object of 16 KB at most, without `\u0000`, which jsonb refuses.
+fn is_metadata(text: &str) -> bool {
+    text.len() <= 16 << 10
+        && serde_json::from_str::<Map<String, Value>>(text).is_ok()
+        && !text.replace(r"\\", "").contains(r"\u0000")
+}
+
 /// All of its columns.
-pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<18> {
+pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<25> {
     let time = |time| to_stored_time(to_microseconds(time));
-    let resolved_at = letter.resolved_at.map(|at| DateTimeWithTimeZone::from(to_microseconds(at)));
+    let optional_time =
+        |time: Option<DateTime<Utc>>| time.map(|at| DateTimeWithTimeZone::from(to_microseconds(at))).into();
+    let derived_kind =
+        || if is_json(&letter.payload) { PayloadKind::Json } else { PayloadKind::Text }.as_str();
+    let script_id = letter.script_id.map(Uuid::from);
+    let group_key = group_key(&letter.source, &letter.op, script_id, &letter.error_signature);
     [
         (Column::Id, letter.id.into_inner().into()),
         (Column::AppId, letter.app_id.into_inner().into()),
@@ -134,18 +157,25 @@ pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<18> {
         (Column::Source, letter.source.as_str().into()),
         (Column::Op, letter.op.as_str().into()),
         (Column::TriggerId, letter.trigger_id.map(Uuid::from).into()),
-        (Column::ScriptId, letter.script_id.map(Uuid::from).into()),
+        (Column::ScriptId, script_id.into()),
         (Column::Payload, letter.payload.as_str().into()),
+        (Column::PayloadKind, letter.payload_kind.as_deref().unwrap_or_else(derived_kind).into()),
+        (Column::ReplayedPayload, letter.replayed_payload.as_deref().into()),
+        (Column::Metadata, letter.metadata.as_deref().into()),
         (Column::AttemptCount, i32::try_from(letter.attempt_count).unwrap_or(i32::MAX).into()),
         (Column::FirstAttemptAt, time(letter.first_attempt_at)),
         (Column::LastAttemptAt, time(letter.last_attempt_at)),
         (Column::LastError, letter.last_error.as_str().into()),
         (Column::CreatedAt, time(letter.created_at)),
-        (Column::ResolvedAt, resolved_at.into()),
+        (Column::ResolvedAt, optional_time(letter.resolved_at)),
         (Column::Resolution, letter.resolution.as_deref().into()),
         (Column::ResolvedBy, letter.resolved_by.as_deref().into()),
         (Column::ResolutionNote, letter.resolution_note.as_deref().into()),
         (Column::ErrorSignature, letter.error_signature.as_str().into()),
+        (Column::SignatureVersion, letter.signature_version.into()),
+        (Column::GroupKey, group_key.into()),
+        (Column::RunId, letter.run_id.into()),
+        (Column::ErasedAt, optional_time(letter.erased_at)),
     ]
 }
 
@@ -173,16 +203,23 @@ impl FromQueryResult for Row {
                 trigger_id,
                 script_id,
                 payload,
+                payload_kind,
+                replayed_payload,
+                metadata,
                 attempt_count,
                 first_attempt_at,
                 last_attempt_at,
                 last_error,
+                error_signature,
+                signature_version,
+                group_key,
                 created_at,
                 resolved_at,
                 resolution,
-                error_signature,
                 resolved_by,
                 resolution_note,
+                run_id,
+                erased_at,
             }
         )))
     }
@@ -205,6 +242,9 @@ impl From<Row> for StoredLetter {
             trigger_id: row.trigger_id.map(Into::into),
             script_id: row.script_id.map(Into::into),
             payload: row.payload,
+            payload_kind: Some(row.payload_kind),
+            replayed_payload: row.replayed_payload,
+            metadata: row.metadata,
             // A CHECK keeps it from being negative.
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
@@ -216,6 +256,9 @@ impl From<Row> for StoredLetter {
             resolved_by: row.resolved_by,
             resolution_note: row.resolution_note,
             error_signature: row.error_signature,
+            signature_version: row.signature_version,
+            run_id: row.run_id,
+            erased_at: row.erased_at.map(|at| at.to_utc()),
         }
     }
 }

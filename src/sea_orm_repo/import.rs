@@ -7,6 +7,7 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, DbErr,
     sea_query::{Asterisk, Expr, Func, OnConflict, Query},
 };
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::{
@@ -17,7 +18,9 @@ use super::{
     text::Text,
     transaction,
 };
-use crate::{AppId, DeadLetterRepoError, Imported, Resolution, StoredLetter, description::sqlx_error};
+use crate::{
+    AppId, DeadLetterRepoError, Imported, PayloadKind, Resolution, StoredLetter, description::sqlx_error,
+};
 
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// At rows that are there at first, and that others delete before they are counted.
@@ -61,8 +64,14 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 
 fn bytes_of(letter: &StoredLetter) -> usize {
     let texts = [&letter.source, &letter.op, &letter.payload, &letter.last_error, &letter.error_signature];
-    let settlement = [&letter.resolution, &letter.resolved_by, &letter.resolution_note];
-    texts.into_iter().chain(settlement.into_iter().flatten()).map(String::len).sum::<usize>() + ROW_BYTES
+    let optional = [
+        &letter.replayed_payload,
+        &letter.metadata,
+        &letter.resolution,
+        &letter.resolved_by,
+        &letter.resolution_note,
+    ];
+    texts.into_iter().chain(optional.into_iter().flatten()).map(String::len).sum::<usize>() + ROW_BYTES
 }
 
 /// What goes in one statement.
@@ -130,20 +139,28 @@ fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
     }
 }
 
-/// Whether the table knows a resolution that we don't is for its CHECK to say.
+/// The table of a newer version may know more resolutions and kinds than this one does. Only its CHECKs can refuse
+/// one.
 fn naming_the_letter(error: DeadLetterRepoError, letters: &[StoredLetter]) -> DeadLetterRepoError {
-    const CHECK: &str = "dead_letters_resolution_check";
     let DeadLetterRepoError::Db(of_db) = &error else { return error };
-    let said = sqlx_error(of_db).and_then(|error| error.as_database_error());
+    let Some(refusal) = sqlx_error(of_db).and_then(|error| error.as_database_error()) else { return error };
     // SQLite and Citus name it in the message alone.
-    if !said.is_some_and(|said| said.constraint() == Some(CHECK) || said.message().contains(CHECK)) {
+    let is_refused_by =
+        |check: &str| refusal.constraint() == Some(check) || refusal.message().contains(check);
+    let (field, index) = if is_refused_by("dead_letters_resolution_check") {
+        ("resolution", position_of_unknown::<Resolution>(letters, |letter| &letter.resolution))
+    } else if is_refused_by("dead_letters_payload_kind_check") {
+        ("payload_kind", position_of_unknown::<PayloadKind>(letters, |letter| &letter.payload_kind))
+    } else {
         return error;
-    }
-    let is_unknown = |letter: &StoredLetter| {
-        letter.resolution.as_ref().is_some_and(|text| text.parse::<Resolution>().is_err())
     };
-    match letters.iter().position(is_unknown) {
-        Some(index) => DeadLetterRepoError::NotStorable { index, field: "resolution" },
-        None => error,
-    }
+    index.map_or(error, |index| DeadLetterRepoError::NotStorable { index, field })
+}
+
+fn position_of_unknown<T: DeserializeOwned>(
+    letters: &[StoredLetter],
+    field: fn(&StoredLetter) -> &Option<String>,
+) -> Option<usize> {
+    let is_unknown = |text: &String| serde_json::from_value::<T>(text.as_str().into()).is_err();
+    letters.iter().position(|letter| field(letter).as_ref().is_some_and(is_unknown))
 }

@@ -17,7 +17,7 @@ use super::{
     text::Text,
     transaction,
 };
-use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
+use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, PayloadKind, error::code_of};
 
 /// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
 /// 1 GB, which looks like an outage.
@@ -30,7 +30,7 @@ const VALUES_ROWS: usize = 128;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row = convert::to_new_row(id, letter, 0, self.limits)?;
+        let row = convert::to_new_row(id, letter, PayloadKind::Json, 0, self.limits)?;
         one(&self.db, row).await?;
         Ok(id)
     }
@@ -167,15 +167,24 @@ fn array_of(column: Column) -> Array {
     match column {
         Column::Id | Column::AppId | Column::OriginalEventId => Array::Of(ArrayType::Uuid),
         Column::AttemptCount => Array::Of(ArrayType::Int),
+        Column::SignatureVersion => Array::Of(ArrayType::SmallInt),
         Column::FirstAttemptAt | Column::LastAttemptAt | Column::CreatedAt => {
             Array::Of(ArrayType::ChronoDateTimeWithTimeZone)
         }
-        Column::Source | Column::Op | Column::Payload | Column::LastError | Column::ErrorSignature => {
-            Array::Of(ArrayType::String)
-        }
-        Column::TriggerId | Column::ScriptId => Array::Nullable("uuid"),
-        Column::ResolvedAt => Array::Nullable("timestamptz"),
-        Column::Resolution | Column::ResolvedBy | Column::ResolutionNote => Array::Nullable("text"),
+        Column::Source
+        | Column::Op
+        | Column::Payload
+        | Column::PayloadKind
+        | Column::LastError
+        | Column::ErrorSignature
+        | Column::GroupKey => Array::Of(ArrayType::String),
+        Column::TriggerId | Column::ScriptId | Column::RunId => Array::Nullable("uuid"),
+        Column::ResolvedAt | Column::ErasedAt => Array::Nullable("timestamptz"),
+        Column::ReplayedPayload
+        | Column::Metadata
+        | Column::Resolution
+        | Column::ResolvedBy
+        | Column::ResolutionNote => Array::Nullable("text"),
     }
 }
 

@@ -45,6 +45,12 @@ pub(crate) fn stored() -> StoredLetter {
         resolution: Some("replayed".to_owned()),
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("the CRM was down".to_owned()),
+        payload_kind: Some("text".to_owned()),
+        replayed_payload: Some(r#"{"order": 4712}"#.to_owned()),
+        metadata: Some(r#"{ "host": "a" , "host": "b" }"#.to_owned()),
+        signature_version: 7,
+        run_id: Some(Uuid::from_u128(7)),
+        erased_at: Some(time("2026-03-03T08:00:00.5Z")),
         ..stored_letter(new_app(), time("2026-03-01T10:31:01Z"))
     }
 }
@@ -71,6 +77,21 @@ async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_colu
         },
         StoredLetter { trigger_id: None, ..stored() },
         StoredLetter { script_id: None, ..stored() },
+        StoredLetter {
+            replayed_payload: None,
+            metadata: None,
+            run_id: None,
+            erased_at: None,
+            signature_version: 0,
+            payload_kind: Some("erased".to_owned()),
+            ..stored()
+        },
+        StoredLetter {
+            replayed_payload: Some(String::new()),
+            metadata: Some("{}".to_owned()),
+            payload_kind: Some("truncated".to_owned()),
+            ..stored()
+        },
         // Through a Value each of these payloads would come back changed.
         StoredLetter { payload: "{broken".to_owned(), ..stored() },
         StoredLetter { payload: String::new(), ..stored() },

@@ -34,6 +34,9 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         trigger_id: sent.trigger_id,
         script_id: sent.script_id,
         payload: "{broken".to_owned(),
+        payload_kind: Some("json".to_owned()),
+        replayed_payload: None,
+        metadata: None,
         attempt_count: 5,
         first_attempt_at: sent.first_attempt_at,
         last_attempt_at: sent.last_attempt_at,
@@ -44,6 +47,9 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("seen".to_owned()),
         error_signature: "smtp: # try again later".to_owned(),
+        signature_version: 1,
+        run_id: None,
+        erased_at: None,
     };
     assert_eq!((page.items, page.next, page.looked_back_to), (vec![expected], None, None));
 }

@@ -1,0 +1,298 @@
+//! Creates `dead_letters` with its CHECKs and indexes.
+
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+
+use crate::{encoding, require_supported};
+
+#[derive(Debug, DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[derive(Clone, Copy, DeriveIden)]
+enum DeadLetters {
+    Table,
+    Id,
+    AppId,
+    OriginalEventId,
+    Source,
+    Op,
+    TriggerId,
+    ScriptId,
+    Payload,
+    PayloadKind,
+    ReplayedPayload,
+    Metadata,
+    AttemptCount,
+    FirstAttemptAt,
+    LastAttemptAt,
+    LastError,
+    ErrorSignature,
+    SignatureVersion,
+    GroupKey,
+    CreatedAt,
+    ResolvedAt,
+    Resolution,
+    ResolvedBy,
+    ResolutionNote,
+    RunId,
+    ErasedAt,
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    /// SQLite has none by default, and would keep half of a step that fails.
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let backend = manager.get_database_backend();
+        require_supported(backend)?;
+        encoding::require_utf8(manager.get_connection()).await?;
+        manager.create_table(table(backend)).await?;
+        for index in indexes(backend) {
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.drop_table(Table::drop().table(DeadLetters::Table).take()).await
+    }
+}
+
+fn table(backend: DbBackend) -> TableCreateStatement {
+    use DeadLetters::*;
+    let types = Types { backend };
+    let (new_id, now) = (types.new_id(), types.now());
+    let mut table = sea_query::Table::create()
+        .table(Table)
+        .col(types.id(Id).not_null().primary_key().default(new_id))
+        .col(types.id(AppId).not_null())
+        .col(types.id(OriginalEventId).not_null())
+        .col(types.text(Source).not_null())
+        .col(types.text(Op).not_null())
+        // No foreign keys: a letter outlives its trigger and script.
+        .col(&mut types.id(TriggerId))
+        .col(&mut types.id(ScriptId))
+        // Not jsonb, which refuses \u0000 and rewrites numbers.
+        .col(types.text(Payload).not_null())
+        .col(types.text(PayloadKind).not_null().default("json"))
+        .col(&mut types.text(ReplayedPayload))
+        .col(&mut types.text(Metadata))
+        .col(types.integer(AttemptCount).not_null())
+        .col(types.time(FirstAttemptAt).not_null())
+        .col(types.time(LastAttemptAt).not_null())
+        .col(types.text(LastError).not_null())
+        .col(types.text(ErrorSignature).not_null().default(""))
+        .col(types.small_integer(SignatureVersion).not_null().default(0))
+        .col(types.text(GroupKey).not_null().default(""))
+        .col(types.time(CreatedAt).not_null().default(now))
+        .col(&mut types.time(ResolvedAt))
+        .col(&mut types.text(Resolution))
+        .col(&mut types.text(ResolvedBy))
+        .col(&mut types.text(ResolutionNote))
+        .col(&mut types.id(RunId))
+        .col(&mut types.time(ErasedAt))
+        .check(("dead_letters_attempt_count_check", Expr::col(AttemptCount).between(0, i32::MAX)))
+        .check((
+            "dead_letters_payload_kind_check",
+            Expr::col(PayloadKind).is_in(["json", "text", "truncated", "erased"]),
+        ))
+        .check((
+            "dead_letters_resolution_check",
+            Expr::col(Resolution).is_in(["replayed", "ignored", "handled_by_script", "handler_failed"]),
+        ))
+        .check((
+            "dead_letters_resolved_check",
+            Expr::col(ResolvedAt).is_null().eq(Expr::col(Resolution).is_null()),
+        ))
+        .check(("dead_letters_metadata_check", types.is_metadata()))
+        .extra(types.options())
+        .take();
+    for time in [FirstAttemptAt, LastAttemptAt, CreatedAt, ResolvedAt, ErasedAt] {
+        table.check(types.time_check(&time.to_string()));
+    }
+    if backend == DbBackend::Sqlite {
+        table.check((
+            "dead_letters_signature_version_check",
+            Expr::col(SignatureVersion).between(i16::MIN, i16::MAX),
+        ));
+        for id in [Id, AppId, OriginalEventId, TriggerId, ScriptId, RunId] {
+            table.check(id_check(&id.to_string()));
+        }
+    }
+    table
+}
+
+/// Each serves the calls that it is named for; docs/architecture.md says what it costs.
+fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
+    use DeadLetters::*;
+    let index = |name| Index::create().name(name).table(Table).to_owned();
+    let page = |name| {
+        index(name).col(AppId).col((CreatedAt, IndexOrder::Desc)).col((Id, IndexOrder::Desc)).to_owned()
+    };
+    let created_at = match backend {
+        // SQLite does not walk it for an app's page.
+        DbBackend::Sqlite => index("idx_dead_letters_gc").col(CreatedAt).to_owned(),
+        // Nothing but sweeps uses this expression. PostgreSQL walked a plain index on `created_at` for an app's
+        // page, through the newer letters of all other apps.
+        _ => index("idx_dead_letters_gc").col(Expr::cust("created_at AT TIME ZONE 'UTC'")).to_owned(),
+    };
+    // Not on `resolution` itself: PostgreSQL took `idx_dead_letters_closed`, whose condition covers this one, and
+    // read all closed letters of the app.
+    let resolution = Func::coalesce([Expr::col(Resolution), Expr::Constant("".into())]);
+    [
+        page("idx_dead_letters_app"),
+        page("idx_dead_letters_unresolved").and_where(Expr::col(ResolvedAt).is_null()).to_owned(),
+        page("idx_dead_letters_handler_failed")
+            .and_where(Expr::col(Resolution).eq("handler_failed"))
+            .to_owned(),
+        // Without times and ids, equal keys share one entry: PostgreSQL counts by it in a third of the time.
+        index("idx_dead_letters_unresolved_count")
+            .col(AppId)
+            .and_where(Expr::col(ResolvedAt).is_null())
+            .to_owned(),
+        index("idx_dead_letters_closed")
+            .col(AppId)
+            .col(ResolvedAt)
+            .col(Id)
+            .and_where(Expr::col(Resolution).ne("handler_failed"))
+            .to_owned(),
+        created_at.clone().col(Id).to_owned(),
+        index("idx_dead_letters_replays")
+            .col(AppId)
+            .col(OriginalEventId)
+            .and_where(Expr::expr(resolution).eq("replayed"))
+            .to_owned(),
+        index("idx_dead_letters_run")
+            .col(AppId)
+            .col(RunId)
+            .and_where(Expr::col(RunId).is_not_null())
+            .to_owned(),
+    ]
+}
+
+/// How each backend spells types, defaults and CHECKs.
+///
+/// SQLite's table is STRICT, which knows few types: ids are blobs and times are text, as sqlx writes them. SQLite
+/// compares times as text, so that every writer must print them alike.
+struct Types {
+    backend: DbBackend,
+}
+
+impl Types {
+    fn is_sqlite(&self) -> bool {
+        self.backend == DbBackend::Sqlite
+    }
+
+    fn column(
+        &self,
+        name: DeadLetters,
+        on_sqlite: &'static str,
+        on_postgres: fn(&mut ColumnDef) -> &mut ColumnDef,
+    ) -> ColumnDef {
+        let mut column = ColumnDef::new(name);
+        match self.is_sqlite() {
+            true => column.custom(on_sqlite),
+            false => on_postgres(&mut column),
+        };
+        column
+    }
+
+    fn id(&self, name: DeadLetters) -> ColumnDef {
+        self.column(name, "BLOB", ColumnDef::uuid)
+    }
+
+    fn text(&self, name: DeadLetters) -> ColumnDef {
+        self.column(name, "TEXT", ColumnDef::text)
+    }
+
+    fn time(&self, name: DeadLetters) -> ColumnDef {
+        self.column(name, "TEXT", ColumnDef::timestamp_with_time_zone)
+    }
+
+    fn integer(&self, name: DeadLetters) -> ColumnDef {
+        self.column(name, "INTEGER", ColumnDef::integer)
+    }
+
+    fn small_integer(&self, name: DeadLetters) -> ColumnDef {
+        self.column(name, "INTEGER", ColumnDef::small_integer)
+    }
+
+    /// The id of a letter that another writer inserts.
+    fn new_id(&self) -> Expr {
+        Expr::cust(if self.is_sqlite() { "(randomblob(16))" } else { "gen_random_uuid()" })
+    }
+
+    fn now(&self) -> Expr {
+        match self.is_sqlite() {
+            // As sqlx prints it, which prints no fraction at a whole second.
+            true => Expr::cust("(replace(strftime('%Y-%m-%dT%H:%M:%f+00:00','now'),'.000+','+'))"),
+            false => Expr::current_timestamp(),
+        }
+    }
+
+    fn options(&self) -> &'static str {
+        match self.is_sqlite() {
+            true => "STRICT",
+            // The defaults wait for a tenth of the table to change. Until ANALYZE has run, PostgreSQL knows
+            // nothing of an app that is new.
+            false => "WITH (autovacuum_analyze_scale_factor = 0.01, autovacuum_analyze_threshold = 1000)",
+        }
+    }
+
+    /// A JSON object that both backends can read, of 16 KB at most.
+    fn is_metadata(&self) -> Expr {
+        Expr::cust(match self.is_sqlite() {
+            true => {
+                "metadata IS NULL OR length(CAST(metadata AS BLOB)) <= 16384 \
+                 AND CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE false END \
+                 AND instr(replace(metadata, '\\\\', ''), '\\u0000') = 0"
+            }
+            // A cast to jsonb refuses \u0000.
+            false => {
+                "metadata IS NULL \
+                 OR octet_length(metadata) <= 16384 AND jsonb_typeof(metadata::jsonb) = 'object'"
+            }
+        })
+    }
+
+    /// The years 1 to 9999, which is what sqlx can read. SQLite's message about a failed CHECK is its name.
+    fn time_check(&self, column: &str) -> (String, Expr) {
+        let (name, is_time) = match self.is_sqlite() {
+            false => (
+                format!("dead_letters_{column}_check"),
+                format!(
+                    "{column} >= timestamptz '0001-01-01 00:00:00+00' \
+                     AND {column} < timestamptz '10000-01-01 00:00:00+00'"
+                ),
+            ),
+            true => (
+                format!(
+                    "dead_letters_{column}_check: UTC as 2026-03-01T10:00:00[.123[456]]+00:00, of the years 1 to \
+                     9999, no longer than need be"
+                ),
+                // Without `+0 days` SQLite would take 30 February and 24:00 as they are.
+                format!(
+                    "{column} IS NULL \
+                     OR (substr({column}, 20) = '+00:00' \
+                         OR substr({column}, 20) GLOB '.[0-9][0-9][0-9]+00:00' \
+                             AND substr({column}, 21, 3) <> '000' \
+                         OR substr({column}, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]+00:00' \
+                             AND substr({column}, 24, 3) <> '000') \
+                     AND substr({column}, 1, 19) \
+                         IS strftime('%Y-%m-%dT%H:%M:%S', substr({column}, 1, 19), '+0 days') \
+                     AND {column} >= '0001'"
+                ),
+            ),
+        };
+        (name, Expr::cust(is_time))
+    }
+}
+
+fn id_check(column: &str) -> (String, Expr) {
+    (
+        format!("dead_letters_{column}_check: a uuid as a blob of 16 bytes"),
+        Expr::cust(format!("length({column}) = 16")),
+    )
+}
