@@ -6,8 +6,10 @@ use dead_letters::{
     PageRequest, SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait};
+use uuid::Uuid;
 
 use super::{insert::drop_silently, letter, new_app, time};
+
 use crate::database::TestDb;
 
 on_every_backend! {
