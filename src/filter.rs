@@ -61,7 +61,7 @@ pub enum DeadLetterState {
     /// Not resolved as anything.
     #[default]
     Unresolved,
-    /// Resolved as anything, `handler_failed` included.
+    /// Closed: resolved as `replayed`, `ignored` or `handled_by_script`. Listed by when they were resolved.
     Resolved,
     /// All rows.
     Any,

@@ -22,7 +22,7 @@ pub struct PageRequest {
     /// After which row: [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
     /// How many rows may be looked at, at least 1: the newest of the app and the filter's state, within its
-    /// times and after the cursor. `None` is no bound: where few rows match, a page then reads all there are.
+    /// times and after the cursor. Closed rows are looked at in the order in which they were closed, within any times. `None` is no bound: where few rows match, a page then reads all there are.
     pub scan: Option<u32>,
 }
 
@@ -39,8 +39,8 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// What to ask for the next page with; `None` where this is the last.
     pub next: Option<Cursor>,
-    /// Where the scan ended before the page was full: the `created_at` of the last row that was looked at.
-    /// There are more behind it, and `next` goes on there.
+    /// Where the scan ended before the page was full: the `created_at` of the last row that was looked at, or its
+    /// `resolved_at` where the filter's state is closed. There are more behind it, and `next` begins there.
     pub looked_back_to: Option<DateTime<Utc>>,
 }
 

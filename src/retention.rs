@@ -21,7 +21,8 @@ use crate::{AppId, DeadLetterRepoError, DeadLetterState, StoredLetter};
 #[auto_impl(&, Arc)]
 pub trait DeadLetterRetention: Send + Sync {
     /// Deletes rows of the scope that are due: oldest first, **never more than `limit` rows**, and never an
-    /// open one where settled ones are meant. One call is one batch.
+    /// open one where settled ones are meant. Closed rows of many apps go app by app, oldest first within one. One call
+    /// is one batch.
     ///
     /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
     /// left. A `limit` of 0 deletes nothing. Of many apps in a
@@ -57,8 +58,9 @@ pub trait DeadLetterRetention: Send + Sync {
     ) -> Result<Swept, DeadLetterRepoError>;
 
     /// Counts the rows of the scope that are due and of this state, up to `cap`: what sweeps would delete,
-    /// were nobody to hold them. It reads no more than `cap` + 1 of them; of many apps in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table all that are due, of any state.
+    /// were nobody to hold them. It reads no more than `cap` + 1 of them, or of each index of the state's rows; of many
+    /// apps in a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table all that are due, of any state. Closed rows that
+    /// are due by their creation are found among due rows of any state.
     ///
     /// # Errors
     ///

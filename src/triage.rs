@@ -292,7 +292,7 @@ pub trait DeadLetterTriage: Send + Sync {
     /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
     /// passed over, and [`Settled::held`] says so.
     ///
-    /// A filter whose state is [`Resolved`](crate::DeadLetterState::Resolved) leaves the `handler_failed` ones. To
+    /// A filter whose state is [`Resolved`](crate::DeadLetterState::Resolved) has no open row, and nothing is sent. To
     /// settle as `handler_failed` leaves alone what is so already: each row is settled so once, and a loop ends.
     ///
     /// # Errors
@@ -478,8 +478,8 @@ pub struct Count {
     /// with this as `created_before` a bulk call is about what was counted, and leaves alone what fails from
     /// then on.
     pub as_of: DateTime<Utc>,
-    /// Where the scan ended: the `created_at` of the last row that was looked at. `None` where nothing was
-    /// left out.
+    /// Where the scan ended: the `created_at` of the last row that was looked at, or its `resolved_at` where the
+    /// filter's state is closed. `None` where nothing was left out.
     pub looked_back_to: Option<DateTime<Utc>>,
 }
 

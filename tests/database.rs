@@ -143,8 +143,16 @@ impl TestDb {
     }
 
     pub(crate) async fn set_created_at(&self, id: DeadLetterId, at: chrono::DateTime<chrono::Utc>) {
+        self.set_time(table::Column::CreatedAt, id, at).await;
+    }
+
+    pub(crate) async fn set_resolved_at(&self, id: DeadLetterId, at: chrono::DateTime<chrono::Utc>) {
+        self.set_time(table::Column::ResolvedAt, id, at).await;
+    }
+
+    async fn set_time(&self, column: table::Column, id: DeadLetterId, at: chrono::DateTime<chrono::Utc>) {
         let updated = table::Entity::update_many()
-            .col_expr(table::Column::CreatedAt, at.into())
+            .col_expr(column, at.into())
             .filter(table::Column::Id.eq(id.into_inner()))
             .exec(&self.db)
             .await

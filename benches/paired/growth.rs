@@ -1,5 +1,4 @@
-//! What grows with the table: the repo's calls and indexes at several sizes, and the schema's steps on the
-//! largest, with writers at work.
+//! What grows with the table: the repo's calls and indexes at several sizes.
 
 use std::{
     sync::Arc,
@@ -13,12 +12,6 @@ use dead_letters::{
 };
 use dead_letters_migration::Migrator;
 use sea_orm_migration::MigratorTrait;
-use sqlx::{Connection, PgConnection};
-use tokio::{
-    sync::watch,
-    task::JoinSet,
-    time::{MissedTickBehavior, interval},
-};
 use url::Url;
 use uuid::Uuid;
 
@@ -30,12 +23,11 @@ use crate::{
     sweep::millis,
 };
 
-/// Of the tables; the last one's steps are timed. In the smallest the large app has as many rows as a scan.
+/// Of the tables. In the smallest the large app has as many rows as a scan.
 const SIZES: [u32; 3] = [12_500, 1_000_000, 10_000_000];
 /// Apps beside the large one, which has four fifths of the rows.
 const APPS: u32 = 200;
 const PAYLOAD_BYTES: usize = 200;
-const WRITERS: usize = 4;
 
 /// Those that leave the table as it is, and should cost the same in any.
 pub(crate) async fn reads(store: &Arc<Store>) -> Result<Vec<(&'static str, Call)>, Failure> {
@@ -137,11 +129,8 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
 /// Writes `benches/results/growth.md`.
 pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     let mut stores = Vec::new();
-    let mut steps = String::new();
     for rows in SIZES {
-        let (store, timed) = create(server, rows).await?;
-        steps = timed;
-        stores.push(store);
+        stores.push(create(server, rows).await?);
     }
     let sizes = sizes(&stores).await?;
     let mut calls = Vec::new();
@@ -169,19 +158,15 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
          {times}\n\
          | MB | 12,500 rows | 1 M | 10 M |\n\
          | --- | ---: | ---: | ---: |\n\
-         {sizes}\n\
-         | step, on 10 M rows | s | inserts meanwhile | their p50, ms | the longest, ms |\n\
-         | --- | ---: | ---: | ---: | ---: |\n\
-         {steps}"
+         {sizes}"
     );
     report::write("growth.md", &text)
 }
 
-/// A store of so many rows, which were there before all steps but the first; and how those steps went. In each
-/// a second has one row of the large app, and every fourth one of another.
-async fn create(server: &Url, rows: u32) -> Result<(Arc<Store>, String), Failure> {
+/// A store of so many rows. In each a second has one row of the large app, and every fourth one of another.
+async fn create(server: &Url, rows: u32) -> Result<Arc<Store>, Failure> {
     let store = Store::empty(server, rows).await?;
-    Migrator::up(&store.db, Some(1)).await?;
+    Migrator::up(&store.db, None).await?;
     let of_app = rows / 5 * 4;
     let apps_and_times = format!(
         "SELECT uuid '{}' AS app, timestamptz '{FROM}' + n * interval '1 second' AS at
@@ -197,52 +182,7 @@ async fn create(server: &Url, rows: u32) -> Result<(Arc<Store>, String), Failure
     store.execute(&insertion("dead_letters", V7, PAYLOAD_BYTES, ["", ""], &apps_and_times)).await?;
     store.settle("dead_letters").await?;
     println!("{rows} rows in {:.0} s", began.elapsed().as_secs_f64());
-    let mut steps = String::new();
-    for step in Migrator::migrations().iter().skip(1) {
-        steps += &timed(&store, step.name()).await?;
-    }
-    store.settle("dead_letters").await?;
-    Ok((store.with_ids().await?, steps))
-}
-
-/// The next step, beside writers at work.
-async fn timed(store: &Store, step: &str) -> Result<String, Failure> {
-    let (stop, stopped) = watch::channel(());
-    let mut writers = JoinSet::new();
-    for _ in 0..WRITERS {
-        writers.spawn(write(store.connect().await?, stopped.clone()));
-    }
-    let began = Instant::now();
-    Migrator::up(&store.db, Some(1)).await?;
-    let took = began.elapsed();
-    drop((stop, stopped));
-    let mut latencies = Vec::new();
-    while let Some(writer) = writers.join_next().await {
-        latencies.extend(writer??);
-    }
-    let [p50, longest] = [0.5, 1.0].map(|at| millis(quantile(&mut latencies, at)));
-    let line =
-        format!("| {step} | {:.1} | {} | {p50:.2} | {longest:.0} |\n", took.as_secs_f64(), latencies.len());
-    print!("{line}");
-    Ok(line)
-}
-
-/// An insert every five milliseconds, until it is to stop; of each how long it took.
-async fn write(mut connection: PgConnection, stopped: watch::Receiver<()>) -> Result<Vec<Duration>, Failure> {
-    let row = format!("SELECT uuid '{}' AS app, now() AS at", Uuid::new_v4());
-    let insert = insertion("dead_letters", V7, PAYLOAD_BYTES, ["", ""], &row);
-    let mut ticks = interval(Duration::from_millis(5));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut latencies = Vec::new();
-    // An error is that its sender is gone.
-    while latencies.is_empty() || stopped.has_changed().is_ok() {
-        ticks.tick().await;
-        let called = Instant::now();
-        sqlx::query(sqlx::AssertSqlSafe(insert.as_str())).execute(&mut connection).await?;
-        latencies.push(called.elapsed());
-    }
-    connection.close().await?;
-    Ok(latencies)
+    store.with_ids().await
 }
 
 /// Of each call, the medians on the tables, which take turns.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
+use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
-    ColumnTrait, Condition, QueryResult,
+    ColumnTrait, Condition, DbBackend, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType, WithClause,
@@ -14,13 +14,13 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::is_open,
     connection::RepoConnection,
-    count::{capped, count_to, rows_that},
+    count::{capped, count_to, from_ids},
     in_range,
-    text::with_literal_limits,
+    parts::{Part, Sort, by_time, conditions, first},
+    text::with_hidden_limits,
 };
-use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError};
+use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError, DeadLetterState};
 
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
 const APPS_PER_STATEMENT: usize = 1_000;
@@ -41,14 +41,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if self.sharded {
             return self.find_backlogs_one_by_one(among, after, limit, cap).await;
         }
+        let backend = self.db.get_database_backend();
         let mut backlogs = Vec::new();
         match among {
-            None => self.look_up(skip_to_open(after, limit), cap, &mut backlogs).await?,
+            None => self.look_up(skip_to_open(backend, after, limit), cap, &mut backlogs).await?,
             Some(among) => {
                 let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
                 for among in among.chunks(APPS_PER_STATEMENT) {
                     let left = limit - backlogs.len() as u32;
-                    self.look_up(pick_open(among, left), cap, &mut backlogs).await?;
+                    self.look_up(pick_open(backend, among, left), cap, &mut backlogs).await?;
                     if backlogs.len() == limit as usize {
                         break;
                     }
@@ -72,16 +73,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let app_id = match &mut among {
                 Some(among) => among.next(),
                 None => {
-                    let next = with_literal_limits(backend, &next_open(is_behind(after)));
+                    let next = with_hidden_limits(backend, &next_open(backend, is_behind(after)));
                     let next = self.db.query_one_raw(next).await?;
                     next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
                 }
             };
             let Some(app_id) = app_id else { break };
             after = Some(app_id);
-            let of_app =
-                Query::select().apply(|query| backlog(query, app_id.into_inner().into(), cap)).take();
-            for row in self.db.query_all_raw(with_literal_limits(backend, &of_app)).await? {
+            let of_app = Query::select()
+                .apply(|query| backlog(query, backend, app_id.into_inner().into(), cap))
+                .take();
+            for row in self.db.query_all_raw(with_hidden_limits(backend, &of_app)).await? {
                 // None is left, or the list's app has none.
                 if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
                     backlogs.push(to_backlog(&row, cap)?);
@@ -97,7 +99,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
         backlogs: &mut Vec<Backlog>,
     ) -> Result<(), DeadLetterRepoError> {
-        let look_up = with_literal_limits(self.db.get_database_backend(), &backlogs_of(apps, cap));
+        let backend = self.db.get_database_backend();
+        let look_up = with_hidden_limits(backend, &backlogs_of(backend, apps, cap));
         for row in self.db.query_all_raw(look_up).await? {
             backlogs.push(to_backlog(&row, cap)?);
         }
@@ -108,16 +111,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 /// The column of the apps that are looked up.
 const APP_ID: (&str, &str) = ("apps", "app_id");
 
+/// The first open row in an order, of those that fulfil the condition.
+fn first_open(backend: DbBackend, condition: Condition, sort: Sort<'_>, column: Column) -> SelectStatement {
+    let columns = Query::select().columns(sort.iter().map(|&(column, _)| column)).take();
+    let first = first(backend, conditions(Part::of(DeadLetterState::Open), &condition), sort, 1, &columns);
+    Query::select().column(column).from_subquery(first, "first").take()
+}
+
 /// The first app within the bound that has open rows.
-fn next_open(bound: Expr) -> SelectStatement {
-    Query::select()
-        .column(Column::AppId)
-        .from(Entity)
-        .and_where(is_open())
-        .and_where(bound)
-        .order_by(Column::AppId, Order::Asc)
-        .limit(1)
-        .take()
+fn next_open(backend: DbBackend, bound: Expr) -> SelectStatement {
+    let by_app = [(Column::AppId, Order::Asc)];
+    first_open(backend, Condition::all().add(bound), &by_app, Column::AppId)
 }
 
 fn is_behind(after: Option<AppId>) -> Expr {
@@ -128,19 +132,22 @@ fn is_behind(after: Option<AppId>) -> Expr {
     }
 }
 
-/// From one app to the next one that has open rows, each step by one probe of the open index.
-fn skip_to_open(after: Option<AppId>, limit: u32) -> WithClause {
+/// From one app to the next one that has open rows, each step by a probe of each index of open rows.
+fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithClause {
     let one = || Expr::Constant(1.into());
     let further = Query::select()
-        .expr(next_open(Column::AppId.into_expr().gt(Expr::col(APP_ID))))
+        .expr(next_open(backend, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
         .expr(Expr::col("number").add(one()))
         .from("apps")
         // The last step finds none.
         .and_where(Expr::col(APP_ID).is_not_null())
         .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
         .take();
-    let apps =
-        Query::select().expr(next_open(is_behind(after))).expr(one()).union(UnionType::All, further).take();
+    let apps = Query::select()
+        .expr(next_open(backend, is_behind(after)))
+        .expr(one())
+        .union(UnionType::All, further)
+        .take();
     let apps =
         CommonTableExpression::new().table_name("apps").columns(["app_id", "number"]).query(apps).to_owned();
     WithClause::new().recursive(true).cte(apps).to_owned()
@@ -148,35 +155,26 @@ fn skip_to_open(after: Option<AppId>, limit: u32) -> WithClause {
 
 /// Those of the list that have open rows. Not by EXISTS, which may be planned to read the open rows of all
 /// apps.
-fn pick_open(among: &[Uuid], limit: u32) -> WithClause {
-    let app_id = Expr::col(("listed", "column1"));
-    let apps = Query::select()
-        .expr_as(app_id.clone(), "app_id")
-        .from_values(among.iter().copied(), "listed")
-        .and_where(Expr::from(seen(app_id.clone(), Order::Desc)).is_not_null())
+fn pick_open(backend: DbBackend, among: &[Uuid], limit: u32) -> WithClause {
+    let mut apps = Query::select();
+    let app_id = from_ids(&mut apps, backend, among, "listed");
+    apps.expr_as(app_id.clone(), "app_id")
+        .and_where(Expr::from(seen(backend, app_id.clone(), Order::Desc)).is_not_null())
         .order_by_expr(app_id, Order::Asc)
-        .limit(limit.into())
-        .take();
+        .limit(limit.into());
     let apps = CommonTableExpression::new().table_name("apps").query(apps).to_owned();
     WithClause::new().cte(apps).to_owned()
 }
 
 /// When the app's newest open row was stored, or its oldest.
-fn seen(app_id: Expr, order: Order) -> SelectStatement {
-    Query::select()
-        .column(Column::CreatedAt)
-        .from(Entity)
-        .and_where(Column::AppId.into_expr().eq(app_id))
-        .and_where(is_open())
-        .order_by(Column::CreatedAt, order.clone())
-        .order_by(Column::Id, order)
-        .limit(1)
-        .take()
+fn seen(backend: DbBackend, app_id: Expr, order: Order) -> SelectStatement {
+    let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
+    first_open(backend, of_app, &by_time(Column::CreatedAt, order), Column::CreatedAt)
 }
 
-fn backlogs_of(apps: WithClause, cap: u32) -> SelectStatement {
+fn backlogs_of(backend: DbBackend, apps: WithClause, cap: u32) -> SelectStatement {
     Query::select()
-        .apply(|query| backlog(query, Expr::col(APP_ID), cap))
+        .apply(|query| backlog(query, backend, Expr::col(APP_ID), cap))
         .from("apps")
         .and_where(Expr::col(APP_ID).is_not_null())
         .order_by(APP_ID, Order::Asc)
@@ -185,14 +183,13 @@ fn backlogs_of(apps: WithClause, cap: u32) -> SelectStatement {
 }
 
 /// Selects what [`to_backlog`] reads.
-fn backlog(query: &mut SelectStatement, app_id: Expr, cap: u32) {
-    let of_app = || Condition::all().add(Column::AppId.into_expr().eq(app_id.clone()));
+fn backlog(query: &mut SelectStatement, backend: DbBackend, app_id: Expr, cap: u32) {
     query
         .expr(app_id.clone())
-        .expr(count_to(Some(cap), rows_that(of_app().add(is_open()))))
-        .expr(count_to(Some(cap), rows_that(of_app().add(COLUMN.resolved_at.is_null()))))
-        .expr(seen(app_id.clone(), Order::Asc))
-        .expr(seen(app_id.clone(), Order::Desc));
+        .expr(count_to(backend, cap, DeadLetterState::Open, app_id.clone()))
+        .expr(count_to(backend, cap, DeadLetterState::Unresolved, app_id.clone()))
+        .expr(seen(backend, app_id.clone(), Order::Asc))
+        .expr(seen(backend, app_id, Order::Desc));
 }
 
 fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {

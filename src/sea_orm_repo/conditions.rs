@@ -16,35 +16,18 @@ pub(super) fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
     Condition::all().add(COLUMN.id.eq(id.into_inner())).add(COLUMN.app_id.eq(app_id.into_inner()))
 }
 
-/// Unresolved, or `handler_failed`: as in the partial index, and inline, since a bound value would keep a
-/// generic plan off it.
+/// Unresolved, or `handler_failed`, of rows that were found already: no index has this condition.
 pub(super) fn is_open() -> Expr {
     let handler_failed = Expr::Constant(Resolution::HandlerFailed.as_str().into());
     COLUMN.resolution.is_null().or(Column::Resolution.into_expr().eq(handler_failed))
 }
 
+/// A state, for rows that a filter names by their ids, in words that no partial index has.
 pub(super) fn is_of_state(state: DeadLetterState) -> Option<Expr> {
     match state {
         DeadLetterState::Open => Some(is_open()),
-        DeadLetterState::Unresolved => Some(COLUMN.resolved_at.is_null()),
-        DeadLetterState::Resolved => Some(COLUMN.resolved_at.is_not_null()),
-        DeadLetterState::Any => None,
-    }
-}
-
-/// The same in words that no partial index has, if the filter names its rows. PostgreSQL thinks an index empty
-/// that was so at the last ANALYZE, and read all of an app's open rows for a few ids.
-pub(super) fn is_of_state_within(filter: &DeadLetterFilter, state: DeadLetterState) -> Option<Expr> {
-    if filter.ids.is_none() {
-        return is_of_state(state);
-    }
-    let constant = |text: &str| Expr::Constant(text.into());
-    let resolution = Expr::from(Func::coalesce([Column::Resolution.into_expr(), constant("")]));
-    let handler_failed = constant(Resolution::HandlerFailed.as_str());
-    match state {
-        DeadLetterState::Open => Some(resolution.is_in([constant(""), handler_failed])),
-        DeadLetterState::Unresolved => Some(resolution.eq(constant(""))),
-        DeadLetterState::Resolved => Some(resolution.ne(constant(""))),
+        DeadLetterState::Unresolved => Some(COLUMN.resolution.is_null()),
+        DeadLetterState::Resolved => Some(is_open().not()),
         DeadLetterState::Any => None,
     }
 }

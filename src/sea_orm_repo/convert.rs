@@ -3,9 +3,10 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, DbErr, DerivePartialModel, FromQueryResult, QueryResult,
+    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, FromQueryResult, PartialModelTrait, QueryResult,
+    QuerySelect, QueryTrait,
     prelude::DateTimeWithTimeZone,
-    sea_query::{self, Expr, Func},
+    sea_query::{self, Expr, Func, SelectStatement},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -316,6 +317,12 @@ pub(super) struct Summary {
     resolution: Option<String>,
     resolved_by: Option<String>,
     resolution_note: Option<String>,
+}
+
+impl Summary {
+    pub(super) fn columns() -> SelectStatement {
+        Self::select_cols(Entity::find().select_only()).into_query()
+    }
 }
 
 impl FromQueryResult for Summary {

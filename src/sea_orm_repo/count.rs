@@ -6,12 +6,20 @@ use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, DbBackend, DbErr,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query, SelectStatement},
+    sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, Order, Query, SelectStatement, Value},
 };
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range, text::with_literal_limits};
-use crate::{AppId, Count, DeadLetterFilter, DeadLetterRepoError, Resolution, UnresolvedCount};
+use super::{
+    SeaOrmDeadLetterRepo,
+    connection::RepoConnection,
+    in_range,
+    parts::{Part, by_time, conditions, first},
+    text::with_hidden_limits,
+};
+use crate::{
+    AppId, Count, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, UnresolvedCount,
+};
 
 /// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
 const APPS_PER_COUNT: usize = 1_000;
@@ -42,7 +50,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         for app_ids in app_ids.chunks(APPS_PER_COUNT) {
             let count = match self.sharded {
                 true => backend.build(&unresolved_by_app(app_ids)),
-                false => with_literal_limits(backend, &unresolved_of_apps(app_ids, cap)),
+                false => with_hidden_limits(backend, &unresolved_of_apps(backend, app_ids, cap)),
             };
             let rows = self.db.query_all_raw(count).await?;
             for row in rows {
@@ -62,13 +70,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: u32,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
+        let backend = self.db.get_database_backend();
         let mut counts = Vec::with_capacity(app_ids.len());
         for &app_id in app_ids {
-            let unresolved =
-                Condition::all().add(COLUMN.app_id.eq(app_id.into_inner())).add(COLUMN.resolved_at.is_null());
-            let count = count_to(Some(cap), rows_that(unresolved));
-            let count = with_literal_limits(self.db.get_database_backend(), &count);
-            let counted = self.db.query_one_raw(count).await?;
+            let count = count_to(backend, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
+            let counted = self.db.query_one_raw(with_hidden_limits(backend, &count)).await?;
             let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
             let (count, at_least) = capped(counted, Some(cap));
             counts.push(UnresolvedCount { app_id, count, at_least });
@@ -83,11 +89,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
         scan: Option<u32>,
     ) -> Result<Count, DeadLetterRepoError> {
-        let matching = self.bounded(self.matching(app_id, filter)?, scan).await?;
-        let backend = self.db.get_database_backend();
-        let count = count_to(Some(cap), |query| matching.select(query, backend));
-        let count = Query::select().expr(behind_what_is_stored(backend)).expr(count).take();
-        let counted = self.db.query_one_raw(with_literal_limits(backend, &count)).await?;
+        let mut matching = self.bounded(self.matching(app_id, filter)?, scan).await?;
+        let place = Query::select().columns([matching.time(), Column::Id]).take();
+        let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
+        let now = behind_what_is_stored(self.db.get_database_backend());
+        let count = Query::select().expr(now).expr(count).take();
+        let counted = matching.fetch(&self.db, count).await?.pop();
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
         let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
         let (count, at_least) = capped(counted.try_get_by_index(1)?, Some(cap));
@@ -108,7 +115,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if event_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.db.query_all(&replays_of(app_id, event_ids)).await?;
+        let rows = self.db.query_all(&replays_of(self.db.get_database_backend(), app_id, event_ids)).await?;
         let mut found = HashMap::new();
         for row in rows {
             found.insert(row.try_get_by_index::<Uuid>(0)?, row.try_get_by_index::<i64>(1)?.unsigned_abs());
@@ -130,42 +137,58 @@ fn behind_what_is_stored(backend: DbBackend) -> Expr {
 }
 
 /// One count an event.
-fn replays_of(app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
-    let event_id = ("event", "column1");
+fn replays_of(backend: DbBackend, app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
     let constant = |text: &str| Expr::Constant(text.into());
     let resolution = Func::coalesce([Column::Resolution.into_expr(), constant("")]);
-    let replayed = Condition::all()
-        .add(COLUMN.app_id.eq(app_id.into_inner()))
-        .add(Column::OriginalEventId.into_expr().eq(Expr::col(event_id)))
+    let mut replays = Query::select();
+    let event_id = from_ids(&mut replays, backend, event_ids, "event");
+    let replayed = Query::select()
+        .expr(Func::count(Expr::col(Asterisk)))
+        .from(Entity)
+        .and_where(COLUMN.app_id.eq(app_id.into_inner()))
+        .and_where(Column::OriginalEventId.into_expr().eq(event_id.clone()))
         // As in the partial index, which no other one can be taken for.
-        .add(Expr::expr(resolution).eq(constant(Resolution::Replayed.as_str())));
-    Query::select()
-        .column(event_id)
-        .expr(count_to(None, rows_that(replayed)))
-        .from_values(event_ids.iter().copied(), "event")
-        .take()
-}
-
-/// By a look at the index that ends at one more than the cap. `of` says which rows.
-pub(super) fn count_to(cap: Option<u32>, of: impl FnOnce(&mut SelectStatement)) -> SelectStatement {
-    let matching = Query::select()
-        .expr(Expr::val(1))
-        .apply(of)
-        .apply_if(cap, |query, cap| {
-            // Else PostgreSQL hopes to meet that many in the whole table before long.
-            query
-                .order_by(Column::CreatedAt, Order::Desc)
-                .order_by(Column::Id, Order::Desc)
-                .limit(u64::from(cap) + 1);
-        })
+        .and_where(Expr::expr(resolution).eq(constant(Resolution::Replayed.as_str())))
         .take();
-    Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(matching, "matching").take()
+    replays.expr(event_id).expr(replayed).take()
 }
 
-pub(super) fn rows_that(condition: Condition) -> impl FnOnce(&mut SelectStatement) {
-    |query| {
-        query.from(Entity).cond_where(condition);
+/// Makes ids the rows of a query, and returns their column. PostgreSQL gets them as an array whose length it does not
+/// see: each number of ids is the same statement, and the cost that it expects stays low, else it would compile the
+/// statement first (JIT).
+pub(super) fn from_ids(
+    query: &mut SelectStatement,
+    backend: DbBackend,
+    ids: &[Uuid],
+    alias: &'static str,
+) -> Expr {
+    if backend == DbBackend::Sqlite {
+        query.from_values(ids.iter().copied(), alias);
+        return Expr::col((alias, "column1"));
     }
+    let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids.iter().copied().map(Value::from).collect())));
+    let array = Query::select().expr(Expr::val(ids)).take();
+    query.from_function(Func::cust("unnest").arg(Expr::SubQuery(None, Box::new(array.into()))), alias);
+    Expr::col((alias, alias))
+}
+
+/// Counts an app's letters of a state, by a look at the index that ends at one more than the cap.
+pub(super) fn count_to(
+    backend: DbBackend,
+    cap: u32,
+    state: DeadLetterState,
+    app_id: Expr,
+) -> SelectStatement {
+    let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
+    let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
+    // Without an order PostgreSQL hopes to meet that many in the whole table before long.
+    let newest_first = by_time(Column::CreatedAt, Order::Desc);
+    let conditions = conditions(Part::of(state), &of_app);
+    count_rows(first(backend, conditions, &newest_first, u64::from(cap) + 1, &place))
+}
+
+fn count_rows(rows: SelectStatement) -> SelectStatement {
+    Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "matching").take()
 }
 
 /// (`count`, `at_least`) of what [`count_to`] counted.
@@ -176,16 +199,20 @@ pub(super) fn capped(counted: i64, cap: Option<u32>) -> (u64, bool) {
 }
 
 /// One count an app.
-fn unresolved_of_apps(app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
-    let app_id = ("app", "column1");
-    let unresolved = Condition::all()
-        .add(Column::AppId.into_expr().eq(Expr::col(app_id)))
-        .add(COLUMN.resolved_at.is_null());
-    Query::select()
-        .expr_as(Expr::col(app_id), "app_id")
-        .expr_as(count_to(cap, rows_that(unresolved)), "unresolved")
-        .from_values(app_ids.iter().map(|app_id| app_id.into_inner()), "app")
-        .take()
+fn unresolved_of_apps(backend: DbBackend, app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
+    let app_ids: Vec<_> = app_ids.iter().map(|app_id| app_id.into_inner()).collect();
+    let mut counts = Query::select();
+    let app_id = from_ids(&mut counts, backend, &app_ids, "app");
+    let unresolved = match cap {
+        Some(cap) => count_to(backend, cap, DeadLetterState::Unresolved, app_id.clone()),
+        None => Query::select()
+            .expr(Func::count(Expr::col(Asterisk)))
+            .from(Entity)
+            .and_where(Column::AppId.into_expr().eq(app_id.clone()))
+            .and_where(COLUMN.resolved_at.is_null())
+            .take(),
+    };
+    counts.expr_as(app_id, "app_id").expr_as(unresolved, "unresolved").take()
 }
 
 /// One count an app that has any, each by its own shard: it has no place for a cap.

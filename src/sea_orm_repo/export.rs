@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, DbBackend, EntityTrait, FromQueryResult, QuerySelect, Statement,
+    ColumnTrait, EntityTrait, FromQueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Expr, ExprTrait, Func, Query},
+    sea_query::{Expr, ExprTrait, Func, Query, SelectStatement},
 };
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::{
     connection::RepoConnection,
     convert, in_range,
     scan::{Matching, Place},
-    text::with_literal_limits,
+    text::with_hidden_limits,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
 
@@ -33,21 +33,24 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         page: &PageRequest,
     ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
         let size = in_range("page.size", page.size, SIZES)?;
-        let listed = self.listed(app_id, filter, page).await?;
+        let mut listed = self.listed(app_id, filter, page).await?;
         let backend = self.db.get_database_backend();
         // Where rows are left out, to look for the rest twice is dearer than to fetch it by its ids.
-        if !listed.is_narrow(backend) {
-            let rows = self.db.rows::<convert::Row>(light_page(&listed, size, backend)).await?;
+        if !listed.is_narrow() && !listed.is_bounded() {
+            let page = with_hidden_limits(backend, &light_page(&listed, size));
+            let rows = self.db.rows::<convert::Row>(page).await?;
             let letters: Vec<_> = rows.into_iter().map(StoredLetter::from).collect();
             if !letters.is_empty() {
-                return Ok(listed.page_of(letters, size, |letter| (letter.created_at, letter.id)));
+                let place =
+                    |letter: &StoredLetter| listed.place(letter.created_at, letter.resolved_at, letter.id);
+                return Ok(listed.page_of(letters, size, place));
             }
         }
         // The sizes first, for which no payload is fetched.
         let sizes =
-            Entity::find().select_only().columns([Column::CreatedAt, Column::Id]).expr(payload_bytes());
-        let sizes = listed.page(sizes, size, backend);
-        let found = self.db.query_all_raw(with_literal_limits(backend, &sizes)).await?;
+            Query::select().columns([listed.time(), Column::Id]).expr_as(payload_bytes(), "bytes").take();
+        let sizes = listed.page(size, &sizes);
+        let found = listed.fetch(&self.db, sizes).await?;
         let mut bytes = 0;
         let mut picked: Vec<Place> = Vec::new();
         for row in found.iter().take(size as usize) {
@@ -55,8 +58,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             if bytes > PAGE_BYTES && !picked.is_empty() {
                 break;
             }
-            let created_at: DateTimeWithTimeZone = row.try_get_by_index(0)?;
-            picked.push((created_at.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
+            let time: DateTimeWithTimeZone = row.try_get_by_index(0)?;
+            picked.push((time.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
         }
         let last = picked.last().filter(|_| picked.len() < found.len()).copied();
         let (next, looked_back_to) = listed.next(last);
@@ -66,22 +69,20 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // Those that still match.
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
-        let rows = self.matching(app_id, &by_id)?.page(Entity::find(), size, backend);
-        let rows = convert::Row::find_by_statement(with_literal_limits(backend, &rows)).all(&self.db).await?;
+        let rows = self.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
+        let rows = convert::Row::find_by_statement(with_hidden_limits(backend, &rows)).all(&self.db).await?;
         Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
     }
 }
 
 /// A page and the row behind it, or nothing where these are more than [`PAGE_BYTES`].
-fn light_page(listed: &Matching, size: u32, backend: DbBackend) -> Statement {
-    let sizes = Entity::find().select_only().expr_as(payload_bytes(), "bytes");
+fn light_page(listed: &Matching, size: u32) -> SelectStatement {
+    let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(payload_bytes(), "bytes").take();
     let bytes = Query::select()
         .expr(Func::sum(Expr::col("bytes")))
-        .from_subquery(listed.page(sizes, size, backend), "sizes")
+        .from_subquery(listed.page(size, &sizes), "sizes")
         .take();
-    let mut rows = listed.page(Entity::find(), size, backend);
-    rows.and_where(Expr::from(bytes).lte(PAGE_BYTES));
-    with_literal_limits(backend, &rows)
+    listed.page(size, &Entity::find().into_query()).and_where(Expr::from(bytes).lte(PAGE_BYTES)).take()
 }
 
 fn payload_bytes() -> Expr {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, PartialModelTrait, QueryFilter, QuerySelect, QueryTrait,
-    sea_query::Func,
+    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QuerySelect,
+    QueryTrait,
+    sea_query::{Func, Order},
 };
 use uuid::Uuid;
 
@@ -14,8 +15,8 @@ use super::{
     conditions::is_row,
     connection::RepoConnection,
     convert, in_range, non_negative,
-    scan::newest_first,
-    text::{Text, with_literal_limits},
+    parts::{Part, by_time, conditions, first},
+    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page,
@@ -46,16 +47,21 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
         let offset = non_negative("offset", offset)?;
-        let newest = newest_first(Entity::find())
-            .filter(COLUMN.app_id.eq(app_id.into_inner()))
-            // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
-            .apply_if(unresolved_only.then_some(COLUMN.resolved_at.is_null()), QueryFilter::filter)
-            .limit(limit);
+        // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
+        let part = if unresolved_only { Part::Unresolved } else { Part::All };
+        let of_app = Condition::all().add(COLUMN.app_id.eq(app_id.into_inner()));
         let backend = self.db.get_database_backend();
+        let newest_first = by_time(Column::CreatedAt, Order::Desc);
+        let last = limit.saturating_add(offset).min(i64::MAX.unsigned_abs());
+        let columns = Entity::find().into_query();
+        let mut page = first(backend, conditions(&[part], &of_app), &newest_first, last, &columns);
         let page = match offset {
-            0 => with_literal_limits(backend, newest.as_query()),
-            // Each offset as a literal would be a statement of its own to prepare.
-            _ => newest.offset(offset).build(backend),
+            0 => with_hidden_limits(backend, &page),
+            _ if backend == DbBackend::Sqlite => {
+                // Each offset as a literal would be a statement of its own to prepare.
+                backend.build(page.limit(limit).offset(offset))
+            }
+            _ => with_hidden_limits(backend, page.limit(shown(limit)).offset(offset)),
         };
         let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
@@ -75,9 +81,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError> {
-        let summary = convert::Summary::select_cols(Entity::find().select_only())
-            .filter(is_row(app_id, id))
-            .build(self.db.get_database_backend());
+        let summary = convert::Summary::columns().cond_where(is_row(app_id, id)).take();
+        let summary = self.db.get_database_backend().build(&summary);
         let row = convert::Summary::find_by_statement(summary).one(&self.db).await?;
         Ok(row.map(DeadLetterSummary::from))
     }
@@ -106,12 +111,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         page: &PageRequest,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
         let size = in_range("page.size", page.size, PAGE_SIZES)?;
-        let listed = self.listed(app_id, filter, page).await?;
-        let summaries = convert::Summary::select_cols(Entity::find().select_only());
-        let backend = self.db.get_database_backend();
-        let page = with_literal_limits(backend, &listed.page(summaries, size, backend));
-        let rows = convert::Summary::find_by_statement(page).all(&self.db).await?;
-        let items = rows.into_iter().map(DeadLetterSummary::from).collect();
-        Ok(listed.page_of(items, size, |row| (row.created_at, row.id)))
+        let mut listed = self.listed(app_id, filter, page).await?;
+        let page = listed.page(size, &convert::Summary::columns());
+        let rows = listed.fetch(&self.db, page).await?;
+        let items = rows.iter().map(|row| Ok(convert::Summary::from_query_result(row, "")?.into()));
+        let items = items.collect::<Result<Vec<DeadLetterSummary>, DbErr>>()?;
+        Ok(listed.page_of(items, size, |row| listed.place(row.created_at, row.resolved_at, row.id)))
     }
 }

@@ -30,10 +30,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::conditions::is_of_state;
+use super::parts::Part;
 use crate::{
-    AppId, DeadLetterState, Due,
-    Resolution::{self, HandledByScript, HandlerFailed, Ignored, Replayed},
+    AppId, Due,
+    Resolution::{self, HandledByScript, Ignored, Replayed},
     SweepScope,
     time::to_bound,
 };
@@ -54,20 +54,29 @@ pub(super) fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
     }
 }
 
-/// Deletes the oldest rows that are due. Of all apps but some it is for PostgreSQL alone, and answers one
-/// row: how many, and the last app.
-pub(super) fn delete_oldest(backend: DbBackend, scope: &SweepScope, due: Due, limit: u64) -> Statement {
+/// Deletes the oldest rows that are due. From app to app it is for PostgreSQL alone, and returns one row: how many, and
+/// the last app.
+pub(super) fn delete_oldest(
+    backend: DbBackend,
+    sharded: bool,
+    scope: &SweepScope,
+    due: Due,
+    limit: u64,
+) -> Statement {
     if backend == DbBackend::Sqlite {
-        let oldest = oldest_on_sqlite(app_of(scope), due, DeadLetterState::Any, limit).column(Column::Id);
+        let oldest = oldest_on_sqlite(app_of(scope), due, Part::All, limit).column(Column::Id);
         return Entity::delete_many().filter(Column::Id.in_subquery(oldest.into_query())).build(backend);
     }
-    let oldest = oldest_on_postgres("id", scope, due, DeadLetterState::Any, LOCK);
+    let oldest = oldest_on_postgres(&[Column::Id], scope, due, Part::All, LOCK);
     let delete = match scope {
-        // The app stands outside the subquery as well, for what routes by it (Citus).
-        SweepScope::App(_) => {
+        // Citus routes by the app outside the subquery. Where the table is not distributed PostgreSQL would read all
+        // rows of an app that is new since the last ANALYZE.
+        SweepScope::App(_) if sharded => {
             format!("DELETE FROM dead_letters WHERE app_id = $3 AND id = ANY(ARRAY({oldest}))")
         }
-        SweepScope::AllApps => format!("DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest}))"),
+        SweepScope::App(_) | SweepScope::AllApps => {
+            format!("DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest}))")
+        }
         SweepScope::AllAppsBut { .. } => format!(
             "WITH deleted AS (DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest})) RETURNING app_id) \
              SELECT count(*), max(app_id::text COLLATE \"C\") FROM deleted"
@@ -79,15 +88,16 @@ pub(super) fn delete_oldest(backend: DbBackend, scope: &SweepScope, due: Due, li
 /// Locks the oldest rows that are due, and returns them whole, as many as have so much payload, or one; and
 /// beside each how many it locked. What a payload's size is needs no fetching of it.
 pub(super) fn lock_oldest_on_postgres(scope: &SweepScope, due: Due, limit: u64, max_bytes: u64) -> Statement {
-    let columns = Column::iter().map(|column| column.as_str()).collect::<Vec<_>>().join(", ");
-    let oldest = oldest_on_postgres(&columns, scope, due, DeadLetterState::Any, LOCK);
+    let all: Vec<_> = Column::iter().collect();
+    let oldest = oldest_on_postgres(&all, scope, due, Part::All, LOCK);
+    let columns = columns_of("locked", &all);
     // In the order of the rows: none is named, which would be a sort.
     let lock = format!(
-        "SELECT {columns}, locked FROM (\
-             SELECT {columns}, count(*) OVER () AS locked, \
-                 sum(octet_length(payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes \
+        "SELECT {columns}, locked.rows_locked FROM (\
+             SELECT oldest.*, count(*) OVER () AS rows_locked, \
+                 sum(octet_length(oldest.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes \
              FROM ({oldest}) oldest) locked \
-         WHERE bytes <= {max_bytes} OR bytes = octet_length(payload)"
+         WHERE locked.bytes <= {max_bytes} OR locked.bytes = octet_length(locked.payload)"
     );
     Statement::from_sql_and_values(DbBackend::Postgres, lock, values(scope, due, limit))
 }
@@ -95,7 +105,7 @@ pub(super) fn lock_oldest_on_postgres(scope: &SweepScope, due: Due, limit: u64, 
 /// Finds what [`delete_oldest`] would delete, of one app or of all: id and the payload's size.
 pub(super) fn find_oldest_on_sqlite(app_id: Option<AppId>, due: Due, limit: u64) -> Statement {
     let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
-    oldest_on_sqlite(app_id, due, DeadLetterState::Any, limit)
+    oldest_on_sqlite(app_id, due, Part::All, limit)
         .column(Column::Id)
         .column_as(Expr::from(bytes), "bytes")
         .build(DbBackend::Sqlite)
@@ -120,47 +130,51 @@ pub(super) fn delete_by_id(
 
 /// How many of the rows that one batch of many apps is to delete are each app's, by app. It holds none of them.
 pub(super) fn share_by_app(scope: &SweepScope, due: Due, limit: u64) -> Statement {
-    let oldest = oldest_across_shards("app_id", scope, due, DeadLetterState::Any);
+    let oldest = oldest_across_shards(&[Column::AppId], scope, due, Part::All);
     let share = format!("SELECT app_id, count(*) FROM ({oldest}) oldest GROUP BY app_id ORDER BY app_id");
     Statement::from_sql_and_values(DbBackend::Postgres, share, values(scope, due, limit))
 }
 
-/// Counts rows of many apps that are due and of the state, up to the limit, where the table is distributed.
-pub(super) fn count_across_shards(
-    scope: &SweepScope,
-    due: Due,
-    state: DeadLetterState,
-    limit: u64,
-) -> Statement {
-    let oldest = oldest_across_shards("1", scope, due, state);
-    let count = format!("SELECT count(*) FROM ({oldest}) due");
-    Statement::from_sql_and_values(DbBackend::Postgres, count, values(scope, due, limit))
-}
-
-/// Counts rows that are due and of the state, up to the limit.
+/// Counts rows that are due and of these parts, up to the limit.
 pub(super) fn count_oldest(
     backend: DbBackend,
+    sharded: bool,
     scope: &SweepScope,
     due: Due,
-    state: DeadLetterState,
+    parts: &[Part],
     limit: u64,
 ) -> Statement {
-    if backend != DbBackend::Sqlite {
-        let oldest = oldest_on_postgres("1", scope, due, state, "");
-        let count = format!("SELECT count(*) FROM ({oldest}) due");
-        return Statement::from_sql_and_values(backend, count, values(scope, due, limit));
+    if backend == DbBackend::Sqlite {
+        let counts = parts.iter().map(|&part| count_on_sqlite(scope, due, part, limit));
+        let sum = counts.map(Expr::from).reduce(ExprTrait::add).unwrap_or_else(|| Expr::val(0));
+        return backend.build(&Query::select().expr(sum).take());
     }
+    let count = |&part: &Part| {
+        let oldest = match scope {
+            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if sharded => {
+                oldest_across_shards(&[Column::Id], scope, due, part)
+            }
+            scope => oldest_on_postgres(&[Column::Id], scope, due, part, ""),
+        };
+        format!("(SELECT count(*) FROM ({oldest}) due)")
+    };
+    let counts: Vec<_> = parts.iter().map(count).collect();
+    let sum = format!("SELECT {}", counts.join(" + "));
+    Statement::from_sql_and_values(backend, sum, values(scope, due, limit))
+}
+
+fn count_on_sqlite(scope: &SweepScope, due: Due, part: Part, limit: u64) -> SelectStatement {
     let rows = match scope {
         // SQLite keeps the order of the tables in a CROSS JOIN alone.
-        SweepScope::AllAppsBut { excepted, from } => apps_on_sqlite(excepted, *from, due, state)
+        SweepScope::AllAppsBut { excepted, from } => apps_on_sqlite(excepted, *from, due, part)
             .join(JoinType::CrossJoin, Entity, Condition::all())
             .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
-            .cond_where(is_due_on_sqlite(due, state))
+            .cond_where(is_due_on_sqlite(due, part))
             .limit(limit)
             .take(),
-        _ => oldest_on_sqlite(app_of(scope), due, state, limit).column(Column::AppId).into_query(),
+        _ => oldest_on_sqlite(app_of(scope), due, part, limit).column(Column::AppId).into_query(),
     };
-    backend.build(&Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "due").take())
+    Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "due").take()
 }
 
 /// Finds apps that have rows that are due, by id: at most `limit`.
@@ -170,14 +184,13 @@ pub(super) fn apps_with_due_on_sqlite(
     due: Due,
     limit: u64,
 ) -> SelectStatement {
-    let any = DeadLetterState::Any;
     let rows = Query::select()
         .expr(Expr::val(1))
         .from(Entity)
         .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
-        .cond_where(is_due_on_sqlite(due, any))
+        .cond_where(is_due_on_sqlite(due, Part::All))
         .take();
-    apps_on_sqlite(excepted, from, due, any).and_where(Expr::exists(rows)).limit(limit).take()
+    apps_on_sqlite(excepted, from, due, Part::All).and_where(Expr::exists(rows)).limit(limit).take()
 }
 
 pub(super) fn app_of(scope: &SweepScope) -> Option<AppId> {
@@ -205,75 +218,82 @@ fn values(scope: &SweepScope, due: Due, limit: u64) -> Vec<Value> {
     values
 }
 
-/// The oldest rows that are due and of the state.
-fn oldest_on_postgres(
-    columns: &str,
-    scope: &SweepScope,
-    due: Due,
-    state: DeadLetterState,
-    lock: &str,
-) -> String {
-    let (time, is_due, is_indexed) = due_on_postgres(due, state);
-    match scope {
-        SweepScope::App(_) => format!(
-            "SELECT {columns} FROM dead_letters WHERE app_id = $3 AND {time} < $1 AND {is_due} \
-             ORDER BY {time} LIMIT $2{lock}"
-        ),
-        SweepScope::AllApps => format!(
-            "SELECT {columns} FROM dead_letters \
-             WHERE {time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
-             ORDER BY {time} AT TIME ZONE 'UTC' LIMIT $2{lock}"
-        ),
-        // `LIMIT (SELECT $2)`, which no plan knows beforehand: one that knows 1,000, and takes every app for
-        // a small one, reads all of an app and sorts.
-        SweepScope::AllAppsBut { .. } => format!(
-            "WITH RECURSIVE apps (app) AS (\
-                 SELECT (SELECT app_id FROM dead_letters WHERE app_id >= $3 AND {is_indexed} \
-                         ORDER BY app_id LIMIT 1) \
-                 UNION ALL \
-                 SELECT (SELECT app_id FROM dead_letters WHERE app_id > app AND {is_indexed} \
-                         ORDER BY app_id LIMIT 1) FROM apps WHERE app IS NOT NULL) \
-             SELECT {columns} FROM apps CROSS JOIN LATERAL (\
-                 SELECT * FROM dead_letters WHERE app_id = app AND {time} < $1 AND {is_due} \
-                 ORDER BY {time} LIMIT (SELECT $2){lock}) letter \
-             WHERE app NOT IN (SELECT unnest($4)) LIMIT $2"
-        ),
-    }
+fn columns_of(table: &str, columns: &[Column]) -> String {
+    let columns: Vec<_> = columns.iter().map(|column| format!("{table}.{}", column.as_str())).collect();
+    columns.join(", ")
 }
 
-/// The time that makes a row due, what else does, and the condition of the index of an app's.
-fn due_on_postgres(due: Due, state: DeadLetterState) -> (&'static str, &'static str, &'static str) {
-    // Of settled rows the one index covers more.
-    match (due, state) {
-        (Due::SettledBefore(_), _) => (
-            "resolved_at",
-            "resolution IN ('replayed', 'ignored', 'handled_by_script')",
-            "resolution <> 'handler_failed'",
+/// The oldest rows that are due and of the part. Each column names its table, since a service may have added columns of
+/// its own.
+///
+/// `LIMIT (SELECT $2)` is a limit that no plan knows beforehand. One that knows 1,000, and takes every app for a small
+/// one, reads all of an app and sorts.
+fn oldest_on_postgres(columns: &[Column], scope: &SweepScope, due: Due, part: Part, lock: &str) -> String {
+    let (time, is_due, is_indexed) = due_on_postgres(due, part);
+    let letters = columns_of("dead_letters", columns);
+    match scope {
+        SweepScope::App(_) => format!(
+            "SELECT {letters} FROM dead_letters \
+             WHERE dead_letters.app_id = $3 AND dead_letters.{time} < $1 AND {is_due} \
+             ORDER BY dead_letters.{time}, dead_letters.id LIMIT (SELECT $2){lock}"
         ),
-        (Due::CreatedBefore(_), state) => {
-            let state = match state {
-                DeadLetterState::Open => "(resolution IS NULL OR resolution = 'handler_failed')",
-                DeadLetterState::Unresolved => "resolved_at IS NULL",
-                DeadLetterState::Resolved => "resolved_at IS NOT NULL",
-                DeadLetterState::Any => "true",
-            };
-            ("created_at", state, state)
+        SweepScope::AllApps => format!(
+            "SELECT {letters} FROM dead_letters \
+             WHERE dead_letters.{time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
+             ORDER BY dead_letters.{time} AT TIME ZONE 'UTC', dead_letters.id LIMIT (SELECT $2){lock}"
+        ),
+        SweepScope::AllAppsBut { .. } => {
+            let columns = columns_of("letter", columns);
+            format!(
+                "WITH RECURSIVE apps (app) AS (\
+                     SELECT (SELECT dead_letters.app_id FROM dead_letters \
+                             WHERE dead_letters.app_id >= $3 AND {is_indexed} \
+                             ORDER BY dead_letters.app_id LIMIT 1) \
+                     UNION ALL \
+                     SELECT (SELECT dead_letters.app_id FROM dead_letters \
+                             WHERE dead_letters.app_id > apps.app AND {is_indexed} \
+                             ORDER BY dead_letters.app_id LIMIT 1) FROM apps WHERE apps.app IS NOT NULL) \
+                 SELECT {columns} FROM apps CROSS JOIN LATERAL (\
+                     SELECT dead_letters.* FROM dead_letters \
+                     WHERE dead_letters.app_id = apps.app AND dead_letters.{time} < $1 AND {is_due} \
+                     ORDER BY dead_letters.{time}, dead_letters.id LIMIT (SELECT $2){lock}) letter \
+                 WHERE apps.app NOT IN (SELECT unnest($4)) LIMIT $2"
+            )
         }
     }
 }
 
+/// The time that makes a row due, what else does, and the condition of the index of an app's.
+fn due_on_postgres(due: Due, part: Part) -> (&'static str, &'static str, &'static str) {
+    match due {
+        // The index has closed rows of resolutions that only a newer version knows as well.
+        Due::SettledBefore(_) => (
+            "resolved_at",
+            "coalesce(dead_letters.resolution, '') NOT IN ('', 'handler_failed') \
+             AND dead_letters.resolution IN ('replayed', 'ignored', 'handled_by_script')",
+            Part::Closed.sql(),
+        ),
+        Due::CreatedBefore(_) => ("created_at", part.sql(), part.sql()),
+    }
+}
+
 /// The oldest of all apps, or the first apps' of all but some. Neither recursion, nor LATERAL, nor a lock spans
-/// shards: so what is due is found by the indexes of all apps, that of the excepted ones too.
-fn oldest_across_shards(columns: &str, scope: &SweepScope, due: Due, state: DeadLetterState) -> String {
-    let (time, is_due, _) = due_on_postgres(due, state);
+/// shards. By creation it finds what is due by the index of all apps, that of the excepted ones too; of closed rows it
+/// reads the index of each app.
+fn oldest_across_shards(columns: &[Column], scope: &SweepScope, due: Due, part: Part) -> String {
+    let (time, is_due, _) = due_on_postgres(due, part);
+    let letters = columns_of("dead_letters", columns);
+    let is_old = match due {
+        Due::CreatedBefore(_) => format!("dead_letters.{time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC'"),
+        Due::SettledBefore(_) => format!("dead_letters.{time} < $1"),
+    };
     match scope {
         SweepScope::AllAppsBut { .. } => format!(
-            "SELECT {columns} FROM dead_letters \
-             WHERE app_id >= $3 AND app_id <> ALL($4) \
-                 AND {time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due} \
-             ORDER BY app_id LIMIT $2"
+            "SELECT {letters} FROM dead_letters \
+             WHERE dead_letters.app_id >= $3 AND dead_letters.app_id <> ALL($4) AND {is_old} AND {is_due} \
+             ORDER BY dead_letters.app_id LIMIT $2"
         ),
-        scope => oldest_on_postgres(columns, scope, due, state, ""),
+        scope => oldest_on_postgres(columns, scope, due, part, ""),
     }
 }
 
@@ -286,8 +306,8 @@ fn inline(resolution: Resolution) -> Expr {
     Expr::Constant(resolution.as_str().into())
 }
 
-/// The oldest rows that are due and of the state, of one app or of all.
-fn oldest_on_sqlite(app_id: Option<AppId>, due: Due, state: DeadLetterState, limit: u64) -> Select<Entity> {
+/// The oldest rows that are due and of the part, of one app or of all.
+fn oldest_on_sqlite(app_id: Option<AppId>, due: Due, part: Part, limit: u64) -> Select<Entity> {
     let time = match due {
         Due::CreatedBefore(_) => Column::CreatedAt,
         Due::SettledBefore(_) => Column::ResolvedAt,
@@ -295,12 +315,13 @@ fn oldest_on_sqlite(app_id: Option<AppId>, due: Due, state: DeadLetterState, lim
     Entity::find()
         .select_only()
         .apply_if(app_id, |query, app_id| query.filter(COLUMN.app_id.eq(app_id.into_inner())))
-        .filter(is_due_on_sqlite(due, state))
+        .filter(is_due_on_sqlite(due, part))
         .order_by_asc(time)
+        .order_by_asc(Column::Id)
         .limit(limit)
 }
 
-fn is_due_on_sqlite(due: Due, state: DeadLetterState) -> Condition {
+fn is_due_on_sqlite(due: Due, part: Part) -> Condition {
     let is_due = match due {
         Due::CreatedBefore(_) => COLUMN.created_at.lt(bound_of(due)),
         Due::SettledBefore(_) => {
@@ -309,30 +330,25 @@ fn is_due_on_sqlite(due: Due, state: DeadLetterState) -> Condition {
         }
     };
     // Its index's own condition, which SQLite does not infer.
-    Condition::all().add(is_due).add_option(is_indexed(due, state))
+    Condition::all().add(is_due).add_option(is_indexed(due, part))
 }
 
 /// The condition of the index that finds what is due in an app.
-fn is_indexed(due: Due, state: DeadLetterState) -> Option<Expr> {
+fn is_indexed(due: Due, part: Part) -> Option<Expr> {
     match due {
-        Due::CreatedBefore(_) => is_of_state(state),
-        Due::SettledBefore(_) => Some(Column::Resolution.into_expr().ne(inline(HandlerFailed))),
+        Due::CreatedBefore(_) => part.condition(),
+        Due::SettledBefore(_) => Part::Closed.condition(),
     }
 }
 
 /// From app to app by the index.
-fn apps_on_sqlite(
-    excepted: &[AppId],
-    from: Option<AppId>,
-    due: Due,
-    state: DeadLetterState,
-) -> SelectStatement {
+fn apps_on_sqlite(excepted: &[AppId], from: Option<AppId>, due: Due, part: Part) -> SelectStatement {
     let first_of = |apps: Expr| {
         let first = Query::select()
             .column(Column::AppId)
             .from(Entity)
             .and_where(apps)
-            .and_where_option(is_indexed(due, state))
+            .and_where_option(is_indexed(due, part))
             .order_by(Column::AppId, Order::Asc)
             .limit(1)
             .take();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, connection::RepoConnection, in_range,
-    scan::Matching, text::with_literal_limits, timeline::Buckets,
+    scan::Matching, timeline::Buckets,
 };
 use crate::{AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest};
 
@@ -28,10 +28,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let backend = self.db.get_database_backend();
         let buckets =
             request.timeline.as_ref().map(|timeline| Buckets::new(timeline, backend)).transpose()?;
-        let matching = self.bounded(self.matching(app_id, filter)?, request.scan).await?;
+        let mut matching = self.bounded(self.matching(app_id, filter)?, request.scan).await?;
         let query = group_errors(&matching, buckets.as_ref(), limit, backend);
         let mut groups: Vec<ErrorGroup> = Vec::new();
-        for row in self.db.query_all_raw(with_literal_limits(backend, &query)).await? {
+        for row in matching.fetch(&self.db, query).await? {
             let group = ErrorGroupRow::from_query_result(&row, "")?;
             // A group's rows follow each other, and of no two groups the newest row is the same.
             if groups.last().is_none_or(|last| last.newest_id != group.newest_id.into()) {
@@ -69,7 +69,7 @@ fn group_errors(
         .expr_as(Func::max(Expr::col(Column::CreatedAt)), "last_at")
         .expr_as(Func::count(if_settled(Expr::Constant(1.into()))), "settled_in_bucket")
         .expr_as(Func::max(if_settled(Column::ResolvedAt.into_expr())), "settled_at")
-        .apply(|query| matching.select(query, backend))
+        .apply(|query| matching.select_all(query))
         .group_by_columns(GROUP_KEY)
         .group_by_col("bucket")
         .take();
@@ -92,7 +92,7 @@ fn group_errors(
     let newest = Query::select()
         .column(Column::Id)
         .from(Entity)
-        .cond_where(matching.condition(backend))
+        .cond_where(matching.condition())
         .and_where(Column::CreatedAt.into_expr().eq(Expr::col(("largest", "last_seen"))))
         .cond_where(is_same_group("largest", |column| column.into_expr()))
         .order_by(Column::Id, Order::Desc)

@@ -24,6 +24,7 @@ mod gc;
 mod group;
 mod import;
 mod insert;
+mod parts;
 mod replay;
 mod retention;
 mod scan;

@@ -4,7 +4,7 @@ use std::{error::Error, pin::pin, slice, sync::Arc};
 
 use async_trait::async_trait;
 use dead_letters_entity::dead_letters::{Column, Model};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, FromQueryResult, Iterable, sea_query::Query};
+use sea_orm::{DatabaseTransaction, FromQueryResult, Iterable};
 
 use super::{SeaOrmDeadLetterRepo, settle::Bulk, transaction};
 use crate::{
@@ -117,7 +117,7 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let bulk = Bulk::new(app_id, filter, &settlement, limit, self.sharded)?;
+        let bulk = Bulk::new(self, app_id, filter, &settlement, limit)?;
         let txn = transaction::begin(&self.db).await?;
         let outcome = match settle_rows(&txn, &bulk).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),
@@ -189,8 +189,8 @@ async fn settle_rows(
     txn: &DatabaseTransaction,
     bulk: &Bulk<'_>,
 ) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
-    let returning = Query::returning().columns(Column::iter());
-    let rows = txn.query_all_raw(bulk.settle(txn.get_database_backend(), returning)).await?;
+    let columns: Vec<_> = Column::iter().collect();
+    let (rows, skipped) = bulk.settle(txn, &columns).await?;
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
         settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));
@@ -198,5 +198,5 @@ async fn settle_rows(
     // RETURNING has no order.
     settled.sort_by_key(|row| (row.created_at, row.id));
     let ids = settled.iter().map(|row| row.id).collect();
-    Ok((settled, bulk.settled(txn, ids).await?))
+    Ok((settled, bulk.settled(ids, skipped)))
 }

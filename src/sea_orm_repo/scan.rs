@@ -1,36 +1,38 @@
-//! How far a call looks back.
+//! The rows that a call is about, and how far it looks for them.
 //!
-//! No index helps a filter on source, op or error, so a call that looks for what hardly any row has would
-//! read the whole app. A bounded scan is two statements: the first finds the place where it ends, by the
-//! index alone, the second is the call's own, down to there.
+//! No index helps a filter on source, op or error, so a call that looks for what hardly any row has would read the
+//! whole app. A bounded scan looks at the newest rows alone, down to the one where it ends.
 //!
-//! In that one PostgreSQL gets the rows of the scan by a subquery, whose LIMIT tells it how few they are: it
-//! takes those between two places for a good part of the table, where the app's rows are the oldest, and
-//! would read the whole of it. SQLite gets none: it copies the payloads into a subquery.
+//! On PostgreSQL one statement finds that row and the rows of the call, in one snapshot. The call reads the rows of
+//! the scan from a subquery, whose LIMIT tells the planner how few they are. SQLite would copy payloads into such a
+//! subquery. It has two statements: the first finds where the scan ends, the second is the call's own, down to there.
 
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Expr, ExprTrait, SelectStatement},
+    sea_query::{Asterisk, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement, WindowStatement},
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state_within, narrow},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow},
     connection::RepoConnection,
     in_range,
-    text::with_literal_limits,
+    parts::{self, Part, by_time, conditions, from_all},
+    text::{shown, with_hidden_limits},
 };
-use crate::{AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Page, PageRequest};
+use crate::{
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
+};
 
 const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
-/// A row's place in an app's listing.
+/// A row's place in an app's listing: when it was closed where closed rows are listed, else when it was created.
 pub(super) type Place = (DateTime<Utc>, DeadLetterId);
 
 /// The rows that match a filter, between two places.
@@ -38,70 +40,192 @@ pub(super) type Place = (DateTime<Utc>, DeadLetterId);
 pub(super) struct Matching<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
+    backend: DbBackend,
     sharded: bool,
     after: Option<Place>,
-    /// Rows that may be looked at, and where that ends, if there are more.
+    /// How many rows may be looked at.
     scan: Option<u32>,
+    /// Where the scan ends, if there are more rows. On PostgreSQL the call's statement finds it.
     down_to: Option<Place>,
 }
 
 impl<'a> Matching<'a> {
-    pub(super) fn condition(&self, backend: DbBackend) -> Condition {
-        narrow(self.in_scan(backend), self.filter, backend, self.sharded)
+    /// What the listing goes by.
+    pub(super) fn time(&self) -> Column {
+        match self.filter.state {
+            DeadLetterState::Resolved => Column::ResolvedAt,
+            _ => Column::CreatedAt,
+        }
     }
 
-    /// Makes these rows the ones that a query is about.
-    pub(super) fn select(&self, query: &mut SelectStatement, backend: DbBackend) {
-        query.from_clear();
-        match self.scan.filter(|_| backend == DbBackend::Postgres) {
-            None => query.from(Entity).cond_where(self.condition(backend)),
-            Some(scan) => {
-                let scanned =
-                    newest_first(Entity::find()).filter(self.in_scan(backend)).limit(u64::from(scan));
-                query.from_subquery(scanned.into_query(), Entity).cond_where(narrow(
-                    Condition::all(),
-                    self.filter,
-                    backend,
-                    self.sharded,
-                ))
-            }
+    fn newest_first(&self) -> [(Column, Order); 2] {
+        by_time(self.time(), Order::Desc)
+    }
+
+    /// Selects the newest of them, `limit` at most. `columns` selects what is needed of a row, the columns of its
+    /// place among it.
+    pub(super) fn newest(&self, limit: u64, columns: &SelectStatement) -> SelectStatement {
+        let Some(scan) = self.scan.filter(|_| self.backend == DbBackend::Postgres) else {
+            let matching = self.conditions().into_iter().map(|condition| self.narrow(condition)).collect();
+            return parts::first(self.backend, matching, &self.newest_first(), limit, columns);
         };
+        let mut newest = columns.clone();
+        newest
+            .from_clear()
+            .from_subquery(self.scanned(scan), Entity)
+            .cond_where(self.narrow(Condition::all()));
+        for (column, order) in self.newest_first() {
+            newest.order_by(column, order);
+        }
+        newest.limit(shown(limit)).take()
     }
 
-    /// What the scan looks at.
-    fn in_scan(&self, backend: DbBackend) -> Condition {
-        // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came before.
-        let place = || Expr::tuple([Column::CreatedAt.into_expr(), Column::Id.into_expr()]);
-        let to_tuple =
-            |(created_at, id): Place| Expr::tuple([Expr::val(created_at), Expr::val(id.into_inner())]);
-        // SQLite's search has one condition a side, and takes the time's rather than the place's: so none
-        // that the place implies.
-        let from = self.filter.created_from.filter(|_| self.down_to.is_none());
-        let before =
-            self.filter.created_before.filter(|&before| self.after.is_none_or(|(at, _)| at >= before));
-        is_of_app(self.app_id, self.filter, backend, self.sharded)
-            .add_option(from.map(is_from))
-            .add_option(before.map(is_before))
-            .add_option(is_of_state_within(self.filter, self.filter.state))
-            .add_option(self.after.map(|after| place().lt(to_tuple(after))))
-            .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
+    /// Makes all of them the rows that a query is about, in no order.
+    pub(super) fn select_all(&self, query: &mut SelectStatement) {
+        match self.scan.filter(|_| self.backend == DbBackend::Postgres) {
+            Some(scan) => {
+                query.from_subquery(self.scanned(scan), Entity).cond_where(self.narrow(Condition::all()));
+            }
+            None => {
+                let matching = self.conditions().into_iter().map(|condition| self.narrow(condition));
+                from_all(query, matching.collect());
+            }
+        }
+    }
+
+    /// Whether a row that was found by another way is one of them.
+    pub(super) fn condition(&self) -> Condition {
+        let condition = self.bounds().add_option(is_of_state(self.filter.state));
+        self.narrow(condition)
     }
 
     /// Whether it leaves out any of the rows that it looks at.
-    pub(super) fn is_narrow(&self, backend: DbBackend) -> bool {
-        !narrow(Condition::all(), self.filter, backend, self.sharded).is_empty()
+    pub(super) fn is_narrow(&self) -> bool {
+        !self.narrow(Condition::all()).is_empty()
+    }
+
+    /// Whether a scan ends it.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.scan.is_some()
     }
 
     /// Where the scan ended, if there are rows behind.
     pub(super) fn looked_back_to(&self) -> Option<DateTime<Utc>> {
-        self.down_to.map(|(created_at, _)| created_at)
+        self.down_to.map(|(time, _)| time)
+    }
+
+    /// The rows of a query about them. On PostgreSQL it finds where the scan ends as well.
+    pub(super) async fn fetch(
+        &mut self,
+        db: &impl ConnectionTrait,
+        mut query: SelectStatement,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let Some(scan) = self.scan.filter(|_| self.backend == DbBackend::Postgres) else {
+            return db.query_all_raw(with_hidden_limits(self.backend, &query)).await;
+        };
+        let always = || Expr::Constant(true.into());
+        query.expr_as(always(), IS_ROW);
+        let with_end = Query::select()
+            .column((ROWS, Asterisk))
+            .columns([(END, END_TIME), (END, END_ID)])
+            .from_subquery(Query::select().expr(Expr::Constant(1.into())).take(), "one")
+            .join_subquery(JoinType::LeftJoin, self.end(scan), END, always())
+            .join_subquery(JoinType::LeftJoin, query, ROWS, always())
+            .take();
+        let rows = db.query_all_raw(with_hidden_limits(self.backend, &with_end)).await?;
+        let Some(first) = rows.first() else { return Ok(rows) };
+        self.down_to = end_of(first)?;
+        // A query without rows leaves one row, for the end alone.
+        let has_rows = first.try_get::<Option<bool>>("", IS_ROW)?.is_some();
+        Ok(if has_rows { rows } else { Vec::new() })
+    }
+
+    /// Rows of the app and the state, between the places.
+    fn conditions(&self) -> Vec<Condition> {
+        let bounds = self.bounds();
+        match self.filter.ids {
+            Some(_) => vec![bounds.add_option(is_of_state(self.filter.state))],
+            None => conditions(Part::of(self.filter.state), &bounds),
+        }
+    }
+
+    /// What the scan looks at, but for the state.
+    fn bounds(&self) -> Condition {
+        // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came before.
+        let place = || Expr::tuple([self.time().into_expr(), Column::Id.into_expr()]);
+        let to_tuple = |(time, id): Place| Expr::tuple([Expr::val(time), Expr::val(id.into_inner())]);
+        let [from, before] = match self.time() {
+            // SQLite's search has one condition a side, and takes the time's rather than the place's. The place
+            // implies the time's.
+            Column::CreatedAt => [
+                self.filter.created_from.filter(|_| self.down_to.is_none()).map(is_from),
+                self.filter
+                    .created_before
+                    .filter(|&before| self.after.is_none_or(|(at, _)| at >= before))
+                    .map(is_before),
+            ],
+            _ => [None, None],
+        };
+        is_of_app(self.app_id, self.filter, self.backend, self.sharded)
+            .add_option(from)
+            .add_option(before)
+            .add_option(self.after.map(|after| place().lt(to_tuple(after))))
+            .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
+    }
+
+    /// With what no index knows of the filter, but for the ids.
+    fn narrow(&self, wide: Condition) -> Condition {
+        let narrow = narrow(wide, self.filter, self.backend, self.sharded);
+        if matches!(self.time(), Column::CreatedAt) {
+            return narrow;
+        }
+        let time = |time: Expr| match self.down_to {
+            // SQLite would find these rows by when they were created, and read more than the scan.
+            Some(_) => Func::cust("likely").arg(time).into(),
+            None => time,
+        };
+        let from = self.filter.created_from.map(is_from).map(time);
+        let before = self.filter.created_before.map(is_before).map(time);
+        narrow.add_option(from).add_option(before)
+    }
+
+    /// The rows that a scan looks at.
+    fn scanned(&self, scan: u32) -> SelectStatement {
+        let all = Query::select().column(Asterisk).take();
+        parts::first(self.backend, self.conditions(), &self.newest_first(), scan.into(), &all)
+    }
+
+    /// The last row that a scan looks at, and the one behind it, if there is one.
+    fn last_two(&self, scan: u32) -> SelectStatement {
+        let place = Query::select().columns([self.time(), Column::Id]).take();
+        let scanned = u64::from(scan) + 1;
+        let mut rows = parts::first(self.backend, self.conditions(), &self.newest_first(), scanned, &place);
+        rows.limit(shown(2)).offset(shown(u64::from(scan) - 1)).take()
+    }
+
+    /// The last row that a scan looks at, if there are rows behind it.
+    fn end(&self, scan: u32) -> SelectStatement {
+        let mut newest_first = WindowStatement::new();
+        for (column, order) in self.newest_first() {
+            newest_first.order_by(column, order);
+        }
+        let behind = Func::cust("lead").arg(Expr::col(Column::Id));
+        let last = Query::select()
+            .expr_as(Expr::col(self.time()), END_TIME)
+            .expr_as(Expr::col(Column::Id), END_ID)
+            .expr_window_as(behind, newest_first, "behind")
+            .from_subquery(self.last_two(scan), Entity)
+            .take();
+        Query::select()
+            .columns([END_TIME, END_ID])
+            .from_subquery(last, "last")
+            .and_where(Expr::col("behind").is_not_null())
+            .take()
     }
 
     /// A page of them, and one row more, to know whether another one follows.
-    pub(super) fn page(&self, select: Select<Entity>, size: u32, backend: DbBackend) -> SelectStatement {
-        let mut page = newest_first(select).limit(u64::from(size) + 1).into_query();
-        self.select(&mut page, backend);
-        page
+    pub(super) fn page(&self, size: u32, columns: &SelectStatement) -> SelectStatement {
+        self.newest(u64::from(size) + 1, columns)
     }
 
     /// Of what [`page`](Self::page) found.
@@ -116,13 +240,34 @@ impl<'a> Matching<'a> {
     /// more rows follow.
     pub(super) fn next(&self, last: Option<Place>) -> (Option<Cursor>, Option<DateTime<Utc>>) {
         let next = last.or(self.down_to);
-        let next = next.map(|(created_at, id)| Cursor::behind(created_at, id, self.app_id, self.filter));
+        let next = next.map(|(time, id)| Cursor::behind(time, id, self.app_id, self.filter));
         (next, if last.is_some() { None } else { self.looked_back_to() })
+    }
+
+    /// The place of a row that is one of them.
+    pub(super) fn place(
+        &self,
+        created_at: DateTime<Utc>,
+        resolved_at: Option<DateTime<Utc>>,
+        id: DeadLetterId,
+    ) -> Place {
+        match self.time() {
+            Column::ResolvedAt => (resolved_at.unwrap_or(created_at), id),
+            _ => (created_at, id),
+        }
     }
 }
 
-pub(super) fn newest_first(select: Select<Entity>) -> Select<Entity> {
-    select.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id)
+const ROWS: &str = "matching";
+const IS_ROW: &str = "is_row";
+const END: &str = "scan_end";
+const END_TIME: &str = "scan_end_time";
+const END_ID: &str = "scan_end_id";
+
+fn end_of(row: &QueryResult) -> Result<Option<Place>, DbErr> {
+    let time = row.try_get::<Option<DateTimeWithTimeZone>>("", END_TIME)?;
+    let id = row.try_get::<Option<Uuid>>("", END_ID)?;
+    Ok(time.zip(id).map(|(time, id)| (time.to_utc(), id.into())))
 }
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -132,7 +277,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         filter: &'a DeadLetterFilter,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         check(filter)?;
-        Ok(Matching { app_id, filter, sharded: self.sharded, after: None, scan: None, down_to: None })
+        let (backend, sharded) = (self.db.get_database_backend(), self.sharded);
+        Ok(Matching { app_id, filter, backend, sharded, after: None, scan: None, down_to: None })
     }
 
     /// What a page of a listing is taken from.
@@ -146,7 +292,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let matching = Matching { after, ..self.matching(app_id, filter)? };
         let scan = page.scan.map(|scan| in_range("page.scan", scan, SCANS)).transpose()?;
         // Where every row is taken, the page is full before the scan ends.
-        let ends = |&scan: &u32| scan <= page.size || matching.is_narrow(self.db.get_database_backend());
+        let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
     }
 
@@ -166,18 +312,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         scan: Option<u32>,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let Some(scan) = scan.filter(|_| matching.filter.ids.is_none()) else { return Ok(matching) };
-        let backend = self.db.get_database_backend();
         let matching = Matching { scan: Some(scan), ..matching };
-        // The last row, and the one behind it, if there is one.
-        let end = newest_first(Entity::find().select_only().columns([Column::CreatedAt, Column::Id]))
-            .filter(matching.in_scan(backend))
-            .limit(2)
-            .offset(u64::from(scan) - 1);
-        let end = with_literal_limits(backend, end.as_query());
-        let rows = self.db.query_all_raw(end).await?;
+        if matching.backend == DbBackend::Postgres {
+            return Ok(matching);
+        }
+        let rows =
+            self.db.query_all_raw(with_hidden_limits(matching.backend, &matching.last_two(scan))).await?;
         let [last, _] = rows.as_slice() else { return Ok(matching) };
-        let created_at: DateTimeWithTimeZone = last.try_get_by_index(0)?;
+        let time: DateTimeWithTimeZone = last.try_get_by_index(0)?;
         let id: Uuid = last.try_get_by_index(1)?;
-        Ok(Matching { down_to: Some((created_at.to_utc(), id.into())), ..matching })
+        Ok(Matching { down_to: Some((time.to_utc(), id.into())), ..matching })
     }
 }

@@ -5,24 +5,23 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, JoinType, QueryFilter,
+    QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        CommonTableExpression, Expr, ExprTrait, LockBehavior, LockType, Query, ReturningClause, Value,
-        WithClause,
+        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
+        SubQueryStatement, Value, WithClause,
     },
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{
-        check, is_any_of, is_before, is_from, is_of_app, is_of_state_within, is_open, is_row, narrow,
-    },
+    conditions::{check, is_any_of, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow},
     connection::RepoConnection,
     convert, in_range,
-    text::{Text, with_literal_limits},
+    parts::{Part, by_time, conditions, first, first_locked},
+    text::{Text, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, Resolution,
@@ -103,9 +102,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         settlement: &Settlement,
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError> {
-        let bulk = Bulk::new(app_id, filter, settlement, limit, self.sharded)?;
-        let returning = Query::returning().columns([Column::CreatedAt, Column::Id]);
-        let rows = self.db.query_all_raw(bulk.settle(self.db.get_database_backend(), returning)).await?;
+        let bulk = Bulk::new(self, app_id, filter, settlement, limit)?;
+        let (rows, skipped) = bulk.settle(&self.db, &[Column::CreatedAt, Column::Id]).await?;
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
             ids.push((
@@ -114,7 +112,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             ));
         }
         ids.sort();
-        bulk.settled(&self.db, ids.into_iter().map(|(_, id)| id.into()).collect()).await
+        Ok(bulk.settled(ids.into_iter().map(|(_, id)| id.into()).collect(), skipped))
     }
 
     pub(super) async fn unsettle(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
@@ -125,7 +123,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 .col_expr(Column::ResolvedBy, None::<String>.into())
                 .col_expr(Column::ResolutionNote, None::<String>.into())
                 .filter(is_row(app_id, id))
-                // Of `resolved_at` it would be the index of all that is resolved.
                 .filter(COLUMN.resolution.is_not_null())
                 .exec(&self.db)
                 .await?;
@@ -158,91 +155,129 @@ pub(super) struct Bulk<'a> {
     filter: &'a DeadLetterFilter,
     settlement: &'a Settlement,
     limit: u32,
+    backend: DbBackend,
     sharded: bool,
 }
 
 impl<'a> Bulk<'a> {
-    pub(super) fn new(
+    pub(super) fn new<C: RepoConnection>(
+        repo: &SeaOrmDeadLetterRepo<C>,
         app_id: AppId,
         filter: &'a DeadLetterFilter,
         settlement: &'a Settlement,
         limit: u32,
-        sharded: bool,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
         if filter.created_before.is_none() && filter.ids.is_none() {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
-        Ok(Self { app_id, filter, settlement, limit: in_range("limit", limit, BULK_LIMITS)?, sharded })
+        let limit = in_range("limit", limit, BULK_LIMITS)?;
+        let (backend, sharded) = (repo.db.get_database_backend(), repo.sharded);
+        Ok(Self { app_id, filter, settlement, limit, backend, sharded })
     }
 
-    fn condition(&self, backend: DbBackend) -> Condition {
+    /// The rows that may be settled so, by the indexes that find them. None where the filter's state has no such row.
+    fn conditions(&self) -> Vec<Condition> {
         let target = match self.settlement.resolution {
-            // Else the oldest would be settled so for ever, and the others never.
+            // Each batch would pick the same oldest rows again, and never reach the others.
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
             _ => DeadLetterState::Open,
         };
-        // A wider state would lead both backends to a wider index.
-        let narrower = match self.filter.state {
-            DeadLetterState::Open | DeadLetterState::Any => None,
-            state => is_of_state_within(self.filter, state),
-        };
-        let of_app = is_of_app(self.app_id, self.filter, backend, self.sharded)
+        let of_app = is_of_app(self.app_id, self.filter, self.backend, self.sharded)
             .add_option(self.filter.created_from.map(is_from))
             .add_option(self.filter.created_before.map(is_before));
-        narrow(of_app, self.filter, backend, self.sharded)
-            .add_option(is_of_state_within(self.filter, target))
-            .add_option(narrower)
+        let matching = narrow(of_app, self.filter, self.backend, self.sharded);
+        if self.filter.ids.is_some() {
+            let matching = matching.add_option(is_of_state(target));
+            return vec![matching.add_option(is_of_state(self.filter.state))];
+        }
+        let of_state = Part::of(self.filter.state);
+        let of_target = Part::of(target).iter().copied();
+        let parts: Vec<_> =
+            of_target.filter(|part| of_state.contains(part) || of_state == [Part::All]).collect();
+        conditions(&parts, &matching)
     }
 
-    /// Settles the oldest. They are picked in a CTE that is MATERIALIZED, so that no plan picks twice.
-    pub(super) fn settle(&self, backend: DbBackend, returning: ReturningClause) -> Statement {
-        let oldest = Entity::find()
-            .select_only()
-            .column(Column::Id)
-            .filter(self.condition(backend))
-            .order_by_asc(Column::CreatedAt)
-            .order_by_asc(Column::Id)
-            .limit(u64::from(self.limit))
-            .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-            .into_query();
-        let oldest =
-            CommonTableExpression::new().table_name("oldest").query(oldest).materialized(true).to_owned();
-        let picked = Query::select().column(Column::Id).from("oldest").take();
+    /// Settles the oldest, and returns these columns of each row, and on PostgreSQL whether rows were skipped.
+    pub(super) async fn settle(
+        &self,
+        db: &impl ConnectionTrait,
+        columns: &[Column],
+    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
+        let conditions = self.conditions();
+        if conditions.is_empty() {
+            return Ok((Vec::new(), false));
+        }
+        if self.backend == DbBackend::Sqlite {
+            let oldest = self.oldest(conditions);
+            let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
+            let mut settle = settle(self.settlement).filter(Column::Id.in_subquery(oldest)).into_query();
+            settle.returning(Query::returning().columns(columns.iter().copied()));
+            return Ok((db.query_all_raw(with_hidden_limits(self.backend, &settle)).await?, false));
+        }
+        let mut rows = db.query_all_raw(self.settle_on_postgres(conditions, columns)).await?;
+        let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
+        if let [row] = rows.as_slice() {
+            // No row was settled: this one says whether rows were skipped.
+            if row.try_get::<Option<Uuid>>("", "id")?.is_none() {
+                rows.clear();
+            }
+        }
+        Ok((rows, skipped))
+    }
+
+    fn oldest(&self, conditions: Vec<Condition>) -> SelectStatement {
+        let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
+        let oldest_first = by_time(Column::CreatedAt, Order::Asc);
+        first_locked(self.backend, conditions, &oldest_first, self.limit.into(), &place)
+    }
+
+    /// One statement settles, and finds what it skipped: all that its snapshot shows and that it did not lock.
+    fn settle_on_postgres(&self, conditions: Vec<Condition>, columns: &[Column]) -> Statement {
+        let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
+        // `= ANY (ARRAY(…))` runs the subquery once, whatever the plan.
         let is_picked = match self.sharded {
-            true => is_any_of(picked).and(COLUMN.app_id.eq(self.app_id.into_inner())),
+            true => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(self.app_id.into_inner())),
             // Without the app: of one that is new since the last ANALYZE PostgreSQL would read all rows.
-            false => Column::Id.in_subquery(picked),
+            false => is_any_of(ids_of(PICKED)),
         };
         let mut update = settle(self.settlement).filter(is_picked).into_query();
-        let update = update.returning(returning).take().with(WithClause::new().cte(oldest).to_owned());
-        with_literal_limits(backend, &update)
+        update.returning(Query::returning().columns(columns.iter().copied()));
+
+        let others = conditions.iter().cloned();
+        let others =
+            others.map(|condition| condition.add(Column::Id.not_in_subquery(ids_of(PICKED)))).collect();
+        let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
+        let oldest_first = by_time(Column::CreatedAt, Order::Asc);
+        let other = first(self.backend, others, &oldest_first, 1, &place);
+        let other = Query::select().column(Column::Id).from_subquery(other, "other").take();
+        let picked = Query::select().expr(Func::count(Expr::col(Asterisk))).from(PICKED).take();
+        let has_other =
+            Expr::from(picked).lt(Expr::val(i64::from(self.limit))).and(Expr::from(other).is_not_null());
+
+        let cte = |name: &'static str, query: SubQueryStatement| {
+            CommonTableExpression::new().table_name(name).query(query).to_owned()
+        };
+        let mut with = WithClause::new();
+        with.cte(cte(PICKED, self.oldest(conditions).into()).materialized(true).to_owned());
+        with.cte(cte(SETTLED, update.into()));
+        let settle = Query::select()
+            .column((SETTLED, Asterisk))
+            .column(("outcome", SKIPPED))
+            .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), "outcome")
+            .join(JoinType::LeftJoin, SETTLED, Condition::all().add(Expr::Constant(true.into())))
+            .with_cte(with)
+            .take();
+        with_hidden_limits(self.backend, &settle)
     }
 
     /// What came of it.
-    pub(super) async fn settled(
-        &self,
-        db: &impl ConnectionTrait,
-        ids: Vec<DeadLetterId>,
-    ) -> Result<Settled, DeadLetterRepoError> {
+    pub(super) fn settled(&self, ids: Vec<DeadLetterId>, skipped: bool) -> Settled {
         let more = ids.len() == self.limit as usize;
-        // Below the limit, whatever is left had been passed over.
-        let held = !more && db.get_database_backend() == DbBackend::Postgres && self.is_any_left(db).await?;
-        Ok(Settled { ids, more, held })
-    }
-
-    /// Not by `exists`, which has no LIMIT: it was planned to fetch them all. And in an index's order, since
-    /// the whole table was read without.
-    async fn is_any_left(&self, db: &impl ConnectionTrait) -> Result<bool, DeadLetterRepoError> {
-        let left = Entity::find()
-            .select_only()
-            .column(Column::Id)
-            .filter(self.condition(db.get_database_backend()))
-            .order_by_asc(Column::CreatedAt)
-            .order_by_asc(Column::Id)
-            .into_tuple::<Uuid>()
-            .one(db)
-            .await?;
-        Ok(left.is_some())
+        Settled { ids, more, held: skipped }
     }
 }
+
+const PICKED: &str = "picked";
+const SETTLED: &str = "settled";
+const SKIPPED: &str = "skipped";

@@ -1,6 +1,6 @@
 //! Sweeping what is due, with an archive or without, and counting it.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
@@ -9,7 +9,9 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, convert, gc, in_range, transaction};
+use super::{
+    SeaOrmDeadLetterRepo, connection::RepoConnection, convert, gc, in_range, parts::Part, transaction,
+};
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepScope, Swept,
 };
@@ -29,7 +31,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Swept, DeadLetterRepoError> {
         let backend = self.db.get_database_backend();
         check(backend, scope)?;
-        let swept = match scope {
+        let swept = match &*by_index(scope, due) {
             _ if limit == 0 => Swept::default(),
             SweepScope::AllAppsBut { excepted, from } if backend == DbBackend::Sqlite => {
                 match self.db.pool() {
@@ -41,16 +43,21 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                     None => delete_by_app_on_sqlite(&self.db, excepted, *from, due, limit).await?,
                 }
             }
-            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if self.sharded => match self.db.pool() {
-                Some(pool) => {
-                    let txn = transaction::begin(pool).await?;
-                    let outcome = delete_across_shards(&txn, scope, due, limit).await;
-                    transaction::end(txn, outcome).await?
+            scope @ (SweepScope::AllApps | SweepScope::AllAppsBut { .. }) if self.sharded => {
+                match self.db.pool() {
+                    Some(pool) => {
+                        let txn = transaction::begin(pool).await?;
+                        let outcome = delete_across_shards(&txn, scope, due, limit).await;
+                        transaction::end(txn, outcome).await?
+                    }
+                    None => delete_across_shards(&self.db, scope, due, limit).await?,
                 }
-                None => delete_across_shards(&self.db, scope, due, limit).await?,
-            },
-            SweepScope::AllAppsBut { .. } => {
-                let row = self.db.query_one_raw(gc::delete_oldest(backend, scope, due, limit)).await?;
+            }
+            scope @ SweepScope::AllAppsBut { .. } => {
+                let row = self
+                    .db
+                    .query_one_raw(gc::delete_oldest(backend, self.sharded, scope, due, limit))
+                    .await?;
                 let (deleted, last) = match row {
                     Some(row) => (row.try_get_by_index::<i64>(0)?, row.try_get_by_index(1)?),
                     None => (0, None::<String>),
@@ -58,12 +65,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 let deleted = deleted.unsigned_abs();
                 Swept { deleted, next: last.filter(|_| deleted == limit).and_then(|last| last.parse().ok()) }
             }
-            _ => {
-                let delete = gc::delete_oldest(backend, scope, due, limit);
+            scope => {
+                let delete = gc::delete_oldest(backend, self.sharded, scope, due, limit);
                 Swept { deleted: self.db.execute_raw(delete).await?.rows_affected(), next: None }
             }
         };
-        Ok(swept)
+        Ok(Swept { next: swept.next.filter(|_| goes_on_by_app(scope)), ..swept })
     }
 
     pub(super) async fn archive_due(
@@ -77,15 +84,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if limit == 0 {
             return Ok(Swept::default());
         }
+        let by_index = by_index(scope, due);
         let swept = match self.db.pool() {
             Some(pool) => {
                 let txn = transaction::begin(pool).await?;
-                let outcome = archive_and_delete(&txn, scope, due, limit, archive, self.sharded).await;
+                let outcome = archive_and_delete(&txn, &by_index, due, limit, archive, self.sharded).await;
                 transaction::end(txn, outcome).await?
             }
-            None => archive_and_delete(&self.db, scope, due, limit, archive, self.sharded).await?,
+            None => archive_and_delete(&self.db, &by_index, due, limit, archive, self.sharded).await?,
         };
-        Ok(swept)
+        Ok(Swept { next: swept.next.filter(|_| goes_on_by_app(scope)), ..swept })
     }
 
     pub(super) async fn count_due_rows(
@@ -97,25 +105,47 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<CappedCount, DeadLetterRepoError> {
         let backend = self.db.get_database_backend();
         check(backend, scope)?;
-        let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
-        if is_open && matches!(due, Due::SettledBefore(_)) {
+        let parts: Vec<_> = match due {
+            Due::CreatedBefore(_) => Part::of(state).to_vec(),
+            // Only closed rows are due by this time.
+            Due::SettledBefore(_) => match state {
+                DeadLetterState::Open | DeadLetterState::Unresolved => Vec::new(),
+                DeadLetterState::Resolved | DeadLetterState::Any => vec![Part::Closed],
+            },
+        };
+        if parts.is_empty() {
             return Ok(CappedCount { count: 0, at_least: false });
         }
         let limit = u64::from(cap) + 1;
-        let all_but_none = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
-        let count = match scope {
-            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if self.sharded => {
-                gc::count_across_shards(scope, due, state, limit)
-            }
+        let scope = match scope {
             // Only the indexes of an app know the state.
-            SweepScope::AllApps => gc::count_oldest(backend, &all_but_none, due, state, limit),
-            scope => gc::count_oldest(backend, scope, due, state, limit),
+            SweepScope::AllApps if !self.sharded => Cow::Owned(all_apps()),
+            scope => by_index(scope, due),
         };
+        let count = gc::count_oldest(backend, self.sharded, &scope, due, &parts, limit);
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
         Ok(CappedCount { count, at_least: counted > count })
     }
+}
+
+/// The scope by which an index finds what is due. Closed rows have an index by app: those of all apps are found from
+/// app to app.
+fn by_index(scope: &SweepScope, due: Due) -> Cow<'_, SweepScope> {
+    match (scope, due) {
+        (SweepScope::AllApps, Due::SettledBefore(_)) => Cow::Owned(all_apps()),
+        _ => Cow::Borrowed(scope),
+    }
+}
+
+fn all_apps() -> SweepScope {
+    SweepScope::AllAppsBut { excepted: Vec::new(), from: None }
+}
+
+/// Whether the caller can begin the next batch with an app.
+fn goes_on_by_app(scope: &SweepScope) -> bool {
+    matches!(scope, SweepScope::AllAppsBut { .. })
 }
 
 fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
@@ -135,7 +165,8 @@ async fn delete_by_app_on_sqlite(
 ) -> Result<Swept, DeadLetterRepoError> {
     let mut deleted = 0;
     for app_id in apps_on_sqlite(db, excepted, from, due, limit).await? {
-        let delete = gc::delete_oldest(DbBackend::Sqlite, &SweepScope::App(app_id), due, limit - deleted);
+        let delete =
+            gc::delete_oldest(DbBackend::Sqlite, false, &SweepScope::App(app_id), due, limit - deleted);
         deleted += db.execute_raw(delete).await?.rows_affected();
         if deleted == limit {
             return Ok(Swept { deleted, next: Some(app_id) });
@@ -194,12 +225,11 @@ async fn delete_across_shards(
     let shares = shares(db, scope, due, limit).await?;
     let (mut deleted, mut of_app) = (0, 0);
     for &(app_id, share) in &shares {
-        let delete = gc::delete_oldest(DbBackend::Postgres, &SweepScope::App(app_id), due, share);
+        let delete = gc::delete_oldest(DbBackend::Postgres, true, &SweepScope::App(app_id), due, share);
         of_app = db.execute_raw(delete).await?.rows_affected();
         deleted += of_app;
     }
-    let next = next_app(limit, &shares, of_app);
-    Ok(Swept { deleted, next: next.filter(|_| matches!(scope, SweepScope::AllAppsBut { .. })) })
+    Ok(Swept { deleted, next: next_app(limit, &shares, of_app) })
 }
 
 /// Deletes rows that are due by their ids, once the archive has them.
@@ -219,7 +249,6 @@ async fn archive_and_delete(
         }
         _ => lock_letters_on_postgres(db, scope, due, limit).await?,
     };
-    let next = next.filter(|_| matches!(scope, SweepScope::AllAppsBut { .. }));
     if letters.is_empty() {
         return Ok(Swept { deleted: 0, next });
     }
@@ -286,7 +315,7 @@ async fn lock_letters(
     bytes: u64,
 ) -> Result<(Vec<StoredLetter>, u64), DbErr> {
     let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, limit, bytes)).await?;
-    let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "locked"))?.unsigned_abs();
+    let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "rows_locked"))?.unsigned_abs();
     let letters = rows.iter().map(|row| Ok(convert::Row::from_query_result(row, "")?.into()));
     Ok((letters.collect::<Result<_, DbErr>>()?, locked))
 }

@@ -43,40 +43,61 @@ impl Text {
     }
 }
 
-/// With its limits as literals: with a bound one both backends plan every call anew. PostgreSQL takes a tenth
-/// of the rows for granted and finds its generic plan too dear: half of the 0.28 ms of a capped count in a large
-/// table. Where it takes that plan, it joins a few picked rows with the whole table. SQLite looks at the value: a fifth of a triage page's instructions.
-pub(super) fn with_literal_limits(
+/// Builds a statement whose plan does not go by its limits, so that it is planned once.
+///
+/// PostgreSQL expects a tenth of the rows where a limit is `(SELECT $1)`, and goes on with its generic plan. It walks
+/// an index in order then, also in an app that its statistics do not know: where the number was seen, it read and
+/// sorted all of such an app's rows. SQLite plans a statement anew for each value of a bound limit, which took a fifth
+/// of a page's instructions: there limits are literals.
+pub(super) fn with_hidden_limits(
     backend: DbBackend,
     query: &(impl QueryStatementWriter + StatementBuilder),
 ) -> Statement {
     match backend {
-        DbBackend::Postgres => build_with_literal_limits(PostgresQueryBuilder, backend, query),
-        DbBackend::Sqlite => build_with_literal_limits(SqliteQueryBuilder, backend, query),
+        DbBackend::Postgres => build_with_hidden_limits(PostgresQueryBuilder, backend, query),
+        DbBackend::Sqlite => build_with_hidden_limits(SqliteQueryBuilder, backend, query),
         other => other.build(query),
     }
 }
 
-fn build_with_literal_limits(
+/// Marks a limit that PostgreSQL is to see: one around rows that are limited already.
+pub(super) const fn shown(limit: u64) -> u64 {
+    limit | SHOWN
+}
+
+const SHOWN: u64 = 1 << 63;
+
+fn build_with_hidden_limits(
     builder: impl QueryBuilder,
     backend: DbBackend,
     query: &impl QueryStatementWriter,
 ) -> Statement {
     let (placeholder, numbered) = builder.placeholder();
-    let mut writer = LiteralLimits(SqlWriterValues::new(placeholder, numbered));
+    let values = SqlWriterValues::new(placeholder, numbered);
+    let mut writer = HiddenLimits { values, literal: backend == DbBackend::Sqlite };
     query.build_collect_any_into(&builder, &mut writer);
-    let (sql, values) = writer.0.into_parts();
+    let (sql, values) = writer.values.into_parts();
     Statement::from_sql_and_values(backend, sql, values)
 }
 
-struct LiteralLimits(SqlWriterValues);
+struct HiddenLimits {
+    values: SqlWriterValues,
+    literal: bool,
+}
 
-impl SqlWriter for LiteralLimits {
+impl SqlWriter for HiddenLimits {
     fn push_param<T: QueryBuilder>(&mut self, value: Value, query_builder: &T) {
         match value {
             // Only limits are: no column is unsigned.
-            Value::BigUnsigned(Some(limit)) => write!(self, "{limit}").unwrap_or_default(),
-            value => self.0.push_param(value, query_builder),
+            Value::BigUnsigned(Some(limit)) if self.literal || limit & SHOWN != 0 => {
+                write!(self, "{}", limit & !SHOWN).unwrap_or_default();
+            }
+            Value::BigUnsigned(Some(_)) => {
+                self.values.write_str("(SELECT ").unwrap_or_default();
+                self.values.push_param(value, query_builder);
+                self.values.write_str(")").unwrap_or_default();
+            }
+            value => self.values.push_param(value, query_builder),
         }
     }
 
@@ -85,15 +106,15 @@ impl SqlWriter for LiteralLimits {
     }
 }
 
-impl Write for LiteralLimits {
+impl Write for HiddenLimits {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write_str(text)
+        self.values.write_str(text)
     }
 }
 
-impl fmt::Display for LiteralLimits {
+impl fmt::Display for HiddenLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.values.fmt(f)
     }
 }
 
@@ -105,12 +126,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_stands_in_the_text_and_other_values_do_not() {
+    fn a_limit_is_a_subquery_on_postgres_and_a_literal_on_sqlite() {
         let page = Entity::find().filter(COLUMN.attempt_count.eq(4711)).limit(51);
+        let Statement { sql, values, .. } = with_hidden_limits(DbBackend::Postgres, page.as_query());
+        assert!(sql.ends_with(r#" = $1 LIMIT (SELECT $2)"#), "{sql}");
+        assert_eq!(values.map(|values| values.0), Some(vec![4711.into(), 51_u64.into()]));
+        let Statement { sql, values, .. } = with_hidden_limits(DbBackend::Sqlite, page.as_query());
+        assert!(sql.ends_with(" = ? LIMIT 51"), "{sql}");
+        assert_eq!(values.map(|values| values.0), Some(vec![4711.into()]));
+    }
+
+    #[test]
+    fn a_limit_that_is_shown_is_a_literal_on_both() {
+        let page = Entity::find().limit(shown(51));
         for backend in [DbBackend::Postgres, DbBackend::Sqlite] {
-            let Statement { sql, values, .. } = with_literal_limits(backend, page.as_query());
-            assert!(sql.ends_with(" LIMIT 51") && !sql.contains("4711"), "{sql}");
-            assert_eq!(values.map(|values| values.0), Some(vec![4711.into()]));
+            let Statement { sql, values, .. } = with_hidden_limits(backend, page.as_query());
+            assert!(sql.ends_with(" LIMIT 51"), "{sql}");
+            assert!(values.is_none_or(|values| values.0.is_empty()));
         }
     }
 }

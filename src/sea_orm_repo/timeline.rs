@@ -8,7 +8,7 @@ use sea_orm::{
     sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
 };
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range, text::with_literal_limits};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range};
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
     time::{to_bound, to_microseconds},
@@ -31,15 +31,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             ),
             ..filter.clone()
         };
-        let matching = self.bounded(self.matching(app_id, &filter)?, scan).await?;
+        let mut matching = self.bounded(self.matching(app_id, &filter)?, scan).await?;
         let counts = Query::select()
             .expr_as(buckets.bucket(), "bucket")
             .expr(Func::count(Expr::col(Asterisk)))
-            .apply(|query| matching.select(query, backend))
+            .apply(|query| matching.select_all(query))
             .group_by_col("bucket")
             .take();
         let mut timeline = buckets.empty();
-        for row in self.db.query_all_raw(with_literal_limits(backend, &counts)).await? {
+        for row in matching.fetch(&self.db, counts).await? {
             let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
             buckets.put(&row, count, &mut timeline)?;
         }

@@ -52,7 +52,7 @@ impl RetentionPolicy {
         let then = TimeDelta::from_std(within).ok().and_then(|within| now.checked_add_signed(within));
         let then = then.unwrap_or(DateTime::<Utc>::MAX_UTC);
         let steps: Vec<_> = match app_id {
-            Some(app_id) => steps(SweepScope::App(app_id), self.of(app_id), then).collect(),
+            Some(app_id) => steps(move |_| SweepScope::App(app_id), self.of(app_id), then).collect(),
             None => self.plan(then).collect(),
         };
         let mut total = CappedCount { count: 0, at_least: false };
@@ -79,11 +79,16 @@ impl RetentionPolicy {
     /// What a tick does, in this order: the apps that have a retention of their own, then all others.
     pub(super) fn plan(&self, now: DateTime<Utc>) -> impl Iterator<Item = Step> {
         let own = self.apps.iter().map(|(&app_id, &retention)| (SweepScope::App(app_id), retention));
-        let others = match self.apps.is_empty() {
-            true => SweepScope::AllApps,
-            false => SweepScope::AllAppsBut { excepted: self.apps.keys().copied().collect(), from: None },
-        };
-        own.chain([(others, self.others)]).flat_map(move |(scope, retention)| steps(scope, retention, now))
+        let own = own.flat_map(move |(scope, retention)| steps(move |_| scope.clone(), retention, now));
+        own.chain(steps(|due| self.scope_of_others(due), self.others, now))
+    }
+
+    /// Closed letters are found app by app, and a batch begins with the app where the one before ended.
+    fn scope_of_others(&self, due: Due) -> SweepScope {
+        match due {
+            Due::CreatedBefore(_) if self.apps.is_empty() => SweepScope::AllApps,
+            _ => SweepScope::AllAppsBut { excepted: self.apps.keys().copied().collect(), from: None },
+        }
     }
 
     /// Whose, the field's name, and how long.
@@ -100,12 +105,16 @@ impl RetentionPolicy {
     }
 }
 
-fn steps(scope: SweepScope, retention: Retention, now: DateTime<Utc>) -> impl Iterator<Item = Step> {
+fn steps(
+    scope: impl Fn(Due) -> SweepScope,
+    retention: Retention,
+    now: DateTime<Utc>,
+) -> impl Iterator<Item = Step> {
     // What chrono can't reckon is longer than all of its time: nothing is that old.
     let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
     let settled = before(retention.settled_after).map(Due::SettledBefore);
     let all = before(retention.all_after).map(Due::CreatedBefore);
-    settled.into_iter().chain(all).map(move |due| Step { scope: scope.clone(), due })
+    settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
 
 /// What is left of a scope after this batch. It ends with a batch that deleted nothing and came no further,
@@ -157,10 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn without_apps_of_their_own_all_apps_are_one_scope() {
+    fn without_apps_of_their_own_all_apps_are_one_scope_and_closed_letters_go_by_app() {
         let policy = RetentionPolicy { others: retention(Some(30), Some(90)), apps: BTreeMap::new() };
-        let all = |due| (SweepScope::AllApps, due);
-        assert_eq!(plan(&policy), [all(Due::SettledBefore(before(30))), all(Due::CreatedBefore(before(90)))]);
+        let by_app = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
+        assert_eq!(
+            plan(&policy),
+            [(by_app, Due::SettledBefore(before(30))), (SweepScope::AllApps, Due::CreatedBefore(before(90))),]
+        );
     }
 
     #[test]

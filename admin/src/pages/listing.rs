@@ -100,7 +100,7 @@ impl Listing {
             tab("Unresolved", DeadLetterState::Unresolved, unresolved),
             tab("Open", DeadLetterState::Open, open),
             tab("Resolved", DeadLetterState::Resolved, resolved),
-            tab("All", DeadLetterState::Any, sum(unresolved, resolved)),
+            tab("All", DeadLetterState::Any, sum(open, resolved)),
         ];
         let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
         let clear = address(&with_state(&ListQuery::default(), query.filter.state), view);

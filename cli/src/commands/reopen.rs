@@ -1,5 +1,6 @@
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterStore,
+    PageRequest, Resolution,
 };
 
 use super::{
@@ -44,7 +45,12 @@ pub(crate) async fn reopen(
 fn of_settled(state: Option<DeadLetterState>, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
     match state {
         None | Some(DeadLetterState::Resolved | DeadLetterState::Any) => {
-            Ok(DeadLetterFilter { state: DeadLetterState::Resolved, ..filter })
+            // No state has closed and `handler_failed` letters alone.
+            let state = match filter.resolution {
+                Some(Resolution::HandlerFailed) => DeadLetterState::Any,
+                _ => DeadLetterState::Resolved,
+            };
+            Ok(DeadLetterFilter { state, ..filter })
         }
         Some(state) => Err(Failure::usage(format!("--state {state}: what is not settled can't be reopened"))),
     }

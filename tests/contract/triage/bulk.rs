@@ -81,8 +81,15 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     let stored = rows(&db, app, 2).await;
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
     assert_eq!(settle(&db, app, &all(), 10).await.ids, stored[1..]);
-    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
-    assert_eq!(settle(&db, app, &resolved, 10).await.ids, stored[..1]);
+    // No closed row is open, and none is settled again.
+    let (recording, recorded) = db.connect_recorded().await;
+    let closed = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
+    let ignored = settlement(Resolution::Ignored);
+    let outcome = db.repo_over(recording).resolve_matching(app, &closed, &ignored, 10).await.unwrap();
+    assert_eq!(outcome, Settled { ids: vec![], more: false, held: false });
+    assert_eq!(recorded.take(), []);
+    let any = DeadLetterFilter { state: DeadLetterState::Any, ..all() };
+    assert_eq!(settle(&db, app, &any, 10).await.ids, stored[..1]);
 }
 
 async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {

@@ -25,7 +25,7 @@ async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
         (DeadLetterState::Any, 5),
         (DeadLetterState::Open, 4),
         (DeadLetterState::Unresolved, 3),
-        (DeadLetterState::Resolved, 2),
+        (DeadLetterState::Resolved, 1),
     ] {
         for cap in [0, matching - 1, matching, matching + 1, u32::MAX] {
             let counted = db.repo().count(app, &orders(state), cap, None).await.unwrap();

@@ -123,9 +123,11 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
     assert_eq!(ids(&page), [stored[3], stored[2]]);
     let page = db.repo().list(app, &filter, &scan(3)).await.unwrap();
     assert_eq!(ids(&page), stored[3..4]);
+    // Closed rows are looked at by when they were closed.
     let settled = DeadLetterFilter { state: DeadLetterState::Resolved, ..filter };
     let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
-    assert_eq!((page.items, page.looked_back_to), (vec![], Some(ten_oclock() + Duration::minutes(7))));
+    let last = db.repo().get(stored[7]).await.unwrap().unwrap().resolved_at;
+    assert_eq!((page.items, page.looked_back_to), (vec![], last));
 }
 
 async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
