@@ -474,9 +474,12 @@ pub struct Count {
     pub count: u64,
     /// Whether there are more than `count`, among those that were looked at.
     pub at_least: bool,
-    /// When it was counted, by the database's clock, or the filter's `created_before` where that is earlier:
-    /// with this as `created_before` a bulk call is about what was counted, and leaves alone what fails from
-    /// then on.
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+    /// The filter's `created_before`, or [`now`](Self::now) if it has none and no `ids`: rows that were created at this
+    /// time or later are not counted. With it as `created_before` a bulk call is about what was counted, and leaves
+    /// alone what fails from then on. A transaction that began before it and commits after the count adds rows that
+    /// match: so a bulk call whose limit is the count settles no more rows, but may settle others.
     pub as_of: DateTime<Utc>,
     /// Where the scan ended: the `created_at` of the last row that was looked at, or its `resolved_at` where the
     /// filter's state is closed. `None` where nothing was left out.

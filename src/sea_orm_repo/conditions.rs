@@ -57,6 +57,32 @@ pub(super) fn is_before(time: DateTime<Utc>) -> Expr {
     COLUMN.created_at.lt(to_bound(time))
 }
 
+/// The database's time at the start of the statement, for a row's time. SQLite's is text in the driver's format.
+pub(super) fn now(backend: DbBackend) -> Expr {
+    if backend != DbBackend::Sqlite {
+        // Not of the transaction, which may be older than the row; nor volatile, as that of each row would be.
+        return Func::cust("statement_timestamp").into();
+    }
+    let now = Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now"].map(constant));
+    // Without a fraction at a whole second.
+    Func::cust("replace").args([now.into(), constant(".000+"), constant("+")]).into()
+}
+
+/// The same as a bound, before which all rows were created that a statement sees, but for those that were stored with a
+/// later time. SQLite's clock goes by milliseconds, and the bound is the next one.
+pub(super) fn now_as_bound(backend: DbBackend) -> Expr {
+    match backend {
+        DbBackend::Sqlite => Func::cust("strftime")
+            .args(["%Y-%m-%dT%H:%M:%f+00:00", "now", "+0.001 seconds"].map(constant))
+            .into(),
+        _ => now(backend),
+    }
+}
+
+fn constant(text: &str) -> Expr {
+    Expr::Constant(text.into())
+}
+
 /// With what is left of a filter without its state and times: no index knows it, but for the ids.
 pub(super) fn narrow(
     wide: Condition,

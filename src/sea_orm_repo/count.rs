@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    conditions::now_as_bound,
     connection::RepoConnection,
     in_range,
     parts::{Part, by_time, conditions, first},
@@ -89,10 +90,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
         scan: Option<u32>,
     ) -> Result<Count, DeadLetterRepoError> {
-        let mut matching = self.bounded(self.matching(app_id, filter)?, scan).await?;
+        let mut matching = self.bounded(self.matching(app_id, filter)?.until_now(), scan).await?;
         let place = Query::select().columns([matching.time(), Column::Id]).take();
         let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
-        let now = behind_what_is_stored(self.db.get_database_backend());
+        let now = now_as_bound(self.db.get_database_backend());
         let count = Query::select().expr(now).expr(count).take();
         let counted = matching.fetch(&self.db, count).await?.pop();
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
@@ -101,7 +102,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(Count {
             count,
             at_least,
-            as_of: filter.created_before.map_or(now, |before| Ord::min(before, now)),
+            now,
+            as_of: filter.created_before.unwrap_or(now),
             looked_back_to: matching.looked_back_to(),
         })
     }
@@ -122,18 +124,6 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         Ok(event_ids.iter().map(|event_id| found.get(event_id).copied().unwrap_or_default()).collect())
     }
-}
-
-/// The database's time, which no row that it shows was created at or after: in PostgreSQL not that of the
-/// transaction, and of SQLite's, which go by milliseconds, the next one.
-fn behind_what_is_stored(backend: DbBackend) -> Expr {
-    match backend {
-        DbBackend::Sqlite => {
-            Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now", "+0.001 seconds"].map(Expr::val))
-        }
-        _ => Func::cust("clock_timestamp"),
-    }
-    .into()
 }
 
 /// One count an event.

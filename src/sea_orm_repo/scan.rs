@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow, now_as_bound},
     connection::RepoConnection,
     in_range,
     parts::{self, Part, by_time, conditions, from_all},
@@ -43,6 +43,8 @@ pub(super) struct Matching<'a> {
     backend: DbBackend,
     sharded: bool,
     after: Option<Place>,
+    /// Whether rows that are created from now on are left out.
+    until_now: bool,
     /// How many rows may be looked at.
     scan: Option<u32>,
     /// Where the scan ends, if there are more rows. On PostgreSQL the call's statement finds it.
@@ -60,6 +62,12 @@ impl<'a> Matching<'a> {
 
     fn newest_first(&self) -> [(Column, Order); 2] {
         by_time(self.time(), Order::Desc)
+    }
+
+    /// Without rows that are created from now on, unless the filter says until when or names its rows.
+    pub(super) fn until_now(self) -> Self {
+        let until_now = self.filter.created_before.is_none() && self.filter.ids.is_none();
+        Self { until_now, ..self }
     }
 
     /// Selects the newest of them, `limit` at most. `columns` selects what is needed of a row, the columns of its
@@ -169,6 +177,7 @@ impl<'a> Matching<'a> {
         is_of_app(self.app_id, self.filter, self.backend, self.sharded)
             .add_option(from)
             .add_option(before)
+            .add_option(self.until_now.then(|| Column::CreatedAt.into_expr().lt(now_as_bound(self.backend))))
             .add_option(self.after.map(|after| place().lt(to_tuple(after))))
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
     }
@@ -278,7 +287,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         check(filter)?;
         let (backend, sharded) = (self.db.get_database_backend(), self.sharded);
-        Ok(Matching { app_id, filter, backend, sharded, after: None, scan: None, down_to: None })
+        Ok(Matching {
+            app_id,
+            filter,
+            backend,
+            sharded,
+            after: None,
+            until_now: false,
+            scan: None,
+            down_to: None,
+        })
     }
 
     /// What a page of a listing is taken from.

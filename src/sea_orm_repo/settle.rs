@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_any_of, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow},
+    conditions::{
+        check, is_any_of, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow, now,
+    },
     connection::RepoConnection,
     convert, in_range,
     parts::{Part, by_time, conditions, first, first_locked},
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, Resolution,
-    Settled, Settlement, time::to_microseconds,
+    Settled, Settlement,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
@@ -41,11 +43,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return self.settle_where_it_is(id, &settlement).await;
         }
         let resolution = settlement.resolution.as_str();
-        let now = to_microseconds(Utc::now());
         let null = || Value::String(None);
-        let values = [resolution.into(), now.into(), null(), null(), id.into_inner().into()];
-        let settle = SETTLE.with(self.db.get_database_backend(), values, || {
-            settle(&settlement).filter(COLUMN.id.eq(id.into_inner())).into_query()
+        let values = [resolution.into(), null(), null(), id.into_inner().into()];
+        let backend = self.db.get_database_backend();
+        let settle = SETTLE.with(backend, values, || {
+            settle(backend, &settlement).filter(COLUMN.id.eq(id.into_inner())).into_query()
         });
         if self.db.execute_raw(settle).await?.rows_affected() == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
@@ -60,7 +62,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         settlement: &Settlement,
     ) -> Result<(), DeadLetterRepoError> {
         let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-        let settled = settle(settlement).filter(is_row(app_id, id)).exec(&self.db).await?;
+        let settled =
+            settle(DbBackend::Postgres, settlement).filter(is_row(app_id, id)).exec(&self.db).await?;
         if settled.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
@@ -73,8 +76,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         settlement: &Settlement,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
+        let backend = self.db.get_database_backend();
         for _ in 0..ATTEMPTS {
-            let update = settle(settlement).filter(is_row(app_id, id)).filter(is_open());
+            let update = settle(backend, settlement).filter(is_row(app_id, id)).filter(is_open());
             if let Some(row) = update.exec_with_returning(&self.db).await?.pop() {
                 return Ok(row.into());
             }
@@ -139,12 +143,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// The update that settles; what it settles is for the caller to filter.
-fn settle(settlement: &Settlement) -> UpdateMany<Entity> {
+/// The update that settles, at the database's time; what it settles is for the caller to filter.
+fn settle(backend: DbBackend, settlement: &Settlement) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
         .col_expr(Column::Resolution, settlement.resolution.as_str().into())
-        .col_expr(Column::ResolvedAt, to_microseconds(Utc::now()).into())
+        .col_expr(Column::ResolvedAt, now(backend))
         .col_expr(Column::ResolvedBy, text(&settlement.by))
         .col_expr(Column::ResolutionNote, text(&settlement.note))
 }
@@ -211,7 +215,8 @@ impl<'a> Bulk<'a> {
         if self.backend == DbBackend::Sqlite {
             let oldest = self.oldest(conditions);
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle = settle(self.settlement).filter(Column::Id.in_subquery(oldest)).into_query();
+            let mut settle =
+                settle(self.backend, self.settlement).filter(Column::Id.in_subquery(oldest)).into_query();
             settle.returning(Query::returning().columns(columns.iter().copied()));
             return Ok((db.query_all_raw(with_hidden_limits(self.backend, &settle)).await?, false));
         }
@@ -241,7 +246,7 @@ impl<'a> Bulk<'a> {
             // Without the app: of one that is new since the last ANALYZE PostgreSQL would read all rows.
             false => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.settlement).filter(is_picked).into_query();
+        let mut update = settle(self.backend, self.settlement).filter(is_picked).into_query();
         update.returning(Query::returning().columns(columns.iter().copied()));
 
         let others = conditions.iter().cloned();

@@ -1,7 +1,9 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution,
+    Settlement,
 };
+use sea_orm::Value;
 use uuid::Uuid;
 
 use super::{letter, new_app};
@@ -14,6 +16,7 @@ on_every_backend! {
     resolving_again_replaces_resolution_and_time,
     resolving_again_forgets_who_settled_it_and_why,
     a_row_whose_handler_failed_may_be_replayed,
+    the_time_is_the_databases_and_none_is_sent,
     an_unknown_id_is_not_found,
     a_reason_that_is_none_of_the_four_never_reaches_the_database,
 }
@@ -29,6 +32,27 @@ async fn each_reason_sets_its_resolution_and_the_time(db: TestDb) {
         assert_eq!(row.resolution, Some(resolution));
         let resolved_at = row.resolved_at.unwrap();
         assert!(before <= resolved_at && resolved_at <= Utc::now(), "{resolved_at}");
+    }
+}
+
+/// As in every other time of a row: clocks of services differ.
+async fn the_time_is_the_databases_and_none_is_sent(db: TestDb) {
+    let app = new_app();
+    let stored = db.repo().insert_many(vec![letter(app); 3]).await.unwrap();
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    repo.resolve(stored[0], "ignored").await.unwrap();
+    repo.resolve_once(app, stored[1], &Settlement::ignored()).await.unwrap();
+    let these = DeadLetterFilter { ids: Some(stored.clone()), ..Default::default() };
+    repo.resolve_matching(app, &these, &Settlement::ignored(), 3).await.unwrap();
+    for statement in recorded.take() {
+        let values = statement.values.map(|values| values.0).unwrap_or_default();
+        let is_time = |value: &Value| matches!(value, Value::ChronoDateTimeUtc(_));
+        assert!(!values.iter().any(is_time), "{}", statement.sql);
+    }
+    for id in stored {
+        let row = db.repo().get(id).await.unwrap().unwrap();
+        assert!(row.resolved_at.unwrap() >= row.created_at);
     }
 }
 

@@ -10,7 +10,8 @@ on_every_backend! {
     the_apps_rows_that_match_are_counted_up_to_the_cap,
     a_scan_counts_among_the_newest_rows,
     a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer,
-    as_of_is_not_behind_the_filters_own_end,
+    as_of_is_the_filters_own_end_and_now_is_the_databases_time,
+    what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end_are_given,
 }
 
 async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
@@ -70,11 +71,30 @@ async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: T
     assert_eq!(db.repo().get(newer).await.unwrap().unwrap().resolution, None);
 }
 
-async fn as_of_is_not_behind_the_filters_own_end(db: TestDb) {
+async fn as_of_is_the_filters_own_end_and_now_is_the_databases_time(db: TestDb) {
     let app = new_app();
     rows(&db, app, 3).await;
-    let end = ten_oclock() + Duration::minutes(1);
-    let filter = DeadLetterFilter { created_before: Some(end), ..any() };
-    let counted = db.repo().count(app, &filter, 10, None).await.unwrap();
-    assert_eq!((counted.count, counted.as_of), (1, end));
+    for (end, count) in [(ten_oclock() + Duration::minutes(1), 1), (Utc::now() + Duration::days(365), 3)] {
+        let filter = DeadLetterFilter { created_before: Some(end), ..any() };
+        let counted = db.repo().count(app, &filter, 10, None).await.unwrap();
+        assert_eq!((counted.count, counted.as_of), (count, end));
+        assert!((counted.now - Utc::now()).abs() < Duration::minutes(1));
+    }
+}
+
+async fn what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end_are_given(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 3).await;
+    db.set_created_at(stored[2], Utc::now() + Duration::hours(1)).await;
+    for scan in [None, Some(2)] {
+        let counted = db.repo().count(app, &any(), 10, scan).await.unwrap();
+        assert_eq!((counted.count, counted.as_of, counted.looked_back_to), (2, counted.now, None));
+    }
+    let these = DeadLetterFilter { ids: Some(stored.clone()), ..any() };
+    assert_eq!(db.repo().count(app, &these, 10, None).await.unwrap().count, 3);
+    let counted = db.repo().count(app, &any(), 10, None).await.unwrap();
+    let until_then = DeadLetterFilter { created_before: Some(counted.as_of), ..any() };
+    let ignored = settlement(Resolution::Ignored);
+    let settled = db.repo().resolve_matching(app, &until_then, &ignored, 10).await.unwrap();
+    assert_eq!(settled.ids, stored[..2]);
 }
