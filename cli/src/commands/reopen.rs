@@ -29,7 +29,7 @@ pub(crate) async fn reopen(
     let mut tally = Tally::default();
     let ran = match reopen.which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_settled(filter.state, settings.filter(filter)?)?;
+            let filter = of_settled(filter.narrow.state, settings.filter(filter)?)?;
             match confirmed(store, app_id, filter, "reopened", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, found, &mut tally, stop).await,
                 None => return Ok(()),
@@ -75,7 +75,7 @@ async fn by_ids(
 /// One by one: what was settled since the count is left alone.
 async fn matching(
     store: &dyn DeadLetterStore,
-    Matching { app_id, filter, count, as_of }: Matching,
+    Matching { app_id, filter, count, now }: Matching,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -83,7 +83,7 @@ async fn matching(
     let mut page = PageRequest { size: PAGE, ..Default::default() };
     loop {
         let found = store.list(app_id, &filter, &page).await?;
-        let then = found.items.iter().filter(|letter| letter.resolved_at < Some(as_of));
+        let then = found.items.iter().filter(|letter| letter.resolved_at < Some(now));
         by_ids(store, app_id, then.map(|letter| letter.id), tally, stop).await?;
         progress.is_at(tally.done);
         match found.next {

@@ -23,6 +23,10 @@ use crate::{
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
 
+/// Where no host said how events go back into its outbox.
+pub(crate) const NOT_HERE: &str =
+    "replay is not available in this binary: it needs your service's own build of this tool (Cli::requeue)";
+
 /// Who replays, and why.
 struct Note {
     by: Option<String>,
@@ -37,9 +41,7 @@ pub(crate) async fn replay(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let replayer = replayer.ok_or_else(|| {
-        Failure::usage("this program has no replay").hint("the service's own has, which knows its outbox")
-    })?;
+    let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
     let Replay { which, brake, wait, note, by } = replay;
     let wait = brake.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
     let note = Note { by, note };
@@ -47,7 +49,7 @@ pub(crate) async fn replay(
     let mut tally = Tally::default();
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(settings.filter(filter)?)?;
+            let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
             match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, replayer, &found, &note, wait, &mut tally, stop).await,
                 None => return Ok(()),
@@ -84,7 +86,7 @@ async fn by_ids(
 async fn matching(
     store: &dyn DeadLetterStore,
     replayer: &dyn DeadLetterReplay,
-    Matching { app_id, filter, count, as_of }: &Matching,
+    Matching { app_id, filter, count, now }: &Matching,
     note: &Note,
     wait: Option<Duration>,
     tally: &mut Tally,
@@ -105,7 +107,7 @@ async fn matching(
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => {}
             }
-            let back = came_back(store, *app_id, *as_of).await?;
+            let back = came_back(store, *app_id, *now).await?;
             if back > 0 {
                 let letters = if back == 1 { "letter" } else { "letters" };
                 tally.stops_because(&format!("{back} {letters} came back"));

@@ -36,7 +36,7 @@ pub(crate) async fn resolve(
     let mut tally = Tally::default();
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(settings.filter(filter)?)?;
+            let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
             let what = format!("settled as {resolution}");
             match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, &found, &settlement, &mut tally, stop).await,

@@ -1,0 +1,92 @@
+//! A database's error as a sentence, with what helps.
+
+use std::borrow::Cow;
+
+use dead_letters::DeadLetterRepoError;
+use sea_orm::{DbErr, RuntimeErr, SqlxError};
+
+use crate::error::Failure;
+
+/// The driver's error, where SeaORM passes one on.
+pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// PostgreSQL's SQLSTATE, which has five characters, or SQLite's result code, a number of up to four digits.
+pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    match sqlx_error(error)? {
+        SqlxError::Database(error) => error.code(),
+        _ => None,
+    }
+}
+
+/// The error as a person can act on it. It shows no content: the database's own words come from the library alone.
+pub(crate) fn explain(error: &DbErr) -> Failure {
+    let Some(code) = code_of(error) else { return described(error) };
+    match code.len() {
+        5 => of_postgres(error, &code),
+        _ => of_sqlite(error, &code),
+    }
+}
+
+fn of_postgres(error: &DbErr, code: &str) -> Failure {
+    let failed = |text: &str| Failure::failed(format!("{text} (SQLSTATE {code})"));
+    match code {
+        "25006" => failed("this server or role is read-only (a standby?); connect to the primary"),
+        "42501" => described(error).hint("GRANT the right to the role, or connect as a role that has it"),
+        "42P01" => failed("a table is missing").hint("is this the service's database?"),
+        "42P07" | "42701" | "42710" => failed("what a step would create is there already")
+            .hint("is it another program's? See docs/migrations.md"),
+        "3F000" => failed("the search_path names no schema that exists and that the role may use").hint(
+            "create the schema, GRANT USAGE, CREATE ON SCHEMA to the role, or append to the URL: \
+             ?options=-csearch_path%3Dmyschema",
+        ),
+        "26000" | "42P05" => failed("the server lost a prepared statement: is it PgBouncer in transaction mode?")
+            .hint("PgBouncer 1.21 or newer with max_prepared_statements, or pool_mode = session, or the server itself"),
+        "53100" => failed("the server's disk is full"),
+        "53300" => failed("the server has no connection left").hint("close some, or raise max_connections"),
+        "57014" => failed("the statement was canceled, or took longer than 30 seconds")
+            .hint("look at less: a shorter time, or a smaller --scan"),
+        _ => other(error, code, "SQLSTATE"),
+    }
+}
+
+fn of_sqlite(error: &DbErr, code: &str) -> Failure {
+    let failed = |text: &str| Failure::failed(format!("{text} (SQLite {code})"));
+    // The low byte of an extended code is the plain one.
+    match code.parse::<u32>().unwrap_or_default() & 0xff {
+        5 | 6 => failed("another process writes this SQLite file").hint("try again"),
+        8 => failed("the SQLite file or its folder is read-only"),
+        10 => failed("the disk failed to read or write the SQLite file"),
+        11 => failed("the SQLite file is damaged"),
+        13 => failed("the disk of the SQLite file is full"),
+        14 => failed("the SQLite file, its log or its folder can not be opened"),
+        26 => failed("this file is not a SQLite database"),
+        _ => other(error, code, "SQLite"),
+    }
+}
+
+/// What the library says of the error, or where it may say nothing but the code, what that means.
+fn other(error: &DbErr, code: &str, of: &str) -> Failure {
+    let text = DeadLetterRepoError::from(error.clone()).to_string();
+    match text == format!("database error {code}") {
+        true => Failure::failed(format!(
+            "the database refused this ({of} {code}), and what it said may hold content: its log has it"
+        )),
+        false => described(error),
+    }
+}
+
+fn described(error: &DbErr) -> Failure {
+    let error = DeadLetterRepoError::from(error.clone());
+    let failure = Failure::failed(error.to_string());
+    match error.is_transient() {
+        true => failure.hint("the database is busy or out of reach: try again"),
+        false => failure,
+    }
+}
