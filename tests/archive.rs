@@ -305,12 +305,13 @@ async fn a_folder_is_read_by_its_archives_names_and_a_file_that_can_not_be_read_
 /// Exports that went through other systems.
 #[test]
 fn blank_lines_line_ends_of_windows_and_a_byte_order_mark_are_skipped() {
-    let good = serde_json::to_string(&letter()).unwrap();
+    let letter = letter();
+    let good = serde_json::to_string(&letter).unwrap();
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("letters.jsonl");
     fs::write(&path, format!("\u{feff}{good}\r\n\r\n \t\n{good}\n\n")).unwrap();
     let lines: Vec<_> = read(&path).into_iter().map(|read| (read.line, read.letter)).collect();
-    assert!(lines == [(1, letter()), (4, letter())]);
+    assert!(lines == [(1, letter.clone()), (4, letter)]);
     fs::write(&path, "\u{feff}\r\n").unwrap();
     assert_eq!(read(&path), []);
 }

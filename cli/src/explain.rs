@@ -71,22 +71,73 @@ fn of_sqlite(error: &DbErr, code: &str) -> Failure {
     }
 }
 
-/// What the library says of the error, or where it may say nothing but the code, what that means.
+/// What the library says of the error, or where it may say nothing but the code, that the text is in the log.
 fn other(error: &DbErr, code: &str, of: &str) -> Failure {
-    let text = DeadLetterRepoError::from(error.clone()).to_string();
-    match text == format!("database error {code}") {
-        true => Failure::failed(format!(
+    let said = DeadLetterRepoError::from(error.clone()).to_string();
+    if said != format!("database error {code}") {
+        return described(error);
+    }
+    with_hint(
+        Failure::failed(format!(
             "the database refused this ({of} {code}), and what it said may hold content: its log has it"
         )),
-        false => described(error),
-    }
+        error,
+    )
 }
 
 fn described(error: &DbErr) -> Failure {
-    let error = DeadLetterRepoError::from(error.clone());
-    let failure = Failure::failed(error.to_string());
-    match error.is_transient() {
+    with_hint(Failure::failed(DeadLetterRepoError::from(error.clone()).to_string()), error)
+}
+
+fn with_hint(failure: Failure, error: &DbErr) -> Failure {
+    match DeadLetterRepoError::from(error.clone()).is_transient() {
         true => failure.hint("the database is busy or out of reach: try again"),
         false => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dead_letters::{DeadLetterRepoError, testing::database_error};
+
+    use crate::error::Failure;
+
+    fn said(code: &'static str) -> String {
+        Failure::from(database_error(code)).text().unwrap()
+    }
+
+    #[test]
+    fn what_stays_so_is_not_called_busy() {
+        for (code, text) in [
+            ("25006", "this server or role is read-only (a standby?); connect to the primary"),
+            ("53100", "the server's disk is full"),
+            ("8", "the SQLite file or its folder is read-only"),
+            // Of an extended code the low byte: SQLITE_READONLY_DIRECTORY.
+            ("1544", "the SQLite file or its folder is read-only"),
+            ("13", "the disk of the SQLite file is full"),
+            ("26", "this file is not a SQLite database"),
+        ] {
+            assert!(said(code).contains(text) && !said(code).contains("try again"), "{}", said(code));
+        }
+        for code in ["40001", "40P01", "57P03", "08006", "5", "517"] {
+            assert!(said(code).contains("try again"), "{}", said(code));
+        }
+    }
+
+    #[test]
+    fn no_error_is_a_code_alone() {
+        for code in
+            ["42P01", "42P07", "3F000", "26000", "57014", "P0001", "22021", "XX000", "1", "1555", "1811"]
+        {
+            let said = said(code);
+            assert!(said.split_whitespace().count() > 6 && said.contains(code), "{said}");
+            assert!(!said.contains("migrate up"), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_its_exit() {
+        let missing = DeadLetterRepoError::NotFound(uuid::Uuid::nil().into());
+        assert_eq!(Failure::from(missing).exit(), crate::Exit::NotFound);
     }
 }

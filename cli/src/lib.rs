@@ -32,6 +32,7 @@ use std::{
 use clap::{CommandFactory, Parser};
 use dead_letters::{DeadLetterStore, Requeue, SeaOrmDeadLetterRepo};
 use tokio::{runtime::Builder, sync::oneshot};
+use tracing_subscriber::filter::Targets;
 
 use args::{Args, Command, Completions, Man, Migrate};
 use database::{Access, Opened};
@@ -148,11 +149,11 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         _ => {}
     }
     let settings = Settings::resolve(args.global)?;
-    log::begin(if matches!(args.command, Command::Serve(_)) {
-        "warn,dead_letters::audit=info"
-    } else {
-        "off"
-    })?;
+    // What fails of another command it says itself.
+    log::begin(match args.command {
+        Command::Serve(_) => log::of_server(),
+        _ => Targets::new(),
+    });
     let access = if args.command.only_reads() { Access::Reads } else { Access::Writes };
     let at_once = args.command.ends_at_once();
     let database = Opened::connect(&settings.database_url, access).await?;

@@ -120,7 +120,10 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
     let Some(SweepReport { began_at, deleted, end, .. }) = status.borrow().last.clone() else { return };
     let time = began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     match end {
-        SweepEnd::Failed(error) => say!("{time} deleted {deleted}, then: {error}"),
+        SweepEnd::Failed(error) => {
+            let failure = Failure::from(error).text().unwrap_or_default();
+            say!("{time} deleted {deleted}, then: {failure}");
+        }
         SweepEnd::Stopped => say!("{time} deleted {deleted}, then it was stopped"),
         SweepEnd::Finished => say!("{time} deleted {deleted}"),
     }
