@@ -16,6 +16,7 @@ use dead_letters::{
     testing::{letter, stored_letter},
 };
 use dead_letters_test_postgres::TestDatabase;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -173,6 +174,14 @@ pub(crate) fn signal(program: &Child, name: &str) {
     // The shell's own.
     let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", program.id())]).status().unwrap();
     assert!(kill.success());
+}
+
+/// Whether somebody does, in this PostgreSQL database.
+pub(crate) async fn waits_for_a_lock(db: &impl ConnectionTrait) -> bool {
+    let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, waits)).await.unwrap();
+    row.unwrap().try_get_by_index(0).unwrap()
 }
 
 #[derive(Debug)]

@@ -37,11 +37,19 @@ impl Ask {
 /// Letters that were counted.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Those that failed by now: what fails later is not counted, and not meant.
+    /// Those that failed by now, unless another bound was given: what fails later is not counted, and not meant.
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
     /// When they were counted, by the database's clock.
     pub(crate) now: DateTime<Utc>,
+}
+
+impl Matching {
+    /// Of a batch: no more than was counted. A transaction that began before the count and commits after it adds a
+    /// letter that was not.
+    pub(crate) fn limit(&self, done: u64, batch: u32) -> u32 {
+        u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
+    }
 }
 
 /// `None` after a dry run.
@@ -58,8 +66,8 @@ pub(crate) async fn confirmed(
         can_ask()?;
     }
     let now = database_now(store, app_id).await?;
+    filter.created_before.get_or_insert(now);
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
-    filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
     if ask == Ask::DryRun {
         let page = PageRequest { size: SAMPLE, ..Default::default() };
@@ -70,6 +78,9 @@ pub(crate) async fn confirmed(
     }
     if ask == Ask::First && count.count > 0 {
         confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
+    }
+    if count.at_least {
+        say!("note: {letters} letters match; this run ends after the first {}", count.count);
     }
     Ok(Some(Matching { app_id, filter, count: count.count, now }))
 }
