@@ -156,7 +156,11 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
     });
     let access = if args.command.only_reads() { Access::Reads } else { Access::Writes };
     let at_once = args.command.ends_at_once();
-    let database = Opened::connect(&settings.database_url, access).await?;
+    let database = tokio::select! {
+        biased;
+        () = stop.asked() => return Err(Failure::failed("interrupted")),
+        database = Opened::connect(&settings.database_url, access) => database?,
+    };
     let (ran, patience) = tokio::select! {
         biased;
         () = stop.asked(), if at_once => (Err(Failure::failed("interrupted")), INTERRUPTED),
