@@ -33,8 +33,8 @@ const MAX_LINE_BYTES: u64 = 2 << 30;
 /// `.tmp`, which holds nothing that was deleted, and may go. So does an error, where even removing the file
 /// fails.
 ///
-/// The folder must exist: a disk that is not mounted is an error, and not a new folder. Who may read it can
-/// read the letters' content.
+/// The folder must exist: a disk that is not mounted is an error, and not a new folder. On Unix the owner alone may
+/// read a file (mode 0600), since it holds the letters' content.
 ///
 /// [`read`](Self::read) gives the letters back. A letter that was archived and not deleted after all was
 /// archived again, with the same id.
@@ -86,11 +86,7 @@ impl Archive for JsonLinesArchive {
 fn write(folder: &Path, letters: &[StoredLetter]) -> Result<(), ArchiveError> {
     let path = folder.join(format!("{}.{EXTENSION}", Uuid::now_v7()));
     let unfinished = path.with_extension("tmp");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&unfinished)
-        .map_err(|error| io_error(&unfinished, error))?;
+    let mut file = new_file(&unfinished).map_err(|error| io_error(&unfinished, error))?;
     let written = write_lines(&mut file, letters).and_then(|()| fs::rename(&unfinished, &path));
     if let Err(error) = written {
         // Nothing in it is missed.
@@ -98,6 +94,15 @@ fn write(folder: &Path, letters: &[StoredLetter]) -> Result<(), ArchiveError> {
         return Err(io_error(&path, error));
     }
     sync_folder(folder).map_err(|error| io_error(folder, error))
+}
+
+/// A file that its owner alone may read: letters hold personal data.
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 fn write_lines(file: &mut File, letters: &[StoredLetter]) -> io::Result<()> {
@@ -132,8 +137,9 @@ fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
 /// What [`JsonLinesArchive::read`] reads, or any other reader gives: an iterator over letters, each with its
 /// place.
 ///
-/// A line that is no letter is an error, and the next call goes on behind it. A file that can't be read
-/// further is an error, and the next call goes on with the next file.
+/// Blank lines, the line ends of Windows, and a byte order mark before the first line are skipped. A line that is
+/// no letter is an error, and the next call goes on behind it. A file that can't be read further, or is not UTF-8
+/// text, is an error, and the next call goes on with the next file.
 #[derive(Debug)]
 pub struct ArchivedLetters {
     files: VecDeque<PathBuf>,
@@ -218,20 +224,46 @@ impl OpenFile {
     }
 
     fn next_letter(&mut self, line: &mut Vec<u8>) -> Result<Option<ArchivedLetter>, ArchiveError> {
-        let read = read_line(&mut self.reader, line, MAX_LINE_BYTES);
-        self.line_number += 1;
-        let path = Arc::clone(&self.path);
-        match read.map_err(|error| io_error(&path, error))? {
-            Line::End => Ok(None),
-            Line::TooLong => Err(ArchiveError::LineTooLong { path, line: self.line_number }),
-            Line::Whole => match serde_json::from_slice(line) {
+        loop {
+            let read = read_line(&mut self.reader, line, MAX_LINE_BYTES);
+            self.line_number += 1;
+            let path = Arc::clone(&self.path);
+            match read.map_err(|error| io_error(&path, error))? {
+                Line::End => return Ok(None),
+                Line::TooLong => return Err(ArchiveError::LineTooLong { path, line: self.line_number }),
+                Line::Whole => {}
+            }
+            let mut text = line.as_slice();
+            if self.line_number == 1 {
+                if let Some(format) = other_format(text) {
+                    return Err(ArchiveError::NotJsonLines { path, format });
+                }
+                text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+            }
+            if text.trim_ascii().is_empty() {
+                continue;
+            }
+            return match serde_json::from_slice(text) {
                 Ok(letter) => Ok(Some(ArchivedLetter { path, line: self.line_number, letter })),
                 // The rest of what it says may quote the line.
                 Err(error) => {
                     Err(ArchiveError::NotALetter { path, line: self.line_number, column: error.column() })
                 }
-            },
+            };
         }
+    }
+}
+
+/// Of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What a file is that begins so, if it is not UTF-8 text.
+fn other_format(beginning: &[u8]) -> Option<&'static str> {
+    match beginning {
+        [0x1f, 0x8b, ..] => Some("compressed with gzip"),
+        // With a byte order mark, or with an ASCII character first.
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=0x7f, ..] | [1..=0x7f, 0, ..] => Some("UTF-16 text"),
+        _ => None,
     }
 }
 
@@ -282,6 +314,14 @@ pub enum ArchiveError {
         line: u64,
         /// Where in it reading ended, in bytes from 1; 0 before the first.
         column: usize,
+    },
+    /// A file is not the text that an archive is made of. Nothing of it is read.
+    #[error("{}: it is {format}, expected JSON lines in UTF-8", path.display())]
+    NotJsonLines {
+        /// The file.
+        path: Arc<Path>,
+        /// What it is.
+        format: &'static str,
     },
     /// A line has no end within 2 GiB. What is behind it in its file is not read.
     #[error("{}, line {line}: it is longer than any letter", path.display())]

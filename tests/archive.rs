@@ -249,7 +249,6 @@ fn a_line_that_is_no_letter_is_an_error_with_its_place_and_reading_goes_on_behin
     let good = serde_json::to_string(&letter()).unwrap();
     let cases = [
         "secret".to_owned(),
-        "".to_owned(),
         "[".repeat(100_000),
         good.replace("\"source\"", "\"secret\""),
         good.replace("\"attempt_count\":5", "\"attempt_count\":\"secret\""),
@@ -301,4 +300,51 @@ async fn a_folder_is_read_by_its_archives_names_and_a_file_that_can_not_be_read_
     assert!(matches!(&lines[..], [Err(ArchiveError::Io { path, .. }), Ok(_)] if path.ends_with("0.jsonl")));
     let gone = JsonLinesArchive::read(dir.path().join("gone")).unwrap_err();
     assert!(matches!(&gone, ArchiveError::Io { path, .. } if path.ends_with("gone")), "{gone}");
+}
+
+/// Exports that went through other systems.
+#[test]
+fn blank_lines_line_ends_of_windows_and_a_byte_order_mark_are_skipped() {
+    let letter = letter();
+    let good = serde_json::to_string(&letter).unwrap();
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("letters.jsonl");
+    fs::write(&path, format!("\u{feff}{good}\r\n\r\n \t\n{good}\n\n")).unwrap();
+    let lines: Vec<_> = read(&path).into_iter().map(|read| (read.line, read.letter)).collect();
+    assert!(lines == [(1, letter.clone()), (4, letter)]);
+    fs::write(&path, "\u{feff}\r\n").unwrap();
+    assert_eq!(read(&path), []);
+}
+
+#[test]
+fn a_file_that_is_compressed_or_utf_16_is_named_as_that_and_the_next_is_read() {
+    let good = serde_json::to_string(&letter()).unwrap();
+    let utf_16 =
+        |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("b.jsonl"), &good).unwrap();
+    for (bytes, format) in [
+        (b"\x1f\x8b\x08\0\n\n".to_vec(), "compressed with gzip"),
+        (utf_16(&format!("\u{feff}{good}"), u16::to_le_bytes), "UTF-16 text"),
+        (utf_16(&format!("\u{feff}{good}"), u16::to_be_bytes), "UTF-16 text"),
+        (utf_16(&good, u16::to_le_bytes), "UTF-16 text"),
+        (utf_16(&good, u16::to_be_bytes), "UTF-16 text"),
+    ] {
+        fs::write(dir.path().join("a.jsonl"), bytes).unwrap();
+        let lines: Vec<_> = JsonLinesArchive::read(dir.path()).unwrap().collect();
+        let [Err(error), Ok(_)] = &lines[..] else { panic!("{lines:?}") };
+        assert!(
+            error.to_string().ends_with(&format!("a.jsonl: it is {format}, expected JSON lines in UTF-8"))
+        );
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_owner_alone_may_read_a_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    JsonLinesArchive::new(dir.path()).keep(&[letter()]).await.unwrap();
+    let mode = fs::metadata(&names(dir.path())[0]).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

@@ -4,8 +4,10 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, Cursor, DeadLetterId, DeadLetterState, Resolution, ScriptId, TriggerId};
+use dead_letters::{AppId, DeadLetterId, DeadLetterState, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
+
+use crate::next::Next;
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "an id is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
@@ -78,6 +80,25 @@ pub(crate) enum Command {
     Man(Man),
 }
 
+impl Command {
+    /// Whether it changes nothing in the database.
+    pub(crate) fn only_reads(&self) -> bool {
+        match self {
+            Self::Resolve(Resolve { which, .. })
+            | Self::Reopen(Reopen { which })
+            | Self::Replay(Replay { which, .. }) => which.dry_run,
+            Self::Sweep(Sweep { dry_run, .. }) => *dry_run,
+            Self::Import(_) | Self::Serve(_) | Self::Migrate(Migrate::Up) => false,
+            _ => true,
+        }
+    }
+
+    /// Whether the first Ctrl-C ends it: it has no batch to finish. An export ends with a whole line.
+    pub(crate) fn ends_at_once(&self) -> bool {
+        self.only_reads() && !matches!(self, Self::Export(_))
+    }
+}
+
 /// The apps that have open letters, by id
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters apps --output json | jq '.items[].app_id'")]
@@ -98,12 +119,14 @@ pub(crate) struct Apps {
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) scan: Scan,
     /// Letters at most, 1 to 500
     #[arg(long, default_value_t = 50, value_name = "LETTERS", value_parser = number(1..=500))]
     pub(crate) size: u32,
     /// Goes on behind a page: what it gave as its `next`
     #[arg(long, value_name = "NEXT")]
-    pub(crate) after: Option<Cursor>,
+    pub(crate) after: Option<Next>,
 }
 
 /// One letter: all of its error, and its payload where asked
@@ -131,6 +154,8 @@ pub(crate) struct Show {
 pub(crate) struct Groups {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) scan: Scan,
     /// Groups at most, 1 to 500
     #[arg(long, default_value_t = 50, value_name = "GROUPS", value_parser = number(1..=500))]
     pub(crate) limit: u32,
@@ -144,6 +169,8 @@ pub(crate) struct Groups {
 pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) scan: Scan,
     /// Counts no further
     #[arg(long, default_value_t = 100_000, value_name = "LETTERS", value_parser = number(1..=u32::MAX))]
     pub(crate) cap: u32,
@@ -157,6 +184,8 @@ pub(crate) struct Count {
 pub(crate) struct Timeline {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) scan: Scan,
     /// Where the first bucket begins
     #[arg(long, default_value = "24h", value_name = "TIME")]
     pub(crate) from: String,
@@ -171,6 +200,8 @@ pub(crate) struct Timeline {
 /// Settles open letters: by their ids, or all that match
 #[derive(Debug, clap::Args)]
 #[command(
+    mut_arg("letters", |ids| ids.help("IDs of the letters to resolve")),
+    mut_arg("matching", |all| all.help("Resolve every letter that matches; shows the count and asks (--yes skips the question)")),
     after_help = "Examples:\n  dead-letters resolve 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --note 'known'\n  dead-letters resolve --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --dry-run"
 )]
 pub(crate) struct Resolve {
@@ -190,16 +221,18 @@ pub(crate) struct Resolve {
 /// Puts events back where the service's dispatcher takes them from: in the service's own program
 #[derive(Debug, clap::Args)]
 #[command(
+    mut_arg("letters", |ids| ids.help("IDs of the letters to replay")),
+    mut_arg("matching", |all| all.help("Replay every letter that matches; shows the count and asks (--yes skips the question)")),
     after_help = "Examples:\n  dead-letters replay 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters replay --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --brake"
 )]
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// One letter, then 10, then 100 at a time, and an end where letters come back
+    /// Replay 1, then 10, then 100 letters at a time; stop as soon as a replayed event fails again
     #[arg(long, requires = "matching")]
     pub(crate) brake: bool,
     /// How long letters have to come back before the next step
-    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    #[arg(long, default_value = "10s", value_name = "DURATION", requires = "brake")]
     pub(crate) wait: String,
     /// Why
     #[arg(long)]
@@ -223,6 +256,8 @@ pub(crate) enum Verdict {
 /// Makes settled letters unresolved again: by their ids, or all that match
 #[derive(Debug, clap::Args)]
 #[command(
+    mut_arg("letters", |ids| ids.help("IDs of the letters to reopen")),
+    mut_arg("matching", |all| all.help("Reopen every letter that matches; shows the count and asks (--yes skips the question)")),
     after_help = "Examples:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --resolution ignored --source orders"
 )]
 pub(crate) struct Reopen {
@@ -238,6 +273,9 @@ pub(crate) struct Reopen {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    /// Letters that one statement looks at, at most; the export goes on until it has all that match
+    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", value_parser = number(1..=u32::MAX))]
+    pub(crate) scan: u32,
 }
 
 /// Stores letters as they were exported, each in its app; those that are there already are left alone
@@ -246,23 +284,39 @@ pub(crate) struct Export {
     after_help = "Examples:\n  dead-letters import < letters.jsonl\n  dead-letters import /var/lib/dead-letters"
 )]
 pub(crate) struct Import {
-    /// Files, or folders of an archive; without any, standard input
+    /// Files, or folders of an archive; `-`, and no path at all, is standard input
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) retention: Retention,
+    /// Import letters too that --settled-after or --all-after says are due: the next sweep deletes them
+    #[arg(long)]
+    pub(crate) allow_due: bool,
 }
 
-/// Deletes what is due, of all apps: once, or again and again until it is told to end
+/// When letters are due to be deleted.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m"
-)]
-pub(crate) struct Sweep {
+pub(crate) struct Retention {
     /// Letters that were settled so long ago
-    #[arg(long, value_name = "DURATION", required_unless_present = "all_after")]
+    #[arg(long, value_name = "DURATION")]
     pub(crate) settled_after: Option<String>,
     /// Letters that were stored so long ago, settled or not
     #[arg(long, value_name = "DURATION")]
     pub(crate) all_after: Option<String>,
+}
+
+/// Delete letters past their retention, once or repeatedly (--every)
+#[derive(Debug, clap::Args)]
+#[command(
+    mut_arg("settled_after", |after| after.required_unless_present("all_after")),
+    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m --yes"
+)]
+pub(crate) struct Sweep {
+    #[command(flatten)]
+    pub(crate) retention: Retention,
+    /// Letters of this app alone; without it, of all apps
+    #[arg(long, value_parser = id::<AppId>)]
+    pub(crate) app: Option<AppId>,
     /// Keeps them in a folder, which must be there, before they are deleted: JSON lines, which `import` takes
     #[arg(long, value_name = "FOLDER")]
     pub(crate) archive: Option<PathBuf>,
@@ -272,6 +326,9 @@ pub(crate) struct Sweep {
     /// Says how many are due, and how many open ones will be within a week, and deletes none
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Skip the question
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// The admin pages and their API, until it is told to end
@@ -283,8 +340,8 @@ pub(crate) struct Serve {
     /// Where it listens; without a token, an address of the loopback interface
     #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: SocketAddr,
-    /// The file with the token: whoever has it is let in, as Bearer, or as Basic's password
-    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    /// The file with the token: whoever has it is let in, as Bearer, or as Basic's password. It wins over the environment
+    #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// The token, from the environment
     #[arg(long, env = "DEAD_LETTERS_TOKEN", hide_env_values = true, hide = true)]
@@ -292,8 +349,8 @@ pub(crate) struct Serve {
     /// Who settles letters, where Basic's user does not say it
     #[arg(long, env = "USER", hide_env_values = true, default_value = "operator")]
     pub(crate) operator: String,
-    /// A name under which it is reached, besides localhost
-    #[arg(long, value_name = "NAME", requires = "token_file")]
+    /// A name under which it is reached, besides localhost: with a token
+    #[arg(long, value_name = "NAME")]
     pub(crate) host: Vec<String>,
 }
 
@@ -327,29 +384,35 @@ pub(crate) struct Man {
 /// Letters by their ids, or by a filter.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// These
-    #[arg(value_name = "ID", conflicts_with = "matching", value_parser = id::<DeadLetterId>)]
+    #[arg(value_name = "ID", conflicts_with_all = ["matching", "Narrow"], value_parser = id::<DeadLetterId>)]
     pub(crate) letters: Vec<DeadLetterId>,
-    /// All letters that the filter matches by now, and that it can be done to; it asks first
     #[arg(long)]
     pub(crate) matching: bool,
-    /// Shows how many it would be, and the newest of them, and does nothing
+    /// Show how many letters match, and the newest of them, and change nothing
     #[arg(long, requires = "matching")]
     pub(crate) dry_run: bool,
-    /// Does not ask
+    /// Skip the question
     #[arg(long, requires = "matching")]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) filter: Filter,
 }
 
-/// Which letters: those for which all that is given holds.
+/// Which letters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Filter {
     /// The app
     #[arg(long, value_parser = id::<AppId>)]
     pub(crate) app: AppId,
-    /// How far they are settled: open, unresolved, resolved or any [default: unresolved; of reopen: resolved]
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+}
+
+/// Those for which all that is given holds.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Narrow {
+    /// How far they are settled: open, unresolved, resolved or any [default: unresolved; with --resolution and of
+    /// reopen: resolved]
     #[arg(long, help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,
     /// These letters, several with commas between
@@ -385,6 +448,11 @@ pub(crate) struct Filter {
     /// Stored before this time
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_before: Option<String>,
+}
+
+/// How far a command looks that reads once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Scan {
     /// Letters that are looked at, at most: the newest of the app and state
     #[arg(long, default_value_t = 100_000, value_name = "LETTERS", help_heading = "Filter", value_parser = number(1..=u32::MAX))]
     pub(crate) scan: u32,

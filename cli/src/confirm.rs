@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
-use crate::{error::Failure, stop::Stop};
+use crate::{error::Failure, output::visible, stop::Stop};
 
 /// Whether somebody can be asked; else it is a refusal.
 pub(crate) fn can_ask() -> Result<(), Failure> {
@@ -17,7 +17,7 @@ pub(crate) fn can_ask() -> Result<(), Failure> {
 /// Asks on standard error, and takes no for an answer: as it does an empty line, and Ctrl-C.
 pub(crate) async fn confirm(question: &str, stop: &Stop) -> Result<(), Failure> {
     let mut screen = io::stderr();
-    write!(screen, "{question} [y/N] ")?;
+    write!(screen, "{} [y/N] ", visible(question))?;
     screen.flush()?;
     let mut answer = String::new();
     let mut input = BufReader::new(stdin());

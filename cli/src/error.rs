@@ -2,7 +2,9 @@
 
 use std::{io, process::ExitCode};
 
-use dead_letters::{DeadLetterRepoError, ErrorKind, OpenError};
+use dead_letters::{DeadLetterRepoError, ErrorKind};
+
+use crate::explain::explain;
 
 /// What the process exits with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +76,11 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Of this database, say.
+    pub(crate) fn about(self, name: &str) -> Self {
+        Self { message: self.message.map(|message| format!("{name}: {message}")), ..self }
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
@@ -86,6 +93,9 @@ impl Failure {
 
 impl From<DeadLetterRepoError> for Failure {
     fn from(error: DeadLetterRepoError) -> Self {
+        if let DeadLetterRepoError::Db(error) = &error {
+            return explain(error);
+        }
         let failure = match error.kind() {
             ErrorKind::NotFound => Self::not_found(error.to_string()),
             ErrorKind::Invalid => Self::usage(error.to_string()),
@@ -101,20 +111,6 @@ impl From<DeadLetterRepoError> for Failure {
     }
 }
 
-/// None of them shows the URL's password.
-impl From<OpenError> for Failure {
-    fn from(error: OpenError) -> Self {
-        let failure = Self::new(Exit::Failed, error.to_string());
-        match error {
-            OpenError::Url(_) => Self { exit: Exit::Usage, ..failure },
-            OpenError::Schema(_) => {
-                failure.hint("dead-letters migrate up does that, or the service at its start")
-            }
-            _ => failure,
-        }
-    }
-}
-
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         // `… | head`: what was asked for was read.
@@ -123,4 +119,15 @@ impl From<io::Error> for Failure {
         }
         Self::new(Exit::Failed, format!("could not write the result: {error}"))
     }
+}
+
+/// What a command comes to that did something and then printed its result: a failure of what it did is told whether
+/// anybody reads the result or not.
+pub(crate) fn ended(ran: Result<(), Failure>, printed: io::Result<()>) -> Result<(), Failure> {
+    let printed = printed.map_err(Failure::from);
+    let Err(failure) = ran else { return printed };
+    if let Some(text) = printed.err().and_then(|failure| failure.text()) {
+        say!("{text}");
+    }
+    Err(failure)
 }

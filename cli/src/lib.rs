@@ -10,7 +10,11 @@ macro_rules! say {
 mod args;
 mod commands;
 mod confirm;
+mod database;
 mod error;
+mod explain;
+mod log;
+mod next;
 mod output;
 mod progress;
 mod settings;
@@ -22,18 +26,26 @@ use std::{
     io::{self, Write},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
-use dead_letters::{DeadLetterStore, Requeue, Schema, connect_options, migration::Migrator, open};
+use dead_letters::{DeadLetterStore, Requeue, SeaOrmDeadLetterRepo};
 use tokio::{runtime::Builder, sync::oneshot};
+use tracing_subscriber::filter::Targets;
 
 use args::{Args, Command, Completions, Man, Migrate};
+use database::{Access, Opened};
 pub use error::Exit;
 use error::Failure;
-use output::Printer;
+use output::{Printer, without_passwords};
 use settings::Settings;
 use stop::{Signals, Stop};
+
+/// How long a statement that is under way keeps the pool open, once a command is done with it.
+const CLOSING: Duration = Duration::from_secs(10);
+/// The same where Ctrl-C ended the command.
+const INTERRUPTED: Duration = Duration::from_secs(1);
 
 /// The tool, as a service's own program has it.
 #[derive(Default)]
@@ -66,19 +78,12 @@ impl fmt::Debug for Cli {
 }
 
 fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit {
-    let args = match Args::try_parse_from(args) {
-        Ok(args) => args,
-        Err(error) => {
-            // Help is a result, and goes to standard output.
-            let is_help = !error.use_stderr();
-            return match error.print() {
-                Ok(()) if is_help => Exit::Done,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
-                _ => Exit::Usage,
-            };
-        }
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let ran = match Args::try_parse_from(&args) {
+        Ok(args) => started(cli, args),
+        Err(error) => refused(&args, error),
     };
-    match started(cli, args) {
+    match ran {
         Ok(()) => Exit::Done,
         Err(failure) => {
             if let Some(text) = failure.text() {
@@ -89,12 +94,28 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
     }
 }
 
+/// Prints help, which is a result and goes to standard output, or what is wrong with the arguments.
+fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
+    if !error.use_stderr() {
+        error.print()?;
+        return Ok(io::stdout().flush()?);
+    }
+    // The same error again, which then quotes no password.
+    let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned());
+    let Err(error) = Args::try_parse_from(shown) else {
+        return Err(Failure::usage("the arguments are wrong"));
+    };
+    _ = error.print();
+    Err(Failure::silent(Exit::Usage))
+}
+
 /// The command has a thread and a runtime of its own: it blocks where its result is not read, and what it reads of the
 /// database need not pass from thread to thread.
 fn started(cli: Cli, args: Args) -> Result<(), Failure> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (signals, stop) = Signals::listen()?;
         let (done, ended) = oneshot::channel();
+        let at_once = args.command.ends_at_once();
         thread::spawn(move || {
             let ran = Builder::new_current_thread().enable_all().build().map_err(Failure::from).and_then(|tokio| {
                 let ran = tokio.block_on(command(cli, args, &stop));
@@ -105,8 +126,10 @@ fn started(cli: Cli, args: Args) -> Result<(), Failure> {
             done.send(ran)
         });
         tokio::select! {
-            ran = ended => ran.unwrap_or_else(|_| Err(Failure::failed("it broke, which is a fault of this program"))),
-            () = signals.second() => Err(Failure::failed("it was ended: the batch under way is done or not, as a whole")),
+            ran = ended => ran.unwrap_or_else(|_| Err(Failure::failed("internal error (please report this bug)"))),
+            () = signals.second(at_once) => {
+                Err(Failure::failed("stopped: the current batch is done or not, as a whole"))
+            }
         }
     })
 }
@@ -116,49 +139,90 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         Command::Completions(Completions { shell }) => {
             let mut out = Vec::new();
             clap_complete::generate(*shell, &mut Args::command(), "dead-letters", &mut out);
-            return Ok(io::stdout().write_all(&out)?);
+            return result(&out);
         }
         Command::Man(Man { command }) => {
             let mut out = Vec::new();
             clap_mangen::Man::new(described(command.as_deref())?).render(&mut out)?;
-            return Ok(io::stdout().write_all(&out)?);
+            return result(&out);
         }
         _ => {}
     }
     let settings = Settings::resolve(args.global)?;
-    let schema = match &args.command {
-        Command::Migrate(Migrate::Up) => Schema::Migrate,
-        _ => Schema::Check,
+    // What fails of another command it says itself.
+    log::begin(match args.command {
+        Command::Serve(_) => log::of_server(),
+        _ => Targets::new(),
+    });
+    let access = if args.command.only_reads() { Access::Reads } else { Access::Writes };
+    let at_once = args.command.ends_at_once();
+    let database = tokio::select! {
+        biased;
+        () = stop.asked() => return Err(Failure::failed("interrupted")),
+        database = Opened::connect(&settings.database_url, access) => database?,
     };
-    let options = connect_options(&settings.database_url);
-    let repo = open::<Migrator>(options, schema).await?;
+    let (ran, patience) = tokio::select! {
+        biased;
+        () = stop.asked(), if at_once => (Err(Failure::failed("interrupted")), INTERRUPTED),
+        ran = with_database(cli, args.command, &settings, &database, stop) => (ran, CLOSING),
+    };
+    database.close(patience).await;
+    ran
+}
+
+async fn with_database(
+    cli: Cli,
+    command: Command,
+    settings: &Settings,
+    database: &Opened,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    match command {
+        Command::Migrate(Migrate::Up) => {
+            database.migrate().await?;
+            say!("note: the schema is current");
+            return Ok(());
+        }
+        Command::Migrate(Migrate::Status) => {
+            say!("note: {}", database.status().await?);
+            return Ok(());
+        }
+        // Nothing was done yet.
+        _ => tokio::select! {
+            biased;
+            () = stop.asked() => return Err(Failure::failed("interrupted")),
+            is_there = database.require_table() => is_there?,
+        },
+    }
+    let repo = SeaOrmDeadLetterRepo::new(database.pool.clone());
     let repo = if settings.sharded { repo.sharded() } else { repo };
     let replayer = cli.requeue.map(|requeue| repo.replayer(requeue));
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
-    let mut printer = Printer::standard(&settings);
-    match args.command {
+    let mut printer = Printer::standard(settings);
+    match command {
         Command::Apps(apps) => commands::apps(&*store, apps, &mut printer).await,
-        Command::List(list) => commands::list(&*store, list, &settings, &mut printer).await,
+        Command::List(list) => commands::list(&*store, list, settings, &mut printer).await,
         Command::Show(show) => commands::show(&*store, show, &mut printer).await,
-        Command::Groups(groups) => commands::groups(&*store, groups, &settings, &mut printer).await,
-        Command::Count(count) => commands::count(&*store, count, &settings, &mut printer).await,
-        Command::Timeline(timeline) => commands::timeline(&*store, timeline, &settings, &mut printer).await,
-        Command::Resolve(resolve) => commands::resolve(&*store, resolve, &settings, &mut printer, stop).await,
-        Command::Reopen(reopen) => commands::reopen(&*store, reopen, &settings, &mut printer, stop).await,
+        Command::Groups(groups) => commands::groups(&*store, groups, settings, &mut printer).await,
+        Command::Count(count) => commands::count(&*store, count, settings, &mut printer).await,
+        Command::Timeline(timeline) => commands::timeline(&*store, timeline, settings, &mut printer).await,
+        Command::Resolve(resolve) => commands::resolve(&*store, resolve, settings, &mut printer, stop).await,
+        Command::Reopen(reopen) => commands::reopen(&*store, reopen, settings, &mut printer, stop).await,
         Command::Replay(replay) => {
-            commands::replay(&*store, replayer.as_deref(), replay, &settings, &mut printer, stop).await
+            commands::replay(&*store, replayer.as_deref(), replay, settings, &mut printer, stop).await
         }
-        Command::Export(export) => commands::export(&*store, export, &settings, stop).await,
-        Command::Import(import) => commands::import(&*store, import, &mut printer, stop).await,
-        Command::Sweep(sweep) => commands::sweep(store, sweep, &settings, &mut printer, stop).await,
+        Command::Export(export) => commands::export(&*store, export, settings, stop).await,
+        Command::Import(import) => commands::import(&*store, import, settings, &mut printer, stop).await,
+        Command::Sweep(sweep) => commands::sweep(store, sweep, settings, &mut printer, stop).await,
         Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,
-        // Else it could not be opened.
-        Command::Migrate(_) => {
-            say!("note: the schema is current");
-            Ok(())
-        }
-        Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
+}
+
+fn result(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    out.write_all(text)?;
+    Ok(out.flush()?)
 }
 
 /// The tool, or one of its commands, with what holds for each.

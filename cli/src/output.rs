@@ -1,6 +1,7 @@
 //! Results on standard output: for people on a terminal, for programs in a pipe.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, IsTerminal, Write},
 };
@@ -26,7 +27,7 @@ const ID: usize = 36;
 pub(crate) fn say(text: fmt::Arguments<'_>) {
     let mut screen = io::stderr();
     let clear = if screen.is_terminal() { "\r\x1b[K" } else { "" };
-    _ = writeln!(screen, "{clear}{text}");
+    _ = writeln!(screen, "{clear}{}", visible(&without_passwords(&text.to_string())));
 }
 
 pub(crate) struct Printer {
@@ -98,8 +99,8 @@ impl Printer {
             (Output::Json, _) => self.json(whole)?,
             (Output::Jsonl, _) => self.lines(items)?,
             (Output::Table, Some(width)) => {
-                let rows: Vec<_> =
-                    items.iter().map(|item| cells(item).map(|cell| self.shown(cell))).collect();
+                let shown = |cell| self.shown(cell).replace('\t', " ");
+                let rows: Vec<_> = items.iter().map(|item| cells(item).map(shown)).collect();
                 let lines = match fits(&columns, &rows, width) {
                     true => table(&columns, rows, width),
                     false => blocks(&columns, &rows, width),
@@ -146,17 +147,27 @@ impl Printer {
     }
 
     fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.out, value)?;
-        writeln!(self.out)
+        json_line(&mut self.out, value, self.width.is_some())
     }
 
     fn shown(&self, cell: Cell) -> String {
         match cell {
-            Cell::Time(time) if self.utc => time.format("%Y-%m-%d %H:%M:%S").to_string(),
+            // With its zone, so that a filter reads it back as it is.
+            Cell::Time(time) if self.utc => time.format("%Y-%m-%d %H:%M:%SZ").to_string(),
             Cell::Time(time) => age(time, self.now),
-            cell => visible(&plain(cell)),
+            cell => visible(&plain(cell)).into_owned(),
         }
     }
+}
+
+/// A value as one line of JSON. On a terminal its hidden characters are escapes.
+pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize, on_terminal: bool) -> io::Result<()> {
+    if on_terminal {
+        out.write_all(escaped(&serde_json::to_string(value)?).as_bytes())?;
+    } else {
+        serde_json::to_writer(&mut *out, value)?;
+    }
+    out.write_all(b"\n")
 }
 
 /// Whether each column of a table has room for what it holds, or for enough of it.
@@ -222,10 +233,56 @@ fn one_line(text: &str) -> String {
     text.replace(['\t', '\n', '\r'], " ")
 }
 
-/// What an event says does not steer the terminal.
-fn visible(text: &str) -> String {
-    let is_shown = |c: char| c == '\n' || !c.is_control();
-    text.chars().map(|c| if is_shown(c) { c } else { '\u{fffd}' }).collect()
+/// Text that others wrote, for a terminal: it can't steer the terminal, nor look like other text.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return text.into();
+    }
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect::<String>().into()
+}
+
+/// The same of JSON text, which keeps its meaning.
+fn escaped(json: &str) -> Cow<'_, str> {
+    if !json.contains(is_hidden) {
+        return json.into();
+    }
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_hidden(c) {
+            text.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text.into()
+}
+
+/// Controls, C1 included, and Unicode's characters for directions, joints, fillers and tags.
+fn is_hidden(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        '\u{AD}' | '\u{61C}' | '\u{115F}' | '\u{1160}' | '\u{180E}' | '\u{3164}' | '\u{FEFF}'
+        | '\u{FFA0}' => true,
+        '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' => true,
+        '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}' => true,
+        _ => c.is_control(),
+    }
+}
+
+/// Without the user and the password of each URL that has both. A password may have unencoded characters that end a
+/// host.
+pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
+    if !text.contains("://") {
+        return text.into();
+    }
+    let words = text.split_inclusive(char::is_whitespace).map(|word| {
+        let found = word.find("://").zip(word.rfind('@'));
+        match found.filter(|&(scheme, at)| word.get(scheme + 3..at).is_some_and(|user| user.contains(':'))) {
+            Some((scheme, at)) => format!("{}{}", &word[..scheme + 3], &word[at + 1..]),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<String>().into()
 }
 
 /// A count that may be a bound: "1,000+".
@@ -236,4 +293,33 @@ pub(crate) fn amount(count: u64, at_least: bool) -> String {
 /// The first line.
 pub(crate) fn first_line(text: &str) -> &str {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_cut_out_of_a_url_whatever_is_in_it() {
+        for (text, cut) in [
+            ("no URL at all, ada@db", "no URL at all, ada@db"),
+            ("http://127.0.0.1:8025", "http://127.0.0.1:8025"),
+            ("'postgres://ada:p@ss/w#rd?@h/db' found", "'postgres://h/db' found"),
+            ("a://u:p@h and b://u:@i\n", "a://h and b://i\n"),
+            ("postgres://user@host/db", "postgres://user@host/db"),
+            ("x@y://h", "x@y://h"),
+        ] {
+            assert_eq!(without_passwords(text), cut);
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_meaning_on_a_terminal() {
+        let text = "a\u{7f}\u{9b}\u{202e}\u{e0001}\n\u{1b}ü";
+        let mut line = Vec::new();
+        json_line(&mut line, &text, true).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert!(!line.trim_end().contains(is_hidden), "{line:?}");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
 }

@@ -1,15 +1,18 @@
 //! What the command line and the environment come to: plain values.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use chrono::{DateTime, Utc};
-use dead_letters::DeadLetterFilter;
+use dead_letters::{DeadLetterFilter, DeadLetterState, Retention};
 use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
 
 use crate::{
-    args::{Filter, Global, Output},
+    args::{self, Filter, Global, Narrow, Output},
     error::Failure,
 };
+
+/// The sweeper's own bound, in the command line's words.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
 
 pub(crate) struct Settings {
     pub(crate) database_url: String,
@@ -30,20 +33,46 @@ impl Settings {
     }
 
     pub(crate) fn filter(&self, filter: Filter) -> Result<DeadLetterFilter, Failure> {
-        let time = |name, text: Option<String>| text.map(|text| self.time(name, &text)).transpose();
+        Self::filter_at(self.now, filter)
+    }
+
+    /// With times that are reckoned from another `now`.
+    pub(crate) fn filter_at(now: DateTime<Utc>, filter: Filter) -> Result<DeadLetterFilter, Failure> {
+        let narrow = filter.narrow;
+        let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
+        // No unresolved letter has a resolution.
+        let state =
+            if narrow.resolution.is_some() { DeadLetterState::Resolved } else { DeadLetterState::default() };
         Ok(DeadLetterFilter {
-            state: filter.state.unwrap_or_default(),
-            ids: (!filter.ids.is_empty()).then_some(filter.ids),
-            resolution: filter.resolution,
-            source: filter.source,
-            op: filter.op,
-            trigger_id: filter.trigger_id,
-            script_id: filter.script_id,
-            original_event_id: filter.original_event_id,
-            error_contains: filter.error_contains,
-            error_signature: filter.error_signature,
-            created_from: time("--created-from", filter.created_from)?,
-            created_before: time("--created-before", filter.created_before)?,
+            state: narrow.state.unwrap_or(state),
+            ids: (!narrow.ids.is_empty()).then_some(narrow.ids),
+            resolution: narrow.resolution,
+            source: narrow.source.map(unquoted),
+            op: narrow.op.map(unquoted),
+            trigger_id: narrow.trigger_id,
+            script_id: narrow.script_id,
+            original_event_id: narrow.original_event_id,
+            error_contains: narrow.error_contains.map(unquoted),
+            error_signature: narrow.error_signature.map(unquoted),
+            created_from: time("--created-from", narrow.created_from)?,
+            created_before: time("--created-before", narrow.created_before)?,
+        })
+    }
+
+    /// Whether the filter has a time that moves with the clock.
+    pub(crate) fn moves(filter: &Filter) -> bool {
+        let Narrow { created_from, created_before, .. } = &filter.narrow;
+        [created_from, created_before].into_iter().flatten().any(|text| !is_fixed(text))
+    }
+
+    /// How long letters are kept.
+    pub(crate) fn retention(given: args::Retention) -> Result<Retention, Failure> {
+        let duration = |name, text: Option<String>| {
+            text.map(|text| Self::duration(name, &text, SHORTEST_RETENTION)).transpose()
+        };
+        Ok(Retention {
+            settled_after: duration("--settled-after", given.settled_after)?,
+            all_after: duration("--all-after", given.all_after)?,
         })
     }
 
@@ -61,16 +90,48 @@ impl Settings {
         Ok(duration)
     }
 
-    /// `now`, `today` and `yesterday` (where they begin), so long ago, RFC 3339, or without its offset a local time.
     pub(crate) fn time(&self, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
-        let now = Timestamp::from_microsecond(self.now.timestamp_micros())
-            .map(|now| now.to_zoned(TimeZone::system()));
-        let found = now.ok().and_then(|now| time(&now, text));
-        let found = found.and_then(|time| DateTime::from_timestamp_micros(time.as_microsecond()));
-        found.ok_or_else(|| {
-            Failure::usage(format!("{name}: {text:?} is no time"))
-                .hint("2h is two hours ago; yesterday, today, now, 2026-03-01 and 2026-03-01T10:00:00Z are times too")
-        })
+        time_at(self.now, name, text)
+    }
+}
+
+/// `now`, `today` and `yesterday` (where they begin), so long ago, RFC 3339, or without its offset a local time.
+fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+    let zone = zone()?;
+    let now = Timestamp::from_microsecond(now.timestamp_micros()).map(|now| now.to_zoned(zone));
+    let found = now.ok().and_then(|now| time(&now, text));
+    let found = found.and_then(|time| DateTime::from_timestamp_micros(time.as_microsecond()));
+    found.ok_or_else(|| {
+        Failure::usage(format!("{name}: {text:?} is no time")).hint(
+            "2h is two hours ago; yesterday, today, now, 2026-03-01 and 2026-03-01T10:00:00Z are times too",
+        )
+    })
+}
+
+/// The local zone; UTC where the system has none. A `TZ` that can't be read is not taken for UTC.
+fn zone() -> Result<TimeZone, Failure> {
+    let given = env::var_os("TZ").filter(|given| !given.is_empty());
+    match (TimeZone::try_system(), given) {
+        (Ok(zone), _) => Ok(zone),
+        (Err(_), None) => Ok(TimeZone::UTC),
+        (Err(_), Some(given)) => {
+            Err(Failure::usage(format!("TZ is {}, which is no time zone", given.display()))
+                .hint("Europe/Berlin and UTC are time zones"))
+        }
+    }
+}
+
+/// Whether the text is the same time whenever it is read.
+fn is_fixed(text: &str) -> bool {
+    text.parse::<Timestamp>().is_ok() || text.parse::<civil::DateTime>().is_ok()
+}
+
+/// As a `ListQuery` writes texts, and with it a page's command: of those that are nothing but quotes each has a pair
+/// more, and a pair alone is the empty text.
+fn unquoted(text: String) -> String {
+    match text.strip_prefix("\"\"") {
+        Some(rest) if rest.bytes().all(|byte| byte == b'"') => rest.to_owned(),
+        _ => text,
     }
 }
 
@@ -128,6 +189,7 @@ mod tests {
             ("2026-03-01T10:00:00", "2026-03-01T09:00:00Z"),
             ("2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"),
             ("2026-03-01T10:00:00+02:00", "2026-03-01T08:00:00Z"),
+            ("2026-03-01 10:00:00Z", "2026-03-01T10:00:00Z"),
         ] {
             assert_eq!(at(text).as_deref(), Some(time), "{text}");
         }

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first ends a command after the batch under way, the second at once.
+//! Ctrl-C and SIGTERM: the first stops a command after the current batch, and one that only reads at once; the second
+//! stops any command at once.
 
 use std::{future::pending, io};
 
@@ -44,11 +45,13 @@ impl Signals {
         Ok((Self { interrupt, terminate, told }, Stop(stop)))
     }
 
-    /// Ready at the second.
-    pub(crate) async fn second(mut self) {
+    /// Ready at the second. A command that ends `at_once` needs no second one, and none is announced.
+    pub(crate) async fn second(mut self, at_once: bool) {
         self.next().await;
+        if !at_once {
+            say!("note: Stopping after the current batch. Press Ctrl-C again to stop now.");
+        }
         self.told.send_replace(true);
-        say!("note: it ends after the batch under way; once more ends it at once");
         self.next().await;
     }
 

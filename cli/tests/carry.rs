@@ -8,13 +8,18 @@ use dead_letters::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::Store;
+use crate::support::{Ran, Store};
 
 on_every_backend! {
     what_is_exported_is_imported_as_it_was,
     files_and_folders_are_imported_one_after_another,
     a_bad_line_is_named_and_those_before_it_are_stored,
     a_sweep_deletes_what_is_due_and_archives_it_first,
+    an_import_reads_what_other_systems_write,
+    a_file_that_is_not_json_lines_is_named_by_what_it_is,
+    what_nobody_reads_hides_no_failure,
+    a_sweep_asks_first_and_is_of_one_app_where_one_is_named,
+    what_is_due_is_imported_only_where_that_is_meant,
 }
 
 async fn what_is_exported_is_imported_as_it_was(store: Store) {
@@ -66,8 +71,12 @@ async fn a_bad_line_is_named_and_those_before_it_are_stored(store: Store) {
     store.letter("orders", "a").await;
     let good = store.run("export --app {app}").out;
     for (bad, code, problem) in [
-        ("{\"secret\":1}".to_owned(), 4, "standard input, line 3: from column 9 on it is no letter"),
-        (String::new(), 4, "standard input, line 3: from column 0 on it is no letter"),
+        (
+            "{\"secret\":1}".to_owned(),
+            4,
+            "standard input, line 3: not an exported letter (column 9). The 2 lines before it were imported; \
+             fix the line and run the command again.",
+        ),
         (
             good.trim().replace("\"attempt_count\":5", "\"attempt_count\":4294967295"),
             1,
@@ -90,10 +99,126 @@ async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     let count = |count: u64| json!({ "count": count, "at_least": false });
     assert_eq!(dry, json!({ "settled": count(0), "all": count(1), "open_within_a_week": count(2) }));
     let folder = TempDir::new().unwrap();
-    let swept = store.run(&format!("sweep --all-after 90d --archive {}", folder.path().display()));
+    let swept = store.run(&format!("sweep --all-after 90d --yes --archive {}", folder.path().display()));
     assert_eq!(swept.lines(), [["1"]]);
     assert_eq!(store.repo.get(letters[0].id).await.unwrap(), None);
     let import = store.run(&format!("import {}", folder.path().display()));
     assert_eq!(import.lines(), [["1", "0"]]);
-    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d").lines(), [["3"]]);
+    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d --yes").lines(), [["3"]]);
+}
+
+/// A BOM, blank lines, line ends of Windows, and `-` for standard input.
+async fn an_import_reads_what_other_systems_write(store: Store) {
+    store.import(3, 1).await;
+    let lines = store.run("export --app {app}").out;
+    let store = store.emptied().await;
+    let windows = format!("\u{feff}{}\r\n  \r\n", lines.replace('\n', "\r\n\r\n"));
+    assert_eq!(store.fed("import", &windows).lines(), [["3", "0"]]);
+    assert_eq!(store.fed("import -", &windows).lines(), [["0", "3"]]);
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("letters.jsonl");
+    std::fs::write(&file, &windows).unwrap();
+    assert_eq!(store.fed(&format!("import {} -", file.display()), &lines).lines(), [["0", "6"]]);
+}
+
+async fn a_file_that_is_not_json_lines_is_named_by_what_it_is(store: Store) {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("letters.jsonl");
+    let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for (bytes, said) in [
+        (b"\x1f\x8b\x08\x00secret".to_vec(), "is compressed with gzip"),
+        (utf_16("\u{feff}{\"secret\""), "is UTF-16 text"),
+        (utf_16("{\"secret\""), "is UTF-16 text"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let ran = store.run(&format!("import {}", file.display()));
+        ran.fails(1, said);
+        assert!(ran.err.contains("letters.jsonl") && !ran.err.contains("secret"), "{ran:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(dir.path().join("letters.json"), "").unwrap();
+    let folder = store.run(&format!("import {}", dir.path().display()));
+    folder.fails(1, "has no file that ends in .jsonl");
+}
+
+async fn what_nobody_reads_hides_no_failure(store: Store) {
+    let id = store.letter("orders", "a").await;
+    let good = store.run("export --app {app}").out;
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("letters");
+    std::fs::write(&file, format!("{good}nonsense\n")).unwrap();
+    let missing = uuid::Uuid::new_v4();
+    for (command, code, said) in [
+        (format!("import {}", file.display()), 4, "line 2"),
+        (format!("resolve {id} {missing} --app {{app}}"), 4, "no such letter"),
+        (format!("resolve {missing} --app {{app}}"), 3, "no such letter"),
+    ] {
+        let full = store.shell(&format!("{{run}} {command} > /dev/full; echo code $? >&2"));
+        assert!(
+            full.err.contains(said) && full.err.contains(&format!("code {code}\n")),
+            "{command}: {full:?}"
+        );
+        assert!(full.err.contains("could not write"), "{command}: {full:?}");
+        store.run(&format!("reopen {id} --app {{app}}"));
+        // Its reader is gone before it writes.
+        let mut program = store.start(&command);
+        drop(program.stdout.take());
+        let unread = Ran::from(program.wait_with_output().unwrap());
+        assert!(unread.code == code && unread.err.contains(said), "{command}: {unread:?}");
+        store.run(&format!("reopen {id} --app {{app}}"));
+    }
+    let full = store.shell("{run} list --app {app} > /dev/full; echo code $? >&2");
+    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+    let full = store.shell("{run} man list > /dev/full; echo code $? >&2");
+    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+    let full = store.shell("{run} --help > /dev/full; echo code $? >&2");
+    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+}
+
+async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
+    let old = store.import(2, 40).await;
+    let other = uuid::Uuid::new_v4();
+    let then = chrono::Utc::now() - chrono::TimeDelta::days(40);
+    store.repo.import(&[stored_letter(other.into(), then)]).await.unwrap();
+    let line = "sweep --all-after 30d --app {app}";
+    let dry = store.run(&format!("{line} --dry-run --output json")).json();
+    assert_eq!((&dry["all"]["count"], &dry["open_within_a_week"]["count"]), (&json!(2), &json!(2)));
+    store.run(line).fails(2, "hint: --yes");
+    let asked = store.asked(line, "n\n");
+    assert!(asked.contains("2 letters of the app") && asked.contains("nothing was done"), "{asked}");
+    assert_eq!(store.count().await, 2);
+    assert!(store.asked(line, "y\n").contains("DELETED"));
+    assert_eq!(store.count().await, 0);
+    assert_eq!(store.repo.get(old[0].id).await.unwrap(), None);
+    assert!(store.asked("sweep --all-after 30d", "n\n").contains("1 letter of all apps"));
+    assert_eq!(store.run("sweep --all-after 30d --yes").lines(), [["1"]]);
+}
+
+async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
+    let days = |days| chrono::Utc::now() - chrono::TimeDelta::days(days);
+    let letters = [1, 100].map(|age| stored_letter(store.app, days(age)));
+    store.repo.import(&letters).await.unwrap();
+    let lines = store.run("export --app {app}").out;
+    let settled = stored_letter(store.app, days(50));
+    store.repo.import(std::slice::from_ref(&settled)).await.unwrap();
+    store.repo.resolve(settled.id, "ignored").await.unwrap();
+    let closed = store.run("export --app {app} --state resolved").out;
+    let failed = closed.replace("\"resolution\":\"ignored\"", "\"resolution\":\"handler_failed\"");
+    let closed_long_ago = |line: &str| {
+        let mut letter: serde_json::Value = serde_json::from_str(line).unwrap();
+        letter["resolved_at"] = json!(days(40));
+        format!("{letter}\n")
+    };
+    let store = store.emptied().await;
+    let ran = store.fed("import --all-after 90d", &lines);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.err.contains(&letters[1].id.to_string()) && ran.err.contains("--allow-due"), "{ran:?}");
+    assert_eq!(store.count().await, 1);
+    assert_eq!(store.fed("import --all-after 101d", &lines).lines(), [["1", "1"]]);
+    store.fed("import --settled-after 30d", &closed_long_ago(&closed)).fails(1, "--allow-due");
+    // An open letter is not due by its settlement.
+    assert_eq!(store.fed("import --settled-after 30d", &closed_long_ago(&failed)).lines(), [["1", "0"]]);
+    assert_eq!(store.fed("import --settled-after 30d", &closed).lines(), [["0", "1"]]);
+    let meant = "import --settled-after 30d --all-after 90d --allow-due";
+    assert_eq!(store.fed(meant, &lines).lines(), [["0", "2"]]);
 }

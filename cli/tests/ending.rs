@@ -6,10 +6,10 @@ use std::{
 };
 
 use dead_letters::{DeadLetterRepo, testing::letter};
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 use tempfile::TempDir;
 
-use crate::support::{PROGRAM, Ran, Store, terminate};
+use crate::support::{PROGRAM, Ran, Store, signal, terminate, waits_for_a_lock};
 
 on_every_backend! {
     a_bulk_run_that_is_killed_has_done_whole_batches,
@@ -54,7 +54,7 @@ async fn an_archiving_sweep_that_is_killed_loses_no_letter(store: Store) {
     store.import(10_000, 40).await;
     let before = store.run("export --app {app}").out;
     let folder = TempDir::new().unwrap();
-    let sweep = format!("sweep --all-after 30d --archive {}", folder.path().display());
+    let sweep = format!("sweep --all-after 30d --yes --archive {}", folder.path().display());
     let program = store.start(&sweep);
     while store.count().await == 10_000 {}
     kill(program);
@@ -93,10 +93,12 @@ async fn a_second_signal_ends_what_nobody_reads(store: Store) {
     let mut first = [0];
     std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut first).unwrap();
     terminate(&program);
-    assert!(said.next().unwrap().contains("once more ends it at once"));
+    assert!(
+        said.next().unwrap().contains("Stopping after the current batch. Press Ctrl-C again to stop now.")
+    );
     terminate(&program);
     assert_eq!(program.wait().unwrap().code(), Some(1));
-    assert!(said.next().unwrap().contains("it was ended"));
+    assert!(said.next().unwrap().contains("stopped: the current batch is done or not"));
 }
 
 #[tokio::test]
@@ -124,12 +126,12 @@ async fn an_export_that_is_told_to_end_tells_how_many_it_wrote() {
 async fn a_sweep_that_goes_on_tells_each_and_ends_when_it_is_told_to() {
     let store = Store::sqlite().await;
     store.import(3, 2).await;
-    let mut program = store.start("sweep --all-after 1d --every 1s");
+    let mut program = store.start("sweep --all-after 1d --every 1s --yes");
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.next().unwrap().ends_with("Z deleted 3"));
     assert!(said.next().unwrap().ends_with("Z deleted 0"));
     terminate(&program);
-    assert!(said.any(|line| line.contains("ends after the batch under way")));
+    assert!(said.any(|line| line.contains("Stopping after the current batch")));
     assert!(program.wait().unwrap().success());
 }
 
@@ -163,4 +165,37 @@ async fn a_pipe_that_nobody_reads_is_no_failure() {
     shell.args(["-c", &format!("{{ {line}; }} | head -c 10")]).env("DATABASE_URL", &store.url);
     let ran = Ran::from(shell.output().unwrap());
     assert_eq!((&*ran.out, &*ran.err), ("{\"items\":[", "0\n"));
+}
+
+/// While its statement waits for a lock.
+#[tokio::test]
+async fn one_ctrl_c_ends_at_once_what_only_reads() {
+    let store = Store::postgres().await;
+    let id = store.letter("orders", "a").await;
+    let locked = store.repo.pool().begin().await.unwrap();
+    for line in [
+        "list --app {app}",
+        "apps",
+        "count --app {app}",
+        &format!("show {id} --app {{app}}"),
+        "export --app {app}",
+        "resolve --app {app} --matching --dry-run",
+    ] {
+        // It has begun, and has the table.
+        locked.execute_unprepared("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let mut program = store.start(line);
+        while !waits_for_a_lock(&locked).await {}
+        signal(&program, "INT");
+        let code = program.wait().unwrap().code();
+        let mut said = String::new();
+        std::io::Read::read_to_string(program.stderr.as_mut().unwrap(), &mut said).unwrap();
+        assert!(code == Some(1) || code == Some(4), "{line}: {said}");
+        assert!(!said.contains("57014") && !said.contains("longer than"), "{line}: {said}");
+        // Its server process may not have noticed yet.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        locked.query_all_raw(Statement::from_string(DbBackend::Postgres, end)).await.unwrap();
+        while waits_for_a_lock(&locked).await {}
+    }
+    locked.rollback().await.unwrap();
 }

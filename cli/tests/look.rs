@@ -9,7 +9,7 @@ use dead_letters::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::Store;
+use crate::support::{Ran, Store};
 
 on_every_backend! {
     apps_are_listed_with_what_is_open,
@@ -21,6 +21,10 @@ on_every_backend! {
     a_narrow_terminal_gets_a_block_a_letter,
     json_is_what_the_library_serializes,
     json_stays_as_it_is,
+    what_others_wrote_does_not_steer_the_terminal,
+    a_listing_of_the_last_hours_goes_on_behind_its_pages,
+    the_command_of_a_page_finds_an_empty_source,
+    a_time_that_utc_printed_is_read_back_as_it_was,
 }
 
 async fn apps_are_listed_with_what_is_open(store: Store) {
@@ -219,7 +223,7 @@ async fn json_stays_as_it_is(mut store: Store) {
         "export --app {app}",
         "resolve {id} --app {app}",
         "reopen {id} --app {app}",
-        "sweep --all-after 3650d",
+        "sweep --all-after 3650d --yes",
     ] {
         for output in ["json", "jsonl"] {
             let command = line.replace("{id}", &letters[1].id.to_string());
@@ -237,4 +241,105 @@ async fn json_stays_as_it_is(mut store: Store) {
     insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
         insta::assert_snapshot!("json", shown);
     });
+}
+
+/// Escape sequences, C1 controls, and what turns the direction of text.
+async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
+    let steering =
+        ['\u{1b}', '\u{7}', '\u{7f}', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{200f}', '\u{2028}'];
+    let hostile = steering.iter().map(|c| format!("a{c}31mb")).collect::<String>();
+    let id = store.letter(&hostile, &hostile).await;
+    store
+        .repo
+        .resolve_once(store.app, id, &Settlement::ignored().by(&*hostile).note(&*hostile))
+        .await
+        .unwrap();
+    let told = store.run(&format!("resolve {id} --app {{app}}"));
+    assert_eq!(told.code, 1);
+    let mut shown = vec![told.err];
+    for line in [
+        "list --app {app} --state any",
+        &format!("show {id} --app {{app}} --payload"),
+        "groups --app {app} --state any",
+        // Without its progress bar.
+        "export --app {app} --state any 2>/dev/null",
+        "list --app {app} --state any --output json",
+        "list --app {app} --state any --output jsonl",
+        &format!("show {id} --app {{app}} --output json"),
+    ] {
+        shown.push(store.on_terminal(200, line));
+        shown.push(store.on_terminal(60, line));
+    }
+    for text in shown {
+        assert!(text.contains("31mb") && !text.contains(steering), "{text:?}");
+    }
+    // JSON says the same on a terminal, in escapes.
+    let json = store.on_terminal(200, "list --app {app} --state any --output json");
+    let page: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(page["items"][0]["source"], json!(hostile));
+    // What is for programs is as it was stored.
+    assert!(
+        store.run("list --app {app} --state any --output json").json()["items"][0]["source"]
+            == json!(hostile)
+    );
+}
+
+async fn a_listing_of_the_last_hours_goes_on_behind_its_pages(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    for times in ["--created-from 2h", "--created-from 2h --created-before now", "--created-from yesterday"] {
+        let first = store.run(&format!("list --app {{app}} --size 1 {times}"));
+        assert!(first.out.starts_with(&ids[1].to_string()), "{first:?}");
+        let (_, next) = first.err.split_once("--after ").unwrap();
+        let second = store.run(&format!("list --app {{app}} --size 1 {times} --after {}", next.trim()));
+        assert_eq!(second.lines()[0][0], ids[0].to_string());
+        let json = store.run(&format!("list --app {{app}} --size 1 {times} --output json"));
+        let page: Value = serde_json::from_str(&json.out).unwrap();
+        let line = format!("list --app {{app}} --size 1 {times} --after {}", page["next"].as_str().unwrap());
+        assert_eq!(store.run(&line).lines()[0][0], ids[0].to_string());
+    }
+}
+
+/// As a `ListQuery` writes it: of texts that are nothing but quotes each has a pair more.
+async fn the_command_of_a_page_finds_an_empty_source(store: Store) {
+    let empty = store.letter("", "a").await;
+    let quotes = store.letter("\"\"", "b").await;
+    store.letter("orders", "c").await;
+    for (source, id) in [("\"\"", empty), ("\"\"\"\"", quotes), ("", empty)] {
+        let ran = Ran::from(store.command("list --app {app} --source").arg(source).output().unwrap());
+        assert_eq!((ran.lines().len(), ran.lines()[0][0]), (1, &*id.to_string()), "{source}");
+    }
+}
+
+async fn a_time_that_utc_printed_is_read_back_as_it_was(store: Store) {
+    let then = "2026-03-01T10:20:30Z".parse().unwrap();
+    store.repo.import(&[stored_letter(store.app, then)]).await.unwrap();
+    let shown = store.on_terminal(200, "list --utc --app {app}");
+    let line = shown.lines().nth(1).unwrap();
+    let time = &line[line.find("2026-03-01").unwrap()..];
+    let time = time[..time.find("  ").unwrap()].trim();
+    for zone in ["Asia/Tokyo", "UTC", "America/New_York"] {
+        let found = |option: &str| {
+            let mut program = store.command("list --app {app}");
+            Ran::from(program.args([option, time]).env("TZ", zone).output().unwrap()).lines().len()
+        };
+        assert_eq!((found("--created-from"), found("--created-before")), (1, 0), "{zone}: {time}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_zone_that_can_not_be_read_is_refused() {
+    let store = Store::sqlite().await;
+    for zone in ["Europe/Nowhere", "nonsense", "Mars/Olympus"] {
+        for time in ["today", "2026-03-01", "2026-03-01T10:00:00"] {
+            let line = format!("list --app {{app}} --created-from {time}");
+            let ran = Ran::from(store.command(&line).env("TZ", zone).output().unwrap());
+            ran.fails(2, "TZ");
+            assert!(ran.err.contains(zone), "{ran:?}");
+        }
+    }
+    for zone in ["", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"] {
+        let line = "list --app {app} --created-from today";
+        let ran = Ran::from(store.command(line).env("TZ", zone).output().unwrap());
+        assert_eq!(ran.lines(), [[""; 0]; 0]);
+    }
 }

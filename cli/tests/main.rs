@@ -22,6 +22,7 @@ macro_rules! on_every_backend {
 
 mod carry;
 mod ending;
+mod files;
 mod look;
 mod serve;
 mod settle;

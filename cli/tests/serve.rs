@@ -13,6 +13,9 @@ use crate::support::{Store, program, terminate};
 on_every_backend! {
     without_a_token_the_admin_is_for_names_of_the_loopback_interface,
     with_a_token_nobody_gets_in_without_it,
+    a_token_file_wins_over_the_environment_and_is_read_without_what_editors_add,
+    what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log,
+    a_request_that_is_half_sent_does_not_keep_it_alive,
 }
 
 /// What the admin answers, and its whole body.
@@ -34,7 +37,7 @@ fn serve(store: &Store, args: &[&str], token: Option<&str>) -> (Child, String, V
     let mut notes = Vec::new();
     loop {
         notes.push(said.next().unwrap());
-        if notes.last().unwrap().contains("no replay") {
+        if notes.last().unwrap().contains("replay is not available") {
             break;
         }
     }
@@ -100,4 +103,98 @@ async fn an_address_that_is_open_to_others_wants_a_token() {
     let store = Store::sqlite().await;
     store.run("serve --listen 0.0.0.0:0").fails(2, "hint: --token-file");
     store.run("serve --token-file /nowhere").fails(2, "--token-file /nowhere");
+}
+
+fn with_bearer(address: &str, token: &str) -> String {
+    ask(address, &format!("GET /api/apps HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}"))
+}
+
+async fn a_token_file_wins_over_the_environment_and_is_read_without_what_editors_add(store: Store) {
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("token");
+    for content in ["secret", "secret\n", "\u{feff}secret\r\n", "secret \n\n", "secret\t"] {
+        std::fs::write(&file, content).unwrap();
+        let args = ["--token-file", file.to_str().unwrap()];
+        let (mut program, address, _) = serve(&store, &args, Some("another"));
+        assert!(with_bearer(&address, "secret").starts_with("HTTP/1.1 200"), "{content:?}");
+        assert!(with_bearer(&address, "another").starts_with("HTTP/1.1 401"), "{content:?}");
+        terminate(&program);
+        assert!(program.wait().unwrap().success());
+    }
+    // One from the environment is a token too.
+    let (mut program, address, _) = serve(&store, &["--host", "ops.example"], Some("secret"));
+    let request = "GET /api/apps HTTP/1.1\r\nHost: ops.example\r\nAuthorization: Bearer secret";
+    assert!(ask(&address, request).starts_with("HTTP/1.1 200"));
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+}
+
+/// What it logs once its notes are read.
+fn log_of(mut program: Child, log: impl Iterator<Item = String>) -> Vec<String> {
+    terminate(&program);
+    let said: Vec<_> = log.collect();
+    assert!(program.wait().unwrap().success());
+    said
+}
+
+async fn what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log(store: Store) {
+    let id = store.letter("orders", "smtp: 451").await;
+    for (rust_log, is_audited) in [(None, true), (Some("info"), true), (Some("off"), false)] {
+        let mut program = program();
+        program.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", &store.url);
+        program.envs(rust_log.map(|level| ("RUST_LOG", level)));
+        let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address = log.next().unwrap().rsplit('/').next().unwrap().to_owned();
+        let body = r#"{"resolution":"ignored"}"#;
+        let path = format!("/api/apps/{}/letters/{id}/resolve", store.app);
+        ask(
+            &address,
+            &format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            ),
+        );
+        let said = log_of(program, log);
+        let audited =
+            said.iter().any(|line| line.contains("dead_letters::audit") && line.contains(&id.to_string()));
+        assert_eq!(audited, is_audited, "{rust_log:?}: {said:?}");
+    }
+    // A table that is gone is a cause that the client is not told.
+    let (program, address, log) = serve_with_log(&store);
+    use sea_orm::ConnectionTrait;
+    store.repo.pool().execute_unprepared("ALTER TABLE dead_letters RENAME TO gone").await.unwrap();
+    let answer = ask(&address, "GET /api/apps HTTP/1.1\r\nHost: localhost");
+    assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
+    let said = log_of(program, log);
+    assert!(said.iter().any(|line| line.contains("dead_letters") && line.contains("ERROR")), "{said:?}");
+}
+
+fn serve_with_log(store: &Store) -> (Child, String, impl Iterator<Item = String>) {
+    let mut program = program();
+    program.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", &store.url);
+    let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = log.next().unwrap().rsplit('/').next().unwrap().to_owned();
+    (program, address, log)
+}
+
+/// Else it would wait for the rest for ever.
+async fn a_request_that_is_half_sent_does_not_keep_it_alive(store: Store) {
+    let (mut program, address, _) = serve(&store, &[], None);
+    let head = "POST /api/apps/x/bulk/preview HTTP/1.1\r\nHost: localhost\r\n";
+    let mut half_a_head = TcpStream::connect(&address).unwrap();
+    half_a_head.write_all(head.as_bytes()).unwrap();
+    let mut half_a_body = TcpStream::connect(&address).unwrap();
+    let path = format!("/api/apps/{}/bulk/preview", store.app);
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
+    );
+    half_a_body.write_all(request.as_bytes()).unwrap();
+    // Both are taken before this one is answered.
+    assert!(ask(&address, "GET /api/apps HTTP/1.1\r\nHost: localhost").starts_with("HTTP/1.1 200"));
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+    drop((half_a_head, half_a_body));
 }

@@ -11,11 +11,11 @@ use dead_letters::{
     DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, StoredLetter,
     testing::{letter, stored_letter},
 };
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{PROGRAM, Ran, Store};
+use crate::support::{PROGRAM, Ran, Store, waits_for_a_lock};
 
 on_every_backend! {
     letters_are_settled_by_their_ids_and_what_was_not_is_told,
@@ -26,6 +26,12 @@ on_every_backend! {
     settled_letters_are_reopened,
     a_services_own_program_replays,
     a_braked_replay_stops_where_letters_come_back,
+    a_bound_in_the_past_reopens_what_it_matches,
+    a_bound_in_the_past_does_not_stop_a_staged_replay,
+    what_others_replayed_does_not_stop_a_staged_replay,
+    a_bound_in_the_future_takes_what_is_ahead_of_the_clock,
+    beside_ids_an_option_that_narrows_is_refused,
+    a_resolution_says_how_far_the_letters_are_settled,
 }
 
 async fn letters_are_settled_by_their_ids_and_what_was_not_is_told(store: Store) {
@@ -162,7 +168,7 @@ fn own_program(store: &Store, line: &str) -> Command {
 async fn a_services_own_program_replays(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     let line = format!("replay {} --app {{app}} --by ada", ids[0]);
-    store.run(&line).fails(2, "no replay");
+    store.run(&line).fails(2, "replay is not available in this binary: it needs your service's own build");
     let done = own(&store, &line);
     assert_eq!((done.code, &*done.out), (0, "1\n"), "{done:?}");
     let row = store.repo.get(ids[0]).await.unwrap().unwrap();
@@ -200,4 +206,123 @@ async fn a_braked_replay_stops_where_letters_come_back(store: Store) {
     assert!(rest.iter().any(|line| line.contains("1 letter came back")), "{rest:?}");
     let ran = Ran::from(program.wait_with_output().unwrap());
     assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+}
+
+async fn a_bound_in_the_past_reopens_what_it_matches(store: Store) {
+    let letters = store.import(2, 2).await;
+    store.letter("orders", "a").await;
+    assert_eq!(store.run("resolve --app {app} --matching --yes").lines(), [["3"]]);
+    assert_eq!(store.run("reopen --app {app} --matching --created-before 1d --yes").lines(), [["2"]]);
+    for letter in letters {
+        assert_eq!(store.repo.get(letter.id).await.unwrap().unwrap().resolved_at, None);
+    }
+    assert_eq!(store.unresolved().await, 2);
+}
+
+async fn a_bound_in_the_past_does_not_stop_a_staged_replay(store: Store) {
+    // An event that was replayed, failed again and was replayed once more, all before this run.
+    let event = Uuid::new_v4();
+    for _ in 0..2 {
+        store.repo.insert(NewDeadLetter { original_event_id: event, ..letter(store.app) }).await.unwrap();
+    }
+    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "2\n");
+    store.import(15, 2).await;
+    let done = own(&store, "replay --app {app} --matching --created-before 1d --yes --brake --wait 0s");
+    assert_eq!((done.code, &*done.out), (0, "15\n"), "{done:?}");
+}
+
+async fn beside_ids_an_option_that_narrows_is_refused(store: Store) {
+    let id = store.letter("orders", "a").await;
+    let other = store.letter("orders", "b").await;
+    for option in [
+        "--state open",
+        &format!("--ids {other}"),
+        "--resolution handler_failed",
+        "--source parcels",
+        "--op delete",
+        &format!("--trigger-id {other}"),
+        &format!("--script-id {other}"),
+        &format!("--original-event-id {other}"),
+        "--error-contains x",
+        "--error-signature x",
+        "--created-from 1h",
+        "--created-before 1h",
+    ] {
+        let name = option.split(' ').next().unwrap();
+        for command in ["resolve", "reopen", "replay"] {
+            store.run(&format!("{command} {id} --app {{app}} {option}")).fails(2, name);
+        }
+    }
+    for command in ["resolve", "reopen", "replay"] {
+        store.run(&format!("{command} --app {{app}} --matching --scan 2 --yes")).fails(2, "--scan");
+    }
+    store.run(&format!("replay {id} --app {{app}} --wait 1s")).fails(2, "--brake");
+    assert_eq!(store.unresolved().await, 2);
+}
+
+async fn a_resolution_says_how_far_the_letters_are_settled(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    store.letter("orders", "c").await;
+    store.repo.resolve(ids[0], "ignored").await.unwrap();
+    store.repo.resolve(ids[1], "handler_failed").await.unwrap();
+    for (resolution, id) in [("ignored", ids[0]), ("handler_failed", ids[1])] {
+        let ran = store.run(&format!("list --app {{app}} --resolution {resolution}"));
+        assert_eq!((ran.lines().len(), ran.lines()[0][0]), (1, &*id.to_string()));
+    }
+    let closed = "resolve --app {app} --matching --resolution ignored --yes";
+    store.run(closed).fails(2, "--resolution ignored: these letters are closed already");
+    assert_eq!(
+        store.run("resolve --app {app} --matching --resolution handler_failed --yes").lines(),
+        [["1"]]
+    );
+    assert_eq!(store.unresolved().await, 1);
+}
+
+async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
+    store.import(15, 2).await;
+    let line = "replay --app {app} --matching --created-before 1d --yes --brake --wait 2s";
+    let mut program = own_program(&store, line);
+    let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.by_ref().find(|line| line.contains("waits for what comes back")).unwrap();
+    // Another event is replayed by somebody else, and fails again.
+    let event = Uuid::new_v4();
+    for _ in 0..2 {
+        let other = NewDeadLetter { original_event_id: event, ..letter(store.app) };
+        let id = store.repo.insert(other).await.unwrap();
+        store.repo.resolve_once(store.app, id, &Settlement::replayed()).await.unwrap();
+    }
+    let rest: Vec<_> = said.collect();
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (0, "15\n"), "{rest:?}");
+}
+
+async fn a_bound_in_the_future_takes_what_is_ahead_of_the_clock(store: Store) {
+    let ahead = stored_letter(store.app, Utc::now() + TimeDelta::hours(1));
+    store.repo.import(std::slice::from_ref(&ahead)).await.unwrap();
+    let line = "resolve --app {app} --matching";
+    let dry = store.run(&format!("{line} --dry-run"));
+    assert!(dry.err.contains("0 letters would be"), "{dry:?}");
+    assert_eq!(store.run(&format!("{line} --yes")).lines(), [["0"]]);
+    assert_eq!(store.run(&format!("{line} --created-before 2999-01-01 --yes")).lines(), [["1"]]);
+}
+
+/// A letter whose transaction began before the count, and committed after it.
+#[tokio::test]
+async fn a_bulk_run_takes_no_more_letters_than_it_counted() {
+    let store = Store::postgres().await;
+    store.import(1_001, 1).await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                    'BEGIN PERFORM pg_advisory_lock_shared(1); PERFORM pg_advisory_unlock_shared(1); RETURN NULL; END';
+                CREATE TRIGGER slow AFTER UPDATE ON dead_letters EXECUTE FUNCTION slow()";
+    store.repo.pool().execute_unprepared(slow).await.unwrap();
+    let holder = store.repo.pool().begin().await.unwrap();
+    holder.execute_unprepared("SELECT pg_advisory_xact_lock(1)").await.unwrap();
+    let program = store.start("resolve --app {app} --matching --yes");
+    while !waits_for_a_lock(&holder).await {}
+    store.import(1, 3).await;
+    holder.commit().await.unwrap();
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (0, "1001\n"), "{ran:?}");
+    assert_eq!(store.unresolved().await, 1);
 }

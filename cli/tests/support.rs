@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -15,6 +16,7 @@ use dead_letters::{
     testing::{letter, stored_letter},
 };
 use dead_letters_test_postgres::TestDatabase;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -72,11 +74,30 @@ impl Store {
 
     /// Its standard streams are pipes.
     pub(crate) fn start(&self, line: &str) -> Child {
+        let mut program = self.command(line);
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// With nothing on its standard input.
+    pub(crate) fn command(&self, line: &str) -> Command {
         let app = self.app.to_string();
         let args = line.split(' ').map(|word| word.replace("{app}", &app));
         let mut program = program();
         program.args(args).env("DATABASE_URL", &self.url);
-        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        program
+    }
+
+    /// What it does as part of a shell's line, in which `{run}` is the program.
+    pub(crate) fn shell(&self, line: &str) -> Ran {
+        let line = line.replace("{run}", PROGRAM).replace("{app}", &self.app.to_string());
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).env_clear().env("PATH", "/usr/bin:/bin").env("TZ", "UTC");
+        shell.env("DATABASE_URL", &self.url).output().unwrap().into()
+    }
+
+    /// The path of its SQLite file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.url.trim_start_matches("sqlite://").trim_end_matches("?mode=rwc").into()
     }
 
     /// As many, from a day on before it, a second apart.
@@ -146,9 +167,21 @@ pub(crate) fn run(args: &[&str]) -> Ran {
 }
 
 pub(crate) fn terminate(program: &Child) {
+    signal(program, "TERM");
+}
+
+pub(crate) fn signal(program: &Child, name: &str) {
     // The shell's own.
-    let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", program.id())]).status().unwrap();
+    let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", program.id())]).status().unwrap();
     assert!(kill.success());
+}
+
+/// Whether somebody does, in this PostgreSQL database.
+pub(crate) async fn waits_for_a_lock(db: &impl ConnectionTrait) -> bool {
+    let waits = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let row = db.query_one_raw(Statement::from_string(DbBackend::Postgres, waits)).await.unwrap();
+    row.unwrap().try_get_by_index(0).unwrap()
 }
 
 #[derive(Debug)]

@@ -4,6 +4,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
+    process::Stdio,
 };
 
 use dead_letters::{Schema, connect_options, migration::Migrator, open};
@@ -40,7 +41,7 @@ async fn the_schema_is_looked_up_and_brought_up_to_date() {
     let dir = TempDir::new().unwrap();
     let url = format!("sqlite://{}?mode=rwc", dir.path().join("new.sqlite").display());
     let migrate = |step| run(&["migrate", step, "--database-url", &url]);
-    migrate("status").fails(1, "lacks these steps");
+    migrate("status").fails(1, "has no dead_letters table");
     assert_eq!(migrate("up").code, 0);
     assert_eq!(migrate("status").code, 0);
     assert_eq!(run(&["apps", "--database-url", &url]).lines(), [[""; 0]; 0]);
@@ -139,7 +140,11 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("reopen --app {app}", "no letter is named", "--matching"),
         ("reopen --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
         ("reopen --app {app} --matching --state open", "--state open: what is not settled can't be", ""),
-        ("replay --app {app} --matching", "this program has no replay", "the service's own has"),
+        (
+            "replay --app {app} --matching",
+            "replay is not available in this binary",
+            "it needs your service's own build of this tool",
+        ),
         ("replay --app {app} --brake", "not provided", "--matching"),
         ("import /nowhere.jsonl", "/nowhere.jsonl: No such file", ""),
         ("sweep", "not provided", "--settled-after <DURATION>"),
@@ -147,11 +152,14 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("sweep --settled-after 1m", "--settled-after: \"1m\" is less than 3600 seconds", ""),
         ("sweep --all-after 1d --every 0s", "--every: \"0s\" is less than 1 seconds", ""),
         ("sweep --all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
-        ("sweep --all-after 1d --archive /nowhere", "--archive /nowhere: there is no such folder", ""),
+        ("sweep --all-after 1d", "no terminal to ask on", "--yes does it without asking"),
+        ("sweep --all-after 1d --app x", "invalid value 'x' for '--app", uuid),
+        ("sweep --all-after 1d --yes --archive /nowhere", "--archive /nowhere: there is no such folder", ""),
+        ("import --all-after soon", "--all-after: \"soon\" is no duration", duration),
         ("serve --listen x", "invalid value 'x' for '--listen", "such as 127.0.0.1:8025"),
         ("serve --listen 0.0.0.0:0", "open to others, and there is no token", "--token-file"),
         ("serve --token-file /nowhere", "--token-file /nowhere: No such file", ""),
-        ("serve --host ops.example", "not provided", "--token-file <FILE>"),
+        ("serve --host ops.example", "--host is for others, and there is no token", "--token-file"),
         ("migrate", "Usage: dead-letters migrate", "status"),
         ("migrate down", "unrecognized subcommand 'down'", ""),
         ("completions", "<SHELL>", "Usage: dead-letters completions"),
@@ -164,7 +172,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
             line => store.run(line),
         };
         assert!(ran.err.contains(wrong) && ran.err.contains(right), "{line}: {ran:?}");
-        let code = if line.starts_with("import") { 1 } else { 2 };
+        let code = if line.starts_with("import /") { 1 } else { 2 };
         assert_eq!((ran.code, &*ran.out), (code, ""), "{line}: {ran:?}");
         assert!(!ran.err.contains("secret"), "{ran:?}");
     }
@@ -179,7 +187,7 @@ fn a_database_that_is_not_there_exits_with_1_and_shows_no_password() {
     let missing = run(&["apps", "--database-url", "sqlite:///nowhere/at.sqlite"]);
     missing.fails(1, "mode=rwc");
     let empty = run(&["apps", "--database-url", "sqlite::memory:"]);
-    empty.fails(1, "hint: dead-letters migrate up");
+    empty.fails(1, "To create the table: dead-letters migrate up");
 }
 
 /// As `sslmode=verify-full` says: by whom the server's certificate is signed, and for which name.
@@ -231,4 +239,167 @@ async fn a_server_is_reached_over_tls_and_its_certificate_is_verified() {
     assert_eq!(apps("localhost", &certificate).code, 0, "{:?}", apps("localhost", &certificate));
     assert_eq!(apps("localhost", &other).code, 1);
     assert_eq!(apps("127.0.0.1", &certificate).code, 1);
+}
+
+#[test]
+fn a_url_in_the_wrong_place_shows_no_password() {
+    let url = "postgres://ada:s3cret/#x@db.example/service";
+    for args in [
+        &["apps", url][..],
+        &[url],
+        &["list", "--app", url],
+        &["show", url, "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"],
+        &["list", "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01", "--created-from", url],
+        &["import", url],
+        &["man", url],
+        &["serve", "--token-file", url],
+        &["sweep", "--all-after", "1d", "--yes", "--archive", url],
+        &[&*format!("--database-ur={url}"), "apps"],
+    ] {
+        let args = [&["--database-url", "sqlite::memory:"], args].concat();
+        let ran = run(&args);
+        assert!(ran.code != 0 && !ran.err.is_empty(), "{args:?}: {ran:?}");
+        assert!(!ran.err.contains("s3cret") && !ran.out.contains("s3cret"), "{args:?}: {ran:?}");
+    }
+}
+
+/// The driver would pass over a parameter that it does not know, and connect without TLS.
+#[test]
+fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
+    for (url, said) in [
+        ("postgres://ada@127.0.0.1:1/db?sslmod=verify-full", "\"sslmod\""),
+        ("postgres://ada@127.0.0.1:1/db?sslmode=require&SSLROOTCERT=x", "\"SSLROOTCERT\""),
+        (
+            "service.sqlite",
+            "DATABASE_URL is not a URL; expected sqlite://service.sqlite or postgres://user@host/db",
+        ),
+        ("postgres://ada:s3cret/x@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
+        ("postgres://ada:1#s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
+        ("postgres://ada:1?s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
+        ("postgres://ada:1/s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
+        ("sqlite://x.sqlite?mod=ro", "mod"),
+        ("mysql://ada:s3cret@h/db", "PostgreSQL and SQLite"),
+    ] {
+        let ran = run(&["apps", "--database-url", url]);
+        ran.fails(2, said);
+        assert!(!ran.err.contains("s3cret"), "{url}: {ran:?}");
+    }
+    for url in [
+        "postgres://ada@127.0.0.1:1/db?sslmode=require&application_name=a%40b&user=a@b&options=-csearch_path%3Dx",
+        "postgres://ada@127.0.0.1:1/db?options[search_path]=x&statement-cache-capacity=1",
+    ] {
+        run(&["apps", "--database-url", url]).fails(1, "127.0.0.1:1/db");
+    }
+}
+
+/// Each is a sentence that says what helps, and none of them sends to `migrate up` where that does not.
+#[tokio::test]
+async fn what_the_server_refuses_is_said_in_a_sentence() {
+    let store = Store::postgres().await;
+    let id = store.letter("orders", "a").await;
+    let admin = store.repo.pool();
+    let role = format!("reader_{}", uuid::Uuid::new_v4().simple());
+    let execute = async |sql: &str| admin.execute_unprepared(&sql.replace("{role}", &role)).await.unwrap();
+    execute("CREATE ROLE {role} LOGIN; CREATE SCHEMA other; CREATE SCHEMA own AUTHORIZATION {role}").await;
+    let user = url::Url::parse(&store.url).unwrap().username().to_owned();
+    let as_role = store.url.replacen(&format!("{user}@"), &format!("{role}@"), 1);
+    let with =
+        |url: &str, line: &str| Ran::from(store.command(line).env("DATABASE_URL", url).output().unwrap());
+    let sends_to_migrate = |ran: &Ran| ran.err.contains("migrate up");
+    let joint = if store.url.contains('?') { '&' } else { '?' };
+
+    let denied = with(&as_role, "apps");
+    denied.fails(1, "permission denied for table dead_letters");
+    assert!(denied.err.contains("GRANT") && !sends_to_migrate(&denied), "{denied:?}");
+    let nowhere = with(&format!("{as_role}{joint}options=-csearch_path%3Dnowhere"), "migrate up");
+    nowhere.fails(1, "search_path");
+    assert!(!sends_to_migrate(&nowhere), "{nowhere:?}");
+    let hidden = format!("{}{joint}options=-csearch_path%3Dother", store.url);
+    let hidden = with(&hidden, "apps");
+    hidden.fails(1, "is in the schema public, which is not in the search_path");
+    assert!(!sends_to_migrate(&hidden), "{hidden:?}");
+
+    execute("ALTER TABLE dead_letters SET SCHEMA other; ALTER TABLE seaql_migrations SET SCHEMA other").await;
+    let other = format!("{as_role}{joint}options=-csearch_path%3Dother");
+    for line in ["apps", "migrate status", "migrate up"] {
+        let no_usage = with(&other, line);
+        no_usage.fails(1, &format!("the role {role} has no USAGE on the schema other"));
+        assert!(
+            no_usage.err.contains("GRANT USAGE ON SCHEMA other") && !sends_to_migrate(&no_usage),
+            "{line}: {no_usage:?}"
+        );
+    }
+    execute("ALTER TABLE other.dead_letters SET SCHEMA public; ALTER TABLE other.seaql_migrations SET SCHEMA public").await;
+
+    let standby = format!("{}{joint}options=-cdefault_transaction_read_only%3Don", store.url);
+    let read_only = with(&standby, &format!("resolve {id} --app {{app}}"));
+    read_only.fails(1, "this server or role is read-only (a standby?); connect to the primary");
+    assert!(!read_only.err.contains("try again"), "{read_only:?}");
+    assert_eq!(with(&standby, "apps").code, 0);
+
+    execute("ALTER TABLE dead_letters DROP COLUMN resolution_note").await;
+    let older = with(&store.url, "apps");
+    older.fails(1, "resolution_note");
+    execute("DROP TABLE dead_letters").await;
+    execute("CREATE VIEW dead_letters AS SELECT 1 AS id; DROP TABLE seaql_migrations").await;
+    let taken = with(&store.url, "migrate up");
+    taken.fails(1, "seaql_migrations lists none of its steps");
+    assert!(!sends_to_migrate(&taken), "{taken:?}");
+    execute("DROP OWNED BY {role}; DROP ROLE {role}").await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf8_is_named_and_not_sent_to_migrate_up() {
+    let server = Server::start().unwrap();
+    let db = sea_orm::Database::connect(server.url().as_str()).await.unwrap();
+    let latin = "CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0";
+    db.execute_unprepared(latin).await.unwrap();
+    let mut url = server.url().clone();
+    url.set_path("latin");
+    for step in ["status", "up"] {
+        let ran = run(&["migrate", step, "--database-url", url.as_str()]);
+        ran.fails(1, "whose encoding is UTF8, and this one's is LATIN1");
+        assert!(!ran.err.contains("hint"), "{ran:?}");
+    }
+}
+
+/// As several replicas of a service do at their start.
+#[test]
+fn of_several_that_migrate_a_sqlite_file_none_fails_with_a_code() {
+    let dir = TempDir::new().unwrap();
+    for round in 0..5 {
+        let url = format!("sqlite://{}?mode=rwc", dir.path().join(format!("{round}.sqlite")).display());
+        let migrate = || {
+            let mut program = program();
+            program.args(["migrate", "up", "--database-url", &url]).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let programs: Vec<_> = (0..4).map(|_| migrate()).collect();
+        for program in programs {
+            let ran = Ran::from(program.wait_with_output().unwrap());
+            let is_told = ran.err.contains(
+                "another process is migrating this SQLite file; check with: dead-letters migrate status",
+            );
+            assert!(ran.code == 0 || is_told, "{ran:?}");
+        }
+        assert_eq!(run(&["migrate", "status", "--database-url", &url]).code, 0);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_database_and_one_that_may_not_be_written_are_named() {
+    let dir = TempDir::new().unwrap();
+    let text = dir.path().join("notes.txt");
+    fs::write(&text, "not a database, and long enough to have a header of a hundred bytes and more, which is what is looked at first").unwrap();
+    let url = format!("sqlite://{}", text.display());
+    for args in [&["apps"][..], &["migrate", "up"]] {
+        run(&[args, &["--database-url", &url]].concat()).fails(1, "is not a SQLite database");
+    }
+    let read_only = format!("sqlite://{}?mode=rwc", dir.path().join("new.sqlite").display());
+    assert_eq!(run(&["migrate", "up", "--database-url", &read_only]).code, 0);
+    let other = format!("sqlite://{}?mode=rwc", dir.path().join("other.sqlite").display());
+    fs::write(dir.path().join("other.sqlite"), "").unwrap();
+    let ro = other.replace("rwc", "ro");
+    let ran = run(&["migrate", "up", "--database-url", &ro]);
+    ran.fails(1, "the SQLite file or its folder is read-only");
+    assert!(!ran.err.contains("try again") && !ran.err.contains("hint: dead-letters migrate up"), "{ran:?}");
 }

@@ -14,7 +14,7 @@ pub(crate) async fn count(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let (app_id, scan) = (count.filter.app, count.filter.scan);
+    let (app_id, scan) = (count.filter.app, count.scan.scan);
     let filter = settings.filter(count.filter)?;
     let found = store.count(app_id, &filter, count.cap, Some(scan)).await?;
     printer

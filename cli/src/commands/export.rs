@@ -1,5 +1,5 @@
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     thread,
 };
 
@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     args::Export,
-    error::{Exit, Failure},
+    error::{Exit, Failure, ended},
+    output::json_line,
     progress::Progress,
     settings::Settings,
     stop::Stop,
@@ -25,15 +26,22 @@ pub(crate) async fn export(
     settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let (app_id, scan) = (export.filter.app, export.filter.scan);
+    let (app_id, scan) = (export.filter.app, export.scan);
     let filter = settings.filter(export.filter)?;
     let mut page = PageRequest { size: PAGE, after: None, scan: Some(scan) };
     let (pages, written) = writer();
     let (mut sent, progress) = (0, Progress::of(None));
     let read = loop {
-        let letters = match store.export(app_id, &filter, &page).await {
-            Ok(letters) => letters,
-            Err(error) => break Err(Failure::from(error)),
+        let letters = tokio::select! {
+            biased;
+            () = stop.asked() => {
+                say!("note: it was stopped after {sent} letters, and there are more");
+                break Err(Failure::silent(Exit::Partly));
+            }
+            letters = store.export(app_id, &filter, &page) => match letters {
+                Ok(letters) => letters,
+                Err(error) => break Err(Failure::from(error)),
+            },
         };
         sent += letters.items.len() as u64;
         if pages.send(letters.items).await.is_err() {
@@ -45,14 +53,10 @@ pub(crate) async fn export(
         if page.after.is_none() {
             break Ok(());
         }
-        if stop.is_asked() {
-            say!("note: it was stopped after {sent} letters, and there are more");
-            break Err(Failure::silent(Exit::Partly));
-        }
     };
     drop(pages);
-    written.await.unwrap_or_else(|_| Err(io::Error::other("its writer broke")))?;
-    read.map_err(|failure| if sent == 0 { failure } else { failure.after_a_part() })
+    let written = written.await.unwrap_or_else(|_| Err(io::Error::other("its writer broke")));
+    ended(read.map_err(|failure| if sent == 0 { failure } else { failure.after_a_part() }), written)
 }
 
 /// A thread that writes pages while the next is read; and how that ended.
@@ -60,11 +64,11 @@ fn writer() -> (mpsc::Sender<Vec<StoredLetter>>, oneshot::Receiver<io::Result<()
     let (pages, mut next) = mpsc::channel::<Vec<_>>(1);
     let (ended, written) = oneshot::channel();
     thread::spawn(move || {
+        let on_terminal = io::stdout().is_terminal();
         let mut out = BufWriter::with_capacity(BUFFER_BYTES, io::stdout());
         let mut write = |letters: Vec<StoredLetter>| -> io::Result<()> {
             for letter in letters {
-                serde_json::to_writer(&mut out, &letter)?;
-                out.write_all(b"\n")?;
+                json_line(&mut out, &letter, on_terminal)?;
             }
             out.flush()
         };

@@ -1,22 +1,24 @@
 use std::{
     io::{BufReader, stdin},
     iter,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
+use chrono::{DateTime, Utc};
 use dead_letters::{
     ArchiveError, ArchivedLetter, ArchivedLetters, DeadLetterRepoError, DeadLetterStore, Imported,
-    JsonLinesArchive,
+    JsonLinesArchive, Resolution, Retention, StoredLetter,
 };
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::{
     args::Import,
-    error::{Exit, Failure},
+    error::{Exit, Failure, ended},
     output::{Printer, number},
     progress::Progress,
+    settings::Settings,
     stop::Stop,
 };
 
@@ -33,23 +35,53 @@ struct Sum {
 pub(crate) async fn import(
     store: &dyn DeadLetterStore,
     import: Import,
+    settings: &Settings,
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
+    let retention = Settings::retention(import.retention)?;
+    // Without a retention nothing is due.
+    let due = DueAt {
+        retention: if import.allow_due { Retention::default() } else { retention },
+        now: settings.now,
+    };
     let mut sum = Sum::default();
-    let ran = match all(store, batches(import.paths), &mut sum, stop).await {
+    let ran = match all(store, batches(import.paths, due), &mut sum, stop).await {
         Err(failure) if sum.stored + sum.present == 0 => return Err(failure),
         ran => ran.map_err(|failure| failure.after_a_part()),
     };
-    printer.print(&sum, &[sum], [number("stored"), number("present")], |sum| {
-        [sum.stored.into(), sum.present.into()]
-    })?;
-    ran
+    let columns = [number("stored"), number("present")];
+    ended(ran, printer.print(&sum, &[sum], columns, |sum| [sum.stored.into(), sum.present.into()]))
+}
+
+/// What the next sweep would delete.
+#[derive(Clone, Copy)]
+struct DueAt {
+    retention: Retention,
+    now: DateTime<Utc>,
+}
+
+impl DueAt {
+    /// Which option says so.
+    fn by(&self, letter: &StoredLetter) -> Option<&'static str> {
+        let is_past =
+            |time: DateTime<Utc>, after| (self.now - time).to_std().is_ok_and(|age| Some(age) > after);
+        let is_closed = letter
+            .resolution
+            .as_deref()
+            .is_some_and(|resolution| resolution != Resolution::HandlerFailed.as_str());
+        let Retention { settled_after, all_after } = self.retention;
+        if all_after.is_some() && is_past(letter.created_at, all_after) {
+            return Some("--all-after");
+        }
+        let resolved_at = letter.resolved_at.filter(|_| is_closed && settled_after.is_some())?;
+        is_past(resolved_at, settled_after).then_some("--settled-after")
+    }
 }
 
 async fn all(
     store: &dyn DeadLetterStore,
-    mut batches: mpsc::Receiver<(Vec<ArchivedLetter>, Option<ArchiveError>)>,
+    mut batches: mpsc::Receiver<(Vec<ArchivedLetter>, Option<Failure>)>,
     sum: &mut Sum,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -77,24 +109,26 @@ async fn all(
                     .get(index)
                     .map_or_else(String::new, |(path, line)| format!("{}, line {line}", path.display()))
             };
-            Failure::failed(format!("{}: the {field} can't be stored", place(index)))
-                .hint(format!("what stands before {} is stored", place(0)))
+            Failure::failed(format!("{}: the {field} can't be stored", place(index))).hint(format!(
+                "the lines before {} were imported; fix the line and run the command again",
+                place(0)
+            ))
         })?;
         sum.stored += stored;
         sum.present += present;
         progress.is_at(sum.stored + sum.present);
-        if let Some(error) = unreadable {
-            return Err(Failure::failed(error.to_string()).hint("what stands before it is stored"));
+        if let Some(failure) = unreadable {
+            return Err(failure);
         }
     }
 }
 
 /// Read on a thread of its own, which may wait for more to be typed, and parsed while others are stored. With the last
 /// one comes what could not be read behind it.
-fn batches(paths: Vec<PathBuf>) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<ArchiveError>)> {
+fn batches(paths: Vec<PathBuf>, due: DueAt) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<Failure>)> {
     let (read, batches) = mpsc::channel(1);
     thread::spawn(move || {
-        let mut letters = letters(paths);
+        let mut letters = letters(paths).map(|read| undue(read, due));
         loop {
             let (mut batch, mut bytes, mut unreadable) = (Vec::new(), 0, None);
             while batch.len() < BATCH && bytes < BATCH_BYTES {
@@ -104,8 +138,8 @@ fn batches(paths: Vec<PathBuf>) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<A
                         bytes += letter.letter.payload.len() + letter.letter.last_error.len();
                         batch.push(letter);
                     }
-                    Some(Err(error)) => {
-                        unreadable = Some(error);
+                    Some(Err(failure)) => {
+                        unreadable = Some(failure);
                         break;
                     }
                 }
@@ -120,14 +154,63 @@ fn batches(paths: Vec<PathBuf>) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<A
     batches
 }
 
-fn letters(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = Result<ArchivedLetter, ArchiveError>>> {
-    if paths.is_empty() {
-        return Box::new(ArchivedLetters::from_reader("standard input", BufReader::new(stdin())));
-    }
-    Box::new(paths.into_iter().flat_map(|path| -> Box<dyn Iterator<Item = _>> {
-        match JsonLinesArchive::read(path) {
-            Ok(letters) => Box::new(letters),
-            Err(error) => Box::new(iter::once(Err(error))),
+fn undue(read: Result<ArchivedLetter, Failure>, due: DueAt) -> Result<ArchivedLetter, Failure> {
+    let letter = read?;
+    match due.by(&letter.letter) {
+        None => Ok(letter),
+        Some(option) => {
+            let ArchivedLetter { path, line, letter, .. } = letter;
+            Err(Failure::failed(format!(
+                "{}, line {line}: the letter {} is due by {option}: the next sweep would delete it",
+                path.display(),
+                letter.id
+            ))
+            .hint("--allow-due imports such letters too; the lines before it were imported"))
         }
-    }))
+    }
+}
+
+fn letters(paths: Vec<PathBuf>) -> Box<dyn Iterator<Item = Result<ArchivedLetter, Failure>>> {
+    if paths.is_empty() {
+        return letters_of(Path::new("-"));
+    }
+    Box::new(paths.into_iter().flat_map(|path| letters_of(&path)))
+}
+
+fn letters_of(path: &Path) -> Box<dyn Iterator<Item = Result<ArchivedLetter, Failure>>> {
+    if path == Path::new("-") {
+        let letters = ArchivedLetters::from_reader("standard input", BufReader::new(stdin()));
+        return Box::new(letters.map(|read| read.map_err(unreadable)));
+    }
+    let mut letters = match JsonLinesArchive::read(path) {
+        Ok(letters) => letters.peekable(),
+        Err(error) => return Box::new(iter::once(Err(unreadable(error)))),
+    };
+    // A mistaken folder would import nothing, and say that it went well.
+    if path.is_dir() && letters.peek().is_none() {
+        let nothing = format!(
+            "{}: the folder has no letters: it has no file that ends in .jsonl, or they are empty",
+            path.display()
+        );
+        return Box::new(iter::once(Err(Failure::failed(nothing))));
+    }
+    Box::new(letters.map(|read| read.map_err(unreadable)))
+}
+
+fn unreadable(error: ArchiveError) -> Failure {
+    match error {
+        ArchiveError::NotALetter { path, line, column } => {
+            let text = format!("{}, line {line}: not an exported letter (column {column})", path.display());
+            Failure::failed(match line - 1 {
+                0 => text,
+                1 => format!(
+                    "{text}. The line before it was imported; fix the line and run the command again."
+                ),
+                before => format!(
+                    "{text}. The {before} lines before it were imported; fix the line and run the command again."
+                ),
+            })
+        }
+        error => Failure::failed(error.to_string()),
+    }
 }

@@ -1,9 +1,12 @@
+use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterStore, DeadLetterSummary, Page, PageRequest};
+use serde::Serialize;
 
 use super::warn_of_scan;
 use crate::{
     args::List,
     error::Failure,
+    next::Next,
     output::{Cell, Printer, first_line, id, text},
     settings::Settings,
 };
@@ -14,21 +17,37 @@ pub(crate) async fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let app_id = list.filter.app;
-    let page = PageRequest { size: list.size, after: list.after, scan: Some(list.filter.scan) };
-    let filter = settings.filter(list.filter)?;
+    let List { filter, scan, size, after } = list;
+    let (app_id, moves) = (filter.app, Settings::moves(&filter));
+    let now = after.and_then(|next| next.now).unwrap_or(settings.now);
+    let filter = Settings::filter_at(now, filter)?;
+    let page = PageRequest { size, after: after.map(|next| next.cursor), scan: Some(scan.scan) };
     let page = store.list(app_id, &filter, &page).await?;
-    print(printer, &page)?;
+    let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
+    print(printer, &page, next)?;
     warn_of_scan(page.looked_back_to);
-    if let Some(next) = page.next {
+    if let Some(next) = next {
         say!("note: there are more: --after {next}");
     }
     Ok(())
 }
 
-pub(crate) fn print(printer: &mut Printer, page: &Page<DeadLetterSummary>) -> Result<(), Failure> {
+pub(crate) fn print(
+    printer: &mut Printer,
+    page: &Page<DeadLetterSummary>,
+    next: Option<Next>,
+) -> Result<(), Failure> {
+    /// A `Page`, whose next one has this filter again.
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        items: &'a [DeadLetterSummary],
+        next: Option<Next>,
+        looked_back_to: Option<DateTime<Utc>>,
+    }
+    let Page { items, looked_back_to, .. } = page;
+    let shown = Shown { items, next, looked_back_to: *looked_back_to };
     let columns = [id("id"), text("when"), text("state"), text("source"), text("op"), text("error")];
-    printer.print(page, &page.items, columns, |letter| {
+    printer.print(&shown, items, columns, |letter| {
         [
             letter.id.into(),
             Cell::Time(letter.created_at),

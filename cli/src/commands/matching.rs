@@ -1,12 +1,13 @@
 //! All that match, once it is said how many they are.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest, Resolution};
 
 use super::list;
 use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
+    next::Next,
     output::{Printer, amount},
     stop::Stop,
 };
@@ -36,11 +37,19 @@ impl Ask {
 /// Letters that were counted.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Those that failed by now: what fails later is not counted, and not meant.
+    /// Those that failed by now, unless another bound was given: what fails later is not counted, and not meant.
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
-    /// Of the count, by the database's clock.
-    pub(crate) as_of: DateTime<Utc>,
+    /// When they were counted, by the database's clock.
+    pub(crate) now: DateTime<Utc>,
+}
+
+impl Matching {
+    /// Of a batch: no more than was counted. A transaction that began before the count and commits after it adds a
+    /// letter that was not.
+    pub(crate) fn limit(&self, done: u64, batch: u32) -> u32 {
+        u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
+    }
 }
 
 /// `None` after a dry run.
@@ -56,29 +65,48 @@ pub(crate) async fn confirmed(
     if ask == Ask::First {
         can_ask()?;
     }
+    let now = database_now(store, app_id).await?;
+    filter.created_before.get_or_insert(now);
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
-    filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
     if ask == Ask::DryRun {
         let page = PageRequest { size: SAMPLE, ..Default::default() };
-        list::print(printer, &store.list(app_id, &filter, &page).await?)?;
+        let page = store.list(app_id, &filter, &page).await?;
+        list::print(printer, &page, page.next.map(|cursor| Next { cursor, now: None }))?;
         say!("note: {letters} letters would be {what}");
         return Ok(None);
     }
     if ask == Ask::First && count.count > 0 {
         confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
     }
-    Ok(Some(Matching { app_id, filter, count: count.count, as_of: count.as_of }))
+    if count.at_least {
+        say!("note: {letters} letters match; this run ends after the first {}", count.count);
+    }
+    Ok(Some(Matching { app_id, filter, count: count.count, now }))
 }
 
-/// A filter for what is done to open letters.
-pub(crate) fn of_open(filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-    let state = match filter.state {
-        DeadLetterState::Any => DeadLetterState::Open,
-        DeadLetterState::Resolved => {
+/// The database's clock. A count of letters before a bound has that bound in its `as_of`, if it is in the past.
+async fn database_now(store: &dyn DeadLetterStore, app_id: AppId) -> Result<DateTime<Utc>, Failure> {
+    let none = DeadLetterFilter { ids: Some(Vec::new()), ..Default::default() };
+    Ok(store.count(app_id, &none, 1, None).await?.as_of)
+}
+
+/// A filter for what is done to open letters. `state` is the one that was given.
+pub(crate) fn of_open(
+    state: Option<DeadLetterState>,
+    filter: DeadLetterFilter,
+) -> Result<DeadLetterFilter, Failure> {
+    if let Some(resolution) = filter.resolution.filter(|&resolution| resolution != Resolution::HandlerFailed)
+    {
+        return Err(Failure::usage(format!("--resolution {resolution}: these letters are closed already")));
+    }
+    let state = match state {
+        Some(DeadLetterState::Resolved) => {
             return Err(Failure::usage("--state resolved: what is settled is left alone"));
         }
-        state => state,
+        None if filter.resolution.is_none() => DeadLetterState::Unresolved,
+        None | Some(DeadLetterState::Any) => DeadLetterState::Open,
+        Some(state) => state,
     };
     Ok(DeadLetterFilter { state, ..filter })
 }

@@ -30,7 +30,7 @@ pub(crate) async fn reopen(
     let mut tally = Tally::default();
     let ran = match reopen.which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_settled(filter.state, settings.filter(filter)?)?;
+            let filter = of_settled(filter.narrow.state, settings.filter(filter)?)?;
             match confirmed(store, app_id, filter, "reopened", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, found, &mut tally, stop).await,
                 None => return Ok(()),
@@ -81,18 +81,22 @@ async fn by_ids(
 /// One by one: what was settled since the count is left alone.
 async fn matching(
     store: &dyn DeadLetterStore,
-    Matching { app_id, filter, count, as_of }: Matching,
+    found: Matching,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let progress = Progress::of(Some(count));
+    let progress = Progress::of(Some(found.count));
     let mut page = PageRequest { size: PAGE, ..Default::default() };
     loop {
-        let found = store.list(app_id, &filter, &page).await?;
-        let then = found.items.iter().filter(|letter| letter.resolved_at < Some(as_of));
-        by_ids(store, app_id, then.map(|letter| letter.id), tally, stop).await?;
+        let limit = found.limit(tally.done, PAGE);
+        if limit == 0 {
+            return Ok(());
+        }
+        let letters = store.list(found.app_id, &found.filter, &page).await?;
+        let then = letters.items.iter().filter(|letter| letter.resolved_at < Some(found.now));
+        by_ids(store, found.app_id, then.map(|letter| letter.id).take(limit as usize), tally, stop).await?;
         progress.is_at(tally.done);
-        match found.next {
+        match letters.next {
             Some(next) if !stop.is_asked() => page.after = Some(next),
             _ => return Ok(()),
         }

@@ -36,7 +36,7 @@ pub(crate) async fn resolve(
     let mut tally = Tally::default();
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(settings.filter(filter)?)?;
+            let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
             let what = format!("settled as {resolution}");
             match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, &found, &settlement, &mut tally, stop).await,
@@ -80,14 +80,20 @@ async fn by_ids(
 
 async fn matching(
     store: &dyn DeadLetterStore,
-    Matching { app_id, filter, count, .. }: &Matching,
+    found: &Matching,
     settlement: &Settlement,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let progress = Progress::of(Some(*count));
-    while tally.batch(&store.resolve_matching(*app_id, filter, settlement, BATCH).await?, &progress)
-        && !tally.stops(stop)
-    {}
-    Ok(())
+    let progress = Progress::of(Some(found.count));
+    loop {
+        let limit = found.limit(tally.done, BATCH);
+        if limit == 0 {
+            return Ok(());
+        }
+        let settled = store.resolve_matching(found.app_id, &found.filter, settlement, limit).await?;
+        if !tally.batch(&settled, &progress) || tally.stops(stop) {
+            return Ok(());
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The admin on its own. Nobody gets in without the token; without one it is for the loopback interface alone, and
 //! for names of it: a page of another site could else point its own name there (DNS rebinding).
 
-use std::{fs, net::IpAddr, sync::Arc};
+use std::{fs, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -21,7 +21,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
+use super::replay::NOT_HERE;
 use crate::{args::Serve, error::Failure, stop::Stop};
+
+/// How long requests that are under way have to end, once it is told to: a client that sends or reads no further must
+/// not keep it alive.
+const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(
     store: Arc<dyn DeadLetterStore>,
@@ -37,13 +42,18 @@ pub(crate) async fn serve(
         }
         None => token,
     };
-    let token = token.map(|token| token.trim_end_matches(['\r', '\n']).to_owned());
+    // What editors and shells add is not a part of it.
+    let token = token.map(|token| token.trim_start_matches('\u{feff}').trim().to_owned());
     if token.as_ref().is_some_and(String::is_empty) {
         return Err(Failure::usage("the token is empty"));
     }
     if token.is_none() && !listen.ip().is_loopback() {
         let failure = Failure::usage(format!("{listen} is open to others, and there is no token"));
         return Err(failure.hint("--token-file, or DEAD_LETTERS_TOKEN in the environment"));
+    }
+    if token.is_none() && !host.is_empty() {
+        return Err(Failure::usage("--host is for others, and there is no token")
+            .hint("--token-file, or DEAD_LETTERS_TOKEN in the environment"));
     }
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|error| Failure::failed(format!("{listen}: {error}")))?;
@@ -53,7 +63,7 @@ pub(crate) async fn serve(
         say!("note: there is no token: every local user may act");
     }
     if replayer.is_none() {
-        say!("note: there is no replay: the service's own program has it, which knows its outbox");
+        say!("note: {NOT_HERE}");
     }
     let mut names = host;
     if token.is_some() {
@@ -65,8 +75,12 @@ pub(crate) async fn serve(
         admin = admin.replay(replayer);
     }
     let router = Router::from(admin).layer(from_fn_with_state(Arc::new(names), known_host));
-    axum::serve(listener, router).with_graceful_shutdown(stop.asked()).await?;
-    Ok(())
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.asked());
+    let asked = stop.asked();
+    tokio::select! {
+        served = serving => Ok(served?),
+        () = async { asked.await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
 }
 
 struct Guard {

@@ -1,8 +1,8 @@
 use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{
-    CappedCount, DeadLetterState, DeadLetterStore, Due, JsonLinesArchive, Retention, RetentionPolicy,
+    AppId, CappedCount, DeadLetterState, DeadLetterStore, Due, JsonLinesArchive, Retention, RetentionPolicy,
     SweepEnd, SweepReport, SweepScope, Sweeper, SweeperStatus,
 };
 use serde::Serialize;
@@ -10,15 +10,15 @@ use tokio::sync::watch;
 
 use crate::{
     args::Sweep,
-    error::{Exit, Failure},
+    confirm::{can_ask, confirm},
+    error::{Exit, Failure, ended},
     output::{Printer, amount, number},
     progress::Progress,
     settings::Settings,
     stop::Stop,
 };
 
-/// The sweeper's own bounds, in the command line's words.
-const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
+/// The sweeper's own bound, in the command line's words.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Of a dry run.
@@ -45,25 +45,30 @@ pub(crate) async fn sweep(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let duration = |name, text: Option<String>, at_least| {
-        text.map(|text| Settings::duration(name, &text, at_least)).transpose()
-    };
-    let others = Retention {
-        settled_after: duration("--settled-after", sweep.settled_after, SHORTEST_RETENTION)?,
-        all_after: duration("--all-after", sweep.all_after, SHORTEST_RETENTION)?,
-    };
+    let retention = Settings::retention(sweep.retention)?;
+    let every = sweep.every.map(|text| Settings::duration("--every", &text, SHORTEST_PERIOD)).transpose()?;
+    let plan = Plan { app_id: sweep.app, retention, now: settings.now };
     if sweep.dry_run {
-        return dry_run(&*store, others, settings, printer).await;
+        return dry_run(&*store, &plan, printer).await;
     }
-    let mut sweeper = Sweeper::builder(store, RetentionPolicy { others, ..Default::default() });
+    if !sweep.yes {
+        can_ask()?;
+    }
+    let mut archive = None;
     if let Some(folder) = sweep.archive {
         // It would be looked at when there is something to keep.
         if !folder.is_dir() {
             return Err(Failure::usage(format!("--archive {}: there is no such folder", folder.display())));
         }
-        sweeper = sweeper.archive(Arc::new(JsonLinesArchive::new(folder)));
+        archive = Some(Arc::new(JsonLinesArchive::new(folder)));
     }
-    let every = duration("--every", sweep.every, SHORTEST_PERIOD)?;
+    if !sweep.yes {
+        ask(&*store, &plan, every, stop).await?;
+    }
+    let mut sweeper = Sweeper::builder(store, plan.policy());
+    if let Some(archive) = archive {
+        sweeper = sweeper.archive(archive);
+    }
     if let Some(every) = every {
         sweeper = sweeper.every(every);
     }
@@ -86,14 +91,13 @@ pub(crate) async fn sweep(
     };
     drop(progress);
     let swept = Swept { deleted: report.deleted };
-    let failure = match report.end {
+    let ran = match report.end {
         SweepEnd::Failed(error) if report.deleted == 0 => return Err(error.into()),
-        SweepEnd::Failed(error) => Some(Failure::from(error).after_a_part()),
-        SweepEnd::Stopped => Some(Failure::silent(Exit::Partly)),
-        SweepEnd::Finished => None,
+        SweepEnd::Failed(error) => Err(Failure::from(error).after_a_part()),
+        SweepEnd::Stopped => Err(Failure::silent(Exit::Partly)),
+        SweepEnd::Finished => Ok(()),
     };
-    printer.print(&swept, &[swept], [number("deleted")], |swept| [swept.deleted.into()])?;
-    failure.map_or(Ok(()), Err)
+    ended(ran, printer.print(&swept, &[swept], [number("deleted")], |swept| [swept.deleted.into()]))
 }
 
 async fn show(status: &mut watch::Receiver<SweeperStatus>, progress: &Progress) -> Infallible {
@@ -116,27 +120,75 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
     let Some(SweepReport { began_at, deleted, end, .. }) = status.borrow().last.clone() else { return };
     let time = began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
     match end {
-        SweepEnd::Failed(error) => say!("{time} deleted {deleted}, then: {error}"),
+        SweepEnd::Failed(error) => {
+            let failure = Failure::from(error).text().unwrap_or_default();
+            say!("{time} deleted {deleted}, then: {failure}");
+        }
         SweepEnd::Stopped => say!("{time} deleted {deleted}, then it was stopped"),
         SweepEnd::Finished => say!("{time} deleted {deleted}"),
     }
 }
 
-async fn dry_run(
-    store: &dyn DeadLetterStore,
+/// Whose letters are due, and since when.
+struct Plan {
+    app_id: Option<AppId>,
     retention: Retention,
-    settings: &Settings,
-    printer: &mut Printer,
-) -> Result<(), Failure> {
-    let count = async |due| store.count_due(&SweepScope::AllApps, due, DeadLetterState::Any, COUNT_CAP).await;
-    let mut found = DueNow::default();
-    if let Some(after) = retention.settled_after {
-        found.settled = Some(count(Due::SettledBefore(settings.now - after)).await?);
+    now: DateTime<Utc>,
+}
+
+impl Plan {
+    fn policy(&self) -> RetentionPolicy {
+        match self.app_id {
+            Some(app_id) => RetentionPolicy { apps: [(app_id, self.retention)].into(), ..Default::default() },
+            None => RetentionPolicy { others: self.retention, ..Default::default() },
+        }
     }
-    if let Some(after) = retention.all_after {
-        found.all = Some(count(Due::CreatedBefore(settings.now - after)).await?);
-        let policy = RetentionPolicy { others: retention, ..Default::default() };
-        found.open_within_a_week = Some(policy.due_within(store, None, settings.now, WEEK, COUNT_CAP).await?);
+
+    async fn counted(&self, store: &dyn DeadLetterStore) -> Result<DueNow, Failure> {
+        let scope = self.app_id.map_or(SweepScope::AllApps, SweepScope::App);
+        let count = async |due| store.count_due(&scope, due, DeadLetterState::Any, COUNT_CAP).await;
+        let mut found = DueNow::default();
+        if let Some(after) = self.retention.settled_after {
+            found.settled = Some(count(Due::SettledBefore(self.now - after)).await?);
+        }
+        if let Some(after) = self.retention.all_after {
+            found.all = Some(count(Due::CreatedBefore(self.now - after)).await?);
+        }
+        Ok(found)
+    }
+}
+
+/// Nothing is asked where nothing is due, unless later sweeps may find something.
+async fn ask(
+    store: &dyn DeadLetterStore,
+    plan: &Plan,
+    every: Option<Duration>,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let DueNow { settled, all, .. } = plan.counted(store).await?;
+    let due: Vec<_> = settled.into_iter().chain(all).filter(|count| count.count > 0).collect();
+    if due.is_empty() && every.is_none() {
+        return Ok(());
+    }
+    // One that is due for both is counted twice.
+    let is_bound = due.len() > 1;
+    let count = due.iter().map(|count| count.count).sum();
+    let letters = amount(count, due.iter().any(|count| count.at_least));
+    let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
+    let question = format!(
+        "{}{letters} {} of {of} will be deleted{}. Go on?",
+        if is_bound { "At most " } else { "" },
+        if count == 1 { "letter" } else { "letters" },
+        if every.is_some() { ", and later what is due by then" } else { "" },
+    );
+    confirm(&question, stop).await
+}
+
+async fn dry_run(store: &dyn DeadLetterStore, plan: &Plan, printer: &mut Printer) -> Result<(), Failure> {
+    let mut found = plan.counted(store).await?;
+    if plan.retention.all_after.is_some() {
+        let within = plan.policy().due_within(store, plan.app_id, plan.now, WEEK, COUNT_CAP).await?;
+        found.open_within_a_week = Some(within);
     }
     let shown =
         |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count.count, count.at_least));

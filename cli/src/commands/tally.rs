@@ -4,7 +4,7 @@ use dead_letters::{DeadLetterId, Settled};
 use serde_json::json;
 
 use crate::{
-    error::{Exit, Failure},
+    error::{Exit, Failure, ended},
     output::{Printer, number},
     progress::Progress,
     stop::Stop,
@@ -76,14 +76,14 @@ impl Tally {
             Err(failure) if done == 0 => return Err(failure),
             ran => ran.map_err(Failure::after_a_part),
         };
-        printer.print(&json!({ name: done }), &[json!({ name: done })], [number(name)], |_| [done.into()])?;
-        ran?;
-        match (done, missing, left) {
+        let ran = ran.and_then(|()| match (done, missing, left) {
             _ if was_stopped => Err(Failure::silent(Exit::Partly)),
             (_, 0, 0) => Ok(()),
             (0, _, 0) => Err(Failure::silent(Exit::NotFound)),
             (0, _, _) => Err(Failure::silent(Exit::Failed)),
             _ => Err(Failure::silent(Exit::Partly)),
-        }
+        });
+        let done = json!({ name: done });
+        ended(ran, printer.print(&done, &[&done], [number(name)], |done| [done[name].to_string().into()]))
     }
 }

@@ -17,7 +17,7 @@ pub(crate) async fn timeline(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let (app_id, scan) = (timeline.filter.app, timeline.filter.scan);
+    let (app_id, scan) = (timeline.filter.app, timeline.scan.scan);
     let request = TimelineRequest {
         from: settings.time("--from", &timeline.from)?,
         until: settings.time("--until", &timeline.until)?,

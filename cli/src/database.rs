@@ -1,0 +1,319 @@
+//! The database: its URL, its pool, and what it has of the schema. The pool is opened and closed here, so that SQLite's
+//! log is written back into its file whatever a command comes to.
+
+use std::time::Duration;
+
+use dead_letters::{
+    connect_options,
+    entity::dead_letters::Entity,
+    migration::{Locked, Migrator, SchemaError, schema_is_current, sea_orm_migration::MigratorTrait},
+};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
+    QueryFilter, SqlxError, Statement, sea_query::Expr, sqlx::sqlite::SqliteJournalMode,
+};
+use url::{Position, Url};
+
+use crate::{
+    error::Failure,
+    explain::{code_of, explain, sqlx_error},
+};
+
+/// What a command does to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Reads,
+    Writes,
+}
+
+/// What the driver knows in a URL. It passes over all others, a misspelt `sslmode` as well.
+const PARAMETERS: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// A pool, and how its database is called where something is wrong with it.
+pub(crate) struct Opened {
+    pub(crate) pool: DatabaseConnection,
+    name: String,
+}
+
+impl Opened {
+    pub(crate) async fn connect(given: &str, access: Access) -> Result<Self, Failure> {
+        let url = checked(given)?;
+        let name = name_of(&url);
+        match Database::connect(options(given, &url, access)).await {
+            Ok(pool) => Ok(Self { pool, name }),
+            Err(error) => Err(not_connected(&error, &name)),
+        }
+    }
+
+    /// Closes every connection, which on SQLite writes the log back and removes it. It waits no longer for a statement
+    /// that is still under way.
+    pub(crate) async fn close(&self, patience: Duration) {
+        _ = tokio::time::timeout(patience, self.pool.close_by_ref()).await;
+    }
+
+    /// Checks that the table is there, with every column. Where a service records its steps does not matter.
+    pub(crate) async fn require_table(&self) -> Result<(), Failure> {
+        match self.look_at_table().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.without_table(&error).await),
+        }
+    }
+
+    async fn look_at_table(&self) -> Result<(), DbErr> {
+        Entity::find().filter(Expr::cust("1 = 0")).all(&self.pool).await.map(drop)
+    }
+
+    async fn without_table(&self, error: &DbErr) -> Failure {
+        let name = &self.name;
+        match code_of(error).as_deref() {
+            Some("42P01") => match self.other_schema().await {
+                Ok(Some((schema, Some(role)))) => {
+                    Failure::failed(format!("{name}: the role {role} has no USAGE on the schema {schema}, which has a dead_letters table"))
+                        .hint(format!("GRANT USAGE ON SCHEMA {schema} TO {role}"))
+                }
+                Ok(Some((schema, None))) => {
+                    Failure::failed(format!("{name}: the dead_letters table is in the schema {schema}, which is not in the search_path"))
+                        .hint(format!("append to the URL: ?options=-csearch_path%3D{schema}"))
+                }
+                Ok(None) => self.no_table(),
+                Err(error) => explain(&error),
+            },
+            Some("1") if said(error).starts_with("no such table") => self.no_table(),
+            Some("42703" | "1") => {
+                Failure::failed(format!("the dead_letters table of {name} is one of another version: {}", said(error)))
+                    .hint("migrate it with the service, or: dead-letters migrate up")
+            }
+            _ => explain(error),
+        }
+    }
+
+    fn no_table(&self) -> Failure {
+        Failure::failed(format!(
+            "{} has no dead_letters table. Is this the service's database? To create the table: dead-letters migrate up",
+            self.name
+        ))
+    }
+
+    /// A schema that has the table, where the search path does not show it; and the role, where that lacks the right.
+    async fn other_schema(&self) -> Result<Option<(String, Option<String>)>, DbErr> {
+        let schema = "SELECT quote_ident(nspname)::text, \
+                CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(current_user)::text END \
+            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.relname = 'dead_letters' AND c.relkind IN ('r', 'p') ORDER BY 2 NULLS LAST, 1 LIMIT 1";
+        let found = self.pool.query_one_raw(Statement::from_string(DbBackend::Postgres, schema)).await?;
+        found.map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).transpose()
+    }
+
+    /// Applies the steps that are missing.
+    pub(crate) async fn migrate(&self) -> Result<(), Failure> {
+        match schema_is_current::<Migrator>(&self.pool).await {
+            Ok(()) => return Ok(()),
+            Err(SchemaError::Missing(steps)) if is_all(&steps) => self.require_no_table().await?,
+            Err(SchemaError::Missing(_)) => {}
+            Err(error) => return Err(not_looked_up(error)),
+        }
+        let Err(error) = Locked::<Migrator>::up(&self.pool, None).await else { return Ok(()) };
+        // Another process may have applied the steps meanwhile: nothing locks them on SQLite.
+        if schema_is_current::<Migrator>(&self.pool).await.is_ok() {
+            return Ok(());
+        }
+        Err(self.not_migrated(&error))
+    }
+
+    /// Refuses to create what is there already.
+    async fn require_no_table(&self) -> Result<(), Failure> {
+        let exists = match self.pool.get_database_backend() {
+            DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE name = 'dead_letters'",
+            _ => "SELECT 1 WHERE to_regclass('dead_letters') IS NOT NULL",
+        };
+        let exists = Statement::from_string(self.pool.get_database_backend(), exists);
+        if self.pool.query_one_raw(exists).await.map_err(|error| explain(&error))?.is_some() {
+            return Err(Failure::failed(format!(
+                "{} has dead_letters already, and seaql_migrations lists none of its steps",
+                self.name
+            ))
+            .hint("a service whose migrator records its steps in another table migrates it"));
+        }
+        // What the search path hides would be created a second time.
+        match self.pool.get_database_backend() {
+            DbBackend::Postgres => match self.other_schema().await.map_err(|error| explain(&error))? {
+                Some((_, Some(_))) => self.require_table().await,
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn not_migrated(&self, error: &DbErr) -> Failure {
+        if let DbErr::Migration(said) | DbErr::Custom(said) = error {
+            return Failure::failed(format!("{} was not migrated: {said}", self.name));
+        }
+        let is_sqlite = self.pool.get_database_backend() == DbBackend::Sqlite;
+        // Busy, a table or a column that is there by now, a step that is recorded by now.
+        let is_raced = match code_of(error).as_deref() {
+            Some("5" | "261" | "517" | "1555" | "2067") => true,
+            Some("1") => {
+                said(error).contains("already exists") || said(error).starts_with("duplicate column")
+            }
+            _ => false,
+        };
+        if is_sqlite && is_raced {
+            return Failure::failed(
+                "another process is migrating this SQLite file; check with: dead-letters migrate status",
+            );
+        }
+        explain(error)
+    }
+
+    /// Says whether steps are missing.
+    pub(crate) async fn status(&self) -> Result<&'static str, Failure> {
+        match schema_is_current::<Migrator>(&self.pool).await {
+            Ok(()) => Ok("the schema is current"),
+            Err(SchemaError::Missing(steps)) if is_all(&steps) => {
+                self.require_table().await?;
+                Ok(
+                    "the dead_letters table has every column that this version needs; its steps are recorded in another table",
+                )
+            }
+            Err(SchemaError::Missing(steps)) => {
+                Err(Failure::failed(format!("the schema lacks these steps: {}", steps.join(", ")))
+                    .hint("dead-letters migrate up"))
+            }
+            Err(error) => Err(not_looked_up(error)),
+        }
+    }
+}
+
+fn is_all(steps: &[String]) -> bool {
+    steps.len() == Migrator::migrations().len()
+}
+
+fn not_looked_up(error: SchemaError) -> Failure {
+    match error {
+        SchemaError::Db(error) => explain(&error),
+        error => Failure::failed(error.to_string()),
+    }
+}
+
+/// The settings of the library. What only reads leaves the file's journal as it is.
+fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
+    let mut options = connect_options(given);
+    let is_read_only = url.query_pairs().any(|(name, value)| name == "mode" && value == "ro");
+    let is_in_memory = given.contains(":memory:") || given.contains("mode=memory");
+    options.map_sqlx_sqlite_opts(move |sqlite| {
+        let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
+        match access {
+            Access::Writes if !is_read_only && !is_in_memory => sqlite.journal_mode(SqliteJournalMode::Wal),
+            _ => sqlite,
+        }
+    });
+    options
+}
+
+/// The URL, if it is one, and none that the driver would misread.
+fn checked(given: &str) -> Result<Url, Failure> {
+    let not_a_url = || {
+        Failure::usage(
+            "DATABASE_URL is not a URL; expected sqlite://service.sqlite or postgres://user@host/db",
+        )
+    };
+    let no_host = || {
+        Failure::usage(
+            "cannot parse the host of DATABASE_URL. If the password contains @ : / # or ?, percent-encode it \
+             (@ is %40) or set PGPASSWORD.",
+        )
+    };
+    let url = match Url::parse(given) {
+        Ok(url) => url,
+        Err(url::ParseError::RelativeUrlWithoutBase) => return Err(not_a_url()),
+        Err(_) if given.contains('@') => return Err(no_host()),
+        Err(error) => return Err(Failure::usage(format!("cannot read DATABASE_URL: {error}"))),
+    };
+    match url.scheme() {
+        "sqlite" => return Ok(url),
+        "postgres" | "postgresql" => {}
+        _ if !given.contains("://") => return Err(not_a_url()),
+        scheme => {
+            return Err(Failure::usage(format!(
+                "dead-letters runs on PostgreSQL and SQLite only, and DATABASE_URL begins with {scheme}:"
+            )));
+        }
+    }
+    // Behind the host it is the rest of a password.
+    if url.path().contains('@') || url.fragment().is_some_and(|rest| rest.contains('@')) {
+        return Err(no_host());
+    }
+    for (name, _) in url.query_pairs() {
+        if !PARAMETERS.contains(&&*name) && !name.starts_with("options[") {
+            return Err(match name.contains('@') {
+                true => no_host(),
+                false => Failure::usage(format!("DATABASE_URL has the unknown parameter {name:?}")).hint(
+                    "sslmode, sslrootcert, sslcert, sslkey, host, port, dbname, user, password, application_name, \
+                     options and statement-cache-capacity are known",
+                ),
+            });
+        }
+    }
+    Ok(url)
+}
+
+/// Without user, password and parameters.
+fn name_of(url: &Url) -> String {
+    match url.scheme() {
+        "sqlite" => {
+            let path = url[..Position::AfterPath].trim_start_matches("sqlite:");
+            path.trim_start_matches("//").to_owned()
+        }
+        scheme => format!("{scheme}://{}", &url[Position::BeforeHost..Position::AfterPath]),
+    }
+}
+
+/// No row was read yet, so that what the driver says can be shown in full.
+fn not_connected(error: &DbErr, name: &str) -> Failure {
+    let cannot = |why: &str| Failure::failed(format!("cannot connect to {name}: {why}"));
+    match sqlx_error(error) {
+        Some(SqlxError::PoolTimedOut) => {
+            cannot("the server refuses the connection, or does not answer within 5 seconds")
+        }
+        Some(SqlxError::Configuration(error)) => Failure::usage(format!("cannot read DATABASE_URL: {error}")),
+        Some(SqlxError::Database(database)) => match database.code().as_deref() {
+            Some("14") => cannot(database.message())
+                .hint("?mode=rwc in the URL creates a file that is not there, in a folder that is there"),
+            Some("08P01") => cannot(database.message()).hint(
+                "is it PgBouncer? Connect to the server itself, or set \
+                 ignore_startup_parameters = extra_float_digits, options",
+            ),
+            Some("28000" | "28P01" | "3D000" | "53300" | "57P03") => cannot(database.message()),
+            _ => explain(error).about(name),
+        },
+        Some(error) => cannot(&error.to_string()),
+        None => cannot(&error.to_string()),
+    }
+}
+
+/// The database's own words: of a schema, not of a row.
+fn said(error: &DbErr) -> String {
+    match sqlx_error(error) {
+        Some(SqlxError::Database(error)) => error.message().to_owned(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,143 @@
+//! A database's error as a sentence, with what helps.
+
+use std::borrow::Cow;
+
+use dead_letters::DeadLetterRepoError;
+use sea_orm::{DbErr, RuntimeErr, SqlxError};
+
+use crate::error::Failure;
+
+/// The driver's error, where SeaORM passes one on.
+pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}
+
+/// PostgreSQL's SQLSTATE, which has five characters, or SQLite's result code, a number of up to four digits.
+pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    match sqlx_error(error)? {
+        SqlxError::Database(error) => error.code(),
+        _ => None,
+    }
+}
+
+/// The error as a person can act on it. It shows no content: the database's own words come from the library alone.
+pub(crate) fn explain(error: &DbErr) -> Failure {
+    let Some(code) = code_of(error) else { return described(error) };
+    match code.len() {
+        5 => of_postgres(error, &code),
+        _ => of_sqlite(error, &code),
+    }
+}
+
+fn of_postgres(error: &DbErr, code: &str) -> Failure {
+    let failed = |text: &str| Failure::failed(format!("{text} (SQLSTATE {code})"));
+    match code {
+        "25006" => failed("this server or role is read-only (a standby?); connect to the primary"),
+        "42501" => described(error).hint("GRANT the right to the role, or connect as a role that has it"),
+        "42P01" => failed("a table is missing").hint("is this the service's database?"),
+        "42P07" | "42701" | "42710" => failed("what a step would create is there already")
+            .hint("is it another program's? See docs/migrations.md"),
+        "3F000" => failed("the search_path names no schema that exists and that the role may use").hint(
+            "create the schema, GRANT USAGE, CREATE ON SCHEMA to the role, or append to the URL: \
+             ?options=-csearch_path%3Dmyschema",
+        ),
+        "26000" | "42P05" => failed("the server lost a prepared statement: is it PgBouncer in transaction mode?")
+            .hint("PgBouncer 1.21 or newer with max_prepared_statements, or pool_mode = session, or the server itself"),
+        "53100" => failed("the server's disk is full"),
+        "53300" => failed("the server has no connection left").hint("close some, or raise max_connections"),
+        "57014" => failed("the statement was canceled, or took longer than 30 seconds")
+            .hint("look at less: a shorter time, or a smaller --scan"),
+        _ => other(error, code, "SQLSTATE"),
+    }
+}
+
+fn of_sqlite(error: &DbErr, code: &str) -> Failure {
+    let failed = |text: &str| Failure::failed(format!("{text} (SQLite {code})"));
+    // The low byte of an extended code is the plain one.
+    match code.parse::<u32>().unwrap_or_default() & 0xff {
+        5 | 6 => failed("another process writes this SQLite file").hint("try again"),
+        8 => failed("the SQLite file or its folder is read-only"),
+        10 => failed("the disk failed to read or write the SQLite file"),
+        11 => failed("the SQLite file is damaged"),
+        13 => failed("the disk of the SQLite file is full"),
+        14 => failed("the SQLite file, its log or its folder can not be opened"),
+        26 => failed("this file is not a SQLite database"),
+        _ => other(error, code, "SQLite"),
+    }
+}
+
+/// What the library says of the error, or where it may say nothing but the code, that the text is in the log.
+fn other(error: &DbErr, code: &str, of: &str) -> Failure {
+    let said = DeadLetterRepoError::from(error.clone()).to_string();
+    if said != format!("database error {code}") {
+        return described(error);
+    }
+    with_hint(
+        Failure::failed(format!(
+            "the database refused this ({of} {code}), and what it said may hold content: its log has it"
+        )),
+        error,
+    )
+}
+
+fn described(error: &DbErr) -> Failure {
+    with_hint(Failure::failed(DeadLetterRepoError::from(error.clone()).to_string()), error)
+}
+
+fn with_hint(failure: Failure, error: &DbErr) -> Failure {
+    match DeadLetterRepoError::from(error.clone()).is_transient() {
+        true => failure.hint("the database is busy or out of reach: try again"),
+        false => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dead_letters::{DeadLetterRepoError, testing::database_error};
+
+    use crate::error::Failure;
+
+    fn said(code: &'static str) -> String {
+        Failure::from(database_error(code)).text().unwrap()
+    }
+
+    #[test]
+    fn what_stays_so_is_not_called_busy() {
+        for (code, text) in [
+            ("25006", "this server or role is read-only (a standby?); connect to the primary"),
+            ("53100", "the server's disk is full"),
+            ("8", "the SQLite file or its folder is read-only"),
+            // Of an extended code the low byte: SQLITE_READONLY_DIRECTORY.
+            ("1544", "the SQLite file or its folder is read-only"),
+            ("13", "the disk of the SQLite file is full"),
+            ("26", "this file is not a SQLite database"),
+        ] {
+            assert!(said(code).contains(text) && !said(code).contains("try again"), "{}", said(code));
+        }
+        for code in ["40001", "40P01", "57P03", "08006", "5", "517"] {
+            assert!(said(code).contains("try again"), "{}", said(code));
+        }
+    }
+
+    #[test]
+    fn no_error_is_a_code_alone() {
+        for code in
+            ["42P01", "42P07", "3F000", "26000", "57014", "P0001", "22021", "XX000", "1", "1555", "1811"]
+        {
+            let said = said(code);
+            assert!(said.split_whitespace().count() > 6 && said.contains(code), "{said}");
+            assert!(!said.contains("migrate up"), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_answer_keeps_its_exit() {
+        let missing = DeadLetterRepoError::NotFound(uuid::Uuid::nil().into());
+        assert_eq!(Failure::from(missing).exit(), crate::Exit::NotFound);
+    }
+}
