@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use dead_letters::{DeadLetterRepoError, ErrorKind, OpenError};
+use dead_letters::{DeadLetterRepoError, ErrorKind, OpenError, migration::SchemaError};
 
 /// What the process exits with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl From<OpenError> for Failure {
         let failure = Self::new(Exit::Failed, error.to_string());
         match error {
             OpenError::Url(_) => Self { exit: Exit::Usage, ..failure },
-            OpenError::Schema(_) => {
+            OpenError::Schema(SchemaError::Missing(_)) => {
                 failure.hint("dead-letters migrate up does that, or the service at its start")
             }
             _ => failure,

@@ -131,7 +131,7 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         _ => Schema::Check,
     };
     let options = connect_options(&settings.database_url);
-    let repo = open::<Migrator>(options, schema).await?;
+    let repo = open(options, schema, Migrator).await?;
     let repo = if settings.sharded { repo.sharded() } else { repo };
     let replayer = cli.requeue.map(|requeue| repo.replayer(requeue));
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);

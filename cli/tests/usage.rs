@@ -46,6 +46,22 @@ async fn the_schema_is_looked_up_and_brought_up_to_date() {
     assert_eq!(run(&["apps", "--database-url", &url]).lines(), [[""; 0]; 0]);
 }
 
+#[tokio::test]
+async fn a_pre_release_table_is_refused_with_the_way_out() {
+    const OLD_STEP: &str = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20261123_000001_create_dead_letters', 0)";
+    for store in [Store::sqlite().await, Store::postgres().await] {
+        store.repo.pool().execute_unprepared(OLD_STEP).await.unwrap();
+        for command in ["migrate status", "migrate up", "apps"] {
+            let ran = store.run(command);
+            ran.fails(
+                1,
+                "pre-release version's: export its letters with that version's tool, drop the table",
+            );
+            assert!(!ran.err.contains("hint"), "{ran:?}");
+        }
+    }
+}
+
 #[test]
 fn completions_and_the_man_page_name_every_command() {
     for args in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]] {
@@ -186,7 +202,7 @@ fn a_database_that_is_not_there_exits_with_1_and_shows_no_password() {
 #[tokio::test]
 async fn a_server_is_reached_over_tls_and_its_certificate_is_verified() {
     let server = Server::start().unwrap();
-    let repo = open::<Migrator>(connect_options(server.url().as_str()), Schema::Migrate).await.unwrap();
+    let repo = open(connect_options(server.url().as_str()), Schema::Migrate, Migrator).await.unwrap();
     let show = Statement::from_string(DbBackend::Postgres, "SHOW data_directory");
     let data: String = repo.pool().query_one_raw(show).await.unwrap().unwrap().try_get_by_index(0).unwrap();
     let data = Path::new(&data);
