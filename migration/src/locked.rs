@@ -91,7 +91,7 @@ impl<M: MigratorTraitSelf> Locked<M> {
             Ok(()) => txn.commit().await,
             Err(error) => {
                 // SQLite itself ends a transaction over some errors, a full disk for example. The driver's ROLLBACK
-                // then fails, and the connection's next BEGIN would be a SAVEPOINT that nobody commits. This
+                // then fails, and the connection's next BEGIN would be a SAVEPOINT, whose rollback ends nothing. This
                 // savepoint gives the driver a transaction to roll back.
                 if let Ok(savepoint) = txn.begin().await {
                     savepoint.rollback().await.ok();
@@ -187,7 +187,8 @@ impl MigrationTrait for Step {
     fn use_transaction(&self) -> Option<bool> {
         match self.runs {
             Runs::WithSettings => self.inner.use_transaction(),
-            // A SAVEPOINT whose future is dropped ends the whole transaction, and what followed would stand alone.
+            // SQLite ends the whole transaction over some errors. The driver would count this savepoint as open still,
+            // and the pool's connection could roll back nothing any more.
             Runs::InOneTransaction => Some(false),
         }
     }

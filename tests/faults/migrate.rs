@@ -678,9 +678,15 @@ async fn up_waits_for_another_writer_longer_than_the_busy_timeout_on_sqlite() {
 async fn is_stored_on(pool: &DatabaseConnection, db: &TestDb) {
     pool.execute_unprepared("CREATE TABLE IF NOT EXISTS later (id integer)").await.unwrap();
     let before = number(db, "SELECT count(*) FROM later").await;
-    let txn = pool.begin().await.unwrap();
-    txn.execute_unprepared("INSERT INTO later VALUES (1)").await.unwrap();
-    txn.commit().await.unwrap();
+    for committed in [false, true] {
+        let txn = pool.begin().await.unwrap();
+        txn.execute_unprepared("INSERT INTO later VALUES (1)").await.unwrap();
+        if committed {
+            txn.commit().await.unwrap();
+        } else {
+            txn.rollback().await.unwrap();
+        }
+    }
     pool.execute_unprepared("INSERT INTO later VALUES (1)").await.unwrap();
     assert_eq!(number(db, "SELECT count(*) FROM later").await, before + 2);
 }
@@ -718,7 +724,7 @@ async fn an_up_that_is_dropped_at_any_point_did_all_or_nothing_and_leaves_its_po
     }
 }
 
-/// As SQLite does over a full disk.
+/// As SQLite does over a full disk. To the driver a savepoint of the step would be open still.
 #[tokio::test]
 async fn a_step_whose_error_ends_the_transaction_leaves_its_pool_as_it_was_on_sqlite() {
     const ENDS_ALL: Step = Step {
@@ -727,14 +733,17 @@ async fn a_step_whose_error_ends_the_transaction_leaves_its_pool_as_it_was_on_sq
         sql: "CREATE TABLE once (id integer PRIMARY KEY);
             INSERT INTO once VALUES (1); INSERT OR ROLLBACK INTO once VALUES (1)",
     };
-    let db = TestDb::empty_sqlite().await;
-    let pool = db
-        .connect_with(|options| {
-            options.max_connections(1);
-        })
-        .await;
-    let error = Locked(Steps(&[ENDS_ALL])).up(&pool, None).await.unwrap_err().to_string();
-    assert!(error.contains("UNIQUE constraint failed: once.id"), "{error}");
-    is_stored_on(&pool, &db).await;
-    assert!(!has_table(&db, "once").await && !has_table(&db, "dead_letters").await);
+    const ENDS_ALL_IN_A_TRANSACTION: Step = Step { use_transaction: Some(true), ..ENDS_ALL };
+    for steps in [Steps(&[ENDS_ALL]), Steps(&[ENDS_ALL_IN_A_TRANSACTION])] {
+        let db = TestDb::empty_sqlite().await;
+        let pool = db
+            .connect_with(|options| {
+                options.max_connections(1);
+            })
+            .await;
+        let error = Locked(steps).up(&pool, None).await.unwrap_err().to_string();
+        assert!(error.contains("UNIQUE constraint failed: once.id"), "{error}");
+        is_stored_on(&pool, &db).await;
+        assert!(!has_table(&db, "once").await && !has_table(&db, "dead_letters").await);
+    }
 }
