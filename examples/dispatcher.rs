@@ -208,7 +208,7 @@ async fn main() -> Result<()> {
 async fn open() -> Result<SeaOrmDeadLetterRepo> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://dispatcher.sqlite?mode=rwc".to_owned());
     let options = dead_letters::connect_options(url);
-    let repo = dead_letters::open::<Migrator>(options, dead_letters::Schema::Migrate).await?;
+    let repo = dead_letters::open(options, dead_letters::Schema::Migrate, Migrator).await?;
     let schema = Schema::new(repo.pool().get_database_backend());
     repo.pool().execute(schema.create_table_from_entity(outbox::Entity).if_not_exists()).await?;
     Ok(repo)

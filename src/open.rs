@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dead_letters_migration::{Locked, SchemaError, schema_is_current, sea_orm_migration::MigratorTrait};
+use dead_letters_migration::{Locked, SchemaError, schema_is_current, sea_orm_migration::MigratorTraitSelf};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, SqlxError};
 use url::{Position, Url};
 
@@ -14,33 +14,48 @@ use crate::{
 /// What [`open`] does about the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
-    /// Applies the steps that are missing. Any number of processes may do so at once.
+    /// Applies the steps that are missing in the current schema. Any number of processes may do so at once.
     Migrate,
-    /// Changes nothing, where the deploy migrates: a step that is missing is an error. It needs the right to
-    /// read the migrator's table.
+    /// Changes nothing, because the deploy migrates: a missing step is an error. The role needs the right to read
+    /// the migrator's table.
     Check,
 }
 
-/// Opens the store: connects, sees to the schema of a migrator, [`Migrator`](crate::migration::Migrator) or a
-/// service's own that has its steps, and checks the encoding. The options are best those of
-/// [`connect_options`](crate::connect_options).
+/// Opens the store: connects, checks or migrates the schema, and checks the encoding.
 ///
-/// It migrates as [`Locked`] does, and only where a step is missing: so an older version starts on the schema
-/// of a newer one. [`SeaOrmDeadLetterRepo::pool`] is the pool that was opened, for what else a service does.
+/// `migrator` is [`Migrator`](crate::migration::Migrator), or a service's own that has its steps. `options` are best
+/// those of [`connect_options`](crate::connect_options).
+///
+/// It migrates as [`Locked`] does, and only if a step is missing, which lets an older version start on the schema of
+/// a newer one. [`SeaOrmDeadLetterRepo::pool`] returns the pool that was opened, for a service's other queries.
 ///
 /// # Errors
 ///
 /// See [`OpenError`]. Each says in one sentence what is wrong, and none shows the URL's password.
-pub async fn open<M: MigratorTrait>(
+///
+/// # Examples
+///
+/// ```
+/// # use dead_letters::{OpenError, Schema, connect_options, migration::Migrator, open};
+/// # async fn start() -> Result<(), OpenError> {
+/// let repo = open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn open(
     options: ConnectOptions,
     schema: Schema,
+    migrator: impl MigratorTraitSelf,
 ) -> Result<SeaOrmDeadLetterRepo, OpenError> {
     let db = connect(options).await?;
-    match schema_is_current::<M>(&db).await {
-        Err(SchemaError::Missing(_)) if schema == Schema::Migrate => {
-            Locked::<M>::up(&db, None).await.map_err(OpenError::Migrate)?;
+    match schema {
+        Schema::Check => schema_is_current(&db, &migrator).await.map_err(OpenError::Schema)?,
+        Schema::Migrate => {
+            let migrator = Locked(migrator);
+            if !migrator.pending(&db).await.map_err(OpenError::Schema)?.is_empty() {
+                migrator.up(&db, None).await.map_err(OpenError::Migrate)?;
+            }
         }
-        checked => checked.map_err(OpenError::Schema)?,
     }
     Ok(SeaOrmDeadLetterRepo::new(db))
 }

@@ -49,7 +49,7 @@ pub use failing::{Call, FailingStore};
 ///
 /// None that a test can mend.
 pub async fn store() -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    open::<Migrator>(connect_options("sqlite::memory:"), Schema::Migrate).await
+    open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await
 }
 
 /// A letter in which no two fields are alike, and nothing is changed on its way into the store and back. Its

@@ -46,7 +46,7 @@ use crate::{
 ///
 /// #[tokio::main]
 /// async fn main() -> Result<(), Box<dyn Error>> {
-///     let repo = dead_letters::open::<Migrator>(connect_options("sqlite::memory:"), Schema::Migrate).await?;
+///     let repo = dead_letters::open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await?;
 ///     let app = AppId::from(Uuid::new_v4());
 ///     for order in [4711, 4712, 4713] {
 ///         repo.insert(failed(app, order)).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dead_letters::{DeadLetterRepo, OpenError, Schema, SeaOrmDeadLetterRepo, open, testing::letter};
 use dead_letters_migration::{Locked, Migrator, SchemaError};
 use sea_orm::{ConnectOptions, ConnectionTrait};
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
 use tempfile::TempDir;
 use url::Url;
 use uuid::Uuid;
@@ -22,18 +22,22 @@ fn options(url: &str) -> ConnectOptions {
     options
 }
 
-async fn opened<M: MigratorTrait>(db: &TestDb, schema: Schema) -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    open::<M>(dead_letters::connect_options(db.url()), schema).await
+async fn opened(
+    db: &TestDb,
+    schema: Schema,
+    migrator: impl MigratorTraitSelf,
+) -> Result<SeaOrmDeadLetterRepo, OpenError> {
+    open(dead_letters::connect_options(db.url()), schema, migrator).await
 }
 
 async fn sentence(url: &str) -> String {
-    let error = open::<Migrator>(options(url), Schema::Check).await.unwrap_err();
+    let error = open(options(url), Schema::Check, Migrator).await.unwrap_err();
     assert_eq!(format!("{error:?}"), error.to_string());
     error.to_string()
 }
 
-fn names<M: MigratorTrait>() -> Vec<String> {
-    M::migrations().iter().map(|step| step.name().to_owned()).collect()
+fn names(migrator: impl MigratorTraitSelf) -> Vec<String> {
+    migrator.migrations().iter().map(|step| step.name().to_owned()).collect()
 }
 
 fn missing(outcome: Result<SeaOrmDeadLetterRepo, OpenError>) -> Vec<String> {
@@ -54,14 +58,14 @@ async fn works(repo: &SeaOrmDeadLetterRepo) {
 #[tokio::test]
 async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone() {
     for db in empty().await {
-        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>());
+        assert_eq!(missing(opened(&db, Schema::Check, Migrator).await), names(Migrator));
         db.db.execute_unprepared("SELECT 1 FROM seaql_migrations").await.unwrap_err();
         // On a task: its future is Send.
         let url = db.url().to_owned();
-        let opening = open::<Migrator>(dead_letters::connect_options(url), Schema::Migrate);
+        let opening = open(dead_letters::connect_options(url), Schema::Migrate, Migrator);
         works(&tokio::spawn(opening).await.unwrap().unwrap()).await;
         for schema in [Schema::Check, Schema::Migrate] {
-            works(&opened::<Migrator>(&db, schema).await.unwrap()).await;
+            works(&opened(&db, schema, Migrator).await.unwrap()).await;
         }
     }
 }
@@ -69,55 +73,107 @@ async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone()
 #[tokio::test]
 async fn steps_that_are_pending_are_applied_where_that_is_asked_and_else_named() {
     for db in empty().await {
-        Migrator::up(&db.db, Some(2)).await.unwrap();
-        let error = opened::<Migrator>(&db, Schema::Check).await.unwrap_err();
+        Locked(Service).up(&db.db, Some(1)).await.unwrap();
+        let error = opened(&db, Schema::Check, Service).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!(
-                "the schema lacks these steps, which `migrate up` applies: {}",
-                names::<Migrator>()[2..].join(", ")
-            )
+            "the schema lacks these steps, which `migrate up` applies: m20260101_000001_create_outbox"
         );
-        works(&opened::<Migrator>(&db, Schema::Migrate).await.unwrap()).await;
+        works(&opened(&db, Schema::Migrate, Service).await.unwrap()).await;
+        db.execute("SELECT id FROM outbox").await;
+    }
+}
+
+/// A migrator that is a value: how many of the store's steps it has.
+struct First(usize);
+
+impl MigratorTraitSelf for First {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        Migrator.migrations().into_iter().take(self.0).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_migrator_may_be_a_value() {
+    for db in empty().await {
+        opened(&db, Schema::Check, First(0)).await.unwrap();
+        assert_eq!(missing(opened(&db, Schema::Check, First(1)).await), names(Migrator));
+        works(&opened(&db, Schema::Migrate, First(1)).await.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_gets_a_table_of_its_own_although_public_has_one_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = Uuid::new_v4().into();
+    db.repo().insert(letter(app)).await.unwrap();
+    let alter = "DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path TO tenant, public', current_database()); END$$";
+    db.execute(alter).await;
+    db.execute("CREATE SCHEMA tenant").await;
+
+    // What a call finds is public's.
+    let checked = opened(&db, Schema::Check, Migrator).await.unwrap();
+    assert_eq!(checked.unresolved_count(app).await.unwrap(), 1);
+    let tenant = opened(&db, Schema::Migrate, Migrator).await.unwrap();
+    assert_eq!(tenant.unresolved_count(app).await.unwrap(), 0);
+    works(&tenant).await;
+    works(&opened(&db, Schema::Check, Migrator).await.unwrap()).await;
+    assert_eq!(db.row_count().await, 1);
+}
+
+#[tokio::test]
+async fn a_pre_release_table_is_refused_with_the_way_out() {
+    for db in empty().await {
+        Migrator.install(&db.db).await.unwrap();
+        db.execute(
+            "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20261123_000001_create_dead_letters', 0)",
+        )
+        .await;
+        for schema in [Schema::Check, Schema::Migrate] {
+            let error = opened(&db, schema, Migrator).await.unwrap_err();
+            assert!(matches!(error, OpenError::Schema(SchemaError::PreRelease(_))), "{error}");
+            let begins = "the table dead_letters is a pre-release version's: export its letters";
+            assert!(error.to_string().starts_with(begins), "{error}");
+        }
     }
 }
 
 #[tokio::test]
 async fn a_services_own_migrator_is_run_under_the_lock_and_looked_up_in_its_own_table() {
     for db in empty().await {
-        assert_eq!(missing(opened::<Service>(&db, Schema::Check).await), names::<Service>());
-        works(&opened::<Service>(&db, Schema::Migrate).await.unwrap()).await;
+        assert_eq!(missing(opened(&db, Schema::Check, Service).await), names(Service));
+        works(&opened(&db, Schema::Migrate, Service).await.unwrap()).await;
         db.execute("SELECT id FROM outbox").await;
         for schema in [Schema::Check, Schema::Migrate] {
-            opened::<Service>(&db, schema).await.unwrap();
+            opened(&db, schema, Service).await.unwrap();
         }
         // Ours alone has a table of its own, which is not there.
-        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>());
+        assert_eq!(missing(opened(&db, Schema::Check, Migrator).await), names(Migrator));
     }
 }
 
 #[tokio::test]
 async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
     const NEWER: &str =
-        "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20990101_000001_newer', 0)";
+        "INSERT INTO service_migrations (version, applied_at) VALUES ('m20990101_000001_newer', 0)";
     for db in empty().await {
-        Migrator::up(&db.db, None).await.unwrap();
+        Locked(Service).up(&db.db, None).await.unwrap();
         db.execute(NEWER).await;
         for schema in [Schema::Check, Schema::Migrate] {
-            works(&opened::<Migrator>(&db, schema).await.unwrap()).await;
+            works(&opened(&db, schema, Service).await.unwrap()).await;
         }
     }
     for db in empty().await {
-        Migrator::up(&db.db, Some(2)).await.unwrap();
+        Locked(Service).up(&db.db, Some(1)).await.unwrap();
         db.execute(NEWER).await;
-        let error = opened::<Migrator>(&db, Schema::Migrate).await.unwrap_err();
+        let error = opened(&db, Schema::Migrate, Service).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the schema could not be migrated: the table seaql_migrations has steps that this migrator does \
+            "the schema could not be migrated: the table service_migrations has steps that this migrator does \
              not have, of a newer version or of another migrator, whose steps must be in one Migrator with \
              these or in a table of their own: m20990101_000001_newer"
         );
-        assert_eq!(missing(opened::<Migrator>(&db, Schema::Check).await), names::<Migrator>()[2..]);
+        assert_eq!(missing(opened(&db, Schema::Check, Service).await), names(Service)[1..]);
     }
 }
 
@@ -125,7 +181,7 @@ async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
 async fn a_step_that_fails_is_told_without_content() {
     for db in empty().await {
         db.execute("CREATE TABLE dead_letters (n integer)").await;
-        let error = opened::<Locked<Migrator>>(&db, Schema::Migrate).await.unwrap_err();
+        let error = opened(&db, Schema::Migrate, Locked(Migrator)).await.unwrap_err();
         assert!(matches!(error, OpenError::Migrate(_)), "{error}");
         let expected = "the schema could not be migrated: database error ";
         assert!(error.to_string().starts_with(expected), "{error}");
@@ -144,7 +200,7 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
         let mut url: Url = db.url().parse().unwrap();
         url.set_path(&name);
         for schema in [Schema::Check, Schema::Migrate] {
-            let error = open::<Migrator>(options(url.as_str()), schema).await.unwrap_err();
+            let error = open(options(url.as_str()), schema, Migrator).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!("dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}")

@@ -39,7 +39,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let database = TestDatabase::create().await?;
-    let repo = dead_letters::open::<Migrator>(connect_options(database.url()), Schema::Migrate).await?;
+    let repo = dead_letters::open(connect_options(database.url()), Schema::Migrate, Migrator).await?;
     let app = AppId::from(Uuid::from_u128(1));
     fill(&repo).await?;
 

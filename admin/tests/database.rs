@@ -29,7 +29,7 @@ impl TestDb {
     }
 
     async fn at(url: String, storage: Storage) -> Self {
-        let repo = open::<Migrator>(connect_options(&url), Schema::Migrate).await.unwrap();
+        let repo = open(connect_options(&url), Schema::Migrate, Migrator).await.unwrap();
         Self { repo, url, _storage: storage }
     }
 

@@ -309,7 +309,7 @@ pub(crate) struct Retention {
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("settled_after", |after| after.required_unless_present("all_after")),
-    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m --yes"
+    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m"
 )]
 pub(crate) struct Sweep {
     #[command(flatten)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dead_letters::{
     connect_options,
     entity::dead_letters::Entity,
-    migration::{Locked, Migrator, SchemaError, schema_is_current, sea_orm_migration::MigratorTrait},
+    migration::{Locked, Migrator, SchemaError, schema_is_current, sea_orm_migration::MigratorTraitSelf},
 };
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
@@ -125,25 +125,25 @@ impl Opened {
 
     /// Applies the steps that are missing.
     pub(crate) async fn migrate(&self) -> Result<(), Failure> {
-        match schema_is_current::<Migrator>(&self.pool).await {
-            Ok(()) => return Ok(()),
-            Err(SchemaError::Missing(steps)) if is_all(&steps) => self.require_no_table().await?,
-            Err(SchemaError::Missing(_)) => {}
-            Err(error) => return Err(not_looked_up(error)),
-        }
-        let Err(error) = Locked::<Migrator>::up(&self.pool, None).await else { return Ok(()) };
-        // Another process may have applied the steps meanwhile: nothing locks them on SQLite.
-        if schema_is_current::<Migrator>(&self.pool).await.is_ok() {
+        let migrator = Locked(Migrator);
+        let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
+        if pending.is_empty() {
             return Ok(());
         }
-        Err(self.not_migrated(&error))
+        if is_all(&pending) {
+            self.require_no_table().await?;
+        }
+        migrator.up(&self.pool, None).await.map_err(|error| self.not_migrated(&error))
     }
 
     /// Refuses to create what is there already.
     async fn require_no_table(&self) -> Result<(), Failure> {
         let exists = match self.pool.get_database_backend() {
             DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE name = 'dead_letters'",
-            _ => "SELECT 1 WHERE to_regclass('dead_letters') IS NOT NULL",
+            _ => {
+                "SELECT 1 FROM pg_class \
+                 WHERE relname = 'dead_letters' AND relnamespace = current_schema()::regnamespace"
+            }
         };
         let exists = Statement::from_string(self.pool.get_database_backend(), exists);
         if self.pool.query_one_raw(exists).await.map_err(|error| explain(&error))?.is_some() {
@@ -186,7 +186,7 @@ impl Opened {
 
     /// Says whether steps are missing.
     pub(crate) async fn status(&self) -> Result<&'static str, Failure> {
-        match schema_is_current::<Migrator>(&self.pool).await {
+        match schema_is_current(&self.pool, &Migrator).await {
             Ok(()) => Ok("the schema is current"),
             Err(SchemaError::Missing(steps)) if is_all(&steps) => {
                 self.require_table().await?;
@@ -204,7 +204,7 @@ impl Opened {
 }
 
 fn is_all(steps: &[String]) -> bool {
-    steps.len() == Migrator::migrations().len()
+    steps.len() == Migrator.migrations().len()
 }
 
 fn not_looked_up(error: SchemaError) -> Failure {

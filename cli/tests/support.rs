@@ -44,7 +44,7 @@ impl Store {
     }
 
     async fn at(url: String, storage: impl std::any::Any) -> Self {
-        let repo = open::<Migrator>(connect_options(&url), Schema::Migrate).await.unwrap();
+        let repo = open(connect_options(&url), Schema::Migrate, Migrator).await.unwrap();
         Self { repo, url, app: Uuid::new_v4().into(), _storage: Box::new(storage) }
     }
 

@@ -1,13 +1,12 @@
 //! Schema migrations of [`dead-letters`](https://crates.io/crates/dead-letters), for PostgreSQL and SQLite.
 //!
-//! Run them with `sea-orm-cli migrate up -d migration`, call [`Migrator`] yourself, or put
-//! `Migrator::migrations()` in front of your own steps in the `Migrator` of your service, and run
-//! [`Locked<Migrator>`](Locked).
+//! Run them with `sea-orm-cli migrate up -d migration` or with [`Migrator`]. Or put `Migrator::migrations()` in
+//! front of your own steps in the `Migrator` of your service, and run that in [`Locked`].
 //!
-//! Steps are append-only once released, and never import the entities: what a step did must not
-//! change when they do.
+//! A step that was released never changes. Steps never import the entities, because a change of these would change
+//! them.
 
-use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DbBackend};
 
 mod encoding;
 mod lock;
@@ -20,7 +19,7 @@ pub use locked::Locked;
 pub use sea_orm_migration;
 pub use status::{SchemaError, schema_is_current};
 
-/// The steps of `dead-letters`, in order; `up` is that of [`Locked`].
+/// The steps of `dead-letters`, in order. Its `up` is that of [`Locked`].
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -34,7 +33,7 @@ impl MigratorTrait for Migrator {
     where
         C: IntoSchemaManagerConnection<'c>,
     {
-        Locked::<Self>::up(db, steps).await
+        Locked(Self).up(db, steps).await
     }
 }
 

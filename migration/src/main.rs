@@ -1,8 +1,9 @@
 //! What `sea-orm-cli migrate -d migration` runs.
 
-use sea_orm_migration::prelude::*;
+use dead_letters_migration::{Locked, Migrator};
+use sea_orm_migration::cli;
 
 #[tokio::main]
 async fn main() {
-    cli::run_cli(dead_letters_migration::Migrator).await;
+    cli::run_cli(Locked(Migrator)).await;
 }

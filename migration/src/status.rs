@@ -2,16 +2,22 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
+use sea_orm_migration::{
+    MigratorTraitSelf,
+    prelude::*,
+    sea_orm::{DbBackend, Statement},
+};
 
 use crate::encoding;
 
-/// Why [`schema_is_current`] does not say yes.
+/// What is wrong with a schema.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SchemaError {
     /// These steps were not applied.
     Missing(Vec<String>),
+    /// A version before the first release made the table `dead_letters`. Its steps are in this migrator's table.
+    PreRelease(String),
     /// The database's encoding, which is not UTF8: it can't hold every text.
     Encoding(String),
     /// The database could not be asked.
@@ -24,6 +30,11 @@ impl fmt::Display for SchemaError {
             Self::Missing(steps) => {
                 write!(f, "the schema lacks these steps, which `migrate up` applies: {}", steps.join(", "))
             }
+            Self::PreRelease(migrations) => write!(
+                f,
+                "the table dead_letters is a pre-release version's: export its letters with that version's tool, drop \
+                 the table, delete its steps from {migrations}, and import the letters after `migrate up`"
+            ),
             Self::Encoding(encoding) => f.write_str(&encoding::refusal(encoding)),
             Self::Db(error) => write!(f, "the schema could not be looked up: {error}"),
         }
@@ -32,28 +43,73 @@ impl fmt::Display for SchemaError {
 
 impl std::error::Error for SchemaError {}
 
-/// Checks the encoding, and that every step of the migrator was applied, [`Migrator`](crate::Migrator) or a
-/// service's own: a look at its table (`seaql_migrations`), for a service's start-up. It creates nothing, and
-/// needs the right to read that table alone. Steps of others in it are ignored.
+impl From<SchemaError> for DbErr {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Db(error) => error,
+            error => Self::Migration(error.to_string()),
+        }
+    }
+}
+
+/// Checks the encoding, and that every step of a migrator was applied: [`Migrator`](crate::Migrator)'s, or a
+/// service's own that has its steps.
+///
+/// It looks at the migrator's table (`seaql_migrations`) and needs the right to read that table alone. It finds the
+/// table as every call finds its own, through PostgreSQL's whole `search_path`. It changes nothing. Steps of others
+/// in the table are ignored.
 ///
 /// # Errors
 ///
-/// [`SchemaError::Encoding`] where a PostgreSQL database's encoding is not UTF8. [`SchemaError::Missing`]
-/// names the steps that are missing; all are where there is no such table.
-pub async fn schema_is_current<M: MigratorTrait>(db: &impl ConnectionTrait) -> Result<(), SchemaError> {
-    if let Some(encoding) = encoding::other_than_utf8(db).await.map_err(SchemaError::Db)? {
-        return Err(SchemaError::Encoding(encoding));
-    }
-    let applied = applied::<M>(db).await.map_err(SchemaError::Db)?;
-    let missing: Vec<_> = names::<M>().into_iter().filter(|step| !applied.contains(step)).collect();
+/// See [`SchemaError`]. If there is no such table, all steps are missing.
+///
+/// # Examples
+///
+/// ```
+/// # use dead_letters_migration::{Migrator, SchemaError, schema_is_current, sea_orm_migration::sea_orm};
+/// async fn start(db: &sea_orm::DatabaseConnection) -> Result<(), SchemaError> {
+///     schema_is_current(db, &Migrator).await
+/// }
+/// ```
+pub async fn schema_is_current(
+    db: &impl ConnectionTrait,
+    migrator: &impl MigratorTraitSelf,
+) -> Result<(), SchemaError> {
+    let missing = missing(db, migrator, Scope::SearchPath).await?;
     if missing.is_empty() { Ok(()) } else { Err(SchemaError::Missing(missing)) }
 }
 
-/// With steps in its table that it does not have, sea-orm's migrator refuses to go up, and says of each that
-/// its "file is missing".
-pub(crate) async fn require_own_steps<M: MigratorTrait>(db: &impl ConnectionTrait) -> Result<(), DbErr> {
-    let applied = applied::<M>(db).await?;
-    let own = names::<M>();
+/// The first step of the versions before the first release.
+const PRE_RELEASE: &str = "m20261123_000001_create_dead_letters";
+
+/// Where a PostgreSQL database's migrator's table is looked for.
+#[derive(Clone, Copy)]
+pub(crate) enum Scope {
+    /// As statements find their tables.
+    SearchPath,
+    /// Where `CREATE TABLE` creates one.
+    CurrentSchema,
+}
+
+pub(crate) async fn missing(
+    db: &impl ConnectionTrait,
+    migrator: &impl MigratorTraitSelf,
+    scope: Scope,
+) -> Result<Vec<String>, SchemaError> {
+    if let Some(encoding) = encoding::other_than_utf8(db).await.map_err(SchemaError::Db)? {
+        return Err(SchemaError::Encoding(encoding));
+    }
+    let applied = applied(db, migrator, scope).await?;
+    Ok(names(migrator).into_iter().filter(|step| !applied.contains(step)).collect())
+}
+
+/// sea-orm's migrator refuses a table with steps that it does not have, and says of each that its "file is missing".
+pub(crate) async fn require_own_steps(
+    db: &impl ConnectionTrait,
+    migrator: &impl MigratorTraitSelf,
+) -> Result<(), DbErr> {
+    let applied = applied(db, migrator, Scope::CurrentSchema).await?;
+    let own = names(migrator);
     let foreign: Vec<_> = applied.into_iter().filter(|step| !own.contains(step)).collect();
     if foreign.is_empty() {
         return Ok(());
@@ -61,33 +117,47 @@ pub(crate) async fn require_own_steps<M: MigratorTrait>(db: &impl ConnectionTrai
     Err(DbErr::Migration(format!(
         "the table {} has steps that this migrator does not have, of a newer version or of another migrator, \
          whose steps must be in one Migrator with these or in a table of their own: {}",
-        M::migration_table_name(),
+        migrator.migration_table_name(),
         foreign.join(", ")
     )))
 }
 
-fn names<M: MigratorTrait>() -> Vec<String> {
-    M::migrations().into_iter().map(|step| step.name().to_owned()).collect()
+fn names(migrator: &impl MigratorTraitSelf) -> Vec<String> {
+    migrator.migrations().into_iter().map(|step| step.name().to_owned()).collect()
 }
 
-async fn applied<M: MigratorTrait>(db: &impl ConnectionTrait) -> Result<BTreeSet<String>, DbErr> {
-    let table = M::migration_table_name();
-    // Not SchemaManager::has_table, which wants a driver feature of sea-orm-migration's own.
-    let exists = if db.get_database_backend() == DbBackend::Sqlite {
-        let tables = Query::select()
-            .expr(Expr::val(1))
-            .from("sqlite_master")
-            .and_where(Expr::col("name").eq(table.to_string()))
-            .take();
-        Query::select().expr(Expr::exists(tables)).take()
-    } else {
-        let quoted = format!("\"{}\"", table.to_string().replace('"', "\"\""));
-        Query::select().expr(Expr::from(Func::cust("to_regclass").arg(quoted)).is_not_null()).take()
-    };
-    let exists = db.query_one(&exists).await?.map(|row| row.try_get_by_index::<bool>(0)).transpose()?;
-    if exists != Some(true) {
+async fn applied(
+    db: &impl ConnectionTrait,
+    migrator: &impl MigratorTraitSelf,
+    scope: Scope,
+) -> Result<BTreeSet<String>, SchemaError> {
+    let table = migrator.migration_table_name();
+    let applied = read(db, &table, scope).await.map_err(SchemaError::Db)?;
+    if applied.contains(PRE_RELEASE) {
+        return Err(SchemaError::PreRelease(table.to_string()));
+    }
+    Ok(applied)
+}
+
+async fn read(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Result<BTreeSet<String>, DbErr> {
+    if !exists(db, table, scope).await? {
         return Ok(BTreeSet::new());
     }
-    let versions = Query::select().column("version").from(table).take();
+    // The current schema is the first one of `search_path`, so that the name is resolved to this table in either scope.
+    let versions = Query::select().column("version").from(table.clone()).take();
     db.query_all(&versions).await?.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// Not `SchemaManager::has_table`, which needs a driver's feature of sea-orm-migration's own.
+async fn exists(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Result<bool, DbErr> {
+    let backend = db.get_database_backend();
+    let exists = match (backend, scope) {
+        (DbBackend::Sqlite, _) => "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = $1)",
+        (_, Scope::SearchPath) => "SELECT to_regclass(quote_ident($1)) IS NOT NULL",
+        (_, Scope::CurrentSchema) => {
+            "SELECT to_regclass(quote_ident(current_schema()) || '.' || quote_ident($1)) IS NOT NULL"
+        }
+    };
+    let exists = Statement::from_sql_and_values(backend, exists, [table.to_string().into()]);
+    Ok(db.query_one_raw(exists).await?.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(false))
 }

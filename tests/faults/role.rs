@@ -46,7 +46,7 @@ async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgre
     let (role, url) = new_role(&db, rights).await;
 
     for schema in [Schema::Check, Schema::Migrate] {
-        let repo = open::<Migrator>(connect_options(url.as_str()), schema).await.unwrap();
+        let repo = open(connect_options(url.as_str()), schema, Migrator).await.unwrap();
         repo.pool().close_by_ref().await.unwrap();
     }
     let service = Database::connect(url.as_str()).await.unwrap();

@@ -49,7 +49,7 @@ async fn main() -> Result<()> {
     println!("http://{}{PREFIX}", listener.local_addr()?);
 
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://service.sqlite?mode=rwc".to_owned());
-    let repo = dead_letters::open::<outbox::Migrator>(connect_options(url), Schema::Migrate).await?;
+    let repo = dead_letters::open(connect_options(url), Schema::Migrate, outbox::Migrator).await?;
     let triggers = triggers::all()?;
     history::fill(&repo, &triggers).await?;
     tracing_subscriber::fmt().with_target(false).init();

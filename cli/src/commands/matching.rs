@@ -65,9 +65,8 @@ pub(crate) async fn confirmed(
     if ask == Ask::First {
         can_ask()?;
     }
-    let now = database_now(store, app_id).await?;
-    filter.created_before.get_or_insert(now);
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
+    filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
     if ask == Ask::DryRun {
         let page = PageRequest { size: SAMPLE, ..Default::default() };
@@ -82,13 +81,7 @@ pub(crate) async fn confirmed(
     if count.at_least {
         say!("note: {letters} letters match; this run ends after the first {}", count.count);
     }
-    Ok(Some(Matching { app_id, filter, count: count.count, now }))
-}
-
-/// The database's clock. A count of letters before a bound has that bound in its `as_of`, if it is in the past.
-async fn database_now(store: &dyn DeadLetterStore, app_id: AppId) -> Result<DateTime<Utc>, Failure> {
-    let none = DeadLetterFilter { ids: Some(Vec::new()), ..Default::default() };
-    Ok(store.count(app_id, &none, 1, None).await?.as_of)
+    Ok(Some(Matching { app_id, filter, count: count.count, now: count.now }))
 }
 
 /// A filter for what is done to open letters. `state` is the one that was given.

@@ -1,4 +1,10 @@
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    io::{IsTerminal, stdin},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{
@@ -10,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     args::Sweep,
-    confirm::{can_ask, confirm},
+    confirm::confirm,
     error::{Exit, Failure, ended},
     output::{Printer, amount, number},
     progress::Progress,
@@ -51,9 +57,6 @@ pub(crate) async fn sweep(
     if sweep.dry_run {
         return dry_run(&*store, &plan, printer).await;
     }
-    if !sweep.yes {
-        can_ask()?;
-    }
     let mut archive = None;
     if let Some(folder) = sweep.archive {
         // It would be looked at when there is something to keep.
@@ -62,7 +65,8 @@ pub(crate) async fn sweep(
         }
         archive = Some(Arc::new(JsonLinesArchive::new(folder)));
     }
-    if !sweep.yes {
+    // A sweep is for cron as well.
+    if !sweep.yes && stdin().is_terminal() {
         ask(&*store, &plan, every, stop).await?;
     }
     let mut sweeper = Sweeper::builder(store, plan.policy());

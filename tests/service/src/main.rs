@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     describe_metrics();
     let url = env::var("DATABASE_URL").unwrap_or("sqlite://orders.sqlite?mode=rwc".to_owned());
-    let repo = dead_letters::open::<Migrator>(connect_options(url), Schema::Migrate).await?;
+    let repo = dead_letters::open(connect_options(url), Schema::Migrate, Migrator).await?;
 
     let (stop, mut stopped) = watch::channel(false);
     let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };

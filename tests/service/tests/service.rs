@@ -26,7 +26,7 @@ use uuid::Uuid;
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 async fn open() -> Result<SeaOrmDeadLetterRepo> {
-    Ok(dead_letters::open::<Migrator>(connect_options("sqlite::memory:"), Schema::Migrate).await?)
+    Ok(dead_letters::open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await?)
 }
 
 fn service(repo: &SeaOrmDeadLetterRepo) -> Router {
