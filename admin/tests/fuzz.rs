@@ -294,7 +294,7 @@ async fn no_path_is_a_second_door() {
         format!("/api/apps/{app}/letters/{id}/payload/"),
         format!("/apps/%2e%2e/api/apps/{app}/letters"),
         format!("/assets/../apps/{app}"),
-        format!("/assets/%2e%2e%2fapps"),
+        "/assets/%2e%2e%2fapps".to_owned(),
         format!("/API/apps/{app}"),
         format!("/apps/{app}%2f"),
         format!("/apps/{app}%00"),
