@@ -40,8 +40,17 @@ function showAges() {
 
 // The banner is told once, and an action's own answer is not asked for again
 
+// Links and forms are relative to the address, so they are made whole before it changes.
+function forgetAction() {
+  const instead = main.dataset.instead && new URL(main.dataset.instead, location).href;
+  if (!instead) return;
+  for (const link of document.querySelectorAll("a[href]")) link.href = link.href;
+  for (const form of document.querySelectorAll("form[action]")) form.action = form.action;
+  for (const button of document.querySelectorAll("button[formaction]")) button.formAction = button.formAction;
+  history.replaceState(history.state, "", instead);
+}
+
 function forgetBanner() {
-  if (main.dataset.instead) history.replaceState(history.state, "", main.dataset.instead);
   const address = new URL(location);
   if (!address.searchParams.has("banner")) return;
   address.searchParams.delete("banner");
@@ -371,6 +380,7 @@ function addHelp() {
   document.querySelector(".tools").prepend(button);
 }
 
+forgetAction();
 forgetBanner();
 dress();
 showTicked();
