@@ -38,7 +38,17 @@ function showAges() {
   }
 }
 
-// The banner is told once
+// The banner is told once, and an action's own answer is not asked for again
+
+// Links and forms are relative to the address, so they are made whole before it changes.
+function forgetAction() {
+  const instead = main.dataset.instead && new URL(main.dataset.instead, location).href;
+  if (!instead) return;
+  for (const link of document.querySelectorAll("a[href]")) link.href = link.href;
+  for (const form of document.querySelectorAll("form[action]")) form.action = form.action;
+  for (const button of document.querySelectorAll("button[formaction]")) button.formAction = button.formAction;
+  history.replaceState(history.state, "", instead);
+}
 
 function forgetBanner() {
   const address = new URL(location);
@@ -51,7 +61,7 @@ function forgetBanner() {
 // Rows
 
 const rows = () => [...main.querySelectorAll(".cards tbody tr")];
-const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]")];
+const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]:not(:disabled)")];
 let lastTicked = null;
 
 function addSelectAll() {
@@ -120,11 +130,17 @@ const textOf = (element) => {
 
 // Commands: only the browser knows where this is.
 
+const ADDRESS = 'curl "$DEAD_LETTERS_URL"';
+
 function fillCommands() {
   const apps = new URL(document.querySelector(".brand").href);
   const root = apps.origin + apps.pathname.slice(0, apps.pathname.lastIndexOf("/"));
+  // One word of a shell, whatever a path has in it.
+  const quoted = `'${root.split("'").join("'\\''")}'`;
   for (const command of main.querySelectorAll(".command pre")) {
-    command.textContent = command.textContent.replace("$DEAD_LETTERS_URL", root);
+    const text = command.textContent;
+    // At its beginning alone: further on it can stand in a filter's text.
+    if (text.startsWith(ADDRESS)) command.textContent = `curl ${quoted}${text.slice(ADDRESS.length)}`;
   }
 }
 
@@ -153,7 +169,8 @@ const isBusy = () =>
   isField(document.activeElement) ||
   !document.getSelection().isCollapsed;
 
-async function refresh() {
+// As a whole only where somebody asked for it: else no row that is shown moves, since one may be about to be clicked.
+async function refresh(isWhole) {
   if (isFetching || isBusy()) return;
   isFetching = true;
   try {
@@ -168,7 +185,10 @@ async function refresh() {
     const html = await response.text();
     if (isBusy()) return;
     tag = response.headers.get("ETag");
-    replace(html);
+    const page = new DOMParser().parseFromString(html, "text/html");
+    const fresh = page.getElementById("main");
+    if (fresh && (isWhole || rows().length === 0)) replace(page, fresh);
+    else if (fresh) update(page, fresh);
     found(true);
   } catch {
     found(false);
@@ -183,11 +203,64 @@ function found(isFresh) {
   live.title = isFresh ? "Fetched again every 10 seconds" : "It can't be fetched at the moment; it is tried again";
 }
 
+// Keeps every row where it is. What is new waits behind a link, and a letter that is closed elsewhere is marked.
+function update(page, fresh) {
+  const key = (row) => row.id || row.querySelector("a")?.getAttribute("href");
+  const found = new Map([...fresh.querySelectorAll(".cards tbody tr")].map((row) => [key(row), row]));
+  const shown = rows();
+  const last = shown.findLastIndex((row) => found.has(key(row)));
+  const isFull = fresh.querySelector("a[rel=next]") != null;
+  for (const [at, row] of shown.entries()) {
+    const same = found.get(key(row));
+    // Behind the last that is still there, new ones may have pushed it to the next page.
+    if (!same && isFull && at > last) continue;
+    const action = (row) => row.querySelector(".act button")?.getAttribute("formaction");
+    mark(row, !same || action(same) !== action(row));
+    // Cells of one line, whatever they say. Buttons are none of them.
+    for (const cell of same?.id ? [] : (same?.querySelectorAll(".number, .when, .trend") ?? [])) {
+      row.children[cell.cellIndex]?.replaceChildren(...cell.childNodes);
+    }
+    found.delete(key(row));
+  }
+  const pills = [...main.querySelectorAll(".tabs .pill")];
+  for (const [at, pill] of [...fresh.querySelectorAll(".tabs .pill")].entries()) {
+    if (pills[at]) pills[at].textContent = pill.textContent;
+  }
+  const [chart, freshChart] = [main.querySelector("figure"), fresh.querySelector("figure")];
+  if (chart && freshChart) chart.replaceChildren(...freshChart.childNodes);
+  document.title = page.title;
+  showNew(found.size);
+  showAges();
+  showTicked();
+}
+
+function mark(row, isGone) {
+  row.classList.toggle("gone", isGone);
+  for (const control of row.querySelectorAll("input, button")) control.disabled = isGone;
+  const button = row.querySelector(".act button");
+  if (button) {
+    button.dataset.text ??= button.textContent;
+    button.textContent = isGone ? "Changed" : button.dataset.text;
+  }
+  row.title = isGone ? "Changed elsewhere since this page was loaded" : "";
+}
+
+// It stands above the page, and so moves nothing.
+const news = document.createElement("a");
+news.className = "button news";
+news.setAttribute("role", "status");
+
+function showNew(count) {
+  const what = main.querySelector(".letters") ? "letter" : main.querySelector(".groups") ? "group" : "app";
+  news.textContent = `${count} new ${what}${count === 1 ? "" : "s"}`;
+  news.href = location.pathname + location.search;
+  if (count > 0) document.body.append(news);
+  else news.remove();
+}
+
 // Keeps where one is: what is open, what is focused, which row.
-function replace(html) {
-  const page = new DOMParser().parseFromString(html, "text/html");
-  const fresh = page.getElementById("main");
-  if (!fresh) return;
+function replace(page, fresh) {
+  news.remove();
   const open = new Map([...main.querySelectorAll("details[id]")].map((details) => [details.id, details.open]));
   const current = rows().find((row) => row.classList.contains("current"));
   const key = (element) => element && (element.id || element.getAttribute("formaction") || element.getAttribute("href"));
@@ -215,16 +288,16 @@ function keepFresh() {
     live.setAttribute("aria-pressed", isLive);
     sessionStorage.setItem("dead-letters-paused", isLive ? "" : "yes");
     clearInterval(timer);
-    if (isLive) timer = setInterval(refresh, PERIOD);
+    if (isLive) timer = setInterval(() => refresh(false), PERIOD);
   };
   live.addEventListener("click", () => {
     set(isPaused());
-    if (!isPaused()) refresh();
+    if (!isPaused()) refresh(true);
   });
   set(sessionStorage.getItem("dead-letters-paused") !== "yes");
   found(main.querySelector("[data-problem]") == null);
   document.querySelector(".tools").prepend(live);
-  document.addEventListener("visibilitychange", () => !isPaused() && refresh());
+  document.addEventListener("visibilitychange", () => !isPaused() && refresh(false));
 }
 
 // After Back the browser shows the page, and its boxes, as they were left.
@@ -233,7 +306,7 @@ addEventListener("pageshow", (event) => {
   if (!isBack || !main.hasAttribute("data-live")) return;
   for (const box of boxes()) box.checked = false;
   showTicked();
-  refresh();
+  refresh(true);
 });
 
 // Keys
@@ -307,6 +380,7 @@ function addHelp() {
   document.querySelector(".tools").prepend(button);
 }
 
+forgetAction();
 forgetBanner();
 dress();
 showTicked();

@@ -1,18 +1,40 @@
 //! Who may do what: the host says, and the store is handed out to nobody else.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderName, header::AUTHORIZATION, request::Parts},
+    http::{
+        HeaderName,
+        header::{AUTHORIZATION, HOST},
+        request::Parts,
+        uri::Authority,
+    },
     response::{IntoResponse, Response},
 };
 use dead_letters::{AppId, DeadLetterReplay, DeadLetterStore};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
-use crate::{Admin, State, problem::Problem};
+use crate::{Admin, State, audit::Attempt, problem::Problem};
+
+/// Letters that a view may examine, of an operator of whom nothing else is said: a tenth of a second.
+const SCAN_LIMIT: u32 = 100_000;
+/// Of 1,000,000 letters no view takes more than a second.
+const MAX_SCAN: u32 = 1_000_000;
+/// Whoever has a longer one is not let in: it stands in the store and in the audit as often as they act.
+const MAX_NAME_CHARACTERS: usize = 200;
 
 /// Says who sends a request: a host's own session or single sign-on, one of the ready-made ones here, or a
 /// closure `Fn(&Parts) -> Result<Operator, Denied>`. It is asked once for every request but those of assets, and
@@ -49,6 +71,12 @@ impl Denied {
         Problem::unauthenticated().into_response().into()
     }
 
+    /// 421: the request's `Host` is none of the service's own. For services that let in whoever reaches them: a page
+    /// of another site can have its own name point there (DNS rebinding).
+    pub fn misdirected() -> Self {
+        Problem::misdirected().into_response().into()
+    }
+
     /// 403: somebody who may not use the admin at all.
     pub fn forbidden() -> Self {
         Problem::forbidden("this operator may not use the admin").into_response().into()
@@ -68,13 +96,14 @@ pub struct Operator {
     /// None is all.
     apps: Option<BTreeSet<AppId>>,
     rights: BTreeSet<Right>,
+    scan_limit: u32,
 }
 
 impl Operator {
     /// May read the letters of all apps, and do no more. The name is what
     /// [`resolved_by`](dead_letters::DeadLetterRow::resolved_by) and the audit say.
     pub fn reader(name: impl Into<String>) -> Self {
-        Self { name: name.into(), apps: None, rights: BTreeSet::new() }
+        Self { name: name.into(), apps: None, rights: BTreeSet::new(), scan_limit: SCAN_LIMIT }
     }
 
     /// May do everything.
@@ -92,6 +121,17 @@ impl Operator {
     pub fn of_apps(mut self, apps: impl IntoIterator<Item = AppId>) -> Self {
         self.apps = Some(apps.into_iter().collect());
         self
+    }
+
+    /// May have so many letters examined by one view or preview: 100,000, where it is not said, and 1,000,000 at most.
+    /// A view examines 10,000 unless its address says `scan`.
+    pub fn scan_limit(mut self, letters: u32) -> Self {
+        self.scan_limit = letters.clamp(1, MAX_SCAN);
+        self
+    }
+
+    pub(crate) fn max_scan(&self) -> u32 {
+        self.scan_limit
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -200,22 +240,65 @@ impl<F> fmt::Debug for TrustedProxyHeader<F> {
     }
 }
 
-/// Lets everybody in, as this operator: for a service that listens on loopback alone.
+/// Lets everybody in, as this operator: for a service that listens on loopback alone. A request whose `Host` is not
+/// a name of the loopback interface is answered 421.
 #[derive(Debug, Clone)]
 pub struct InsecureAllowAll(pub Operator);
 
 #[async_trait]
 impl Authorize for InsecureAllowAll {
-    async fn authorize(&self, _: &Parts) -> Result<Operator, Denied> {
-        Ok(self.0.clone())
+    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied> {
+        if is_of_loopback(request) { Ok(self.0.clone()) } else { Err(Denied::misdirected()) }
     }
 }
 
-/// The store, in the hands of an operator: no handler reaches it otherwise.
+/// Whether all names that the request has for this host are of the loopback interface. Browsers always send one, with
+/// the port that they came by; what sends none is no browser.
+fn is_of_loopback(request: &Parts) -> bool {
+    let by_header = request.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
+    let by_address = request.uri.authority().map(|authority| authority.as_str());
+    by_header.chain(by_address).all(|host| {
+        let host = host.parse::<Authority>().ok();
+        let host = host.as_ref().map_or("", Authority::host).trim_matches(['[', ']']);
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// How long a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Turns at the store. They are fewer than the connections of its pool, which is the service's own: whatever
+/// operators ask for, the service finds a connection. First come, first served.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+/// One of them, until it is dropped.
+pub(crate) type Turn = OwnedSemaphorePermit;
+
+impl Turns {
+    pub(crate) fn new(turns: usize) -> Self {
+        Self(Arc::new(Semaphore::new(turns.clamp(1, Semaphore::MAX_PERMITS))))
+    }
+
+    pub(crate) async fn take(&self) -> Result<Turn, Problem> {
+        let turn = timeout(PATIENCE, self.0.clone().acquire_owned()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(Problem::busy)
+    }
+}
+
+/// Whether the client that sent a request still waits for its answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(pub(crate) Weak<()>);
+
+/// The store, in the hands of an operator whose turn it is: no handler reaches it otherwise.
 #[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) admin: State,
     pub(crate) operator: Arc<Operator>,
+    pub(crate) attempt: Attempt,
+    pub(crate) waiting: Option<Waiting>,
+    /// Given back with the last copy, when the last statement has ended.
+    pub(crate) _turn: Arc<Turn>,
 }
 
 impl FromRequestParts<State> for Access {
@@ -223,7 +306,20 @@ impl FromRequestParts<State> for Access {
 
     async fn from_request_parts(parts: &mut Parts, admin: &State) -> Result<Self, Response> {
         let operator = admin.authorize.authorize(parts).await.map_err(|denied| *denied.0)?;
-        Ok(Self { admin: admin.clone(), operator: Arc::new(operator) })
+        Self::enter(parts, admin, operator).await.map_err(Problem::into_response)
+    }
+}
+
+impl Access {
+    async fn enter(parts: &Parts, admin: &State, operator: Operator) -> Result<Self, Problem> {
+        let attempt = parts.extensions.get::<Attempt>().cloned().unwrap_or_default();
+        if operator.name.chars().count() > MAX_NAME_CHARACTERS {
+            return Err(Problem::forbidden("an operator's name may have 200 characters"));
+        }
+        attempt.is_by(operator.name());
+        let turn = Arc::new(admin.turns.take().await?);
+        let waiting = parts.extensions.get().cloned();
+        Ok(Self { admin: admin.clone(), operator: Arc::new(operator), attempt, waiting, _turn: turn })
     }
 }
 
@@ -241,6 +337,7 @@ impl Access {
         if self.operator.sees(app_id) {
             Ok(AppAccess { access: self, app_id })
         } else {
+            self.attempt.is_of_foreign_app();
             Err(Problem::no_such_app())
         }
     }
@@ -254,6 +351,19 @@ pub(crate) struct AppAccess {
 }
 
 impl AppAccess {
+    pub(crate) fn attempt(&self) -> &Attempt {
+        &self.access.attempt
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.access.waiting.as_ref().is_some_and(|waiting| waiting.0.strong_count() == 0)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.access.admin.clone()
+    }
+
     pub(crate) fn admin(&self) -> &Admin {
         &self.access.admin
     }

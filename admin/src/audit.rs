@@ -1,13 +1,20 @@
-//! Who did what: one event of the target `dead_letters::audit` for each action and each revealed payload, at
-//! level INFO, once it is over.
+//! Who did what, and who tried: one event of the target `dead_letters::audit` for each action, each revealed payload
+//! and each attempt that was refused, at level INFO, once it is over.
 
-use axum::http::StatusCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{
+    extract::Request,
+    http::{Method, StatusCode},
+    middleware::Next,
+    response::Response,
+};
 use dead_letters::{DeadLetterFilter, DeadLetterId, ListQuery};
 use tracing::info;
 
 use crate::{access::AppAccess, problem::Problem};
 
-/// An action under way. Dropped before it ends, as where the browser hangs up, it says what was done by then and
+/// An action under way. Dropped before it ends, as where the service stops, it says what was done by then and
 /// that more may be.
 pub(crate) struct Entry<'a> {
     access: &'a AppAccess,
@@ -39,11 +46,13 @@ impl<'a> Entry<'a> {
     /// How it ended.
     pub(crate) fn ended(mut self, result: Result<(), &Problem>) {
         let status = result.err().map_or(StatusCode::OK, Problem::status);
-        self.tell(if result.is_ok() { "done" } else { "refused" }, Some(status));
+        let problem = result.err().map(|problem| problem.kind().name());
+        self.tell(if result.is_ok() { "done" } else { "refused" }, Some(status), problem);
     }
 
-    fn tell(&mut self, outcome: &'static str, status: Option<StatusCode>) {
+    fn tell(&mut self, outcome: &'static str, status: Option<StatusCode>, problem: Option<&'static str>) {
         self.is_ended = true;
+        self.access.attempt().known(|known| known.is_told = true);
         info!(
             target: "dead_letters::audit",
             operator = self.access.operator().name(),
@@ -53,6 +62,7 @@ impl<'a> Entry<'a> {
             count = self.count,
             outcome,
             status = status.map(|status| status.as_u16()),
+            problem,
         );
     }
 }
@@ -60,7 +70,97 @@ impl<'a> Entry<'a> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         if !self.is_ended {
-            self.tell("unknown", None);
+            self.tell("unknown", None, None);
         }
     }
+}
+
+/// What is known of a request while it is answered: shared by the layer that tells of refused attempts and by those
+/// who find things out.
+#[derive(Clone, Default)]
+pub(crate) struct Attempt(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+pub(crate) struct Known {
+    operator: Option<String>,
+    /// Whether an [`Entry`] has told of it.
+    is_told: bool,
+    is_of_foreign_app: bool,
+}
+
+impl Attempt {
+    fn known<T>(&self, with: impl FnOnce(&mut Known) -> T) -> T {
+        with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn is_by(&self, operator: &str) {
+        self.known(|known| known.operator = Some(operator.to_owned()));
+    }
+
+    /// The operator may not see the app that was asked for.
+    pub(crate) fn is_of_foreign_app(&self) {
+        self.known(|known| known.is_of_foreign_app = true);
+    }
+}
+
+/// What an address is about. The texts are the sender's, encoded as they came.
+struct Target {
+    action: &'static str,
+    app_id: String,
+    letters: Option<String>,
+}
+
+impl Target {
+    fn of(method: &Method, path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/api").unwrap_or(path);
+        let shown = |text: &str| text.chars().take(40).collect::<String>();
+        let mut parts = path.split('/').skip(1);
+        let (Some("apps"), Some(app_id)) = (parts.next(), parts.next()) else { return None };
+        let rest: Vec<_> = parts.collect();
+        let letters = match rest[..] {
+            ["letters", id, ..] => Some(format!("ids={}", shown(id))),
+            _ => None,
+        };
+        let action = match (method, &rest[..]) {
+            (&Method::POST, ["letters", _, "resolve"]) => "resolve",
+            (&Method::POST, ["letters", _, "replay"]) => "replay",
+            (&Method::POST, ["letters", _, "reopen"]) => "reopen",
+            (&Method::POST, ["letters", _, "reveal"]) => "reveal",
+            (&Method::POST, ["bulk", "preview"]) => "preview",
+            (&Method::POST, ["bulk", "run"]) => "run",
+            (&Method::GET | &Method::HEAD, _) => "read",
+            _ => return None,
+        };
+        Some(Self { action, app_id: shown(app_id), letters })
+    }
+}
+
+/// Tells of each action that was refused before it became an [`Entry`], and of each look at an app that the operator
+/// may not see.
+pub(crate) async fn attempts(mut request: Request, next: Next) -> Response {
+    let target = Target::of(request.method(), request.uri().path());
+    let attempt = Attempt::default();
+    request.extensions_mut().insert(attempt.clone());
+    let response = next.run(request).await;
+    if let Some(target) = target
+        && (response.status().is_client_error() || response.status().is_server_error())
+    {
+        let problem = response.extensions().get::<Problem>().map(|problem| problem.kind().name());
+        attempt.known(|known| {
+            if !known.is_told && (target.action != "read" || known.is_of_foreign_app) {
+                info!(
+                    target: "dead_letters::audit",
+                    operator = known.operator.as_deref(),
+                    action = target.action,
+                    app_id = target.app_id,
+                    letters = target.letters,
+                    count = 0,
+                    outcome = "refused",
+                    status = response.status().as_u16(),
+                    problem,
+                );
+            }
+        });
+    }
+    response
 }

@@ -1,9 +1,9 @@
 //! Many letters at once: a preview that is frozen, and runs that touch nothing else.
 //!
 //! The preview's token says who may run it, on what, and until when a letter must have failed to be meant. It
-//! is signed and handed to the browser; nothing is kept here. A run may be dropped between two batches or
-//! within one, which is done then or not as a whole: the same token goes on where it stopped, since what is
-//! settled is left alone.
+//! is sealed and handed to the browser; nothing is kept here. A run whose client hangs up ends with the batch under
+//! way; one that is dropped ends within it, and the batch is done or not as a whole. The same token goes on where it
+//! stopped, since what is settled is left alone.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::{
     access::{AppAccess, Right},
     audit::Entry,
+    clock,
     problem::Problem,
     settle::{checked, may_be_set},
     token::Purpose,
@@ -25,9 +26,8 @@ use crate::{
 
 /// How long a preview is good.
 const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
-/// What a preview counts to, and looks at.
+/// What a preview counts to.
 const COUNT_CAP: u32 = 100_000;
-const SCAN: u32 = 1_000_000;
 const SAMPLE: u32 = 10;
 /// Letters a batch: a replay holds them whole.
 const RESOLVE_BATCH: u32 = 1_000;
@@ -66,6 +66,8 @@ pub(crate) struct Preview {
 /// What a run did.
 pub(crate) struct Outcome {
     pub(crate) action: Resolution,
+    /// Of the preview, with its cutoff.
+    pub(crate) filter: DeadLetterFilter,
     /// Of the preview.
     pub(crate) counted: u64,
     pub(crate) at_least: bool,
@@ -125,11 +127,12 @@ pub(crate) async fn preview(
         state => state,
     };
     let (store, app_id) = (access.store(), access.app_id);
-    let count = store.count(app_id, &filter, COUNT_CAP, Some(SCAN)).await?;
+    let scan = Some(access.operator().max_scan());
+    let count = store.count(app_id, &filter, COUNT_CAP, scan).await?;
     if filter.ids.is_none() {
         filter.created_before = Some(count.as_of);
     }
-    let page = PageRequest { size: SAMPLE, scan: Some(SCAN), ..Default::default() };
+    let page = PageRequest { size: SAMPLE, scan, ..Default::default() };
     let sample = store.list(app_id, &filter, &page).await?.items;
     let at_least = count.at_least || count.looked_back_to.is_some();
     let frozen = Frozen {
@@ -149,7 +152,7 @@ pub(crate) async fn preview(
         at_least,
         cutoff: count.as_of,
         sample,
-        token: access.admin().key.sign(Purpose::Preview, &frozen),
+        token: access.admin().key.seal(Purpose::Preview, &frozen),
         expires_at: now + GOOD_FOR,
     })
 }
@@ -205,7 +208,7 @@ async fn run_frozen(
     };
     let began = match frozen.began {
         Some(began) => began,
-        None => database_now(access).await?,
+        None => clock::now(access).await?,
     };
     let deadline = Instant::now() + RUN_TIME;
     let mut left = limit;
@@ -217,7 +220,9 @@ async fn run_frozen(
                 done += u64::from(count);
                 entry.did(count.into());
                 left = left.map(|left| left.saturating_sub(count));
-                if !settled.more || left == Some(0) || Instant::now() >= deadline {
+                // Of a client that hung up nobody knows whether it wants the rest.
+                let is_over = left == Some(0) || Instant::now() >= deadline || access.is_given_up();
+                if !settled.more || is_over {
                     break (settled.more, settled.held, None);
                 }
             }
@@ -245,7 +250,8 @@ async fn run_frozen(
         settled_by_others,
         began,
         stopped_by,
-        token: access.admin().key.sign(Purpose::Preview, &frozen),
+        token: access.admin().key.seal(Purpose::Preview, &frozen),
+        filter: frozen.query.filter,
     })
 }
 
@@ -273,12 +279,9 @@ async fn batch(
 
 /// What was counted, less what was done and what is open still.
 async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
-    let open = access.store().count(access.app_id, &frozen.query.filter, COUNT_CAP, Some(SCAN)).await?;
+    let scan = Some(access.operator().max_scan());
+    let open = access.store().count(access.app_id, &frozen.query.filter, COUNT_CAP, scan).await?;
     Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
-}
-
-async fn database_now(access: &AppAccess) -> Result<DateTime<Utc>, Problem> {
-    Ok(access.store().count(access.app_id, &DeadLetterFilter::default(), 1, Some(1)).await?.as_of)
 }
 
 /// Letters that were stored since then whose event had been replayed before.
@@ -302,18 +305,22 @@ pub(crate) async fn came_back(access: &AppAccess, since: DateTime<Utc>) -> Resul
 mod tests {
     use std::sync::Arc;
 
+    use axum::{extract::FromRequestParts, http::Request};
     use dead_letters::{DeadLetterRepo, testing};
     use uuid::Uuid;
 
     use super::*;
     use crate::{Admin, InsecureAllowAll, Operator, access::Access, problem::ProblemType};
 
+    async fn entered(admin: Admin) -> Access {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        Access::from_request_parts(&mut parts, &Arc::new(admin)).await.unwrap()
+    }
+
     async fn access(app_id: AppId) -> Access {
         let store = Arc::new(testing::store().await.unwrap());
         store.insert_many(vec![testing::letter(app_id); 3]).await.unwrap();
-        let operator = Operator::full("ada");
-        let admin = Arc::new(Admin::new(store, InsecureAllowAll(operator.clone())));
-        Access { admin, operator: Arc::new(operator) }
+        entered(Admin::new(store, InsecureAllowAll(Operator::full("ada")))).await
     }
 
     async fn ran(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<u64, ProblemType> {
@@ -357,9 +364,8 @@ mod tests {
         for _ in 0..2 {
             store.insert_many(vec![testing::letter(app_id); 600]).await.unwrap();
         }
-        let operator = Operator::full("ada");
-        let admin = Arc::new(Admin::new(store.clone(), InsecureAllowAll(operator.clone())));
-        let access = Access { admin, operator: Arc::new(operator) }.app(app_id).unwrap();
+        let admin = Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada")));
+        let access = entered(admin).await.app(app_id).unwrap();
         let now = Utc::now();
         let preview = preview(&access, Resolution::Ignored, DeadLetterFilter::default(), now).await.unwrap();
         store.fail(testing::Call::ResolveMatching, 1.., testing::transient());

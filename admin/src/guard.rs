@@ -1,14 +1,14 @@
 //! What every request passes: limits, the same-site check and headers. See RFC 9110 for ETag, and the issue
 //! of each header where it is set.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    body::{Body, to_bytes},
-    extract::{DefaultBodyLimit, Request},
+    body::{Body, Bytes, to_bytes},
+    extract::{DefaultBodyLimit, FromRequest, OriginalUri, Request},
     http::{
-        HeaderValue, Method, StatusCode,
+        HeaderValue, StatusCode,
         header::{
             CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
             X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -21,13 +21,23 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tower_http::{compression::CompressionLayer, csrf::CsrfLayer};
+use tracing::{Instrument, error};
 
-use crate::{State, pages, problem::Problem};
+use crate::{
+    State,
+    access::Waiting,
+    audit, input, pages,
+    problem::{self, Problem},
+};
 
 /// A thousand ids in JSON are 40 KB, in a signed token 60.
 const MAX_BODY_BYTES: usize = 256 << 10;
 /// Longer than a pool waits for a connection, and than a bulk run goes on.
 const TIME_OUT: Duration = Duration::from_secs(60);
+/// Of a view. Its statement goes on until the database ends it, and keeps its turn until then.
+const VIEW_TIME_OUT: Duration = Duration::from_secs(15);
+/// Until all of a body is there.
+const BODY_TIME_OUT: Duration = Duration::from_secs(10);
 /// No page has more.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
@@ -37,28 +47,73 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// From the inside out.
 pub(crate) fn layers(router: Router<State>, csrf: CsrfLayer) -> Router<State> {
     router
+        .layer(from_fn(whole_body))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(from_fn(in_time))
         .layer(csrf.with_rejection_response(|_| Problem::cross_site().into_response()))
+        .layer(from_fn(audit::attempts))
+        .layer(from_fn(in_time))
+        .layer(from_fn(one_door))
         .layer(from_fn(pages::problem_as_page))
         .layer(from_fn(not_modified))
         .layer(CompressionLayer::new())
         .layer(map_response(headers))
 }
 
+/// A path with an empty part is nobody's: a prefix that is nested takes `/admin//apps` for its own, and what a host
+/// or a proxy says of `/admin/apps` would not hold for it.
+async fn one_door(request: Request, next: Next) -> Response {
+    let original = request.extensions().get::<OriginalUri>().map_or(request.uri(), |OriginalUri(uri)| uri);
+    match original.path().contains("//") || request.uri().path().contains("//") {
+        true => problem::not_found().await.into_response(),
+        false => next.run(request).await,
+    }
+}
+
 /// A store that hangs is one that can't be reached.
-async fn in_time(request: Request, next: Next) -> Response {
-    timeout(TIME_OUT, next.run(request)).await.unwrap_or_else(|_| Problem::unavailable().into_response())
+///
+/// A request is answered by a task of its own, which goes on where the client hangs up: a statement does too, on its
+/// connection, so the turn is kept until it has ended; and an action is audited as what it was.
+async fn in_time(mut request: Request, next: Next) -> Response {
+    let here = Arc::new(());
+    request.extensions_mut().insert(Waiting(Arc::downgrade(&here)));
+    let patience = if request.method().is_safe() { VIEW_TIME_OUT } else { TIME_OUT };
+    let task = tokio::spawn(timeout(TIME_OUT, next.run(request)).in_current_span());
+    let answer = timeout(patience, task).await;
+    drop(here);
+    match answer {
+        Ok(Ok(Ok(response))) => response,
+        Ok(Ok(Err(_))) => Problem::unavailable().into_response(),
+        Ok(Err(error)) => {
+            error!(%error, "a request was not answered");
+            Problem::internal().into_response()
+        }
+        Err(_) => Problem::too_long().into_response(),
+    }
+}
+
+/// Reads the body before anybody's turn is taken: whoever sends it byte by byte holds up nobody else.
+async fn whole_body(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let read = Bytes::from_request(Request::from_parts(parts.clone(), body), &());
+    match timeout(BODY_TIME_OUT, read).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(rejection)) => input::bad_body(&rejection).into_response(),
+        Err(_) => Problem::too_slow().into_response(),
+    }
 }
 
 /// Answers 304 where the client has this very body already: a poll costs the store's calls and no bytes.
 async fn not_modified(request: Request, next: Next) -> Response {
     let known = request.headers().get(IF_NONE_MATCH).cloned();
-    let is_get = request.method() == Method::GET;
+    // A HEAD has the headers of the GET; its body is left out further out.
+    let is_view = request.method().is_safe();
     let (mut parts, body) = next.run(request).await.into_parts();
     // What is not to be stored is a payload, maybe a large one, or an error.
     let is_kept = parts.headers.get(CACHE_CONTROL).is_none();
-    if !is_get || parts.status != StatusCode::OK || !is_kept {
+    if !is_view || parts.status != StatusCode::OK || !is_kept {
         return Response::from_parts(parts, body);
     }
     let Ok(body) = to_bytes(body, MAX_PAGE_BYTES).await else {
@@ -83,9 +138,12 @@ async fn not_modified(request: Request, next: Next) -> Response {
 
 /// `same-origin` and no less: without a Referer browsers send `Origin: null` with forms to hosts on plain http,
 /// which the same-site check has to refuse.
-async fn headers(mut response: Response) -> Response {
+pub(crate) async fn headers(mut response: Response) -> Response {
+    let status = response.status();
+    let is_refused = status.is_client_error() || status.is_server_error();
     let headers = response.headers_mut();
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+    let kept = HeaderValue::from_static(if is_refused { "no-store" } else { "private, no-cache" });
+    headers.entry(CACHE_CONTROL).or_insert(kept);
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -10,14 +10,12 @@ use dead_letters::{AppId, DeadLetterId, ListQuery};
 use form_urlencoded::parse;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{State, problem::Problem};
+use crate::{State, access::Operator, problem::Problem, urls::fits};
 
 /// Longer texts to search for are refused: they would be matched against every row of a scan.
 const MAX_CHARACTERS: usize = 2_000;
-/// Of 1,000,000 letters no view takes more than a second.
-const MAX_SCAN: u32 = 1_000_000;
 /// Tokens, letters that were ticked, and a list with its filter encoded: a body's own limit holds for them.
-const LONG_FIELDS: [&str; 5] = ["back", "banner", "ids", "run", "token"];
+const LONG_FIELDS: [&str; 6] = ["back", "banner", "filter", "ids", "run", "token"];
 
 /// The app of the address.
 pub(crate) struct AppPath(pub(crate) AppId);
@@ -100,13 +98,26 @@ impl Fields {
     }
 
     /// What is left, as filter and page.
-    pub(crate) fn listing(self) -> Result<ListQuery, Problem> {
+    pub(crate) fn listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
         let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(self.0).finish();
         let query: ListQuery = text.parse()?;
+        let max = operator.max_scan();
         match query.page.scan {
-            Some(scan) if scan > MAX_SCAN => Err(Problem::invalid_field("scan", "must be from 1 to 1000000")),
+            Some(scan) if scan > max => {
+                Err(Problem::invalid_field("scan", format!("must be from 1 to {max} for this operator")))
+            }
             _ => Ok(query),
         }
+    }
+
+    /// The same for a page, which has links to itself: a filter that fits no address is refused.
+    pub(crate) fn page_listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
+        let query = self.listing(operator)?;
+        if !fits(&query) {
+            let longest = query.pairs().max_by_key(|(_, text)| text.len()).map_or("", |(name, _)| name);
+            return Err(Problem::invalid_field(longest, "is too long for an address: see the API"));
+        }
+        Ok(query)
     }
 
     /// There must be none left.
@@ -195,8 +206,12 @@ fn expect_type(headers: &HeaderMap, essence: &str, problem: &'static str) -> Res
 }
 
 async fn body(request: Request, admin: &State) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, admin).await.map_err(|rejection: BytesRejection| match rejection.status() {
+    Bytes::from_request(request, admin).await.map_err(|rejection| bad_body(&rejection))
+}
+
+pub(crate) fn bad_body(rejection: &BytesRejection) -> Problem {
+    match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large("a body may have 256 KiB"),
         _ => Problem::invalid("the body could not be read"),
-    })
+    }
 }

@@ -6,11 +6,14 @@ mod api;
 mod assets;
 mod audit;
 mod bulk;
+mod clock;
 mod guard;
 mod input;
 mod pages;
 mod payload;
 mod problem;
+#[cfg(feature = "serve")]
+mod server;
 mod settle;
 mod shares;
 mod token;
@@ -25,10 +28,17 @@ use axum::{
 use dead_letters::{AppId, DeadLetterReplay, DeadLetterStore, RetentionPolicy};
 use tower_http::csrf::CsrfLayer;
 
-use access::Access;
+use access::{Access, Turns};
 pub use access::{Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader};
 use payload::Redaction;
+#[cfg(feature = "serve")]
+pub use server::Server;
 use token::Key;
+
+/// Of a pool of ten connections, less than half.
+const CONCURRENCY: usize = 4;
+/// Payloads that are sent at the same time, of which each holds up to 16 MB.
+const DOWNLOADS: usize = 8;
 
 type AppNames = dyn Fn(AppId) -> Option<String> + Send + Sync;
 
@@ -44,6 +54,8 @@ pub struct Admin {
     redaction: Redaction,
     key: Key,
     csrf: CsrfLayer,
+    turns: Turns,
+    downloads: Turns,
 }
 
 impl Admin {
@@ -58,6 +70,8 @@ impl Admin {
             redaction: Redaction::default(),
             key: Key::random(),
             csrf: CsrfLayer::new(),
+            turns: Turns::new(CONCURRENCY),
+            downloads: Turns::new(DOWNLOADS),
         }
     }
 
@@ -105,6 +119,14 @@ impl Admin {
     pub fn key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, AdminConfigError> {
         self.key = Key::new(secret.as_ref()).ok_or(AdminConfigError::ShortKey)?;
         Ok(self)
+    }
+
+    /// Lets so many requests ask the store at the same time: 4, where it is not said. **It must be smaller than the
+    /// store's pool**, so that the service finds a connection whatever operators ask for. The others wait for 5
+    /// seconds, first come, first served, and are then answered 503.
+    pub fn concurrency(mut self, requests: usize) -> Self {
+        self.turns = Turns::new(requests);
+        self
     }
 
     /// Takes posts from pages of this origin (`https://ops.example`) too: where a proxy changes `Host`, the

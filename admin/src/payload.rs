@@ -1,18 +1,29 @@
 //! Payloads as the texts that they are: numbers, order and doubled keys as stored, which a `Value` would change.
 
-use std::{borrow::Cow, fmt, io, ops::Range, sync::Arc};
+use std::{borrow::Cow, fmt, io, ops::Range, time::Duration};
 
 use axum::body::{Body, Bytes};
-use dead_letters::{AppId, DeadLetterId, DeadLetterStore};
+use dead_letters::DeadLetterId;
 use futures_util::stream::try_unfold;
 use serde::de::IgnoredAny;
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::timeout,
+};
+
+use crate::access::{AppAccess, Turn};
 
 /// What serde_json reads.
 const MAX_LEVELS: usize = 127;
-const REDACTED: &str = "\"[redacted]\"";
+pub(crate) const REDACTED: &str = "\"[redacted]\"";
 /// Of a payload that is streamed. PostgreSQL reads a text from its beginning for each part: 64 MB take 2.6 s, in
 /// parts of 1 Mi 6.5 s, of 16 Mi 1.7 s.
 pub(crate) const PART_CHARACTERS: u64 = 4 << 20;
+/// What is handed to the connection at once.
+const PIECE_BYTES: usize = 64 << 10;
+/// How long a client may take none of it.
+const STALL_TIME: Duration = Duration::from_secs(30);
+const DOWNLOAD_TIME: Duration = Duration::from_secs(600);
 
 /// What a piece of JSON text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +44,8 @@ pub(crate) struct Token<'a> {
     pub(crate) text: Cow<'a, str>,
 }
 
-/// The text is no JSON, or nests deeper than 127 levels.
+/// The text is not JSON or nests deeper than 127 levels. Where values are redacted, a text that is neither an object
+/// nor an array is refused as well: no pointer leads into it, although it may quote a whole payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
@@ -93,9 +105,17 @@ pub(crate) struct Pretty<'a> {
     pub(crate) redacted: usize,
 }
 
-pub(crate) fn pretty<'a>(text: &'a str, redaction: &Redaction) -> Result<Pretty<'a>, NotJson> {
+/// Returns `None` for a text that has more than `max_tokens` or becomes more than `max_bytes` long: one of 98 KB
+/// can become 13 MB, by its indentation alone.
+pub(crate) fn pretty<'a>(
+    text: &'a str,
+    redaction: &Redaction,
+    max_tokens: usize,
+    max_bytes: usize,
+) -> Result<Option<Pretty<'a>>, NotJson> {
     let mut walk = Walk::new(text, redaction)?;
     let mut pretty = Pretty { tokens: Vec::new(), redacted: 0 };
+    let mut bytes = 0;
     let (mut depth, mut is_first) = (0, false);
     let line = |depth: usize| Token { kind: Kind::Space, text: format!("\n{}", "  ".repeat(depth)).into() };
     while let Some(token) = walk.next()? {
@@ -111,6 +131,10 @@ pub(crate) fn pretty<'a>(text: &'a str, redaction: &Redaction) -> Result<Pretty<
             pretty.tokens.push(line(depth));
         }
         is_first = false;
+        bytes += token.text.len() + 2 * depth;
+        if pretty.tokens.len() >= max_tokens || bytes > max_bytes {
+            return Ok(None);
+        }
         pretty.tokens.push(token);
         match &*piece {
             "{" | "[" if kind == Kind::Punctuation => {
@@ -124,7 +148,7 @@ pub(crate) fn pretty<'a>(text: &'a str, redaction: &Redaction) -> Result<Pretty<
             _ => {}
         }
     }
-    Ok(pretty)
+    Ok(Some(pretty))
 }
 
 /// Goes through a text that is JSON, piece by piece.
@@ -152,11 +176,21 @@ impl<'a, 'r> Walk<'a, 'r> {
     pub(crate) fn new(text: &'a str, redaction: &'r Redaction) -> Result<Self, NotJson> {
         // All that is done here relies on it.
         serde_json::from_str::<IgnoredAny>(text).map_err(|_| NotJson)?;
+        let is_compound = text.trim_ascii_start().starts_with(['{', '[']);
+        if !redaction.is_empty() && !is_compound {
+            return Err(NotJson);
+        }
         Ok(Self { text, at: 0, redaction, open: Vec::new() })
     }
 
-    /// Where the piece before stands, `*` for each index: a JSON pointer.
-    pub(crate) fn pointer(&self) -> String {
+    /// Returns where the last piece stands as a JSON pointer, with `*` for each index. A pointer of more than
+    /// `max_bytes` is not built, since a payload may have one for each of 50,000 values.
+    pub(crate) fn pointer(&self, max_bytes: usize) -> Option<String> {
+        let bytes: usize = self.open.iter().map(|open| open.name.len() + 1).sum();
+        (bytes <= max_bytes).then(|| self.build_pointer())
+    }
+
+    fn build_pointer(&self) -> String {
         self.open.iter().map(|open| format!("/{}", open.name.replace('~', "~0").replace('/', "~1"))).collect()
     }
 
@@ -297,48 +331,60 @@ fn value_length(text: &[u8]) -> usize {
     }
 }
 
-/// The stored text, part by part; `first` is that of the first [`PART_CHARACTERS`]. A letter that goes meanwhile,
-/// or a store that fails, breaks it off: the client sees that it is not whole. Dropped, it asks for no more.
-pub(crate) fn stream(
-    store: Arc<dyn DeadLetterStore>,
-    app_id: AppId,
-    id: DeadLetterId,
-    first: String,
-) -> Body {
-    let part = move |(first, start): (Option<String>, u64)| {
-        let store = store.clone();
-        async move {
-            let end = start.saturating_add(PART_CHARACTERS);
-            let part = match first {
-                Some(first) => first,
-                None => {
-                    let text = store.payload_text(app_id, id, start..end).await.map_err(io::Error::other)?;
-                    text.ok_or_else(|| io::Error::other(Gone))?
-                }
-            };
-            Ok::<_, io::Error>((!part.is_empty()).then(|| {
-                // Fewer bytes than characters were asked for: there are no more.
-                let next = if (part.len() as u64) < PART_CHARACTERS { u64::MAX } else { end };
-                (Bytes::from(part), (None, next))
-            }))
+/// Sends the stored text part by part; `first` is that of the first [`PART_CHARACTERS`].
+///
+/// A task reads it, of which eight run at a time, and hands it on in small pieces: what a client that reads slowly
+/// makes the service keep is a few of these. A client that takes none for 30 seconds, a download that takes ten
+/// minutes, a letter that goes meanwhile and a store that fails break it off, and the client sees that it is not whole.
+pub(crate) fn stream(access: &AppAccess, id: DeadLetterId, download: Turn, first: String) -> Body {
+    let (sender, receiver) = channel(1);
+    let (admin, app_id) = (access.state(), access.app_id);
+    let whole = async move {
+        let _download = download;
+        let mut part = first;
+        let mut end = PART_CHARACTERS;
+        loop {
+            send(&sender, &part).await?;
+            // Fewer bytes than characters were asked for: there are no more.
+            if (part.len() as u64) < PART_CHARACTERS {
+                return sender.send(None).await.map_err(io::Error::other);
+            }
+            let start = end;
+            end = start.saturating_add(PART_CHARACTERS);
+            drop(part);
+            let _turn = admin.turns.take().await.map_err(|_| io::Error::other(Broken))?;
+            let text = admin.store.payload_text(app_id, id, start..end).await.map_err(io::Error::other)?;
+            part = text.ok_or_else(|| io::Error::other(Broken))?;
         }
     };
-    Body::from_stream(try_unfold((Some(first), 0), move |place: (Option<String>, u64)| {
-        let part = part.clone();
-        async move { if place.1 == u64::MAX { Ok(None) } else { part(place).await } }
+    tokio::spawn(timeout(DOWNLOAD_TIME, whole));
+    Body::from_stream(try_unfold(receiver, |mut receiver: Receiver<Option<Bytes>>| async move {
+        match receiver.recv().await {
+            Some(Some(piece)) => Ok(Some((piece, receiver))),
+            Some(None) => Ok(None),
+            None => Err(io::Error::other(Broken)),
+        }
     }))
 }
 
-#[derive(Debug)]
-struct Gone;
+async fn send(sender: &Sender<Option<Bytes>>, part: &str) -> io::Result<()> {
+    for piece in part.as_bytes().chunks(PIECE_BYTES) {
+        let piece = Some(Bytes::copy_from_slice(piece));
+        timeout(STALL_TIME, sender.send(piece)).await?.map_err(io::Error::other)?;
+    }
+    Ok(())
+}
 
-impl fmt::Display for Gone {
+#[derive(Debug)]
+struct Broken;
+
+impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the letter is gone")
+        f.write_str("the payload can't be sent to its end")
     }
 }
 
-impl std::error::Error for Gone {}
+impl std::error::Error for Broken {}
 
 #[cfg(test)]
 mod tests {
@@ -365,7 +411,9 @@ mod tests {
             "-12.5e+3",
         ] {
             assert_eq!(redact(stored, &nothing).as_deref(), Ok(stored));
-            assert_eq!(redact(stored, &elsewhere).as_deref(), Ok(stored));
+            let is_compound = stored.trim_start().starts_with(['{', '[']);
+            let expected = if is_compound { Ok(stored.to_owned()) } else { Err(NotJson) };
+            assert_eq!(redact(stored, &elsewhere), expected);
         }
     }
 
@@ -394,12 +442,30 @@ mod tests {
     }
 
     #[test]
+    fn a_pointer_that_is_too_long_is_not_built() {
+        let nothing = Redaction::default();
+        let mut walk = Walk::new(r#"{"long":{"key":[7]}}"#, &nothing).unwrap();
+        while walk.next().unwrap().is_some_and(|token| token.kind != Kind::Number) {}
+        assert_eq!(walk.pointer(11).as_deref(), Some("/long/key/*"));
+        assert_eq!(walk.pointer(10), None);
+    }
+
+    #[test]
+    fn a_text_that_becomes_too_long_is_not_laid_out() {
+        let nothing = Redaction::default();
+        let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
+        assert!(pretty(&deep, &nothing, usize::MAX, 30_000).unwrap().is_some());
+        assert!(pretty(&deep, &nothing, usize::MAX, 3_000).unwrap().is_none());
+        assert!(pretty(&deep, &nothing, 100, 30_000).unwrap().is_none());
+    }
+
+    #[test]
     fn what_is_no_json_or_nests_too_deep_is_told() {
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let nothing = Redaction::default();
         for broken in ["", "{", "{\"a\":}", "[1,]", "nul", "1 2", "'a'", &deep(128), &deep(100_000)] {
             assert_eq!(redact(broken, &nothing), Err(NotJson));
-            assert!(pretty(broken, &nothing).is_err());
+            assert!(pretty(broken, &nothing, usize::MAX, usize::MAX).is_err());
         }
         assert_eq!(redact(&deep(127), &nothing), Ok(deep(127)));
     }
@@ -415,7 +481,7 @@ mod tests {
     #[test]
     fn a_pretty_payload_has_one_member_a_line_and_says_what_is_withheld() {
         let stored = r#"{"a":{"b":[1,2,{}],"c":[]},"d":"x"}"#;
-        let shown = pretty(stored, &redaction(&["/d"])).unwrap();
+        let shown = pretty(stored, &redaction(&["/d"]), usize::MAX, usize::MAX).unwrap().unwrap();
         let lines = [
             "{",
             r#"  "a": {"#,
@@ -457,7 +523,7 @@ mod tests {
         for _ in 0..2_000 {
             let value = value(4, &mut random);
             let stored = value.to_string();
-            let shown = pretty(&stored, &Redaction::default()).unwrap();
+            let shown = pretty(&stored, &Redaction::default(), usize::MAX, usize::MAX).unwrap().unwrap();
             assert_eq!(text(&shown.tokens), serde_json::to_string_pretty(&value).unwrap());
         }
     }

@@ -78,6 +78,14 @@ pub(crate) enum ProblemType {
     TooLarge,
     #[serde(rename = "urn:dead-letters:problem:unsupported-media-type")]
     UnsupportedMediaType,
+    #[serde(rename = "urn:dead-letters:problem:too-slow")]
+    TooSlow,
+    #[serde(rename = "urn:dead-letters:problem:locked")]
+    Locked,
+    #[serde(rename = "urn:dead-letters:problem:misdirected")]
+    Misdirected,
+    #[serde(rename = "urn:dead-letters:problem:busy")]
+    Busy,
     #[serde(rename = "urn:dead-letters:problem:unavailable")]
     Unavailable,
     #[serde(rename = "urn:dead-letters:problem:internal")]
@@ -85,6 +93,36 @@ pub(crate) enum ProblemType {
 }
 
 impl ProblemType {
+    /// The last part of its type.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::CrossSite => "cross-site",
+            Self::NoReplay => "no-replay",
+            Self::Withheld => "withheld",
+            Self::NotFound => "not-found",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::AlreadyResolved => "already-resolved",
+            Self::NotResolved => "not-resolved",
+            Self::PreviewExpired => "preview-expired",
+            Self::TooLarge => "too-large",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::TooSlow => "too-slow",
+            Self::Locked => "locked",
+            Self::Misdirected => "misdirected",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the same request may be answered soon.
+    pub(crate) fn is_transient(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Busy)
+    }
+
     fn status_and_title(self) -> (StatusCode, &'static str) {
         match self {
             Self::Invalid => (StatusCode::BAD_REQUEST, "The request is invalid"),
@@ -102,6 +140,10 @@ impl ProblemType {
             Self::UnsupportedMediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type is not taken")
             }
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request came too slowly"),
+            Self::Locked => (StatusCode::CONFLICT, "Somebody else is changing the letter"),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "This is not the host that was asked for"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The store can't be reached"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong"),
         }
@@ -175,6 +217,40 @@ impl Problem {
         Self::new(ProblemType::Unavailable, "the database is busy or out of reach: try again")
     }
 
+    pub(crate) fn too_long() -> Self {
+        Self::new(ProblemType::Unavailable, "it takes too long: ask for less, or try again")
+    }
+
+    pub(crate) fn busy() -> Self {
+        Self::new(ProblemType::Busy, "others are being answered: try again")
+    }
+
+    pub(crate) fn too_slow() -> Self {
+        Self::new(ProblemType::TooSlow, "the body did not come within 10 seconds")
+    }
+
+    pub(crate) fn locked() -> Self {
+        Self::new(ProblemType::Locked, "another transaction has locked it: nothing was changed, try again")
+    }
+
+    pub(crate) fn misdirected() -> Self {
+        Self::new(ProblemType::Misdirected, "the admin is not known by this host name")
+    }
+
+    pub(crate) fn already_resolved(settled: SettledBefore) -> Self {
+        let detail = "somebody was faster: see settled";
+        Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
+    }
+
+    pub(crate) fn changed(settled: SettledBefore) -> Self {
+        let detail = "others settle and reopen it at the same time: see settled";
+        Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(ProblemType::Internal, "the service's log says more")
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.kind.status_and_title().0
     }
@@ -203,13 +279,11 @@ impl From<DeadLetterRepoError> for Problem {
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
-                let settled = SettledBefore {
+                return Self::already_resolved(SettledBefore {
                     resolution: *resolution,
                     resolved_at: *resolved_at,
                     resolved_by: by.clone(),
-                };
-                let detail = "somebody was faster: see settled";
-                return Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) };
+                });
             }
             NotResolved(_) => return Self::new(ProblemType::NotResolved, "there is nothing to reopen"),
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
@@ -230,7 +304,7 @@ impl From<DeadLetterRepoError> for Problem {
             }
             ErrorKind::Conflict | ErrorKind::Internal => {
                 error!(error = chain(&error), "a call of the store failed");
-                Self::new(ProblemType::Internal, "the service's log says more")
+                Self::internal()
             }
         }
     }
@@ -255,7 +329,7 @@ impl IntoResponse for Problem {
             ProblemType::Unauthenticated => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            ProblemType::Unavailable => {
+            ProblemType::Unavailable | ProblemType::Busy => {
                 headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
             }
             _ => {}

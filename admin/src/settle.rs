@@ -1,15 +1,29 @@
 //! One letter, settled or reopened: what API and pages both do.
 
+use std::time::Duration;
+
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, Resolution,
-    Settlement,
+    DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ErrorKind,
+    Resolution, Settlement,
 };
+use tokio::time::sleep;
 
 use crate::{
     access::{AppAccess, Right},
     audit::Entry,
-    problem::Problem,
+    problem::{Problem, SettledBefore},
 };
+
+/// Between attempts at a letter that others are changing: two seconds in all.
+const PAUSES: [Duration; 7] = [
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+    Duration::from_millis(160),
+    Duration::from_millis(320),
+    Duration::from_millis(640),
+    Duration::from_millis(640),
+];
 
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 
@@ -26,12 +40,28 @@ pub(crate) async fn resolve(
     let settlement = settlement(access, resolution, note)?;
     let entry = Entry::of_letter(access, resolution.as_str(), id);
     let open = DeadLetterFilter { state: DeadLetterState::Open, ids: Some(vec![id]), ..Default::default() };
-    let result = match access.store().resolve_matching(access.app_id, &open, &settlement, 1).await {
-        Ok(settled) if settled.ids.is_empty() => Err(why_not(access, id).await),
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.into()),
-    };
-    end(entry, result)
+    end(entry, resolve_open(access, id, &open, &settlement).await)
+}
+
+/// A letter that another transaction has locked is left out of a bulk call. Most transactions end within moments.
+async fn resolve_open(
+    access: &AppAccess,
+    id: DeadLetterId,
+    open: &DeadLetterFilter,
+    settlement: &Settlement,
+) -> Result<(), Problem> {
+    for pause in PAUSES {
+        let settled = access.store().resolve_matching(access.app_id, open, settlement, 1).await?;
+        if !settled.ids.is_empty() {
+            return Ok(());
+        }
+        let letter = summary(access, id).await?;
+        if let Some(settled) = settled_before(&letter).filter(|_| !is_open(&letter)) {
+            return Err(Problem::already_resolved(settled));
+        }
+        sleep(pause).await;
+    }
+    Err(Problem::locked())
 }
 
 /// Replays the letter if it is open.
@@ -51,8 +81,36 @@ pub(crate) async fn replay(
 pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
     access.needs(Right::Settle)?;
     let entry = Entry::of_letter(access, "reopened", id);
-    let result = access.store().reopen(access.app_id, id).await;
-    end(entry, result.map_err(Problem::from))
+    end(entry, reopen_resolved(access, id).await)
+}
+
+/// Where others settle and reopen the letter at the same time, the store gives up after some attempts with an error
+/// that says no more. What tells it from a fault: the letter was settled anew.
+async fn reopen_resolved(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
+    let mut before = summary(access, id).await?.resolved_at;
+    let mut problem = Problem::locked();
+    for pause in PAUSES {
+        let error = match access.store().reopen(access.app_id, id).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::Internal {
+            return Err(error.into());
+        }
+        let letter = summary(access, id).await?;
+        if letter.resolved_at.is_none() {
+            return Err(DeadLetterRepoError::NotResolved(id).into());
+        }
+        if letter.resolved_at == before {
+            return Err(error.into());
+        }
+        before = letter.resolved_at;
+        if let Some(settled) = settled_before(&letter) {
+            problem = Problem::changed(settled);
+        }
+        sleep(pause).await;
+    }
+    Err(problem)
 }
 
 fn end(mut entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem> {
@@ -95,17 +153,12 @@ pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Prob
     }
 }
 
-async fn why_not(access: &AppAccess, id: DeadLetterId) -> Problem {
-    let letter = match summary(access, id).await {
-        Ok(letter) => letter,
-        Err(problem) => return problem,
-    };
-    match letter.resolved_at {
-        Some(resolved_at) if letter.resolution != Some(Resolution::HandlerFailed) => {
-            let (resolution, by) = (letter.resolution, letter.resolved_by);
-            DeadLetterRepoError::AlreadyResolved { id, resolution, resolved_at, by }.into()
-        }
-        // Another transaction has it just now.
-        _ => Problem::unavailable(),
-    }
+/// Whether somebody still has to act.
+fn is_open(letter: &DeadLetterSummary) -> bool {
+    letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
+}
+
+fn settled_before(letter: &DeadLetterSummary) -> Option<SettledBefore> {
+    let (resolution, resolved_by) = (letter.resolution, letter.resolved_by.clone());
+    Some(SettledBefore { resolution, resolved_at: letter.resolved_at?, resolved_by })
 }

@@ -10,6 +10,8 @@ const MAX_VALUE_CHARACTERS: usize = 80;
 const MAX_VALUES: usize = 100;
 /// A longer one tells nobody anything.
 const MAX_PATH_BYTES: usize = 200;
+/// Places of one payload that are compared, the first ones: 50,000 paths of 200 bytes would be 100 times the payload.
+const MAX_PLACES: usize = 2_000;
 
 /// A value that stands at the same place in most payloads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +59,13 @@ fn values(payload: &str, redaction: &Redaction) -> Option<BTreeMap<String, BTree
         if !matches!(token.kind, Kind::String | Kind::Number | Kind::Literal) {
             continue;
         }
-        let path = walk.pointer();
-        if path.len() <= MAX_PATH_BYTES {
-            let here = values.entry(path).or_default();
-            if here.len() < MAX_VALUES {
-                here.insert(token.text.into_owned());
-            }
+        let Some(path) = walk.pointer(MAX_PATH_BYTES) else { continue };
+        if values.len() >= MAX_PLACES && !values.contains_key(&path) {
+            continue;
+        }
+        let here = values.entry(path).or_default();
+        if here.len() < MAX_VALUES {
+            here.insert(token.text.into_owned());
         }
     }
     Some(values)
@@ -117,6 +120,14 @@ mod tests {
         assert_eq!(found.len(), 20);
         let other = format!(r#"{{"a":[{}],"b":true}}"#, "7,".repeat(5_000) + "8");
         assert_eq!(self::found(&[&other, &other], &[]), ["/a/* 7 2/2", "/a/* 8 2/2", "/b true 2/2"]);
+    }
+
+    #[test]
+    fn of_more_places_than_are_compared_the_first_ones_are() {
+        let members: Vec<_> = (0..5_000).map(|n| format!("\"k{n:04}\":{n}")).collect();
+        let payload = format!("{{{}}}", members.join(","));
+        let values = values(&payload, &Redaction::default()).unwrap();
+        assert_eq!((values.len(), values.last_key_value().unwrap().0.as_str()), (2_000, "/k1999"));
     }
 
     #[test]

@@ -1,8 +1,14 @@
-//! What goes to the browser and comes back as it was: signed with HMAC-SHA256, not encrypted.
+//! What goes to the browser and comes back as it was, without being readable on its way: sealed with
+//! XChaCha20-Poly1305. A token may stand in an address, and so in access logs, where nobody is to find a note or the
+//! name of an operator.
 
 use std::fmt;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305,
+    aead::{Aead, Payload},
+};
 use hmac::{Hmac, Mac};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
@@ -10,8 +16,9 @@ use uuid::Uuid;
 
 /// Fewer can be guessed.
 const MIN_KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 24;
 
-/// What is signed: one purpose's token is not taken for another's.
+/// What is sealed: a token of one purpose is not taken for one of another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Preview,
@@ -20,45 +27,46 @@ pub(crate) enum Purpose {
 }
 
 #[derive(Clone)]
-pub(crate) struct Key(Hmac<Sha256>);
+pub(crate) struct Key(XChaCha20Poly1305);
 
 impl Key {
-    /// `None` for one that is too short.
+    /// `None` for a secret that is too short.
     pub(crate) fn new(secret: &[u8]) -> Option<Self> {
         if secret.len() < MIN_KEY_BYTES {
             return None;
         }
-        Hmac::new_from_slice(secret).ok().map(Self)
+        // Of any length, made one of 32 bytes that serves nothing else.
+        let mac = <Hmac<Sha256> as Mac>::new_from_slice(secret).ok()?;
+        let derived = mac.chain_update(b"dead-letters-admin: tokens").finalize().into_bytes();
+        Some(Self(XChaCha20Poly1305::new(&derived)))
     }
 
     /// Of this process: 244 random bits.
     pub(crate) fn random() -> Self {
-        let secret: Vec<u8> =
-            [Uuid::new_v4(), Uuid::new_v4()].iter().flat_map(|id| id.into_bytes()).collect();
-        let mut key = [0; 64];
-        key[..secret.len()].copy_from_slice(&secret);
-        Self(<Hmac<Sha256> as hmac::digest::KeyInit>::new(&key.into()))
+        let secret = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        let key = <[u8; 32]>::try_from(secret).unwrap_or_default();
+        Self(XChaCha20Poly1305::new(&key.into()))
     }
 
-    pub(crate) fn sign(&self, purpose: Purpose, value: &impl Serialize) -> String {
+    pub(crate) fn seal(&self, purpose: Purpose, value: &impl Serialize) -> String {
         // Maps with text for keys, and no floats: nothing that JSON has not.
-        let body = serde_json::to_vec(value).unwrap_or_default();
-        let tag = self.tag(purpose, &body).finalize().into_bytes();
-        format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(&body), BASE64_URL_SAFE_NO_PAD.encode(tag))
+        let value = serde_json::to_vec(value).unwrap_or_default();
+        let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
+        let mut nonce = [0; NONCE_BYTES];
+        nonce.copy_from_slice(&random[..NONCE_BYTES]);
+        let payload = Payload { msg: &value, aad: &[purpose as u8] };
+        // It fails for 256 GB.
+        let sealed = self.0.encrypt(&nonce.into(), payload).unwrap_or_default();
+        BASE64_URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat())
     }
 
-    /// What was signed, or `None` for anything else.
+    /// What was sealed, or `None` for anything else.
     pub(crate) fn open<T: DeserializeOwned>(&self, purpose: Purpose, token: &str) -> Option<T> {
-        let (body, tag) = token.split_once('.')?;
-        let body = BASE64_URL_SAFE_NO_PAD.decode(body).ok()?;
-        let tag = BASE64_URL_SAFE_NO_PAD.decode(tag).ok()?;
-        // In constant time.
-        self.tag(purpose, &body).verify_slice(&tag).ok()?;
-        serde_json::from_slice(&body).ok()
-    }
-
-    fn tag(&self, purpose: Purpose, body: &[u8]) -> Hmac<Sha256> {
-        self.0.clone().chain_update([purpose as u8]).chain_update(body)
+        let token = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
+        let (nonce, sealed) = token.split_first_chunk::<NONCE_BYTES>()?;
+        let payload = Payload { msg: sealed, aad: &[purpose as u8] };
+        let value = self.0.decrypt(&(*nonce).into(), payload).ok()?;
+        serde_json::from_slice(&value).ok()
     }
 }
 
@@ -73,16 +81,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_signed_comes_back() {
+    fn what_was_sealed_comes_back() {
         let key = Key::random();
-        let token = key.sign(Purpose::Banner, &("ignored", 3));
+        let token = key.seal(Purpose::Banner, &("ignored", 3));
         assert_eq!(key.open(Purpose::Banner, &token), Some(("ignored".to_owned(), 3)));
+    }
+
+    #[test]
+    fn a_sealed_token_can_not_be_read() {
+        let key = Key::new(&[7; 32]).unwrap();
+        let token = key.seal(Purpose::Banner, &"a note of some length");
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(&token).unwrap();
+        assert!(
+            !bytes
+                .windows(4)
+                .any(|part| "a note of some length".as_bytes().windows(4).any(|word| word == part))
+        );
+        assert_ne!(key.seal(Purpose::Banner, &"a note of some length"), token);
     }
 
     #[test]
     fn another_key_another_purpose_and_every_changed_character_are_refused() {
         let key = Key::random();
-        let token = key.sign(Purpose::Banner, &"ignored");
+        let token = key.seal(Purpose::Banner, &"ignored");
         assert_eq!(Key::random().open::<String>(Purpose::Banner, &token), None);
         assert_eq!(key.open::<String>(Purpose::Preview, &token), None);
         for at in 0..token.len() {
@@ -91,11 +112,15 @@ mod tests {
             let changed = String::from_utf8(changed).unwrap();
             assert_eq!(key.open::<String>(Purpose::Banner, &changed), None, "{changed}");
         }
+        for cut in 0..token.len() {
+            assert_eq!(key.open::<String>(Purpose::Banner, &token[..cut]), None);
+        }
     }
 
     #[test]
     fn a_key_of_fewer_than_32_bytes_is_refused() {
         assert!(Key::new(&[7; 31]).is_none());
         assert!(Key::new(&[7; 32]).is_some());
+        assert!(Key::new(&[7; 200]).is_some());
     }
 }

@@ -68,10 +68,19 @@ impl Root {
         self.to(format_args!("apps/{app_id}/bulk/{step}"))
     }
 
-    /// Of the API, for a download and the command that stands on a page.
-    pub(crate) fn payload(&self, app_id: AppId, id: DeadLetterId) -> String {
-        self.to(format_args!("api/apps/{app_id}/letters/{id}/payload"))
+    /// Of the API, for a download: `payload`, or `reveal` for all of it.
+    pub(crate) fn payload(&self, app_id: AppId, id: DeadLetterId, what: &str) -> String {
+        self.to(format_args!("api/apps/{app_id}/letters/{id}/{what}"))
     }
+}
+
+/// What an address may have for a query: with all else that the pages add to it, an address stays below 2 KB.
+/// Proxies take 4 to 8 KB in a redirect, and access logs cut earlier.
+pub(crate) const MAX_QUERY_BYTES: usize = 1_400;
+
+/// Whether an address may have the list's filter.
+pub(crate) fn fits(query: &ListQuery) -> bool {
+    query.to_string().len() <= MAX_QUERY_BYTES
 }
 
 fn with_query(path: impl Display, query: &ListQuery) -> String {

@@ -9,13 +9,13 @@ use axum::{
 };
 use dead_letters::testing::{FailingStore, letter};
 use dead_letters::{AppId, DeadLetterReplay, DeadLetterRepo, DeadLetterStore, testing};
-use dead_letters_admin::{
-    Admin, Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader,
-};
+use dead_letters_admin::{Admin, Authorize, BearerToken, Denied, Operator, Right, TrustedProxyHeader};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Answer, Client, KEY, Outbox, World, fail_all, memory, new_app, on_every_backend};
+use crate::support::{
+    Answer, Client, KEY, Outbox, World, fail_all, let_in, memory, new_app, on_every_backend,
+};
 
 on_every_backend! {
     a_letter_of_an_app_is_not_there_under_another_one,
@@ -53,14 +53,12 @@ fn routes() -> Vec<Route> {
     use Sent::{Form, Json, Nothing};
     let ignored = r#"{"action":"ignored","filter":{}}"#;
     let replayed = r#"{"action":"replayed","filter":{}}"#;
-    let reveals = |path| Route { needs: Some(Payloads), ..get(path) };
     vec![
         get("/api/openapi.json"),
         get("/api/apps"),
         get("/api/apps/{dead_letters_app}/letters"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload"),
-        reveals("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload?reveal=true"),
         get("/api/apps/{dead_letters_app}/groups"),
         get("/api/apps/{dead_letters_app}/timeline"),
         post(
@@ -70,6 +68,7 @@ fn routes() -> Vec<Route> {
         ),
         post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", Json("{}"), Replay),
         post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Nothing, Settle),
+        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", Nothing, Payloads),
         post("/api/apps/{dead_letters_app}/bulk/preview", Json(ignored), Settle),
         post("/api/apps/{dead_letters_app}/bulk/preview", Json(replayed), Replay),
         post("/api/apps/{dead_letters_app}/bulk/run", Json(r#"{"token":"{token}"}"#), Settle),
@@ -78,7 +77,6 @@ fn routes() -> Vec<Route> {
         get("/apps/{dead_letters_app}"),
         get("/apps/{dead_letters_app}/groups"),
         get("/apps/{dead_letters_app}/letters/{dead_letters_id}"),
-        reveals("/apps/{dead_letters_app}/letters/{dead_letters_id}?reveal=true"),
         post(
             "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
             Form("resolution=ignored"),
@@ -86,6 +84,7 @@ fn routes() -> Vec<Route> {
         ),
         post("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", Form(""), Replay),
         post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Form(""), Settle),
+        post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", Form(""), Payloads),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=ignored"), Settle),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=replayed"), Replay),
         post("/apps/{dead_letters_app}/bulk/run", Form("token={token}"), Settle),
@@ -126,7 +125,7 @@ async fn witness(authorize: impl Authorize) -> Client {
 /// Of all apps that an admin with the same key sees.
 async fn token(app: AppId) -> String {
     let store = memory().await;
-    let admin = Admin::new(Arc::new(store), InsecureAllowAll(Operator::full("ada"))).key(KEY).unwrap();
+    let admin = Admin::new(Arc::new(store), let_in(Operator::full("ada"))).key(KEY).unwrap();
     let body = json!({ "action": "ignored", "filter": {} });
     let preview = Client::from(admin).post(format!("/api/apps/{app}/bulk/preview"), body).await.json();
     preview["token"].as_str().unwrap().to_owned()
@@ -145,7 +144,7 @@ async fn every_route_asks_for_its_right_before_the_store() {
     let token = token(app).await;
     for rights in every_set_of_rights() {
         let operator = rights.iter().copied().fold(Operator::reader("ada").of_apps([app]), Operator::with);
-        let client = witness(InsecureAllowAll(operator)).await;
+        let client = witness(let_in(operator)).await;
         for route in routes() {
             let answer = route.send(&client, &app.to_string(), &letter, &token).await;
             let is_allowed = route.needs.is_none_or(|right| rights.contains(&right));
@@ -165,7 +164,7 @@ async fn every_route_asks_for_its_right_before_the_store() {
 async fn another_app_is_to_every_route_as_one_that_does_not_exist() {
     let (own, other, letter) = (new_app(), new_app(), Uuid::new_v4().to_string());
     let token = token(other).await;
-    let client = witness(InsecureAllowAll(Operator::full("ada").of_apps([own]))).await;
+    let client = witness(let_in(Operator::full("ada").of_apps([own]))).await;
     for route in routes().into_iter().filter(Route::is_of_app) {
         let answer = route.send(&client, &other.to_string(), &letter, &token).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{} {}", route.method, route.path);
@@ -220,7 +219,7 @@ async fn a_redirect_of_authorize_goes_out_as_it_is() {
 
 #[tokio::test]
 async fn every_operation_of_the_document_is_among_the_routes() {
-    let client = witness(InsecureAllowAll(Operator::full("ada"))).await;
+    let client = witness(let_in(Operator::full("ada"))).await;
     let document = client.get("/api/openapi.json").await.json();
     let named: BTreeSet<_> = routes()
         .iter()

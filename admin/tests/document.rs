@@ -3,17 +3,17 @@
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, testing::letter};
-use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use dead_letters_admin::{Admin, Operator};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Client, memory, new_app};
+use crate::support::{Client, let_in, memory, new_app};
 
 async fn client() -> (Client, AppId, DeadLetterId) {
     let app = new_app();
     let store = memory().await;
     let ids = store.insert_many(vec![letter(app); 2]).await.unwrap();
-    let admin = Admin::new(Arc::new(store), InsecureAllowAll(Operator::full("ada")));
+    let admin = Admin::new(Arc::new(store), let_in(Operator::full("ada")));
     (admin.into(), app, ids[0])
 }
 

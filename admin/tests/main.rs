@@ -5,10 +5,18 @@
 mod access;
 mod api;
 mod attack;
+mod audit;
+mod bounds;
 mod browser;
 mod bulk;
+#[cfg(feature = "serve")]
+mod connections;
 mod database;
 mod document;
+mod fuzz;
+#[path = "../examples/load/ledger.rs"]
+mod ledger;
+mod load;
 mod mount;
 mod nginx;
 mod pages;

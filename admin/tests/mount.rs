@@ -7,9 +7,9 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, Settlement, testing::letter};
-use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use dead_letters_admin::{Admin, Operator};
 
-use crate::support::{Client, KEY, Outbox, memory, new_app};
+use crate::support::{Client, KEY, Outbox, let_in, memory, new_app};
 
 /// With letters of all kinds.
 pub(crate) async fn admin() -> (Admin, AppId) {
@@ -18,7 +18,7 @@ pub(crate) async fn admin() -> (Admin, AppId) {
     let ids = repo.insert_many(vec![letter(app); 60]).await.unwrap();
     repo.resolve_once(app, ids[0], &Settlement::ignored().by("ada")).await.unwrap();
     let replay = Arc::new(repo.replayer(Arc::<Outbox>::default()));
-    let admin = Admin::new(Arc::new(repo), InsecureAllowAll(Operator::full("ada")));
+    let admin = Admin::new(Arc::new(repo), let_in(Operator::full("ada")));
     (admin.replay(replay).key(KEY).unwrap(), app)
 }
 

@@ -8,7 +8,7 @@ use dead_letters::{
     migration::{
         Locked, Migrator,
         sea_orm_migration::{
-            MigrationTrait, MigratorTrait,
+            MigrationTrait, MigratorTrait, MigratorTraitSelf,
             sea_query::{Alias, DynIden, IntoIden},
         },
     },
@@ -119,7 +119,7 @@ struct Own;
 #[async_trait]
 impl MigratorTrait for Own {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        Migrator::migrations()
+        <Migrator as MigratorTrait>::migrations()
     }
 
     fn migration_table_name() -> DynIden {
@@ -141,7 +141,7 @@ async fn empty(store: &Store) -> (String, Box<dyn std::any::Any>) {
 async fn a_service_that_keeps_its_steps_in_a_table_of_its_own_has_the_tool_too(store: Store) {
     let (url, _storage) = empty(&store).await;
     let db = Database::connect(connect_options(&url)).await.unwrap();
-    Locked::<Own>::up(&db, None).await.unwrap();
+    Locked(Own).up(&db, None).await.unwrap();
     let repo = SeaOrmDeadLetterRepo::new(db);
     let id = repo.insert(letter(store.app)).await.unwrap();
     repo.resolve_once(store.app, id, &Settlement::ignored()).await.unwrap();

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::model::{ResolutionWords, StateWords};
-use crate::{input::Fields, problem::Problem};
+use crate::{access::Operator, input::Fields, problem::Problem};
 
 /// Where it is not said.
 const SCAN: u32 = 10_000;
@@ -94,25 +94,26 @@ fn short(field: &str, text: Option<String>) -> Result<Option<String>, Problem> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Scan {
     /// How many letters may be looked at: the newest of the app and the state, within the times and behind the
-    /// cursor. Where that is not enough, `looked_back_to` says how far it went.
+    /// cursor. Where that is not enough, `looked_back_to` says how far it went. The service may set an operator a
+    /// lower limit: it is 100,000, unless the service says otherwise.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
     pub(super) scan: u32,
 }
 
 /// What is left of a query string, as filter and page.
-pub(super) fn listing(fields: Fields) -> Result<ListQuery, Problem> {
-    let mut query = fields.listing()?;
-    query.page.scan.get_or_insert(SCAN);
+pub(super) fn listing(fields: Fields, operator: &Operator) -> Result<ListQuery, Problem> {
+    let mut query = fields.listing(operator)?;
+    query.page.scan.get_or_insert(SCAN.min(operator.max_scan()));
     Ok(query)
 }
 
 /// The same, of a view that has no pages.
-pub(super) fn unpaged(mut fields: Fields) -> Result<(DeadLetterFilter, Scan), Problem> {
+pub(super) fn unpaged(mut fields: Fields, operator: &Operator) -> Result<(DeadLetterFilter, Scan), Problem> {
     for name in ["size", "after"] {
         if fields.take(name)?.is_some() {
             return Err(Problem::invalid_field(name, "is no field of this view"));
         }
     }
-    let ListQuery { filter, page } = listing(fields)?;
+    let ListQuery { filter, page } = listing(fields, operator)?;
     Ok((filter, Scan { scan: page.scan.unwrap_or(SCAN) }))
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     filter::{Filter, Scan, unpaged},
-    model::Bucket,
+    model::{Bucket, MAX_NAME_CHARACTERS, cut},
     timeline::TimelineQuery,
 };
 use crate::{
@@ -19,11 +19,13 @@ use crate::{
 };
 
 const LIMIT: u32 = 50;
+/// Of all groups of an answer: 6 MB of it.
+const MAX_BUCKETS: u32 = 100_000;
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct GroupsQuery {
-    /// Groups at most.
+    /// Groups at most. With `buckets` for each, an answer has 100,000 buckets at most.
     #[param(required = false, minimum = 1, maximum = 500, default = 50)]
     limit: u32,
 }
@@ -46,13 +48,13 @@ pub(super) struct Groups {
 /// Letters that failed alike.
 #[derive(Serialize, ToSchema)]
 struct Group {
-    /// What the events were about.
+    /// What the events were about: at most 500 characters of it, then `…`.
     source: String,
-    /// The operation that failed.
+    /// The operation that failed: at most 500 characters of it, then `…`.
     op: String,
     /// The script, if it was known.
     script_id: Option<Uuid>,
-    /// What their errors have in common.
+    /// What their errors have in common: at most 500 characters of it, then `…`.
     error_signature: String,
     /// Letters.
     count: u64,
@@ -75,10 +77,10 @@ struct Group {
 impl From<ErrorGroup> for Group {
     fn from(group: ErrorGroup) -> Self {
         Self {
-            source: group.source,
-            op: group.op,
+            source: cut(group.source, MAX_NAME_CHARACTERS),
+            op: cut(group.op, MAX_NAME_CHARACTERS),
             script_id: group.script_id.map(Uuid::from),
-            error_signature: group.error_signature,
+            error_signature: cut(group.error_signature, MAX_NAME_CHARACTERS),
             count: group.count,
             first_seen: group.first_seen,
             last_seen: group.last_seen,
@@ -108,8 +110,16 @@ pub(super) async fn groups(
     let access = access.app(app_id)?;
     let GroupsQuery { limit } = GroupsQuery::read(&mut fields)?;
     let timeline = TimelineQuery::read(&mut fields)?;
-    let (filter, Scan { scan }) = unpaged(fields)?;
+    let (filter, Scan { scan }) = unpaged(fields, access.operator())?;
     let timeline = (!timeline.is_empty()).then(|| timeline.request(Utc::now()));
+    let buckets = timeline.map_or(0, |timeline| timeline.buckets);
+    if limit.saturating_mul(buckets) > MAX_BUCKETS {
+        let problem = format!(
+            "times \"limit\" must be at most 100000, and is {}",
+            u64::from(limit) * u64::from(buckets)
+        );
+        return Err(Problem::invalid_field("buckets", problem));
+    }
     let request = GroupRequest { limit, scan: Some(scan), timeline };
     let groups = access.store().error_groups(app_id, &filter, &request).await?;
     Ok(Json(Groups {

@@ -23,6 +23,7 @@ mod preview;
 mod reopen;
 mod replay;
 mod resolve;
+mod reveal;
 mod run;
 mod timeline;
 
@@ -32,6 +33,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(letters::letters))
         .routes(routes!(letter::letter))
         .routes(routes!(payload::payload))
+        .routes(routes!(reveal::reveal))
         .routes(routes!(resolve::resolve))
         .routes(routes!(replay::replay))
         .routes(routes!(reopen::reopen))
@@ -56,23 +58,32 @@ pub(crate) fn router() -> OpenApiRouter<State> {
 struct Document;
 
 /// What any operation may answer instead: status, name and meaning.
-const PROBLEMS: [(&str, &str, &str); 8] = [
+const PROBLEMS: [(&str, &str, &str); 10] = [
     ("400", "Invalid", "Something in the request is wrong: `field` says which field."),
     ("401", "Unauthenticated", "Nobody is logged in. The service may answer it its own way."),
     ("403", "Forbidden", "The operator may not do this, or the request comes from another site."),
     ("404", "NotFound", "There is no such app or letter, or the operator may not see it."),
+    ("408", "TooSlow", "The body took longer than 10 seconds."),
     ("413", "TooLarge", "The body is larger than 256 KiB."),
     ("415", "UnsupportedMediaType", "The body is not said to be `application/json`."),
+    ("421", "Misdirected", "The request's `Host` is not a name of the service."),
     ("500", "Internal", "Something went wrong. The service's log says what."),
-    ("503", "Unavailable", "The database is busy or out of reach. `Retry-After` says when to try again."),
+    (
+        "503",
+        "Unavailable",
+        "The database is busy or out of reach, or too many requests are. `Retry-After` says when to try again.",
+    ),
 ];
 
 /// With what holds for all operations.
 pub(crate) fn document(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
         let is_of_app = path.contains('{');
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
-            add_problems(operation, is_of_app);
+        if let Some(operation) = &mut item.get {
+            add_problems(operation, is_of_app, false);
+        }
+        if let Some(operation) = &mut item.post {
+            add_problems(operation, is_of_app, true);
         }
         if let Some(operation) = &mut item.get {
             add_not_modified(operation);
@@ -89,13 +100,14 @@ pub(crate) fn document(mut document: openapi::OpenApi) -> openapi::OpenApi {
     document
 }
 
-fn add_problems(operation: &mut Operation, is_of_app: bool) {
+fn add_problems(operation: &mut Operation, is_of_app: bool, is_post: bool) {
     let has_body = operation.request_body.is_some();
     let responses = &mut operation.responses.responses;
     for (status, name, _) in PROBLEMS {
         let may_be = match status {
             "404" => is_of_app,
-            "413" | "415" => has_body,
+            "408" | "413" => is_post,
+            "415" => has_body,
             _ => true,
         };
         if may_be {

@@ -11,6 +11,20 @@ use uuid::Uuid;
 
 use crate::{access::AppAccess, problem::Problem};
 
+/// Of a source, an operation, a signature and a name. A writer may have stored megabytes there, and a page of 500
+/// letters has to stay small.
+pub(super) const MAX_NAME_CHARACTERS: usize = 500;
+const MAX_NOTE_CHARACTERS: usize = 2_000;
+
+/// Returns the text, or its beginning and `…`.
+pub(super) fn cut(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// A letter, without its payload.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Letter {
@@ -19,9 +33,9 @@ pub(super) struct Letter {
     app_id: Uuid,
     /// The outbox row that used up its retries.
     original_event_id: Uuid,
-    /// What the event was about.
+    /// What the event was about: at most 500 characters of it, then `…`.
     source: String,
-    /// The operation that failed.
+    /// The operation that failed: at most 500 characters of it, then `…`.
     op: String,
     /// The trigger, if it was known.
     trigger_id: Option<Uuid>,
@@ -35,7 +49,7 @@ pub(super) struct Letter {
     last_attempt_at: DateTime<Utc>,
     /// The first 200 characters of what the last attempt said.
     error_excerpt: String,
-    /// What the error has in common with its like.
+    /// What the error has in common with its like: at most 500 characters of it, then `…`.
     error_signature: String,
     /// When the letter was stored.
     created_at: DateTime<Utc>,
@@ -44,9 +58,9 @@ pub(super) struct Letter {
     /// What became of it. Null beside a `resolved_at` is a resolution that this version does not know.
     #[schema(value_type = Option<ResolutionWords>)]
     resolution: Option<Resolution>,
-    /// Who settled it, if that is known.
+    /// Who settled it, if that is known: at most 500 characters of it, then `…`.
     resolved_by: Option<String>,
-    /// Why.
+    /// Why: at most 2,000 characters of it, then `…`.
     resolution_note: Option<String>,
     /// How often its event was replayed before, and died again.
     times_replayed: u64,
@@ -72,8 +86,8 @@ impl Letter {
             id: summary.id.into(),
             app_id: summary.app_id.into(),
             original_event_id: summary.original_event_id,
-            source: summary.source,
-            op: summary.op,
+            source: cut(summary.source, MAX_NAME_CHARACTERS),
+            op: cut(summary.op, MAX_NAME_CHARACTERS),
             trigger_id: summary.trigger_id.map(Uuid::from),
             script_id: summary.script_id.map(Uuid::from),
             payload_bytes: summary.payload_bytes,
@@ -81,12 +95,12 @@ impl Letter {
             first_attempt_at: summary.first_attempt_at,
             last_attempt_at: summary.last_attempt_at,
             error_excerpt: summary.error_excerpt,
-            error_signature: summary.error_signature,
+            error_signature: cut(summary.error_signature, MAX_NAME_CHARACTERS),
             created_at: summary.created_at,
             resolved_at: summary.resolved_at,
             resolution: summary.resolution,
-            resolved_by: summary.resolved_by,
-            resolution_note: summary.resolution_note,
+            resolved_by: summary.resolved_by.map(|by| cut(by, MAX_NAME_CHARACTERS)),
+            resolution_note: summary.resolution_note.map(|note| cut(note, MAX_NOTE_CHARACTERS)),
             times_replayed,
         }
     }

@@ -24,7 +24,7 @@ use crate::{
         (status = 200, description = "The letter, as it then is.", body = Letter),
         (
             status = 409,
-            description = "It is unresolved.",
+            description = "It is unresolved, or others settle it again at the same time.",
             body = Problem,
             content_type = "application/problem+json"
         ),

@@ -55,7 +55,8 @@ impl From<Verdict> for Resolution {
         (status = 200, description = "The letter, as it then is.", body = Letter),
         (
             status = 409,
-            description = "It was settled already: `settled` says as what, when and by whom.",
+            description = "It was settled already: `settled` says as what, when and by whom. Or another transaction \
+                           has locked it.",
             body = Problem,
             content_type = "application/problem+json"
         ),

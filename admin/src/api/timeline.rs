@@ -78,7 +78,7 @@ pub(super) async fn timeline(
 ) -> Result<Json<Timeline>, Problem> {
     let access = access.app(app_id)?;
     let request = TimelineQuery::read(&mut fields)?.request(Utc::now());
-    let (filter, Scan { scan }) = unpaged(fields)?;
+    let (filter, Scan { scan }) = unpaged(fields, access.operator())?;
     let timeline = access.store().timeline(app_id, &filter, &request, Some(scan)).await?;
     Ok(Json(Timeline {
         items: timeline.buckets.into_iter().map(Bucket::from).collect(),

@@ -19,6 +19,8 @@ use crate::{access::Access, input::Query, problem::Problem, urls::Root, urls::wi
 /// More can't be sorted: then the overview goes by app, page by page.
 const SORTED: u32 = 1_000;
 const PAGE: u32 = 100;
+/// With a policy that names more apps, the overview does not say how many letters will be swept.
+const MAX_OWN_RETENTIONS: usize = 100;
 
 #[derive(Template)]
 #[template(path = "apps.html")]
@@ -90,8 +92,9 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let next = next.map(|last| with_field(root.apps(), "after", &last.app_id.to_string()));
     let sorted = |sort| with_field(root.apps(), "sort", sort);
     let sort = Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted("oldest"), most: sorted("most") };
-    // Of all apps alone: a sum over some would be a statement for each.
-    let swept = match (&access.admin.retention, among.is_none()) {
+    // A sum over some apps would be a statement for each, and so is one over a policy of many apps.
+    let policy = access.admin.retention.as_ref().filter(|policy| policy.apps.len() <= MAX_OWN_RETENTIONS);
+    let swept = match (policy, among.is_none()) {
         (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, Utc::now()).await?,
         _ => None,
     };

@@ -1,16 +1,22 @@
-//! What an action did, told once on the page that follows it: signed in the address, since nothing is kept here,
-//! and nobody shall be told what did not happen.
+//! What an action did and to which letters, told once on the page that follows it: sealed in the address, since
+//! nothing is kept here, and nobody shall be told what did not happen.
 
-use dead_letters::{AppId, DeadLetterId, ListQuery};
+use std::borrow::Cow;
+
+use axum::response::Response;
+use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
 
-use super::{see_other, text::Text};
+use super::{
+    see_other,
+    text::{Amount, Text, settled_as},
+};
 use crate::{
     access::AppAccess,
+    problem::Problem,
     token::Purpose,
     urls::{Root, with_field},
 };
-use axum::response::Response;
 
 /// As it stands on the page.
 pub(crate) struct Banner {
@@ -25,42 +31,86 @@ pub(crate) struct Undo {
     pub(crate) back: Option<String>,
 }
 
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Told {
+    /// One letter was settled as this, which can be taken back.
+    Settled(DeadLetterId, Resolution),
+    Replayed(DeadLetterId),
+    Reopened(DeadLetterId),
+    /// So many were, and which these were in words.
+    Run {
+        done: u64,
+        action: Resolution,
+        which: String,
+    },
+}
+
 #[derive(Serialize, Deserialize)]
-struct Signed {
+struct Sealed {
     operator: String,
     app_id: AppId,
-    text: String,
-    undo: Option<DeadLetterId>,
+    told: Told,
 }
 
 /// 303 to the address, where it says so.
-pub(crate) fn tell(
-    access: &AppAccess,
-    address: String,
-    text: String,
-    undo: Option<DeadLetterId>,
-) -> Response {
+pub(crate) fn tell(access: &AppAccess, address: String, told: Told) -> Response {
     let operator = access.operator().name().to_owned();
-    let signed = Signed { operator, app_id: access.app_id, text, undo };
-    let token = access.admin().key.sign(Purpose::Banner, &signed);
+    let sealed = Sealed { operator, app_id: access.app_id, told };
+    let token = access.admin().key.seal(Purpose::Banner, &sealed);
     see_other(&with_field(address, "banner", &token))
 }
 
 impl Banner {
     /// What the address brings, where it is this operator's.
-    pub(crate) fn read(
+    pub(crate) async fn read(
         access: &AppAccess,
         root: &Root,
         token: Option<String>,
         back: Option<&ListQuery>,
-    ) -> Option<Self> {
-        let signed: Signed = access.admin().key.open(Purpose::Banner, &token?)?;
-        let is_ours = signed.operator == access.operator().name() && signed.app_id == access.app_id;
-        let undo = signed.undo.map(|id| Undo {
-            action: root.letter_action(access.app_id, id, "reopen"),
-            back: back.map(back_text),
-        });
-        is_ours.then(|| Self { text: signed.text.into(), undo })
+    ) -> Result<Option<Self>, Problem> {
+        let sealed = token.and_then(|token| access.admin().key.open::<Sealed>(Purpose::Banner, &token));
+        let is_ours =
+            |sealed: &Sealed| sealed.operator == access.operator().name() && sealed.app_id == access.app_id;
+        let Some(Sealed { told, .. }) = sealed.filter(is_ours) else { return Ok(None) };
+        let undo = match told {
+            Told::Settled(id, _) => Some(Undo {
+                action: root.letter_action(access.app_id, id, "reopen"),
+                back: back.map(back_text),
+            }),
+            _ => None,
+        };
+        Ok(Some(Self { text: told.text(access).await?.into(), undo }))
+    }
+}
+
+impl Told {
+    async fn text(self, access: &AppAccess) -> Result<String, Problem> {
+        let (id, what) = match self {
+            Self::Settled(id, Resolution::HandledByScript) => {
+                (id, "The letter is settled as handled by script")
+            }
+            Self::Settled(id, _) => (id, "The letter is ignored"),
+            Self::Replayed(id) => (id, "The letter is replayed and its event was put back"),
+            Self::Reopened(id) => (id, "The letter is unresolved again"),
+            Self::Run { done, action, which } => {
+                let done = Amount::exactly(done);
+                let verb = if done.is_one() { "is" } else { "are" };
+                return Ok(format!("{} {verb} {}: {which}", done.letters(), settled_as(Some(action))));
+            }
+        };
+        // It may be swept by now.
+        let letter = access.store().summary(access.app_id, id).await?;
+        let name = letter.map(|letter| format!("{} {}, ", cut(&letter.source), cut(&letter.op)));
+        Ok(format!("{what}: {}{id}", name.unwrap_or_default()))
+    }
+}
+
+fn cut(text: &str) -> Cow<'_, str> {
+    const MAX_NAME_CHARACTERS: usize = 60;
+    match text.char_indices().nth(MAX_NAME_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
     }
 }
 

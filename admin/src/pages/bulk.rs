@@ -1,15 +1,14 @@
-//! One step of a bulk run, and where it leads: the list, with a banner, or the page of what was done so far.
+//! One step of a bulk run, and where it leads: the list, with a banner, or what was done so far.
 
 use axum::response::Response;
 use chrono::Utc;
 use dead_letters::Resolution;
 
 use super::{
-    banner::tell,
+    banner::{Told, tell},
+    preview::in_words,
     result::Run,
-    see_other,
     settle::back,
-    text::{Amount, settled_as},
 };
 use crate::{
     access::Access,
@@ -33,13 +32,14 @@ pub(crate) async fn run(
     let limit = fields.parse("limit", "must be from 1 to 1000")?;
     let anyway = fields.is_true("anyway")?;
     fields.end()?;
-    let before = before.map(|before| Run::open(&access, &before)).transpose()?;
+    let before = before.map(|before| Run::open(&access, before)).transpose()?;
     // A step after the first one goes on where nothing came back, or where somebody says so.
-    if let Some(before) = before.as_ref().filter(|before| before.is_replay() && !anyway)
-        && bulk::came_back(&access, before.began).await?.count > 0
+    if let Some((run, token)) = before.as_ref().filter(|(run, _)| run.is_replay() && !anyway)
+        && bulk::came_back(&access, run.began).await?.count > 0
     {
-        return Ok(see_other(&before.address(&access, &root)));
+        return run.shown(&access, &root, token).await;
     }
+    let before = before.map(|(run, _)| run);
     let back = back.or_else(|| before.as_ref().map(|before| before.back.clone())).unwrap_or_default();
     let token = token.or(before.map(|before| before.token));
     let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
@@ -48,11 +48,10 @@ pub(crate) async fn run(
     let is_finished =
         !outcome.more && !outcome.held && outcome.settled_by_others.is_none_or(|others| others == 0);
     if is_finished && outcome.action != Resolution::Replayed {
-        let done = Amount::exactly(outcome.done_so_far);
-        let verb = if done.is_one() { "is" } else { "are" };
-        let what = settled_as(Some(outcome.action));
-        let text = format!("{} {verb} {what}.", done.letters());
-        return Ok(tell(&access, root.letters(app_id, &back), text, None));
+        let which = in_words(&outcome.filter);
+        let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which };
+        return Ok(tell(&access, root.letters(app_id, &back), told));
     }
-    Ok(see_other(&Run::new(&access, outcome, note, back).address(&access, &root)))
+    let run = Run::new(&access, outcome, note, back);
+    run.shown(&access, &root, &run.seal(&access)).await
 }

@@ -21,7 +21,8 @@ pub(crate) fn last_day(now: DateTime<Utc>, buckets: u32) -> TimelineRequest {
     let bucket = DAY.num_seconds() / i64::from(buckets.max(1));
     let until = (now.timestamp().div_euclid(bucket) + 1) * bucket;
     let until = DateTime::from_timestamp(until, 0).unwrap_or(now);
-    TimelineRequest { from: until - DAY, until, buckets }
+    // At the first of all times there is no day before.
+    TimelineRequest { from: until.checked_sub_signed(DAY).unwrap_or(until), until, buckets }
 }
 
 /// The chart of a list: a bar leads to its letters.
@@ -132,6 +133,15 @@ mod tests {
         assert_eq!(request.from, "2026-11-23T23:30:00Z".parse::<DateTime<Utc>>().unwrap());
         assert_eq!(at("2026-11-24T23:29:59.999999Z"), request);
         assert_ne!(at("2026-11-24T23:30:00Z"), request);
+    }
+
+    #[test]
+    fn the_first_and_the_last_of_all_times_have_a_day_too() {
+        let ends = [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC];
+        for now in ends {
+            let request = last_day(now, Chart::BUCKETS);
+            assert!(request.from <= request.until, "{request:?}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery, PageRequest
 
 use super::text::is_hidden;
 
-/// The address of the mount, which the server can't know behind a proxy. The script puts it in its place.
-const ADDRESS: &str = "$DEAD_LETTERS_URL";
+/// The address of the mount, which the server can't know behind a proxy. The script puts it in its place, quoted.
+const ADDRESS: &str = "\"$DEAD_LETTERS_URL\"";
 
 /// One view, twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +67,14 @@ impl Command {
     }
 }
 
-/// Of a path and a query in which everything is encoded that means something between double quotes.
 fn curl(path: &str) -> String {
-    format!("curl \"{ADDRESS}/{path}\"")
+    format!("curl {ADDRESS}{}", quoted(&format!("/{path}")))
 }
 
 /// As one word of a shell.
 fn quoted(text: &str) -> Cow<'_, str> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
+    // Not `=`: zsh takes `=x` for the path of the program x.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.into();
     }
@@ -106,6 +106,8 @@ mod tests {
             ("", "''"),
             ("$(reboot) `x` \"y\"", "'$(reboot) `x` \"y\"'"),
             ("it's", r"'it'\''s'"),
+            ("=ls", "'=ls'"),
+            ("~root", "'~root'"),
             ("a\nb\u{202e}c'\\", r"$'a\U0000000ab\U0000202ec\'\\'"),
         ] {
             assert_eq!(quoted(text), word);
@@ -125,8 +127,8 @@ mod tests {
         assert_eq!(
             command.curl,
             format!(
-                "curl \"$DEAD_LETTERS_URL/api/apps/{app_id}/letters\
-                 ?state=open&source=-o+%22%24x%22&error_contains=503\""
+                "curl \"$DEAD_LETTERS_URL\"'/api/apps/{app_id}/letters\
+                 ?state=open&source=-o+%22%24x%22&error_contains=503'"
             )
         );
         let cli = format!(

@@ -18,6 +18,9 @@ pub(crate) struct Frame {
     pub(crate) banner: Option<Banner>,
     /// Whether the script fetches it again from time to time.
     pub(crate) is_live: bool,
+    /// What the script puts in the place of the address, where the page is the answer of an action: to load it again
+    /// does not repeat the action.
+    pub(crate) instead: Option<String>,
 }
 
 pub(crate) struct Crumb {
@@ -38,6 +41,7 @@ impl Frame {
             crumbs: Vec::new(),
             banner: None,
             is_live: false,
+            instead: None,
         }
     }
 
@@ -71,6 +75,10 @@ impl Frame {
             last.address = None;
         }
         self
+    }
+
+    pub(crate) fn instead(self, address: String) -> Self {
+        Self { instead: Some(address), ..self }
     }
 
     pub(crate) fn live(self) -> Self {

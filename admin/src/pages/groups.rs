@@ -3,11 +3,16 @@
 use std::collections::HashMap;
 
 use askama::Template;
-use axum::response::Response;
+use axum::{
+    http::{HeaderValue, header::CACHE_CONTROL},
+    response::Response,
+};
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterState, ErrorGroup, GroupRequest, ListQuery, PageRequest, ScriptId,
 };
+
+use tokio::task::spawn_blocking;
 
 use super::{
     chart::{Spark, last_day},
@@ -23,7 +28,7 @@ use crate::{
     input::{AppPath, Query},
     problem::Problem,
     shares::{Share, shares},
-    urls::{Root, with_field},
+    urls::{Root, fits, with_field},
 };
 
 /// Letters of which is said what they share.
@@ -43,6 +48,7 @@ struct GroupsPage {
 }
 
 struct Group {
+    /// Where its letters are, or the newest of them, if no address can name all.
     address: String,
     signature: Text,
     source: Text,
@@ -55,7 +61,7 @@ struct Group {
     /// When the last of its letters was settled, if others failed since.
     came_back_after: Option<Time>,
     /// Where it says what its letters share.
-    shares: String,
+    shares: Option<String>,
 }
 
 /// What the newest letters of the filter have in common.
@@ -87,7 +93,7 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let shows_shares = fields.is_true("shares")?;
-    let query = fields.listing()?;
+    let query = fields.page_listing(access.operator())?;
     let store = access.store();
 
     let listing = Listing::load(&access, &root, &query, View::Groups).await?;
@@ -109,8 +115,10 @@ pub(crate) async fn page(
         false => None,
     };
     let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
-    html(&GroupsPage {
-        frame: Frame::of_app(&root, &access).here("Groups").live(),
+    let frame = Frame::of_app(&root, &access).here("Groups");
+    let mut response = html(&GroupsPage {
+        // What letters share is not reckoned anew every ten seconds.
+        frame: if shows_shares { frame } else { frame.live() },
         groups: found
             .groups
             .into_iter()
@@ -121,7 +129,12 @@ pub(crate) async fn page(
         shared,
         command: Command::groups(app_id, &query),
         listing,
-    })
+    })?;
+    if shows_shares {
+        // Values of payloads stand on it.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(response)
 }
 
 impl Group {
@@ -136,11 +149,16 @@ impl Group {
             ..query.filter.clone()
         };
         let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
+        // A filter by megabytes of source fits no address.
+        let is_linked = fits(&letters);
         let signature = group.error_signature.as_str();
         let signature = if signature.is_empty() { "No error was said" } else { signature };
         Self {
-            address: root.letters(app_id, &letters),
-            shares: with_field(root.groups(app_id, &letters), "shares", "true"),
+            address: match is_linked {
+                true => root.letters(app_id, &letters),
+                false => root.letter(app_id, group.newest_id),
+            },
+            shares: is_linked.then(|| with_field(root.groups(app_id, &letters), "shares", "true")),
             signature: Text::cut(signature, 200),
             source: Text::cut(&group.source, 100),
             op: Text::cut(&group.op, 100),
@@ -184,10 +202,10 @@ async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Sh
         DeadLetterFilter { ids: Some(ids.collect()), state: query.filter.state, ..Default::default() };
     let letters = store.export(app_id, &sample, &page).await?.items;
     let payloads: Vec<_> = letters.into_iter().map(|letter| letter.payload).collect();
-    let rows = shares(&payloads, &access.admin().redaction);
-    Ok(Shared {
-        of: Amount::exactly(payloads.len() as u64),
-        rows: rows.into_iter().map(SharedRow::from).collect(),
-        hide: root.groups(app_id, query),
-    })
+    let of = Amount::exactly(payloads.len() as u64);
+    let redaction = access.admin().redaction.clone();
+    // Up to 2 MB are parsed and compared: not where requests are served.
+    let rows =
+        spawn_blocking(move || shares(&payloads, &redaction)).await.map_err(|_| Problem::internal())?;
+    Ok(Shared { of, rows: rows.into_iter().map(SharedRow::from).collect(), hide: root.groups(app_id, query) })
 }

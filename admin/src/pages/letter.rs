@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution, ScriptId,
-    TriggerId,
+    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution,
+    ScriptId, TriggerId,
 };
 
 use super::{
@@ -22,15 +22,18 @@ use super::{
 use crate::{
     access::{Access, AppAccess, Right},
     audit::Entry,
-    input::{LetterPath, Query},
-    payload::{Kind, Redaction, Token, pretty},
+    input::{Form, LetterPath, Query},
+    payload::{Kind, REDACTED, Redaction, Token, pretty, redact},
     problem::Problem,
     settle::summary,
-    urls::{Root, with_field},
+    urls::{Root, fits},
 };
 
 /// A larger payload is not shown but offered for download.
 pub(crate) const MAX_SHOWN_BYTES: u64 = 100_000;
+/// JSON that becomes more is shown as it is stored.
+const MAX_TOKENS: usize = 8_000;
+const MAX_LAID_OUT_BYTES: usize = 300_000;
 /// Of an error.
 const MAX_ERROR_CHARACTERS: u64 = 100_000;
 const EARLIER_DEATHS: u32 = 10;
@@ -91,14 +94,18 @@ struct Payload {
     content: Content,
     redacted: usize,
     download: String,
-    /// Where what is redacted is shown, for those who may see it.
+    /// Where a form shows what is redacted, for those who may see it.
     reveal: Option<String>,
+    /// Where a form has the whole downloaded, for the same.
+    whole: Option<String>,
     /// Where it is hidden again.
     hide: Option<String>,
 }
 
 enum Content {
     Json(Vec<Word>),
+    /// JSON as it is stored, where laid out it would be many times as large.
+    Compact(Text),
     /// No JSON.
     Plain(Text),
     Large,
@@ -139,19 +146,39 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
-    let reveals = fields.is_true("reveal")?;
     fields.end()?;
-    if reveals {
-        access.needs(Right::Payloads)?;
-    }
+    shows(&access, &root, id, banner, false).await
+}
+
+/// The same page with all that is redacted of its payload, for those who may see it.
+pub(crate) async fn reveal(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Form(fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    fields.end()?;
+    access.needs(Right::Payloads)?;
+    shows(&access, &root, id, None, true).await
+}
+
+async fn shows(
+    access: &AppAccess,
+    root: &Root,
+    id: DeadLetterId,
+    banner: Option<String>,
+    reveals: bool,
+) -> Result<Response, Problem> {
+    let app_id = access.app_id;
     let store = access.store();
-    let letter = summary(&access, id).await?;
+    let letter = summary(access, id).await?;
     let error = store.error_text(app_id, id, 0..MAX_ERROR_CHARACTERS + 1).await?;
     let error = error.ok_or_else(Problem::no_such_letter)?;
-    let payload = payload(&access, &root, &letter, reveals).await?;
+    let payload = payload(access, root, &letter, reveals).await?;
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
-    let earlier = earlier_deaths(&access, &root, &letter, times).await?;
+    let earlier = earlier_deaths(access, root, &letter, times).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
     let alike = DeadLetterFilter {
@@ -162,21 +189,21 @@ pub(crate) async fn page(
         ..Default::default()
     };
     let alike = ListQuery { filter: alike, ..Default::default() };
+    let alike = (!letter.error_signature.is_empty() && fits(&alike)).then(|| root.letters(app_id, &alike));
     let mut response = html(&LetterPage {
-        frame: Frame::of_app(&root, &access)
+        frame: Frame::of_app(root, access)
             .here("Letter")
-            .banner(Banner::read(&access, &root, banner, None)),
+            .banner(Banner::read(access, root, banner, None).await?),
         error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
         is_error_cut: end.is_some(),
         // Letters from before there was one have none.
-        alike: (!letter.error_signature.is_empty())
-            .then(|| (root.letters(app_id, &alike), Text::cut(&letter.error_signature, 200))),
+        alike: alike.map(|address| (address, Text::cut(&letter.error_signature, 200))),
         payload,
-        settle: SettleCard::new(&access, &root, &letter),
+        settle: SettleCard::new(access, root, &letter),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
         command: Command::letter(app_id, id),
-        letter: Letter::new(&access, &root, letter, times),
+        letter: Letter::new(access, root, letter, times),
     })?;
     // A payload stands on it.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -264,20 +291,29 @@ async fn payload(
     }
     let page = root.letter(app_id, id);
     let hides = redacted > 0 || matches!(content, Content::Withheld);
-    let download = root.payload(app_id, id);
+    let is_large = matches!(content, Content::Large) && !access.admin().redaction.is_empty();
+    let may_see = access.may(Right::Payloads);
     Ok(Payload {
         size: size(letter.payload_bytes),
         content,
         redacted,
-        download: if reveals { with_field(download, "reveal", "true") } else { download },
-        reveal: (hides && access.may(Right::Payloads)).then(|| with_field(page.clone(), "reveal", "true")),
+        download: root.payload(app_id, id, "payload"),
+        reveal: (hides && may_see).then(|| root.letter_action(app_id, id, "reveal")),
+        whole: ((is_revealed || is_large) && may_see).then(|| root.payload(app_id, id, "reveal")),
         hide: is_revealed.then_some(page),
     })
 }
 
 fn shown(text: &str, redaction: &Redaction) -> (Content, usize) {
-    match pretty(text, redaction) {
-        Ok(pretty) => (Content::Json(pretty.tokens.iter().map(Word::from).collect()), pretty.redacted),
+    match pretty(text, redaction, MAX_TOKENS, MAX_LAID_OUT_BYTES) {
+        Ok(Some(pretty)) => (Content::Json(pretty.tokens.iter().map(Word::from).collect()), pretty.redacted),
+        Ok(None) => match redact(text, redaction) {
+            Ok(redacted) => {
+                let count = redacted.matches(REDACTED).count();
+                (Content::Compact(redacted.into()), if redaction.is_empty() { 0 } else { count })
+            }
+            Err(_) => (Content::Withheld, 0),
+        },
         Err(_) if redaction.is_empty() => (Content::Plain(text.into()), 0),
         Err(_) => (Content::Withheld, 0),
     }

@@ -47,8 +47,9 @@ struct LettersPage {
 /// The buttons for many letters.
 struct Bulk {
     preview: String,
-    /// The filter of "all that match"; none where it is about settled letters too.
-    all: Option<Vec<(&'static str, String)>>,
+    /// The filter of "all that match" as a query string; none where it is about settled letters too. One field for
+    /// each text would not do: browsers change line breaks.
+    all: Option<String>,
     may_ignore: bool,
     may_replay: bool,
 }
@@ -59,7 +60,7 @@ impl Bulk {
         let query = ListQuery { filter: filter.clone(), page: PageRequest::default() };
         Self {
             preview: root.bulk(access.app_id, "preview"),
-            all: (is_open && matching.count > 0).then(|| query.pairs().collect()),
+            all: (is_open && matching.count > 0).then(|| back_text(&query)),
             may_ignore: access.may(Right::Settle) && filter.state != DeadLetterState::Resolved,
             may_replay: access.may(Right::Replay) && filter.state != DeadLetterState::Resolved,
         }
@@ -142,7 +143,7 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
-    let query = fields.listing()?;
+    let query = fields.page_listing(access.operator())?;
     let store = access.store();
 
     let page = PageRequest { scan: query.page.scan.or(Some(SCAN)), ..query.page.clone() };
@@ -160,18 +161,14 @@ pub(crate) async fn page(
     let timeline = store.timeline(app_id, &of_any_time, &request, Some(SCAN)).await?;
     let of_any_state = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
 
+    let banner = Banner::read(&access, &root, banner, Some(&query)).await?;
     let next = page.next.map(|next| ListQuery {
         page: PageRequest { after: Some(next), ..query.page.clone() },
         ..query.clone()
     });
     let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
     html(&LettersPage {
-        frame: Frame::of_app(&root, &access).ends().live().banner(Banner::read(
-            &access,
-            &root,
-            banner,
-            Some(&query),
-        )),
+        frame: Frame::of_app(&root, &access).ends().live().banner(banner),
         chart: Chart::new(&timeline, &request, &root, app_id, &of_any_state),
         shown: Amount::exactly(page.items.len() as u64),
         rows: page

@@ -9,7 +9,7 @@ use dead_letters::{
 };
 
 use super::text::{Amount, Text, Time, settled_as};
-use crate::{access::AppAccess, problem::Problem, urls::Root};
+use crate::{access::AppAccess, clock, problem::Problem, urls::Root};
 
 /// No count goes beyond it: a page costs the same, however many letters there are.
 pub(crate) const COUNT_CAP: u32 = 1_000;
@@ -79,7 +79,7 @@ impl Listing {
         let unresolved = count(access, query, DeadLetterState::Unresolved).await?;
         let open = count(access, query, DeadLetterState::Open).await?;
         let resolved = count(access, query, DeadLetterState::Resolved).await?;
-        let now = unresolved.as_of;
+        let now = clock::now(access).await?;
         let swept = match &access.admin().retention {
             Some(policy) => swept_within_a_week(&**store, policy, Some(app_id), now).await?,
             None => None,

@@ -1,5 +1,5 @@
 //! The pages: every view is a GET whose address can be sent to a colleague, every action a form's POST that is
-//! answered by 303. What is printed stands in the struct beside its handler; its template reckons nothing.
+//! answered by 303, or by the page itself where that fits no address. What is printed stands in the struct beside its handler; its template reckons nothing.
 
 mod apps;
 mod banner;
@@ -37,12 +37,13 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}", get(letters::page))
         .route("/apps/{dead_letters_app}/groups", get(groups::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}", get(letter::page))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", post(letter::reveal))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(settle::resolve))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", post(settle::replay))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(settle::reopen))
         .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
         .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
-        .route("/apps/{dead_letters_app}/bulk/result", get(result::page))
+        .route("/apps/{dead_letters_app}/bulk/result", get(result::page).post(result::look))
 }
 
 async fn root(_: Access, root: Root) -> Response {

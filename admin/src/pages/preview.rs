@@ -11,7 +11,7 @@ use super::{
     frame::Frame,
     html,
     letters::Row,
-    settle::back,
+    settle::{back, list_query},
     text::{Amount, Text, Time},
 };
 use crate::{
@@ -21,9 +21,6 @@ use crate::{
     problem::Problem,
     urls::Root,
 };
-
-/// A run of more ticked letters has no steps: it must fit into an address, of which proxies take 8 KB.
-const MAX_BRAKED_IDS: usize = 50;
 
 #[derive(Template)]
 #[template(path = "preview.html")]
@@ -67,7 +64,13 @@ pub(crate) async fn page(
     let action = fields.parse("action", "must be ignored, handled_by_script or replayed")?;
     let action: Resolution = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
     let back = back(&mut fields)?.unwrap_or_default();
-    let filter = fields.listing()?.filter;
+    let filter = match fields.take("filter")? {
+        Some(filter) => {
+            fields.end()?;
+            list_query("filter", &filter)?.filter
+        }
+        None => fields.listing(access.operator())?.filter,
+    };
     // The list's form always names the letters that are ticked, be there none.
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::invalid("no letter is ticked: go back, and tick at least one"));
@@ -92,17 +95,35 @@ pub(crate) async fn page(
         token: preview.token,
         back: back_text(&back),
         cancel: root.letters(app_id, &back),
-        is_braked: action == Resolution::Replayed
-            && (count > 1 || at_least)
-            && ticked.is_none_or(|ticked| ticked <= MAX_BRAKED_IDS),
+        is_braked: action == Resolution::Replayed && (count > 1 || at_least),
         command: Command::preview(app_id, action, &filter),
     })
+}
+
+/// Which letters a run was about.
+pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
+    const MAX_VALUE_CHARACTERS: usize = 40;
+    if let Some(ids) = &filter.ids {
+        return format!("ticked, from {} on", ids.first().map_or_else(String::new, ToString::to_string));
+    }
+    let query = ListQuery { filter: filter.clone(), ..Default::default() };
+    let texts = query.pairs().filter_map(|(name, value)| {
+        let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
+        let end = if cut.len() < value.len() { "…" } else { "" };
+        Some(format!("{} {cut}{end}", word(name)?.to_lowercase()))
+    });
+    let texts: Vec<_> = texts.collect();
+    if texts.is_empty() { "all that were unresolved".to_owned() } else { texts.join(", ") }
 }
 
 /// Names and values.
 fn conditions(filter: &DeadLetterFilter) -> Vec<(&'static str, Text)> {
     let query = ListQuery { filter: filter.clone(), ..Default::default() };
-    let word = |name| match name {
+    query.pairs().filter_map(|(name, value)| Some((word(name)?, Text::cut(&value, 200)))).collect()
+}
+
+fn word(name: &str) -> Option<&'static str> {
+    match name {
         "source" => Some("Source"),
         "op" => Some("Operation"),
         "resolution" => Some("Settled as"),
@@ -114,6 +135,5 @@ fn conditions(filter: &DeadLetterFilter) -> Vec<(&'static str, Text)> {
         "created_from" => Some("Failed from"),
         "state" => Some("State"),
         _ => None,
-    };
-    query.pairs().filter_map(|(name, value)| Some((word(name)?, Text::cut(&value, 200)))).collect()
+    }
 }

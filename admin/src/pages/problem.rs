@@ -16,10 +16,7 @@ use super::{
     frame::Frame,
     text::{Text, Time, settled_as},
 };
-use crate::{
-    problem::{Problem, ProblemType},
-    urls::Root,
-};
+use crate::{problem::Problem, urls::Root};
 
 #[derive(Template)]
 #[template(path = "problem.html")]
@@ -66,7 +63,7 @@ fn as_page(
     is_get: bool,
     problem_response: Response,
 ) -> Response {
-    let is_transient = is_get && problem.kind() == ProblemType::Unavailable;
+    let is_transient = is_get && problem.kind().is_transient();
     let frame = Frame::bare(root).crumb("Apps", root.apps());
     let page = ProblemPage {
         frame: if is_transient { frame.live() } else { frame },

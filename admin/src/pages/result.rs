@@ -1,7 +1,10 @@
 //! What a bulk run did so far, what came back of it, and how it goes on: 1 letter, then 10, then 100.
 
 use askama::Template;
-use axum::response::Response;
+use axum::{
+    http::{HeaderValue, header::CACHE_CONTROL},
+    response::Response,
+};
 use chrono::{DateTime, Utc};
 use dead_letters::{AppId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
@@ -12,18 +15,22 @@ use super::{
     html,
     letters::Row,
     preview::verb,
+    see_other,
     text::{Amount, Text, Time, settled_as},
 };
 use crate::{
     access::{Access, AppAccess},
     bulk::{Outcome, came_back},
-    input::{AppPath, Query},
+    input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
     urls::{Root, with_field},
 };
 
-/// A run between two steps, signed in the address.
+/// No address that the admin makes is over 2 KB, with the part before it that the service adds.
+const MAX_ADDRESS_BYTES: usize = 1_800;
+
+/// A run between two steps, sealed in the address.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Run {
     operator: String,
@@ -63,21 +70,33 @@ impl Run {
         }
     }
 
-    pub(crate) fn open(access: &AppAccess, run: &str) -> Result<Self, Problem> {
-        let run: Option<Self> = access.admin().key.open(Purpose::Result, run);
+    /// The run and its token.
+    pub(crate) fn open(access: &AppAccess, token: String) -> Result<(Self, String), Problem> {
+        let run: Option<Self> = access.admin().key.open(Purpose::Result, &token);
         let run = run.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?;
         match run.operator == access.operator().name() && run.app_id == access.app_id {
-            true => Ok(run),
+            true => Ok((run, token)),
             false => Err(Problem::preview_expired("it was run by another operator, or for another app")),
         }
     }
 
-    fn sign(&self, access: &AppAccess) -> String {
-        access.admin().key.sign(Purpose::Result, self)
+    pub(crate) fn seal(&self, access: &AppAccess) -> String {
+        access.admin().key.seal(Purpose::Result, self)
     }
 
-    pub(crate) fn address(&self, access: &AppAccess, root: &Root) -> String {
-        with_field(root.bulk(access.app_id, "result"), "run", &self.sign(access))
+    /// Answers the POST of a step: by 303 to a page that can be loaded again, or by the page itself, where its token
+    /// fits no address, as that of many ticked letters.
+    pub(crate) async fn shown(
+        &self,
+        access: &AppAccess,
+        root: &Root,
+        token: &str,
+    ) -> Result<Response, Problem> {
+        let address = with_field(root.bulk(access.app_id, "result"), "run", token);
+        if address.len() <= MAX_ADDRESS_BYTES {
+            return Ok(see_other(&address));
+        }
+        show(access, root, self, token.to_owned(), true).await
     }
 
     pub(crate) fn is_replay(&self) -> bool {
@@ -111,6 +130,8 @@ struct ResultPage {
     next: Option<Next>,
     is_replay: bool,
     run: String,
+    /// Where a form looks again, on a page without an address.
+    look: Option<String>,
     action: String,
     note: String,
     back: String,
@@ -138,13 +159,38 @@ pub(crate) async fn page(
     let access = access.app(app_id)?;
     let run = fields.take("run")?.ok_or_else(|| Problem::invalid_field("run", "is missing"))?;
     fields.end()?;
-    let run = Run::open(&access, &run)?;
+    let (run, token) = Run::open(&access, run)?;
+    show(&access, &root, &run, token, false).await
+}
+
+/// The same, looked at again from a page that has no address of its own.
+pub(crate) async fn look(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let run = fields.take("run")?.ok_or_else(|| Problem::invalid_field("run", "is missing"))?;
+    fields.end()?;
+    let (run, token) = Run::open(&access, run)?;
+    run.shown(&access, &root, &token).await
+}
+
+async fn show(
+    access: &AppAccess,
+    root: &Root,
+    run: &Run,
+    token: String,
+    is_answer: bool,
+) -> Result<Response, Problem> {
+    let app_id = access.app_id;
     let came_back = match run.is_replay() {
         true => {
-            let found = came_back(&access, run.began).await?;
+            let found = came_back(access, run.began).await?;
             let count = Amount { count: found.count as u64, at_least: found.at_least };
             let times = vec![1; found.letters.len()];
-            let row = |(letter, times)| Row::new(&access, &root, letter, times);
+            let row = |(letter, times)| Row::new(access, root, letter, times);
             let letters = found.letters.into_iter().zip(times).map(row).collect();
             (found.count > 0).then_some(CameBack { count, letters })
         }
@@ -157,8 +203,11 @@ pub(crate) async fn page(
     let what = settled_as(Some(run.action));
     let title =
         format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
-    html(&ResultPage {
-        frame: Frame::of_app(&root, &access).here(verb(run.action)).live(),
+    let list = root.letters(app_id, &run.back);
+    let frame = Frame::of_app(root, access).here(verb(run.action));
+    let mut response = html(&ResultPage {
+        frame: if is_answer { frame.instead(list.clone()) } else { frame.live() },
+        look: is_answer.then(|| root.bulk(app_id, "result")),
         title,
         verb: verb(run.action),
         done: run.done,
@@ -173,7 +222,11 @@ pub(crate) async fn page(
         action: root.bulk(app_id, "run"),
         note: run.note.clone().unwrap_or_default(),
         back: back_text(&run.back),
-        list: root.letters(app_id, &run.back),
-        run: run.sign(&access),
-    })
+        list,
+        run: token,
+    })?;
+    if is_answer {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(response)
 }

@@ -1,15 +1,15 @@
 //! What is done to one letter: a button of its page, or of its row in a list.
 
 use axum::response::Response;
-use dead_letters::{DeadLetterId, ListQuery, Resolution};
+use dead_letters::{DeadLetterId, ListQuery};
 
-use super::banner::tell;
+use super::banner::{Told, tell};
 use crate::{
     access::{Access, AppAccess},
     input::{Fields, Form, LetterPath},
     problem::Problem,
     settle,
-    urls::Root,
+    urls::{Root, fits},
 };
 
 /// Beside it a row's button sends what is ticked in the list, which is not meant here.
@@ -23,20 +23,27 @@ impl SettleForm {
         Ok(Self { note: fields.take("note")?, back: back(fields)? })
     }
 
-    fn done(self, access: &AppAccess, root: &Root, id: DeadLetterId, text: &str, undo: bool) -> Response {
+    fn done(self, access: &AppAccess, root: &Root, id: DeadLetterId, told: Told) -> Response {
         let address = match &self.back {
             Some(query) => root.letters(access.app_id, query),
             None => root.letter(access.app_id, id),
         };
-        tell(access, address, text.to_owned(), undo.then_some(id))
+        tell(access, address, told)
     }
 }
 
 /// The list that a form stood in.
 pub(crate) fn back(fields: &mut Fields) -> Result<Option<ListQuery>, Problem> {
     let text = fields.take("back")?;
-    let query = text.map(|text| text.strip_prefix('?').unwrap_or(&text).parse());
-    query.transpose().map_err(|_| Problem::invalid_field("back", "must be a list's query string"))
+    let query = text.map(|text| list_query("back", &text)).transpose()?;
+    // One that no page gave leads to the whole list.
+    Ok(query.map(|query: ListQuery| if fits(&query) { query } else { ListQuery::default() }))
+}
+
+/// A list in a form's field.
+pub(crate) fn list_query(field: &str, text: &str) -> Result<ListQuery, Problem> {
+    let query = text.strip_prefix('?').unwrap_or(text).parse();
+    query.map_err(|_| Problem::invalid_field(field, "must be a list's query string"))
 }
 
 pub(crate) async fn resolve(
@@ -50,11 +57,7 @@ pub(crate) async fn resolve(
     let resolution = fields.parse("resolution", "must be ignored or handled_by_script")?;
     let resolution = resolution.ok_or_else(|| Problem::invalid_field("resolution", "is missing"))?;
     settle::resolve(&access, id, resolution, form.note.clone()).await?;
-    let text = match resolution {
-        Resolution::HandledByScript => "The letter is settled as handled by script.",
-        _ => "The letter is ignored.",
-    };
-    Ok(form.done(&access, &root, id, text, true))
+    Ok(form.done(&access, &root, id, Told::Settled(id, resolution)))
 }
 
 pub(crate) async fn replay(
@@ -66,7 +69,7 @@ pub(crate) async fn replay(
     let access = access.app(app_id)?;
     let form = SettleForm::read(&mut fields)?;
     settle::replay(&access, id, form.note.clone()).await?;
-    Ok(form.done(&access, &root, id, "The letter is replayed: its event was put back.", false))
+    Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 
 pub(crate) async fn reopen(
@@ -78,5 +81,5 @@ pub(crate) async fn reopen(
     let access = access.app(app_id)?;
     let form = SettleForm::read(&mut fields)?;
     settle::reopen(&access, id).await?;
-    Ok(form.done(&access, &root, id, "The letter is unresolved again.", false))
+    Ok(form.done(&access, &root, id, Told::Reopened(id)))
 }

@@ -43,14 +43,14 @@ async fn a_letter_is_ignored_from_its_row_and_that_is_undone(
     browser.press("Filter").await?;
     browser.sees("1 of 1").await?;
     browser.press(&format!("Ignore orders insert {id}")).await?;
-    browser.sees("The letter is ignored.").await?;
+    browser.sees("The letter is ignored:").await?;
     browser.sees("No letter matches").await?;
     assert!(browser.address().await?.contains("source=orders"));
     let row = site.world.row(id).await;
     assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Ignored), Some("ada")));
     assert_eq!(resolution(site, other).await, None);
     browser.press("Undo").await?;
-    browser.sees("The letter is unresolved again.").await?;
+    browser.sees("The letter is unresolved again:").await?;
     browser.sees("1 of 1").await?;
     assert_eq!(resolution(site, id).await, None);
     browser.press("Clear").await?;
@@ -67,12 +67,12 @@ async fn a_letter_is_settled_from_its_page_with_a_note_and_reopened(
     browser.sees("Failed 5 times").await?;
     browser.fill("Note optional", "the provider <i>was</i> down").await?;
     browser.press("Handled by script").await?;
-    browser.sees("The letter is settled as handled by script.").await?;
+    browser.sees("The letter is settled as handled by script:").await?;
     browser.sees("the provider <i>was</i> down").await?;
     assert!(browser.address().await?.contains(&format!("letters/{id}")));
     assert_eq!(resolution(site, id).await, Some(Resolution::HandledByScript));
     browser.press("Reopen").await?;
-    browser.sees("The letter is unresolved again.").await?;
+    browser.sees("The letter is unresolved again:").await?;
     assert_eq!(resolution(site, id).await, None);
     Ok(())
 }
@@ -104,7 +104,7 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     browser.press_first("Resolved").await?;
     browser.sees("by grace").await?;
     browser.press(&format!("Reopen orders insert {id}")).await?;
-    browser.sees("The letter is unresolved again.").await?;
+    browser.sees("The letter is unresolved again:").await?;
     browser.sees("No letter is here").await?;
     assert_eq!(resolution(site, id).await, None);
     browser.press_first("Unresolved").await?;
@@ -122,7 +122,7 @@ async fn ticked_letters_are_ignored_and_the_others_are_not(
     browser.press("Ignore ticked…").await?;
     browser.sees("Ignore 2 letters?").await?;
     browser.press("Ignore 2 letters").await?;
-    browser.sees("2 letters are ignored.").await?;
+    browser.sees("2 letters are ignored:").await?;
     for (id, is_ignored) in [(ids[0], true), (ids[1], false), (ids[2], true)] {
         assert_eq!(resolution(site, id).await, is_ignored.then_some(Resolution::Ignored));
     }
@@ -179,7 +179,7 @@ async fn all_that_match_are_ignored_but_not_what_failed_after_the_preview(
     browser.sees("Ignore 2 letters?").await?;
     let later = site.world.letter().await;
     browser.press("Ignore 2 letters").await?;
-    browser.sees("2 letters are ignored.").await?;
+    browser.sees("2 letters are ignored:").await?;
     for id in ids {
         assert_eq!(resolution(site, id).await, Some(Resolution::Ignored));
     }
@@ -271,7 +271,7 @@ async fn five_thousand_letters_are_ignored_at_once(site: &Site, browser: &Browse
     browser.press_first("Ignore all").await?;
     browser.sees("Ignore 5,000 letters?").await?;
     browser.press("Ignore 5,000 letters").await?;
-    browser.sees("5,000 letters are ignored.").await?;
+    browser.sees("5,000 letters are ignored:").await?;
     assert_eq!(repo.unresolved_count(site.app()).await.unwrap(), 0);
     Ok(())
 }
@@ -301,7 +301,7 @@ async fn an_action_that_the_database_could_not_do_is_tried_again(
     site.store.recover();
     browser.press("Back to the letter").await?;
     browser.press("Ignore").await?;
-    browser.sees("The letter is ignored.").await?;
+    browser.sees("The letter is ignored:").await?;
     assert_eq!(resolution(site, id).await, Some(Resolution::Ignored));
     Ok(())
 }

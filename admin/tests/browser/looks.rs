@@ -159,7 +159,7 @@ async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) ->
         }
         browser.open_list(site, "").await?;
         browser.press_first("Ignore contacts sync").await?;
-        browser.sees("The letter is ignored.").await?;
+        browser.sees("The letter is ignored:").await?;
         browser.expect_accessible("banner").await?;
         // A phone has no keys.
         if width > 360 {
@@ -230,7 +230,7 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
     browser.sees("<script>window.pwned=1</script>").await?;
     browser.fill("Note optional", HOSTILE).await?;
     browser.press("Ignore 1 letter").await?;
-    browser.sees("1 letter is ignored.").await?;
+    browser.sees("1 letter is ignored:").await?;
     let row = site.world.row(id).await;
     assert_eq!((row.resolved_by.as_deref(), row.resolution_note.as_deref()), (Some(HOSTILE), Some(HOSTILE)));
     browser.open_at("/hostile", &format!("apps/{app}/letters/{id}")).await?;

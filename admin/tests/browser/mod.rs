@@ -9,13 +9,16 @@ use std::{fs, panic::AssertUnwindSafe, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
 use dead_letters::{AppId, Retention, RetentionPolicy, testing::FailingStore};
-use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use dead_letters_admin::{Admin, Operator};
 use futures_util::FutureExt;
 use thirtyfour::{components::escape_string, prelude::*};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
 use self::driver::JavaScript;
-use crate::{database::TestDb, support::World};
+use crate::{
+    database::TestDb,
+    support::{World, let_in},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a page that stays fresh waits between two looks.
@@ -92,7 +95,7 @@ impl Site {
         let store = Arc::new(FailingStore::new(world.repo.clone()));
         let admin = |name: &str, app_name: &'static str| {
             let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
-            Admin::new(store.clone(), InsecureAllowAll(Operator::full(name)))
+            Admin::new(store.clone(), let_in(Operator::full(name)))
                 .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
                 .retention(RetentionPolicy { others, ..Default::default() })
                 .redact(["/secret"])
@@ -101,6 +104,7 @@ impl Site {
         };
         let router = Router::new()
             .nest_service("/ops/dead-letters", admin("ada", "CRM <b>connector</b>").into_service())
+            .nest_service("/it's$(id)$&", admin("ada", "CRM").into_service())
             .nest_service("/grace", admin("grace", "CRM").into_service())
             .nest_service("/hostile", admin(HOSTILE, HOSTILE).into_service());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -170,6 +174,11 @@ impl Browser {
             escape_string(beginning)
         );
         self.click(&format!("(//main//button{begins} | //main//a{begins})[1]")).await
+    }
+
+    /// The link to what is new.
+    pub(crate) async fn press_new(&self, name: &str) -> WebDriverResult<()> {
+        self.click(&format!("/html/body/a[normalize-space()={}]", escape_string(name))).await
     }
 
     async fn click(&self, path: &str) -> WebDriverResult<()> {

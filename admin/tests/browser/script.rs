@@ -1,7 +1,7 @@
 //! What scripts add.
 
 use dead_letters::{
-    DeadLetterRepo, NewDeadLetter,
+    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Settlement,
     testing::{Call, letter, transient},
 };
 use serde_json::json;
@@ -21,6 +21,10 @@ browser_tests! { sqlite: sqlite, On;
     a_box_ticks_all_between_it_and_the_last_one_under_shift,
     what_is_open_and_focused_outlasts_what_is_new,
     a_list_is_fresh_after_back,
+    a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere,
+    a_refresh_of_groups_moves_none,
+    a_command_has_the_address_as_one_word_of_a_shell,
+    an_answer_without_an_address_is_not_asked_for_again,
     an_error_is_copied_as_it_is,
 }
 
@@ -90,10 +94,10 @@ async fn letters_are_ticked_and_ignored_by_keys_alone(site: &Site, browser: &Bro
     browser.sees("Ignore 2 letters?").await?;
     browser.go_to("Ignore 2 letters").await?;
     browser.key(Key::Enter).await?;
-    browser.sees("2 letters are ignored.").await?;
+    browser.sees("2 letters are ignored:").await?;
     // Where a screen reader goes on.
     let focused = browser.driver.active_element().await?;
-    assert_eq!(focused.text().await?, "Done. 2 letters are ignored.");
+    assert!(focused.text().await?.starts_with("Done. 2 letters are ignored: ticked, from "));
     let left = site.world.row(ids[0]).await;
     assert_eq!((left.resolution, site.world.repo.unresolved_count(site.app()).await.unwrap()), (None, 1));
     Ok(())
@@ -134,8 +138,102 @@ async fn a_list_shows_a_new_letter_by_itself_but_not_while_one_is_ticked(
     assert!(!browser.looks_again().await?);
     assert!(browser.is_ticked(&id.to_string()).await?);
     browser.tick(&id.to_string()).await?;
-    browser.sees("2 of 2").await?;
+    browser.sees("1 new letter").await?;
     assert_eq!(browser.run_script("return window.isTheSame").await?, true);
+    browser.press_new("1 new letter").await?;
+    browser.sees("2 of 2").await
+}
+
+/// Where each row stands, by its letter.
+const PLACES: &str = "return [...document.querySelectorAll('.cards tbody tr')]
+    .map((row) => [row.id || row.querySelector('a').getAttribute('href'), row.getBoundingClientRect().top]);";
+
+async fn a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.sees("3 of 3").await?;
+    let before = browser.run_script(PLACES).await?;
+    for _ in 0..2 {
+        site.world.letter().await;
+    }
+    site.world.repo.resolve_once(site.app(), ids[1], &Settlement::ignored().by("grace")).await.unwrap();
+    browser.until("a look", async || browser.looks_again().await).await?;
+    browser.sees("2 new letters").await?;
+    assert_eq!(browser.run_script(PLACES).await?, before);
+    // The one that is closed can't be closed again by a click that was meant for it, and the others are as they were.
+    let closed = "return [...document.querySelectorAll('tr.gone')]
+        .map((row) => [row.id, [...row.querySelectorAll('input, button')].every((control) => control.disabled)]);";
+    assert_eq!(browser.run_script(closed).await?, json!([[ids[1], true]]));
+    browser.press(&format!("Ignore orders insert {}", ids[0])).await?;
+    browser.sees(&format!("The letter is ignored: orders insert, {}", ids[0])).await?;
+    browser.sees("3 of 3").await?;
+    let open = site.world.repo.unresolved_count(site.app()).await.unwrap();
+    assert_eq!((site.world.row(ids[2]).await.resolution, open), (None, 3));
+    Ok(())
+}
+
+async fn a_refresh_of_groups_moves_none(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let of = async |source: &str| {
+        let alike = NewDeadLetter { source: source.to_owned(), script_id: None, ..letter(site.app()) };
+        site.world.insert(alike).await
+    };
+    for source in ["orders", "orders", "invoices"] {
+        of(source).await;
+    }
+    browser.open(&format!("apps/{}/groups", site.app())).await?;
+    browser.sees("invoices").await?;
+    let before = browser.run_script(PLACES).await?;
+    for source in ["invoices", "invoices", "parcels"] {
+        of(source).await;
+    }
+    browser.until("a look", async || browser.looks_again().await).await?;
+    browser.sees("1 new group").await?;
+    assert_eq!(browser.run_script(PLACES).await?, before);
+    let counts = "return [...document.querySelectorAll('.cards tbody .number')].map((cell) => cell.textContent.trim()[0])";
+    assert_eq!(browser.run_script(counts).await?, json!(["2", "3"]));
+    browser.press_new("1 new group").await?;
+    browser
+        .until("the new order", async || Ok(browser.run_script(counts).await? == json!(["3", "2", "1"])))
+        .await
+}
+
+async fn a_command_has_the_address_as_one_word_of_a_shell(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let query = "source=%24DEAD_LETTERS_URL+%22%24DEAD_LETTERS_URL%22+%24%26";
+    browser.open_at("/it's$(id)$&", &format!("apps/{}?{query}", site.app())).await?;
+    browser.find(By::Css("#command summary")).await?.click().await?;
+    let commands = "return [...document.querySelectorAll('.command pre')].map((command) => command.firstChild.textContent)";
+    let commands = browser.run_script(commands).await?;
+    let address = browser.run_script("return location.origin + location.pathname.split('/apps/')[0]").await?;
+    let root = address.as_str().unwrap().replace('\'', r"'\''");
+    let app = site.app();
+    assert_eq!(commands[0], format!("curl '{root}''/api/apps/{app}/letters?{query}'"));
+    assert!(root.contains("$(id)"), "{root}");
+    let source = "'$DEAD_LETTERS_URL \"$DEAD_LETTERS_URL\" $&'";
+    assert_eq!(commands[1], format!("dead-letters list --app {app} --source {source}"));
+    Ok(())
+}
+
+async fn an_answer_without_an_address_is_not_asked_for_again(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.repo.insert_many((0..60).map(|_| letter(site.app())).collect()).await.unwrap();
+    browser.open_list(site, "?size=60").await?;
+    browser.find(By::Css("thead input[type=checkbox]")).await?.click().await?;
+    browser.press("Replay ticked…").await?;
+    browser.press("Replay one first").await?;
+    browser.sees("Replayed 1 of 60").await?;
+    browser.press("Look again").await?;
+    browser.sees("Replayed 1 of 60").await?;
+    browser.driver.refresh().await?;
+    browser.sees("59 of 59").await?;
+    assert_eq!(site.world.outbox.events().len(), 1);
     Ok(())
 }
 
@@ -177,11 +275,11 @@ async fn the_banner_is_taken_out_of_the_address(site: &Site, browser: &Browser) 
     let id = site.world.letter().await;
     browser.open_list(site, "?size=20").await?;
     browser.press(&format!("Ignore orders insert {id}")).await?;
-    browser.sees("The letter is ignored.").await?;
+    browser.sees("The letter is ignored:").await?;
     browser.until("the address", async || Ok(browser.address().await?.ends_with("?size=20"))).await?;
     browser.driver.refresh().await?;
     browser.sees("Nothing failed").await?;
-    assert!(!browser.text().await?.contains("The letter is ignored."));
+    assert!(!browser.text().await?.contains("The letter is ignored:"));
     Ok(())
 }
 
@@ -225,7 +323,7 @@ async fn what_is_open_and_focused_outlasts_what_is_new(
     browser.key("j").await?;
     site.world.letter().await;
     browser.until("a look", async || browser.looks_again().await).await?;
-    browser.sees("2 of 2").await?;
+    browser.sees("1 new letter").await?;
     browser.sees("DEAD_LETTERS_URL is the address").await?;
     let focused = browser.driver.active_element().await?.prop("href").await?.unwrap_or_default();
     assert!(focused.ends_with(&id.to_string()), "{focused}");
@@ -243,7 +341,7 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
     browser.tick(&ids[0].to_string()).await?;
     browser.open(&format!("apps/{}/letters/{}", site.app(), ids[1])).await?;
     browser.press("Ignore").await?;
-    browser.sees("The letter is ignored.").await?;
+    browser.sees("The letter is ignored:").await?;
     for _ in 0..2 {
         browser.driver.back().await?;
     }

@@ -16,7 +16,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dead_letters::{DeadLetterReplay, DeadLetterStore};
-use dead_letters_admin::{Admin, Denied, Operator};
+use dead_letters_admin::{Admin, Denied, Operator, Server};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
@@ -75,12 +75,8 @@ pub(crate) async fn serve(
         admin = admin.replay(replayer);
     }
     let router = Router::from(admin).layer(from_fn_with_state(Arc::new(names), known_host));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.asked());
-    let asked = stop.asked();
-    tokio::select! {
-        served = serving => Ok(served?),
-        () = async { asked.await; tokio::time::sleep(GRACE).await } => Ok(()),
-    }
+    Server::new(router).grace(GRACE).run(listener, stop.asked()).await;
+    Ok(())
 }
 
 struct Guard {

@@ -1,0 +1,22 @@
+//! A short run of `examples/load`, with a fixed seed.
+
+use std::time::Duration;
+
+use crate::{database::TestDb, ledger};
+
+async fn is_clean(db: TestDb) {
+    let tally = ledger::run(db.repo(), Duration::from_secs(3), 7).await.unwrap();
+    assert_eq!(tally.contradictions, [""; 0], "{tally:?}");
+    assert!(tally.replays > 0 && tally.hung_up > 0, "{tally:?}");
+    assert!(tally.answers[&200] > 0 && tally.answers[&409] > 0, "{tally:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_operators_were_told_is_contradicted_on_sqlite() {
+    is_clean(TestDb::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_operators_were_told_is_contradicted_on_postgresql() {
+    is_clean(TestDb::postgres().await).await;
+}
