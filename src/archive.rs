@@ -36,8 +36,9 @@ const MAX_LINE_BYTES: u64 = 2 << 30;
 /// The folder must exist: a disk that is not mounted is an error, and not a new folder. On Unix the owner alone may
 /// read a file (mode 0600), since it holds the letters' content.
 ///
-/// [`read`](Self::read) gives the letters back. A letter that was archived and not deleted after all was
-/// archived again, with the same id.
+/// [`read`](Self::read) returns the letters, those of the newest file first. A letter that was archived but not deleted
+/// is archived again later, with the same id. Import each file in calls of its own: then the newest copy is stored,
+/// because an import never overwrites a letter.
 #[derive(Debug, Clone)]
 pub struct JsonLinesArchive {
     folder: PathBuf,
@@ -49,8 +50,8 @@ impl JsonLinesArchive {
         Self { folder: folder.into() }
     }
 
-    /// Reads the letters of one file, or of a folder's files in the order of their names: those whose names
-    /// end in `.jsonl`.
+    /// Reads the letters of one file, or of a folder's files whose names end in `.jsonl`: the last name, which is the
+    /// newest file, comes first.
     ///
     /// It reads the disk as it goes on, and holds one letter at a time: in async code it wants a thread of
     /// its own ([`spawn_blocking`](tokio::task::spawn_blocking)).
@@ -78,12 +79,16 @@ impl Archive for JsonLinesArchive {
         }
         let runtime = Handle::try_current().map_err(|_| ArchiveError::RuntimeEnded)?;
         let (folder, letters) = (self.folder.clone(), letters.to_vec());
-        let kept = runtime.spawn_blocking(move || write(&folder, &letters)).await;
+        let kept = runtime.spawn_blocking(move || write(&folder, &letters, sync_folder)).await;
         Ok(kept.map_err(|_| ArchiveError::RuntimeEnded)??)
     }
 }
 
-fn write(folder: &Path, letters: &[StoredLetter]) -> Result<(), ArchiveError> {
+fn write(
+    folder: &Path,
+    letters: &[StoredLetter],
+    sync_folder: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), ArchiveError> {
     let path = folder.join(format!("{}.{EXTENSION}", Uuid::now_v7()));
     let unfinished = path.with_extension("tmp");
     let mut file = new_file(&unfinished).map_err(|error| io_error(&unfinished, error))?;
@@ -93,7 +98,11 @@ fn write(folder: &Path, letters: &[StoredLetter]) -> Result<(), ArchiveError> {
         fs::remove_file(&unfinished).ok();
         return Err(io_error(&path, error));
     }
-    sync_folder(folder).map_err(|error| io_error(folder, error))
+    sync_folder(folder).map_err(|error| {
+        // None of its letters is deleted. If the file stayed, each try would leave one more copy.
+        fs::remove_file(&path).ok();
+        io_error(folder, error)
+    })
 }
 
 /// A file that its owner alone may read: letters hold personal data.
@@ -131,6 +140,7 @@ fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
         }
     }
     files.sort();
+    files.reverse();
     Ok(files.into())
 }
 
@@ -346,6 +356,18 @@ mod tests {
         let error = letters.next().unwrap().unwrap_err().to_string();
         assert_eq!(error, "standard input, line 1: from column 1 on it is no letter");
         assert!(letters.next().is_none());
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_synced_is_an_error_and_leaves_no_file() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let letter = crate::testing::stored_letter(Uuid::from_u128(1).into(), chrono::DateTime::UNIX_EPOCH);
+        for _ in 0..3 {
+            let fails = |_: &Path| Err(io::Error::other("no sync"));
+            let error = write(dir.path(), std::slice::from_ref(&letter), fails).unwrap_err();
+            assert!(matches!(&error, ArchiveError::Io { path, .. } if **path == *dir.path()), "{error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

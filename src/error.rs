@@ -193,7 +193,8 @@ impl DeadLetterRepoError {
     pub(crate) fn is_time_out(&self) -> bool {
         let Self::Db(error) = self else { return false };
         code_of(error).is_some_and(|code| match code.len() {
-            5 => matches!(&*code, "57014" | "55P03"),
+            // 25P03 and 25P04 end the session of a transaction that was idle, or open, for too long.
+            5 => matches!(&*code, "57014" | "55P03" | "25P03" | "25P04"),
             _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_BUSY),
         })
     }
@@ -285,10 +286,13 @@ fn is_transient_code(code: &str) -> bool {
     const SQLITE_FULL: u32 = 13;
     if code.len() == 5 {
         // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock
-        // that was not to be had, a statement that ran out of time, a server that is read-only,
+        // that was not to be had, a statement or a transaction that ran out of time, a server that is read-only,
         // starting or stopping.
         return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
-            || matches!(code, "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006");
+            || matches!(
+                code,
+                "55P03" | "25P03" | "25P04" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006"
+            );
     }
     code.parse::<u32>()
         .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))

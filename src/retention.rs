@@ -38,7 +38,7 @@ pub trait DeadLetterRetention: Send + Sync {
     /// [`sweep`](Self::sweep) of rows that the archive has first: it is handed them before the delete
     /// commits, and where it answers an error, nothing is deleted. It is not called where no row is due.
     ///
-    /// A batch ends at 16 MB of payload too, at least one row. If this is dropped, or the connection lost,
+    /// A batch also ends at 16 MB of text, payloads and errors included, and has at least one row. If this is dropped, or the connection lost,
     /// once the archive has them, rows may be archived and still there: a later call archives them again.
     ///
     /// All of it is one transaction, which is open while the archive writes. On PostgreSQL other sweeps and

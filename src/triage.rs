@@ -163,7 +163,7 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// [`list`](Self::list) of whole rows, as they are stored.
     ///
-    /// A page has up to 1,000 rows, and ends at 16 MB of payload too, with at least one row. A row that goes,
+    /// A page has up to 1,000 rows, and ends at 16 MB of text too, with at least one row. A row that goes,
     /// or no longer matches, while the page is read is left out of it.
     ///
     /// # Errors
@@ -320,7 +320,8 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// Stores letters as they were exported, each in its app, with their ids, times and settlements. One
     /// whose id is there already is left alone, whatever it holds, and counted; in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table, one whose id its app has.
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table, one whose id its app has. If `letters` has several
+    /// copies of a letter, the last copy is stored.
     ///
     /// All of one call or none; at most 1,000. What the repo may have for caps does not apply. What is finer
     /// than a microsecond is lost.

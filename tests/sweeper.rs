@@ -167,7 +167,7 @@ async fn its_share_of_the_time_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_runs_out_of_time_shrinks_and_full_ones_make_it_grow_again() {
-    for code in ["57014", "55P03", "5", "517"] {
+    for code in ["57014", "55P03", "25P03", "25P04", "5", "517"] {
         let full = [deleted(250), deleted(312), deleted(374), deleted(20)];
         let store = Script::of([refused(code), refused(code)].into_iter().chain(full));
         let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;

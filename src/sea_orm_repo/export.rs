@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, QueryTrait,
+    EntityTrait, FromQueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, ExprTrait, Func, Query, SelectStatement},
 };
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    bytes::{MAX_BYTES, row_bytes},
     connection::RepoConnection,
     convert, in_range,
     scan::{Matching, Place},
@@ -21,9 +22,6 @@ use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, Sto
 
 /// More than a listing's, which is for a screen: each page is a round trip. As many as `filter.ids` may name.
 const SIZES: RangeInclusive<u32> = 1..=1_000;
-
-/// Of payload, in a page of more than one row.
-const PAGE_BYTES: u64 = 16 << 20;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn export_page(
@@ -46,16 +44,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 return Ok(listed.page_of(letters, size, place));
             }
         }
-        // The sizes first, for which no payload is fetched.
-        let sizes =
-            Query::select().columns([listed.time(), Column::Id]).expr_as(payload_bytes(), "bytes").take();
+        // The sizes first, for which no large text is fetched.
+        let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
         let sizes = listed.page(size, &sizes);
         let found = listed.fetch(&self.db, sizes).await?;
         let mut bytes = 0;
         let mut picked: Vec<Place> = Vec::new();
         for row in found.iter().take(size as usize) {
-            bytes += u64::try_from(row.try_get_by_index::<i32>(2)?).unwrap_or_default();
-            if bytes > PAGE_BYTES && !picked.is_empty() {
+            bytes += u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or_default();
+            if bytes > MAX_BYTES && !picked.is_empty() {
                 break;
             }
             let time: DateTimeWithTimeZone = row.try_get_by_index(0)?;
@@ -75,16 +72,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// A page and the row behind it, or nothing where these are more than [`PAGE_BYTES`].
+/// A page and the row behind it, or nothing where these are more than [`MAX_BYTES`].
 fn light_page(listed: &Matching, size: u32) -> SelectStatement {
-    let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(payload_bytes(), "bytes").take();
+    let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
     let bytes = Query::select()
         .expr(Func::sum(Expr::col("bytes")))
         .from_subquery(listed.page(size, &sizes), "sizes")
         .take();
-    listed.page(size, &Entity::find().into_query()).and_where(Expr::from(bytes).lte(PAGE_BYTES)).take()
-}
-
-fn payload_bytes() -> Expr {
-    Func::cust("octet_length").arg(Column::Payload.into_expr()).into()
+    listed.page(size, &Entity::find().into_query()).and_where(Expr::from(bytes).lte(MAX_BYTES)).take()
 }

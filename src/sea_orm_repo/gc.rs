@@ -30,7 +30,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::parts::Part;
+use super::{
+    bytes::{row_bytes, row_bytes_of},
+    parts::Part,
+};
 use crate::{
     AppId, Due,
     Resolution::{self, HandledByScript, Ignored, Replayed},
@@ -85,29 +88,29 @@ pub(super) fn delete_oldest(
     Statement::from_sql_and_values(backend, delete, values(scope, due, limit))
 }
 
-/// Locks the oldest rows that are due, and returns them whole, as many as have so much payload, or one; and
-/// beside each how many it locked. What a payload's size is needs no fetching of it.
+/// Locks the oldest rows that are due, and returns them whole: as many as have `max_bytes` together, or one. Beside each
+/// stands how many rows are locked.
 pub(super) fn lock_oldest_on_postgres(scope: &SweepScope, due: Due, limit: u64, max_bytes: u64) -> Statement {
     let all: Vec<_> = Column::iter().collect();
     let oldest = oldest_on_postgres(&all, scope, due, Part::All, LOCK);
     let columns = columns_of("locked", &all);
+    let (row_bytes, locked_bytes) = (row_bytes_of("oldest"), row_bytes_of("locked"));
     // In the order of the rows: none is named, which would be a sort.
     let lock = format!(
         "SELECT {columns}, locked.rows_locked FROM (\
              SELECT oldest.*, count(*) OVER () AS rows_locked, \
-                 sum(octet_length(oldest.payload)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes \
+                 sum({row_bytes}) OVER (ROWS UNBOUNDED PRECEDING) AS bytes \
              FROM ({oldest}) oldest) locked \
-         WHERE locked.bytes <= {max_bytes} OR locked.bytes = octet_length(locked.payload)"
+         WHERE locked.bytes <= {max_bytes} OR locked.bytes = {locked_bytes}"
     );
     Statement::from_sql_and_values(DbBackend::Postgres, lock, values(scope, due, limit))
 }
 
-/// Finds what [`delete_oldest`] would delete, of one app or of all: id and the payload's size.
+/// Finds what [`delete_oldest`] would delete, of one app or of all: id and bytes of each row.
 pub(super) fn find_oldest_on_sqlite(app_id: Option<AppId>, due: Due, limit: u64) -> Statement {
-    let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
     oldest_on_sqlite(app_id, due, Part::All, limit)
         .column(Column::Id)
-        .column_as(Expr::from(bytes), "bytes")
+        .column_as(row_bytes(), "bytes")
         .build(DbBackend::Sqlite)
 }
 

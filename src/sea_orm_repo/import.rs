@@ -38,10 +38,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if letters.is_empty() {
             return Ok(Imported::default());
         }
-        let mut ordered: Vec<_> = letters.iter().collect();
-        // In one order, so that two imports of the same rows do not wait for one another.
         let shard = |letter: &StoredLetter| self.sharded.then_some(letter.app_id);
+        // The last copy of a letter comes first, and stays.
+        let mut ordered: Vec<_> = letters.iter().rev().collect();
+        // In one order, so that two imports of the same rows do not wait for one another.
         ordered.sort_by_key(|letter| (shard(letter), letter.id));
+        ordered.dedup_by_key(|letter| (shard(letter), letter.id));
         let as_arrays = as_arrays(self.db.get_database_backend(), self.sharded);
         let batches = ordered.chunk_by(|left, right| shard(left) == shard(right)).flat_map(|letters| {
             let shard = letters.first().and_then(|letter| shard(letter));
@@ -62,7 +64,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-fn bytes_of(letter: &StoredLetter) -> usize {
+pub(super) fn bytes_of(letter: &StoredLetter) -> usize {
     let texts = [&letter.source, &letter.op, &letter.payload, &letter.last_error, &letter.error_signature];
     let optional = [
         &letter.replayed_payload,

@@ -14,6 +14,7 @@ use crate::{
 
 mod backlog;
 mod bury;
+mod bytes;
 mod conditions;
 mod connection;
 mod convert;

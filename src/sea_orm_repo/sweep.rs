@@ -10,15 +10,14 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, connection::RepoConnection, convert, gc, in_range, parts::Part, transaction,
+    SeaOrmDeadLetterRepo, bytes::MAX_BYTES, connection::RepoConnection, convert, gc, import::bytes_of,
+    in_range, parts::Part, transaction,
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepScope, Swept,
 };
 
 const EXCEPTED: u32 = 1_000;
-/// Of payload, in one batch for the archive, or one row.
-const ARCHIVED_BYTES: u64 = 16 << 20;
 /// In one statement: SQLite takes 32,766 values.
 const IDS: usize = 1_000;
 
@@ -274,7 +273,7 @@ async fn lock_letters_on_postgres(
     due: Due,
     limit: u64,
 ) -> Result<Batch, DbErr> {
-    let (letters, locked) = lock_letters(db, scope, due, limit, ARCHIVED_BYTES).await?;
+    let (letters, locked) = lock_letters(db, scope, due, limit, MAX_BYTES).await?;
     let more = locked == limit || locked > letters.len() as u64;
     let next = letters.last().filter(|_| more).map(|last| last.app_id);
     Ok((letters, next))
@@ -289,10 +288,10 @@ async fn lock_letters_across_shards(
     let shares = shares(db, scope, due, limit).await?;
     let (mut letters, mut bytes, mut of_last) = (Vec::new(), 0, 0);
     for &(app_id, share) in &shares {
-        let room = ARCHIVED_BYTES.saturating_sub(bytes);
+        let room = MAX_BYTES.saturating_sub(bytes);
         let (of_app, locked) = lock_letters(db, &SweepScope::App(app_id), due, share, room).await?;
-        bytes += of_app.iter().map(|letter| letter.payload.len() as u64).sum::<u64>();
-        if bytes > ARCHIVED_BYTES && !letters.is_empty() {
+        bytes += of_app.iter().map(|letter| bytes_of(letter) as u64).sum::<u64>();
+        if bytes > MAX_BYTES && !letters.is_empty() {
             // One, that there is no room for.
             return Ok((letters, Some(app_id)));
         }
@@ -324,7 +323,7 @@ async fn lock_letters(
 #[derive(FromQueryResult)]
 struct Sized {
     id: Uuid,
-    bytes: i32,
+    bytes: i64,
 }
 
 async fn find_letters_on_sqlite(
@@ -346,8 +345,8 @@ async fn find_letters_on_sqlite(
         let left = limit - oldest.len() as u64;
         let find = gc::find_oldest_on_sqlite(app_id, due, left);
         for row in Sized::find_by_statement(find).all(db).await? {
-            bytes += u64::from(row.bytes.unsigned_abs());
-            more = bytes > ARCHIVED_BYTES;
+            bytes += row.bytes.unsigned_abs();
+            more = bytes > MAX_BYTES;
             if more && !oldest.is_empty() {
                 break 'batch;
             }

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterTriage, Due, Imported, JsonLinesArchive, NewDeadLetter, Retention, RetentionPolicy,
+    DeadLetterTriage, Due, Imported, JsonLinesArchive, NewDeadLetter, Resolution, Retention, RetentionPolicy,
     SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper, entity::dead_letters as table,
 };
 use sea_orm::{ConnectionTrait, Database, EntityTrait};
@@ -31,6 +31,7 @@ on_every_backend! {
     where_the_archive_fails_nothing_is_deleted,
     a_sweep_that_is_dropped_between_archive_and_commit_loses_nothing,
     a_process_that_ends_between_archive_and_commit_loses_nothing,
+    a_letter_that_was_archived_twice_is_imported_as_it_was_last,
 }
 
 /// Names the database and the folder of the process that ends.
@@ -201,6 +202,36 @@ async fn a_process_that_ends_between_archive_and_commit_loses_nothing(db: TestDb
     assert!(ended.code().is_none(), "{ended}");
     assert_eq!((archived(dir.path()).len(), db.row_count().await), (10, 25));
     the_rest_is_swept_and_the_archive_has_all(&db, dir.path(), &ids).await;
+}
+
+/// Keeps the letters, and then fails.
+struct Failing(JsonLinesArchive);
+
+#[async_trait]
+impl Archive for Failing {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.0.keep(letters).await?;
+        Err("the archive's answer was lost".into())
+    }
+}
+
+async fn a_letter_that_was_archived_twice_is_imported_as_it_was_last(db: TestDb) {
+    let dir = TempDir::new().unwrap();
+    let id = db.repo().insert(letter(new_app())).await.unwrap();
+    let archive = JsonLinesArchive::new(dir.path());
+    let failing = Failing(archive.clone());
+    db.repo().sweep_into(&SweepScope::AllApps, all_due(), 10, &failing).await.unwrap_err();
+    db.repo().resolve(id, "replayed").await.unwrap();
+    db.repo().sweep_into(&SweepScope::AllApps, all_due(), 10, &archive).await.unwrap();
+    let resolutions: Vec<_> =
+        archived(dir.path()).into_iter().map(|letter| (letter.id, letter.resolution)).collect();
+    assert_eq!(resolutions, [(id, Some("replayed".to_owned())), (id, None)]);
+    // A call for each file, as the folder is read.
+    for letter in archived(dir.path()) {
+        db.repo().import(&[letter]).await.unwrap();
+    }
+    let imported = db.repo().get(id).await.unwrap().unwrap();
+    assert_eq!(imported.resolution, Some(Resolution::Replayed));
 }
 
 /// Keeps the letters while the server ends the sweep's connection.

@@ -16,6 +16,7 @@ on_every_backend! {
     letters_are_stored_on_both_backends_as_they_were_exported_in_every_column,
     one_that_is_there_is_left_alone_and_counted,
     one_that_comes_twice_is_stored_once,
+    of_copies_in_one_call_the_last_one_is_stored,
     no_letters_are_nothing,
     more_than_1_000_letters_are_refused,
     what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored,
@@ -154,6 +155,29 @@ async fn one_that_comes_twice_is_stored_once(db: TestDb) {
     let imported = db.repo().import(&[twice.clone(), stored(), twice]).await.unwrap();
     assert_eq!(imported, Imported { stored: 2, present: 1 });
     assert_eq!(db.row_count().await, 2);
+}
+
+async fn of_copies_in_one_call_the_last_one_is_stored(db: TestDb) {
+    let open = StoredLetter {
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+        ..stored()
+    };
+    let replayed = StoredLetter { id: open.id, app_id: open.app_id, ..stored() };
+    // So many that the copies go into statements of their own, where a statement has a bound.
+    let others = || (0..300).map(|_| StoredLetter { app_id: open.app_id, ..stored() });
+    let letters: Vec<_> =
+        [open.clone()].into_iter().chain(others()).chain([replayed.clone()]).chain(others()).collect();
+    let imported = db.repo().import(&letters).await.unwrap();
+    assert_eq!(imported, Imported { stored: 601, present: 1 });
+    let row = db.repo().get(open.id).await.unwrap().unwrap();
+    assert_eq!(row.resolved_at, replayed.resolved_at);
+    // A stored letter is never overwritten.
+    let imported = db.repo().import(&[replayed, open.clone()]).await.unwrap();
+    assert_eq!(imported, Imported { stored: 0, present: 2 });
+    assert!(db.repo().get(open.id).await.unwrap().unwrap().resolved_at.is_some());
 }
 
 async fn no_letters_are_nothing(db: TestDb) {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    Swept, entity::dead_letters as table,
+    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Swept, entity::dead_letters as table,
 };
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
@@ -44,6 +44,8 @@ on_every_backend! {
     the_archive_has_the_rows_that_are_deleted_as_they_are_stored,
     where_the_archive_fails_nothing_is_deleted_and_its_message_is_told,
     a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least,
+    every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch,
+    letters_with_large_errors_are_archived_and_exported_in_bounded_batches,
     a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing,
     in_a_transaction_a_sweep_is_undone_by_a_rollback,
     sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once,
@@ -501,6 +503,85 @@ async fn a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least
         }
         assert_eq!(left(&db).await, []);
     }
+}
+
+/// Stores a letter whose text in this column has so many bytes, by SQL: the caps and checks of inserts do not apply.
+async fn set_text(db: &TestDb, id: DeadLetterId, column: &str, bytes: usize) {
+    let (id, text) = match db.db.get_database_backend() {
+        DbBackend::Sqlite => {
+            (format!("x'{}'", id.into_inner().simple()), format!("printf('%.*c', {bytes}, 'x')"))
+        }
+        _ => (format!("'{id}'"), format!("repeat('x', {bytes})")),
+    };
+    db.execute(&format!("UPDATE dead_letters SET {column} = {text} WHERE id = {id}")).await;
+}
+
+async fn every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch(db: TestDb) {
+    let app = new_app();
+    let texts = [
+        "payload",
+        "replayed_payload",
+        "source",
+        "op",
+        "last_error",
+        "error_signature",
+        "resolved_by",
+        "resolution_note",
+    ];
+    for column in texts {
+        let stored = settled(&db, app, 2).await;
+        for &id in &stored {
+            set_text(&db, id, column, 9 << 20).await;
+        }
+        for _ in 0..2 {
+            let shelf = Shelf::default();
+            let scope = SweepScope::App(app);
+            let swept = db.repo().sweep_into(&scope, settled_before_ten(), 10, &shelf).await.unwrap();
+            assert_eq!((swept.deleted, shelf.letters().len()), (1, 1), "{column}");
+        }
+    }
+}
+
+/// Notes what each batch holds.
+#[derive(Default)]
+struct Scale(Mutex<Vec<usize>>);
+
+#[async_trait]
+impl Archive for Scale {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        self.0.lock().unwrap().push(letters.iter().map(|letter| letter.last_error.len()).sum());
+        Ok(())
+    }
+}
+
+async fn letters_with_large_errors_are_archived_and_exported_in_bounded_batches(db: TestDb) {
+    const LETTERS: usize = 200;
+    let app = new_app();
+    db.repo().insert_many(vec![letter(app); LETTERS]).await.unwrap();
+    let text = match db.db.get_database_backend() {
+        DbBackend::Sqlite => "printf('%.*c', 1048576, 'x')",
+        _ => "repeat('x', 1048576)",
+    };
+    db.execute(&format!("UPDATE dead_letters SET last_error = {text}")).await;
+
+    let (mut exported, mut page) = (0, PageRequest { size: 1_000, ..Default::default() });
+    loop {
+        let found = db.repo().export(app, &Default::default(), &page).await.unwrap();
+        let bytes: usize = found.items.iter().map(|letter| letter.last_error.len()).sum();
+        assert!(bytes <= 17 << 20, "{bytes}");
+        exported += found.items.len();
+        page.after = found.next;
+        if page.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(exported, LETTERS);
+
+    let (all, scale) = (Due::CreatedBefore(Utc::now() + Duration::hours(1)), Scale::default());
+    while db.repo().sweep_into(&SweepScope::AllApps, all, 1_000, &scale).await.unwrap().deleted > 0 {}
+    let batches = scale.0.into_inner().unwrap();
+    assert!(batches.iter().all(|bytes| *bytes <= 17 << 20), "{batches:?}");
+    assert_eq!(batches.iter().sum::<usize>(), LETTERS << 20);
 }
 
 /// An archive that has the letters, and does not return.

@@ -22,7 +22,8 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a batch, each as a whole or not at all; it ends at so many bytes too.
+/// Letters a batch, each as a whole or not at all; it ends at so many bytes too, and with its file. Of two copies in one
+/// batch the last would be stored, and a folder's newest file comes first.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 16 << 20;
 
@@ -128,10 +129,16 @@ async fn all(
 fn batches(paths: Vec<PathBuf>, due: DueAt) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<Failure>)> {
     let (read, batches) = mpsc::channel(1);
     thread::spawn(move || {
-        let mut letters = letters(paths).map(|read| undue(read, due));
+        let mut letters = letters(paths).map(|read| undue(read, due)).peekable();
         loop {
             let (mut batch, mut bytes, mut unreadable) = (Vec::new(), 0, None);
             while batch.len() < BATCH && bytes < BATCH_BYTES {
+                let is_of_batch = |next: &ArchivedLetter| {
+                    batch.last().is_none_or(|last: &ArchivedLetter| last.path == next.path)
+                };
+                if letters.peek().is_some_and(|next| next.as_ref().is_ok_and(|next| !is_of_batch(next))) {
+                    break;
+                }
                 match letters.next() {
                     None => break,
                     Some(Ok(letter)) => {
