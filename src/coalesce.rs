@@ -7,9 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use tokio::{
     runtime::Handle,
-    sync::{Mutex as AsyncMutex, Semaphore, mpsc, oneshot},
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -21,11 +22,15 @@ use crate::{
 
 /// In one batch.
 const MAX_ROWS: usize = 128;
+/// A batch is full once its letters take this much memory, so that most go in one statement.
+const MAX_BATCH_BYTES: usize = 16 << 20;
 /// While one batch is on its way, the next one gathers; the second worker spares the pause between them: a
 /// sixth more rows a second from 16 tasks and from 64.
 const WORKERS: usize = 2;
 /// Letters that wait for a worker.
 const QUEUE: usize = 1_024;
+/// The memory that letters take which were handed over and are not answered. A larger letter takes all of it.
+const QUEUE_BYTES: u32 = 64 << 20;
 
 /// A [`DeadLetterRepo`] that stores concurrent [`insert`](DeadLetterRepo::insert)s of another one together:
 /// what arrives while a batch is on its way is the next batch, of at most 128 rows. A caller who is alone,
@@ -36,7 +41,8 @@ const QUEUE: usize = 1_024;
 /// letter costs one caller. Any other error, such as a time-out or a broken connection, goes to all of the
 /// batch at once. A caller whose future is dropped loses no other's letter; its own may be stored or not.
 ///
-/// At most 1,024 letters wait for a batch: further callers wait to hand theirs over. It is not for an insert
+/// At most 1,024 letters wait for a batch, and the letters that wait or are on their way take at most 64 MB (a
+/// larger one goes by itself): further callers wait to hand theirs over. It is not for an insert
 /// that must commit with something else, such as the outbox's delete: that wants
 /// [`bury`](crate::SeaOrmDeadLetterRepo::bury).
 ///
@@ -48,6 +54,8 @@ pub struct CoalescingDeadLetterRepo<R> {
     direct: Semaphore,
     /// None once this was shut down.
     queue: Mutex<Option<mpsc::Sender<Job>>>,
+    /// Of the queue and the batches on their way.
+    bytes: Arc<Semaphore>,
     workers: AsyncMutex<Vec<JoinHandle<()>>>,
 }
 
@@ -55,6 +63,7 @@ pub struct CoalescingDeadLetterRepo<R> {
 struct Job {
     letter: NewDeadLetter,
     caller: Caller,
+    bytes: OwnedSemaphorePermit,
 }
 
 type Caller = oneshot::Sender<Result<DeadLetterId, DeadLetterRepoError>>;
@@ -71,16 +80,21 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
             workers: AsyncMutex::new(workers.collect()),
             queue: Mutex::new(Some(queue)),
             direct: Semaphore::new(1),
+            bytes: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
             inner,
         }
     }
 
-    /// Returns when every letter that waits was answered. A later insert goes straight to the other repo.
+    /// Returns when every letter that waits was answered. A later insert goes straight to the other repo. Where
+    /// a call is dropped, another one waits for the same letters.
     pub async fn shut_down(&self) {
         drop(self.queue().take());
-        for worker in self.workers.lock().await.drain(..) {
+        let mut workers = self.workers.lock().await;
+        while let Some(worker) = workers.last_mut() {
             // A worker that panicked has dropped its callers' senders, which tells them.
             worker.await.ok();
+            // Not before it ended: a call that is dropped meanwhile must leave it to the next one.
+            workers.pop();
         }
     }
 
@@ -91,8 +105,12 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
         let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
             return self.inner.insert(letter).await;
         };
+        let permits = u32::try_from(bytes_of(&letter)).unwrap_or(u32::MAX).min(QUEUE_BYTES);
+        let Ok(bytes) = Arc::clone(&self.bytes).acquire_many_owned(permits).await else {
+            return self.inner.insert(letter).await;
+        };
         let (caller, answer) = oneshot::channel();
-        match queue.send(Job { letter, caller }).await {
+        match queue.send(Job { letter, caller, bytes }).await {
             Ok(()) => answer.await.unwrap_or(Err(DeadLetterRepoError::RuntimeEnded)),
             Err(mpsc::error::SendError(job)) => self.inner.insert(job.letter).await,
         }
@@ -103,18 +121,56 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     }
 }
 
+/// What a letter takes of memory, about. Its payload nests no deeper than serde_json reads.
+fn bytes_of(letter: &NewDeadLetter) -> usize {
+    let texts = letter.source.len() + letter.op.len() + letter.last_error.len();
+    size_of::<NewDeadLetter>() + texts + bytes_of_payload(&letter.payload)
+}
+
+fn bytes_of_payload(value: &Value) -> usize {
+    let parts = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(bytes_of_payload).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + bytes_of_payload(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    size_of::<Value>() + parts
+}
+
 async fn work<R: DeadLetterRepo>(inner: Arc<R>, jobs: Arc<AsyncMutex<mpsc::Receiver<Job>>>) {
-    let mut batch = Vec::with_capacity(MAX_ROWS);
     loop {
-        if jobs.lock().await.recv_many(&mut batch, MAX_ROWS).await == 0 {
+        let batch = next_batch(&mut *jobs.lock().await).await;
+        if batch.is_empty() {
             return;
         }
-        store(&*inner, batch.drain(..)).await;
+        store(&*inner, batch).await;
     }
 }
 
-async fn store(inner: &impl DeadLetterRepo, batch: impl Iterator<Item = Job>) {
-    let (letters, callers): (Vec<_>, Vec<_>) = batch.map(|job| (job.letter, job.caller)).unzip();
+/// Waits for a letter, and takes with it those that wait already. None comes once the queue is closed and empty.
+async fn next_batch(jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    let mut next = jobs.recv().await;
+    while let Some(job) = next {
+        bytes += job.bytes.num_permits();
+        batch.push(job);
+        let has_room = batch.len() < MAX_ROWS && bytes < MAX_BATCH_BYTES;
+        next = if has_room { jobs.try_recv().ok() } else { None };
+    }
+    batch
+}
+
+async fn store(inner: &impl DeadLetterRepo, batch: Vec<Job>) {
+    // Given back when all are answered.
+    let mut bytes = Vec::with_capacity(batch.len());
+    let (letters, callers): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|job| {
+            bytes.push(job.bytes);
+            (job.letter, job.caller)
+        })
+        .unzip();
     // Answers may fail to be sent: a caller that is gone hears nothing.
     if letters.len() > 1 {
         match inner.insert_many(letters.clone()).await {
@@ -186,5 +242,36 @@ impl<R: DeadLetterRepo + 'static> DeadLetterRepo for CoalescingDeadLetterRepo<R>
 
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
         self.inner.gc(older_than, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_full_at_128_letters_or_at_16_mb() {
+        for (count, error_bytes, batches) in [(300, 0, vec![128, 128, 44]), (10, 4 << 20, vec![4, 4, 2])] {
+            let (queue, mut jobs) = mpsc::channel(count);
+            let bytes = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+            for _ in 0..count {
+                let letter = NewDeadLetter::new(
+                    uuid::Uuid::nil().into(),
+                    uuid::Uuid::nil(),
+                    "",
+                    "",
+                    Value::Null,
+                    "x".repeat(error_bytes),
+                );
+                let permits = bytes_of(&letter) as u32;
+                let bytes = Arc::clone(&bytes).acquire_many_owned(permits).await.unwrap();
+                queue.send(Job { letter, caller: oneshot::channel().0, bytes }).await.unwrap();
+            }
+            drop(queue);
+            for size in batches {
+                assert_eq!(next_batch(&mut jobs).await.len(), size);
+            }
+            assert!(next_batch(&mut jobs).await.is_empty());
+        }
     }
 }

@@ -109,6 +109,22 @@ pub enum DeadLetterRepoError {
         /// The cap, in bytes.
         max: usize,
     },
+    /// The letters of a call in a caller's transaction do not fit the one statement in which they would be
+    /// stored there, so that nothing was sent. Several calls do, each with fewer letters, or one over the pool.
+    #[error(
+        "{argument} must be at most {max} {unit} in a caller's transaction (got {size}): pass fewer letters per \
+         call, or call over the pool"
+    )]
+    TooLargeForTransaction {
+        /// The argument's name.
+        argument: &'static str,
+        /// What was counted: `bytes`, of the letters' texts, or `letters`.
+        unit: &'static str,
+        /// How many of them were passed.
+        size: usize,
+        /// The most that one statement takes.
+        max: usize,
+    },
     /// A time is outside the years 1 to 9999 UTC.
     #[error("the {field} of letter {index} is outside the years 1 to 9999 UTC")]
     TimeOutOfRange {
@@ -155,6 +171,7 @@ impl DeadLetterRepoError {
             | Self::NotStorable { .. }
             | Self::PayloadTooDeep { .. }
             | Self::PayloadTooLarge { .. }
+            | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
             Self::Db(error) => kind_of_db(error),
             Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),

@@ -33,7 +33,11 @@ pub(super) struct Limits {
 pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLUMNS];
 
 /// Of a new letter.
-pub(super) type NewRow = Values<16>;
+pub(super) type NewRow = Values<NEW_COLUMNS>;
+
+pub(super) const NEW_COLUMNS: usize = 16;
+/// Of a letter that was exported.
+pub(super) const STORED_COLUMNS: usize = 25;
 
 pub(super) fn to_new_rows(
     ids: &[DeadLetterId],
@@ -143,7 +147,7 @@ fn is_metadata(text: &str) -> bool {
 }
 
 /// All of its columns.
-pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<25> {
+pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<STORED_COLUMNS> {
     let time = |time| to_stored_time(to_microseconds(time));
     let optional_time =
         |time: Option<DateTime<Utc>>| time.map(|at| DateTimeWithTimeZone::from(to_microseconds(at))).into();

@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     connection::RepoConnection,
-    convert, in_range,
-    insert::{ROW_BYTES, arrays, as_arrays, batches, insert_arrays, insert_values},
+    convert::{self, STORED_COLUMNS},
+    in_range,
+    insert::{Form, ROW_BYTES, arrays, batches, form, form_of_one_statement, insert_arrays, insert_values},
     text::Text,
     transaction,
 };
@@ -44,16 +45,20 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // In one order, so that two imports of the same rows do not wait for one another.
         ordered.sort_by_key(|letter| (shard(letter), letter.id));
         ordered.dedup_by_key(|letter| (shard(letter), letter.id));
-        let as_arrays = as_arrays(self.db.get_database_backend(), self.sharded);
-        let batches = ordered.chunk_by(|left, right| shard(left) == shard(right)).flat_map(|letters| {
-            let shard = letters.first().and_then(|letter| shard(letter));
-            let batches = batches(as_arrays, letters.iter().copied(), |letter| bytes_of(letter));
-            batches.into_iter().map(move |letters| Batch { letters, shard })
-        });
-        let batches: Vec<_> = batches.collect();
+        let backend = self.db.get_database_backend();
         let outcome = match self.db.pool() {
-            None => all(&self.db, batches).await,
+            None => {
+                let (rows, bytes) = (ordered.len(), ordered.iter().map(|letter| bytes_of(letter)).sum());
+                let form = form_of_one_statement::<STORED_COLUMNS>(backend, self.sharded, rows, bytes)?;
+                batch(&self.db, &Batch { letters: ordered, sharded: self.sharded, form }).await
+            }
             Some(pool) => {
+                let form = form(backend, self.sharded);
+                let of_shards = ordered.chunk_by(|left, right| shard(left) == shard(right));
+                let batches = of_shards
+                    .flat_map(|letters| batches(form, letters.iter().copied(), |letter| bytes_of(letter)))
+                    .map(|letters| Batch { letters, sharded: self.sharded, form })
+                    .collect();
                 let txn = transaction::begin(pool).await?;
                 let outcome = all(&txn, batches).await;
                 transaction::end(txn, outcome).await
@@ -67,6 +72,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 pub(super) fn bytes_of(letter: &StoredLetter) -> usize {
     let texts = [&letter.source, &letter.op, &letter.payload, &letter.last_error, &letter.error_signature];
     let optional = [
+        &letter.payload_kind,
         &letter.replayed_payload,
         &letter.metadata,
         &letter.resolution,
@@ -78,9 +84,10 @@ pub(super) fn bytes_of(letter: &StoredLetter) -> usize {
 
 /// What goes in one statement.
 struct Batch<'a> {
+    /// By id, where the table is distributed by app and id.
     letters: Vec<&'a StoredLetter>,
-    /// Where the table is distributed, the app of them all.
-    shard: Option<AppId>,
+    sharded: bool,
+    form: Form,
 }
 
 async fn all(db: &impl ConnectionTrait, batches: Vec<Batch<'_>>) -> Result<u64, DeadLetterRepoError> {
@@ -110,7 +117,7 @@ async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbE
     let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
     // Of whichever key the table has: where it is distributed, that begins with the app.
     let unless_there = OnConflict::new().do_nothing().to_owned();
-    let insert = if as_arrays(backend, batch.shard.is_some()) {
+    let insert = if batch.form == Form::Arrays {
         let (columns, values) = arrays(rows);
         INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
     } else {
@@ -120,14 +127,28 @@ async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbE
 }
 
 async fn all_are_there(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<bool, DbErr> {
-    let mut ids: Vec<_> = batch.letters.iter().map(|letter| letter.id.into_inner()).collect();
+    for of_shard in batch.letters.chunk_by(|left, right| !batch.sharded || left.app_id == right.app_id) {
+        let shard = of_shard.first().map(|letter| letter.app_id).filter(|_| batch.sharded);
+        if !are_there(db, of_shard, shard).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn are_there(
+    db: &impl ConnectionTrait,
+    letters: &[&StoredLetter],
+    shard: Option<AppId>,
+) -> Result<bool, DbErr> {
+    let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.into_inner()).collect();
     ids.dedup();
     let expected = ids.len() as i64;
     let count = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from(Entity)
         .and_where(is_one_of(db, &ids))
-        .and_where_option(batch.shard.map(|app_id| COLUMN.app_id.eq(app_id.into_inner())))
+        .and_where_option(shard.map(|app_id| COLUMN.app_id.eq(app_id.into_inner())))
         .take();
     let counted = db.query_one(&count).await?;
     Ok(counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))? == expected)

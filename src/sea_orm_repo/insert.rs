@@ -1,5 +1,6 @@
 //! The statements of the inserts.
 
+use chrono::SecondsFormat;
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr,
@@ -8,11 +9,12 @@ use sea_orm::{
         Query, Value, WithClause, WithQuery,
     },
 };
+use serde_json::Value as Json;
 
 use super::{
     SeaOrmDeadLetterRepo,
     connection::RepoConnection,
-    convert::{self, NewRow, Values},
+    convert::{self, NEW_COLUMNS, NewRow, Values},
     new_id,
     text::Text,
     transaction,
@@ -22,10 +24,15 @@ use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, PayloadKind, error
 /// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
 /// 1 GB, which looks like an outage.
 const MAX_BYTES: usize = 16 << 20;
+/// The same in a caller's transaction, where several statements could be left half done, and committed.
+const MAX_BYTES_IN_TRANSACTION: usize = 256 << 20;
 /// What a row takes besides its texts, so that small ones are bounded too.
 pub(super) const ROW_BYTES: usize = 256;
-/// As VALUES in one statement: SQLite takes 32,766 of them.
+/// As VALUES in one statement of several.
 const VALUES_ROWS: usize = 128;
+/// The most values that a statement can bind.
+const POSTGRES_BINDS: usize = 65_535;
+const SQLITE_BINDS: usize = 32_766;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
@@ -44,26 +51,64 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(ids);
         }
         let rows = convert::to_new_rows(&ids, letters, self.limits)?;
-        let as_arrays = as_arrays(self.db.get_database_backend(), self.sharded);
-        let batches = batches(as_arrays, rows, bytes_of);
-        match self.db.pool() {
-            Some(pool) if batches.len() > 1 || !as_arrays => {
-                let txn = transaction::begin(pool).await?;
-                if let Err(error) = all(&txn, batches, as_arrays).await {
-                    return transaction::abandon(txn, error).await;
-                }
-                txn.commit().await?;
+        let backend = self.db.get_database_backend();
+        let Some(pool) = self.db.pool() else {
+            let bytes = rows.iter().map(bytes_of).sum();
+            let form = form_of_one_statement::<NEW_COLUMNS>(backend, self.sharded, rows.len(), bytes)?;
+            batch(&self.db, rows, form).await?;
+            return Ok(ids);
+        };
+        let form = form(backend, self.sharded);
+        let batches = batches(form, rows, bytes_of);
+        if batches.len() > 1 || form != Form::Arrays {
+            let txn = transaction::begin(pool).await?;
+            if let Err(error) = all(&txn, batches, form).await {
+                return transaction::abandon(txn, error).await;
             }
-            _ => all(&self.db, batches, as_arrays).await?,
+            txn.commit().await?;
+        } else {
+            all(&self.db, batches, form).await?;
         }
         Ok(ids)
     }
 }
 
-/// Whether many rows go as an array a column. VALUES go straight to the shards of their apps; what is selected,
-/// as arrays are, is gathered in one place first: 128 rows of as many apps took 260 ms for 40.
-pub(super) fn as_arrays(backend: DbBackend, sharded: bool) -> bool {
-    backend == DbBackend::Postgres && !sharded
+/// How the rows of one statement are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Form {
+    /// An array a column.
+    Arrays,
+    Values,
+    /// One JSON text, on SQLite, for more rows than it takes VALUES.
+    Json,
+}
+
+/// The form of a batch. VALUES go straight to the shards of their apps; what is selected, as arrays are, is
+/// gathered in one place first: 128 rows of as many apps took 260 ms for 40.
+pub(super) fn form(backend: DbBackend, sharded: bool) -> Form {
+    if backend == DbBackend::Postgres && !sharded { Form::Arrays } else { Form::Values }
+}
+
+/// The form in which all rows of a call fit one statement.
+pub(super) fn form_of_one_statement<const COLUMNS: usize>(
+    backend: DbBackend,
+    sharded: bool,
+    rows: usize,
+    bytes: usize,
+) -> Result<Form, DeadLetterRepoError> {
+    let refused = |unit, size, max| {
+        Err(DeadLetterRepoError::TooLargeForTransaction { argument: "letters", unit, size, max })
+    };
+    if bytes > MAX_BYTES_IN_TRANSACTION {
+        return refused("bytes", bytes, MAX_BYTES_IN_TRANSACTION);
+    }
+    let binds = if backend == DbBackend::Sqlite { SQLITE_BINDS } else { POSTGRES_BINDS };
+    match form(backend, sharded) {
+        Form::Values if rows <= binds / COLUMNS => Ok(Form::Values),
+        Form::Values if backend == DbBackend::Sqlite => Ok(Form::Json),
+        Form::Values => refused("letters", rows, binds / COLUMNS),
+        form => Ok(form),
+    }
 }
 
 /// One row.
@@ -91,11 +136,11 @@ pub(super) fn insert_values<const COLUMNS: usize>(
 
 /// The rows of one statement each.
 pub(super) fn batches<T>(
-    as_arrays: bool,
+    form: Form,
     rows: impl IntoIterator<Item = T>,
     bytes_of: impl Fn(&T) -> usize,
 ) -> Vec<Vec<T>> {
-    let max_rows = if as_arrays { usize::MAX } else { VALUES_ROWS };
+    let max_rows = if form == Form::Arrays { usize::MAX } else { VALUES_ROWS };
     let mut batches: Vec<Vec<_>> = Vec::new();
     let mut bytes = 0;
     for row in rows {
@@ -123,25 +168,27 @@ fn bytes_of(row: &NewRow) -> usize {
 async fn all(
     db: &impl ConnectionTrait,
     batches: Vec<Vec<NewRow>>,
-    as_arrays: bool,
+    form: Form,
 ) -> Result<(), DeadLetterRepoError> {
     for rows in batches {
-        batch(db, rows, as_arrays).await?;
+        batch(db, rows, form).await?;
     }
     Ok(())
 }
 
-async fn batch(
-    db: &impl ConnectionTrait,
-    rows: Vec<NewRow>,
-    as_arrays: bool,
-) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Text = Text::new();
+async fn batch(db: &impl ConnectionTrait, rows: Vec<NewRow>, form: Form) -> Result<(), DeadLetterRepoError> {
     let count = rows.len() as u64;
-    if !as_arrays {
-        let inserted = db.execute(&insert_values(rows)).await?;
-        return stored(inserted.rows_affected(), count);
-    }
+    let insert = match form {
+        Form::Arrays => return arrays_or_none(db, rows).await,
+        Form::Values => insert_values(rows),
+        Form::Json => insert_json(rows),
+    };
+    stored(db.execute(&insert).await?.rows_affected(), count)
+}
+
+async fn arrays_or_none(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<(), DeadLetterRepoError> {
+    static INSERT: Text = Text::new();
+    let count = rows.len();
     let (columns, arrays) = arrays(rows);
     let values = arrays.into_iter().chain([(count as i64).into()]);
     match db.query_one_raw(INSERT.with(db.get_database_backend(), values, || all_or_none(&columns))).await {
@@ -236,6 +283,42 @@ pub(super) fn insert_arrays(columns: &[Column]) -> InsertStatement {
     // As many columns as there are expressions.
     insert.select_from(rows).ok();
     insert
+}
+
+/// `INSERT … SELECT json_extract(value, '$[0]'), … FROM json_each(?)`: one value for any number of rows.
+fn insert_json(rows: Vec<NewRow>) -> InsertStatement {
+    let columns: Vec<_> = rows.iter().take(1).flatten().map(|&(column, _)| column).collect();
+    let letters: Vec<Json> =
+        rows.into_iter().map(|row| row.map(|(_, value)| to_json(value)).into()).collect();
+    let mut fields = Query::select();
+    for (index, &column) in columns.iter().enumerate() {
+        let path = Expr::Constant(format!("$[{index}]").into());
+        let field = Func::cust("json_extract").arg(Expr::col("value")).arg(path);
+        fields.expr(match array_of(column) {
+            Array::Of(ArrayType::Uuid) | Array::Nullable("uuid") => Func::cust("unhex").arg(field),
+            _ => field,
+        });
+    }
+    fields.from_function(Func::cust("json_each").arg(Json::from(letters).to_string()), "letter");
+    let mut insert = Query::insert();
+    insert.into_table(Entity).columns(columns);
+    // As many columns as there are fields.
+    insert.select_from(fields).ok();
+    insert
+}
+
+/// As the driver sends it to SQLite, but an id, which JSON has as hexadecimal text.
+fn to_json(value: Value) -> Json {
+    match value {
+        Value::Uuid(Some(id)) => id.simple().to_string().into(),
+        Value::ChronoDateTimeWithTimeZone(Some(time)) => {
+            time.to_rfc3339_opts(SecondsFormat::AutoSi, false).into()
+        }
+        Value::String(Some(text)) => text.into(),
+        Value::Int(Some(number)) => number.into(),
+        Value::SmallInt(Some(number)) => number.into(),
+        _ => Json::Null,
+    }
 }
 
 /// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.

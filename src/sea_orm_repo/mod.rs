@@ -107,6 +107,11 @@ impl SeaOrmDeadLetterRepo {
     /// Over the caller's transaction, with this repo's settings: what it does and what the caller does in `txn`
     /// commit together or not at all.
     ///
+    /// There [`insert_many`](DeadLetterRepo::insert_many) and [`import`](crate::DeadLetterTriage::import) store
+    /// all their letters with one statement, so that a call that is dropped leaves no part of them behind. They
+    /// return [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than
+    /// 256 MB, and over a [sharded](Self::sharded) table for more than 4,095 new ones.
+    ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
     /// stores nothing. So an error of any call must end in a rollback: let it leave the closure, or the
     /// function, that holds `txn`; or commit with [`commit`](Self::commit), which fails then.
@@ -135,7 +140,7 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db); [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a tokio
     /// runtime, or in one that is shutting down.
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-        observed(call!("begin"), pin!(transaction::begin(db)), |_| 0).await
+        observed(call!("begin"), pin!(transaction::begin_for_caller(db)), |_| 0).await
     }
 
     /// Commits a transaction, or says that it can't be.

@@ -7,11 +7,12 @@
 //! there still is a transaction.
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
     sea_query::{ExprTrait, Func, Query},
 };
 use tokio::{runtime::Handle, sync::Semaphore};
+use uuid::Uuid;
 
 use crate::{DeadLetterRepoError, error::code_of};
 
@@ -19,7 +20,25 @@ use crate::{DeadLetterRepoError, error::code_of};
 /// the next begin by 275 ms.
 static BEGINS: Semaphore = Semaphore::const_new(256);
 
+/// One of the repo's own. On PostgreSQL it is READ COMMITTED, whatever the database's default is: above that,
+/// a statement that waited for another transaction's row fails (40001) where here it sees what became of it.
+/// SeaORM sets the level by a statement after BEGIN, which is one more round trip.
 pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    let is_postgres = db.get_database_backend() == DbBackend::Postgres;
+    begin_with(db, is_postgres.then_some(IsolationLevel::ReadCommitted)).await
+}
+
+/// One of the caller's, whose isolation is the caller's to choose.
+pub(super) async fn begin_for_caller(
+    db: &DatabaseConnection,
+) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+    begin_with(db, None).await
+}
+
+async fn begin_with(
+    db: &DatabaseConnection,
+    isolation_level: Option<IsolationLevel>,
+) -> Result<DatabaseTransaction, DeadLetterRepoError> {
     let runtime = Handle::try_current().map_err(|_| DeadLetterRepoError::RuntimeEnded)?;
     let permit = BEGINS.acquire().await;
     let db = db.clone();
@@ -28,7 +47,8 @@ pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction
         // So that a transaction that reads before it writes does not fail where another one wrote meanwhile.
         let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
         // Without a caller the transaction is dropped as soon as it is there, which rolls it back.
-        db.begin_with_options(TransactionOptions { sqlite_transaction_mode, ..Default::default() }).await
+        let options = TransactionOptions { isolation_level, sqlite_transaction_mode, ..Default::default() };
+        db.begin_with_options(options).await
     };
     Ok(runtime.spawn(begun).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)??)
 }
@@ -50,16 +70,23 @@ pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTrans
     Err(DeadLetterRepoError::TransactionLost)
 }
 
+/// Asks for the transaction's id, which only one that wrote has, and sets a setting for the transaction's length.
+/// In a statement that stands alone that is the statement's own, and the next one no longer finds it. Neither
+/// takes an id, and a read-only transaction and a hot standby allow both.
 async fn is_open_on_postgres(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
-    let id = async |function: &'static str| {
-        let id = Query::select().expr(Func::cust(function).cast_as("text")).take();
-        let row = txn.query_one(&id).await?;
-        row.map_or(Ok(None), |row| row.try_get_by_index::<Option<String>>(0))
-    };
-    // A statement that stands alone has no id yet. Neither has a transaction that wrote nothing: but if it is
-    // given one, it keeps it.
-    Ok(id("pg_current_xact_id_if_assigned").await?.is_some()
-        || id("pg_current_xact_id").await? == id("pg_current_xact_id").await?)
+    const SETTING: &str = "dead_letters.open_transaction";
+    let token = Uuid::now_v7().to_string();
+    let asked = Query::select()
+        .expr(Func::cust("pg_current_xact_id_if_assigned").cast_as("text"))
+        .expr(Func::cust("set_config").arg(SETTING).arg(token.as_str()).arg(true))
+        .take();
+    let id = txn.query_one(&asked).await?;
+    if id.map_or(Ok(None), |row| row.try_get_by_index::<Option<String>>(0))?.is_some() {
+        return Ok(true);
+    }
+    let found = Query::select().expr(Func::cust("current_setting").arg(SETTING).arg(true)).take();
+    let found = txn.query_one(&found).await?;
+    Ok(found.map_or(Ok(None), |row| row.try_get_by_index::<Option<String>>(0))? == Some(token))
 }
 
 /// SQLite has no way to ask, but inside a transaction it does not let this setting be set, to what it is

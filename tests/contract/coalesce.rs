@@ -1,10 +1,13 @@
 //! The coalescing writer.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ on_every_backend! {
     where_a_batch_times_out_its_callers_do_not_wait_for_one_another,
     a_dropped_caller_loses_no_other_letter,
     more_callers_than_the_queue_holds_are_all_served,
+    a_shut_down_after_one_that_was_dropped_waits_for_the_workers,
     shutting_down_answers_all_that_wait_and_later_inserts_go_straight,
     the_other_calls_pass_through,
 }
@@ -198,6 +202,55 @@ async fn more_callers_than_the_queue_holds_are_all_served(db: TestDb) {
         outcome.unwrap();
     }
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1_500);
+}
+
+async fn a_shut_down_after_one_that_was_dropped_waits_for_the_workers(db: TestDb) {
+    let repo = coalescing(db.repo());
+    let app = new_app();
+    let holder = hold_table(&db).await;
+    let inserts = insert_all(&repo, numbered(app, 20));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        let mut shut_down = pin!(repo.shut_down());
+        let polled = poll_fn(|context| Poll::Ready(shut_down.as_mut().poll(context))).await;
+        assert!(polled.is_pending());
+    }
+    holder.rollback().await.unwrap();
+    repo.shut_down().await;
+    // The one that went straight may be on its way yet.
+    assert!(db.repo().unresolved_count(app).await.unwrap() >= 19);
+    for (_, outcome) in inserts.join_all().await {
+        outcome.unwrap();
+    }
+}
+
+/// A caller who waits has not handed its letter over: dropped, it stores none.
+#[tokio::test]
+async fn letters_of_more_than_64_mb_wait_outside_the_queue_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let repo = coalescing(db.repo());
+    let holder = hold_table(&db).await;
+    let large = numbered(new_app(), 24).map(|letter| NewDeadLetter { op: "x".repeat(4 << 20), ..letter });
+    let mut inserts = insert_all(&repo, large);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    inserts.shutdown().await;
+    holder.rollback().await.unwrap();
+    repo.shut_down().await;
+    // Each takes a little more than 4 MB, and one went straight.
+    let stored = db.row_count().await;
+    assert!((15..=16).contains(&stored), "{stored}");
+    // What the dropped ones took is free again, and one that is larger than all of it goes by itself.
+    let repo = coalescing(db.repo());
+    let sizes = [65, 4, 4, 65, 4];
+    let large = numbered(new_app(), 5).zip(sizes);
+    let large = large.map(|(letter, mb)| NewDeadLetter { op: "x".repeat(mb << 20), ..letter });
+    for (_, outcome) in insert_all(&repo, large).join_all().await {
+        outcome.unwrap();
+    }
 }
 
 async fn shutting_down_answers_all_that_wait_and_later_inserts_go_straight(db: TestDb) {

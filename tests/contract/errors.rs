@@ -29,7 +29,7 @@ fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidQuery, InvalidResolution,
         InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep,
-        PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TransactionLost,
+        PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -50,6 +50,7 @@ fn each_error_is_of_one_kind() {
                 NotStorable { index: 0, field: "source" },
                 PayloadTooDeep { index: 0 },
                 PayloadTooLarge { index: 0, bytes: 3, max: 2 },
+                TooLargeForTransaction { argument: "letters", unit: "bytes", size: 3, max: 2 },
                 TimeOutOfRange { index: 0, field: "created_at" },
             ],
         ),

@@ -24,6 +24,8 @@ on_every_backend! {
     a_resolution_that_the_table_refuses_in_a_later_statement_leaves_nothing,
     a_letter_that_the_database_drops_silently_is_an_error_and_none_is_stored,
     a_callers_transaction_takes_it_back,
+    in_a_callers_transaction_letters_of_many_apps_go_in_one_statement,
+    more_than_256_mb_are_refused_in_a_callers_transaction,
     of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one,
 }
 
@@ -279,6 +281,36 @@ async fn a_callers_transaction_takes_it_back(db: TestDb) {
     assert_eq!(imported, Imported { stored: 2, present: 0 });
     txn.rollback().await.unwrap();
     assert_eq!(db.row_count().await, 0);
+}
+
+/// Several statements could be left half done there, and committed.
+async fn in_a_callers_transaction_letters_of_many_apps_go_in_one_statement(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let mut letters: Vec<_> = (0..1_000).map(|_| stored()).collect();
+    for letter in &mut letters[..3] {
+        letter.payload = "x".repeat(6 << 20);
+    }
+    let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+    let repo = db.repo().in_transaction(&txn);
+    assert_eq!(repo.import(&letters[..900]).await.unwrap(), Imported { stored: 900, present: 0 });
+    assert_eq!(recorded.take().len(), 1);
+    assert_eq!(repo.import(&letters).await.unwrap(), Imported { stored: 100, present: 900 });
+    let inserts = recorded.take().iter().filter(|sent| sent.sql.starts_with("INSERT")).count();
+    assert_eq!(inserts, 1);
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    assert_eq!(db.row_count().await, 1_000);
+}
+
+async fn more_than_256_mb_are_refused_in_a_callers_transaction(db: TestDb) {
+    let large = StoredLetter { last_error: "x".repeat(129 << 20), ..stored() };
+    let (recording, recorded) = db.connect_recorded().await;
+    let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+    let error = db.repo().in_transaction(&txn).import(&[large.clone(), large]).await.unwrap_err();
+    assert!(
+        matches!(error, DeadLetterRepoError::TooLargeForTransaction { argument: "letters", .. }),
+        "{error}"
+    );
+    assert_eq!(recorded.take().len(), 0);
 }
 
 async fn of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one(db: TestDb) {

@@ -1,10 +1,13 @@
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
-use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
+use dead_letters::{
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo,
+    entity::dead_letters as table,
+};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, Statement, TransactionTrait};
 use uuid::Uuid;
 
 use super::{
     insert::{drop_silently, nested},
-    letter, new_app,
+    letter, new_app, time,
 };
 use crate::database::TestDb;
 
@@ -15,6 +18,7 @@ on_every_backend! {
     a_failure_in_the_last_statement_stores_none,
     a_row_that_the_database_drops_silently_takes_all_with_it,
     in_the_callers_transaction_there_is_no_savepoint,
+    in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_alike,
     a_letter_that_is_too_deep_is_named_and_none_is_stored,
     letters_of_100_000_levels_side_by_side_leave_the_process_alive,
     the_callers_rollback_takes_them_back,
@@ -111,6 +115,57 @@ async fn in_the_callers_transaction_there_is_no_savepoint(db: TestDb) {
     assert!(release.to_string().contains("_sqlx_savepoint_1"), "{release}");
 }
 
+async fn in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_alike(db: TestDb) {
+    let app = new_app();
+    let letter = |index: usize| {
+        let whole = NewDeadLetter {
+            source: "'\"\\ 漢字 \u{1F600} \u{1}\r\n".to_owned(),
+            payload: serde_json::json!({"a": [1.5, null, "\u{0}\u{7f}"]}),
+            last_error: index.to_string(),
+            attempt_count: u32::MAX,
+            first_attempt_at: time("0001-01-01T00:00:00Z"),
+            last_attempt_at: time("2026-03-01T10:00:00.120Z"),
+            ..letter(app)
+        };
+        match index % 3 {
+            0 => whole,
+            1 => NewDeadLetter { last_attempt_at: time("2026-03-01T10:00:00.000001Z"), ..whole },
+            _ => NewDeadLetter {
+                script_id: None,
+                trigger_id: None,
+                last_attempt_at: time("9999-12-31T23:59:59Z"),
+                ..whole
+            },
+        }
+    };
+    // More than SQLite takes as VALUES, and fewer.
+    for count in [2_048, 2_047, 3] {
+        let sent: Vec<_> = (0..count).map(letter).collect();
+        let over_the_pool = db.repo().insert_many(sent[..3].to_vec()).await.unwrap();
+        let (recording, recorded) = db.connect_recorded().await;
+        let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+        let ids = db.repo().in_transaction(&txn).insert_many(sent.clone()).await.unwrap();
+        assert_eq!(recorded.take().len(), 1);
+        SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+        let rows = table::Entity::find().all(&db.db).await.unwrap();
+        let row = |id: &DeadLetterId| rows.iter().find(|row| row.id == id.into_inner()).unwrap().clone();
+        assert_eq!(rows.len(), count + 3);
+        for (index, id) in ids.iter().enumerate() {
+            assert_eq!(row(id).last_error, sent[index].last_error);
+        }
+        for (id, other) in ids.iter().zip(&over_the_pool) {
+            let (row, other) = (row(id), row(other));
+            assert_eq!(row, table::Model { id: row.id, created_at: row.created_at, ..other });
+        }
+        // SQLite compares times as texts.
+        let printed = "SELECT count(DISTINCT last_attempt_at) FROM dead_letters";
+        let printed = Statement::from_string(db.db.get_database_backend(), printed);
+        let printed = db.db.query_one_raw(printed).await.unwrap().unwrap();
+        assert_eq!(printed.try_get_by_index::<i64>(0).unwrap(), 3);
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
 async fn a_letter_that_is_too_deep_is_named_and_none_is_stored(db: TestDb) {
     let mut letters = letters(3);
     letters[1].payload = nested(128);
@@ -135,6 +190,42 @@ async fn the_callers_rollback_takes_them_back(db: TestDb) {
     assert_eq!(db.row_count().await, 0);
     assert_eq!(db.repo().get(*ids.first().unwrap()).await.unwrap(), None);
     assert_ne!(ids[0].into_inner(), Uuid::nil());
+}
+
+/// Several statements could be left half done there, and committed.
+#[tokio::test]
+async fn in_the_callers_transaction_more_than_256_mb_are_refused_and_over_the_pool_they_are_not_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    let large: Vec<_> =
+        letters(17).into_iter().map(|letter| NewDeadLetter { op: "x".repeat(16 << 20), ..letter }).collect();
+    let (recording, recorded) = db.connect_recorded().await;
+    let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+    let error = db.repo().in_transaction(&txn).insert_many(large.clone()).await.unwrap_err();
+    let DeadLetterRepoError::TooLargeForTransaction { argument: "letters", unit: "bytes", size, max } = error
+    else {
+        panic!("{error}");
+    };
+    assert!(size > 17 << 24 && max == 256 << 20, "{error}");
+    assert_eq!(recorded.take().len(), 0);
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    db.repo().insert_many(large).await.unwrap();
+    assert_eq!(db.row_count().await, 17);
+}
+
+#[tokio::test]
+async fn in_the_callers_transaction_more_letters_than_a_sharded_statement_binds_are_refused_on_postgres() {
+    let db = TestDb::postgres_sharded().await;
+    let (recording, recorded) = db.connect_recorded().await;
+    let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+    let error = db.repo().in_transaction(&txn).insert_many(letters(4_096)).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "letters must be at most 4095 letters in a caller's transaction (got 4096): pass fewer letters per \
+         call, or call over the pool"
+    );
+    assert_eq!(recorded.take().len(), 0);
+    db.repo().in_transaction(&txn).insert_many(letters(4_095)).await.unwrap();
+    assert_eq!(recorded.take().len(), 1);
 }
 
 /// A statement that looks at what it inserted can't be rewritten by such a rule. A single letter can.

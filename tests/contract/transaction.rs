@@ -12,13 +12,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest, NewDeadLetter,
-    PageRequest, SeaOrmDeadLetterRepo, Settlement,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterTriage, Due,
+    GroupRequest, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, Settlement, SweepScope,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
+};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
-use super::{letter, new_app};
+use super::{import::stored, letter, new_app, retention::Nowhere};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -30,6 +33,7 @@ on_every_backend! {
     a_task_may_be_spawned_around_it,
     the_repos_caps_hold_in_it,
     a_transaction_that_wrote_nothing_commits,
+    a_commit_finds_out_that_a_transaction_that_only_read_was_ended,
     a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction,
     a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back,
     without_a_runtime_a_begin_is_a_typed_error,
@@ -147,6 +151,84 @@ async fn a_transaction_that_wrote_nothing_commits(db: TestDb) {
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
     assert_eq!(db.repo().in_transaction(&txn).unresolved_count(new_app()).await.unwrap(), 0);
     SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+}
+
+async fn a_commit_finds_out_that_a_transaction_that_only_read_was_ended(db: TestDb) {
+    for _ in 0..2 {
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        db.repo().in_transaction(&txn).unresolved_count(new_app()).await.unwrap();
+        txn.execute_unprepared("ROLLBACK").await.unwrap();
+        let error = SeaOrmDeadLetterRepo::commit(txn).await.unwrap_err();
+        assert!(matches!(error, DeadLetterRepoError::TransactionLost), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_transaction_commits_on_postgres() {
+    let db = TestDb::postgres().await;
+    let commits = async |pool: &DatabaseConnection, set: &str| {
+        let txn = SeaOrmDeadLetterRepo::begin(pool).await.unwrap();
+        txn.execute_unprepared(set).await.unwrap();
+        db.repo().in_transaction(&txn).unresolved_count(new_app()).await.unwrap();
+        let refused = txn.execute_unprepared("SAVEPOINT before; CREATE TABLE new ()").await.unwrap_err();
+        assert!(refused.to_string().contains("read-only"), "{refused}");
+        txn.execute_unprepared("ROLLBACK TO before").await.unwrap();
+        SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    };
+    commits(&db.db, "SET TRANSACTION READ ONLY").await;
+    let name = db.url().rsplit('/').next().unwrap().split('?').next().unwrap();
+    db.execute(&format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on")).await;
+    commits(&db.connect_with(|_| ()).await, "SELECT 1").await;
+}
+
+/// Above READ COMMITTED a statement that waited for a row of another transaction fails.
+#[tokio::test]
+async fn the_repos_own_transactions_do_not_fail_whatever_isolation_is_the_default_on_postgres() {
+    for isolation in ["repeatable read", "serializable"] {
+        let db = TestDb::postgres().await;
+        let name = db.url().rsplit('/').next().unwrap().split('?').next().unwrap();
+        let default = format!("ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{isolation}'");
+        db.execute(&default).await;
+        let pool = db.connect_with(|_| ()).await;
+        let mut tasks = JoinSet::new();
+        let letters: Vec<_> = (0..500).map(|_| stored()).collect();
+        for _ in 0..3 {
+            let (repo, same) = (db.repo_over(pool.clone()), letters.clone());
+            tasks.spawn(async move {
+                for _ in 0..5 {
+                    repo.import(&same).await?;
+                }
+                Ok(())
+            });
+            let repo = db.repo_over(pool.clone());
+            tasks.spawn(async move {
+                for _ in 0..5 {
+                    let large = NewDeadLetter { op: "x".repeat(6 << 20), ..letter(new_app()) };
+                    repo.insert_many(vec![large; 3]).await?;
+                }
+                Ok(())
+            });
+            let repo = db.repo_over(pool.clone());
+            tasks.spawn(async move {
+                for _ in 0..20 {
+                    let due = Due::CreatedBefore(DateTime::<Utc>::MAX_UTC);
+                    repo.sweep_into(&SweepScope::AllApps, due, 50, &Nowhere).await?;
+                }
+                Ok::<_, DeadLetterRepoError>(())
+            });
+        }
+        for outcome in tasks.join_all().await {
+            // An import that stores anew what was swept meanwhile no longer goes by the order of the ids, and may
+            // deadlock with another import of the same letters under any isolation.
+            let is_expected = outcome.as_ref().err().is_none_or(|error| error.to_string().contains("40P01"));
+            assert!(is_expected, "{isolation}: {outcome:?}");
+        }
+        // The caller's own is as the caller wants it.
+        let txn = SeaOrmDeadLetterRepo::begin(&pool).await.unwrap();
+        let level = Statement::from_string(DbBackend::Postgres, "SHOW transaction_isolation");
+        let level = txn.query_one_raw(level).await.unwrap().unwrap();
+        assert_eq!(level.try_get_by_index::<String>(0).unwrap(), isolation);
+    }
 }
 
 /// Whether what happens in the transaction after its first letter is found out, and leaves the one connection

@@ -5,6 +5,10 @@ use std::{
     error::Error,
     future::{Future, poll_fn},
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Poll,
 };
 
@@ -147,9 +151,11 @@ dropped! {
     nested_transaction_committed_alike,
     nested_insert,
     nested_insert_many,
+    nested_insert_many_of_18_mb,
     nested_resolve_once,
     nested_resolve_matching,
     nested_import,
+    nested_import_of_18_mb,
 }
 
 type Outcome = Result<(), DeadLetterRepoError>;
@@ -383,6 +389,11 @@ async fn nested_insert_many(given: &Given, txn: &DatabaseTransaction) -> Outcome
     given.repo.in_transaction(txn).insert_many(vec![letter(given.app); 3]).await.map(drop)
 }
 
+async fn nested_insert_many_of_18_mb(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let large = NewDeadLetter { op: "x".repeat(6 << 20), ..letter(given.app) };
+    given.repo.in_transaction(txn).insert_many(vec![large; 3]).await.map(drop)
+}
+
 async fn nested_resolve_once(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     given.repo.in_transaction(txn).resolve_once(given.app, given.open, &ignored()).await.map(drop)
 }
@@ -394,6 +405,12 @@ async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Ou
 async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     let there = StoredLetter { id: given.open, ..stored() };
     given.repo.in_transaction(txn).import(&[there, stored()]).await.map(drop)
+}
+
+async fn nested_import_of_18_mb(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let large = || StoredLetter { op: "x".repeat(6 << 20), ..stored() };
+    let there = StoredLetter { id: given.open, ..large() };
+    given.repo.in_transaction(txn).import(&[there, large(), large(), large()]).await.map(drop)
 }
 
 fn all() -> DeadLetterFilter {
@@ -442,7 +459,7 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
                 buried = &mut burial => Some(buried),
                 () = gate.holding() => None,
             };
-            gate.cut();
+            gate.cut().await;
             let is_last = whole.is_some();
             match whole {
                 Some(buried) => buried.unwrap(),
@@ -457,6 +474,41 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
             if is_last {
                 break;
             }
+            assert!(pools.proxy.as_ref().unwrap().connections() >= 2, "{when:?}, {nth}: nothing was cut");
+        }
+    }
+}
+
+/// At every round trip of the commit.
+#[tokio::test]
+async fn a_commit_of_a_transaction_that_only_read_takes_no_transaction_id_on_postgres() {
+    let pools = Pools::postgres().await;
+    let gate = &pools.proxy.as_ref().unwrap().gate;
+    let with_an_id = "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL";
+    let with_an_id = Statement::from_string(pools.direct.db.get_database_backend(), with_an_id);
+    for nth in 1.. {
+        let given = pools.given().await;
+        let txn = SeaOrmDeadLetterRepo::begin(&given.db).await.unwrap();
+        given.repo.in_transaction(&txn).unresolved_count(given.app).await.unwrap();
+        gate.hold(nth, When::Asked);
+        let mut commit = pin!(SeaOrmDeadLetterRepo::commit(txn));
+        let whole = tokio::select! {
+            committed = &mut commit => Some(committed),
+            () = gate.holding() => None,
+        };
+        let row = pools.direct.db.query_one_raw(with_an_id.clone()).await.unwrap().unwrap();
+        assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), 0, "{nth}");
+        gate.open();
+        let is_last = whole.is_some();
+        match whole {
+            Some(committed) => committed.unwrap(),
+            None => commit.await.unwrap(),
+        }
+        given.db.close_by_ref().await.unwrap();
+        if is_last {
+            assert!(nth > 2, "it asks before it commits");
+            break;
         }
     }
 }
@@ -529,12 +581,12 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
         let direct = pools.direct.repo();
         let stored = direct.list(given.app, &filter, &page).await.unwrap().items;
         let Some(letter) = stored.first() else {
-            gate.cut();
+            gate.cut().await;
             continue;
         };
         let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
         direct.replay::<_, _, DeadLetterRepoError>(given.app, letter.id, None, None, requeue).await.unwrap();
-        gate.cut();
+        gate.cut().await;
         burial.await.unwrap();
         let row = direct.get(letter.id).await.unwrap().unwrap();
         assert_eq!(row.resolution, Some(Resolution::Replayed));
@@ -559,27 +611,35 @@ async fn after_a_dropped_call(pools: Pools, call: impl AsyncFn(&Given) -> Outcom
     }
 }
 
-/// The same in a caller's transaction that has a letter already, and goes on.
+/// The same in a caller's transaction that has a letter already, and goes on. What the call itself stores is stored
+/// as a whole.
 async fn after_a_drop_in_a_transaction(
     pools: Pools,
     call: impl AsyncFn(&Given, &DatabaseTransaction) -> Outcome,
 ) {
+    let mut parts_stored = Vec::new();
+    let mut whole = 0;
     for when in [When::Asked, When::UnderWay, When::Answered] {
         for nth in 1.. {
             let given = pools.given().await;
+            let before = pools.direct.row_count().await;
             let txn = SeaOrmDeadLetterRepo::begin(&given.db).await.unwrap();
             let id = given.repo.in_transaction(&txn).insert(letter(given.app)).await.unwrap();
             let outcome = pools.drop_at(nth, when, call(&given, &txn)).await;
             let committed = SeaOrmDeadLetterRepo::commit(txn).await;
             let stored = pools.direct.repo().get(id).await.unwrap().is_some();
             assert_eq!(committed.is_ok(), stored, "{when:?}, {nth}: {committed:?}");
+            let of_call = pools.direct.row_count().await - before - u64::from(stored);
             pools.store_20_letters(&given, &format!("{when:?}, {nth}")).await;
             if let Some(outcome) = outcome {
                 outcome.and(committed).unwrap();
+                whole = of_call;
                 break;
             }
+            parts_stored.push(of_call);
         }
     }
+    assert!(parts_stored.iter().all(|&part| part == 0 || part == whole), "{parts_stored:?} of {whole}");
 }
 
 /// A database, and a way to it on which a call can be dropped where that is wanted.
@@ -681,6 +741,7 @@ async fn drop_at_poll<T>(nth: usize, when: When, call: impl Future<Output = T>) 
 struct Proxy {
     url: Url,
     gate: Gate,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -693,14 +754,21 @@ impl Proxy {
         // What is encrypted can't be counted.
         url.query_pairs_mut().append_pair("sslmode", "disable");
         let gate = Gate { traffic: watch::Sender::new(Traffic::Flows), cuts: watch::Sender::new(()) };
-        let of_pumps = gate.clone();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (of_pumps, accepted) = (gate.clone(), Arc::clone(&connections));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let server = TcpStream::connect(&address).await.unwrap();
                 tokio::spawn(pump_both(client, server, of_pumps.clone()));
             }
         });
-        Self { url, gate }
+        Self { url, gate, connections }
+    }
+
+    /// How many there were since the last call.
+    fn connections(&self) -> usize {
+        self.connections.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -775,8 +843,10 @@ impl Gate {
         self.traffic.send_replace(Traffic::Flows);
     }
 
-    fn cut(&self) {
+    /// Opens when every connection has ended: what is held is lost.
+    async fn cut(&self) {
         self.cuts.send_replace(());
+        self.cuts.closed().await;
         self.open();
     }
 
