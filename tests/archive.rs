@@ -331,11 +331,12 @@ fn a_file_that_is_compressed_or_utf_16_is_named_as_that_and_the_next_is_read() {
         (utf_16(&good, u16::to_le_bytes), "UTF-16 text"),
         (utf_16(&good, u16::to_be_bytes), "UTF-16 text"),
     ] {
-        fs::write(dir.path().join("a.jsonl"), bytes).unwrap();
+        // The newest file is read first.
+        fs::write(dir.path().join("c.jsonl"), bytes).unwrap();
         let lines: Vec<_> = JsonLinesArchive::read(dir.path()).unwrap().collect();
         let [Err(error), Ok(_)] = &lines[..] else { panic!("{lines:?}") };
         assert!(
-            error.to_string().ends_with(&format!("a.jsonl: it is {format}, expected JSON lines in UTF-8"))
+            error.to_string().ends_with(&format!("c.jsonl: it is {format}, expected JSON lines in UTF-8"))
         );
     }
 }

@@ -302,10 +302,10 @@ async fn in_a_callers_transaction_letters_of_many_apps_go_in_one_statement(db: T
 }
 
 async fn more_than_256_mb_are_refused_in_a_callers_transaction(db: TestDb) {
-    let large = StoredLetter { last_error: "x".repeat(129 << 20), ..stored() };
+    let large = || StoredLetter { last_error: "x".repeat(129 << 20), ..stored() };
     let (recording, recorded) = db.connect_recorded().await;
     let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
-    let error = db.repo().in_transaction(&txn).import(&[large.clone(), large]).await.unwrap_err();
+    let error = db.repo().in_transaction(&txn).import(&[large(), large()]).await.unwrap_err();
     assert!(
         matches!(error, DeadLetterRepoError::TooLargeForTransaction { argument: "letters", .. }),
         "{error}"

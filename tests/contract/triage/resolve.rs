@@ -28,7 +28,8 @@ async fn an_unresolved_row_is_settled_and_returned_whole(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let before = db.repo().get(id).await.unwrap().unwrap();
-    let from = Utc::now() - Duration::microseconds(1);
+    // SQLite's clock goes by milliseconds.
+    let from = Utc::now() - Duration::milliseconds(1);
     let row = db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
     let resolved_at = row.resolved_at.unwrap();
     assert!(from <= resolved_at && resolved_at <= Utc::now());

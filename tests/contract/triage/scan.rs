@@ -4,6 +4,8 @@ use dead_letters::{
     DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, TimelineRequest,
 };
 
+use sea_orm::{ConnectionTrait, DbBackend};
+
 use super::{any, letter, new_app, row_of, rows, ten_oclock};
 use crate::database::TestDb;
 
@@ -14,6 +16,7 @@ on_every_backend! {
     a_page_that_is_full_before_its_scan_ends_says_nothing_of_it,
     only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan,
     a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent,
+    a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite,
 }
 
 /// Rows as `rows` makes them, of which those with an odd source are at these places.
@@ -128,6 +131,31 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
     let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
     let last = db.repo().get(stored[7]).await.unwrap().unwrap().resolved_at;
     assert_eq!((page.items, page.looked_back_to), (vec![], last));
+}
+
+/// Between two, letters that arrive would push others out of the scan, and the next page would begin behind these.
+async fn a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite(db: TestDb) {
+    let app = new_app();
+    with_odd_ones_at(&db, app, 10, &[2, 3]).await;
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    let statements = if db.db.get_database_backend() == DbBackend::Sqlite { 2 } else { 1 };
+    let page = scan(4);
+    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock() + Duration::days(1), buckets: 1 };
+    let groups = GroupRequest { scan: Some(4), ..Default::default() };
+    for state in [DeadLetterState::Open, DeadLetterState::Unresolved, DeadLetterState::Any] {
+        let filter = DeadLetterFilter { state, ..odd() };
+        assert_eq!(repo.list(app, &filter, &page).await.unwrap().items, []);
+        assert_eq!(recorded.take().len(), statements);
+        assert_eq!(repo.export(app, &filter, &page).await.unwrap().items, []);
+        assert_eq!(recorded.take().len(), statements);
+        assert_eq!(repo.count(app, &filter, 10, Some(4)).await.unwrap().count, 0);
+        assert_eq!(recorded.take().len(), statements);
+        assert_eq!(repo.timeline(app, &filter, &time, Some(4)).await.unwrap().buckets[0].count, 0);
+        assert_eq!(recorded.take().len(), statements);
+        assert_eq!(repo.error_groups(app, &filter, &groups).await.unwrap().groups, []);
+        assert_eq!(recorded.take().len(), statements);
+    }
 }
 
 async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
