@@ -379,14 +379,16 @@ async fn postgres_reports_the_indexes() {
         [
             "CREATE UNIQUE INDEX dead_letters_pkey (id)",
             "CREATE INDEX idx_dead_letters_app (app_id, created_at DESC, id DESC)",
-            "CREATE INDEX idx_dead_letters_closed (app_id, resolved_at, id) WHERE (resolution <> 'handler_failed'::text)",
+            "CREATE INDEX idx_dead_letters_closed (app_id, resolved_at, id) \
+             WHERE (COALESCE(resolution, ''::text) <> ALL (ARRAY[''::text, 'handler_failed'::text]))",
             "CREATE INDEX idx_dead_letters_gc ((created_at AT TIME ZONE 'UTC'::text), id)",
             "CREATE INDEX idx_dead_letters_handler_failed (app_id, created_at DESC, id DESC) \
-             WHERE (resolution = 'handler_failed'::text)",
+             WHERE (COALESCE(resolution, ''::text) = 'handler_failed'::text)",
             "CREATE INDEX idx_dead_letters_replays (app_id, original_event_id) \
              WHERE (COALESCE(resolution, ''::text) = 'replayed'::text)",
             "CREATE INDEX idx_dead_letters_run (app_id, run_id) WHERE (run_id IS NOT NULL)",
-            "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) WHERE (resolved_at IS NULL)",
+            "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) \
+             WHERE (COALESCE(resolution, ''::text) = ''::text)",
             "CREATE INDEX idx_dead_letters_unresolved_count (app_id) WHERE (resolved_at IS NULL)",
         ]
     );
@@ -535,14 +537,16 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
         column::<String>(&db.db, indexes).await,
         [
             "CREATE INDEX idx_dead_letters_app (app_id, created_at DESC, id DESC)",
-            "CREATE INDEX idx_dead_letters_closed (app_id, resolved_at, id) WHERE resolution <> 'handler_failed'",
+            "CREATE INDEX idx_dead_letters_closed (app_id, resolved_at, id) \
+             WHERE COALESCE(resolution, '') NOT IN ('', 'handler_failed')",
             "CREATE INDEX idx_dead_letters_gc (created_at, id)",
             "CREATE INDEX idx_dead_letters_handler_failed (app_id, created_at DESC, id DESC) \
-             WHERE resolution = 'handler_failed'",
+             WHERE COALESCE(resolution, '') = 'handler_failed'",
             "CREATE INDEX idx_dead_letters_replays (app_id, original_event_id) \
              WHERE COALESCE(resolution, '') = 'replayed'",
             "CREATE INDEX idx_dead_letters_run (app_id, run_id) WHERE run_id IS NOT NULL",
-            "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) WHERE resolved_at IS NULL",
+            "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) \
+             WHERE COALESCE(resolution, '') = ''",
             "CREATE INDEX idx_dead_letters_unresolved_count (app_id) WHERE resolved_at IS NULL",
         ]
     );

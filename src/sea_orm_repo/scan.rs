@@ -177,9 +177,18 @@ impl<'a> Matching<'a> {
         is_of_app(self.app_id, self.filter, self.backend, self.sharded)
             .add_option(from)
             .add_option(before)
-            .add_option(self.until_now.then(|| Column::CreatedAt.into_expr().lt(now_as_bound(self.backend))))
+            .add_option(self.until_now.then(|| self.is_until_now()))
             .add_option(self.after.map(|after| place().lt(to_tuple(after))))
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
+    }
+
+    fn is_until_now(&self) -> Expr {
+        let is_until_now = Column::CreatedAt.into_expr().lt(now_as_bound(self.backend));
+        match (self.backend, self.time()) {
+            // SQLite would find closed rows by when they were created, and sort all of them.
+            (DbBackend::Sqlite, Column::ResolvedAt) => Func::cust("likely").arg(is_until_now).into(),
+            _ => is_until_now,
+        }
     }
 
     /// With what no index knows of the filter, but for the ids.
