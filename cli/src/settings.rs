@@ -3,7 +3,7 @@
 use std::{env, time::Duration};
 
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterFilter, DeadLetterState, Retention};
+use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution, Retention};
 use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
 
 use crate::{
@@ -41,8 +41,11 @@ impl Settings {
         let narrow = filter.narrow;
         let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
         // No unresolved letter has a resolution.
-        let state =
-            if narrow.resolution.is_some() { DeadLetterState::Resolved } else { DeadLetterState::default() };
+        let state = match narrow.resolution {
+            None => DeadLetterState::default(),
+            Some(Resolution::HandlerFailed) => DeadLetterState::Open,
+            Some(_) => DeadLetterState::Resolved,
+        };
         Ok(DeadLetterFilter {
             state: narrow.state.unwrap_or(state),
             ids: (!narrow.ids.is_empty()).then_some(narrow.ids),

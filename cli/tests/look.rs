@@ -229,12 +229,13 @@ async fn json_stays_as_it_is(mut store: Store) {
             let command = line.replace("{id}", &letters[1].id.to_string());
             let ran = store.run(&format!("{command} --output {output}"));
             // By the database's clock.
-            let out = match ran.out.split_once("\"as_of\":\"") {
-                Some((before, rest)) => {
-                    format!("{before}\"as_of\":\"…\"{}", &rest[rest.find('"').unwrap() + 1..])
+            let mut out = ran.out;
+            for time in ["now", "as_of"] {
+                let field = format!("\"{time}\":\"");
+                if let Some((before, rest)) = out.split_once(&field) {
+                    out = format!("{before}{field}…\"{}", &rest[rest.find('"').unwrap() + 1..]);
                 }
-                None => ran.out,
-            };
+            }
             shown += &format!("$ dead-letters {line} --output {output}\n{out}");
         }
     }

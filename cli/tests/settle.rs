@@ -111,7 +111,10 @@ async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
     assert_eq!(store.unresolved().await, 2);
     let row = store.repo.get(settled_later.id).await.unwrap().unwrap();
     assert_eq!(row.resolution, Some(Resolution::Ignored));
-    assert_eq!(store.run("reopen --app {app} --matching --yes").lines(), [["1"]]);
+    // One whose handler failed is open.
+    assert_eq!(store.run("reopen --app {app} --matching --yes --source parcels").lines(), [["0"]]);
+    let failed = "reopen --app {app} --matching --resolution handler_failed --yes";
+    assert_eq!(store.run(failed).lines(), [["1"]]);
     assert_eq!(store.repo.get(parcel).await.unwrap().unwrap().resolution, None);
 }
 

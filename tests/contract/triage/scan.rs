@@ -4,7 +4,7 @@ use dead_letters::{
     DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, TimelineRequest,
 };
 
-use sea_orm::{ConnectionTrait, DbBackend};
+use sea_orm::DbBackend;
 
 use super::{any, letter, new_app, row_of, rows, ten_oclock};
 use crate::database::TestDb;
