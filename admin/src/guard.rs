@@ -34,8 +34,9 @@ use crate::{
 const MAX_BODY_BYTES: usize = 256 << 10;
 /// Longer than a pool waits for a connection, and than a bulk run goes on.
 const TIME_OUT: Duration = Duration::from_secs(60);
-/// Of a view. Its statement goes on until the database ends it, and keeps its turn until then.
-const VIEW_TIME_OUT: Duration = Duration::from_secs(15);
+/// A view that takes longer is answered with 503. Its statement keeps one of the admin's turns until the database ends
+/// it: set this as the statement timeout of the pool that you open for the admin.
+pub const VIEW_TIMEOUT: Duration = Duration::from_secs(15);
 /// Until all of a body is there.
 const BODY_TIME_OUT: Duration = Duration::from_secs(10);
 /// No page has more.
@@ -76,7 +77,7 @@ async fn one_door(request: Request, next: Next) -> Response {
 async fn in_time(mut request: Request, next: Next) -> Response {
     let here = Arc::new(());
     request.extensions_mut().insert(Waiting(Arc::downgrade(&here)));
-    let patience = if request.method().is_safe() { VIEW_TIME_OUT } else { TIME_OUT };
+    let patience = if request.method().is_safe() { VIEW_TIMEOUT } else { TIME_OUT };
     let task = tokio::spawn(timeout(TIME_OUT, next.run(request)).in_current_span());
     let answer = timeout(patience, task).await;
     drop(here);

@@ -30,6 +30,7 @@ use tower_http::csrf::CsrfLayer;
 
 use access::{Access, Turns};
 pub use access::{Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader};
+pub use guard::VIEW_TIMEOUT;
 use payload::Redaction;
 #[cfg(feature = "serve")]
 pub use server::Server;

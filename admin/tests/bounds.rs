@@ -27,6 +27,7 @@ use http_body_util::BodyExt;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet};
+use uuid::Uuid;
 
 use crate::{
     database::TestDb,
@@ -227,6 +228,31 @@ async fn small_pool(db: &TestDb) -> SeaOrmDeadLetterRepo {
     let mut options = connect_options(db.url());
     options.max_connections(6).acquire_timeout(Duration::from_millis(500));
     open(options, Schema::Check, Migrator).await.unwrap()
+}
+
+/// As the README opens the admin's own pool, whose timeout is shorter here.
+#[tokio::test]
+async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_its_turn_back() {
+    let db = TestDb::postgres().await;
+    let (other, app) = (db.repo(), new_app());
+    let mut options = connect_options(db.url());
+    options.max_connections(5).statement_timeout(Duration::from_millis(300));
+    let repo = open(options, Schema::Check, Migrator).await.unwrap();
+    let client = Client::from(Admin::new(Arc::new(repo), let_in(Operator::full("ada"))).concurrency(1));
+    let lock = other.pool().begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE dead_letters").await.unwrap();
+    let letters = format!("/api/apps/{app}/letters?error_contains=x&scan=100000");
+    // The second one finds the only turn free again, though the lock is still there.
+    for _ in 0..2 {
+        let answer = client.get(&letters).await;
+        answer.problem(503, "unavailable");
+        assert!(!answer.header("retry-after").is_empty());
+    }
+    let action = json!({ "resolution": "ignored" });
+    let resolve = format!("/api/apps/{app}/letters/{}/resolve", Uuid::nil());
+    client.post(resolve, action).await.problem(503, "unavailable");
+    lock.rollback().await.unwrap();
+    assert_eq!(client.get(&letters).await.status, StatusCode::OK);
 }
 
 /// Whatever operators ask for, and whether they wait for it.

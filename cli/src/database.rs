@@ -8,6 +8,7 @@ use dead_letters::{
     entity::dead_letters::Entity,
     migration::{Locked, Migrator, SchemaError, schema_is_current, sea_orm_migration::MigratorTraitSelf},
 };
+use dead_letters_admin::VIEW_TIMEOUT;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
     QueryFilter, SqlxError, Statement, sea_query::Expr, sqlx::sqlite::SqliteJournalMode,
@@ -24,6 +25,8 @@ use crate::{
 pub(crate) enum Access {
     Reads,
     Writes,
+    /// For operators of the admin, who read and write.
+    Serves,
 }
 
 /// What the driver knows in a URL. It passes over all others, a misspelt `sslmode` as well.
@@ -222,10 +225,15 @@ fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
     options.map_sqlx_sqlite_opts(move |sqlite| {
         let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
         match access {
-            Access::Writes if !is_read_only && !is_in_memory => sqlite.journal_mode(SqliteJournalMode::Wal),
+            Access::Writes | Access::Serves if !is_read_only && !is_in_memory => {
+                sqlite.journal_mode(SqliteJournalMode::Wal)
+            }
             _ => sqlite,
         }
     });
+    if access == Access::Serves {
+        options.statement_timeout(VIEW_TIMEOUT);
+    }
     options
 }
 
@@ -315,5 +323,17 @@ fn said(error: &DbErr) -> String {
     match sqlx_error(error) {
         Some(SqlxError::Database(error)) => error.message().to_owned(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_of_the_served_admin_ends_with_its_view() {
+        let given = "postgres://service@localhost/service";
+        let timeout = options(given, &Url::parse(given).unwrap(), Access::Serves).get_statement_timeout();
+        assert_eq!(timeout, Some(VIEW_TIMEOUT));
     }
 }

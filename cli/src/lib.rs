@@ -154,7 +154,11 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         Command::Serve(_) => log::of_server(),
         _ => Targets::new(),
     });
-    let access = if args.command.only_reads() { Access::Reads } else { Access::Writes };
+    let access = match &args.command {
+        Command::Serve(_) => Access::Serves,
+        command if command.only_reads() => Access::Reads,
+        _ => Access::Writes,
+    };
     let at_once = args.command.ends_at_once();
     let database = tokio::select! {
         biased;
