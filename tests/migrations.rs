@@ -337,30 +337,20 @@ async fn postgres_reports_the_checks_all_of_them_valid() {
     let pool = db.connect_with(|_| ()).await;
     let checks = "SELECT conname || ' ' || pg_get_constraintdef(oid) || CASE WHEN convalidated THEN '' ELSE '!' END
         FROM pg_constraint WHERE conrelid = 'dead_letters'::regclass AND contype IN ('c', 'p') ORDER BY conname";
-    let of_time = |column| {
-        format!(
-            "dead_letters_{column}_check CHECK ((({column} >= '0001-01-01 00:00:00+00'::timestamp with time zone) \
-             AND ({column} < '10000-01-01 00:00:00+00'::timestamp with time zone)))"
-        )
-    };
     let checks = column::<String>(&pool, checks).await;
     assert_eq!(
         checks,
         [
-            "dead_letters_attempt_count_check CHECK (((attempt_count >= 0) AND (attempt_count <= 2147483647)))",
-            &of_time("created_at"),
-            &of_time("erased_at"),
-            &of_time("first_attempt_at"),
-            &of_time("last_attempt_at"),
-            "dead_letters_metadata_check CHECK (((metadata IS NULL) OR ((octet_length(metadata) <= 16384) AND \
-             (jsonb_typeof((metadata)::jsonb) = 'object'::text))))",
-            "dead_letters_payload_kind_check CHECK ((payload_kind = ANY (ARRAY['json'::text, 'text'::text, \
-             'truncated'::text, 'erased'::text])))",
+            "dead_letters_attempt_count_check CHECK ((attempt_count >= 0))",
+            "dead_letters_metadata_check CHECK (((octet_length(metadata) <= 16384) AND \
+             (jsonb_typeof((metadata)::jsonb) = 'object'::text)))",
+            "dead_letters_payload_kind_check CHECK ((payload_kind = ANY ('{json,text,truncated,erased}'::text[])))",
             "dead_letters_pkey PRIMARY KEY (id)",
-            "dead_letters_resolution_check CHECK ((resolution = ANY (ARRAY['replayed'::text, 'ignored'::text, \
-             'handled_by_script'::text, 'handler_failed'::text])))",
-            &of_time("resolved_at"),
+            "dead_letters_resolution_check CHECK ((resolution = ANY \
+             ('{replayed,ignored,handled_by_script,handler_failed}'::text[])))",
             "dead_letters_resolved_check CHECK (((resolved_at IS NULL) = (resolution IS NULL)))",
+            "dead_letters_times_check CHECK (('[\"0001-01-01 00:00:00+00\",\"10000-01-01 00:00:00+00\")'::tstzrange @> ALL \
+             (ARRAY[first_attempt_at, last_attempt_at, created_at, resolved_at, erased_at])))",
         ]
     );
 }
@@ -495,17 +485,17 @@ async fn sqlite_reports_the_names_of_the_checks() {
     assert_eq!(
         checks,
         [
-            "attempt_count",
             "payload_kind",
             "resolution",
             "resolved",
             "metadata",
+            "attempt_count",
+            "signature_version",
             "first_attempt_at",
             "last_attempt_at",
             "created_at",
             "resolved_at",
             "erased_at",
-            "signature_version",
             "id",
             "app_id",
             "original_event_id",
@@ -567,7 +557,7 @@ async fn postgres_refuses_times_outside_the_years_1_to_9999() {
             "294276-12-31",
         ] {
             let refusal = insert_time(&db, column, &format!("'{outside}'")).await.unwrap_err();
-            assert!(refusal.contains(&format!("dead_letters_{column}_check")), "{outside}: {refusal}");
+            assert!(refusal.contains("dead_letters_times_check"), "{outside}: {refusal}");
         }
     }
     // And the driver reads the outermost.
