@@ -16,8 +16,8 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept,
-    time::jittered,
+    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope,
+    Swept, time::jittered,
 };
 use pace::{Pace, back_off};
 use policy::without_failed;

@@ -47,7 +47,13 @@ impl DeadLetterRetention for Script {
         after: Option<SweepCursor>,
         limit: u32,
     ) -> Result<Swept, DeadLetterRepoError> {
-        self.asked.lock().unwrap().push(Asked { at: Instant::now(), scope: scope.clone(), due, after, limit });
+        self.asked.lock().unwrap().push(Asked {
+            at: Instant::now(),
+            scope: scope.clone(),
+            due,
+            after,
+            limit,
+        });
         tokio::time::sleep(BUSY).await;
         self.answers.lock().unwrap().pop_front().unwrap_or(Ok(Swept::default()))
     }
@@ -164,13 +170,7 @@ async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_s
     let others = |after| (SweepScope::AllAppsBut { excepted: vec![app(1), app(2)] }, after);
     assert_eq!(
         asked,
-        [
-            own(None),
-            own(Some(cursor(7))),
-            own(Some(cursor(8))),
-            others(None),
-            others(Some(cursor(9))),
-        ]
+        [own(None), own(Some(cursor(7))), own(Some(cursor(8))), others(None), others(Some(cursor(9))),]
     );
 }
 
@@ -193,7 +193,8 @@ async fn an_error_of_one_app_leaves_the_apps_behind_it() {
     let SweepEnd::Failed(error) = &report.end else { panic!("{report:?}") };
     assert!(error.to_string().starts_with(&format!("app {} could not be swept: ", app(7))), "{error}");
     assert_eq!(report.deleted, 9);
-    let others = store.take().into_iter().filter(|asked| matches!(asked.scope, SweepScope::AllAppsBut { .. }));
+    let others =
+        store.take().into_iter().filter(|asked| matches!(asked.scope, SweepScope::AllAppsBut { .. }));
     let others: Vec<_> = others.map(|asked| asked.after).collect();
     let behind = SweepCursor::behind_app(app(7));
     assert_eq!(others, [None, Some(cursor(5)), Some(behind), Some(cursor(4))]);

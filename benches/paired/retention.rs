@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use chrono::Utc;
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    Due, JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepCursor,
-    SweepScope, Sweeper, Swept,
+    Due, JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepCursor, SweepScope,
+    Sweeper, Swept,
 };
 use tokio::sync::oneshot;
 use url::Url;

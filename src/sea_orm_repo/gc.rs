@@ -120,7 +120,8 @@ pub(super) fn pick_oldest_on_sqlite(
     limit: u64,
 ) -> SelectStatement {
     let oldest = oldest_on_sqlite(app_id, due, Part::All, after).limit(limit).column(Column::Id).into_query();
-    let picked = Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(oldest, "picked").take();
+    let picked =
+        Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(oldest, "picked").take();
     let last = place_on_sqlite(app_id, due, after).limit(1).offset(limit.saturating_sub(1)).into_query();
     Query::select()
         .expr_as(Expr::SubQuery(None, Box::new(picked.into())), "picked")
@@ -184,12 +185,7 @@ fn whole() -> String {
 
 /// To plan `= ANY($1)` PostgreSQL weighs each of the ids. The app is said where it routes the statement: where the id
 /// is the key, PostgreSQL would read all versions of a row.
-fn by_id_on_postgres(
-    statement: &str,
-    app_id: Option<AppId>,
-    ids: &[Uuid],
-    returning: &str,
-) -> Statement {
+fn by_id_on_postgres(statement: &str, app_id: Option<AppId>, ids: &[Uuid], returning: &str) -> Statement {
     let of_app = if app_id.is_some() { " AND app_id = $2" } else { "" };
     let sql = format!("{statement} WHERE id = ANY(ARRAY(SELECT unnest($1))){of_app}{returning}");
     let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids.iter().copied().map(Value::from).collect())));
@@ -552,12 +548,7 @@ fn is_indexed(due: Due, part: Part) -> Option<Expr> {
 }
 
 /// From app to app by the index.
-fn apps_on_sqlite(
-    excepted: &[AppId],
-    after: Option<SweepCursor>,
-    due: Due,
-    part: Part,
-) -> SelectStatement {
+fn apps_on_sqlite(excepted: &[AppId], after: Option<SweepCursor>, due: Due, part: Part) -> SelectStatement {
     let first_app_of = |apps: Expr| {
         let first = Query::select()
             .column(Column::AppId)
@@ -575,7 +566,8 @@ fn apps_on_sqlite(
         .from(APP.0)
         .and_where(Expr::col(APP).is_not_null())
         .take();
-    let apps = Query::select().expr(first_app_of(app_id().gte(first_of(after)))).union(UnionType::All, next).take();
+    let apps =
+        Query::select().expr(first_app_of(app_id().gte(first_of(after)))).union(UnionType::All, next).take();
     let apps = CommonTableExpression::new().table_name(APP.0).column(APP.1).query(apps).to_owned();
     Query::select()
         .column(APP)

@@ -9,9 +9,14 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, bytes::MAX_BYTES, connection::RepoConnection, convert,
+    SeaOrmDeadLetterRepo,
+    bytes::MAX_BYTES,
+    connection::RepoConnection,
+    convert,
     gc::{self, app_of, goes_by_app},
-    in_range, parts::Part, transaction,
+    in_range,
+    parts::Part,
+    transaction,
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,

@@ -456,7 +456,8 @@ async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb
     db.repo().resolve(stored[0], "ignored").await.unwrap();
     settle_as_a_newer_version(&db, stored[0]).await;
     let shelf = Shelf::default();
-    let swept = db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), None, 10, &shelf).await.unwrap();
+    let swept =
+        db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), None, 10, &shelf).await.unwrap();
     assert_eq!(swept, Swept { picked: 3, deleted: 3, next: None });
     assert_eq!(left(&db).await, []);
     assert_eq!(shelf.ids(), stored);
@@ -487,7 +488,8 @@ async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: 
         assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
         assert_eq!(failed.to_string(), "the archive did not keep the letters: the shelf is full");
         // It is not asked where nothing is due.
-        let nothing = db.repo().sweep_into(&scope, Due::CreatedBefore(DateTime::UNIX_EPOCH), None, 2, &Full).await;
+        let nothing =
+            db.repo().sweep_into(&scope, Due::CreatedBefore(DateTime::UNIX_EPOCH), None, 2, &Full).await;
         assert_eq!(nothing.unwrap(), Swept::default());
     }
     assert_eq!(left(&db).await, stored);
@@ -734,7 +736,11 @@ async fn rows_that_the_database_does_not_delete_are_picked_once_and_never_archiv
             gone.sort();
             kept.sort();
             let (picked, deleted, archived) = sweep_all(&db, &sweep, due, 10).await;
-            assert_eq!((picked, deleted), ((gone.len() + KEPT) as u64, gone.len() as u64), "{sweep:?} {due:?}");
+            assert_eq!(
+                (picked, deleted),
+                ((gone.len() + KEPT) as u64, gone.len() as u64),
+                "{sweep:?} {due:?}"
+            );
             assert_eq!(left(&db).await, kept, "{sweep:?} {due:?}");
             if sweep.into {
                 assert_eq!(archived, gone, "{sweep:?} {due:?}");
@@ -1044,8 +1050,11 @@ async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_
         let app = new_app();
         let stored = settled(&db, app, 3).await;
         let archive = Cutting(&db, Shelf::default());
-        let failed =
-            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &archive).await.unwrap_err();
+        let failed = db
+            .repo()
+            .sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &archive)
+            .await
+            .unwrap_err();
         assert!(failed.is_transient(), "{failed}");
         assert_eq!(archive.1.ids(), stored);
         assert_eq!(left(&db).await, stored);

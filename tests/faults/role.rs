@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, Schema, SeaOrmDeadLetterRepo, Settled,
-    Settlement, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
+    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, Schema, SeaOrmDeadLetterRepo,
+    Settled, Settlement, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
