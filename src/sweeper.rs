@@ -354,7 +354,7 @@ impl SweeperBuilder {
         self
     }
 
-    /// Rows go into this archive before they are deleted.
+    /// Rows go into this archive before their deletion commits.
     pub fn archive(mut self, archive: Arc<dyn Archive>) -> Self {
         self.sweeper.archive = Some(archive);
         self
