@@ -137,10 +137,8 @@ pub(super) fn without_failed(
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::DbErr;
-    use uuid::Uuid;
-
     use super::*;
+    use uuid::Uuid;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -206,18 +204,6 @@ mod tests {
         for longest in [Duration::MAX, DAY * 365 * 1_000_000] {
             let others = Retention { settled_after: Some(longest), all_after: Some(longest) };
             assert_eq!(plan(&RetentionPolicy { others, apps: BTreeMap::new() }), []);
-        }
-    }
-
-    #[test]
-    fn after_an_error_the_other_apps_are_left() {
-        let others = SweepScope::AllAppsBut { excepted: vec![app(9)] };
-        let refused = || DbErr::RecordNotInserted;
-        let of_app = DeadLetterRepoError::AppNotSwept { app_id: app(1), error: refused() };
-        let left = without_failed(others.clone(), &of_app);
-        assert_eq!(left, Some((others.clone(), Some(SweepCursor::behind_app(app(1))))));
-        for scope in [others, SweepScope::AllApps, SweepScope::App(app(1))] {
-            assert_eq!(without_failed(scope, &refused().into()), None);
         }
     }
 }
