@@ -29,7 +29,7 @@ const MAX_LINE_BYTES: u64 = 2 << 30;
 /// An [`Archive`] of files in a folder: one a batch, a letter a line, as the JSON of [`StoredLetter`].
 ///
 /// A file is named by a UUIDv7: names sort by time, and any number of sweepers may share a folder. It is
-/// there, and on the disk, whole, before a row of it is deleted. A crash may leave a file whose name ends in
+/// there, and on the disk, whole, before the deletion of its rows commits. A crash may leave a file whose name ends in
 /// `.tmp`, which holds nothing that was deleted, and may go. So does an error, where even removing the file
 /// fails.
 ///

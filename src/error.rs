@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 
 use crate::{
-    DeadLetterId, Resolution,
+    AppId, DeadLetterId, Resolution,
     description::{Described, sqlx_error},
 };
 
@@ -148,6 +148,16 @@ pub enum DeadLetterRepoError {
     /// There is no tokio runtime, or it ended before the call did, which may be done or not.
     #[error("there is no tokio runtime, or it ended before the call did")]
     RuntimeEnded,
+    /// A sweep that goes by app met this error at a letter of its first app: a trigger raised it, or a foreign key
+    /// refused the delete. No letter of the batch was deleted.
+    /// [`SweepCursor::behind_app`](crate::SweepCursor::behind_app) goes on behind the app.
+    #[error("app {app_id} could not be swept: {}", Described(.error))]
+    AppNotSwept {
+        /// The app.
+        app_id: AppId,
+        /// What the database said.
+        error: DbErr,
+    },
     /// The archive did not keep the letters, so that none of them was deleted: what it said.
     #[error("the archive did not keep the letters: {0}")]
     Archive(Arc<dyn Error + Send + Sync>),
@@ -173,7 +183,7 @@ impl DeadLetterRepoError {
             | Self::PayloadTooLarge { .. }
             | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
-            Self::Db(error) => kind_of_db(error),
+            Self::Db(error) | Self::AppNotSwept { error, .. } => kind_of_db(error),
             Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),
             Self::OutboxRows { .. } | Self::TransactionLost | Self::RuntimeEnded => ErrorKind::Internal,
         }
@@ -190,7 +200,6 @@ impl DeadLetterRepoError {
     #[cfg(feature = "coalesce")]
     pub(crate) fn is_one_letters_own(&self) -> bool {
         const SQLITE_TOO_BIG: u32 = 18;
-        const SQLITE_CONSTRAINT: u32 = 19;
         const SQLITE_MISMATCH: u32 = 20;
         match self {
             Self::PayloadTooDeep { .. } | Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
@@ -286,6 +295,7 @@ fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     of_db.or_else(of_store).filter(|&kind| kind == ErrorKind::Transient).unwrap_or(ErrorKind::Internal)
 }
 const SQLITE_BUSY: u32 = 5;
+const SQLITE_CONSTRAINT: u32 = 19;
 
 /// PostgreSQL's SQLSTATE, or SQLite's result code.
 pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
@@ -313,6 +323,15 @@ fn is_transient_code(code: &str) -> bool {
     }
     code.parse::<u32>()
         .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))
+}
+
+/// Whether a sweep may have met it at one app's letters, and can go on with others': not if the database is busy or
+/// out of reach, nor if a table or a right is missing.
+pub(crate) fn may_be_of_one_app(error: &DbErr) -> bool {
+    code_of(error).is_some_and(|code| match code.len() {
+        5 => !code.starts_with("42") && !is_transient_code(&code),
+        _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_CONSTRAINT),
+    })
 }
 
 impl From<DbErr> for DeadLetterRepoError {

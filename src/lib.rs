@@ -53,7 +53,7 @@ pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
 pub use replay::{DeadLetterReplay, Requeue};
 pub use repo::DeadLetterRepo;
-pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepScope, Swept};
+pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
 #[cfg(feature = "sweeper")]

@@ -15,6 +15,7 @@ const OLDEST: &str = "dead_letters_oldest_open_seconds";
 const SWEEPS: &str = "dead_letters_sweeps_total";
 #[cfg(feature = "sweeper")]
 const EXPIRING: &str = "dead_letters_expiring";
+const REFUSED: &str = "dead_letters_sweep_refused_total";
 const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 
 /// Describes the metrics of this crate to the recorder, once that is installed, so that an exporter can show
@@ -29,6 +30,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// | `dead_letters_oldest_open_seconds` | `app_id` | gauge of the age of the oldest of them |
 /// | `dead_letters_expiring` | | gauge of the open letters that sweepers will soon delete, up to a cap |
 /// | `dead_letters_sweeps_total` | `end` | counts ticks of the sweeper that ended |
+/// | `dead_letters_sweep_refused_total` | | counts letters that were due and that the database did not delete |
 /// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last one began that finished |
 ///
 /// `call` is the name of the method: of each trait that [`SeaOrmDeadLetterRepo`](crate::SeaOrmDeadLetterRepo)
@@ -56,6 +58,7 @@ pub fn describe_metrics() {
     #[cfg(feature = "sweeper")]
     describe_gauge!(EXPIRING, Unit::Count, "Open dead letters that will be swept soon, up to a cap.");
     describe_counter!(SWEEPS, Unit::Count, "Ticks of the dead-letter sweeper that ended.");
+    describe_counter!(REFUSED, Unit::Count, "Due dead letters that the database did not delete.");
     describe_gauge!(LAST_SUCCESS, Unit::Seconds, "When the last sweep began that finished, in Unix time.");
 }
 
@@ -84,6 +87,7 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
         crate::SweepEnd::Failed(_) => "failed",
     };
     counter!(SWEEPS, "end" => end).increment(1);
+    counter!(REFUSED).increment(report.refused);
 }
 
 /// What a page of [`backlogs`](DeadLetterTriage::backlogs) holds.

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use auto_impl::auto_impl;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::{AppId, DeadLetterRepoError, DeadLetterState, StoredLetter};
+use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, StoredLetter};
 
 /// Retention: deletes what is due, in batches, and says what would be.
 ///
@@ -24,26 +25,47 @@ pub trait DeadLetterRetention: Send + Sync {
     /// open one where settled ones are meant. Closed rows of many apps go app by app, oldest first within one. One call
     /// is one batch.
     ///
-    /// Rows that another transaction holds are passed over, so fewer than `limit` does not mean that none is
+    /// Without `after` a batch begins with the oldest row, and with the first app where it goes by app. With
+    /// [`Swept::next`] of the batch before it goes on behind that one. A loop that passes it on ends, and examines
+    /// each row once, also if the database refuses to delete some of them: a trigger returns NULL on PostgreSQL or
+    /// raises IGNORE on SQLite, or a policy forbids it.
+    ///
+    /// Rows that another transaction has locked are skipped, so a result below `limit` does not mean that none is
     /// left. A `limit` of 0 deletes nothing. Of many apps in a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it takes what were the oldest a moment before, and
-    /// may leave due rows of other apps for those that are held.
+    /// may leave due rows of other apps for those that are locked.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 apps in
     /// [`AllAppsBut`](SweepScope::AllAppsBut), with nothing sent to the database.
-    async fn sweep(&self, scope: &SweepScope, due: Due, limit: u32) -> Result<Swept, DeadLetterRepoError>;
+    ///
+    /// [`AppNotSwept`](DeadLetterRepoError::AppNotSwept) where a batch goes by app, and the database returned an error
+    /// for a row of its first app: a trigger raised one, say. [`SweepCursor::behind_app`] goes on behind that app. If
+    /// the error is about a later app, the call sweeps the first app alone and returns `Ok`. In a caller's transaction
+    /// the error is [`Db`](DeadLetterRepoError::Db) for any app.
+    async fn sweep(
+        &self,
+        scope: &SweepScope,
+        due: Due,
+        after: Option<SweepCursor>,
+        limit: u32,
+    ) -> Result<Swept, DeadLetterRepoError>;
 
-    /// [`sweep`](Self::sweep) of rows that the archive has first: it is handed them before the delete
-    /// commits, and where it answers an error, nothing is deleted. It is not called where no row is due.
+    /// Deletes rows as [`sweep`](Self::sweep) does, and hands them to the archive before the delete commits. If the
+    /// archive returns an error, nothing is deleted. The archive is not called if no row is deleted.
     ///
-    /// A batch also ends at 16 MB of text, payloads and errors included, and has at least one row. If this is dropped, or the connection lost,
-    /// once the archive has them, rows may be archived and still there: a later call archives them again.
+    /// A batch also ends at 16 MB of text, payloads and errors included, and has at least one row.
     ///
-    /// All of it is one transaction, which is open while the archive writes. On PostgreSQL other sweeps and
-    /// bulk calls pass over these rows meanwhile; on SQLite it is the only writer, and all others wait. Over
-    /// a caller's transaction the archive has the rows before that commits.
+    /// All of it is one transaction, which is open while the archive writes. It deletes first, so the archive gets
+    /// the rows that are gone once it commits, and never one that the database refuses to delete. If the call is
+    /// dropped, or the connection lost, once the archive has the rows, they may be archived and still there: a later
+    /// call archives them again. On PostgreSQL other sweeps and bulk calls skip these rows meanwhile; on SQLite this
+    /// is the only writer, and all others wait.
+    ///
+    /// In a caller's transaction the archive gets the rows first, and then they are deleted: otherwise a caller that
+    /// commits in spite of the archive's error would lose them. The archive has them before that transaction
+    /// commits, and it also gets rows that the database then refuses to delete.
     ///
     /// # Errors
     ///
@@ -53,6 +75,7 @@ pub trait DeadLetterRetention: Send + Sync {
         &self,
         scope: &SweepScope,
         due: Due,
+        after: Option<SweepCursor>,
         limit: u32,
         archive: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError>;
@@ -74,12 +97,12 @@ pub trait DeadLetterRetention: Send + Sync {
     ) -> Result<CappedCount, DeadLetterRepoError>;
 }
 
-/// Keeps letters before they are deleted.
+/// Keeps letters before their deletion commits.
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Archive: Send + Sync {
-    /// Returns once all of the letters are kept for good. After an error none of them is deleted, and they
-    /// are handed over again one day: so it may get a letter twice.
+    /// Returns once all of the letters are kept for good. After an error none of them is deleted, and a later sweep
+    /// hands them over again: it may get a letter twice.
     ///
     /// # Errors
     ///
@@ -101,8 +124,6 @@ pub enum SweepScope {
     AllAppsBut {
         /// At most 1,000, which have a retention of their own, say.
         excepted: Vec<AppId>,
-        /// Begins with this app: [`Swept::next`] of the batch before. `None` begins with the first.
-        from: Option<AppId>,
     },
 }
 
@@ -116,14 +137,38 @@ pub enum Due {
     SettledBefore(DateTime<Utc>),
 }
 
-/// What a sweep deleted.
+/// Where a batch of a sweep ended, for the next one to go on behind.
+///
+/// A sweep of [one app](SweepScope::App), and one of [all apps](SweepScope::AllApps) by
+/// [creation](Due::CreatedBefore), goes on behind the time and the id. All others go by app: they go on in the
+/// cursor's app behind the time and the id, and then with the apps behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepCursor {
+    /// The row's app.
+    pub app_id: AppId,
+    /// What makes the row due: when it was created, or settled.
+    pub time: DateTime<Utc>,
+    /// The row's id.
+    pub id: DeadLetterId,
+}
+
+impl SweepCursor {
+    /// Returns the place behind all rows of an app, for sweeps that go by app.
+    pub fn behind_app(app_id: AppId) -> Self {
+        Self { app_id, time: DateTime::<Utc>::MAX_UTC, id: Uuid::max().into() }
+    }
+}
+
+/// What a batch of a sweep did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
-    /// Rows.
+    /// Rows of the batch: they were due, and no other transaction had locked them.
+    pub picked: u64,
+    /// Rows of the batch that are gone. The database refused to delete the others.
     pub deleted: u64,
-    /// Of [`AllAppsBut`](SweepScope::AllAppsBut): the app to begin the next batch with; this one ended within
-    /// it, or at its end, or behind the last one. `None` where every app was seen.
-    pub next: Option<AppId>,
+    /// The batch's last row if the batch was full: it had `limit` rows, or 16 MB for an archive. `None` if nothing
+    /// is left behind it, but what other transactions have locked.
+    pub next: Option<SweepCursor>,
 }
 
 /// A count that ends at a cap.

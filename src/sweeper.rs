@@ -16,11 +16,11 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepScope, Swept,
-    time::jittered,
+    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope,
+    Swept, time::jittered,
 };
 use pace::{Pace, back_off};
-use policy::following;
+use policy::without_failed;
 pub use policy::{Retention, RetentionPolicy};
 
 /// The shortest retention that is taken without a second word.
@@ -31,7 +31,8 @@ const MAX_APPS: usize = 1_000;
 /// Deletes what a [`RetentionPolicy`] says is due, in batches, beside dispatchers at work.
 ///
 /// A tick takes its cutoffs once, sweeps the apps that have a retention of their own, then all others, and
-/// goes on until nothing is due. Between two batches it pauses, so that its share of the time is bounded. A
+/// goes on until nothing is due. It skips a letter that the database does not delete, counts it as
+/// [refused](SweepReport::refused), and tries it again with the next tick. Between two batches it pauses, so that its share of the time is bounded. A
 /// batch that runs out of time, or waits too long for a lock, is tried again with half of the rows; full
 /// batches make it grow again, by a sixteenth of what is configured.
 ///
@@ -117,8 +118,11 @@ impl Sweeper {
     async fn tick(&self, now: DateTime<Utc>, pace: &mut Pace, stop: &mut Stop<impl Future>) -> SweepReport {
         let mut running = Running::begin(&self.status, now);
         let began = Instant::now();
-        let (deleted, end) = self.sweep_all(now, pace, stop).await;
-        let report = SweepReport { began_at: now, took: began.elapsed(), deleted, end };
+        let (Done { deleted, refused }, end) = self.sweep_all(now, pace, stop).await;
+        let report = SweepReport { began_at: now, took: began.elapsed(), deleted, refused, end };
+        if refused > 0 {
+            warn!(refused, "letters are due that the database does not delete");
+        }
         match &report.end {
             SweepEnd::Failed(error) => warn!(deleted, %error, "sweep failed"),
             SweepEnd::Stopped => info!(deleted, "sweep stopped"),
@@ -136,55 +140,57 @@ impl Sweeper {
         now: DateTime<Utc>,
         pace: &mut Pace,
         stop: &mut Stop<impl Future>,
-    ) -> (u64, SweepEnd) {
-        let mut deleted = 0;
+    ) -> (Done, SweepEnd) {
+        let mut done = Done::default();
         let mut end = SweepEnd::Finished;
         for step in self.policy.plan(now) {
-            let mut scope = Some(step.scope);
-            while let Some(current) = scope {
+            let mut left = Some((step.scope, None));
+            while let Some((scope, after)) = left {
                 if stop.within(pace.pause()).await {
-                    return (deleted, if end.is_failure() { end } else { SweepEnd::Stopped });
+                    return (done, if end.is_failure() { end } else { SweepEnd::Stopped });
                 }
                 let began = Instant::now();
                 let limit = pace.limit();
-                let outcome = self.sweep_batch(&current, step.due, limit).await;
+                let outcome = self.sweep_batch(&scope, step.due, after, limit).await;
                 pace.took(began.elapsed());
-                scope = match outcome {
+                left = match outcome {
                     Ok(swept) => {
-                        deleted += swept.deleted;
-                        self.status.send_modify(|status| status.deleted = deleted);
-                        if swept.deleted >= limit.into() {
+                        done.add(swept);
+                        self.status.send_modify(|status| status.deleted = done.deleted);
+                        if swept.picked >= limit.into() {
                             pace.grow();
                         }
-                        following(current, swept)
+                        swept.next.map(|next| (scope, Some(next)))
                     }
-                    Err(error) if error.is_time_out() && pace.shrink() => Some(current),
+                    Err(error) if error.is_time_out() && pace.shrink() => Some((scope, after)),
                     Err(error) => {
                         let others_would_fail_too = fails_others_too(&error);
+                        let left = without_failed(scope, &error);
                         // The first error is what is reported.
                         if !end.is_failure() {
                             end = SweepEnd::Failed(error);
                         }
                         if others_would_fail_too {
-                            return (deleted, end);
+                            return (done, end);
                         }
-                        None
+                        left
                     }
                 };
             }
         }
-        (deleted, end)
+        (done, end)
     }
 
     async fn sweep_batch(
         &self,
         scope: &SweepScope,
         due: Due,
+        after: Option<SweepCursor>,
         limit: u32,
     ) -> Result<Swept, DeadLetterRepoError> {
         match &self.archive {
-            Some(archive) => self.store.sweep_into(scope, due, limit, &**archive).await,
-            None => self.store.sweep(scope, due, limit).await,
+            Some(archive) => self.store.sweep_into(scope, due, after, limit, &**archive).await,
+            None => self.store.sweep(scope, due, after, limit).await,
         }
     }
 
@@ -209,6 +215,20 @@ impl fmt::Debug for Sweeper {
 /// must not keep the other apps' for ever; a batch of one row that runs out of time is such a thing.
 fn fails_others_too(error: &DeadLetterRepoError) -> bool {
     matches!(error, DeadLetterRepoError::Archive(_)) || error.is_transient() && !error.is_time_out()
+}
+
+/// What the batches of a tick did.
+#[derive(Clone, Copy, Default)]
+struct Done {
+    deleted: u64,
+    refused: u64,
+}
+
+impl Done {
+    fn add(&mut self, swept: Swept) {
+        self.deleted += swept.deleted;
+        self.refused += swept.picked.saturating_sub(swept.deleted);
+    }
 }
 
 /// The only place that waits.
@@ -281,6 +301,9 @@ pub struct SweepReport {
     pub took: Duration,
     /// Rows that it deleted, whatever its end.
     pub deleted: u64,
+    /// Rows that were due, and that the database did not delete: a trigger or a policy forbids it. It skipped them. One
+    /// that is due both by its age and by when it was settled counts twice.
+    pub refused: u64,
     /// How it ended.
     pub end: SweepEnd,
 }
@@ -288,12 +311,13 @@ pub struct SweepReport {
 /// How a tick ended.
 #[derive(Debug, Clone)]
 pub enum SweepEnd {
-    /// Nothing is due any more, but what others hold.
+    /// Nothing is due any more, but what other transactions have locked and what the database
+    /// [refused](SweepReport::refused) to delete.
     Finished,
     /// It was told to stop.
     Stopped,
     /// The first error that it met. Errors that would meet every batch (the database is out of reach, the
-    /// archive fails) ended it; after others it went on with the next app.
+    /// archive fails) ended it; after others, such as one that a trigger raised, it went on with the next app.
     Failed(DeadLetterRepoError),
 }
 
@@ -330,7 +354,7 @@ impl SweeperBuilder {
         self
     }
 
-    /// Rows go into this archive before they are deleted.
+    /// Rows go into this archive before their deletion commits.
     pub fn archive(mut self, archive: Arc<dyn Archive>) -> Self {
         self.sweeper.archive = Some(archive);
         self

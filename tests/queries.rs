@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
     DeadLetterTriage, Due, GroupRequest, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
-    StoredLetter, SweepScope, TimelineRequest,
+    StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -26,6 +26,11 @@ fn apps() -> [AppId; 2] {
 /// When a tenth of the older app's rows are due.
 fn cutoff() -> DateTime<Utc> {
     "2026-01-01T16:40:00Z".parse().unwrap()
+}
+
+/// Behind the greater part of what is due then.
+fn half_way(app_id: AppId) -> SweepCursor {
+    SweepCursor { app_id, time: "2026-01-01T12:00:00Z".parse().unwrap(), id: Uuid::nil().into() }
 }
 
 /// One row a second from 2026-01-01, each of its own event. Of ten rows one is unresolved, one is
@@ -226,13 +231,16 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         for (scope, of_created) in [
             (SweepScope::App(app), APP),
             (SweepScope::AllApps, GC),
-            (SweepScope::AllAppsBut { excepted, from: None }, APP),
+            (SweepScope::AllAppsBut { excepted }, APP),
         ] {
             for (due, indexes) in [(created, of_created), (settled, CLOSED)] {
-                repo.sweep(&scope, due, 1_000).await.unwrap();
-                log.expect(indexes, InOrder, Some(1_000));
-                repo.sweep_into(&scope, due, 1_000, &Nowhere).await.unwrap();
-                log.expect(indexes, InOrder, Some(1_000));
+                // From the oldest on, and behind many rows that are due: by an index condition, not by reading those.
+                for after in [None, Some(half_way(app))] {
+                    repo.sweep(&scope, due, after, 1_000).await.unwrap();
+                    log.expect(indexes, InOrder, Some(1_000));
+                    repo.sweep_into(&scope, due, after, 1_000, &Nowhere).await.unwrap();
+                    log.expect(indexes, InOrder, Some(1_000));
+                }
             }
             for (due, state, indexes, reads, at_most) in [
                 (created, DeadLetterState::Any, APP, InOrder, Some(1_001)),
@@ -566,8 +574,10 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     let scope = SweepScope::App(app);
     for due in [Due::SettledBefore(cutoff()), Due::CreatedBefore(cutoff())] {
         repo.count_due(&scope, due, DeadLetterState::Any, 10).await.unwrap();
-        repo.sweep_into(&scope, due, 10, &Nowhere).await.unwrap();
-        repo.sweep(&scope, due, 10).await.unwrap();
+        for after in [None, Some(half_way(app))] {
+            repo.sweep_into(&scope, due, after, 10, &Nowhere).await.unwrap();
+            repo.sweep(&scope, due, after, 10).await.unwrap();
+        }
     }
     // An insert's plan names none: each row goes to its own.
     recorded.take().into_iter().filter(is_of_rows).collect()

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, Retention,
-    RetentionPolicy, SweepEnd, SweepScope, Sweeper, SweeperBuilder, SweeperConfigError, Swept,
+    RetentionPolicy, SweepCursor, SweepEnd, SweepScope, Sweeper, SweeperBuilder, SweeperConfigError, Swept,
     describe_metrics, testing::database_error,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -34,13 +34,26 @@ struct Asked {
     at: Instant,
     scope: SweepScope,
     due: Due,
+    after: Option<SweepCursor>,
     limit: u32,
 }
 
 #[async_trait]
 impl DeadLetterRetention for Script {
-    async fn sweep(&self, scope: &SweepScope, due: Due, limit: u32) -> Result<Swept, DeadLetterRepoError> {
-        self.asked.lock().unwrap().push(Asked { at: Instant::now(), scope: scope.clone(), due, limit });
+    async fn sweep(
+        &self,
+        scope: &SweepScope,
+        due: Due,
+        after: Option<SweepCursor>,
+        limit: u32,
+    ) -> Result<Swept, DeadLetterRepoError> {
+        self.asked.lock().unwrap().push(Asked {
+            at: Instant::now(),
+            scope: scope.clone(),
+            due,
+            after,
+            limit,
+        });
         tokio::time::sleep(BUSY).await;
         self.answers.lock().unwrap().pop_front().unwrap_or(Ok(Swept::default()))
     }
@@ -49,6 +62,7 @@ impl DeadLetterRetention for Script {
         &self,
         _: &SweepScope,
         _: Due,
+        _: Option<SweepCursor>,
         _: u32,
         _: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError> {
@@ -64,7 +78,8 @@ impl DeadLetterRetention for Script {
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError> {
         assert_eq!(state, DeadLetterState::Open);
-        self.asked.lock().unwrap().push(Asked { at: Instant::now(), scope: scope.clone(), due, limit: cap });
+        let asked = Asked { at: Instant::now(), scope: scope.clone(), due, after: None, limit: cap };
+        self.asked.lock().unwrap().push(asked);
         Ok(CappedCount { count: 10.min(cap).into(), at_least: cap < 10 })
     }
 }
@@ -83,8 +98,13 @@ impl Script {
     }
 }
 
+/// A full batch, if there was anything to delete.
 fn deleted(deleted: u64) -> Result<Swept, DeadLetterRepoError> {
-    Ok(Swept { deleted, next: None })
+    Ok(Swept { picked: deleted, deleted, next: (deleted > 0).then_some(cursor(deleted.into())) })
+}
+
+fn cursor(n: u128) -> SweepCursor {
+    SweepCursor { app_id: app(n), time: now() - 2 * HOUR, id: Uuid::from_u128(n).into() }
 }
 
 fn refused(code: &'static str) -> Result<Swept, DeadLetterRepoError> {
@@ -137,16 +157,72 @@ async fn a_tick_takes_its_cutoff_once_and_goes_on_until_nothing_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_apps_but_some_go_on_with_the_app_where_a_batch_stopped() {
-    let next = |n| Ok(Swept { deleted: 5, next: Some(app(n)) });
-    let store = Script::of([next(7), next(8), deleted(3)]);
-    let apps = [(app(1), Retention::default())].into();
+async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_start() {
+    let next = |n| Ok(Swept { picked: 5, deleted: 5, next: Some(cursor(n)) });
+    let last = || Ok(Swept { picked: 5, deleted: 5, next: None });
+    let store = Script::of([next(7), next(8), last(), next(9), last()]);
+    let apps = [(app(1), all_after(HOUR)), (app(2), Retention::default())].into();
     let policy = RetentionPolicy { others: all_after(HOUR), apps };
     let sweeper = Sweeper::builder(store.clone(), policy).build().unwrap();
-    assert_eq!(sweeper.sweep_once(now(), future::pending::<()>()).await.deleted, 13);
-    let scopes: Vec<_> = store.take().into_iter().map(|asked| asked.scope).collect();
-    let but = |from| SweepScope::AllAppsBut { excepted: vec![app(1)], from };
-    assert_eq!(scopes, [but(None), but(Some(app(7))), but(Some(app(8)))]);
+    assert_eq!(sweeper.sweep_once(now(), future::pending::<()>()).await.deleted, 25);
+    let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.after)).collect();
+    let own = |after| (SweepScope::App(app(1)), after);
+    let others = |after| (SweepScope::AllAppsBut { excepted: vec![app(1), app(2)] }, after);
+    assert_eq!(
+        asked,
+        [own(None), own(Some(cursor(7))), own(Some(cursor(8))), others(None), others(Some(cursor(9))),]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_the_database_does_not_delete_are_counted_and_do_not_end_a_scope() {
+    let next = |picked, deleted, n| Ok(Swept { picked, deleted, next: Some(cursor(n)) });
+    let store = Script::of([next(10, 0, 1), next(10, 3, 2), Ok(Swept { picked: 4, deleted: 3, next: None })]);
+    let sweeper = builder(&store).batch(10).build().unwrap();
+    let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
+    assert_eq!((report.deleted, report.refused, store.take().len()), (6, 18, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_one_app_leaves_the_apps_behind_it() {
+    let DeadLetterRepoError::Db(error) = database_error("P0001") else { unreachable!() };
+    let of_app = DeadLetterRepoError::AppNotSwept { app_id: app(7), error };
+    let store = Script::of([deleted(0), deleted(0), deleted(5), Err(of_app), deleted(4)]);
+    let report = three_steps(&store).sweep_once(now(), future::pending::<()>()).await;
+    let SweepEnd::Failed(error) = &report.end else { panic!("{report:?}") };
+    assert!(error.to_string().starts_with(&format!("app {} could not be swept: ", app(7))), "{error}");
+    assert_eq!(report.deleted, 9);
+    let others =
+        store.take().into_iter().filter(|asked| matches!(asked.scope, SweepScope::AllAppsBut { .. }));
+    let others: Vec<_> = others.map(|asked| asked.after).collect();
+    let behind = SweepCursor::behind_app(app(7));
+    assert_eq!(others, [None, Some(cursor(5)), Some(behind), Some(cursor(4))]);
+}
+
+/// By age they go in one order, and the error does not say whose row it is about.
+#[tokio::test(start_paused = true)]
+async fn after_an_error_of_one_row_all_apps_are_swept_app_by_app() {
+    let store = Script::of([deleted(5), refused("P0001"), deleted(4)]);
+    let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+    assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
+    assert_eq!(report.deleted, 9);
+    let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.after)).collect();
+    let by_app = || SweepScope::AllAppsBut { excepted: Vec::new() };
+    assert_eq!(
+        asked,
+        [
+            (SweepScope::AllApps, None),
+            (SweepScope::AllApps, Some(cursor(5))),
+            (by_app(), None),
+            (by_app(), Some(cursor(4))),
+        ]
+    );
+    // A table that is missing is missing for all.
+    let store = Script::of([refused("42P01")]);
+    let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+    assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
+    assert_eq!(store.take().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -324,7 +400,7 @@ async fn due_within_counts_open_rows_by_each_apps_own_retention_up_to_its_cap() 
     };
     let due = |all_after| Due::CreatedBefore(now() + week - all_after);
     let own = (SweepScope::App(app(1)), due(90 * day));
-    let others = SweepScope::AllAppsBut { excepted: vec![app(1), app(2)], from: None };
+    let others = SweepScope::AllAppsBut { excepted: vec![app(1), app(2)] };
     assert_eq!(count(None, 100).await, ((20, false), vec![own.clone(), (others.clone(), due(30 * day))]));
     assert_eq!(count(None, 15).await, ((15, true), vec![own.clone(), (others, due(30 * day))]));
     assert_eq!(count(None, 5).await, ((5, true), vec![own.clone()]));
@@ -377,7 +453,7 @@ async fn ticks_are_counted_by_their_end_and_the_last_success_is_a_gauge() {
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
     describe_metrics();
-    let store = Script::of([refused("57P03"), deleted(7)]);
+    let store = Script::of([refused("57P03"), Ok(Swept { picked: 9, deleted: 7, next: None })]);
     let sweeper = builder(&store).build().unwrap();
     let failed = sweeper.sweep_once(now(), future::pending::<()>()).await;
     assert!(matches!(failed.end, SweepEnd::Failed(_)), "{failed:?}");
@@ -402,10 +478,12 @@ async fn ticks_are_counted_by_their_end_and_the_last_success_is_a_gauge() {
     let sweeps = |end: &str| ("dead_letters_sweeps_total".to_owned(), end.to_owned(), DebugValue::Counter(1));
     let at = (now() + HOUR).timestamp() as f64;
     let last_success = "dead_letters_sweep_last_success_timestamp_seconds".to_owned();
+    let not_deleted = "dead_letters_sweep_refused_total".to_owned();
     assert_eq!(
         told,
         [
             (last_success, String::new(), DebugValue::Gauge(at.into())),
+            (not_deleted, String::new(), DebugValue::Counter(2)),
             sweeps("failed"),
             sweeps("finished"),
             sweeps("stopped")

@@ -52,7 +52,7 @@ fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let events: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
     let with_events = (store.clone(), Arc::new(events));
     let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
-    let but_one = SweepScope::AllAppsBut { excepted: vec![store.app], from: None };
+    let but_one = SweepScope::AllAppsBut { excepted: vec![store.app] };
     let of_others = (store.clone(), Arc::new(but_one));
     vec![
         ("list_for_app, 50", side!(store, n => store.repo.list_for_app(store.app, true, 50, 0).await?)),
@@ -67,11 +67,11 @@ fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
         ),
         (
             "sweep of one app, idle",
-            side!(of_app, n => of_app.0.repo.sweep(&of_app.1, Due::CreatedBefore(FROM), 1_000).await?),
+            side!(of_app, n => of_app.0.repo.sweep(&of_app.1, Due::CreatedBefore(FROM), None, 1_000).await?),
         ),
         (
             "sweep of all apps but one, idle",
-            side!(of_others, n => of_others.0.repo.sweep(&of_others.1, Due::CreatedBefore(FROM), 1_000).await?),
+            side!(of_others, n => of_others.0.repo.sweep(&of_others.1, Due::CreatedBefore(FROM), None, 1_000).await?),
         ),
         ("unresolved_count, exact", side!(store, n => store.repo.unresolved_count(store.app).await?)),
     ]
@@ -96,7 +96,7 @@ fn writes(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
 fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let due = Due::CreatedBefore(FROM + TimeDelta::days(120));
     let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
-    let of_others = SweepScope::AllAppsBut { excepted: vec![store.app], from: None };
+    let of_others = SweepScope::AllAppsBut { excepted: vec![store.app] };
     let of_others = (store.clone(), Arc::new(of_others));
     let all = DeadLetterFilter {
         state: DeadLetterState::Open,
@@ -108,7 +108,7 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     vec![
         (
             "sweep of all apps but one, of 200",
-            side!(of_others, n => whole(of_others.0.repo.sweep(&of_others.1, due, 200).await?.deleted, 200)?),
+            side!(of_others, n => whole(of_others.0.repo.sweep(&of_others.1, due, None, 200).await?.deleted, 200)?),
         ),
         (
             "resolve_matching of 500",
@@ -121,7 +121,7 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
         ("gc of 500", side!(store, n => whole(store.repo.gc(FROM + TimeDelta::days(120), 500).await?, 500)?)),
         (
             "sweep of one app, of 500",
-            side!(of_app, n => whole(of_app.0.repo.sweep(&of_app.1, due, 500).await?.deleted, 500)?),
+            side!(of_app, n => whole(of_app.0.repo.sweep(&of_app.1, due, None, 500).await?.deleted, 500)?),
         ),
     ]
 }

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use chrono::Utc;
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    Due, JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepScope, Sweeper, Swept,
+    Due, JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepCursor, SweepScope,
+    Sweeper, Swept,
 };
 use tokio::sync::oneshot;
 use url::Url;
@@ -52,11 +53,11 @@ pub(crate) fn excepted() -> Vec<AppId> {
 
 /// A sweep that finds nothing in 9,100 apps, and passes a thousand with many due rows or few.
 pub(crate) async fn idle(pairs: &Pairs, many: &Arc<Store>, few: &Arc<Store>) -> Result<Bound, Failure> {
-    let scope = Arc::new(SweepScope::AllAppsBut { excepted: excepted(), from: None });
+    let scope = Arc::new(SweepScope::AllAppsBut { excepted: excepted() });
     let [many, few] = [many, few].map(|store| {
         let side = (store.clone(), scope.clone());
         side!(side, n => {
-            let swept = side.0.repo.sweep(&side.1, Due::CreatedBefore(FROM), 1_000).await?;
+            let swept = side.0.repo.sweep(&side.1, Due::CreatedBefore(FROM), None, 1_000).await?;
             if (swept.deleted, swept.next) != (0, None) {
                 return Err("the sweep was not idle".into());
             }
@@ -86,9 +87,9 @@ pub(crate) async fn beside_gc(
                 let called = Instant::now();
                 deleted = match (side, archive) {
                     (1, _) => store.repo.gc(cutoff(), BATCH.into()).await?,
-                    (_, None) => store.repo.sweep(&SweepScope::AllApps, due, BATCH).await?.deleted,
+                    (_, None) => store.repo.sweep(&SweepScope::AllApps, due, None, BATCH).await?.deleted,
                     (_, Some(archive)) => {
-                        store.repo.sweep_into(&SweepScope::AllApps, due, BATCH, archive).await?.deleted
+                        store.repo.sweep_into(&SweepScope::AllApps, due, None, BATCH, archive).await?.deleted
                     }
                 };
                 Ok(vec![called.elapsed()])
@@ -115,7 +116,7 @@ pub(crate) async fn archives(small: &Store, large: &Store) -> Result<(Figure, Bo
     let archive = JsonLinesArchive::new(folder.path());
     let few = peak_of(async {
         let due = Due::CreatedBefore(cutoff());
-        while small.repo.sweep_into(&SweepScope::AllApps, due, BATCH, &archive).await?.deleted > 0 {}
+        while small.repo.sweep_into(&SweepScope::AllApps, due, None, BATCH, &archive).await?.deleted > 0 {}
         Ok(())
     });
     let few = few.await?;
@@ -138,9 +139,15 @@ struct Timed {
 
 #[async_trait]
 impl DeadLetterRetention for Timed {
-    async fn sweep(&self, scope: &SweepScope, due: Due, limit: u32) -> Result<Swept, DeadLetterRepoError> {
+    async fn sweep(
+        &self,
+        scope: &SweepScope,
+        due: Due,
+        after: Option<SweepCursor>,
+        limit: u32,
+    ) -> Result<Swept, DeadLetterRepoError> {
         let called = Instant::now();
-        let swept = self.repo.sweep(scope, due, limit).await?;
+        let swept = self.repo.sweep(scope, due, after, limit).await?;
         self.nanoseconds.fetch_add(called.elapsed().as_nanos() as u64, Relaxed);
         self.deleted.fetch_add(swept.deleted, Relaxed);
         Ok(swept)
@@ -150,10 +157,11 @@ impl DeadLetterRetention for Timed {
         &self,
         scope: &SweepScope,
         due: Due,
+        after: Option<SweepCursor>,
         limit: u32,
         archive: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError> {
-        self.repo.sweep_into(scope, due, limit, archive).await
+        self.repo.sweep_into(scope, due, after, limit, archive).await
     }
 
     async fn count_due(

@@ -5,6 +5,7 @@ use dead_letters::{
     PageRequest, Settlement, SweepScope,
     testing::{letter, stored_letter},
 };
+use sea_orm::{ConnectionTrait, DbBackend};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -15,6 +16,7 @@ on_every_backend! {
     files_and_folders_are_imported_one_after_another,
     a_bad_line_is_named_and_those_before_it_are_stored,
     a_sweep_deletes_what_is_due_and_archives_it_first,
+    a_sweep_shows_how_many_letters_the_database_does_not_delete,
     an_import_reads_what_other_systems_write,
     a_file_that_is_not_json_lines_is_named_by_what_it_is,
     what_nobody_reads_hides_no_failure,
@@ -36,7 +38,7 @@ async fn what_is_exported_is_imported_as_it_was(store: Store) {
 
     let all = SweepScope::App(store.app);
     let later = chrono::Utc::now() + chrono::TimeDelta::days(1);
-    assert_eq!(store.repo.sweep(&all, Due::CreatedBefore(later), 10_000).await.unwrap().deleted, 1_201);
+    assert_eq!(store.repo.sweep(&all, Due::CreatedBefore(later), None, 10_000).await.unwrap().deleted, 1_201);
     let imported = store.fed("import --output json", &exported.out);
     assert_eq!(imported.json(), json!({ "stored": 1_201, "present": 0 }));
     assert_eq!(store.repo.export(store.app, &any, &page).await.unwrap().items, before);
@@ -100,11 +102,37 @@ async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     assert_eq!(dry, json!({ "settled": count(0), "all": count(1), "open_within_a_week": count(2) }));
     let folder = TempDir::new().unwrap();
     let swept = store.run(&format!("sweep --all-after 90d --yes --archive {}", folder.path().display()));
-    assert_eq!(swept.lines(), [["1"]]);
+    assert_eq!(swept.lines(), [["1", "0"]]);
     assert_eq!(store.repo.get(letters[0].id).await.unwrap(), None);
     let import = store.run(&format!("import {}", folder.path().display()));
     assert_eq!(import.lines(), [["1", "0"]]);
-    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d --yes").lines(), [["3"]]);
+    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d --yes").lines(), [["3", "0"]]);
+}
+
+async fn a_sweep_shows_how_many_letters_the_database_does_not_delete(store: Store) {
+    let mut letters = store.import(3, 40).await;
+    letters.truncate(2);
+    for letter in &mut letters {
+        letter.id = uuid::Uuid::now_v7().into();
+        letter.source = "kept".to_owned();
+    }
+    store.repo.import(&letters).await.unwrap();
+    let pool = store.repo.pool();
+    let trigger = match pool.get_database_backend() {
+        DbBackend::Sqlite => {
+            "CREATE TRIGGER keep BEFORE DELETE ON dead_letters WHEN OLD.source = 'kept'
+             BEGIN SELECT RAISE(IGNORE); END"
+        }
+        _ => {
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN IF OLD.source = ''kept'' THEN RETURN NULL; END IF; RETURN OLD; END';
+             CREATE TRIGGER keep BEFORE DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION keep()"
+        }
+    };
+    pool.execute_unprepared(trigger).await.unwrap();
+    let swept = store.run("sweep --all-after 30d --yes --output json").json();
+    assert_eq!(swept, json!({ "deleted": 3, "refused": 2 }));
+    assert_eq!(store.count().await, 2);
 }
 
 /// A BOM, blank lines, line ends of Windows, and `-` for standard input.
@@ -191,7 +219,7 @@ async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
     assert_eq!(store.repo.get(old[0].id).await.unwrap(), None);
     assert!(store.asked("sweep --all-after 30d", "n\n").contains("1 letter of all apps"));
     // Without a terminal there is nobody to ask.
-    assert_eq!(store.run("sweep --all-after 30d").lines(), [["1"]]);
+    assert_eq!(store.run("sweep --all-after 30d").lines(), [["1", "0"]]);
 }
 
 async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {

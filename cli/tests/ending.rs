@@ -64,7 +64,7 @@ async fn an_archiving_sweep_that_is_killed_loses_no_letter(store: Store) {
     assert_eq!(store.run(&import).code, 0);
     assert_eq!(store.run("export --app {app}").out, before);
 
-    assert_eq!(store.run(&sweep).lines(), [["10000"]]);
+    assert_eq!(store.run(&sweep).lines(), [["10000", "0"]]);
     assert_eq!(store.count().await, 0);
     assert_eq!(store.run(&import).lines()[0][0], "10000");
     assert_eq!(store.run("export --app {app}").out, before);

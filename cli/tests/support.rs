@@ -114,7 +114,7 @@ impl Store {
     /// With none of its letters.
     pub(crate) async fn emptied(self) -> Self {
         let (all, later) = (SweepScope::App(self.app), Due::CreatedBefore(Utc::now() + TimeDelta::days(1)));
-        while self.repo.sweep(&all, later, 1_000).await.unwrap().deleted > 0 {}
+        while self.repo.sweep(&all, later, None, 1_000).await.unwrap().deleted > 0 {}
         self
     }
 

@@ -8,7 +8,7 @@ use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBacke
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, Due, NewDeadLetter, SweepScope,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter,
     observed::{call, observed},
 };
 
@@ -88,9 +88,9 @@ impl SeaOrmDeadLetterRepo {
     /// - An id is of one row an app. `import` stores a letter whose id another app has, and `get` and `resolve`
     ///   by such an id take either.
     /// - `gc` and sweeps of all apps, or of all but some, look up first how many of the oldest rows are each
-    ///   app's, and then delete so many of each, its oldest first. Where others hold some of these, younger
-    ///   ones of the same app go for them, or fewer than `limit` do though other apps have more; then
-    ///   [`next`](crate::Swept::next) is behind that app. An archive gets the letters by app.
+    ///   app's, and then delete so many of each, its oldest first. If other transactions have locked some of these,
+    ///   younger ones of the same app go for them, or fewer than `limit` do though other apps have more.
+    ///   [`next`](crate::Swept::next) is the last row that was looked up. An archive gets the letters by app.
     /// - A sweep of all but some reads what is due of the excepted apps too; `count_due` of many apps reads what
     ///   is due of any state.
     /// - `backlogs`, and `unresolved_counts` with a cap, send a statement or two for each app, one after the
@@ -202,8 +202,7 @@ impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
         let sweep = async {
             let limit = non_negative("limit", limit)?;
-            let swept = self.delete_due(&SweepScope::AllApps, Due::CreatedBefore(older_than), limit).await?;
-            Ok(swept.deleted)
+            self.delete_older_than(older_than, limit).await
         };
         observed(call!("gc", %older_than), pin!(sweep), |&deleted| deleted).await
     }

@@ -6,26 +6,35 @@ use async_trait::async_trait;
 
 use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, gc::app_of};
 use crate::{
-    Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepScope, Swept,
+    Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
+    SweepScope, Swept,
     observed::{call, observed},
 };
 
 #[async_trait]
 impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
-    async fn sweep(&self, scope: &SweepScope, due: Due, limit: u32) -> Result<Swept, DeadLetterRepoError> {
+    async fn sweep(
+        &self,
+        scope: &SweepScope,
+        due: Due,
+        after: Option<SweepCursor>,
+        limit: u32,
+    ) -> Result<Swept, DeadLetterRepoError> {
         let call = call!("sweep", app_id = app_of(scope).map(tracing::field::display), ?due);
-        observed(call, pin!(self.delete_due(scope, due, limit.into())), |swept| swept.deleted).await
+        let swept = self.sweep_due(scope, due, after, limit.into(), None);
+        observed(call, pin!(swept), |swept| swept.deleted).await
     }
 
     async fn sweep_into(
         &self,
         scope: &SweepScope,
         due: Due,
+        after: Option<SweepCursor>,
         limit: u32,
         archive: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError> {
         let call = call!("sweep_into", app_id = app_of(scope).map(tracing::field::display), ?due);
-        let swept = self.archive_due(scope, due, limit.into(), archive);
+        let swept = self.sweep_due(scope, due, after, limit.into(), Some(archive));
         observed(call, pin!(swept), |swept| swept.deleted).await
     }
 

@@ -2,19 +2,25 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use dead_letters_entity::dead_letters::{Column, Entity};
+use chrono::{DateTime, Utc};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryResult,
-    QueryTrait,
+    ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, bytes::MAX_BYTES, connection::RepoConnection, convert, gc, import::bytes_of,
-    in_range, parts::Part, transaction,
+    SeaOrmDeadLetterRepo,
+    bytes::MAX_BYTES,
+    connection::RepoConnection,
+    convert,
+    gc::{self, app_of, goes_by_app},
+    in_range,
+    parts::Part,
+    transaction,
 };
 use crate::{
-    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepScope, Swept,
+    AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,
+    SweepScope, Swept, error::may_be_of_one_app,
 };
 
 const EXCEPTED: u32 = 1_000;
@@ -22,77 +28,90 @@ const EXCEPTED: u32 = 1_000;
 const IDS: usize = 1_000;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn delete_due(
+    /// `gc`, which does not tell what it picked: one statement is enough.
+    pub(super) async fn delete_older_than(
         &self,
-        scope: &SweepScope,
-        due: Due,
+        time: DateTime<Utc>,
         limit: u64,
-    ) -> Result<Swept, DeadLetterRepoError> {
+    ) -> Result<u64, DeadLetterRepoError> {
+        let (scope, due) = (SweepScope::AllApps, Due::CreatedBefore(time));
+        if self.sharded {
+            return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
+        }
         let backend = self.db.get_database_backend();
-        check(backend, scope)?;
-        let swept = match &*by_index(scope, due) {
-            _ if limit == 0 => Swept::default(),
-            SweepScope::AllAppsBut { excepted, from } if backend == DbBackend::Sqlite => {
-                match self.db.pool() {
-                    Some(pool) => {
-                        let txn = transaction::begin(pool).await?;
-                        let outcome = delete_by_app_on_sqlite(&txn, excepted, *from, due, limit).await;
-                        transaction::end(txn, outcome).await?
-                    }
-                    None => delete_by_app_on_sqlite(&self.db, excepted, *from, due, limit).await?,
-                }
-            }
-            scope @ (SweepScope::AllApps | SweepScope::AllAppsBut { .. }) if self.sharded => {
-                match self.db.pool() {
-                    Some(pool) => {
-                        let txn = transaction::begin(pool).await?;
-                        let outcome = delete_across_shards(&txn, scope, due, limit).await;
-                        transaction::end(txn, outcome).await?
-                    }
-                    None => delete_across_shards(&self.db, scope, due, limit).await?,
-                }
-            }
-            scope @ SweepScope::AllAppsBut { .. } => {
-                let row = self
-                    .db
-                    .query_one_raw(gc::delete_oldest(backend, self.sharded, scope, due, limit))
-                    .await?;
-                let (deleted, last) = match row {
-                    Some(row) => (row.try_get_by_index::<i64>(0)?, row.try_get_by_index(1)?),
-                    None => (0, None::<String>),
-                };
-                let deleted = deleted.unsigned_abs();
-                Swept { deleted, next: last.filter(|_| deleted == limit).and_then(|last| last.parse().ok()) }
-            }
-            scope => {
-                let delete = gc::delete_oldest(backend, self.sharded, scope, due, limit);
-                Swept { deleted: self.db.execute_raw(delete).await?.rows_affected(), next: None }
-            }
+        check(backend, &scope)?;
+        let delete = match backend {
+            _ if limit == 0 => return Ok(0),
+            DbBackend::Sqlite => gc::delete_oldest_on_sqlite(None, due, None, limit),
+            _ => gc::delete_oldest_on_postgres(due, limit),
         };
-        Ok(Swept { next: swept.next.filter(|_| goes_on_by_app(scope)), ..swept })
+        Ok(self.db.execute_raw(delete).await?.rows_affected())
     }
 
-    pub(super) async fn archive_due(
+    pub(super) async fn sweep_due(
         &self,
         scope: &SweepScope,
         due: Due,
+        after: Option<SweepCursor>,
         limit: u64,
-        archive: &dyn Archive,
+        archive: Option<&dyn Archive>,
     ) -> Result<Swept, DeadLetterRepoError> {
         check(self.db.get_database_backend(), scope)?;
         if limit == 0 {
             return Ok(Swept::default());
         }
-        let by_index = by_index(scope, due);
-        let swept = match self.db.pool() {
+        let scope = by_index(scope, due);
+        let job = Job { scope: &scope, due, after, limit, sharded: self.sharded };
+        let has_pool = self.db.pool().is_some();
+        match self.run(job, archive).await {
+            Err(DeadLetterRepoError::Db(error))
+                if goes_by_app(&scope) && has_pool && may_be_of_one_app(&error) =>
+            {
+                self.run_first_app(job, archive, error).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// A batch of several apps failed, and the error does not say over which app's row. Of the first app alone it does,
+    /// or this app is done.
+    async fn run_first_app(
+        &self,
+        job: Job<'_>,
+        archive: Option<&dyn Archive>,
+        error: DbErr,
+    ) -> Result<Swept, DeadLetterRepoError> {
+        let backend = self.db.get_database_backend();
+        let first = gc::first_app(backend, job.sharded, job.scope, job.due, job.after);
+        let Some(first) = self.db.query_one_raw(first).await? else { return Err(error.into()) };
+        let app_id: AppId = first.try_get_by_index::<Uuid>(0)?.into();
+        let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), ..job };
+        match self.run(of_app, archive).await {
+            Ok(swept) => Ok(Swept { next: swept.next.or(Some(SweepCursor::behind_app(app_id))), ..swept }),
+            Err(DeadLetterRepoError::Db(error)) if may_be_of_one_app(&error) => {
+                Err(DeadLetterRepoError::AppNotSwept { app_id, error })
+            }
+            failed => failed,
+        }
+    }
+
+    async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
+        let is_one_statement =
+            self.db.get_database_backend() == DbBackend::Postgres && !job.spans_shards() && archive.is_none();
+        match self.db.pool().filter(|_| !is_one_statement) {
             Some(pool) => {
                 let txn = transaction::begin(pool).await?;
-                let outcome = archive_and_delete(&txn, &by_index, due, limit, archive, self.sharded).await;
-                transaction::end(txn, outcome).await?
+                let outcome = match archive {
+                    Some(archive) => delete_then_archive(&txn, job, archive).await,
+                    None => delete(&txn, job).await.map_err(Into::into),
+                };
+                transaction::end(txn, outcome).await
             }
-            None => archive_and_delete(&self.db, &by_index, due, limit, archive, self.sharded).await?,
-        };
-        Ok(Swept { next: swept.next.filter(|_| goes_on_by_app(scope)), ..swept })
+            None => match archive {
+                Some(archive) => archive_then_delete(&self.db, job, archive).await,
+                None => Ok(delete(&self.db, job).await?),
+            },
+        }
     }
 
     pub(super) async fn count_due_rows(
@@ -139,233 +158,292 @@ fn by_index(scope: &SweepScope, due: Due) -> Cow<'_, SweepScope> {
 }
 
 fn all_apps() -> SweepScope {
-    SweepScope::AllAppsBut { excepted: Vec::new(), from: None }
-}
-
-/// Whether the caller can begin the next batch with an app.
-fn goes_on_by_app(scope: &SweepScope) -> bool {
-    matches!(scope, SweepScope::AllAppsBut { .. })
+    SweepScope::AllAppsBut { excepted: Vec::new() }
 }
 
 fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
-    if let SweepScope::AllAppsBut { excepted, .. } = scope {
+    if let SweepScope::AllAppsBut { excepted } = scope {
         in_range("excepted", u32::try_from(excepted.len()).unwrap_or(u32::MAX), 0..=EXCEPTED)?;
     }
     Ok(gc::require_supported(backend)?)
 }
 
-/// SQLite has no LATERAL; and nobody else writes meanwhile.
-async fn delete_by_app_on_sqlite(
-    db: &impl ConnectionTrait,
-    excepted: &[AppId],
-    from: Option<AppId>,
+/// A batch that is to be swept.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    scope: &'a SweepScope,
     due: Due,
+    after: Option<SweepCursor>,
     limit: u64,
-) -> Result<Swept, DeadLetterRepoError> {
-    let mut deleted = 0;
-    for app_id in apps_on_sqlite(db, excepted, from, due, limit).await? {
-        let delete =
-            gc::delete_oldest(DbBackend::Sqlite, false, &SweepScope::App(app_id), due, limit - deleted);
-        deleted += db.execute_raw(delete).await?.rows_affected();
-        if deleted == limit {
-            return Ok(Swept { deleted, next: Some(app_id) });
-        }
-    }
-    Ok(Swept { deleted, next: None })
-}
-
-async fn apps_on_sqlite(
-    db: &impl ConnectionTrait,
-    excepted: &[AppId],
-    from: Option<AppId>,
-    due: Due,
-    limit: u64,
-) -> Result<Vec<AppId>, DbErr> {
-    let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, from, due, limit)).await?;
-    apps.iter().map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).collect()
-}
-
-/// An app, and how many of its rows a batch is to delete.
-type Share = (AppId, u64);
-
-async fn shares(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-) -> Result<Vec<Share>, DbErr> {
-    let shares = db.query_all_raw(gc::share_by_app(scope, due, limit)).await?;
-    let share = |row: &QueryResult| {
-        let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
-        Ok((row.try_get_by_index::<Uuid>(0)?.into(), count))
-    };
-    shares.iter().map(share).collect()
-}
-
-/// The app to begin the next batch with, if this one may have left apps behind: its last one, but where others
-/// hold whatever is left of that.
-fn next_app(limit: u64, shares: &[Share], of_last: u64) -> Option<AppId> {
-    let &(app_id, share) = shares.last()?;
-    if shares.iter().map(|(_, share)| share).sum::<u64>() < limit {
-        return None;
-    }
-    match of_last < share {
-        true => Some(Uuid::from_u128(app_id.into_inner().as_u128().checked_add(1)?).into()),
-        false => Some(app_id),
-    }
-}
-
-async fn delete_across_shards(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-) -> Result<Swept, DeadLetterRepoError> {
-    let shares = shares(db, scope, due, limit).await?;
-    let (mut deleted, mut of_app) = (0, 0);
-    for &(app_id, share) in &shares {
-        let delete = gc::delete_oldest(DbBackend::Postgres, true, &SweepScope::App(app_id), due, share);
-        of_app = db.execute_raw(delete).await?.rows_affected();
-        deleted += of_app;
-    }
-    Ok(Swept { deleted, next: next_app(limit, &shares, of_app) })
-}
-
-/// Deletes rows that are due by their ids, once the archive has them.
-async fn archive_and_delete(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-    archive: &dyn Archive,
     sharded: bool,
+}
+
+impl Job<'_> {
+    fn spans_shards(&self) -> bool {
+        self.sharded && app_of(self.scope).is_none()
+    }
+
+    /// What it goes on behind in one of its apps. Where it goes by app, it begins the apps behind the cursor's at
+    /// their oldest row.
+    fn after_in(&self, app_id: AppId) -> Option<SweepCursor> {
+        self.after.filter(|after| !goes_by_app(self.scope) || after.app_id == app_id)
+    }
+}
+
+async fn delete(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
+    match db.get_database_backend() {
+        DbBackend::Sqlite => delete_on_sqlite(db, job).await,
+        _ if job.spans_shards() => delete_across_shards(db, job).await,
+        _ => delete_on_postgres(db, job).await,
+    }
+}
+
+async fn delete_on_postgres(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
+    let Job { scope, due, after, limit, sharded } = job;
+    let row = db.query_one_raw(gc::sweep_oldest_on_postgres(sharded, scope, due, after, limit)).await?;
+    row.map_or(Ok(Swept::default()), |row| {
+        let deleted = row.try_get::<i64>("", "deleted")?.unsigned_abs();
+        Ok(Swept { deleted, ..picked_of(&row)? })
+    })
+}
+
+/// How many rows a batch picked, and the last one if it is full.
+fn picked_of(row: &QueryResult) -> Result<Swept, DbErr> {
+    let picked = row.try_get::<i64>("", "picked")?.unsigned_abs();
+    let next = match row.try_get::<Option<Uuid>>("", "app_id")? {
+        Some(app_id) => Some(place_of(row, app_id)?),
+        None => None,
+    };
+    Ok(Swept { picked, deleted: 0, next })
+}
+
+fn place_of(row: &QueryResult, app_id: Uuid) -> Result<SweepCursor, DbErr> {
+    let time: DateTimeWithTimeZone = row.try_get("", "due_at")?;
+    let id = row.try_get::<Uuid>("", "id")?.into();
+    Ok(SweepCursor { app_id: app_id.into(), time: time.to_utc(), id })
+}
+
+/// SQLite has no LATERAL; and nobody else writes meanwhile.
+async fn delete_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
+    let mut swept = Swept::default();
+    for (app_id, after) in scans_on_sqlite(db, job).await? {
+        let left = job.limit - swept.picked;
+        let found = db.query_one(&gc::pick_oldest_on_sqlite(app_id, job.due, after, left)).await?;
+        let Swept { picked, next, .. } = found.as_ref().map_or(Ok(Swept::default()), picked_of)?;
+        if picked > 0 {
+            let delete = gc::delete_oldest_on_sqlite(app_id, job.due, after, left);
+            swept.deleted += db.execute_raw(delete).await?.rows_affected();
+            swept.picked += picked;
+        }
+        if next.is_some() {
+            return Ok(Swept { next, ..swept });
+        }
+    }
+    Ok(swept)
+}
+
+/// What a batch looks through on SQLite, one after another: an app, or all of them, and behind which row.
+async fn scans_on_sqlite(
+    db: &impl ConnectionTrait,
+    job: Job<'_>,
+) -> Result<Vec<(Option<AppId>, Option<SweepCursor>)>, DbErr> {
+    let SweepScope::AllAppsBut { excepted } = job.scope else {
+        return Ok(vec![(app_of(job.scope), job.after)]);
+    };
+    // The cursor's app may have no rows behind it.
+    let limit = job.limit.saturating_add(job.after.is_some().into());
+    let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
+    let scan = |row: &QueryResult| {
+        let app_id = row.try_get_by_index::<Uuid>(0)?.into();
+        Ok((Some(app_id), job.after_in(app_id)))
+    };
+    apps.iter().map(scan).collect()
+}
+
+/// How a batch of many apps is shared out.
+struct Shares {
+    /// Each app, and how many of its rows are in the batch.
+    of_apps: Vec<(AppId, u64)>,
+    /// The batch's last row, if it is full.
+    next: Option<SweepCursor>,
+}
+
+async fn shares(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: Option<u64>) -> Result<Shares, DbErr> {
+    let share = gc::share_by_app(job.scope, job.due, job.after, job.limit, max_bytes);
+    let (mut of_apps, mut rows, mut found, mut last) = (Vec::new(), 0, 0, None);
+    for row in db.query_all_raw(share).await? {
+        let app_id = row.try_get::<Uuid>("", "app_id")?;
+        let of_app = row.try_get::<i64>("", "rows")?.unsigned_abs();
+        let place = row.try_get::<i64>("", "place")?;
+        found = row.try_get::<i64>("", "found")?.unsigned_abs();
+        rows += of_app;
+        of_apps.push((app_id.into(), of_app));
+        if last.is_none_or(|(before, _)| before < place) {
+            last = Some((place, place_of(&row, app_id)?));
+        }
+    }
+    let is_full = rows == job.limit || rows < found;
+    Ok(Shares { of_apps, next: last.filter(|_| is_full).map(|(_, last)| last) })
+}
+
+async fn delete_across_shards(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
+    let Shares { of_apps, next } = shares(db, job, None).await?;
+    let mut swept = Swept { next, ..Swept::default() };
+    for (app_id, limit) in of_apps {
+        let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), limit, ..job };
+        let Swept { picked, deleted, .. } = delete_on_postgres(db, of_app).await?;
+        swept.picked += picked;
+        swept.deleted += deleted;
+    }
+    Ok(swept)
+}
+
+/// In a transaction of its own: what the database does not delete is not archived.
+async fn delete_then_archive(
+    db: &impl ConnectionTrait,
+    job: Job<'_>,
+    archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
-    let backend = db.get_database_backend();
-    let (letters, next) = match backend {
-        DbBackend::Sqlite => find_letters_on_sqlite(db, scope, due, limit).await?,
-        _ if sharded && gc::app_of(scope).is_none() => {
-            lock_letters_across_shards(db, scope, due, limit).await?
-        }
-        _ => lock_letters_on_postgres(db, scope, due, limit).await?,
-    };
-    if letters.is_empty() {
-        return Ok(Swept { deleted: 0, next });
-    }
-    archive.keep(&letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))?;
+    let batch = pick(db, job).await?;
+    let letters = letters_of(db, &batch, job.sharded, gc::delete_by_id_returning).await?;
+    keep(archive, &letters).await?;
+    Ok(batch.swept(letters.len() as u64))
+}
+
+/// In the caller's transaction, which may be committed after an error of the archive.
+async fn archive_then_delete(
+    db: &impl ConnectionTrait,
+    job: Job<'_>,
+    archive: &dyn Archive,
+) -> Result<Swept, DeadLetterRepoError> {
+    let batch = pick(db, job).await?;
+    keep(archive, &letters_of(db, &batch, job.sharded, gc::find_by_id).await?).await?;
     let mut deleted = 0;
-    for letters in letters.chunk_by(|left, right| !sharded || left.app_id == right.app_id) {
-        // Not where it is one table, whose key is the id: with the app as well it read all versions of a row.
-        let app_id = letters.first().filter(|_| sharded).map(|letter| letter.app_id);
-        for letters in letters.chunks(IDS) {
-            let ids = letters.iter().map(|letter| letter.id.into_inner());
-            deleted += db.execute_raw(gc::delete_by_id(backend, app_id, ids)).await?.rows_affected();
-        }
+    for (app_id, ids) in batch.ids(job.sharded) {
+        let delete = gc::delete_by_id(db.get_database_backend(), app_id, &ids);
+        deleted += db.execute_raw(delete).await?.rows_affected();
     }
-    Ok(Swept { deleted, next })
+    Ok(batch.swept(deleted))
 }
 
-/// A batch, in the order in which it goes, and the app to go on with, if there may be more.
-type Batch = (Vec<StoredLetter>, Option<AppId>);
-
-async fn lock_letters_on_postgres(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-) -> Result<Batch, DbErr> {
-    let (letters, locked) = lock_letters(db, scope, due, limit, MAX_BYTES).await?;
-    let more = locked == limit || locked > letters.len() as u64;
-    let next = letters.last().filter(|_| more).map(|last| last.app_id);
-    Ok((letters, next))
-}
-
-async fn lock_letters_across_shards(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-) -> Result<Batch, DbErr> {
-    let shares = shares(db, scope, due, limit).await?;
-    let (mut letters, mut bytes, mut of_last) = (Vec::new(), 0, 0);
-    for &(app_id, share) in &shares {
-        let room = MAX_BYTES.saturating_sub(bytes);
-        let (of_app, locked) = lock_letters(db, &SweepScope::App(app_id), due, share, room).await?;
-        bytes += of_app.iter().map(|letter| bytes_of(letter) as u64).sum::<u64>();
-        if bytes > MAX_BYTES && !letters.is_empty() {
-            // One, that there is no room for.
-            return Ok((letters, Some(app_id)));
-        }
-        let is_full = locked > of_app.len() as u64;
-        letters.extend(of_app);
-        if is_full {
-            return Ok((letters, Some(app_id)));
-        }
-        of_last = locked;
+async fn keep(archive: &dyn Archive, letters: &[StoredLetter]) -> Result<(), DeadLetterRepoError> {
+    if letters.is_empty() {
+        return Ok(());
     }
-    Ok((letters, next_app(limit, &shares, of_last)))
+    archive.keep(letters).await.map_err(|error| DeadLetterRepoError::Archive(error.into()))
 }
 
-/// As many as there is room for, or one; and how many it locked.
-async fn lock_letters(
-    db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
+/// A row of a batch.
+struct Picked {
+    place: SweepCursor,
     bytes: u64,
-) -> Result<(Vec<StoredLetter>, u64), DbErr> {
-    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, limit, bytes)).await?;
-    let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "rows_locked"))?.unsigned_abs();
-    let letters = rows.iter().map(|row| Ok(convert::Row::from_query_result(row, "")?.into()));
-    Ok((letters.collect::<Result<_, DbErr>>()?, locked))
 }
 
-/// What SQLite is asked for first: no row is read that the batch has no room for.
-#[derive(FromQueryResult)]
-struct Sized {
-    id: Uuid,
-    bytes: i64,
+impl FromQueryResult for Picked {
+    fn from_query_result(row: &QueryResult, _: &str) -> Result<Self, DbErr> {
+        let place = place_of(row, row.try_get("", "app_id")?)?;
+        Ok(Self { place, bytes: row.try_get::<i64>("", "bytes")?.unsigned_abs() })
+    }
 }
 
-async fn find_letters_on_sqlite(
+/// The rows of a batch in the order in which they go, and where it ended if it is full.
+struct Batch {
+    rows: Vec<Picked>,
+    next: Option<SweepCursor>,
+}
+
+impl Batch {
+    fn full(rows: Vec<Picked>) -> Self {
+        let next = rows.last().map(|row| row.place);
+        Self { rows, next }
+    }
+
+    fn swept(&self, deleted: u64) -> Swept {
+        Swept { picked: self.rows.len() as u64, deleted, next: self.next }
+    }
+
+    /// The ids that each statement names, and their app where the table is distributed.
+    fn ids(&self, sharded: bool) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
+        let by_app =
+            self.rows.chunk_by(move |left, right| !sharded || left.place.app_id == right.place.app_id);
+        by_app.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
+            let app_id = rows.first().filter(|_| sharded).map(|row| row.place.app_id);
+            (app_id, rows.iter().map(|row| row.place.id.into_inner()).collect())
+        })
+    }
+}
+
+/// The letters that the statement returns for the batch, in its order.
+async fn letters_of(
     db: &impl ConnectionTrait,
-    scope: &SweepScope,
-    due: Due,
-    limit: u64,
-) -> Result<Batch, DbErr> {
-    let scopes = match scope {
-        SweepScope::App(app_id) => vec![Some(*app_id)],
-        SweepScope::AllApps => vec![None],
-        SweepScope::AllAppsBut { excepted, from } => {
-            apps_on_sqlite(db, excepted, *from, due, limit).await?.into_iter().map(Some).collect()
+    batch: &Batch,
+    sharded: bool,
+    statement: fn(DbBackend, Option<AppId>, &[Uuid]) -> Statement,
+) -> Result<Vec<StoredLetter>, DbErr> {
+    let mut letters = HashMap::new();
+    for (app_id, ids) in batch.ids(sharded) {
+        let statement = statement(db.get_database_backend(), app_id, &ids);
+        for row in convert::Row::find_by_statement(statement).all(db).await? {
+            let letter = StoredLetter::from(row);
+            letters.insert((letter.app_id, letter.id), letter);
         }
-    };
-    let (mut oldest, mut bytes) = (Vec::new(), 0);
-    let mut more = false;
-    'batch: for app_id in scopes {
-        let left = limit - oldest.len() as u64;
-        let find = gc::find_oldest_on_sqlite(app_id, due, left);
-        for row in Sized::find_by_statement(find).all(db).await? {
-            bytes += row.bytes.unsigned_abs();
-            more = bytes > MAX_BYTES;
-            if more && !oldest.is_empty() {
-                break 'batch;
-            }
-            oldest.push(row.id);
-        }
-        more = oldest.len() as u64 == limit;
-        if more {
+    }
+    let letters = batch.rows.iter().filter_map(|row| letters.remove(&(row.place.app_id, row.place.id)));
+    Ok(letters.collect())
+}
+
+async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
+    match db.get_database_backend() {
+        DbBackend::Sqlite => pick_on_sqlite(db, job).await,
+        _ if job.spans_shards() => pick_across_shards(db, job).await,
+        _ => pick_on_postgres(db, job, MAX_BYTES).await,
+    }
+}
+
+/// As many as there is room for, or one.
+async fn pick_on_postgres(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: u64) -> Result<Batch, DbErr> {
+    let Job { scope, due, after, limit, .. } = job;
+    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
+    let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "rows_locked"))?.unsigned_abs();
+    let rows: Vec<_> = rows.iter().map(|row| Picked::from_query_result(row, "")).collect::<Result<_, _>>()?;
+    Ok(match locked == limit || locked > rows.len() as u64 {
+        true => Batch::full(rows),
+        false => Batch { rows, next: None },
+    })
+}
+
+async fn pick_across_shards(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
+    let Shares { of_apps, next } = shares(db, job, Some(MAX_BYTES)).await?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for (app_id, limit) in of_apps {
+        let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), limit, ..job };
+        let picked = pick_on_postgres(db, of_app, MAX_BYTES.saturating_sub(bytes)).await?.rows;
+        bytes += picked.iter().map(|row| row.bytes).sum::<u64>();
+        // Larger ones than were looked up, which others have locked.
+        if bytes > MAX_BYTES && !rows.is_empty() {
             break;
         }
+        rows.extend(picked);
     }
-    let mut letters = HashMap::new();
-    for ids in oldest.chunks(IDS) {
-        let find = Entity::find().filter(Column::Id.is_in(ids.iter().copied())).build(DbBackend::Sqlite);
-        for row in convert::Row::find_by_statement(find).all(db).await? {
-            let letter = StoredLetter::from(row);
-            letters.insert(letter.id.into_inner(), letter);
+    Ok(Batch { rows, next })
+}
+
+/// The sizes come first: no row is read that the batch has no room for.
+async fn pick_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for (app_id, after) in scans_on_sqlite(db, job).await? {
+        let left = job.limit - rows.len() as u64;
+        let find = gc::find_oldest_on_sqlite(app_id, job.due, after, left);
+        for row in Picked::find_by_statement(find).all(db).await? {
+            bytes += row.bytes;
+            if bytes > MAX_BYTES && !rows.is_empty() {
+                return Ok(Batch::full(rows));
+            }
+            rows.push(row);
+        }
+        if rows.len() as u64 == job.limit {
+            return Ok(Batch::full(rows));
         }
     }
-    let letters: Vec<_> = oldest.iter().filter_map(|id| letters.remove(id)).collect();
-    let next = letters.last().filter(|_| more).map(|last| last.app_id);
-    Ok((letters, next))
+    Ok(Batch { rows, next: None })
 }

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepScope, Swept,
+    AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
+    SweepScope, error::may_be_of_one_app,
 };
 
 /// How long rows are kept. The default keeps all of them for ever.
@@ -83,11 +84,11 @@ impl RetentionPolicy {
         own.chain(steps(|due| self.scope_of_others(due), self.others, now))
     }
 
-    /// Closed letters are found app by app, and a batch begins with the app where the one before ended.
+    /// Closed letters are found app by app.
     fn scope_of_others(&self, due: Due) -> SweepScope {
         match due {
             Due::CreatedBefore(_) if self.apps.is_empty() => SweepScope::AllApps,
-            _ => SweepScope::AllAppsBut { excepted: self.apps.keys().copied().collect(), from: None },
+            _ => SweepScope::AllAppsBut { excepted: self.apps.keys().copied().collect() },
         }
     }
 
@@ -117,16 +118,20 @@ fn steps(
     settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
 
-/// What is left of a scope after this batch. It ends with a batch that deleted nothing and came no further,
-/// so that rows which can't be deleted (a trigger of the database sees to it) do not hold it up for ever.
-pub(super) fn following(scope: SweepScope, swept: Swept) -> Option<SweepScope> {
-    match scope {
-        SweepScope::AllAppsBut { excepted, from } => {
-            let goes_on = swept.next.is_some() && (swept.deleted > 0 || swept.next != from);
-            goes_on.then_some(SweepScope::AllAppsBut { excepted, from: swept.next })
+/// What is left of a scope after an error that does not end the tick: the apps behind the one whose error it is. Of all
+/// apps it is not known whose it is, and they are swept app by app.
+pub(super) fn without_failed(
+    scope: SweepScope,
+    error: &DeadLetterRepoError,
+) -> Option<(SweepScope, Option<SweepCursor>)> {
+    match (scope, error) {
+        (scope @ SweepScope::AllAppsBut { .. }, &DeadLetterRepoError::AppNotSwept { app_id, .. }) => {
+            Some((scope, Some(SweepCursor::behind_app(app_id))))
         }
-        // Fewer rows than the limit say nothing: an archive's batch ends at 16 MB as well.
-        scope => (swept.deleted > 0).then_some(scope),
+        (SweepScope::AllApps, DeadLetterRepoError::Db(error)) if may_be_of_one_app(error) => {
+            Some((SweepScope::AllAppsBut { excepted: Vec::new() }, None))
+        }
+        _ => None,
     }
 }
 
@@ -168,7 +173,7 @@ mod tests {
     #[test]
     fn without_apps_of_their_own_all_apps_are_one_scope_and_closed_letters_go_by_app() {
         let policy = RetentionPolicy { others: retention(Some(30), Some(90)), apps: BTreeMap::new() };
-        let by_app = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
+        let by_app = SweepScope::AllAppsBut { excepted: Vec::new() };
         assert_eq!(
             plan(&policy),
             [(by_app, Due::SettledBefore(before(30))), (SweepScope::AllApps, Due::CreatedBefore(before(90))),]
@@ -183,7 +188,7 @@ mod tests {
             (app(2), retention(None, None)),
         ];
         let policy = RetentionPolicy { others: retention(None, Some(90)), apps: apps.into() };
-        let others = SweepScope::AllAppsBut { excepted: vec![app(1), app(2), app(3)], from: None };
+        let others = SweepScope::AllAppsBut { excepted: vec![app(1), app(2), app(3)] };
         assert_eq!(
             plan(&policy),
             [
@@ -200,26 +205,5 @@ mod tests {
             let others = Retention { settled_after: Some(longest), all_after: Some(longest) };
             assert_eq!(plan(&RetentionPolicy { others, apps: BTreeMap::new() }), []);
         }
-    }
-
-    #[test]
-    fn one_scope_goes_on_until_a_batch_deletes_nothing() {
-        let swept = |deleted| Swept { deleted, next: None };
-        for scope in [SweepScope::AllApps, SweepScope::App(app(1))] {
-            assert_eq!(following(scope.clone(), swept(1)), Some(scope.clone()));
-            assert_eq!(following(scope, swept(0)), None);
-        }
-    }
-
-    #[test]
-    fn all_apps_but_some_go_on_where_the_batch_stopped_until_every_app_was_seen() {
-        let but = |from| SweepScope::AllAppsBut { excepted: vec![app(9)], from };
-        let swept = |deleted, next| Swept { deleted, next };
-        assert_eq!(following(but(None), swept(5, Some(app(1)))), Some(but(Some(app(1)))));
-        assert_eq!(following(but(Some(app(1))), swept(5, Some(app(1)))), Some(but(Some(app(1)))));
-        assert_eq!(following(but(Some(app(1))), swept(0, Some(app(2)))), Some(but(Some(app(2)))));
-        assert_eq!(following(but(Some(app(1))), swept(5, None)), None);
-        // Nothing deleted and no further: it would be so for ever.
-        assert_eq!(following(but(Some(app(1))), swept(0, Some(app(1)))), None);
     }
 }

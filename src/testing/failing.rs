@@ -15,8 +15,8 @@ use crate::{
     AppId, Archive, Backlog, CappedCount, Count, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
-    PageRequest, Settled, Settlement, StoredLetter, SweepScope, Swept, Timeline, TimelineRequest,
-    UnresolvedCount,
+    PageRequest, Settled, Settlement, StoredLetter, SweepCursor, SweepScope, Swept, Timeline,
+    TimelineRequest, UnresolvedCount,
 };
 
 /// Another store, or [`DeadLetterReplay`], of which some calls fail or hang as told; all else goes straight
@@ -177,8 +177,14 @@ calls! {
         Import import(letters: &[StoredLetter]) -> Imported;
     }
     DeadLetterRetention {
-        Sweep sweep(scope: &SweepScope, due: Due, limit: u32) -> Swept;
-        SweepInto sweep_into(scope: &SweepScope, due: Due, limit: u32, archive: &dyn Archive) -> Swept;
+        Sweep sweep(scope: &SweepScope, due: Due, after: Option<SweepCursor>, limit: u32) -> Swept;
+        SweepInto sweep_into(
+            scope: &SweepScope,
+            due: Due,
+            after: Option<SweepCursor>,
+            limit: u32,
+            archive: &dyn Archive,
+        ) -> Swept;
         CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
     }
     DeadLetterReplay {

@@ -158,7 +158,7 @@ async fn a_sweep_that_is_dropped_between_archive_and_commit_loses_nothing(db: Te
     let hanging = Hanging { archive: JsonLinesArchive::new(dir.path()), kept: Notify::new() };
     let repo = db.repo();
     tokio::select! {
-        swept = repo.sweep_into(&SweepScope::AllApps, all_due(), 10, &hanging) => panic!("{swept:?}"),
+        swept = repo.sweep_into(&SweepScope::AllApps, all_due(), None, 10, &hanging) => panic!("{swept:?}"),
         () = hanging.kept.notified() => {}
     }
     assert_eq!((archived(dir.path()).len(), db.row_count().await), (10, 25));
@@ -185,7 +185,7 @@ async fn a_process_that_archives_and_ends() {
     let repo = SeaOrmDeadLetterRepo::new(Database::connect(url).await.unwrap());
     let repo = if env::var_os(SHARDED).is_some() { repo.sharded() } else { repo };
     let archive = Last(JsonLinesArchive::new(env::var_os(FOLDER).unwrap()));
-    repo.sweep_into(&SweepScope::AllApps, all_due(), 10, &archive).await.unwrap();
+    repo.sweep_into(&SweepScope::AllApps, all_due(), None, 10, &archive).await.unwrap();
 }
 
 async fn a_process_that_ends_between_archive_and_commit_loses_nothing(db: TestDb) {
@@ -220,9 +220,9 @@ async fn a_letter_that_was_archived_twice_is_imported_as_it_was_last(db: TestDb)
     let id = db.repo().insert(letter(new_app())).await.unwrap();
     let archive = JsonLinesArchive::new(dir.path());
     let failing = Failing(archive.clone());
-    db.repo().sweep_into(&SweepScope::AllApps, all_due(), 10, &failing).await.unwrap_err();
+    db.repo().sweep_into(&SweepScope::AllApps, all_due(), None, 10, &failing).await.unwrap_err();
     db.repo().resolve(id, "replayed").await.unwrap();
-    db.repo().sweep_into(&SweepScope::AllApps, all_due(), 10, &archive).await.unwrap();
+    db.repo().sweep_into(&SweepScope::AllApps, all_due(), None, 10, &archive).await.unwrap();
     let resolutions: Vec<_> =
         archived(dir.path()).into_iter().map(|letter| (letter.id, letter.resolution)).collect();
     assert_eq!(resolutions, [(id, Some("replayed".to_owned())), (id, None)]);
@@ -260,7 +260,7 @@ async fn a_connection_that_is_lost_between_archive_and_commit_loses_nothing_on_p
     });
     let repo = SeaOrmDeadLetterRepo::new(sweeping.await);
     let archive = Cut { archive: JsonLinesArchive::new(dir.path()), db: db.db.clone() };
-    let error = repo.sweep_into(&SweepScope::AllApps, all_due(), 10, &archive).await.unwrap_err();
+    let error = repo.sweep_into(&SweepScope::AllApps, all_due(), None, 10, &archive).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!((archived(dir.path()).len(), db.row_count().await), (10, 25));
     the_rest_is_swept_and_the_archive_has_all(&db, dir.path(), &ids).await;

@@ -162,7 +162,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let backwards = TimelineRequest { from: now, until: from, buckets: 2 };
     let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
     let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(max));
-    let excepted = SweepScope::AllAppsBut { excepted: vec![app; 1_001], from: None };
+    let excepted = SweepScope::AllAppsBut { excepted: vec![app; 1_001] };
     let any = DeadLetterState::Any;
     let take = async |rows: u64| Ok(rows);
 
@@ -228,12 +228,12 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("reopen", repo.reopen(app, missing)).await;
     calls.answer("replay", replayer.replay(app, missing, None, None)).await;
     calls.answer("replay_matching", replayer.replay_matching(app, &open, None, None, 1)).await;
-    calls.answer("sweep", repo.sweep(&excepted, due, 1)).await;
-    calls.answer("sweep_into", repo.sweep_into(&excepted, due, 1, archive)).await;
+    calls.answer("sweep", repo.sweep(&excepted, due, None, 1)).await;
+    calls.answer("sweep_into", repo.sweep_into(&excepted, due, None, 1, archive)).await;
     calls.answer("count_due", repo.count_due(&excepted, due, any, 1)).await;
 
-    calls.ok("sweep", 2, repo.sweep(&scope, due, 2)).await;
-    calls.ok("sweep_into", 3, repo.sweep_into(&scope, due, 3, archive)).await;
+    calls.ok("sweep", 2, repo.sweep(&scope, due, None, 2)).await;
+    calls.ok("sweep_into", 3, repo.sweep_into(&scope, due, None, 3, archive)).await;
     calls.ok("gc", 2, repo.gc(max, 100)).await;
 
     db.execute("DROP TABLE dead_letters").await;
@@ -261,8 +261,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("resolve_once", repo.resolve_once(app, id, &ignored)).await;
     calls.failed("resolve_matching", repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
     calls.failed("reopen", repo.reopen(app, id)).await;
-    calls.failed("sweep", repo.sweep(&scope, due, 1)).await;
-    calls.failed("sweep_into", repo.sweep_into(&scope, due, 1, archive)).await;
+    calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
+    calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
     calls.failed("replay", replayer.replay(app, id, None, None)).await;
     calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, None, None, 1)).await;

@@ -10,7 +10,7 @@ use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
     DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Swept, entity::dead_letters as table,
+    SweepCursor, SweepScope, Swept, entity::dead_letters as table,
 };
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
@@ -48,6 +48,11 @@ on_every_backend! {
     letters_with_large_errors_are_archived_and_exported_in_bounded_batches,
     a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing,
     in_a_transaction_a_sweep_is_undone_by_a_rollback,
+    rows_that_the_database_does_not_delete_are_picked_once_and_never_archived,
+    in_a_transaction_the_archive_also_gets_what_the_database_does_not_delete,
+    rows_of_one_time_are_each_picked_once_across_batches,
+    a_batch_goes_on_behind_a_cursor_made_by_hand,
+    an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_others,
     sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once,
 }
 
@@ -87,7 +92,7 @@ impl Archive for Nowhere {
 }
 
 pub(crate) fn all_but(excepted: &[AppId]) -> SweepScope {
-    SweepScope::AllAppsBut { excepted: excepted.to_vec(), from: None }
+    SweepScope::AllAppsBut { excepted: excepted.to_vec() }
 }
 
 /// A sweep, with an archive or without.
@@ -111,10 +116,10 @@ impl Sweep {
     /// How many it deleted; they are what the archive got, where there is one.
     pub(crate) async fn run(&self, repo: &impl DeadLetterRetention, due: Due, limit: u32) -> u64 {
         if !self.into {
-            return repo.sweep(&self.scope, due, limit).await.unwrap().deleted;
+            return repo.sweep(&self.scope, due, None, limit).await.unwrap().deleted;
         }
         let shelf = Shelf::default();
-        let deleted = repo.sweep_into(&self.scope, due, limit, &shelf).await.unwrap().deleted;
+        let deleted = repo.sweep_into(&self.scope, due, None, limit, &shelf).await.unwrap().deleted;
         assert_eq!(shelf.letters().len() as u64, deleted);
         deleted
     }
@@ -211,8 +216,8 @@ async fn a_sweep_of_one_app_spares_the_others(db: TestDb) {
     settled(&db, app, 3).await;
     let kept = settled(&db, other, 2).await;
     let scope = SweepScope::App(app);
-    assert_eq!(db.repo().sweep(&scope, settled_before_ten(), 2).await.unwrap().deleted, 2);
-    assert_eq!(db.repo().sweep(&scope, created_before_noon(), 100).await.unwrap().deleted, 1);
+    assert_eq!(db.repo().sweep(&scope, settled_before_ten(), None, 2).await.unwrap().deleted, 2);
+    assert_eq!(db.repo().sweep(&scope, created_before_noon(), None, 100).await.unwrap().deleted, 1);
     assert_eq!(left(&db).await, kept);
 }
 
@@ -254,22 +259,29 @@ async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: 
             }
         }
         let shelf = Shelf::default();
-        let sweep = async |from, limit| {
-            let scope = SweepScope::AllAppsBut { excepted: vec![apps[2]], from };
+        let scope = all_but(&apps[2..3]);
+        let sweep = async |after, limit| {
+            let due = created_before_noon();
             match into {
-                true => db.repo().sweep_into(&scope, created_before_noon(), limit, &shelf).await.unwrap(),
-                false => db.repo().sweep(&scope, created_before_noon(), limit).await.unwrap(),
+                true => db.repo().sweep_into(&scope, due, after, limit, &shelf).await.unwrap(),
+                false => db.repo().sweep(&scope, due, after, limit).await.unwrap(),
             }
         };
+        // The letters of an app are of one time.
+        let place = |letter: usize| {
+            let time = ten_oclock() - Duration::minutes(letter as i64 / 2);
+            Some(SweepCursor { app_id: apps[letter / 2], time, id: stored[letter] })
+        };
+        let swept = |rows, next| Swept { picked: rows, deleted: rows, next };
         // Within the first app, to the end of the second, within the fourth, and to the end.
-        assert_eq!(sweep(None, 1).await, Swept { deleted: 1, next: Some(apps[0]) });
-        assert_eq!(sweep(Some(apps[0]), 3).await, Swept { deleted: 3, next: Some(apps[1]) });
-        assert_eq!(sweep(Some(apps[1]), 1).await, Swept { deleted: 1, next: Some(apps[3]) });
-        assert_eq!(sweep(Some(apps[3]), 10).await, Swept { deleted: 3, next: None });
+        assert_eq!(sweep(None, 1).await, swept(1, place(0)));
+        assert_eq!(sweep(place(0), 3).await, swept(3, place(3)));
+        assert_eq!(sweep(place(3), 1).await, swept(1, place(6)));
+        assert_eq!(sweep(place(6), 10).await, swept(3, None));
         assert_eq!(left(&db).await, stored[4..6]);
         // Not the apps before.
         let before = settled(&db, apps[0], 1).await;
-        assert_eq!(sweep(Some(apps[1]), 10).await, Swept { deleted: 0, next: None });
+        assert_eq!(sweep(place(3), 10).await, Swept::default());
         assert_eq!(left(&db).await, [&stored[4..6], &before].concat());
         db.execute("DELETE FROM dead_letters").await;
     }
@@ -317,9 +329,9 @@ async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb
     let mut excepted: Vec<AppId> = (0..1_001).map(|_| new_app()).collect();
     let (scope, due) = (all_but(&excepted), settled_before_ten());
     for refused in [
-        repo.sweep(&scope, due, 1).await.map(drop),
-        repo.sweep(&scope, due, 0).await.map(drop),
-        repo.sweep_into(&scope, due, 1, &Shelf::default()).await.map(drop),
+        repo.sweep(&scope, due, None, 1).await.map(drop),
+        repo.sweep(&scope, due, None, 0).await.map(drop),
+        repo.sweep_into(&scope, due, None, 1, &Shelf::default()).await.map(drop),
         repo.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
         repo.count_due(&scope, due, DeadLetterState::Open, 1).await.map(drop),
     ] {
@@ -329,7 +341,7 @@ async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb
     excepted.pop();
     let kept = settled(&db, excepted[999], 1).await;
     settled(&db, new_app(), 1).await;
-    assert_eq!(repo.sweep(&all_but(&excepted), due, 10).await.unwrap().deleted, 1);
+    assert_eq!(repo.sweep(&all_but(&excepted), due, None, 10).await.unwrap().deleted, 1);
     assert_eq!(left(&db).await, kept);
 }
 
@@ -444,8 +456,9 @@ async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb
     db.repo().resolve(stored[0], "ignored").await.unwrap();
     settle_as_a_newer_version(&db, stored[0]).await;
     let shelf = Shelf::default();
-    let swept = db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), 10, &shelf).await.unwrap();
-    assert_eq!(swept, Swept { deleted: 3, next: None });
+    let swept =
+        db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), None, 10, &shelf).await.unwrap();
+    assert_eq!(swept, Swept { picked: 3, deleted: 3, next: None });
     assert_eq!(left(&db).await, []);
     assert_eq!(shelf.ids(), stored);
     let kept = shelf.letters().iter().find(|kept| kept.id == stored[0]).unwrap().clone();
@@ -471,11 +484,12 @@ async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: 
     let app = new_app();
     let stored = settled(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
-        let failed = db.repo().sweep_into(&scope, settled_before_ten(), 2, &Full).await.unwrap_err();
+        let failed = db.repo().sweep_into(&scope, settled_before_ten(), None, 2, &Full).await.unwrap_err();
         assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
         assert_eq!(failed.to_string(), "the archive did not keep the letters: the shelf is full");
         // It is not asked where nothing is due.
-        let nothing = db.repo().sweep_into(&scope, Due::CreatedBefore(DateTime::UNIX_EPOCH), 2, &Full).await;
+        let nothing =
+            db.repo().sweep_into(&scope, Due::CreatedBefore(DateTime::UNIX_EPOCH), None, 2, &Full).await;
         assert_eq!(nothing.unwrap(), Swept::default());
     }
     assert_eq!(left(&db).await, stored);
@@ -491,15 +505,20 @@ async fn a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least
             db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
             stored.push(id);
         }
-        let by_app = matches!(scope, SweepScope::AllAppsBut { .. });
-        let mut from = 0;
+        let (mut from, mut after) = (0, None);
         for (rows, more) in [(2, true), (1, true), (1, true), (1, false)] {
             let shelf = Shelf::default();
-            let swept = db.repo().sweep_into(&scope, created_before_noon(), 10, &shelf).await.unwrap();
-            let next = (by_app && more).then_some(app);
-            assert_eq!(swept, Swept { deleted: rows, next }, "{scope:?}");
-            assert_eq!(shelf.ids(), stored[from..][..rows as usize], "{scope:?}");
+            let swept = db.repo().sweep_into(&scope, created_before_noon(), after, 10, &shelf).await.unwrap();
             from += rows as usize;
+            let last = || SweepCursor {
+                app_id: app,
+                time: ten_oclock() + Duration::minutes(from as i64 - 1),
+                id: stored[from - 1],
+            };
+            let next = more.then(last);
+            assert_eq!(swept, Swept { picked: rows, deleted: rows, next }, "{scope:?}");
+            assert_eq!(shelf.ids(), stored[from - rows as usize..from], "{scope:?}");
+            after = next;
         }
         assert_eq!(left(&db).await, []);
     }
@@ -536,7 +555,7 @@ async fn every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch(db: TestDb) {
         for _ in 0..2 {
             let shelf = Shelf::default();
             let scope = SweepScope::App(app);
-            let swept = db.repo().sweep_into(&scope, settled_before_ten(), 10, &shelf).await.unwrap();
+            let swept = db.repo().sweep_into(&scope, settled_before_ten(), None, 10, &shelf).await.unwrap();
             assert_eq!((swept.deleted, shelf.letters().len()), (1, 1), "{column}");
         }
     }
@@ -578,7 +597,7 @@ async fn letters_with_large_errors_are_archived_and_exported_in_bounded_batches(
     assert_eq!(exported, LETTERS);
 
     let (all, scale) = (Due::CreatedBefore(Utc::now() + Duration::hours(1)), Scale::default());
-    while db.repo().sweep_into(&SweepScope::AllApps, all, 1_000, &scale).await.unwrap().deleted > 0 {}
+    while db.repo().sweep_into(&SweepScope::AllApps, all, None, 1_000, &scale).await.unwrap().deleted > 0 {}
     let batches = scale.0.into_inner().unwrap();
     assert!(batches.iter().all(|bytes| *bytes <= 17 << 20), "{batches:?}");
     assert_eq!(batches.iter().sum::<usize>(), LETTERS << 20);
@@ -606,7 +625,7 @@ async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: Te
         let stored = settled(&db, app, 3).await;
         let (repo, stuck) = (db.repo(), Stuck::default());
         tokio::select! {
-            swept = repo.sweep_into(&scope, settled_before_ten(), 10, &stuck) => panic!("{swept:?}"),
+            swept = repo.sweep_into(&scope, settled_before_ten(), None, 10, &stuck) => panic!("{swept:?}"),
             () = stuck.has_them.notified() => {}
         }
         assert_eq!(stuck.shelf.ids(), stored);
@@ -615,7 +634,7 @@ async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: Te
         let mut deleted = 0;
         let again = Shelf::default();
         while deleted < 3 {
-            deleted += repo.sweep_into(&scope, settled_before_ten(), 10, &again).await.unwrap().deleted;
+            deleted += repo.sweep_into(&scope, settled_before_ten(), None, 10, &again).await.unwrap().deleted;
         }
         assert_eq!(again.ids(), stored);
         assert_eq!(left(&db).await, []);
@@ -637,6 +656,235 @@ async fn in_a_transaction_a_sweep_is_undone_by_a_rollback(db: TestDb) {
         assert_eq!(sweep.run(&repo, due, 10).await, 3, "{sweep:?}");
         txn.rollback().await.unwrap();
         assert_eq!(left(&db).await, stored, "{sweep:?}");
+    }
+}
+
+/// From now on the database does not delete rows of this source, and says nothing.
+pub(crate) async fn refuse_to_delete(db: &TestDb, source: &str) {
+    on_delete(db, source, "RETURN NULL", "RAISE(IGNORE)").await;
+}
+
+/// From now on it raises an error where such a row is to be deleted.
+pub(crate) async fn raise_on_delete(db: &TestDb, source: &str) {
+    on_delete(db, source, "RAISE EXCEPTION ''no''", "RAISE(ABORT, 'no')").await;
+}
+
+async fn on_delete(db: &TestDb, source: &str, on_postgres: &str, on_sqlite: &str) {
+    let trigger = match db.db.get_database_backend() {
+        DbBackend::Sqlite => format!(
+            "CREATE TRIGGER keep BEFORE DELETE ON dead_letters WHEN OLD.source = '{source}'
+             BEGIN SELECT {on_sqlite}; END"
+        ),
+        _ => format!(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN IF OLD.source = ''{source}'' THEN {on_postgres}; END IF; RETURN OLD; END';
+             CREATE TRIGGER keep BEFORE DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION keep()"
+        ),
+    };
+    db.execute(&trigger).await;
+}
+
+/// Makes rows ones of this source.
+pub(crate) async fn set_source(db: &TestDb, ids: &[DeadLetterId], source: &str) {
+    table::Entity::update_many()
+        .col_expr(table::Column::Source, source.into())
+        .filter(table::Column::Id.is_in(ids.iter().map(|id| id.into_inner())))
+        .exec(&db.db)
+        .await
+        .unwrap();
+}
+
+/// Batches of this size, each behind the one before: how many rows they picked and deleted, and what the archive got.
+async fn sweep_all(db: &TestDb, sweep: &Sweep, due: Due, limit: u32) -> (u64, u64, Vec<DeadLetterId>) {
+    let (mut picked, mut deleted, mut after) = (0, 0, None);
+    let (repo, shelf) = (db.repo(), Shelf::default());
+    loop {
+        let swept = match sweep.into {
+            true => repo.sweep_into(&sweep.scope, due, after, limit, &shelf).await.unwrap(),
+            false => repo.sweep(&sweep.scope, due, after, limit).await.unwrap(),
+        };
+        assert!(swept.picked <= limit.into() && swept.deleted <= swept.picked, "{swept:?}");
+        picked += swept.picked;
+        deleted += swept.deleted;
+        assert!(picked < 1_000, "{sweep:?} {due:?} does not end");
+        after = swept.next;
+        if after.is_none() {
+            return (picked, deleted, shelf.ids());
+        }
+    }
+}
+
+async fn rows_that_the_database_does_not_delete_are_picked_once_and_never_archived(db: TestDb) {
+    const KEPT: usize = 9;
+    refuse_to_delete(&db, "kept").await;
+    // The first app there can be: its rows are the head by age, and by app.
+    let app: AppId = Uuid::nil().into();
+    for sweep in Sweep::all_of(app) {
+        for due in [created_before_noon(), settled_before_ten()] {
+            let mut kept = settled(&db, app, KEPT).await;
+            for &id in &kept {
+                db.set_created_at(id, ten_oclock() - Duration::days(1)).await;
+                set_resolved_at(&db, id, ten_oclock() - Duration::days(1)).await;
+            }
+            set_source(&db, &kept, "kept").await;
+            let mut gone = settled(&db, app, 21).await;
+            let others = settled(&db, new_app(), 20).await;
+            match sweep.scope {
+                SweepScope::App(_) => kept.extend(others),
+                _ => gone.extend(others),
+            }
+            gone.sort();
+            kept.sort();
+            let (picked, deleted, archived) = sweep_all(&db, &sweep, due, 10).await;
+            assert_eq!(
+                (picked, deleted),
+                ((gone.len() + KEPT) as u64, gone.len() as u64),
+                "{sweep:?} {due:?}"
+            );
+            assert_eq!(left(&db).await, kept, "{sweep:?} {due:?}");
+            if sweep.into {
+                assert_eq!(archived, gone, "{sweep:?} {due:?}");
+            }
+            set_source(&db, &kept, "orders").await;
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
+}
+
+/// Since the caller may commit after an error of the archive, the archive comes first there.
+async fn in_a_transaction_the_archive_also_gets_what_the_database_does_not_delete(db: TestDb) {
+    refuse_to_delete(&db, "kept").await;
+    let app = new_app();
+    for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
+        let stored = settled(&db, app, 3).await;
+        set_source(&db, &stored[1..2], "kept").await;
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        let repo = db.repo().in_transaction(&txn);
+        let failed = repo.sweep_into(&scope, settled_before_ten(), None, 10, &Full).await.unwrap_err();
+        assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
+        SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+        assert_eq!(left(&db).await, stored, "{scope:?}");
+
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        let (repo, shelf) = (db.repo().in_transaction(&txn), Shelf::default());
+        let swept = repo.sweep_into(&scope, settled_before_ten(), None, 10, &shelf).await.unwrap();
+        assert_eq!(swept, Swept { picked: 3, deleted: 2, next: None }, "{scope:?}");
+        SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+        assert_eq!(shelf.ids(), stored, "{scope:?}");
+        assert_eq!(left(&db).await, stored[1..2], "{scope:?}");
+        set_source(&db, &stored, "orders").await;
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn rows_of_one_time_are_each_picked_once_across_batches(db: TestDb) {
+    refuse_to_delete(&db, "kept").await;
+    let apps = [1, 2].map(|app| AppId::from(Uuid::from_u128(app)));
+    for sweep in Sweep::all_of(apps[0]) {
+        for due in [created_before_noon(), settled_before_ten()] {
+            let mut stored = Vec::new();
+            for &app in &apps {
+                stored.extend(settled(&db, app, 12).await);
+            }
+            for &id in &stored {
+                db.set_created_at(id, ten_oclock() - Duration::hours(1)).await;
+                set_resolved_at(&db, id, ten_oclock() - Duration::hours(1)).await;
+            }
+            let kept: Vec<_> = stored.iter().copied().step_by(3).collect();
+            set_source(&db, &kept, "kept").await;
+            let of_one_app = matches!(sweep.scope, SweepScope::App(_));
+            let (picked, deleted, _) = sweep_all(&db, &sweep, due, 5).await;
+            let expected = if of_one_app { (12, 8) } else { (24, 16) };
+            assert_eq!((picked, deleted), expected, "{sweep:?} {due:?}");
+            set_source(&db, &kept, "orders").await;
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
+}
+
+async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
+    let apps = [1, 2, 3].map(|app| AppId::from(Uuid::from_u128(app)));
+    for sweep in Sweep::all_of(apps[1]) {
+        for due in [created_before_noon(), settled_before_ten()] {
+            let mut stored = Vec::new();
+            for &app in &apps {
+                let of_app = settled(&db, app, 4).await;
+                for (minute, &id) in (0..).zip(&of_app) {
+                    let time = ten_oclock() - Duration::minutes(60 - minute);
+                    db.set_created_at(id, time).await;
+                    set_resolved_at(&db, id, time).await;
+                }
+                stored.push(of_app);
+            }
+            // Behind the second of four rows of the second app; the nanoseconds are less than the store holds.
+            let time = ten_oclock() - Duration::minutes(59) + Duration::nanoseconds(999);
+            let after = Some(SweepCursor { app_id: apps[1], time, id: stored[1][1] });
+            let shelf = Shelf::default();
+            let swept = match sweep.into {
+                true => db.repo().sweep_into(&sweep.scope, due, after, 100, &shelf).await.unwrap(),
+                false => db.repo().sweep(&sweep.scope, due, after, 100).await.unwrap(),
+            };
+            let kept = match (&sweep.scope, due) {
+                (SweepScope::App(_), _) => [&stored[0], &stored[1][..2], &stored[2]].concat(),
+                // By time: of rows of one time those with the larger ids go.
+                (SweepScope::AllApps, Due::CreatedBefore(_)) => {
+                    [&stored[0][..2], &stored[1][..2], &stored[2][..1]].concat()
+                }
+                _ => [&stored[0][..], &stored[1][..2]].concat(),
+            };
+            let gone = 12 - kept.len() as u64;
+            assert_eq!(swept, Swept { picked: gone, deleted: gone, next: None }, "{sweep:?} {due:?}");
+            assert_eq!(left(&db).await, kept, "{sweep:?} {due:?}");
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
+    // Behind an app, wherever it is.
+    for due in [created_before_noon(), settled_before_ten()] {
+        for app in apps {
+            settled(&db, app, 2).await;
+        }
+        let after = Some(SweepCursor::behind_app(apps[1]));
+        let swept = db.repo().sweep(&all_but(&[]), due, after, 100).await.unwrap();
+        assert_eq!(swept, Swept { picked: 2, deleted: 2, next: None });
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_others(db: TestDb) {
+    raise_on_delete(&db, "kept").await;
+    let apps = [1, 2, 3].map(|app| AppId::from(Uuid::from_u128(app)));
+    for into in [false, true] {
+        for (scope, due) in [
+            (all_but(&[]), created_before_noon()),
+            (all_but(&[new_app()]), settled_before_ten()),
+            (SweepScope::AllApps, settled_before_ten()),
+        ] {
+            let mut stored = Vec::new();
+            for &app in &apps {
+                stored.push(settled(&db, app, 3).await);
+            }
+            // One of the three.
+            set_source(&db, &stored[1][1..2], "kept").await;
+            let shelf = Shelf::default();
+            let sweep = async |after| match into {
+                true => db.repo().sweep_into(&scope, due, after, 100, &shelf).await,
+                false => db.repo().sweep(&scope, due, after, 100).await,
+            };
+            let first = sweep(None).await.unwrap();
+            assert_eq!(first, Swept { picked: 3, deleted: 3, next: Some(SweepCursor::behind_app(apps[0])) });
+            let failed = sweep(first.next).await.unwrap_err();
+            let DeadLetterRepoError::AppNotSwept { app_id, .. } = failed else { panic!("{failed:?}") };
+            assert_eq!(app_id, apps[1]);
+            assert_eq!(left(&db).await, [&stored[1][..], &stored[2]].concat());
+            let last = sweep(Some(SweepCursor::behind_app(app_id))).await.unwrap();
+            assert_eq!(last, Swept { picked: 3, deleted: 3, next: None });
+            assert_eq!(left(&db).await, stored[1], "{scope:?} {due:?}");
+            if into {
+                assert_eq!(shelf.ids(), [&stored[0][..], &stored[2]].concat());
+            }
+            set_source(&db, &stored[1], "orders").await;
+            db.execute("DELETE FROM dead_letters").await;
+        }
     }
 }
 
@@ -758,28 +1006,27 @@ async fn where_others_hold_an_apps_rows_a_sharded_sweep_comes_short_and_goes_on_
     assert_eq!(of_first.lock_exclusive().all(&txn).await.unwrap().len(), 3);
     let due = created_before_noon();
 
+    let scope = all_but(&[]);
     for archive in [None, Some(Shelf::default())] {
-        let mut from = None;
+        let mut after = None;
         for deleted in [0, 2] {
-            let scope = SweepScope::AllAppsBut { excepted: Vec::new(), from };
             let swept = match &archive {
-                None => db.repo().sweep(&scope, due, 3).await.unwrap(),
-                Some(archive) => db.repo().sweep_into(&scope, due, 3, archive).await.unwrap(),
+                None => db.repo().sweep(&scope, due, after, 3).await.unwrap(),
+                Some(archive) => db.repo().sweep_into(&scope, due, after, 3, archive).await.unwrap(),
             };
-            assert_eq!(swept.deleted, deleted);
-            from = swept.next;
+            assert_eq!((swept.picked, swept.deleted), (deleted, deleted));
+            after = swept.next;
         }
-        assert_eq!(from, None);
+        assert_eq!(after, None);
         assert_eq!(left(&db).await, held);
         rows(&db, second, 2).await;
     }
     // The two oldest are one of each app.
-    let swept = db.repo().sweep(&SweepScope::AllApps, due, 2).await.unwrap();
-    assert_eq!(swept, Swept { deleted: 1, next: None });
+    let swept = db.repo().sweep(&SweepScope::AllApps, due, None, 2).await.unwrap();
+    assert_eq!((swept.deleted, swept.next.map(|next| next.app_id)), (1, Some(second)));
     txn.rollback().await.unwrap();
-    let scope = SweepScope::AllAppsBut { excepted: Vec::new(), from: None };
-    let swept = db.repo().sweep(&scope, due, 3).await.unwrap();
-    assert_eq!(swept, Swept { deleted: 3, next: Some(first) });
+    let swept = db.repo().sweep(&scope, due, None, 3).await.unwrap();
+    assert_eq!((swept.deleted, swept.next.map(|next| next.app_id)), (3, Some(first)));
 }
 
 /// An archive that loses its sweep's connection before it returns.
@@ -803,14 +1050,17 @@ async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_
         let app = new_app();
         let stored = settled(&db, app, 3).await;
         let archive = Cutting(&db, Shelf::default());
-        let failed =
-            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &archive).await.unwrap_err();
+        let failed = db
+            .repo()
+            .sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &archive)
+            .await
+            .unwrap_err();
         assert!(failed.is_transient(), "{failed}");
         assert_eq!(archive.1.ids(), stored);
         assert_eq!(left(&db).await, stored);
         let again = Shelf::default();
         let swept =
-            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), 10, &again).await.unwrap();
+            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &again).await.unwrap();
         assert_eq!((swept.deleted, again.ids()), (3, stored));
     }
 }

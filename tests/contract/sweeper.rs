@@ -10,13 +10,18 @@ use std::{
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, Sweeper, SweeperBuilder,
+    JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, Sweeper, SweeperBuilder,
     entity::dead_letters as table,
 };
 use sea_orm::EntityTrait;
+use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinSet};
 
-use super::{coalesce::hold_table, letter, new_app};
+use super::{
+    coalesce::hold_table,
+    letter, new_app,
+    retention::{raise_on_delete, refuse_to_delete, set_source},
+};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -25,6 +30,8 @@ on_every_backend! {
     it_sweeps_beside_dispatchers_and_resolvers,
     two_sweepers_with_different_policies_delete_each_row_once,
     due_within_says_what_a_later_sweep_takes_of_open_rows,
+    letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_archived,
+    an_error_that_the_database_raises_for_one_app_keeps_no_other_app,
     a_locked_table_does_not_end_it,
     a_sweep_that_is_dropped_at_any_await_did_whole_batches,
 }
@@ -241,6 +248,77 @@ async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
     let before = open().await;
     let report = sweeper.sweep_once(now + week, future::pending::<()>()).await;
     assert_eq!((report.deleted, before - open().await), (8, 5));
+}
+
+/// Nine letters at the head of all that is due, in batches of ten.
+async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_archived(db: TestDb) {
+    refuse_to_delete(&db, "kept").await;
+    let (own, other) = (new_app(), new_app());
+    let by_app = RetentionPolicy { others: all_after(90), apps: [(own, all_after(90))].into() };
+    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let closed = RetentionPolicy { others: settled_after(90), ..Default::default() };
+    for policy in [by_app, by_age, closed] {
+        for archives in [false, true] {
+            let mut kept = Vec::new();
+            for n in 0..9 {
+                kept.push(stored(&db, if n < 5 { own } else { other }, 200, true).await);
+            }
+            set_source(&db, &kept, "kept").await;
+            let mut due = Vec::new();
+            for n in 0..50 {
+                due.push(stored(&db, if n % 2 == 0 { own } else { other }, 100, true).await);
+            }
+            let folder = TempDir::new().unwrap();
+            let mut builder = builder(db.repo(), policy.clone()).batch(10);
+            if archives {
+                builder = builder.archive(Arc::new(JsonLinesArchive::new(folder.path())));
+            }
+            let sweeper = builder.build().unwrap();
+            let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+            assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
+            assert_eq!((report.deleted, report.refused), (50, 9), "{policy:?}");
+            assert_eq!(left(&db).await, kept);
+            if archives {
+                let archived = JsonLinesArchive::read(folder.path()).unwrap();
+                let mut archived: Vec<_> = archived.map(|read| read.unwrap().letter.id).collect();
+                archived.sort();
+                assert_eq!(archived, due);
+            }
+            set_source(&db, &kept, "orders").await;
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
+}
+
+async fn an_error_that_the_database_raises_for_one_app_keeps_no_other_app(db: TestDb) {
+    raise_on_delete(&db, "kept").await;
+    let apps = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
+    let by_app = RetentionPolicy { others: all_after(90), apps: [(apps[3], all_after(90))].into() };
+    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let closed = RetentionPolicy { others: settled_after(90), ..Default::default() };
+    for policy in [by_app, by_age, closed] {
+        for batch in [1, 4, 1_000] {
+            let mut of_second = Vec::new();
+            for app in apps {
+                for _ in 0..5 {
+                    let id = stored(&db, app, 100, true).await;
+                    if app == apps[1] {
+                        of_second.push(id);
+                    }
+                }
+            }
+            // The second app's is the first of all by age.
+            let kept = stored(&db, apps[1], 200, true).await;
+            set_source(&db, &[kept], "kept").await;
+            let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
+            let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+            assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
+            assert_eq!(left(&db).await, [&of_second[..], &[kept]].concat(), "{policy:?} {batch}");
+            assert_eq!((report.deleted, report.refused), (15, 0));
+            set_source(&db, &[kept], "orders").await;
+            db.execute("DELETE FROM dead_letters").await;
+        }
+    }
 }
 
 async fn a_locked_table_does_not_end_it(db: TestDb) {

@@ -212,7 +212,7 @@ async fn the_repos_own_transactions_do_not_fail_whatever_isolation_is_the_defaul
             tasks.spawn(async move {
                 for _ in 0..20 {
                     let due = Due::CreatedBefore(DateTime::<Utc>::MAX_UTC);
-                    repo.sweep_into(&SweepScope::AllApps, due, 50, &Nowhere).await?;
+                    repo.sweep_into(&SweepScope::AllApps, due, None, 50, &Nowhere).await?;
                 }
                 Ok::<_, DeadLetterRepoError>(())
             });

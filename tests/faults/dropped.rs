@@ -270,23 +270,23 @@ async fn reopen(given: &Given) -> Outcome {
 }
 
 async fn sweep_of_one_app(given: &Given) -> Outcome {
-    given.repo.sweep(&SweepScope::App(given.app), settled(), 1).await.map(drop)
+    given.repo.sweep(&SweepScope::App(given.app), settled(), None, 1).await.map(drop)
 }
 
 async fn sweep_of_all_apps(given: &Given) -> Outcome {
-    given.repo.sweep(&SweepScope::AllApps, settled(), 1).await.map(drop)
+    given.repo.sweep(&SweepScope::AllApps, settled(), None, 1).await.map(drop)
 }
 
 async fn sweep_of_all_apps_but_some(given: &Given) -> Outcome {
-    given.repo.sweep(&all_apps_but_one(), settled(), 1).await.map(drop)
+    given.repo.sweep(&all_apps_but_one(), settled(), None, 1).await.map(drop)
 }
 
 async fn sweep_into(given: &Given) -> Outcome {
-    given.repo.sweep_into(&SweepScope::App(given.app), settled(), 1, &Nowhere).await.map(drop)
+    given.repo.sweep_into(&SweepScope::App(given.app), settled(), None, 1, &Nowhere).await.map(drop)
 }
 
 async fn sweep_of_all_apps_but_some_into(given: &Given) -> Outcome {
-    given.repo.sweep_into(&all_apps_but_one(), settled(), 1, &Nowhere).await.map(drop)
+    given.repo.sweep_into(&all_apps_but_one(), settled(), None, 1, &Nowhere).await.map(drop)
 }
 
 async fn count_due(given: &Given) -> Outcome {
@@ -426,7 +426,7 @@ fn settled() -> Due {
 }
 
 fn all_apps_but_one() -> SweepScope {
-    SweepScope::AllAppsBut { excepted: vec![Uuid::new_v4().into()], from: None }
+    SweepScope::AllAppsBut { excepted: vec![Uuid::new_v4().into()] }
 }
 
 fn ignored() -> Settlement {

@@ -33,6 +33,8 @@ const COUNT_CAP: u32 = 1_000_000;
 #[derive(Clone, Copy, Serialize)]
 struct Swept {
     deleted: u64,
+    /// Due, and not deleted by the database.
+    refused: u64,
 }
 
 /// Of a dry run. One that is due for both counts twice.
@@ -94,14 +96,16 @@ pub(crate) async fn sweep(
         never = show(&mut status, &progress) => match never {},
     };
     drop(progress);
-    let swept = Swept { deleted: report.deleted };
+    let swept = Swept { deleted: report.deleted, refused: report.refused };
     let ran = match report.end {
         SweepEnd::Failed(error) if report.deleted == 0 => return Err(error.into()),
         SweepEnd::Failed(error) => Err(Failure::from(error).after_a_part()),
         SweepEnd::Stopped => Err(Failure::silent(Exit::Partly)),
         SweepEnd::Finished => Ok(()),
     };
-    ended(ran, printer.print(&swept, &[swept], [number("deleted")], |swept| [swept.deleted.into()]))
+    let columns = [number("deleted"), number("refused")];
+    let row = |swept: &Swept| [swept.deleted, swept.refused].map(Into::into);
+    ended(ran, printer.print(&swept, &[swept], columns, row))
 }
 
 async fn show(status: &mut watch::Receiver<SweeperStatus>, progress: &Progress) -> Infallible {
@@ -121,15 +125,21 @@ async fn tell(status: &mut watch::Receiver<SweeperStatus>) {
 }
 
 fn tell_last(status: &watch::Receiver<SweeperStatus>) {
-    let Some(SweepReport { began_at, deleted, end, .. }) = status.borrow().last.clone() else { return };
+    let Some(SweepReport { began_at, deleted, refused, end, .. }) = status.borrow().last.clone() else {
+        return;
+    };
     let time = began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let swept = match refused {
+        0 => format!("deleted {deleted}"),
+        _ => format!("deleted {deleted}, and the database refused {refused}"),
+    };
     match end {
         SweepEnd::Failed(error) => {
             let failure = Failure::from(error).text().unwrap_or_default();
-            say!("{time} deleted {deleted}, then: {failure}");
+            say!("{time} {swept}, then: {failure}");
         }
-        SweepEnd::Stopped => say!("{time} deleted {deleted}, then it was stopped"),
-        SweepEnd::Finished => say!("{time} deleted {deleted}"),
+        SweepEnd::Stopped => say!("{time} {swept}, then it was stopped"),
+        SweepEnd::Finished => say!("{time} {swept}"),
     }
 }
 

@@ -197,7 +197,7 @@ impl Actor {
             let now = Utc::now();
             let (first_app, app) = (world.apps[0], self.app());
             let settled = Due::SettledBefore(now - KEPT_SETTLED);
-            let all_but_first = SweepScope::AllAppsBut { excepted: vec![first_app], from: None };
+            let all_but_first = SweepScope::AllAppsBut { excepted: vec![first_app] };
             let (scope, due) = match self.rng.u8(..4) {
                 0 => (all_but_first, Due::CreatedBefore(now - KEPT)),
                 1 => (SweepScope::App(first_app), Due::CreatedBefore(now - KEPT_IN_FIRST_APP)),
@@ -207,11 +207,11 @@ impl Actor {
             let swept = match self.rng.u8(..3) {
                 0 => world.call("gc", &mut self.rng, world.repo.gc(now - KEPT, limit.into())).await,
                 1 => {
-                    let sweep = world.repo.sweep(&scope, due, limit);
+                    let sweep = world.repo.sweep(&scope, due, None, limit);
                     world.call("sweep", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
                 _ => {
-                    let sweep = world.repo.sweep_into(&scope, due, limit, &Nowhere);
+                    let sweep = world.repo.sweep_into(&scope, due, None, limit, &Nowhere);
                     world.call("sweep_into", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
             };
