@@ -358,8 +358,9 @@ impl Dispatcher<'_> {
             op: event.op,
             trigger_id: trigger.map(|trigger| TriggerId::from(trigger.id)),
             script_id: trigger.map(|trigger| ScriptId::from(trigger.script_id)),
-            // What is no JSON is stored as its text.
-            payload: serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload)),
+            payload: Value::Null,
+            // Byte for byte, whether it is JSON or not.
+            payload_text: Some(event.payload),
             attempt_count: used_up.attempt_count,
             first_attempt_at: used_up.first_attempt_at,
             last_attempt_at: used_up.last_attempt_at,

@@ -101,7 +101,7 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     async fn hand_over(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let direct = self.direct.try_acquire();
         let queue = self.queue().clone();
-        // A payload that is too deep is for the other repo to refuse: it would not survive being cloned.
+        // A batch clones its letters, which the process would not survive of a very deep payload.
         let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
             return self.inner.insert(letter).await;
         };
@@ -123,7 +123,8 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
 
 /// What a letter takes of memory, about. Its payload nests no deeper than serde_json reads.
 fn bytes_of(letter: &NewDeadLetter) -> usize {
-    let texts = letter.source.len() + letter.op.len() + letter.last_error.len();
+    let payload_text = letter.payload_text.as_ref().map_or(0, String::len);
+    let texts = letter.source.len() + letter.op.len() + letter.last_error.len() + payload_text;
     size_of::<NewDeadLetter>() + texts + bytes_of_payload(&letter.payload)
 }
 

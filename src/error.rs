@@ -93,12 +93,6 @@ pub enum DeadLetterRepoError {
         /// The field's name.
         field: &'static str,
     },
-    /// A payload nests deeper than the 127 levels that [`serde_json`] reads back.
-    #[error("the payload of letter {index} nests deeper than 127 levels")]
-    PayloadTooDeep {
-        /// The letter's place among those handed over, from 0.
-        index: usize,
-    },
     /// A payload is larger than the repo's cap.
     #[error("the payload of letter {index} has {bytes} bytes, and the cap is {max}")]
     PayloadTooLarge {
@@ -179,7 +173,6 @@ impl DeadLetterRepoError {
             | Self::FromAfterUntil
             | Self::InvalidCursor
             | Self::NotStorable { .. }
-            | Self::PayloadTooDeep { .. }
             | Self::PayloadTooLarge { .. }
             | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
@@ -202,7 +195,7 @@ impl DeadLetterRepoError {
         const SQLITE_TOO_BIG: u32 = 18;
         const SQLITE_MISMATCH: u32 = 20;
         match self {
-            Self::PayloadTooDeep { .. } | Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
+            Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
             Self::Db(DbErr::RecordNotInserted) => true,
             Self::Db(error) => code_of(error).is_some_and(|code| match code.len() {
                 5 => matches!(code.get(..2), Some("22" | "23" | "44" | "54" | "P0")) || code == "42501",

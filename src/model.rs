@@ -13,7 +13,7 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug
 ///
 /// Whatever an event says, it is stored; these are changed on the way in:
 ///
-/// - a NUL in `source`, `op` or `last_error` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
+/// - a NUL in `source`, `op`, `last_error` or `payload_text` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
 /// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in
 ///   PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
@@ -33,9 +33,15 @@ pub struct NewDeadLetter {
     pub trigger_id: Option<TriggerId>,
     /// The script that it ran, if it is known.
     pub script_id: Option<ScriptId>,
-    /// The event, as it was to be delivered: any JSON that [`serde_json`] can read back, which is 127 levels
-    /// deep at most.
+    /// The event, as it was to be delivered: JSON of any depth. [`serde_json`] reads back 127 levels; deeper
+    /// JSON comes back as its text.
     pub payload: Value,
+    /// The event as text. If it is `Some`, it is stored byte for byte, and `payload` is ignored.
+    ///
+    /// Its kind is [`Json`](PayloadKind::Json) where it is valid JSON, of any depth and with numbers of any
+    /// size, and [`Text`](PayloadKind::Text) where it is not. A NUL makes it
+    /// [`Truncated`](PayloadKind::Truncated).
+    pub payload_text: Option<String>,
     /// Attempts made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -66,6 +72,7 @@ impl NewDeadLetter {
             trigger_id: None,
             script_id: None,
             payload,
+            payload_text: None,
             attempt_count: 1,
             first_attempt_at: now,
             last_attempt_at: now,
@@ -77,7 +84,7 @@ impl NewDeadLetter {
 debug_without_content! {
     NewDeadLetter {
         app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at;
-        source, op, payload, last_error,
+        source, op, payload, payload_text, last_error,
     }
 }
 
@@ -99,10 +106,14 @@ pub struct DeadLetterRow {
     pub trigger_id: Option<TriggerId>,
     /// The script that it ran, if it was known.
     pub script_id: Option<ScriptId>,
-    /// The event. Where another writer left text that is not JSON, or JSON deeper than 127 levels, it is
-    /// that text as a [`Value::String`]: a broken row costs its own payload, never the page that it stands
-    /// in.
+    /// The event. A stored text that [`serde_json`] can't parse is a [`Value::String`] of that text: it is not
+    /// JSON, nests deeper than 127 levels, or has a number beyond those of a float.
     pub payload: Value,
+    /// What the stored text of `payload` is. `None` is a kind that this version does not know.
+    ///
+    /// It is [`Truncated`](PayloadKind::Truncated) too where SQLite holds bytes that are not UTF-8: each of
+    /// them is U+FFFD in `payload`.
+    pub payload_kind: Option<PayloadKind>,
     /// Attempts made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -128,8 +139,8 @@ pub struct DeadLetterRow {
 
 debug_without_content! {
     DeadLetterRow {
-        id, app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at,
-        created_at, resolved_at, resolution;
+        id, app_id, original_event_id, trigger_id, script_id, payload_kind, attempt_count, first_attempt_at,
+        last_attempt_at, created_at, resolved_at, resolution;
         source, op, payload, last_error, resolved_by, resolution_note, error_signature,
     }
 }
@@ -228,6 +239,9 @@ pub enum PayloadKind {
 }
 
 impl PayloadKind {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[Self::Json, Self::Text, Self::Truncated, Self::Erased];
+
     /// As it stands in the column `payload_kind`.
     pub const fn as_str(self) -> &'static str {
         match self {

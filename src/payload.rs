@@ -1,5 +1,5 @@
-//! Payloads that are too deep. Nothing here recurses further than serde_json reads: 100,000 levels of
-//! recursion end the process, be it in a drop.
+//! Payloads that nest deeper than serde_json reads back. Nothing here recurses further than that: 100,000
+//! levels of recursion end the process, be it in a drop.
 
 use std::io::{self, Write};
 

@@ -25,12 +25,13 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 pub trait DeadLetterRepo: Send + Sync {
     /// Stores one letter and returns the id that it got.
     ///
+    /// The payload may nest to any depth. It is written and taken apart without recursion: a process does not
+    /// survive to drop a [`Value`](serde_json::Value) of 100,000 levels.
+    ///
     /// # Errors
     ///
-    /// With nothing sent to the database: [`PayloadTooDeep`](DeadLetterRepoError::PayloadTooDeep),
-    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) where the repo has a cap,
-    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). A payload that is too deep is taken apart
-    /// without recursion, which dropping a very deep [`Value`](serde_json::Value) would not survive.
+    /// With nothing sent to the database: [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) where the
+    /// repo has a cap, [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange).
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
 
     /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
@@ -42,7 +43,7 @@ pub trait DeadLetterRepo: Send + Sync {
     /// # Errors
     ///
     /// Those of [`insert`](Self::insert), with the first such letter's index, and nothing sent to the
-    /// database. All letters after it are taken apart as there.
+    /// database.
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,

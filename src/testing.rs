@@ -65,6 +65,7 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
         trigger_id: Some(Uuid::now_v7().into()),
         script_id: Some(Uuid::now_v7().into()),
         payload: json!({ "order": 4711, "total": 12.5, "lines": [{ "sku": "A-1", "gift": null }] }),
+        payload_text: None,
         attempt_count: 5,
         first_attempt_at,
         last_attempt_at: first_attempt_at + TimeDelta::minutes(31),

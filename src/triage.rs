@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page,
-    PageRequest, Resolution, ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
+    PageRequest, PayloadKind, Resolution, ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -412,6 +412,8 @@ pub struct DeadLetterSummary {
     pub script_id: Option<ScriptId>,
     /// The size of the payload as serialized, in bytes.
     pub payload_bytes: u64,
+    /// What the stored text of the payload is. `None` is a kind that this version does not know.
+    pub payload_kind: Option<PayloadKind>,
     /// Attempts made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -436,8 +438,8 @@ pub struct DeadLetterSummary {
 
 debug_without_content! {
     DeadLetterSummary {
-        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, attempt_count, first_attempt_at,
-        last_attempt_at, created_at, resolved_at, resolution;
+        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
+        first_attempt_at, last_attempt_at, created_at, resolved_at, resolution;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
     }
 }

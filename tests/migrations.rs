@@ -313,6 +313,7 @@ async fn a_row_with_20_kb_in_every_text_is_stored() {
             trigger_id: None,
             script_id: None,
             payload: text.clone().into(),
+            payload_text: None,
             attempt_count: 1,
             first_attempt_at: Utc::now(),
             last_attempt_at: Utc::now(),

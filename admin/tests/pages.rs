@@ -52,6 +52,7 @@ on_every_backend! {
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
     a_large_payload_is_offered_for_download,
     a_payload_that_is_no_json_is_shown_as_text_or_withheld,
+    a_payload_is_shown_with_its_kind_and_text_as_text,
     a_group_says_that_it_came_back,
     what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted,
     every_link_leads_to_a_page,
@@ -728,6 +729,34 @@ async fn a_payload_that_is_no_json_is_shown_as_text_or_withheld(world: World) {
     let admin = world.admin_of(Operator::full("ada")).redact(["/customer/email"]).unwrap();
     let page = Client::from(admin).get(&path).await;
     assert!(page.shows("is withheld") && !page.shows("{\"order\""), "{page}");
+}
+
+async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
+    let redacting = || world.admin_of(Operator::full("ada")).redact(["/email"]).unwrap();
+    for (kind, payload, said, withheld) in [
+        ("json", r#"{"email":"ada@"}"#, "16 B, JSON", false),
+        ("json", "{\"email\": \"ada@", "as stored: not JSON, or deeper than 127 levels", true),
+        ("text", "email=ada@", "10 B, text, not JSON", true),
+        // Not laid out, though it could be.
+        ("text", r#"["ada@"]"#, "8 B, text, not JSON", false),
+        ("truncated", r#"{"email":"ada@ [cut]"#, "truncated: not the whole event", true),
+        ("truncated", r#"{"email":"ada@"}"#, "truncated: not the whole event", false),
+        ("erased", "", "erased", true),
+    ] {
+        let change = |letter| StoredLetter {
+            payload: payload.to_owned(),
+            payload_kind: Some(kind.to_owned()),
+            ..letter
+        };
+        let id = world.stored("2026-03-01T10:00:00Z", change).await;
+        let path = world.at(&format!("/letters/{id}"));
+        let page = world.client().get(&path).await;
+        assert!(page.shows(said), "{page}");
+        assert!(page.shows(payload) || kind != "text", "{page}");
+        let page = Client::from(redacting()).get(&path).await;
+        assert_eq!(page.shows("is withheld"), withheld, "{page}");
+        assert!(!page.shows("email=ada@") && !page.shows(r#""email":"ada@"#), "{page}");
+    }
 }
 
 // Groups

@@ -203,6 +203,7 @@ pub(crate) fn letter(app_id: AppId, payload_bytes: usize) -> NewDeadLetter {
         trigger_id: Some(Uuid::new_v4().into()),
         script_id: Some(Uuid::new_v4().into()),
         payload: json!({ "order": 4711, "lines": lines }),
+        payload_text: None,
         attempt_count: 5,
         first_attempt_at: Utc::now(),
         last_attempt_at: Utc::now(),

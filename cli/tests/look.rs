@@ -2,8 +2,8 @@
 
 use console::measure_text_width;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, GroupRequest, PageRequest,
-    Settlement, StoredLetter,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, GroupRequest, NewDeadLetter,
+    PageRequest, Settlement, StoredLetter,
     testing::{letter, stored_letter},
 };
 use serde_json::{Value, json};
@@ -121,6 +121,12 @@ async fn a_letter_is_shown_and_its_payload_only_where_asked(store: Store) {
     assert!(json.get("payload").is_none());
     let json = store.run(&format!("show {id} --app {{app}} --payload --output jsonl")).json();
     assert_eq!(json["payload"], json!(payload));
+    assert_eq!(json["payload_kind"], json!("json"));
+    assert!(whole.out.contains("payload kind") && whole.out.contains("  JSON\n"), "{whole:?}");
+    let broken = NewDeadLetter { payload_text: Some("<order/>".to_owned()), ..letter(store.app) };
+    let broken = store.repo.insert(broken).await.unwrap();
+    let shown = store.run(&format!("show {broken} --app {{app}} --payload"));
+    assert!(shown.out.contains("text, not JSON") && shown.out.contains("<order/>"), "{shown:?}");
     let other = Uuid::new_v4();
     store.run(&format!("show {id} --app {other}")).fails(3, "no dead letter");
     store.run(&format!("show {other} --app {{app}}")).fails(3, &other.to_string());

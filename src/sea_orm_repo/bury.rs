@@ -3,18 +3,16 @@
 use std::{pin::pin, time::Duration};
 
 use sea_orm::{DatabaseTransaction, DbErr};
-use serde_json::Value;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    convert::{self, CUT, Limits, NewRow},
+    convert::{self, NewRow, OverCap},
     insert, new_id,
     transaction::{self, abandon},
 };
 use crate::{
-    DeadLetterId, DeadLetterRepoError, NewDeadLetter, PayloadKind,
+    DeadLetterId, DeadLetterRepoError, NewDeadLetter,
     observed::{call, observed},
-    payload::{nests_too_deep, to_text},
     time::{clamp_to_range, jittered},
 };
 
@@ -38,12 +36,11 @@ impl SeaOrmDeadLetterRepo {
     /// No letter circles in the outbox because of what it is. What [`insert`](crate::DeadLetterRepo::insert) refuses
     /// is changed here:
     ///
-    /// - a payload that nests too deep becomes its JSON text, as a string;
-    /// - so does one over the repo's cap, cut to it, with ` [cut]` at its end;
+    /// - a payload over the repo's cap is cut to it, with ` [cut]` at its end, and its kind is
+    ///   [`Truncated`](crate::PayloadKind::Truncated);
     /// - a time outside the years 1 to 9999 becomes the nearest one inside.
     ///
-    /// Outbox text that is no JSON is best handed over as a string too:
-    /// `serde_json::from_str(&text).unwrap_or(Value::String(text))`.
+    /// Outbox text is best handed over as it is, in [`payload_text`](NewDeadLetter::payload_text).
     ///
     /// # Errors
     ///
@@ -62,15 +59,16 @@ impl SeaOrmDeadLetterRepo {
 
     async fn bury_with_tries<F>(
         &self,
-        letter: NewDeadLetter,
+        mut letter: NewDeadLetter,
         take: F,
     ) -> Result<DeadLetterId, DeadLetterRepoError>
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
     {
         let (app_id, id) = (letter.app_id, new_id());
-        let (letter, payload_kind) = storable(letter, self.limits);
-        let row = convert::to_new_row(id, letter, payload_kind, 0, self.limits)?;
+        letter.first_attempt_at = clamp_to_range(letter.first_attempt_at);
+        letter.last_attempt_at = clamp_to_range(letter.last_attempt_at);
+        let row = convert::to_new_row(id, letter, OverCap::Cut, 0, self.limits)?;
         let mut tries = 1;
         loop {
             let outcome = match self.bury_once(row.clone(), take.clone()).await {
@@ -107,66 +105,5 @@ impl SeaOrmDeadLetterRepo {
             return abandon(txn, error).await;
         }
         Ok(txn.commit().await?)
-    }
-}
-
-/// As the store takes it.
-fn storable(mut letter: NewDeadLetter, limits: Limits) -> (NewDeadLetter, PayloadKind) {
-    let max = limits.payload_bytes.unwrap_or(usize::MAX);
-    let too_large = |payload: &Value| max < usize::MAX && payload.to_string().len() > max;
-    let mut payload_kind = PayloadKind::Json;
-    if nests_too_deep(&letter.payload) || too_large(&letter.payload) {
-        let mut text = to_text(letter.payload);
-        if cut_as_json(&mut text, max) {
-            payload_kind = PayloadKind::Truncated;
-        }
-        letter.payload = Value::String(text);
-    }
-    letter.first_attempt_at = clamp_to_range(letter.first_attempt_at);
-    letter.last_attempt_at = clamp_to_range(letter.last_attempt_at);
-    (letter, payload_kind)
-}
-
-/// Cuts the text to what takes `max` bytes as a JSON string, with the mark, and returns whether it had to.
-fn cut_as_json(text: &mut String, max: usize) -> bool {
-    // As serde_json writes them.
-    let bytes = |char: char| match char {
-        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
-        '\0'..' ' => 6,
-        _ => char.len_utf8(),
-    };
-    let quotes = 2;
-    // Where the text ends, and where the mark must begin if it does not fit.
-    let (mut used, mut end) = (quotes, 0);
-    for (at, char) in text.char_indices() {
-        used += bytes(char);
-        if used > max {
-            text.truncate(end);
-            text.push_str(CUT);
-            return true;
-        }
-        if used + CUT.len() <= max {
-            end = at + char.len_utf8();
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_that_is_cut_takes_no_more_than_its_bytes_as_json() {
-        let text = "plain \"quoted\" \\ \n \u{1} é 漢".repeat(3);
-        let whole = Value::String(text.clone()).to_string().len();
-        for max in 8..whole {
-            let mut cut = text.clone();
-            assert!(cut_as_json(&mut cut, max));
-            assert!(cut.ends_with(CUT) && text.starts_with(cut.trim_end_matches(CUT)), "{max}: {cut}");
-            let bytes = Value::String(cut).to_string().len();
-            assert!(bytes <= max && bytes + 6 > max, "{max}: {bytes}");
-        }
-        assert!(!cut_as_json(&mut text.clone(), whole));
     }
 }

@@ -1,10 +1,10 @@
 //! The one crossing between the domain's types and the entity's.
 
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{Column, Entity, Model};
+use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, FromQueryResult, PartialModelTrait, QueryResult,
-    QuerySelect, QueryTrait,
+    ColumnTrait, DbErr, DerivePartialModel, EntityTrait, PartialModelTrait, QueryResult, QuerySelect,
+    QueryTrait,
     prelude::DateTimeWithTimeZone,
     sea_query::{self, Expr, Func, SelectStatement},
 };
@@ -14,19 +14,26 @@ use uuid::Uuid;
 use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, PayloadKind,
     Resolution, StoredLetter,
-    payload::{dismantle, is_json, to_readable_text},
+    payload::{dismantle, is_json, to_readable_text, to_text},
     signature::{SIGNATURE_VERSION, error_signature, group_key},
     time::{is_held, to_microseconds},
 };
 
-/// The mark of an error text that was cut.
-pub(super) const CUT: &str = " [cut]";
+/// The mark of a text that was cut.
+const CUT: &str = " [cut]";
 
 /// The application's caps on a letter.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
     pub(super) payload_bytes: Option<usize>,
     pub(super) error_bytes: Option<usize>,
+}
+
+/// What becomes of a payload over the cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OverCap {
+    Refuse,
+    Cut,
 }
 
 /// What a statement sets of a row. Not an `ActiveModel`, whose values would be cloned out of it.
@@ -48,7 +55,7 @@ pub(super) fn to_new_rows(
     let rows = ids
         .iter()
         .zip(letters.by_ref())
-        .map(|(&id, (index, letter))| to_new_row(id, letter, PayloadKind::Json, index, limits))
+        .map(|(&id, (index, letter))| to_new_row(id, letter, OverCap::Refuse, index, limits))
         .collect();
     // Those after a refused one may be as deep as it was.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
@@ -58,16 +65,16 @@ pub(super) fn to_new_rows(
 pub(super) fn to_new_row(
     id: DeadLetterId,
     letter: NewDeadLetter,
-    payload_kind: PayloadKind,
+    over_cap: OverCap,
     index: usize,
     limits: Limits,
 ) -> Result<NewRow, DeadLetterRepoError> {
-    let Some(payload) = to_readable_text(&letter.payload) else {
-        dismantle(letter.payload);
-        return Err(DeadLetterRepoError::PayloadTooDeep { index });
-    };
+    let (mut payload, mut payload_kind) = to_payload(letter.payload, letter.payload_text);
     if let Some(max) = limits.payload_bytes.filter(|&max| payload.len() > max) {
-        return Err(DeadLetterRepoError::PayloadTooLarge { index, bytes: payload.len(), max });
+        if over_cap == OverCap::Refuse {
+            return Err(DeadLetterRepoError::PayloadTooLarge { index, bytes: payload.len(), max });
+        }
+        (payload, payload_kind) = (cut(payload, Some(max)), PayloadKind::Truncated);
     }
     let to_time = |time, field| {
         let time = to_microseconds(time);
@@ -97,6 +104,24 @@ pub(super) fn to_new_row(
         (Column::SignatureVersion, SIGNATURE_VERSION.into()),
         (Column::LastError, cut(last_error, limits.error_bytes).into()),
     ])
+}
+
+/// The text that is stored, and its kind. It parses nothing but a text that the caller hands over.
+fn to_payload(payload: Value, text: Option<String>) -> (String, PayloadKind) {
+    let Some(text) = text else {
+        let text = to_readable_text(&payload).unwrap_or_else(|| to_text(payload));
+        return (text, PayloadKind::Json);
+    };
+    dismantle(payload);
+    if text.contains('\0') {
+        return (without_nul(text), PayloadKind::Truncated);
+    }
+    let kind = kind_of(&text);
+    (text, kind)
+}
+
+fn kind_of(payload: &str) -> PayloadKind {
+    if is_json(payload) { PayloadKind::Json } else { PayloadKind::Text }
 }
 
 fn to_stored_time(time: DateTime<Utc>) -> sea_query::Value {
@@ -151,8 +176,7 @@ pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<STORED_COLUMNS> {
     let time = |time| to_stored_time(to_microseconds(time));
     let optional_time =
         |time: Option<DateTime<Utc>>| time.map(|at| DateTimeWithTimeZone::from(to_microseconds(at))).into();
-    let derived_kind =
-        || if is_json(&letter.payload) { PayloadKind::Json } else { PayloadKind::Text }.as_str();
+    let derived_kind = || kind_of(&letter.payload).as_str();
     let script_id = letter.script_id.map(Uuid::from);
     let group_key = group_key(&letter.source, &letter.op, script_id, &letter.error_signature);
     [
@@ -184,60 +208,162 @@ pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<STORED_COLUMNS> {
     ]
 }
 
-/// The fields in the order of the statement's columns: to find each by its name took half as long again.
+/// Defines a struct whose fields are a statement's columns, in their order: to find each by its name took half as long
+/// again.
 macro_rules! by_position {
-    ($row:ident, $type:ident { $($field:ident),* $(,)? }) => {{
-        let mut position = 0..;
-        $type { $($field: $row.try_get_by_index(position.next().unwrap_or_default())?),* }
-    }};
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $type:ident {
+            $($(#[$of_field:meta])* $of_visibility:vis $field:ident: $field_type:ty),* $(,)?
+        }
+    ) => {
+        $(#[$attribute])*
+        $visibility struct $type {
+            $($(#[$of_field])* $of_visibility $field: $field_type),*
+        }
+
+        impl ::sea_orm::FromQueryResult for $type {
+            fn from_query_result(
+                row: &::sea_orm::QueryResult,
+                _: &str,
+            ) -> ::std::result::Result<Self, ::sea_orm::DbErr> {
+                let mut position = 0..;
+                ::std::result::Result::Ok(Self {
+                    $($field: $crate::sea_orm_repo::convert::Read::read(
+                        row,
+                        position.next().unwrap_or_default(),
+                    )?),*
+                })
+            }
+        }
+    };
 }
 
-/// A whole row.
-pub(super) struct Row(Model);
+pub(super) use by_position;
 
-impl FromQueryResult for Row {
-    fn from_query_result(row: &QueryResult, _: &str) -> Result<Self, DbErr> {
-        Ok(Self(by_position!(
-            row,
-            Model {
-                id,
-                app_id,
-                original_event_id,
-                source,
-                op,
-                trigger_id,
-                script_id,
-                payload,
-                payload_kind,
-                replayed_payload,
-                metadata,
-                attempt_count,
-                first_attempt_at,
-                last_attempt_at,
-                last_error,
-                error_signature,
-                signature_version,
-                group_key,
-                created_at,
-                resolved_at,
-                resolution,
-                resolved_by,
-                resolution_note,
-                run_id,
-                erased_at,
-            }
-        )))
+/// A column's value, as far as it can be read. SQLite can hold bytes in a column of texts, texts that are not UTF-8, and
+/// anything in a column of numbers: in a table that is not STRICT, or whose CHECKs were switched off.
+pub(super) trait Read: Sized {
+    fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr>;
+}
+
+/// A payload's text, and whether it holds all that is stored.
+pub(super) struct Payload {
+    text: String,
+    is_whole: bool,
+}
+
+impl Read for Payload {
+    fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+        let text = row.try_get_by_index(index).map(|text| Self { text, is_whole: true });
+        text.or_else(|error| read_bytes(row, index).ok_or(error))
     }
 }
 
-impl From<Row> for DeadLetterRow {
-    fn from(row: Row) -> Self {
-        row.0.into()
+fn read_bytes(row: &QueryResult, index: usize) -> Option<Payload> {
+    let bytes: Vec<u8> = row.try_get_by_index(index).ok()?;
+    Some(match String::from_utf8(bytes) {
+        Ok(text) => Payload { text, is_whole: true },
+        Err(error) => {
+            Payload { text: String::from_utf8_lossy(error.as_bytes()).into_owned(), is_whole: false }
+        }
+    })
+}
+
+impl Read for String {
+    fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+        Payload::read(row, index).map(|payload| payload.text)
+    }
+}
+
+impl Read for Option<String> {
+    fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+        let text = row.try_get_by_index(index);
+        text.or_else(|error| read_bytes(row, index).map(|payload| Some(payload.text)).ok_or(error))
+    }
+}
+
+macro_rules! read_clamped {
+    ($($type:ty),+ $(,)?) => {$(
+        impl Read for $type {
+            fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+                let clamp = |number: i64| number.clamp(Self::MIN.into(), Self::MAX.into()) as Self;
+                row.try_get_by_index(index).or_else(|error| read_number(row, index).map(clamp).ok_or(error))
+            }
+        }
+    )+};
+}
+
+read_clamped!(i16, i32);
+
+/// What is no number is 0.
+fn read_number(row: &QueryResult, index: usize) -> Option<i64> {
+    let whole = row.try_get_by_index::<i64>(index).ok();
+    let real = || row.try_get_by_index::<f64>(index).ok().map(|number| number as i64);
+    whole.or_else(real).or_else(|| read_bytes(row, index).map(|_| 0))
+}
+
+/// Values that a row can't be found, listed or told from others without.
+macro_rules! read_as_they_are {
+    ($($type:ty),+ $(,)?) => {$(
+        impl Read for $type {
+            fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+                row.try_get_by_index(index)
+            }
+        }
+    )+};
+}
+
+read_as_they_are!(i64, Uuid, Option<Uuid>, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
+
+by_position! {
+    /// A whole row: all columns of the entity, in its order.
+    pub(super) struct Row {
+        id: Uuid,
+        app_id: Uuid,
+        original_event_id: Uuid,
+        source: String,
+        op: String,
+        trigger_id: Option<Uuid>,
+        script_id: Option<Uuid>,
+        payload: Payload,
+        payload_kind: String,
+        replayed_payload: Option<String>,
+        metadata: Option<String>,
+        attempt_count: i32,
+        first_attempt_at: DateTimeWithTimeZone,
+        last_attempt_at: DateTimeWithTimeZone,
+        last_error: String,
+        error_signature: String,
+        signature_version: i16,
+        _group_key: String,
+        created_at: DateTimeWithTimeZone,
+        resolved_at: Option<DateTimeWithTimeZone>,
+        resolution: Option<String>,
+        resolved_by: Option<String>,
+        resolution_note: Option<String>,
+        run_id: Option<Uuid>,
+        erased_at: Option<DateTimeWithTimeZone>,
+    }
+}
+
+impl Row {
+    /// The stored kind, but where the payload could not be read as it is stored: that is not the event any more.
+    fn payload_kind(&self) -> &str {
+        if self.payload.is_whole { &self.payload_kind } else { PayloadKind::Truncated.as_str() }
+    }
+}
+
+by_position! {
+    /// A part of a text.
+    pub(super) struct TextPart {
+        pub(super) text: String,
     }
 }
 
 impl From<Row> for StoredLetter {
-    fn from(Row(row): Row) -> Self {
+    fn from(row: Row) -> Self {
+        let payload_kind = Some(row.payload_kind().to_owned());
         Self {
             id: row.id.into(),
             app_id: row.app_id.into(),
@@ -246,11 +372,10 @@ impl From<Row> for StoredLetter {
             op: row.op,
             trigger_id: row.trigger_id.map(Into::into),
             script_id: row.script_id.map(Into::into),
-            payload: row.payload,
-            payload_kind: Some(row.payload_kind),
+            payload: row.payload.text,
+            payload_kind,
             replayed_payload: row.replayed_payload,
             metadata: row.metadata,
-            // A CHECK keeps it from being negative.
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
             last_attempt_at: row.last_attempt_at.to_utc(),
@@ -269,8 +394,9 @@ impl From<Row> for StoredLetter {
 }
 
 /// No row fails to convert: what is broken in it costs its own field.
-impl From<Model> for DeadLetterRow {
-    fn from(row: Model) -> Self {
+impl From<Row> for DeadLetterRow {
+    fn from(row: Row) -> Self {
+        let payload_kind = to_payload_kind(row.payload_kind());
         Self {
             id: row.id.into(),
             app_id: row.app_id.into(),
@@ -279,8 +405,8 @@ impl From<Model> for DeadLetterRow {
             op: row.op,
             trigger_id: row.trigger_id.map(Into::into),
             script_id: row.script_id.map(Into::into),
-            payload: serde_json::from_str(&row.payload).unwrap_or(Value::String(row.payload)),
-            // A CHECK keeps it from being negative.
+            payload: serde_json::from_str(&row.payload.text).unwrap_or(Value::String(row.payload.text)),
+            payload_kind,
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
             last_attempt_at: row.last_attempt_at.to_utc(),
@@ -295,65 +421,40 @@ impl From<Model> for DeadLetterRow {
     }
 }
 
-/// What a listing reads of a row: all but the payload and a long error.
-#[derive(DerivePartialModel)]
-#[sea_orm(entity = "Entity", from_query_result = "false")]
-pub(super) struct Summary {
-    pub(super) id: Uuid,
-    app_id: Uuid,
-    original_event_id: Uuid,
-    source: String,
-    op: String,
-    trigger_id: Option<Uuid>,
-    script_id: Option<Uuid>,
-    #[sea_orm(from_expr = r#"Expr::from(Func::cust("octet_length").arg(Column::Payload.into_expr()))"#)]
-    payload_bytes: i32,
-    attempt_count: i32,
-    first_attempt_at: DateTimeWithTimeZone,
-    last_attempt_at: DateTimeWithTimeZone,
-    #[sea_orm(
-        from_expr = r#"Expr::from(Func::cust("substr").args([Column::LastError.into_expr(), 1.into(), 200.into()]))"#
-    )]
-    error_excerpt: String,
-    error_signature: String,
-    pub(super) created_at: DateTimeWithTimeZone,
-    resolved_at: Option<DateTimeWithTimeZone>,
-    resolution: Option<String>,
-    resolved_by: Option<String>,
-    resolution_note: Option<String>,
+by_position! {
+    /// What a listing reads of a row: all but the payload and a long error.
+    #[derive(DerivePartialModel)]
+    #[sea_orm(entity = "Entity", from_query_result = "false")]
+    pub(super) struct Summary {
+        pub(super) id: Uuid,
+        app_id: Uuid,
+        original_event_id: Uuid,
+        source: String,
+        op: String,
+        trigger_id: Option<Uuid>,
+        script_id: Option<Uuid>,
+        #[sea_orm(from_expr = r#"Expr::from(Func::cust("octet_length").arg(Column::Payload.into_expr()))"#)]
+        payload_bytes: i32,
+        payload_kind: String,
+        attempt_count: i32,
+        first_attempt_at: DateTimeWithTimeZone,
+        last_attempt_at: DateTimeWithTimeZone,
+        #[sea_orm(
+            from_expr = r#"Expr::from(Func::cust("substr").args([Column::LastError.into_expr(), 1.into(), 200.into()]))"#
+        )]
+        error_excerpt: String,
+        error_signature: String,
+        pub(super) created_at: DateTimeWithTimeZone,
+        resolved_at: Option<DateTimeWithTimeZone>,
+        resolution: Option<String>,
+        resolved_by: Option<String>,
+        resolution_note: Option<String>,
+    }
 }
 
 impl Summary {
     pub(super) fn columns() -> SelectStatement {
         Self::select_cols(Entity::find().select_only()).into_query()
-    }
-}
-
-impl FromQueryResult for Summary {
-    fn from_query_result(row: &QueryResult, _: &str) -> Result<Self, DbErr> {
-        Ok(by_position!(
-            row,
-            Self {
-                id,
-                app_id,
-                original_event_id,
-                source,
-                op,
-                trigger_id,
-                script_id,
-                payload_bytes,
-                attempt_count,
-                first_attempt_at,
-                last_attempt_at,
-                error_excerpt,
-                error_signature,
-                created_at,
-                resolved_at,
-                resolution,
-                resolved_by,
-                resolution_note,
-            }
-        ))
     }
 }
 
@@ -368,6 +469,7 @@ impl From<Summary> for DeadLetterSummary {
             trigger_id: row.trigger_id.map(Into::into),
             script_id: row.script_id.map(Into::into),
             payload_bytes: row.payload_bytes.try_into().unwrap_or_default(),
+            payload_kind: to_payload_kind(&row.payload_kind),
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
             last_attempt_at: row.last_attempt_at.to_utc(),
@@ -387,11 +489,17 @@ fn to_resolution(text: Option<String>) -> Option<Resolution> {
     text?.parse().ok()
 }
 
-/// To `max` bytes with the mark, at a character's boundary.
+/// A newer version's kind costs this field, not the row.
+fn to_payload_kind(text: &str) -> Option<PayloadKind> {
+    PayloadKind::ALL.iter().copied().find(|kind| kind.as_str() == text)
+}
+
+/// To `max` bytes with the mark, or with what fits of that, at a character's boundary.
 fn cut(mut text: String, max: Option<usize>) -> String {
     if let Some(max) = max.filter(|&max| text.len() > max) {
-        text.truncate(text.floor_char_boundary(max.saturating_sub(CUT.len())));
-        text.push_str(CUT);
+        let mark = CUT.get(..max).unwrap_or(CUT);
+        text.truncate(text.floor_char_boundary(max - mark.len()));
+        text.push_str(mark);
     }
     text
 }

@@ -72,7 +72,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        let row = Entity::find().filter(is_row(app_id, id)).one(&self.db).await?;
+        let row =
+            Entity::find().filter(is_row(app_id, id)).into_model::<convert::Row>().one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
 
@@ -101,7 +102,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let length = clamp(characters.end.saturating_sub(characters.start));
         let part = Func::cust("substr").args([column.into_expr(), first.into(), length.into()]);
         let text = Entity::find().select_only().expr(part).filter(is_row(app_id, id));
-        Ok(text.into_tuple().one(&self.db).await?)
+        Ok(text.into_model::<convert::TextPart>().one(&self.db).await?.map(|part| part.text))
     }
 
     pub(super) async fn find_page(

@@ -12,8 +12,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, connection::RepoConnection, in_range,
-    scan::Matching, timeline::Buckets,
+    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, connection::RepoConnection, convert::by_position,
+    in_range, scan::Matching, timeline::Buckets,
 };
 use crate::{AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest};
 
@@ -143,18 +143,19 @@ fn order_groups(groups: &mut SelectStatement, table: &'static str, backend: DbBa
     }
 }
 
-#[derive(FromQueryResult)]
-struct ErrorGroupRow {
-    source: String,
-    op: String,
-    script_id: Option<Uuid>,
-    error_signature: String,
-    letters: i64,
-    first_seen: DateTimeWithTimeZone,
-    last_seen: DateTimeWithTimeZone,
-    settled: i64,
-    last_settled_at: Option<DateTimeWithTimeZone>,
-    newest_id: Uuid,
+by_position! {
+    struct ErrorGroupRow {
+        source: String,
+        op: String,
+        script_id: Option<Uuid>,
+        error_signature: String,
+        letters: i64,
+        first_seen: DateTimeWithTimeZone,
+        last_seen: DateTimeWithTimeZone,
+        settled: i64,
+        last_settled_at: Option<DateTimeWithTimeZone>,
+        newest_id: Uuid,
+    }
 }
 
 impl ErrorGroupRow {

@@ -14,12 +14,12 @@ use serde_json::Value as Json;
 use super::{
     SeaOrmDeadLetterRepo,
     connection::RepoConnection,
-    convert::{self, NEW_COLUMNS, NewRow, Values},
+    convert::{self, NEW_COLUMNS, NewRow, OverCap, Values},
     new_id,
     text::Text,
     transaction,
 };
-use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, PayloadKind, error::code_of};
+use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 
 /// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
 /// 1 GB, which looks like an outage.
@@ -37,7 +37,7 @@ const SQLITE_BINDS: usize = 32_766;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
-        let row = convert::to_new_row(id, letter, PayloadKind::Json, 0, self.limits)?;
+        let row = convert::to_new_row(id, letter, OverCap::Refuse, 0, self.limits)?;
         one(&self.db, row).await?;
         Ok(id)
     }

@@ -3,10 +3,10 @@
 use std::{error::Error, pin::pin, slice, sync::Arc};
 
 use async_trait::async_trait;
-use dead_letters_entity::dead_letters::{Column, Model};
+use dead_letters_entity::dead_letters::Column;
 use sea_orm::{DatabaseTransaction, FromQueryResult, Iterable};
 
-use super::{SeaOrmDeadLetterRepo, settle::Bulk, transaction};
+use super::{SeaOrmDeadLetterRepo, convert, settle::Bulk, transaction};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow, Requeue,
     Resolution, Settled, Settlement,
@@ -193,7 +193,7 @@ async fn settle_rows(
     let (rows, skipped) = bulk.settle(txn, &columns).await?;
     let mut settled = Vec::with_capacity(rows.len());
     for row in rows {
-        settled.push(DeadLetterRow::from(Model::from_query_result(&row, "")?));
+        settled.push(DeadLetterRow::from(convert::Row::from_query_result(&row, "")?));
     }
     // RETURNING has no order.
     settled.sort_by_key(|row| (row.created_at, row.id));

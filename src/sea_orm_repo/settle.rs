@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, JoinType, QueryFilter,
-    QueryResult, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Iterable,
+    JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
@@ -79,7 +79,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let backend = self.db.get_database_backend();
         for _ in 0..ATTEMPTS {
             let update = settle(backend, settlement).filter(is_row(app_id, id)).filter(is_open());
-            if let Some(row) = update.exec_with_returning(&self.db).await?.pop() {
+            let mut update = update.into_query();
+            update.returning(Query::returning().columns(Column::iter()));
+            let settled = convert::Row::find_by_statement(backend.build(&update)).one(&self.db).await?;
+            if let Some(row) = settled {
                 return Ok(row.into());
             }
             let row = self.find_in_app(app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;

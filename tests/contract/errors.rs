@@ -28,7 +28,7 @@ on_every_backend! {
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidQuery, InvalidResolution,
-        InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows, PayloadTooDeep,
+        InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows,
         PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
@@ -48,7 +48,6 @@ fn each_error_is_of_one_kind() {
                 FromAfterUntil,
                 InvalidCursor,
                 NotStorable { index: 0, field: "source" },
-                PayloadTooDeep { index: 0 },
                 PayloadTooLarge { index: 0, bytes: 3, max: 2 },
                 TooLargeForTransaction { argument: "letters", unit: "bytes", size: 3, max: 2 },
                 TimeOutOfRange { index: 0, field: "created_at" },

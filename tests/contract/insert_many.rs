@@ -19,7 +19,6 @@ on_every_backend! {
     a_row_that_the_database_drops_silently_takes_all_with_it,
     in_the_callers_transaction_there_is_no_savepoint,
     in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_alike,
-    a_letter_that_is_too_deep_is_named_and_none_is_stored,
     letters_of_100_000_levels_side_by_side_leave_the_process_alive,
     the_callers_rollback_takes_them_back,
 }
@@ -166,21 +165,24 @@ async fn in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_a
     }
 }
 
-async fn a_letter_that_is_too_deep_is_named_and_none_is_stored(db: TestDb) {
-    let mut letters = letters(3);
-    letters[1].payload = nested(128);
-    let error = db.repo().insert_many(letters).await.unwrap_err();
-    assert!(matches!(error, DeadLetterRepoError::PayloadTooDeep { index: 1 }), "{error}");
-    assert_eq!(db.row_count().await, 0);
-}
-
+/// Whether all are stored, or none because of one.
 async fn letters_of_100_000_levels_side_by_side_leave_the_process_alive(db: TestDb) {
-    let mut letters = letters(4);
-    for index in [1, 2, 3] {
-        letters[index].payload = nested(100_000);
-    }
-    let error = db.repo().insert_many(letters).await.unwrap_err();
-    assert!(matches!(error, DeadLetterRepoError::PayloadTooDeep { index: 1 }), "{error}");
+    let deep = || {
+        let mut letters = letters(4);
+        for index in [1, 2, 3] {
+            letters[index].payload = nested(100_000);
+        }
+        letters
+    };
+    let ids = db.repo().insert_many(deep()).await.unwrap();
+    let text = "[".repeat(100_000) + &"]".repeat(100_000);
+    assert!(db.repo().get(ids[3]).await.unwrap().unwrap().payload == text);
+    let error = db.repo().max_payload_bytes(1_000).insert_many(deep()).await.unwrap_err();
+    assert!(
+        matches!(error, DeadLetterRepoError::PayloadTooLarge { index: 1, bytes: 200_000, max: 1_000 }),
+        "{error}"
+    );
+    assert_eq!(db.row_count().await, 4);
 }
 
 async fn the_callers_rollback_takes_them_back(db: TestDb) {

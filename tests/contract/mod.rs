@@ -46,6 +46,8 @@ mod insert_many;
 mod list;
 mod metrics;
 mod observed;
+mod odd;
+mod payload;
 mod query;
 mod races;
 mod resolve;

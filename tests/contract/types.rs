@@ -9,7 +9,7 @@ use chrono::Utc;
 use dead_letters::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
     DeadLetterState, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter,
-    Page, PageRequest, Resolution, ScriptId, Settlement, TimelineRequest, TriggerId,
+    Page, PageRequest, PayloadKind, Resolution, ScriptId, Settlement, TimelineRequest, TriggerId,
     entity::dead_letters::{COLUMN, Column, Entity},
 };
 use sea_orm::{EntityTrait, QueryFilter, QuerySelect};
@@ -81,6 +81,22 @@ fn a_resolution_prints_parses_and_serializes_as_its_text() {
 }
 
 #[test]
+fn a_payload_kind_serializes_as_its_text() {
+    let texts = [
+        (PayloadKind::Json, "json"),
+        (PayloadKind::Text, "text"),
+        (PayloadKind::Truncated, "truncated"),
+        (PayloadKind::Erased, "erased"),
+    ];
+    for (kind, text) in texts {
+        assert_eq!(kind.as_str(), text);
+        assert_eq!(serde_json::to_value(kind).unwrap(), json!(text));
+        assert_eq!(serde_json::from_value::<PayloadKind>(json!(text)).unwrap(), kind);
+    }
+    assert_eq!(PayloadKind::ALL, texts.map(|(kind, _)| kind));
+}
+
+#[test]
 fn a_state_prints_parses_and_serializes_as_its_text() {
     let texts = [
         (DeadLetterState::Open, "open"),
@@ -139,6 +155,7 @@ fn a_new_letter_failed_once_and_now() {
         trigger_id: None,
         script_id: None,
         payload: json!({ "order": 4711 }),
+        payload_text: None,
         attempt_count: 1,
         first_attempt_at: new.first_attempt_at,
         last_attempt_at: new.first_attempt_at,
@@ -217,6 +234,7 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         trigger_id: Some(Uuid::from_u128(4).into()),
         script_id: None,
         payload: json!({ "order": 4711 }),
+        payload_kind: Some(PayloadKind::Json),
         attempt_count: 5,
         first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
         last_attempt_at: time("2026-03-01T10:31:00Z"),
@@ -237,6 +255,7 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         "trigger_id": "00000000-0000-0000-0000-000000000004",
         "script_id": null,
         "payload": { "order": 4711 },
+        "payload_kind": "json",
         "attempt_count": 5,
         "first_attempt_at": "2026-03-01T10:00:00.123456Z",
         "last_attempt_at": "2026-03-01T10:31:00Z",
@@ -284,6 +303,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         source: CANARY.to_owned(),
         op: CANARY.to_owned(),
         payload: json!({ CANARY: CANARY }),
+        payload_text: text(),
         last_error: CANARY.to_owned(),
         ..letter(new_app())
     };
@@ -296,6 +316,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         trigger_id: None,
         script_id: new.script_id,
         payload: new.payload.clone(),
+        payload_kind: Some(PayloadKind::Text),
         attempt_count: 5,
         first_attempt_at: new.first_attempt_at,
         last_attempt_at: new.last_attempt_at,
@@ -316,6 +337,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         trigger_id: None,
         script_id: row.script_id,
         payload_bytes: 29,
+        payload_kind: None,
         attempt_count: 5,
         first_attempt_at: row.first_attempt_at,
         last_attempt_at: row.last_attempt_at,

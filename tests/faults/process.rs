@@ -123,7 +123,7 @@ async fn a_transaction_that_sqlite_ended_and_its_caller_dropped_swallows_no_late
 #[test]
 fn a_payload_of_100_000_levels_does_not_end_a_process_of_its_own() {
     for case in [
-        "contract::insert::sqlite::a_payload_of_100_000_levels_is_refused_and_the_process_lives",
+        "contract::insert::sqlite::a_payload_of_100_000_levels_is_stored_and_the_process_lives",
         "contract::insert_many::sqlite::letters_of_100_000_levels_side_by_side_leave_the_process_alive",
     ] {
         let output = this_test_alone(case).output().unwrap();

@@ -51,8 +51,9 @@ async fn bury(
         op: event.op,
         trigger_id: trigger.map(|trigger| trigger.id.into()),
         script_id: trigger.map(|trigger| trigger.script_id.into()),
-        // What is no JSON is stored as its text.
-        payload: serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload)),
+        payload: Value::Null,
+        // Byte for byte, whether it is JSON or not.
+        payload_text: Some(event.payload),
         attempt_count: ATTEMPTS,
         first_attempt_at: event.first_attempt_at.unwrap_or(now),
         last_attempt_at: now,

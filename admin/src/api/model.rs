@@ -1,7 +1,7 @@
 //! What goes over the wire, apart from what the library calls it: a field there may change, here it may not.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, Resolution};
+use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, PayloadKind, Resolution};
 use serde::Serialize;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -43,6 +43,9 @@ pub(super) struct Letter {
     script_id: Option<Uuid>,
     /// The payload's size as serialized, in bytes.
     payload_bytes: u64,
+    /// What the stored text of the payload is. Null is a kind that this version does not know.
+    #[schema(value_type = Option<PayloadKindWords>)]
+    payload_kind: Option<PayloadKind>,
     /// Attempts made.
     attempt_count: u32,
     first_attempt_at: DateTime<Utc>,
@@ -91,6 +94,7 @@ impl Letter {
             trigger_id: summary.trigger_id.map(Uuid::from),
             script_id: summary.script_id.map(Uuid::from),
             payload_bytes: summary.payload_bytes,
+            payload_kind: summary.payload_kind,
             attempt_count: summary.attempt_count,
             first_attempt_at: summary.first_attempt_at,
             last_attempt_at: summary.last_attempt_at,
@@ -153,7 +157,7 @@ macro_rules! words {
                     ObjectBuilder::new()
                         .schema_type(Type::String)
                         .description(Some(concat!($($doc),+).trim()))
-                        .enum_values(Some(<$type>::ALL.map(|word| word.as_str())))
+                        .enum_values(Some(<$type>::ALL.iter().map(|word| word.as_str())))
                         .into()
                 }
             }
@@ -164,6 +168,9 @@ macro_rules! words {
 words! {
     /// What became of a letter. It stays open where its handler failed.
     ResolutionWords: Resolution as "Resolution";
+    /// What the text of a payload is: `json` is JSON of any depth, `text` is not JSON, `truncated` was cut or altered and
+    /// is not the whole event, and the content of `erased` was erased.
+    PayloadKindWords: PayloadKind as "PayloadKind";
     /// How far a letter is settled: `unresolved` is not at all, `open` is that or a handler failed, `resolved` is as
     /// anything.
     StateWords: DeadLetterState as "State";

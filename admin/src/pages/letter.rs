@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution,
-    ScriptId, TriggerId,
+    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, PayloadKind,
+    Resolution, ScriptId, TriggerId,
 };
 
 use super::{
@@ -91,6 +91,7 @@ struct EarlierDeath {
 
 struct Payload {
     size: String,
+    kind: &'static str,
     content: Content,
     redacted: usize,
     download: String,
@@ -106,7 +107,7 @@ enum Content {
     Json(Vec<Word>),
     /// JSON as it is stored, where laid out it would be many times as large.
     Compact(Text),
-    /// No JSON.
+    /// Of the kind `text`, or what can't be laid out.
     Plain(Text),
     Large,
     Withheld,
@@ -279,7 +280,7 @@ async fn payload(
     let (content, redacted) = match letter.payload_bytes <= MAX_SHOWN_BYTES {
         true => {
             let text = access.store().payload_text(app_id, id, 0..u64::MAX).await?;
-            shown(&text.ok_or_else(Problem::no_such_letter)?, redaction)
+            shown(&text.ok_or_else(Problem::no_such_letter)?, letter.payload_kind, redaction)
         }
         false => (Content::Large, 0),
     };
@@ -295,6 +296,18 @@ async fn payload(
     let may_see = access.may(Right::Payloads);
     Ok(Payload {
         size: size(letter.payload_bytes),
+        kind: match letter.payload_kind {
+            // Or another writer left it so.
+            Some(PayloadKind::Json) if matches!(content, Content::Plain(_)) => {
+                "as stored: not JSON, or deeper than 127 levels"
+            }
+            Some(PayloadKind::Json) => "JSON",
+            Some(PayloadKind::Text) => "text, not JSON",
+            Some(PayloadKind::Truncated) => "truncated: not the whole event",
+            Some(PayloadKind::Erased) => "erased",
+            Some(other) => other.as_str(),
+            None => "of a kind that this version does not know",
+        },
         content,
         redacted,
         download: root.payload(app_id, id, "payload"),
@@ -304,7 +317,10 @@ async fn payload(
     })
 }
 
-fn shown(text: &str, redaction: &Redaction) -> (Content, usize) {
+fn shown(text: &str, kind: Option<PayloadKind>, redaction: &Redaction) -> (Content, usize) {
+    if kind == Some(PayloadKind::Text) && redaction.is_empty() {
+        return (Content::Plain(text.into()), 0);
+    }
     match pretty(text, redaction, MAX_TOKENS, MAX_LAID_OUT_BYTES) {
         Ok(Some(pretty)) => (Content::Json(pretty.tokens.iter().map(Word::from).collect()), pretty.redacted),
         Ok(None) => match redact(text, redaction) {

@@ -1,4 +1,4 @@
-use dead_letters::{DeadLetterStore, DeadLetterSummary};
+use dead_letters::{DeadLetterStore, DeadLetterSummary, PayloadKind};
 use serde::Serialize;
 
 use super::list::state;
@@ -56,8 +56,20 @@ pub(crate) async fn show(
         ("by", maybe(summary.resolved_by.clone())),
         ("note", maybe(summary.resolution_note.clone())),
         ("payload bytes", summary.payload_bytes.into()),
+        ("payload kind", payload_kind(summary).into()),
         ("error", last_error.as_str().into()),
         ("payload", maybe(payload.clone())),
     ];
     Ok(printer.facts(&letter, facts)?)
+}
+
+fn payload_kind(letter: &DeadLetterSummary) -> &'static str {
+    match letter.payload_kind {
+        Some(PayloadKind::Json) => "JSON",
+        Some(PayloadKind::Text) => "text, not JSON",
+        Some(PayloadKind::Truncated) => "truncated: not the whole event",
+        Some(PayloadKind::Erased) => "erased",
+        Some(other) => other.as_str(),
+        None => "of a newer version",
+    }
 }

@@ -3,7 +3,8 @@ use std::collections::HashSet;
 use chrono::Duration;
 use dead_letters::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, Resolution, ScriptId, TriggerId,
+    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, PayloadKind, Resolution, ScriptId,
+    TriggerId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -79,6 +80,7 @@ async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
         trigger_id: row.trigger_id,
         script_id: row.script_id,
         payload_bytes: payload.to_string().len() as u64,
+        payload_kind: Some(PayloadKind::Json),
         attempt_count: row.attempt_count,
         first_attempt_at: row.first_attempt_at,
         last_attempt_at: row.last_attempt_at,

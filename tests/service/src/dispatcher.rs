@@ -46,10 +46,10 @@ async fn bury(
     event: event::Model,
     error: &str,
 ) -> Result<(), DeadLetterRepoError> {
-    let payload = serde_json::from_str(&event.payload).unwrap_or(Value::String(event.payload));
     let letter = NewDeadLetter {
+        payload_text: Some(event.payload),
         attempt_count: ATTEMPTS as u32,
-        ..NewDeadLetter::new(event.app_id.into(), event.id, "orders", "created", payload, error)
+        ..NewDeadLetter::new(event.app_id.into(), event.id, "orders", "created", Value::Null, error)
     };
     let buried = repo.bury(letter, async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)
