@@ -51,7 +51,7 @@ pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLet
 pub use open::{OpenError, Schema, open};
 pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
-pub use replay::{DeadLetterReplay, Requeue};
+pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
 pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;

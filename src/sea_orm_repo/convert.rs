@@ -237,7 +237,13 @@ impl From<Row> for DeadLetterRow {
 }
 
 impl From<Row> for StoredLetter {
-    fn from(Row(row): Row) -> Self {
+    fn from(row: Row) -> Self {
+        row.0.into()
+    }
+}
+
+impl From<Model> for StoredLetter {
+    fn from(row: Model) -> Self {
         Self {
             id: row.id.into(),
             app_id: row.app_id.into(),
