@@ -25,9 +25,9 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRow, DeadLetterTriage,
-    GroupRequest, NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId,
-    SeaOrmDeadLetterRepo, Settlement, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterTriage, GroupRequest,
+    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo,
+    Settlement, StoredLetter, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
     migration::Migrator,
 };
 use sea_orm::{
@@ -170,7 +170,7 @@ async fn main() -> Result<()> {
     let replayer = repo.replayer(Outbox);
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
-        if trigger_of(&letter).is_some_and(|trigger| trigger.name == "crm-sync") {
+        if trigger_of(letter.trigger_id).is_some_and(|trigger| trigger.name == "crm-sync") {
             let (by, note) = (Some("ada".to_owned()), Some("the CRM was down".to_owned()));
             replayer.replay(letter.app_id, id, by, note).await?;
             println!("  {id}  back in the outbox");
@@ -379,24 +379,27 @@ struct Outbox;
 
 #[async_trait]
 impl Requeue for Outbox {
-    async fn requeue(&self, txn: &DatabaseTransaction, letters: &[DeadLetterRow]) -> Result<()> {
+    async fn requeue(&self, txn: &DatabaseTransaction, letters: &[StoredLetter]) -> Result<()> {
         for letter in letters {
-            let event = Event {
-                app_id: letter.app_id,
-                event_id: letter.original_event_id,
-                source: letter.source.clone(),
-                op: letter.op.clone(),
-                trigger: trigger_of(letter).ok_or("the trigger is gone")?.name.to_owned(),
-                payload: letter.payload.clone(),
+            let trigger = trigger_of(letter.trigger_id).ok_or("the trigger is gone")?;
+            let event = outbox::ActiveModel {
+                position: NotSet,
+                event_id: Set(letter.original_event_id),
+                app_id: Set(letter.app_id.into()),
+                source: Set(letter.source.clone()),
+                op: Set(letter.op.clone()),
+                trigger: Set(trigger.name.to_owned()),
+                // As it came, number for number.
+                payload: Set(letter.payload.clone()),
             };
-            outbox::ActiveModel::from(event).insert(txn).await?;
+            event.insert(txn).await?;
         }
         Ok(())
     }
 }
 
-fn trigger_of(letter: &DeadLetterRow) -> Option<&'static Trigger> {
-    TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == letter.trigger_id)
+fn trigger_of(id: Option<TriggerId>) -> Option<&'static Trigger> {
+    TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == id)
 }
 
 async fn show_groups(repo: &dyn DeadLetterTriage, apps: &BTreeSet<AppId>) -> Result<()> {

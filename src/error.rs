@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 
 use crate::{
-    AppId, DeadLetterId, Resolution,
+    AppId, DeadLetterId, PayloadKind, Resolution,
     description::{Described, sqlx_error},
 };
 
@@ -78,6 +78,19 @@ pub enum DeadLetterRepoError {
         /// By whom, where a [`Settlement`](crate::Settlement) said so. Neither `Display` nor `Debug` shows
         /// it.
         by: Option<String>,
+    },
+    /// The payload of the letter is not the whole event, and the service's [`Requeue`](crate::Requeue) takes whole
+    /// ones only: see [`accepts_truncated`](crate::Requeue::accepts_truncated).
+    #[error(
+        "the dead letter {id} was not replayed, because its payload is {}: resolve it, or let \
+         Requeue::accepts_truncated return true",
+        kind.as_str()
+    )]
+    PayloadNotWhole {
+        /// The letter.
+        id: DeadLetterId,
+        /// What its payload is.
+        kind: PayloadKind,
     },
     /// The row to be reopened is unresolved.
     #[error("the dead letter {0} is unresolved")]
@@ -162,9 +175,10 @@ impl DeadLetterRepoError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
-            Self::AlreadyResolved { .. } | Self::NotResolved(_) | Self::OutboxRows { taken: 0 } => {
-                ErrorKind::Conflict
-            }
+            Self::AlreadyResolved { .. }
+            | Self::PayloadNotWhole { .. }
+            | Self::NotResolved(_)
+            | Self::OutboxRows { taken: 0 } => ErrorKind::Conflict,
             Self::InvalidResolution(_)
             | Self::InvalidState(_)
             | Self::InvalidQuery { .. }
@@ -234,7 +248,7 @@ impl DeadLetterRepoError {
 pub enum ErrorKind {
     /// There is no such row.
     NotFound,
-    /// The row is not as the call wants it: somebody else was there before.
+    /// The row is not as the call wants it: somebody else was there before, or its payload is not whole.
     Conflict,
     /// An argument is wrong, and the same call fails again.
     Invalid,

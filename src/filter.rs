@@ -39,6 +39,13 @@ pub struct DeadLetterFilter {
     pub error_contains: Option<String>,
     /// The error signature, exactly.
     pub error_signature: Option<String>,
+    /// Whether the payload is not the whole event: `Some(true)` is letters whose payload is truncated or erased,
+    /// `Some(false)` is all others.
+    pub truncated: Option<bool>,
+    /// Letters that failed again: this bulk run replayed a letter of their event
+    /// ([`ReplayRequest::run_id`](crate::ReplayRequest::run_id)), and they are none that it replayed. Letters of the
+    /// event from before the run match too, if `created_from` does not leave them out.
+    pub failed_again_in_run: Option<Uuid>,
     /// Created at this time or later.
     pub created_from: Option<DateTime<Utc>>,
     /// Created before this time.
@@ -47,7 +54,8 @@ pub struct DeadLetterFilter {
 
 debug_without_content! {
     DeadLetterFilter {
-        state, ids, resolution, trigger_id, script_id, original_event_id, created_from, created_before;
+        state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
+        created_from, created_before;
         source, op, error_contains, error_signature,
     }
 }

@@ -38,8 +38,8 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchiv
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
-/// The generated entity, for queries of your own; [`DeadLetterRow`] is made `from` its `Model`. Where you write times
-/// yourself, SQLite's schema takes microseconds at most (`trunc_subsecs(6)`).
+/// The generated entity, for queries of your own. Where you write times yourself, SQLite's schema takes microseconds at
+/// most (`trunc_subsecs(6)`).
 pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;
@@ -51,7 +51,7 @@ pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLet
 pub use open::{OpenError, Schema, open};
 pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
-pub use replay::{DeadLetterReplay, Requeue};
+pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
 pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;

@@ -37,8 +37,8 @@ use crate::{
 ///
 /// use async_trait::async_trait;
 /// use dead_letters::{
-///     AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-///     DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Requeue, Schema, Settlement, connect_options,
+///     AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage,
+///     GroupRequest, NewDeadLetter, PageRequest, Requeue, Schema, Settlement, StoredLetter, connect_options,
 ///     migration::Migrator,
 /// };
 /// use sea_orm::DatabaseTransaction;
@@ -86,7 +86,7 @@ use crate::{
 ///     async fn requeue(
 ///         &self,
 ///         _txn: &DatabaseTransaction,
-///         letters: &[DeadLetterRow],
+///         letters: &[StoredLetter],
 ///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
 ///         for _letter in letters {
 ///             // INSERT INTO your outbox, in the transaction: the letter's payload, under its original_event_id.

@@ -1,11 +1,14 @@
 //! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would
 //! show.
 
+use std::error::Error;
+
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, PageRequest, Resolution, SeaOrmDeadLetterRepo, Settlement,
-    StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    DeadLetterTriage, Due, GroupRequest, PageRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -84,6 +87,7 @@ const OPEN: &[&str] = &["idx_dead_letters_unresolved", "idx_dead_letters_handler
 const CLOSED: &[&str] = &["idx_dead_letters_closed"];
 const GC: &[&str] = &["idx_dead_letters_gc"];
 const REPLAYS: &[&str] = &["idx_dead_letters_replays"];
+const APP_AND_REPLAYS: &[&str] = &["idx_dead_letters_app", "idx_dead_letters_replays"];
 const KEY: &[&str] = &["dead_letters_pkey"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,7 +122,7 @@ impl Log {
     }
 
     fn expect_each(&mut self, expected: &[(&'static [&'static str], Reads, Option<u32>)]) {
-        let sent = self.recorded.take();
+        let sent: Vec<_> = self.recorded.take().into_iter().filter(is_of_rows).collect();
         assert_eq!(sent.len(), expected.len());
         for (statement, &(indexes, reads, at_most)) in sent.into_iter().zip(expected) {
             self.statements.push(Expected { statement, indexes, reads, at_most });
@@ -208,6 +212,30 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(UNRESOLVED, Whole, Some(100));
     }
 
+    let failed_again = DeadLetterFilter {
+        failed_again_in_run: Some(Uuid::from_u128(7)),
+        created_from: Some(DateTime::UNIX_EPOCH),
+        ..filter(DeadLetterState::Any)
+    };
+    repo.list(app, &failed_again, &PageRequest { scan: Some(SCAN), ..Default::default() }).await.unwrap();
+    log.expect(APP_AND_REPLAYS, Filtering, Some(SCAN + 1));
+
+    // Up to the limit, and below it; then behind a place. The letters are fetched by their ids.
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        let due = DeadLetterFilter { created_before: Some(before), ..filter(DeadLetterState::Open) };
+        repo.replayer(Nowhere).replay_matching(app, &due, ReplayRequest::default()).await.unwrap();
+        let expected = [(OPEN, Whole, Some(201)), (KEY, Whole, Some(100))];
+        log.expect_each(&expected[..if before == cutoff() { 2 } else { 1 }]);
+    }
+    let due = DeadLetterFilter { created_before: Some(cutoff()), ..filter(DeadLetterState::Open) };
+    let limit = ReplayRequest { limit: 1, ..Default::default() };
+    let after = repo.replayer(Full).replay_matching(app, &due, limit).await.unwrap().next;
+    assert!(after.is_some());
+    log.expect_each(&[(OPEN, Whole, Some(3)), (KEY, Whole, Some(1))]);
+    let behind = ReplayRequest { after, ..Default::default() };
+    repo.replayer(Nowhere).replay_matching(app, &due, behind).await.unwrap();
+    log.expect_each(&[(OPEN, Whole, Some(201)), (KEY, Whole, Some(100))]);
+
     // Rows by their ids, of which some are open.
     for number in [3, 1_000] {
         let ids = db.repo().list_for_app(other, false, number, 0).await.unwrap();
@@ -256,6 +284,31 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         }
     }
     log.statements
+}
+
+#[async_trait]
+impl Requeue for Nowhere {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        _: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
+}
+
+/// An outbox that takes no event.
+struct Full;
+
+#[async_trait]
+impl Requeue for Full {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        _: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Err("the queue is full".into())
+    }
 }
 
 /// Whether the statement is about rows of the table: a commit's are not, and an import's rows are none yet.
@@ -565,6 +618,9 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.resolve_matching(app, &these, &ignored, 1).await.unwrap();
     // Below the limit it looks for what others hold.
     repo.resolve_matching(app, &due, &ignored, 1_000).await.unwrap();
+    let behind = |after| ReplayRequest { after, limit: 1, ..Default::default() };
+    let failed = repo.replayer(Full).replay_matching(app, &due, behind(None)).await.unwrap();
+    repo.replayer(Nowhere).replay_matching(app, &due, behind(failed.next)).await.unwrap();
     for filter in [&these, &due] {
         let filter = DeadLetterFilter { state: DeadLetterState::Any, ..filter.clone() };
         let replayed =

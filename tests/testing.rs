@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, ErrorKind, GroupRequest,
-    PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
-    TimelineRequest,
+    PageRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
+    SweepScope, TimelineRequest,
     testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
 };
 use sea_orm::DatabaseTransaction;
@@ -87,7 +87,7 @@ impl Requeue for Nowhere {
     async fn requeue(
         &self,
         _: &DatabaseTransaction,
-        _: &[dead_letters::DeadLetterRow],
+        _: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
@@ -151,7 +151,9 @@ impl Given {
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
             Call::Replay => replay.replay(app, id, None, None).await.map(drop),
-            Call::ReplayMatching => replay.replay_matching(app, &filter, None, None, 1).await.map(drop),
+            Call::ReplayMatching => {
+                replay.replay_matching(app, &filter, ReplayRequest::default()).await.map(drop)
+            }
             _ => panic!("{call:?} is not made here"),
         }
     }

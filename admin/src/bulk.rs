@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterReplay, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
-    ListQuery, PageRequest, Resolution, Settled, Settlement,
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState,
+    DeadLetterSummary, ListQuery, PageRequest, ReplayFailure, ReplayRequest, Replayed, Resolution,
+    Settlement,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::{
     access::{AppAccess, Right},
@@ -34,6 +36,12 @@ const RESOLVE_BATCH: u32 = 1_000;
 const REPLAY_BATCH: u32 = 100;
 /// A run without a limit ends its last batch after this.
 const RUN_TIME: Duration = Duration::from_secs(10);
+/// A run ends with the batch in which its letters that failed are so many: each is named in its answer.
+const MAX_FAILURES: usize = 32;
+/// Of what the service said of one.
+const MAX_REASON_CHARACTERS: usize = 500;
+/// How many new letters are examined for those that failed again.
+const NEWEST: u32 = 500;
 
 /// What a run is about, and what came of it so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +54,11 @@ struct Frozen {
     at_least: bool,
     at: DateTime<Utc>,
     done: u64,
+    /// Letters that the service could not requeue.
+    failed: u64,
+    /// Behind the last of them.
+    after: Option<Cursor>,
+    run_id: Uuid,
     began: Option<DateTime<Utc>>,
 }
 
@@ -75,6 +88,10 @@ pub(crate) struct Outcome {
     pub(crate) done: u64,
     /// By this run and those before it.
     pub(crate) done_so_far: u64,
+    /// Letters that the service could not requeue in this run. They are open.
+    pub(crate) failures: Vec<Failure>,
+    /// The same in this run and those before it.
+    pub(crate) failed_so_far: u64,
     /// Whether another run may do more.
     pub(crate) more: bool,
     /// Whether letters are left that others hold.
@@ -84,13 +101,34 @@ pub(crate) struct Outcome {
     pub(crate) settled_by_others: Option<u64>,
     /// When the first run began, by the database's clock.
     pub(crate) began: DateTime<Utc>,
+    /// Stored with each letter that was replayed.
+    pub(crate) run_id: Uuid,
     /// What ended it after its first batch.
     pub(crate) stopped_by: Option<Problem>,
     /// For the next run.
     pub(crate) token: String,
 }
 
-/// Letters whose event had been replayed before, and died again.
+/// A letter that the service could not requeue.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) id: DeadLetterId,
+    /// What the service said, as it said it.
+    pub(crate) reason: String,
+}
+
+impl From<ReplayFailure> for Failure {
+    fn from(failure: ReplayFailure) -> Self {
+        let reason = failure.reason();
+        let reason = match reason.char_indices().nth(MAX_REASON_CHARACTERS) {
+            Some((end, _)) => format!("{}…", &reason[..end]),
+            None => reason,
+        };
+        Self { id: failure.id, reason }
+    }
+}
+
+/// Letters that failed again: a run replayed their event.
 pub(crate) struct CameBack {
     pub(crate) count: usize,
     pub(crate) at_least: bool,
@@ -116,6 +154,13 @@ pub(crate) async fn preview(
         may_be_set(action, "action")?;
     }
     may_run(access, action)?;
+    if action == Resolution::Replayed && !access.replay()?.accepts_truncated() {
+        if filter.truncated == Some(true) {
+            let problem = "must not be true: the service replays whole payloads only";
+            return Err(Problem::invalid_field("truncated", problem));
+        }
+        filter.truncated = Some(false);
+    }
     filter.state = match filter.state {
         DeadLetterState::Resolved => {
             return Err(Problem::invalid_field(
@@ -144,6 +189,9 @@ pub(crate) async fn preview(
         at_least,
         at: now,
         done: 0,
+        failed: 0,
+        after: None,
+        run_id: Uuid::new_v4(),
         began: None,
     };
     Ok(Preview {
@@ -213,26 +261,39 @@ async fn run_frozen(
     let deadline = Instant::now() + RUN_TIME;
     let mut left = limit;
     let mut done = 0;
-    let (more, held, stopped_by) = loop {
+    let mut failures = Vec::new();
+    let mut held = false;
+    let (more, stopped_by) = loop {
         match batch(access, replay, &frozen, &note, left).await {
-            Ok(settled) => {
-                let count = u32::try_from(settled.ids.len()).unwrap_or(u32::MAX);
-                done += u64::from(count);
-                entry.did(count.into());
-                left = left.map(|left| left.saturating_sub(count));
+            Ok(batch) => {
+                let count = batch.ids.len() as u64;
+                done += count;
+                entry.did(count);
+                let examined = u32::try_from(batch.ids.len() + batch.failed.len()).unwrap_or(u32::MAX);
+                left = left.map(|left| left.saturating_sub(examined));
+                frozen.failed += batch.failed.len() as u64;
+                frozen.after = batch.next;
+                failures.extend(batch.failed.into_iter().map(Failure::from));
+                held |= batch.held;
+                if let Some(error) = batch.stopped {
+                    break (true, Some(error.into()));
+                }
                 // Of a client that hung up nobody knows whether it wants the rest.
-                let is_over = left == Some(0) || Instant::now() >= deadline || access.is_given_up();
-                if !settled.more || is_over {
-                    break (settled.more, settled.held, None);
+                let is_over = left == Some(0)
+                    || failures.len() >= MAX_FAILURES
+                    || Instant::now() >= deadline
+                    || access.is_given_up();
+                if !batch.more || is_over {
+                    break (batch.more, None);
                 }
             }
-            Err(error) if done == 0 => return Err(error.into()),
+            Err(error) if done == 0 && failures.is_empty() => return Err(error.into()),
             // What was done is done, and has to be told.
-            Err(error) => break (true, false, Some(error.into())),
+            Err(error) => break (true, Some(error.into())),
         }
     };
     frozen.done += done;
-    let more = more && (frozen.at_least || frozen.done < frozen.counted);
+    let more = more && (frozen.at_least || frozen.done + frozen.failed < frozen.counted);
     let settled_by_others = match more || frozen.at_least {
         true => None,
         false => Some(settled_by_others(access, &frozen).await?),
@@ -245,10 +306,13 @@ async fn run_frozen(
         at_least: frozen.at_least,
         done,
         done_so_far: frozen.done,
+        failures,
+        failed_so_far: frozen.failed,
         more,
         held,
         settled_by_others,
         began,
+        run_id: frozen.run_id,
         stopped_by,
         token: access.admin().key.seal(Purpose::Preview, &frozen),
         filter: frozen.query.filter,
@@ -261,18 +325,23 @@ async fn batch(
     frozen: &Frozen,
     note: &Option<String>,
     left: Option<u32>,
-) -> Result<Settled, DeadLetterRepoError> {
+) -> Result<Replayed, DeadLetterRepoError> {
     let (app_id, filter) = (access.app_id, &frozen.query.filter);
     let by = Some(frozen.operator.clone());
     match replay {
         Some(replay) => {
             let limit = left.unwrap_or(REPLAY_BATCH).min(REPLAY_BATCH);
-            replay.replay_matching(app_id, filter, by, note.clone(), limit).await
+            let (run_id, after) = (Some(frozen.run_id), frozen.after);
+            let request =
+                ReplayRequest { by, note: note.clone(), run_id, after, limit, ..Default::default() };
+            replay.replay_matching(app_id, filter, request).await
         }
         None => {
             let settlement = Settlement { resolution: frozen.action, by, note: note.clone() };
             let limit = left.unwrap_or(RESOLVE_BATCH).min(RESOLVE_BATCH);
-            access.store().resolve_matching(app_id, filter, &settlement, limit).await
+            let settled = access.store().resolve_matching(app_id, filter, &settlement, limit).await?;
+            let (ids, more, held) = (settled.ids, settled.more, settled.held);
+            Ok(Replayed { ids, more, held, ..Default::default() })
         }
     }
 }
@@ -284,20 +353,24 @@ async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, P
     Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
 }
 
-/// Letters that were stored since then whose event had been replayed before.
-pub(crate) async fn came_back(access: &AppAccess, since: DateTime<Utc>) -> Result<CameBack, Problem> {
-    let (store, app_id) = (access.store(), access.app_id);
-    let filter =
-        DeadLetterFilter { state: DeadLetterState::Any, created_from: Some(since), ..Default::default() };
-    let page = store.list(app_id, &filter, &PageRequest { size: 500, ..Default::default() }).await?;
-    let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
-    let times = store.times_replayed(app_id, &events).await?;
-    let letters: Vec<_> =
-        page.items.into_iter().zip(times).filter(|&(_, times)| times > 0).map(|(letter, _)| letter).collect();
+/// Letters that were stored since then and whose event the run replayed.
+pub(crate) async fn came_back(
+    access: &AppAccess,
+    run_id: Uuid,
+    since: DateTime<Utc>,
+) -> Result<CameBack, Problem> {
+    let filter = DeadLetterFilter {
+        state: DeadLetterState::Any,
+        failed_again_in_run: Some(run_id),
+        created_from: Some(since),
+        ..Default::default()
+    };
+    let page = PageRequest { size: NEWEST, scan: Some(NEWEST), ..Default::default() };
+    let page = access.store().list(access.app_id, &filter, &page).await?;
     Ok(CameBack {
-        count: letters.len(),
+        count: page.items.len(),
         at_least: page.next.is_some(),
-        letters: letters.into_iter().take(SAMPLE as usize).collect(),
+        letters: page.items.into_iter().take(SAMPLE as usize).collect(),
     })
 }
 

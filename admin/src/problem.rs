@@ -72,6 +72,8 @@ pub(crate) enum ProblemType {
     AlreadyResolved,
     #[serde(rename = "urn:dead-letters:problem:not-resolved")]
     NotResolved,
+    #[serde(rename = "urn:dead-letters:problem:not-whole")]
+    NotWhole,
     #[serde(rename = "urn:dead-letters:problem:preview-expired")]
     PreviewExpired,
     #[serde(rename = "urn:dead-letters:problem:too-large")]
@@ -106,6 +108,7 @@ impl ProblemType {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::AlreadyResolved => "already-resolved",
             Self::NotResolved => "not-resolved",
+            Self::NotWhole => "not-whole",
             Self::PreviewExpired => "preview-expired",
             Self::TooLarge => "too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
@@ -135,6 +138,7 @@ impl ProblemType {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here"),
             Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter was already settled"),
             Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
+            Self::NotWhole => (StatusCode::CONFLICT, "The payload is not whole"),
             Self::PreviewExpired => (StatusCode::GONE, "The preview is no longer good"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
             Self::UnsupportedMediaType => {
@@ -276,6 +280,7 @@ impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
             AlreadyResolved, FromAfterUntil, InvalidCursor, InvalidQuery, NotResolved, OutOfRange,
+            PayloadNotWhole,
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
@@ -286,6 +291,11 @@ impl From<DeadLetterRepoError> for Problem {
                 });
             }
             NotResolved(_) => return Self::new(ProblemType::NotResolved, "there is nothing to reopen"),
+            PayloadNotWhole { .. } => {
+                let detail =
+                    "it is truncated or erased, and the service replays whole ones only: settle the letter";
+                return Self::new(ProblemType::NotWhole, detail);
+            }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
             FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),

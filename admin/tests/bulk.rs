@@ -10,7 +10,7 @@ use chacha20poly1305::{
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
-    Settlement,
+    Settlement, StoredLetter,
     testing::{letter, stored_letter},
 };
 use dead_letters_admin::Operator;
@@ -32,7 +32,9 @@ on_every_backend! {
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
     a_replay_goes_step_by_step_and_what_comes_back_can_be_found,
     a_replay_that_fails_half_way_says_what_it_did,
-    a_replay_that_fails_at_once_is_an_error_and_replays_nothing,
+    a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
+    letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed,
+    truncated_payloads_are_neither_counted_nor_replayed,
     settled_and_failed_ones_are_told_apart,
     a_token_is_good_for_its_operator_and_app_alone,
     a_token_of_20_minutes_ago_is_expired,
@@ -196,26 +198,68 @@ async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
     let preview = preview(&client, &world, "replayed", json!({})).await;
     world.outbox.take_no_more_than(1);
     let done = run(&client, &world, &preview, None).await;
-    assert_eq!((&done["done"], &done["more"]), (&json!(100), &json!(true)));
-    assert_eq!(done["stopped_by"]["status"], 500);
-    assert!(!done.to_string().contains("secrets"));
+    assert_eq!(
+        (&done["done"], &done["more"], &done["stopped_by"]),
+        (&json!(100), &json!(true), &Value::Null)
+    );
+    assert_eq!((done["failures"].as_array().unwrap().len(), &done["failed_so_far"]), (32, &json!(32)));
     assert_eq!(world.row(ids[99]).await.resolution, Some(Resolution::Replayed));
     assert_eq!(world.row(ids[100]).await.resolution, None);
 
+    // It goes on behind those that failed.
     world.outbox.take_no_more_than(1);
     let rest = run(&client, &world, &done, None).await;
-    assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(150), &json!(false)));
-    assert_eq!(world.outbox.events().len(), 150);
+    assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(118), &json!(false)));
+    assert_eq!((&rest["failures"], &rest["failed_so_far"]), (&json!([]), &json!(32)));
+    assert_eq!(rest["settled_by_others"], 0);
+    assert_eq!(world.outbox.events().len(), 118);
 }
 
-async fn a_replay_that_fails_at_once_is_an_error_and_replays_nothing(world: World) {
+async fn a_replay_that_fails_at_once_replays_nothing_and_names_each_letter(world: World) {
     let ids = minutely(&world, 3).await;
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
     world.outbox.take_no_more_than(0);
-    let body = json!({ "token": preview["token"] });
-    client.post(world.path("bulk/run"), body).await.problem(500, "internal");
+    let done = run(&client, &world, &preview, None).await;
+    assert_eq!((&done["done"], &done["failed_so_far"], &done["more"]), (&json!(0), &json!(3), &json!(false)));
     assert_eq!(resolutions(&world, &ids).await, [None; 3]);
+}
+
+async fn letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed(world: World) {
+    let ids = minutely(&world, 5).await;
+    let client = world.client();
+    world.outbox.refuse(world.row(ids[1]).await.original_event_id, "the event is back already");
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let done = run(&client, &world, &preview, Some(3)).await;
+    assert_eq!((&done["done"], &done["more"]), (&json!(2), &json!(true)));
+    assert_eq!(done["failures"], json!([{ "id": ids[1], "error": "the event is back already" }]));
+    let rest = run(&client, &world, &done, None).await;
+    assert_eq!((&rest["done_so_far"], &rest["failed_so_far"]), (&json!(4), &json!(1)));
+    assert_eq!((&rest["failures"], &rest["settled_by_others"]), (&json!([]), &json!(0)));
+    let replayed = Some(Resolution::Replayed);
+    assert_eq!(resolutions(&world, &ids).await, [replayed, None, replayed, replayed, replayed]);
+}
+
+async fn truncated_payloads_are_neither_counted_nor_replayed(world: World) {
+    let ids = minutely(&world, 2).await;
+    let truncated = StoredLetter {
+        payload_kind: Some("truncated".to_owned()),
+        ..stored_letter(world.app, time("2026-03-01T09:00:00Z"))
+    };
+    world.repo.import(std::slice::from_ref(&truncated)).await.unwrap();
+    let client = world.client();
+    let of_replay = preview(&client, &world, "replayed", json!({})).await;
+    assert_eq!(of_replay["count"], 2);
+    assert_eq!(preview(&client, &world, "ignored", json!({})).await["count"], 3);
+    let body = json!({ "action": "replayed", "filter": { "truncated": true } });
+    let refused = client.post(world.path("bulk/preview"), body).await.problem(400, "invalid");
+    assert_eq!(refused["field"], "truncated");
+    let done = run(&client, &world, &of_replay, None).await;
+    assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(2), &json!(0)));
+    assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Replayed); 2]);
+    let path = world.path(&format!("letters/{}/replay", truncated.id));
+    client.post(path, json!({})).await.problem(409, "not-whole");
+    assert_eq!(world.row(truncated.id).await.resolved_at, None);
 }
 
 async fn settled_and_failed_ones_are_told_apart(world: World) {

@@ -47,6 +47,8 @@ on_every_backend! {
     all_that_match_are_ignored_and_what_fails_later_is_not,
     a_braked_replay_does_one_then_ten_then_the_rest,
     a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so,
+    what_others_replayed_does_not_stop_a_run,
+    letters_that_were_not_put_back_are_shown_with_what_the_service_said,
     another_operators_run_is_gone,
     a_letter_shows_its_error_its_payload_and_its_earlier_deaths,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
@@ -638,6 +640,37 @@ async fn a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so(w
     assert_eq!(world.outbox.events().len(), 1);
     let page = world.act(&client, &run, &[("run", &signed), ("anyway", "true")]).await;
     assert!(page.shows("Replayed 3 of 3"), "{page}");
+}
+
+async fn what_others_replayed_does_not_stop_a_run(world: World) {
+    world.letters_of(3, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let run = world.at("/bulk/run");
+    let page = world.act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    // Somebody else replays another event, and it fails again.
+    let other = world.letter().await;
+    world.replay(other).await;
+    world.dies_again(other).await;
+    let page = world.act(&client, &run, &[("run", &page.hidden("run"))]).await;
+    assert!(page.shows("Replayed 3 of 3") && page.shows("Nothing came back so far."), "{page}");
+}
+
+async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    world.outbox.refuse(world.row(ids[1]).await.original_event_id, "<b>back</b> \u{202e}already");
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let run = world.at("/bulk/run");
+    let page = world.act(&client, &run, &[("token", &preview.hidden("token"))]).await;
+    assert!(
+        page.shows("Replayed 2 of 3") && page.shows("The service could not put back 1 letter."),
+        "{page}"
+    );
+    assert!(page.shows(&ids[1].to_string()), "{page}");
+    let text = page.text();
+    assert!(text.contains(r"&#60;b&#62;back&#60;/b&#62; \u{202e}already"), "{page}");
+    assert!(!text.contains('\u{202e}'), "{page}");
 }
 
 async fn another_operators_run_is_gone(world: World) {

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     error::Error,
     fmt,
     sync::{Arc, Mutex, Once},
@@ -140,11 +140,17 @@ pub(crate) struct Outbox {
     events: Mutex<Vec<Uuid>>,
     /// How many calls succeed before all others fail. None is all.
     takes: Mutex<Option<usize>>,
+    /// Events that it refuses, and what it says.
+    refused: Mutex<HashMap<Uuid, &'static str>>,
 }
 
 impl Outbox {
     pub(crate) fn events(&self) -> Vec<Uuid> {
         self.events.lock().unwrap().clone()
+    }
+
+    pub(crate) fn refuse(&self, event: Uuid, reason: &'static str) {
+        self.refused.lock().unwrap().insert(event, reason);
     }
 
     pub(crate) fn take_no_more_than(&self, calls: usize) {
@@ -157,10 +163,14 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         _: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         if let Some(takes) = &mut *self.takes.lock().unwrap() {
             *takes = takes.checked_sub(1).ok_or("the outbox is full of secrets")?;
+        }
+        let refused = self.refused.lock().unwrap();
+        if let Some(&reason) = letters.iter().find_map(|letter| refused.get(&letter.original_event_id)) {
+            return Err(reason.into());
         }
         self.events.lock().unwrap().extend(letters.iter().map(|letter| letter.original_event_id));
         Ok(())

@@ -3,7 +3,7 @@
 use std::{env::args_os, error::Error, process::ExitCode};
 
 use async_trait::async_trait;
-use dead_letters::{DeadLetterRow, Requeue};
+use dead_letters::{Requeue, StoredLetter};
 use dead_letters_cli::Cli;
 use sea_orm::DatabaseTransaction;
 
@@ -19,7 +19,7 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         _txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         for letter in letters {
             eprintln!("back: {}", letter.original_event_id);

@@ -442,6 +442,12 @@ pub(crate) struct Narrow {
     /// The error signature, exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_signature: Option<String>,
+    /// Whether the payload is truncated or erased: `false` leaves such letters out
+    #[arg(long, value_name = "BOOL", help_heading = "Filter")]
+    pub(crate) truncated: Option<bool>,
+    /// Letters that failed again after this bulk run replayed their events
+    #[arg(long, value_name = "RUN", help_heading = "Filter", value_parser = id::<Uuid>)]
+    pub(crate) failed_again_in_run: Option<Uuid>,
     /// Stored at this time or later: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_from: Option<String>,

@@ -229,7 +229,7 @@ fn plain(cell: Cell) -> String {
 }
 
 /// Tabs and line ends separate.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.replace(['\t', '\n', '\r'], " ")
 }
 

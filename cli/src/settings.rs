@@ -57,6 +57,8 @@ impl Settings {
             original_event_id: narrow.original_event_id,
             error_contains: narrow.error_contains.map(unquoted),
             error_signature: narrow.error_signature.map(unquoted),
+            truncated: narrow.truncated,
+            failed_again_in_run: narrow.failed_again_in_run,
             created_from: time("--created-from", narrow.created_from)?,
             created_before: time("--created-before", narrow.created_before)?,
         })

@@ -11,7 +11,7 @@ use dead_letters::{
     DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, StoredLetter,
     testing::{letter, stored_letter},
 };
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -25,6 +25,8 @@ on_every_backend! {
     a_terminal_shows_how_far_it_is,
     settled_letters_are_reopened,
     a_services_own_program_replays,
+    letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
+    truncated_payloads_are_neither_counted_nor_replayed,
     a_braked_replay_stops_where_letters_come_back,
     a_bound_in_the_past_reopens_what_it_matches,
     a_bound_in_the_past_does_not_stop_a_staged_replay,
@@ -183,6 +185,49 @@ async fn a_services_own_program_replays(store: Store) {
     assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 0);
 }
 
+async fn letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed(store: Store) {
+    let letters = store.import(5, 2).await;
+    let refused = letters[2].id;
+    let trigger = match store.repo.pool().get_database_backend() {
+        DbBackend::Sqlite => format!(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON dead_letters WHEN lower(hex(OLD.id)) = '{}'
+             BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            refused.into_inner().simple()
+        ),
+        _ => format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''refused''; END';
+             CREATE TRIGGER refuse BEFORE UPDATE ON dead_letters FOR EACH ROW WHEN (OLD.id = '{refused}')
+                 EXECUTE FUNCTION refuse()"
+        ),
+    };
+    store.repo.pool().execute_unprepared(&trigger).await.unwrap();
+    let ran = own(&store, "replay --app {app} --matching --created-before 1d --yes");
+    assert_eq!((ran.code, &*ran.out), (4, "4\n"), "{ran:?}");
+    assert!(ran.err.contains(&format!("{refused}: not replayed: ")), "{ran:?}");
+    for letter in letters {
+        let row = store.repo.get(letter.id).await.unwrap().unwrap();
+        assert_eq!(row.resolved_at.is_none(), row.id == refused);
+    }
+}
+
+async fn truncated_payloads_are_neither_counted_nor_replayed(store: Store) {
+    store.letter("orders", "a").await;
+    let truncated = StoredLetter {
+        payload_kind: Some("truncated".to_owned()),
+        ..stored_letter(store.app, Utc::now() - TimeDelta::hours(1))
+    };
+    store.repo.import(std::slice::from_ref(&truncated)).await.unwrap();
+    let dry = own(&store, "replay --app {app} --matching --dry-run");
+    assert!(dry.err.contains("1 letters would be replayed"), "{dry:?}");
+    assert_eq!(store.run("count --app {app} --truncated true").lines()[0][0], "1");
+    let refused = own(&store, "replay --app {app} --matching --truncated true --yes");
+    assert!(refused.code == 2 && refused.err.contains("--truncated true"), "{refused:?}");
+    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "1\n");
+    let one = own(&store, &format!("replay {} --app {{app}}", truncated.id));
+    assert!(one.code == 1 && one.err.contains("its payload is truncated"), "{one:?}");
+    assert_eq!(store.unresolved().await, 1);
+}
+
 async fn a_braked_replay_stops_where_letters_come_back(store: Store) {
     let letters: Vec<_> =
         (0..150).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
@@ -248,6 +293,8 @@ async fn beside_ids_an_option_that_narrows_is_refused(store: Store) {
         &format!("--original-event-id {other}"),
         "--error-contains x",
         "--error-signature x",
+        "--truncated false",
+        &format!("--failed-again-in-run {other}"),
         "--created-from 1h",
         "--created-before 1h",
     ] {

@@ -6,7 +6,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func},
 };
 
-/// What pages of an export and batches for an archive hold at most, or one row.
+/// The most that pages of an export, batches for an archive and batches of a replay hold, unless one row is larger.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// All columns whose values have no bound, or a large one.

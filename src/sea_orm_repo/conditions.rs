@@ -1,15 +1,17 @@
 //! Which rows a statement is about.
 
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{COLUMN, Column};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, DbBackend,
-    sea_query::{ArrayType, Expr, ExprTrait, Func, Query, SelectStatement, Value},
+    sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, Query, SelectStatement, Value},
 };
+use uuid::Uuid;
 
 use super::{convert, in_range};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution, time::to_bound,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, PayloadKind, Resolution,
+    time::to_bound,
 };
 
 pub(super) fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
@@ -106,18 +108,63 @@ pub(super) fn narrow(
             Expr::from(position).gt(0)
         }))
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
+        .add_option(
+            filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
+        )
+        .add_option(filter.failed_again_in_run.map(failed_again))
+}
+
+/// Letters that are none of the run's, but whose event the run replayed.
+fn failed_again(run_id: Uuid) -> Condition {
+    let own = |column| Expr::col((Entity, column));
+    let replayed = |column| Expr::col(("replayed", column));
+    let constant = |text: &str| Expr::Constant(text.into());
+    // A count is looked up row by row. An EXISTS may become a join with all that the run replayed.
+    let count = Query::select()
+        .expr(Func::count(Expr::col(Asterisk)))
+        .from_as(Entity, "replayed")
+        .and_where(replayed(Column::AppId).eq(own(Column::AppId)))
+        .and_where(replayed(Column::OriginalEventId).eq(own(Column::OriginalEventId)))
+        // As in the partial index.
+        .and_where(
+            Expr::expr(Func::coalesce([replayed(Column::Resolution), constant("")]))
+                .eq(constant(Resolution::Replayed.as_str())),
+        )
+        .and_where(replayed(Column::RunId).eq(run_id))
+        .take();
+    let is_of_run = own(Column::RunId).eq(run_id);
+    let is_not_of_run = Func::coalesce([is_of_run.not(), Expr::Constant(true.into())]);
+    Condition::all().add(Expr::from(is_not_of_run)).add(Expr::from(count).gt(0))
+}
+
+/// The kinds of payload that are not the whole event.
+pub(super) const TRUNCATED: [PayloadKind; 2] = [PayloadKind::Truncated, PayloadKind::Erased];
+
+pub(super) fn is_truncated() -> Expr {
+    Column::PayloadKind.is_in(TRUNCATED.map(PayloadKind::as_str))
 }
 
 /// By a semi-join in PostgreSQL: a list in `IN` or `= ANY` goes to a generic plan after five calls, which
 /// reads the whole app (1,000 ids: seconds).
 fn is_one_of(ids: &[DeadLetterId], backend: DbBackend, sharded: bool) -> Expr {
-    let ids = ids.iter().map(|id| id.into_inner());
-    if backend != DbBackend::Postgres {
-        return Column::Id.is_in(ids);
+    match backend {
+        DbBackend::Postgres if !sharded => Column::Id.in_subquery(each_of(ids)),
+        _ => is_any_of_ids(ids, backend),
     }
-    let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids.map(Value::from).collect())));
-    let each = Query::select().expr(Func::cust("unnest").arg(ids)).take();
-    if sharded { is_any_of(each) } else { Column::Id.in_subquery(each) }
+}
+
+/// Whether a row is one of these, as a condition that finds it by the key alone.
+pub(super) fn is_any_of_ids(ids: &[DeadLetterId], backend: DbBackend) -> Expr {
+    match backend {
+        DbBackend::Postgres => is_any_of(each_of(ids)),
+        _ => Column::Id.is_in(ids.iter().map(|id| id.into_inner())),
+    }
+}
+
+fn each_of(ids: &[DeadLetterId]) -> SelectStatement {
+    let ids = ids.iter().map(|id| Value::from(id.into_inner())).collect();
+    let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids)));
+    Query::select().expr(Func::cust("unnest").arg(ids)).take()
 }
 
 /// For where the app is said beside them: of one that is new since the last ANALYZE PostgreSQL reads all rows, and

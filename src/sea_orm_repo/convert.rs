@@ -248,6 +248,7 @@ pub(super) trait Read: Sized {
 }
 
 /// A payload's text, and whether it holds all that is stored.
+#[derive(Clone)]
 pub(super) struct Payload {
     text: String,
     is_whole: bool,
@@ -318,6 +319,7 @@ read_as_they_are!(i64, Uuid, Option<Uuid>, DateTimeWithTimeZone, Option<DateTime
 
 by_position! {
     /// A whole row: all columns of the entity, in its order.
+    #[derive(Clone)]
     pub(super) struct Row {
         id: Uuid,
         app_id: Uuid,
@@ -349,7 +351,7 @@ by_position! {
 
 impl Row {
     /// The stored kind, but where the payload could not be read as it is stored: that is not the event any more.
-    fn payload_kind(&self) -> &str {
+    pub(super) fn payload_kind(&self) -> &str {
         if self.payload.is_whole { &self.payload_kind } else { PayloadKind::Truncated.as_str() }
     }
 }

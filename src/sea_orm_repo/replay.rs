@@ -1,30 +1,43 @@
-//! Replaying: the settling and the caller's re-enqueue in one transaction.
+//! Replaying: the resolving and the service's requeue in one transaction.
 
 use std::{error::Error, pin::pin, slice, sync::Arc};
 
 use async_trait::async_trait;
-use dead_letters_entity::dead_letters::Column;
-use sea_orm::{DatabaseTransaction, FromQueryResult, Iterable};
+use sea_orm::DatabaseTransaction;
+use tracing::warn;
 
-use super::{SeaOrmDeadLetterRepo, convert, settle::Bulk, transaction};
+use super::{
+    SeaOrmDeadLetterRepo,
+    conditions::TRUNCATED,
+    convert::Row,
+    settle::{Bulk, Picked},
+    transaction,
+};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow, Requeue,
-    Resolution, Settled, Settlement,
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow,
+    ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Settled, Settlement, StoredLetter,
     observed::{Call, call, observed},
 };
 
+/// Of one call: to find each takes a transaction for every halving of the batch.
+const MAX_FAILURES: usize = 32;
+
 impl SeaOrmDeadLetterRepo {
-    /// Settles the row as `replayed`, if it is open, and runs `enqueue`, in ONE transaction. Of callers at
-    /// the same time one wins, and only its `enqueue` runs: the others wait for it, and get
+    /// Resolves the letter as `replayed`, if it is open, and runs `enqueue`, in one transaction. If several callers
+    /// replay the same letter, exactly one succeeds, and only its `enqueue` runs. The others wait for it, and get
     /// `AlreadyResolved` once it has committed.
     ///
-    /// Returns what `enqueue` does. An error of it rolls everything back, and the row is open as before. It
-    /// must let every error out: what it did before a failed statement that it passes over is lost in
-    /// PostgreSQL, and then this call fails too, with nothing replayed; SQLite keeps it.
+    /// `enqueue` gets the letter as it is stored, its payload as the text that was handed over. It decides what
+    /// becomes of a payload that is truncated or erased, which
+    /// [`payload_kind`](StoredLetter::payload_kind) says.
+    ///
+    /// Returns what `enqueue` does. An error of it rolls everything back, and the letter is open as before. It
+    /// must return every error: what it did before a failed statement that it ignores is lost in PostgreSQL, and
+    /// then this call fails too, with nothing replayed; SQLite keeps it.
     ///
     /// # Errors
     ///
-    /// As [`resolve_once`](crate::DeadLetterTriage::resolve_once); besides, whatever `enqueue` answers.
+    /// As [`resolve_once`](crate::DeadLetterTriage::resolve_once); besides, whatever `enqueue` returns.
     pub async fn replay<F, T, E>(
         &self,
         app_id: AppId,
@@ -34,28 +47,30 @@ impl SeaOrmDeadLetterRepo {
         enqueue: F,
     ) -> Result<T, E>
     where
-        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, E>,
+        F: AsyncFnOnce(&DatabaseTransaction, StoredLetter) -> Result<T, E>,
         E: From<DeadLetterRepoError>,
     {
         let mut own = None;
-        let enqueue = async |txn: &DatabaseTransaction, row: DeadLetterRow| {
-            enqueue(txn, row).await.map_err(|error| by_closure(error, &mut own))
+        let enqueue = async |txn: &DatabaseTransaction, row: Row| {
+            enqueue(txn, row.into()).await.map_err(|error| by_closure(error, &mut own))
         };
         let call = self.replay_row(app_id, id, by, note, enqueue);
         let outcome = observed(of_row(app_id, id), pin!(call), |_| 1).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
-    /// Settles open rows that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
-    /// `enqueue` on them, in ONE transaction. Rows that another transaction holds are passed over.
+    /// Resolves open letters that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
+    /// `enqueue` on them, in one transaction. A batch ends at 16 MB of text too, with at least one letter, and then
+    /// [`Settled::more`] is true. Letters that another transaction has locked are skipped.
     ///
-    /// `enqueue` gets the rows oldest first, and is not run where there are none. Its errors are treated as
-    /// in [`replay`](Self::replay).
+    /// `enqueue` gets the letters oldest first, and is not run if there are none. Letters whose payload is truncated
+    /// or erased are among them. Its errors are treated as in [`replay`](Self::replay): all of the batch is rolled
+    /// back. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
     ///
     /// # Errors
     ///
     /// As [`resolve_matching`](crate::DeadLetterTriage::resolve_matching); besides, whatever `enqueue`
-    /// answers.
+    /// returns.
     pub async fn replay_matching<F, E>(
         &self,
         app_id: AppId,
@@ -66,14 +81,21 @@ impl SeaOrmDeadLetterRepo {
         enqueue: F,
     ) -> Result<Settled, E>
     where
-        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), E>,
+        F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), E>,
         E: From<DeadLetterRepoError>,
     {
         let mut own = None;
-        let enqueue = async |txn: &DatabaseTransaction, rows: Vec<DeadLetterRow>| {
-            enqueue(txn, rows).await.map_err(|error| by_closure(error, &mut own))
+        let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
+            enqueue(txn, letters).await.map_err(|error| by_closure(error, &mut own))
         };
-        let call = self.replay_rows(app_id, filter, by, note, limit, enqueue);
+        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let call = async {
+            let bulk = Bulk::new(self, app_id, filter, &settlement, limit)?;
+            let (picked, replayed) = self.replay_batch(&bulk, enqueue).await;
+            let ids = replayed?;
+            let more = picked.more && !ids.is_empty();
+            Ok(Settled { ids, more, held: picked.skipped && !more })
+        };
         let outcome = observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
@@ -93,7 +115,7 @@ impl SeaOrmDeadLetterRepo {
         enqueue: F,
     ) -> Result<T, DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, DeadLetterRepoError>,
+        F: AsyncFnOnce(&DatabaseTransaction, Row) -> Result<T, DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let txn = transaction::begin(&self.db).await?;
@@ -104,28 +126,42 @@ impl SeaOrmDeadLetterRepo {
         transaction::end(txn, outcome).await
     }
 
-    async fn replay_rows<F>(
+    /// Replays one batch, in one transaction. It returns which letters it was about, whatever came of them.
+    async fn replay_batch<F>(
         &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        by: Option<String>,
-        note: Option<String>,
-        limit: u32,
+        bulk: &Bulk<'_>,
         enqueue: F,
-    ) -> Result<Settled, DeadLetterRepoError>
+    ) -> (Picked, Result<Vec<DeadLetterId>, DeadLetterRepoError>)
     where
-        F: AsyncFnOnce(&DatabaseTransaction, Vec<DeadLetterRow>) -> Result<(), DeadLetterRepoError>,
+        F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), DeadLetterRepoError>,
     {
-        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let bulk = Bulk::new(self, app_id, filter, &settlement, limit)?;
-        let txn = transaction::begin(&self.db).await?;
-        let outcome = match settle_rows(&txn, &bulk).await {
-            Ok((rows, settled)) if rows.is_empty() => Ok(settled),
-            Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
+        let txn = match transaction::begin(&self.db).await {
+            Ok(txn) => txn,
+            Err(error) => return (Picked::default(), Err(error)),
+        };
+        let picked = match bulk.pick(&txn).await {
+            Ok(picked) => picked,
+            Err(error) => return (Picked::default(), transaction::abandon(txn, error.into()).await),
+        };
+        let outcome = match replay_picked(&txn, bulk, &picked).await {
+            Ok((ids, letters)) if letters.is_empty() => Ok(ids),
+            Ok((ids, letters)) => enqueue(&txn, letters).await.map(|()| ids),
             Err(error) => Err(error),
         };
-        transaction::end(txn, outcome).await
+        (picked, transaction::end(txn, outcome).await)
     }
+}
+
+async fn replay_picked(
+    txn: &DatabaseTransaction,
+    bulk: &Bulk<'_>,
+    picked: &Picked,
+) -> Result<(Vec<DeadLetterId>, Vec<StoredLetter>), DeadLetterRepoError> {
+    if picked.places.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let letters = bulk.settle_picked(txn, picked).await?;
+    Ok((letters.iter().map(|letter| letter.id).collect(), letters))
 }
 
 /// A repo, and what its service does to put events back.
@@ -143,9 +179,14 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         by: Option<String>,
         note: Option<String>,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
-        let enqueue = async |txn: &DatabaseTransaction, row: DeadLetterRow| {
-            self.requeue.requeue(txn, slice::from_ref(&row)).await.map_err(by_service)?;
-            Ok(row)
+        let enqueue = async |txn: &DatabaseTransaction, row: Row| {
+            let kind = TRUNCATED.into_iter().find(|kind| kind.as_str() == row.payload_kind());
+            if let Some(kind) = kind.filter(|_| !self.requeue.accepts_truncated()) {
+                return Err(DeadLetterRepoError::PayloadNotWhole { id, kind });
+            }
+            let letter = StoredLetter::from(row.clone());
+            self.requeue.requeue(txn, slice::from_ref(&letter)).await.map_err(by_service)?;
+            Ok(DeadLetterRow::from(row))
         };
         let call = self.repo.replay_row(app_id, id, by, note, enqueue);
         observed(of_row(app_id, id), pin!(call), |_| 1).await
@@ -155,16 +196,89 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        by: Option<String>,
-        note: Option<String>,
-        limit: u32,
-    ) -> Result<Settled, DeadLetterRepoError> {
-        let enqueue = async |txn: &DatabaseTransaction, rows: Vec<DeadLetterRow>| {
-            self.requeue.requeue(txn, &rows).await.map_err(by_service)
-        };
-        let call = self.repo.replay_rows(app_id, filter, by, note, limit, enqueue);
-        observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await
+        request: ReplayRequest,
+    ) -> Result<Replayed, DeadLetterRepoError> {
+        let call = self.replay_in_parts(app_id, filter, request);
+        observed(of_rows(app_id), pin!(call), |replayed| replayed.ids.len() as u64).await
     }
+
+    fn accepts_truncated(&self) -> bool {
+        self.requeue.accepts_truncated()
+    }
+}
+
+impl<Q: Requeue> Replayer<Q> {
+    /// Replays a batch, and if that fails its halves, and so on down to the letters that fail by themselves.
+    async fn replay_in_parts(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        request: ReplayRequest,
+    ) -> Result<Replayed, DeadLetterRepoError> {
+        let ReplayRequest { by, note, run_id, after, limit } = request;
+        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let place = after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
+        let whole_only = !self.requeue.accepts_truncated();
+        let mut replayed = Replayed { next: after, ..Default::default() };
+        let mut is_first = true;
+        // The last is the next: an older half goes before the newer one.
+        let mut parts = vec![(filter.clone(), limit)];
+        while let Some((part, limit)) = parts.pop() {
+            let mut bulk = Bulk::new(&self.repo, app_id, &part, &settlement, limit)?;
+            (bulk.run_id, bulk.after, bulk.whole_only) = (run_id, place, whole_only);
+            let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
+                self.requeue.requeue(txn, &letters).await.map_err(by_service)
+            };
+            let (picked, outcome) = self.repo.replay_batch(&bulk, enqueue).await;
+            replayed.held |= picked.skipped;
+            if is_first {
+                is_first = false;
+                // Where something hides the letters from the update alone, another call would find the same ones.
+                replayed.more = picked.more && outcome.as_ref().map_or(true, |ids| !ids.is_empty());
+            }
+            let error = match outcome {
+                Ok(ids) => {
+                    replayed.ids.extend(ids);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match picked.places.as_slice() {
+                &[(time, id)] if may_be_the_letters(&error) => {
+                    warn!(%id, %error, "a letter can't be replayed");
+                    replayed.failed.push(ReplayFailure { id, error });
+                    replayed.next = Some(Cursor::behind(time, id, app_id, filter));
+                    if replayed.failed.len() == MAX_FAILURES {
+                        replayed.more |= !parts.is_empty();
+                        break;
+                    }
+                }
+                places @ [_, _, ..] if may_be_the_letters(&error) => {
+                    let (older, newer) = places.split_at(places.len() / 2);
+                    for half in [newer, older] {
+                        let ids = Some(half.iter().map(|&(_, id)| id).collect());
+                        let limit = u32::try_from(half.len()).unwrap_or(u32::MAX);
+                        parts.push((DeadLetterFilter { ids, ..filter.clone() }, limit));
+                    }
+                }
+                _ if replayed.ids.is_empty() && replayed.failed.is_empty() => return Err(error),
+                _ => {
+                    warn!(%error, "a replay stopped after a part of its batch");
+                    replayed.stopped = Some(error);
+                    replayed.more = true;
+                    break;
+                }
+            }
+        }
+        // The next call comes to the others.
+        replayed.held &= !replayed.more || !replayed.failed.is_empty();
+        Ok(replayed)
+    }
+}
+
+/// Whether it may be over single letters, so that without these the rest succeeds.
+fn may_be_the_letters(error: &DeadLetterRepoError) -> bool {
+    matches!(error, DeadLetterRepoError::Requeue(_) | DeadLetterRepoError::Db(_)) && !error.is_transient()
 }
 
 fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {
@@ -183,20 +297,4 @@ fn of_row(app_id: AppId, id: DeadLetterId) -> Call {
 
 fn of_rows(app_id: AppId) -> Call {
     call!("replay_matching", %app_id)
-}
-
-async fn settle_rows(
-    txn: &DatabaseTransaction,
-    bulk: &Bulk<'_>,
-) -> Result<(Vec<DeadLetterRow>, Settled), DeadLetterRepoError> {
-    let columns: Vec<_> = Column::iter().collect();
-    let (rows, skipped) = bulk.settle(txn, &columns).await?;
-    let mut settled = Vec::with_capacity(rows.len());
-    for row in rows {
-        settled.push(DeadLetterRow::from(convert::Row::from_query_result(&row, "")?));
-    }
-    // RETURNING has no order.
-    settled.sort_by_key(|row| (row.created_at, row.id));
-    let ids = settled.iter().map(|row| row.id).collect();
-    Ok((settled, bulk.settled(ids, skipped)))
 }

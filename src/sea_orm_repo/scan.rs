@@ -161,7 +161,6 @@ impl<'a> Matching<'a> {
     fn bounds(&self) -> Condition {
         // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came before.
         let place = || Expr::tuple([self.time().into_expr(), Column::Id.into_expr()]);
-        let to_tuple = |(time, id): Place| Expr::tuple([Expr::val(time), Expr::val(id.into_inner())]);
         let [from, before] = match self.time() {
             // SQLite's search has one condition a side, and takes the time's rather than the place's. The place
             // implies the time's.
@@ -274,6 +273,10 @@ impl<'a> Matching<'a> {
             _ => (created_at, id),
         }
     }
+}
+
+pub(super) fn to_tuple((time, id): Place) -> Expr {
+    Expr::tuple([Expr::val(time), Expr::val(id.into_inner())])
 }
 
 const ROWS: &str = "matching";

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, Iterable,
-    JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    FromQueryResult, Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
@@ -17,17 +17,21 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    bytes::{MAX_BYTES, row_bytes},
     conditions::{
-        check, is_any_of, is_before, is_from, is_of_app, is_of_state, is_open, is_row, narrow, now,
+        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_open, is_row,
+        is_truncated, narrow, now,
     },
     connection::RepoConnection,
-    convert, in_range,
+    convert::{self, Row},
+    in_range,
     parts::{Part, by_time, conditions, first, first_locked},
-    text::{Text, with_hidden_limits},
+    scan::{Place, to_tuple},
+    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, Resolution,
-    Settled, Settlement,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution, Settled,
+    Settlement, StoredLetter,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
@@ -44,10 +48,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let resolution = settlement.resolution.as_str();
         let null = || Value::String(None);
-        let values = [resolution.into(), null(), null(), id.into_inner().into()];
+        let values = [resolution.into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
         let backend = self.db.get_database_backend();
         let settle = SETTLE.with(backend, values, || {
-            settle(backend, &settlement).filter(COLUMN.id.eq(id.into_inner())).into_query()
+            settle(backend, &settlement, None).filter(COLUMN.id.eq(id.into_inner())).into_query()
         });
         if self.db.execute_raw(settle).await?.rows_affected() == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
@@ -63,25 +67,23 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<(), DeadLetterRepoError> {
         let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
         let settled =
-            settle(DbBackend::Postgres, settlement).filter(is_row(app_id, id)).exec(&self.db).await?;
+            settle(DbBackend::Postgres, settlement, None).filter(is_row(app_id, id)).exec(&self.db).await?;
         if settled.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
         Ok(())
     }
 
-    pub(super) async fn settle_once(
+    pub(super) async fn settle_once<T: From<Row>>(
         &self,
         app_id: AppId,
         id: DeadLetterId,
         settlement: &Settlement,
-    ) -> Result<DeadLetterRow, DeadLetterRepoError> {
+    ) -> Result<T, DeadLetterRepoError> {
         let backend = self.db.get_database_backend();
         for _ in 0..ATTEMPTS {
-            let update = settle(backend, settlement).filter(is_row(app_id, id)).filter(is_open());
-            let mut update = update.into_query();
-            update.returning(Query::returning().columns(Column::iter()));
-            let settled = convert::Row::find_by_statement(backend.build(&update)).one(&self.db).await?;
+            let update = settle(backend, settlement, None).filter(is_row(app_id, id)).filter(is_open());
+            let settled = Row::find_by_statement(returning_rows(backend, update)).one(&self.db).await?;
             if let Some(row) = settled {
                 return Ok(row.into());
             }
@@ -110,7 +112,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError> {
         let bulk = Bulk::new(self, app_id, filter, settlement, limit)?;
-        let (rows, skipped) = bulk.settle(&self.db, &[Column::CreatedAt, Column::Id]).await?;
+        let (rows, skipped) = bulk.settle(&self.db).await?;
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
             ids.push((
@@ -119,7 +121,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             ));
         }
         ids.sort();
-        Ok(bulk.settled(ids.into_iter().map(|(_, id)| id.into()).collect(), skipped))
+        let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
+        let more = ids.len() == limit as usize;
+        Ok(Settled { ids, more, held: skipped })
     }
 
     pub(super) async fn unsettle(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
@@ -129,6 +133,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
                 .col_expr(Column::ResolvedBy, None::<String>.into())
                 .col_expr(Column::ResolutionNote, None::<String>.into())
+                .col_expr(Column::RunId, None::<Uuid>.into())
                 .filter(is_row(app_id, id))
                 .filter(COLUMN.resolution.is_not_null())
                 .exec(&self.db)
@@ -147,13 +152,21 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 /// The update that settles, at the database's time; what it settles is for the caller to filter.
-fn settle(backend: DbBackend, settlement: &Settlement) -> UpdateMany<Entity> {
+fn settle(backend: DbBackend, settlement: &Settlement, run_id: Option<Uuid>) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
         .col_expr(Column::Resolution, settlement.resolution.as_str().into())
         .col_expr(Column::ResolvedAt, now(backend))
         .col_expr(Column::ResolvedBy, text(&settlement.by))
         .col_expr(Column::ResolutionNote, text(&settlement.note))
+        .col_expr(Column::RunId, run_id.into())
+}
+
+/// The update, which returns each row as it then is.
+fn returning_rows(backend: DbBackend, update: UpdateMany<Entity>) -> Statement {
+    let mut update = update.into_query();
+    update.returning(Query::returning().columns(Column::iter()));
+    backend.build(&update)
 }
 
 /// The open rows that a bulk call is about, and what becomes of them.
@@ -164,6 +177,22 @@ pub(super) struct Bulk<'a> {
     limit: u32,
     backend: DbBackend,
     sharded: bool,
+    /// The run that the resolution belongs to.
+    pub(super) run_id: Option<Uuid>,
+    /// Only letters behind this place.
+    pub(super) after: Option<Place>,
+    /// Only letters whose payload is the whole event.
+    pub(super) whole_only: bool,
+}
+
+/// Letters that a transaction is about to resolve, oldest first. It has locked them.
+#[derive(Default)]
+pub(super) struct Picked {
+    pub(super) places: Vec<Place>,
+    /// Whether there may be more behind them.
+    pub(super) more: bool,
+    /// Whether another transaction has locked letters before the last of them, or behind it if there are no more.
+    pub(super) skipped: bool,
 }
 
 impl<'a> Bulk<'a> {
@@ -180,7 +209,17 @@ impl<'a> Bulk<'a> {
         }
         let limit = in_range("limit", limit, BULK_LIMITS)?;
         let (backend, sharded) = (repo.db.get_database_backend(), repo.sharded);
-        Ok(Self { app_id, filter, settlement, limit, backend, sharded })
+        Ok(Self {
+            app_id,
+            filter,
+            settlement,
+            limit,
+            backend,
+            sharded,
+            run_id: None,
+            after: None,
+            whole_only: false,
+        })
     }
 
     /// The rows that may be settled so, by the indexes that find them. None where the filter's state has no such row.
@@ -191,9 +230,14 @@ impl<'a> Bulk<'a> {
             _ => DeadLetterState::Open,
         };
         let of_app = is_of_app(self.app_id, self.filter, self.backend, self.sharded)
-            .add_option(self.filter.created_from.map(is_from))
+            // The place implies it, and SQLite's search has one condition a side.
+            .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
+            .add_option(
+                self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
+            )
             .add_option(self.filter.created_before.map(is_before));
-        let matching = narrow(of_app, self.filter, self.backend, self.sharded);
+        let matching = narrow(of_app, self.filter, self.backend, self.sharded)
+            .add_option(self.whole_only.then(|| is_truncated().not()));
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
             return vec![matching.add_option(is_of_state(self.filter.state))];
@@ -205,25 +249,22 @@ impl<'a> Bulk<'a> {
         conditions(&parts, &matching)
     }
 
-    /// Settles the oldest, and returns these columns of each row, and on PostgreSQL whether rows were skipped.
-    pub(super) async fn settle(
-        &self,
-        db: &impl ConnectionTrait,
-        columns: &[Column],
-    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
+    /// Settles the oldest, and returns each row's place, and on PostgreSQL whether rows were skipped.
+    async fn settle(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
         let conditions = self.conditions();
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
         }
         if self.backend == DbBackend::Sqlite {
-            let oldest = self.oldest(conditions);
+            let oldest = self.oldest(conditions, &places());
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle =
-                settle(self.backend, self.settlement).filter(Column::Id.in_subquery(oldest)).into_query();
-            settle.returning(Query::returning().columns(columns.iter().copied()));
+            let mut settle = settle(self.backend, self.settlement, self.run_id)
+                .filter(Column::Id.in_subquery(oldest))
+                .into_query();
+            settle.returning(Query::returning().columns(PLACE));
             return Ok((db.query_all_raw(with_hidden_limits(self.backend, &settle)).await?, false));
         }
-        let mut rows = db.query_all_raw(self.settle_on_postgres(conditions, columns)).await?;
+        let mut rows = db.query_all_raw(self.settle_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
         if let [row] = rows.as_slice() {
             // No row was settled: this one says whether rows were skipped.
@@ -234,14 +275,105 @@ impl<'a> Bulk<'a> {
         Ok((rows, skipped))
     }
 
-    fn oldest(&self, conditions: Vec<Condition>) -> SelectStatement {
-        let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
+    /// Locks the oldest letters that may be resolved, up to the limit and to [`MAX_BYTES`] of text, but at
+    /// least one.
+    pub(super) async fn pick(&self, txn: &DatabaseTransaction) -> Result<Picked, DbErr> {
+        let conditions = self.conditions();
+        let mut picked = Picked::default();
+        if conditions.is_empty() {
+            return Ok(picked);
+        }
+        let oldest = self.oldest(conditions.clone(), &places().expr_as(row_bytes(), BYTES).take());
+        let oldest = match self.backend {
+            DbBackend::Sqlite => with_hidden_limits(self.backend, &oldest),
+            _ => self.pick_on_postgres(&conditions, oldest),
+        };
+        let mut bytes = 0;
+        for row in txn.query_all_raw(oldest).await? {
+            if self.backend != DbBackend::Sqlite {
+                picked.skipped = row.try_get("", SKIPPED)?;
+            }
+            // PostgreSQL's row without a letter is there for what was skipped.
+            let Some(id) = row.try_get::<Option<Uuid>>("", "id")? else { break };
+            bytes += u64::try_from(row.try_get::<i64>("", BYTES)?).unwrap_or_default();
+            if bytes > MAX_BYTES && !picked.places.is_empty() {
+                picked.more = true;
+                break;
+            }
+            let time: DateTimeWithTimeZone = row.try_get("", "created_at")?;
+            picked.places.push((time.to_utc(), id.into()));
+        }
+        picked.more |= picked.places.len() == self.limit as usize;
+        Ok(picked)
+    }
+
+    /// Resolves them, and returns each as it then is, oldest first.
+    pub(super) async fn settle_picked(
+        &self,
+        txn: &DatabaseTransaction,
+        picked: &Picked,
+    ) -> Result<Vec<StoredLetter>, DbErr> {
+        let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
+        let app = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
+        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.backend)).add_option(app);
+        let update = settle(self.backend, self.settlement, self.run_id).filter(is_picked);
+        let rows = Row::find_by_statement(returning_rows(self.backend, update)).all(txn).await?;
+        let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
+        // RETURNING has no order.
+        letters.sort_by_key(|letter| (letter.created_at, letter.id));
+        Ok(letters)
+    }
+
+    /// `columns` has those of the place.
+    fn oldest(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
         let oldest_first = by_time(Column::CreatedAt, Order::Asc);
-        first_locked(self.backend, conditions, &oldest_first, self.limit.into(), &place)
+        first_locked(self.backend, conditions, &oldest_first, self.limit.into(), columns)
+    }
+
+    /// The place of the oldest that is not picked.
+    fn other(&self, conditions: &[Condition]) -> SelectStatement {
+        let picked = || Query::select().column(Column::Id).from(PICKED).take();
+        let others = conditions.iter().cloned();
+        let others = others.map(|condition| condition.add(Column::Id.not_in_subquery(picked()))).collect();
+        first(self.backend, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
+    }
+
+    fn is_below_limit(&self) -> Expr {
+        let picked = Query::select().expr(Func::count(Expr::col(Asterisk))).from(PICKED).take();
+        Expr::from(picked).lt(Expr::val(i64::from(self.limit)))
+    }
+
+    /// One statement picks, and finds what it skipped.
+    fn pick_on_postgres(&self, conditions: &[Condition], oldest: SelectStatement) -> Statement {
+        let last = Query::select()
+            .columns(PLACE)
+            .from(PICKED)
+            .order_by(Column::CreatedAt, Order::Desc)
+            .order_by(Column::Id, Order::Desc)
+            .limit(shown(1))
+            .take();
+        let is_before_last = Expr::tuple(PLACE.map(|column| Expr::col((OTHER, column)))).lt(last);
+        let skipped = Query::select()
+            .expr(Expr::Constant(1.into()))
+            .from_subquery(self.other(conditions), OTHER)
+            .cond_where(Condition::any().add(self.is_below_limit()).add(is_before_last))
+            .take();
+        let picked =
+            CommonTableExpression::new().table_name(PICKED).query(oldest).materialized(true).to_owned();
+        let picked = Query::select()
+            .column((PICKED, Asterisk))
+            .column((OUTCOME, SKIPPED))
+            .from_subquery(Query::select().expr_as(Expr::exists(skipped), SKIPPED).take(), OUTCOME)
+            .join(JoinType::LeftJoin, PICKED, Condition::all().add(Expr::Constant(true.into())))
+            .order_by((PICKED, Column::CreatedAt), Order::Asc)
+            .order_by((PICKED, Column::Id), Order::Asc)
+            .with_cte(WithClause::new().cte(picked).to_owned())
+            .take();
+        with_hidden_limits(self.backend, &picked)
     }
 
     /// One statement settles, and finds what it skipped: all that its snapshot shows and that it did not lock.
-    fn settle_on_postgres(&self, conditions: Vec<Condition>, columns: &[Column]) -> Statement {
+    fn settle_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // `= ANY (ARRAY(…))` runs the subquery once, whatever the plan.
         let is_picked = match self.sharded {
@@ -249,43 +381,39 @@ impl<'a> Bulk<'a> {
             // Without the app: of one that is new since the last ANALYZE PostgreSQL would read all rows.
             false => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.backend, self.settlement).filter(is_picked).into_query();
-        update.returning(Query::returning().columns(columns.iter().copied()));
+        let mut update = settle(self.backend, self.settlement, self.run_id).filter(is_picked).into_query();
+        update.returning(Query::returning().columns(PLACE));
 
-        let others = conditions.iter().cloned();
-        let others =
-            others.map(|condition| condition.add(Column::Id.not_in_subquery(ids_of(PICKED)))).collect();
-        let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
-        let oldest_first = by_time(Column::CreatedAt, Order::Asc);
-        let other = first(self.backend, others, &oldest_first, 1, &place);
-        let other = Query::select().column(Column::Id).from_subquery(other, "other").take();
-        let picked = Query::select().expr(Func::count(Expr::col(Asterisk))).from(PICKED).take();
-        let has_other =
-            Expr::from(picked).lt(Expr::val(i64::from(self.limit))).and(Expr::from(other).is_not_null());
+        let other = Query::select().column(Column::Id).from_subquery(self.other(&conditions), OTHER).take();
+        let has_other = self.is_below_limit().and(Expr::from(other).is_not_null());
 
         let cte = |name: &'static str, query: SubQueryStatement| {
             CommonTableExpression::new().table_name(name).query(query).to_owned()
         };
         let mut with = WithClause::new();
-        with.cte(cte(PICKED, self.oldest(conditions).into()).materialized(true).to_owned());
+        with.cte(cte(PICKED, self.oldest(conditions, &places()).into()).materialized(true).to_owned());
         with.cte(cte(SETTLED, update.into()));
         let settle = Query::select()
             .column((SETTLED, Asterisk))
-            .column(("outcome", SKIPPED))
-            .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), "outcome")
+            .column((OUTCOME, SKIPPED))
+            .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), OUTCOME)
             .join(JoinType::LeftJoin, SETTLED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
         with_hidden_limits(self.backend, &settle)
     }
-
-    /// What came of it.
-    pub(super) fn settled(&self, ids: Vec<DeadLetterId>, skipped: bool) -> Settled {
-        let more = ids.len() == self.limit as usize;
-        Settled { ids, more, held: skipped }
-    }
 }
 
+/// What orders letters, oldest first.
+const PLACE: [Column; 2] = [Column::CreatedAt, Column::Id];
+
+fn places() -> SelectStatement {
+    Query::select().columns(PLACE).take()
+}
+
+const BYTES: &str = "bytes";
+const OTHER: &str = "other";
+const OUTCOME: &str = "outcome";
 const PICKED: &str = "picked";
 const SETTLED: &str = "settled";
 const SKIPPED: &str = "skipped";

@@ -15,8 +15,8 @@ use crate::{
     AppId, Archive, Backlog, CappedCount, Count, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
-    PageRequest, Settled, Settlement, StoredLetter, SweepCursor, SweepScope, Swept, Timeline,
-    TimelineRequest, UnresolvedCount,
+    PageRequest, ReplayRequest, Replayed, Settled, Settlement, StoredLetter, SweepCursor, SweepScope, Swept,
+    Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Another store, or [`DeadLetterReplay`], of which some calls fail or hang as told; all else goes straight
@@ -93,6 +93,7 @@ impl<S> FailingStore<S> {
 
 macro_rules! calls {
     ($($trait:ident {
+        $([$plain:ident -> $value:ty])*
         $($call:ident $method:ident($($argument:ident: $type:ty),* $(,)?) -> $answer:ty;)+
     })+) => {
         /// A call of one of the traits.
@@ -113,6 +114,11 @@ macro_rules! calls {
         $(
             #[async_trait]
             impl<S: $trait> $trait for FailingStore<S> {
+                $(
+                    fn $plain(&self) -> $value {
+                        self.inner.$plain()
+                    }
+                )*
                 $(
                     async fn $method(&self, $($argument: $type),*) -> Result<$answer, DeadLetterRepoError> {
                         self.pass(Call::$call).await?;
@@ -188,6 +194,7 @@ calls! {
         CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
     }
     DeadLetterReplay {
+        [accepts_truncated -> bool]
         Replay replay(
             app_id: AppId,
             id: DeadLetterId,
@@ -197,9 +204,7 @@ calls! {
         ReplayMatching replay_matching(
             app_id: AppId,
             filter: &DeadLetterFilter,
-            by: Option<String>,
-            note: Option<String>,
-            limit: u32,
-        ) -> Settled;
+            request: ReplayRequest,
+        ) -> Replayed;
     }
 }

@@ -2,7 +2,8 @@ use std::{error::Error, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, ErrorKind, NewDeadLetter, SeaOrmDeadLetterRepo,
+    DeadLetterId, DeadLetterRepo, DeadLetterRepoError, ErrorKind, NewDeadLetter, PayloadKind,
+    SeaOrmDeadLetterRepo,
 };
 use sea_orm::{
     ConnAcquireErr, ConnectionTrait, Database, DbBackend, DbErr, IsolationLevel, TransactionTrait,
@@ -29,14 +30,16 @@ fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidQuery, InvalidResolution,
         InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows,
-        PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction, TransactionLost,
+        PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction,
+        TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
     let resolved = AlreadyResolved { id, resolution: None, resolved_at: Utc::now(), by: None };
+    let truncated = PayloadNotWhole { id, kind: PayloadKind::Truncated };
     let kinds = [
         (ErrorKind::NotFound, vec![DeadLetterRepoError::NotFound(id)]),
-        (Conflict, vec![resolved, NotResolved(id), OutboxRows { taken: 0 }]),
+        (Conflict, vec![resolved, truncated, NotResolved(id), OutboxRows { taken: 0 }]),
         (
             Invalid,
             vec![

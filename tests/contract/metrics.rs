@@ -12,9 +12,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     AppId, Archive, BacklogGauges, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due,
-    GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, Requeue, Resolution, Retention,
-    RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, SweepScope, TimelineRequest, describe_metrics,
+    DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest,
+    JsonLinesArchive, NewDeadLetter, PageRequest, ReplayRequest, Requeue, Resolution, Retention,
+    RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope, TimelineRequest,
+    describe_metrics,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
@@ -123,6 +124,10 @@ fn methods() -> BTreeSet<String> {
     methods
 }
 
+fn two() -> ReplayRequest {
+    ReplayRequest { limit: 2, ..Default::default() }
+}
+
 struct Nowhere;
 
 #[async_trait]
@@ -130,7 +135,7 @@ impl Requeue for Nowhere {
     async fn requeue(
         &self,
         _: &DatabaseTransaction,
-        _: &[DeadLetterRow],
+        _: &[StoredLetter],
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
@@ -199,7 +204,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("resolve_once", 1, repo.resolve_once(app, id, &ignored)).await;
     let row = calls.ok("replay", 1, replayer.replay(app, ids[0], None, None)).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
-    calls.ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, None, None, 2)).await;
+    calls.ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, two())).await;
     calls.ok("resolve_matching", 1, repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
     let replayed = repo.replay(app, id, None, None, async |_, _| Ok(()));
     calls.answer("replay", replayed).await;
@@ -227,7 +232,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("resolve_matching", repo.resolve_matching(app, &open, &ignored, 1)).await;
     calls.answer("reopen", repo.reopen(app, missing)).await;
     calls.answer("replay", replayer.replay(app, missing, None, None)).await;
-    calls.answer("replay_matching", replayer.replay_matching(app, &open, None, None, 1)).await;
+    calls.answer("replay_matching", replayer.replay_matching(app, &open, two())).await;
     calls.answer("sweep", repo.sweep(&excepted, due, None, 1)).await;
     calls.answer("sweep_into", repo.sweep_into(&excepted, due, None, 1, archive)).await;
     calls.answer("count_due", repo.count_due(&excepted, due, any, 1)).await;
@@ -265,7 +270,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
     calls.failed("replay", replayer.replay(app, id, None, None)).await;
-    calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, None, None, 1)).await;
+    calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, two())).await;
     let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
     txn.execute_unprepared("ROLLBACK").await.unwrap();
     calls.failed("commit", SeaOrmDeadLetterRepo::commit(txn)).await;

@@ -210,7 +210,7 @@ async fn an_odd_letter_is_archived_and_swept_beside_the_others_on_sqlite() {
             .await;
         let (shelf, due) = (Shelf::default(), Due::CreatedBefore(Utc::now() + TimeDelta::days(1)));
         let (.., letter) = odd.read().await;
-        let swept = odd.repo.sweep_into(&scope(odd.app), due, 100, &shelf).await.unwrap();
+        let swept = odd.repo.sweep_into(&scope(odd.app), due, None, 100, &shelf).await.unwrap();
         let kept = shelf.0.into_inner().unwrap();
         assert_eq!((swept.deleted, kept.len()), (3, 3));
         assert!(kept.contains(&letter), "{kept:?}");

@@ -42,11 +42,13 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
     let texts = (any_text(), any_text(), any_text(), any_text());
-    let causes = (option::of(id()), option::of(id()), option::of(id()));
+    let causes = (option::of(id()), option::of(id()), option::of(id()), option::of(id()));
     let times = (any_time(), any_time());
+    let truncated = option::of(any::<bool>());
     let state = select(DeadLetterState::ALL.to_vec());
-    (state, ids, resolution, texts, causes, times).prop_map(
-        |(state, ids, resolution, texts, (trigger_id, script_id, original_event_id), times)| {
+    (state, ids, resolution, texts, causes, truncated, times).prop_map(
+        |(state, ids, resolution, texts, causes, truncated, times)| {
+            let (trigger_id, script_id, original_event_id, failed_again_in_run) = causes;
             let (source, op, error_contains, error_signature) = texts;
             let (created_from, created_before) = times;
             DeadLetterFilter {
@@ -60,6 +62,8 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
                 original_event_id,
                 error_contains,
                 error_signature,
+                truncated,
+                failed_again_in_run,
                 created_from,
                 created_before,
             }
@@ -106,6 +110,8 @@ fn full() -> ListQuery {
             original_event_id: Some(id(5)),
             error_contains: Some("größer\0\n?".to_owned()),
             error_signature: Some("no stock for #".to_owned()),
+            truncated: Some(false),
+            failed_again_in_run: Some(id(6)),
             created_from: Some(time("2026-03-01T10:00:00.000001Z")),
             created_before: Some(time("+10000-01-01T00:00:00Z")),
         },
@@ -130,6 +136,8 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "original_event_id=00000000-0000-0000-0000-000000000005",
         "error_contains=gr%C3%B6%C3%9Fer%00%0A%3F",
         "error_signature=no+stock+for+%23",
+        "truncated=false",
+        "failed_again_in_run=00000000-0000-0000-0000-000000000006",
         "created_from=2026-03-01T10%3A00%3A00.000001Z",
         "created_before=%2B10000-01-01T00%3A00%3A00Z",
         "size=20",

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter,
-    PageRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter, PageRequest,
+    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
     TimelineRequest,
     testing::{letter, stored_letter},
 };
@@ -117,6 +117,7 @@ dropped! {
     replay_matching,
     replay_by_a_replayer,
     replay_matching_by_a_replayer,
+    replay_matching_in_parts,
     import,
     import_what_is_there,
     bury,
@@ -310,7 +311,7 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         for _ in letters {
             enqueue(txn, Uuid::new_v4()).await?;
@@ -324,7 +325,36 @@ async fn replay_by_a_replayer(given: &Given) -> Outcome {
 }
 
 async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
-    given.repo.replayer(Outbox).replay_matching(given.app, &all(), None, None, 10).await.map(drop)
+    given.repo.replayer(Outbox).replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
+}
+
+/// An outbox in which events have their own ids.
+struct KeyedOutbox;
+
+#[async_trait]
+impl Requeue for KeyedOutbox {
+    async fn requeue(
+        &self,
+        txn: &DatabaseTransaction,
+        letters: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        for letter in letters {
+            enqueue(txn, letter.original_event_id).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn replay_matching_in_parts(given: &Given) -> Outcome {
+    let back =
+        StoredLetter { original_event_id: given.event, ..stored_letter(given.app, DateTime::UNIX_EPOCH) };
+    given.repo.import(&[back, stored_letter(given.app, DateTime::UNIX_EPOCH)]).await?;
+    replay_keyed(given).await
+}
+
+async fn replay_keyed(given: &Given) -> Outcome {
+    let replayer = given.repo.replayer(KeyedOutbox);
+    replayer.replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
 }
 
 async fn import(given: &Given) -> Outcome {
@@ -443,6 +473,42 @@ async fn enqueue(db: &impl ConnectionTrait, event: Uuid) -> Result<(), DbErr> {
 
 async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
     Ok(db.execute_raw(outbox(db, "DELETE FROM outbox WHERE id = $1", event)).await?.rows_affected())
+}
+
+/// At any of its round trips: each letter is replayed and its event is back, or neither.
+async fn a_replay_that_is_dropped_leaves_whole_parts(pools: Pools) {
+    for when in [When::Asked, When::UnderWay, When::Answered] {
+        for nth in 1.. {
+            let given = pools.given().await;
+            let letters = [1, 2, 3, 4].map(|_| stored_letter(given.app, DateTime::UNIX_EPOCH));
+            pools.direct.repo().import(&letters).await.unwrap();
+            enqueue(&pools.direct.db, letters[1].original_event_id).await.unwrap();
+            let outcome = pools.drop_at(nth, when, replay_keyed(&given)).await;
+            pools.store_20_letters(&given, &format!("{when:?}, {nth}")).await;
+            let torn = "SELECT count(*) FROM dead_letters WHERE app_id = $1 AND id <> $2
+                AND (coalesce(resolution, '') = 'replayed') <> (original_event_id IN (SELECT id FROM outbox))";
+            let backend = pools.direct.db.get_database_backend();
+            let values = [given.app.into_inner().into(), letters[1].id.into_inner().into()];
+            let torn = Statement::from_sql_and_values(backend, torn, values);
+            let torn = pools.direct.db.query_one_raw(torn).await.unwrap().unwrap();
+            assert_eq!(torn.try_get_by_index::<i64>(0).unwrap(), 0, "{when:?}, {nth}");
+            if let Some(outcome) = outcome {
+                outcome.unwrap();
+                assert!(nth > 10, "it had no parts");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replay_that_is_dropped_leaves_whole_parts_on_sqlite() {
+    a_replay_that_is_dropped_leaves_whole_parts(Pools::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_replay_that_is_dropped_leaves_whole_parts_on_postgres() {
+    a_replay_that_is_dropped_leaves_whole_parts(Pools::postgres().await).await;
 }
 
 /// Whether the server has done it, and the answer is lost, or it has not: the outbox's row decides.

@@ -25,8 +25,8 @@ use axum::{
     http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts},
 };
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRow, DeadLetterTriage, NewDeadLetter, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, testing::letter,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, testing::letter,
 };
 use dead_letters_admin::{Admin, Denied, Operator};
 use http_body_util::BodyExt;
@@ -63,7 +63,7 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> std::result::Result<(), Box<dyn Error + Send + Sync>> {
         for letter in letters {
             let id = letter.original_event_id;

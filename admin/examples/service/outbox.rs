@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use async_trait::async_trait;
-use dead_letters::{DeadLetterRow, Requeue, migration};
+use dead_letters::{Requeue, StoredLetter, migration};
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DatabaseTransaction, EntityTrait};
 use sea_orm_migration::prelude::*;
 use uuid::Uuid;
@@ -84,11 +84,11 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let event = |letter: &DeadLetterRow| {
-            let DeadLetterRow { original_event_id, app_id, source, op, payload, .. } = letter;
-            event::ActiveModel::new(*original_event_id, (*app_id).into(), source, op, payload.to_string())
+        let event = |letter: &StoredLetter| {
+            let StoredLetter { original_event_id, app_id, source, op, payload, .. } = letter;
+            event::ActiveModel::new(*original_event_id, (*app_id).into(), source, op, payload.clone())
         };
         Ok(put(txn, letters.iter().map(event).collect()).await?)
     }

@@ -52,6 +52,10 @@ pub(super) struct Filter {
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     error_signature: Option<String>,
+    /// Whether the payload is truncated or erased: `false` leaves such letters out.
+    truncated: Option<bool>,
+    /// Letters that failed again: this run replayed their event, and they are none of its own.
+    failed_again_in_run: Option<Uuid>,
     /// Stored at this time or later.
     created_from: Option<DateTime<Utc>>,
     /// Stored before this time.
@@ -73,6 +77,8 @@ impl TryFrom<Filter> for DeadLetterFilter {
             original_event_id: filter.original_event_id,
             error_contains: short("filter.error_contains", filter.error_contains)?,
             error_signature: short("filter.error_signature", filter.error_signature)?,
+            truncated: filter.truncated,
+            failed_again_in_run: filter.failed_again_in_run,
             created_from: filter.created_from,
             created_before: filter.created_before,
         })

@@ -37,7 +37,8 @@ pub(super) struct ReplayRequest {
         (
             status = 409,
             description = "It was settled already: `settled` says as what, when and by whom. Or another transaction \
-                           has locked it.",
+                           has locked it. Or its payload is truncated or erased, and the service replays whole ones \
+                           only.",
             body = Problem,
             content_type = "application/problem+json"
         ),

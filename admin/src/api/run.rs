@@ -4,6 +4,7 @@ use axum::Json;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::{
     access::Access,
@@ -35,6 +36,10 @@ pub(super) struct RunResult {
     done: u64,
     /// Letters, by this run and those before it.
     done_so_far: u64,
+    /// Letters that the service could not put back in this run. They are open, and the next run goes on behind them.
+    failures: Vec<Failure>,
+    /// The number of such letters in this run and those before it.
+    failed_so_far: u64,
     /// Letters of the preview that others settled meanwhile, or that were swept. Null as long as there is `more` to
     /// do, and where the preview's count was not exact.
     settled_by_others: Option<u64>,
@@ -44,10 +49,21 @@ pub(super) struct RunResult {
     more: bool,
     /// When the first run began, by the database's clock: what came back was stored from then on.
     began: DateTime<Utc>,
+    /// The run. A list with `failed_again_in_run`, and `began` as its `created_from`, has what came back of it.
+    run_id: Uuid,
     /// What ended this run after some letters were done. `done` is done nonetheless.
     stopped_by: Option<Problem>,
     /// For the next run: good for 15 minutes more.
     token: String,
+}
+
+/// A letter that the service could not put back.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Failure {
+    /// The letter.
+    id: Uuid,
+    /// What the service said: at most 500 characters of it, then `…`.
+    error: String,
 }
 
 impl From<Outcome> for RunResult {
@@ -55,10 +71,17 @@ impl From<Outcome> for RunResult {
         Self {
             done: outcome.done,
             done_so_far: outcome.done_so_far,
+            failures: outcome
+                .failures
+                .into_iter()
+                .map(|failure| Failure { id: failure.id.into(), error: failure.reason })
+                .collect(),
+            failed_so_far: outcome.failed_so_far,
             settled_by_others: outcome.settled_by_others,
             held: outcome.held,
             more: outcome.more,
             began: outcome.began,
+            run_id: outcome.run_id,
             stopped_by: outcome.stopped_by,
             token: outcome.token,
         }
@@ -67,7 +90,8 @@ impl From<Outcome> for RunResult {
 
 /// Settle or replay what a preview counted
 ///
-/// In batches, each as a whole or not at all, for ten seconds at most. To go on, run again with the token of the
+/// In batches, each as a whole or not at all, for ten seconds at most. A batch of a replay goes in parts where the
+/// service can't put some of its letters back: these are the `failures`, and the rest is replayed. To go on, run again with the token of the
 /// answer as long as there is `more`.
 #[utoipa::path(
     post,

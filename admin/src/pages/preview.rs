@@ -134,6 +134,8 @@ fn word(name: &str) -> Option<&'static str> {
         "error_signature" => Some("Signature"),
         "created_from" => Some("Failed from"),
         "state" => Some("State"),
+        "truncated" => Some("Truncated payload"),
+        "failed_again_in_run" => Some("Failed again in run"),
         _ => None,
     }
 }

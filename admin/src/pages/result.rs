@@ -6,8 +6,9 @@ use axum::{
     response::Response,
 };
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, ListQuery, Resolution};
+use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     banner::back_text,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Outcome, came_back},
+    bulk::{Failure, Outcome, came_back},
     input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
@@ -39,11 +40,15 @@ pub(crate) struct Run {
     counted: u64,
     at_least: bool,
     done: u64,
+    /// Of the last step.
+    failures: Vec<Failure>,
+    failed: u64,
     more: bool,
     held: bool,
     settled_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
+    pub(crate) run_id: Uuid,
     note: Option<String>,
     pub(crate) back: ListQuery,
     /// Of the preview, to go on with.
@@ -59,11 +64,14 @@ impl Run {
             counted: outcome.counted,
             at_least: outcome.at_least,
             done: outcome.done_so_far,
+            failures: outcome.failures,
+            failed: outcome.failed_so_far,
             more: outcome.more,
             held: outcome.held,
             settled_by_others: outcome.settled_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
+            run_id: outcome.run_id,
             note,
             back,
             token: outcome.token,
@@ -125,6 +133,8 @@ struct ResultPage {
     settled_by_others: Option<Amount>,
     held: bool,
     stopped_by: Option<Text>,
+    failed: Amount,
+    failures: Vec<Failed>,
     began: Time,
     came_back: Option<CameBack>,
     next: Option<Next>,
@@ -141,6 +151,13 @@ struct ResultPage {
 struct CameBack {
     count: Amount,
     letters: Vec<Row>,
+}
+
+/// A letter that the service could not put back.
+struct Failed {
+    address: String,
+    id: DeadLetterId,
+    reason: Text,
 }
 
 /// How it goes on.
@@ -187,7 +204,7 @@ async fn show(
     let app_id = access.app_id;
     let came_back = match run.is_replay() {
         true => {
-            let found = came_back(access, run.began).await?;
+            let found = came_back(access, run.run_id, run.began).await?;
             let count = Amount { count: found.count as u64, at_least: found.at_least };
             let times = vec![1; found.letters.len()];
             let row = |(letter, times)| Row::new(access, root, letter, times);
@@ -197,7 +214,13 @@ async fn show(
         false => None,
     };
     let counted = Amount { count: run.counted, at_least: run.at_least };
-    let rest = Amount { count: run.counted.saturating_sub(run.done), at_least: run.at_least };
+    let rest = run.counted.saturating_sub(run.done).saturating_sub(run.failed);
+    let rest = Amount { count: rest, at_least: run.at_least };
+    let failed = |failure: &Failure| Failed {
+        address: root.letter(app_id, failure.id),
+        id: failure.id,
+        reason: failure.reason.as_str().into(),
+    };
     let step = Amount::exactly(run.step());
     let is_step = run.is_replay() && (rest.count > step.count || rest.at_least);
     let what = settled_as(Some(run.action));
@@ -215,6 +238,8 @@ async fn show(
         settled_by_others: run.settled_by_others.filter(|&others| others > 0).map(Amount::exactly),
         held: run.held,
         stopped_by: run.stopped_by.as_deref().map(Text::from),
+        failed: Amount::exactly(run.failed),
+        failures: run.failures.iter().map(failed).collect(),
         began: Time(run.began),
         came_back,
         next: (run.more || run.held).then_some(Next { step: is_step.then_some(step), rest }),

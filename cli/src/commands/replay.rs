@@ -1,9 +1,8 @@
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState,
-    DeadLetterStore, PageRequest,
+    DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
 };
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use super::{
 use crate::{
     args::{Replay, Which},
     error::Failure,
-    output::Printer,
+    output::{Printer, one_line},
     progress::Progress,
     settings::Settings,
     stop::Stop,
@@ -23,6 +22,8 @@ use crate::{
 /// Letters a batch, which are held whole: put back all or none.
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
+/// How many new letters are examined for those that failed again.
+const NEWEST: u32 = 500;
 
 /// Where no host said how events go back into its outbox.
 pub(crate) const NOT_HERE: &str =
@@ -51,6 +52,7 @@ pub(crate) async fn replay(
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
             let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
+            let filter = whole_only(replayer, filter)?;
             match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, replayer, &found, &note, wait, &mut tally, stop).await,
                 None => return Ok(()),
@@ -60,6 +62,25 @@ pub(crate) async fn replay(
         Which { letters, .. } => by_ids(replayer, app_id, &letters, &note, &mut tally, stop).await,
     };
     tally.end(ran, "replayed", printer)
+}
+
+/// What is counted is what is replayed.
+fn whole_only(
+    replayer: &dyn DeadLetterReplay,
+    mut filter: DeadLetterFilter,
+) -> Result<DeadLetterFilter, Failure> {
+    if !replayer.accepts_truncated() {
+        if filter.truncated == Some(true) {
+            return Err(Failure::usage("--truncated true: the service replays whole payloads only"));
+        }
+        filter.truncated = Some(false);
+    }
+    Ok(filter)
+}
+
+/// What the service said of a letter that it could not requeue, in one line.
+fn told(failure: &ReplayFailure) -> String {
+    format!("not replayed: {}", one_line(&failure.reason()))
 }
 
 async fn by_ids(
@@ -77,7 +98,13 @@ async fn by_ids(
         match replayer.replay(app_id, id, note.by.clone(), note.note.clone()).await {
             Ok(_) => tally.done += 1,
             Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-            Err(error @ DeadLetterRepoError::AlreadyResolved { .. }) => tally.left(id, &error.to_string()),
+            Err(
+                error @ (DeadLetterRepoError::AlreadyResolved { .. }
+                | DeadLetterRepoError::PayloadNotWhole { .. }),
+            ) => tally.left(id, &error.to_string()),
+            Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
+                tally.left(id, &told(&ReplayFailure { id, error }));
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -95,25 +122,43 @@ async fn matching(
 ) -> Result<(), Failure> {
     let progress = Progress::of(Some(found.count));
     let mut steps = STEPS.into_iter().filter(|_| wait.is_some());
-    let mut replayed = Replayed::default();
+    let run_id = Some(Uuid::now_v7());
+    let mut examined = 0;
+    let mut after = None;
     loop {
-        let limit = found.limit(tally.done, steps.next().unwrap_or(BATCH));
+        let limit = found.limit(examined, steps.next().unwrap_or(BATCH));
         if limit == 0 {
             return Ok(());
         }
         let (by, note) = (note.by.clone(), note.note.clone());
-        let batch = replayer.replay_matching(found.app_id, &found.filter, by, note, limit).await?;
-        if !tally.batch(&batch, &progress) || found.limit(tally.done, BATCH) == 0 {
+        let request = ReplayRequest { by, note, run_id, after, limit, ..Default::default() };
+        let batch = replayer.replay_matching(found.app_id, &found.filter, request).await?;
+        examined += (batch.ids.len() + batch.failed.len()) as u64;
+        after = batch.next;
+        for failure in &batch.failed {
+            tally.left(failure.id, &told(failure));
+        }
+        let has_more = tally.batch(batch.ids.len(), batch.more, batch.held, &progress);
+        if let Some(error) = batch.stopped {
+            return Err(error.into());
+        }
+        if !has_more || found.limit(examined, BATCH) == 0 {
             return Ok(());
         }
         if let Some(wait) = wait {
-            replayed.add(store, found.app_id, batch.ids).await?;
             say!("note: replayed {}, and waits for what comes back", tally.done);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => {}
             }
-            let back = replayed.came_back(store, found.app_id, found.now).await?;
+            let filter = DeadLetterFilter {
+                state: DeadLetterState::Any,
+                failed_again_in_run: run_id,
+                created_from: Some(found.now),
+                ..Default::default()
+            };
+            let page = PageRequest { size: NEWEST, scan: Some(NEWEST), ..Default::default() };
+            let back = store.list(found.app_id, &filter, &page).await?.items.len();
             if back > 0 {
                 let letters = if back == 1 { "letter" } else { "letters" };
                 tally.stops_because(&format!("{back} {letters} came back"));
@@ -126,42 +171,20 @@ async fn matching(
     }
 }
 
-/// What this run replayed.
-#[derive(Default)]
-struct Replayed {
-    letters: HashSet<DeadLetterId>,
-    events: HashSet<Uuid>,
-}
+#[cfg(test)]
+mod tests {
+    use dead_letters::testing;
+    use uuid::Uuid;
 
-impl Replayed {
-    async fn add(
-        &mut self,
-        store: &dyn DeadLetterStore,
-        app_id: AppId,
-        ids: Vec<DeadLetterId>,
-    ) -> Result<(), Failure> {
-        self.letters.extend(&ids);
-        let filter = DeadLetterFilter { state: DeadLetterState::Any, ids: Some(ids), ..Default::default() };
-        let page = PageRequest { size: BATCH, ..Default::default() };
-        let letters = store.list(app_id, &filter, &page).await?.items;
-        self.events.extend(letters.iter().map(|letter| letter.original_event_id));
-        Ok(())
-    }
+    use super::*;
 
-    /// How many of the newest 500 letters since then are of these events, which failed again.
-    async fn came_back(
-        &self,
-        store: &dyn DeadLetterStore,
-        app_id: AppId,
-        since: DateTime<Utc>,
-    ) -> Result<usize, Failure> {
-        let filter =
-            DeadLetterFilter { state: DeadLetterState::Any, created_from: Some(since), ..Default::default() };
-        let page = PageRequest { size: 500, ..Default::default() };
-        let letters = store.list(app_id, &filter, &page).await?.items;
-        let failed_again = letters.iter().filter(|letter| {
-            self.events.contains(&letter.original_event_id) && !self.letters.contains(&letter.id)
-        });
-        Ok(failed_again.count())
+    #[test]
+    fn what_the_service_said_is_one_line() {
+        let said = Box::<dyn std::error::Error + Send + Sync>::from("gone\n\terror: nothing was\rreplayed");
+        let error = DeadLetterRepoError::Requeue(said.into());
+        let failure = ReplayFailure { id: Uuid::nil().into(), error };
+        assert_eq!(told(&failure), "not replayed: gone  error: nothing was replayed");
+        let failure = ReplayFailure { error: testing::internal(), ..failure };
+        assert_eq!(told(&failure), "not replayed: database error XX000");
     }
 }

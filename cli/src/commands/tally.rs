@@ -1,6 +1,6 @@
 //! Of many letters: what was done, and what that comes to.
 
-use dead_letters::{DeadLetterId, Settled};
+use dead_letters::DeadLetterId;
 use serde_json::json;
 
 use crate::{
@@ -16,6 +16,7 @@ pub(crate) struct Tally {
     pub(crate) done: u64,
     missing: u64,
     left: u64,
+    was_held: bool,
     was_stopped: bool,
 }
 
@@ -47,14 +48,15 @@ impl Tally {
     }
 
     /// A batch of all that match. Whether there is another.
-    pub(crate) fn batch(&mut self, batch: &Settled, progress: &Progress) -> bool {
-        self.done += batch.ids.len() as u64;
+    pub(crate) fn batch(&mut self, done: usize, more: bool, held: bool, progress: &Progress) -> bool {
+        self.done += done as u64;
         progress.is_at(self.done);
-        if !batch.more && batch.held {
+        self.was_held |= held;
+        if !more && self.was_held {
             self.left += 1;
             say!("note: some are left, which another transaction holds: try again");
         }
-        batch.more
+        more
     }
 
     /// Prints what was done, under this name, and says what it comes to.
@@ -71,7 +73,7 @@ impl Tally {
         name: &'static str,
         printer: &mut Printer,
     ) -> Result<(), Failure> {
-        let Self { done, missing, left, was_stopped } = self;
+        let Self { done, missing, left, was_stopped, .. } = self;
         let ran = match ran {
             Err(failure) if done == 0 => return Err(failure),
             ran => ran.map_err(Failure::after_a_part),

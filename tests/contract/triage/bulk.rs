@@ -1,7 +1,7 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution, Settled, entity::dead_letters as table,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
+    DeadLetterTriage, NewDeadLetter, Resolution, Settled, StoredLetter, entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 
@@ -165,7 +165,7 @@ async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
 
 async fn enqueue_all(
     txn: &sea_orm::DatabaseTransaction,
-    rows: Vec<DeadLetterRow>,
+    rows: Vec<StoredLetter>,
 ) -> Result<(), DeadLetterRepoError> {
     for row in rows {
         enqueue(txn, row.id).await?;
@@ -186,12 +186,13 @@ async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
     let settled: Result<_, DeadLetterRepoError> = db
         .repo()
         .replay_matching(app, &all(), by, None, 3, async |txn, rows| {
-            seen.extend(rows.iter().map(|row| (row.id, row.resolution, row.payload.clone())));
+            seen.extend(rows.iter().map(|row| (row.id, row.resolution.clone(), row.payload.clone())));
             enqueue_all(txn, rows).await
         })
         .await;
     assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true, held: false });
-    let expected = stored[..3].iter().map(|&id| (id, Some(Resolution::Replayed), letter(app).payload));
+    let expected =
+        stored[..3].iter().map(|&id| (id, Some("replayed".to_owned()), letter(app).payload.to_string()));
     assert!(expected.eq(seen));
     assert_eq!(enqueued(&db).await, texts(&stored[..3]));
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolved_by.as_deref(), Some("ada"));

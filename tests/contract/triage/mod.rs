@@ -20,6 +20,7 @@ mod groups;
 mod ids;
 mod list;
 mod replay;
+mod replay_parts;
 mod replayed;
 mod resolve;
 mod scan;

@@ -7,12 +7,12 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterTriage, ErrorKind, Requeue, Resolution, Settled,
+    DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage,
+    ErrorKind, PageRequest, ReplayRequest, Requeue, Resolution, StoredLetter, testing::stored_letter,
 };
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 
-use super::{create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -23,6 +23,7 @@ on_every_backend! {
     a_settled_row_is_not_replayed,
     it_works_in_a_spawned_task,
     a_failed_statement_that_the_closure_passes_over_is_no_success,
+    what_goes_back_is_the_payload_as_it_was_handed_over,
     a_replayer_settles_the_row_requeues_its_event_and_returns_it,
     a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where_none_does,
     of_8_concurrent_replayers_one_requeues,
@@ -39,12 +40,12 @@ async fn the_row_is_settled_and_enqueued_and_the_closures_answer_returned(db: Te
     let answer: Result<_, DeadLetterRepoError> = db
         .repo()
         .replay(app, id, Some("ada".to_owned()), Some("again".to_owned()), async |txn, row| {
-            assert_eq!((row.id, row.resolution), (id, Some(Resolution::Replayed)));
+            assert_eq!((row.id, row.resolution.as_deref()), (id, Some("replayed")));
             enqueue(txn, row.id).await?;
             Ok(row.payload)
         })
         .await;
-    assert_eq!(answer.unwrap(), letter(app).payload);
+    assert_eq!(answer.unwrap(), letter(app).payload.to_string());
     assert_eq!(enqueued(&db).await, [id.to_string()]);
     let row = db.repo().get(id).await.unwrap().unwrap();
     assert_eq!(
@@ -182,7 +183,7 @@ async fn a_failed_statement_that_the_closure_passes_over_is_no_success(db: TestD
 /// A service's outbox.
 struct Outbox {
     /// What it was handed, call by call.
-    handed: Mutex<Vec<Vec<DeadLetterRow>>>,
+    handed: Mutex<Vec<Vec<StoredLetter>>>,
     /// What it answers once it has put the events back.
     then: fn() -> Result<(), Box<dyn Error + Send + Sync>>,
     passes_over_a_failed_statement: bool,
@@ -197,7 +198,7 @@ impl Outbox {
         Arc::new(Self { handed: Mutex::default(), then, passes_over_a_failed_statement: false })
     }
 
-    fn handed(&self) -> Vec<Vec<DeadLetterRow>> {
+    fn handed(&self) -> Vec<Vec<StoredLetter>> {
         std::mem::take(&mut self.handed.lock().unwrap())
     }
 }
@@ -207,7 +208,7 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         self.handed.lock().unwrap().push(letters.to_vec());
         for letter in letters {
@@ -230,6 +231,51 @@ fn texts(ids: &[DeadLetterId]) -> Vec<String> {
     texts
 }
 
+async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    // Neither would come through a `Value` as it is.
+    let texts = [r#"{ "b":1.10,  "a":1e999, "a":18446744073709551616 }"#, "not JSON"];
+    let letters = texts.map(|text| StoredLetter {
+        payload: text.to_owned(),
+        payload_kind: None,
+        ..stored_letter(app, ten_oclock())
+    });
+    let outbox = Outbox::new();
+    let replayer = db.repo().replayer(Arc::clone(&outbox));
+    let handed = || outbox.handed().into_iter().flatten().map(|letter| letter.payload).collect::<Vec<_>>();
+
+    db.repo().import(&letters).await.unwrap();
+    for (letter, text) in letters.iter().zip(texts) {
+        replayer.replay(app, letter.id, None, None).await.unwrap();
+        assert_eq!(handed(), [text]);
+        db.repo().reopen(app, letter.id).await.unwrap();
+    }
+    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), ReplayRequest::default()).await.unwrap();
+    let mut back = handed();
+    back.sort();
+    let mut sent = texts.map(str::to_owned);
+    sent.sort();
+    assert_eq!(back, sent);
+    for letter in &letters {
+        db.repo().reopen(app, letter.id).await.unwrap();
+    }
+
+    let [json, _] = &letters;
+    let answer: Result<_, DeadLetterRepoError> =
+        db.repo().replay(app, json.id, None, None, async |_, letter| Ok(letter.payload)).await;
+    assert_eq!(answer.unwrap(), json.payload);
+    let mut back = Vec::new();
+    let replayed: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), None, None, 10, async |_, letters| {
+            back.extend(letters.into_iter().map(|letter| letter.payload));
+            Ok(())
+        })
+        .await;
+    assert_eq!((replayed.unwrap().ids.len(), back), (1, vec!["not JSON".to_owned()]));
+}
+
 async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
@@ -242,7 +288,8 @@ async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb
         (id, Some(Resolution::Replayed), Some("ada"), Some("again"))
     );
     assert_eq!(db.repo().get(id).await.unwrap().as_ref(), Some(&row));
-    assert_eq!((outbox.handed(), enqueued(&db).await), (vec![vec![row]], texts(&[id])));
+    let stored = db.repo().export(app, &any(), &PageRequest::default()).await.unwrap().items;
+    assert_eq!((outbox.handed(), enqueued(&db).await), (vec![stored], texts(&[id])));
 
     let again = replayer.replay(app, id, None, None).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Conflict, "{again}");
@@ -259,22 +306,26 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     let replayer = db.repo().replayer(Arc::clone(&outbox));
     let filter = until(ten_oclock() + Duration::minutes(4));
     let replay = async |limit| {
-        let by = Some("ada".to_owned());
-        replayer.replay_matching(app, &filter, by, None, limit).await.unwrap()
+        let request = ReplayRequest { by: Some("ada".to_owned()), limit, ..Default::default() };
+        let replayed = replayer.replay_matching(app, &filter, request).await.unwrap();
+        assert_eq!((replayed.failed.len(), replayed.held, replayed.next), (0, false, None));
+        (replayed.ids, replayed.more)
     };
-    assert_eq!(replay(3).await, Settled { ids: ids[..3].to_vec(), more: true, held: false });
-    let handed: Vec<_> = outbox.handed().into_iter().map(|letters| crate::database::ids(&letters)).collect();
+    assert_eq!(replay(3).await, (ids[..3].to_vec(), true));
+    let handed: Vec<Vec<_>> =
+        outbox.handed().iter().map(|letters| letters.iter().map(|letter| letter.id).collect()).collect();
     assert_eq!(handed, [&ids[..3]]);
-    assert_eq!(replay(3).await, Settled { ids: ids[3..4].to_vec(), more: false, held: false });
+    assert_eq!(replay(3).await, (ids[3..4].to_vec(), false));
     outbox.handed();
-    assert_eq!(replay(3).await, Settled { ids: vec![], more: false, held: false });
+    assert_eq!(replay(3).await, (vec![], false));
     assert_eq!(outbox.handed().len(), 0);
     assert_eq!(enqueued(&db).await, texts(&ids[..4]));
 
-    let error = replayer.replay_matching(app, &filter, None, None, 0).await.unwrap_err();
+    let request = ReplayRequest { limit: 0, ..Default::default() };
+    let error = replayer.replay_matching(app, &filter, request).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::OutOfRange { argument: "limit", .. }), "{error}");
     let everything = DeadLetterFilter::default();
-    let error = replayer.replay_matching(app, &everything, None, None, 3).await.unwrap_err();
+    let error = replayer.replay_matching(app, &everything, ReplayRequest::default()).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
 }
 
@@ -307,14 +358,15 @@ async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: T
         let replayer = Arc::clone(&replayer);
         tokio::spawn(async move {
             let filter = until(DateTime::<Utc>::MAX_UTC);
-            while replayer.replay_matching(app, &filter, None, None, 5).await.unwrap().more {}
+            let request = ReplayRequest { limit: 5, ..Default::default() };
+            while replayer.replay_matching(app, &filter, request.clone()).await.unwrap().more {}
         })
     });
     for replay in replays.collect::<Vec<_>>() {
         replay.await.unwrap();
     }
     // What one of them held when the others looked, another one has taken, or this does.
-    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), None, None, 40).await.unwrap();
+    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), ReplayRequest::default()).await.unwrap();
     assert_eq!(enqueued(&db).await, texts(&ids));
 }
 
@@ -341,8 +393,11 @@ async fn what_a_requeue_answers_is_carried_and_nothing_is_replayed(db: TestDb) {
     let replayer = db.repo().replayer(Outbox::that_answers(|| Err(QueueFull { event: "canary" }.into())));
     let of_one = replayer.replay(app, ids[0], None, None).await.unwrap_err();
     let until = until(DateTime::<Utc>::MAX_UTC);
-    let of_many = replayer.replay_matching(app, &until, None, None, 10).await.unwrap_err();
-    for error in [of_one, of_many] {
+    let of_many = replayer.replay_matching(app, &until, ReplayRequest::default()).await.unwrap();
+    let failed: Vec<_> = of_many.failed.iter().map(|failure| (failure.id, failure.reason())).collect();
+    assert_eq!(failed, ids.iter().map(|&id| (id, "the queue is full".to_owned())).collect::<Vec<_>>());
+    assert_eq!((of_many.ids.len(), of_many.more), (0, false));
+    for error in of_many.failed.into_iter().map(|failure| failure.error).chain([of_one]) {
         assert_eq!(error.to_string(), "the events were not put back, and nothing was replayed");
         assert!(!format!("{error:?} {error:#?}").contains("queue"), "{error:?}");
         assert_eq!(error.source().unwrap().to_string(), "the queue is full");

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use async_trait::async_trait;
-use dead_letters::{DeadLetterRow, Requeue, migration};
+use dead_letters::{Requeue, StoredLetter, migration};
 use sea_orm::{ActiveValue::Set, DatabaseTransaction, EntityTrait};
 use sea_orm_migration::prelude::*;
 
@@ -60,12 +60,12 @@ impl Requeue for Outbox {
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
-        letters: &[DeadLetterRow],
+        letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let events = letters.iter().map(|letter| event::ActiveModel {
             id: Set(letter.original_event_id),
             app_id: Set(letter.app_id.into()),
-            payload: Set(letter.payload.to_string()),
+            payload: Set(letter.payload.clone()),
             attempts: Set(0),
         });
         event::Entity::insert_many(events).exec_without_returning(txn).await?;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
     AppId, Archive, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterTriage, Due,
-    NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter,
+    Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -279,7 +279,7 @@ async fn dequeue(txn: &DatabaseTransaction, row: Uuid) -> Result<u64, DbErr> {
 
 async fn enqueue(
     txn: &DatabaseTransaction,
-    rows: &[DeadLetterRow],
+    rows: &[StoredLetter],
     attempt: &str,
 ) -> Result<(), DeadLetterRepoError> {
     for row in rows {
