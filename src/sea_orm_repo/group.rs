@@ -2,7 +2,7 @@
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, FromQueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, FromQueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, JoinType, Keyword,
@@ -48,6 +48,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 const GROUP_KEY: [Column; 4] = [Column::Source, Column::Op, Column::ScriptId, Column::ErrorSignature];
+/// The place of the bucket, which stands behind the key.
+const BUCKET: i32 = 5;
 
 /// A row for each bucket of each group. The rows are read once, and counted by group and bucket; the groups
 /// are summed up from that.
@@ -71,7 +73,8 @@ fn group_errors(
         .expr_as(Func::max(if_settled(Column::ResolvedAt.into_expr())), "settled_at")
         .apply(|query| matching.select_all(query))
         .group_by_columns(GROUP_KEY)
-        .group_by_col("bucket")
+        // Its place, since a name would be that of a column that a service added.
+        .add_group_by([Expr::Constant(BUCKET.into())])
         .take();
 
     // PostgreSQL's sums of bigint are numeric.

@@ -96,7 +96,7 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, DeadLetterRow) -> Result<T, DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let txn = transaction::begin(&self.db).await?;
+        let txn = transaction::begin(self.pool()).await?;
         let outcome = match self.in_transaction(&txn).settle_once(app_id, id, &settlement).await {
             Ok(row) => enqueue(&txn, row).await,
             Err(error) => Err(error),
@@ -118,7 +118,7 @@ impl SeaOrmDeadLetterRepo {
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let bulk = Bulk::new(self, app_id, filter, &settlement, limit)?;
-        let txn = transaction::begin(&self.db).await?;
+        let txn = transaction::begin(self.pool()).await?;
         let outcome = match settle_rows(&txn, &bulk).await {
             Ok((rows, settled)) if rows.is_empty() => Ok(settled),
             Ok((rows, settled)) => enqueue(&txn, rows).await.map(|()| settled),
