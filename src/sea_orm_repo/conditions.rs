@@ -7,9 +7,12 @@ use sea_orm::{
     sea_query::{ArrayType, Expr, ExprTrait, Func, Query, SelectStatement, Value},
 };
 
+use uuid::Uuid;
+
 use super::{convert, in_range};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution, time::to_bound,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, IdFilter, Resolution,
+    time::to_bound,
 };
 
 pub(super) fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
@@ -98,14 +101,21 @@ pub(super) fn narrow(
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
-        .add_option(filter.trigger_id.map(|id| COLUMN.trigger_id.eq(id.into_inner())))
-        .add_option(filter.script_id.map(|id| COLUMN.script_id.eq(id.into_inner())))
+        .add_option(filter.trigger_id.map(|id| is_id(Column::TriggerId, id)))
+        .add_option(filter.script_id.map(|id| is_id(Column::ScriptId, id)))
         .add_option(filter.original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
         .add_option(text(&filter.error_contains).map(|part| {
             let position = Func::cust(position).arg(Column::LastError.into_expr()).arg(part);
             Expr::from(position).gt(0)
         }))
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
+}
+
+fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {
+    match id {
+        IdFilter::None => column.is_null(),
+        IdFilter::Is(id) => column.eq(id.into()),
+    }
 }
 
 /// By a semi-join in PostgreSQL: a list in `IN` or `= ANY` goes to a generic plan after five calls, which
