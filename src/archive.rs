@@ -53,6 +53,9 @@ impl JsonLinesArchive {
     /// Reads the letters of one file, or of a folder's files whose names end in `.jsonl`: the last name, which is the
     /// newest file, comes first.
     ///
+    /// The sweep that archived the letters deletes them again once they are imported, since an import keeps their times:
+    /// see [`import`](crate::DeadLetterTriage::import).
+    ///
     /// It reads the disk as it goes on, and holds one letter at a time: in async code it wants a thread of
     /// its own ([`spawn_blocking`](tokio::task::spawn_blocking)).
     ///

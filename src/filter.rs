@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
 use crate::{
@@ -29,10 +29,10 @@ pub struct DeadLetterFilter {
     pub source: Option<String>,
     /// The operation that failed, exactly.
     pub op: Option<String>,
-    /// The trigger.
-    pub trigger_id: Option<TriggerId>,
-    /// The script.
-    pub script_id: Option<ScriptId>,
+    /// The trigger, or no trigger.
+    pub trigger_id: Option<IdFilter<TriggerId>>,
+    /// The script, or no script.
+    pub script_id: Option<IdFilter<ScriptId>>,
     /// The outbox row.
     pub original_event_id: Option<Uuid>,
     /// A part of `last_error`. No character is a wildcard, and case counts.
@@ -57,6 +57,78 @@ debug_without_content! {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
         created_from, created_before;
         source, op, error_contains, error_signature,
+    }
+}
+
+/// A condition on an id that not every letter has: its trigger, or its script. It prints, parses and serializes as the
+/// id, or as `none`.
+///
+/// ```
+/// use dead_letters::{DeadLetterFilter, IdFilter, ScriptId};
+/// use uuid::Uuid;
+///
+/// let script = ScriptId::from(Uuid::new_v4());
+/// let of_script = DeadLetterFilter { script_id: Some(script.into()), ..Default::default() };
+/// let without_script = DeadLetterFilter { script_id: Some(IdFilter::None), ..Default::default() };
+/// assert_ne!(of_script, without_script);
+///
+/// // The letters of an error group, which may have no script.
+/// let of_group = |script_id: Option<ScriptId>| Some(IdFilter::from(script_id));
+/// assert_eq!(of_group(Some(script)), of_script.script_id);
+/// assert_eq!(of_group(None), without_script.script_id);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IdFilter<T> {
+    /// The letter has no such id.
+    None,
+    /// The letter has this id.
+    Is(T),
+}
+
+/// `None` as text. No uuid is.
+const NONE: &str = "none";
+
+impl<T> From<T> for IdFilter<T> {
+    fn from(id: T) -> Self {
+        Self::Is(id)
+    }
+}
+
+/// As a letter or a group has it.
+impl<T> From<Option<T>> for IdFilter<T> {
+    fn from(id: Option<T>) -> Self {
+        id.map_or(Self::None, Self::Is)
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for IdFilter<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.pad(NONE),
+            Self::Is(id) => id.fmt(f),
+        }
+    }
+}
+
+impl<T: FromStr> FromStr for IdFilter<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == NONE { Ok(Self::None) } else { text.parse().map(Self::Is) }
+    }
+}
+
+impl<T: fmt::Display> Serialize for IdFilter<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de, T: FromStr> Deserialize<'de> for IdFilter<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        // Not what the text says, which is the sender's.
+        text.parse().map_err(|_| de::Error::custom("it must be a uuid, or none"))
     }
 }
 

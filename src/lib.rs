@@ -44,7 +44,7 @@ pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;
 pub use error::{DeadLetterRepoError, ErrorKind};
-pub use filter::{DeadLetterFilter, DeadLetterState};
+pub use filter::{DeadLetterFilter, DeadLetterState, IdFilter};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]

@@ -18,6 +18,7 @@ const EMPTY: &str = r#""""#;
 const SHOWN_CHARACTERS: usize = 40;
 
 const A_UUID: &str = "must be a uuid";
+const A_UUID_OR_NONE: &str = "must be a uuid, or none";
 const A_TIME: &str = "must be a time as in RFC 3339";
 const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 
@@ -31,6 +32,7 @@ const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 /// Where it is read:
 ///
 /// - an empty value is "not set", as HTML forms send it; `""`, with its quotes, is the empty text, or no ids;
+/// - `trigger_id=none` and `script_id=none` are the letters without a trigger and without a script;
 /// - a field that does not exist, or that is given twice, is an error: passed over, it would leave more rows
 ///   than were meant. `ids` alone may be given again, as ticked boxes send them.
 ///
@@ -130,8 +132,8 @@ impl ListQuery {
             }
             "source" => filter.source = unquote_empty(text),
             "op" => filter.op = unquote_empty(text),
-            "trigger_id" => filter.trigger_id = parse(text, A_UUID)?,
-            "script_id" => filter.script_id = parse(text, A_UUID)?,
+            "trigger_id" => filter.trigger_id = parse(text, A_UUID_OR_NONE)?,
+            "script_id" => filter.script_id = parse(text, A_UUID_OR_NONE)?,
             "original_event_id" => filter.original_event_id = parse(text, A_UUID)?,
             "error_contains" => filter.error_contains = unquote_empty(text),
             "error_signature" => filter.error_signature = unquote_empty(text),

@@ -326,6 +326,10 @@ pub trait DeadLetterTriage: Send + Sync {
     /// All of one call or none; at most 1,000. What the repo may have for caps does not apply. What is finer
     /// than a microsecond is lost.
     ///
+    /// Letters keep their `created_at` and `resolved_at`, by which sweeps go. A letter that a sweep archived is still due:
+    /// the next sweep with the same retention deletes it again. Give its app a longer retention first, or compare the
+    /// two times with the retention and leave out letters that are due.
+    ///
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more letters, with the argument `letters`. With
@@ -392,8 +396,8 @@ impl From<Resolution> for Settlement {
 
 debug_without_content! { Settlement { resolution; by, note } }
 
-/// A row as a list shows it: without its payload, and with the beginning of its error. Its `Debug` shows texts
-/// by their size.
+/// A row as a list shows it: without its payload, and with the beginning of its texts, so that a page is small whatever
+/// its letters hold. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterSummary {
     /// The row's id.
@@ -402,9 +406,9 @@ pub struct DeadLetterSummary {
     pub app_id: AppId,
     /// The outbox row that used up its retries.
     pub original_event_id: Uuid,
-    /// What the event was about.
+    /// What the event was about: at most 500 characters of it.
     pub source: String,
-    /// The operation that failed.
+    /// The operation that failed: at most 500 characters of it.
     pub op: String,
     /// The trigger, if it was known.
     pub trigger_id: Option<TriggerId>,
@@ -420,26 +424,28 @@ pub struct DeadLetterSummary {
     pub first_attempt_at: DateTime<Utc>,
     /// When the last attempt was made.
     pub last_attempt_at: DateTime<Utc>,
-    /// The first 200 characters of `last_error`.
+    /// The first 200 characters of `last_error`, without a mark.
     pub error_excerpt: String,
-    /// See [`DeadLetterRow::error_signature`].
+    /// See [`DeadLetterRow::error_signature`]: at most 500 characters of it.
     pub error_signature: String,
+    /// Whether `source`, `op` or `error_signature` was cut. A filter with a text that was cut does not find the letter.
+    pub key_cut: bool,
     /// When the row was stored.
     pub created_at: DateTime<Utc>,
     /// When the row was last resolved.
     pub resolved_at: Option<DateTime<Utc>>,
     /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
     pub resolution: Option<Resolution>,
-    /// Who settled it.
+    /// Who settled it: at most 500 characters of it.
     pub resolved_by: Option<String>,
-    /// Why.
+    /// Why: at most 2,000 characters of it.
     pub resolution_note: Option<String>,
 }
 
 debug_without_content! {
     DeadLetterSummary {
         id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
-        first_attempt_at, last_attempt_at, created_at, resolved_at, resolution;
+        first_attempt_at, last_attempt_at, key_cut, created_at, resolved_at, resolution;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
     }
 }
@@ -550,17 +556,21 @@ pub struct ErrorGroups {
     pub looked_back_to: Option<DateTime<Utc>>,
 }
 
-/// Rows that failed alike. Its `Debug` shows texts by their size.
+/// Rows that failed alike. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
-    /// What the events were about.
+    /// What the events were about: at most 500 characters of it.
     pub source: String,
-    /// The operation that failed.
+    /// The operation that failed: at most 500 characters of it.
     pub op: String,
     /// The script, if it was known.
     pub script_id: Option<ScriptId>,
-    /// What their errors have in common.
+    /// What their errors have in common: at most 500 characters of it.
     pub error_signature: String,
+    /// Whether `source`, `op` or `error_signature` was cut. Otherwise a filter with these and
+    /// [`script_id`](Self::script_id) matches the group's letters alone. With a text that was cut it does not find
+    /// them. Two groups may then look alike, since groups go by the whole texts.
+    pub key_cut: bool,
     /// Rows.
     pub count: u64,
     /// The first row's `created_at`.
@@ -580,7 +590,7 @@ pub struct ErrorGroup {
 
 debug_without_content! {
     ErrorGroup {
-        script_id, count, first_seen, last_seen, newest_id, settled, last_settled_at, timeline;
+        script_id, key_cut, count, first_seen, last_seen, newest_id, settled, last_settled_at, timeline;
         source, op, error_signature,
     }
 }

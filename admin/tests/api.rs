@@ -622,6 +622,7 @@ async fn a_wrong_field_of_a_query_string_is_named() {
         ("letters", &format!("error_contains={long}"), "error_contains"),
         ("letters", "created_from=yesterday", "created_from"),
         ("letters", "trigger_id=1", "trigger_id"),
+        ("letters", "script_id=None", "script_id"),
         ("groups", "size=50", "size"),
         ("groups", "limit=0", "limit"),
         ("groups", "limit=501", "limit"),

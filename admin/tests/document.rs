@@ -47,6 +47,9 @@ fn parameters<'a>(operation: &'a Value, place: &'a str) -> impl Iterator<Item = 
 
 /// A value that the parameter's schema allows.
 fn example(schema: &Value) -> String {
+    if let Some(schema) = schema["anyOf"].get(0) {
+        return example(schema);
+    }
     if let Some(word) = schema["enum"].get(0) {
         return word.as_str().unwrap().to_owned();
     }

@@ -56,6 +56,8 @@ on_every_backend! {
     a_payload_that_is_no_json_is_shown_as_text_or_withheld,
     a_payload_is_shown_with_its_kind_and_text_as_text,
     a_group_says_that_it_came_back,
+    a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other,
+    a_group_whose_key_is_too_long_says_that_it_leads_to_its_newest_letter,
     what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted,
     every_link_leads_to_a_page,
     hostile_texts_are_text_on_every_page,
@@ -807,6 +809,58 @@ async fn a_group_says_that_it_came_back(world: World) {
         let letters = page.links().into_iter().find(|link| link.contains("source=orders")).unwrap();
         let expected = if state == "any" { "3 of 3" } else { "2 of 2" };
         assert!(client.get(resolved(&world.at("/groups"), &letters)).await.shows(expected));
+    }
+}
+
+async fn a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other(world: World) {
+    // Alike but for the script.
+    let script = Uuid::new_v4();
+    let with_script =
+        NewDeadLetter { source: "orders".to_owned(), script_id: Some(script.into()), ..letter(world.app) };
+    let with_script = world.repo.insert_many(vec![with_script; 3]).await.unwrap();
+    let without = world.letters_of(2, "orders").await;
+    let client = world.client();
+    let groups = client.get(world.at("/groups")).await;
+    let script = script.to_string();
+    let mut open = 5;
+    for (of_script, ids) in [("none", &without), (&*script, &with_script)] {
+        let is_of_script = |link: &String| link.contains(&format!("script_id={of_script}"));
+        let link = groups.links().into_iter().find(|link| is_of_script(link) && !link.contains("shares"));
+        let list = client.get(resolved(&world.at("/groups"), &link.unwrap())).await;
+        let count = ids.len();
+        assert!(list.shows(&format!("{count} of {count}")), "{list}");
+        assert!(list.page().contains(&format!("value=\"{of_script}\"")), "the form keeps it: {list}");
+        assert!(list.shows(&format!("--script-id {of_script}")), "{list}");
+        let letter = client.get(world.at(&format!("/letters/{}", ids[0]))).await;
+        assert!(letter.links().iter().any(is_of_script), "{letter}");
+        let (back, filter) = (list.hidden("back"), list.hidden("filter"));
+        let fields = [("back", &*back), ("filter", &filter), ("action", "replayed")];
+        let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+        assert!(preview.shows(&format!("Replay {count} letters?")), "{preview}");
+        assert!(preview.shows(&format!("Script {of_script}")), "{preview}");
+        let token = preview.hidden("token");
+        world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back)]).await;
+        open -= count;
+        for &id in ids {
+            assert_eq!(world.row(id).await.resolution, Some(Resolution::Replayed));
+        }
+        assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), open as i64);
+    }
+}
+
+async fn a_group_whose_key_is_too_long_says_that_it_leads_to_its_newest_letter(world: World) {
+    world.letters_of(1, "orders").await;
+    let client = world.client();
+    assert!(!client.get(world.at("/groups")).await.shows("too long to list"));
+    for length in [501, 6_000_000] {
+        let ids = world.letters_of(2, &"s".repeat(length)).await;
+        let groups = client.get(world.at("/groups")).await;
+        assert!(groups.shows("too long to list: opens the newest letter"), "{groups}");
+        let newest = ids.iter().max().unwrap().to_string();
+        let link = groups.links().into_iter().find(|link| link.contains(&newest));
+        let letter = client.get(resolved(&world.at("/groups"), &link.unwrap())).await;
+        assert_eq!(letter.status, StatusCode::OK);
+        assert!(!letter.links().iter().any(|link| link.contains("source=")), "{letter}");
     }
 }
 

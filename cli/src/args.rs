@@ -4,13 +4,17 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, DeadLetterId, DeadLetterState, Resolution, ScriptId, TriggerId};
+use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
 
 use crate::next::Next;
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "an id is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
+}
+
+fn id_or_none<T: FromStr>(text: &str) -> Result<IdFilter<T>, &'static str> {
+    text.parse().map_err(|_| "it is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01, or none")
 }
 
 fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
@@ -427,12 +431,12 @@ pub(crate) struct Narrow {
     /// The operation that failed, exactly
     #[arg(long, help_heading = "Filter")]
     pub(crate) op: Option<String>,
-    /// The trigger
-    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<TriggerId>)]
-    pub(crate) trigger_id: Option<TriggerId>,
-    /// The script
-    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<ScriptId>)]
-    pub(crate) script_id: Option<ScriptId>,
+    /// The trigger; `none` for letters without a trigger
+    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id_or_none::<TriggerId>)]
+    pub(crate) trigger_id: Option<IdFilter<TriggerId>>,
+    /// The script; `none` for letters without a script
+    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id_or_none::<ScriptId>)]
+    pub(crate) script_id: Option<IdFilter<ScriptId>>,
     /// The outbox row
     #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) original_event_id: Option<Uuid>,

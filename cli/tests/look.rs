@@ -16,6 +16,7 @@ on_every_backend! {
     a_list_is_cut_on_a_terminal_and_whole_in_a_pipe,
     a_list_goes_on_behind_its_last_letter,
     a_filter_takes_what_the_apis_takes,
+    none_is_the_letters_without_a_script_or_without_a_trigger,
     a_letter_is_shown_and_its_payload_only_where_asked,
     groups_count_and_timeline_are_those_of_the_store,
     a_narrow_terminal_gets_a_block_a_letter,
@@ -106,6 +107,21 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
     ] {
         assert_eq!(found(&options).iter().collect::<Vec<_>>(), expected, "{options}");
     }
+}
+
+async fn none_is_the_letters_without_a_script_or_without_a_trigger(store: Store) {
+    let both = store.letter("orders", "smtp: 451").await;
+    let no_script = NewDeadLetter { script_id: None, ..letter(store.app) };
+    let no_script = store.repo.insert(no_script).await.unwrap();
+    let no_trigger = NewDeadLetter { trigger_id: None, ..letter(store.app) };
+    let no_trigger = store.repo.insert(no_trigger).await.unwrap();
+    for (option, id) in [("--script-id none", no_script), ("--trigger-id none", no_trigger)] {
+        assert_eq!(store.run(&format!("list --app {{app}} {option}")).lines()[0][0], id.to_string());
+        let settled = store.run(&format!("resolve --app {{app}} --matching {option} --yes"));
+        assert_eq!(settled.lines(), [["1"]], "{option}");
+        assert!(store.repo.get(id).await.unwrap().unwrap().resolved_at.is_some());
+    }
+    assert_eq!(store.repo.get(both).await.unwrap().unwrap().resolved_at, None);
 }
 
 async fn a_letter_is_shown_and_its_payload_only_where_asked(store: Store) {

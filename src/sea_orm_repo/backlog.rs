@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType, WithClause,

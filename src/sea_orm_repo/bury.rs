@@ -44,9 +44,14 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) where `take` took no row, or several, and
-    /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless the connection was lost at the last
-    /// try, or what `take` answered was an open outcome of its own.
+    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) where `take` took no row, or several: nothing was stored or taken.
+    ///
+    /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless a connection was lost while it committed. Then
+    /// the letter may be stored, because the server committed a try whose answer was lost, and no later try reached
+    /// the server. The outbox's row decides: the event is still there, or its letter is stored. Call `bury` again in
+    /// both cases. It buries an event that is still there. It returns `OutboxRows` with `taken: 0` and stores nothing
+    /// if the event is gone.
+    ///
     /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) where `take` had the transaction end.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
     pub async fn bury<F>(&self, letter: NewDeadLetter, take: F) -> Result<DeadLetterId, DeadLetterRepoError>
@@ -93,7 +98,7 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
     {
-        let txn = transaction::begin(&self.db).await?;
+        let txn = transaction::begin(self.pool()).await?;
         match take(&txn).await {
             Ok(1) => {}
             Ok(taken) => return abandon(txn, DeadLetterRepoError::OutboxRows { taken }).await,

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{convert, in_range};
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, PayloadKind, Resolution,
-    time::to_bound,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, IdFilter, PayloadKind,
+    Resolution, time::to_bound,
 };
 
 pub(super) fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
@@ -100,8 +100,8 @@ pub(super) fn narrow(
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
-        .add_option(filter.trigger_id.map(|id| COLUMN.trigger_id.eq(id.into_inner())))
-        .add_option(filter.script_id.map(|id| COLUMN.script_id.eq(id.into_inner())))
+        .add_option(filter.trigger_id.map(|id| is_id(Column::TriggerId, id)))
+        .add_option(filter.script_id.map(|id| is_id(Column::ScriptId, id)))
         .add_option(filter.original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
         .add_option(text(&filter.error_contains).map(|part| {
             let position = Func::cust(position).arg(Column::LastError.into_expr()).arg(part);
@@ -142,6 +142,13 @@ pub(super) const TRUNCATED: [PayloadKind; 2] = [PayloadKind::Truncated, PayloadK
 
 pub(super) fn is_truncated() -> Expr {
     Column::PayloadKind.is_in(TRUNCATED.map(PayloadKind::as_str))
+}
+
+fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {
+    match id {
+        IdFilter::None => column.is_null(),
+        IdFilter::Is(id) => column.eq(id.into()),
+    }
 }
 
 /// By a semi-join in PostgreSQL: a list in `IN` or `= ANY` goes to a generic plan after five calls, which

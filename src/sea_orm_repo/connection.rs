@@ -3,9 +3,80 @@
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbErr, FromQueryResult, QueryResult, Statement,
-    StreamTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend, DbErr, ExecResult, FromQueryResult,
+    QueryResult, Statement, StreamTrait,
 };
+
+use crate::error::code_of;
+
+/// How often a statement over a pool is sent again.
+const RETRIES: usize = 3;
+const SERIALIZATION_FAILURE: &str = "40001";
+
+/// What a repo sends its statements over.
+///
+/// Over a pool each statement is a transaction of its own, with the database's default isolation. Above READ COMMITTED
+/// PostgreSQL fails it where another transaction changed a row meanwhile, and has rolled it back. It is sent again
+/// then, and sees what became of the row. In a caller's transaction only the whole transaction can be tried again.
+#[derive(Debug, Clone)]
+pub(super) struct Connection<C>(pub(super) C);
+
+impl<C: RepoConnection> Connection<C> {
+    /// The pool, if it is one.
+    pub(super) fn pool(&self) -> Option<&DatabaseConnection> {
+        self.0.pool()
+    }
+
+    /// See [`RepoConnection::rows`].
+    pub(super) async fn rows<T: FromQueryResult + Send>(
+        &self,
+        statement: Statement,
+    ) -> Result<Vec<T>, DbErr> {
+        self.send(statement, C::rows).await
+    }
+
+    async fn send<'db, T, F>(
+        &'db self,
+        statement: Statement,
+        send: impl Fn(&'db C, Statement) -> F,
+    ) -> Result<T, DbErr>
+    where
+        F: Future<Output = Result<T, DbErr>>,
+    {
+        if self.pool().is_some() && self.get_database_backend() == DbBackend::Postgres {
+            for _ in 0..RETRIES {
+                match send(&self.0, statement.clone()).await {
+                    Err(error) if code_of(&error).as_deref() == Some(SERIALIZATION_FAILURE) => {}
+                    outcome => return outcome,
+                }
+            }
+        }
+        send(&self.0, statement).await
+    }
+}
+
+#[async_trait]
+impl<C: RepoConnection> ConnectionTrait for Connection<C> {
+    fn get_database_backend(&self) -> DbBackend {
+        self.0.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.send(statement, C::execute_raw).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.0.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.send(statement, C::query_one_raw).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.send(statement, C::query_all_raw).await
+    }
+}
 
 /// A pool, or the caller's transaction. Sealed by its private path.
 #[async_trait]

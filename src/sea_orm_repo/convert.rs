@@ -22,6 +22,11 @@ use crate::{
 /// The mark of a text that was cut.
 const CUT: &str = " [cut]";
 
+/// The most that summaries and groups have of a source, an op, a signature and a name. A writer may have stored
+/// megabytes there, and a page has to stay small.
+const MAX_NAME_CHARACTERS: usize = 500;
+const MAX_NOTE_CHARACTERS: usize = 2_000;
+
 /// The application's caps on a letter.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
@@ -424,14 +429,16 @@ impl From<Row> for DeadLetterRow {
 }
 
 by_position! {
-    /// What a listing reads of a row: all but the payload and a long error.
+    /// What a listing reads of a row: not the payload, and of each text the beginning.
     #[derive(DerivePartialModel)]
     #[sea_orm(entity = "Entity", from_query_result = "false")]
     pub(super) struct Summary {
         pub(super) id: Uuid,
         app_id: Uuid,
         original_event_id: Uuid,
+        #[sea_orm(from_expr = "beginning_of_name(Column::Source.into_expr())")]
         source: String,
+        #[sea_orm(from_expr = "beginning_of_name(Column::Op.into_expr())")]
         op: String,
         trigger_id: Option<Uuid>,
         script_id: Option<Uuid>,
@@ -445,13 +452,42 @@ by_position! {
             from_expr = r#"Expr::from(Func::cust("substr").args([Column::LastError.into_expr(), 1.into(), 200.into()]))"#
         )]
         error_excerpt: String,
+        #[sea_orm(from_expr = "beginning_of_name(Column::ErrorSignature.into_expr())")]
         error_signature: String,
         pub(super) created_at: DateTimeWithTimeZone,
         resolved_at: Option<DateTimeWithTimeZone>,
         resolution: Option<String>,
+        #[sea_orm(from_expr = "beginning_of_name(Column::ResolvedBy.into_expr())")]
         resolved_by: Option<String>,
+        #[sea_orm(from_expr = "beginning(Column::ResolutionNote.into_expr(), MAX_NOTE_CHARACTERS)")]
         resolution_note: Option<String>,
     }
+}
+
+/// Selects one character more than is kept, which shows that the text is longer.
+fn beginning(text: Expr, characters: usize) -> Expr {
+    let read = i32::try_from(characters + 1).unwrap_or(i32::MAX);
+    let constant = |number: i32| Expr::Constant(number.into());
+    Func::cust("substr").args([text, constant(1), constant(read)]).into()
+}
+
+pub(super) fn beginning_of_name(text: Expr) -> Expr {
+    beginning(text, MAX_NAME_CHARACTERS)
+}
+
+/// Cuts what [`beginning`] read, and returns whether it had to.
+fn cut_to_characters(text: &mut String, characters: usize) -> bool {
+    let end = text.char_indices().nth(characters).map(|(end, _)| end);
+    if let Some(end) = end {
+        text.truncate(end);
+        text.push_str(CUT);
+    }
+    end.is_some()
+}
+
+/// Cuts the texts of a key, and returns whether any was longer.
+pub(super) fn cut_key(texts: [&mut String; 3]) -> bool {
+    texts.into_iter().fold(false, |is_cut, text| cut_to_characters(text, MAX_NAME_CHARACTERS) | is_cut)
 }
 
 impl Summary {
@@ -461,7 +497,15 @@ impl Summary {
 }
 
 impl From<Summary> for DeadLetterSummary {
-    fn from(row: Summary) -> Self {
+    fn from(mut row: Summary) -> Self {
+        let key_cut = cut_key([&mut row.source, &mut row.op, &mut row.error_signature]);
+        for (text, characters) in
+            [(&mut row.resolved_by, MAX_NAME_CHARACTERS), (&mut row.resolution_note, MAX_NOTE_CHARACTERS)]
+        {
+            if let Some(text) = text {
+                cut_to_characters(text, characters);
+            }
+        }
         Self {
             id: row.id.into(),
             app_id: row.app_id.into(),
@@ -477,6 +521,7 @@ impl From<Summary> for DeadLetterSummary {
             last_attempt_at: row.last_attempt_at.to_utc(),
             error_excerpt: row.error_excerpt,
             error_signature: row.error_signature,
+            key_cut,
             created_at: row.created_at.to_utc(),
             resolved_at: row.resolved_at.map(|at| at.to_utc()),
             resolution: to_resolution(row.resolution),

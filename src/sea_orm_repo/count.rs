@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, DbErr,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr,
     prelude::DateTimeWithTimeZone,
     sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, Order, Query, SelectStatement, Value},
 };

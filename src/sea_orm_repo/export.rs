@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    EntityTrait, FromQueryResult, QueryTrait,
+    ConnectionTrait, EntityTrait, FromQueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, ExprTrait, Func, Query, SelectStatement},
 };

@@ -2,7 +2,7 @@
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, FromQueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, FromQueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, JoinType, Keyword,
@@ -12,8 +12,13 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo, conditions::is_open, connection::RepoConnection, convert::by_position,
-    in_range, scan::Matching, timeline::Buckets,
+    PAGE_SIZES, SeaOrmDeadLetterRepo,
+    conditions::is_open,
+    connection::RepoConnection,
+    convert::{beginning_of_name, by_position, cut_key},
+    in_range,
+    scan::Matching,
+    timeline::Buckets,
 };
 use crate::{AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest};
 
@@ -48,6 +53,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 const GROUP_KEY: [Column; 4] = [Column::Source, Column::Op, Column::ScriptId, Column::ErrorSignature];
+/// The place of the bucket, which stands behind the key.
+const BUCKET: i32 = 5;
+
+/// What the statement computes for each group.
+const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "settled", "last_settled_at", "newest_id"];
 
 /// A row for each bucket of each group. The rows are read once, and counted by group and bucket; the groups
 /// are summed up from that.
@@ -71,7 +81,8 @@ fn group_errors(
         .expr_as(Func::max(if_settled(Column::ResolvedAt.into_expr())), "settled_at")
         .apply(|query| matching.select_all(query))
         .group_by_columns(GROUP_KEY)
-        .group_by_col("bucket")
+        // Its place, since a name would be that of a column that a service added.
+        .add_group_by([Expr::Constant(BUCKET.into())])
         .take();
 
     // PostgreSQL's sums of bigint are numeric.
@@ -108,8 +119,14 @@ fn group_errors(
         CommonTableExpression::new().table_name("counts").query(counts).materialized(true).to_owned();
     let groups =
         CommonTableExpression::new().table_name("groups").query(groups).materialized(true).to_owned();
+    // Groups go by the whole texts, but are returned with the beginning of each.
+    let beginning = |column: Column| beginning_of_name(Expr::col(("groups", column)));
     Query::select()
-        .column(("groups", Asterisk))
+        .expr_as(beginning(Column::Source), "source")
+        .expr_as(beginning(Column::Op), "op")
+        .expr_as(beginning(Column::ErrorSignature), "error_signature")
+        .column(("groups", Column::ScriptId))
+        .columns(OF_GROUP.map(|column| ("groups", column)))
         .columns([("counts", "bucket"), ("counts", "in_bucket")])
         .from("groups")
         .join(JoinType::InnerJoin, "counts", is_same_group("groups", |column| Expr::col(("counts", column))))
@@ -159,12 +176,14 @@ by_position! {
 }
 
 impl ErrorGroupRow {
-    fn into_group(self, timeline: Vec<Bucket>) -> ErrorGroup {
+    fn into_group(mut self, timeline: Vec<Bucket>) -> ErrorGroup {
+        let key_cut = cut_key([&mut self.source, &mut self.op, &mut self.error_signature]);
         ErrorGroup {
             source: self.source,
             op: self.op,
             script_id: self.script_id.map(Into::into),
             error_signature: self.error_signature,
+            key_cut,
             count: self.letters.unsigned_abs(),
             first_seen: self.first_seen.to_utc(),
             last_seen: self.last_seen.to_utc(),

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, pin::pin};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
 use uuid::Uuid;
 
 use crate::{
@@ -36,7 +36,7 @@ mod timeline;
 mod transaction;
 mod triage;
 
-use connection::RepoConnection;
+use connection::{Connection, RepoConnection};
 use convert::Limits;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
@@ -44,9 +44,12 @@ const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 /// [`DeadLetterRepo`], [`DeadLetterTriage`](crate::DeadLetterTriage) and
 /// [`DeadLetterRetention`](crate::DeadLetterRetention) on SeaORM, over a pool or over a transaction that the
 /// caller opened. It needs a tokio runtime.
+///
+/// Over a pool a call that is a single statement is sent again, up to three times, where PostgreSQL fails it with a
+/// serialization failure (40001). That happens only if the database's default isolation is above READ COMMITTED.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
-    db: C,
+    db: Connection<C>,
     limits: Limits,
     sharded: bool,
 }
@@ -56,12 +59,12 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
     pub fn new(db: DatabaseConnection) -> Self {
-        Self { db, limits: Limits::default(), sharded: false }
+        Self { db: Connection(db), limits: Limits::default(), sharded: false }
     }
 
     /// The pool, for what else a service does: statements of its own, and [`begin`](Self::begin).
     pub fn pool(&self) -> &DatabaseConnection {
-        &self.db
+        &self.db.0
     }
 
     /// Refuses payloads of more bytes as serialized, with
@@ -112,6 +115,9 @@ impl SeaOrmDeadLetterRepo {
     /// return [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than
     /// 256 MB, and over a [sharded](Self::sharded) table for more than 4,095 new ones.
     ///
+    /// Above READ COMMITTED any call there may fail with a serialization failure (40001), which is
+    /// [transient](DeadLetterRepoError::is_transient): roll back and try the whole transaction again.
+    ///
     /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
     /// stores nothing. So an error of any call must end in a rollback: let it leave the closure, or the
     /// function, that holds `txn`; or commit with [`commit`](Self::commit), which fails then.
@@ -119,7 +125,7 @@ impl SeaOrmDeadLetterRepo {
         &self,
         txn: &'txn DatabaseTransaction,
     ) -> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-        SeaOrmDeadLetterRepo { db: txn.into(), limits: self.limits, sharded: self.sharded }
+        SeaOrmDeadLetterRepo { db: Connection(txn.into()), limits: self.limits, sharded: self.sharded }
     }
 
     /// Begins a transaction that may be dropped at any time, while it begins too: it is rolled back then, and

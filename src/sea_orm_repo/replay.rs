@@ -118,7 +118,7 @@ impl SeaOrmDeadLetterRepo {
         F: AsyncFnOnce(&DatabaseTransaction, Row) -> Result<T, DeadLetterRepoError>,
     {
         let settlement = Settlement { resolution: Resolution::Replayed, by, note };
-        let txn = transaction::begin(&self.db).await?;
+        let txn = transaction::begin(self.pool()).await?;
         let outcome = match self.in_transaction(&txn).settle_once(app_id, id, &settlement).await {
             Ok(row) => enqueue(&txn, row).await,
             Err(error) => Err(error),
@@ -135,7 +135,7 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), DeadLetterRepoError>,
     {
-        let txn = match transaction::begin(&self.db).await {
+        let txn = match transaction::begin(self.pool()).await {
             Ok(txn) => txn,
             Err(error) => return (Picked::default(), Err(error)),
         };

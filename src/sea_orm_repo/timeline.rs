@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
-    ColumnTrait, DbBackend, DbErr, QueryResult,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
 };
@@ -36,7 +36,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             .expr_as(buckets.bucket(), "bucket")
             .expr(Func::count(Expr::col(Asterisk)))
             .apply(|query| matching.select_all(query))
-            .group_by_col("bucket")
+            // Its place, since a name would be that of a column that a service added.
+            .add_group_by([Expr::Constant(1.into())])
             .take();
         let mut timeline = buckets.empty();
         for row in matching.fetch(&self.db, counts).await? {

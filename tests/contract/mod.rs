@@ -37,12 +37,14 @@ macro_rules! on_every_backend {
 mod archive;
 mod bury;
 mod coalesce;
+mod columns;
 mod errors;
 mod gc;
 mod hostile;
 pub(crate) mod import;
 mod insert;
 mod insert_many;
+mod isolation;
 mod list;
 mod metrics;
 mod observed;

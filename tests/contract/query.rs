@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, ErrorKind, ListQuery, PageRequest,
-    Resolution,
+    Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, ErrorKind, IdFilter, ListQuery,
+    PageRequest, Resolution, ScriptId, TriggerId,
 };
 use proptest::{option, prelude::*, sample::select};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,11 @@ use super::{
 
 fn id() -> impl Strategy<Value = Uuid> {
     any::<u128>().prop_map(Uuid::from_u128)
+}
+
+/// One id, or none.
+fn id_filter<T: From<Uuid> + std::fmt::Debug>() -> impl Strategy<Value = IdFilter<T>> {
+    option::of(id()).prop_map(|id| IdFilter::from(id.map(T::from)))
 }
 
 /// Of any Unicode, or nothing but quotes.
@@ -42,7 +47,8 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
     let texts = (any_text(), any_text(), any_text(), any_text());
-    let causes = (option::of(id()), option::of(id()), option::of(id()), option::of(id()));
+    let (triggers, scripts) = (id_filter::<TriggerId>(), id_filter::<ScriptId>());
+    let causes = (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()));
     let times = (any_time(), any_time());
     let truncated = option::of(any::<bool>());
     let state = select(DeadLetterState::ALL.to_vec());
@@ -57,8 +63,8 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
                 resolution,
                 source,
                 op,
-                trigger_id: trigger_id.map(Into::into),
-                script_id: script_id.map(Into::into),
+                trigger_id,
+                script_id,
                 original_event_id,
                 error_contains,
                 error_signature,
@@ -105,8 +111,8 @@ fn full() -> ListQuery {
             resolution: Some(Resolution::HandlerFailed),
             source: Some("orders & \"more\"".to_owned()),
             op: Some("a+b=c%20".to_owned()),
-            trigger_id: Some(id(3).into()),
-            script_id: Some(id(4).into()),
+            trigger_id: Some(TriggerId::from(id(3)).into()),
+            script_id: Some(ScriptId::from(id(4)).into()),
             original_event_id: Some(id(5)),
             error_contains: Some("größer\0\n?".to_owned()),
             error_signature: Some("no stock for #".to_owned()),
@@ -183,6 +189,25 @@ fn an_empty_value_is_not_set_and_two_quotes_are_the_empty_one() {
 }
 
 #[test]
+fn none_is_the_letters_without_a_trigger_or_without_a_script() {
+    let without = DeadLetterFilter {
+        trigger_id: Some(IdFilter::None),
+        script_id: Some(IdFilter::None),
+        ..Default::default()
+    };
+    assert_eq!(with_filter(without.clone()).to_string(), "trigger_id=none&script_id=none");
+    assert_eq!(read("trigger_id=none&script_id=none"), with_filter(without.clone()));
+    let json = serde_json::to_value(&without).unwrap();
+    assert_eq!((&json["trigger_id"], &json["script_id"]), (&json!("none"), &json!("none")));
+    assert_eq!(serde_json::from_value::<DeadLetterFilter>(json).unwrap(), without);
+
+    for wrong in [json!("None"), json!(""), json!("nil"), json!(1)] {
+        let error = serde_json::from_value::<DeadLetterFilter>(json!({ "script_id": wrong })).unwrap_err();
+        assert!(!error.to_string().contains("nil"), "{error}");
+    }
+}
+
+#[test]
 fn times_may_have_any_offset() {
     let before = Some(time("2026-03-01T10:00:00Z"));
     let expected = with_filter(DeadLetterFilter { created_before: before, ..Default::default() });
@@ -220,8 +245,8 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
         ("state", "must be open, unresolved, resolved or any"),
         ("ids", "must be uuids"),
         ("resolution", "must be replayed, ignored, handled_by_script or handler_failed"),
-        ("trigger_id", "must be a uuid"),
-        ("script_id", "must be a uuid"),
+        ("trigger_id", "must be a uuid, or none"),
+        ("script_id", "must be a uuid, or none"),
         ("original_event_id", "must be a uuid"),
         ("created_from", "must be a time"),
         ("created_before", "must be a time"),

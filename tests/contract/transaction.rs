@@ -21,7 +21,7 @@ use sea_orm::{
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{import::stored, letter, new_app, retention::Nowhere};
+use super::{import::stored, isolation::pool_with_isolation, letter, new_app, retention::Nowhere};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -186,10 +186,7 @@ async fn a_read_only_transaction_commits_on_postgres() {
 async fn the_repos_own_transactions_do_not_fail_whatever_isolation_is_the_default_on_postgres() {
     for isolation in ["repeatable read", "serializable"] {
         let db = TestDb::postgres().await;
-        let name = db.url().rsplit('/').next().unwrap().split('?').next().unwrap();
-        let default = format!("ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{isolation}'");
-        db.execute(&default).await;
-        let pool = db.connect_with(|_| ()).await;
+        let pool = pool_with_isolation(&db, isolation).await;
         let mut tasks = JoinSet::new();
         let letters: Vec<_> = (0..500).map(|_| stored()).collect();
         for _ in 0..3 {

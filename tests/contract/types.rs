@@ -343,6 +343,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         last_attempt_at: row.last_attempt_at,
         error_excerpt: CANARY.to_owned(),
         error_signature: CANARY.to_owned(),
+        key_cut: false,
         created_at: row.created_at,
         resolved_at: None,
         resolution: None,
@@ -354,6 +355,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         op: CANARY.to_owned(),
         script_id: row.script_id,
         error_signature: CANARY.to_owned(),
+        key_cut: false,
         count: 4711,
         first_seen: row.created_at,
         last_seen: row.created_at,
@@ -363,7 +365,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         timeline: vec![],
     };
     let filter = DeadLetterFilter {
-        script_id: row.script_id,
+        script_id: row.script_id.map(Into::into),
         source: text(),
         op: text(),
         error_contains: text(),

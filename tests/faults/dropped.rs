@@ -4,7 +4,7 @@
 use std::{
     error::Error,
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -531,9 +531,7 @@ async fn a_burial_whose_connection_breaks_at_any_round_trip_is_done_once_on_post
                 Some(buried) => buried.unwrap(),
                 None => burial.await.unwrap(),
             }
-            let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
-            let page = PageRequest { size: 10, ..Default::default() };
-            let stored = pools.direct.repo().list(given.app, &filter, &page).await.unwrap().items.len();
+            let stored = letters_of_event(&pools, &given).await.len();
             let left = dequeue(&pools.direct.db, given.event).await.unwrap();
             assert_eq!((stored, left), (1, 0), "{when:?}, {nth}");
             given.db.close_by_ref().await.unwrap();
@@ -634,31 +632,68 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
     let pools = Pools::postgres().await;
     let gate = &pools.proxy.as_ref().unwrap().gate;
     let given = pools.given().await;
-    // Until its commit's answer is the one that is held.
+    let (burial, letter) = held_at_its_commit(&pools, &given).await;
+    let direct = pools.direct.repo();
+    let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
+    direct.replay::<_, _, DeadLetterRepoError>(given.app, letter, None, None, requeue).await.unwrap();
+    gate.cut().await;
+    burial.await.unwrap();
+    let row = direct.get(letter).await.unwrap().unwrap();
+    assert_eq!(row.resolution, Some(Resolution::Replayed));
+    assert_eq!(dequeue(&pools.direct.db, given.event).await.unwrap(), 1);
+}
+
+/// The outbox's row is gone, which is how the dispatcher knows.
+#[tokio::test]
+async fn a_burial_that_went_unanswered_and_finds_no_server_any_more_fails_and_called_again_buries_nothing_on_postgres()
+ {
+    let pools = Pools::postgres().await;
+    let gate = &pools.proxy.as_ref().unwrap().gate;
+    let given = pools.given().await;
+    let (mut burial, letter) = held_at_its_commit(&pools, &given).await;
+    let lost = loop {
+        gate.cut_and_hold(1, When::Asked).await;
+        tokio::select! {
+            outcome = &mut burial => break outcome.unwrap_err(),
+            () = gate.holding() => {}
+        }
+    };
+    assert!(lost.is_transient(), "{lost}");
+    gate.cut().await;
+    assert_eq!(letters_of_event(&pools, &given).await, [letter]);
+
+    let again = bury(&given).await.unwrap_err();
+    assert!(matches!(again, DeadLetterRepoError::OutboxRows { taken: 0 }), "{again}");
+    assert_eq!(letters_of_event(&pools, &given).await, [letter]);
+    assert_eq!(dequeue(&pools.direct.db, given.event).await.unwrap(), 0);
+}
+
+/// A burial that has committed, and does not hear of it while the gate holds; and its letter.
+async fn held_at_its_commit<'a>(
+    pools: &Pools,
+    given: &'a Given,
+) -> (Pin<Box<dyn Future<Output = Outcome> + 'a>>, DeadLetterId) {
+    let gate = &pools.proxy.as_ref().unwrap().gate;
     for nth in 1.. {
         gate.hold(nth, When::Answered);
-        let mut burial = pin!(bury(&given));
+        let mut burial: Pin<Box<dyn Future<Output = Outcome> + 'a>> = Box::pin(bury(given));
         tokio::select! {
             _ = &mut burial => panic!("its commit was never held"),
             () = gate.holding() => {}
         }
-        let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
-        let page = PageRequest { size: 10, ..Default::default() };
-        let direct = pools.direct.repo();
-        let stored = direct.list(given.app, &filter, &page).await.unwrap().items;
-        let Some(letter) = stored.first() else {
-            gate.cut().await;
-            continue;
-        };
-        let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
-        direct.replay::<_, _, DeadLetterRepoError>(given.app, letter.id, None, None, requeue).await.unwrap();
+        if let [letter] = letters_of_event(pools, given).await[..] {
+            return (burial, letter);
+        }
         gate.cut().await;
-        burial.await.unwrap();
-        let row = direct.get(letter.id).await.unwrap().unwrap();
-        assert_eq!(row.resolution, Some(Resolution::Replayed));
-        assert_eq!(dequeue(&pools.direct.db, given.event).await.unwrap(), 1);
-        return;
     }
+    unreachable!()
+}
+
+async fn letters_of_event(pools: &Pools, given: &Given) -> Vec<DeadLetterId> {
+    let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
+    let page = PageRequest { size: 10, ..Default::default() };
+    let stored = pools.direct.repo().list(given.app, &filter, &page).await.unwrap().items;
+    stored.into_iter().map(|letter| letter.id).collect()
 }
 
 /// Drops the call at its first round trip, at its second, and so on, until it ends before that; each time 20
@@ -911,9 +946,19 @@ impl Gate {
 
     /// Opens when every connection has ended: what is held is lost.
     async fn cut(&self) {
+        self.end_connections().await;
+        self.open();
+    }
+
+    /// The same, but holds what comes next.
+    async fn cut_and_hold(&self, nth: usize, when: When) {
+        self.end_connections().await;
+        self.hold(nth, when);
+    }
+
+    async fn end_connections(&self) {
         self.cuts.send_replace(());
         self.cuts.closed().await;
-        self.open();
     }
 
     async fn pass(&self, side: When, counted: bool) {

@@ -1,12 +1,12 @@
 //! Which letters: as the query string of a view has it, and the body of a preview.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterFilter, DeadLetterState, ListQuery, Resolution};
+use dead_letters::{DeadLetterFilter, DeadLetterState, IdFilter, ListQuery, Resolution, ScriptId, TriggerId};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::model::{ResolutionWords, StateWords};
+use super::model::{IdOrNone, ResolutionWords, StateWords};
 use crate::{access::Operator, input::Fields, problem::Problem};
 
 /// Where it is not said.
@@ -38,10 +38,14 @@ pub(super) struct Filter {
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     op: Option<String>,
-    /// The trigger.
-    trigger_id: Option<Uuid>,
-    /// The script.
-    script_id: Option<Uuid>,
+    /// The trigger, or `none` for letters without a trigger.
+    #[schema(value_type = Option<IdOrNone>)]
+    #[param(value_type = Option<IdOrNone>, inline)]
+    trigger_id: Option<IdFilter<TriggerId>>,
+    /// The script, or `none` for letters without a script.
+    #[schema(value_type = Option<IdOrNone>)]
+    #[param(value_type = Option<IdOrNone>, inline)]
+    script_id: Option<IdFilter<ScriptId>>,
     /// The outbox row.
     original_event_id: Option<Uuid>,
     /// A part of the error. No character is a wildcard, and case counts.
@@ -72,8 +76,8 @@ impl TryFrom<Filter> for DeadLetterFilter {
             resolution: filter.resolution,
             source: short("filter.source", filter.source)?,
             op: short("filter.op", filter.op)?,
-            trigger_id: filter.trigger_id.map(Into::into),
-            script_id: filter.script_id.map(Into::into),
+            trigger_id: filter.trigger_id,
+            script_id: filter.script_id,
             original_event_id: filter.original_event_id,
             error_contains: short("filter.error_contains", filter.error_contains)?,
             error_signature: short("filter.error_signature", filter.error_signature)?,

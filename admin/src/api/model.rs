@@ -5,7 +5,10 @@ use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, PayloadKind,
 use serde::Serialize;
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+    openapi::{
+        KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat,
+        schema::{AnyOfBuilder, Type},
+    },
 };
 use uuid::Uuid;
 
@@ -163,6 +166,25 @@ macro_rules! words {
             }
         )+
     };
+}
+
+/// Documents the library's `IdFilter`.
+pub(super) enum IdOrNone {}
+
+impl ToSchema for IdOrNone {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "IdOrNone".into()
+    }
+}
+
+impl PartialSchema for IdOrNone {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let id = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
+        let none = text().enum_values(Some(["none"]));
+        // Not `oneOf`: a validator that does not check formats would find that `none` is both.
+        AnyOfBuilder::new().description(Some("An id, or `none`.")).item(id).item(none).into()
+    }
 }
 
 words! {

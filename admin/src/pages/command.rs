@@ -96,7 +96,7 @@ fn quoted(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dead_letters::DeadLetterState;
+    use dead_letters::{DeadLetterState, IdFilter};
     use uuid::Uuid;
 
     #[test]
@@ -120,6 +120,7 @@ mod tests {
         let filter = DeadLetterFilter {
             state: DeadLetterState::Open,
             source: Some("-o \"$x\"".to_owned()),
+            script_id: Some(IdFilter::None),
             error_contains: Some("503".to_owned()),
             ..Default::default()
         };
@@ -128,11 +129,12 @@ mod tests {
             command.curl,
             format!(
                 "curl \"$DEAD_LETTERS_URL\"'/api/apps/{app_id}/letters\
-                 ?state=open&source=-o+%22%24x%22&error_contains=503'"
+                 ?state=open&source=-o+%22%24x%22&script_id=none&error_contains=503'"
             )
         );
         let cli = format!(
-            "dead-letters list --app {app_id} --state open --source='-o \"$x\"' --error-contains 503"
+            "dead-letters list --app {app_id} --state open --source='-o \"$x\"' --script-id none \
+             --error-contains 503"
         );
         assert_eq!(command.cli, cli);
     }

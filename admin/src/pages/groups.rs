@@ -50,6 +50,7 @@ struct GroupsPage {
 struct Group {
     /// Where its letters are, or the newest of them, if no address can name all.
     address: String,
+    is_linked: bool,
     signature: Text,
     source: Text,
     op: Text,
@@ -139,18 +140,18 @@ pub(crate) async fn page(
 
 impl Group {
     fn new(app_id: AppId, root: &Root, query: &ListQuery, settled: &Settled, group: ErrorGroup) -> Self {
-        let (count, last_settled_at) = settled.0.get(&Key::of(&group)).copied().unwrap_or_default();
+        let (count, last_settled_at) = settled.of_group(&group);
         let came_back = last_settled_at.filter(|&at| at < group.last_seen);
         let filter = DeadLetterFilter {
             source: Some(group.source.clone()),
             op: Some(group.op.clone()),
-            script_id: group.script_id,
+            script_id: Some(group.script_id.into()),
             error_signature: Some(group.error_signature.clone()),
             ..query.filter.clone()
         };
         let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
-        // A filter by megabytes of source fits no address.
-        let is_linked = fits(&letters);
+        // A text that was cut finds no letter, and a long one fits no address.
+        let is_linked = !group.key_cut && fits(&letters);
         let signature = group.error_signature.as_str();
         let signature = if signature.is_empty() { "No error was said" } else { signature };
         Self {
@@ -158,6 +159,7 @@ impl Group {
                 true => root.letters(app_id, &letters),
                 false => root.letter(app_id, group.newest_id),
             },
+            is_linked,
             shares: is_linked.then(|| with_field(root.groups(app_id, &letters), "shares", "true")),
             signature: Text::cut(signature, 200),
             source: Text::cut(&group.source, 100),
@@ -188,7 +190,16 @@ impl Key {
 
 impl Settled {
     fn of(groups: &[ErrorGroup]) -> Self {
-        Self(groups.iter().map(|group| (Key::of(group), (group.settled, group.last_settled_at))).collect())
+        // Several groups may share a key that was cut.
+        let whole = groups.iter().filter(|group| !group.key_cut);
+        Self(whole.map(|group| (Key::of(group), (group.settled, group.last_settled_at))).collect())
+    }
+
+    fn of_group(&self, group: &ErrorGroup) -> (u64, Option<DateTime<Utc>>) {
+        match group.key_cut {
+            true => (group.settled, group.last_settled_at),
+            false => self.0.get(&Key::of(group)).copied().unwrap_or_default(),
+        }
     }
 }
 

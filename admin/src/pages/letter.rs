@@ -186,11 +186,13 @@ async fn shows(
         state: DeadLetterState::Any,
         source: Some(letter.source.clone()),
         op: Some(letter.op.clone()),
+        script_id: Some(letter.script_id.into()),
         error_signature: Some(letter.error_signature.clone()),
         ..Default::default()
     };
     let alike = ListQuery { filter: alike, ..Default::default() };
-    let alike = (!letter.error_signature.is_empty() && fits(&alike)).then(|| root.letters(app_id, &alike));
+    let can_be_listed = !letter.error_signature.is_empty() && !letter.key_cut && fits(&alike);
+    let alike = can_be_listed.then(|| root.letters(app_id, &alike));
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
             .here("Letter")

@@ -196,8 +196,8 @@ const MORE_FIELDS: [(&str, &str, &str); 7] = [
     ("created_from", "Failed from", "2026-03-01T10:00:00Z"),
     ("created_before", "Failed before", "2026-03-01T10:00:00Z"),
     ("original_event_id", "Event", "id"),
-    ("trigger_id", "Trigger", "id"),
-    ("script_id", "Script", "id"),
+    ("trigger_id", "Trigger", "id, or none"),
+    ("script_id", "Script", "id, or none"),
     ("size", "Letters a page", "50"),
 ];
 

@@ -1,18 +1,22 @@
-use chrono::Duration;
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterState, DeadLetterTriage, ErrorGroup, GroupRequest, NewDeadLetter, ScriptId,
-    TimelineRequest,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage, ErrorGroup,
+    GroupRequest, NewDeadLetter, PageRequest, Resolution, ScriptId, TimelineRequest,
 };
 use sea_orm::DbBackend;
 use uuid::Uuid;
 
-use super::{any, letter, new_app, row_of, ten_oclock};
+use super::{any, letter, new_app, row_of, settlement, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
     rows_that_failed_alike_are_one_group_the_largest_first,
     each_part_of_the_key_splits,
     a_group_without_script_names_its_newest_row,
+    a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call,
+    long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two,
     of_equal_groups_the_one_seen_last_comes_first,
     groups_of_one_count_and_time_go_by_their_key_byte_by_byte,
     of_rows_of_one_time_the_newest_has_the_largest_id,
@@ -42,6 +46,7 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
         op: "insert".to_owned(),
         script_id: Some(script),
         error_signature: error_signature.to_owned(),
+        key_cut: false,
         count,
         first_seen: ten_oclock() + Duration::minutes(first),
         last_seen: ten_oclock() + Duration::minutes(last),
@@ -104,6 +109,90 @@ async fn a_group_without_script_names_its_newest_row(db: TestDb) {
     let newest =
         |has_script| groups.iter().find(|group| group.script_id.is_some() == has_script).unwrap().newest_id;
     assert_eq!((newest(true), newest(false)), (with, without));
+}
+
+async fn a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call(db: TestDb) {
+    let app = new_app();
+    let script = Some(Uuid::from_u128(1).into());
+    let mut stored = HashMap::<_, HashSet<_>>::new();
+    // Alike but for the script.
+    for script_id in [None, script, Some(Uuid::from_u128(2).into()), None, script, None] {
+        let id = row_of(&db, NewDeadLetter { script_id, ..letter(app) }).await;
+        stored.entry(script_id).or_default().insert(id);
+    }
+    let repo = db.repo();
+    let groups = repo.error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups;
+    assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 2, 1]);
+    for group in groups {
+        let letters = stored[&group.script_id].clone();
+        let filter = DeadLetterFilter {
+            state: DeadLetterState::Open,
+            source: Some(group.source),
+            op: Some(group.op),
+            script_id: Some(group.script_id.into()),
+            error_signature: Some(group.error_signature),
+            created_before: Some(DateTime::<Utc>::MAX_UTC),
+            ..Default::default()
+        };
+        let scan = |scan| PageRequest { scan, ..Default::default() };
+        for scan in [scan(None), scan(Some(100))] {
+            let listed = repo.list(app, &filter, &scan).await.unwrap().items;
+            assert_eq!(listed.into_iter().map(|letter| letter.id).collect::<HashSet<_>>(), letters);
+            let exported = repo.export(app, &filter, &scan).await.unwrap().items;
+            assert_eq!(exported.into_iter().map(|letter| letter.id).collect::<HashSet<_>>(), letters);
+        }
+        assert_eq!(repo.count(app, &filter, 100, None).await.unwrap().count, group.count);
+        let now = Utc::now();
+        let (from, until) = (now - Duration::hours(1), now + Duration::hours(1));
+        let request = TimelineRequest { from, until, buckets: 1 };
+        let timeline = repo.timeline(app, &filter, &request, None).await.unwrap();
+        assert_eq!(timeline.buckets[0].count, group.count);
+        let again = repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap().groups;
+        assert_eq!(again.iter().map(|group| group.count).collect::<Vec<_>>(), [group.count]);
+
+        let replayed = repo
+            .replay_matching(app, &filter, None, None, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()))
+            .await;
+        let mut settled: HashSet<_> = replayed.unwrap().ids.into_iter().collect();
+        let rest = repo.resolve_matching(app, &filter, &settlement(Resolution::Ignored), 100).await.unwrap();
+        settled.extend(rest.ids);
+        assert_eq!(settled, letters);
+    }
+}
+
+async fn long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two(db: TestDb) {
+    let app = new_app();
+    let long = |end: &str| "é".repeat(500_000) + end;
+    for (source, op, letters) in [
+        ("orders".to_owned(), "insert".to_owned(), 4),
+        (long("a"), "insert".to_owned(), 3),
+        (long("b"), "insert".to_owned(), 2),
+        ("orders".to_owned(), long("c"), 1),
+    ] {
+        let alike = NewDeadLetter { source, op, script_id: None, ..letter(app) };
+        db.repo().insert_many(vec![alike; letters]).await.unwrap();
+    }
+    for scan in [None, Some(100)] {
+        let request = GroupRequest { scan, ..Default::default() };
+        let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
+        let found: Vec<_> =
+            groups.iter().map(|group| (&*group.source, &*group.op, group.key_cut, group.count)).collect();
+        let cut = &*("é".repeat(500) + " [cut]");
+        let expected = [
+            ("orders", "insert", false, 4),
+            (cut, "insert", true, 3),
+            (cut, "insert", true, 2),
+            ("orders", cut, true, 1),
+        ];
+        assert!(found == expected, "{:?}", groups.iter().map(|group| group.count).collect::<Vec<_>>());
+        // The newest letter of each leads to the others.
+        for group in groups {
+            let newest = db.repo().get(group.newest_id).await.unwrap().unwrap();
+            let (source, op) = (Some(newest.source), Some(newest.op));
+            let filter = DeadLetterFilter { source, op, ..any() };
+            assert_eq!(db.repo().count(app, &filter, 100, None).await.unwrap().count, group.count);
+        }
+    }
 }
 
 async fn of_equal_groups_the_one_seen_last_comes_first(db: TestDb) {

@@ -3,8 +3,8 @@ use std::collections::HashSet;
 use chrono::Duration;
 use dead_letters::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, NewDeadLetter, Page, PageRequest, PayloadKind, Resolution, ScriptId,
-    TriggerId,
+    DeadLetterSummary, DeadLetterTriage, IdFilter, NewDeadLetter, Page, PageRequest, PayloadKind, Resolution,
+    ScriptId, StoredLetter, TriggerId, testing::stored_letter,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -16,6 +16,7 @@ on_every_backend! {
     get_for_app_finds_the_apps_own_rows_only,
     a_summary_is_the_row_without_its_payload,
     a_long_error_is_cut_in_a_summary,
+    long_texts_are_cut_in_a_summary_and_a_get_has_them_whole,
     newest_come_first_and_ties_by_id,
     pages_follow_each_other_until_the_last,
     a_last_page_that_is_full_has_no_next,
@@ -86,6 +87,7 @@ async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
         last_attempt_at: row.last_attempt_at,
         error_excerpt: row.last_error,
         error_signature: "smtp: # try again later".to_owned(),
+        key_cut: false,
         created_at: row.created_at,
         resolved_at: row.resolved_at,
         resolution: Some(Resolution::HandlerFailed),
@@ -99,6 +101,48 @@ async fn a_long_error_is_cut_in_a_summary(db: TestDb) {
     let app = new_app();
     row_of(&db, NewDeadLetter { last_error: "é".repeat(1_000_000), ..letter(app) }).await;
     assert_eq!(page(&db, app, &any(), 1).await.items[0].error_excerpt, "é".repeat(200));
+}
+
+async fn long_texts_are_cut_in_a_summary_and_a_get_has_them_whole(db: TestDb) {
+    let of_kind = |text: fn(usize) -> String| StoredLetter {
+        source: text(500),
+        op: text(500),
+        error_signature: text(500),
+        resolved_at: Some(ten_oclock()),
+        resolution: Some("ignored".to_owned()),
+        resolved_by: Some(text(500)),
+        resolution_note: Some(text(2_000)),
+        ..stored_letter(new_app(), ten_oclock())
+    };
+    let cut = |end: &str| {
+        let of = |characters| "é".repeat(characters) + end;
+        (of(500), of(500), of(500), of(500), of(2_000))
+    };
+    for (letter, end) in [
+        (of_kind(|characters| "é".repeat(characters)), ""),
+        (of_kind(|characters| "é".repeat(characters + 1)), " [cut]"),
+        (of_kind(|_| "é".repeat(1_000_000)), " [cut]"),
+    ] {
+        let (app, id) = (letter.app_id, letter.id);
+        db.repo().import(std::slice::from_ref(&letter)).await.unwrap();
+        let scan = PageRequest { scan: Some(10), ..Default::default() };
+        for summary in [
+            db.repo().summary(app, id).await.unwrap().unwrap(),
+            page(&db, app, &any(), 1).await.items.remove(0),
+            db.repo().list(app, &any(), &scan).await.unwrap().items.remove(0),
+        ] {
+            assert_eq!(summary.key_cut, !end.is_empty());
+            let DeadLetterSummary { source, op, error_signature, resolved_by, resolution_note, .. } = summary;
+            let texts = (source, op, error_signature, resolved_by.unwrap(), resolution_note.unwrap());
+            assert!(texts == cut(end), "{end}");
+        }
+        let row = db.repo().get(id).await.unwrap().unwrap();
+        let whole = row.source == letter.source && row.op == letter.op;
+        assert!(
+            whole && row.error_signature == letter.error_signature && row.resolved_by == letter.resolved_by
+        );
+        assert!(row.resolution_note == letter.resolution_note);
+    }
 }
 
 async fn newest_come_first_and_ties_by_id(db: TestDb) {
@@ -279,11 +323,19 @@ async fn each_field_filters(db: TestDb) {
         ),
         (
             NewDeadLetter { trigger_id: Some(trigger), ..plain.clone() },
-            DeadLetterFilter { trigger_id: Some(trigger), ..any() },
+            DeadLetterFilter { trigger_id: Some(trigger.into()), ..any() },
         ),
         (
             NewDeadLetter { script_id: Some(script), ..plain.clone() },
-            DeadLetterFilter { script_id: Some(script), ..any() },
+            DeadLetterFilter { script_id: Some(script.into()), ..any() },
+        ),
+        (
+            NewDeadLetter { trigger_id: None, ..plain.clone() },
+            DeadLetterFilter { trigger_id: Some(IdFilter::None), ..any() },
+        ),
+        (
+            NewDeadLetter { script_id: None, ..plain.clone() },
+            DeadLetterFilter { script_id: Some(IdFilter::None), ..any() },
         ),
         (
             NewDeadLetter { original_event_id: event, ..plain.clone() },
@@ -427,6 +479,7 @@ async fn a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent(db: TestDb) {
     };
     refused(other, &any(), next).await;
     refused(app, &DeadLetterFilter::default(), next).await;
+    refused(app, &DeadLetterFilter { script_id: Some(IdFilter::None), ..any() }, next).await;
     refused(app, &DeadLetterFilter { created_before: Some(time("2026-03-02T00:00:00Z")), ..any() }, next)
         .await;
 

@@ -1,10 +1,13 @@
+use std::{sync::Mutex, thread};
+
 use chrono::Duration;
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, DeadLetterSummary,
-    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, TimelineRequest,
+    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
+    TimelineRequest, testing::stored_letter,
 };
-
-use sea_orm::DbBackend;
+use sea_orm::{Database, DbBackend};
+use tokio::runtime::Builder;
 
 use super::{any, letter, new_app, row_of, rows, ten_oclock};
 use crate::database::TestDb;
@@ -155,6 +158,80 @@ async fn a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite(db: TestD
         assert_eq!(recorded.take().len(), statements);
         assert_eq!(repo.error_groups(app, &filter, &groups).await.unwrap().groups, []);
         assert_eq!(recorded.take().len(), statements);
+    }
+}
+
+/// A pool on which these letters are stored behind its first statement, before the next one is sent.
+async fn storing_behind_a_statement(db: &TestDb, letters: Vec<StoredLetter>) -> SeaOrmDeadLetterRepo {
+    let mut pool = db.connect_with(|_| ()).await;
+    let (url, letters) = (db.url().to_owned(), Mutex::new(Some(letters)));
+    pool.set_metric_callback(move |_| {
+        let Some(letters) = letters.lock().unwrap().take() else { return };
+        let url = url.clone();
+        let stored = thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let db = Database::connect(url).await.unwrap();
+                SeaOrmDeadLetterRepo::new(db).import(&letters).await.unwrap();
+            });
+        });
+        stored.join().unwrap();
+    });
+    db.repo_over(pool)
+}
+
+/// What is newer than the scan's end is looked at as well, beyond the limit. What is older is left to the next page, and
+/// is not lost.
+#[tokio::test]
+async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_shown_once_on_sqlite() {
+    let db = TestDb::sqlite().await;
+    for call in ["list", "export", "count", "timeline", "error_groups"] {
+        let app = new_app();
+        let there = with_odd_ones_at(&db, app, 6, &[0, 1, 4]).await;
+        let [older, newer] = [30, 9 * 60].map(|seconds| StoredLetter {
+            source: "invoices".to_owned(),
+            ..stored_letter(app, ten_oclock() + Duration::seconds(seconds))
+        });
+        let gap = storing_behind_a_statement(&db, vec![older.clone(), newer.clone()]).await;
+        // Minutes 5 to 2, and of these the letter of minute 4 matches.
+        let end = Some(ten_oclock() + Duration::minutes(2));
+        let (size, groups) = (scan(4), GroupRequest { scan: Some(4), ..Default::default() });
+        let until = ten_oclock() + Duration::days(1);
+        let time = TimelineRequest { from: ten_oclock(), until, buckets: 1 };
+        let counted = match call {
+            "list" => {
+                let page = gap.list(app, &odd(), &size).await.unwrap();
+                assert_eq!((ids(&page), page.looked_back_to), (vec![newer.id, there[4]], end));
+                let rest = PageRequest { after: page.next, ..size };
+                let rest = gap.list(app, &odd(), &rest).await.unwrap();
+                assert_eq!((ids(&rest), rest.next), (vec![there[1], older.id, there[0]], None));
+                continue;
+            }
+            "export" => {
+                let page = gap.export(app, &odd(), &size).await.unwrap();
+                let mut exported: Vec<_> = page.items.iter().map(|letter| letter.id).collect();
+                assert_eq!((exported.len(), page.looked_back_to), (2, end));
+                let rest = PageRequest { after: page.next, ..size };
+                let rest = gap.export(app, &odd(), &rest).await.unwrap();
+                assert_eq!(rest.next, None);
+                exported.extend(rest.items.iter().map(|letter| letter.id));
+                assert_eq!(exported, [newer.id, there[4], there[1], older.id, there[0]]);
+                continue;
+            }
+            "count" => {
+                let count = gap.count(app, &odd(), 100, Some(4)).await.unwrap();
+                (count.count, count.looked_back_to)
+            }
+            "timeline" => {
+                let timeline = gap.timeline(app, &odd(), &time, Some(4)).await.unwrap();
+                (timeline.buckets[0].count, timeline.looked_back_to)
+            }
+            _ => {
+                let groups = gap.error_groups(app, &odd(), &groups).await.unwrap();
+                (groups.groups.iter().map(|group| group.count).sum(), groups.looked_back_to)
+            }
+        };
+        assert_eq!(counted, (2, end), "{call}");
     }
 }
 

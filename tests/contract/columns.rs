@@ -1,0 +1,184 @@
+//! A table to which a service added columns of its own.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Duration, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
+    DeadLetterState, DeadLetterTriage, Due, GroupRequest, PageRequest, SeaOrmDeadLetterRepo, Settlement,
+    StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column, testing::stored_letter,
+};
+use sea_orm::{IdenStatic, Iterable};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{letter, retention::Nowhere, triage::ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! {
+    a_services_own_columns_change_no_call_whatever_their_names,
+}
+
+/// Named as all that the repo's statements name, so that a statement which means its alias and gets the column fails, or
+/// finds something else.
+async fn a_services_own_columns_change_no_call_whatever_their_names(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    let before = answers(&repo).await;
+    let mut names: BTreeSet<_> =
+        recorded.take().iter().flat_map(|statement| names_in(&statement.sql)).collect();
+    for column in Column::iter() {
+        names.remove(column.as_str());
+    }
+    for known in ["bucket", "counts", "letters", "due", "oldest"] {
+        assert!(names.contains(known), "{known} of {names:?}");
+    }
+    for name in &names {
+        db.execute(&format!("ALTER TABLE dead_letters ADD COLUMN \"{name}\" text")).await;
+    }
+    let after = answers(&repo).await;
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before, after, "with the columns {names:?}");
+    }
+    assert_eq!(before.len(), after.len());
+}
+
+/// Names in quotes and without, but for functions. Keywords are in capitals.
+fn names_in(sql: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = sql;
+    while let Some(first) = rest.chars().next() {
+        let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let end = match first {
+            '\'' | '"' => rest[1..].find(first).map_or(rest.len(), |end| end + 2),
+            _ if is_of_word(first) => rest.find(|c| !is_of_word(c)).unwrap_or(rest.len()),
+            _ => first.len_utf8(),
+        };
+        let (token, behind) = rest.split_at(end);
+        let is_function = behind.trim_start().starts_with('(');
+        match first {
+            '"' => names.push(token.trim_matches('"').to_owned()),
+            'a'..='z' if !is_function => names.push(token.to_owned()),
+            _ => {}
+        }
+        rest = behind;
+    }
+    names
+}
+
+/// What each call answers, of the same letters each time. They are gone afterwards.
+async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
+    let app = AppId::from(Uuid::from_u128(7));
+    let (max, until) = (DateTime::<Utc>::MAX_UTC, ten_oclock() + Duration::minutes(10));
+    let mut answers = Answers(Vec::new());
+    let letters: Vec<_> = (0..12).map(|n| of_number(app, n)).collect();
+    for _ in 0..2 {
+        answers.of("import", repo.import(&letters).await);
+    }
+    let id = letters[0].id;
+
+    answers.of("get", repo.get(id).await);
+    answers.of("get_for_app", repo.get_for_app(app, id).await);
+    answers.of("summary", repo.summary(app, id).await);
+    answers.of("payload_text", repo.payload_text(app, id, 0..5).await);
+    answers.of("error_text", repo.error_text(app, id, 0..5).await);
+    answers.of("unresolved_count", repo.unresolved_count(app).await);
+    for (unresolved_only, offset) in [(true, 0), (true, 2), (false, 0), (false, 2)] {
+        answers.of("list_for_app", repo.list_for_app(app, unresolved_only, 3, offset).await);
+    }
+    let timeline = TimelineRequest { from: ten_oclock(), until, buckets: 3 };
+    for state in DeadLetterState::ALL {
+        let all = DeadLetterFilter { state, ..Default::default() };
+        let orders = DeadLetterFilter { source: Some("orders".to_owned()), ..all.clone() };
+        let ids = Some(letters.iter().map(|letter| letter.id).collect());
+        let by_id = DeadLetterFilter { ids, ..all.clone() };
+        for filter in [all, orders, by_id] {
+            for scan in [None, Some(3)] {
+                let page = PageRequest { size: 4, scan, after: None };
+                let list = repo.list(app, &filter, &page).await.unwrap();
+                let page = PageRequest { after: list.next, ..page };
+                answers.of("list", Ok(list));
+                answers.of("list", repo.list(app, &filter, &page).await);
+                answers.of("export", repo.export(app, &filter, &page).await);
+                let count = repo.count(app, &filter, 5, scan).await.unwrap();
+                answers.of("count", Ok((count.count, count.at_least, count.looked_back_to)));
+                answers.of("timeline", repo.timeline(app, &filter, &timeline, scan).await);
+                for timeline in [None, Some(timeline)] {
+                    let request = GroupRequest { scan, timeline, ..Default::default() };
+                    answers.of("error_groups", repo.error_groups(app, &filter, &request).await);
+                }
+            }
+        }
+    }
+    for among in [None, Some(&[app][..])] {
+        answers.of("backlogs", repo.backlogs(among, None, 10, 3).await);
+    }
+    for cap in [None, Some(3)] {
+        answers.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
+    }
+    answers.of("times_replayed", repo.times_replayed(app, &[letters[3].original_event_id]).await);
+    for (scope, due) in sweeps(app) {
+        for state in DeadLetterState::ALL {
+            let count = repo.count_due(&scope, due, state, 5).await.unwrap();
+            answers.of("count_due", Ok((count.count, count.at_least)));
+        }
+    }
+
+    let ignored = Settlement::ignored();
+    answers.of("resolve_once", repo.resolve_once(app, id, &ignored).await.map(|row| row.id));
+    answers.of("reopen", repo.reopen(app, id).await);
+    answers.of("resolve", repo.resolve(id, "handler_failed").await);
+    let open =
+        DeadLetterFilter { state: DeadLetterState::Open, created_before: Some(until), ..Default::default() };
+    let replayed =
+        repo.replay(app, id, None, None, async |_, row| Ok::<_, DeadLetterRepoError>(row.id)).await;
+    answers.of("replay", replayed);
+    answers.of("resolve_matching", repo.resolve_matching(app, &open, &ignored, 2).await);
+    let replayed =
+        repo.replay_matching(app, &open, None, None, 2, async |_, _| Ok::<_, DeadLetterRepoError>(())).await;
+    answers.of("replay_matching", replayed);
+    for (scope, due) in sweeps(app) {
+        let swept = repo.sweep(&scope, due, None, 1).await.unwrap();
+        answers.of("sweep", Ok((swept.deleted, swept.next)));
+        let swept = repo.sweep_into(&scope, due, None, 1, &Nowhere).await.unwrap();
+        answers.of("sweep_into", Ok((swept.deleted, swept.next)));
+    }
+    answers.of("insert", repo.insert(letter(app)).await.map(drop));
+    answers.of("insert_many", repo.insert_many(vec![letter(app); 3]).await.map(|ids| ids.len()));
+    answers.of("bury", repo.bury(letter(app), async |_| Ok(1)).await.map(drop));
+    answers.of("gc", repo.gc(max, 100).await);
+    answers.0
+}
+
+struct Answers(Vec<String>);
+
+impl Answers {
+    fn of(&mut self, call: &str, answer: Result<impl Serialize, DeadLetterRepoError>) {
+        let answer = answer.unwrap_or_else(|error| panic!("{call}: {error}"));
+        self.0.push(format!("{call}: {}", serde_json::to_string(&answer).unwrap()));
+    }
+}
+
+fn sweeps(app: AppId) -> Vec<(SweepScope, Due)> {
+    let all_but_one = SweepScope::AllAppsBut { excepted: vec![Uuid::from_u128(8).into()] };
+    let scopes = [SweepScope::App(app), SweepScope::AllApps, all_but_one];
+    let dues = [Due::CreatedBefore, Due::SettledBefore].map(|due| due(ten_oclock() + Duration::days(1)));
+    scopes.into_iter().flat_map(|scope| dues.map(|due| (scope.clone(), due))).collect()
+}
+
+/// Every other one is of another source, and every third one is closed.
+fn of_number(app: AppId, number: u8) -> StoredLetter {
+    let id = |of: u128| Uuid::from_u128(of + u128::from(number));
+    let at = ten_oclock() + Duration::minutes(number.into());
+    let is_closed = number > 0 && number.is_multiple_of(3);
+    StoredLetter {
+        id: DeadLetterId::from(id(0x100)),
+        original_event_id: id(0x200),
+        source: if number.is_multiple_of(2) { "orders" } else { "invoices" }.to_owned(),
+        trigger_id: None,
+        script_id: None,
+        resolution: is_closed.then(|| "replayed".to_owned()),
+        resolved_at: is_closed.then_some(at + Duration::minutes(1)),
+        ..stored_letter(app, at)
+    }
+}
