@@ -52,6 +52,18 @@ pub struct DeadLetterFilter {
     pub created_before: Option<DateTime<Utc>>,
 }
 
+impl DeadLetterFilter {
+    /// Returns the filter of the letters that match and were created at the count's `as_of` or later: they are ahead of
+    /// the database's clock. Returns `None` if the filter has ids or an end of its own, since it then includes them.
+    pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
+        if self.ids.is_some() || self.created_before.is_some() {
+            return None;
+        }
+        let created_from = self.created_from.max(Some(as_of));
+        Some(Self { created_from, created_before: Some(DateTime::<Utc>::MAX_UTC), ..self.clone() })
+    }
+}
+
 debug_without_content! {
     DeadLetterFilter {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,

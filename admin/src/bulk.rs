@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState,
-    DeadLetterSummary, ListQuery, PageRequest, ReplayFailure, ReplayRequest, Replayed, Resolution,
-    Settlement,
+    AppId, CappedCount, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
+    DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReplayFailure, ReplayRequest, Replayed,
+    Resolution, Settlement,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ use crate::{
 const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
 /// What a preview counts to.
 const COUNT_CAP: u32 = 100_000;
+/// What it counts of those ahead of the clock.
+const AHEAD_CAP: u32 = 1_000;
 const SAMPLE: u32 = 10;
 /// Letters a batch: a replay holds them whole.
 const RESOLVE_BATCH: u32 = 1_000;
@@ -70,6 +72,8 @@ pub(crate) struct Preview {
     pub(crate) at_least: bool,
     /// Letters that fail from then on are not meant.
     pub(crate) cutoff: DateTime<Utc>,
+    /// Letters that match but lie ahead of the database's clock, and so are not meant.
+    pub(crate) ahead: CappedCount,
     /// The newest.
     pub(crate) sample: Vec<DeadLetterSummary>,
     pub(crate) token: String,
@@ -92,8 +96,10 @@ pub(crate) struct Outcome {
     pub(crate) failures: Vec<Failure>,
     /// The same in this run and those before it.
     pub(crate) failed_so_far: u64,
-    /// Whether another run may do more.
+    /// Whether another run may do more. No run does more than the preview counted.
     pub(crate) more: bool,
+    /// Whether letters may match that the preview did not count.
+    pub(crate) uncounted: bool,
     /// Whether letters are left that others hold.
     pub(crate) held: bool,
     /// Letters of the preview that others settled, or that were swept: known once no more is to do, and only of
@@ -174,7 +180,13 @@ pub(crate) async fn preview(
     let (store, app_id) = (access.store(), access.app_id);
     let scan = Some(access.operator().max_scan());
     let count = store.count(app_id, &filter, COUNT_CAP, scan).await?;
+    let mut ahead = CappedCount { count: 0, at_least: false };
     if filter.ids.is_none() {
+        if let Some(filter) = filter.ahead_of(count.as_of) {
+            let found = store.count(app_id, &filter, AHEAD_CAP, scan).await?;
+            let at_least = found.at_least || found.looked_back_to.is_some();
+            ahead = CappedCount { count: found.count, at_least };
+        }
         filter.created_before = Some(count.as_of);
     }
     let page = PageRequest { size: SAMPLE, scan, ..Default::default() };
@@ -199,6 +211,7 @@ pub(crate) async fn preview(
         count: count.count,
         at_least,
         cutoff: count.as_of,
+        ahead,
         sample,
         token: access.admin().key.seal(Purpose::Preview, &frozen),
         expires_at: now + GOOD_FOR,
@@ -259,18 +272,23 @@ async fn run_frozen(
         None => clock::now(access).await?,
     };
     let deadline = Instant::now() + RUN_TIME;
-    let mut left = limit;
+    // No more than was counted: a transaction that began before the count and commits after it adds a letter.
+    let counted = frozen.counted.saturating_sub(frozen.done).saturating_sub(frozen.failed);
+    let mut left = limit.unwrap_or(u32::MAX).min(u32::try_from(counted).unwrap_or(u32::MAX));
     let mut done = 0;
     let mut failures = Vec::new();
     let mut held = false;
     let (more, stopped_by) = loop {
+        if left == 0 {
+            break (true, None);
+        }
         match batch(access, replay, &frozen, &note, left).await {
             Ok(batch) => {
                 let count = batch.ids.len() as u64;
                 done += count;
                 entry.did(count);
                 let examined = u32::try_from(batch.ids.len() + batch.failed.len()).unwrap_or(u32::MAX);
-                left = left.map(|left| left.saturating_sub(examined));
+                left = left.saturating_sub(examined);
                 frozen.failed += batch.failed.len() as u64;
                 frozen.after = batch.next;
                 failures.extend(batch.failed.into_iter().map(Failure::from));
@@ -279,10 +297,8 @@ async fn run_frozen(
                     break (true, Some(error.into()));
                 }
                 // Of a client that hung up nobody knows whether it wants the rest.
-                let is_over = left == Some(0)
-                    || failures.len() >= MAX_FAILURES
-                    || Instant::now() >= deadline
-                    || access.is_given_up();
+                let is_over =
+                    failures.len() >= MAX_FAILURES || Instant::now() >= deadline || access.is_given_up();
                 if !batch.more || is_over {
                     break (batch.more, None);
                 }
@@ -293,7 +309,8 @@ async fn run_frozen(
         }
     };
     frozen.done += done;
-    let more = more && (frozen.at_least || frozen.done + frozen.failed < frozen.counted);
+    let uncounted = more && frozen.at_least;
+    let more = more && frozen.done + frozen.failed < frozen.counted;
     let settled_by_others = match more || frozen.at_least {
         true => None,
         false => Some(settled_by_others(access, &frozen).await?),
@@ -309,6 +326,7 @@ async fn run_frozen(
         failures,
         failed_so_far: frozen.failed,
         more,
+        uncounted,
         held,
         settled_by_others,
         began,
@@ -324,13 +342,13 @@ async fn batch(
     replay: Option<&dyn DeadLetterReplay>,
     frozen: &Frozen,
     note: &Option<String>,
-    left: Option<u32>,
+    left: u32,
 ) -> Result<Replayed, DeadLetterRepoError> {
     let (app_id, filter) = (access.app_id, &frozen.query.filter);
     let by = Some(frozen.operator.clone());
     match replay {
         Some(replay) => {
-            let limit = left.unwrap_or(REPLAY_BATCH).min(REPLAY_BATCH);
+            let limit = left.min(REPLAY_BATCH);
             let (run_id, after) = (Some(frozen.run_id), frozen.after);
             let request =
                 ReplayRequest { by, note: note.clone(), run_id, after, limit, ..Default::default() };
@@ -338,7 +356,7 @@ async fn batch(
         }
         None => {
             let settlement = Settlement { resolution: frozen.action, by, note: note.clone() };
-            let limit = left.unwrap_or(RESOLVE_BATCH).min(RESOLVE_BATCH);
+            let limit = left.min(RESOLVE_BATCH);
             let settled = access.store().resolve_matching(app_id, filter, &settlement, limit).await?;
             let (ids, more, held) = (settled.ids, settled.more, settled.held);
             Ok(Replayed { ids, more, held, ..Default::default() })

@@ -27,6 +27,9 @@ use crate::{
 on_every_backend! {
     a_run_does_what_the_preview_counted,
     a_run_touches_nothing_that_failed_from_the_cutoff_on,
+    a_run_does_no_more_than_the_preview_counted_whatever_comes_late,
+    a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview,
+    letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone,
     what_others_settled_meanwhile_is_reported_and_left_as_it_is,
     ids_are_settled_and_no_others,
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
@@ -114,6 +117,54 @@ async fn a_run_touches_nothing_that_failed_from_the_cutoff_on(world: World) {
     assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(3), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 3]);
     assert_eq!(resolutions(&world, &late.map(|letter| letter.id)).await, [None; 2]);
+}
+
+/// As a transaction does that began before the count and commits after it.
+async fn a_run_does_no_more_than_the_preview_counted_whatever_comes_late(world: World) {
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    for action in ["ignored", "replayed"] {
+        let preview = preview(&client, &world, action, json!({})).await;
+        let counted = preview["count"].as_u64().unwrap();
+        let late = stored_letter(world.app, time("2026-02-01T10:00:00Z"));
+        world.repo.import(&[late]).await.unwrap();
+        let done = run(&client, &world, &preview, None).await;
+        assert_eq!((done["done"].as_u64(), &done["more"]), (Some(counted), &json!(false)));
+        assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 1);
+    }
+    assert_eq!(resolutions(&world, &ids[..2]).await, [Some(Resolution::Ignored); 2]);
+    assert_eq!(resolutions(&world, &ids[2..]).await, [None]);
+}
+
+async fn a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview(world: World) {
+    let ids = minutely(&world, 5).await;
+    let client = Client::from(world.admin_of(Operator::full("ada").scan_limit(3)));
+    let filter = json!({ "source": "orders" });
+    let first = preview(&client, &world, "ignored", filter.clone()).await;
+    assert_eq!((&first["count"], &first["at_least"]), (&json!(3), &json!(true)));
+    let done = run(&client, &world, &first, None).await;
+    assert_eq!((&done["done"], &done["more"], &done["uncounted"]), (&json!(3), &json!(false), &json!(true)));
+    let again = run(&client, &world, &done, None).await;
+    assert_eq!((&again["done"], &again["done_so_far"]), (&json!(0), &json!(3)));
+    let second = preview(&client, &world, "ignored", filter).await;
+    let done = run(&client, &world, &second, None).await;
+    assert_eq!((&done["done"], &done["uncounted"]), (&json!(2), &json!(false)));
+    assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 5]);
+}
+
+async fn letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone(world: World) {
+    minutely(&world, 2).await;
+    let ahead = stored_letter(world.app, Utc::now() + TimeDelta::hours(1));
+    world.repo.import(std::slice::from_ref(&ahead)).await.unwrap();
+    let client = world.client();
+    let first = preview(&client, &world, "ignored", json!({})).await;
+    assert_eq!((&first["count"], &first["ahead"]["count"]), (&json!(2), &json!(1)));
+    assert_eq!(run(&client, &world, &first, None).await["done"], 2);
+    assert_eq!(world.row(ahead.id).await.resolved_at, None);
+    let end = Utc::now() + TimeDelta::hours(2);
+    let until_then = preview(&client, &world, "ignored", json!({ "created_before": end })).await;
+    assert_eq!((&until_then["count"], &until_then["ahead"]["count"]), (&json!(1), &json!(0)));
+    assert_eq!(run(&client, &world, &until_then, None).await["done"], 1);
 }
 
 async fn what_others_settled_meanwhile_is_reported_and_left_as_it_is(world: World) {

@@ -6,7 +6,10 @@ use dead_letters::Resolution;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{filter::Filter, model::Letter};
+use super::{
+    filter::Filter,
+    model::{Capped, Letter},
+};
 use crate::{
     access::Access,
     bulk,
@@ -53,6 +56,9 @@ pub(super) struct Preview {
     at_least: bool,
     /// Letters that are stored from then on are left alone.
     cutoff: DateTime<Utc>,
+    /// Letters that match but lie ahead of the database's clock, and are left alone, counted to 1,000. Resolve them by
+    /// their ids, or with a later `created_before`.
+    ahead: Capped,
     /// The newest of the letters, ten at most.
     sample: Vec<Letter>,
     /// Until when the token is good.
@@ -82,6 +88,7 @@ pub(super) async fn preview(
         count: preview.count,
         at_least: preview.at_least,
         cutoff: preview.cutoff,
+        ahead: preview.ahead.into(),
         sample: Letter::all(&access, preview.sample).await?,
         expires_at: preview.expires_at,
     }))

@@ -45,8 +45,10 @@ pub(super) struct RunResult {
     settled_by_others: Option<u64>,
     /// Whether letters are left that another transaction holds: try again later.
     held: bool,
-    /// Whether the next run may do more.
+    /// Whether the next run may do more. No run does more than the preview counted.
     more: bool,
+    /// Whether letters may match that the preview did not count: make a new preview for them.
+    uncounted: bool,
     /// When the first run began, by the database's clock: what came back was stored from then on.
     began: DateTime<Utc>,
     /// The run. A list with `failed_again_in_run`, and `began` as its `created_from`, has what came back of it.
@@ -80,6 +82,7 @@ impl From<Outcome> for RunResult {
             settled_by_others: outcome.settled_by_others,
             held: outcome.held,
             more: outcome.more,
+            uncounted: outcome.uncounted,
             began: outcome.began,
             run_id: outcome.run_id,
             stopped_by: outcome.stopped_by,

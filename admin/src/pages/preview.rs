@@ -32,6 +32,10 @@ struct PreviewPage {
     conditions: Vec<(&'static str, Text)>,
     /// Later letters are left alone; none where they were ticked.
     cutoff: Option<Time>,
+    /// Letters ahead of the clock.
+    ahead: Amount,
+    /// What a run does at most.
+    counted: Amount,
     expires: Time,
     sample: Vec<Row>,
     is_sample_all: bool,
@@ -87,6 +91,8 @@ pub(crate) async fn page(
         count: Amount { count, at_least },
         conditions: if ticked.is_none() { conditions(&filter) } else { Vec::new() },
         cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
+        ahead: preview.ahead.into(),
+        counted: Amount::exactly(count),
         expires: Time(preview.expires_at),
         is_sample_all: sample.len() as u64 == count && !at_least,
         sample: sample.map(|(letter, times)| Row::new(&access, &root, letter, times)).collect(),

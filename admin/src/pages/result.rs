@@ -44,6 +44,7 @@ pub(crate) struct Run {
     failures: Vec<Failure>,
     failed: u64,
     more: bool,
+    uncounted: bool,
     held: bool,
     settled_by_others: Option<u64>,
     stopped_by: Option<String>,
@@ -67,6 +68,7 @@ impl Run {
             failures: outcome.failures,
             failed: outcome.failed_so_far,
             more: outcome.more,
+            uncounted: outcome.uncounted,
             held: outcome.held,
             settled_by_others: outcome.settled_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
@@ -131,6 +133,8 @@ struct ResultPage {
     done: u64,
     counted: Amount,
     settled_by_others: Option<Amount>,
+    /// Whether a new preview may count more.
+    uncounted: bool,
     held: bool,
     stopped_by: Option<Text>,
     failed: Amount,
@@ -215,14 +219,14 @@ async fn show(
     };
     let counted = Amount { count: run.counted, at_least: run.at_least };
     let rest = run.counted.saturating_sub(run.done).saturating_sub(run.failed);
-    let rest = Amount { count: rest, at_least: run.at_least };
+    let rest = Amount::exactly(rest);
     let failed = |failure: &Failure| Failed {
         address: root.letter(app_id, failure.id),
         id: failure.id,
         reason: failure.reason.as_str().into(),
     };
     let step = Amount::exactly(run.step());
-    let is_step = run.is_replay() && (rest.count > step.count || rest.at_least);
+    let is_step = run.is_replay() && rest.count > step.count;
     let what = settled_as(Some(run.action));
     let title =
         format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
@@ -236,13 +240,15 @@ async fn show(
         done: run.done,
         counted,
         settled_by_others: run.settled_by_others.filter(|&others| others > 0).map(Amount::exactly),
+        uncounted: run.uncounted && !run.more,
         held: run.held,
         stopped_by: run.stopped_by.as_deref().map(Text::from),
         failed: Amount::exactly(run.failed),
         failures: run.failures.iter().map(failed).collect(),
         began: Time(run.began),
         came_back,
-        next: (run.more || run.held).then_some(Next { step: is_step.then_some(step), rest }),
+        next: (rest.count > 0 && (run.more || run.held))
+            .then_some(Next { step: is_step.then_some(step), rest }),
         is_replay: run.is_replay(),
         action: root.bulk(app_id, "run"),
         note: run.note.clone().unwrap_or_default(),

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const COUNT_CAP: u32 = 1_000_000;
+/// What it counts of the letters ahead of the clock.
+const AHEAD_CAP: u32 = 1_000;
 /// Of a dry run.
 const SAMPLE: u32 = 10;
 
@@ -66,6 +68,14 @@ pub(crate) async fn confirmed(
         can_ask()?;
     }
     let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
+    if let Some(ahead) = filter.ahead_of(count.as_of) {
+        let ahead = store.count(app_id, &ahead, AHEAD_CAP, None).await?;
+        if ahead.count > 0 {
+            let letters = amount(ahead.count, ahead.at_least);
+            say!("note: {letters} letters ahead of the database's clock match too, and are left alone");
+            say!("hint: --created-before takes them");
+        }
+    }
     filter.created_before = Some(count.as_of);
     let letters = amount(count.count, count.at_least);
     if ask == Ask::DryRun {
