@@ -196,8 +196,9 @@ impl Actor {
                     }
                 }
                 3 | 4 => {
-                    let enqueue =
-                        async |txn: &DatabaseTransaction, rows: Vec<_>| enqueue_once(txn, &rows, &attempt).await;
+                    let enqueue = async |txn: &DatabaseTransaction, rows: Vec<_>| {
+                        enqueue_once(txn, &rows, &attempt).await
+                    };
                     let replay = world.repo.replay_matching(app, &open, by, None, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
                         world.ledger().settled(&replayed.ids, &attempt);

@@ -252,7 +252,9 @@ impl Ledger {
             times.entry(event).or_default().1 += 1;
         }
         for (event, (replayed, back)) in times.into_iter().filter(|(_, (replayed, back))| replayed != back) {
-            violations.push(format!("{replayed} letters of {event} are replayed, and it was put back {back} times"));
+            violations.push(format!(
+                "{replayed} letters of {event} are replayed, and it was put back {back} times"
+            ));
         }
     }
 
