@@ -11,11 +11,11 @@
 use std::{error::Error, fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, Due, GroupRequest, NewDeadLetter, PageRequest, Requeue,
+    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest, Requeue,
     SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope, Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
@@ -334,11 +334,16 @@ async fn unresolved_counts_of_1001_apps(given: Given) -> Shown {
 }
 
 async fn count(given: Given) -> Shown {
-    show(given.repo.count(given.app, &narrow(), 10, None).await, |count| letters(count.count))
+    count_of(&given, None).await
 }
 
 async fn count_with_a_scan(given: Given) -> Shown {
-    show(given.repo.count(given.app, &narrow(), 10, Some(3)).await, |count| letters(count.count))
+    count_of(&given, Some(3)).await
+}
+
+async fn count_of(given: &Given, scan: Option<u32>) -> Shown {
+    let count = given.repo.count(given.app, &narrow(), 10, scan).await;
+    show(count, |count| given.of_scan(letters(count.count), count.looked_back_to))
 }
 
 async fn timeline(given: Given) -> Shown {
@@ -352,7 +357,7 @@ async fn timeline_with_a_scan(given: Given) -> Shown {
 async fn timeline_of(given: &Given, scan: Option<u32>) -> Shown {
     let request = TimelineRequest { from: given.ago(100), until: given.ago(-100), buckets: 1 };
     let timeline = given.repo.timeline(given.app, &narrow(), &request, scan).await;
-    show(timeline, |timeline| letters(timeline.buckets[0].count))
+    show(timeline, |timeline| given.of_scan(letters(timeline.buckets[0].count), timeline.looked_back_to))
 }
 
 async fn error_groups(given: Given) -> Shown {
@@ -367,7 +372,8 @@ async fn error_groups_with_a_scan(given: Given) -> Shown {
 async fn error_groups_of(given: &Given, scan: Option<u32>) -> Shown {
     let request = GroupRequest { scan, ..Default::default() };
     let groups = given.repo.error_groups(given.app, &narrow(), &request).await;
-    show(groups, |groups| groups.groups.into_iter().map(|group| group.op).collect())
+    let ops = |groups: Vec<ErrorGroup>| groups.into_iter().map(|group| group.op).collect();
+    show(groups, |groups| given.of_scan(ops(groups.groups), groups.looked_back_to))
 }
 
 async fn times_replayed(given: Given) -> Shown {
@@ -579,7 +585,7 @@ struct Given {
 impl Given {
     fn new(repo: SeaOrmDeadLetterRepo) -> Self {
         let (app, other) = (Uuid::max().into(), Uuid::from_u128(1).into());
-        let (now, event) = (Utc::now(), Uuid::new_v4());
+        let (now, event) = (Utc::now().trunc_subsecs(6), Uuid::new_v4());
         let mut this = Self { repo, app, other, now, letters: Arc::new([]), event };
         let closed = |op, created, resolution: &str, resolved| StoredLetter {
             resolution: Some(resolution.to_owned()),
@@ -640,6 +646,14 @@ impl Given {
     fn apps_of_two_statements(&self) -> Vec<AppId> {
         let others = (0..999).map(|_| Uuid::new_v4().into());
         [self.other].into_iter().chain(others).chain([self.app]).collect()
+    }
+
+    /// With where the scan ended, if it did.
+    fn of_scan(&self, mut shown: Shown, looked_back_to: Option<DateTime<Utc>>) -> Shown {
+        let last = |time| self.letters.iter().find(|letter| letter.created_at == time);
+        let last = looked_back_to.map(|time| last(time).map_or("new", |letter| letter.op.as_str()));
+        shown.extend(last.map(|op| format!("the scan ended at {op}")));
+        shown
     }
 
     fn of_settled(&self, settled: &Settled) -> Shown {
