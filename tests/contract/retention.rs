@@ -65,7 +65,7 @@ impl Shelf {
         self.0.lock().unwrap()
     }
 
-    fn ids(&self) -> Vec<DeadLetterId> {
+    pub(crate) fn ids(&self) -> Vec<DeadLetterId> {
         let mut ids: Vec<_> = self.letters().iter().map(|letter| letter.id).collect();
         ids.sort();
         ids

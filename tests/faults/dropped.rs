@@ -467,11 +467,11 @@ fn outbox(db: &impl ConnectionTrait, text: &str, event: Uuid) -> Statement {
     Statement::from_sql_and_values(db.get_database_backend(), text, [event.into()])
 }
 
-async fn enqueue(db: &impl ConnectionTrait, event: Uuid) -> Result<(), DbErr> {
+pub(super) async fn enqueue(db: &impl ConnectionTrait, event: Uuid) -> Result<(), DbErr> {
     db.execute_raw(outbox(db, "INSERT INTO outbox VALUES ($1)", event)).await.map(drop)
 }
 
-async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
+pub(super) async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
     Ok(db.execute_raw(outbox(db, "DELETE FROM outbox WHERE id = $1", event)).await?.rows_affected())
 }
 

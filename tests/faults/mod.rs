@@ -2,6 +2,7 @@
 
 mod crash;
 mod dropped;
+mod interleaved;
 mod migrate;
 mod process;
 mod role;

@@ -10,12 +10,12 @@ use dead_letters::{
     DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter,
     Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
 };
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqlErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
 use uuid::Uuid;
 
 use crate::{
-    store::sql,
+    store::{UNDELETABLE, sql},
     world::{World, letter},
 };
 
@@ -38,6 +38,11 @@ pub(crate) fn spawn(world: &Arc<World>, seeds: &mut fastrand::Rng) -> JoinSet<()
     }
     for _ in 0..2 {
         actors.spawn(actor().sweep());
+    }
+    actors.spawn(actor().commit_late());
+    actors.spawn(actor().insert_undeletable());
+    for _ in 0..2 {
+        actors.spawn(actor().replay_twins());
     }
     actors
 }
@@ -128,6 +133,86 @@ impl Actor {
         }
     }
 
+    /// Stores letters in transactions that end long after they began: on PostgreSQL each is older than letters that
+    /// were there before it.
+    async fn commit_late(mut self) {
+        let world = Arc::clone(&self.world);
+        // SQLite's other writers wait all the while.
+        let longest = if world.db.get_database_backend() == DbBackend::Sqlite { 20 } else { 3_000 };
+        while !world.is_stopped() {
+            let (app, event) = (self.app(), Uuid::new_v4());
+            let pause = Duration::from_millis(self.rng.u64(..longest));
+            let late = store_late(&world, letter(app, event), pause);
+            if let Some(id) = world.call("begin to late commit", &mut self.rng, late).await {
+                world.stored(app, id, event);
+            }
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(..100))).await;
+        }
+    }
+
+    /// Stores a few letters that the trigger keeps: fewer than most sweeps take.
+    async fn insert_undeletable(mut self) {
+        let world = Arc::clone(&self.world);
+        for _ in 0..5 {
+            let (app, event) = (self.app(), Uuid::new_v4());
+            let letter = NewDeadLetter { source: UNDELETABLE.to_owned(), ..letter(app, event) };
+            if let Some(id) = world.call("insert", &mut self.rng, world.repo.insert(letter)).await {
+                world.stored(app, id, event);
+                world.ledger().is_undeletable(id);
+            }
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(..5_000))).await;
+            if world.is_stopped() {
+                return;
+            }
+        }
+    }
+
+    /// Stores two letters of one event at a time, and replays them into an outbox that has an event once.
+    async fn replay_twins(mut self) {
+        let world = Arc::clone(&self.world);
+        let app = world.twins;
+        let mut ids: Vec<DeadLetterId> = Vec::new();
+        while !world.is_stopped() {
+            let open = all_open();
+            let limit = self.rng.u32(1..=3);
+            let attempt = Uuid::new_v4().to_string();
+            let by = Some(attempt.clone());
+            let rng = &mut self.rng;
+            match rng.u8(..6) {
+                0 => {
+                    let insert = world.repo.insert_many(vec![letter(app, Uuid::new_v4()); 2]);
+                    for id in world.call("insert_many of twins", rng, insert).await.into_iter().flatten() {
+                        world.ledger().stored_twin(id);
+                        ids.push(id);
+                    }
+                }
+                1 | 2 => {
+                    let Some(id) = ids.pop() else { continue };
+                    let enqueue =
+                        async |txn: &DatabaseTransaction, row| enqueue_once(txn, &[row], &attempt).await;
+                    let replay = world.repo.replay(app, id, by, None, enqueue);
+                    if world.call("replay of a twin", rng, replay).await.is_some() {
+                        world.ledger().settled(&[id], &attempt);
+                    }
+                }
+                3 | 4 => {
+                    let enqueue = async |txn: &DatabaseTransaction, rows: Vec<_>| {
+                        enqueue_once(txn, &rows, &attempt).await
+                    };
+                    let replay = world.repo.replay_matching(app, &open, by, None, limit, enqueue);
+                    if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
+                        world.ledger().settled(&replayed.ids, &attempt);
+                    }
+                }
+                _ => {
+                    let deliver = "UPDATE twin_outbox SET delivered = true WHERE NOT delivered";
+                    // It may be cut: then the next one does it.
+                    world.side.execute_unprepared(deliver).await.ok();
+                }
+            }
+        }
+    }
+
     /// Settles letters, and opens again what it settled itself and did not put back: a letter that was put
     /// back would be in two places.
     async fn administer(mut self) {
@@ -138,11 +223,7 @@ impl Actor {
                 tokio::task::yield_now().await;
                 continue;
             };
-            let open = DeadLetterFilter {
-                state: DeadLetterState::Open,
-                created_before: Some(Utc::now() + TimeDelta::hours(1)),
-                ..Default::default()
-            };
+            let open = all_open();
             let limit = self.rng.u32(1..=10);
             let attempt = Uuid::new_v4().to_string();
             let by = Some(attempt.clone());
@@ -211,7 +292,8 @@ impl Actor {
                     world.call("sweep", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
                 _ => {
-                    let sweep = world.repo.sweep_into(&scope, due, None, limit, &Nowhere);
+                    let archive = Nowhere(Arc::clone(&world));
+                    let sweep = world.repo.sweep_into(&scope, due, None, limit, &archive);
                     world.call("sweep_into", &mut self.rng, sweep).await.map(|swept| swept.deleted)
                 }
             };
@@ -221,12 +303,23 @@ impl Actor {
     }
 }
 
+fn all_open() -> DeadLetterFilter {
+    DeadLetterFilter {
+        state: DeadLetterState::Open,
+        created_before: Some(Utc::now() + TimeDelta::hours(1)),
+        ..Default::default()
+    }
+}
+
 /// An archive that keeps nothing.
-struct Nowhere;
+struct Nowhere(Arc<World>);
 
 #[async_trait]
 impl Archive for Nowhere {
-    async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+        for letter in letters.iter().filter(|letter| letter.source == UNDELETABLE) {
+            self.0.ledger().archived_undeletable(letter.id);
+        }
         Ok(())
     }
 }
@@ -264,6 +357,18 @@ async fn move_in_savepoint(world: &World, row: Uuid, letter: NewDeadLetter) -> M
     Ok(ids.into_iter().map(|id| (id, event)).collect())
 }
 
+async fn store_late(
+    world: &World,
+    letter: NewDeadLetter,
+    pause: Duration,
+) -> Result<DeadLetterId, DeadLetterRepoError> {
+    let txn = SeaOrmDeadLetterRepo::begin(&world.db).await?;
+    let id = world.repo.in_transaction(&txn).insert(letter).await?;
+    tokio::time::sleep(pause).await;
+    SeaOrmDeadLetterRepo::commit(txn).await?;
+    Ok(id)
+}
+
 async fn take(txn: &DatabaseTransaction, row: Uuid) -> Result<(), DeadLetterRepoError> {
     match dequeue(txn, row).await? {
         1 => Ok(()),
@@ -286,8 +391,32 @@ async fn enqueue(
         let backend = txn.get_database_backend();
         let event = [Uuid::new_v4().into(), row.original_event_id.into()];
         txn.execute_raw(sql(backend, "INSERT INTO outbox (id, event) VALUES ($1, $2)", event)).await?;
-        let note = [row.id.into_inner().into(), attempt.into()];
-        txn.execute_raw(sql(backend, "INSERT INTO enqueued (letter, attempt) VALUES ($1, $2)", note)).await?;
+        note_enqueued(txn, row, attempt).await?;
     }
     Ok(())
+}
+
+/// The same, into the outbox that has an event once until it is delivered.
+async fn enqueue_once(
+    txn: &DatabaseTransaction,
+    rows: &[StoredLetter],
+    attempt: &str,
+) -> Result<(), DeadLetterRepoError> {
+    for row in rows {
+        let insert = "INSERT INTO twin_outbox (event) VALUES ($1)";
+        let insert = sql(txn.get_database_backend(), insert, [row.original_event_id.into()]);
+        txn.execute_raw(insert).await.map_err(|error| match error.sql_err() {
+            // It is there already.
+            Some(SqlErr::UniqueConstraintViolation(_)) => DbErr::RecordNotUpdated,
+            _ => error,
+        })?;
+        note_enqueued(txn, row, attempt).await?;
+    }
+    Ok(())
+}
+
+async fn note_enqueued(txn: &DatabaseTransaction, row: &DeadLetterRow, attempt: &str) -> Result<(), DbErr> {
+    let note = [row.id.into_inner().into(), attempt.into()];
+    let insert = "INSERT INTO enqueued (letter, attempt) VALUES ($1, $2)";
+    txn.execute_raw(sql(txn.get_database_backend(), insert, note)).await.map(drop)
 }

@@ -33,7 +33,7 @@ impl Ending {
         use DeadLetterRepoError::{AlreadyResolved, Db, NotFound, NotResolved, OutboxRows};
         match error {
             AlreadyResolved { .. } | NotFound(_) | NotResolved(_) | OutboxRows { .. } => Self::Refused,
-            // Our own, of a dispatcher that came second.
+            // Our own: of a dispatcher that came second, or of an event that is in the outbox already.
             Db(sea_orm::DbErr::RecordNotUpdated) => Self::Refused,
             error if error.is_transient() => Self::Transient,
             error => Self::Unexplained(error.to_string()),
@@ -50,10 +50,14 @@ struct Known {
     settled_by: Option<String>,
     /// By which attempt it was settled before it was opened again.
     reopened_from: Option<String>,
+    /// A trigger keeps it.
+    is_undeletable: bool,
 }
 
 pub(crate) struct Ledger {
     first_app: AppId,
+    /// Of this app, two letters have one event.
+    twins: AppId,
     calls: BTreeMap<&'static str, BTreeMap<Ending, usize>>,
     pub(crate) kills: usize,
     pub(crate) cuts: usize,
@@ -71,9 +75,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(first_app: AppId) -> Self {
+    pub(crate) fn new(first_app: AppId, twins: AppId) -> Self {
         Self {
             first_app,
+            twins,
             calls: BTreeMap::new(),
             kills: 0,
             cuts: 0,
@@ -101,10 +106,23 @@ impl Ledger {
 
     pub(crate) fn stored(&mut self, id: DeadLetterId, event: Uuid) {
         self.events.insert(event);
+        self.stored_twin(id);
+    }
+
+    /// Whose event another letter has too.
+    pub(crate) fn stored_twin(&mut self, id: DeadLetterId) {
         let known = self.letters.entry(id).or_default();
         if std::mem::replace(&mut known.stored, true) {
             self.violations.push(format!("two inserts got the id {id}"));
         }
+    }
+
+    pub(crate) fn archived_undeletable(&mut self, id: DeadLetterId) {
+        self.violations.push(format!("{id} was archived, and the trigger keeps it"));
+    }
+
+    pub(crate) fn is_undeletable(&mut self, id: DeadLetterId) {
+        self.letters.entry(id).or_default().is_undeletable = true;
     }
 
     pub(crate) fn settled(&mut self, ids: &[DeadLetterId], attempt: &str) {
@@ -149,6 +167,7 @@ impl Ledger {
         self.compare_letters(contents, &mut violations);
         self.compare_replays(contents, &mut violations);
         self.compare_sweeps(contents, &mut violations);
+        self.compare_twins(contents, &mut violations);
         violations
     }
 
@@ -156,7 +175,8 @@ impl Ledger {
     /// there may be none.
     fn compare_events(&self, contents: &Contents, violations: &mut Vec<String>) {
         let mut places: HashMap<Uuid, usize> = HashMap::new();
-        let letters = contents.letters.iter().filter(|letter| !letter.is_replayed());
+        let is_single = |letter: &&Letter| letter.app_id != self.twins.into_inner();
+        let letters = contents.letters.iter().filter(|letter| !letter.is_replayed()).filter(is_single);
         for &event in contents.outbox.iter().chain(letters.map(|letter| &letter.event)) {
             *places.entry(event).or_default() += 1;
         }
@@ -197,6 +217,9 @@ impl Ledger {
             if known.settled_by.is_some() && *by != known.settled_by {
                 violations.push(format!("{id} was settled by {:?}, and is by {by:?}", known.settled_by));
             }
+            if known.is_undeletable && letter.swept_at.is_some() {
+                violations.push(format!("{id} was swept, and the trigger does not let it go"));
+            }
             if known.reopened_from.is_some() && *by == known.reopened_from {
                 violations.push(format!("{id} was reopened, and is settled by {by:?} as before"));
             }
@@ -219,6 +242,23 @@ impl Ledger {
         }
         for (letter, attempt) in enqueued.difference(&replayed) {
             violations.push(format!("{letter} was put back by {attempt:?}, which did not settle it"));
+        }
+    }
+
+    /// Each letter that is settled as replayed put its event back once, also where another letter has the same event.
+    fn compare_twins(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let mut times: HashMap<Uuid, (usize, usize)> = HashMap::new();
+        let twins = contents.letters.iter().filter(|letter| letter.app_id == self.twins.into_inner());
+        for letter in twins.filter(|letter| letter.is_replayed()) {
+            times.entry(letter.event).or_default().0 += 1;
+        }
+        for &event in &contents.twins {
+            times.entry(event).or_default().1 += 1;
+        }
+        for (event, (replayed, back)) in times.into_iter().filter(|(_, (replayed, back))| replayed != back) {
+            violations.push(format!(
+                "{replayed} letters of {event} are replayed, and it was put back {back} times"
+            ));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whether letters are lost or doubled while everybody works at once and everything breaks: dispatchers,
 //! inserters, admins and sweepers, a server that is killed, connections that are cut, calls that are dropped.
-//! A ledger of what was acknowledged is compared with the database at the end.
+//! Transactions commit long after they began, two letters have one event, and a trigger keeps letters from being
+//! deleted. A ledger of what was acknowledged is compared with the database at the end.
 //!
 //! `cargo run --release -p dead-letters-soak -- [--seconds 60] [--backend postgres|sqlite] [--seed N]`
 //!
@@ -119,6 +120,7 @@ async fn round(
         actors.shutdown().await;
     }
     violations.extend(world.insert_on_every_connection().await);
+    violations.extend(world.sweep_the_rest().await);
     world.close().await?;
     let contents = store.contents().await?;
     let ledger = world.ledger();

@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 /// `swept` is what the sweeps deleted, noted by a trigger in their own transactions; `enqueued` is what was
-/// replayed, noted beside the row that goes back into the outbox.
+/// replayed, noted beside the row that goes back into the outbox. `twin_outbox` has each event once until it is
+/// delivered. A trigger keeps some letters from being deleted, and returns no error.
 const TABLES_ON_POSTGRES: &str = "
 CREATE TABLE outbox (id uuid PRIMARY KEY, event uuid NOT NULL);
 CREATE TABLE enqueued (letter uuid NOT NULL, attempt text NOT NULL);
@@ -26,6 +27,11 @@ CREATE FUNCTION note_swept() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RETURN OLD;
 END $$;
 CREATE TRIGGER note_swept AFTER DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION note_swept();
+CREATE TABLE twin_outbox (event uuid NOT NULL, delivered boolean NOT NULL DEFAULT false);
+CREATE UNIQUE INDEX ON twin_outbox (event) WHERE NOT delivered;
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER keep BEFORE DELETE ON dead_letters FOR EACH ROW
+    WHEN (OLD.source = 'undeletable') EXECUTE FUNCTION keep();
 ";
 const TABLES_ON_SQLITE: &str = "
 CREATE TABLE outbox (id blob PRIMARY KEY, event blob NOT NULL);
@@ -36,7 +42,15 @@ CREATE TRIGGER note_swept AFTER DELETE ON dead_letters BEGIN
     INSERT INTO swept VALUES (OLD.id, OLD.app_id, OLD.original_event_id, OLD.created_at, OLD.resolved_at,
         OLD.resolution, OLD.resolved_by, strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now'));
 END;
+CREATE TABLE twin_outbox (event blob NOT NULL, delivered boolean NOT NULL DEFAULT false);
+CREATE UNIQUE INDEX twin_outbox_event ON twin_outbox (event) WHERE NOT delivered;
+CREATE TRIGGER keep BEFORE DELETE ON dead_letters WHEN OLD.source = 'undeletable' BEGIN
+    SELECT RAISE(IGNORE);
+END;
 ";
+
+/// The source of the letters that the trigger keeps.
+pub(crate) const UNDELETABLE: &str = "undeletable";
 
 /// Dropped with the value.
 enum Storage {
@@ -53,6 +67,8 @@ pub(crate) struct Contents {
     /// Those in the store, and those that were swept.
     pub(crate) letters: Vec<Letter>,
     pub(crate) enqueued: Vec<Enqueued>,
+    /// The events that were put back into the outbox of twins, delivered or not.
+    pub(crate) twins: Vec<Uuid>,
 }
 
 #[derive(FromQueryResult)]
@@ -127,12 +143,17 @@ impl Store {
             }
         }
         let backend = db.get_database_backend();
-        let events = db.query_all_raw(sql(backend, "SELECT event FROM outbox", [])).await?;
+        let events = async |outbox: &str| {
+            let select = format!("SELECT event FROM {outbox}");
+            let rows = db.query_all_raw(sql(backend, &select, [])).await?;
+            rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<Uuid>, DbErr>>()
+        };
         let letters = "SELECT id, app_id, original_event_id AS event, created_at, resolved_at, resolution, \
              resolved_by, NULL AS swept_at FROM dead_letters UNION ALL SELECT * FROM swept";
         let enqueued = "SELECT letter, attempt FROM enqueued";
         let contents = Contents {
-            outbox: events.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?,
+            outbox: events("outbox").await?,
+            twins: events("twin_outbox").await?,
             letters: Letter::find_by_statement(sql(backend, letters, [])).all(&db).await?,
             enqueued: Enqueued::find_by_statement(sql(backend, enqueued, [])).all(&db).await?,
         };

@@ -10,17 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::Utc;
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo, testing,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, Due, NewDeadLetter,
+    SeaOrmDeadLetterRepo, SweepScope, entity::dead_letters as table, testing,
 };
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, PaginatorTrait, QueryFilter,
+};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::{
+    actors::KEPT,
     faults,
     ledger::{Ending, Ledger},
-    store::{Store, sql},
+    store::{Store, UNDELETABLE, sql},
 };
 
 /// Fewer than actors, so that each connection is soon used again, whatever a dropped call left on it.
@@ -35,6 +40,8 @@ pub(crate) struct World {
     /// For what is not under test.
     pub(crate) side: DatabaseConnection,
     pub(crate) apps: [AppId; 3],
+    /// The app in which two letters have one event.
+    pub(crate) twins: AppId,
     ledger: Mutex<Ledger>,
     targets: Mutex<VecDeque<(AppId, DeadLetterId)>>,
     calm: AtomicBool,
@@ -45,12 +52,14 @@ impl World {
     pub(crate) async fn new(store: &Store) -> Result<Self, DbErr> {
         let db = store.connect(CONNECTIONS).await?;
         let apps = [(); 3].map(|()| AppId::from(Uuid::new_v4()));
+        let twins = Uuid::new_v4().into();
         Ok(Self {
             repo: SeaOrmDeadLetterRepo::new(db.clone()),
             db,
             side: store.connect(4).await?,
-            ledger: Mutex::new(Ledger::new(apps[0])),
+            ledger: Mutex::new(Ledger::new(apps[0], twins)),
             apps,
+            twins,
             targets: Mutex::default(),
             calm: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -157,6 +166,33 @@ impl World {
             });
         }
         tasks.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// Sweeps until no letter is due but those that the trigger keeps. These must keep no other.
+    pub(crate) async fn sweep_the_rest(&self) -> Vec<String> {
+        const LIMIT: u32 = 1_000;
+        let until = Instant::now() + Duration::from_secs(30);
+        let time = Utc::now() - KEPT;
+        loop {
+            let swept = self.repo.sweep(&SweepScope::AllApps, Due::CreatedBefore(time), LIMIT).await;
+            self.ledger().swept(swept.as_ref().ok().map(|swept| swept.deleted), LIMIT.into());
+            let left = table::Entity::find()
+                .filter(table::Column::CreatedAt.lt(time))
+                .filter(table::Column::Source.ne(UNDELETABLE))
+                .count(&self.side)
+                .await
+                .map_err(DeadLetterRepoError::from);
+            match swept.and(left) {
+                Ok(0) => return Vec::new(),
+                Ok(left) if Instant::now() > until => {
+                    return vec![format!("{left} letters are due, and sweeps do not delete them")];
+                }
+                Err(error) if !error.is_transient() || Instant::now() > until => {
+                    return vec![format!("after the faults a sweep failed: {error}")];
+                }
+                _ => {}
+            }
+        }
     }
 
     pub(crate) async fn close(&self) -> Result<(), DbErr> {
