@@ -289,6 +289,13 @@ impl Read for Option<String> {
     }
 }
 
+impl Read for Option<Uuid> {
+    fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
+        let id = row.try_get_by_index(index);
+        id.or_else(|error| read_bytes(row, index).map(|printed| printed.text.parse().ok()).ok_or(error))
+    }
+}
+
 macro_rules! read_clamped {
     ($($type:ty),+ $(,)?) => {$(
         impl Read for $type {
@@ -320,7 +327,7 @@ macro_rules! read_as_they_are {
     )+};
 }
 
-read_as_they_are!(i64, Uuid, Option<Uuid>, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
+read_as_they_are!(i64, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
 
 by_position! {
     /// A whole row: all columns of the entity, in its order.

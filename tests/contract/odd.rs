@@ -190,6 +190,23 @@ async fn a_number_out_of_range_is_the_nearest_and_what_is_no_number_is_0_on_sqli
     }
 }
 
+#[tokio::test]
+async fn a_trigger_script_or_run_that_is_no_uuid_is_unknown_on_sqlite() {
+    let odd = Odd::new().await;
+    let printed = "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01";
+    let id: uuid::Uuid = printed.parse().unwrap();
+    for (stored, read) in
+        [(format!("'{printed}'"), Some(id)), ("'x'".to_owned(), None), ("X'ff'".to_owned(), None)]
+    {
+        odd.set(&format!("trigger_id = {stored}, script_id = {stored}, run_id = {stored}")).await;
+        let (row, summary, letter) = odd.read().await;
+        let (trigger, script) = (read.map(Into::into), read.map(Into::into));
+        assert_eq!((row.trigger_id, row.script_id), (trigger, script), "{stored}");
+        assert_eq!((summary.trigger_id, summary.script_id), (trigger, script), "{stored}");
+        assert_eq!((letter.trigger_id, letter.script_id, letter.run_id), (trigger, script, read), "{stored}");
+    }
+}
+
 #[derive(Default)]
 struct Shelf(Mutex<Vec<StoredLetter>>);
 

@@ -415,7 +415,7 @@ async fn enqueue_once(
     Ok(())
 }
 
-async fn note_enqueued(txn: &DatabaseTransaction, row: &DeadLetterRow, attempt: &str) -> Result<(), DbErr> {
+async fn note_enqueued(txn: &DatabaseTransaction, row: &StoredLetter, attempt: &str) -> Result<(), DbErr> {
     let note = [row.id.into_inner().into(), attempt.into()];
     let insert = "INSERT INTO enqueued (letter, attempt) VALUES ($1, $2)";
     txn.execute_raw(sql(txn.get_database_backend(), insert, note)).await.map(drop)

@@ -174,7 +174,7 @@ impl World {
         let until = Instant::now() + Duration::from_secs(30);
         let time = Utc::now() - KEPT;
         loop {
-            let swept = self.repo.sweep(&SweepScope::AllApps, Due::CreatedBefore(time), LIMIT).await;
+            let swept = self.repo.sweep(&SweepScope::AllApps, Due::CreatedBefore(time), None, LIMIT).await;
             self.ledger().swept(swept.as_ref().ok().map(|swept| swept.deleted), LIMIT.into());
             let left = table::Entity::find()
                 .filter(table::Column::CreatedAt.lt(time))
