@@ -15,8 +15,9 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest, ReplayRequest, Replayed, Requeue,
-    SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope, Swept, TimelineRequest,
+    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
+    ReplayRequest, Replayed, Requeue, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope,
+    Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
