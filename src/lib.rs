@@ -71,6 +71,8 @@ pub use triage::{
 mod docs {
     #[doc = include_str!("../docs/connections.md")]
     mod connections {}
+    #[doc = include_str!("../docs/grouping.md")]
+    mod grouping {}
     #[doc = include_str!("../docs/migrations.md")]
     mod migrations {}
 }

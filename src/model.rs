@@ -132,8 +132,9 @@ pub struct DeadLetterRow {
     pub resolved_by: Option<String>,
     /// Why, where a [`Settlement`](crate::Settlement) said so.
     pub resolution_note: Option<String>,
-    /// What it has in common with its like: the first line of `last_error` with `#` for uuids, numbers, hex
-    /// and quoted text, 200 characters at most. Empty on rows from before there was one.
+    /// What letters of one error group have in common: the message of `last_error`, with `#` for what changes
+    /// from one failure to the next, 200 characters at most. docs/grouping.md describes the rules. Empty on rows
+    /// from before there was one.
     pub error_signature: String,
 }
 

@@ -1,28 +1,38 @@
 //! What errors of one kind have in common.
 //!
-//! Whoever writes scripts writes their errors, and each is looked at while somebody waits: so by one pass over
-//! a bounded beginning, in which no text makes any part be read more than a few times.
+//! A script's author writes its errors, and the service computes the signature while it stores the letter. The rules
+//! therefore read a bounded part of the text, once. `docs/grouping.md` describes them.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use self::{mask::mask, message::Message};
+
+mod mask;
+mod message;
+mod words;
 
 /// Of the rules below. 0 is for signatures that a service made.
 pub(crate) const SIGNATURE_VERSION: i16 = 1;
 
 /// In characters.
 const MAX_LENGTH: usize = 200;
-/// How much of an error is looked at, in bytes.
-const MAX_READ: usize = 16 << 10;
+/// Of the part that a root cause may have.
+const MAX_CAUSE: usize = 120;
+/// A longer text is cut at its end, as long as [`MAX_LENGTH`]. A shorter one is cut in its middle, since its end
+/// says the cause.
+const MAX_MASKED: usize = 500;
+const CAUSED_BY: &str = " caused by: ";
 
-/// The first line of `error` that says something, with `#` for what changes from one failure to the next: 200
-/// characters at most. What stands behind the first 16 KB does not count.
+/// Returns what `error` has in common with errors of the same kind: 200 characters at most.
 pub(crate) fn error_signature(error: &str) -> String {
-    let beginning = &error[..error.floor_char_boundary(MAX_READ)];
-    let line = beginning.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    let mut signature = String::with_capacity(Ord::min(line.len(), MAX_LENGTH));
-    let mut line = Line { text: line, at: 0, after_word: false, apostrophes: true };
-    signature.extend(std::iter::from_fn(|| line.next_part()).take(MAX_LENGTH));
-    signature
+    let Message { text, cause } = Message::of(error);
+    let signature = mask(text, MAX_MASKED);
+    let cause = cause.map(|cause| mask(cause, MAX_MASKED)).filter(|cause| !says(&signature, cause));
+    let Some(cause) = cause else { return shortened(signature, MAX_LENGTH) };
+    let cause = shortened(cause, MAX_CAUSE);
+    let room = MAX_LENGTH - CAUSED_BY.len() - cause.chars().count();
+    shortened(signature, room) + CAUSED_BY + &cause
 }
 
 /// Returns the short name of the letters' error group: the first 16 hex digits of SHA-256 over source, op, the
@@ -37,122 +47,73 @@ pub(crate) fn group_key(source: &str, op: &str, script_id: Option<Uuid>, signatu
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A line, and how far it was read.
-struct Line<'a> {
-    text: &'a str,
-    at: usize,
-    /// Whether a word's character was the last.
-    after_word: bool,
-    /// Whether a closing apostrophe may follow. Without this each opening one would look for it to the end.
-    apostrophes: bool,
+/// Whether the cause, or its message without its class, is in the signature.
+fn says(signature: &str, cause: &str) -> bool {
+    let message = cause.split_once(": ").map_or(cause, |(_, message)| message);
+    signature.contains(cause) || message.contains(' ') && signature.contains(message)
 }
 
-impl Line<'_> {
-    /// The next character, or `#` for all that changes: quoted text, uuids, hex, numbers.
-    fn next_part(&mut self) -> Option<char> {
-        let rest = &self.text[self.at..];
-        let first = rest.chars().next()?;
-        let of_word = is_word(first);
-        let variable = match first {
-            '"' | '`' => quoted(rest, first),
-            '\'' if !self.after_word => self.quoted_by_apostrophes(),
-            _ if of_word && !self.after_word => uuid(rest).or_else(|| hex(rest)),
-            _ => None,
-        };
-        let variable = variable.or_else(|| number(rest));
-        self.at += variable.unwrap_or(first.len_utf8());
-        // What is quoted begins and ends with the quote, all else with a word's character.
-        self.after_word = of_word;
-        Some(if variable.is_some() { '#' } else { first })
+/// Cuts the middle, and of a text that was too long to be masked the end.
+fn shortened(mut text: String, max: usize) -> String {
+    if text.len() <= max {
+        return text;
     }
-
-    /// An apostrophe within a word, before or behind a letter, is no quote.
-    fn quoted_by_apostrophes(&mut self) -> Option<usize> {
-        if !self.apostrophes {
-            return None;
+    let length = text.chars().count();
+    let place = |character: usize| text.char_indices().nth(character).map(|(at, _)| at);
+    if length >= MAX_MASKED {
+        if let Some(end) = place(max) {
+            text.truncate(end);
         }
-        let rest = &self.text[self.at..];
-        let closes = |&(at, _): &(usize, &str)| at > 0 && !rest[at + 1..].starts_with(is_word);
-        let closing = rest.match_indices('\'').find(closes);
-        self.apostrophes = closing.is_some();
-        closing.map(|(at, _)| at + 1)
+    } else if length > max {
+        let (start, end) = (place(max / 2), place(length - (max - max / 2 - 1)));
+        if let (Some(start), Some(end)) = (start, end) {
+            text.replace_range(start..end, "…");
+        }
     }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-// Of what begins `text`, the length in bytes.
-
-fn quoted(text: &str, quote: char) -> Option<usize> {
-    text[1..].find(quote).map(|at| at + 2)
-}
-
-fn uuid(text: &str) -> Option<usize> {
-    const LENGTH: usize = 36;
-    let fits = |(at, byte): (usize, u8)| match at {
-        8 | 13 | 18 | 23 => byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    };
-    let uuid = text.get(..LENGTH)?;
-    (uuid.bytes().enumerate().all(fits) && !text[LENGTH..].starts_with(is_word)).then_some(LENGTH)
-}
-
-/// A word behind `0x`, or one of eight digits or more, or a shorter one that mixes letters and figures.
-fn hex(text: &str) -> Option<usize> {
-    let word = text.split(|c| !is_word(c)).next()?;
-    let all_hex = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let is_figure = |byte: u8| byte.is_ascii_digit();
-    let mixes = || {
-        let bytes = word.as_bytes();
-        let turn = bytes.iter().position(|&byte| is_figure(byte) != is_figure(bytes[0]));
-        turn.is_some_and(|turn| bytes.len() >= turn + 3)
-    };
-    let prefixed = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
-    let is_hex = prefixed.is_some_and(all_hex) || all_hex(word) && (word.len() >= 8 || mixes());
-    is_hex.then_some(word.len())
-}
-
-/// With its decimals, thousands, ports and times: 1,234.5, 10.0.0.7:5432, 10:00:00.
-fn number(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let is_figure = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    let joins = |at: usize| matches!(bytes.get(at), Some(b'.' | b',' | b':')) && is_figure(at + 1);
-    let mut length = 0;
-    while is_figure(length) || length > 0 && joins(length) {
-        length += 1;
-    }
-    (length > 0).then_some(length)
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// A line with `= ` is a signature, and the lines below it are errors that have it. `⏎` is a line's end.
+    const FAMILIES: &str = include_str!("signature/families.txt");
+
+    fn families() -> impl Iterator<Item = (&'static str, Vec<String>)> {
+        FAMILIES.split("\n\n").map(|family| {
+            let mut lines = family.lines();
+            let signature = lines.next().and_then(|line| line.strip_prefix("= ")).unwrap();
+            (signature, lines.map(|line| line.replace('⏎', "\n").replace(r"\u{1b}", "\u{1b}")).collect())
+        })
+    }
+
     #[test]
-    fn what_changes_from_one_failure_to_the_next_is_replaced() {
-        for (error, signature) in [
-            ("", ""),
-            ("connection refused", "connection refused"),
-            ("timeout after 30s", "timeout after #s"),
-            ("smtp: 451 try again in 1,234.5 ms", "smtp: # try again in # ms"),
-            ("connect 10.0.0.7:5432 at 10:00:00", "connect # at #"),
-            ("no order 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 here", "no order # here"),
-            ("no order 6F1C2A52-6C1E-4A57-9A3E-0F6D2F8B1A01 here", "no order # here"),
-            ("at 0x7ffe12ab, commit 3fa2b1c, digest deadbeefcafe", "at #, commit #, digest #"),
-            ("a facade decade added nothing", "a facade decade added nothing"),
-            (r#"relation "orders_7" of 'shop' in `db` is gone"#, "relation # of # in # is gone"),
-            ("can't open 'a file' that isn't there", "can't open # that isn't there"),
-            ("'it's broken' they said", "# they said"),
-            ("an open \" quote", "an open \" quote"),
-            ("node7: disk full", "node#: disk full"),
-            ("ORA-00942: missing", "ORA-#: missing"),
-            ("first line\r\nsecond line 2", "first line"),
-            ("\n  \n  indented\n", "indented"),
-            ("größe 5 ≠ 7 \u{FFFD}", "größe # ≠ # \u{FFFD}"),
-        ] {
-            assert_eq!(error_signature(error), signature);
+    fn each_family_has_one_signature_and_no_two_families_share_one() {
+        let mut wrong = Vec::new();
+        let mut seen = HashSet::new();
+        for (signature, errors) in families() {
+            assert!(!errors.is_empty(), "{signature}");
+            if !seen.insert(signature) {
+                wrong.push(format!("two families have {signature}"));
+            }
+            let others = errors.iter().map(|error| (error, error_signature(error)));
+            let others = others.filter(|(_, of_error)| of_error != signature);
+            wrong.extend(
+                others.map(|(error, of_error)| format!("{error}\n  has {of_error}\n  not {signature}")),
+            );
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn the_signature_of_a_signature_is_itself() {
+        for (signature, _) in families() {
+            assert_eq!(error_signature(signature), signature);
         }
     }
 
@@ -173,31 +134,75 @@ mod tests {
     }
 
     #[test]
-    fn it_is_cut_at_200_characters() {
-        assert_eq!(error_signature(&"é".repeat(201)), "é".repeat(200));
-        // After the replacing, not before it.
+    fn a_long_signature_keeps_its_beginning_and_its_end() {
+        let long = "wait ".repeat(60);
+        let signature = error_signature(&format!("{long}refused"));
+        assert_eq!(signature.chars().count(), 200);
+        assert!(signature.starts_with("wait wait") && signature.ends_with("wait refused"), "{signature}");
+        assert_eq!(error_signature(&"é".repeat(201)), format!("{}…{}", "é".repeat(100), "é".repeat(99)));
+        // What is too long to be masked to its end has only the beginning.
+        assert_eq!(error_signature(&"é".repeat(501)), "é".repeat(200));
+        // What is replaced does not count.
         assert_eq!(error_signature(&format!("'{}' is gone", "é".repeat(500))), "# is gone");
     }
 
-    /// So that one of 10 MB takes no longer.
     #[test]
-    fn what_stands_behind_the_first_16_kb_is_not_looked_at() {
-        let blank = "\n \n".repeat(4_000) + &" ".repeat(5_000);
-        assert_eq!(error_signature(&(blank + "too late")), "");
-        for beginning in ["x", "é", "7", "'", "\"", "`", "' a", "\" 'a 1", "a'b ", "1a", "deadbeef ", "0x"] {
-            let beginning = beginning.repeat(16 << 10);
-            let signature = error_signature(&beginning);
-            for behind in ["", "'", "\"", "`", " ' \" ` 1 a", "\nsecond line"] {
-                assert_eq!(error_signature(&format!("{beginning}{behind}")), signature);
+    fn a_long_cause_leaves_room_for_the_error_that_it_caused() {
+        let long = "wait ".repeat(60);
+        let signature =
+            error_signature(&format!("java.lang.Error: {long}\n\tat a.B\nCaused by: x.Y: {long}refused"));
+        assert_eq!(signature.chars().count(), 200);
+        assert!(
+            signature.starts_with("java.lang.Error: wait") && signature.contains(" caused by: x.Y: wait")
+        );
+        assert!(signature.ends_with("wait refused"), "{signature}");
+    }
+
+    #[test]
+    fn the_first_and_the_last_16_kb_are_looked_at() {
+        let frame = "  File \"a.py\", line 1, in f\n";
+        let frames = frame.repeat(3_000);
+        let traceback = format!("Traceback (most recent call last):\n{frames}KeyError: 'email'");
+        assert_eq!(error_signature(&traceback), "KeyError: 'email'");
+        let behind = frame.repeat(1_000);
+        assert_eq!(error_signature(&format!("{traceback}\n{behind}")), "Traceback (most recent call last):");
+        let blank = "\n \n".repeat(40_000);
+        assert_eq!(error_signature(&format!("{blank}lost{blank}")), "");
+    }
+
+    /// Parts that could be read again and again, between bars.
+    const ADVERSARIAL: &str = "x|é|7|#| |'|\"|`|' a|\" 'a 1|a'b |1a|deadbeef |0x|(|( |()| (1|a:|a:b:|1:|::|:::1|[::1|[|/|/a|\
+                               ../|a/b|http://|http://[|a@|@1|\\\"|\\|\u{1b}[|<1|<1>|user=|value (|\n";
+
+    #[test]
+    fn no_text_is_read_more_than_a_few_times() {
+        for part in ADVERSARIAL.split('|') {
+            for behind in ["", "'", "\"", "]", ")", " 1", "\nCaused by: x"] {
+                let text = format!("{}{behind}", part.repeat(20_000 / part.len()));
+                let steps = mask::steps(&text, MAX_MASKED);
+                // Each of at most 500 characters that are written may look for a quote's end once, in 1 KB.
+                assert!(steps <= 10 * text.len() + 600 * 1_024, "{part:?}: {steps} for {}", text.len());
             }
         }
     }
 
-    #[test]
-    fn an_apostrophe_that_nothing_closes_is_looked_for_once() {
-        let mut line = Line { text: "'a 'b 'c", at: 0, after_word: false, apostrophes: true };
-        assert_eq!(line.quoted_by_apostrophes(), None);
-        assert!(!line.apostrophes);
-        assert_eq!(error_signature("'a 'b 'c"), "'a 'b 'c");
+    proptest! {
+        #[test]
+        fn no_text_panics_and_every_signature_is_bounded(error in "\\PC{0,300}|[ -~\n\t]{0,400}|(\\PC|[a-f0-9'\"`/.:@#(){}<>=-]){0,200}") {
+            let signature = error_signature(&error);
+            prop_assert!(signature.chars().count() <= 200);
+            prop_assert!(!signature.contains(|c: char| c.is_control()));
+        }
+
+        #[test]
+        fn parts_of_known_errors_in_any_order_do_not_panic(parts in prop::collection::vec(0_usize..1_000, 1..8), cuts in prop::collection::vec(0_usize..200, 8)) {
+            let all: Vec<String> = families().flat_map(|(_, errors)| errors).collect();
+            let mut error = String::new();
+            for (part, cut) in parts.iter().zip(cuts) {
+                let text = &all[part % all.len()];
+                error.push_str(&text[text.floor_char_boundary(cut)..]);
+            }
+            prop_assert!(error_signature(&error).chars().count() <= 200);
+        }
     }
 }

@@ -33,7 +33,7 @@ use uuid::Uuid;
 use crate::{
     AppId, DeadLetterRepoError, NewDeadLetter, OpenError, PayloadKind, Schema, SeaOrmDeadLetterRepo,
     StoredLetter, connect_options, open,
-    signature::{SIGNATURE_VERSION, error_signature},
+    signature::{self, SIGNATURE_VERSION},
 };
 
 mod failing;
@@ -103,6 +103,19 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
         run_id: None,
         erased_at: None,
     }
+}
+
+/// Returns the error signature of a letter with this `last_error`, for tests that two errors of a service are in one
+/// error group, or in two.
+///
+/// ```
+/// use dead_letters::testing::error_signature;
+///
+/// assert_eq!(error_signature("no stock for order 17"), error_signature("no stock for order 8812"));
+/// assert_ne!(error_signature("upstream returned 502"), error_signature("upstream returned 504"));
+/// ```
+pub fn error_signature(error: &str) -> String {
+    signature::error_signature(error)
 }
 
 /// An error that another try may mend ([`ErrorKind::Transient`](crate::ErrorKind::Transient)): PostgreSQL's

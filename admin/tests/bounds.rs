@@ -430,7 +430,7 @@ async fn no_address_that_the_admin_makes_is_over_2_kb_whatever_was_ticked_and_fi
     let (repo, app) = (memory().await, new_app());
     let letters = (0..500).map(|n| NewDeadLetter {
         source: "ü".repeat(n % 300),
-        last_error: format!("{}{n}", "é".repeat(150)),
+        last_error: format!("{} {n}", "é".repeat(150)),
         ..letter(app)
     });
     let ids = repo.insert_many(letters.collect()).await.unwrap();

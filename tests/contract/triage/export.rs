@@ -46,7 +46,7 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         resolution: Some("ignored".to_owned()),
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("seen".to_owned()),
-        error_signature: "smtp: # try again later".to_owned(),
+        error_signature: "smtp: 451 try again later".to_owned(),
         signature_version: 1,
         run_id: None,
         erased_at: None,

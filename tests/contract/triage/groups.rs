@@ -55,7 +55,7 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
         last_settled_at: None,
         timeline: vec![],
     };
-    let largest = group("timeout after #s", 3, 2, 9, timeouts[1]);
+    let largest = group("timeout after #", 3, 2, 9, timeouts[1]);
     let second = group("connection refused", 1, 0, 0, refused);
     assert_eq!(
         db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups,

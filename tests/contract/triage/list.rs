@@ -86,7 +86,7 @@ async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
         first_attempt_at: row.first_attempt_at,
         last_attempt_at: row.last_attempt_at,
         error_excerpt: row.last_error,
-        error_signature: "smtp: # try again later".to_owned(),
+        error_signature: "smtp: 451 try again later".to_owned(),
         key_cut: false,
         created_at: row.created_at,
         resolved_at: row.resolved_at,
