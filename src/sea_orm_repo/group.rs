@@ -124,8 +124,8 @@ fn group_errors(
     Query::select()
         .expr_as(beginning(Column::Source), "source")
         .expr_as(beginning(Column::Op), "op")
-        .expr_as(beginning(Column::ErrorSignature), "error_signature")
         .column(("groups", Column::ScriptId))
+        .expr_as(beginning(Column::ErrorSignature), "error_signature")
         .columns(OF_GROUP.map(|column| ("groups", column)))
         .columns([("counts", "bucket"), ("counts", "in_bucket")])
         .from("groups")
@@ -161,6 +161,7 @@ fn order_groups(groups: &mut SelectStatement, table: &'static str, backend: DbBa
 }
 
 by_position! {
+    /// The first columns of a group's row.
     struct ErrorGroupRow {
         source: String,
         op: String,
