@@ -339,8 +339,7 @@ async fn batch(
         Some(replay) => {
             let limit = left.unwrap_or(REPLAY_BATCH).min(REPLAY_BATCH);
             let (run_id, after) = (Some(frozen.run_id), frozen.after);
-            let request =
-                ReplayRequest { by, note: note.clone(), run_id, after, limit, ..Default::default() };
+            let request = ReplayRequest { by, note: note.clone(), run_id, after, limit };
             replay.replay_matching(app_id, filter, request).await
         }
         None => {
