@@ -57,11 +57,18 @@ struct Frozen {
     at: DateTime<Utc>,
     done: u64,
     /// Letters that the service could not requeue.
+    #[serde(default, skip_serializing_if = "is_zero")]
     failed: u64,
     /// Behind the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<Cursor>,
     run_id: Uuid,
     began: Option<DateTime<Utc>>,
+}
+
+/// Tokens stand in addresses, which are short.
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a run would do.
@@ -350,8 +357,7 @@ async fn batch(
         Some(replay) => {
             let limit = left.min(REPLAY_BATCH);
             let (run_id, after) = (Some(frozen.run_id), frozen.after);
-            let request =
-                ReplayRequest { by, note: note.clone(), run_id, after, limit, ..Default::default() };
+            let request = ReplayRequest { by, note: note.clone(), run_id, after, limit };
             replay.replay_matching(app_id, filter, request).await
         }
         None => {
@@ -371,12 +377,14 @@ async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, P
     Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
 }
 
-/// Letters that were stored since then and whose event the run replayed.
+/// Letters that were stored since then and whose event the run of this token replayed.
 pub(crate) async fn came_back(
     access: &AppAccess,
-    run_id: Uuid,
+    token: &str,
     since: DateTime<Utc>,
 ) -> Result<CameBack, Problem> {
+    let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
+    let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?.run_id;
     let filter = DeadLetterFilter {
         state: DeadLetterState::Any,
         failed_again_in_run: Some(run_id),

@@ -130,7 +130,8 @@ fn failed_again(run_id: Uuid) -> Condition {
             Expr::expr(Func::coalesce([replayed(Column::Resolution), constant("")]))
                 .eq(constant(Resolution::Replayed.as_str())),
         )
-        .and_where(replayed(Column::RunId).eq(run_id))
+        // Not as a condition of the runs' index, which would read all that the run replayed for each letter.
+        .and_where(Func::coalesce([replayed(Column::RunId).eq(run_id), Expr::Constant(false.into())]).into())
         .take();
     let is_of_run = own(Column::RunId).eq(run_id);
     let is_not_of_run = Func::coalesce([is_of_run.not(), Expr::Constant(true.into())]);

@@ -494,7 +494,7 @@ async fn a_replay_that_is_dropped_leaves_whole_parts(pools: Pools) {
             assert_eq!(torn.try_get_by_index::<i64>(0).unwrap(), 0, "{when:?}, {nth}");
             if let Some(outcome) = outcome {
                 outcome.unwrap();
-                assert!(nth > 10, "it had no parts");
+                assert!(nth > 10 || when == When::UnderWay, "it had no parts");
                 break;
             }
         }

@@ -8,7 +8,6 @@ use axum::{
 use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
     banner::back_text,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Failure, Outcome, came_back},
+    bulk::{Failure, Outcome, came_back, is_zero},
     input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
@@ -41,7 +40,9 @@ pub(crate) struct Run {
     at_least: bool,
     done: u64,
     /// Of the last step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     failures: Vec<Failure>,
+    #[serde(default, skip_serializing_if = "is_zero")]
     failed: u64,
     more: bool,
     uncounted: bool,
@@ -49,7 +50,6 @@ pub(crate) struct Run {
     settled_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
-    pub(crate) run_id: Uuid,
     note: Option<String>,
     pub(crate) back: ListQuery,
     /// Of the preview, to go on with.
@@ -73,7 +73,6 @@ impl Run {
             settled_by_others: outcome.settled_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
-            run_id: outcome.run_id,
             note,
             back,
             token: outcome.token,
@@ -208,7 +207,7 @@ async fn show(
     let app_id = access.app_id;
     let came_back = match run.is_replay() {
         true => {
-            let found = came_back(access, run.run_id, run.began).await?;
+            let found = came_back(access, &run.token, run.began).await?;
             let count = Amount { count: found.count as u64, at_least: found.at_least };
             let times = vec![1; found.letters.len()];
             let row = |(letter, times)| Row::new(access, root, letter, times);

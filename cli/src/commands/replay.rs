@@ -131,7 +131,7 @@ async fn matching(
             return Ok(());
         }
         let (by, note) = (note.by.clone(), note.note.clone());
-        let request = ReplayRequest { by, note, run_id, after, limit, ..Default::default() };
+        let request = ReplayRequest { by, note, run_id, after, limit };
         let batch = replayer.replay_matching(found.app_id, &found.filter, request).await?;
         examined += (batch.ids.len() + batch.failed.len()) as u64;
         after = batch.next;
