@@ -1,6 +1,6 @@
 //! The one error type.
 
-use std::{borrow::Cow, error::Error, fmt, sync::Arc};
+use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
@@ -224,12 +224,12 @@ impl DeadLetterRepoError {
     /// Whether it ran out of time, or waited too long for a lock: a smaller batch may do better.
     #[cfg(feature = "sweeper")]
     pub(crate) fn is_time_out(&self) -> bool {
-        let Self::Db(error) = self else { return false };
-        code_of(error).is_some_and(|code| match code.len() {
-            // 25P03 and 25P04 end the session of a transaction that was idle, or open, for too long.
-            5 => matches!(&*code, "57014" | "55P03" | "25P03" | "25P04"),
-            _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_BUSY),
-        })
+        let error = match self {
+            Self::Db(error) | Self::AppNotSwept { error, .. } => Some(error),
+            Self::Requeue(error) => causes_of(&**error).find_map(|error| error.downcast_ref()),
+            _ => None,
+        };
+        error.is_some_and(is_time_out)
     }
 
     /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping
@@ -297,10 +297,18 @@ fn kind_of_db(error: &DbErr) -> ErrorKind {
 /// Of a service's error it is known whether the database was busy. What else it says is about the service's
 /// own tables: its "not found" is not the letter's.
 fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
-    let of_db = error.downcast_ref().map(kind_of_db);
-    let of_store = || error.downcast_ref().map(DeadLetterRepoError::kind);
-    of_db.or_else(of_store).filter(|&kind| kind == ErrorKind::Transient).unwrap_or(ErrorKind::Internal)
+    let is_transient = causes_of(error).any(|error| {
+        let of_db = error.downcast_ref().map(kind_of_db);
+        of_db.or_else(|| error.downcast_ref().map(DeadLetterRepoError::kind)) == Some(ErrorKind::Transient)
+    });
+    if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
 }
+
+/// The error and its sources: a service may wrap the database's in one of its own.
+fn causes_of<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_CONSTRAINT: u32 = 19;
 
@@ -330,6 +338,15 @@ fn is_transient_code(code: &str) -> bool {
     }
     code.parse::<u32>()
         .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))
+}
+
+/// Whether a statement ran out of time, or waited too long for a lock.
+pub(crate) fn is_time_out(error: &DbErr) -> bool {
+    code_of(error).is_some_and(|code| match code.len() {
+        // 25P03 and 25P04 end the session of a transaction that was idle, or open, for too long.
+        5 => matches!(&*code, "57014" | "55P03" | "25P03" | "25P04"),
+        _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_BUSY),
+    })
 }
 
 /// Whether a sweep may have met it at one app's letters, and can go on with others': not if the database is busy or

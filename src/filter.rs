@@ -53,10 +53,11 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
-    /// Returns the filter of the letters that match and were created at the count's `as_of` or later: they are ahead of
-    /// the database's clock. Returns `None` if the filter has ids or an end of its own, since it then includes them.
+    /// Returns the filter of the letters that match and were created at the count's `as_of` or later: they failed since
+    /// the count began, or lie ahead of the database's clock. Returns `None` if the filter has ids or an end of its own,
+    /// since it then includes them, and if it is about closed letters, which are found by when they were closed.
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
-        if self.ids.is_some() || self.created_before.is_some() {
+        if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Resolved {
             return None;
         }
         let created_from = self.created_from.max(Some(as_of));

@@ -170,8 +170,9 @@ pub struct Replayed {
 pub struct ReplayFailure {
     /// The letter. It is open.
     pub id: DeadLetterId,
-    /// Why: [`Requeue`](DeadLetterRepoError::Requeue) with the service's error, or
-    /// [`Db`](DeadLetterRepoError::Db) if the commit failed.
+    /// Why: [`Requeue`](DeadLetterRepoError::Requeue) with the service's error,
+    /// [`Db`](DeadLetterRepoError::Db) if the commit failed, or
+    /// [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if SQLite holds a payload that is not text.
     pub error: DeadLetterRepoError,
 }
 

@@ -166,8 +166,8 @@ pub struct Swept {
     pub picked: u64,
     /// Rows of the batch that are gone. The database refused to delete the others.
     pub deleted: u64,
-    /// The batch's last row if the batch was full: it had `limit` rows, or 16 MB for an archive. `None` if nothing
-    /// is left behind it, but what other transactions have locked.
+    /// The batch's last row if the batch was full: it had `limit` rows, or 16 MB for an archive. The end of an app if
+    /// that app had to be swept alone. `None` if nothing is left behind it, but what other transactions have locked.
     pub next: Option<SweepCursor>,
 }
 

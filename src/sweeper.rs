@@ -160,7 +160,8 @@ impl Sweeper {
                         if swept.picked >= limit.into() {
                             pace.grow();
                         }
-                        swept.next.map(|next| (scope, Some(next)))
+                        // A cursor that stands still would be followed for ever.
+                        swept.next.filter(|_| swept.next != after).map(|next| (scope, Some(next)))
                     }
                     Err(error) if error.is_time_out() && pace.shrink() => Some((scope, after)),
                     Err(error) => {

@@ -5,7 +5,7 @@
 //! way; one that is dropped ends within it, and the batch is done or not as a whole. The same token goes on where it
 //! stopped, since what is settled is left alone.
 
-use std::time::Duration;
+use std::{ops::Not, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
@@ -30,8 +30,8 @@ use crate::{
 const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
 /// What a preview counts to.
 const COUNT_CAP: u32 = 100_000;
-/// What it counts of those ahead of the clock.
-const AHEAD_CAP: u32 = 1_000;
+/// What it counts of those that a run leaves out.
+const LEFT_OUT_CAP: u32 = 1_000;
 const SAMPLE: u32 = 10;
 /// Letters a batch: a replay holds them whole.
 const RESOLVE_BATCH: u32 = 1_000;
@@ -42,7 +42,7 @@ const RUN_TIME: Duration = Duration::from_secs(10);
 const MAX_FAILURES: usize = 32;
 /// Of what the service said of one.
 const MAX_REASON_CHARACTERS: usize = 500;
-/// How many new letters are examined for those that failed again.
+/// How many letters that failed again are counted.
 const NEWEST: u32 = 500;
 
 /// What a run is about, and what came of it so far.
@@ -62,6 +62,9 @@ struct Frozen {
     /// Behind the last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<Cursor>,
+    /// Whether letters are left that others hold, and that no run of this preview comes to.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    held: bool,
     run_id: Uuid,
     began: Option<DateTime<Utc>>,
 }
@@ -79,8 +82,10 @@ pub(crate) struct Preview {
     pub(crate) at_least: bool,
     /// Letters that fail from then on are not meant.
     pub(crate) cutoff: DateTime<Utc>,
-    /// Letters that match but lie ahead of the database's clock, and so are not meant.
+    /// Letters that match but failed since, or lie ahead of the database's clock, and so are not meant.
     pub(crate) ahead: CappedCount,
+    /// Letters that match but whose payload is truncated or erased, which the service does not replay.
+    pub(crate) truncated: CappedCount,
     /// The newest.
     pub(crate) sample: Vec<DeadLetterSummary>,
     pub(crate) token: String,
@@ -130,6 +135,13 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
+impl CameBack {
+    /// Whether a staged replay stops here.
+    pub(crate) fn stops(&self) -> bool {
+        self.count > 0 || self.at_least
+    }
+}
+
 impl From<ReplayFailure> for Failure {
     fn from(failure: ReplayFailure) -> Self {
         let reason = failure.reason();
@@ -141,7 +153,8 @@ impl From<ReplayFailure> for Failure {
     }
 }
 
-/// Letters that failed again: a run replayed their event.
+/// Letters that failed again: a run replayed their event. If there are none and `at_least`, too many letters were stored
+/// since to examine them all.
 pub(crate) struct CameBack {
     pub(crate) count: usize,
     pub(crate) at_least: bool,
@@ -187,10 +200,20 @@ pub(crate) async fn preview(
     let (store, app_id) = (access.store(), access.app_id);
     let scan = Some(access.operator().max_scan());
     let count = store.count(app_id, &filter, COUNT_CAP, scan).await?;
+    let truncated = match filter.truncated {
+        Some(false) if action == Resolution::Replayed => {
+            let filter = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
+            let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
+            CappedCount { count: found.count, at_least: found.at_least }
+        }
+        _ => CappedCount { count: 0, at_least: false },
+    };
+    // What was not examined was not counted. The run goes by time from the oldest on.
+    filter.created_from = filter.created_from.max(count.looked_back_to);
     let mut ahead = CappedCount { count: 0, at_least: false };
     if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
-            let found = store.count(app_id, &filter, AHEAD_CAP, scan).await?;
+            let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
             let at_least = found.at_least || found.looked_back_to.is_some();
             ahead = CappedCount { count: found.count, at_least };
         }
@@ -210,6 +233,7 @@ pub(crate) async fn preview(
         done: 0,
         failed: 0,
         after: None,
+        held: false,
         run_id: Uuid::new_v4(),
         began: None,
     };
@@ -219,6 +243,7 @@ pub(crate) async fn preview(
         at_least,
         cutoff: count.as_of,
         ahead,
+        truncated,
         sample,
         token: access.admin().key.seal(Purpose::Preview, &frozen),
         expires_at: now + GOOD_FOR,
@@ -316,12 +341,15 @@ async fn run_frozen(
         }
     };
     frozen.done += done;
-    let uncounted = more && frozen.at_least;
     let more = more && frozen.done + frozen.failed < frozen.counted;
+    let uncounted = !more && frozen.at_least;
     let settled_by_others = match more || frozen.at_least {
         true => None,
-        false => Some(settled_by_others(access, &frozen).await?),
+        // What was done has to be told, though it can't be counted.
+        false => settled_by_others(access, &frozen).await.ok(),
     };
+    // The next run begins behind the letters that failed, and so behind those that were held before them.
+    frozen.held |= held && frozen.after.is_some();
     frozen.began = Some(began);
     frozen.at = now;
     Ok(Outcome {
@@ -334,7 +362,7 @@ async fn run_frozen(
         failed_so_far: frozen.failed,
         more,
         uncounted,
-        held,
+        held: held || frozen.held,
         settled_by_others,
         began,
         run_id: frozen.run_id,
@@ -391,7 +419,8 @@ pub(crate) async fn came_back(
         created_from: Some(since),
         ..Default::default()
     };
-    let page = PageRequest { size: NEWEST, scan: Some(NEWEST), ..Default::default() };
+    let scan = Some(access.operator().max_scan());
+    let page = PageRequest { size: NEWEST, scan, ..Default::default() };
     let page = access.store().list(access.app_id, &filter, &page).await?;
     Ok(CameBack {
         count: page.items.len(),

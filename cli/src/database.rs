@@ -133,7 +133,9 @@ impl Opened {
         if pending.is_empty() {
             return Ok(());
         }
-        if is_all(&pending) && let Err(failure) = self.require_no_table().await {
+        if is_all(&pending)
+            && let Err(failure) = self.require_no_table().await
+        {
             // Another process may have migrated since the first look.
             let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
             return if pending.is_empty() { Ok(()) } else { Err(failure) };

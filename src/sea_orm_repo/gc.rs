@@ -225,17 +225,13 @@ pub(super) fn share_by_app(
     Statement::from_sql_and_values(DbBackend::Postgres, share, values(scope, due, after, limit))
 }
 
-/// Finds the first app that has due rows, of a scope that goes by app.
-pub(super) fn first_app(
-    backend: DbBackend,
+/// Finds the first app that has due rows behind the cursor, of a scope that goes by app.
+pub(super) fn first_app_on_postgres(
     sharded: bool,
     scope: &SweepScope,
     due: Due,
     after: Option<SweepCursor>,
 ) -> Statement {
-    if let (DbBackend::Sqlite, SweepScope::AllAppsBut { excepted }) = (backend, scope) {
-        return backend.build(&apps_with_due_on_sqlite(excepted, after, due, 1));
-    }
     let app_id = |table: &str| format!("{table}.app_id");
     let oldest = match sharded {
         true => oldest_across_shards(app_id, scope, due, Part::All, after),

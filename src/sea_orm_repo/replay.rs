@@ -1,6 +1,12 @@
 //! Replaying: the resolving and the service's requeue in one transaction.
 
-use std::{error::Error, pin::pin, slice, sync::Arc};
+use std::{
+    error::Error,
+    pin::pin,
+    slice,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use sea_orm::DatabaseTransaction;
@@ -15,12 +21,15 @@ use super::{
 };
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow,
-    ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Settled, Settlement, StoredLetter,
+    PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Settled, Settlement,
+    StoredLetter,
     observed::{Call, call, observed},
 };
 
 /// Of one call: to find each takes a transaction for every halving of the batch.
 const MAX_FAILURES: usize = 32;
+/// A call ends with the first letter that fails after this time.
+const MAX_TIME: Duration = Duration::from_secs(10);
 
 impl SeaOrmDeadLetterRepo {
     /// Resolves the letter as `replayed`, if it is open, and runs `enqueue`, in one transaction. If several callers
@@ -180,7 +189,7 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         note: Option<String>,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
         let enqueue = async |txn: &DatabaseTransaction, row: Row| {
-            let kind = TRUNCATED.into_iter().find(|kind| kind.as_str() == row.payload_kind());
+            let kind = not_whole(row.payload_kind());
             if let Some(kind) = kind.filter(|_| !self.requeue.accepts_truncated()) {
                 return Err(DeadLetterRepoError::PayloadNotWhole { id, kind });
             }
@@ -221,13 +230,22 @@ impl<Q: Requeue> Replayer<Q> {
         let whole_only = !self.requeue.accepts_truncated();
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
+        let began = Instant::now();
         // The last is the next: an older half goes before the newer one.
         let mut parts = vec![(filter.clone(), limit)];
         while let Some((part, limit)) = parts.pop() {
             let mut bulk = Bulk::new(&self.repo, app_id, &part, &settlement, limit)?;
             (bulk.run_id, bulk.after, bulk.whole_only) = (run_id, place, whole_only);
             let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
-                self.requeue.requeue(txn, &letters).await.map_err(by_service)
+                // SQLite may hold a payload that can't be read as it is stored, whatever its stored kind.
+                let not_whole = letters.iter().filter(|_| whole_only).find_map(|letter| {
+                    let kind = not_whole(letter.payload_kind.as_deref()?)?;
+                    Some(DeadLetterRepoError::PayloadNotWhole { id: letter.id, kind })
+                });
+                match not_whole {
+                    Some(error) => Err(error),
+                    None => self.requeue.requeue(txn, &letters).await.map_err(by_service),
+                }
             };
             let (picked, outcome) = self.repo.replay_batch(&bulk, enqueue).await;
             replayed.held |= picked.skipped;
@@ -248,12 +266,13 @@ impl<Q: Requeue> Replayer<Q> {
                     warn!(%id, %error, "a letter can't be replayed");
                     replayed.failed.push(ReplayFailure { id, error });
                     replayed.next = Some(Cursor::behind(time, id, app_id, filter));
-                    if replayed.failed.len() == MAX_FAILURES {
+                    if replayed.failed.len() == MAX_FAILURES || began.elapsed() > MAX_TIME {
                         replayed.more |= !parts.is_empty();
                         break;
                     }
                 }
-                places @ [_, _, ..] if may_be_the_letters(&error) => {
+                // Fewer letters may be in time.
+                places @ [_, _, ..] if may_be_the_letters(&error) || error.is_time_out() => {
                     let (older, newer) = places.split_at(places.len() / 2);
                     for half in [newer, older] {
                         let ids = Some(half.iter().map(|&(_, id)| id).collect());
@@ -278,7 +297,13 @@ impl<Q: Requeue> Replayer<Q> {
 
 /// Whether it may be over single letters, so that without these the rest succeeds.
 fn may_be_the_letters(error: &DeadLetterRepoError) -> bool {
-    matches!(error, DeadLetterRepoError::Requeue(_) | DeadLetterRepoError::Db(_)) && !error.is_transient()
+    use DeadLetterRepoError::{Db, PayloadNotWhole, Requeue};
+    matches!(error, Requeue(_) | Db(_) | PayloadNotWhole { .. }) && !error.is_transient()
+}
+
+/// Of a payload that is not the whole event, its kind.
+fn not_whole(kind: &str) -> Option<PayloadKind> {
+    TRUNCATED.into_iter().find(|truncated| truncated.as_str() == kind)
 }
 
 fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,
-    SweepScope, Swept, error::may_be_of_one_app,
+    SweepScope, Swept,
+    error::{is_time_out, may_be_of_one_app},
 };
 
 const EXCEPTED: u32 = 1_000;
@@ -65,7 +66,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let has_pool = self.db.pool().is_some();
         match self.run(job, archive).await {
             Err(DeadLetterRepoError::Db(error))
-                if goes_by_app(&scope) && has_pool && may_be_of_one_app(&error) =>
+                if goes_by_app(&scope) && has_pool && job.may_be_of_one_app(&error) =>
             {
                 self.run_first_app(job, archive, error).await
             }
@@ -81,18 +82,33 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         archive: Option<&dyn Archive>,
         error: DbErr,
     ) -> Result<Swept, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
-        let first = gc::first_app(backend, job.sharded, job.scope, job.due, job.after);
-        let Some(first) = self.db.query_one_raw(first).await? else { return Err(error.into()) };
-        let app_id: AppId = first.try_get_by_index::<Uuid>(0)?.into();
+        let Some(app_id) = self.first_app(job).await? else { return Err(error.into()) };
         let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), ..job };
         match self.run(of_app, archive).await {
             Ok(swept) => Ok(Swept { next: swept.next.or(Some(SweepCursor::behind_app(app_id))), ..swept }),
-            Err(DeadLetterRepoError::Db(error)) if may_be_of_one_app(&error) => {
+            Err(DeadLetterRepoError::Db(error)) if job.may_be_of_one_app(&error) => {
                 Err(DeadLetterRepoError::AppNotSwept { app_id, error })
             }
             failed => failed,
         }
+    }
+
+    /// The first app that has due rows behind the cursor.
+    async fn first_app(&self, job: Job<'_>) -> Result<Option<AppId>, DbErr> {
+        if self.db.get_database_backend() == DbBackend::Sqlite {
+            for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
+                // The cursor's app may have no rows behind it.
+                let pick = gc::pick_oldest_on_sqlite(app_id, job.due, after, 1);
+                let found = self.db.query_one(&pick).await?;
+                if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
+                    return Ok(app_id);
+                }
+            }
+            return Ok(None);
+        }
+        let first = gc::first_app_on_postgres(job.sharded, job.scope, job.due, job.after);
+        let first = self.db.query_one_raw(first).await?;
+        first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
 
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
@@ -179,6 +195,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Whether the error may be over the rows of one app. A batch of several rows that ran out of time is tried again
+    /// with fewer.
+    fn may_be_of_one_app(&self, error: &DbErr) -> bool {
+        may_be_of_one_app(error) || self.limit == 1 && is_time_out(error)
+    }
+
     fn spans_shards(&self) -> bool {
         self.sharded && app_of(self.scope).is_none()
     }
@@ -306,6 +328,10 @@ async fn delete_then_archive(
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
     let letters = letters_of(db, &batch, job.sharded, gc::delete_by_id_returning).await?;
+    if db.get_database_backend() == DbBackend::Postgres && !letters.is_empty() {
+        // A foreign key that is checked at the commit would refuse what the archive has.
+        db.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
+    }
     keep(archive, &letters).await?;
     Ok(batch.swept(letters.len() as u64))
 }

@@ -6,7 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
-    SweepScope, error::may_be_of_one_app,
+    SweepScope,
+    error::{is_time_out, may_be_of_one_app},
 };
 
 /// How long rows are kept. The default keeps all of them for ever.
@@ -128,7 +129,9 @@ pub(super) fn without_failed(
         (scope @ SweepScope::AllAppsBut { .. }, &DeadLetterRepoError::AppNotSwept { app_id, .. }) => {
             Some((scope, Some(SweepCursor::behind_app(app_id))))
         }
-        (SweepScope::AllApps, DeadLetterRepoError::Db(error)) if may_be_of_one_app(error) => {
+        (SweepScope::AllApps, DeadLetterRepoError::Db(error))
+            if may_be_of_one_app(error) || is_time_out(error) =>
+        {
             Some((SweepScope::AllAppsBut { excepted: Vec::new() }, None))
         }
         _ => None,

@@ -56,7 +56,13 @@ fn each_error_is_of_one_kind() {
                 TimeOutOfRange { index: 0, field: "created_at" },
             ],
         ),
-        (Transient, vec![Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout))]),
+        (
+            Transient,
+            vec![
+                Db(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
+                Requeue(Arc::new(OfService(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)))),
+            ],
+        ),
         (
             Internal,
             vec![
@@ -75,6 +81,11 @@ fn each_error_is_of_one_kind() {
         }
     }
 }
+
+/// As a service wraps the database's error.
+#[derive(Debug, thiserror::Error)]
+#[error("the outbox was not written")]
+struct OfService(#[source] DbErr);
 
 const CANARY: &str = "canary-4711";
 

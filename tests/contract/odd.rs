@@ -9,9 +9,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Archive, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTriage, Due, GroupRequest, PageRequest,
-    PayloadKind, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    AppId, Archive, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTriage, Due,
+    GroupRequest, PageRequest, PayloadKind, ReplayRequest, Requeue, SeaOrmDeadLetterRepo, Settlement,
+    StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, Statement};
 use serde_json::{Value, json};
@@ -272,4 +273,34 @@ async fn a_payload_that_is_a_blob_comes_in_parts_on_sqlite() {
     let part = odd.repo.payload_text(odd.app, odd.id, 1..7).await.unwrap();
     assert_eq!(part.as_deref(), Some("\"name\""));
     assert_eq!(odd.read().await.0.payload, Value::from_iter([("name", "x")]));
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_utf_8_are_not_replayed_to_a_service_that_takes_whole_payloads_on_sqlite() {
+    let odd = Odd::new().await;
+    odd.set("payload = CAST(X'22ff22' AS TEXT)").await;
+    let until = Some(Utc::now() + TimeDelta::hours(1));
+    let all = DeadLetterFilter { created_before: until, ..Default::default() };
+    let replayer = odd.repo.replayer(Outbox);
+    let replayed = replayer.replay_matching(odd.app, &all, ReplayRequest::default()).await.unwrap();
+    assert_eq!(replayed.ids.len(), 2);
+    let [failure] = replayed.failed.as_slice() else { panic!("{:?}", replayed.failed) };
+    assert_eq!(failure.id, odd.id);
+    assert!(matches!(failure.error, DeadLetterRepoError::PayloadNotWhole { .. }), "{:?}", failure.error);
+    let single = replayer.replay(odd.app, odd.id, None, None).await;
+    assert!(matches!(single, Err(DeadLetterRepoError::PayloadNotWhole { .. })), "{single:?}");
+}
+
+/// Takes whole payloads alone.
+struct Outbox;
+
+#[async_trait]
+impl Requeue for Outbox {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        _: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(())
+    }
 }

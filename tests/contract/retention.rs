@@ -669,16 +669,16 @@ pub(crate) async fn raise_on_delete(db: &TestDb, source: &str) {
     on_delete(db, source, "RAISE EXCEPTION ''no''", "RAISE(ABORT, 'no')").await;
 }
 
-async fn on_delete(db: &TestDb, source: &str, on_postgres: &str, on_sqlite: &str) {
+pub(crate) async fn on_delete(db: &TestDb, source: &str, on_postgres: &str, on_sqlite: &str) {
     let trigger = match db.db.get_database_backend() {
         DbBackend::Sqlite => format!(
-            "CREATE TRIGGER keep BEFORE DELETE ON dead_letters WHEN OLD.source = '{source}'
+            "CREATE TRIGGER keep_{source} BEFORE DELETE ON dead_letters WHEN OLD.source = '{source}'
              BEGIN SELECT {on_sqlite}; END"
         ),
         _ => format!(
-            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+            "CREATE FUNCTION keep_{source}() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN IF OLD.source = ''{source}'' THEN {on_postgres}; END IF; RETURN OLD; END';
-             CREATE TRIGGER keep BEFORE DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION keep()"
+             CREATE TRIGGER keep_{source} BEFORE DELETE ON dead_letters FOR EACH ROW EXECUTE FUNCTION keep_{source}()"
         ),
     };
     db.execute(&trigger).await;
@@ -886,6 +886,27 @@ async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_o
             db.execute("DELETE FROM dead_letters").await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_letter_that_a_deferred_foreign_key_keeps_is_not_archived_on_postgres() {
+    let db = TestDb::postgres().await;
+    let apps = [1, 2].map(|app| AppId::from(Uuid::from_u128(app)));
+    let (kept, due) = (settled(&db, apps[0], 1).await, settled(&db, apps[1], 1).await);
+    db.execute("CREATE TABLE notes (letter uuid REFERENCES dead_letters (id) DEFERRABLE INITIALLY DEFERRED)")
+        .await;
+    db.execute(&format!("INSERT INTO notes VALUES ('{}')", kept[0])).await;
+    let shelf = Shelf::default();
+    let sweep =
+        async |after| db.repo().sweep_into(&all_but(&[]), settled_before_ten(), after, 10, &shelf).await;
+    let failed = sweep(None).await.unwrap_err();
+    assert!(
+        matches!(failed, DeadLetterRepoError::AppNotSwept { app_id, .. } if app_id == apps[0]),
+        "{failed:?}"
+    );
+    let swept = sweep(Some(SweepCursor::behind_app(apps[0]))).await.unwrap();
+    assert_eq!(swept, Swept { picked: 1, deleted: 1, next: None });
+    assert_eq!((shelf.ids(), left(&db).await), (due, kept));
 }
 
 async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once(db: TestDb) {

@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, task::JoinSet};
 use super::{
     coalesce::hold_table,
     letter, new_app,
-    retention::{raise_on_delete, refuse_to_delete, set_source},
+    retention::{on_delete, raise_on_delete, refuse_to_delete, set_source},
 };
 use crate::database::TestDb;
 
@@ -31,7 +31,8 @@ on_every_backend! {
     two_sweepers_with_different_policies_delete_each_row_once,
     due_within_says_what_a_later_sweep_takes_of_open_rows,
     letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_archived,
-    an_error_that_the_database_raises_for_one_app_keeps_no_other_app,
+    errors_that_the_database_raises_for_some_apps_keep_no_other_app,
+    a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sweep,
     a_locked_table_does_not_end_it,
     a_sweep_that_is_dropped_at_any_await_did_whole_batches,
 }
@@ -290,7 +291,7 @@ async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_ar
     }
 }
 
-async fn an_error_that_the_database_raises_for_one_app_keeps_no_other_app(db: TestDb) {
+async fn errors_that_the_database_raises_for_some_apps_keep_no_other_app(db: TestDb) {
     raise_on_delete(&db, "kept").await;
     let apps = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
     let by_app = RetentionPolicy { others: all_after(90), apps: [(apps[3], all_after(90))].into() };
@@ -298,26 +299,76 @@ async fn an_error_that_the_database_raises_for_one_app_keeps_no_other_app(db: Te
     let closed = RetentionPolicy { others: settled_after(90), ..Default::default() };
     for policy in [by_app, by_age, closed] {
         for batch in [1, 4, 1_000] {
-            let mut of_second = Vec::new();
-            for app in apps {
+            let mut of_failing = Vec::new();
+            for (n, app) in (0..).zip(apps) {
                 for _ in 0..5 {
                     let id = stored(&db, app, 100, true).await;
-                    if app == apps[1] {
-                        of_second.push(id);
+                    if [1, 2].contains(&n) {
+                        of_failing.push(id);
                     }
                 }
             }
-            // The second app's is the first of all by age.
-            let kept = stored(&db, apps[1], 200, true).await;
-            set_source(&db, &[kept], "kept").await;
+            // The first of each failing app, and of all by age.
+            for app in [apps[1], apps[2]] {
+                let kept = stored(&db, app, 200, true).await;
+                set_source(&db, &[kept], "kept").await;
+                of_failing.push(kept);
+            }
             let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
             let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
             assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
-            assert_eq!(left(&db).await, [&of_second[..], &[kept]].concat(), "{policy:?} {batch}");
-            assert_eq!((report.deleted, report.refused), (15, 0));
-            set_source(&db, &[kept], "orders").await;
+            assert_eq!(left(&db).await, of_failing, "{policy:?} {batch}");
+            assert_eq!((report.deleted, report.refused), (10, 0));
+            set_source(&db, &of_failing, "orders").await;
             db.execute("DELETE FROM dead_letters").await;
         }
+    }
+}
+
+async fn a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sweep(db: TestDb) {
+    refuse_to_delete(&db, "refused").await;
+    raise_on_delete(&db, "kept").await;
+    let [first, second, third, excepted] = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
+    let policy = RetentionPolicy { others: all_after(90), apps: [(excepted, all_after(90))].into() };
+    for batch in [1, 2, 10] {
+        let refused = stored(&db, first, 100, true).await;
+        set_source(&db, &[refused], "refused").await;
+        let kept = stored(&db, second, 100, true).await;
+        set_source(&db, &[kept], "kept").await;
+        stored(&db, third, 100, true).await;
+        let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
+        let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+        assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
+        assert_eq!(left(&db).await, [refused, kept], "{batch}");
+        assert_eq!((report.deleted, report.refused), (1, 1));
+        set_source(&db, &[refused, kept], "orders").await;
+        db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+#[tokio::test]
+async fn a_delete_that_runs_out_of_time_for_one_app_keeps_no_other_app_on_postgres() {
+    let db = TestDb::postgres().await;
+    on_delete(&db, "slow", "PERFORM pg_sleep(60)", "").await;
+    let impatient = db
+        .connect_with(|options| {
+            options.statement_timeout(Duration::from_millis(200));
+        })
+        .await;
+    let [first, second, third] = [1, 2, 3].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
+    let by_app = RetentionPolicy { others: all_after(90), apps: [(new_app(), all_after(90))].into() };
+    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
+    for policy in [by_app, by_age] {
+        stored(&db, first, 100, true).await;
+        let slow = stored(&db, second, 100, true).await;
+        set_source(&db, &[slow], "slow").await;
+        stored(&db, third, 100, true).await;
+        let sweeper = builder(db.repo_over(impatient.clone()), policy).batch(2).build().unwrap();
+        let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+        assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
+        assert_eq!(left(&db).await, [slow]);
+        set_source(&db, &[slow], "orders").await;
+        db.execute("DELETE FROM dead_letters").await;
     }
 }
 

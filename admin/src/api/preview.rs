@@ -56,9 +56,11 @@ pub(super) struct Preview {
     at_least: bool,
     /// Letters that are stored from then on are left alone.
     cutoff: DateTime<Utc>,
-    /// Letters that match but lie ahead of the database's clock, and are left alone, counted to 1,000. Resolve them by
+    /// Letters that match but failed since, or lie ahead of the database's clock, and are left alone, counted to 1,000. Resolve them by
     /// their ids, or with a later `created_before`.
     ahead: Capped,
+    /// Letters that match but whose payload is truncated or erased, counted to 1,000. The service does not replay them.
+    truncated: Capped,
     /// The newest of the letters, ten at most.
     sample: Vec<Letter>,
     /// Until when the token is good.
@@ -89,6 +91,7 @@ pub(super) async fn preview(
         at_least: preview.at_least,
         cutoff: preview.cutoff,
         ahead: preview.ahead.into(),
+        truncated: preview.truncated.into(),
         sample: Letter::all(&access, preview.sample).await?,
         expires_at: preview.expires_at,
     }))

@@ -45,9 +45,11 @@ pub(super) struct RunResult {
     settled_by_others: Option<u64>,
     /// Whether letters are left that another transaction holds: try again later.
     held: bool,
-    /// Whether the next run may do more. No run does more than the preview counted.
+    /// Whether the next run may do more. Runs that go on with each other's token do no more than the preview counted.
+    /// A token that is sent twice counts anew.
     more: bool,
-    /// Whether letters may match that the preview did not count: make a new preview for them.
+    /// Whether letters may match that the preview did not count: make a new preview for them. If it counts none, narrow
+    /// the time.
     uncounted: bool,
     /// When the first run began, by the database's clock: what came back was stored from then on.
     began: DateTime<Utc>,

@@ -35,7 +35,7 @@ pub(crate) async fn run(
     let before = before.map(|before| Run::open(&access, before)).transpose()?;
     // A step after the first one goes on where nothing came back, or where somebody says so.
     if let Some((run, token)) = before.as_ref().filter(|(run, _)| run.is_replay() && !anyway)
-        && bulk::came_back(&access, &run.token, run.began).await?.count > 0
+        && bulk::came_back(&access, &run.token, run.began).await?.stops()
     {
         return run.shown(&access, &root, token).await;
     }

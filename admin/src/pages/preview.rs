@@ -34,6 +34,8 @@ struct PreviewPage {
     cutoff: Option<Time>,
     /// Letters ahead of the clock.
     ahead: Amount,
+    /// Letters that the service does not replay.
+    truncated: Amount,
     /// What a run does at most.
     counted: Amount,
     expires: Time,
@@ -92,6 +94,7 @@ pub(crate) async fn page(
         conditions: if ticked.is_none() { conditions(&filter) } else { Vec::new() },
         cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
         ahead: preview.ahead.into(),
+        truncated: preview.truncated.into(),
         counted: Amount::exactly(count),
         expires: Time(preview.expires_at),
         is_sample_all: sample.len() as u64 == count && !at_least,

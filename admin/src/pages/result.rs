@@ -208,11 +208,12 @@ async fn show(
     let came_back = match run.is_replay() {
         true => {
             let found = came_back(access, &run.token, run.began).await?;
+            let stops = found.stops();
             let count = Amount { count: found.count as u64, at_least: found.at_least };
             let times = vec![1; found.letters.len()];
             let row = |(letter, times)| Row::new(access, root, letter, times);
             let letters = found.letters.into_iter().zip(times).map(row).collect();
-            (found.count > 0).then_some(CameBack { count, letters })
+            stops.then_some(CameBack { count, letters })
         }
         false => None,
     };

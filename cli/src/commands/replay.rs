@@ -22,8 +22,10 @@ use crate::{
 /// Letters a batch, which are held whole: put back all or none.
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
-/// How many new letters are examined for those that failed again.
+/// How many letters that failed again are counted.
 const NEWEST: u32 = 500;
+/// How many new letters are examined for them.
+const EXAMINED: u32 = 100_000;
 
 /// Where no host said how events go back into its outbox.
 pub(crate) const NOT_HERE: &str =
@@ -157,11 +159,17 @@ async fn matching(
                 created_from: Some(found.now),
                 ..Default::default()
             };
-            let page = PageRequest { size: NEWEST, scan: Some(NEWEST), ..Default::default() };
-            let back = store.list(found.app_id, &filter, &page).await?.items.len();
+            let page = PageRequest { size: NEWEST, scan: Some(EXAMINED), ..Default::default() };
+            let page = store.list(found.app_id, &filter, &page).await?;
+            let back = page.items.len();
             if back > 0 {
                 let letters = if back == 1 { "letter" } else { "letters" };
                 tally.stops_because(&format!("{back} {letters} came back"));
+                return Ok(());
+            }
+            if page.next.is_some() {
+                let why = format!("none of the newest {EXAMINED} letters came back, and there are more");
+                tally.stops_because(&why);
                 return Ok(());
             }
         }
