@@ -93,7 +93,8 @@ pub trait DeadLetterReplay: Send + Sync {
     /// commit does, the call bisects the batch: each part is a transaction of its own, which selects its letters
     /// anew, and is done or not as a whole. A letter that fails by itself stays open, and is in
     /// [`Replayed::failed`] with the error. All others are replayed. So an event that is back in the outbox already
-    /// costs itself. An error that is [transient](DeadLetterRepoError::is_transient) is not bisected.
+    /// costs itself. An error that is [transient](DeadLetterRepoError::is_transient) is not bisected, unless the batch
+    /// ran out of time: fewer letters may be in time.
     ///
     /// If the call's future is dropped, whole parts are done.
     ///
@@ -149,14 +150,14 @@ debug_without_content! { ReplayRequest { run_id, after, limit; by, note } }
 pub struct Replayed {
     /// The letters that were replayed, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// The letters that the service could not requeue, oldest first. They are open as before. At most 32: the call
-    /// ends with the last of them.
+    /// The letters that the service could not requeue, oldest first. They are open as before. The call ends with the
+    /// 32nd of them, or with the first one that fails after 10 seconds.
     pub failed: Vec<ReplayFailure>,
     /// The error that ended the call after a part of the batch was replayed, or had failed. The letters of `ids`
     /// are replayed nonetheless.
     pub stopped: Option<DeadLetterRepoError>,
-    /// Whether letters were skipped because another transaction has locked them, and the next call does not come
-    /// to them.
+    /// Whether letters were skipped because another transaction has locked them, and the next call may not come to
+    /// them.
     pub held: bool,
     /// Whether the next call may replay more.
     pub more: bool,
