@@ -222,7 +222,6 @@ impl DeadLetterRepoError {
     }
 
     /// Whether it ran out of time, or waited too long for a lock: a smaller batch may do better.
-    #[cfg(feature = "sweeper")]
     pub(crate) fn is_time_out(&self) -> bool {
         let error = match self {
             Self::Db(error) | Self::AppNotSwept { error, .. } => Some(error),

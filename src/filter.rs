@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
@@ -53,14 +53,14 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
-    /// Returns the filter of the letters that match and were created at the count's `as_of` or later: they failed since
-    /// the count began, or lie ahead of the database's clock. Returns `None` if the filter has ids or an end of its own,
-    /// since it then includes them, and if it is about closed letters, which are found by when they were closed.
+    /// Returns the filter of the letters that match and lie ahead of the database's clock, by a minute or more: letters
+    /// that failed since the count are not meant. Returns `None` if the filter has ids or an end of its own, since it
+    /// then includes them, and if it is about closed letters, which are found by when they were closed.
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
         if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Resolved {
             return None;
         }
-        let created_from = self.created_from.max(Some(as_of));
+        let created_from = self.created_from.max(as_of.checked_add_signed(TimeDelta::minutes(1)));
         Some(Self { created_from, created_before: Some(DateTime::<Utc>::MAX_UTC), ..self.clone() })
     }
 }

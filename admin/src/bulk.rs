@@ -82,7 +82,7 @@ pub(crate) struct Preview {
     pub(crate) at_least: bool,
     /// Letters that fail from then on are not meant.
     pub(crate) cutoff: DateTime<Utc>,
-    /// Letters that match but failed since, or lie ahead of the database's clock, and so are not meant.
+    /// Letters that match but lie ahead of the database's clock, and so are not meant.
     pub(crate) ahead: CappedCount,
     /// Letters that match but whose payload is truncated or erased, which the service does not replay.
     pub(crate) truncated: CappedCount,

@@ -418,7 +418,7 @@ async fn a_run_is_audited(world: World) {
 
 async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes_on(world: World) {
     listen();
-    minutely(&world, 250).await;
+    minutely(&world, 1_000).await;
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
     let first_batch = async {
@@ -439,13 +439,13 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes
     }
     let [entry] = &told[..] else { panic!("one run, one entry") };
     assert_eq!(["action", "outcome"].map(|field| entry.field(field)), ["replayed", "done"], "{entry:?}");
-    // The second batch may have begun when the client hung up; the third had not.
+    // Further batches may have begun before it was seen that the client hung up.
     let done = world.outbox.events().len();
-    assert!(done == 100 || done == 200, "{done}");
+    assert!(done % 100 == 0 && done < 1_000, "{done}");
     assert_eq!(entry.field("count"), done.to_string());
 
     let rest = run(&client, &world, &preview, None).await;
-    assert_eq!((&rest["done"], &rest["more"]), (&json!(250 - done), &json!(false)));
+    assert_eq!((&rest["done"], &rest["more"]), (&json!(1_000 - done), &json!(false)));
     let unresolved = world.repo.unresolved_count(world.app).await.unwrap();
     assert_eq!(unresolved, 0);
     let replayed: BTreeSet<_> = world.outbox.events().into_iter().collect();

@@ -56,8 +56,8 @@ pub(super) struct Preview {
     at_least: bool,
     /// Letters that are stored from then on are left alone.
     cutoff: DateTime<Utc>,
-    /// Letters that match but failed since, or lie ahead of the database's clock, and are left alone, counted to 1,000. Resolve them by
-    /// their ids, or with a later `created_before`.
+    /// Letters that match but lie ahead of the database's clock by a minute or more, and are left alone, counted to
+    /// 1,000. Resolve them by their ids, or with a later `created_before`.
     ahead: Capped,
     /// Letters that match but whose payload is truncated or erased, counted to 1,000. The service does not replay them.
     truncated: Capped,

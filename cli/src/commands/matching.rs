@@ -72,7 +72,9 @@ pub(crate) async fn confirmed(
         let ahead = store.count(app_id, &ahead, AHEAD_CAP, None).await?;
         if ahead.count > 0 {
             let letters = amount(ahead.count, ahead.at_least);
-            say!("note: {letters} letters that failed since, or lie ahead of the clock, are left alone");
+            say!(
+                "note: {letters} letters that lie ahead of the database's clock match too, and are left alone"
+            );
             say!("hint: --created-before takes them");
         }
     }
