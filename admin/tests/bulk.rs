@@ -449,7 +449,7 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes
     let unresolved = world.repo.unresolved_count(world.app).await.unwrap();
     assert_eq!(unresolved, 0);
     let replayed: BTreeSet<_> = world.outbox.events().into_iter().collect();
-    assert_eq!((replayed.len(), world.outbox.events().len()), (250, 250));
+    assert_eq!((replayed.len(), world.outbox.events().len()), (1_000, 1_000));
 }
 
 /// SQLite has no row locks.
