@@ -1,6 +1,6 @@
 //! The repo against hand-written sqlx, in turn, on the same server, and on files of SQLite.
 //!
-//! `cargo bench` takes twenty-five minutes and writes `benches/results`; `cargo bench -- --quick` takes two,
+//! `cargo bench` takes thirty minutes and writes `benches/results`; `cargo bench -- --quick` takes two,
 //! on a table of 10,000 rows; `cargo bench -- --five-million` adds one of 5,000,000. A word more, and only the
 //! figures whose names have it are measured: `cargo bench -- --quick insert`.
 //!
