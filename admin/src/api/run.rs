@@ -95,9 +95,9 @@ impl From<Outcome> for RunResult {
 
 /// Settle or replay what a preview counted
 ///
-/// In batches, each as a whole or not at all, for ten seconds at most. A batch of a replay goes in parts where the
-/// service can't put some of its letters back: these are the `failures`, and the rest is replayed. To go on, run again with the token of the
-/// answer as long as there is `more`.
+/// A run goes in batches for ten seconds at most. Each batch is done as a whole or not at all. If the service can't put
+/// back some letters of a replay, the batch is split: these letters are the `failures`, and the rest is replayed. To go
+/// on, run again with the token of the answer as long as there is `more`.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/bulk/run",

@@ -14,6 +14,7 @@ mod backlogs;
 mod bulk;
 mod count;
 mod counts;
+mod crossed;
 mod details;
 mod export;
 mod groups;

@@ -1,0 +1,180 @@
+//! Every filter, with every state, with ids and a scan limit or without, in every call that takes it.
+
+use chrono::{DateTime, Duration, Utc};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterTriage,
+    GroupRequest, IdFilter, Page, PageRequest, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
+    TimelineRequest, testing::stored_letter,
+};
+use uuid::Uuid;
+
+use super::{new_app, ten_oclock};
+use crate::database::TestDb;
+
+on_every_backend! { every_call_finds_the_same_letters_whatever_is_combined }
+
+const RUN: Uuid = Uuid::from_u128(7);
+const LETTERS: u32 = 24;
+
+/// A filter and the letters that it is to find.
+type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
+
+fn cases() -> [Case; 6] {
+    let none = DeadLetterFilter::default;
+    [
+        (none(), |_, _| true),
+        (DeadLetterFilter { script_id: Some(IdFilter::None), ..none() }, |letter, _| {
+            letter.script_id.is_none()
+        }),
+        (DeadLetterFilter { trigger_id: Some(IdFilter::None), ..none() }, |letter, _| {
+            letter.trigger_id.is_none()
+        }),
+        (DeadLetterFilter { truncated: Some(false), ..none() }, |letter, _| !is_truncated(letter)),
+        (
+            DeadLetterFilter { truncated: Some(true), source: Some("orders".to_owned()), ..none() },
+            |letter, _| is_truncated(letter) && letter.source == "orders",
+        ),
+        (DeadLetterFilter { failed_again_in_run: Some(RUN), ..none() }, |letter, all| {
+            letter.run_id != Some(RUN)
+                && all.iter().any(|other| {
+                    other.run_id == Some(RUN) && other.original_event_id == letter.original_event_id
+                })
+        }),
+    ]
+}
+
+fn is_truncated(letter: &StoredLetter) -> bool {
+    matches!(letter.payload_kind.as_deref(), Some("truncated" | "erased"))
+}
+
+fn is_of(state: DeadLetterState, letter: &StoredLetter) -> bool {
+    let is_closed = !matches!(letter.resolution.as_deref(), None | Some("handler_failed"));
+    match state {
+        DeadLetterState::Open => !is_closed,
+        DeadLetterState::Unresolved => letter.resolution.is_none(),
+        DeadLetterState::Resolved => is_closed,
+        DeadLetterState::Any => true,
+    }
+}
+
+/// Each property has another period, so that they meet in every way.
+fn letters(app: AppId) -> Vec<StoredLetter> {
+    let letter = |n: u32| {
+        let created_at = ten_oclock() + Duration::minutes(n.into());
+        let resolution = match n % 4 {
+            0 => Some("replayed"),
+            1 => Some("handler_failed"),
+            2 => Some("ignored"),
+            _ => None,
+        };
+        StoredLetter {
+            original_event_id: Uuid::from_u128(u128::from(n % 8 / 4 * 100 + n % 5)),
+            source: if n % 2 == 0 { "orders" } else { "parcels" }.to_owned(),
+            script_id: (n % 3 != 0).then(|| Uuid::from_u128(1).into()),
+            trigger_id: (n % 5 != 0).then(|| Uuid::from_u128(2).into()),
+            payload_kind: Some(
+                ["json", "truncated", "text", "json", "erased", "json", "json"][n as usize % 7].to_owned(),
+            ),
+            resolution: resolution.map(str::to_owned),
+            resolved_at: resolution.map(|_| created_at + Duration::hours(1)),
+            run_id: (n % 8 == 0).then_some(RUN),
+            ..stored_letter(app, created_at)
+        }
+    };
+    (0..LETTERS).map(letter).collect()
+}
+
+fn end() -> DateTime<Utc> {
+    ten_oclock() + Duration::days(1)
+}
+
+async fn to_the_end<T>(
+    mut page: impl AsyncFnMut(PageRequest) -> Result<Page<T>, DeadLetterRepoError>,
+    scan: Option<u32>,
+    id: fn(&T) -> DeadLetterId,
+) -> Vec<DeadLetterId> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let next = page(PageRequest { size: 5, after, scan }).await.unwrap();
+        found.extend(next.items.iter().map(id));
+        after = next.next;
+        if after.is_none() {
+            found.sort();
+            return found;
+        }
+    }
+}
+
+async fn every_call_finds_the_same_letters_whatever_is_combined(db: TestDb) {
+    let (app, repo) = (new_app(), db.repo());
+    let stored = letters(app);
+    repo.import(&stored).await.unwrap();
+    let some: Vec<_> =
+        stored.iter().map(|letter| letter.id).filter(|id| id.into_inner().as_u128() % 3 > 0).collect();
+    for (case, finds) in cases() {
+        assert!(stored.iter().any(|letter| finds(letter, &stored)), "{case:?}");
+        for state in DeadLetterState::ALL {
+            for ids in [None, Some(some.clone())] {
+                let mut expected: Vec<_> = stored.iter().filter(|letter| is_of(state, letter)).collect();
+                expected.retain(|letter| finds(letter, &stored));
+                expected.retain(|letter| ids.as_ref().is_none_or(|ids| ids.contains(&letter.id)));
+                let filter = DeadLetterFilter { state, ids, created_before: Some(end()), ..case.clone() };
+                all_find(&repo, app, &filter, &expected).await;
+                resolves(&repo, app, &filter, &expected).await;
+            }
+        }
+    }
+}
+
+async fn all_find(
+    repo: &SeaOrmDeadLetterRepo,
+    app: AppId,
+    filter: &DeadLetterFilter,
+    expected: &[&StoredLetter],
+) {
+    let mut ids: Vec<_> = expected.iter().map(|letter| letter.id).collect();
+    ids.sort();
+    let letters = ids.len() as u64;
+    // Fewer than there are, and more.
+    for scan in [None, Some(4), Some(10 * LETTERS)] {
+        let listed = to_the_end(async |page| repo.list(app, filter, &page).await, scan, |item| item.id).await;
+        assert_eq!(listed, ids, "list {filter:?} {scan:?}");
+        let exported =
+            to_the_end(async |page| repo.export(app, filter, &page).await, scan, |item| item.id).await;
+        assert_eq!(exported, ids, "export {filter:?} {scan:?}");
+        let counted = repo.count(app, filter, 1_000, scan).await.unwrap();
+        let request = TimelineRequest { from: ten_oclock(), until: end(), buckets: 3 };
+        let timeline = repo.timeline(app, filter, &request, scan).await.unwrap();
+        let in_buckets: u64 = timeline.buckets.iter().map(|bucket| bucket.count).sum();
+        let request = GroupRequest { scan, ..Default::default() };
+        let groups = repo.error_groups(app, filter, &request).await.unwrap();
+        let in_groups: u64 = groups.groups.iter().map(|group| group.count).sum();
+        let is_whole = counted.looked_back_to.is_none();
+        assert!(is_whole || scan == Some(4), "{filter:?} {scan:?}");
+        for count in [counted.count, in_buckets, in_groups] {
+            assert!(
+                if is_whole { count == letters } else { count <= letters.min(4) },
+                "{filter:?} {scan:?}: {count}"
+            );
+        }
+    }
+}
+
+/// Resolves them in a transaction that is rolled back.
+async fn resolves(
+    repo: &SeaOrmDeadLetterRepo,
+    app: AppId,
+    filter: &DeadLetterFilter,
+    expected: &[&StoredLetter],
+) {
+    let open: Vec<_> = expected
+        .iter()
+        .filter(|letter| is_of(DeadLetterState::Open, letter))
+        .map(|letter| letter.id)
+        .collect();
+    let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await.unwrap();
+    let resolved =
+        repo.in_transaction(&txn).resolve_matching(app, filter, &Settlement::ignored(), 1_000).await.unwrap();
+    txn.rollback().await.unwrap();
+    assert_eq!(resolved.ids, open, "{filter:?}");
+}
