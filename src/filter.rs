@@ -53,6 +53,16 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
+    /// Returns the filter of the letters that a replay takes: without truncated and erased payloads, unless the service
+    /// [accepts them](crate::DeadLetterReplay::accepts_truncated). Returns `None` if the filter asks for these alone.
+    pub fn replayable(&self, accepts_truncated: bool) -> Option<Self> {
+        match self.truncated {
+            _ if accepts_truncated => Some(self.clone()),
+            Some(true) => None,
+            _ => Some(Self { truncated: Some(false), ..self.clone() }),
+        }
+    }
+
     /// Returns the filter of the letters that match and lie ahead of the database's clock, by a minute or more: letters
     /// that failed since the count are not meant. Returns `None` if the filter has ids or an end of its own, since it
     /// then includes them, and if it is about closed letters, which are found by when they were closed.

@@ -180,12 +180,11 @@ pub(crate) async fn preview(
         may_be_set(action, "action")?;
     }
     may_run(access, action)?;
-    if action == Resolution::Replayed && !access.replay()?.accepts_truncated() {
-        if filter.truncated == Some(true) {
-            let problem = "must not be true: the service replays whole payloads only";
-            return Err(Problem::invalid_field("truncated", problem));
-        }
-        filter.truncated = Some(false);
+    if action == Resolution::Replayed {
+        let replayable = filter.replayable(access.replay()?.accepts_truncated());
+        filter = replayable.ok_or_else(|| {
+            Problem::invalid_field("truncated", "must not be true: the service replays whole payloads only")
+        })?;
     }
     filter.state = match filter.state {
         DeadLetterState::Resolved => {

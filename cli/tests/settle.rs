@@ -220,6 +220,10 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(store: Store) {
     store.repo.import(std::slice::from_ref(&truncated)).await.unwrap();
     let dry = own(&store, "replay --app {app} --matching --dry-run");
     assert!(dry.err.contains("1 letters would be replayed"), "{dry:?}");
+    assert!(
+        dry.err.contains("note: 1 letters with a truncated payload match too, and are left out"),
+        "{dry:?}"
+    );
     assert_eq!(store.run("count --app {app} --truncated true").lines()[0][0], "1");
     let refused = own(&store, "replay --app {app} --matching --truncated true --yes");
     assert!(refused.code == 2 && refused.err.contains("--truncated true"), "{refused:?}");

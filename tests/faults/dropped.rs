@@ -328,8 +328,8 @@ async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
     given.repo.replayer(Outbox).replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
 }
 
-/// An outbox in which events have their own ids.
-struct KeyedOutbox;
+/// Puts each event back under its own id, which the outbox has once.
+pub(super) struct KeyedOutbox;
 
 #[async_trait]
 impl Requeue for KeyedOutbox {

@@ -8,16 +8,15 @@
 //! BEGIN and COMMIT are no gaps of their own: the store's transactions have no snapshot, so a change behind a BEGIN is
 //! one before the first statement.
 
-use std::{error::Error, fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    ReplayRequest, Replayed, Requeue, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope,
-    Swept, TimelineRequest,
+    ReplayRequest, Replayed, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope, Swept,
+    TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
@@ -28,7 +27,7 @@ use sea_orm::{
 use tokio::{runtime::Handle, sync::watch, task};
 use uuid::Uuid;
 
-use super::dropped::{dequeue, enqueue};
+use super::dropped::{KeyedOutbox, dequeue, enqueue};
 use crate::{
     contract::retention::{Shelf, all_but},
     database::TestDb,
@@ -464,12 +463,12 @@ async fn count_due(given: Given) -> Shown {
 }
 
 async fn replay(given: Given) -> Shown {
-    let replayed = given.repo.replayer(Outbox).replay(given.app, given.id("b"), by(), None).await;
+    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("b"), by(), None).await;
     show(replayed, |row| of_row(Some(row)))
 }
 
 async fn replay_of_a_closed_letter(given: Given) -> Shown {
-    let replayed = given.repo.replayer(Outbox).replay(given.app, given.id("c"), by(), None).await;
+    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("c"), by(), None).await;
     show(replayed, |row| of_row(Some(row)))
 }
 
@@ -483,7 +482,7 @@ async fn replay_matching_of_all(given: Given) -> Shown {
 
 async fn replay_at_most(given: &Given, limit: u32) -> Shown {
     let request = ReplayRequest { by: by(), limit, ..Default::default() };
-    let replayed = given.repo.replayer(Outbox).replay_matching(given.app, &given.old(), request).await;
+    let replayed = given.repo.replayer(KeyedOutbox).replay_matching(given.app, &given.old(), request).await;
     show(replayed, |Replayed { ids, more, held, failed, stopped, .. }| {
         assert!(failed.is_empty() && stopped.is_none());
         given.of_settled(&Settled { ids, more, held })
@@ -555,23 +554,6 @@ fn by() -> Option<String> {
 
 fn by_the_call() -> Settlement {
     Settlement { by: by(), ..Settlement::ignored() }
-}
-
-/// Puts each event back under its own id, which the outbox has once.
-struct Outbox;
-
-#[async_trait]
-impl Requeue for Outbox {
-    async fn requeue(
-        &self,
-        txn: &DatabaseTransaction,
-        letters: &[StoredLetter],
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        for letter in letters {
-            enqueue(txn, letter.original_event_id).await?;
-        }
-        Ok(())
-    }
 }
 
 /// What is there before the call and the change.

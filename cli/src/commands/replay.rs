@@ -13,7 +13,7 @@ use super::{
 use crate::{
     args::{Replay, Which},
     error::Failure,
-    output::{Printer, one_line},
+    output::{Printer, amount, one_line},
     progress::Progress,
     settings::Settings,
     stop::Stop,
@@ -22,6 +22,8 @@ use crate::{
 /// Letters a batch, which are held whole: put back all or none.
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
+/// How many letters that are left out are counted.
+const LEFT_OUT_CAP: u32 = 1_000;
 /// How many letters that failed again are counted.
 const NEWEST: u32 = 500;
 /// How many new letters are examined for them.
@@ -54,7 +56,7 @@ pub(crate) async fn replay(
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
             let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
-            let filter = whole_only(replayer, filter)?;
+            let filter = replayable(store, replayer, app_id, &filter).await?;
             match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, replayer, &found, &note, wait, &mut tally, stop).await,
                 None => return Ok(()),
@@ -66,18 +68,26 @@ pub(crate) async fn replay(
     tally.end(ran, "replayed", printer)
 }
 
-/// What is counted is what is replayed.
-fn whole_only(
+/// What is counted is what is replayed. Says how many letters are left out.
+async fn replayable(
+    store: &dyn DeadLetterStore,
     replayer: &dyn DeadLetterReplay,
-    mut filter: DeadLetterFilter,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
 ) -> Result<DeadLetterFilter, Failure> {
-    if !replayer.accepts_truncated() {
-        if filter.truncated == Some(true) {
-            return Err(Failure::usage("--truncated true: the service replays whole payloads only"));
+    let accepts_truncated = replayer.accepts_truncated();
+    let replayable = filter.replayable(accepts_truncated);
+    let replayable = replayable
+        .ok_or_else(|| Failure::usage("--truncated true: the service replays whole payloads only"))?;
+    if !accepts_truncated && filter.truncated.is_none() {
+        let truncated = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
+        let left_out = store.count(app_id, &truncated, LEFT_OUT_CAP, None).await?;
+        if left_out.count > 0 {
+            let letters = amount(left_out.count, left_out.at_least);
+            say!("note: {letters} letters with a truncated payload match too, and are left out");
         }
-        filter.truncated = Some(false);
     }
-    Ok(filter)
+    Ok(replayable)
 }
 
 /// What the service said of a letter that it could not requeue, in one line.

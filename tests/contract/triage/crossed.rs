@@ -69,15 +69,15 @@ fn letters(app: AppId) -> Vec<StoredLetter> {
         };
         StoredLetter {
             original_event_id: Uuid::from_u128(u128::from(n % 8 / 4 * 100 + n % 5)),
-            source: if n % 2 == 0 { "orders" } else { "parcels" }.to_owned(),
-            script_id: (n % 3 != 0).then(|| Uuid::from_u128(1).into()),
-            trigger_id: (n % 5 != 0).then(|| Uuid::from_u128(2).into()),
+            source: if n.is_multiple_of(2) { "orders" } else { "parcels" }.to_owned(),
+            script_id: (!n.is_multiple_of(3)).then(|| Uuid::from_u128(1).into()),
+            trigger_id: (!n.is_multiple_of(5)).then(|| Uuid::from_u128(2).into()),
             payload_kind: Some(
                 ["json", "truncated", "text", "json", "erased", "json", "json"][n as usize % 7].to_owned(),
             ),
             resolution: resolution.map(str::to_owned),
             resolved_at: resolution.map(|_| created_at + Duration::hours(1)),
-            run_id: (n % 8 == 0).then_some(RUN),
+            run_id: n.is_multiple_of(8).then_some(RUN),
             ..stored_letter(app, created_at)
         }
     };
