@@ -38,9 +38,9 @@ const RESOLVE_BATCH: u32 = 1_000;
 const REPLAY_BATCH: u32 = 100;
 /// A run without a limit ends its last batch after this.
 const RUN_TIME: Duration = Duration::from_secs(10);
-/// A run ends with the batch in which its letters that failed are so many: each is named in its answer.
+/// A run ends with the batch in which this many letters have failed, because its answer names each.
 const MAX_FAILURES: usize = 32;
-/// Of what the service said of one.
+/// How much of the service's error is shown for each.
 const MAX_REASON_CHARACTERS: usize = 500;
 /// How many letters that failed again are counted.
 const NEWEST: u32 = 500;
@@ -62,7 +62,7 @@ struct Frozen {
     /// Behind the last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<Cursor>,
-    /// Whether letters are left that others hold, and that no run of this preview comes to.
+    /// Whether another transaction had locked letters that no further run of this preview comes to.
     #[serde(default, skip_serializing_if = "Not::not")]
     held: bool,
     run_id: Uuid,
