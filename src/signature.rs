@@ -12,12 +12,12 @@ mod mask;
 mod message;
 mod words;
 
-/// Of the rules below. 0 is for signatures that a service made.
+/// The version of the rules below. 0 is for signatures that a service made.
 pub(crate) const SIGNATURE_VERSION: i16 = 1;
 
 /// In characters.
 const MAX_LENGTH: usize = 200;
-/// Of the part that a root cause may have.
+/// The most characters that a root cause may take.
 const MAX_CAUSE: usize = 120;
 /// A longer text is cut at its end, as long as [`MAX_LENGTH`]. A shorter one is cut in its middle, since its end
 /// says the cause.

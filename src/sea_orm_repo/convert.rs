@@ -44,11 +44,11 @@ pub(super) enum OverCap {
 /// What a statement sets of a row. Not an `ActiveModel`, whose values would be cloned out of it.
 pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLUMNS];
 
-/// Of a new letter.
+/// The values of a new letter.
 pub(super) type NewRow = Values<NEW_COLUMNS>;
 
 pub(super) const NEW_COLUMNS: usize = 16;
-/// Of a letter that was exported.
+/// The number of columns of a letter that was exported.
 pub(super) const STORED_COLUMNS: usize = 25;
 
 pub(super) fn to_new_rows(

@@ -26,7 +26,7 @@ use crate::{
     observed::{Call, call, observed},
 };
 
-/// Of one call: to find each takes a transaction for every halving of the batch.
+/// Bounds a call: to find a letter that fails takes a transaction for every halving of the batch.
 const MAX_FAILURES: usize = 32;
 /// A call ends with the first letter that fails after this time.
 const MAX_TIME: Duration = Duration::from_secs(10);
@@ -301,7 +301,7 @@ fn may_be_the_letters(error: &DeadLetterRepoError) -> bool {
     matches!(error, Requeue(_) | Db(_) | PayloadNotWhole { .. }) && !error.is_transient()
 }
 
-/// Of a payload that is not the whole event, its kind.
+/// Returns the kind of a payload that is not the whole event.
 fn not_whole(kind: &str) -> Option<PayloadKind> {
     TRUNCATED.into_iter().find(|truncated| truncated.as_str() == kind)
 }

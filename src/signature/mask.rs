@@ -55,7 +55,7 @@ enum Gap {
 
 #[derive(Debug)]
 struct Quote {
-    /// Of the closing one.
+    /// The place of the closing quote.
     end: usize,
     out_start: usize,
     mark: Option<usize>,
@@ -66,7 +66,7 @@ struct Masker<'a> {
     text: &'a str,
     at: usize,
     out: Out,
-    /// Of the word before.
+    /// The meaning of the word before.
     meaning: Meaning,
     gap: Gap,
     /// Where the last code that stays ends.
@@ -615,7 +615,7 @@ impl<'a> Masker<'a> {
                     || matches!(next, b'2' | b'4' | b'5') && self.byte(self.at + 2) == b'.'
             }
             b'-' => true,
-            // Of Python: `(550, b'5.1.1 …')`.
+            // Python's SMTP errors: `(550, b'5.1.1 …')`.
             b',' => {
                 self.out.last_visible() == b'('
                     && matches!(self.slice(self.at, self.at + 3), ", b" | ", '" | ", \"")
@@ -654,7 +654,7 @@ impl<'a> Masker<'a> {
 
     fn address(&mut self, token: &str) {
         let Some((name, domain)) = token.rsplit_once('@') else { return self.mask() };
-        // Of Java's objects: `org.acme.Task@7317849d`.
+        // A Java object: `org.acme.Task@7317849d`.
         let is_hash = domain == "#"
             || domain.len() >= 5
                 && domain.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -730,7 +730,7 @@ impl<'a> Masker<'a> {
             return self.after_value();
         }
         if class & SLASH == 0 {
-            // Of PHP: `App\Models\Order`.
+            // A PHP class: `App\Models\Order`.
             let is_class = class & DIGIT == 0 || last.starts_with(|c: char| c.is_ascii_uppercase());
             if is_class {
                 self.keep(token);
@@ -751,7 +751,7 @@ impl<'a> Masker<'a> {
         if token.len() >= 24 && class & DIGIT > 0 && is_dense(token) {
             return self.mask();
         }
-        // Of Java: `db/10.0.0.7`.
+        // Java's host and address: `db/10.0.0.7`.
         if last.bytes().filter(|byte| *byte == b'.').count() == 3
             && last.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         {
@@ -1145,7 +1145,7 @@ fn is_letter(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
-/// Of a part of a token.
+/// Returns the characters that a part of a token consists of, as a set.
 fn class_of(part: &str) -> u16 {
     part.bytes().enumerate().fold(0, |class, (at, byte)| {
         class
@@ -1199,7 +1199,7 @@ fn names_part(text: &str) -> bool {
     BEHIND.iter().any(|behind| text.starts_with(behind))
 }
 
-/// Of SMTP: `5.1.1`.
+/// Whether it is one of SMTP's enhanced codes: `5.1.1`.
 fn is_enhanced(token: &str) -> bool {
     let mut parts = token.split('.');
     let class = parts.next().unwrap_or_default();

@@ -59,7 +59,7 @@ impl Key {
 struct List<T, const N: usize>([(u128, T); N]);
 
 impl<T: Copy, const N: usize> List<T, N> {
-    /// Of texts with the words of each meaning between single blanks.
+    /// Makes a list of texts, which hold the words of each meaning between single blanks.
     const fn new(texts: &[(T, &str)]) -> Self {
         let mut sorted = [(0, texts[0].0); N];
         let (mut text, mut length) = (0, 0);
@@ -266,7 +266,7 @@ pub(super) fn meaning(word: &str, key: Key) -> Meaning {
     if let Some(meaning) = MEANINGS.get(key) {
         return meaning;
     }
-    // Of names such as statusCode, exit_code and KeyError.
+    // Names such as statusCode, exit_code and KeyError.
     match word.as_bytes().last() {
         Some(b'e' | b'E') if ends_with(word, "code") => Meaning::Code,
         Some(b's' | b'S') if ends_with(word, "status") => Meaning::Code,
@@ -339,7 +339,7 @@ pub(super) fn is_extension(extension: &str) -> bool {
     EXTENSIONS.has(Key::of(extension))
 }
 
-/// Of what is counted, so that one attempt and two attempts are alike.
+/// Returns the plural of a word for what is counted, so that one attempt and two attempts are alike.
 pub(super) fn plural(word: &str) -> Option<&'static str> {
     Some(match word {
         "attempt" => "attempts",
