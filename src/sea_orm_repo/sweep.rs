@@ -111,10 +111,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
 
+    /// Over a pool a batch has a transaction, also where it is one statement. PostgreSQL answers with an error before it
+    /// gives up the locks of the statement that failed, and the next batch, on another connection, would skip its rows.
+    /// The end of a ROLLBACK comes after that.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
-        let is_one_statement =
-            self.db.get_database_backend() == DbBackend::Postgres && !job.spans_shards() && archive.is_none();
-        match self.db.pool().filter(|_| !is_one_statement) {
+        match self.db.pool() {
             Some(pool) => {
                 let txn = transaction::begin(pool).await?;
                 let outcome = match archive {
