@@ -365,6 +365,7 @@ impl Dispatcher<'_> {
             first_attempt_at: used_up.first_attempt_at,
             last_attempt_at: used_up.last_attempt_at,
             last_error: used_up.last_error,
+            error_signature: None,
         };
         let take = async |txn: &DatabaseTransaction| {
             Ok(outbox::Entity::delete_by_id(event.position).exec(txn).await?.rows_affected)

@@ -39,6 +39,8 @@ pub struct DeadLetterFilter {
     pub error_contains: Option<String>,
     /// The error signature, exactly.
     pub error_signature: Option<String>,
+    /// The [key](crate::ErrorGroup::group_key) of an error group. No index serves it: bound the scan.
+    pub group_key: Option<String>,
     /// Whether the payload is not the whole event: `Some(true)` is letters whose payload is truncated or erased,
     /// `Some(false)` is all others.
     pub truncated: Option<bool>,
@@ -78,7 +80,7 @@ impl DeadLetterFilter {
 debug_without_content! {
     DeadLetterFilter {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
-        created_from, created_before;
+        group_key, created_from, created_before;
         source, op, error_contains, error_signature,
     }
 }

@@ -13,7 +13,7 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug
 ///
 /// Whatever an event says, it is stored; these are changed on the way in:
 ///
-/// - a NUL in `source`, `op`, `last_error` or `payload_text` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
+/// - a NUL in `source`, `op`, `last_error`, `error_signature` or `payload_text` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
 /// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in
 ///   PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
@@ -50,6 +50,22 @@ pub struct NewDeadLetter {
     pub last_attempt_at: DateTime<Utc>,
     /// What the last attempt said.
     pub last_error: String,
+    /// What letters of one error group have in common, where the service knows it better than the library can read it
+    /// from `last_error`: an error's type, or a fingerprint. At most 200 characters are kept. `None` lets the library
+    /// make a signature.
+    ///
+    /// ```
+    /// use dead_letters::{NewDeadLetter, AppId};
+    /// use uuid::Uuid;
+    ///
+    /// # let (app_id, event_id, payload) = (AppId::from(Uuid::nil()), Uuid::nil(), serde_json::json!({}));
+    /// let letter = NewDeadLetter {
+    ///     error_signature: Some("CardDeclined".to_owned()),
+    ///     ..NewDeadLetter::new(app_id, event_id, "payments", "charge", payload, "card of ada: do not honor")
+    /// };
+    /// # assert_eq!(letter.error_signature.as_deref(), Some("CardDeclined"));
+    /// ```
+    pub error_signature: Option<String>,
 }
 
 impl NewDeadLetter {
@@ -77,6 +93,7 @@ impl NewDeadLetter {
             first_attempt_at: now,
             last_attempt_at: now,
             last_error: last_error.into(),
+            error_signature: None,
         }
     }
 }
@@ -84,7 +101,7 @@ impl NewDeadLetter {
 debug_without_content! {
     NewDeadLetter {
         app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at;
-        source, op, payload, payload_text, last_error,
+        source, op, payload, payload_text, last_error, error_signature,
     }
 }
 
@@ -132,9 +149,9 @@ pub struct DeadLetterRow {
     pub resolved_by: Option<String>,
     /// Why, where a [`Settlement`](crate::Settlement) said so.
     pub resolution_note: Option<String>,
-    /// What letters of one error group have in common: the message of `last_error`, with `#` for what changes
-    /// from one failure to the next, 200 characters at most. docs/grouping.md describes the rules. Empty on rows
-    /// from before there was one.
+    /// What letters of one error group have in common: the service's own
+    /// [signature](NewDeadLetter::error_signature), or else the message of `last_error` with `#` for what changes from
+    /// one failure to the next. 200 characters at most. docs/grouping.md describes the rules.
     pub error_signature: String,
 }
 
@@ -199,7 +216,7 @@ pub struct StoredLetter {
     pub resolution_note: Option<String>,
     /// See [`DeadLetterRow::error_signature`].
     pub error_signature: String,
-    /// The version of the rules that made the signature; 0 where they are not this crate's.
+    /// The version of the rules that made the signature. 0 is a signature that the service made, or another writer.
     #[serde(default = "first_signature_version")]
     pub signature_version: i16,
     /// The bulk run that resolved it.

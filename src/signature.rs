@@ -12,8 +12,10 @@ mod mask;
 mod message;
 mod words;
 
-/// The version of the rules below. 0 is for signatures that a service made.
-pub(crate) const SIGNATURE_VERSION: i16 = 1;
+/// The version of the rules below.
+pub(crate) const SIGNATURE_VERSION: i16 = 2;
+/// The version of signatures that a service made.
+pub(crate) const OWN_SIGNATURE: i16 = 0;
 
 /// In characters.
 const MAX_LENGTH: usize = 200;
@@ -33,6 +35,18 @@ pub(crate) fn error_signature(error: &str) -> String {
     let cause = shortened(cause, MAX_CAUSE);
     let room = MAX_LENGTH - CAUSED_BY.len() - cause.chars().count();
     shortened(signature, room) + CAUSED_BY + &cause
+}
+
+/// Returns a signature that a service made: 200 characters of it at most, as of those of the rules.
+pub(crate) fn own_signature(signature: String) -> String {
+    shortened(signature, MAX_LENGTH)
+}
+
+/// Returns the part of `error` that its signature is made of.
+pub(crate) fn error_message(error: &str) -> String {
+    let Message { text, cause } = Message::of(error);
+    let cause = cause.filter(|cause| !text.contains(cause));
+    cause.map_or_else(|| text.to_owned(), |cause| format!("{text}{CAUSED_BY}{cause}"))
 }
 
 /// Returns the short name of the letters' error group: the first 16 hex digits of SHA-256 over source, op, the

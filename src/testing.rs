@@ -70,6 +70,7 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
         first_attempt_at,
         last_attempt_at: first_attempt_at + TimeDelta::minutes(31),
         last_error: "smtp: 451 try again later".to_owned(),
+        error_signature: None,
     }
 }
 

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::{
     AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, Page,
-    PageRequest, PayloadKind, Resolution, ScriptId, StoredLetter, TriggerId, debug::debug_without_content,
+    PageRequest, PayloadKind, RebuildRequest, Rebuilt, Resolution, ScriptId, StoredLetter, TriggerId,
+    debug::debug_without_content,
 };
 
 /// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
@@ -243,10 +244,10 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<Timeline, DeadLetterRepoError>;
 
     /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the
-    /// largest first, of equals the one seen last, of those by source, op, script (none comes last) and
-    /// signature, byte by byte.
+    /// largest first, of equals the one seen last, of those by [`group_key`](ErrorGroup::group_key).
     ///
-    /// It reads every row that matches, or with a scan so many at most, as [`count`](Self::count).
+    /// It reads every row that matches, or with a scan so many at most, as [`count`](Self::count), and of each group up
+    /// to 32 KB of one error.
     ///
     /// # Errors
     ///
@@ -338,6 +339,47 @@ pub trait DeadLetterTriage: Send + Sync {
     /// text, and a resolution that the table does not know;
     /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Nothing is stored then.
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
+
+    /// Computes stale error signatures of all apps anew, and the group keys that follow from them: of up to `limit`
+    /// letters, by id.
+    ///
+    /// A signature is stale if an earlier version of the rules made it. A letter that another writer stored without a
+    /// group key is stale too. Signatures that a service made, those of a newer version, and those of erased letters
+    /// stay. Run a rebuild when every process has this version, since an older one goes on storing older signatures.
+    ///
+    /// One statement reads the letters, and one updates those that are stale (one an app in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table). Letters that another transaction has locked, or that
+    /// changed in between, are skipped and stay stale. A rebuild that was interrupted may begin anew: it does nothing
+    /// twice.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, RebuildRequest, testing};
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let repo = testing::store().await?;
+    /// repo.insert(testing::letter(AppId::from(Uuid::new_v4()))).await?;
+    ///
+    /// let mut request = RebuildRequest::default();
+    /// loop {
+    ///     let rebuilt = repo.rebuild_signatures(&request).await?;
+    ///     assert_eq!((rebuilt.examined, rebuilt.stale), (1, 0));
+    ///     request.after = rebuilt.next;
+    ///     if request.after.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn rebuild_signatures(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError>;
 }
 
 /// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
@@ -428,8 +470,8 @@ pub struct DeadLetterSummary {
     pub error_excerpt: String,
     /// See [`DeadLetterRow::error_signature`]: at most 500 characters of it.
     pub error_signature: String,
-    /// Whether `source`, `op` or `error_signature` was cut. A filter with a text that was cut does not find the letter.
-    pub key_cut: bool,
+    /// The short name of the letter's [error group](ErrorGroup::group_key).
+    pub group_key: String,
     /// When the row was stored.
     pub created_at: DateTime<Utc>,
     /// When the row was last resolved.
@@ -445,7 +487,7 @@ pub struct DeadLetterSummary {
 debug_without_content! {
     DeadLetterSummary {
         id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
-        first_attempt_at, last_attempt_at, key_cut, created_at, resolved_at, resolution;
+        first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
     }
 }
@@ -559,6 +601,10 @@ pub struct ErrorGroups {
 /// Rows that failed alike. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
+    /// The short name of the group, for a filter, a link or a command line: 16 hex digits of SHA-256 over source, op,
+    /// script and signature. Letters that another writer stored without a key have the empty one, and are one group
+    /// until [`rebuild_signatures`](DeadLetterTriage::rebuild_signatures) computes theirs.
+    pub group_key: String,
     /// What the events were about: at most 500 characters of it.
     pub source: String,
     /// The operation that failed: at most 500 characters of it.
@@ -567,10 +613,8 @@ pub struct ErrorGroup {
     pub script_id: Option<ScriptId>,
     /// What their errors have in common: at most 500 characters of it.
     pub error_signature: String,
-    /// Whether `source`, `op` or `error_signature` was cut. Otherwise a filter with these and
-    /// [`script_id`](Self::script_id) matches the group's letters alone. With a text that was cut it does not find
-    /// them. Two groups may then look alike, since groups go by the whole texts.
-    pub key_cut: bool,
+    /// The message of the newest letter's error, as a signature reads it: at most 500 characters.
+    pub sample: String,
     /// Rows.
     pub count: u64,
     /// The first row's `created_at`.
@@ -590,8 +634,8 @@ pub struct ErrorGroup {
 
 debug_without_content! {
     ErrorGroup {
-        script_id, key_cut, count, first_seen, last_seen, newest_id, settled, last_settled_at, timeline;
-        source, op, error_signature,
+        group_key, script_id, count, first_seen, last_seen, newest_id, settled, last_settled_at, timeline;
+        source, op, error_signature, sample,
     }
 }
 

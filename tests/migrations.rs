@@ -318,6 +318,7 @@ async fn a_row_with_20_kb_in_every_text_is_stored() {
             first_attempt_at: Utc::now(),
             last_attempt_at: Utc::now(),
             last_error: text.clone(),
+            error_signature: None,
         };
         let id = db.repo().insert(letter).await.unwrap();
         let settlement =

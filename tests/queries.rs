@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, PageRequest, ReplayRequest, Requeue, Resolution,
+    DeadLetterTriage, Due, GroupRequest, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
     SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
@@ -201,6 +201,10 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     // Whether it is there is asked where it was not stored.
     repo.import(&[StoredLetter { id, ..stored() }]).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
+
+    // They were stored without a key.
+    repo.rebuild_signatures(&RebuildRequest { limit: 50, ..Default::default() }).await.unwrap();
+    log.expect_each(&[(KEY, InOrder, Some(51)), (KEY, Whole, Some(50))]);
 
     // Up to the limit, and below it: then what others hold is looked for.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
@@ -400,6 +404,7 @@ fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Uuid(_) => "uuid",
         Value::ChronoDateTimeUtc(_) => "timestamptz",
+        Value::SmallInt(_) => "smallint",
         Value::Int(_) => "int",
         Value::BigUnsigned(_) | Value::BigInt(_) => "bigint",
         Value::String(_) => "text",

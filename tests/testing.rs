@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, ErrorKind, GroupRequest,
-    PageRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
-    SweepScope, TimelineRequest,
+    PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement,
+    StoredLetter, SweepScope, TimelineRequest,
     testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
 };
 use sea_orm::DatabaseTransaction;
@@ -147,6 +147,7 @@ impl Given {
                 outcome => outcome,
             },
             Call::Import => store.import(&[row]).await.map(drop),
+            Call::RebuildSignatures => store.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
             Call::Sweep => store.sweep(&scope, due, None, 1).await.map(drop),
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),

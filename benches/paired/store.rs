@@ -208,5 +208,6 @@ pub(crate) fn letter(app_id: AppId, payload_bytes: usize) -> NewDeadLetter {
         first_attempt_at: Utc::now(),
         last_attempt_at: Utc::now(),
         last_error: "smtp: 451 try again later".to_owned(),
+        error_signature: None,
     }
 }

@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Export(Export),
     Import(Import),
     Sweep(Sweep),
+    #[command(subcommand)]
+    Signatures(Signatures),
     Serve(Serve),
     #[command(subcommand)]
     Migrate(Migrate),
@@ -92,6 +94,7 @@ impl Command {
             | Self::Reopen(Reopen { which })
             | Self::Replay(Replay { which, .. }) => which.dry_run,
             Self::Sweep(Sweep { dry_run, .. }) => *dry_run,
+            Self::Signatures(Signatures::Rebuild(rebuild)) => rebuild.dry_run,
             Self::Import(_) | Self::Serve(_) | Self::Migrate(Migrate::Up) => false,
             _ => true,
         }
@@ -335,6 +338,25 @@ pub(crate) struct Sweep {
     pub(crate) yes: bool,
 }
 
+/// The error signatures, by which letters are grouped
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  dead-letters signatures rebuild --dry-run")]
+pub(crate) enum Signatures {
+    Rebuild(Rebuild),
+}
+
+/// Compute signatures anew that an earlier version made, and print which groups split and merge
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Compute signatures anew that an earlier version made, and print which groups split and merge\n\nRun it when every process of the service has this version. Signatures that a service made are left alone. An interrupted rebuild may begin anew.",
+    after_help = "Examples:\n  dead-letters signatures rebuild --dry-run\n  dead-letters signatures rebuild"
+)]
+pub(crate) struct Rebuild {
+    /// Change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// The admin pages and their API, until it is told to end
 #[derive(Debug, clap::Args)]
 #[command(
@@ -446,6 +468,9 @@ pub(crate) struct Narrow {
     /// The error signature, exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_signature: Option<String>,
+    /// The key of an error group, as `groups` prints it
+    #[arg(long = "group", value_name = "KEY", help_heading = "Filter")]
+    pub(crate) group_key: Option<String>,
     /// Whether the payload is truncated or erased: `false` leaves such letters out
     #[arg(long, value_name = "BOOL", help_heading = "Filter")]
     pub(crate) truncated: Option<bool>,

@@ -34,7 +34,7 @@ use dead_letters::{DeadLetterStore, Requeue, SeaOrmDeadLetterRepo};
 use tokio::{runtime::Builder, sync::oneshot};
 use tracing_subscriber::filter::Targets;
 
-use args::{Args, Command, Completions, Man, Migrate};
+use args::{Args, Command, Completions, Man, Migrate, Signatures};
 use database::{Access, Opened};
 pub use error::Exit;
 use error::Failure;
@@ -218,6 +218,9 @@ async fn with_database(
         Command::Export(export) => commands::export(&*store, export, settings, stop).await,
         Command::Import(import) => commands::import(&*store, import, settings, &mut printer, stop).await,
         Command::Sweep(sweep) => commands::sweep(store, sweep, settings, &mut printer, stop).await,
+        Command::Signatures(Signatures::Rebuild(rebuild)) => {
+            commands::rebuild(&*store, rebuild, &mut printer, stop).await
+        }
         Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,
         Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }

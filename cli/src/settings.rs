@@ -57,6 +57,7 @@ impl Settings {
             original_event_id: narrow.original_event_id,
             error_contains: narrow.error_contains.map(unquoted),
             error_signature: narrow.error_signature.map(unquoted),
+            group_key: narrow.group_key.map(unquoted),
             truncated: narrow.truncated,
             failed_again_in_run: narrow.failed_again_in_run,
             created_from: time("--created-from", narrow.created_from)?,

@@ -108,6 +108,7 @@ pub(super) fn narrow(
             Expr::from(position).gt(0)
         }))
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
+        .add_option(text(&filter.group_key).map(|key| COLUMN.group_key.eq(key)))
         .add_option(
             filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
         )

@@ -6,7 +6,7 @@ use sea_orm::{
     ColumnTrait, DbErr, DerivePartialModel, EntityTrait, PartialModelTrait, QueryResult, QuerySelect,
     QueryTrait,
     prelude::DateTimeWithTimeZone,
-    sea_query::{self, Expr, Func, SelectStatement},
+    sea_query::{self, CaseStatement, Expr, ExprTrait, Func, SelectStatement},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -15,12 +15,14 @@ use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, PayloadKind,
     Resolution, StoredLetter,
     payload::{dismantle, is_json, to_readable_text, to_text},
-    signature::{SIGNATURE_VERSION, error_signature, group_key},
+    signature::{OWN_SIGNATURE, SIGNATURE_VERSION, error_signature, group_key, own_signature},
     time::{is_held, to_microseconds},
 };
 
 /// The mark of a text that was cut.
 const CUT: &str = " [cut]";
+/// The mark of a text whose middle was cut. Not a line of its own, which would look like an error's.
+const CUT_MIDDLE: &str = " [cut] ";
 
 /// The most that summaries and groups have of a source, an op, a signature and a name. A writer may have stored
 /// megabytes there, and a page has to stay small.
@@ -88,8 +90,11 @@ pub(super) fn to_new_row(
     };
     let (source, op) = (without_nul(letter.source), without_nul(letter.op));
     let script_id = letter.script_id.map(Uuid::from);
-    let last_error = without_nul(letter.last_error);
-    let signature = error_signature(&last_error);
+    let last_error = cut_middle(without_nul(letter.last_error), limits.error_bytes);
+    let (signature, signature_version) = match letter.error_signature {
+        Some(own) => (own_signature(without_nul(own)), OWN_SIGNATURE),
+        None => (error_signature(&last_error), SIGNATURE_VERSION),
+    };
     // `created_at` is by the database's clock, which all writers share.
     Ok([
         (Column::Id, id.into_inner().into()),
@@ -106,8 +111,8 @@ pub(super) fn to_new_row(
         (Column::FirstAttemptAt, to_time(letter.first_attempt_at, "first_attempt_at")?),
         (Column::LastAttemptAt, to_time(letter.last_attempt_at, "last_attempt_at")?),
         (Column::ErrorSignature, signature.into()),
-        (Column::SignatureVersion, SIGNATURE_VERSION.into()),
-        (Column::LastError, cut(last_error, limits.error_bytes).into()),
+        (Column::SignatureVersion, signature_version.into()),
+        (Column::LastError, last_error.into()),
     ])
 }
 
@@ -461,6 +466,8 @@ by_position! {
         error_excerpt: String,
         #[sea_orm(from_expr = "beginning_of_name(Column::ErrorSignature.into_expr())")]
         error_signature: String,
+        #[sea_orm(from_expr = "beginning_of_name(Column::GroupKey.into_expr())")]
+        group_key: String,
         pub(super) created_at: DateTimeWithTimeZone,
         resolved_at: Option<DateTimeWithTimeZone>,
         resolution: Option<String>,
@@ -482,19 +489,41 @@ pub(super) fn beginning_of_name(text: Expr) -> Expr {
     beginning(text, MAX_NAME_CHARACTERS)
 }
 
-/// Cuts what [`beginning`] read, and returns whether it had to.
-fn cut_to_characters(text: &mut String, characters: usize) -> bool {
-    let end = text.char_indices().nth(characters).map(|(end, _)| end);
-    if let Some(end) = end {
+/// Cuts what [`beginning`] read.
+fn cut_to_characters(mut text: String, characters: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
         text.push_str(CUT);
     }
-    end.is_some()
+    text
 }
 
-/// Cuts the texts of a key, and returns whether any was longer.
-pub(super) fn cut_key(texts: [&mut String; 3]) -> bool {
-    texts.into_iter().fold(false, |is_cut, text| cut_to_characters(text, MAX_NAME_CHARACTERS) | is_cut)
+/// Returns the beginning of a longer text, with the mark.
+pub(super) fn to_name(text: String) -> String {
+    cut_to_characters(text, MAX_NAME_CHARACTERS)
+}
+
+/// More characters than the bytes that a signature is made of at an error's beginning, and at its end.
+const ERROR_CHARACTERS: i32 = (16 << 10) + 1;
+
+/// Selects what a signature is made of: an error's first characters, and the last ones of what is behind them.
+pub(super) fn ends_of_error(error: Expr) -> [Expr; 2] {
+    let constant = |number: i32| Expr::Constant(number.into());
+    let part = |from: Expr| -> Expr {
+        Func::cust("substr").args([error.clone(), from, constant(ERROR_CHARACTERS)]).into()
+    };
+    let length = || Expr::from(Func::char_length(error.clone()));
+    let behind = CaseStatement::new()
+        .case(length().gt(constant(2 * ERROR_CHARACTERS)), length().sub(constant(ERROR_CHARACTERS - 1)))
+        .finally(constant(ERROR_CHARACTERS + 1));
+    let end = CaseStatement::new()
+        .case(length().gt(constant(ERROR_CHARACTERS)), part(Expr::Case(Box::new(behind))));
+    [part(constant(1)), Expr::Case(Box::new(end))]
+}
+
+/// Joins what [`ends_of_error`] selected. Of what is read of both, nothing lies where they meet.
+pub(super) fn join_ends(start: String, end: Option<String>) -> String {
+    start + end.as_deref().unwrap_or_default()
 }
 
 impl Summary {
@@ -504,21 +533,13 @@ impl Summary {
 }
 
 impl From<Summary> for DeadLetterSummary {
-    fn from(mut row: Summary) -> Self {
-        let key_cut = cut_key([&mut row.source, &mut row.op, &mut row.error_signature]);
-        for (text, characters) in
-            [(&mut row.resolved_by, MAX_NAME_CHARACTERS), (&mut row.resolution_note, MAX_NOTE_CHARACTERS)]
-        {
-            if let Some(text) = text {
-                cut_to_characters(text, characters);
-            }
-        }
+    fn from(row: Summary) -> Self {
         Self {
             id: row.id.into(),
             app_id: row.app_id.into(),
             original_event_id: row.original_event_id,
-            source: row.source,
-            op: row.op,
+            source: to_name(row.source),
+            op: to_name(row.op),
             trigger_id: row.trigger_id.map(Into::into),
             script_id: row.script_id.map(Into::into),
             payload_bytes: row.payload_bytes.try_into().unwrap_or_default(),
@@ -527,13 +548,13 @@ impl From<Summary> for DeadLetterSummary {
             first_attempt_at: row.first_attempt_at.to_utc(),
             last_attempt_at: row.last_attempt_at.to_utc(),
             error_excerpt: row.error_excerpt,
-            error_signature: row.error_signature,
-            key_cut,
+            error_signature: to_name(row.error_signature),
+            group_key: to_name(row.group_key),
             created_at: row.created_at.to_utc(),
             resolved_at: row.resolved_at.map(|at| at.to_utc()),
             resolution: to_resolution(row.resolution),
-            resolved_by: row.resolved_by,
-            resolution_note: row.resolution_note,
+            resolved_by: row.resolved_by.map(to_name),
+            resolution_note: row.resolution_note.map(|note| cut_to_characters(note, MAX_NOTE_CHARACTERS)),
         }
     }
 }
@@ -554,6 +575,18 @@ fn cut(mut text: String, max: Option<usize>) -> String {
         let mark = CUT.get(..max).unwrap_or(CUT);
         text.truncate(text.floor_char_boundary(max - mark.len()));
         text.push_str(mark);
+    }
+    text
+}
+
+/// To `max` bytes, of which the mark in the middle is one part. An error's end may say more than its beginning.
+fn cut_middle(mut text: String, max: Option<usize>) -> String {
+    if let Some(max) = max.filter(|&max| text.len() > max) {
+        let mark = CUT_MIDDLE.get(..max).unwrap_or(CUT_MIDDLE);
+        let kept = max - mark.len();
+        let start = text.floor_char_boundary(kept.div_ceil(2));
+        let end = text.ceil_char_boundary(text.len() - kept / 2);
+        text.replace_range(start..end, mark);
     }
     text
 }

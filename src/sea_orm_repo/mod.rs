@@ -30,6 +30,7 @@ mod replay;
 mod retention;
 mod scan;
 mod settle;
+mod signatures;
 mod sweep;
 mod text;
 mod timeline;
@@ -75,8 +76,8 @@ impl SeaOrmDeadLetterRepo {
         self
     }
 
-    /// Cuts a longer `last_error` to this many bytes, at a character's boundary, its last ones being `
-    /// [cut]`. There is no cap by default.
+    /// Cuts a longer `last_error` to this many bytes: it keeps its beginning and its end, at a character's boundary, with
+    /// ` [cut] ` between them. There is no cap by default.
     pub fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.limits.error_bytes = Some(bytes);
         self

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::{SeaOrmDeadLetterRepo, connection::RepoConnection};
 use crate::{
     AppId, Backlog, Count, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterSummary, DeadLetterTriage, ErrorGroups, GroupRequest, Imported, Page, PageRequest, Settled,
-    Settlement, StoredLetter, Timeline, TimelineRequest, UnresolvedCount,
+    DeadLetterSummary, DeadLetterTriage, ErrorGroups, GroupRequest, Imported, Page, PageRequest,
+    RebuildRequest, Rebuilt, Settled, Settlement, StoredLetter, Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -167,5 +167,10 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError> {
         let imported = self.store_exported(letters);
         observed(call!("import", letters = letters.len()), pin!(imported), |imported| imported.stored).await
+    }
+
+    async fn rebuild_signatures(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError> {
+        let rebuilt = self.rebuild(request);
+        observed(call!("rebuild_signatures"), pin!(rebuilt), |rebuilt| rebuilt.updated).await
     }
 }

@@ -15,8 +15,8 @@ use crate::{
     AppId, Archive, Backlog, CappedCount, Count, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
-    PageRequest, ReplayRequest, Replayed, Settled, Settlement, StoredLetter, SweepCursor, SweepScope, Swept,
-    Timeline, TimelineRequest, UnresolvedCount,
+    PageRequest, RebuildRequest, Rebuilt, ReplayRequest, Replayed, Settled, Settlement, StoredLetter,
+    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Another store, or [`DeadLetterReplay`], of which some calls fail or hang as told; all else goes straight
@@ -181,6 +181,7 @@ calls! {
         ) -> Settled;
         Reopen reopen(app_id: AppId, id: DeadLetterId) -> ();
         Import import(letters: &[StoredLetter]) -> Imported;
+        RebuildSignatures rebuild_signatures(request: &RebuildRequest) -> Rebuilt;
     }
     DeadLetterRetention {
         Sweep sweep(scope: &SweepScope, due: Due, after: Option<SweepCursor>, limit: u32) -> Swept;

@@ -154,7 +154,7 @@ async fn a_delete_whose_transaction_ended_stores_nothing(db: TestDb) {
 
 async fn an_error_text_over_the_cap_is_cut(db: TestDb) {
     outbox(&db, 0).await;
-    for (max, stored) in [(20, "xxxxxxxxxxxxxx [cut]"), (6, " [cut]"), (2, " ["), (0, "")] {
+    for (max, stored) in [(20, "xxxxxxx [cut] xxxxxx"), (7, " [cut] "), (2, " ["), (0, "")] {
         db.execute("INSERT INTO outbox VALUES (1)").await;
         let long = NewDeadLetter { last_error: "x".repeat(100), ..letter(new_app()) };
         let id = db.repo().max_error_bytes(max).bury(long, take).await.unwrap();

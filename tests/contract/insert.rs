@@ -54,6 +54,7 @@ async fn a_letter_reads_back_as_it_was_handed_over(db: TestDb) {
         first_attempt_at: row.first_attempt_at,
         last_attempt_at: row.last_attempt_at,
         last_error: row.last_error,
+        error_signature: None,
     };
     assert_eq!(back, sent);
 }

@@ -13,8 +13,8 @@ use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     AppId, Archive, BacklogGauges, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest,
-    JsonLinesArchive, NewDeadLetter, PageRequest, ReplayRequest, Requeue, Resolution, Retention,
-    RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope, TimelineRequest,
+    JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
+    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope, TimelineRequest,
     describe_metrics,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -177,6 +177,10 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("bury", 1, repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
     let elsewhere = import::stored();
     calls.ok("import", 1, repo.import(&[elsewhere.clone(), elsewhere.clone()])).await;
+    calls.ok("rebuild_signatures", 0, repo.rebuild_signatures(&RebuildRequest::default())).await;
+    db.execute("UPDATE dead_letters SET signature_version = 1").await;
+    // But an erased one.
+    calls.ok("rebuild_signatures", 5, repo.rebuild_signatures(&RebuildRequest::default())).await;
     let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
     calls.ok("insert", 1, repo.in_transaction(&txn).insert(letter(app))).await;
     calls.ok("commit", 0, SeaOrmDeadLetterRepo::commit(txn)).await;
@@ -217,6 +221,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("insert_many", repo.insert_many(vec![letter(app), bad])).await;
     calls.answer("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(0).await)).await;
     calls.answer("import", repo.import(&vec![elsewhere.clone(); 1_001])).await;
+    let nothing = RebuildRequest { limit: 0, ..Default::default() };
+    calls.answer("rebuild_signatures", repo.rebuild_signatures(&nothing)).await;
     calls.answer("list_for_app", repo.list_for_app(app, true, -1, 0)).await;
     calls.answer("resolve", repo.resolve(missing, "ignored")).await;
     calls.answer("resolve", repo.resolve(id, "nonsense")).await;
@@ -246,6 +252,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("insert_many", repo.insert_many(vec![letter(app)])).await;
     calls.failed("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
     calls.failed("import", repo.import(&[elsewhere])).await;
+    calls.failed("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default())).await;
     calls.failed("get", repo.get(id)).await;
     calls.failed("list_for_app", repo.list_for_app(app, true, 2, 0)).await;
     calls.failed("unresolved_count", repo.unresolved_count(app)).await;
@@ -271,6 +278,10 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
     calls.failed("replay", replayer.replay(app, id, None, None)).await;
     calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, two())).await;
+    calls.ok("rebuild_signatures", 0, repo.rebuild_signatures(&RebuildRequest::default())).await;
+    db.execute("UPDATE dead_letters SET signature_version = 1").await;
+    // But an erased one.
+    calls.ok("rebuild_signatures", 5, repo.rebuild_signatures(&RebuildRequest::default())).await;
     let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
     txn.execute_unprepared("ROLLBACK").await.unwrap();
     calls.failed("commit", SeaOrmDeadLetterRepo::commit(txn)).await;

@@ -46,7 +46,7 @@ fn any_time() -> impl Strategy<Value = Option<DateTime<Utc>>> {
 fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
-    let texts = (any_text(), any_text(), any_text(), any_text());
+    let texts = (any_text(), any_text(), any_text(), any_text(), any_text());
     let (triggers, scripts) = (id_filter::<TriggerId>(), id_filter::<ScriptId>());
     let causes = (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()));
     let times = (any_time(), any_time());
@@ -55,7 +55,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     (state, ids, resolution, texts, causes, truncated, times).prop_map(
         |(state, ids, resolution, texts, causes, truncated, times)| {
             let (trigger_id, script_id, original_event_id, failed_again_in_run) = causes;
-            let (source, op, error_contains, error_signature) = texts;
+            let (source, op, error_contains, error_signature, group_key) = texts;
             let (created_from, created_before) = times;
             DeadLetterFilter {
                 state,
@@ -68,6 +68,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
                 original_event_id,
                 error_contains,
                 error_signature,
+                group_key,
                 truncated,
                 failed_again_in_run,
                 created_from,
@@ -116,6 +117,7 @@ fn full() -> ListQuery {
             original_event_id: Some(id(5)),
             error_contains: Some("größer\0\n?".to_owned()),
             error_signature: Some("no stock for #".to_owned()),
+            group_key: Some("0123456789abcdef".to_owned()),
             truncated: Some(false),
             failed_again_in_run: Some(id(6)),
             created_from: Some(time("2026-03-01T10:00:00.000001Z")),
@@ -142,6 +144,7 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "original_event_id=00000000-0000-0000-0000-000000000005",
         "error_contains=gr%C3%B6%C3%9Fer%00%0A%3F",
         "error_signature=no+stock+for+%23",
+        "group_key=0123456789abcdef",
         "truncated=false",
         "failed_again_in_run=00000000-0000-0000-0000-000000000006",
         "created_from=2026-03-01T10%3A00%3A00.000001Z",

@@ -13,7 +13,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterTriage, Due,
-    GroupRequest, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, Settlement, SweepScope,
+    GroupRequest, NewDeadLetter, PageRequest, RebuildRequest, SeaOrmDeadLetterRepo, Settlement, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
@@ -115,6 +115,7 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     assert_eq!((settled.ids, settled.more), (ids[1..3].to_vec(), true));
     repo.reopen(app, ids[0]).await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
+    assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 4);
     txn.rollback().await.unwrap();
     assert_eq!(db.row_count().await, 0);
 }
@@ -144,7 +145,7 @@ async fn the_repos_caps_hold_in_it(db: TestDb) {
     let small = NewDeadLetter { payload: Value::Null, ..letter(new_app()) };
     let id = repo.in_transaction(&txn).insert(small).await.unwrap();
     SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
-    assert_eq!(db.repo().get(id).await.unwrap().unwrap().last_error, "smtp [cut]");
+    assert_eq!(db.repo().get(id).await.unwrap().unwrap().last_error, "sm [cut] r");
 }
 
 async fn a_transaction_that_wrote_nothing_commits(db: TestDb) {

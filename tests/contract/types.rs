@@ -160,6 +160,7 @@ fn a_new_letter_failed_once_and_now() {
         first_attempt_at: new.first_attempt_at,
         last_attempt_at: new.first_attempt_at,
         last_error: "451".to_owned(),
+        error_signature: None,
     };
     assert_eq!(new, expected);
 }
@@ -343,7 +344,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         last_attempt_at: row.last_attempt_at,
         error_excerpt: CANARY.to_owned(),
         error_signature: CANARY.to_owned(),
-        key_cut: false,
+        group_key: "0123456789abcdef".to_owned(),
         created_at: row.created_at,
         resolved_at: None,
         resolution: None,
@@ -351,11 +352,12 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         resolution_note: text(),
     };
     let group = ErrorGroup {
+        group_key: "0123456789abcdef".to_owned(),
         source: CANARY.to_owned(),
         op: CANARY.to_owned(),
         script_id: row.script_id,
         error_signature: CANARY.to_owned(),
-        key_cut: false,
+        sample: CANARY.to_owned(),
         count: 4711,
         first_seen: row.created_at,
         last_seen: row.created_at,

@@ -17,8 +17,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter, PageRequest,
-    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
-    TimelineRequest,
+    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
+    SweepScope, TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -107,6 +107,7 @@ dropped! {
     resolve_once,
     resolve_matching,
     reopen,
+    rebuild_signatures,
     sweep_of_one_app,
     sweep_of_all_apps,
     sweep_of_all_apps_but_some,
@@ -355,6 +356,10 @@ async fn replay_matching_in_parts(given: &Given) -> Outcome {
 async fn replay_keyed(given: &Given) -> Outcome {
     let replayer = given.repo.replayer(KeyedOutbox);
     replayer.replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
+}
+
+async fn rebuild_signatures(given: &Given) -> Outcome {
+    given.repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop)
 }
 
 async fn import(given: &Given) -> Outcome {

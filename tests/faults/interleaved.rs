@@ -15,13 +15,13 @@ use dead_letters::{
     AppId, Backlog, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
     DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    ReplayRequest, Replayed, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter, SweepScope, Swept,
-    TimelineRequest,
+    RebuildRequest, ReplayRequest, Replayed, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter,
+    SweepScope, Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect, Statement,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, Statement,
     sqlx::sqlite::SqliteJournalMode,
 };
 use tokio::{runtime::Handle, sync::watch, task};
@@ -152,6 +152,7 @@ calls! {
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen: reopen Atomic, reopen_of_an_open_letter Atomic;
     import: import Atomic;
+    rebuild_signatures: rebuild_signatures Atomic;
     sweep: sweep_of_one_app Atomic, sweep_of_all_apps Atomic, sweep_of_all_apps_but_some Atomic,
         sweep_of_closed_letters Atomic;
     sweep_into: sweep_into_of_one_app Atomic, sweep_into_of_all_apps Atomic,
@@ -171,6 +172,8 @@ on! { where_it_is_sharded, postgres_sharded:
     resolve_matching Atomic,
     backlogs Atomic,
     import Atomic,
+    // A statement for each app.
+    rebuild_signatures Calls,
     sweep_of_one_app Atomic,
     sweep_into_of_one_app Atomic,
     replay_matching Atomic,
@@ -417,6 +420,11 @@ async fn import(given: Given) -> Shown {
     show(imported, |imported| vec![format!("{imported:?}")])
 }
 
+/// What it skipped is counted, and differs from what either order counts.
+async fn rebuild_signatures(given: Given) -> Shown {
+    show(given.repo.rebuild_signatures(&RebuildRequest::default()).await, |_| vec![])
+}
+
 async fn sweep_of_one_app(given: Given) -> Shown {
     sweep(&given, SweepScope::App(given.app), given.by_age()).await
 }
@@ -601,7 +609,9 @@ impl Given {
     }
 
     fn stored_letter(&self, op: &str, minutes: i64) -> StoredLetter {
-        StoredLetter { op: op.to_owned(), ..stored_letter(self.app, self.ago(minutes)) }
+        // Stale, for a rebuild.
+        let (op, signature_version) = (op.to_owned(), 1);
+        StoredLetter { op, signature_version, ..stored_letter(self.app, self.ago(minutes)) }
     }
 
     fn id(&self, op: &str) -> DeadLetterId {
@@ -860,12 +870,11 @@ impl Setting {
 
 /// All letters, and the outbox.
 async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
-    let columns = [table::Column::Op, table::Column::Resolution, table::Column::ResolvedBy];
-    let rows = table::Entity::find().select_only().columns(columns).into_tuple();
-    let rows: Vec<(String, Option<String>, Option<String>)> = rows.all(db).await.unwrap();
-    let letters = rows
-        .into_iter()
-        .map(|(op, resolution, by)| format!("{op} {} by {by:?}", resolution.as_deref().unwrap_or("open")));
+    let rows = table::Entity::find().all(db).await.unwrap();
+    let letters = rows.into_iter().map(|row| {
+        let (op, by, version) = (row.op, row.resolved_by, row.signature_version);
+        format!("{op} {} by {by:?}, signed by version {version}", row.resolution.as_deref().unwrap_or("open"))
+    });
     let outbox = Statement::from_string(db.get_database_backend(), "SELECT id FROM outbox");
     let outbox = db.query_all_raw(outbox).await.unwrap();
     let events = outbox.iter().map(|row| {

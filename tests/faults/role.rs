@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, Schema, SeaOrmDeadLetterRepo,
-    Settled, Settlement, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
+    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, RebuildRequest, Schema,
+    SeaOrmDeadLetterRepo, Settled, Settlement, SweepScope, Swept, TimelineRequest, connect_options, open,
+    testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -200,6 +201,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, &ignored).await.unwrap();
     repo.reopen(app_id, id).await.unwrap();
+    assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
     repo.replay(app_id, id, None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await.unwrap();
     assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 1).await.unwrap().ids.len(), 1);
     let replayed =

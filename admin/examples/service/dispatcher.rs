@@ -58,6 +58,7 @@ async fn bury(
         first_attempt_at: event.first_attempt_at.unwrap_or(now),
         last_attempt_at: now,
         last_error: error,
+        error_signature: None,
     };
     let taken = async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)

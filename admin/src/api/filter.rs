@@ -56,6 +56,10 @@ pub(super) struct Filter {
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     error_signature: Option<String>,
+    /// The key of an error group.
+    #[schema(max_length = 2_000)]
+    #[param(max_length = 2_000)]
+    group_key: Option<String>,
     /// Whether the payload is truncated or erased: `false` leaves such letters out.
     truncated: Option<bool>,
     /// Letters that failed again: this run replayed their event, and they are none of its own.
@@ -81,6 +85,7 @@ impl TryFrom<Filter> for DeadLetterFilter {
             original_event_id: filter.original_event_id,
             error_contains: short("filter.error_contains", filter.error_contains)?,
             error_signature: short("filter.error_signature", filter.error_signature)?,
+            group_key: short("filter.group_key", filter.group_key)?,
             truncated: filter.truncated,
             failed_again_in_run: filter.failed_again_in_run,
             created_from: filter.created_from,

@@ -48,6 +48,8 @@ pub(super) struct Groups {
 /// Letters that failed alike.
 #[derive(Serialize, ToSchema)]
 struct Group {
+    /// The short name of the group: the letters with this `group_key` are its letters.
+    group_key: String,
     /// What the events were about: at most 500 characters of it, then `…`.
     source: String,
     /// The operation that failed: at most 500 characters of it, then `…`.
@@ -56,6 +58,8 @@ struct Group {
     script_id: Option<Uuid>,
     /// What their errors have in common: at most 500 characters of it, then `…`.
     error_signature: String,
+    /// The message of the newest letter's error: at most 500 characters of it, then `…`.
+    sample: String,
     /// Letters.
     count: u64,
     /// When the first one was stored.
@@ -77,10 +81,12 @@ struct Group {
 impl From<ErrorGroup> for Group {
     fn from(group: ErrorGroup) -> Self {
         Self {
+            group_key: cut(group.group_key, MAX_NAME_CHARACTERS),
             source: cut(group.source, MAX_NAME_CHARACTERS),
             op: cut(group.op, MAX_NAME_CHARACTERS),
             script_id: group.script_id.map(Uuid::from),
             error_signature: cut(group.error_signature, MAX_NAME_CHARACTERS),
+            sample: cut(group.sample, MAX_NAME_CHARACTERS),
             count: group.count,
             first_seen: group.first_seen,
             last_seen: group.last_seen,

@@ -57,6 +57,8 @@ pub(super) struct Letter {
     error_excerpt: String,
     /// What the error has in common with its like: at most 500 characters of it, then `…`.
     error_signature: String,
+    /// The key of its error group.
+    group_key: String,
     /// When the letter was stored.
     created_at: DateTime<Utc>,
     /// When it was last resolved. Null while it is unresolved.
@@ -103,6 +105,7 @@ impl Letter {
             last_attempt_at: summary.last_attempt_at,
             error_excerpt: summary.error_excerpt,
             error_signature: cut(summary.error_signature, MAX_NAME_CHARACTERS),
+            group_key: cut(summary.group_key, MAX_NAME_CHARACTERS),
             created_at: summary.created_at,
             resolved_at: summary.resolved_at,
             resolution: summary.resolution,

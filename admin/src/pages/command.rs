@@ -61,7 +61,8 @@ impl Command {
         for (name, value) in query.pairs() {
             // One that begins with a dash would be taken for an option.
             let joint = if value.starts_with('-') { '=' } else { ' ' };
-            cli.push_str(&format!(" --{}{joint}{}", name.replace('_', "-"), quoted(&value)));
+            let option = if name == "group_key" { "group" } else { &name.replace('_', "-") };
+            cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
         }
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
     }

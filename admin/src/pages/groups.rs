@@ -11,7 +11,6 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterState, ErrorGroup, GroupRequest, ListQuery, PageRequest, ScriptId,
 };
-
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -28,7 +27,7 @@ use crate::{
     input::{AppPath, Query},
     problem::Problem,
     shares::{Share, shares},
-    urls::{Root, fits, with_field},
+    urls::{Root, with_field},
 };
 
 /// Letters of which is said what they share.
@@ -48,10 +47,11 @@ struct GroupsPage {
 }
 
 struct Group {
-    /// Where its letters are, or the newest of them, if no address can name all.
+    /// Where its letters are.
     address: String,
-    is_linked: bool,
     signature: Text,
+    /// The message of its newest letter, if the signature is not all of it.
+    sample: Option<Text>,
     source: Text,
     op: Text,
     script: Option<ScriptId>,
@@ -62,7 +62,7 @@ struct Group {
     /// When the last of its letters was settled, if others failed since.
     came_back_after: Option<Time>,
     /// Where it says what its letters share.
-    shares: Option<String>,
+    shares: String,
 }
 
 /// What the newest letters of the filter have in common.
@@ -142,26 +142,17 @@ impl Group {
     fn new(app_id: AppId, root: &Root, query: &ListQuery, settled: &Settled, group: ErrorGroup) -> Self {
         let (count, last_settled_at) = settled.of_group(&group);
         let came_back = last_settled_at.filter(|&at| at < group.last_seen);
-        let filter = DeadLetterFilter {
-            source: Some(group.source.clone()),
-            op: Some(group.op.clone()),
-            script_id: Some(group.script_id.into()),
-            error_signature: Some(group.error_signature.clone()),
-            ..query.filter.clone()
-        };
+        let filter = DeadLetterFilter { group_key: Some(group.group_key), ..query.filter.clone() };
         let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
-        // A text that was cut finds no letter, and a long one fits no address.
-        let is_linked = !group.key_cut && fits(&letters);
-        let signature = group.error_signature.as_str();
-        let signature = if signature.is_empty() { "No error was said" } else { signature };
+        let sample =
+            Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
+        let signature =
+            if group.error_signature.is_empty() { "No signature" } else { &group.error_signature };
         Self {
-            address: match is_linked {
-                true => root.letters(app_id, &letters),
-                false => root.letter(app_id, group.newest_id),
-            },
-            is_linked,
-            shares: is_linked.then(|| with_field(root.groups(app_id, &letters), "shares", "true")),
+            address: root.letters(app_id, &letters),
+            shares: with_field(root.groups(app_id, &letters), "shares", "true"),
             signature: Text::cut(signature, 200),
+            sample: sample.map(|sample| Text::cut(&sample, 500)),
             source: Text::cut(&group.source, 100),
             op: Text::cut(&group.op, 100),
             script: group.script_id,
@@ -174,32 +165,18 @@ impl Group {
     }
 }
 
-/// Of each group, how many letters are settled, and when the last of them was.
+/// By the group's key, how many letters are settled, and when the last of them was.
 #[derive(Default)]
-struct Settled(HashMap<Key, (u64, Option<DateTime<Utc>>)>);
-
-#[derive(PartialEq, Eq, Hash)]
-struct Key(String, String, Option<ScriptId>, String);
-
-impl Key {
-    fn of(group: &ErrorGroup) -> Self {
-        let ErrorGroup { source, op, script_id, error_signature, .. } = group;
-        Self(source.clone(), op.clone(), *script_id, error_signature.clone())
-    }
-}
+struct Settled(HashMap<String, (u64, Option<DateTime<Utc>>)>);
 
 impl Settled {
     fn of(groups: &[ErrorGroup]) -> Self {
-        // Several groups may share a key that was cut.
-        let whole = groups.iter().filter(|group| !group.key_cut);
-        Self(whole.map(|group| (Key::of(group), (group.settled, group.last_settled_at))).collect())
+        let settled = |group: &ErrorGroup| (group.group_key.clone(), (group.settled, group.last_settled_at));
+        Self(groups.iter().map(settled).collect())
     }
 
     fn of_group(&self, group: &ErrorGroup) -> (u64, Option<DateTime<Utc>>) {
-        match group.key_cut {
-            true => (group.settled, group.last_settled_at),
-            false => self.0.get(&Key::of(group)).copied().unwrap_or_default(),
-        }
+        self.0.get(&group.group_key).copied().unwrap_or_default()
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     payload::{Kind, REDACTED, Redaction, Token, pretty, redact},
     problem::Problem,
     settle::summary,
-    urls::{Root, fits},
+    urls::Root,
 };
 
 /// A larger payload is not shown but offered for download.
@@ -45,8 +45,10 @@ struct LetterPage {
     letter: Letter,
     error: ErrorText,
     is_error_cut: bool,
-    /// Where the letters are that failed alike, and what they have in common.
-    alike: Option<(String, Text)>,
+    /// Where the letters are that failed alike.
+    alike: String,
+    /// What they have in common.
+    signature: Text,
     payload: Payload,
     /// None for those who may do nothing.
     settle: Option<SettleCard>,
@@ -184,23 +186,18 @@ async fn shows(
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
     let alike = DeadLetterFilter {
         state: DeadLetterState::Any,
-        source: Some(letter.source.clone()),
-        op: Some(letter.op.clone()),
-        script_id: Some(letter.script_id.into()),
-        error_signature: Some(letter.error_signature.clone()),
+        group_key: Some(letter.group_key.clone()),
         ..Default::default()
     };
-    let alike = ListQuery { filter: alike, ..Default::default() };
-    let can_be_listed = !letter.error_signature.is_empty() && !letter.key_cut && fits(&alike);
-    let alike = can_be_listed.then(|| root.letters(app_id, &alike));
+    let alike = root.letters(app_id, &ListQuery { filter: alike, ..Default::default() });
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
             .here("Letter")
             .banner(Banner::read(access, root, banner, None).await?),
         error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
         is_error_cut: end.is_some(),
-        // Letters from before there was one have none.
-        alike: alike.map(|address| (address, Text::cut(&letter.error_signature, 200))),
+        alike,
+        signature: Text::cut(&letter.error_signature, 200),
         payload,
         settle: SettleCard::new(access, root, &letter),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),

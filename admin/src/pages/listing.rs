@@ -191,7 +191,8 @@ pub(crate) struct Field {
 }
 
 /// Name, label and an example.
-const MORE_FIELDS: [(&str, &str, &str); 7] = [
+const MORE_FIELDS: [(&str, &str, &str); 8] = [
+    ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),
     ("created_from", "Failed from", "2026-03-01T10:00:00Z"),
     ("created_before", "Failed before", "2026-03-01T10:00:00Z"),

@@ -141,6 +141,7 @@ fn word(name: &str) -> Option<&'static str> {
         "original_event_id" => Some("Event"),
         "error_contains" => Some("Error contains"),
         "error_signature" => Some("Signature"),
+        "group_key" => Some("Group"),
         "created_from" => Some("Failed from"),
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),

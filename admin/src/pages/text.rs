@@ -78,7 +78,7 @@ impl ErrorText {
         let error = error.trim();
         let (first, rest) = error.split_once('\n').unwrap_or((error, ""));
         let lines: Vec<_> = rest.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let first = if first.is_empty() { "No error was said" } else { first.trim_end() };
+        let first = if first.is_empty() { "No error message" } else { first.trim_end() };
         Self {
             first: first.into(),
             rest: rest.trim_start_matches('\n').into(),
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(error.first.to_string(), "HTTP 503");
         assert_eq!(error.rest.to_string(), "  at deliver\n\ncaused by: reset");
         assert_eq!(error.brief.to_string(), "at deliver · caused by: reset");
-        assert_eq!(ErrorText::new(" \n").first.to_string(), "No error was said");
+        assert_eq!(ErrorText::new(" \n").first.to_string(), "No error message");
     }
 
     #[test]

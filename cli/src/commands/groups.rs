@@ -24,7 +24,9 @@ pub(crate) async fn groups(
         text("last"),
         text("source"),
         text("op"),
-        text("failing alike"),
+        text("group"),
+        text("signature"),
+        text("sample"),
     ];
     printer.print(&found, &found.groups, columns, |group| {
         [
@@ -33,7 +35,9 @@ pub(crate) async fn groups(
             Cell::Time(group.last_seen),
             group.source.as_str().into(),
             group.op.as_str().into(),
+            group.group_key.as_str().into(),
             group.error_signature.as_str().into(),
+            group.sample.as_str().into(),
         ]
     })?;
     warn_of_scan(found.looked_back_to);

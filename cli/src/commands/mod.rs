@@ -12,13 +12,15 @@ mod replay;
 mod resolve;
 mod serve;
 mod show;
+mod signatures;
 mod sweep;
 mod tally;
 mod timeline;
 
 pub(crate) use self::{
     apps::apps, count::count, export::export, groups::groups, import::import, list::list, reopen::reopen,
-    replay::replay, resolve::resolve, serve::serve, show::show, sweep::sweep, timeline::timeline,
+    replay::replay, resolve::resolve, serve::serve, show::show, signatures::rebuild, sweep::sweep,
+    timeline::timeline,
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -19,7 +19,7 @@ const LETTERS: u32 = 24;
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 6] {
+fn cases() -> [Case; 7] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
@@ -34,6 +34,10 @@ fn cases() -> [Case; 6] {
             DeadLetterFilter { truncated: Some(true), source: Some("orders".to_owned()), ..none() },
             |letter, _| is_truncated(letter) && letter.source == "orders",
         ),
+        // The key of orders without a script.
+        (DeadLetterFilter { group_key: Some("2cf488a4aaa52e8a".to_owned()), ..none() }, |letter, _| {
+            letter.source == "orders" && letter.script_id.is_none()
+        }),
         (DeadLetterFilter { failed_again_in_run: Some(RUN), ..none() }, |letter, all| {
             letter.run_id != Some(RUN)
                 && all.iter().any(|other| {

@@ -5,7 +5,6 @@ use dead_letters::{
     DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage, ErrorGroup,
     GroupRequest, NewDeadLetter, PageRequest, Resolution, ScriptId, TimelineRequest,
 };
-use sea_orm::DbBackend;
 use uuid::Uuid;
 
 use super::{any, letter, new_app, row_of, settlement, ten_oclock};
@@ -18,7 +17,9 @@ on_every_backend! {
     a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call,
     long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two,
     of_equal_groups_the_one_seen_last_comes_first,
-    groups_of_one_count_and_time_go_by_their_key_byte_by_byte,
+    groups_of_one_count_and_time_go_by_their_key,
+    a_group_shows_the_message_of_its_newest_letter,
+    letters_that_another_writer_stored_without_a_key_are_one_group,
     of_rows_of_one_time_the_newest_has_the_largest_id,
     the_filter_and_the_app_hold_for_the_newest_row_too,
     limit_is_1_to_500,
@@ -29,7 +30,7 @@ on_every_backend! {
 
 async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
     let app = new_app();
-    let script = ScriptId::from(Uuid::new_v4());
+    let script = ScriptId::from(Uuid::from_u128(1));
     let failed = |error: String| NewDeadLetter { last_error: error, script_id: Some(script), ..letter(app) };
     let mut timeouts = Vec::new();
     // The newest by time is neither the last stored nor the one with the largest id.
@@ -41,22 +42,24 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
     let refused = row_of(&db, failed("connection refused".to_owned())).await;
     db.set_created_at(refused, ten_oclock()).await;
 
-    let group = |error_signature: &str, count, first, last, newest_id| ErrorGroup {
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        script_id: Some(script),
-        error_signature: error_signature.to_owned(),
-        key_cut: false,
-        count,
-        first_seen: ten_oclock() + Duration::minutes(first),
-        last_seen: ten_oclock() + Duration::minutes(last),
-        newest_id,
-        settled: 0,
-        last_settled_at: None,
-        timeline: vec![],
-    };
-    let largest = group("timeout after #", 3, 2, 9, timeouts[1]);
-    let second = group("connection refused", 1, 0, 0, refused);
+    let group =
+        |group_key: &str, error_signature: &str, sample: &str, count, first, last, newest_id| ErrorGroup {
+            group_key: group_key.to_owned(),
+            source: "orders".to_owned(),
+            op: "insert".to_owned(),
+            script_id: Some(script),
+            error_signature: error_signature.to_owned(),
+            sample: sample.to_owned(),
+            count,
+            first_seen: ten_oclock() + Duration::minutes(first),
+            last_seen: ten_oclock() + Duration::minutes(last),
+            newest_id,
+            settled: 0,
+            last_settled_at: None,
+            timeline: vec![],
+        };
+    let largest = group("a6a8f8be7176a403", "timeout after #", "timeout after 2s", 3, 2, 9, timeouts[1]);
+    let second = group("4d8a7ba1abe1a69e", "connection refused", "connection refused", 1, 0, 0, refused);
     assert_eq!(
         db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups,
         [largest.clone(), second]
@@ -127,10 +130,7 @@ async fn a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call(db: Te
         let letters = stored[&group.script_id].clone();
         let filter = DeadLetterFilter {
             state: DeadLetterState::Open,
-            source: Some(group.source),
-            op: Some(group.op),
-            script_id: Some(group.script_id.into()),
-            error_signature: Some(group.error_signature),
+            group_key: Some(group.group_key),
             created_before: Some(DateTime::<Utc>::MAX_UTC),
             ..Default::default()
         };
@@ -175,21 +175,12 @@ async fn long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two(d
     for scan in [None, Some(100)] {
         let request = GroupRequest { scan, ..Default::default() };
         let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
-        let found: Vec<_> =
-            groups.iter().map(|group| (&*group.source, &*group.op, group.key_cut, group.count)).collect();
+        let found: Vec<_> = groups.iter().map(|group| (&*group.source, &*group.op, group.count)).collect();
         let cut = &*("é".repeat(500) + " [cut]");
-        let expected = [
-            ("orders", "insert", false, 4),
-            (cut, "insert", true, 3),
-            (cut, "insert", true, 2),
-            ("orders", cut, true, 1),
-        ];
+        let expected = [("orders", "insert", 4), (cut, "insert", 3), (cut, "insert", 2), ("orders", cut, 1)];
         assert!(found == expected, "{:?}", groups.iter().map(|group| group.count).collect::<Vec<_>>());
-        // The newest letter of each leads to the others.
         for group in groups {
-            let newest = db.repo().get(group.newest_id).await.unwrap().unwrap();
-            let (source, op) = (Some(newest.source), Some(newest.op));
-            let filter = DeadLetterFilter { source, op, ..any() };
+            let filter = DeadLetterFilter { group_key: Some(group.group_key), ..any() };
             assert_eq!(db.repo().count(app, &filter, 100, None).await.unwrap().count, group.count);
         }
     }
@@ -207,51 +198,66 @@ async fn of_equal_groups_the_one_seen_last_comes_first(db: TestDb) {
     assert_eq!(signatures, ["c", "a", "b"]);
 }
 
-async fn groups_of_one_count_and_time_go_by_their_key_byte_by_byte(db: TestDb) {
-    if db.db.get_database_backend() == DbBackend::Postgres {
-        // A language's order is neither that of bytes nor SQLite's.
-        db.execute(
-            r#"ALTER TABLE dead_letters ALTER source TYPE text COLLATE "und-x-icu",
-                   ALTER op TYPE text COLLATE "und-x-icu", ALTER error_signature TYPE text COLLATE "und-x-icu""#,
-        )
-        .await;
-    }
+async fn groups_of_one_count_and_time_go_by_their_key(db: TestDb) {
     let app = new_app();
-    let script = |n| Some(ScriptId::from(Uuid::from_u128(n)));
-    let mut keys = vec![
-        ("b", "x", script(1), "e"),
-        ("_", "x", script(1), "e"),
-        ("ab", "x", script(1), "e"),
-        ("é", "x", script(1), "e"),
-        ("a", "y", script(1), "e"),
-        ("a", "Y", script(1), "e"),
-        ("a", "x", None, "e"),
-        ("a", "x", script(2), "e"),
-        ("a", "x", script(1), "f"),
-        ("a", "x", script(1), "F"),
-        ("B", "x", script(1), "e"),
-        ("a-c", "x", script(1), "e"),
-    ];
-    for &(source, op, script_id, error) in &keys {
-        let (source, op, last_error) = (source.into(), op.into(), error.into());
-        let id = row_of(&db, NewDeadLetter { source, op, script_id, last_error, ..letter(app) }).await;
+    for n in 0..12 {
+        let id = row_of(&db, NewDeadLetter { source: format!("source {n}"), ..letter(app) }).await;
         db.set_created_at(id, ten_oclock()).await;
     }
-    // Without a script comes last.
-    keys.sort_by_key(|&(source, op, script_id, error)| (source, op, script_id.is_none(), script_id, error));
-    for limit in [3, 12] {
-        let groups = db
-            .repo()
-            .error_groups(app, &any(), &GroupRequest { limit, ..Default::default() })
-            .await
-            .unwrap()
-            .groups;
-        let sorted: Vec<_> = groups
-            .iter()
-            .map(|group| (&*group.source, &*group.op, group.script_id, &*group.error_signature))
-            .collect();
-        assert_eq!(sorted, keys[..limit as usize]);
+    let keys = async |limit| {
+        let request = GroupRequest { limit, ..Default::default() };
+        let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
+        groups.into_iter().map(|group| group.group_key).collect::<Vec<_>>()
+    };
+    let all = keys(12).await;
+    assert_eq!(all.len(), 12);
+    assert!(all.is_sorted(), "{all:?}");
+    assert_eq!(keys(3).await, all[..3]);
+}
+
+async fn a_group_shows_the_message_of_its_newest_letter(db: TestDb) {
+    let app = new_app();
+    let frames = "  File \"/app/orders.py\", line 17, in place\n    é()\n".repeat(1_000);
+    let traceback = |order| format!("Traceback (most recent call last):\n{frames}KeyError: 'order {order}'");
+    let until = ten_oclock() + Duration::minutes(10);
+    let timeline = Some(TimelineRequest { from: ten_oclock(), until, buckets: 10 });
+    let wrapped = "java.lang.Error: no order 17\n\tat a.B\nCaused by: x.Y: refused 3 times";
+    for (errors, sample) in [
+        (["no stock for order 17", "no stock for order 18"].map(str::to_owned), "no stock for order 18"),
+        ([traceback(17), traceback(18)], "KeyError: 'order 18'"),
+        (
+            [wrapped, wrapped].map(str::to_owned),
+            "java.lang.Error: no order 17 caused by: x.Y: refused 3 times",
+        ),
+        (["x".repeat(600), "x".repeat(600)], &*("x".repeat(500) + " [cut]")),
+        ([String::new(), String::new()], ""),
+    ] {
+        let app = new_app();
+        for (minute, last_error) in (1..).zip(errors) {
+            let id = row_of(&db, NewDeadLetter { last_error, script_id: None, ..letter(app) }).await;
+            db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
+        }
+        for (timeline, scan) in [(None, None), (timeline, None), (timeline, Some(10))] {
+            let request = GroupRequest { timeline, scan, ..Default::default() };
+            let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
+            let [group] = groups.as_slice() else { panic!("{groups:?}") };
+            assert_eq!((group.sample.as_str(), group.source.as_str(), group.count), (sample, "orders", 2));
+        }
     }
+    assert_eq!(db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups, []);
+}
+
+async fn letters_that_another_writer_stored_without_a_key_are_one_group(db: TestDb) {
+    let app = new_app();
+    for source in ["orders", "invoices"] {
+        row_of(&db, NewDeadLetter { source: source.to_owned(), ..letter(app) }).await;
+    }
+    db.execute("UPDATE dead_letters SET group_key = ''").await;
+    let groups = db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups;
+    let [group] = groups.as_slice() else { panic!("{groups:?}") };
+    assert_eq!((group.group_key.as_str(), group.count), ("", 2));
+    let filter = DeadLetterFilter { group_key: Some(String::new()), ..any() };
+    assert_eq!(db.repo().count(app, &filter, 100, None).await.unwrap().count, 2);
 }
 
 async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {

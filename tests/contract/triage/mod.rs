@@ -25,6 +25,7 @@ mod replay_parts;
 mod replayed;
 mod resolve;
 mod scan;
+mod signatures;
 mod timeline;
 
 pub(super) fn ten_oclock() -> DateTime<Utc> {

@@ -1,0 +1,106 @@
+use std::collections::BTreeMap;
+
+use dead_letters::{DeadLetterStore, RebuildRequest, Rebuilt, Regrouped};
+use serde::Serialize;
+
+use crate::{
+    args::Rebuild,
+    error::{Exit, Failure, ended},
+    output::{Printer, id, number, text},
+    progress::Progress,
+    stop::Stop,
+};
+
+/// What is printed and held of the groups that letters leave.
+const GROUPS: usize = 10_000;
+
+#[derive(Default, Serialize)]
+struct Sum {
+    examined: u64,
+    stale: u64,
+    updated: u64,
+    regrouped: Vec<Regrouped>,
+}
+
+pub(crate) async fn rebuild(
+    store: &dyn DeadLetterStore,
+    rebuild: Rebuild,
+    printer: &mut Printer,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let mut request = RebuildRequest { dry_run: rebuild.dry_run, ..Default::default() };
+    let (mut sum, mut regrouped, progress) = (Sum::default(), BTreeMap::new(), Progress::of(None));
+    let ran = loop {
+        if stop.is_asked() {
+            break Err(Failure::silent(Exit::Partly));
+        }
+        let rebuilt = match store.rebuild_signatures(&request).await {
+            Ok(rebuilt) => rebuilt,
+            Err(error) if sum.updated == 0 => return Err(error.into()),
+            Err(error) => break Err(Failure::from(error).after_a_part()),
+        };
+        request.after = rebuilt.next;
+        sum.add(rebuilt, &mut regrouped);
+        progress.is_at(sum.examined);
+        if request.after.is_none() {
+            break Ok(());
+        }
+    };
+    drop(progress);
+    sum.regrouped = regrouped.into_values().collect();
+    let columns = [
+        id("app"),
+        id("from"),
+        id("to"),
+        number("letters"),
+        text("signature before"),
+        text("signature after"),
+    ];
+    let printed = printer.print(&sum, &sum.regrouped, columns, |group| {
+        [
+            group.app_id.into(),
+            group.from.as_str().into(),
+            group.to.as_str().into(),
+            group.letters.into(),
+            group.signature_before.as_str().into(),
+            group.signature_after.as_str().into(),
+        ]
+    });
+    sum.note(rebuild.dry_run, ran.is_err());
+    ended(ran, printed)
+}
+
+impl Sum {
+    fn add(&mut self, rebuilt: Rebuilt, regrouped: &mut BTreeMap<(String, String, String), Regrouped>) {
+        self.examined += rebuilt.examined;
+        self.stale += rebuilt.stale;
+        self.updated += rebuilt.updated;
+        for group in rebuilt.regrouped {
+            let of = (group.app_id.to_string(), group.from.clone(), group.to.clone());
+            if let Some(before) = regrouped.get_mut(&of) {
+                before.letters += group.letters;
+            } else if regrouped.len() < GROUPS {
+                regrouped.insert(of, group);
+            }
+        }
+    }
+
+    fn note(&self, dry_run: bool, was_stopped: bool) {
+        let Self { examined, stale, updated, regrouped } = self;
+        if was_stopped {
+            say!("note: it was stopped, and there may be more: run it again");
+        }
+        if regrouped.len() == GROUPS {
+            say!("note: only the first {GROUPS} changes of groups are shown");
+        }
+        match dry_run {
+            true => {
+                say!("note: {stale} of {examined} letters have an older signature, and nothing was changed")
+            }
+            false => say!("note: {updated} of {examined} letters have a new signature"),
+        }
+        if !dry_run && stale > updated {
+            say!("note: {} letters were locked, and keep theirs: run it again", stale - updated);
+        }
+    }
+}
