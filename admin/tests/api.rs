@@ -200,6 +200,7 @@ async fn a_letter_has_its_error_and_not_its_payload(world: World) {
         "last_attempt_at": new.last_attempt_at,
         "error_excerpt": "first line\nsecond line",
         "error_signature": "first line",
+        "group_key": world.group_key(id).await,
         "created_at": row.created_at,
         "resolved_at": null,
         "resolution": null,

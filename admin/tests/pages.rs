@@ -57,7 +57,8 @@ on_every_backend! {
     a_payload_is_shown_with_its_kind_and_text_as_text,
     a_group_says_that_it_came_back,
     a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other,
-    a_group_whose_key_is_too_long_says_that_it_leads_to_its_newest_letter,
+    a_group_leads_to_its_letters_however_long_its_source_is,
+    a_group_shows_a_message_beside_its_signature,
     what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted,
     every_link_leads_to_a_page,
     hostile_texts_are_text_on_every_page,
@@ -806,7 +807,8 @@ async fn a_group_says_that_it_came_back(world: World) {
     for state in ["unresolved", "any"] {
         let page = client.get(world.at(&format!("/groups?state={state}"))).await;
         assert!(page.shows("came back") && page.shows("1 settled"), "{state}: {page}");
-        let letters = page.links().into_iter().find(|link| link.contains("source=orders")).unwrap();
+        let key = world.group_key(ids[0]).await;
+        let letters = page.links().into_iter().find(|link| link.contains(&key)).unwrap();
         let expected = if state == "any" { "3 of 3" } else { "2 of 2" };
         assert!(client.get(resolved(&world.at("/groups"), &letters)).await.shows(expected));
     }
@@ -821,23 +823,23 @@ async fn a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other(wo
     let without = world.letters_of(2, "orders").await;
     let client = world.client();
     let groups = client.get(world.at("/groups")).await;
-    let script = script.to_string();
     let mut open = 5;
-    for (of_script, ids) in [("none", &without), (&*script, &with_script)] {
-        let is_of_script = |link: &String| link.contains(&format!("script_id={of_script}"));
-        let link = groups.links().into_iter().find(|link| is_of_script(link) && !link.contains("shares"));
+    for ids in [&without, &with_script] {
+        let key = world.group_key(ids[0]).await;
+        let is_of_group = |link: &String| link.contains(&format!("group_key={key}"));
+        let link = groups.links().into_iter().find(|link| is_of_group(link) && !link.contains("shares"));
         let list = client.get(resolved(&world.at("/groups"), &link.unwrap())).await;
         let count = ids.len();
         assert!(list.shows(&format!("{count} of {count}")), "{list}");
-        assert!(list.page().contains(&format!("value=\"{of_script}\"")), "the form keeps it: {list}");
-        assert!(list.shows(&format!("--script-id {of_script}")), "{list}");
+        assert!(list.page().contains(&format!("value=\"{key}\"")), "the form keeps it: {list}");
+        assert!(list.shows(&format!("--group {key}")), "{list}");
         let letter = client.get(world.at(&format!("/letters/{}", ids[0]))).await;
-        assert!(letter.links().iter().any(is_of_script), "{letter}");
+        assert!(letter.links().iter().any(is_of_group), "{letter}");
         let (back, filter) = (list.hidden("back"), list.hidden("filter"));
         let fields = [("back", &*back), ("filter", &filter), ("action", "replayed")];
         let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
         assert!(preview.shows(&format!("Replay {count} letters?")), "{preview}");
-        assert!(preview.shows(&format!("Script {of_script}")), "{preview}");
+        assert!(preview.shows(&format!("Group {key} (smtp: 451 try again later)")), "{preview}");
         let token = preview.hidden("token");
         world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back)]).await;
         open -= count;
@@ -848,20 +850,24 @@ async fn a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other(wo
     }
 }
 
-async fn a_group_whose_key_is_too_long_says_that_it_leads_to_its_newest_letter(world: World) {
-    world.letters_of(1, "orders").await;
+async fn a_group_leads_to_its_letters_however_long_its_source_is(world: World) {
     let client = world.client();
-    assert!(!client.get(world.at("/groups")).await.shows("too long to list"));
     for length in [501, 6_000_000] {
         let ids = world.letters_of(2, &"s".repeat(length)).await;
+        let key = world.group_key(ids[0]).await;
         let groups = client.get(world.at("/groups")).await;
-        assert!(groups.shows("too long to list: opens the newest letter"), "{groups}");
-        let newest = ids.iter().max().unwrap().to_string();
-        let link = groups.links().into_iter().find(|link| link.contains(&newest));
-        let letter = client.get(resolved(&world.at("/groups"), &link.unwrap())).await;
-        assert_eq!(letter.status, StatusCode::OK);
-        assert!(!letter.links().iter().any(|link| link.contains("source=")), "{letter}");
+        let link = groups.links().into_iter().find(|link| link.contains(&key)).unwrap();
+        assert!(client.get(resolved(&world.at("/groups"), &link)).await.shows("2 of 2"));
     }
+}
+
+async fn a_group_shows_a_message_beside_its_signature(world: World) {
+    for last_error in ["no stock for order 17", "", "#"] {
+        world.insert(NewDeadLetter { last_error: last_error.to_owned(), ..letter(world.app) }).await;
+    }
+    let page = world.client().get(world.at("/groups")).await;
+    assert!(page.shows("no stock for order # no stock for order 17"), "{page}");
+    assert!(page.shows("No signature"), "{page}");
 }
 
 async fn what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted(world: World) {

@@ -111,6 +111,10 @@ impl World {
         letter.id
     }
 
+    pub(crate) async fn group_key(&self, id: DeadLetterId) -> String {
+        self.repo.summary(self.app, id).await.unwrap().unwrap().group_key
+    }
+
     pub(crate) async fn row(&self, id: DeadLetterId) -> DeadLetterRow {
         self.repo.get(id).await.unwrap().unwrap()
     }

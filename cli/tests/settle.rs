@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::support::{PROGRAM, Ran, Store, waits_for_a_lock};
 
 on_every_backend! {
+    stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them,
     letters_are_settled_by_their_ids_and_what_was_not_is_told,
     what_matches_is_settled_once_it_is_confirmed,
     what_fails_after_the_count_is_left_alone,
@@ -34,6 +35,45 @@ on_every_backend! {
     a_bound_in_the_future_takes_what_is_ahead_of_the_clock,
     beside_ids_an_option_that_narrows_is_refused,
     a_resolution_says_how_far_the_letters_are_settled,
+}
+
+async fn stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them(store: Store) {
+    let letters: Vec<_> = (0..3).map(|_| stored_letter(store.app, Utc::now())).collect();
+    let stale = |mut letter: StoredLetter, signature: &str| {
+        letter.error_signature = signature.to_owned();
+        letter.signature_version = 1;
+        letter
+    };
+    let letters =
+        [stale(letters[0].clone(), "smtp"), stale(letters[1].clone(), "smtp: try again"), letters[2].clone()];
+    // Without a script their key is one.
+    let letters = letters.map(|letter| StoredLetter { script_id: None, ..letter });
+    store.repo.import(&letters).await.unwrap();
+    let groups = async || store.run("groups --app {app} --output json").json()["groups"].clone();
+    assert_eq!(groups().await.as_array().unwrap().len(), 3);
+
+    let shown = store.run("signatures rebuild --dry-run");
+    let lines: Vec<Vec<_>> = shown.out.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!((shown.code, lines.len()), (0, 2), "{shown:?}");
+    assert_eq!((lines[0][2], lines[0][3], lines[0][5]), (lines[1][2], "1", "smtp: 451 try again later"));
+    assert!(
+        shown.err.contains("2 of 3 letters have an older signature, and nothing was changed"),
+        "{shown:?}"
+    );
+    assert_eq!(groups().await.as_array().unwrap().len(), 3);
+
+    let ran = store.run("signatures rebuild --output json");
+    let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let counts = (&json["examined"], &json["stale"], &json["updated"]);
+    assert_eq!(counts, (&json!(3), &json!(2), &json!(2)));
+    assert!(ran.err.contains("2 of 3 letters have a new signature"), "{ran:?}");
+    let left = groups().await;
+    let [group] = left.as_array().unwrap().as_slice() else { panic!("{left}") };
+    assert_eq!(
+        (&group["count"], &group["error_signature"]),
+        (&json!(3), &json!("smtp: 451 try again later"))
+    );
+    assert!(store.run("signatures rebuild").err.contains("0 of 3 letters have a new signature"));
 }
 
 async fn letters_are_settled_by_their_ids_and_what_was_not_is_told(store: Store) {

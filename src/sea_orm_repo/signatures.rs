@@ -151,7 +151,7 @@ fn signed_letters(after: Option<DeadLetterId>, limit: u32) -> SelectStatement {
         .expr_as(if_stale(start), "start_of_error")
         .expr_as(if_stale(end), "end_of_error")
         .from(Entity)
-        .and_where_option(after.map(|id| COLUMN.id.gt(id.into_inner())))
+        .and_where(after.map_or_else(|| COLUMN.id.gte(Uuid::nil()), |id| COLUMN.id.gt(id.into_inner())))
         .order_by(Column::Id, Order::Asc)
         .limit(shown(u64::from(limit) + 1))
         .take()

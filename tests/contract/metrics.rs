@@ -278,10 +278,6 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
     calls.failed("replay", replayer.replay(app, id, None, None)).await;
     calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, two())).await;
-    calls.ok("rebuild_signatures", 0, repo.rebuild_signatures(&RebuildRequest::default())).await;
-    db.execute("UPDATE dead_letters SET signature_version = 1").await;
-    // But an erased one.
-    calls.ok("rebuild_signatures", 5, repo.rebuild_signatures(&RebuildRequest::default())).await;
     let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
     txn.execute_unprepared("ROLLBACK").await.unwrap();
     calls.failed("commit", SeaOrmDeadLetterRepo::commit(txn)).await;

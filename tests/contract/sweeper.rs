@@ -9,11 +9,11 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, Sweeper, SweeperBuilder,
-    entity::dead_letters as table,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due,
+    JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, SweepScope, Sweeper,
+    SweeperBuilder, entity::dead_letters as table,
 };
-use sea_orm::EntityTrait;
+use sea_orm::{ConnectionTrait, EntityTrait};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -343,6 +343,28 @@ async fn a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sw
         assert_eq!((report.deleted, report.refused), (1, 1));
         set_source(&db, &[refused, kept], "orders").await;
         db.execute("DELETE FROM dead_letters").await;
+    }
+}
+
+/// PostgreSQL answers with an error before it has given up the locks of the statement that failed.
+#[tokio::test]
+async fn the_rows_of_a_batch_that_failed_are_free_when_it_returns_on_postgres() {
+    let db = TestDb::postgres().await;
+    db.execute("CREATE TABLE noise (n int)").await;
+    // Each pass of the loop is a subtransaction, which a rollback has to mark.
+    let fail = "FOR n IN 1..500 LOOP
+                    BEGIN INSERT INTO noise VALUES (n); EXCEPTION WHEN division_by_zero THEN END;
+                END LOOP;
+                RAISE EXCEPTION ''no''";
+    on_delete(&db, "kept", fail, "").await;
+    let kept = stored(&db, new_app(), 100, true).await;
+    set_source(&db, &[kept], "kept").await;
+    let other = db.connect_with(|_| ()).await;
+    for _ in 0..50 {
+        for scope in [SweepScope::AllApps, SweepScope::AllAppsBut { excepted: Vec::new() }] {
+            db.repo().sweep(&scope, Due::CreatedBefore(now()), None, 10).await.unwrap_err();
+            other.execute_unprepared("SELECT FROM dead_letters FOR UPDATE NOWAIT").await.unwrap();
+        }
     }
 }
 

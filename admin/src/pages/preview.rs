@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{DeadLetterFilter, ListQuery, Resolution};
+use dead_letters::{DeadLetterFilter, DeadLetterSummary, ListQuery, Resolution};
 
 use super::{
     banner::back_text,
@@ -85,13 +85,14 @@ pub(crate) async fn page(
     let Preview { filter, count, at_least, .. } = preview;
     let events: Vec<_> = preview.sample.iter().map(|letter| letter.original_event_id).collect();
     let times = access.store().times_replayed(app_id, &events).await?;
-    let sample = preview.sample.into_iter().zip(times);
     let ticked = filter.ids.as_ref().map(Vec::len);
+    let conditions = if ticked.is_none() { conditions(&filter, preview.sample.first()) } else { Vec::new() };
+    let sample = preview.sample.into_iter().zip(times);
     html(&PreviewPage {
         frame: Frame::of_app(&root, &access).here(verb(action)),
         verb: verb(action),
         count: Amount { count, at_least },
-        conditions: if ticked.is_none() { conditions(&filter) } else { Vec::new() },
+        conditions,
         cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
         ahead: preview.ahead.into(),
         truncated: preview.truncated.into(),
@@ -125,10 +126,18 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     if texts.is_empty() { "all that were unresolved".to_owned() } else { texts.join(", ") }
 }
 
-/// Names and values.
-fn conditions(filter: &DeadLetterFilter) -> Vec<(&'static str, Text)> {
+/// Names and values. A group's key says little: its signature is that of any of its letters.
+fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
     let query = ListQuery { filter: filter.clone(), ..Default::default() };
-    query.pairs().filter_map(|(name, value)| Some((word(name)?, Text::cut(&value, 200)))).collect()
+    let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
+    let pairs = query.pairs().filter_map(|(name, value)| {
+        let value = match (name, signature) {
+            ("group_key", Some(signature)) => format!("{value} ({signature})"),
+            _ => value,
+        };
+        Some((word(name)?, Text::cut(&value, 200)))
+    });
+    pairs.collect()
 }
 
 fn word(name: &str) -> Option<&'static str> {
