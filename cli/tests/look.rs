@@ -155,10 +155,10 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     store.letter("parcels", "smtp: 451").await;
     let ran = store.run("groups --app {app}");
     let lines = ran.lines();
-    assert_eq!((lines[0][0], lines[0][3], lines[0][6]), ("3", "orders", "order # timed out"));
-    assert_eq!((lines[1][0], lines[1][7]), ("1", "smtp: 451"));
-    assert_eq!(lines[0][7], "order 2 timed out");
-    let of_group = format!("--app {{app}} --group {}", lines[0][5]);
+    assert_eq!((lines[0][0], lines[0][2], lines[0][5]), ("3", "orders", "order # timed out"));
+    assert_eq!((lines[1][0], lines[1][6]), ("1", "smtp: 451"));
+    assert_eq!(lines[0][6], "order 2 timed out");
+    let of_group = format!("--app {{app}} --group {}", lines[0][4]);
     assert_eq!(store.run(&format!("list {of_group}")).lines().len(), 3);
     assert_eq!(store.run(&format!("count {of_group}")).lines(), [["3"]]);
     assert_eq!(store.run("count --app {app}").lines(), [["4"]]);

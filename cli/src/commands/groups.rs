@@ -20,7 +20,6 @@ pub(crate) async fn groups(
     let found = store.error_groups(app_id, &filter, &request).await?;
     let columns = [
         number("letters"),
-        number("settled"),
         text("last"),
         text("source"),
         text("op"),
@@ -31,7 +30,6 @@ pub(crate) async fn groups(
     printer.print(&found, &found.groups, columns, |group| {
         [
             group.count.into(),
-            group.settled.into(),
             Cell::Time(group.last_seen),
             group.source.as_str().into(),
             group.op.as_str().into(),
