@@ -124,7 +124,8 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
 /// What a letter takes of memory, about. Its payload nests no deeper than serde_json reads.
 fn bytes_of(letter: &NewDeadLetter) -> usize {
     let payload_text = letter.payload_text.as_ref().map_or(0, String::len);
-    let texts = letter.source.len() + letter.op.len() + letter.last_error.len() + payload_text;
+    let signature = letter.error_signature.as_ref().map_or(0, String::len);
+    let texts = letter.source.len() + letter.op.len() + letter.last_error.len() + payload_text + signature;
     size_of::<NewDeadLetter>() + texts + bytes_of_payload(&letter.payload)
 }
 

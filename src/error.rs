@@ -31,7 +31,7 @@ pub enum DeadLetterRepoError {
     #[error("{0:?} is not a resolution: replayed, ignored, handled_by_script or handler_failed")]
     InvalidResolution(String),
     /// The text is none of the four states.
-    #[error("{0:?} is not a state: open, unresolved, resolved or any")]
+    #[error("{0:?} is not a state: open, unresolved, closed or any")]
     InvalidState(String),
     /// A field of a [`ListQuery`](crate::ListQuery) does not exist, is given twice, or can't have its value,
     /// which is not shown.

@@ -69,7 +69,7 @@ impl DeadLetterFilter {
     /// that failed since the count are not meant. Returns `None` if the filter has ids or an end of its own, since it
     /// then includes them, and if it is about closed letters, which are found by when they were closed.
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
-        if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Resolved {
+        if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Closed {
             return None;
         }
         let created_from = self.created_from.max(as_of.checked_add_signed(TimeDelta::minutes(1)));
@@ -167,21 +167,21 @@ pub enum DeadLetterState {
     #[default]
     Unresolved,
     /// Closed: resolved as `replayed`, `ignored` or `handled_by_script`. Listed by when they were resolved.
-    Resolved,
+    Closed,
     /// All rows.
     Any,
 }
 
 impl DeadLetterState {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Open, Self::Unresolved, Self::Resolved, Self::Any];
+    pub const ALL: [Self; 4] = [Self::Open, Self::Unresolved, Self::Closed, Self::Any];
 
     /// As it serializes.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
             Self::Unresolved => "unresolved",
-            Self::Resolved => "resolved",
+            Self::Closed => "closed",
             Self::Any => "any",
         }
     }

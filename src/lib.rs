@@ -52,7 +52,7 @@ pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLet
 pub use open::{OpenError, Schema, open};
 pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
-pub use rebuild::{RebuildRequest, Rebuilt, Regrouped};
+pub use rebuild::{RebuildCursor, RebuildRequest, Rebuilt, Regrouped};
 pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
 pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};

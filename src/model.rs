@@ -50,9 +50,8 @@ pub struct NewDeadLetter {
     pub last_attempt_at: DateTime<Utc>,
     /// What the last attempt said.
     pub last_error: String,
-    /// What letters of one error group have in common, where the service knows it better than the library can read it
-    /// from `last_error`: an error's type, or a fingerprint. At most 200 characters are kept. `None` lets the library
-    /// make a signature.
+    /// The error signature. Set it if the service can name the failure better than the library: an error's type, or a
+    /// fingerprint. At most 200 characters are kept. If it is `None` or empty, the library makes a signature.
     ///
     /// ```
     /// use dead_letters::{NewDeadLetter, AppId};

@@ -41,7 +41,7 @@ pub struct Page<T> {
     pub next: Option<Cursor>,
     /// Where the scan ended before the page was full: the `created_at` of the last row that was looked at, or its
     /// `resolved_at` where the filter's state is closed. There are more behind it, and `next` begins there.
-    pub looked_back_to: Option<DateTime<Utc>>,
+    pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// A place in one listing, to go on from. It prints, parses and serializes as 44 characters that a URL leaves

@@ -120,7 +120,7 @@ impl ListQuery {
         let Self { filter, page } = self;
         match name {
             "state" => {
-                let problem = "must be open, unresolved, resolved or any";
+                let problem = "must be open, unresolved, closed or any";
                 filter.state = parse(text, problem)?.unwrap_or_default();
             }
             "ids" => {

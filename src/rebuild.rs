@@ -8,10 +8,10 @@ use crate::{AppId, DeadLetterId, debug::debug_without_content};
 /// write it with `..Default::default()`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildRequest {
-    /// Letters, 1 to 500. 500 by default: the call reads up to 32 KB of the error of each.
+    /// Letters, 1 to 500. The default is 500.
     pub limit: u32,
-    /// Only letters with a larger id: the [`next`](Rebuilt::next) of the call before.
-    pub after: Option<DeadLetterId>,
+    /// Only letters behind this one: the [`next`](Rebuilt::next) of the call before.
+    pub after: Option<RebuildCursor>,
     /// Whether to change nothing, and only return what would change.
     pub dry_run: bool,
 }
@@ -22,30 +22,39 @@ impl Default for RebuildRequest {
     }
 }
 
+/// The last letter that a call examined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildCursor {
+    /// The letter's app. A table that is distributed by app may have an id twice.
+    pub app_id: AppId,
+    /// The letter.
+    pub id: DeadLetterId,
+}
+
 /// What became of the letters that a call examined.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuilt {
-    /// Letters that the call read.
+    /// Letters that were examined.
     pub examined: u64,
-    /// Those of them whose signature was stale.
+    /// Letters whose signature was stale.
     pub stale: u64,
-    /// Those of them that were updated. The rest was locked, or changed in between; in a dry run it is all.
+    /// Letters that were updated. The other stale letters were locked or changed meanwhile. Always 0 in a dry run.
     pub updated: u64,
-    /// Which groups stale letters leave, and to which they go: by app, `from` and `to`. Two entries with one `from` split
-    /// a group, two with one `to` merge groups.
+    /// The groups that stale letters leave, and the groups that they join, sorted by app, `from` and `to`. Two entries
+    /// with the same `from` show a split. Two with the same `to` show a merge.
     pub regrouped: Vec<Regrouped>,
-    /// The last letter. `None` if there are no more.
-    pub next: Option<DeadLetterId>,
+    /// Where the next call goes on. `None` if there are no more letters.
+    pub next: Option<RebuildCursor>,
 }
 
 /// Letters that go from one error group to another. Its `Debug` shows texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Regrouped {
-    /// Their app.
+    /// The app of the letters.
     pub app_id: AppId,
     /// The key of the group that they leave. Empty where another writer stored none.
     pub from: String,
-    /// The key of the group that they go to.
+    /// The key of the group that they join.
     pub to: String,
     /// The signature that one of them had.
     pub signature_before: String,

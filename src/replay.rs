@@ -158,7 +158,7 @@ pub struct Replayed {
     pub stopped: Option<DeadLetterRepoError>,
     /// Whether letters were skipped because another transaction has locked them, and the next call may not come to
     /// them.
-    pub held: bool,
+    pub skipped_locked: bool,
     /// Whether the next call may replay more.
     pub more: bool,
     /// What to pass as `after` in the next call: behind the last letter that failed. It is `after` itself if none

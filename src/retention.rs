@@ -134,7 +134,7 @@ pub enum Due {
     /// Created before this time, settled or not.
     CreatedBefore(DateTime<Utc>),
     /// Settled before this time, as `replayed`, `ignored` or `handled_by_script`: never an open row.
-    SettledBefore(DateTime<Utc>),
+    ClosedBefore(DateTime<Utc>),
 }
 
 /// Where a batch of a sweep ended, for the next one to go on behind.
@@ -177,5 +177,5 @@ pub struct CappedCount {
     /// Rows, or the cap if there are more.
     pub count: u64,
     /// Whether there are more than `count`.
-    pub at_least: bool,
+    pub capped: bool,
 }

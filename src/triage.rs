@@ -71,10 +71,10 @@ use crate::{
 ///
 ///     // The rest of what had failed by now, in batches.
 ///     let count = repo.count(app, &filter, 1_000, None).await?;
-///     assert_eq!((count.count, count.at_least), (2, false));
+///     assert_eq!((count.count, count.capped), (2, false));
 ///     let until_now = DeadLetterFilter { created_before: Some(count.as_of), ..filter };
 ///     let ignored = Settlement::ignored().note("sold out");
-///     // What other transactions hold is passed over, and then `held` says so: there is more to do later.
+///     // What other transactions hold is passed over, and then `skipped_locked` says so: there is more to do later.
 ///     while repo.resolve_matching(app, &until_now, &ignored, 100).await?.more {}
 ///     assert_eq!(repo.unresolved_count(app).await?, 0);
 ///     Ok(())
@@ -146,7 +146,7 @@ pub trait DeadLetterTriage: Send + Sync {
     /// same at any depth.
     ///
     /// With `page.scan` it looks at so many rows at most. It may then answer fewer rows than asked, even
-    /// none, and still a [`next`](Page::next): [`looked_back_to`](Page::looked_back_to) says where it
+    /// none, and still a [`next`](Page::next): [`scanned_back_to`](Page::scanned_back_to) says where it
     /// stopped.
     ///
     /// # Errors
@@ -210,7 +210,7 @@ pub trait DeadLetterTriage: Send + Sync {
     /// Counts the app's rows that match, and says as of when: what a bulk call would do, before it does.
     ///
     /// The count does not go beyond `cap`. With `scan` it looks at so many rows at most, the newest of the
-    /// app and the filter's state within its times, and [`looked_back_to`](Count::looked_back_to) says where
+    /// app and the filter's state within its times, and [`scanned_back_to`](Count::scanned_back_to) says where
     /// it stopped.
     ///
     /// # Errors
@@ -243,11 +243,11 @@ pub trait DeadLetterTriage: Send + Sync {
         scan: Option<u32>,
     ) -> Result<Timeline, DeadLetterRepoError>;
 
-    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, the
-    /// largest first, of equals the one seen last, of those by [`group_key`](ErrorGroup::group_key).
+    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, sorted
+    /// by count (largest first), then by last seen (newest first), then by [`group_key`](ErrorGroup::group_key).
     ///
     /// It reads every row that matches, or with a scan so many at most, as [`count`](Self::count), and of each group up
-    /// to 32 KB of one error.
+    /// to 32,770 characters of one error.
     ///
     /// # Errors
     ///
@@ -291,9 +291,9 @@ pub trait DeadLetterTriage: Send + Sync {
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
     /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
-    /// passed over, and [`Settled::held`] says so.
+    /// passed over, and [`Settled::skipped_locked`] says so.
     ///
-    /// A filter whose state is [`Resolved`](crate::DeadLetterState::Resolved) has no open row, and nothing is sent. To
+    /// A filter whose state is [`Closed`](crate::DeadLetterState::Closed) has no open row, and nothing is sent. To
     /// settle as `handler_failed` leaves alone what is so already: each row is settled so once, and a loop ends.
     ///
     /// # Errors
@@ -340,17 +340,16 @@ pub trait DeadLetterTriage: Send + Sync {
     /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Nothing is stored then.
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
 
-    /// Computes stale error signatures of all apps anew, and the group keys that follow from them: of up to `limit`
-    /// letters, by id.
+    /// Recomputes the stale error signatures, and the group keys, of up to `limit` letters of all apps, in order of id.
     ///
-    /// A signature is stale if an earlier version of the rules made it. A letter that another writer stored without a
-    /// group key is stale too. Signatures that a service made, those of a newer version, and those of erased letters
-    /// stay. Run a rebuild when every process has this version, since an older one goes on storing older signatures.
+    /// A signature is stale if an earlier version of the rules made it, or if another writer stored the letter without a
+    /// group key or a signature. Signatures that a service made, those of a newer version, and those of erased letters
+    /// stay. Run a rebuild when every process has this version: an older one keeps storing older signatures.
     ///
-    /// One statement reads the letters, and one updates those that are stale (one an app in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table). Letters that another transaction has locked, or that
-    /// changed in between, are skipped and stay stale. A rebuild that was interrupted may begin anew: it does nothing
-    /// twice.
+    /// One statement examines the letters, one reads those that are stale, and one updates them; in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table the last two are sent for each app. A call reads at most 16
+    /// MB, or one letter. Letters that another transaction has locked, or that changed in between, are skipped and stay
+    /// stale. A rebuild is idempotent: restart an interrupted one.
     ///
     /// # Errors
     ///
@@ -500,7 +499,7 @@ pub struct UnresolvedCount {
     /// Its unresolved rows, or the cap if there are more.
     pub count: u64,
     /// Whether there are more than `count`.
-    pub at_least: bool,
+    pub capped: bool,
 }
 
 /// An app that has open rows.
@@ -524,7 +523,7 @@ pub struct Count {
     /// Rows, or the cap if there are more.
     pub count: u64,
     /// Whether there are more than `count`, among those that were looked at.
-    pub at_least: bool,
+    pub capped: bool,
     /// The database's clock.
     pub now: DateTime<Utc>,
     /// The filter's `created_before`, or [`now`](Self::now) if it has none and no `ids`: rows that were created at this
@@ -534,7 +533,7 @@ pub struct Count {
     pub as_of: DateTime<Utc>,
     /// Where the scan ended: the `created_at` of the last row that was looked at, or its `resolved_at` where the
     /// filter's state is closed. `None` where nothing was left out.
-    pub looked_back_to: Option<DateTime<Utc>>,
+    pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// What a timeline shows: rows that were created from `from` on and before `until`, in this many buckets.
@@ -556,7 +555,7 @@ pub struct Timeline {
     /// Oldest first.
     pub buckets: Vec<Bucket>,
     /// Where the scan ended: rows before this are not counted. `None` where nothing was left out.
-    pub looked_back_to: Option<DateTime<Utc>>,
+    pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// A bucket of a timeline.
@@ -595,7 +594,7 @@ pub struct ErrorGroups {
     /// The groups, largest first.
     pub groups: Vec<ErrorGroup>,
     /// Where the scan ended: rows before this are in no group. `None` where nothing was left out.
-    pub looked_back_to: Option<DateTime<Utc>>,
+    pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// Rows that failed alike. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
@@ -650,7 +649,7 @@ pub struct Settled {
     /// Whether rows that match are left nonetheless, because others hold them: another transaction that has not
     /// ended, or a policy or trigger of the database. Try again later. It is looked for where `more` is false,
     /// and not in SQLite, which has no row locks.
-    pub held: bool,
+    pub skipped_locked: bool,
 }
 
 /// What became of letters that were to be imported.

@@ -80,7 +80,7 @@ impl DeadLetterRetention for Script {
         assert_eq!(state, DeadLetterState::Open);
         let asked = Asked { at: Instant::now(), scope: scope.clone(), due, after: None, limit: cap };
         self.asked.lock().unwrap().push(asked);
-        Ok(CappedCount { count: 10.min(cap).into(), at_least: cap < 10 })
+        Ok(CappedCount { count: 10.min(cap).into(), capped: cap < 10 })
     }
 }
 
@@ -396,7 +396,7 @@ async fn due_within_counts_open_rows_by_each_apps_own_retention_up_to_its_cap() 
     let count = async |app_id, cap| {
         let counted = sweeper.due_within(app_id, now(), week, cap).await.unwrap();
         let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.due)).collect();
-        ((counted.count, counted.at_least), asked)
+        ((counted.count, counted.capped), asked)
     };
     let due = |all_after| Due::CreatedBefore(now() + week - all_after);
     let own = (SweepScope::App(app(1)), due(90 * day));

@@ -108,7 +108,7 @@ async fn letters_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy, ap
     let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
     black_box(repo.times_replayed(app, &events).await?);
     black_box(repo.backlogs(Some(&[app]), None, 1, 1_000).await?);
-    for state in [DeadLetterState::Unresolved, DeadLetterState::Open, DeadLetterState::Resolved] {
+    for state in [DeadLetterState::Unresolved, DeadLetterState::Open, DeadLetterState::Closed] {
         let filter = DeadLetterFilter { state, ..Default::default() };
         black_box(repo.count(app, &filter, 1_000, Some(10_000)).await?);
     }

@@ -53,7 +53,7 @@ struct Frozen {
     action: Resolution,
     query: ListQuery,
     counted: u64,
-    at_least: bool,
+    capped: bool,
     at: DateTime<Utc>,
     done: u64,
     /// Letters that the service could not requeue.
@@ -64,7 +64,7 @@ struct Frozen {
     after: Option<Cursor>,
     /// Whether another transaction had locked letters that no further run of this preview comes to.
     #[serde(default, skip_serializing_if = "Not::not")]
-    held: bool,
+    skipped_locked: bool,
     run_id: Uuid,
     began: Option<DateTime<Utc>>,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Preview {
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
     /// Whether there are more than `count`, or may be.
-    pub(crate) at_least: bool,
+    pub(crate) capped: bool,
     /// Letters that fail from then on are not meant.
     pub(crate) cutoff: DateTime<Utc>,
     /// Letters that match but lie ahead of the database's clock, and so are not meant.
@@ -99,7 +99,7 @@ pub(crate) struct Outcome {
     pub(crate) filter: DeadLetterFilter,
     /// Of the preview.
     pub(crate) counted: u64,
-    pub(crate) at_least: bool,
+    pub(crate) capped: bool,
     /// By this run.
     pub(crate) done: u64,
     /// By this run and those before it.
@@ -113,7 +113,7 @@ pub(crate) struct Outcome {
     /// Whether letters may match that the preview did not count.
     pub(crate) uncounted: bool,
     /// Whether letters are left that others hold.
-    pub(crate) held: bool,
+    pub(crate) skipped_locked: bool,
     /// Letters of the preview that others settled, or that were swept: known once no more is to do, and only of
     /// an exact count.
     pub(crate) settled_by_others: Option<u64>,
@@ -138,7 +138,7 @@ pub(crate) struct Failure {
 impl CameBack {
     /// Whether a staged replay stops here.
     pub(crate) fn stops(&self) -> bool {
-        self.count > 0 || self.at_least
+        self.count > 0 || self.capped
     }
 }
 
@@ -153,11 +153,11 @@ impl From<ReplayFailure> for Failure {
     }
 }
 
-/// Letters that failed again: a run replayed their event. If there are none and `at_least`, too many letters were stored
+/// Letters that failed again: a run replayed their event. If there are none and `capped`, too many letters were stored
 /// since to examine them all.
 pub(crate) struct CameBack {
     pub(crate) count: usize,
-    pub(crate) at_least: bool,
+    pub(crate) capped: bool,
     /// The newest.
     pub(crate) letters: Vec<DeadLetterSummary>,
 }
@@ -187,7 +187,7 @@ pub(crate) async fn preview(
         })?;
     }
     filter.state = match filter.state {
-        DeadLetterState::Resolved => {
+        DeadLetterState::Closed => {
             return Err(Problem::invalid_field(
                 "state",
                 "must be open or unresolved: what is settled is left alone",
@@ -203,43 +203,43 @@ pub(crate) async fn preview(
         Some(false) if action == Resolution::Replayed => {
             let filter = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
             let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
-            CappedCount { count: found.count, at_least: found.at_least }
+            CappedCount { count: found.count, capped: found.capped }
         }
-        _ => CappedCount { count: 0, at_least: false },
+        _ => CappedCount { count: 0, capped: false },
     };
     // What was not examined was not counted. The run goes by time from the oldest on.
-    filter.created_from = filter.created_from.max(count.looked_back_to);
-    let mut ahead = CappedCount { count: 0, at_least: false };
+    filter.created_from = filter.created_from.max(count.scanned_back_to);
+    let mut ahead = CappedCount { count: 0, capped: false };
     if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
             let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
-            let at_least = found.at_least || found.looked_back_to.is_some();
-            ahead = CappedCount { count: found.count, at_least };
+            let capped = found.capped || found.scanned_back_to.is_some();
+            ahead = CappedCount { count: found.count, capped };
         }
         filter.created_before = Some(count.as_of);
     }
     let page = PageRequest { size: SAMPLE, scan, ..Default::default() };
     let sample = store.list(app_id, &filter, &page).await?.items;
-    let at_least = count.at_least || count.looked_back_to.is_some();
+    let capped = count.capped || count.scanned_back_to.is_some();
     let frozen = Frozen {
         operator: access.operator().name().to_owned(),
         app_id,
         action,
         query: ListQuery { filter: filter.clone(), ..Default::default() },
         counted: count.count,
-        at_least,
+        capped,
         at: now,
         done: 0,
         failed: 0,
         after: None,
-        held: false,
+        skipped_locked: false,
         run_id: Uuid::new_v4(),
         began: None,
     };
     Ok(Preview {
         filter,
         count: count.count,
-        at_least,
+        capped,
         cutoff: count.as_of,
         ahead,
         truncated,
@@ -308,7 +308,7 @@ async fn run_frozen(
     let mut left = limit.unwrap_or(u32::MAX).min(u32::try_from(counted).unwrap_or(u32::MAX));
     let mut done = 0;
     let mut failures = Vec::new();
-    let mut held = false;
+    let mut skipped_locked = false;
     let (more, stopped_by) = loop {
         if left == 0 {
             break (true, None);
@@ -323,7 +323,7 @@ async fn run_frozen(
                 frozen.failed += batch.failed.len() as u64;
                 frozen.after = batch.next;
                 failures.extend(batch.failed.into_iter().map(Failure::from));
-                held |= batch.held;
+                skipped_locked |= batch.skipped_locked;
                 if let Some(error) = batch.stopped {
                     break (true, Some(error.into()));
                 }
@@ -341,27 +341,27 @@ async fn run_frozen(
     };
     frozen.done += done;
     let more = more && frozen.done + frozen.failed < frozen.counted;
-    let uncounted = !more && frozen.at_least;
-    let settled_by_others = match more || frozen.at_least {
+    let uncounted = !more && frozen.capped;
+    let settled_by_others = match more || frozen.capped {
         true => None,
         // What was done has to be told, though it can't be counted.
         false => settled_by_others(access, &frozen).await.ok(),
     };
     // The next run begins behind the letters that failed, and so behind those that were held before them.
-    frozen.held |= held && frozen.after.is_some();
+    frozen.skipped_locked |= skipped_locked && frozen.after.is_some();
     frozen.began = Some(began);
     frozen.at = now;
     Ok(Outcome {
         action: frozen.action,
         counted: frozen.counted,
-        at_least: frozen.at_least,
+        capped: frozen.capped,
         done,
         done_so_far: frozen.done,
         failures,
         failed_so_far: frozen.failed,
         more,
         uncounted,
-        held: held || frozen.held,
+        skipped_locked: skipped_locked || frozen.skipped_locked,
         settled_by_others,
         began,
         run_id: frozen.run_id,
@@ -391,8 +391,8 @@ async fn batch(
             let settlement = Settlement { resolution: frozen.action, by, note: note.clone() };
             let limit = left.min(RESOLVE_BATCH);
             let settled = access.store().resolve_matching(app_id, filter, &settlement, limit).await?;
-            let (ids, more, held) = (settled.ids, settled.more, settled.held);
-            Ok(Replayed { ids, more, held, ..Default::default() })
+            let (ids, more, skipped_locked) = (settled.ids, settled.more, settled.skipped_locked);
+            Ok(Replayed { ids, more, skipped_locked, ..Default::default() })
         }
     }
 }
@@ -423,7 +423,7 @@ pub(crate) async fn came_back(
     let page = access.store().list(access.app_id, &filter, &page).await?;
     Ok(CameBack {
         count: page.items.len(),
-        at_least: page.next.is_some(),
+        capped: page.next.is_some(),
         letters: page.items.into_iter().take(SAMPLE as usize).collect(),
     })
 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::{
     access::{AppAccess, Right},
     audit::Entry,
-    problem::{Problem, SettledBefore},
+    problem::{ClosedBefore, Problem},
 };
 
 /// Between attempts at a letter that others are changing: two seconds in all.
@@ -158,7 +158,7 @@ fn is_open(letter: &DeadLetterSummary) -> bool {
     letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
 }
 
-fn settled_before(letter: &DeadLetterSummary) -> Option<SettledBefore> {
+fn settled_before(letter: &DeadLetterSummary) -> Option<ClosedBefore> {
     let (resolution, resolved_by) = (letter.resolution, letter.resolved_by.clone());
-    Some(SettledBefore { resolution, resolved_at: letter.resolved_at?, resolved_by })
+    Some(ClosedBefore { resolution, resolved_at: letter.resolved_at?, resolved_by })
 }

@@ -60,8 +60,8 @@ async fn the_apps_with_open_letters_are_listed_by_id_with_names_and_counts(world
     let client = Client::from(admin.app_names(move |app| (app == one).then(|| "Orders".to_owned())));
     let apps = client.get("/api/apps").await.json();
     let mut expected = [
-        (one, json!("Orders"), json!({ "count": 2, "at_least": false }), 2),
-        (other, json!(other), json!({ "count": 2, "at_least": false }), 1),
+        (one, json!("Orders"), json!({ "count": 2, "capped": false }), 2),
+        (other, json!(other), json!({ "count": 2, "capped": false }), 1),
     ];
     expected.sort_by_key(|app| app.0);
     let items = apps["items"].as_array().unwrap();
@@ -110,7 +110,7 @@ async fn letters_come_newest_first_page_by_page(world: World) {
     let next = first["next"].as_str().unwrap();
     let second = client.get(world.path(&format!("letters?size=2&after={next}"))).await.json();
     assert_eq!(listed(&second), [json!(ids[0])]);
-    assert_eq!((&second["next"], &second["looked_back_to"]), (&Value::Null, &Value::Null));
+    assert_eq!((&second["next"], &second["scanned_back_to"]), (&Value::Null, &Value::Null));
 
     let other_filter = client.get(world.path(&format!("letters?size=2&op=insert&after={next}"))).await;
     other_filter.problem(400, "invalid");
@@ -143,12 +143,16 @@ async fn a_scan_that_ends_early_says_how_far_it_went(world: World) {
     let client = world.client();
     let page = client.get(world.path("letters?source=none&scan=1")).await.json();
     assert_eq!(page["items"], json!([]));
-    assert_eq!(page["looked_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")));
+    assert_eq!(page["scanned_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")));
     assert!(page["next"].is_string());
     for view in ["groups", "timeline"] {
         let query = "scan=1&from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z";
         let answer = client.get(world.path(&format!("{view}?{query}"))).await.json();
-        assert_eq!(answer["looked_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")), "{view}");
+        assert_eq!(
+            answer["scanned_back_to"].as_str().map(time),
+            Some(time("2026-03-01T10:02:00Z")),
+            "{view}"
+        );
     }
 }
 
@@ -384,7 +388,7 @@ async fn a_timeline_has_every_bucket(world: World) {
             { "from": "2026-03-01T10:20:00Z", "count": 0 },
             { "from": "2026-03-01T10:40:00Z", "count": 1 },
         ],
-        "looked_back_to": null,
+        "scanned_back_to": null,
     });
     assert_eq!(timeline, expected);
     let last_day = client.get(world.path("timeline")).await.json();
@@ -665,7 +669,7 @@ async fn a_wrong_body_is_refused_and_its_field_named() {
         (&preview, r#"{"action":"ignored"}"#.to_owned(), json!("filter")),
         (&preview, r#"{"action":"handler_failed","filter":{}}"#.to_owned(), json!("action")),
         (&preview, r#"{"action":"ignored","filter":{"unknown":1}}"#.to_owned(), json!("unknown")),
-        (&preview, r#"{"action":"ignored","filter":{"state":"resolved"}}"#.to_owned(), json!("state")),
+        (&preview, r#"{"action":"ignored","filter":{"state":"closed"}}"#.to_owned(), json!("state")),
         (
             &preview,
             r#"{"action":"ignored","filter":{"created_from":"x"}}"#.to_owned(),

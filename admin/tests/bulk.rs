@@ -79,7 +79,7 @@ async fn a_run_does_what_the_preview_counted(world: World) {
     let other = world.insert(NewDeadLetter { source: "mails".to_owned(), ..letter(world.app) }).await;
     let client = world.client();
     let preview = preview(&client, &world, "handled_by_script", json!({ "source": "orders" })).await;
-    assert_eq!((&preview["count"], &preview["at_least"]), (&json!(12), &json!(false)));
+    assert_eq!((&preview["count"], &preview["capped"]), (&json!(12), &json!(false)));
     let sample: Vec<_> =
         preview["sample"].as_array().unwrap().iter().map(|letter| letter["id"].clone()).collect();
     assert_eq!(sample, ids.iter().rev().take(10).map(|id| json!(id)).collect::<Vec<_>>());
@@ -91,7 +91,7 @@ async fn a_run_does_what_the_preview_counted(world: World) {
         ("done", json!(12)),
         ("done_so_far", json!(12)),
         ("settled_by_others", json!(0)),
-        ("held", json!(false)),
+        ("skipped_locked", json!(false)),
         ("more", json!(false)),
         ("stopped_by", Value::Null),
     ] {
@@ -141,7 +141,7 @@ async fn a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview(world
     let client = Client::from(world.admin_of(Operator::full("ada").scan_limit(3)));
     let filter = json!({ "source": "orders" });
     let first = preview(&client, &world, "ignored", filter.clone()).await;
-    assert_eq!((&first["count"], &first["at_least"]), (&json!(3), &json!(true)));
+    assert_eq!((&first["count"], &first["capped"]), (&json!(3), &json!(true)));
     let done = run(&client, &world, &first, None).await;
     assert_eq!((&done["done"], &done["more"], &done["uncounted"]), (&json!(3), &json!(false), &json!(true)));
     let again = run(&client, &world, &done, None).await;
@@ -463,7 +463,10 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
     let lock = format!("SELECT FROM dead_letters WHERE id = '{}' FOR UPDATE", ids[1]);
     txn.execute_unprepared(&lock).await.unwrap();
     let done = run(&client, &world, &preview, None).await;
-    assert_eq!((&done["done"], &done["held"], &done["more"]), (&json!(2), &json!(true), &json!(false)));
+    assert_eq!(
+        (&done["done"], &done["skipped_locked"], &done["more"]),
+        (&json!(2), &json!(true), &json!(false))
+    );
     assert_eq!(done["settled_by_others"], 0);
 
     // Of one letter it says that somebody else has it just now.
@@ -473,6 +476,9 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
 
     txn.rollback().await.unwrap();
     let rest = run(&client, &world, &done, None).await;
-    assert_eq!((&rest["done"], &rest["held"], &rest["done_so_far"]), (&json!(1), &json!(false), &json!(3)));
+    assert_eq!(
+        (&rest["done"], &rest["skipped_locked"], &rest["done_so_far"]),
+        (&json!(1), &json!(false), &json!(3))
+    );
     assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 0);
 }

@@ -82,7 +82,7 @@ fn extremes() -> &'static [String] {
             "%3Cscript%3E",
             "any",
             "open",
-            "resolved",
+            "closed",
             "replayed",
             "oldest",
             "most",

@@ -370,7 +370,7 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     let well = client.get(world.at("")).await;
     assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
     let id = world.letter().await;
-    let settled = client.get(world.at("?state=resolved")).await;
+    let settled = client.get(world.at("?state=closed")).await;
     assert!(settled.shows("No letter is here") && !settled.shows("No letter matches"));
     let none = client.get(world.at("?source=none&state=open")).await;
     assert!(none.shows("No letter matches") && !none.shows("Nothing failed"));

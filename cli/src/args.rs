@@ -338,17 +338,17 @@ pub(crate) struct Sweep {
     pub(crate) yes: bool,
 }
 
-/// The error signatures, by which letters are grouped
+/// Manage error signatures, by which letters are grouped
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  dead-letters signatures rebuild --dry-run")]
 pub(crate) enum Signatures {
     Rebuild(Rebuild),
 }
 
-/// Compute signatures anew that an earlier version made, and print which groups split and merge
+/// Recompute the signatures that an earlier version made, and print which groups split and merge
 #[derive(Debug, clap::Args)]
 #[command(
-    long_about = "Compute signatures anew that an earlier version made, and print which groups split and merge\n\nRun it when every process of the service has this version. Signatures that a service made are left alone. An interrupted rebuild may begin anew.",
+    long_about = "Recompute the signatures that an earlier version made, and print which groups split and merge\n\nRun it when every process of the service has this version. Signatures that a service made are left alone. Restart an interrupted rebuild: it does not change a letter twice.",
     after_help = "Examples:\n  dead-letters signatures rebuild --dry-run\n  dead-letters signatures rebuild"
 )]
 pub(crate) struct Rebuild {
@@ -437,7 +437,7 @@ pub(crate) struct Filter {
 /// Those for which all that is given holds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Narrow {
-    /// How far they are settled: open, unresolved, resolved or any [default: unresolved; with --resolution and of
+    /// How far they are settled: open, unresolved, closed or any [default: unresolved; with --resolution and of
     /// reopen: resolved]
     #[arg(long, help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,

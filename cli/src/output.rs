@@ -286,8 +286,8 @@ pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
 }
 
 /// A count that may be a bound: "1,000+".
-pub(crate) fn amount(count: u64, at_least: bool) -> String {
-    format!("{count}{}", if at_least { "+" } else { "" })
+pub(crate) fn amount(count: u64, capped: bool) -> String {
+    format!("{count}{}", if capped { "+" } else { "" })
 }
 
 /// The first line.

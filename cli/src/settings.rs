@@ -44,7 +44,7 @@ impl Settings {
         let state = match narrow.resolution {
             None => DeadLetterState::default(),
             Some(Resolution::HandlerFailed) => DeadLetterState::Open,
-            Some(_) => DeadLetterState::Resolved,
+            Some(_) => DeadLetterState::Closed,
         };
         Ok(DeadLetterFilter {
             state: narrow.state.unwrap_or(state),

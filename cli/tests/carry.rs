@@ -98,7 +98,7 @@ async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     store.repo.import(&letters).await.unwrap();
     store.repo.resolve(letters[2].id, "ignored").await.unwrap();
     let dry = store.run("sweep --settled-after 2h --all-after 90d --dry-run --output json").json();
-    let count = |count: u64| json!({ "count": count, "at_least": false });
+    let count = |count: u64| json!({ "count": count, "capped": false });
     assert_eq!(dry, json!({ "settled": count(0), "all": count(1), "open_within_a_week": count(2) }));
     let folder = TempDir::new().unwrap();
     let swept = store.run(&format!("sweep --all-after 90d --yes --archive {}", folder.path().display()));
@@ -230,7 +230,7 @@ async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
     let settled = stored_letter(store.app, days(50));
     store.repo.import(std::slice::from_ref(&settled)).await.unwrap();
     store.repo.resolve(settled.id, "ignored").await.unwrap();
-    let closed = store.run("export --app {app} --state resolved").out;
+    let closed = store.run("export --app {app} --state closed").out;
     let failed = closed.replace("\"resolution\":\"ignored\"", "\"resolution\":\"handler_failed\"");
     let closed_long_ago = |line: &str| {
         let mut letter: serde_json::Value = serde_json::from_str(line).unwrap();

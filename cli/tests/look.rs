@@ -94,7 +94,7 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
     let [orders, parcels, settled] = [orders, parcels, settled].map(|id| id.to_string());
     for (options, expected) in [
         ("--state any".to_owned(), vec![&settled, &parcels, &orders]),
-        ("--state resolved --resolution ignored".to_owned(), vec![&settled]),
+        ("--state closed --resolution ignored".to_owned(), vec![&settled]),
         (format!("--ids {orders},{parcels}"), vec![&parcels, &orders]),
         ("--source parcels --op insert".to_owned(), vec![&parcels]),
         (format!("--trigger-id {}", row.trigger_id.unwrap()), vec![&orders]),
@@ -185,7 +185,7 @@ async fn json_is_what_the_library_serializes(store: Store) {
     let backlogs = store.repo.backlogs(None, None, 100, 10_000).await.unwrap();
     assert_eq!(store.run("apps --output json").json(), json!({ "items": backlogs, "next": null }));
     let count = store.run("count --app {app} --output json").json();
-    assert_eq!((&count["count"], &count["at_least"]), (&json!(3), &json!(false)));
+    assert_eq!((&count["count"], &count["capped"]), (&json!(3), &json!(false)));
 }
 
 async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
@@ -240,7 +240,7 @@ async fn json_stays_as_it_is(mut store: Store) {
     for line in [
         "apps",
         "list --app {app} --size 1 --state unresolved",
-        "list --app {app} --state resolved",
+        "list --app {app} --state closed",
         "show {id} --app {app} --payload",
         "groups --app {app} --state any",
         "count --app {app}",

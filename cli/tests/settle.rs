@@ -115,7 +115,7 @@ async fn what_matches_is_settled_once_it_is_confirmed(store: Store) {
         store.run("resolve --app {app} --matching --yes --output json").json(),
         json!({ "settled": 1 })
     );
-    store.run("resolve --app {app} --matching --state resolved --yes").fails(2, "left alone");
+    store.run("resolve --app {app} --matching --state closed --yes").fails(2, "left alone");
     store.run("resolve --app {app}").fails(2, "--matching");
 }
 

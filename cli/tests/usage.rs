@@ -106,7 +106,7 @@ fn every_command_has_help_with_an_example() {
 #[tokio::test]
 async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
     let (uuid, settled) =
-        ("an id is a UUID, such as 6f1c2a52", "--state resolved: what is settled is left alone");
+        ("an id is a UUID, such as 6f1c2a52", "--state closed: what is settled is left alone");
     let (time, duration) = ("yesterday, today, now, 2026-03-01", "30d, 12h and 5m are durations");
     let store = Store::sqlite().await;
     for (line, wrong, right) in [
@@ -124,7 +124,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         (
             "list --app {app} --state new",
             "invalid value 'new' for '--state",
-            "open, unresolved, resolved or any",
+            "open, unresolved, closed or any",
         ),
         (
             "list --app {app} --resolution x",
@@ -152,7 +152,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("resolve --app {app} --yes", "not provided", "--matching"),
         ("resolve {app} --app {app} --matching", "cannot be used with", "'--matching'"),
         ("resolve --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
-        ("resolve --app {app} --matching --yes --state resolved", settled, ""),
+        ("resolve --app {app} --matching --yes --state closed", settled, ""),
         ("reopen --app {app}", "no letter is named", "--matching"),
         ("reopen --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
         ("reopen --app {app} --matching --state open", "--state open: what is not settled can't be", ""),

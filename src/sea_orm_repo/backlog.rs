@@ -194,8 +194,8 @@ fn backlog(query: &mut SelectStatement, backend: DbBackend, app_id: Expr, cap: u
 
 fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {
     let count = |column| -> Result<CappedCount, DeadLetterRepoError> {
-        let (count, at_least) = capped(row.try_get_by_index(column)?, Some(cap));
-        Ok(CappedCount { count, at_least })
+        let (count, capped) = capped(row.try_get_by_index(column)?, Some(cap));
+        Ok(CappedCount { count, capped })
     };
     Ok(Backlog {
         app_id: row.try_get_by_index::<Uuid>(0)?.into(),

@@ -91,7 +91,7 @@ pub(super) fn to_new_row(
     let (source, op) = (without_nul(letter.source), without_nul(letter.op));
     let script_id = letter.script_id.map(Uuid::from);
     let last_error = cut_middle(without_nul(letter.last_error), limits.error_bytes);
-    let (signature, signature_version) = match letter.error_signature {
+    let (signature, signature_version) = match letter.error_signature.filter(|own| !own.is_empty()) {
         Some(own) => (own_signature(without_nul(own)), OWN_SIGNATURE),
         None => (error_signature(&last_error), SIGNATURE_VERSION),
     };
@@ -332,7 +332,7 @@ macro_rules! read_as_they_are {
     )+};
 }
 
-read_as_they_are!(i64, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
+read_as_they_are!(i64, Option<i64>, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
 
 by_position! {
     /// A whole row: all columns of the entity, in its order.
@@ -521,7 +521,7 @@ pub(super) fn ends_of_error(error: Expr) -> [Expr; 2] {
     [part(constant(1)), Expr::Case(Box::new(end))]
 }
 
-/// Joins what [`ends_of_error`] selected. Of what is read of both, nothing lies where they meet.
+/// Joins what [`ends_of_error`] selected. A signature reads nothing near the joint.
 pub(super) fn join_ends(start: String, end: Option<String>) -> String {
     start + end.as_deref().unwrap_or_default()
 }
@@ -579,7 +579,7 @@ fn cut(mut text: String, max: Option<usize>) -> String {
     text
 }
 
-/// To `max` bytes, of which the mark in the middle is one part. An error's end may say more than its beginning.
+/// Cuts the middle of a text longer than `max` bytes. The mark counts toward `max`. An error's end often names the cause.
 fn cut_middle(mut text: String, max: Option<usize>) -> String {
     if let Some(max) = max.filter(|&max| text.len() > max) {
         let mark = CUT_MIDDLE.get(..max).unwrap_or(CUT_MIDDLE);

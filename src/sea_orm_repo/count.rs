@@ -60,8 +60,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let counts = app_ids.iter().map(|&app_id| {
             let counted = found.get(&app_id.into_inner()).copied().unwrap_or_default();
-            let (count, at_least) = capped(counted, cap);
-            UnresolvedCount { app_id, count, at_least }
+            let (count, capped) = capped(counted, cap);
+            UnresolvedCount { app_id, count, capped }
         });
         Ok(counts.collect())
     }
@@ -77,8 +77,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let count = count_to(backend, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
             let counted = self.db.query_one_raw(with_hidden_limits(backend, &count)).await?;
             let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-            let (count, at_least) = capped(counted, Some(cap));
-            counts.push(UnresolvedCount { app_id, count, at_least });
+            let (count, capped) = capped(counted, Some(cap));
+            counts.push(UnresolvedCount { app_id, count, capped });
         }
         Ok(counts)
     }
@@ -98,13 +98,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let counted = matching.fetch(&self.db, count).await?.pop();
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
         let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
-        let (count, at_least) = capped(counted.try_get_by_index(1)?, Some(cap));
+        let (count, capped) = capped(counted.try_get_by_index(1)?, Some(cap));
         Ok(Count {
             count,
-            at_least,
+            capped,
             now,
             as_of: filter.created_before.unwrap_or(now),
-            looked_back_to: matching.looked_back_to(),
+            scanned_back_to: matching.scanned_back_to(),
         })
     }
 
@@ -181,7 +181,7 @@ fn count_rows(rows: SelectStatement) -> SelectStatement {
     Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "matching").take()
 }
 
-/// (`count`, `at_least`) of what [`count_to`] counted.
+/// (`count`, `capped`) of what [`count_to`] counted.
 pub(super) fn capped(counted: i64, cap: Option<u32>) -> (u64, bool) {
     let counted = counted.unsigned_abs();
     let count = cap.map_or(counted, |cap| Ord::min(counted, cap.into()));

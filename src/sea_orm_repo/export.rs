@@ -59,16 +59,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             picked.push((time.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
         }
         let last = picked.last().filter(|_| picked.len() < found.len()).copied();
-        let (next, looked_back_to) = listed.next(last);
+        let (next, scanned_back_to) = listed.next(last);
         if picked.is_empty() {
-            return Ok(Page { items: Vec::new(), next, looked_back_to });
+            return Ok(Page { items: Vec::new(), next, scanned_back_to });
         }
         // Those that still match.
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
         let rows = self.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
         let rows = convert::Row::find_by_statement(with_hidden_limits(backend, &rows)).all(&self.db).await?;
-        Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, looked_back_to })
+        Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })
     }
 }
 

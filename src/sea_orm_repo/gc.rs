@@ -45,7 +45,7 @@ use crate::{
 
 /// The time before which a row is due.
 fn bound_of(due: Due) -> DateTime<Utc> {
-    let (Due::CreatedBefore(time) | Due::SettledBefore(time)) = due;
+    let (Due::CreatedBefore(time) | Due::ClosedBefore(time)) = due;
     to_bound(time)
 }
 
@@ -438,7 +438,7 @@ fn due_on_postgres(due: Due, part: Part) -> (&'static str, &'static str, &'stati
         // The index has closed rows of resolutions that only a newer version knows as well. Of a CASE the planner expects
         // half of the rows. Of the IN alone it expected almost none in a table without statistics, and then read and
         // sorted all that lie behind a cursor.
-        Due::SettledBefore(_) => (
+        Due::ClosedBefore(_) => (
             "resolved_at",
             "coalesce(dead_letters.resolution, '') NOT IN ('', 'handler_failed') \
              AND CASE WHEN dead_letters.resolution IN ('replayed', 'ignored', 'handled_by_script') \
@@ -462,7 +462,7 @@ fn oldest_across_shards(
     let (time, is_due, _) = due_on_postgres(due, part);
     let is_old = match due {
         Due::CreatedBefore(_) => format!("dead_letters.{time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC'"),
-        Due::SettledBefore(_) => format!("dead_letters.{time} < $1"),
+        Due::ClosedBefore(_) => format!("dead_letters.{time} < $1"),
     };
     match scope {
         SweepScope::AllAppsBut { .. } => {
@@ -522,14 +522,14 @@ fn place_on_sqlite(app_id: Option<AppId>, due: Due, after: Option<SweepCursor>) 
 fn time_of(due: Due) -> Column {
     match due {
         Due::CreatedBefore(_) => Column::CreatedAt,
-        Due::SettledBefore(_) => Column::ResolvedAt,
+        Due::ClosedBefore(_) => Column::ResolvedAt,
     }
 }
 
 fn is_due_on_sqlite(due: Due, part: Part) -> Condition {
     let is_due = match due {
         Due::CreatedBefore(_) => COLUMN.created_at.lt(bound_of(due)),
-        Due::SettledBefore(_) => {
+        Due::ClosedBefore(_) => {
             let is_settled = Column::Resolution.into_expr().is_in(SETTLED.map(inline));
             COLUMN.resolved_at.lt(bound_of(due)).and(is_settled)
         }
@@ -542,7 +542,7 @@ fn is_due_on_sqlite(due: Due, part: Part) -> Condition {
 fn is_indexed(due: Due, part: Part) -> Option<Expr> {
     match due {
         Due::CreatedBefore(_) => part.condition(),
-        Due::SettledBefore(_) => Part::Closed.condition(),
+        Due::ClosedBefore(_) => Part::Closed.condition(),
     }
 }
 

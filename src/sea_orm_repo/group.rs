@@ -42,8 +42,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for row in matching.fetch(&self.db, query).await? {
             let of_bucket = ErrorGroupRow::from_query_result(&row, "")?;
-            // A group's rows follow each other.
-            if groups.last().is_none_or(|last| last.group_key != of_bucket.group_key) {
+            // A group's rows follow each other, and each group has another newest letter.
+            if groups.last().is_none_or(|last| last.newest_id != of_bucket.newest_id.into()) {
                 let timeline = buckets.map_or_else(Vec::new, |buckets| buckets.empty());
                 groups.push(of_bucket.without_texts(timeline));
             }
@@ -54,7 +54,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             of_bucket.put_texts(group);
         }
-        Ok(ErrorGroups { groups, looked_back_to: matching.looked_back_to() })
+        Ok(ErrorGroups { groups, scanned_back_to: matching.scanned_back_to() })
     }
 }
 
@@ -62,8 +62,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 const BUCKET: i32 = 2;
 
 /// What the statement computes for each group.
-const OF_GROUP: [&str; 7] =
-    ["group_key", "letters", "first_seen", "last_seen", "settled", "last_settled_at", "newest_id"];
+const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "settled", "last_settled_at", "newest_id"];
 
 /// A row for each bucket of each group. The letters are read once, and counted by group and bucket; the groups are
 /// summed up from that. The texts of a group are those of its newest letter, on the row of its first bucket.
@@ -141,6 +140,7 @@ fn group_errors(
         .expr_as(once(beginning_of_name(letter(Column::ErrorSignature))), "error_signature")
         .expr_as(once(start_of_error), "start_of_error")
         .expr_as(once(end_of_error), "end_of_error")
+        .expr_as(beginning_of_name(Expr::col(("groups", Column::GroupKey))), "group_key")
         .columns(OF_GROUP.map(|column| ("groups", column)))
         .columns([("counts", "bucket"), ("counts", "in_bucket")])
         .from("groups")
@@ -191,7 +191,7 @@ by_position! {
 impl ErrorGroupRow {
     fn without_texts(&self, timeline: Vec<Bucket>) -> ErrorGroup {
         ErrorGroup {
-            group_key: self.group_key.clone(),
+            group_key: to_name(self.group_key.clone()),
             source: String::new(),
             op: String::new(),
             script_id: self.script_id.map(Into::into),

@@ -77,7 +77,8 @@ impl SeaOrmDeadLetterRepo {
     }
 
     /// Cuts a longer `last_error` to this many bytes: it keeps its beginning and its end, at a character's boundary, with
-    /// ` [cut] ` between them. There is no cap by default.
+    /// ` [cut] ` between them. There is no cap by default. With less than about 1,000 bytes the cut can reach into the
+    /// part that the error signature is made of, and one failure may split into several groups.
     pub fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.limits.error_bytes = Some(bytes);
         self

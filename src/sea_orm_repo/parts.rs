@@ -29,7 +29,7 @@ impl Part {
             DeadLetterState::Any => &[Self::All],
             DeadLetterState::Open => &[Self::Unresolved, Self::HandlerFailed],
             DeadLetterState::Unresolved => &[Self::Unresolved],
-            DeadLetterState::Resolved => &[Self::Closed],
+            DeadLetterState::Closed => &[Self::Closed],
         }
     }
 

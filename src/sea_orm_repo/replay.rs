@@ -103,7 +103,7 @@ impl SeaOrmDeadLetterRepo {
             let (picked, replayed) = self.replay_batch(&bulk, enqueue).await;
             let ids = replayed?;
             let more = picked.more && !ids.is_empty();
-            Ok(Settled { ids, more, held: picked.skipped && !more })
+            Ok(Settled { ids, more, skipped_locked: picked.skipped && !more })
         };
         let outcome = observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
@@ -248,7 +248,7 @@ impl<Q: Requeue> Replayer<Q> {
                 }
             };
             let (picked, outcome) = self.repo.replay_batch(&bulk, enqueue).await;
-            replayed.held |= picked.skipped;
+            replayed.skipped_locked |= picked.skipped;
             if is_first {
                 is_first = false;
                 // Where something hides the letters from the update alone, another call would find the same ones.
@@ -290,7 +290,7 @@ impl<Q: Requeue> Replayer<Q> {
             }
         }
         // The next call comes to the others.
-        replayed.held &= !replayed.more || !replayed.failed.is_empty();
+        replayed.skipped_locked &= !replayed.more || !replayed.failed.is_empty();
         Ok(replayed)
     }
 }

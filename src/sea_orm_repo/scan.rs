@@ -55,7 +55,7 @@ impl<'a> Matching<'a> {
     /// What the listing goes by.
     pub(super) fn time(&self) -> Column {
         match self.filter.state {
-            DeadLetterState::Resolved => Column::ResolvedAt,
+            DeadLetterState::Closed => Column::ResolvedAt,
             _ => Column::CreatedAt,
         }
     }
@@ -118,7 +118,7 @@ impl<'a> Matching<'a> {
     }
 
     /// Where the scan ended, if there are rows behind.
-    pub(super) fn looked_back_to(&self) -> Option<DateTime<Utc>> {
+    pub(super) fn scanned_back_to(&self) -> Option<DateTime<Utc>> {
         self.down_to.map(|(time, _)| time)
     }
 
@@ -249,8 +249,8 @@ impl<'a> Matching<'a> {
     pub(super) fn page_of<T>(&self, mut items: Vec<T>, size: u32, place: impl Fn(&T) -> Place) -> Page<T> {
         let has_next = items.len() > size as usize;
         items.truncate(size as usize);
-        let (next, looked_back_to) = self.next(items.last().filter(|_| has_next).map(place));
-        Page { items, next, looked_back_to }
+        let (next, scanned_back_to) = self.next(items.last().filter(|_| has_next).map(place));
+        Page { items, next, scanned_back_to }
     }
 
     /// Where the next page goes on, and where the scan ended this one. `last` is the last row of a page that
@@ -258,7 +258,7 @@ impl<'a> Matching<'a> {
     pub(super) fn next(&self, last: Option<Place>) -> (Option<Cursor>, Option<DateTime<Utc>>) {
         let next = last.or(self.down_to);
         let next = next.map(|(time, id)| Cursor::behind(time, id, self.app_id, self.filter));
-        (next, if last.is_some() { None } else { self.looked_back_to() })
+        (next, if last.is_some() { None } else { self.scanned_back_to() })
     }
 
     /// The place of a row that is one of them.

@@ -123,7 +123,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         ids.sort();
         let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
         let more = ids.len() == limit as usize;
-        Ok(Settled { ids, more, held: skipped })
+        Ok(Settled { ids, more, skipped_locked: skipped })
     }
 
     pub(super) async fn unsettle(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {

@@ -1,12 +1,12 @@
-//! Computing stored error signatures anew.
+//! Recomputes stored error signatures.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, ExprTrait, FromQueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbBackend, ExprTrait, FromQueryResult,
     sea_query::{
-        CaseStatement, Expr, IntoIden, LockBehavior, LockType, Order, Query, SelectStatement, TableRef,
+        Expr, Func, IntoIden, LockBehavior, LockType, Order, Query, SelectStatement, TableRef,
         UpdateStatement, ValueTuple,
     },
 };
@@ -14,111 +14,97 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{is_any_of, is_any_of_ids},
+    bytes::MAX_BYTES,
+    conditions::{any_of, is_any_of_ids},
     connection::RepoConnection,
     convert::{by_position, ends_of_error, join_ends},
     in_range,
     text::{shown, with_hidden_limits},
 };
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepoError, RebuildRequest, Rebuilt, Regrouped,
+    AppId, DeadLetterId, DeadLetterRepoError, RebuildCursor, RebuildRequest, Rebuilt, Regrouped,
     signature::{OWN_SIGNATURE, SIGNATURE_VERSION, error_signature, group_key},
 };
 
-/// Each letter brings up to 32 KB of its error.
 const LIMITS: RangeInclusive<u32> = 1..=500;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn rebuild(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError> {
         let limit = in_range("limit", request.limit, LIMITS)?;
-        let rows = with_hidden_limits(self.db.get_database_backend(), &signed_letters(request.after, limit));
-        let mut rows = Signed::find_by_statement(rows).all(&self.db).await?;
-        let has_next = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-
-        let examined = rows.len() as u64;
-        let next = rows.last().filter(|_| has_next).map(|last| last.id.into());
-        let changes: Vec<_> = rows.into_iter().filter_map(Signed::change).collect();
-        let stale = changes.len() as u64;
-        let regrouped = regrouped(&changes);
-        let updated = if request.dry_run { 0 } else { self.sign(changes).await? };
-        Ok(Rebuilt { examined, stale, updated, regrouped, next })
-    }
-
-    /// Stores the signatures and keys, and returns how many.
-    async fn sign(&self, changes: Vec<Change>) -> Result<u64, DbErr> {
         let backend = self.db.get_database_backend();
-        if changes.is_empty() {
-            return Ok(0);
+        let page = page(self.sharded, request.after, limit);
+        let page = Examined::find_by_statement(with_hidden_limits(backend, &page)).all(&self.db).await?;
+        let (mut rebuilt, mut bytes) = (Rebuilt::default(), 0);
+        let mut stale: BTreeMap<Option<AppId>, Vec<DeadLetterId>> = BTreeMap::new();
+        for letter in page.iter().take(limit as usize) {
+            if let Some(of_letter) = letter.stale_bytes {
+                bytes += of_letter.unsigned_abs();
+                if bytes > MAX_BYTES && rebuilt.examined > 0 {
+                    break;
+                }
+                rebuilt.stale += 1;
+                let app_id = self.sharded.then_some(letter.app_id.into());
+                stale.entry(app_id).or_default().push(letter.id.into());
+            }
+            rebuilt.examined += 1;
+            rebuilt.next = Some(RebuildCursor { app_id: letter.app_id.into(), id: letter.id.into() });
         }
-        if !self.sharded {
-            return Ok(self.db.execute(&sign(backend, None, changes)).await?.rows_affected());
+        if rebuilt.examined == page.len() as u64 {
+            rebuilt.next = None;
         }
-        let mut of_apps: BTreeMap<AppId, Vec<Change>> = BTreeMap::new();
-        for change in changes {
-            of_apps.entry(change.letter.app_id.into()).or_default().push(change);
+        for (app_id, ids) in stale {
+            let signed = with_hidden_limits(backend, &signed_letters(backend, app_id, &ids));
+            let signed = Signed::find_by_statement(signed).all(&self.db).await?;
+            let changes: Vec<_> = signed.into_iter().map(Signed::change).collect();
+            rebuilt.regrouped.extend(regrouped(&changes));
+            if !request.dry_run && !changes.is_empty() {
+                rebuilt.updated += self.db.execute(&sign(backend, app_id, changes)).await?.rows_affected();
+            }
         }
-        let mut updated = 0;
-        for (app_id, changes) in of_apps {
-            updated += self.db.execute(&sign(backend, Some(app_id), changes)).await?.rows_affected();
-        }
-        Ok(updated)
+        Ok(rebuilt)
     }
 }
-
-/// Stores them for letters that no other transaction has locked, and that have not changed since they were read. The
-/// app is said where it routes the statement.
-fn sign(backend: DbBackend, app_id: Option<AppId>, changes: Vec<Change>) -> UpdateStatement {
-    let ids: Vec<DeadLetterId> = changes.iter().map(|change| change.letter.id.into()).collect();
-    let rows = changes.into_iter().map(|Change { letter, signature, version, key }| {
-        ValueTuple::Many(vec![
-            letter.id.into(),
-            letter.group_key.into(),
-            signature.into(),
-            version.into(),
-            key.into(),
-        ])
-    });
-    let new = |column: &'static str| Expr::col((NEW, column));
-    let own = |column: Column| Expr::col((Entity, column));
-    let mut sign = Query::update();
-    sign.table(Entity)
-        .value(Column::ErrorSignature, new("column3"))
-        .value(Column::SignatureVersion, new("column4"))
-        .value(Column::GroupKey, new("column5"))
-        .from(TableRef::ValuesList(rows.collect(), NEW.into_iden()))
-        .and_where(own(Column::Id).eq(new("column1")))
-        .and_where(own(Column::GroupKey).eq(new("column2")))
-        .and_where_option(app_id.map(|app_id| own(Column::AppId).eq(app_id.into_inner())));
-    if backend == DbBackend::Postgres {
-        let of_app = app_id.map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
-        let unlocked = Query::select()
-            .column(Column::Id)
-            .from(Entity)
-            .and_where(is_any_of_ids(&ids, backend))
-            .and_where_option(of_app)
-            .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
-            .take();
-        sign.and_where(is_any_of(unlocked));
-    }
-    sign
-}
-
-/// The letters that go from one group to another, by app and by group.
-fn regrouped(changes: &[Change]) -> Vec<Regrouped> {
-    let mut regrouped: BTreeMap<_, Regrouped> = BTreeMap::new();
-    for change in changes.iter().filter(|change| change.letter.group_key != change.key) {
-        let of = (change.letter.app_id, &change.letter.group_key, &change.key);
-        regrouped.entry(of).or_insert_with(|| change.regrouped()).letters += 1;
-    }
-    regrouped.into_values().collect()
-}
-
-/// The name of the rows to store. Their columns have the names that both backends give to those of VALUES.
-const NEW: &str = "new";
 
 by_position! {
-    /// What a signature is made of. The error is there where the signature is stale.
+    /// A letter of a page.
+    struct Examined {
+        app_id: Uuid,
+        id: Uuid,
+        /// How many bytes are read of it, if its signature is stale.
+        stale_bytes: Option<i64>,
+    }
+}
+
+/// A page of the letters of all apps, and one more, which shows that there are more. It goes by the table's key.
+fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatement {
+    let length =
+        |column: Column| Expr::from(Func::cust("octet_length").arg(column.into_expr())).cast_as("bigint");
+    let bytes = [Column::Source, Column::Op, Column::ErrorSignature, Column::LastError].map(length);
+    let bytes = bytes.into_iter().reduce(ExprTrait::add).unwrap_or_else(|| Expr::val(0_i64));
+    let nil = RebuildCursor { app_id: Uuid::nil().into(), id: Uuid::nil().into() };
+    let RebuildCursor { app_id, id } = after.unwrap_or(nil);
+    let (app_id, id) = (app_id.into_inner(), id.into_inner());
+    let (place, last) = match sharded {
+        true => {
+            let place = [Column::AppId, Column::Id].map(ColumnTrait::into_expr);
+            (Expr::tuple(place), Expr::tuple([app_id, id].map(Expr::val)))
+        }
+        false => (Column::Id.into_expr(), Expr::val(id)),
+    };
+    let is_behind = if after.is_some() { place.gt(last) } else { place.gte(last) };
+    let mut page = Query::select();
+    page.columns([Column::AppId, Column::Id])
+        .expr_as(Expr::case(is_stale(), bytes), "stale_bytes")
+        .from(Entity)
+        .and_where(is_behind);
+    if sharded {
+        page.order_by(Column::AppId, Order::Asc);
+    }
+    page.order_by(Column::Id, Order::Asc).limit(shown(u64::from(limit) + 1)).take()
+}
+
+by_position! {
+    /// The fields that a signature and a key are made of.
     struct Signed {
         id: Uuid,
         app_id: Uuid,
@@ -128,15 +114,14 @@ by_position! {
         error_signature: String,
         signature_version: i16,
         group_key: String,
-        start_of_error: Option<String>,
+        start_of_error: String,
         end_of_error: Option<String>,
     }
 }
 
-/// The letters of all apps by id, and one more than the limit, which shows that there are more.
-fn signed_letters(after: Option<DeadLetterId>, limit: u32) -> SelectStatement {
+/// Those of these letters whose signature is stale.
+fn signed_letters(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> SelectStatement {
     let [start, end] = ends_of_error(Column::LastError.into_expr());
-    let if_stale = |text: Expr| Expr::Case(Box::new(CaseStatement::new().case(is_stale(), text)));
     Query::select()
         .columns([
             Column::Id,
@@ -148,50 +133,122 @@ fn signed_letters(after: Option<DeadLetterId>, limit: u32) -> SelectStatement {
             Column::SignatureVersion,
             Column::GroupKey,
         ])
-        .expr_as(if_stale(start), "start_of_error")
-        .expr_as(if_stale(end), "end_of_error")
+        .expr_as(start, "start_of_error")
+        .expr_as(end, "end_of_error")
         .from(Entity)
-        .and_where(after.map_or_else(|| COLUMN.id.gte(Uuid::nil()), |id| COLUMN.id.gt(id.into_inner())))
-        .order_by(Column::Id, Order::Asc)
-        .limit(shown(u64::from(limit) + 1))
+        .cond_where(are(backend, app_id, ids))
+        .and_where(is_stale())
         .take()
 }
 
-/// Whether an earlier version of the rules made the signature, or another writer stored the letter without a key.
+/// `app_id` routes the statement where the table is distributed.
+fn are(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> Condition {
+    let of_app = app_id.map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
+    Condition::all().add(is_any_of_ids(ids, backend)).add_option(of_app)
+}
+
+/// Whether an earlier version of the rules made the signature, or another writer stored the letter without a key or
+/// without a signature.
 fn is_stale() -> Expr {
-    let is_older = Column::SignatureVersion.into_expr().between(OWN_SIGNATURE + 1, SIGNATURE_VERSION - 1);
-    COLUMN.erased_at.is_null().and(is_older.or(Column::GroupKey.into_expr().eq("")))
+    let version = || Column::SignatureVersion.into_expr();
+    let is_older = version().between(OWN_SIGNATURE + 1, SIGNATURE_VERSION - 1);
+    let has_none = version().eq(OWN_SIGNATURE).and(Column::ErrorSignature.into_expr().eq(""));
+    let is_stale = is_older.or(has_none).or(Column::GroupKey.into_expr().eq(""));
+    COLUMN.erased_at.is_null().and(is_stale)
 }
 
 impl Signed {
-    /// What is to be stored, if the signature is stale.
-    fn change(mut self) -> Option<Change> {
-        let error = join_ends(self.start_of_error.take()?, self.end_of_error.take());
+    fn change(self) -> Change {
         // The service's own, which lacks nothing but its key.
         let is_own = self.signature_version == OWN_SIGNATURE && !self.error_signature.is_empty();
-        let signature = if is_own { self.error_signature.clone() } else { error_signature(&error) };
-        let key = group_key(&self.source, &self.op, self.script_id, &signature);
-        let version = if is_own { OWN_SIGNATURE } else { SIGNATURE_VERSION };
-        Some(Change { letter: self, signature, version, key })
+        let (signature, version) = match is_own {
+            true => (self.error_signature.clone(), OWN_SIGNATURE),
+            false => {
+                let error = join_ends(self.start_of_error, self.end_of_error);
+                (error_signature(&error), SIGNATURE_VERSION)
+            }
+        };
+        Change {
+            key: group_key(&self.source, &self.op, self.script_id, &signature),
+            id: self.id,
+            app_id: self.app_id,
+            old_signature: self.error_signature,
+            old_version: self.signature_version,
+            old_key: self.group_key,
+            signature,
+            version,
+        }
     }
 }
 
 struct Change {
-    letter: Signed,
+    id: Uuid,
+    app_id: Uuid,
+    old_signature: String,
+    old_version: i16,
+    old_key: String,
     signature: String,
     version: i16,
     key: String,
 }
 
-impl Change {
-    fn regrouped(&self) -> Regrouped {
-        Regrouped {
-            app_id: self.letter.app_id.into(),
-            from: self.letter.group_key.clone(),
-            to: self.key.clone(),
-            signature_before: self.letter.error_signature.clone(),
-            signature_after: self.signature.clone(),
-            letters: 0,
-        }
+/// The name of the rows to store. Their columns have the names that both backends give to those of VALUES.
+const NEW: &str = "new";
+
+/// Updates the letters that no other transaction has locked and that are unchanged since they were read.
+fn sign(backend: DbBackend, app_id: Option<AppId>, changes: Vec<Change>) -> UpdateStatement {
+    let ids: Vec<DeadLetterId> = changes.iter().map(|change| change.id.into()).collect();
+    let rows = changes.into_iter().map(|change| {
+        ValueTuple::Many(vec![
+            change.id.into(),
+            change.old_signature.into(),
+            change.old_version.into(),
+            change.old_key.into(),
+            change.signature.into(),
+            change.version.into(),
+            change.key.into(),
+        ])
+    });
+    let new = |column: &'static str| Expr::col((NEW, column));
+    let own = |column: Column| Expr::col((Entity, column));
+    let mut sign = Query::update();
+    sign.table(Entity)
+        .from(TableRef::ValuesList(rows.collect(), NEW.into_iden()))
+        .value(Column::ErrorSignature, new("column5"))
+        .value(Column::SignatureVersion, new("column6"))
+        .value(Column::GroupKey, new("column7"))
+        .and_where(own(Column::Id).eq(new("column1")))
+        .and_where(own(Column::ErrorSignature).eq(new("column2")))
+        .and_where(own(Column::SignatureVersion).eq(new("column3")))
+        .and_where(own(Column::GroupKey).eq(new("column4")))
+        .and_where(own(Column::ErasedAt).is_null())
+        .and_where_option(app_id.map(|app_id| own(Column::AppId).eq(app_id.into_inner())));
+    if backend == DbBackend::Postgres {
+        let unlocked = Query::select()
+            .column(Column::Id)
+            .from(Entity)
+            .cond_where(are(backend, app_id, &ids))
+            .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
+            .take();
+        // The rows to store, and not the table's: these are found by their key.
+        sign.and_where(new("column1").eq(any_of(unlocked)));
     }
+    sign
+}
+
+/// The letters that go from one group to another, by app and by group.
+fn regrouped(changes: &[Change]) -> Vec<Regrouped> {
+    let mut regrouped: BTreeMap<_, Regrouped> = BTreeMap::new();
+    for change in changes.iter().filter(|change| change.old_key != change.key) {
+        let first = || Regrouped {
+            app_id: change.app_id.into(),
+            from: change.old_key.clone(),
+            to: change.key.clone(),
+            signature_before: change.old_signature.clone(),
+            signature_after: change.signature.clone(),
+            letters: 0,
+        };
+        regrouped.entry((change.app_id, &change.old_key, &change.key)).or_insert_with(first).letters += 1;
+    }
+    regrouped.into_values().collect()
 }

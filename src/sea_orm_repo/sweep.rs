@@ -111,9 +111,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
 
-    /// Over a pool a batch has a transaction, also where it is one statement. PostgreSQL answers with an error before it
-    /// gives up the locks of the statement that failed, and the next batch, on another connection, would skip its rows.
-    /// The end of a ROLLBACK comes after that.
+    /// Over a pool every batch is a transaction, even a single statement. PostgreSQL reports an error before it releases
+    /// the failed statement's locks. The next batch, on another connection, would skip these rows. A ROLLBACK returns
+    /// after the locks are released.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
         match self.db.pool() {
             Some(pool) => {
@@ -143,13 +143,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let parts: Vec<_> = match due {
             Due::CreatedBefore(_) => Part::of(state).to_vec(),
             // Only closed rows are due by this time.
-            Due::SettledBefore(_) => match state {
+            Due::ClosedBefore(_) => match state {
                 DeadLetterState::Open | DeadLetterState::Unresolved => Vec::new(),
-                DeadLetterState::Resolved | DeadLetterState::Any => vec![Part::Closed],
+                DeadLetterState::Closed | DeadLetterState::Any => vec![Part::Closed],
             },
         };
         if parts.is_empty() {
-            return Ok(CappedCount { count: 0, at_least: false });
+            return Ok(CappedCount { count: 0, capped: false });
         }
         let limit = u64::from(cap) + 1;
         let scope = match scope {
@@ -161,7 +161,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
-        Ok(CappedCount { count, at_least: counted > count })
+        Ok(CappedCount { count, capped: counted > count })
     }
 }
 
@@ -169,7 +169,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 /// app to app.
 fn by_index(scope: &SweepScope, due: Due) -> Cow<'_, SweepScope> {
     match (scope, due) {
-        (SweepScope::AllApps, Due::SettledBefore(_)) => Cow::Owned(all_apps()),
+        (SweepScope::AllApps, Due::ClosedBefore(_)) => Cow::Owned(all_apps()),
         _ => Cow::Borrowed(scope),
     }
 }

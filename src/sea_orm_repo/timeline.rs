@@ -44,7 +44,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
             buckets.put(&row, count, &mut timeline)?;
         }
-        Ok(Timeline { buckets: timeline, looked_back_to: matching.looked_back_to() })
+        Ok(Timeline { buckets: timeline, scanned_back_to: matching.scanned_back_to() })
     }
 }
 

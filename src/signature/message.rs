@@ -25,8 +25,8 @@ impl<'a> Message<'a> {
             return Self { text: title.unwrap_or(text), cause: None };
         }
         let mut reader = Reader::default();
-        // A line across the border is read as two.
-        for line in head.lines().chain(tail.lines()) {
+        let (start, end) = if error.len() <= 2 * MAX_READ { (error, "") } else { (head, tail) };
+        for line in start.lines().chain(end.lines()) {
             reader.read(line);
         }
         reader.finish(head)

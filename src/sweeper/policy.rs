@@ -57,17 +57,17 @@ impl RetentionPolicy {
             Some(app_id) => steps(move |_| SweepScope::App(app_id), self.of(app_id), then).collect(),
             None => self.plan(then).collect(),
         };
-        let mut total = CappedCount { count: 0, at_least: false };
+        let mut total = CappedCount { count: 0, capped: false };
         let mut left = cap;
         for step in steps {
-            if matches!(step.due, Due::SettledBefore(_)) {
+            if matches!(step.due, Due::ClosedBefore(_)) {
                 continue;
             }
             let counted = store.count_due(&step.scope, step.due, DeadLetterState::Open, left).await?;
             total.count += counted.count;
             left = left.saturating_sub(counted.count.try_into().unwrap_or(u32::MAX));
-            if counted.at_least {
-                total.at_least = true;
+            if counted.capped {
+                total.capped = true;
                 break;
             }
         }
@@ -114,7 +114,7 @@ fn steps(
 ) -> impl Iterator<Item = Step> {
     // What chrono can't reckon is longer than all of its time: nothing is that old.
     let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
-    let settled = before(retention.settled_after).map(Due::SettledBefore);
+    let settled = before(retention.settled_after).map(Due::ClosedBefore);
     let all = before(retention.all_after).map(Due::CreatedBefore);
     settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
@@ -179,7 +179,7 @@ mod tests {
         let by_app = SweepScope::AllAppsBut { excepted: Vec::new() };
         assert_eq!(
             plan(&policy),
-            [(by_app, Due::SettledBefore(before(30))), (SweepScope::AllApps, Due::CreatedBefore(before(90))),]
+            [(by_app, Due::ClosedBefore(before(30))), (SweepScope::AllApps, Due::CreatedBefore(before(90))),]
         );
     }
 
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(
             plan(&policy),
             [
-                (SweepScope::App(app(1)), Due::SettledBefore(before(1))),
+                (SweepScope::App(app(1)), Due::ClosedBefore(before(1))),
                 (SweepScope::App(app(3)), Due::CreatedBefore(before(7))),
                 (others, Due::CreatedBefore(before(90))),
             ]

@@ -101,7 +101,7 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
                 answers.of("list", repo.list(app, &filter, &page).await);
                 answers.of("export", repo.export(app, &filter, &page).await);
                 let count = repo.count(app, &filter, 5, scan).await.unwrap();
-                answers.of("count", Ok((count.count, count.at_least, count.looked_back_to)));
+                answers.of("count", Ok((count.count, count.capped, count.scanned_back_to)));
                 answers.of("timeline", repo.timeline(app, &filter, &timeline, scan).await);
                 for timeline in [None, Some(timeline)] {
                     let request = GroupRequest { scan, timeline, ..Default::default() };
@@ -120,7 +120,7 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     for (scope, due) in sweeps(app) {
         for state in DeadLetterState::ALL {
             let count = repo.count_due(&scope, due, state, 5).await.unwrap();
-            answers.of("count_due", Ok((count.count, count.at_least)));
+            answers.of("count_due", Ok((count.count, count.capped)));
         }
     }
 
@@ -162,7 +162,7 @@ impl Answers {
 fn sweeps(app: AppId) -> Vec<(SweepScope, Due)> {
     let all_but_one = SweepScope::AllAppsBut { excepted: vec![Uuid::from_u128(8).into()] };
     let scopes = [SweepScope::App(app), SweepScope::AllApps, all_but_one];
-    let dues = [Due::CreatedBefore, Due::SettledBefore].map(|due| due(ten_oclock() + Duration::days(1)));
+    let dues = [Due::CreatedBefore, Due::ClosedBefore].map(|due| due(ten_oclock() + Duration::days(1)));
     scopes.into_iter().flat_map(|scope| dues.map(|due| (scope.clone(), due))).collect()
 }
 

@@ -185,7 +185,7 @@ async fn sweeps_are_exact(db: &TestDb, repo: &SeaOrmDeadLetterRepo) {
     let mut left = db.row_count().await;
     for limit in [1, 10, 1_000, 100] {
         for sweep in Sweep::all_of(app) {
-            for due in [Due::CreatedBefore(cutoff()), Due::SettledBefore(cutoff())] {
+            for due in [Due::CreatedBefore(cutoff()), Due::ClosedBefore(cutoff())] {
                 assert_eq!(sweep.run(repo, due, limit).await, u64::from(limit), "{sweep:?} {due:?}");
                 left -= u64::from(limit);
                 assert_eq!(db.row_count().await, left, "{sweep:?} {due:?}");
@@ -217,7 +217,7 @@ async fn sweeps_are_exact_under_a_stale_plan_on_postgres() {
     for _ in 0..7 {
         assert_eq!(repo.gc(cutoff(), 100).await.unwrap(), 0);
         for sweep in Sweep::all_of(new_app()) {
-            for due in [Due::CreatedBefore(cutoff()), Due::SettledBefore(cutoff())] {
+            for due in [Due::CreatedBefore(cutoff()), Due::ClosedBefore(cutoff())] {
                 assert_eq!(sweep.run(&repo, due, 100).await, 0);
             }
         }

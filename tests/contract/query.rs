@@ -245,7 +245,7 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
         assert_eq!(of_serde.to_string(), shown);
     };
     for (field, expected) in [
-        ("state", "must be open, unresolved, resolved or any"),
+        ("state", "must be open, unresolved, closed or any"),
         ("ids", "must be uuids"),
         ("resolution", "must be replayed, ignored, handled_by_script or handler_failed"),
         ("trigger_id", "must be a uuid, or none"),

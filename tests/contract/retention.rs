@@ -152,7 +152,7 @@ async fn left(db: &TestDb) -> Vec<DeadLetterId> {
 }
 
 fn settled_before_ten() -> Due {
-    Due::SettledBefore(ten_oclock())
+    Due::ClosedBefore(ten_oclock())
 }
 
 /// All that `rows` made.
@@ -380,13 +380,13 @@ async fn a_time_finer_than_a_microsecond_deletes_what_is_older(db: TestDb) {
 async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Utc>, deleted: u64) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
-        for due in [Due::CreatedBefore(before), Due::SettledBefore(before)] {
+        for due in [Due::CreatedBefore(before), Due::ClosedBefore(before)] {
             for (id, &time) in settled(db, app, times.len()).await.into_iter().zip(times) {
                 db.set_created_at(id, time).await;
                 set_resolved_at(db, id, time).await;
             }
             let counted = db.repo().count_due(&sweep.scope, due, DeadLetterState::Any, 100).await.unwrap();
-            assert_eq!(counted, CappedCount { count: deleted, at_least: false }, "{sweep:?} {due:?}");
+            assert_eq!(counted, CappedCount { count: deleted, capped: false }, "{sweep:?} {due:?}");
             assert_eq!(sweep.run(&db.repo(), due, 100).await, deleted, "{sweep:?} {due:?}");
             db.execute("DELETE FROM dead_letters").await;
         }
@@ -409,7 +409,7 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
         db.set_created_at(stored[8], ten_oclock() + Duration::hours(3)).await;
     }
     let (any, open) = (DeadLetterState::Any, DeadLetterState::Open);
-    let (unresolved, resolved) = (DeadLetterState::Unresolved, DeadLetterState::Resolved);
+    let (unresolved, resolved) = (DeadLetterState::Unresolved, DeadLetterState::Closed);
     for (due, state, of_app) in [
         (created_before_noon(), any, 8),
         (created_before_noon(), open, 3),
@@ -424,7 +424,7 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
             [(SweepScope::App(app), 1), (SweepScope::AllApps, 2), (all_but(&[kept]), 1), (all_but(&[]), 2)]
         {
             let counted = db.repo().count_due(&scope, due, state, 1_000).await.unwrap();
-            let expected = CappedCount { count: apps * of_app, at_least: false };
+            let expected = CappedCount { count: apps * of_app, capped: false };
             assert_eq!(counted, expected, "{scope:?} {due:?} {state:?}");
         }
     }
@@ -436,9 +436,9 @@ async fn count_due_ends_at_its_cap(db: TestDb) {
     settled(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
         for due in [created_before_noon(), settled_before_ten()] {
-            for (cap, count, at_least) in [(0, 0, true), (2, 2, true), (3, 3, false), (u32::MAX, 3, false)] {
+            for (cap, count, capped) in [(0, 0, true), (2, 2, true), (3, 3, false), (u32::MAX, 3, false)] {
                 let counted = db.repo().count_due(&scope, due, DeadLetterState::Any, cap).await.unwrap();
-                assert_eq!(counted, CappedCount { count, at_least }, "{scope:?} {due:?} {cap}");
+                assert_eq!(counted, CappedCount { count, capped }, "{scope:?} {due:?} {cap}");
             }
         }
     }
@@ -650,7 +650,7 @@ async fn in_a_transaction_a_sweep_is_undone_by_a_rollback(db: TestDb) {
         // What the transaction itself did is seen.
         let id = repo.insert(letter(app)).await.unwrap();
         repo.resolve(id, "ignored").await.unwrap();
-        let due = Due::SettledBefore(Utc::now() + Duration::hours(1));
+        let due = Due::ClosedBefore(Utc::now() + Duration::hours(1));
         let counted = repo.count_due(&sweep.scope, due, DeadLetterState::Any, 10).await.unwrap();
         assert_eq!(counted.count, 3, "{sweep:?}");
         assert_eq!(sweep.run(&repo, due, 10).await, 3, "{sweep:?}");

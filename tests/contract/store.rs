@@ -37,7 +37,7 @@ async fn one_object_goes_wherever_one_of_its_traits_is_wanted(db: TestDb) {
     let retention: &dyn DeadLetterRetention = &store;
     let due = Due::CreatedBefore(DateTime::<Utc>::MAX_UTC);
     let counted = retention.count_due(&SweepScope::App(app), due, DeadLetterState::Any, 10).await.unwrap();
-    assert_eq!(counted, CappedCount { count: 3, at_least: false });
+    assert_eq!(counted, CappedCount { count: 3, capped: false });
     // Upcast, for what holds less.
     let repo: Arc<dyn DeadLetterRepo> = store;
     assert!(repo.get(id).await.unwrap().is_some());

@@ -234,7 +234,7 @@ async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
     let (now, week) = (now(), DAY * 7);
     let within = async |app, cap| {
         let counted = sweeper.due_within(app, now, week, cap).await.unwrap();
-        (counted.count, counted.at_least)
+        (counted.count, counted.capped)
     };
     assert_eq!(within(None, 100).await, (5, false));
     assert_eq!(within(None, 3).await, (3, true));

@@ -101,7 +101,7 @@ fn a_state_prints_parses_and_serializes_as_its_text() {
     let texts = [
         (DeadLetterState::Open, "open"),
         (DeadLetterState::Unresolved, "unresolved"),
-        (DeadLetterState::Resolved, "resolved"),
+        (DeadLetterState::Closed, "closed"),
         (DeadLetterState::Any, "any"),
     ];
     for (state, text) in texts {
@@ -194,8 +194,8 @@ fn requests_and_pages_go_through_json() {
         json!({ "size": 20, "after": text, "scan": null }),
     );
     check(
-        &Page { items: vec![1, 2], next: Some(cursor), looked_back_to: Some(time("2026-03-01T10:00:00Z")) },
-        json!({ "items": [1, 2], "next": text, "looked_back_to": "2026-03-01T10:00:00Z" }),
+        &Page { items: vec![1, 2], next: Some(cursor), scanned_back_to: Some(time("2026-03-01T10:00:00Z")) },
+        json!({ "items": [1, 2], "next": text, "scanned_back_to": "2026-03-01T10:00:00Z" }),
     );
     let (from, until) = (time("2026-03-01T10:00:00Z"), time("2026-03-02T10:00:00Z"));
     let timeline = TimelineRequest { from, until, buckets: 24 };

@@ -457,7 +457,7 @@ fn all() -> DeadLetterFilter {
 }
 
 fn settled() -> Due {
-    Due::SettledBefore(Utc::now())
+    Due::ClosedBefore(Utc::now())
 }
 
 fn all_apps_but_one() -> SweepScope {

@@ -21,8 +21,8 @@ use dead_letters::{
     testing::{self, Call, letter, stored_letter},
 };
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait, Statement,
-    sqlx::sqlite::SqliteJournalMode,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
+    QueryFilter, Statement, sqlx::sqlite::SqliteJournalMode,
 };
 use tokio::{runtime::Handle, sync::watch, task};
 use uuid::Uuid;
@@ -51,9 +51,11 @@ enum Change {
     Sweep,
     /// Deletes `c`.
     SweepClosed,
+    /// Erases the signature of `e`, as a service that erases content does.
+    Erase,
 }
 
-const CHANGES: [Change; 9] = [
+const CHANGES: [Change; 10] = [
     Change::Look,
     Change::Insert,
     Change::LateCommit,
@@ -63,6 +65,7 @@ const CHANGES: [Change; 9] = [
     Change::Reopen,
     Change::Sweep,
     Change::SweepClosed,
+    Change::Erase,
 ];
 
 /// What a call promises where others work at the same time.
@@ -272,7 +275,7 @@ async fn list_with_a_scan(given: Given) -> Shown {
 }
 
 async fn list_of_closed_letters(given: Given) -> Shown {
-    list_to_the_end(&given, &DeadLetterFilter { state: DeadLetterState::Resolved, ..any() }, None).await
+    list_to_the_end(&given, &DeadLetterFilter { state: DeadLetterState::Closed, ..any() }, None).await
 }
 
 async fn list_to_the_end(given: &Given, filter: &DeadLetterFilter, scan: Option<u32>) -> Shown {
@@ -346,7 +349,7 @@ async fn count_with_a_scan(given: Given) -> Shown {
 
 async fn count_of(given: &Given, scan: Option<u32>) -> Shown {
     let count = given.repo.count(given.app, &narrow(), 10, scan).await;
-    show(count, |count| given.of_scan(letters(count.count), count.looked_back_to))
+    show(count, |count| given.of_scan(letters(count.count), count.scanned_back_to))
 }
 
 async fn timeline(given: Given) -> Shown {
@@ -360,7 +363,7 @@ async fn timeline_with_a_scan(given: Given) -> Shown {
 async fn timeline_of(given: &Given, scan: Option<u32>) -> Shown {
     let request = TimelineRequest { from: given.ago(100), until: given.ago(-100), buckets: 1 };
     let timeline = given.repo.timeline(given.app, &narrow(), &request, scan).await;
-    show(timeline, |timeline| given.of_scan(letters(timeline.buckets[0].count), timeline.looked_back_to))
+    show(timeline, |timeline| given.of_scan(letters(timeline.buckets[0].count), timeline.scanned_back_to))
 }
 
 async fn error_groups(given: Given) -> Shown {
@@ -376,7 +379,7 @@ async fn error_groups_of(given: &Given, scan: Option<u32>) -> Shown {
     let request = GroupRequest { scan, ..Default::default() };
     let groups = given.repo.error_groups(given.app, &narrow(), &request).await;
     let ops = |groups: Vec<ErrorGroup>| groups.into_iter().map(|group| group.op).collect();
-    show(groups, |groups| given.of_scan(ops(groups.groups), groups.looked_back_to))
+    show(groups, |groups| given.of_scan(ops(groups.groups), groups.scanned_back_to))
 }
 
 async fn times_replayed(given: Given) -> Shown {
@@ -491,9 +494,9 @@ async fn replay_matching_of_all(given: Given) -> Shown {
 async fn replay_at_most(given: &Given, limit: u32) -> Shown {
     let request = ReplayRequest { by: by(), limit, ..Default::default() };
     let replayed = given.repo.replayer(KeyedOutbox).replay_matching(given.app, &given.old(), request).await;
-    show(replayed, |Replayed { ids, more, held, failed, stopped, .. }| {
+    show(replayed, |Replayed { ids, more, skipped_locked, failed, stopped, .. }| {
         assert!(failed.is_empty() && stopped.is_none());
-        given.of_settled(&Settled { ids, more, held })
+        given.of_settled(&Settled { ids, more, skipped_locked })
     })
 }
 
@@ -610,8 +613,8 @@ impl Given {
 
     fn stored_letter(&self, op: &str, minutes: i64) -> StoredLetter {
         // Stale, for a rebuild.
-        let (op, signature_version) = (op.to_owned(), 1);
-        StoredLetter { op, signature_version, ..stored_letter(self.app, self.ago(minutes)) }
+        let (op, signature_version, error_signature) = (op.to_owned(), 1, "stale".to_owned());
+        StoredLetter { op, signature_version, error_signature, ..stored_letter(self.app, self.ago(minutes)) }
     }
 
     fn id(&self, op: &str) -> DeadLetterId {
@@ -637,7 +640,7 @@ impl Given {
 
     /// `c`.
     fn by_closing(&self) -> Due {
-        Due::SettledBefore(self.ago(20))
+        Due::ClosedBefore(self.ago(20))
     }
 
     /// A statement takes 1,000.
@@ -647,16 +650,16 @@ impl Given {
     }
 
     /// With where the scan ended, if it did.
-    fn of_scan(&self, mut shown: Shown, looked_back_to: Option<DateTime<Utc>>) -> Shown {
+    fn of_scan(&self, mut shown: Shown, scanned_back_to: Option<DateTime<Utc>>) -> Shown {
         let last = |time| self.letters.iter().find(|letter| letter.created_at == time);
-        let last = looked_back_to.map(|time| last(time).map_or("new", |letter| letter.op.as_str()));
+        let last = scanned_back_to.map(|time| last(time).map_or("new", |letter| letter.op.as_str()));
         shown.extend(last.map(|op| format!("the scan ended at {op}")));
         shown
     }
 
     fn of_settled(&self, settled: &Settled) -> Shown {
         let mut shown: Shown = settled.ids.iter().map(|id| self.name(id.into_inner()).to_owned()).collect();
-        shown.push(format!("more: {}, held: {}", settled.more, settled.held));
+        shown.push(format!("more: {}, skipped_locked: {}", settled.more, settled.skipped_locked));
         shown
     }
 }
@@ -703,6 +706,13 @@ impl Other {
             Change::Reopen => repo.reopen(given.app, given.id("c")).await,
             Change::Sweep => sweep_all(repo, given.app, given.by_age()).await,
             Change::SweepClosed => sweep_all(repo, given.app, given.by_closing()).await,
+            Change::Erase => {
+                let erased = table::Entity::update_many()
+                    .col_expr(table::Column::ErrorSignature, "(erased)".into())
+                    .col_expr(table::Column::ErasedAt, given.now.into())
+                    .filter(table::Column::Id.eq(given.id("e").into_inner()));
+                erased.exec(repo.pool()).await.map(drop).map_err(Into::into)
+            }
         };
         match outcome {
             // The call came first.
@@ -872,8 +882,9 @@ impl Setting {
 async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
     let rows = table::Entity::find().all(db).await.unwrap();
     let letters = rows.into_iter().map(|row| {
-        let (op, by, version) = (row.op, row.resolved_by, row.signature_version);
-        format!("{op} {} by {by:?}, signed by version {version}", row.resolution.as_deref().unwrap_or("open"))
+        let (op, by, signature) = (row.op, row.resolved_by, row.error_signature);
+        let resolution = row.resolution.as_deref().unwrap_or("open");
+        format!("{op} {resolution} by {by:?}: {signature}, version {}", row.signature_version)
     });
     let outbox = Statement::from_string(db.get_database_backend(), "SELECT id FROM outbox");
     let outbox = db.query_all_raw(outbox).await.unwrap();

@@ -108,14 +108,14 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     // What finds its rows by locking them finds none, and deletes none.
     let max = DateTime::<Utc>::MAX_UTC;
     let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
-    let nothing = Settled { ids: vec![], more: false, held: true };
+    let nothing = Settled { ids: vec![], more: false, skipped_locked: true };
     assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 10).await.unwrap(), nothing);
     let replayed: Result<_, DeadLetterRepoError> =
         repo.replay_matching(app_id, &filter, None, None, 10, async |_, _| panic!("enqueued")).await;
     assert_eq!(replayed.unwrap(), nothing);
     assert_eq!(repo.gc(max, 10).await.unwrap(), 0);
     for scope in scopes(app_id) {
-        for due in [Due::CreatedBefore(max), Due::SettledBefore(max)] {
+        for due in [Due::CreatedBefore(max), Due::ClosedBefore(max)] {
             assert_eq!(repo.sweep(&scope, due, None, 10).await.unwrap(), Swept::default());
             assert_eq!(repo.sweep_into(&scope, due, None, 10, &Nowhere).await.unwrap(), Swept::default());
         }

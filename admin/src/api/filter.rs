@@ -109,7 +109,7 @@ fn short(field: &str, text: Option<String>) -> Result<Option<String>, Problem> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Scan {
     /// How many letters may be looked at: the newest of the app and the state, within the times and behind the
-    /// cursor. Where that is not enough, `looked_back_to` says how far it went. The service may set an operator a
+    /// cursor. Where that is not enough, `scanned_back_to` says how far it went. The service may set an operator a
     /// lower limit: it is 100,000, unless the service says otherwise.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
     pub(super) scan: u32,

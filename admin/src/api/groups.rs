@@ -42,7 +42,7 @@ pub(super) struct Groups {
     /// The largest first.
     items: Vec<Group>,
     /// Where the scan ended: letters before this are in no group. Null where nothing was left out.
-    looked_back_to: Option<DateTime<Utc>>,
+    scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// Letters that failed alike.
@@ -130,6 +130,6 @@ pub(super) async fn groups(
     let groups = access.store().error_groups(app_id, &filter, &request).await?;
     Ok(Json(Groups {
         items: groups.groups.into_iter().map(Group::from).collect(),
-        looked_back_to: groups.looked_back_to,
+        scanned_back_to: groups.scanned_back_to,
     }))
 }

@@ -23,7 +23,7 @@ pub(super) struct Letters {
     /// What to ask for the next page with, as `after`. Null where this is the last.
     next: Option<String>,
     /// Where the scan ended before the page was full: there are letters behind it, and `next` goes on there.
-    looked_back_to: Option<DateTime<Utc>>,
+    scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// The letters of an app
@@ -58,6 +58,6 @@ pub(super) async fn letters(
     Ok(Json(Letters {
         items: Letter::all(&access, page.items).await?,
         next: page.next.map(|cursor| cursor.to_string()),
-        looked_back_to: page.looked_back_to,
+        scanned_back_to: page.scanned_back_to,
     }))
 }

@@ -121,12 +121,12 @@ impl Letter {
 pub(super) struct Capped {
     count: u64,
     /// Whether there are more than `count`.
-    at_least: bool,
+    capped: bool,
 }
 
 impl From<CappedCount> for Capped {
-    fn from(CappedCount { count, at_least }: CappedCount) -> Self {
-        Self { count, at_least }
+    fn from(CappedCount { count, capped }: CappedCount) -> Self {
+        Self { count, capped }
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) struct Preview {
     /// Letters, counted to 100,000.
     count: u64,
     /// Whether there are more than `count`, or may be.
-    at_least: bool,
+    capped: bool,
     /// Letters that are stored from then on are left alone.
     cutoff: DateTime<Utc>,
     /// Letters that match but lie ahead of the database's clock by a minute or more, and are left alone, counted to
@@ -88,7 +88,7 @@ pub(super) async fn preview(
     Ok(Json(Preview {
         token: preview.token,
         count: preview.count,
-        at_least: preview.at_least,
+        capped: preview.capped,
         cutoff: preview.cutoff,
         ahead: preview.ahead.into(),
         truncated: preview.truncated.into(),

@@ -44,7 +44,7 @@ pub(super) struct RunResult {
     /// do, and where the preview's count was not exact.
     settled_by_others: Option<u64>,
     /// Whether letters are left that another transaction holds: try again later.
-    held: bool,
+    skipped_locked: bool,
     /// Whether the next run may do more. Runs that go on with each other's token do no more than the preview counted.
     /// A token that is sent twice counts anew.
     more: bool,
@@ -82,7 +82,7 @@ impl From<Outcome> for RunResult {
                 .collect(),
             failed_so_far: outcome.failed_so_far,
             settled_by_others: outcome.settled_by_others,
-            held: outcome.held,
+            skipped_locked: outcome.skipped_locked,
             more: outcome.more,
             uncounted: outcome.uncounted,
             began: outcome.began,

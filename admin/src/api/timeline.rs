@@ -61,7 +61,7 @@ pub(super) struct Timeline {
     /// The oldest first, empty ones too.
     items: Vec<Bucket>,
     /// Where the scan ended: letters before this are not counted. Null where nothing was left out.
-    looked_back_to: Option<DateTime<Utc>>,
+    scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// How many letters were stored when
@@ -82,7 +82,7 @@ pub(super) async fn timeline(
     let timeline = access.store().timeline(app_id, &filter, &request, Some(scan)).await?;
     Ok(Json(Timeline {
         items: timeline.buckets.into_iter().map(Bucket::from).collect(),
-        looked_back_to: timeline.looked_back_to,
+        scanned_back_to: timeline.scanned_back_to,
     }))
 }
 

@@ -121,8 +121,6 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
 fn sort_by_trouble(apps: &mut [Backlog], by: Sort) {
     match by {
         Sort::Oldest => apps.sort_by_key(|app| app.oldest),
-        Sort::Most => {
-            apps.sort_by_key(|app| Reverse((app.open.at_least, app.open.count, Reverse(app.oldest))))
-        }
+        Sort::Most => apps.sort_by_key(|app| Reverse((app.open.capped, app.open.count, Reverse(app.oldest)))),
     }
 }

@@ -45,8 +45,9 @@ pub(crate) async fn run(
     let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
     let outcome = bulk::run(&access, &token, note.clone(), limit, Utc::now()).await?;
 
-    let is_finished =
-        !outcome.more && !outcome.held && outcome.settled_by_others.is_none_or(|others| others == 0);
+    let is_finished = !outcome.more
+        && !outcome.skipped_locked
+        && outcome.settled_by_others.is_none_or(|others| others == 0);
     if is_finished && outcome.action != Resolution::Replayed {
         let which = in_words(&outcome.filter);
         let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which };

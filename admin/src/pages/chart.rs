@@ -32,7 +32,7 @@ pub(crate) struct Chart {
     pub(crate) total: Amount,
     pub(crate) most: Amount,
     /// Of the bars before this not all was looked at.
-    pub(crate) looked_back_to: Option<Time>,
+    pub(crate) scanned_back_to: Option<Time>,
 }
 
 /// Of a bucket that has letters.
@@ -79,10 +79,10 @@ impl Chart {
             from: Time(request.from),
             total: Amount {
                 count: timeline.buckets.iter().map(|bucket| bucket.count).sum(),
-                at_least: timeline.looked_back_to.is_some(),
+                capped: timeline.scanned_back_to.is_some(),
             },
             most: Amount::exactly(most),
-            looked_back_to: timeline.looked_back_to.map(Time),
+            scanned_back_to: timeline.scanned_back_to.map(Time),
         }
     }
 }

@@ -40,7 +40,7 @@ struct GroupsPage {
     listing: Listing,
     groups: Vec<Group>,
     /// Older letters are in none of them.
-    looked_back_to: Option<Time>,
+    scanned_back_to: Option<Time>,
     is_all_well: bool,
     shared: Option<Shared>,
     command: Command,
@@ -104,7 +104,7 @@ pub(crate) async fn page(
     let found = store.error_groups(app_id, &query.filter, &request).await?;
     let settled = match query.filter.state {
         DeadLetterState::Any => Settled::of(&found.groups),
-        DeadLetterState::Resolved => Settled::default(),
+        DeadLetterState::Closed => Settled::default(),
         DeadLetterState::Open | DeadLetterState::Unresolved => {
             let any = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
             let request = GroupRequest { limit: 500, scan, timeline: None };
@@ -125,7 +125,7 @@ pub(crate) async fn page(
             .into_iter()
             .map(|group| Group::new(app_id, &root, &query, &settled, group))
             .collect(),
-        looked_back_to: found.looked_back_to.map(Time),
+        scanned_back_to: found.scanned_back_to.map(Time),
         is_all_well: is_open && listing.filter.clear.is_none(),
         shared,
         command: Command::groups(app_id, &query),
@@ -142,12 +142,16 @@ impl Group {
     fn new(app_id: AppId, root: &Root, query: &ListQuery, settled: &Settled, group: ErrorGroup) -> Self {
         let (count, last_settled_at) = settled.of_group(&group);
         let came_back = last_settled_at.filter(|&at| at < group.last_seen);
+        let is_keyed = !group.group_key.is_empty();
         let filter = DeadLetterFilter { group_key: Some(group.group_key), ..query.filter.clone() };
         let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
         let sample =
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
-        let signature =
-            if group.error_signature.is_empty() { "No signature" } else { &group.error_signature };
+        let signature = match (is_keyed, group.error_signature.as_str()) {
+            (false, _) => "Letters without a group, of any source",
+            (true, "") => "No signature",
+            (true, signature) => signature,
+        };
         Self {
             address: root.letters(app_id, &letters),
             shares: with_field(root.groups(app_id, &letters), "shares", "true"),

@@ -45,8 +45,8 @@ struct LetterPage {
     letter: Letter,
     error: ErrorText,
     is_error_cut: bool,
-    /// Where the letters are that failed alike.
-    alike: String,
+    /// Where the letters are that failed alike, unless another writer stored this one without a group.
+    alike: Option<String>,
     /// What they have in common.
     signature: Text,
     payload: Payload,
@@ -190,6 +190,7 @@ async fn shows(
         ..Default::default()
     };
     let alike = root.letters(app_id, &ListQuery { filter: alike, ..Default::default() });
+    let alike = Some(alike).filter(|_| !letter.group_key.is_empty());
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
             .here("Letter")
@@ -345,7 +346,7 @@ async fn earlier_deaths(
         return Ok(Vec::new());
     }
     let filter = DeadLetterFilter {
-        state: DeadLetterState::Resolved,
+        state: DeadLetterState::Closed,
         resolution: Some(Resolution::Replayed),
         original_event_id: Some(letter.original_event_id),
         ..Default::default()

@@ -38,7 +38,7 @@ struct LettersPage {
     newest: Option<String>,
     older: Option<String>,
     /// The scan ended before the page was full.
-    looked_back_to: Option<Time>,
+    scanned_back_to: Option<Time>,
     /// Whether an empty page says that nothing failed.
     is_all_well: bool,
     command: Command,
@@ -61,8 +61,8 @@ impl Bulk {
         Self {
             preview: root.bulk(access.app_id, "preview"),
             all: (is_open && matching.count > 0).then(|| back_text(&query)),
-            may_ignore: access.may(Right::Settle) && filter.state != DeadLetterState::Resolved,
-            may_replay: access.may(Right::Replay) && filter.state != DeadLetterState::Resolved,
+            may_ignore: access.may(Right::Settle) && filter.state != DeadLetterState::Closed,
+            may_replay: access.may(Right::Replay) && filter.state != DeadLetterState::Closed,
         }
     }
 
@@ -182,7 +182,7 @@ pub(crate) async fn page(
         may_settle: access.may(Right::Settle),
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
         older: next.map(|next| root.letters(app_id, &next)),
-        looked_back_to: page.looked_back_to.map(Time),
+        scanned_back_to: page.scanned_back_to.map(Time),
         is_all_well: is_open && listing.filter.clear.is_none() && query.page.after.is_none(),
         command: Command::letters(app_id, &query),
         listing,

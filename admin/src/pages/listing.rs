@@ -18,14 +18,14 @@ pub(crate) const SCAN: u32 = 10_000;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl From<CappedCount> for Amount {
-    fn from(CappedCount { count, at_least }: CappedCount) -> Self {
-        Self { count, at_least }
+    fn from(CappedCount { count, capped }: CappedCount) -> Self {
+        Self { count, capped }
     }
 }
 
 impl From<&Count> for Amount {
     fn from(count: &Count) -> Self {
-        Self { count: count.count, at_least: count.at_least || count.looked_back_to.is_some() }
+        Self { count: count.count, capped: count.capped || count.scanned_back_to.is_some() }
     }
 }
 
@@ -78,7 +78,7 @@ impl Listing {
         let backlogs = store.backlogs(Some(&[app_id]), None, 1, COUNT_CAP).await?;
         let unresolved = count(access, query, DeadLetterState::Unresolved).await?;
         let open = count(access, query, DeadLetterState::Open).await?;
-        let resolved = count(access, query, DeadLetterState::Resolved).await?;
+        let closed = count(access, query, DeadLetterState::Closed).await?;
         let now = clock::now(access).await?;
         let swept = match &access.admin().retention {
             Some(policy) => swept_within_a_week(&**store, policy, Some(app_id), now).await?,
@@ -95,12 +95,12 @@ impl Listing {
             address: address(&with_state(&first_page, state), view),
             is_current: state == query.filter.state,
         };
-        let (unresolved, open, resolved) = (Amount::from(&unresolved), (&open).into(), (&resolved).into());
+        let (unresolved, open, closed) = (Amount::from(&unresolved), (&open).into(), (&closed).into());
         let tabs = [
             tab("Unresolved", DeadLetterState::Unresolved, unresolved),
             tab("Open", DeadLetterState::Open, open),
-            tab("Resolved", DeadLetterState::Resolved, resolved),
-            tab("All", DeadLetterState::Any, sum(open, resolved)),
+            tab("Closed", DeadLetterState::Closed, closed),
+            tab("All", DeadLetterState::Any, sum(open, closed)),
         ];
         let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
         let clear = address(&with_state(&ListQuery::default(), query.filter.state), view);
@@ -134,13 +134,13 @@ async fn count(access: &AppAccess, query: &ListQuery, state: DeadLetterState) ->
 
 fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> {
     let count = open.count.saturating_sub(unresolved.count);
-    (count > 0).then_some(Amount { count, at_least: open.at_least })
+    (count > 0).then_some(Amount { count, capped: open.capped })
 }
 
 /// As far as the cap goes.
 fn sum(one: Amount, other: Amount) -> Amount {
     let (count, cap) = (one.count + other.count, u64::from(COUNT_CAP));
-    Amount { count: count.min(cap), at_least: one.at_least || other.at_least || count > cap }
+    Amount { count: count.min(cap), capped: one.capped || other.capped || count > cap }
 }
 
 /// Where the list begins.

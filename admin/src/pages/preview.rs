@@ -82,7 +82,7 @@ pub(crate) async fn page(
         return Err(Problem::invalid("no letter is ticked: go back, and tick at least one"));
     }
     let preview = bulk::preview(&access, action, filter, Utc::now()).await?;
-    let Preview { filter, count, at_least, .. } = preview;
+    let Preview { filter, count, capped, .. } = preview;
     let events: Vec<_> = preview.sample.iter().map(|letter| letter.original_event_id).collect();
     let times = access.store().times_replayed(app_id, &events).await?;
     let ticked = filter.ids.as_ref().map(Vec::len);
@@ -91,21 +91,21 @@ pub(crate) async fn page(
     html(&PreviewPage {
         frame: Frame::of_app(&root, &access).here(verb(action)),
         verb: verb(action),
-        count: Amount { count, at_least },
+        count: Amount { count, capped },
         conditions,
         cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
         ahead: preview.ahead.into(),
         truncated: preview.truncated.into(),
         counted: Amount::exactly(count),
         expires: Time(preview.expires_at),
-        is_sample_all: sample.len() as u64 == count && !at_least,
+        is_sample_all: sample.len() as u64 == count && !capped,
         sample: sample.map(|(letter, times)| Row::new(&access, &root, letter, times)).collect(),
         operator: Text::cut(access.operator().name(), 100),
         run: root.bulk(app_id, "run"),
         token: preview.token,
         back: back_text(&back),
         cancel: root.letters(app_id, &back),
-        is_braked: action == Resolution::Replayed && (count > 1 || at_least),
+        is_braked: action == Resolution::Replayed && (count > 1 || capped),
         command: Command::preview(app_id, action, &filter),
     })
 }
@@ -126,12 +126,16 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     if texts.is_empty() { "all that were unresolved".to_owned() } else { texts.join(", ") }
 }
 
-/// Names and values. A group's key says little: its signature is that of any of its letters.
+/// Names and values. A group's key says little: its signature is that of any of its letters. Letters without a key may
+/// have many.
 fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
     let query = ListQuery { filter: filter.clone(), ..Default::default() };
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
     let pairs = query.pairs().filter_map(|(name, value)| {
         let value = match (name, signature) {
+            ("group_key", _) if filter.group_key.as_deref() == Some("") => {
+                "none: any source and error".to_owned()
+            }
             ("group_key", Some(signature)) => format!("{value} ({signature})"),
             _ => value,
         };

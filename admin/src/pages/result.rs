@@ -37,7 +37,7 @@ pub(crate) struct Run {
     app_id: AppId,
     action: Resolution,
     counted: u64,
-    at_least: bool,
+    capped: bool,
     done: u64,
     /// Of the last step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -46,7 +46,7 @@ pub(crate) struct Run {
     failed: u64,
     more: bool,
     uncounted: bool,
-    held: bool,
+    skipped_locked: bool,
     settled_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
@@ -63,13 +63,13 @@ impl Run {
             app_id: access.app_id,
             action: outcome.action,
             counted: outcome.counted,
-            at_least: outcome.at_least,
+            capped: outcome.capped,
             done: outcome.done_so_far,
             failures: outcome.failures,
             failed: outcome.failed_so_far,
             more: outcome.more,
             uncounted: outcome.uncounted,
-            held: outcome.held,
+            skipped_locked: outcome.skipped_locked,
             settled_by_others: outcome.settled_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
@@ -134,7 +134,7 @@ struct ResultPage {
     settled_by_others: Option<Amount>,
     /// Whether a new preview may count more.
     uncounted: bool,
-    held: bool,
+    skipped_locked: bool,
     stopped_by: Option<Text>,
     failed: Amount,
     failures: Vec<Failed>,
@@ -209,7 +209,7 @@ async fn show(
         true => {
             let found = came_back(access, &run.token, run.began).await?;
             let stops = found.stops();
-            let count = Amount { count: found.count as u64, at_least: found.at_least };
+            let count = Amount { count: found.count as u64, capped: found.capped };
             let times = vec![1; found.letters.len()];
             let row = |(letter, times)| Row::new(access, root, letter, times);
             let letters = found.letters.into_iter().zip(times).map(row).collect();
@@ -217,7 +217,7 @@ async fn show(
         }
         false => None,
     };
-    let counted = Amount { count: run.counted, at_least: run.at_least };
+    let counted = Amount { count: run.counted, capped: run.capped };
     let rest = run.counted.saturating_sub(run.done).saturating_sub(run.failed);
     let rest = Amount::exactly(rest);
     let failed = |failure: &Failure| Failed {
@@ -241,13 +241,13 @@ async fn show(
         counted,
         settled_by_others: run.settled_by_others.filter(|&others| others > 0).map(Amount::exactly),
         uncounted: run.uncounted && !run.more,
-        held: run.held,
+        skipped_locked: run.skipped_locked,
         stopped_by: run.stopped_by.as_deref().map(Text::from),
         failed: Amount::exactly(run.failed),
         failures: run.failures.iter().map(failed).collect(),
         began: Time(run.began),
         came_back,
-        next: (rest.count > 0 && (run.more || run.held))
+        next: (rest.count > 0 && (run.more || run.skipped_locked))
             .then_some(Next { step: is_step.then_some(step), rest }),
         is_replay: run.is_replay(),
         action: root.bulk(app_id, "run"),

@@ -121,17 +121,17 @@ impl HtmlSafe for Time {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amount {
     pub(crate) count: u64,
-    pub(crate) at_least: bool,
+    pub(crate) capped: bool,
 }
 
 impl Amount {
     pub(crate) fn exactly(count: u64) -> Self {
-        Self { count, at_least: false }
+        Self { count, capped: false }
     }
 
     /// Whether what is counted stands in the singular.
     pub(crate) fn is_one(&self) -> bool {
-        self.count == 1 && !self.at_least
+        self.count == 1 && !self.capped
     }
 
     /// `1 letter`, `2 letters`.
@@ -149,7 +149,7 @@ impl fmt::Display for Amount {
             }
             write!(f, "{figure}")?;
         }
-        if self.at_least { f.write_str("+") } else { Ok(()) }
+        if self.capped { f.write_str("+") } else { Ok(()) }
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
         for (count, text) in amounts {
             assert_eq!(Amount::exactly(count).to_string(), text);
         }
-        assert_eq!(Amount { count: 1_000, at_least: true }.letters(), "1,000+ letters");
+        assert_eq!(Amount { count: 1_000, capped: true }.letters(), "1,000+ letters");
         assert_eq!(Amount::exactly(1).letters(), "1 letter");
         let sizes = [(0, "0 B"), (999, "999 B"), (1_250, "1.2 KB"), (64_000_000, "64 MB")];
         for (bytes, text) in sizes {

@@ -48,7 +48,7 @@ async fn pages(site: &Site) -> Vec<Page> {
         let id = repo.insert(again.clone()).await.unwrap();
         repo.resolve_once(app, id, &Settlement::replayed().by("grace").note("try again")).await.unwrap();
     }
-    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..Default::default() };
+    let resolved = DeadLetterFilter { state: DeadLetterState::Closed, ..Default::default() };
     let settled = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
     let again = repo.insert(again).await.unwrap();
     let large = json!({ "text": "x".repeat(200_000) });
@@ -57,7 +57,7 @@ async fn pages(site: &Site) -> Vec<Page> {
     vec![
         page("apps", "apps".to_owned(), "Apps with open letters"),
         page("list", format!("apps/{app}"), "Failures, last 24 h"),
-        page("list-settled", format!("apps/{app}?state=resolved"), "by grace"),
+        page("list-settled", format!("apps/{app}?state=closed"), "by grace"),
         page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),
         page("list-well", format!("apps/{}", Uuid::nil()), "Nothing failed"),
         page("groups", format!("apps/{app}/groups"), "came back"),

@@ -26,8 +26,8 @@ pub(crate) async fn apps(
     printer.print(&Page { items: &items, next }, &items, columns, |app| {
         [
             app.app_id.into(),
-            amount(app.open.count, app.open.at_least).into(),
-            amount(app.unresolved.count, app.unresolved.at_least).into(),
+            amount(app.open.count, app.open.capped).into(),
+            amount(app.unresolved.count, app.unresolved.capped).into(),
             Cell::Time(app.oldest),
             Cell::Time(app.newest),
         ]

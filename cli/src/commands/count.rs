@@ -18,7 +18,7 @@ pub(crate) async fn count(
     let filter = settings.filter(count.filter)?;
     let found = store.count(app_id, &filter, count.cap, Some(scan)).await?;
     printer
-        .print(&found, &[found], [number("letters")], |found| [amount(found.count, found.at_least).into()])?;
-    warn_of_scan(found.looked_back_to);
+        .print(&found, &[found], [number("letters")], |found| [amount(found.count, found.capped).into()])?;
+    warn_of_scan(found.scanned_back_to);
     Ok(())
 }

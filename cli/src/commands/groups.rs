@@ -38,6 +38,6 @@ pub(crate) async fn groups(
             group.sample.as_str().into(),
         ]
     })?;
-    warn_of_scan(found.looked_back_to);
+    warn_of_scan(found.scanned_back_to);
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(crate) async fn list(
     let page = store.list(app_id, &filter, &page).await?;
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     print(printer, &page, next)?;
-    warn_of_scan(page.looked_back_to);
+    warn_of_scan(page.scanned_back_to);
     if let Some(next) = next {
         say!("note: there are more: --after {next}");
     }
@@ -42,10 +42,10 @@ pub(crate) fn print(
     struct Shown<'a> {
         items: &'a [DeadLetterSummary],
         next: Option<Next>,
-        looked_back_to: Option<DateTime<Utc>>,
+        scanned_back_to: Option<DateTime<Utc>>,
     }
-    let Page { items, looked_back_to, .. } = page;
-    let shown = Shown { items, next, looked_back_to: *looked_back_to };
+    let Page { items, scanned_back_to, .. } = page;
+    let shown = Shown { items, next, scanned_back_to: *scanned_back_to };
     let columns = [id("id"), text("when"), text("state"), text("source"), text("op"), text("error")];
     printer.print(&shown, items, columns, |letter| {
         [
@@ -65,6 +65,6 @@ pub(crate) fn state(letter: &DeadLetterSummary) -> &'static str {
     match (letter.resolved_at, letter.resolution) {
         (None, _) => "unresolved",
         (Some(_), Some(resolution)) => resolution.as_str(),
-        (Some(_), None) => "resolved",
+        (Some(_), None) => "closed",
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn confirmed(
     if let Some(ahead) = filter.ahead_of(count.as_of) {
         let ahead = store.count(app_id, &ahead, AHEAD_CAP, None).await?;
         if ahead.count > 0 {
-            let letters = amount(ahead.count, ahead.at_least);
+            let letters = amount(ahead.count, ahead.capped);
             say!(
                 "note: {letters} letters that lie ahead of the database's clock match too, and are left alone"
             );
@@ -79,7 +79,7 @@ pub(crate) async fn confirmed(
         }
     }
     filter.created_before = Some(count.as_of);
-    let letters = amount(count.count, count.at_least);
+    let letters = amount(count.count, count.capped);
     if ask == Ask::DryRun {
         let page = PageRequest { size: SAMPLE, ..Default::default() };
         let page = store.list(app_id, &filter, &page).await?;
@@ -90,7 +90,7 @@ pub(crate) async fn confirmed(
     if ask == Ask::First && count.count > 0 {
         confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
     }
-    if count.at_least {
+    if count.capped {
         say!("note: {letters} letters match; this run ends after the first {}", count.count);
     }
     Ok(Some(Matching { app_id, filter, count: count.count, now: count.now }))
@@ -106,8 +106,8 @@ pub(crate) fn of_open(
         return Err(Failure::usage(format!("--resolution {resolution}: these letters are closed already")));
     }
     let state = match state {
-        Some(DeadLetterState::Resolved) => {
-            return Err(Failure::usage("--state resolved: what is settled is left alone"));
+        Some(DeadLetterState::Closed) => {
+            return Err(Failure::usage("--state closed: what is settled is left alone"));
         }
         None if filter.resolution.is_none() => DeadLetterState::Unresolved,
         None | Some(DeadLetterState::Any) => DeadLetterState::Open,

@@ -26,8 +26,8 @@ pub(crate) use self::{
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// On standard error: what was left out.
-fn warn_of_scan(looked_back_to: Option<DateTime<Utc>>) {
-    if let Some(time) = looked_back_to {
+fn warn_of_scan(scanned_back_to: Option<DateTime<Utc>>) {
+    if let Some(time) = scanned_back_to {
         let time = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
         say!("note: it looked back to {time}, and no further: see --scan");
     }

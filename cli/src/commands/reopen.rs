@@ -44,11 +44,11 @@ pub(crate) async fn reopen(
 
 fn of_settled(state: Option<DeadLetterState>, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
     match state {
-        None | Some(DeadLetterState::Resolved | DeadLetterState::Any) => {
+        None | Some(DeadLetterState::Closed | DeadLetterState::Any) => {
             // No state has closed and `handler_failed` letters alone.
             let state = match filter.resolution {
                 Some(Resolution::HandlerFailed) => DeadLetterState::Any,
-                _ => DeadLetterState::Resolved,
+                _ => DeadLetterState::Closed,
             };
             Ok(DeadLetterFilter { state, ..filter })
         }

@@ -83,7 +83,7 @@ async fn replayable(
         let truncated = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
         let left_out = store.count(app_id, &truncated, LEFT_OUT_CAP, None).await?;
         if left_out.count > 0 {
-            let letters = amount(left_out.count, left_out.at_least);
+            let letters = amount(left_out.count, left_out.capped);
             say!("note: {letters} letters with a truncated payload match too, and are left out");
         }
     }
@@ -150,7 +150,7 @@ async fn matching(
         for failure in &batch.failed {
             tally.left(failure.id, &told(failure));
         }
-        let has_more = tally.batch(batch.ids.len(), batch.more, batch.held, &progress);
+        let has_more = tally.batch(batch.ids.len(), batch.more, batch.skipped_locked, &progress);
         if let Some(error) = batch.stopped {
             return Err(error.into());
         }

@@ -92,7 +92,9 @@ async fn matching(
             return Ok(());
         }
         let settled = store.resolve_matching(found.app_id, &found.filter, settlement, limit).await?;
-        if !tally.batch(settled.ids.len(), settled.more, settled.held, &progress) || tally.stops(stop) {
+        if !tally.batch(settled.ids.len(), settled.more, settled.skipped_locked, &progress)
+            || tally.stops(stop)
+        {
             return Ok(());
         }
     }

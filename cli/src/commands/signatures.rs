@@ -20,6 +20,8 @@ struct Sum {
     stale: u64,
     updated: u64,
     regrouped: Vec<Regrouped>,
+    #[serde(skip)]
+    left_out: u64,
 }
 
 pub(crate) async fn rebuild(
@@ -81,16 +83,18 @@ impl Sum {
                 before.letters += group.letters;
             } else if regrouped.len() < GROUPS {
                 regrouped.insert(of, group);
+            } else {
+                self.left_out += 1;
             }
         }
     }
 
     fn note(&self, dry_run: bool, was_stopped: bool) {
-        let Self { examined, stale, updated, regrouped } = self;
+        let Self { examined, stale, updated, left_out, .. } = self;
         if was_stopped {
-            say!("note: it was stopped, and there may be more: run it again");
+            say!("note: the rebuild was stopped: run it again");
         }
-        if regrouped.len() == GROUPS {
+        if *left_out > 0 {
             say!("note: only the first {GROUPS} changes of groups are shown");
         }
         match dry_run {
@@ -100,7 +104,7 @@ impl Sum {
             false => say!("note: {updated} of {examined} letters have a new signature"),
         }
         if !dry_run && stale > updated {
-            say!("note: {} letters were locked, and keep theirs: run it again", stale - updated);
+            say!("note: {} letters were locked or changed: run it again", stale - updated);
         }
     }
 }

@@ -163,7 +163,7 @@ impl Plan {
         let count = async |due| store.count_due(&scope, due, DeadLetterState::Any, COUNT_CAP).await;
         let mut found = DueNow::default();
         if let Some(after) = self.retention.settled_after {
-            found.settled = Some(count(Due::SettledBefore(self.now - after)).await?);
+            found.settled = Some(count(Due::ClosedBefore(self.now - after)).await?);
         }
         if let Some(after) = self.retention.all_after {
             found.all = Some(count(Due::CreatedBefore(self.now - after)).await?);
@@ -187,7 +187,7 @@ async fn ask(
     // One that is due for both is counted twice.
     let is_bound = due.len() > 1;
     let count = due.iter().map(|count| count.count).sum();
-    let letters = amount(count, due.iter().any(|count| count.at_least));
+    let letters = amount(count, due.iter().any(|count| count.capped));
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
     let question = format!(
         "{}{letters} {} of {of} will be deleted{}. Go on?",
@@ -205,7 +205,7 @@ async fn dry_run(store: &dyn DeadLetterStore, plan: &Plan, printer: &mut Printer
         found.open_within_a_week = Some(within);
     }
     let shown =
-        |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count.count, count.at_least));
+        |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count.count, count.capped));
     let columns = [number("settled and due"), number("stored and due"), number("open and due in a week")];
     printer.print(&found, &[found], columns, |found| {
         [found.settled, found.all, found.open_within_a_week].map(|count| shown(count).into())

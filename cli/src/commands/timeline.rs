@@ -30,6 +30,6 @@ pub(crate) async fn timeline(
     printer.print(&found, &found.buckets, [text("from"), number("letters"), text("")], |bucket| {
         [Cell::Time(bucket.from), bucket.count.into(), bar(bucket.count).into()]
     })?;
-    warn_of_scan(found.looked_back_to);
+    warn_of_scan(found.scanned_back_to);
     Ok(())
 }

@@ -16,7 +16,7 @@ on_every_backend! {
 }
 
 fn exactly(count: u64) -> CappedCount {
-    CappedCount { count, at_least: false }
+    CappedCount { count, capped: false }
 }
 
 fn app(n: u128) -> AppId {
@@ -112,11 +112,11 @@ async fn any_number_of_apps_may_be_asked_for(db: TestDb) {
 async fn a_cap_ends_the_counts_and_says_so(db: TestDb) {
     let stored = rows(&db, app(1), 5).await;
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
-    let at_least = |count| CappedCount { count, at_least: true };
+    let capped = |count| CappedCount { count, capped: true };
     for (cap, open, unresolved) in [
-        (0, at_least(0), at_least(0)),
-        (3, at_least(3), at_least(3)),
-        (4, at_least(4), exactly(4)),
+        (0, capped(0), capped(0)),
+        (3, capped(3), capped(3)),
+        (4, capped(4), exactly(4)),
         (5, exactly(5), exactly(4)),
         (u32::MAX, exactly(5), exactly(4)),
     ] {

@@ -43,7 +43,10 @@ async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     stored.rotate_right(1);
     for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
     {
-        assert_eq!(settle(&db, app, &all(), 3).await, Settled { ids: settled.to_vec(), more, held: false });
+        assert_eq!(
+            settle(&db, app, &all(), 3).await,
+            Settled { ids: settled.to_vec(), more, skipped_locked: false }
+        );
     }
     let row = db.repo().get(stored[0]).await.unwrap().unwrap();
     assert_eq!(
@@ -69,7 +72,7 @@ async fn only_open_rows_that_match_are_settled(db: TestDb) {
     };
     assert_eq!(
         settle(&db, app, &filter, 1_000).await,
-        Settled { ids: stored[1..4].to_vec(), more: false, held: false }
+        Settled { ids: stored[1..4].to_vec(), more: false, skipped_locked: false }
     );
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
@@ -83,10 +86,10 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     assert_eq!(settle(&db, app, &all(), 10).await.ids, stored[1..]);
     // No closed row is open, and none is settled again.
     let (recording, recorded) = db.connect_recorded().await;
-    let closed = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
+    let closed = DeadLetterFilter { state: DeadLetterState::Closed, ..all() };
     let ignored = settlement(Resolution::Ignored);
     let outcome = db.repo_over(recording).resolve_matching(app, &closed, &ignored, 10).await.unwrap();
-    assert_eq!(outcome, Settled { ids: vec![], more: false, held: false });
+    assert_eq!(outcome, Settled { ids: vec![], more: false, skipped_locked: false });
     assert_eq!(recorded.take(), []);
     let any = DeadLetterFilter { state: DeadLetterState::Any, ..all() };
     assert_eq!(settle(&db, app, &any, 10).await.ids, stored[..1]);
@@ -101,7 +104,7 @@ async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
         let outcome = db.repo().resolve_matching(app, &open, &failed, 2).await.unwrap();
         assert_eq!((outcome.ids.as_slice(), outcome.more), (settled, more));
     }
-    let resolved = DeadLetterFilter { state: DeadLetterState::Resolved, ..all() };
+    let resolved = DeadLetterFilter { state: DeadLetterState::Closed, ..all() };
     assert_eq!(db.repo().resolve_matching(app, &resolved, &failed, 2).await.unwrap().ids, []);
     assert_eq!(settle(&db, app, &open, 10).await.ids, stored);
 }
@@ -190,7 +193,7 @@ async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
             enqueue_all(txn, rows).await
         })
         .await;
-    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true, held: false });
+    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true, skipped_locked: false });
     let expected =
         stored[..3].iter().map(|&id| (id, Some("replayed".to_owned()), letter(app).payload.to_string()));
     assert!(expected.eq(seen));
@@ -219,7 +222,7 @@ async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
 async fn with_nothing_to_replay_nothing_is_run(db: TestDb) {
     let settled: Result<_, DeadLetterRepoError> =
         db.repo().replay_matching(new_app(), &all(), None, None, 10, async |_, _| panic!("run")).await;
-    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false, held: false });
+    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false, skipped_locked: false });
 }
 
 async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
@@ -249,16 +252,19 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     let stored = rows(&db, app, 4).await;
     let txn = db.db.begin().await.unwrap();
     table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
-    for (settled, more, held) in
+    for (settled, more, skipped_locked) in
         [(&stored[1..3], true, false), (&stored[3..], false, true), (&[], false, true)]
     {
-        assert_eq!(settle(&db, app, &all(), 2).await, Settled { ids: settled.to_vec(), more, held });
+        assert_eq!(
+            settle(&db, app, &all(), 2).await,
+            Settled { ids: settled.to_vec(), more, skipped_locked }
+        );
     }
     let replayed: Result<_, DeadLetterRepoError> =
         db.repo().replay_matching(app, &all(), None, None, 2, async |_, _| panic!("run")).await;
-    assert_eq!(replayed.unwrap(), Settled { ids: vec![], more: false, held: true });
+    assert_eq!(replayed.unwrap(), Settled { ids: vec![], more: false, skipped_locked: true });
     txn.rollback().await.unwrap();
-    let settled = Settled { ids: stored[..1].to_vec(), more: false, held: false };
+    let settled = Settled { ids: stored[..1].to_vec(), more: false, skipped_locked: false };
     assert_eq!(settle(&db, app, &all(), 2).await, settled);
 }
 
@@ -282,6 +288,6 @@ async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
     let stored = db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
     db.execute("UPDATE dead_letters SET created_at = '2026-03-01 10:00Z'").await;
     let settled = repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap();
-    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true, held: false });
+    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true, skipped_locked: false });
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
 }

@@ -26,12 +26,12 @@ async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
         (DeadLetterState::Any, 5),
         (DeadLetterState::Open, 4),
         (DeadLetterState::Unresolved, 3),
-        (DeadLetterState::Resolved, 1),
+        (DeadLetterState::Closed, 1),
     ] {
         for cap in [0, matching - 1, matching, matching + 1, u32::MAX] {
             let counted = db.repo().count(app, &orders(state), cap, None).await.unwrap();
-            assert_eq!((counted.count, counted.at_least), (matching.min(cap).into(), matching > cap));
-            assert_eq!(counted.looked_back_to, None);
+            assert_eq!((counted.count, counted.capped), (matching.min(cap).into(), matching > cap));
+            assert_eq!(counted.scanned_back_to, None);
         }
     }
     assert_eq!(db.repo().count(new_app(), &any(), 10, None).await.unwrap().count, 0);
@@ -41,10 +41,10 @@ async fn a_scan_counts_among_the_newest_rows(db: TestDb) {
     let app = new_app();
     rows(&db, app, 6).await;
     let counted = db.repo().count(app, &any(), 10, Some(4)).await.unwrap();
-    assert_eq!((counted.count, counted.at_least), (4, false));
-    assert_eq!(counted.looked_back_to, Some(ten_oclock() + Duration::minutes(2)));
+    assert_eq!((counted.count, counted.capped), (4, false));
+    assert_eq!(counted.scanned_back_to, Some(ten_oclock() + Duration::minutes(2)));
     let counted = db.repo().count(app, &any(), 3, Some(4)).await.unwrap();
-    assert_eq!((counted.count, counted.at_least), (3, true));
+    assert_eq!((counted.count, counted.capped), (3, true));
 }
 
 async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: TestDb) {
@@ -88,7 +88,7 @@ async fn what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end
     db.set_created_at(stored[2], ten_oclock() + Duration::days(365 * 900)).await;
     for scan in [None, Some(2)] {
         let counted = db.repo().count(app, &any(), 10, scan).await.unwrap();
-        assert_eq!((counted.count, counted.as_of, counted.looked_back_to), (2, counted.now, None));
+        assert_eq!((counted.count, counted.as_of, counted.scanned_back_to), (2, counted.now, None));
     }
     let these = DeadLetterFilter { ids: Some(stored.clone()), ..any() };
     assert_eq!(db.repo().count(app, &these, 10, None).await.unwrap().count, 3);

@@ -56,7 +56,7 @@ fn is_of(state: DeadLetterState, letter: &StoredLetter) -> bool {
     match state {
         DeadLetterState::Open => !is_closed,
         DeadLetterState::Unresolved => letter.resolution.is_none(),
-        DeadLetterState::Resolved => is_closed,
+        DeadLetterState::Closed => is_closed,
         DeadLetterState::Any => true,
     }
 }
@@ -153,7 +153,7 @@ async fn all_find(
         let request = GroupRequest { scan, ..Default::default() };
         let groups = repo.error_groups(app, filter, &request).await.unwrap();
         let in_groups: u64 = groups.groups.iter().map(|group| group.count).sum();
-        let is_whole = counted.looked_back_to.is_none();
+        let is_whole = counted.scanned_back_to.is_none();
         assert!(is_whole || scan == Some(4), "{filter:?} {scan:?}");
         for count in [counted.count, in_buckets, in_groups] {
             assert!(

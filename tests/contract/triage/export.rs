@@ -51,7 +51,7 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         run_id: None,
         erased_at: None,
     };
-    assert_eq!((page.items, page.next, page.looked_back_to), (vec![expected], None, None));
+    assert_eq!((page.items, page.next, page.scanned_back_to), (vec![expected], None, None));
 }
 
 async fn pages_are_those_of_the_list(db: TestDb) {
@@ -92,7 +92,7 @@ async fn a_page_ends_at_16_mb_of_payload_with_at_least_one_row(db: TestDb) {
     loop {
         let page = db.repo().export(app, &any(), &request).await.unwrap();
         pages.push(page.items.iter().map(|row| row.payload.len() >> 20).collect::<Vec<_>>());
-        assert_eq!(page.looked_back_to, None);
+        assert_eq!(page.scanned_back_to, None);
         let Some(next) = page.next else { break };
         request.after = Some(next);
     }

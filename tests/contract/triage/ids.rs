@@ -65,7 +65,7 @@ async fn pages_of_ids_follow_each_other(db: TestDb) {
     let mut seen = Vec::new();
     loop {
         let page = db.repo().list(app, &filter, &request).await.unwrap();
-        assert_eq!(page.looked_back_to, None);
+        assert_eq!(page.scanned_back_to, None);
         seen.extend(page.items.into_iter().map(|item| item.id));
         let Some(next) = page.next else { break };
         request.after = Some(next);

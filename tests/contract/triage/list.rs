@@ -225,7 +225,7 @@ async fn closed_rows_are_listed_by_when_they_were_closed_each_once_by_any_page_a
     expected.sort();
     expected.reverse();
     let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
-    let closed = DeadLetterFilter { state: DeadLetterState::Resolved, ..Default::default() };
+    let closed = DeadLetterFilter { state: DeadLetterState::Closed, ..Default::default() };
     let orders = DeadLetterFilter { source: Some("orders".into()), ..closed.clone() };
     for filter in [closed, orders] {
         for (size, scan) in [(1, None), (2, None), (10, None), (10, Some(2)), (2, Some(3)), (3, Some(1))] {
@@ -236,7 +236,7 @@ async fn closed_rows_are_listed_by_when_they_were_closed_each_once_by_any_page_a
                 listed.extend(page.items.iter().map(|row| row.id));
                 let export = db.repo().export(app, &filter, &request).await.unwrap();
                 exported.extend(export.items.iter().map(|row| row.id));
-                assert_eq!((page.next, page.looked_back_to), (export.next, export.looked_back_to));
+                assert_eq!((page.next, page.scanned_back_to), (export.next, export.scanned_back_to));
                 let Some(next) = page.next else { break };
                 request.after = Some(next);
             }
@@ -246,7 +246,7 @@ async fn closed_rows_are_listed_by_when_they_were_closed_each_once_by_any_page_a
     }
     // Times are about the creation, in this listing as well.
     let created = DeadLetterFilter {
-        state: DeadLetterState::Resolved,
+        state: DeadLetterState::Closed,
         created_from: Some(ten_oclock() + Duration::minutes(2)),
         created_before: Some(ten_oclock() + Duration::minutes(4)),
         ..Default::default()
@@ -274,7 +274,7 @@ async fn open_rows_of_both_kinds_are_listed_newest_first_each_once_by_any_page_a
                 let page = db.repo().list(app, &filter, &request).await.unwrap();
                 let export = db.repo().export(app, &filter, &request).await.unwrap();
                 assert!(page.items.iter().map(|row| row.id).eq(export.items.iter().map(|row| row.id)));
-                assert_eq!((page.next, page.looked_back_to), (export.next, export.looked_back_to));
+                assert_eq!((page.next, page.scanned_back_to), (export.next, export.scanned_back_to));
                 listed.extend(page.items.iter().map(|row| row.id));
                 let Some(next) = page.next else { break };
                 request.after = Some(next);
@@ -293,7 +293,7 @@ async fn a_state_lists_its_rows(db: TestDb) {
     let state = |state| DeadLetterFilter { state, ..Default::default() };
     assert_eq!(matching(&db, app, state(DeadLetterState::Open)).await, stored[3..]);
     assert_eq!(matching(&db, app, state(DeadLetterState::Unresolved)).await, stored[4..]);
-    assert_eq!(matching(&db, app, state(DeadLetterState::Resolved)).await, stored[..3]);
+    assert_eq!(matching(&db, app, state(DeadLetterState::Closed)).await, stored[..3]);
     assert_eq!(matching(&db, app, state(DeadLetterState::Any)).await, stored);
     assert_eq!(matching(&db, app, DeadLetterFilter::default()).await, stored[4..]);
     for (n, resolution) in

@@ -308,7 +308,7 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     let replay = async |limit| {
         let request = ReplayRequest { by: Some("ada".to_owned()), limit, ..Default::default() };
         let replayed = replayer.replay_matching(app, &filter, request).await.unwrap();
-        assert_eq!((replayed.failed.len(), replayed.held, replayed.next), (0, false, None));
+        assert_eq!((replayed.failed.len(), replayed.skipped_locked, replayed.next), (0, false, None));
         (replayed.ids, replayed.more)
     };
     assert_eq!(replay(3).await, (ids[..3].to_vec(), true));

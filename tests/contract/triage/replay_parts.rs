@@ -151,7 +151,7 @@ async fn of_two_open_letters_of_one_event_one_is_replayed_and_the_rest_with_it(d
     let replayer = db.repo().replayer(Outbox::default());
     let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
     assert_eq!((&replayed.ids, failed(&replayed)), (&ids(&stored), vec![again.id]));
-    assert!(replayed.stopped.is_none() && !replayed.held && !replayed.more, "{replayed:?}");
+    assert!(replayed.stopped.is_none() && !replayed.skipped_locked && !replayed.more, "{replayed:?}");
     let [failure] = replayed.failed.as_slice() else { panic!("{replayed:?}") };
     assert!(matches!(failure.error, DeadLetterRepoError::Requeue(_)), "{failure:?}");
     assert!(failure.reason().to_lowercase().contains("unique constraint"), "{}", failure.reason());
@@ -327,7 +327,7 @@ async fn a_batch_ends_at_16_mb_of_all_texts_with_at_least_one_letter(db: TestDb)
     let replayer = db.repo().replayer(Outbox::default());
     let first = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
     // The other texts of a letter count too.
-    assert_eq!((&first.ids, first.more, first.held), (&ids(&small[..15]), true, false));
+    assert_eq!((&first.ids, first.more, first.skipped_locked), (&ids(&small[..15]), true, false));
     // One that is larger goes by itself.
     let whole = large(0, 17 << 20);
     db.repo().import(std::slice::from_ref(&whole)).await.unwrap();
@@ -403,7 +403,7 @@ async fn truncated_payloads_do_not_block_what_matches(db: TestDb) {
     let replayed = replayer.replay_matching(app, &all(), request.clone()).await.unwrap();
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (vec![stored[2].id], vec![]));
     let replayed = replayer.replay_matching(app, &all(), request).await.unwrap();
-    assert!(replayed.ids.is_empty() && !replayed.more && !replayed.held, "{replayed:?}");
+    assert!(replayed.ids.is_empty() && !replayed.more && !replayed.skipped_locked, "{replayed:?}");
     // Nor by their ids.
     let these = DeadLetterFilter { ids: Some(ids(&stored)), ..all() };
     let replayed = replayer.replay_matching(app, &these, ReplayRequest::default()).await.unwrap();
@@ -531,15 +531,15 @@ async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_po
     let request = ReplayRequest { limit: 2, ..Default::default() };
     let first = replayer.replay_matching(app, &all(), request.clone()).await.unwrap();
     assert_eq!((first.ids.clone(), failed(&first)), (vec![stored[1].id], vec![stored[2].id]));
-    assert_eq!((first.more, first.held), (true, true));
+    assert_eq!((first.more, first.skipped_locked), (true, true));
     let second = replayer
         .replay_matching(app, &all(), ReplayRequest { after: first.next, ..request.clone() })
         .await
         .unwrap();
-    assert_eq!((&second.ids, second.more, second.held), (&ids(&stored[3..5]), true, false));
+    assert_eq!((&second.ids, second.more, second.skipped_locked), (&ids(&stored[3..5]), true, false));
     // Where none fails, the next call comes to them.
     let third = replayer.replay_matching(app, &all(), ReplayRequest { limit: 1, ..request }).await.unwrap();
-    assert_eq!((failed(&third), third.held), (vec![stored[2].id], true));
+    assert_eq!((failed(&third), third.skipped_locked), (vec![stored[2].id], true));
     txn.rollback().await.unwrap();
 }
 
@@ -554,7 +554,7 @@ async fn a_commit_that_fails_is_bisected_on_postgres() {
     put(&db.db, stored[1].original_event_id).await.unwrap();
     let replayer = db.repo().replayer(Outbox::default());
     let mut replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
-    while replayed.failed.is_empty() && replayed.held {
+    while replayed.failed.is_empty() && replayed.skipped_locked {
         replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
     }
     while open(&db, app).await > 1 {

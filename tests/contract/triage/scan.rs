@@ -52,10 +52,10 @@ async fn a_scan_ends_an_empty_page_and_the_next_one_goes_on_there(db: TestDb) {
     let stored = with_odd_ones_at(&db, app, 10, &[0, 1]).await;
     let page = db.repo().list(app, &odd(), &scan(5)).await.unwrap();
     assert_eq!(page.items, []);
-    assert_eq!(page.looked_back_to, Some(ten_oclock() + Duration::minutes(5)));
+    assert_eq!(page.scanned_back_to, Some(ten_oclock() + Duration::minutes(5)));
     let after = PageRequest { after: page.next, ..scan(5) };
     let page = db.repo().list(app, &odd(), &after).await.unwrap();
-    assert_eq!((ids(&page), page.next, page.looked_back_to), (vec![stored[1], stored[0]], None, None));
+    assert_eq!((ids(&page), page.next, page.scanned_back_to), (vec![stored[1], stored[0]], None, None));
 }
 
 async fn pages_of_any_scan_show_each_match_once(db: TestDb) {
@@ -71,7 +71,7 @@ async fn pages_of_any_scan_show_each_match_once(db: TestDb) {
                 let page = db.repo().list(app, &odd(), &request).await.unwrap();
                 let exported = db.repo().export(app, &odd(), &request).await.unwrap();
                 assert_eq!(exported.items.iter().map(|row| row.id).collect::<Vec<_>>(), ids(&page));
-                assert_eq!((exported.next, exported.looked_back_to), (page.next, page.looked_back_to));
+                assert_eq!((exported.next, exported.scanned_back_to), (page.next, page.scanned_back_to));
                 seen.extend(ids(&page));
                 assert!(page.items.len() <= size as usize);
                 let Some(next) = page.next else { break };
@@ -89,8 +89,8 @@ async fn a_scan_that_reaches_the_last_row_leaves_nothing_out(db: TestDb) {
     for (length, ends_at) in [(5, Some(1)), (6, None), (7, None), (u32::MAX, None)] {
         let page = db.repo().list(app, &odd(), &scan(length)).await.unwrap();
         let ends_at = ends_at.map(|minute| ten_oclock() + Duration::minutes(minute));
-        assert_eq!((page.looked_back_to, page.next.is_some()), (ends_at, ends_at.is_some()));
-        assert_eq!(db.repo().count(app, &odd(), 9, Some(length)).await.unwrap().looked_back_to, ends_at);
+        assert_eq!((page.scanned_back_to, page.next.is_some()), (ends_at, ends_at.is_some()));
+        assert_eq!(db.repo().count(app, &odd(), 9, Some(length)).await.unwrap().scanned_back_to, ends_at);
     }
 }
 
@@ -98,15 +98,15 @@ async fn a_page_that_is_full_before_its_scan_ends_says_nothing_of_it(db: TestDb)
     let app = new_app();
     let stored = with_odd_ones_at(&db, app, 6, &[3, 4]).await;
     let page = db.repo().list(app, &odd(), &PageRequest { size: 1, ..scan(4) }).await.unwrap();
-    assert_eq!((ids(&page), page.next.is_some(), page.looked_back_to), (vec![stored[4]], true, None));
+    assert_eq!((ids(&page), page.next.is_some(), page.scanned_back_to), (vec![stored[4]], true, None));
     // The same where nothing is left out of what is looked at, the scan being shorter than the page too.
     for (size, length, at) in [(2, 4, None), (4, 4, None), (4, 2, Some(ten_oclock() + Duration::minutes(4)))]
     {
         let all = DeadLetterFilter { created_from: Some(ten_oclock()), ..any() };
         let page = db.repo().list(app, &all, &PageRequest { size, ..scan(length) }).await.unwrap();
         assert_eq!(page.items.len() as u32, size.min(length));
-        let at = if size == length { page.looked_back_to } else { at };
-        assert_eq!((page.looked_back_to, page.next.is_some()), (at, true));
+        let at = if size == length { page.scanned_back_to } else { at };
+        assert_eq!((page.scanned_back_to, page.next.is_some()), (at, true));
     }
 }
 
@@ -130,10 +130,10 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
     let page = db.repo().list(app, &filter, &scan(3)).await.unwrap();
     assert_eq!(ids(&page), stored[3..4]);
     // Closed rows are looked at by when they were closed.
-    let settled = DeadLetterFilter { state: DeadLetterState::Resolved, ..filter };
+    let settled = DeadLetterFilter { state: DeadLetterState::Closed, ..filter };
     let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
     let last = db.repo().get(stored[7]).await.unwrap().unwrap().resolved_at;
-    assert_eq!((page.items, page.looked_back_to), (vec![], last));
+    assert_eq!((page.items, page.scanned_back_to), (vec![], last));
 }
 
 /// Between two, letters that arrive would push others out of the scan, and the next page would begin behind these.
@@ -201,7 +201,7 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
         let counted = match call {
             "list" => {
                 let page = gap.list(app, &odd(), &size).await.unwrap();
-                assert_eq!((ids(&page), page.looked_back_to), (vec![newer.id, there[4]], end));
+                assert_eq!((ids(&page), page.scanned_back_to), (vec![newer.id, there[4]], end));
                 let rest = PageRequest { after: page.next, ..size };
                 let rest = gap.list(app, &odd(), &rest).await.unwrap();
                 assert_eq!((ids(&rest), rest.next), (vec![there[1], older.id, there[0]], None));
@@ -210,7 +210,7 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
             "export" => {
                 let page = gap.export(app, &odd(), &size).await.unwrap();
                 let mut exported: Vec<_> = page.items.iter().map(|letter| letter.id).collect();
-                assert_eq!((exported.len(), page.looked_back_to), (2, end));
+                assert_eq!((exported.len(), page.scanned_back_to), (2, end));
                 let rest = PageRequest { after: page.next, ..size };
                 let rest = gap.export(app, &odd(), &rest).await.unwrap();
                 assert_eq!(rest.next, None);
@@ -220,15 +220,15 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
             }
             "count" => {
                 let count = gap.count(app, &odd(), 100, Some(4)).await.unwrap();
-                (count.count, count.looked_back_to)
+                (count.count, count.scanned_back_to)
             }
             "timeline" => {
                 let timeline = gap.timeline(app, &odd(), &time, Some(4)).await.unwrap();
-                (timeline.buckets[0].count, timeline.looked_back_to)
+                (timeline.buckets[0].count, timeline.scanned_back_to)
             }
             _ => {
                 let groups = gap.error_groups(app, &odd(), &groups).await.unwrap();
-                (groups.groups.iter().map(|group| group.count).sum(), groups.looked_back_to)
+                (groups.groups.iter().map(|group| group.count).sum(), groups.scanned_back_to)
             }
         };
         assert_eq!(counted, (2, end), "{call}");

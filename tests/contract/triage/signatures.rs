@@ -1,8 +1,8 @@
 //! Signatures that a service made, those of cut errors, and their rebuild.
 
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, RebuildRequest, Rebuilt,
-    SeaOrmDeadLetterRepo,
+    DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, RebuildCursor, RebuildRequest, Rebuilt,
+    SeaOrmDeadLetterRepo, StoredLetter,
     entity::dead_letters as table,
     testing::{error_signature, stored_letter},
 };
@@ -17,6 +17,7 @@ on_every_backend! {
     a_rebuild_changes_stale_signatures_alone,
     a_rebuild_gives_keys_to_what_another_writer_stored,
     a_rebuild_reads_an_errors_beginning_and_its_end_as_an_insert_does,
+    a_rebuild_reads_16_mb_at_most,
     a_dry_run_says_which_groups_split_and_merge_and_changes_nothing,
     a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew,
     a_rebuilds_limit_is_1_to_500,
@@ -51,14 +52,18 @@ async fn a_services_own_signature_is_stored_and_groups(db: TestDb) {
     row_of(&db, own("CardDeclined", "something else")).await;
     let nul = row_of(&db, own("a\0b", "no")).await;
     let long = row_of(&db, own(&"é".repeat(600), "no")).await;
-    let empty = row_of(&db, own("", "no")).await;
+    let empty = row_of(&db, own("", "no stock for order 17")).await;
     let ids = db.repo().insert_many(vec![own("CardDeclined", "many"), own("other", "many")]).await.unwrap();
 
     let stored = row(&db, declined).await;
     assert_eq!((stored.error_signature.as_str(), stored.signature_version), ("CardDeclined", 0));
     assert_eq!(row(&db, nul).await.error_signature, "a\u{FFFD}b");
     assert_eq!(row(&db, long).await.error_signature, "é".repeat(200));
-    assert_eq!(row(&db, empty).await.error_signature, "");
+    let stored_empty = row(&db, empty).await;
+    assert_eq!(
+        (stored_empty.error_signature.as_str(), stored_empty.signature_version),
+        ("no stock for order #", 2)
+    );
     assert_eq!(row(&db, ids[0]).await.group_key, stored.group_key);
     assert_ne!(row(&db, ids[1]).await.group_key, stored.group_key);
     let groups = db.repo().error_groups(app, &any(), &Default::default()).await.unwrap().groups;
@@ -149,20 +154,54 @@ async fn a_rebuild_gives_keys_to_what_another_writer_stored(db: TestDb) {
 
 async fn a_rebuild_reads_an_errors_beginning_and_its_end_as_an_insert_does(db: TestDb) {
     let app = new_app();
-    let last = |characters: usize, text: &str| {
-        format!("Traceback (most recent call last):\n{}\n{text}: no", text.repeat(characters))
-    };
-    for length in [0, 10, 16_300, 16_384, 16_385, 16_400, 32_700, 32_768, 32_769, 32_770, 40_000, 100_000] {
-        for text in ["x", "é"] {
-            let error = last(length, &format!(" {text}"));
+    let head = "Traceback (most recent call last):\n";
+    let repo = db.repo();
+    // Around what is read of an error at its beginning, and at both ends.
+    for characters in
+        [60, 16_383, 16_384, 16_385, 16_386, 32_767, 32_768, 32_769, 32_770, 32_771, 32_772, 100_000]
+    {
+        for (n, frame) in ["  x\n", "  éx\n", "x", "é"].into_iter().enumerate() {
+            let last = format!("\nKey{n}Error: no");
+            let mut error = head.to_owned();
+            error.extend(frame.chars().cycle().take(characters - head.len() - last.chars().count()));
+            error.push_str(&last);
+            assert_eq!(error.chars().count(), characters);
             let id = row_of(&db, NewDeadLetter { last_error: error, ..letter(app) }).await;
             let stored = row(&db, id).await;
+            assert!(characters < 100 || n > 1 || stored.error_signature.ends_with("Error: no"), "{stored:?}");
             make_stale(&db, id, "old").await;
-            assert_eq!(rebuild(&db.repo()).await.updated, 1, "{length}");
-            assert!(row(&db, id).await == stored, "{length} {text}");
+            assert_eq!(rebuild(&repo).await.updated, 1, "{characters}");
+            let rebuilt = row(&db, id).await.error_signature;
+            assert_eq!(rebuilt, stored.error_signature, "{characters} {n}");
             db.execute("DELETE FROM dead_letters").await;
         }
     }
+}
+
+async fn a_rebuild_reads_16_mb_at_most(db: TestDb) {
+    let app = new_app();
+    let large = |source: &str| NewDeadLetter { source: source.repeat(6 << 20), ..letter(app) };
+    let mut ids = Vec::new();
+    for source in ["a", "b", "c", "d"] {
+        ids.push(row_of(&db, large(source)).await);
+    }
+    // Letters that are current are not read.
+    let mut request = RebuildRequest::default();
+    assert_eq!(db.repo().rebuild_signatures(&request).await.unwrap().examined, 4);
+    for &id in &ids {
+        make_stale(&db, id, "old").await;
+    }
+    let mut examined = Vec::new();
+    loop {
+        let rebuilt = db.repo().rebuild_signatures(&request).await.unwrap();
+        assert_eq!(rebuilt.examined, rebuilt.updated);
+        examined.push(rebuilt.examined);
+        request.after = rebuilt.next;
+        if request.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(examined, [2, 2]);
 }
 
 async fn a_dry_run_says_which_groups_split_and_merge_and_changes_nothing(db: TestDb) {
@@ -223,11 +262,12 @@ async fn a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew(db: TestDb)
         pages.push((rebuilt.examined, rebuilt.updated, rebuilt.next));
         request.after = rebuilt.next;
     }
-    assert_eq!(pages, [(3, 3, Some(ids[2])), (3, 3, Some(ids[5]))]);
+    let cursor = |id| RebuildCursor { app_id: app, id };
+    assert_eq!(pages, [(3, 3, Some(cursor(ids[2]))), (3, 3, Some(cursor(ids[5])))]);
     // It was interrupted here.
     let rebuilt = rebuild(&db.repo()).await;
     assert_eq!((rebuilt.examined, rebuilt.stale, rebuilt.updated, rebuilt.next), (7, 1, 1, None));
-    let empty = RebuildRequest { after: Some(ids[6]), ..Default::default() };
+    let empty = RebuildRequest { after: Some(cursor(ids[6])), ..Default::default() };
     assert_eq!(db.repo().rebuild_signatures(&empty).await.unwrap(), Rebuilt::default());
 }
 
@@ -240,6 +280,24 @@ async fn a_rebuilds_limit_is_1_to_500(db: TestDb) {
         assert_eq!(error.to_string(), format!("limit must be from 1 to 500, and is {limit}"));
     }
     assert_eq!(recorded.take(), []);
+}
+
+#[tokio::test]
+async fn a_rebuild_examines_an_id_that_two_apps_have_twice_where_it_is_sharded() {
+    let db = TestDb::postgres_sharded().await;
+    let mut apps = [new_app(), new_app()];
+    apps.sort();
+    let of = |app| stored_letter(app, ten_oclock());
+    let (first, second) = (of(apps[0]), of(apps[1]));
+    let second = StoredLetter { id: first.id, ..second };
+    db.repo().import(&[first, second]).await.unwrap();
+    db.execute("UPDATE dead_letters SET signature_version = 1").await;
+    let mut request = RebuildRequest { limit: 1, ..Default::default() };
+    let one = db.repo().rebuild_signatures(&request).await.unwrap();
+    assert_eq!((one.updated, one.next.map(|next| next.app_id)), (1, Some(apps[0])));
+    request.after = one.next;
+    let other = db.repo().rebuild_signatures(&request).await.unwrap();
+    assert_eq!((other.updated, other.next), (1, None));
 }
 
 #[tokio::test]

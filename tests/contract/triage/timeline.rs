@@ -34,7 +34,7 @@ async fn rows_are_counted_by_bucket_empty_ones_too(db: TestDb) {
     let timeline = db.repo().timeline(app, &any(), &request(0, 9, 3), None).await.unwrap();
     let buckets = [(0, 7), (3, 1), (6, 1)]
         .map(|(minute, count)| Bucket { from: ten_oclock() + Duration::minutes(minute), count });
-    assert_eq!(timeline, Timeline { buckets: buckets.to_vec(), looked_back_to: None });
+    assert_eq!(timeline, Timeline { buckets: buckets.to_vec(), scanned_back_to: None });
 
     let before = db.repo().timeline(app, &any(), &request(-60, 0, 2), None).await.unwrap();
     assert_eq!(counts(&before), [0, 0]);
@@ -101,9 +101,9 @@ async fn a_scan_counts_among_the_newest_rows_of_the_time(db: TestDb) {
     rows(&db, app, 10).await;
     let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4), Some(3)).await.unwrap();
     assert_eq!(counts(&timeline), [0, 0, 1, 2]);
-    assert_eq!(timeline.looked_back_to, Some(ten_oclock() + Duration::minutes(5)));
+    assert_eq!(timeline.scanned_back_to, Some(ten_oclock() + Duration::minutes(5)));
     let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4), Some(8)).await.unwrap();
-    assert_eq!((counts(&timeline), timeline.looked_back_to), (vec![2, 2, 2, 2], None));
+    assert_eq!((counts(&timeline), timeline.scanned_back_to), (vec![2, 2, 2, 2], None));
 }
 
 async fn the_largest_and_smallest_times_are_one_timeline(db: TestDb) {

@@ -277,7 +277,7 @@ impl Actor {
             let limit = self.rng.u32(1..=200);
             let now = Utc::now();
             let (first_app, app) = (world.apps[0], self.app());
-            let settled = Due::SettledBefore(now - KEPT_SETTLED);
+            let settled = Due::ClosedBefore(now - KEPT_SETTLED);
             let all_but_first = SweepScope::AllAppsBut { excepted: vec![first_app] };
             let (scope, due) = match self.rng.u8(..4) {
                 0 => (all_but_first, Due::CreatedBefore(now - KEPT)),
