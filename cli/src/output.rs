@@ -18,6 +18,8 @@ use crate::{
 
 /// Of a table's text, where a terminal leaves less: then each item is a block of lines.
 const LEGIBLE: usize = 16;
+/// The same of a message.
+const LEGIBLE_MESSAGE: usize = 40;
 const GAP: usize = 2;
 /// A UUID's width.
 const ID: usize = 36;
@@ -49,6 +51,7 @@ pub(crate) struct Column {
 enum Kind {
     Id,
     Text,
+    Message,
     Number,
 }
 
@@ -59,6 +62,10 @@ pub(crate) const fn id(name: &'static str) -> Column {
 
 pub(crate) const fn text(name: &'static str) -> Column {
     Column { name, kind: Kind::Text }
+}
+
+pub(crate) const fn message(name: &'static str) -> Column {
+    Column { name, kind: Kind::Message }
 }
 
 pub(crate) const fn number(name: &'static str) -> Column {
@@ -174,7 +181,11 @@ pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize, on_termina
 fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> bool {
     let needed = |(index, column): (usize, &Column)| {
         let widest = rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default();
-        let wanted = if column.kind == Kind::Text { widest.min(LEGIBLE) } else { widest };
+        let wanted = match column.kind {
+            Kind::Text => widest.min(LEGIBLE),
+            Kind::Message => widest.min(LEGIBLE_MESSAGE),
+            Kind::Id | Kind::Number => widest,
+        };
         wanted.max(column.name.len()) + GAP
     };
     columns.iter().enumerate().map(needed).sum::<usize>() <= usize::from(width)
@@ -189,7 +200,7 @@ fn table<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>, width: u
         match column.kind {
             Kind::Id => _ = shown.set_constraint(ColumnConstraint::ContentWidth),
             Kind::Number => shown.set_cell_alignment(CellAlignment::Right),
-            Kind::Text => {}
+            Kind::Text | Kind::Message => {}
         }
     }
     for row in rows {
@@ -206,7 +217,7 @@ fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u1
     let widest = columns.iter().map(|column| column.name.len()).max().unwrap_or_default();
     let line = |(column, value): (&Column, &String)| match column.kind {
         Kind::Id => value.clone(),
-        Kind::Text | Kind::Number => {
+        Kind::Text | Kind::Message | Kind::Number => {
             let line = format!("  {:widest$}  {}", column.name, one_line(value));
             truncate_str(&line, width.into(), "…").into_owned()
         }

@@ -4,7 +4,7 @@ use super::warn_of_scan;
 use crate::{
     args::Groups,
     error::Failure,
-    output::{Cell, Printer, number, text},
+    output::{Cell, Printer, message, number, text},
     settings::Settings,
 };
 
@@ -24,8 +24,8 @@ pub(crate) async fn groups(
         text("source"),
         text("op"),
         text("group"),
-        text("signature"),
-        text("sample"),
+        message("signature"),
+        message("sample"),
     ];
     printer.print(&found, &found.groups, columns, |group| {
         [

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{
     args::Rebuild,
     error::{Exit, Failure, ended},
-    output::{Printer, id, number, text},
+    output::{Printer, id, message, number},
     progress::Progress,
     stop::Stop,
 };
@@ -55,8 +55,8 @@ pub(crate) async fn rebuild(
         id("from"),
         id("to"),
         number("letters"),
-        text("signature before"),
-        text("signature after"),
+        message("signature before"),
+        message("signature after"),
     ];
     let printed = printer.print(&sum, &sum.regrouped, columns, |group| {
         [
