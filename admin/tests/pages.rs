@@ -322,11 +322,11 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     world.repo.resolve_once(world.app, orders[1], &Settlement::handler_failed()).await.unwrap();
     let client = world.client();
     let all = client.get(world.at("")).await;
-    for tab in ["Unresolved 3", "Open 4", "Resolved 1", "All 5", "3 unresolved, 1 whose handler failed"] {
+    for tab in ["Unresolved 3", "Open 4", "Closed 1", "All 5", "3 unresolved, 1 whose handler failed"] {
         assert!(all.shows(tab), "{tab}: {all}");
     }
     let filtered = client.get(world.at("?source=orders&state=any&size=2")).await;
-    for tab in ["Unresolved 1", "Open 2", "Resolved 1", "All 3", "2 of 3", "ignored", "by bob"] {
+    for tab in ["Unresolved 1", "Open 2", "Closed 1", "All 3", "2 of 3", "ignored", "by bob"] {
         assert!(filtered.shows(tab), "{tab}: {filtered}");
     }
     let tab = filtered.links().into_iter().find(|link| link.contains("state=open")).unwrap();

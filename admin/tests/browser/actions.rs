@@ -101,7 +101,7 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     site.world.repo.resolve_once(site.app(), id, &Settlement::ignored().by("grace")).await.unwrap();
     browser.open_list(site, "").await?;
     browser.sees("Nothing failed").await?;
-    browser.press_first("Resolved").await?;
+    browser.press_first("Closed").await?;
     browser.sees("by grace").await?;
     browser.press(&format!("Reopen orders insert {id}")).await?;
     browser.sees("The letter is unresolved again:").await?;
