@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{Archive, StoredLetter};
 
-/// Of a file of the archive; what is being written has another one.
+/// The extension of an archive's files. A file that is still being written has another one.
 const EXTENSION: &str = "jsonl";
 /// A row has at most 1 GB in PostgreSQL, and by default in SQLite; written as JSON once more, JSON at most
 /// doubles.
@@ -128,7 +128,7 @@ fn write_lines(file: &mut File, letters: &[StoredLetter]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// So that the new name is on the disk as well.
+/// Makes the new file's name durable as well.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     // Elsewhere a folder can't be opened as a file.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
@@ -267,7 +267,7 @@ impl OpenFile {
     }
 }
 
-/// Of UTF-8.
+/// UTF-8's.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What a file is that begins so, if it is not UTF-8 text.

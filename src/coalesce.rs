@@ -52,9 +52,9 @@ pub struct CoalescingDeadLetterRepo<R> {
     inner: Arc<R>,
     /// For one caller at a time: alone, it needs no worker.
     direct: Semaphore,
-    /// None once this was shut down.
+    /// `None` after a shutdown.
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    /// Of the queue and the batches on their way.
+    /// The bytes that the queue and the batches under way may still take.
     bytes: Arc<Semaphore>,
     workers: AsyncMutex<Vec<JoinHandle<()>>>,
 }

@@ -293,8 +293,8 @@ fn kind_of_db(error: &DbErr) -> ErrorKind {
     if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
 }
 
-/// Of a service's error it is known whether the database was busy. What else it says is about the service's
-/// own tables: its "not found" is not the letter's.
+/// Returns `Transient` if the database was busy, otherwise `Internal`. A service's error is about its own tables: its "not
+/// found" is not the letter's.
 fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     let is_transient = causes_of(error).any(|error| {
         let of_db = error.downcast_ref().map(kind_of_db);

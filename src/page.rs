@@ -57,7 +57,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Of the format below; another one will be told from it by this byte.
+    /// The version of the format below, which is its first byte.
     const VERSION: u8 = 1;
 
     /// Behind a row of the app's listing with this filter.

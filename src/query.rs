@@ -183,7 +183,7 @@ fn split(text: &str) -> Result<Option<Vec<DeadLetterId>>, &'static str> {
     }
 }
 
-/// Of texts that are nothing but quotes each has a pair more, so that a pair alone is the empty one.
+/// Adds a pair of quotes to a text of nothing but quotes, so that a single pair means the empty text.
 fn quote_empty(text: &str) -> String {
     if is_quotes(text) { format!("{EMPTY}{text}") } else { text.to_owned() }
 }

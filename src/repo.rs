@@ -36,9 +36,8 @@ pub trait DeadLetterRepo: Send + Sync {
 
     /// Stores any number of letters, all of them or none, and returns their ids in the letters' order.
     ///
-    /// Of the letters of one call, a later one has the larger id and the same `created_at` in PostgreSQL, so
-    /// that a listing shows it first. No letters are no statement. Over a caller's transaction an error must
-    /// end in its rollback, as that of every other call.
+    /// A later letter of the call has a larger id, and in PostgreSQL the same `created_at`, so a listing shows it first.
+    /// An empty `Vec` sends no statement. In a caller's transaction an error must end in a rollback, as with every call.
     ///
     /// # Errors
     ///

@@ -122,8 +122,8 @@ pub trait DeadLetterTriage: Send + Sync {
 
     /// Returns the stored text of one row's payload, unparsed, or `None` where the app has no such row.
     ///
-    /// Of it, these characters (Unicode scalar values, the first is 0): what lies behind the end is left out,
-    /// and `0..u64::MAX` is all of it. A large payload can be had part by part.
+    /// `characters` is a range of Unicode scalar values, clamped to the text: `0..u64::MAX` is the whole text. A large
+    /// payload can be read part by part.
     async fn payload_text(
         &self,
         app_id: AppId,

@@ -127,7 +127,7 @@ fn next_open(backend: DbBackend, bound: Expr) -> SelectStatement {
 fn is_behind(after: Option<AppId>) -> Expr {
     match after {
         Some(after) => Column::AppId.gt(after.into_inner()),
-        // Of all, by the same search.
+        // Every app, found by the same search.
         None => Column::AppId.gte(Uuid::nil()),
     }
 }

@@ -42,11 +42,11 @@ pub(super) fn is_of_app(
 ) -> Condition {
     let is_of_app = Column::AppId.eq(app_id.into_inner());
     Condition::all().add(match backend {
-        // Or it would not be seen that this is one shard.
+        // Citus routes the statement to one shard only if the app stands there plainly.
         _ if sharded || filter.ids.is_none() => is_of_app,
-        // SQLite takes an app for ten rows, and would read all of them to find a few by their ids.
+        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
         DbBackend::Sqlite => Func::cust("likely").arg(is_of_app).into(),
-        // So does PostgreSQL where the app is new since the last ANALYZE.
+        // PostgreSQL does the same if the app is new since the last ANALYZE.
         _ => is_of_app.is(Expr::Constant(true.into())),
     })
 }

@@ -106,7 +106,7 @@ fn group_errors(
         // PostgreSQL must expect few groups, or it would read the whole table for their newest letters.
         .limit(shown(limit.into()))
         .take();
-    // Of the few groups that are left: PostgreSQL before 18 has no max(uuid).
+    // It is looked up for the few groups that are left: PostgreSQL before 18 has no max(uuid).
     let newest = Query::select()
         .column(Column::Id)
         .from(Entity)

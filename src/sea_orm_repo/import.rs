@@ -115,7 +115,7 @@ async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbE
     static INSERT: Text = Text::new();
     let backend = db.get_database_backend();
     let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
-    // Of whichever key the table has: where it is distributed, that begins with the app.
+    // Whichever key the table has: a distributed table's key begins with the app.
     let unless_there = OnConflict::new().do_nothing().to_owned();
     let insert = if batch.form == Form::Arrays {
         let (columns, values) = arrays(rows);

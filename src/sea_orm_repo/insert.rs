@@ -21,14 +21,14 @@ use super::{
 };
 use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 
-/// Of texts in one statement; a larger letter goes alone. PostgreSQL ends the connection over a statement of
-/// 1 GB, which looks like an outage.
+/// The most text in one statement. A larger letter goes alone. PostgreSQL ends the connection over a statement of 1 GB,
+/// which looks like an outage.
 const MAX_BYTES: usize = 16 << 20;
 /// The same in a caller's transaction, where several statements could be left half done, and committed.
 const MAX_BYTES_IN_TRANSACTION: usize = 256 << 20;
 /// What a row takes besides its texts, so that small ones are bounded too.
 pub(super) const ROW_BYTES: usize = 256;
-/// As VALUES in one statement of several.
+/// The most rows in a statement with VALUES, if a call may send several.
 const VALUES_ROWS: usize = 128;
 /// The most values that a statement can bind.
 const POSTGRES_BINDS: usize = 65_535;
@@ -206,7 +206,7 @@ fn stored(rows: u64, of: u64) -> Result<(), DeadLetterRepoError> {
 /// How a column's values go as an array, which in sea-query holds no NULL.
 enum Array {
     Of(ArrayType),
-    /// Of texts: empty for NULL, else `=` and the value, which is cast to this type.
+    /// An array of texts: empty for NULL, otherwise `=` and the value, which is cast to this type.
     Nullable(&'static str),
 }
 

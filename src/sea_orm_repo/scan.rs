@@ -245,7 +245,7 @@ impl<'a> Matching<'a> {
         self.newest(u64::from(size) + 1, columns)
     }
 
-    /// Of what [`page`](Self::page) found.
+    /// Makes a page of what [`page`](Self::page) found.
     pub(super) fn page_of<T>(&self, mut items: Vec<T>, size: u32, place: impl Fn(&T) -> Place) -> Page<T> {
         let has_next = items.len() > size as usize;
         items.truncate(size as usize);

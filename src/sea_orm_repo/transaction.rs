@@ -44,9 +44,9 @@ async fn begin_with(
     let db = db.clone();
     let begun = async move {
         let _permit = permit;
-        // So that a transaction that reads before it writes does not fail where another one wrote meanwhile.
+        // A deferred transaction that reads before it writes fails if another one wrote meanwhile.
         let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
-        // Without a caller the transaction is dropped as soon as it is there, which rolls it back.
+        // If the caller is gone, the transaction is dropped at once, which rolls it back.
         let options = TransactionOptions { isolation_level, sqlite_transaction_mode, ..Default::default() };
         db.begin_with_options(options).await
     };

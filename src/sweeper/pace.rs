@@ -6,7 +6,7 @@ use std::time::Duration;
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(5 * 60);
 
-/// Of one sweeper, kept from tick to tick.
+/// How fast one sweeper works. It is kept from tick to tick.
 #[derive(Debug)]
 pub(super) struct Pace {
     max: u32,

@@ -20,12 +20,12 @@ pub struct Retention {
     pub all_after: Option<Duration>,
 }
 
-/// How long whose rows are kept. The default keeps all of them for ever.
+/// How long each app's letters are kept. The default keeps all letters forever.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// Of every app that has none of its own.
+    /// The retention of every app that is not in `apps`.
     pub others: Retention,
-    /// Of apps that have their own, which stands for the whole of the other one. At most 1,000.
+    /// The retention of single apps, at most 1,000. It replaces `others` as a whole.
     pub apps: BTreeMap<AppId, Retention>,
 }
 
