@@ -1,7 +1,7 @@
 //! An archive of JSON lines in a folder, and its reader.
 //!
-//! A file is written under another name, synced, renamed, and the folder synced: whatever stops that, what
-//! stands under an archive's name is complete.
+//! A file is written under another name, synced and renamed; then the folder is synced. Whatever interrupts this, a
+//! file under an archive's name is complete.
 
 use std::{
     collections::VecDeque,
@@ -20,48 +20,48 @@ use uuid::Uuid;
 
 use crate::{Archive, StoredLetter};
 
-/// The extension of an archive's files. A file that is still being written has another one.
+/// The extension of an archive's files. An unfinished file has another one.
 const EXTENSION: &str = "jsonl";
-/// A row has at most 1 GB in PostgreSQL, and by default in SQLite; written as JSON once more, JSON at most
-/// doubles.
+/// PostgreSQL and, by default, SQLite hold at most 1 GB per row. Writing JSON as a JSON string at most doubles its
+/// size.
 const MAX_LINE_BYTES: u64 = 2 << 30;
 
-/// An [`Archive`] of files in a folder: one a batch, a letter a line, as the JSON of [`StoredLetter`].
+/// An [`Archive`] of files in a folder: one file per batch, one letter per line, as the JSON of [`StoredLetter`].
 ///
-/// A file is named by a UUIDv7: names sort by time, and any number of sweepers may share a folder. It is
-/// there, and on the disk, whole, before the deletion of its rows commits. A crash may leave a file whose name ends in
-/// `.tmp`, which holds nothing that was deleted, and may go. So does an error, where even removing the file
+/// A file is named by a UUIDv7, so names sort by time, and any number of sweepers may share a folder. The file is
+/// complete and durable before the deletion of its letters commits. A crash may leave a file whose name ends in
+/// `.tmp`. It holds no letter that was deleted, and may be removed. An error leaves such a file too if removing it
 /// fails.
 ///
-/// The folder must exist: a disk that is not mounted is an error, and not a new folder. On Unix the owner alone may
-/// read a file (mode 0600), since it holds the letters' content.
+/// The folder must exist. A disk that is not mounted is then an error, and does not become a new folder. On Unix only
+/// the owner may read a file (mode 0600), because it holds the letters' content.
 ///
-/// [`read`](Self::read) returns the letters, those of the newest file first. A letter that was archived but not deleted
-/// is archived again later, with the same id. Import each file in calls of its own: then the newest copy is stored,
-/// because an import never overwrites a letter.
+/// [`read`](Self::read) returns the letters, those of the newest file first. A letter that was archived but not
+/// deleted is archived again later, with the same id. Import each file in calls of its own: the newest copy is then
+/// stored, because an import never overwrites a letter.
 #[derive(Debug, Clone)]
 pub struct JsonLinesArchive {
     folder: PathBuf,
 }
 
 impl JsonLinesArchive {
-    /// In this folder, which is first looked at when there is something to keep.
+    /// Makes an archive in this folder. The folder is first accessed when there are letters to keep.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
     }
 
-    /// Reads the letters of one file, or of a folder's files whose names end in `.jsonl`: the last name, which is the
+    /// Reads the letters of one file, or of a folder's files whose names end in `.jsonl`. The last name, which is the
     /// newest file, comes first.
     ///
-    /// The sweep that archived the letters deletes them again once they are imported, since an import keeps their times:
-    /// see [`import`](crate::DeadLetterTriage::import).
+    /// An import keeps the times of the letters, so the sweep that archived them deletes them again: see
+    /// [`import`](crate::DeadLetterTriage::import).
     ///
-    /// It reads the disk as it goes on, and holds one letter at a time: in async code it wants a thread of
-    /// its own ([`spawn_blocking`](tokio::task::spawn_blocking)).
+    /// The iterator reads the disk as it advances, and holds one letter at a time. In async code, run it on a thread
+    /// of its own ([`spawn_blocking`](tokio::task::spawn_blocking)).
     ///
     /// # Errors
     ///
-    /// [`Io`](ArchiveError::Io): there is no such file or folder, or it can't be read.
+    /// [`Io`](ArchiveError::Io) if the file or folder does not exist or can't be read.
     pub fn read(path: impl AsRef<Path>) -> Result<ArchivedLetters, ArchiveError> {
         let path = path.as_ref();
         let files = if fs::metadata(path).map_err(|error| io_error(path, error))?.is_dir() {
@@ -73,7 +73,7 @@ impl JsonLinesArchive {
     }
 }
 
-/// The future may be dropped: the file then is complete, or not there under its name.
+/// If the future is dropped, the file is complete, or does not exist under its name.
 #[async_trait]
 impl Archive for JsonLinesArchive {
     async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -97,18 +97,19 @@ fn write(
     let mut file = new_file(&unfinished).map_err(|error| io_error(&unfinished, error))?;
     let written = write_lines(&mut file, letters).and_then(|()| fs::rename(&unfinished, &path));
     if let Err(error) = written {
-        // Nothing in it is missed.
+        // The file can be removed, because none of its letters is deleted.
         fs::remove_file(&unfinished).ok();
         return Err(io_error(&path, error));
     }
     sync_folder(folder).map_err(|error| {
-        // None of its letters is deleted. If the file stayed, each try would leave one more copy.
+        // The file can be removed, because none of its letters is deleted. If it stayed, each retry would leave one
+        // more copy.
         fs::remove_file(&path).ok();
         io_error(folder, error)
     })
 }
 
-/// A file that its owner alone may read: letters hold personal data.
+/// Creates a file that only its owner may read, because letters hold personal data.
 fn new_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -128,9 +129,9 @@ fn write_lines(file: &mut File, letters: &[StoredLetter]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Makes the new file's name durable as well.
+/// Makes the name of the new file durable.
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    // Elsewhere a folder can't be opened as a file.
+    // Other systems can't open a folder as a file.
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
@@ -147,23 +148,22 @@ fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
     Ok(files.into())
 }
 
-/// What [`JsonLinesArchive::read`] reads, or any other reader gives: an iterator over letters, each with its
-/// place.
+/// An iterator over the letters that [`JsonLinesArchive::read`] or another reader provides, each with its position.
 ///
-/// Blank lines, the line ends of Windows, and a byte order mark before the first line are skipped. A line that is
-/// no letter is an error, and the next call goes on behind it. A file that can't be read further, or is not UTF-8
-/// text, is an error, and the next call goes on with the next file.
+/// Blank lines, the line ends of Windows, and a byte order mark before the first line are skipped. A line that is not
+/// a letter is an error, and the next call continues behind it. A file that can't be read further, or is not UTF-8
+/// text, is an error, and the next call continues with the next file.
 #[derive(Debug)]
 pub struct ArchivedLetters {
     files: VecDeque<PathBuf>,
     open: Option<OpenFile>,
-    /// Its room is used again.
+    /// The buffer of the current line, which is reused.
     line: Vec<u8>,
 }
 
 impl ArchivedLetters {
-    /// Reads the letters that something else gives: standard input, say, or what unpacks a file. Errors and
-    /// letters show this name as their path.
+    /// Reads letters from another source, such as standard input or a decompressor. Errors and letters show `name` as
+    /// their path.
     pub fn from_reader(name: impl AsRef<Path>, reader: impl BufRead + Send + 'static) -> Self {
         let file = OpenFile::new(name.as_ref(), reader);
         Self { files: VecDeque::new(), open: Some(file), line: Vec::new() }
@@ -185,15 +185,15 @@ impl fmt::Debug for OpenFile {
     }
 }
 
-/// A letter and where it stood.
+/// A letter and its position in an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArchivedLetter {
-    /// The file.
+    /// The file that the letter was read from.
     pub path: Arc<Path>,
-    /// Its line, from 1.
+    /// The line in the file, from 1.
     pub line: u64,
-    /// The row as it was stored.
+    /// The letter as it was stored.
     pub letter: StoredLetter,
 }
 
@@ -258,7 +258,7 @@ impl OpenFile {
             }
             return match serde_json::from_slice(text) {
                 Ok(letter) => Ok(Some(ArchivedLetter { path, line: self.line_number, letter })),
-                // The rest of what it says may quote the line.
+                // The error's text may quote the line, so only the column is kept.
                 Err(error) => {
                     Err(ArchiveError::NotALetter { path, line: self.line_number, column: error.column() })
                 }
@@ -267,14 +267,14 @@ impl OpenFile {
     }
 }
 
-/// UTF-8's.
+/// The byte order mark of UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What a file is that begins so, if it is not UTF-8 text.
+/// Returns the name of a file's format by its first bytes, if it is known not to be UTF-8 text.
 fn other_format(beginning: &[u8]) -> Option<&'static str> {
     match beginning {
         [0x1f, 0x8b, ..] => Some("compressed with gzip"),
-        // With a byte order mark, or with an ASCII character first.
+        // UTF-16 begins with a byte order mark or with an ASCII character.
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=0x7f, ..] | [1..=0x7f, 0, ..] => Some("UTF-16 text"),
         _ => None,
     }
@@ -287,10 +287,10 @@ enum Line {
     End,
 }
 
-/// Without its end, into `line`, of which it takes no more than `max` bytes.
+/// Reads a line of at most `max` bytes into `line`, without its line end.
 fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>, max: u64) -> io::Result<Line> {
     line.clear();
-    // One large line must not be held for the rest of the file.
+    // The buffer must not keep the size of one large line for the rest of the file.
     line.shrink_to(1 << 20);
     let read = reader.take(max).read_until(b'\n', line)?;
     if read == 0 {
@@ -306,37 +306,38 @@ fn io_error(path: &Path, source: io::Error) -> ArchiveError {
     ArchiveError::Io { path: path.into(), source }
 }
 
-/// Why an archive was not written or read. It shows no content.
+/// Why an archive could not be written or read. The error shows no content.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveError {
-    /// A file or folder could not be written, or read: it is not there, full, or read-only, say.
+    /// A file or folder could not be written or read: it does not exist, or is full or read-only, for example.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which.
+        /// The file or folder.
         path: Arc<Path>,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A line is no letter: no JSON, cut off, or with a field that is missing, unknown or of another type.
+    /// A line is not a letter: it is not JSON, is cut off, or has a field that is missing, unknown or of another
+    /// type.
     #[error("{}, line {line}: from column {column} on it is no letter", path.display())]
     NotALetter {
         /// The file.
         path: Arc<Path>,
         /// The line, from 1.
         line: u64,
-        /// Where in it reading ended, in bytes from 1; 0 before the first.
+        /// The column where reading stopped, in bytes from 1. It is 0 before the first byte.
         column: usize,
     },
-    /// A file is not the text that an archive is made of. Nothing of it is read.
+    /// A file is not JSON lines in UTF-8. Nothing in it is read.
     #[error("{}: it is {format}, expected JSON lines in UTF-8", path.display())]
     NotJsonLines {
         /// The file.
         path: Arc<Path>,
-        /// What it is.
+        /// The format of the file.
         format: &'static str,
     },
-    /// A line has no end within 2 GiB. What is behind it in its file is not read.
+    /// A line has no end within 2 GiB. The rest of its file is not read.
     #[error("{}, line {line}: it is longer than any letter", path.display())]
     LineTooLong {
         /// The file.

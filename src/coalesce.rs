@@ -1,4 +1,4 @@
-//! Inserts that arrive together go out together.
+//! Stores concurrent inserts together in one batch.
 
 use std::{
     pin::pin,
@@ -20,41 +20,41 @@ use crate::{
     payload::nests_too_deep,
 };
 
-/// In one batch.
+/// How many letters a batch has at most.
 const MAX_ROWS: usize = 128;
-/// A batch is full once its letters take this much memory, so that most go in one statement.
+/// A batch is full once its letters take this much memory, so that most batches are stored by one statement.
 const MAX_BATCH_BYTES: usize = 16 << 20;
-/// While one batch is on its way, the next one gathers; the second worker spares the pause between them: a
-/// sixth more rows a second from 16 tasks and from 64.
+/// The next batch gathers while one batch is being stored. A second worker avoids the pause between two batches.
 const WORKERS: usize = 2;
-/// Letters that wait for a worker.
+/// How many letters may wait for a worker.
 const QUEUE: usize = 1_024;
-/// The memory that letters take which were handed over and are not answered. A larger letter takes all of it.
+/// How much memory the letters may take whose insert has not returned. A larger letter takes all of it.
 const QUEUE_BYTES: u32 = 64 << 20;
 
-/// A [`DeadLetterRepo`] that stores concurrent [`insert`](DeadLetterRepo::insert)s of another one together:
-/// what arrives while a batch is on its way is the next batch, of at most 128 rows. A caller who is alone,
-/// and every other call, goes straight to the other repo.
+/// A [`DeadLetterRepo`] that stores concurrent [`insert`](DeadLetterRepo::insert)s in batches of at most 128 letters,
+/// through another repo.
 ///
-/// Every caller waits until its own letter is committed, and gets its own id or its own error. Where a batch
-/// fails for what can be one letter's own (a constraint, say), its letters are tried singly, so that one bad
-/// letter costs one caller. Any other error, such as a time-out or a broken connection, goes to all of the
-/// batch at once. A caller whose future is dropped loses no other's letter; its own may be stored or not.
+/// Letters that arrive while a batch is being stored are the next batch. The insert of a single caller, and every
+/// other call, goes straight to the other repo.
 ///
-/// At most 1,024 letters wait for a batch, and the letters that wait or are on their way take at most 64 MB (a
-/// larger one goes by itself): further callers wait to hand theirs over. It is not for an insert
-/// that must commit with something else, such as the outbox's delete: that wants
-/// [`bury`](crate::SeaOrmDeadLetterRepo::bury).
+/// Every caller waits until its own letter is committed, and gets its own id or its own error. If a batch fails with
+/// an error that can belong to one letter, such as a constraint, its letters are stored one by one, so one bad letter
+/// fails only its own caller. Any other error, such as a timeout or a broken connection, goes to all callers of the
+/// batch at once. If a caller's future is dropped, its own letter may be stored or not, and no other letter is lost.
 ///
-/// Each insert has a span of its own, and a call in the metrics: `coalesced_insert`.
+/// At most 1,024 letters wait for a batch. The letters that wait or are being stored take at most 64 MB; a larger
+/// letter goes by itself. Further callers wait until there is room. Do not use this repo for an insert that must
+/// commit together with another change, such as the outbox's delete: use [`bury`](crate::SeaOrmDeadLetterRepo::bury).
+///
+/// Each insert has a span of its own, and is the call `coalesced_insert` in the metrics.
 #[derive(Debug)]
 pub struct CoalescingDeadLetterRepo<R> {
     inner: Arc<R>,
-    /// For one caller at a time: alone, it needs no worker.
+    /// The permit of a caller that is alone and needs no worker.
     direct: Semaphore,
-    /// `None` after a shutdown.
+    /// The queue of the workers. `None` after a shutdown.
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    /// The bytes that the queue and the batches under way may still take.
+    /// The bytes that the queue and the current batches may still take.
     bytes: Arc<Semaphore>,
     workers: AsyncMutex<Vec<JoinHandle<()>>>,
 }
@@ -69,8 +69,9 @@ struct Job {
 type Caller = oneshot::Sender<Result<DeadLetterId, DeadLetterRepoError>>;
 
 impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
-    /// Around another repo, with two workers on this runtime. They end once this is dropped or shut down, and
-    /// every letter that waits was answered.
+    /// Wraps another repo, with two workers on this runtime.
+    ///
+    /// The workers end after the value is dropped or shut down, once every waiting letter has its result.
     pub fn new(inner: R, runtime: &Handle) -> Self {
         let inner = Arc::new(inner);
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -85,15 +86,16 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
         }
     }
 
-    /// Returns when every letter that waits was answered. A later insert goes straight to the other repo. Where
-    /// a call is dropped, another one waits for the same letters.
+    /// Waits until every waiting letter has its result.
+    ///
+    /// A later insert goes straight to the other repo. If a call is dropped, another call waits for the same letters.
     pub async fn shut_down(&self) {
         drop(self.queue().take());
         let mut workers = self.workers.lock().await;
         while let Some(worker) = workers.last_mut() {
-            // A worker that panicked has dropped its callers' senders, which tells them.
+            // A worker that panicked has dropped its senders, so its callers get an error.
             worker.await.ok();
-            // Not before it ended: a call that is dropped meanwhile must leave it to the next one.
+            // The worker is removed only after it ended, so that the next call waits for it if this call is dropped.
             workers.pop();
         }
     }
@@ -101,7 +103,7 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     async fn hand_over(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let direct = self.direct.try_acquire();
         let queue = self.queue().clone();
-        // A batch clones its letters, which the process would not survive of a very deep payload.
+        // A batch clones its letters, and cloning a very deep payload would end the process.
         let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
             return self.inner.insert(letter).await;
         };
@@ -121,7 +123,7 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     }
 }
 
-/// What a letter takes of memory, about. Its payload nests no deeper than serde_json reads.
+/// Returns about how many bytes of memory a letter takes. Its payload must not nest deeper than serde_json reads.
 fn bytes_of(letter: &NewDeadLetter) -> usize {
     let payload_text = letter.payload_text.as_ref().map_or(0, String::len);
     let signature = letter.error_signature.as_ref().map_or(0, String::len);
@@ -149,7 +151,8 @@ async fn work<R: DeadLetterRepo>(inner: Arc<R>, jobs: Arc<AsyncMutex<mpsc::Recei
     }
 }
 
-/// Waits for a letter, and takes with it those that wait already. None comes once the queue is closed and empty.
+/// Waits for a letter, and returns it with all letters that already wait, up to a full batch. Returns an empty `Vec`
+/// once the queue is closed and empty.
 async fn next_batch(jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     let mut batch = Vec::new();
     let mut bytes = 0;
@@ -164,7 +167,7 @@ async fn next_batch(jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
 }
 
 async fn store(inner: &impl DeadLetterRepo, batch: Vec<Job>) {
-    // Given back when all are answered.
+    // The permits are released when all callers have their results.
     let mut bytes = Vec::with_capacity(batch.len());
     let (letters, callers): (Vec<_>, Vec<_>) = batch
         .into_iter()
@@ -173,7 +176,7 @@ async fn store(inner: &impl DeadLetterRepo, batch: Vec<Job>) {
             (job.letter, job.caller)
         })
         .unzip();
-    // Answers may fail to be sent: a caller that is gone hears nothing.
+    // Sending a result fails if the caller is gone, which is no error.
     if letters.len() > 1 {
         match inner.insert_many(letters.clone()).await {
             Ok(ids) => {
@@ -197,8 +200,10 @@ async fn store(inner: &impl DeadLetterRepo, batch: Vec<Job>) {
     }
 }
 
-/// All at once: tried again one after the other, each would wait for the same time-out, and what a broken
-/// connection leaves open might be stored twice.
+/// Returns the error to all callers at once.
+///
+/// If the letters were retried one by one, each would wait for the same timeout, and after a broken connection a
+/// letter might be stored twice.
 fn refuse(callers: impl IntoIterator<Item = Caller>, error: &DeadLetterRepoError) {
     for caller in callers {
         caller.send(Err(error.clone())).ok();
@@ -209,7 +214,7 @@ fn refuse(callers: impl IntoIterator<Item = Caller>, error: &DeadLetterRepoError
 impl<R: DeadLetterRepo + 'static> DeadLetterRepo for CoalescingDeadLetterRepo<R> {
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let call = call!("coalesced_insert", app_id = %letter.app_id);
-        // The rows are told where they are stored.
+        // The inner repo counts the letters when it stores them.
         observed(call, pin!(self.hand_over(letter)), |_| 0).await
     }
 

@@ -1,21 +1,20 @@
-//! Settings of a connection pool under which the store keeps its promises.
+//! Connection pool settings under which the store keeps its promises.
 
 use std::time::Duration;
 
 use sea_orm::ConnectOptions;
 
-/// Settings to open the pool with, to be changed as the application likes.
+/// Returns settings for the pool, which the application may change.
 ///
-/// - A caller waits 5 seconds for a connection, then gets a transient error.
-/// - A connection is pinged before use only where it was idle for 30 seconds: the ping costs a short call 20
-///   to 40 %.
-/// - Statements are not logged; each call opens a `tracing` span instead.
-/// - PostgreSQL ends a statement after 30 seconds.
-/// - SQLite in memory has one connection that is never given up, and with it the database.
-/// - SQLite in a file is in WAL mode, and a writer waits 30 seconds for another one: with the feature
-///   `sqlite`. A transaction of yours that reads before it writes is to be begun with
-///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate), or it fails where
-///   another one wrote meanwhile. A connection that was dropped inside a transaction is closed.
+/// - A caller waits 5 seconds for a connection, and then gets a transient error.
+/// - A connection is pinged before use only if it was idle for 30 seconds, because a ping slows down a short call.
+/// - Statements are not logged. Each call opens a `tracing` span instead.
+/// - PostgreSQL cancels a statement after 30 seconds.
+/// - SQLite in memory has one connection, which is never closed, because the database would end with it.
+/// - With the feature `sqlite`, SQLite in a file is in WAL mode, and a writer waits 30 seconds for another one. Begin
+///   a transaction of your own that reads before it writes with
+///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate). Otherwise it fails if another
+///   transaction wrote meanwhile. A connection that was dropped inside a transaction is closed.
 pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
     let url = url.into();
     let in_memory = url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory"));
@@ -40,8 +39,9 @@ pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
             if in_memory { sqlite } else { sqlite.journal_mode(SqliteJournalMode::Wal) }
         });
         if !in_memory {
-            // A transaction that SQLite ended and the caller dropped is still one to the driver, which would begin
-            // the connection's next one as a savepoint: its rollback ends nothing, and later inserts are lost.
+            // If SQLite ended a transaction and the caller dropped it, the driver still counts it as open. It would
+            // begin the connection's next transaction as a savepoint, whose rollback ends nothing, and later inserts
+            // would be lost.
             options.map_sqlx_sqlite_pool_opts(|pool| {
                 pool.after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
             });

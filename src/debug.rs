@@ -1,4 +1,4 @@
-//! `Debug` that shows no content: it ends up in logs.
+//! A `Debug` that shows no content, because it ends up in logs.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use crate::payload::nests_too_deep;
 
-/// `Debug` of a type, in which the fields behind the semicolon are shown by their size.
+/// Implements `Debug` for a type. The fields after the semicolon are shown by their size.
 macro_rules! debug_without_content {
     ($type:ident { $($shown:ident),+; $($content:ident),+ $(,)? }) => {
         impl ::std::fmt::Debug for $type {
             fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                // None is forgotten.
+                // The pattern names every field, so that a new field can't be forgotten.
                 let Self { $($shown,)+ $($content,)+ } = self;
                 f.debug_struct(stringify!($type))
                     $(.field(stringify!($shown), $shown))+

@@ -1,10 +1,10 @@
-//! What may be said of a database's error: what can't hold a row's content.
+//! Describes a database error without the parts that may hold a row's content.
 
 use std::fmt;
 
 use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx::error::DatabaseError};
 
-/// The driver's error, where SeaORM passes one on.
+/// Returns the driver's error, if SeaORM passes one on.
 pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
@@ -37,7 +37,7 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SqlxError::Database(error) => {
             let code = error.code().unwrap_or_default();
             write!(f, "database error {code}")?;
-            // SQLSTATEs have five characters, SQLite's codes are numbers of up to four digits.
+            // A SQLSTATE has five characters. SQLite's codes are numbers of up to four digits.
             let said = match code.len() {
                 5 => said_by_postgres(&code, &**error),
                 _ => said_by_sqlite(&code, error.message()),
@@ -55,12 +55,15 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// A function of the database, a trigger's say, may raise any text under any code and any name, and a statement
-/// that it runs may fail over content: of what has a context nothing is said but its code. Of the rest,
-/// messages are said of the classes of SQLSTATE (PostgreSQL's manual, appendix A) that quote nothing but names
-/// of roles, tables, settings; those left out quote data. Class 42 does so too where a value is read as a name
-/// (a cast to regclass), but not where the parser points at a place in our own statement, nor where a right is
-/// missing. Of a constraint (23) the names are enough.
+/// Returns the part of an error of PostgreSQL that shows no content.
+///
+/// A database function, such as a trigger's, may raise any text under any code and any name, and a statement that it
+/// runs may fail over content. An error that has a context is therefore described by its code alone.
+///
+/// All other messages are shown if their class of SQLSTATE (PostgreSQL's manual, appendix A) quotes only names of
+/// roles, tables and settings. Messages of other classes quote data. A message of class 42 also quotes data if a
+/// value is read as a name (a cast to regclass). It does not if the parser points at a position in our own statement,
+/// or if a privilege is missing. For a violated constraint (class 23) the names are enough.
 fn said_by_postgres(code: &str, error: &dyn DatabaseError) -> Option<String> {
     let debug = format!("{error:?}");
     let report = Report::of(&debug);
@@ -81,10 +84,13 @@ fn said_by_postgres(code: &str, error: &dyn DatabaseError) -> Option<String> {
     }
 }
 
-/// What PostgreSQL's driver knows of an error, read from its `Debug`: its type is not ours to name, since the
-/// application picks the driver. Should it print otherwise one day, less is said.
+/// The fields of an error of PostgreSQL's driver, read from its `Debug`.
+///
+/// This crate can't name the error's type, because the application picks the driver. If the format of `Debug`
+/// changes, the description becomes shorter.
 struct Report<'a> {
-    /// Cut at quotation marks: every other one is a text, in which they are escaped.
+    /// The `Debug` text, split at quotation marks. Every second part is a string, in which quotation marks are
+    /// escaped.
     parts: Vec<&'a str>,
 }
 
@@ -99,7 +105,7 @@ impl<'a> Report<'a> {
         Self { parts: debug.split(is_quote).collect() }
     }
 
-    /// Whether this stands outside of its texts.
+    /// Returns whether `part` occurs outside of the strings.
     fn holds(&self, part: &str) -> bool {
         self.parts.iter().step_by(2).any(|between| between.contains(part))
     }
@@ -111,8 +117,10 @@ impl<'a> Report<'a> {
     }
 }
 
-/// SQLite's messages quote names, but what a trigger raises (1811, SQLITE_CONSTRAINT_TRIGGER), and what a
-/// function says of its arguments, which comes under the code of all other mistakes (1).
+/// Returns SQLite's message if it quotes only names.
+///
+/// Two kinds of messages may quote content: the text that a trigger raises (1811, SQLITE_CONSTRAINT_TRIGGER), and a
+/// function's error about its arguments, which shares the code of all other mistakes (1).
 fn said_by_sqlite(code: &str, message: &str) -> Option<String> {
     let names_only = match code {
         "1" => ["no such table: ", "table dead_letters has no column "]

@@ -1,4 +1,4 @@
-//! The one error type.
+//! The error type of all calls.
 
 use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
 
@@ -12,19 +12,20 @@ use crate::{
 
 /// Why a call failed.
 ///
-/// Neither its `Display` nor its `Debug` shows a row's content, and it has no source that would: PostgreSQL
-/// puts the failing row into an error's detail, and the `Debug` of [`DbErr`] prints that. Who wants the
-/// whole error finds it in [`Db`](Self::Db), and should think before logging it. The source of
-/// [`Requeue`](Self::Requeue) is the service's own error, and shows what the service put there.
+/// Neither `Display` nor `Debug` shows a letter's content, and no source of the error does: PostgreSQL puts the
+/// failing row into an error's detail, and the `Debug` of [`DbErr`] prints that detail. [`Db`](Self::Db) holds the
+/// whole error; consider its content before you log it. The source of [`Requeue`](Self::Requeue) is the service's own
+/// error, and shows what the service put there.
 ///
-/// It has no `PartialEq`, since a service's own error has none: compare its [`kind`](Self::kind), or match.
+/// The type has no `PartialEq`, because a service's own error has none. Compare its [`kind`](Self::kind), or match on
+/// it.
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterRepoError {
-    /// The database refused, or could not be reached.
+    /// The database refused the call, or could not be reached.
     #[error("{}", Described(.0))]
     Db(DbErr),
-    /// No row has this id.
+    /// No letter has this id.
     #[error("there is no dead letter {0}")]
     NotFound(DeadLetterId),
     /// The text is none of the four resolutions.
@@ -33,54 +34,56 @@ pub enum DeadLetterRepoError {
     /// The text is none of the four states.
     #[error("{0:?} is not a state: open, unresolved, closed or any")]
     InvalidState(String),
-    /// A field of a [`ListQuery`](crate::ListQuery) does not exist, is given twice, or can't have its value,
-    /// which is not shown.
+    /// A field of a [`ListQuery`](crate::ListQuery) is unknown, is given twice, or has an invalid value. The error
+    /// does not show the value.
     #[error("in the query string, {field:?} {problem}")]
     InvalidQuery {
-        /// The field's name as it stands there, 40 characters of it at most.
+        /// The field's name as it was given, at most 40 characters.
         field: String,
-        /// What is wrong with it.
+        /// The problem with the field.
         problem: &'static str,
     },
-    /// A limit or an offset, or the number of what was handed over, is outside what the call takes.
+    /// A limit, an offset or a number of items is outside the range that the call takes.
     #[error("{argument} must be {}, and is {value}", bounds(*min, *max))]
     OutOfRange {
         /// The argument's name.
         argument: &'static str,
-        /// What was passed.
+        /// The value that was passed.
         value: i64,
-        /// The least that is taken.
+        /// The smallest value that the call takes.
         min: i64,
-        /// The most that is taken: [`u32::MAX`] or [`i64::MAX`] where only the argument's type bounds it.
+        /// The largest value that the call takes. It is [`u32::MAX`] or [`i64::MAX`] if only the argument's type
+        /// bounds it.
         max: i64,
     },
-    /// A bulk call's filter has neither `created_before` nor ids: it would sweep up rows that fail meanwhile.
+    /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve letters that
+    /// fail meanwhile.
     #[error("filter.created_before is missing: a bulk call must say where it ends, or name its filter.ids")]
     MissingCreatedBefore,
-    /// A time that goes from `from` to `until` ends before it begins.
+    /// The `from` of a time range is after its `until`.
     #[error("from must not be after until")]
     FromAfterUntil,
-    /// A page's cursor is damaged, made up, or of another app's or another filter's listing.
+    /// The cursor is damaged or made up, or belongs to another app or filter.
     #[error("the cursor is not one of this listing")]
     InvalidCursor,
-    /// Somebody settled the row before.
+    /// The letter is closed already.
     #[error(
         "the dead letter {id} was already resolved as {} at {resolved_at}",
         resolution.map_or("something newer", Resolution::as_str)
     )]
     AlreadyResolved {
-        /// The row.
+        /// The letter.
         id: DeadLetterId,
-        /// As what. `None` is a resolution that this version does not know.
+        /// Its resolution. `None` is a resolution that this version does not know.
         resolution: Option<Resolution>,
-        /// When.
+        /// When it was resolved.
         resolved_at: DateTime<Utc>,
-        /// By whom, where a [`Settlement`](crate::Settlement) said so. Neither `Display` nor `Debug` shows
-        /// it.
+        /// Who resolved it, if a [`Settlement`](crate::Settlement) named somebody. Neither `Display` nor `Debug`
+        /// shows it.
         by: Option<String>,
     },
     /// The payload of the letter is not the whole event, and the service's [`Requeue`](crate::Requeue) takes whole
-    /// ones only: see [`accepts_truncated`](crate::Requeue::accepts_truncated).
+    /// events only: see [`accepts_truncated`](crate::Requeue::accepts_truncated).
     #[error(
         "the dead letter {id} was not replayed, because its payload is {}: resolve it, or let \
          Requeue::accepts_truncated return true",
@@ -89,19 +92,19 @@ pub enum DeadLetterRepoError {
     PayloadNotWhole {
         /// The letter.
         id: DeadLetterId,
-        /// What its payload is.
+        /// The kind of its payload.
         kind: PayloadKind,
     },
-    /// The row to be reopened is unresolved.
+    /// The letter to reopen is unresolved already.
     #[error("the dead letter {0} is unresolved")]
     NotResolved(DeadLetterId),
-    /// The service's own [`Requeue`](crate::Requeue) answered this, so that nothing was replayed.
+    /// The service's [`Requeue`](crate::Requeue) returned this error, and nothing was replayed.
     #[error("the events were not put back, and nothing was replayed")]
     Requeue(#[source] Arc<dyn Error + Send + Sync>),
-    /// A letter to be imported is none that the store can hold.
+    /// The store can't hold a letter of an import.
     #[error("the {field} of letter {index} can't be stored")]
     NotStorable {
-        /// The letter's place among those handed over, from 0.
+        /// The letter's index in the call, from 0.
         index: usize,
         /// The field's name.
         field: &'static str,
@@ -109,15 +112,15 @@ pub enum DeadLetterRepoError {
     /// A payload is larger than the repo's cap.
     #[error("the payload of letter {index} has {bytes} bytes, and the cap is {max}")]
     PayloadTooLarge {
-        /// The letter's place among those handed over, from 0.
+        /// The letter's index in the call, from 0.
         index: usize,
-        /// Its payload's size as serialized.
+        /// The size of its serialized payload, in bytes.
         bytes: usize,
         /// The cap, in bytes.
         max: usize,
     },
-    /// The letters of a call in a caller's transaction do not fit the one statement in which they would be
-    /// stored there, so that nothing was sent. Several calls do, each with fewer letters, or one over the pool.
+    /// The letters of a call in a caller's transaction do not fit into the one statement that stores them there.
+    /// Nothing was sent to the database. Pass fewer letters per call, or call over the pool.
     #[error(
         "{argument} must be at most {max} {unit} in a caller's transaction (got {size}): pass fewer letters per \
          call, or call over the pool"
@@ -125,53 +128,53 @@ pub enum DeadLetterRepoError {
     TooLargeForTransaction {
         /// The argument's name.
         argument: &'static str,
-        /// What was counted: `bytes`, of the letters' texts, or `letters`.
+        /// The unit: `bytes` of the letters' texts, or `letters`.
         unit: &'static str,
-        /// How many of them were passed.
+        /// How many units were passed.
         size: usize,
-        /// The most that one statement takes.
+        /// How many units one statement takes at most.
         max: usize,
     },
     /// A time is outside the years 1 to 9999 UTC.
     #[error("the {field} of letter {index} is outside the years 1 to 9999 UTC")]
     TimeOutOfRange {
-        /// The letter's place among those handed over, from 0.
+        /// The letter's index in the call, from 0.
         index: usize,
         /// The field's name.
         field: &'static str,
     },
-    /// The outbox's delete did not take exactly one row, so that nothing was stored: where it took none,
-    /// somebody else has taken the event.
+    /// The outbox's delete did not take exactly one row, and nothing was stored. If it took no row, another
+    /// dispatcher has taken the event.
     #[error("the outbox's delete took {taken} rows, and must take one")]
     OutboxRows {
-        /// The rows that it took.
+        /// How many rows the delete took.
         taken: u64,
     },
-    /// The caller's transaction had ended before its commit: what it did at first is rolled back, and what
-    /// followed stands by itself. A nested `begin` that was dropped under way does that, or a full disk on
-    /// SQLite.
+    /// The caller's transaction had ended before its commit. Statements before that end are rolled back, and
+    /// statements after it stand by themselves. A nested `begin` that was dropped before it was done, or a full disk
+    /// on SQLite, ends a transaction.
     #[error("the transaction had ended before its commit, and what it did at first is rolled back")]
     TransactionLost,
-    /// There is no tokio runtime, or it ended before the call did, which may be done or not.
+    /// There is no tokio runtime, or it ended before the call did. The call may be done or not.
     #[error("there is no tokio runtime, or it ended before the call did")]
     RuntimeEnded,
-    /// A sweep that goes by app met this error at a letter of its first app: a trigger raised it, or a foreign key
-    /// refused the delete. No letter of the batch was deleted.
-    /// [`SweepCursor::behind_app`](crate::SweepCursor::behind_app) goes on behind the app.
+    /// The database returned this error for a letter of the first app of a sweep that goes app by app: a trigger
+    /// raised it, or a foreign key refused the delete. No letter of the batch was deleted.
+    /// [`SweepCursor::behind_app`](crate::SweepCursor::behind_app) continues behind the app.
     #[error("app {app_id} could not be swept: {}", Described(.error))]
     AppNotSwept {
         /// The app.
         app_id: AppId,
-        /// What the database said.
+        /// The error of the database.
         error: DbErr,
     },
-    /// The archive did not keep the letters, so that none of them was deleted: what it said.
+    /// The archive returned this error, and none of the letters was deleted.
     #[error("the archive did not keep the letters: {0}")]
     Archive(Arc<dyn Error + Send + Sync>),
 }
 
 impl DeadLetterRepoError {
-    /// What a caller makes of it.
+    /// Returns the kind of the error, which tells a caller how to handle it.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
@@ -196,14 +199,16 @@ impl DeadLetterRepoError {
         }
     }
 
-    /// Whether it tells the caller about its arguments or the row, and nothing went wrong.
+    /// Returns whether the error is about the caller's arguments or about the letter, and nothing went wrong.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(self.kind(), ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Invalid)
     }
 
-    /// Whether it can be one letter's own, of those that were to be stored together: the letter was refused
-    /// for what it is, by the repo or by the database (data, constraints, limits, row level security, what
-    /// somebody's trigger raises, a row that was dropped silently).
+    /// Returns whether the error can belong to one letter of a batch: the repo or the database refused the letter for
+    /// its content.
+    ///
+    /// Reasons are data, constraints, limits, row level security, an error that a trigger raises, and a row that was
+    /// dropped silently.
     #[cfg(feature = "coalesce")]
     pub(crate) fn is_one_letters_own(&self) -> bool {
         const SQLITE_TOO_BIG: u32 = 18;
@@ -221,7 +226,7 @@ impl DeadLetterRepoError {
         }
     }
 
-    /// Whether it ran out of time, or waited too long for a lock: a smaller batch may do better.
+    /// Returns whether the call ran out of time, or waited too long for a lock. A smaller batch may succeed.
     pub(crate) fn is_time_out(&self) -> bool {
         let error = match self {
             Self::Db(error) | Self::AppNotSwept { error, .. } => Some(error),
@@ -231,34 +236,36 @@ impl DeadLetterRepoError {
         error.is_some_and(is_time_out)
     }
 
-    /// Whether the same call is worth another try: the database was busy, full, read-only, starting, stopping
-    /// or out of reach, or it gave this transaction up for another one.
+    /// Returns whether a retry of the same call may succeed: the database was busy, full, read-only, starting,
+    /// stopping or out of reach, or it gave this transaction up for another one.
     ///
-    /// In a transaction the whole of it must be tried again. A lost connection leaves open whether the call
-    /// was done: an insert that is tried again may then be stored twice.
+    /// In a transaction, retry the whole transaction. A lost connection leaves open whether the call was done: an
+    /// insert that is retried may then be stored twice.
     pub fn is_transient(&self) -> bool {
         self.kind() == ErrorKind::Transient
     }
 }
 
-/// What a caller makes of an error: an admin page its status, say. A variant that is new maps itself; these
-/// five stay, and a `match` may name each.
+/// The kind of an error, by which a caller handles it: an admin page chooses its status, for example.
+///
+/// Every new variant of the error has one of these five kinds, so a `match` may name each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// There is no such row.
+    /// The letter does not exist.
     NotFound,
-    /// The row is not as the call wants it: somebody else was there before, or its payload is not whole.
+    /// The letter is not in the state that the call requires: another caller changed it first, or its payload is not
+    /// whole.
     Conflict,
-    /// An argument is wrong, and the same call fails again.
+    /// An argument is invalid. The same call fails again.
     Invalid,
-    /// Another try is worth it: see [`is_transient`](DeadLetterRepoError::is_transient).
+    /// A retry may succeed: see [`is_transient`](DeadLetterRepoError::is_transient).
     Transient,
-    /// Something went wrong that the caller can't mend.
+    /// An error that the caller can't fix.
     Internal,
 }
 
 impl ErrorKind {
-    /// For machines: `not_found`, `conflict`, `invalid`, `transient` or `internal`.
+    /// Returns a name for programs: `not_found`, `conflict`, `invalid`, `transient` or `internal`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
@@ -293,8 +300,9 @@ fn kind_of_db(error: &DbErr) -> ErrorKind {
     if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
 }
 
-/// Returns `Transient` if the database was busy, otherwise `Internal`. A service's error is about its own tables: its "not
-/// found" is not the letter's.
+/// Returns `Transient` if the database was busy, otherwise `Internal`.
+///
+/// A service's error is about its own tables, so a "not found" of the service is not about the letter.
 fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     let is_transient = causes_of(error).any(|error| {
         let of_db = error.downcast_ref().map(kind_of_db);
@@ -303,7 +311,7 @@ fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
     if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
 }
 
-/// The error and its sources: a service may wrap the database's in one of its own.
+/// Returns the error and its sources, because a service may wrap a database error in its own.
 fn causes_of<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
 }
@@ -311,7 +319,7 @@ fn causes_of<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (
 const SQLITE_BUSY: u32 = 5;
 const SQLITE_CONSTRAINT: u32 = 19;
 
-/// PostgreSQL's SQLSTATE, or SQLite's result code.
+/// Returns PostgreSQL's SQLSTATE, or SQLite's result code.
 pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
     match sqlx_error(error)? {
         SqlxError::Database(error) => error.code(),
@@ -319,16 +327,18 @@ pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
     }
 }
 
-/// PostgreSQL's SQLSTATE (its manual, appendix A) has five characters, SQLite's extended result codes are
-/// numbers of which the low byte is the plain code.
+/// Returns whether a retry may succeed after this code.
+///
+/// A SQLSTATE has five characters (PostgreSQL's manual, appendix A). SQLite's extended result codes are numbers whose
+/// low byte is the primary code.
 fn is_transient_code(code: &str) -> bool {
     const SQLITE_LOCKED: u32 = 6;
     const SQLITE_READONLY: u32 = 8;
     const SQLITE_FULL: u32 = 13;
     if code.len() == 5 {
-        // Lost connections (08), deadlock and serialization failure (40), resources and disk (53), a lock
-        // that was not to be had, a statement or a transaction that ran out of time, a server that is read-only,
-        // starting or stopping.
+        // Lost connection (08), deadlock and serialization failure (40), resources and disk (53), a lock that was not
+        // available, a statement or a transaction that ran out of time, and a server that is read-only, starting or
+        // stopping.
         return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
             || matches!(
                 code,
@@ -339,7 +349,7 @@ fn is_transient_code(code: &str) -> bool {
         .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))
 }
 
-/// Whether a statement ran out of time, or waited too long for a lock.
+/// Returns whether a statement ran out of time, or waited too long for a lock.
 pub(crate) fn is_time_out(error: &DbErr) -> bool {
     code_of(error).is_some_and(|code| match code.len() {
         // 25P03 and 25P04 end the session of a transaction that was idle, or open, for too long.
@@ -348,8 +358,9 @@ pub(crate) fn is_time_out(error: &DbErr) -> bool {
     })
 }
 
-/// Whether a sweep may have met it at one app's letters, and can go on with others': not if the database is busy or
-/// out of reach, nor if a table or a right is missing.
+/// Returns whether the error may be about one app's letters, so that a sweep can continue with other apps.
+///
+/// It is not if the database is busy or out of reach, or if a table or a privilege is missing.
 pub(crate) fn may_be_of_one_app(error: &DbErr) -> bool {
     code_of(error).is_some_and(|code| match code.len() {
         5 => !code.starts_with("42") && !is_transient_code(&code),

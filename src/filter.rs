@@ -1,4 +1,4 @@
-//! Which rows a call is about.
+//! The letters that a call is about.
 
 use std::{fmt, str::FromStr};
 
@@ -10,22 +10,23 @@ use crate::{
     DeadLetterId, DeadLetterRepoError, Resolution, ScriptId, TriggerId, debug::debug_without_content,
 };
 
-/// Which of an app's rows a call is about: those for which every field that is set holds. The default is
-/// every unresolved row. More fields may come: write it with `..Default::default()`.
+/// The letters of an app that a call is about: those that match every field that is set.
 ///
-/// Deserialized, every field may be missing, and one that does not exist is an error: passed over, it would
-/// leave a bulk call with more rows than were meant. Its `Debug` shows texts by their size.
+/// The default is every unresolved letter. More fields may come: write it with `..Default::default()`.
+///
+/// Every field may be missing when it is deserialized. An unknown field is an error: if it were ignored, a bulk call
+/// would take more letters than the sender meant. `Debug` shows the texts by their size.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetterFilter {
-    /// How far the row is settled.
+    /// The state of the letter.
     pub state: DeadLetterState,
-    /// These rows, at most 1,000, in any order: what a person ticked, say. A bulk call that has them needs no
-    /// `created_before`, and a bound on the scan does not apply: no other rows are looked at.
+    /// The ids of the letters, at most 1,000, in any order, such as those that an operator ticked. A bulk call with
+    /// ids needs no `created_before`. A scan limit does not apply, because no other letters are examined.
     pub ids: Option<Vec<DeadLetterId>>,
-    /// What it was resolved as; that is never so of an unresolved row.
+    /// The resolution of the letter. No unresolved letter matches it.
     pub resolution: Option<Resolution>,
-    /// What the event was about, exactly.
+    /// The subject of the event, exactly.
     pub source: Option<String>,
     /// The operation that failed, exactly.
     pub op: Option<String>,
@@ -33,20 +34,20 @@ pub struct DeadLetterFilter {
     pub trigger_id: Option<IdFilter<TriggerId>>,
     /// The script, or no script.
     pub script_id: Option<IdFilter<ScriptId>>,
-    /// The outbox row.
+    /// The outbox row that used up its retries.
     pub original_event_id: Option<Uuid>,
-    /// A part of `last_error`. No character is a wildcard, and case counts.
+    /// A part of `last_error`. No character is a wildcard, and the match is case-sensitive.
     pub error_contains: Option<String>,
     /// The error signature, exactly.
     pub error_signature: Option<String>,
-    /// The [key](crate::ErrorGroup::group_key) of an error group. No index serves it: bound the scan.
+    /// The [key](crate::ErrorGroup::group_key) of an error group. No index serves this condition: set a scan limit.
     pub group_key: Option<String>,
-    /// Whether the payload is not the whole event: `Some(true)` is letters whose payload is truncated or erased,
-    /// `Some(false)` is all others.
+    /// Whether the payload is not the whole event. `Some(true)` matches letters whose payload is truncated or erased.
+    /// `Some(false)` matches all others.
     pub truncated: Option<bool>,
-    /// Letters that failed again: this bulk run replayed a letter of their event
-    /// ([`ReplayRequest::run_id`](crate::ReplayRequest::run_id)), and they are none that it replayed. Letters of the
-    /// event from before the run match too, if `created_from` does not leave them out.
+    /// The bulk run after which letters failed again: the run replayed a letter of the same event
+    /// ([`ReplayRequest::run_id`](crate::ReplayRequest::run_id)), and did not replay the letter that matches. Letters
+    /// of the event from before the run match too, unless `created_from` leaves them out.
     pub failed_again_in_run: Option<Uuid>,
     /// Created at this time or later.
     pub created_from: Option<DateTime<Utc>>,
@@ -55,8 +56,10 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
-    /// Returns the filter of the letters that a replay takes: without truncated and erased payloads, unless the service
-    /// [accepts them](crate::DeadLetterReplay::accepts_truncated). Returns `None` if the filter asks for these alone.
+    /// Returns this filter for the letters that a replay takes: without truncated and erased payloads, unless the
+    /// service [accepts them](crate::DeadLetterReplay::accepts_truncated).
+    ///
+    /// Returns `None` if the filter asks for such payloads only.
     pub fn replayable(&self, accepts_truncated: bool) -> Option<Self> {
         match self.truncated {
             _ if accepts_truncated => Some(self.clone()),
@@ -65,9 +68,13 @@ impl DeadLetterFilter {
         }
     }
 
-    /// Returns the filter of the letters that match and lie ahead of the database's clock, by a minute or more: letters
-    /// that failed since the count are not meant. Returns `None` if the filter has ids or an end of its own, since it
-    /// then includes them, and if it is about closed letters, which are found by when they were closed.
+    /// Returns this filter for matching letters whose `created_at` is ahead of the database's clock by a minute or
+    /// more.
+    ///
+    /// The minute leaves out letters that failed since the count.
+    ///
+    /// Returns `None` if the filter has ids or a `created_before`, because it then includes those letters. Returns
+    /// `None` too if the filter is about closed letters, which are found by the time at which they were closed.
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
         if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Closed {
             return None;
@@ -85,8 +92,8 @@ debug_without_content! {
     }
 }
 
-/// A condition on an id that not every letter has: its trigger, or its script. It prints, parses and serializes as the
-/// id, or as `none`.
+/// A condition on an id that a letter may not have: its trigger, or its script. It prints, parses and serializes as
+/// the id, or as `none`.
 ///
 /// ```
 /// use dead_letters::{DeadLetterFilter, IdFilter, ScriptId};
@@ -110,7 +117,7 @@ pub enum IdFilter<T> {
     Is(T),
 }
 
-/// `None` as text. No uuid is.
+/// The text of `IdFilter::None`, which no UUID can have.
 const NONE: &str = "none";
 
 impl<T> From<T> for IdFilter<T> {
@@ -119,7 +126,7 @@ impl<T> From<T> for IdFilter<T> {
     }
 }
 
-/// As a letter or a group has it.
+/// Makes the condition that a letter or a group with this id matches.
 impl<T> From<Option<T>> for IdFilter<T> {
     fn from(id: Option<T>) -> Self {
         id.map_or(Self::None, Self::Is)
@@ -152,31 +159,31 @@ impl<T: fmt::Display> Serialize for IdFilter<T> {
 impl<'de, T: FromStr> Deserialize<'de> for IdFilter<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // Not what the text says, which is the sender's.
+        // The error must not quote the text, because the sender chose it.
         text.parse().map_err(|_| de::Error::custom("it must be a uuid, or none"))
     }
 }
 
-/// How far a row is settled.
+/// The state of a letter, as a filter selects it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterState {
     /// Unresolved, or resolved as `handler_failed`.
     Open,
-    /// Not resolved as anything.
+    /// Not resolved.
     #[default]
     Unresolved,
-    /// Closed: resolved as `replayed`, `ignored` or `handled_by_script`. Listed by when they were resolved.
+    /// Resolved as `replayed`, `ignored` or `handled_by_script`. A list sorts closed letters by `resolved_at`.
     Closed,
-    /// All rows.
+    /// All letters.
     Any,
 }
 
 impl DeadLetterState {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 4] = [Self::Open, Self::Unresolved, Self::Closed, Self::Any];
 
-    /// As it serializes.
+    /// Returns the text that the state serializes as.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",

@@ -1,5 +1,5 @@
-//! The ids: each a type of its own, so that one can't be handed over for another; in queries and entities of
-//! a service too.
+//! The ids. Each is a type of its own, so that one can't be passed for another, also in a service's queries and
+//! entities.
 
 use std::{fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ macro_rules! uuid_newtype {
         pub struct $name(Uuid);
 
         impl $name {
-            /// The bare uuid.
+            /// Returns the bare UUID.
             pub const fn into_inner(self) -> Uuid {
                 self.0
             }
@@ -56,7 +56,7 @@ uuid_newtype! {
     AppId
 }
 uuid_newtype! {
-    /// A row of `dead_letters`: a UUIDv7 where the repo made it, so later rows have larger ids.
+    /// A letter, which is a row of `dead_letters`. The repo makes UUIDv7 ids, so a later letter has a larger id.
     DeadLetterId
 }
 uuid_newtype! {

@@ -39,8 +39,8 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchiv
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
-/// The generated entity, for queries of your own. Where you write times yourself, SQLite's schema takes microseconds at
-/// most (`trunc_subsecs(6)`).
+/// The generated entity, for queries of your own. If you write times yourself, SQLite's schema accepts microseconds
+/// at most (`trunc_subsecs(6)`).
 pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;
@@ -68,7 +68,7 @@ pub use triage::{
     Imported, Settled, Settlement, Timeline, TimelineRequest, UnresolvedCount,
 };
 
-/// Their programs are compiled as the README's are.
+/// Compiles the programs of these pages as doctests, like those of the README.
 #[cfg(doctest)]
 mod docs {
     #[doc = include_str!("../docs/connections.md")]

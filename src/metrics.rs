@@ -1,4 +1,4 @@
-//! What the [`metrics`](::metrics) crate is told.
+//! The metrics that this crate reports to the [`metrics`](::metrics) crate.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,37 +18,37 @@ const EXPIRING: &str = "dead_letters_expiring";
 const REFUSED: &str = "dead_letters_sweep_refused_total";
 const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 
-/// Describes the metrics of this crate to the recorder, once that is installed, so that an exporter can show
-/// what they mean. They are told without this too.
+/// Describes the metrics of this crate to the installed recorder, so that an exporter can show what they mean.
+///
+/// The crate reports the metrics without this call too.
 ///
 /// | metric | labels | |
 /// | --- | --- | --- |
 /// | `dead_letters_calls_total` | `call`, `outcome` | counts calls that ended |
 /// | `dead_letters_call_duration_seconds` | `call` | histogram of how long they took, failed ones too |
-/// | `dead_letters_rows_total` | `call` | counts the letters that their answers are about |
+/// | `dead_letters_rows_total` | `call` | counts the letters that their results are about |
 /// | `dead_letters_open` | `app_id` | gauge of the app's open letters, up to a cap |
 /// | `dead_letters_oldest_open_seconds` | `app_id` | gauge of the age of the oldest of them |
 /// | `dead_letters_expiring` | | gauge of the open letters that sweepers will soon delete, up to a cap |
 /// | `dead_letters_sweeps_total` | `end` | counts ticks of the sweeper that ended |
 /// | `dead_letters_sweep_refused_total` | | counts letters that were due and that the database did not delete |
-/// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last one began that finished |
+/// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last tick began that finished |
 ///
 /// `call` is the name of the method: of each trait that [`SeaOrmDeadLetterRepo`](crate::SeaOrmDeadLetterRepo)
-/// implements, of replay, `bury`, `begin` and `commit`. What a call does within itself is no further call.
+/// implements, of replay, and of `bury`, `begin` and `commit`. A call that another call makes inside the crate does
+/// not count.
 ///
-/// `outcome` is `ok`, `answer` (not found, a conflict, or invalid: see [`ErrorKind`](crate::ErrorKind)) or
-/// `failed`, which the own error of a closure that replays is too. A call whose future is dropped is counted
-/// nowhere.
+/// `outcome` is `ok`, `answer` (not found, a conflict, or invalid: see [`ErrorKind`](crate::ErrorKind)) or `failed`.
+/// The error of a service's own closure in a replay is `failed` too. A call whose future is dropped is not counted.
 ///
-/// The letters are those that were stored, read, settled, reopened or deleted, or that a count, a timeline or
-/// groups add up to; of [`backlogs`](DeadLetterTriage::backlogs) the open ones, of
-/// [`import`](DeadLetterTriage::import) those that were not there. `begin` and `commit` have none.
+/// The letters of a call are those that were stored, read, resolved, reopened or deleted, or the sum of a count, a
+/// timeline or groups. For [`backlogs`](DeadLetterTriage::backlogs) they are the open letters, and for
+/// [`import`](DeadLetterTriage::import) the letters that did not exist yet. `begin` and `commit` have no letters.
 ///
-/// The call `coalesced_insert` is an insert as the caller of a `CoalescingDeadLetterRepo` sees it: with the
-/// wait for its batch, and without a letter, which is counted where it is stored, by `insert_many` or
-/// `insert`.
+/// The call `coalesced_insert` is an insert as the caller of a `CoalescingDeadLetterRepo` sees it, including the wait
+/// for its batch. It counts no letter, because `insert_many` or `insert` counts the letter when it stores it.
 ///
-/// The gauges of letters are set by [`BacklogGauges`]. `end` is `finished`, `stopped` or `failed`.
+/// [`BacklogGauges`] sets the gauges of letters. `end` is `finished`, `stopped` or `failed`.
 pub fn describe_metrics() {
     describe_counter!(CALLS, Unit::Count, "Calls of the dead-letter store that ended.");
     describe_histogram!(DURATION, Unit::Seconds, "How long calls of the dead-letter store took.");
@@ -62,7 +62,7 @@ pub fn describe_metrics() {
     describe_gauge!(LAST_SUCCESS, Unit::Seconds, "When the last sweep began that finished, in Unix time.");
 }
 
-/// Rows, or the error.
+/// Counts a call by its outcome: the number of letters, or the error.
 pub(crate) fn count_call(call: &'static str, took: Duration, outcome: Result<u64, &DeadLetterRepoError>) {
     let outcome = match outcome {
         Ok(rows) => {
@@ -90,29 +90,31 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
     counter!(REFUSED).increment(report.refused);
 }
 
-/// What a page of [`backlogs`](DeadLetterTriage::backlogs) holds.
+/// How many apps a page of [`backlogs`](DeadLetterTriage::backlogs) holds.
 const MAX_APPS: u32 = 1_000;
 
-/// Sets the gauges of the apps' backlogs, `dead_letters_open`, `dead_letters_oldest_open_seconds` and
+/// Sets the gauges of the apps' backlogs: `dead_letters_open`, `dead_letters_oldest_open_seconds` and
 /// `dead_letters_expiring`.
 ///
-/// A process has one, and updates it by a timer or before each scrape. Each of several processes shows the
-/// whole table: take the largest of theirs, not the sum.
+/// Each process has one, and updates it on a timer or before each scrape. Every process reports the whole table:
+/// combine several by their maximum, not by their sum.
 #[derive(Debug, Default)]
 pub struct BacklogGauges {
     apps: BTreeSet<AppId>,
 }
 
 impl BacklogGauges {
-    /// Sets the gauges of the apps that have open rows: of the first 1,000 by [`AppId`], counted up to `cap`.
-    /// Returns whether these are all of them; `false` says that there may be more.
+    /// Sets the gauges of the apps that have open letters: the first 1,000 apps by [`AppId`], with counts capped at
+    /// `cap`.
     ///
-    /// An app that was set before, and has no open row any more, is set to 0 once; one that others
-    /// have pushed out of the 1,000 to NaN. The age is by this process's clock, and never below 0.
+    /// Returns whether these are all such apps; `false` means that there may be more.
+    ///
+    /// An app that was set before and has no open letter any more is set to 0 once. An app that other apps pushed out
+    /// of the first 1,000 is set to NaN. The age is computed with this process's clock, and is never below 0.
     ///
     /// # Errors
     ///
-    /// Those of [`backlogs`](DeadLetterTriage::backlogs); the gauges then stand as they were.
+    /// Those of [`backlogs`](DeadLetterTriage::backlogs). The gauges then keep their values.
     pub async fn update(
         &mut self,
         store: &dyn DeadLetterTriage,
@@ -140,12 +142,14 @@ impl BacklogGauges {
         Ok(all)
     }
 
-    /// Sets the gauge of the open rows that this policy will have deleted until `within` from now, by this
-    /// process's clock: of all apps, counted up to `cap`.
+    /// Sets the gauge of the open letters of all apps that this policy deletes until `within` from now, by this
+    /// process's clock.
+    ///
+    /// The count is capped at `cap`.
     ///
     /// # Errors
     ///
-    /// Those of [`due_within`](crate::RetentionPolicy::due_within); the gauge then stands as it was.
+    /// Those of [`due_within`](crate::RetentionPolicy::due_within). The gauge then keeps its value.
     #[cfg(feature = "sweeper")]
     pub async fn update_expiring(
         &self,

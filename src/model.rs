@@ -1,4 +1,4 @@
-//! What goes into the store and what comes out of it.
+//! The letters that go into the store and come out of it.
 
 use std::{fmt, str::FromStr};
 
@@ -9,49 +9,49 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug::debug_without_content};
 
-/// An event that used up its retries, as the dispatcher hands it over.
+/// An event that used up its retries, as the dispatcher passes it to the store.
 ///
-/// Whatever an event says, it is stored; these are changed on the way in:
+/// An event is stored whatever its content. The store makes these changes:
 ///
-/// - a NUL in `source`, `op`, `last_error`, `error_signature` or `payload_text` becomes U+FFFD, since PostgreSQL's `text` has no NUL;
-/// - times lose what is finer than a microsecond, and a leap second becomes the second after it, as in
-///   PostgreSQL;
+/// - a NUL in `source`, `op`, `last_error`, `error_signature` or `payload_text` becomes U+FFFD, because PostgreSQL's
+///   `text` can't hold a NUL;
+/// - times lose digits below a microsecond, and a leap second becomes the second after it, as in PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
 ///
-/// Its `Debug` shows texts and payload by their size, as that of a stored row does: it ends up in logs.
+/// `Debug` shows the texts and the payload by their size, because it ends up in logs. A stored letter does the same.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewDeadLetter {
-    /// The tenant.
+    /// The app, or tenant, that the letter belongs to.
     pub app_id: AppId,
     /// The outbox row that used up its retries.
     pub original_event_id: Uuid,
-    /// What the event was about.
+    /// The subject of the event.
     pub source: String,
     /// The operation that failed.
     pub op: String,
-    /// The trigger, if it is known. No foreign key: it may have been deleted.
+    /// The trigger, if it is known. The column has no foreign key, because the trigger may have been deleted.
     pub trigger_id: Option<TriggerId>,
-    /// The script that it ran, if it is known.
+    /// The script that the trigger ran, if it is known.
     pub script_id: Option<ScriptId>,
-    /// The event, as it was to be delivered: JSON of any depth. [`serde_json`] reads back 127 levels; deeper
-    /// JSON comes back as its text.
+    /// The event that was to be delivered: JSON of any depth. [`serde_json`] reads back 127 levels. Deeper JSON comes
+    /// back as its text.
     pub payload: Value,
     /// The event as text. If it is `Some`, it is stored byte for byte, and `payload` is ignored.
     ///
-    /// Its kind is [`Json`](PayloadKind::Json) where it is valid JSON, of any depth and with numbers of any
-    /// size, and [`Text`](PayloadKind::Text) where it is not. A NUL makes it
-    /// [`Truncated`](PayloadKind::Truncated).
+    /// Its kind is [`Json`](PayloadKind::Json) if it is valid JSON, of any depth and with numbers of any size.
+    /// Otherwise its kind is [`Text`](PayloadKind::Text). A NUL makes it [`Truncated`](PayloadKind::Truncated).
     pub payload_text: Option<String>,
-    /// Attempts made.
+    /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
     pub first_attempt_at: DateTime<Utc>,
     /// When the last attempt was made.
     pub last_attempt_at: DateTime<Utc>,
-    /// What the last attempt said.
+    /// The error of the last attempt.
     pub last_error: String,
-    /// The error signature. Set it if the service can name the failure better than the library: an error's type, or a
-    /// fingerprint. At most 200 characters are kept. If it is `None` or empty, the library makes a signature.
+    /// The error signature. Set it if the service can name the failure better than the library can: by an error's
+    /// type, or by a fingerprint. At most 200 characters are kept. If it is `None` or empty, the library makes a
+    /// signature.
     ///
     /// ```
     /// use dead_letters::{NewDeadLetter, AppId};
@@ -68,8 +68,9 @@ pub struct NewDeadLetter {
 }
 
 impl NewDeadLetter {
-    /// An event that failed once, now, by no known trigger or script. What else is known goes on top:
-    /// `NewDeadLetter { attempt_count: 5, ..NewDeadLetter::new(…) }`.
+    /// Makes a letter of an event that failed once, now, in no known trigger or script.
+    ///
+    /// Set other fields with `NewDeadLetter { attempt_count: 5, ..NewDeadLetter::new(…) }`.
     pub fn new(
         app_id: AppId,
         original_event_id: Uuid,
@@ -104,53 +105,55 @@ debug_without_content! {
     }
 }
 
-/// A stored dead letter. It serializes as an admin endpoint would send it: ids as bare uuids, times as RFC
-/// 3339. Its `Debug` shows texts and payload by their size.
+/// A stored dead letter.
+///
+/// It serializes as an admin endpoint would send it: ids as bare UUIDs, times as RFC 3339. `Debug` shows the texts
+/// and the payload by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterRow {
-    /// The row's id.
+    /// The letter's id.
     pub id: DeadLetterId,
-    /// The tenant.
+    /// The app, or tenant, that the letter belongs to.
     pub app_id: AppId,
     /// The outbox row that used up its retries.
     pub original_event_id: Uuid,
-    /// What the event was about.
+    /// The subject of the event.
     pub source: String,
     /// The operation that failed.
     pub op: String,
     /// The trigger, if it was known.
     pub trigger_id: Option<TriggerId>,
-    /// The script that it ran, if it was known.
+    /// The script that the trigger ran, if it was known.
     pub script_id: Option<ScriptId>,
-    /// The event. A stored text that [`serde_json`] can't parse is a [`Value::String`] of that text: it is not
-    /// JSON, nests deeper than 127 levels, or has a number beyond those of a float.
+    /// The event. If [`serde_json`] can't parse the stored text, it is a [`Value::String`] of that text: the text is
+    /// not JSON, nests deeper than 127 levels, or has a number that no float can hold.
     pub payload: Value,
-    /// What the stored text of `payload` is. `None` is a kind that this version does not know.
+    /// The kind of the stored text of `payload`. `None` is a kind that this version does not know.
     ///
-    /// It is [`Truncated`](PayloadKind::Truncated) too where SQLite holds bytes that are not UTF-8: each of
-    /// them is U+FFFD in `payload`.
+    /// It is also [`Truncated`](PayloadKind::Truncated) if SQLite holds bytes that are not UTF-8. Each of those bytes
+    /// is U+FFFD in `payload`.
     pub payload_kind: Option<PayloadKind>,
-    /// Attempts made.
+    /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
     pub first_attempt_at: DateTime<Utc>,
     /// When the last attempt was made.
     pub last_attempt_at: DateTime<Utc>,
-    /// What the last attempt said.
+    /// The error of the last attempt.
     pub last_error: String,
-    /// When the row was stored, by the database's clock: in PostgreSQL the start of the transaction.
+    /// When the letter was stored, by the database's clock. In PostgreSQL it is the start of the transaction.
     pub created_at: DateTime<Utc>,
-    /// When the row was last resolved; `None` while it is unresolved.
+    /// When the letter was last resolved. `None` if it is unresolved.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
+    /// The resolution. `None` beside a `resolved_at` is a resolution that this version does not know.
     pub resolution: Option<Resolution>,
-    /// Who settled it, where a [`Settlement`](crate::Settlement) said so.
+    /// Who resolved the letter, if a [`Settlement`](crate::Settlement) named somebody.
     pub resolved_by: Option<String>,
-    /// Why, where a [`Settlement`](crate::Settlement) said so.
+    /// Why it was resolved, if a [`Settlement`](crate::Settlement) had a note.
     pub resolution_note: Option<String>,
-    /// What letters of one error group have in common: the service's own
-    /// [signature](NewDeadLetter::error_signature), or else the message of `last_error` with `#` for what changes from
-    /// one failure to the next. 200 characters at most. docs/grouping.md describes the rules.
+    /// The text that the letters of one error group have in common. It is the service's own
+    /// [signature](NewDeadLetter::error_signature), or the message of `last_error` with `#` for the parts that change
+    /// from one failure to the next. It has 200 characters at most. docs/grouping.md describes the rules.
     pub error_signature: String,
 }
 
@@ -162,71 +165,72 @@ debug_without_content! {
     }
 }
 
-/// A row as it is stored, payload and resolution as their texts: what export, archive and import carry. Through
-/// [`DeadLetterRow`] a payload that is no JSON, a number larger than JSON's own and a newer version's resolution
-/// would come back changed. It serializes as one JSON object; deserialized, a field that does not exist is an
-/// error. Its `Debug` shows texts by their size.
+/// A letter as it is stored, with payload and resolution as their texts, for export, archive and import.
+///
+/// [`DeadLetterRow`] would change some content: a payload that is not JSON, a number larger than JSON's own, and a
+/// resolution of a newer version. A `StoredLetter` serializes as one JSON object. Deserializing an unknown field is
+/// an error. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredLetter {
-    /// The row's id.
+    /// The letter's id.
     pub id: DeadLetterId,
-    /// The tenant.
+    /// The app, or tenant, that the letter belongs to.
     pub app_id: AppId,
     /// The outbox row that used up its retries.
     pub original_event_id: Uuid,
-    /// What the event was about.
+    /// The subject of the event.
     pub source: String,
     /// The operation that failed.
     pub op: String,
     /// The trigger, if it was known.
     pub trigger_id: Option<TriggerId>,
-    /// The script that it ran, if it was known.
+    /// The script that the trigger ran, if it was known.
     pub script_id: Option<ScriptId>,
     /// The event, as text.
     pub payload: String,
-    /// What the text of `payload` is: one of the texts of [`PayloadKind`], or a newer version's. An import takes
-    /// `None` for `json` where the text is JSON, and for `text` where it is not.
+    /// The kind of the text of `payload`: one of the texts of [`PayloadKind`], or a newer version's. An import reads
+    /// `None` as `json` if the text is JSON, and as `text` if it is not.
     #[serde(default)]
     pub payload_kind: Option<String>,
-    /// What was put back into the outbox, where a person edited it.
+    /// The payload that was put back into the outbox, if a person edited it.
     #[serde(default)]
     pub replayed_payload: Option<String>,
-    /// What the service knows of the event: the text of a JSON object, of 16 KB at most.
+    /// The service's data about the event: the text of a JSON object, of 16 KB at most.
     #[serde(default)]
     pub metadata: Option<String>,
-    /// Attempts made.
+    /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
     pub first_attempt_at: DateTime<Utc>,
     /// When the last attempt was made.
     pub last_attempt_at: DateTime<Utc>,
-    /// What the last attempt said.
+    /// The error of the last attempt.
     pub last_error: String,
-    /// When the row was stored.
+    /// When the letter was stored.
     pub created_at: DateTime<Utc>,
-    /// When the row was last resolved.
+    /// When the letter was last resolved.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// What became of it: one of the texts of [`Resolution`], or a newer version's.
+    /// The resolution: one of the texts of [`Resolution`], or a newer version's.
     pub resolution: Option<String>,
-    /// Who settled it.
+    /// Who resolved the letter.
     pub resolved_by: Option<String>,
-    /// Why.
+    /// Why it was resolved.
     pub resolution_note: Option<String>,
-    /// See [`DeadLetterRow::error_signature`].
+    /// The [`DeadLetterRow::error_signature`].
     pub error_signature: String,
-    /// The version of the rules that made the signature. 0 is a signature that the service made, or another writer.
+    /// The version of the rules that made the signature. It is 0 if the service or another writer made the signature.
     #[serde(default = "first_signature_version")]
     pub signature_version: i16,
-    /// The bulk run that resolved it.
+    /// The bulk run that resolved the letter.
     #[serde(default)]
     pub run_id: Option<Uuid>,
-    /// When its content was erased.
+    /// When the letter's content was erased.
     #[serde(default)]
     pub erased_at: Option<DateTime<Utc>>,
 }
 
-/// Exports without a version are older than the second one.
+/// An export without a version was made under version 1 of the rules.
 fn first_signature_version() -> i16 {
     1
 }
@@ -240,26 +244,26 @@ debug_without_content! {
     }
 }
 
-/// What the text of a stored payload is.
+/// The kind of a stored payload's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PayloadKind {
     /// Valid JSON of any depth, with numbers of any size.
     Json,
-    /// Text that is stored as it was handed over.
+    /// Text that is not JSON, stored as the dispatcher passed it.
     Text,
-    /// Cut, or altered: not the whole event any more.
+    /// Text that was cut or altered: it is not the whole event any more.
     Truncated,
-    /// The content was erased.
+    /// Text whose content was erased.
     Erased,
 }
 
 impl PayloadKind {
-    /// All of them.
+    /// All variants.
     pub const ALL: &'static [Self] = &[Self::Json, Self::Text, Self::Truncated, Self::Erased];
 
-    /// As it stands in the column `payload_kind`.
+    /// Returns the text of the column `payload_kind`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -270,26 +274,26 @@ impl PayloadKind {
     }
 }
 
-/// What became of a dead letter.
+/// How a dead letter was resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// The event was put back into the outbox.
     Replayed,
-    /// Somebody decided that nothing is to be done.
+    /// An operator decided that nothing is to be done.
     Ignored,
-    /// A dead-letter handler script dealt with it.
+    /// A dead-letter handler script dealt with the letter.
     HandledByScript,
-    /// The dead-letter handler script failed in its turn. The row has left the unresolved list, and may be
-    /// resolved again.
+    /// The dead-letter handler script failed in its turn. The letter has left the unresolved list, is still open, and
+    /// may be resolved again.
     HandlerFailed,
 }
 
 impl Resolution {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 4] = [Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
 
-    /// As it stands in the column `resolution`.
+    /// Returns the text of the column `resolution`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Replayed => "replayed",

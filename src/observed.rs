@@ -1,4 +1,4 @@
-//! What is told of each call: a span, its outcome there, and the metrics.
+//! The observation of each call: a span, its outcome in the span, and the metrics.
 
 use std::{future::Future, pin::Pin};
 
@@ -6,15 +6,15 @@ use tracing::{Instrument, Span, debug, warn};
 
 use crate::DeadLetterRepoError;
 
-/// A call that is to be observed. [`call!`] makes it.
+/// A call to observe. [`call!`] makes it.
 pub(crate) struct Call {
     #[cfg(feature = "metrics")]
     pub(crate) name: &'static str,
     pub(crate) span: Span,
 }
 
-/// A call by its name, which is the label of its metrics and stands in the name of its span, and the span's
-/// other fields.
+/// Makes a call to observe from its name and the other fields of its span. The name is the label of the metrics, and
+/// a part of the span's name.
 macro_rules! call {
     ($name:literal $(, $($field:tt)+)?) => {
         $crate::observed::Call {
@@ -30,10 +30,10 @@ macro_rules! call {
 }
 pub(crate) use call;
 
-/// Runs a call in its span, and tells there what came of it: the letters that the answer is about, an answer
-/// such as "not found" at DEBUG, a failure at WARN. A call that is dropped is not counted.
+/// Runs a call in its span, and records the outcome there: the number of letters, an error such as "not found" at
+/// DEBUG, a failure at WARN. A call that is dropped is not counted.
 ///
-/// The call is pinned by the caller: each move would copy it, and some are of kilobytes.
+/// The caller pins the call, because each move would copy it, and some calls are several kilobytes large.
 pub(crate) async fn observed<T>(
     call: Call,
     work: Pin<&mut impl Future<Output = Result<T, DeadLetterRepoError>>>,

@@ -1,4 +1,4 @@
-//! A service's start-up.
+//! Opening the store when a service starts.
 
 use std::fmt;
 
@@ -11,27 +11,27 @@ use crate::{
     description::{Described, sqlx_error},
 };
 
-/// What [`open`] does about the schema.
+/// How [`open`] treats the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
-    /// Applies the steps that are missing in the current schema. Any number of processes may do so at once.
+    /// Applies the missing steps in the current schema. Any number of processes may do so at once.
     Migrate,
-    /// Changes nothing, because the deploy migrates: a missing step is an error. The role needs the right to read
+    /// Changes nothing, because the deploy migrates. A missing step is an error. The role needs the privilege to read
     /// the migrator's table.
     Check,
 }
 
 /// Opens the store: connects, checks or migrates the schema, and checks the encoding.
 ///
-/// `migrator` is [`Migrator`](crate::migration::Migrator), or a service's own that has its steps. `options` are best
-/// those of [`connect_options`](crate::connect_options).
+/// `migrator` is [`Migrator`](crate::migration::Migrator), or a service's own migrator that includes its steps. Start
+/// `options` from [`connect_options`](crate::connect_options).
 ///
-/// It migrates as [`Locked`] does, and only if a step is missing, which lets an older version start on the schema of
-/// a newer one. [`SeaOrmDeadLetterRepo::pool`] returns the pool that was opened, for a service's other queries.
+/// The call migrates as [`Locked`] does, and only if a step is missing. An older version can therefore start on the
+/// schema of a newer version. [`SeaOrmDeadLetterRepo::pool`] returns the opened pool, for a service's other queries.
 ///
 /// # Errors
 ///
-/// See [`OpenError`]. Each says in one sentence what is wrong, and none shows the URL's password.
+/// See [`OpenError`]. Each error says in one sentence what is wrong, and none shows the URL's password.
 ///
 /// # Examples
 ///
@@ -60,27 +60,28 @@ pub async fn open(
     Ok(SeaOrmDeadLetterRepo::new(db))
 }
 
-/// Why a store could not be opened. Its `Debug` is the same sentence as its `Display`: it is what a `main`
-/// that fails prints.
+/// Why a store could not be opened.
+///
+/// `Debug` prints the same sentence as `Display`, because a `main` that fails prints `Debug`.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The URL is of no database that dead-letters runs on, or of one whose driver was not built in: what is
-    /// wrong with it.
+    /// The URL can't be used: the text says what is wrong with it. It names no database that dead-letters supports,
+    /// or one whose driver was not built in.
     #[error("{0}")]
     Url(String),
-    /// There is no connection to be had.
+    /// The connection failed.
     #[error("there is no connection to {database}: {}", Refusal(error))]
     Connect {
-        /// The URL without user, password and parameters, as far as that can be told.
+        /// The URL without user, password and parameters, as far as they can be recognized.
         database: String,
-        /// What the driver said.
+        /// The error of the driver.
         error: DbErr,
     },
-    /// The schema is not the one that this version was built for, or can't hold every text.
+    /// The schema is not the one that this version needs, or can't hold every text.
     #[error(transparent)]
     Schema(SchemaError),
-    /// A step failed, or the migrator refused to begin.
+    /// A step failed, or the migrator refused to start.
     #[error("the schema could not be migrated: {}", Step(.0))]
     Migrate(DbErr),
 }
@@ -105,7 +106,7 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
         )));
     }
     match Database::connect(options).await {
-        // SeaORM's text, which is the URL itself.
+        // SeaORM's error text is the URL itself, which may hold a password.
         Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => {
             let feature = if scheme == "sqlite" { "sqlx-sqlite" } else { "sqlx-postgres" };
             Err(OpenError::Url(format!(
@@ -116,8 +117,10 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
     }
 }
 
-/// An `@` behind the host belongs to a password that has what ends one, unless it is encoded: the rest of it
-/// stands where the host should.
+/// Returns the URL without user, password and parameters.
+///
+/// An `@` behind the host shows that the password has an unencoded character that ends it. The rest of the password
+/// then stands where the host should be, so only the scheme is returned.
 fn without_secrets(url: &Url) -> String {
     match url.scheme() {
         "sqlite" => url[..Position::AfterPath].to_owned(),
@@ -126,7 +129,8 @@ fn without_secrets(url: &Url) -> String {
     }
 }
 
-/// What the driver said, in full but for what is no more than a code: no row was read yet.
+/// The driver's message in full, except where it is only a code. It shows no content, because no row has been read
+/// yet.
 struct Refusal<'a>(&'a DbErr);
 
 impl fmt::Display for Refusal<'_> {
@@ -145,7 +149,7 @@ impl fmt::Display for Refusal<'_> {
     }
 }
 
-/// What a migrator says itself, and of what the database says as much as shows no row.
+/// The migrator's own message in full. A database error is shown only as far as it shows no row.
 struct Step<'a>(&'a DbErr);
 
 impl fmt::Display for Step<'_> {

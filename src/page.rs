@@ -1,4 +1,4 @@
-//! Pages of a listing, and the places between them.
+//! Pages of a listing, and the cursors between them.
 
 use std::{fmt, str::FromStr};
 
@@ -10,19 +10,21 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is_held};
 
-/// Which page of a listing. The default is the first one, of 50 rows. More fields may come: write it with
-/// `..Default::default()`.
+/// Which page of a listing to return. The default is the first page, with 50 letters. More fields may come: write it
+/// with `..Default::default()`.
 ///
-/// Deserialized, every field may be missing, and one that does not exist is an error.
+/// Every field may be missing when it is deserialized. An unknown field is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PageRequest {
-    /// Rows, 1 to 500; of an export 1 to 1,000.
+    /// How many letters a page has at most: 1 to 500, or 1 to 1,000 for an export.
     pub size: u32,
-    /// After which row: [`Page::next`] of the page before. `None` is the first page.
+    /// Where the page begins: the [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
-    /// How many rows may be looked at, at least 1: the newest of the app and the filter's state, within its
-    /// times and after the cursor. Closed rows are looked at in the order in which they were closed, within any times. `None` is no bound: where few rows match, a page then reads all there are.
+    /// The scan limit: how many letters the call may examine, at least 1. It examines the newest letters of the app
+    /// and the filter's state, within the filter's times and after the cursor. It examines closed letters in the
+    /// order in which they were closed, whatever the filter's times. `None` is no limit: if few letters match, a page
+    /// then reads all letters.
     pub scan: Option<u32>,
 }
 
@@ -35,20 +37,20 @@ impl Default for PageRequest {
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
-    /// The rows.
+    /// The letters.
     pub items: Vec<T>,
-    /// What to ask for the next page with; `None` where this is the last.
+    /// The cursor of the next page. `None` if this is the last page.
     pub next: Option<Cursor>,
-    /// Where the scan ended before the page was full: the `created_at` of the last row that was looked at, or its
-    /// `resolved_at` where the filter's state is closed. There are more behind it, and `next` begins there.
+    /// Where the scan limit stopped the call before the page was full: the `created_at` of the last examined letter,
+    /// or its `resolved_at` if the filter's state is closed. More letters may follow, and `next` begins there.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// A place in one listing, to go on from. It prints, parses and serializes as 44 characters that a URL leaves
-/// as they are.
+/// A position in one listing, for keyset pagination. It prints, parses and serializes as 44 characters that need no
+/// encoding in a URL.
 ///
-/// It is bound to its app and filter by a checksum, not signed: whoever forges one reaches another place of
-/// the same listing.
+/// A checksum binds the cursor to its app and filter. The cursor is not signed: a forged one only reaches another
+/// position of the same listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     created_at: DateTime<Utc>,
@@ -57,25 +59,25 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The version of the format below, which is its first byte.
+    /// The version of the cursor's format, which is its first byte.
     const VERSION: u8 = 1;
 
-    /// Behind a row of the app's listing with this filter.
+    /// Returns the cursor behind a letter of the app's listing with this filter.
     pub(crate) fn behind(
         created_at: DateTime<Utc>,
         id: DeadLetterId,
         app_id: AppId,
         filter: &DeadLetterFilter,
     ) -> Self {
-        // Not by a `Value`, whose order goes by a feature that another crate of the build may ask for: a cursor is for
-        // other programs too. These can't fail to serialize.
+        // The digest does not use a `Value`, because its field order depends on a feature that another crate of the
+        // build may turn on. Other programs must be able to read the cursor. Serializing these types can't fail.
         let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter);
         let digest = Sha256::digest(serde_json::to_vec(&listing).unwrap_or_default());
         let checksum = digest.first_chunk().copied().unwrap_or_default();
         Self { created_at, id, checksum }
     }
 
-    /// The place, if it is one of the app's listing with this filter.
+    /// Returns the position, if the cursor belongs to the app's listing with this filter.
     pub(crate) fn place(
         &self,
         app_id: AppId,

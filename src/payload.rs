@@ -1,5 +1,5 @@
-//! Payloads that nest deeper than serde_json reads back. Nothing here recurses further than that: 100,000
-//! levels of recursion end the process, be it in a drop.
+//! Payloads that nest deeper than serde_json reads back. No function here recurses deeper than that: 100,000 levels
+//! of recursion, even in a drop, end the process.
 
 use std::io::{self, Write};
 
@@ -9,16 +9,16 @@ use serde_json::{
     ser::{Formatter, Serializer},
 };
 
-/// What serde_json reads back: its parser stops at the 128th open bracket.
+/// How many levels serde_json reads back: its parser stops at the 128th open bracket.
 const MAX_PAYLOAD_DEPTH: usize = 127;
 
-/// Whether serde_json could not read it back.
+/// Returns whether the payload nests too deep for serde_json to read back.
 pub(crate) fn nests_too_deep(payload: &Value) -> bool {
     is_deeper_than(MAX_PAYLOAD_DEPTH, payload)
 }
 
 fn is_deeper_than(levels: usize, value: &Value) -> bool {
-    // Most parts hold none: they are not worth a call.
+    // Most parts are scalars, which need no call.
     let holds_parts = |part: &&Value| part.is_array() || part.is_object();
     let is_deeper = |part: &Value| is_deeper_than(levels - 1, part);
     match value {
@@ -28,21 +28,22 @@ fn is_deeper_than(levels: usize, value: &Value) -> bool {
     }
 }
 
-/// Whether the text is JSON, of any depth and with numbers of any size.
+/// Returns whether the text is JSON, of any depth and with numbers of any size.
 pub(crate) fn is_json(text: &str) -> bool {
-    // It keeps nothing of what it reads, and does not recurse.
+    // `IgnoredAny` keeps nothing, and serde_json skips its values without recursion.
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// The JSON text of a payload, unless it nests too deep: found out on the way, since to look first was a thirteenth
-/// of an insert's instructions.
+/// Returns the JSON text of a payload, or `None` if the payload nests too deep.
+///
+/// The check runs while the text is written, because a check beforehand would slow down every insert.
 pub(crate) fn to_readable_text(payload: &Value) -> Option<String> {
     let mut text = Vec::with_capacity(1 << 10);
     payload.serialize(&mut Serializer::with_formatter(&mut text, Readable { depth: 0 })).ok()?;
     String::from_utf8(text).ok()
 }
 
-/// As serde_json formats it, but with an error below the depth that it reads.
+/// Formats as serde_json does, but returns an error below the depth that serde_json reads back.
 struct Readable {
     depth: usize,
 }
@@ -80,7 +81,7 @@ impl Formatter for Readable {
     }
 }
 
-/// Drops a payload of any depth.
+/// Drops a payload of any depth, without recursion.
 pub(crate) fn dismantle(payload: Value) {
     let mut parts = vec![payload];
     while let Some(part) = parts.pop() {
@@ -92,14 +93,14 @@ pub(crate) fn dismantle(payload: Value) {
     }
 }
 
-/// The JSON text of a payload of any depth.
+/// Returns the JSON text of a payload of any depth, without recursion.
 pub(crate) fn to_text(payload: Value) -> String {
     enum Part {
         Value(Value),
         Text(String),
     }
     let mut text = String::new();
-    // The last one is next.
+    // A stack: the last part is written next.
     let mut parts = vec![Part::Value(payload)];
     let comma = |at: usize| if at == 0 { "" } else { "," };
     while let Some(part) = parts.pop() {

@@ -1,4 +1,4 @@
-//! A listing's filter and page as the query string of a link.
+//! The query string of a listing's filter and page.
 
 use std::{fmt, str::FromStr};
 
@@ -11,10 +11,10 @@ use serde::{
 
 use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, PageRequest};
 
-/// The empty text, and the empty list: an empty value is what an HTML form sends of a field that was left
-/// empty.
+/// The value that stands for the empty text and the empty list. HTML forms send an empty value for a field that was
+/// left empty, so an empty value means "not set".
 const EMPTY: &str = r#""""#;
-/// A name in an error is the sender's.
+/// How many characters of a field's name an error shows, because the sender chose the name.
 const SHOWN_CHARACTERS: usize = 40;
 
 const A_UUID: &str = "must be a uuid";
@@ -22,36 +22,36 @@ const A_UUID_OR_NONE: &str = "must be a uuid, or none";
 const A_TIME: &str = "must be a time as in RFC 3339";
 const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 
-/// A listing's filter and page as a URL's query string: what links are made of, and what their page reads.
+/// A listing's filter and page as a URL's query string, which a link holds and its page reads.
 ///
-/// As text it is `state=open&source=orders&created_before=2026-03-01T10%3A00%3A00Z&size=20`: the fields have
-/// the names, the texts and the order of those in [`DeadLetterFilter`] and [`PageRequest`], times are RFC
-/// 3339, and several `ids` are separated by commas. A field that is unset, or as by default, is left out. Any
-/// filter and page come back as they were.
+/// As text it is `state=open&source=orders&created_before=2026-03-01T10%3A00%3A00Z&size=20`. The fields have the
+/// names, the texts and the order of those in [`DeadLetterFilter`] and [`PageRequest`]. Times are RFC 3339, and
+/// commas separate several `ids`. A field that is unset, or has its default, is left out. Every filter and page
+/// survives the round trip unchanged.
 ///
-/// Where it is read:
+/// When the text is parsed:
 ///
-/// - an empty value is "not set", as HTML forms send it; `""`, with its quotes, is the empty text, or no ids;
-/// - `trigger_id=none` and `script_id=none` are the letters without a trigger and without a script;
-/// - a field that does not exist, or that is given twice, is an error: passed over, it would leave more rows
-///   than were meant. `ids` alone may be given again, as ticked boxes send them.
+/// - an empty value means "not set", as HTML forms send it. `""`, with its quotes, is the empty text, or no ids;
+/// - `trigger_id=none` and `script_id=none` match the letters without a trigger and without a script;
+/// - a field that is unknown, or that is given twice, is an error: if it were ignored, more letters than the sender
+///   meant would match. Only `ids` may be repeated, as ticked boxes send them.
 ///
-/// `Display` and `FromStr` have it without a question mark. For serde it is a map of texts, as axum's `Query`
-/// and `Form` take it. Flattened into a struct that has further fields, it takes all that are not the
-/// struct's, so that an unknown one is an error there too.
+/// `Display` and `FromStr` use the text without a question mark. For serde it is a map of texts, as axum's `Query`
+/// and `Form` take it. Flattened into a struct with other fields, it takes all fields that are not the struct's, so
+/// that an unknown one is an error there too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListQuery {
-    /// Which rows.
+    /// Which letters to list.
     pub filter: DeadLetterFilter,
-    /// Which page of them.
+    /// Which page of them to return.
     pub page: PageRequest,
 }
 
 impl ListQuery {
-    /// Names and texts of the fields that are set, not encoded: a form's hidden inputs, or the options of a
-    /// command.
+    /// Returns the names and texts of the fields that are set, not encoded, for a form's hidden inputs or the options
+    /// of a command.
     pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
-        // None is forgotten.
+        // The pattern names every field, so that a new field can't be forgotten.
         let DeadLetterFilter {
             state,
             ids,
@@ -115,7 +115,7 @@ impl ListQuery {
         Ok(query)
     }
 
-    /// Or says what is wrong.
+    /// Sets a field from its text, or returns what is wrong with it.
     fn set(&mut self, name: &str, text: &str) -> Result<(), &'static str> {
         let Self { filter, page } = self;
         match name {

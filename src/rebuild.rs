@@ -1,18 +1,19 @@
-//! What a rebuild of error signatures is asked for, and what it did.
+//! The request and the result of a rebuild of error signatures.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{AppId, DeadLetterId, debug::debug_without_content};
 
-/// Which letters [`rebuild_signatures`](crate::DeadLetterTriage::rebuild_signatures) examines. More fields may come:
-/// write it with `..Default::default()`.
+/// Which letters [`rebuild_signatures`](crate::DeadLetterTriage::rebuild_signatures) examines.
+///
+/// More fields may come: write it with `..Default::default()`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RebuildRequest {
-    /// Letters, 1 to 500. The default is 500.
+    /// How many letters to examine, 1 to 500. The default is 500.
     pub limit: u32,
-    /// Only letters behind this one: the [`next`](Rebuilt::next) of the call before.
+    /// Where the call begins: the [`next`](Rebuilt::next) of the call before. `None` begins with the first letter.
     pub after: Option<RebuildCursor>,
-    /// Whether to change nothing, and only return what would change.
+    /// Whether to only return what would change, without changing anything.
     pub dry_run: bool,
 }
 
@@ -22,45 +23,46 @@ impl Default for RebuildRequest {
     }
 }
 
-/// The last letter that a call examined.
+/// The position behind the last letter that a call examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildCursor {
-    /// The letter's app. A table that is distributed by app may have an id twice.
+    /// The letter's app. A table that is distributed by app may hold the same id twice.
     pub app_id: AppId,
     /// The letter.
     pub id: DeadLetterId,
 }
 
-/// What became of the letters that a call examined.
+/// The result of a rebuild of one batch of letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebuilt {
     /// Letters that were examined.
     pub examined: u64,
     /// Letters whose signature was stale.
     pub stale: u64,
-    /// Letters that were updated. The other stale letters were locked or changed meanwhile. Always 0 in a dry run.
+    /// Letters that were updated. The other stale letters were locked or changed meanwhile. It is always 0 in a dry
+    /// run.
     pub updated: u64,
-    /// The groups that stale letters leave, and the groups that they join, sorted by app, `from` and `to`. Two entries
-    /// with the same `from` show a split. Two with the same `to` show a merge.
+    /// The groups that stale letters leave, and the groups that they join, sorted by app, `from` and `to`. Two
+    /// entries with the same `from` show a split. Two with the same `to` show a merge.
     pub regrouped: Vec<Regrouped>,
-    /// Where the next call goes on. `None` if there are no more letters.
+    /// The cursor of the next call. `None` if there are no more letters.
     pub next: Option<RebuildCursor>,
 }
 
-/// Letters that go from one error group to another. Its `Debug` shows texts by their size.
+/// Letters that move from one error group to another. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Regrouped {
     /// The app of the letters.
     pub app_id: AppId,
-    /// The key of the group that they leave. Empty where another writer stored none.
+    /// The key of the group that they leave. It is empty if another writer stored none.
     pub from: String,
     /// The key of the group that they join.
     pub to: String,
-    /// The signature that one of them had.
+    /// The old signature of one of the letters.
     pub signature_before: String,
-    /// The signature that it gets.
+    /// The new signature of that letter.
     pub signature_after: String,
-    /// How many letters.
+    /// How many letters move.
     pub letters: u64,
 }
 

@@ -1,5 +1,4 @@
-//! The contract of replay: letters resolved, and their events back where the service's dispatcher takes them
-//! from.
+//! The replay contract: letters are resolved, and their events go back to the service's dispatcher.
 
 use std::{error::Error, iter};
 
@@ -13,68 +12,78 @@ use crate::{
     debug::debug_without_content,
 };
 
-/// What a service implements, once, so that operators can replay its letters: see
+/// Puts the events of letters back where the service's dispatcher takes them from.
+///
+/// A service implements it once, and operators can then replay its letters: see
 /// [`replayer`](crate::SeaOrmDeadLetterRepo::replayer).
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Requeue: Send + Sync {
-    /// Puts the letters' events back where the dispatcher takes them from, the outbox say, in the transaction
-    /// in which they are resolved as `replayed`.
+    /// Puts the letters' events back where the dispatcher takes them from, such as the outbox, in the transaction
+    /// that resolves the letters as `replayed`.
     ///
-    /// The letters are of one app, oldest first, and at least one. They are as they are stored:
-    /// [`payload`](StoredLetter::payload) is the text that was handed over, with its numbers, spaces and order of
-    /// fields. Put that text back, rather than a [`Value`](serde_json::Value) that was parsed from it.
+    /// The letters belong to one app, and are sorted oldest first. There is at least one. They are as they are
+    /// stored: [`payload`](StoredLetter::payload) is the text that the dispatcher passed, with its numbers, spaces
+    /// and order of fields. Put that text back, rather than a [`Value`](serde_json::Value) that was parsed from it.
     ///
     /// An event keeps its identity if it goes back under the letter's
-    /// [`original_event_id`](StoredLetter::original_event_id). If it fails again, both letters are found by it.
+    /// [`original_event_id`](StoredLetter::original_event_id). If it fails again, both letters can be found by that
+    /// id.
     ///
-    /// [`DeadLetterReplay::replay_matching`] may call it several times with parts of the same letters, each time in
-    /// a transaction of its own.
+    /// [`DeadLetterReplay::replay_matching`] may call this method several times with parts of the same letters, each
+    /// time in a transaction of its own.
     ///
     /// # Errors
     ///
-    /// Any error rolls the transaction back. It must return every error: what it did before a failed statement
-    /// that it ignores is lost in PostgreSQL, and then the replay fails too; SQLite keeps it. An error's text must
-    /// not show a letter's content, because operators read it.
+    /// Any error rolls the transaction back. The implementation must return every error. If it ignores the error of a
+    /// failed statement, PostgreSQL discards what it did before, and the replay fails; SQLite keeps it. The text of
+    /// an error must not show a letter's content, because operators read it.
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
         letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>>;
 
-    /// Returns whether it also takes letters whose payload is not the whole event: those that were truncated
-    /// ([`bury`](crate::SeaOrmDeadLetterRepo::bury) truncates payloads over the repo's cap) or erased. By default it
-    /// takes whole ones only, so that no dispatcher gets a part of an event for an event.
+    /// Returns whether the service also takes letters whose payload is not the whole event: truncated letters
+    /// ([`bury`](crate::SeaOrmDeadLetterRepo::bury) truncates payloads over the repo's cap) and erased letters.
     ///
-    /// If it returns `true`, [`requeue`](Self::requeue) sees in [`payload_kind`](StoredLetter::payload_kind) what
-    /// it gets.
+    /// By default it takes whole events only, so that no dispatcher delivers a part of an event as if it were the
+    /// event.
+    ///
+    /// If the method returns `true`, [`requeue`](Self::requeue) reads in [`payload_kind`](StoredLetter::payload_kind)
+    /// what each payload is.
     fn accepts_truncated(&self) -> bool {
         false
     }
 }
 
-/// Replay of one app's dead letters: each is resolved as `replayed`, and the service's [`Requeue`] puts its event
-/// back, in one transaction.
+/// Replays one app's dead letters: resolves each as `replayed`, and puts its event back with the service's
+/// [`Requeue`], in one transaction.
 ///
-/// For operators, beside [`DeadLetterTriage`](crate::DeadLetterTriage), whose words are used here. Object-safe.
+/// The trait is for operators, beside [`DeadLetterTriage`](crate::DeadLetterTriage), which defines the terms. It is
+/// object-safe.
 ///
 /// # Errors
 ///
-/// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database
-/// refused or could not be reached.
+/// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
+/// call or could not be reached.
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterReplay: Send + Sync {
-    /// Replays the letter if it is open, and returns it as it then is. The call is atomic. If several callers
-    /// replay the same letter, exactly one succeeds. The others wait for it.
+    /// Replays the letter if it is open, and returns the resolved letter.
+    ///
+    /// The call is atomic. If several callers replay the same letter, exactly one succeeds, and the others wait for
+    /// it.
     ///
     /// # Errors
     ///
-    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if it is not open,
-    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter,
-    /// [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if its payload is truncated or erased and the
-    /// service [takes whole ones only](Self::accepts_truncated),
-    /// [`Requeue`](DeadLetterRepoError::Requeue) with the service's error. The letter is as it was then.
+    /// Each of these leaves the letter unchanged:
+    ///
+    /// - [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if the letter is not open;
+    /// - [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter;
+    /// - [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if the letter's payload is truncated or erased and
+    ///   the service [takes whole ones only](Self::accepts_truncated);
+    /// - [`Requeue`](DeadLetterRepoError::Requeue) with the service's error.
     async fn replay(
         &self,
         app_id: AppId,
@@ -83,30 +92,32 @@ pub trait DeadLetterReplay: Send + Sync {
         note: Option<String>,
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
-    /// Replays open letters that match, oldest first: one batch, which ends at the request's limit and at 16 MB of
-    /// text, with at least one letter. Letters that another transaction has locked are skipped. Letters whose
-    /// payload is truncated or erased are left out if the service
-    /// [takes whole ones only](Self::accepts_truncated): count with
-    /// [`filter.truncated`](DeadLetterFilter::truncated)` = Some(false)` what it would replay.
+    /// Replays one batch of open letters that match, oldest first. The batch ends at the request's limit and at 16 MB
+    /// of text, with at least one letter.
     ///
-    /// The batch is one transaction if the service requeues all of it. If the service's [`Requeue`] fails, or the
-    /// commit does, the call bisects the batch: each part is a transaction of its own, which selects its letters
-    /// anew, and is done or not as a whole. A letter that fails by itself stays open, and is in
-    /// [`Replayed::failed`] with the error. All others are replayed. So an event that is back in the outbox already
-    /// costs itself. An error that is [transient](DeadLetterRepoError::is_transient) is not bisected, unless the batch
-    /// ran out of time: fewer letters may be in time.
+    /// Letters locked by another transaction are skipped. Letters whose payload is truncated or erased are left out
+    /// if the service [takes whole ones only](Self::accepts_truncated). To count the letters that a replay would
+    /// take, set [`filter.truncated`](DeadLetterFilter::truncated)` = Some(false)`.
     ///
-    /// If the call's future is dropped, whole parts are done.
+    /// The batch is one transaction if the service requeues all of it. If the service's [`Requeue`] or the commit
+    /// fails, the call bisects the batch. Each part is a transaction of its own, which selects its letters anew, and
+    /// is atomic. A letter that fails by itself stays open, and is in [`Replayed::failed`] with its error. All other
+    /// letters are replayed, so an event that is already back in the outbox fails only its own letter. A
+    /// [transient](DeadLetterRepoError::is_transient) error is not bisected, unless the batch ran out of time: a
+    /// smaller batch may finish in time.
     ///
-    /// Call it again with `after` set to [`Replayed::next`] as long as there is [`more`](Replayed::more). A batch
+    /// If the call's future is dropped, the parts that committed stay replayed, each as a whole.
+    ///
+    /// While [`more`](Replayed::more) is true, call the method again with `after` set to [`Replayed::next`]. A batch
     /// then does not begin with the letters that failed before.
     ///
     /// # Errors
     ///
-    /// Those of [`resolve_matching`](crate::DeadLetterTriage::resolve_matching);
-    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` of another app or filter;
-    /// [`Requeue`](DeadLetterRepoError::Requeue) with a service's error that is transient. Nothing was replayed
-    /// then: an error after the first part is [`Replayed::stopped`].
+    /// Nothing was replayed after any of these, because an error after the first part is [`Replayed::stopped`]:
+    ///
+    /// - those of [`resolve_matching`](crate::DeadLetterTriage::resolve_matching);
+    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` of another app or filter;
+    /// - [`Requeue`](DeadLetterRepoError::Requeue) with a service's error that is transient.
     async fn replay_matching(
         &self,
         app_id: AppId,
@@ -118,20 +129,21 @@ pub trait DeadLetterReplay: Send + Sync {
     fn accepts_truncated(&self) -> bool;
 }
 
-/// By whom and why a batch is replayed, and how much of it. The default is the first 100 letters. More fields may
-/// come: write it with `..Default::default()`. A NUL in a text becomes U+FFFD. Its `Debug` shows texts by their
-/// size.
+/// A batch to replay: who decided it and why, where it begins, and how many letters it examines.
+///
+/// The default is the first 100 letters. More fields may come: write it with `..Default::default()`.
+///
+/// A NUL in a text becomes U+FFFD. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReplayRequest {
-    /// Who decided so.
+    /// Who decided it.
     pub by: Option<String>,
-    /// Why.
+    /// Why it was decided.
     pub note: Option<String>,
-    /// The bulk run that the batch belongs to: it is stored with each letter that is replayed.
-    /// [`filter.failed_again_in_run`](DeadLetterFilter::failed_again_in_run) then finds the letters that failed
-    /// again.
+    /// The bulk run that the batch belongs to. It is stored with each replayed letter, so that
+    /// [`filter.failed_again_in_run`](DeadLetterFilter::failed_again_in_run) finds the letters that failed again.
     pub run_id: Option<Uuid>,
-    /// [`Replayed::next`] of the call before. `None` begins with the oldest letter.
+    /// The [`Replayed::next`] of the call before. `None` begins with the oldest letter.
     pub after: Option<Cursor>,
     /// How many letters the call examines, 1 to 1,000.
     pub limit: u32,
@@ -145,46 +157,45 @@ impl Default for ReplayRequest {
 
 debug_without_content! { ReplayRequest { run_id, after, limit; by, note } }
 
-/// What a call of [`DeadLetterReplay::replay_matching`] did.
+/// The result of a call of [`DeadLetterReplay::replay_matching`].
 #[derive(Debug, Clone, Default)]
 pub struct Replayed {
     /// The letters that were replayed, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// The letters that the service could not requeue, oldest first. They are open as before. The call ends with the
-    /// 32nd of them, or with the first one that fails after 10 seconds.
+    /// The letters that the service could not requeue, oldest first. They stay open. The call ends with the 32nd of
+    /// them, or with the first one that fails after 10 seconds.
     pub failed: Vec<ReplayFailure>,
-    /// The error that ended the call after a part of the batch was replayed, or had failed. The letters of `ids`
-    /// are replayed nonetheless.
+    /// The error that ended the call after a part of the batch was replayed or had failed. The letters in `ids` are
+    /// replayed nonetheless.
     pub stopped: Option<DeadLetterRepoError>,
-    /// Whether letters were skipped because another transaction has locked them, and the next call may not come to
-    /// them.
+    /// Whether letters locked by another transaction were skipped, which the next call may not reach.
     pub skipped_locked: bool,
     /// Whether the next call may replay more.
     pub more: bool,
-    /// What to pass as `after` in the next call: behind the last letter that failed. It is `after` itself if none
-    /// did.
+    /// The `after` of the next call: the position behind the last letter that failed. It is the request's `after` if
+    /// no letter failed.
     pub next: Option<Cursor>,
 }
 
 /// A letter that the service could not requeue.
 #[derive(Debug, Clone)]
 pub struct ReplayFailure {
-    /// The letter. It is open.
+    /// The letter, which stays open.
     pub id: DeadLetterId,
-    /// Why: [`Requeue`](DeadLetterRepoError::Requeue) with the service's error,
-    /// [`Db`](DeadLetterRepoError::Db) if the commit failed, or
-    /// [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if SQLite holds a payload that is not text.
+    /// The cause: [`Requeue`](DeadLetterRepoError::Requeue) with the service's error, [`Db`](DeadLetterRepoError::Db)
+    /// if the commit failed, or [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if SQLite holds a payload
+    /// that is not text.
     pub error: DeadLetterRepoError,
 }
 
 impl ReplayFailure {
-    /// Returns the service's error and its sources as text. It is the service's text: escape it as any text of
-    /// others before it is shown.
+    /// Returns the service's error and its sources as text. The service chose the text: escape it, like any untrusted
+    /// text, before you show it.
     pub fn reason(&self) -> String {
         match self.error.source() {
             Some(error) => iter::successors(Some(error), |&error| error.source())
                 .map(ToString::to_string)
-                // Many errors say what their source says.
+                // Many errors repeat the text of their source.
                 .reduce(
                     |text, source| if text.contains(&source) { text } else { format!("{text}: {source}") },
                 )

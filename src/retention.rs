@@ -1,4 +1,4 @@
-//! The contract of the sweeper: what is deleted when, and what is kept of it.
+//! The retention contract: which letters a sweep deletes, and what an archive keeps of them.
 
 use std::error::Error;
 
@@ -10,40 +10,41 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, StoredLetter};
 
-/// Retention: deletes what is due, in batches, and says what would be.
+/// Deletes due letters in batches, and counts the letters that are due.
 ///
-/// Object-safe; every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
+/// The trait is object-safe. Every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
 ///
 /// # Errors
 ///
-/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
-/// refused or could not be reached.
+/// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
+/// call or could not be reached.
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterRetention: Send + Sync {
-    /// Deletes rows of the scope that are due: oldest first, **never more than `limit` rows**, and never an
-    /// open one where settled ones are meant. Closed rows of many apps go app by app, oldest first within one. One call
-    /// is one batch.
+    /// Deletes due letters of the scope: oldest first, **never more than `limit` letters**, and never an open letter
+    /// if `due` is about closed letters.
     ///
-    /// Without `after` a batch begins with the oldest row, and with the first app where it goes by app. With
-    /// [`Swept::next`] of the batch before it goes on behind that one. A loop that passes it on ends, and examines
-    /// each row once, also if the database refuses to delete some of them: a trigger returns NULL on PostgreSQL or
-    /// raises IGNORE on SQLite, or a policy forbids it.
+    /// A sweep of closed letters of several apps goes app by app, oldest first within an app. One call is one batch.
     ///
-    /// Rows that another transaction has locked are skipped, so a result below `limit` does not mean that none is
-    /// left. A `limit` of 0 deletes nothing. Of many apps in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it takes what were the oldest a moment before, and
-    /// may leave due rows of other apps for those that are locked.
+    /// Without `after` a batch begins with the oldest letter, or with the first app if the sweep goes app by app.
+    /// With the [`Swept::next`] of the previous batch it continues behind that batch. A loop that passes `next` on
+    /// ends, and examines each letter once, even if the database refuses to delete some letters. A trigger that
+    /// returns NULL on PostgreSQL, a trigger that raises IGNORE on SQLite, or a policy refuses the delete.
+    ///
+    /// Rows locked by another transaction are skipped, so a result below `limit` does not mean that nothing is left.
+    /// A `limit` of 0 deletes nothing. For several apps in a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table
+    /// the call picks the letters that were the oldest a moment before. If some of those are locked, it may leave due
+    /// letters of other apps to a later call.
     ///
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 apps in
     /// [`AllAppsBut`](SweepScope::AllAppsBut), with nothing sent to the database.
     ///
-    /// [`AppNotSwept`](DeadLetterRepoError::AppNotSwept) where a batch goes by app, and the database returned an error
-    /// for a row of its first app: a trigger raised one, say. [`SweepCursor::behind_app`] goes on behind that app. If
-    /// the error is about a later app, the call sweeps the first app alone and returns `Ok`. In a caller's transaction
-    /// the error is [`Db`](DeadLetterRepoError::Db) for any app.
+    /// [`AppNotSwept`](DeadLetterRepoError::AppNotSwept) if the sweep goes app by app and the database returned an
+    /// error for a letter of the batch's first app, such as one that a trigger raised. [`SweepCursor::behind_app`]
+    /// continues behind that app. If the error is about a later app, the call sweeps the first app alone and returns
+    /// `Ok`. In a caller's transaction the error is [`Db`](DeadLetterRepoError::Db) for any app.
     async fn sweep(
         &self,
         scope: &SweepScope,
@@ -52,25 +53,26 @@ pub trait DeadLetterRetention: Send + Sync {
         limit: u32,
     ) -> Result<Swept, DeadLetterRepoError>;
 
-    /// Deletes rows as [`sweep`](Self::sweep) does, and hands them to the archive before the delete commits. If the
-    /// archive returns an error, nothing is deleted. The archive is not called if no row is deleted.
+    /// Deletes letters as [`sweep`](Self::sweep) does, and passes them to the archive before the delete commits.
     ///
-    /// A batch also ends at 16 MB of text, payloads and errors included, and has at least one row.
+    /// If the archive returns an error, nothing is deleted. The archive is not called if no letter is deleted.
     ///
-    /// All of it is one transaction, which is open while the archive writes. It deletes first, so the archive gets
-    /// the rows that are gone once it commits, and never one that the database refuses to delete. If the call is
-    /// dropped, or the connection lost, once the archive has the rows, they may be archived and still there: a later
-    /// call archives them again. On PostgreSQL other sweeps and bulk calls skip these rows meanwhile; on SQLite this
-    /// is the only writer, and all others wait.
+    /// A batch also ends at 16 MB of text, payloads and errors included, and has at least one letter.
     ///
-    /// In a caller's transaction the archive gets the rows first, and then they are deleted: otherwise a caller that
-    /// commits in spite of the archive's error would lose them. The archive has them before that transaction
-    /// commits, and it also gets rows that the database then refuses to delete.
+    /// The call is one transaction, which is open while the archive writes. The delete comes first. The archive
+    /// therefore gets exactly the letters that are gone once the transaction commits, and never a letter that the
+    /// database refuses to delete. Archiving is at-least-once: if the call is dropped or the connection is lost after
+    /// the archive has the letters, they may be archived and still stored, and a later call archives them again. On
+    /// PostgreSQL other sweeps and bulk calls skip these letters meanwhile. On SQLite the call is the only writer
+    /// meanwhile, and all others wait.
+    ///
+    /// In a caller's transaction the archive gets the letters before they are deleted. Otherwise a caller that
+    /// commits in spite of the archive's error would lose them. The archive then has the letters before that
+    /// transaction commits, and also gets letters that the database then refuses to delete.
     ///
     /// # Errors
     ///
-    /// Those of [`sweep`](Self::sweep), and [`Archive`](DeadLetterRepoError::Archive) with what the archive
-    /// said.
+    /// Those of [`sweep`](Self::sweep), and [`Archive`](DeadLetterRepoError::Archive) with the error of the archive.
     async fn sweep_into(
         &self,
         scope: &SweepScope,
@@ -80,10 +82,12 @@ pub trait DeadLetterRetention: Send + Sync {
         archive: &dyn Archive,
     ) -> Result<Swept, DeadLetterRepoError>;
 
-    /// Counts the rows of the scope that are due and of this state, up to `cap`: what sweeps would delete,
-    /// were nobody to hold them. It reads no more than `cap` + 1 of them, or of each index of the state's rows; of many
-    /// apps in a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table all that are due, of any state. Closed rows that
-    /// are due by their creation are found among due rows of any state.
+    /// Counts the due letters of the scope that have this state, capped at `cap`: the letters that sweeps would
+    /// delete if none of them was locked.
+    ///
+    /// The call reads at most `cap` + 1 of them, or `cap` + 1 per index if several indexes cover the state. For
+    /// several apps in a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it reads all due letters of any state.
+    /// Closed letters that are due by their creation are found among due letters of any state.
     ///
     /// # Errors
     ///
@@ -101,80 +105,84 @@ pub trait DeadLetterRetention: Send + Sync {
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Archive: Send + Sync {
-    /// Returns once all of the letters are kept for good. After an error none of them is deleted, and a later sweep
-    /// hands them over again: it may get a letter twice.
+    /// Returns once all of the letters are stored durably.
+    ///
+    /// After an error none of them is deleted. A later sweep passes them again, so the archive may get a letter
+    /// twice.
     ///
     /// # Errors
     ///
-    /// Whatever went wrong; it must not show a row's content.
+    /// Any error of the archive. Its text must not show a letter's content.
     async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>>;
 }
 
-/// Whose rows a sweep is about.
+/// The apps whose letters a sweep deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SweepScope {
-    /// One app's.
+    /// One app.
     App(AppId),
-    /// All apps'.
+    /// All apps.
     AllApps,
-    /// All apps' but some: by app, and oldest first within one. It costs a probe of the index for each app
-    /// that has due rows or is passed, and nothing for the rows of the excepted ones, unless the table is
+    /// All apps except some, app by app, and oldest first within an app. A sweep probes the index once for each app
+    /// that has due letters or is excepted. It does not read the letters of excepted apps, unless the table is
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded).
     AllAppsBut {
-        /// At most 1,000, which have a retention of their own, say.
+        /// The excepted apps, at most 1,000, such as those that have a retention of their own.
         excepted: Vec<AppId>,
     },
 }
 
-/// What makes a row due.
+/// The condition under which a letter is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Due {
-    /// Created before this time, settled or not.
+    /// The letter was created before this time, whether it is open or closed.
     CreatedBefore(DateTime<Utc>),
-    /// Settled before this time, as `replayed`, `ignored` or `handled_by_script`: never an open row.
+    /// The letter was resolved before this time as `replayed`, `ignored` or `handled_by_script`. Open letters are
+    /// never due.
     ClosedBefore(DateTime<Utc>),
 }
 
-/// Where a batch of a sweep ended, for the next one to go on behind.
+/// The position where a batch of a sweep ended, and behind which the next batch continues.
 ///
-/// A sweep of [one app](SweepScope::App), and one of [all apps](SweepScope::AllApps) by
-/// [creation](Due::CreatedBefore), goes on behind the time and the id. All others go by app: they go on in the
-/// cursor's app behind the time and the id, and then with the apps behind it.
+/// A sweep of [one app](SweepScope::App), and a sweep of [all apps](SweepScope::AllApps) by
+/// [creation](Due::CreatedBefore), continues behind the time and the id. All other sweeps go app by app. They
+/// continue in the cursor's app behind the time and the id, and then with the apps behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepCursor {
-    /// The row's app.
+    /// The letter's app.
     pub app_id: AppId,
-    /// What makes the row due: when it was created, or settled.
+    /// The time that makes the letter due: when it was created, or resolved.
     pub time: DateTime<Utc>,
-    /// The row's id.
+    /// The letter's id.
     pub id: DeadLetterId,
 }
 
 impl SweepCursor {
-    /// Returns the place behind all rows of an app, for sweeps that go by app.
+    /// Returns the position behind all letters of an app, for sweeps that go app by app.
     pub fn behind_app(app_id: AppId) -> Self {
         Self { app_id, time: DateTime::<Utc>::MAX_UTC, id: Uuid::max().into() }
     }
 }
 
-/// What a batch of a sweep did.
+/// The result of one batch of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
-    /// Rows of the batch: they were due, and no other transaction had locked them.
+    /// Letters of the batch: they were due, and no other transaction had locked them.
     pub picked: u64,
-    /// Rows of the batch that are gone. The database refused to delete the others.
+    /// Letters of the batch that were deleted. The database refused to delete the others.
     pub deleted: u64,
-    /// The batch's last row if the batch was full: it had `limit` rows, or 16 MB for an archive. The end of an app if
-    /// that app had to be swept alone. `None` if nothing is left behind it, but what other transactions have locked.
+    /// The position of the batch's last letter if the batch was full: it had `limit` letters, or 16 MB for an
+    /// archive. It is the end of an app if that app had to be swept alone. It is `None` if nothing is left behind it,
+    /// except for letters that other transactions have locked.
     pub next: Option<SweepCursor>,
 }
 
-/// A count that ends at a cap.
+/// A count that stops at a cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CappedCount {
-    /// Rows, or the cap if there are more.
+    /// The letters, or the cap if there are more.
     pub count: u64,
     /// Whether there are more than `count`.
     pub capped: bool,

@@ -1,7 +1,7 @@
-//! What errors of one kind have in common.
+//! Error signatures: what errors of one kind have in common.
 //!
-//! A script's author writes its errors, and the service computes the signature while it stores the letter. The rules
-//! therefore read a bounded part of the text, once. `docs/grouping.md` describes them.
+//! A script's author writes its errors, and the service computes the signature while it stores the letter. The
+//! rules therefore read a bounded part of the text, once. `docs/grouping.md` describes them.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -12,21 +12,21 @@ mod mask;
 mod message;
 mod words;
 
-/// The version of the rules below.
+/// The version of these rules.
 pub(crate) const SIGNATURE_VERSION: i16 = 2;
 /// The version of signatures that a service made.
 pub(crate) const OWN_SIGNATURE: i16 = 0;
 
-/// In characters.
+/// The most characters of a signature.
 const MAX_LENGTH: usize = 200;
-/// The most characters that a root cause may take.
+/// The most characters of a root cause in a signature.
 const MAX_CAUSE: usize = 120;
-/// A longer text is cut at its end, as long as [`MAX_LENGTH`]. A shorter one is cut in its middle, since its end
-/// says the cause.
+/// The most characters of a masked text. A text that reaches this length is cut at its end, to [`MAX_LENGTH`]. A
+/// shorter one is cut in its middle, because its end names the cause.
 const MAX_MASKED: usize = 500;
 const CAUSED_BY: &str = " caused by: ";
 
-/// Returns what `error` has in common with errors of the same kind: 200 characters at most.
+/// Returns what `error` has in common with errors of the same kind, in at most 200 characters.
 pub(crate) fn error_signature(error: &str) -> String {
     let Message { text, cause } = Message::of(error);
     let signature = mask(text, MAX_MASKED);
@@ -37,7 +37,7 @@ pub(crate) fn error_signature(error: &str) -> String {
     shortened(signature, room) + CAUSED_BY + &cause
 }
 
-/// Returns a signature that a service made: 200 characters of it at most, as of those of the rules.
+/// Returns a signature that a service made, shortened to 200 characters in the same way as the rules' signatures.
 pub(crate) fn own_signature(signature: String) -> String {
     shortened(signature, MAX_LENGTH)
 }
@@ -61,13 +61,13 @@ pub(crate) fn group_key(source: &str, op: &str, script_id: Option<Uuid>, signatu
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether the cause, or its message without its class, is in the signature.
+/// Returns whether the signature contains the cause, or the cause's message without its class.
 fn says(signature: &str, cause: &str) -> bool {
     let message = cause.split_once(": ").map_or(cause, |(_, message)| message);
     signature.contains(cause) || message.contains(' ') && signature.contains(message)
 }
 
-/// Cuts the middle, and of a text that was too long to be masked the end.
+/// Shortens a text to `max` characters. Cuts its end if it reaches [`MAX_MASKED`], and otherwise its middle.
 fn shortened(mut text: String, max: usize) -> String {
     if text.len() <= max {
         return text;
@@ -95,7 +95,8 @@ mod tests {
 
     use super::*;
 
-    /// A line with `= ` is a signature, and the lines below it are errors that have it. `⏎` is a line's end.
+    /// A line that begins with `= ` is a signature, and the lines below it are errors that have it. `⏎` stands for
+    /// a line's end.
     const FAMILIES: &str = include_str!("signature/families.txt");
 
     fn families() -> impl Iterator<Item = (&'static str, Vec<String>)> {
@@ -154,9 +155,9 @@ mod tests {
         assert_eq!(signature.chars().count(), 200);
         assert!(signature.starts_with("wait wait") && signature.ends_with("wait refused"), "{signature}");
         assert_eq!(error_signature(&"é".repeat(201)), format!("{}…{}", "é".repeat(100), "é".repeat(99)));
-        // What is too long to be masked to its end has only the beginning.
+        // A text that is too long to be masked to its end keeps only its beginning.
         assert_eq!(error_signature(&"é".repeat(501)), "é".repeat(200));
-        // What is replaced does not count.
+        // Masked text does not count toward the length.
         assert_eq!(error_signature(&format!("'{}' is gone", "é".repeat(500))), "# is gone");
     }
 
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(error_signature(&format!("{blank}lost{blank}")), "");
     }
 
-    /// Parts that could be read again and again, between bars.
+    /// Parts that a careless reader would read again and again, between bars.
     const ADVERSARIAL: &str = "x|é|7|#| |'|\"|`|' a|\" 'a 1|a'b |1a|deadbeef |0x|(|( |()| (1|a:|a:b:|1:|::|:::1|[::1|[|/|/a|\
                                ../|a/b|http://|http://[|a@|@1|\\\"|\\|\u{1b}[|<1|<1>|user=|value (|\n";
 
@@ -194,7 +195,8 @@ mod tests {
             for behind in ["", "'", "\"", "]", ")", " 1", "\nCaused by: x"] {
                 let text = format!("{}{behind}", part.repeat(20_000 / part.len()));
                 let steps = mask::steps(&text, MAX_MASKED);
-                // Each of at most 500 characters that are written may look for a quote's end once, in 1 KB.
+                // For each of the at most 500 written characters, the mask may look for a quote's end once, within
+                // 1 KB.
                 assert!(steps <= 10 * text.len() + 600 * 1_024, "{part:?}: {steps} for {}", text.len());
             }
         }

@@ -1,12 +1,13 @@
-//! The store as one object.
+//! The store as one trait object.
 
 use crate::{DeadLetterRepo, DeadLetterRetention, DeadLetterTriage};
 
-/// All that a service does with its store, as one object: `Arc<dyn DeadLetterStore>` goes wherever one of the
-/// traits is wanted. Replay alone is apart, since it needs the service:
-/// [`DeadLetterReplay`](crate::DeadLetterReplay).
+/// Combines the traits of a service's store in one object: pass an `Arc<dyn DeadLetterStore>` wherever one of the
+/// traits is required.
 ///
-/// Whatever implements the traits implements it.
+/// Replay is separate, because it needs the service's `Requeue`: [`DeadLetterReplay`](crate::DeadLetterReplay).
+///
+/// Every type that implements the three traits implements this one.
 pub trait DeadLetterStore: DeadLetterRepo + DeadLetterTriage + DeadLetterRetention {}
 
 impl<S: DeadLetterRepo + DeadLetterTriage + DeadLetterRetention + ?Sized> DeadLetterStore for S {}

@@ -1,7 +1,7 @@
-//! Deletes what is due, for as long as a service runs: over the contract alone, without SQL.
+//! Deletes due letters while a service runs, through the retention trait and without SQL of its own.
 //!
-//! Deleting is safe because the store is: each batch is exact and atomic, and passes over what others hold.
-//! What is kept here is the pace, and that a failure never ends it.
+//! The store makes each batch exact and atomic, and skips locked rows. This module adds the pace, and continues after
+//! failures.
 
 mod pace;
 mod policy;
@@ -23,25 +23,27 @@ use pace::{Pace, back_off};
 use policy::without_failed;
 pub use policy::{Retention, RetentionPolicy};
 
-/// The shortest retention that is taken without a second word.
+/// The shortest retention that `build` accepts without `short_retention_is_meant`.
 const SHORT: Duration = Duration::from_secs(60 * 60);
-/// That a scope may except.
+/// How many apps a scope may except.
 const MAX_APPS: usize = 1_000;
 
-/// Deletes what a [`RetentionPolicy`] says is due, in batches, beside dispatchers at work.
+/// Deletes the letters that are due under a [`RetentionPolicy`], in batches, while dispatchers work.
 ///
-/// A tick takes its cutoffs once, sweeps the apps that have a retention of their own, then all others, and
-/// goes on until nothing is due. It skips a letter that the database does not delete, counts it as
-/// [refused](SweepReport::refused), and tries it again with the next tick. Between two batches it pauses, so that its share of the time is bounded. A
-/// batch that runs out of time, or waits too long for a lock, is tried again with half of the rows; full
-/// batches make it grow again, by a sixteenth of what is configured.
+/// A tick computes its cutoffs once. It sweeps the apps that have a retention of their own, then all others, until
+/// nothing is due. A letter that the database does not delete is skipped, counted as [refused](SweepReport::refused),
+/// and tried again in the next tick.
 ///
-/// Any number of sweepers may be at work on one table: each row is deleted once. They should have the same
-/// policy, since the shortest retention is the one that counts.
+/// The sweeper pauses between two batches, which bounds its share of the time. A batch that runs out of time, or
+/// waits too long for a lock, is retried with half as many letters. Full batches make the size grow again, by a
+/// sixteenth of the configured size.
 ///
-/// [`run`](Self::run) and [`sweep_once`](Self::sweep_once) want a tokio runtime with its time driver. Their
-/// futures may be dropped at any time: batches that are done stay so, one that is under way is done or not,
-/// as a whole (its letters may then be archived and still there), and the status says idle.
+/// Any number of sweepers may work on one table, and each letter is deleted once. Give them the same policy, because
+/// the shortest retention decides.
+///
+/// [`run`](Self::run) and [`sweep_once`](Self::sweep_once) need a tokio runtime with its time driver. Their futures
+/// may be dropped at any time. Batches that committed stay deleted. The current batch is done or not, as a whole, and
+/// its letters may then be archived and still stored. The status becomes idle.
 pub struct Sweeper {
     store: Arc<dyn DeadLetterRetention>,
     archive: Option<Arc<dyn Archive>>,
@@ -53,7 +55,7 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// With the defaults of each setting.
+    /// Returns a builder with the default of each setting.
     pub fn builder(store: Arc<dyn DeadLetterRetention>, policy: RetentionPolicy) -> SweeperBuilder {
         SweeperBuilder {
             sweeper: Self {
@@ -69,11 +71,12 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps at once, and then again and again, until `shutdown` is ready. It is asked before each batch and
-    /// in every pause; a batch that is under way ends first.
+    /// Sweeps at once, and then repeatedly, until `shutdown` is ready.
     ///
-    /// No error ends it: the next tick then comes after one second, after further failures two, four and so
-    /// on up to five minutes, each time less by up to a half.
+    /// The sweeper polls `shutdown` before each batch and in every pause. On shutdown it finishes the current batch.
+    ///
+    /// Errors do not stop the sweeper. After the first failure the next tick comes after one second. Each further
+    /// failure doubles the pause, up to five minutes. Jitter shortens each pause by up to a half.
     pub async fn run(&self, shutdown: impl Future) {
         let mut stop = Stop::new(shutdown);
         let mut pace = self.pace();
@@ -88,19 +91,21 @@ impl Sweeper {
         }
     }
 
-    /// One tick, for cron: sweeps what is due at `now` (whose clock should be that of the database's host),
-    /// and returns what it did. It ends early once `shutdown` is ready; [`std::future::pending`] never is.
+    /// Runs one tick, for cron: sweeps what is due at `now`, and returns a report.
+    ///
+    /// `now` should come from the clock of the database's host. The tick ends early once `shutdown` is ready;
+    /// [`std::future::pending`] never is.
     pub async fn sweep_once(&self, now: DateTime<Utc>, shutdown: impl Future) -> SweepReport {
         self.tick(now, &mut self.pace(), &mut Stop::new(shutdown)).await
     }
 
-    /// What it is doing and did last, for a health check or a page. Of several calls at a time it is the last
-    /// one's.
+    /// Returns a receiver of the sweeper's status, for a health check or a page. If several calls run at the same
+    /// time, the status is that of the last one.
     pub fn status(&self) -> watch::Receiver<SweeperStatus> {
         self.status.subscribe()
     }
 
-    /// [`RetentionPolicy::due_within`] of its policy and store.
+    /// Calls [`RetentionPolicy::due_within`] with the sweeper's policy and store.
     ///
     /// # Errors
     ///
@@ -160,14 +165,14 @@ impl Sweeper {
                         if swept.picked >= limit.into() {
                             pace.grow();
                         }
-                        // A cursor that stands still would be followed for ever.
+                        // A loop with a cursor that does not advance would never end.
                         swept.next.filter(|_| swept.next != after).map(|next| (scope, Some(next)))
                     }
                     Err(error) if error.is_time_out() && pace.shrink() => Some((scope, after)),
                     Err(error) => {
                         let others_would_fail_too = fails_others_too(&error);
                         let left = without_failed(scope, &error);
-                        // The first error is what is reported.
+                        // The report shows the first error of the tick.
                         if !end.is_failure() {
                             end = SweepEnd::Failed(error);
                         }
@@ -212,13 +217,15 @@ impl fmt::Debug for Sweeper {
     }
 }
 
-/// Whether the rest of a tick would fail alike. What is wrong with one app's rows, a trigger's refusal say,
-/// must not keep the other apps' for ever; a batch of one row that runs out of time is such a thing.
+/// Returns whether the rest of a tick would fail too.
+///
+/// An error about one app's letters, such as one that a trigger raises, must not keep the other apps from being swept
+/// forever. A batch of one letter that runs out of time is such an error.
 fn fails_others_too(error: &DeadLetterRepoError) -> bool {
     matches!(error, DeadLetterRepoError::Archive(_)) || error.is_transient() && !error.is_time_out()
 }
 
-/// What the batches of a tick did.
+/// The totals of a tick's batches.
 #[derive(Clone, Copy, Default)]
 struct Done {
     deleted: u64,
@@ -232,7 +239,7 @@ impl Done {
     }
 }
 
-/// The only place that waits.
+/// The shutdown signal, and every wait of the sweeper.
 struct Stop<F> {
     shutdown: Pin<Box<F>>,
     told: bool,
@@ -243,7 +250,7 @@ impl<F: Future> Stop<F> {
         Self { shutdown: Box::pin(shutdown), told: false }
     }
 
-    /// Waits so long, or until told to stop, and says whether that is so.
+    /// Waits for `pause`, or until the shutdown, and returns whether the sweeper was told to stop.
     async fn within(&mut self, pause: Duration) -> bool {
         // A future that was ready must not be polled again.
         self.told = self.told || timeout(pause, self.shutdown.as_mut()).await.is_ok();
@@ -251,7 +258,7 @@ impl<F: Future> Stop<F> {
     }
 }
 
-/// Says idle again when it is dropped, and by whatever way.
+/// Sets the status to idle when it is dropped, however the tick ends.
 struct Running<'a> {
     status: &'a watch::Sender<SweeperStatus>,
     report: Option<SweepReport>,
@@ -277,13 +284,13 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What a [`Sweeper`] is doing, and did last.
+/// The status of a [`Sweeper`]: what it is doing, and what it did last.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SweeperStatus {
-    /// When the tick that is under way began; `None` is idle.
+    /// When the current tick began. `None` if the sweeper is idle.
     pub running_since: Option<DateTime<Utc>>,
-    /// Rows that the tick under way deleted so far; 0 is idle, too.
+    /// How many letters the current tick has deleted so far. 0 if the sweeper is idle.
     pub deleted: u64,
     /// The last tick that ended.
     pub last: Option<SweepReport>,
@@ -291,34 +298,35 @@ pub struct SweeperStatus {
     pub last_success_at: Option<DateTime<Utc>>,
 }
 
-/// What one tick did.
+/// The result of one tick.
 #[derive(Debug, Clone)]
 #[must_use = "it says whether the sweep failed"]
 #[non_exhaustive]
 pub struct SweepReport {
-    /// When it began: the time that its cutoffs are reckoned from.
+    /// When the tick began: the time that its cutoffs are computed from.
     pub began_at: DateTime<Utc>,
-    /// How long it took, pauses included.
+    /// How long the tick took, pauses included.
     pub took: Duration,
-    /// Rows that it deleted, whatever its end.
+    /// How many letters the tick deleted, however it ended.
     pub deleted: u64,
-    /// Rows that were due, and that the database did not delete: a trigger or a policy forbids it. It skipped them. One
-    /// that is due both by its age and by when it was settled counts twice.
+    /// How many due letters the database did not delete, because a trigger or a policy forbids it. The tick skipped
+    /// them. A letter that is due both by its age and by when it was resolved counts twice.
     pub refused: u64,
-    /// How it ended.
+    /// How the tick ended.
     pub end: SweepEnd,
 }
 
 /// How a tick ended.
 #[derive(Debug, Clone)]
 pub enum SweepEnd {
-    /// Nothing is due any more, but what other transactions have locked and what the database
+    /// Nothing is due any more, except for letters that other transactions have locked and letters that the database
     /// [refused](SweepReport::refused) to delete.
     Finished,
-    /// It was told to stop.
+    /// The tick was told to stop.
     Stopped,
-    /// The first error that it met. Errors that would meet every batch (the database is out of reach, the
-    /// archive fails) ended it; after others, such as one that a trigger raised, it went on with the next app.
+    /// The tick failed; this is its first error. An error that would affect every batch (the database is out of
+    /// reach, the archive fails) ended the tick. After any other error, such as one that a trigger raised, the tick
+    /// continued with the next app.
     Failed(DeadLetterRepoError),
 }
 
@@ -336,42 +344,44 @@ pub struct SweeperBuilder {
 }
 
 impl SweeperBuilder {
-    /// The pause from one tick to the next at most; half of it at least, so that sweepers which began
-    /// together do not go on together. Five minutes by default.
+    /// Sets the longest pause between two ticks, five minutes by default.
+    ///
+    /// The shortest is half of it, so that sweepers that started together do not stay in step.
     pub fn every(mut self, period: Duration) -> Self {
         self.sweeper.period = period;
         self
     }
 
-    /// Rows a batch deletes at most: 1,000 by default.
+    /// Sets how many letters a batch deletes at most, 1,000 by default.
     pub fn batch(mut self, rows: u32) -> Self {
         self.sweeper.batch = rows;
         self
     }
 
-    /// Its share of the time at most, from 1 to 100: 25 by default. After a batch of 20 ms it pauses for 60.
+    /// Sets the sweeper's largest share of the time in percent, from 1 to 100, 25 by default. With 25, the sweeper
+    /// pauses for 60 ms after a batch of 20 ms.
     pub fn busy_percent(mut self, percent: u32) -> Self {
         self.sweeper.busy_percent = percent;
         self
     }
 
-    /// Rows go into this archive before their deletion commits.
+    /// Sets an archive, which gets the letters before their deletion commits.
     pub fn archive(mut self, archive: Arc<dyn Archive>) -> Self {
         self.sweeper.archive = Some(archive);
         self
     }
 
-    /// A retention of less than an hour is no mistake.
+    /// Allows a retention of less than an hour.
     pub fn short_retention_is_meant(mut self) -> Self {
         self.short_retention_is_meant = true;
         self
     }
 
-    /// Checks the settings.
+    /// Checks the settings, and returns the sweeper.
     ///
     /// # Errors
     ///
-    /// What each variant of [`SweeperConfigError`] says.
+    /// See the variants of [`SweeperConfigError`].
     pub fn build(self) -> Result<Sweeper, SweeperConfigError> {
         let Sweeper { policy, period, batch, busy_percent, .. } = &self.sweeper;
         if let Some((app_id, field, value)) =
@@ -394,39 +404,39 @@ impl SweeperBuilder {
     }
 }
 
-/// Why a [`Sweeper`] is not built.
+/// Why a [`Sweeper`] could not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweeperConfigError {
-    /// A retention is less than an hour, and nobody said that it is meant.
+    /// A retention is less than an hour, and `short_retention_is_meant` was not called.
     #[error(
         "{field} of {} is {value:?}, less than an hour: short_retention_is_meant says that it is meant",
         app_id.map_or("the other apps".to_owned(), |app_id| format!("app {app_id}"))
     )]
     ShortRetention {
-        /// The app whose own it is.
+        /// The app whose own retention it is. `None` is the retention of all other apps.
         app_id: Option<AppId>,
         /// The field's name in [`Retention`].
         field: &'static str,
-        /// What was passed.
+        /// The value that was passed.
         value: Duration,
     },
     /// More than 1,000 apps have a retention of their own.
     #[error("{0} apps have a retention of their own, and at most 1,000 may")]
     TooManyApps(usize),
-    /// The period is less than a second.
+    /// The pause between ticks is less than a second.
     #[error("the period is {0:?}, and must be at least a second")]
     ShortPeriod(Duration),
-    /// A number is outside what it may be.
+    /// A number is outside its range.
     #[error("{argument} must be from {min} to {max}, and is {value}")]
     OutOfRange {
         /// The setting's name.
         argument: &'static str,
-        /// What was passed.
+        /// The value that was passed.
         value: u32,
-        /// The least that is taken.
+        /// The smallest allowed value.
         min: u32,
-        /// The most that is taken.
+        /// The largest allowed value.
         max: u32,
     },
 }

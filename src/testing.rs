@@ -1,4 +1,4 @@
-//! For tests of services: a store in memory, one that fails as told, and letters and errors to start from.
+//! Helpers for a service's tests: a store in memory, a store that fails on demand, and sample letters and errors.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -40,20 +40,21 @@ mod failing;
 
 pub use failing::{Call, FailingStore};
 
-/// A migrated, empty store of its own in memory (`sqlite::memory:`), gone with its last clone.
+/// Opens a new, migrated and empty store in memory (`sqlite::memory:`), which ends with its last clone.
 ///
-/// It has one connection: what is called on it while a transaction is open waits, at last for a time-out.
-/// With a migrator of one's own it is [`open`] with these options.
+/// The store has one connection. A call on it while a transaction is open waits, until it times out. To use another
+/// migrator, call [`open`] with these options.
 ///
 /// # Errors
 ///
-/// None that a test can mend.
+/// No error that a test can fix.
 pub async fn store() -> Result<SeaOrmDeadLetterRepo, OpenError> {
     open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await
 }
 
-/// A letter in which no two fields are alike, and nothing is changed on its way into the store and back. Its
-/// event, trigger and script are new each time, all else is the same.
+/// Returns a letter whose fields all differ, and that comes back from the store unchanged.
+///
+/// Its event, trigger and script are new in each call, and all other fields are the same.
 pub fn letter(app_id: AppId) -> NewDeadLetter {
     // 2026-03-01T10:00:00.123456Z
     let first_attempt_at = DateTime::from_timestamp_micros(1_772_359_200_123_456).unwrap_or_default();
@@ -74,8 +75,9 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
     }
 }
 
-/// The same as an export has it, unresolved: [`import`](crate::DeadLetterTriage::import) stores it as old as
-/// this, for a sweep to find.
+/// Returns a sample letter as an export contains it, unresolved.
+///
+/// [`import`](crate::DeadLetterTriage::import) stores it with this `created_at`, so that a sweep can find it.
 pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
     let letter = letter(app_id);
     StoredLetter {
@@ -106,8 +108,8 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
     }
 }
 
-/// Returns the error signature of a letter with this `last_error`, for tests that two errors of a service are in one
-/// error group, or in two.
+/// Returns the error signature of a letter with this `last_error`, to test whether two errors of a service are in the
+/// same error group.
 ///
 /// ```
 /// use dead_letters::testing::error_signature;
@@ -119,20 +121,20 @@ pub fn error_signature(error: &str) -> String {
     signature::error_signature(error)
 }
 
-/// An error that another try may mend ([`ErrorKind::Transient`](crate::ErrorKind::Transient)): PostgreSQL's
-/// of a server that is starting.
+/// Returns a transient error ([`ErrorKind::Transient`](crate::ErrorKind::Transient)): PostgreSQL's error while the
+/// server is starting.
 pub fn transient() -> DeadLetterRepoError {
     database_error("57P03")
 }
 
-/// An error that nothing mends ([`ErrorKind::Internal`](crate::ErrorKind::Internal)): PostgreSQL's of its own
-/// faults.
+/// Returns a permanent error ([`ErrorKind::Internal`](crate::ErrorKind::Internal)): PostgreSQL's error for its own
+/// internal faults.
 pub fn internal() -> DeadLetterRepoError {
     database_error("XX000")
 }
 
-/// What a call answers where the database answered this code: one of PostgreSQL's SQLSTATEs, or of SQLite's
-/// result codes.
+/// Returns the error of a call that the database refused with this code: one of PostgreSQL's SQLSTATEs, or one of
+/// SQLite's result codes.
 pub fn database_error(code: &'static str) -> DeadLetterRepoError {
     let error = SqlxError::Database(Box::new(MadeUp { code }));
     DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()

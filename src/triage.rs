@@ -1,4 +1,4 @@
-//! The contract of triage: what people who answer for a backlog do with it.
+//! The triage contract: how operators find, count, group and resolve dead letters.
 
 use std::ops::Range;
 
@@ -14,22 +14,22 @@ use crate::{
     debug::debug_without_content,
 };
 
-/// Triage of one app's dead letters: find them, count them, group them, settle each exactly once, and in
-/// bulk.
+/// Finds, counts, groups and resolves one app's dead letters, one at a time or in bulk.
 ///
-/// Every call on letters takes the [`AppId`]: a row of another app is indistinguishable from one that does
-/// not exist. Calls over all apps say so in their name. Object-safe; every call is atomic, as in
-/// [`DeadLetterRepo`](crate::DeadLetterRepo).
+/// Every call on letters takes an [`AppId`]. A letter of another app is indistinguishable from one that does not
+/// exist. A call that covers several apps says so in its name or its documentation. The trait is object-safe. Every
+/// call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
 ///
-/// A row is *open* while nobody has settled it for good: it is unresolved, or resolved as `handler_failed`.
+/// A letter is *open* while somebody still has to act: it is unresolved, or resolved as `handler_failed`.
 ///
-/// What the calls answer can be written as a literal, by a test's fake say. A field more in it is a breaking
-/// release; one more in a filter or a request is not, which are written with `..Default::default()`.
+/// The types that the calls return can be written as struct literals, by a fake in a test, for example. A new field
+/// in one of them is a breaking release. A new field in a filter or a request that is written with
+/// `..Default::default()` is not.
 ///
 /// # Errors
 ///
-/// Besides what each method lists, every call may answer [`Db`](DeadLetterRepoError::Db): the database
-/// refused or could not be reached.
+/// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
+/// call or could not be reached.
 ///
 /// # Example
 ///
@@ -105,14 +105,14 @@ use crate::{
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterTriage: Send + Sync {
-    /// Returns one row of the app, or `None` where it has none of this id.
+    /// Returns one letter of the app, or `None` if the app has no letter with this id.
     async fn get_for_app(
         &self,
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
 
-    /// Returns one row of the app without its payload, as a list shows it, or `None` where it has none of
+    /// Returns one letter of the app without its payload, as a list shows it, or `None` if the app has no letter with
     /// this id.
     async fn summary(
         &self,
@@ -120,10 +120,10 @@ pub trait DeadLetterTriage: Send + Sync {
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError>;
 
-    /// Returns the stored text of one row's payload, unparsed, or `None` where the app has no such row.
+    /// Returns the stored text of one letter's payload, unparsed, or `None` if the app has no letter with this id.
     ///
-    /// `characters` is a range of Unicode scalar values, clamped to the text: `0..u64::MAX` is the whole text. A large
-    /// payload can be read part by part.
+    /// `characters` is a range of Unicode scalar values, clamped to the text: `0..u64::MAX` is the whole text. A
+    /// caller can read a large payload in parts.
     async fn payload_text(
         &self,
         app_id: AppId,
@@ -131,7 +131,7 @@ pub trait DeadLetterTriage: Send + Sync {
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
-    /// Returns one row's whole `last_error`, or a part of it, as [`payload_text`](Self::payload_text) does.
+    /// Returns one letter's `last_error`, whole or in part, as [`payload_text`](Self::payload_text) does.
     async fn error_text(
         &self,
         app_id: AppId,
@@ -139,22 +139,26 @@ pub trait DeadLetterTriage: Send + Sync {
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
-    /// Lists the app's rows that match: newest `created_at` first, ties by `id`, largest first.
+    /// Lists the app's letters that match, sorted by `created_at` (newest first), then by `id` (largest first).
     ///
-    /// A page goes on after the last row of the one before it, not at a count: rows that are resolved,
-    /// deleted or added between two pages make no other row appear twice or not at all. A page costs the
-    /// same at any depth.
+    /// If the filter's state is closed, `resolved_at` takes the place of `created_at`.
     ///
-    /// With `page.scan` it looks at so many rows at most. It may then answer fewer rows than asked, even
-    /// none, and still a [`next`](Page::next): [`scanned_back_to`](Page::scanned_back_to) says where it
-    /// stopped.
+    /// The call uses keyset pagination: a page continues after the last letter of the page before it, not at an
+    /// offset. Letters that are resolved, deleted or added between two pages make no other letter appear twice or not
+    /// at all. A page costs the same at any depth.
+    ///
+    /// `page.scan` is the scan limit: how many letters the call may examine. With it a page may have fewer letters
+    /// than requested, or none, and still a [`next`](Page::next) cursor. [`scanned_back_to`](Page::scanned_back_to)
+    /// is where the call stopped.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500, a `page.scan` of
-    /// 0, and more than 1,000 `filter.ids`; [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a
-    /// cursor that another app's or another filter's listing gave, or none did. Nothing was sent to the
-    /// database then.
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500, a `page.scan` of 0, and
+    ///   more than 1,000 `filter.ids`;
+    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that belongs to another app or filter, or
+    ///   that no listing returned.
     async fn list(
         &self,
         app_id: AppId,
@@ -162,14 +166,14 @@ pub trait DeadLetterTriage: Send + Sync {
         page: &PageRequest,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError>;
 
-    /// [`list`](Self::list) of whole rows, as they are stored.
+    /// Lists whole letters, as they are stored, in the order of [`list`](Self::list).
     ///
-    /// A page has up to 1,000 rows, and ends at 16 MB of text too, with at least one row. A row that goes,
-    /// or no longer matches, while the page is read is left out of it.
+    /// A page has up to 1,000 letters. It also ends at 16 MB of text, with at least one letter. A letter that is
+    /// deleted, or no longer matches, while the page is read is left out.
     ///
     /// # Errors
     ///
-    /// The same, but for that number.
+    /// Those of [`list`](Self::list), except that `page.size` may be 1 to 1,000.
     async fn export(
         &self,
         app_id: AppId,
@@ -177,17 +181,20 @@ pub trait DeadLetterTriage: Send + Sync {
         page: &PageRequest,
     ) -> Result<Page<StoredLetter>, DeadLetterRepoError>;
 
-    /// The apps that have open rows, of all apps or of those in `among`: by [`AppId`], smallest first, at
-    /// most `limit`. The next page is `after` the last one's app; one with fewer than `limit` is the last.
+    /// Lists the apps that have open letters, sorted by [`AppId`], smallest first: at most `limit` of all apps, or of
+    /// those in `among`.
     ///
-    /// No count goes beyond `cap`. It reads what stands on the page: `cap` + 1 index entries an app and
-    /// count, whatever the apps and the table hold. It is one statement for all apps, or for every 1,000 in
-    /// `among`; of a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table one or two for each app.
+    /// For the next page, pass the last app of this page as `after`. A page with fewer than `limit` apps is the last
+    /// one.
+    ///
+    /// Every count is capped at `cap`. The call reads `cap` + 1 index entries per app and count, whatever the apps
+    /// and the table hold. It sends one statement for all apps, or for every 1,000 apps in `among`. In a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it sends one or two statements per app.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, with nothing sent to
-    /// the database.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, with nothing sent to the
+    /// database.
     async fn backlogs(
         &self,
         among: Option<&[AppId]>,
@@ -196,22 +203,23 @@ pub trait DeadLetterTriage: Send + Sync {
         cap: u32,
     ) -> Result<Vec<Backlog>, DeadLetterRepoError>;
 
-    /// Counts the unresolved rows of each app, in the order of `app_ids`; an app without any has 0.
+    /// Counts the unresolved letters of each app, in the order of `app_ids`. An app without any has the count 0.
     ///
-    /// With a `cap` no count goes beyond it, and none reads more than `cap` + 1 index entries: a badge costs
-    /// the same at 1,000,000 rows as at 1,000. One statement for every 1,000 apps, or with a `cap` for each of a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table.
+    /// With a `cap`, every count is capped and reads at most `cap` + 1 index entries: a badge costs the same at
+    /// 1,000,000 letters as at 1,000. The call sends one statement for every 1,000 apps. With a `cap` in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it sends one statement per app.
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError>;
 
-    /// Counts the app's rows that match, and says as of when: what a bulk call would do, before it does.
+    /// Counts the app's letters that match, and returns the time of the count, so that a caller can show what a bulk
+    /// call would do.
     ///
-    /// The count does not go beyond `cap`. With `scan` it looks at so many rows at most, the newest of the
-    /// app and the filter's state within its times, and [`scanned_back_to`](Count::scanned_back_to) says where
-    /// it stopped.
+    /// The count is capped at `cap`. `scan` is the scan limit: the call examines at most so many letters, the newest
+    /// of the app and the filter's state within the filter's times. [`scanned_back_to`](Count::scanned_back_to) is
+    /// where the call stopped.
     ///
     /// # Errors
     ///
@@ -225,16 +233,18 @@ pub trait DeadLetterTriage: Send + Sync {
         scan: Option<u32>,
     ) -> Result<Count, DeadLetterRepoError>;
 
-    /// Counts the app's rows that match by when they were created, for a chart: every bucket of the request,
-    /// oldest first, empty ones too.
+    /// Counts the app's matching letters per time bucket, by `created_at`, for a chart: every bucket of the request,
+    /// oldest first, including empty ones.
     ///
-    /// `scan` is as for [`count`](Self::count), of the rows within the request's time.
+    /// `scan` is the scan limit, as in [`count`](Self::count), for letters within the request's time range.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for `buckets` outside 1 to 1,000, a `scan` of 0 and
-    /// more than 1,000 `filter.ids`; [`FromAfterUntil`](DeadLetterRepoError::FromAfterUntil). Nothing was
-    /// sent to the database then.
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for `buckets` outside 1 to 1,000, a `scan` of 0, and more
+    ///   than 1,000 `filter.ids`;
+    /// - [`FromAfterUntil`](DeadLetterRepoError::FromAfterUntil).
     async fn timeline(
         &self,
         app_id: AppId,
@@ -243,16 +253,17 @@ pub trait DeadLetterTriage: Send + Sync {
         scan: Option<u32>,
     ) -> Result<Timeline, DeadLetterRepoError>;
 
-    /// Groups the app's matching rows by source, op, script and error signature: at most `limit` groups, sorted
-    /// by count (largest first), then by last seen (newest first), then by [`group_key`](ErrorGroup::group_key).
+    /// Groups the app's matching letters by source, op, script and error signature: at most `limit` groups, sorted by
+    /// count (largest first), then by last seen (newest first), then by [`group_key`](ErrorGroup::group_key).
     ///
-    /// It reads every row that matches, or with a scan so many at most, as [`count`](Self::count), and of each group up
-    /// to 32,770 characters of one error.
+    /// The call reads every letter that matches. With a scan limit it examines at most so many letters, as
+    /// [`count`](Self::count) does. For each group it reads up to 32,770 characters of one error.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan` of 0 and more
-    /// than 1,000 `filter.ids`; those of [`timeline`](Self::timeline). Nothing was sent to the database then.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan` of 0, and more than
+    /// 1,000 `filter.ids`, and those of [`timeline`](Self::timeline). Each is returned with nothing sent to the
+    /// database.
     async fn error_groups(
         &self,
         app_id: AppId,
@@ -260,9 +271,10 @@ pub trait DeadLetterTriage: Send + Sync {
         request: &GroupRequest,
     ) -> Result<ErrorGroups, DeadLetterRepoError>;
 
-    /// Counts the app's rows of each event that are resolved as `replayed`, in the order of `event_ids`: how
-    /// often it was put back before. Events are told apart by
-    /// [`original_event_id`](DeadLetterRow::original_event_id).
+    /// Counts the app's letters of each event that are resolved as `replayed`, in the order of `event_ids`: how often
+    /// the event was put back before.
+    ///
+    /// The call tells events apart by [`original_event_id`](DeadLetterRow::original_event_id).
     ///
     /// # Errors
     ///
@@ -274,15 +286,16 @@ pub trait DeadLetterTriage: Send + Sync {
         event_ids: &[Uuid],
     ) -> Result<Vec<u64>, DeadLetterRepoError>;
 
-    /// Settles the row if it is open, and returns it as it then is. Of callers at the same time one wins.
+    /// Resolves the letter if it is open, and returns the resolved letter. If several callers close the same letter
+    /// at the same time, exactly one succeeds.
     ///
-    /// One conditional UPDATE, with no read before it. A `handler_failed` row stays open: it may be settled as
-    /// that again, and then says when its handler last failed.
+    /// The call sends one conditional UPDATE, with no read before it. A `handler_failed` letter stays open: it can be
+    /// resolved as `handler_failed` again, and its `resolved_at` is then the last time that its handler failed.
     ///
     /// # Errors
     ///
-    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) where it is not open,
-    /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
+    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if the letter is not open,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
     async fn resolve_once(
         &self,
         app_id: AppId,
@@ -290,18 +303,21 @@ pub trait DeadLetterTriage: Send + Sync {
         settlement: &Settlement,
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
-    /// Settles open rows that match: oldest first, at most `limit`. Rows that another transaction holds are
-    /// passed over, and [`Settled::skipped_locked`] says so.
+    /// Resolves open letters that match, oldest first, at most `limit`.
     ///
-    /// A filter whose state is [`Closed`](crate::DeadLetterState::Closed) has no open row, and nothing is sent. To
-    /// settle as `handler_failed` leaves alone what is so already: each row is settled so once, and a loop ends.
+    /// Letters locked by another transaction are skipped, and [`Settled::skipped_locked`] reports that.
+    ///
+    /// If the filter's state is [`Closed`](crate::DeadLetterState::Closed), no letter can be open, and the call sends
+    /// no statement. Resolving as `handler_failed` skips letters that are `handler_failed` already. Each letter is
+    /// then resolved at most once, and a loop ends.
     ///
     /// # Errors
     ///
-    /// [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore): without that bound, and without
-    /// `filter.ids`, rows that fail meanwhile would be swept along.
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000
-    /// ids. Nothing was sent to the database then.
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if the filter has neither
+    ///   `created_before` nor `ids`: the call would also resolve letters that fail meanwhile;
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000 ids.
     async fn resolve_matching(
         &self,
         app_id: AppId,
@@ -310,50 +326,57 @@ pub trait DeadLetterTriage: Send + Sync {
         limit: u32,
     ) -> Result<Settled, DeadLetterRepoError>;
 
-    /// Makes a resolved row unresolved again, a `handler_failed` one too, and forgets by whom and why it was
-    /// settled.
+    /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
+    /// and why.
     ///
     /// # Errors
     ///
-    /// [`NotResolved`](DeadLetterRepoError::NotResolved) where it is unresolved,
-    /// [`NotFound`](DeadLetterRepoError::NotFound) where the app has no such row.
+    /// [`NotResolved`](DeadLetterRepoError::NotResolved) if the letter is unresolved,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
     async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError>;
 
-    /// Stores letters as they were exported, each in its app, with their ids, times and settlements. One
-    /// whose id is there already is left alone, whatever it holds, and counted; in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table, one whose id its app has. If `letters` has several
-    /// copies of a letter, the last copy is stored.
+    /// Stores exported letters, each in its app, with their ids, times and resolutions.
     ///
-    /// All of one call or none; at most 1,000. What the repo may have for caps does not apply. What is finer
-    /// than a microsecond is lost.
+    /// A letter whose id exists already is not stored, whatever the existing letter holds, and is counted as present.
+    /// In a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table only ids of the same app count as existing. If
+    /// `letters` has several copies of a letter, the last copy is stored.
     ///
-    /// Letters keep their `created_at` and `resolved_at`, by which sweeps go. A letter that a sweep archived is still due:
-    /// the next sweep with the same retention deletes it again. Give its app a longer retention first, or compare the
-    /// two times with the retention and leave out letters that are due.
+    /// The call is atomic, and takes at most 1,000 letters. The caps of the repo do not apply. Times lose digits
+    /// below a microsecond.
+    ///
+    /// Letters keep their `created_at` and `resolved_at`, which decide when a sweep deletes them. A letter that a
+    /// sweep archived is still due: the next sweep with the same retention deletes it again. Give its app a longer
+    /// retention first, or compare the two times with the retention and leave out letters that are due.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more letters, with the argument `letters`. With
-    /// the first such letter's index and field: [`NotStorable`](DeadLetterRepoError::NotStorable) for an
-    /// `attempt_count` over [`i32::MAX`], a `resolved_at` without a `resolution` or the reverse, a NUL in a
-    /// text, and a resolution that the table does not know;
-    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Nothing is stored then.
+    /// Nothing is stored after any of these:
+    ///
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 letters, with the argument `letters`;
+    /// - [`NotStorable`](DeadLetterRepoError::NotStorable), with the index and the field of the first such letter,
+    ///   for an `attempt_count` over [`i32::MAX`], a `resolved_at` without a `resolution` or the reverse, a NUL in a
+    ///   text, and a resolution that the table does not know;
+    /// - [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange), with the index and the field of the first such
+    ///   letter.
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
 
-    /// Recomputes the stale error signatures, and the group keys, of up to `limit` letters of all apps, in order of id.
+    /// Recomputes the stale error signatures, and the group keys, of up to `limit` letters of all apps, in order of
+    /// id.
     ///
-    /// A signature is stale if an earlier version of the rules made it, or if another writer stored the letter without a
-    /// group key or a signature. Signatures that a service made, those of a newer version, and those of erased letters
-    /// stay. Run a rebuild when every process has this version: an older one keeps storing older signatures.
+    /// A signature is stale if an earlier version of the rules made it, or if another writer stored the letter
+    /// without a group key or a signature. Signatures that a service made, signatures of a newer version, and
+    /// signatures of erased letters stay. Run a rebuild once every process has this version, because an older process
+    /// keeps storing older signatures.
     ///
-    /// One statement examines the letters, one reads those that are stale, and one updates them; in a
-    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table the last two are sent for each app. A call reads at most 16
-    /// MB, or one letter. Letters that another transaction has locked, or that changed in between, are skipped and stay
-    /// stale. A rebuild is idempotent: restart an interrupted one.
+    /// One statement examines the letters, one reads the stale ones, and one updates them. In a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table the last two are sent for each app. A call reads at most
+    /// 16 MB, or one letter. Letters that another transaction has locked, or that changed in between, are skipped and
+    /// stay stale. A rebuild is idempotent: restart an interrupted one.
     ///
     /// # Errors
     ///
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the database.
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the
+    /// database.
     ///
     /// # Examples
     ///
@@ -381,54 +404,57 @@ pub trait DeadLetterTriage: Send + Sync {
     async fn rebuild_signatures(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError>;
 }
 
-/// How a row is settled, by whom and why. A NUL in a text becomes U+FFFD. Deserialized, a field that does not
-/// exist is an error. Its `Debug` shows texts by their size.
+/// A resolution to set, with who decided it and why.
+///
+/// A NUL in a text becomes U+FFFD. Deserializing an unknown field is an error. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settlement {
-    /// What becomes of it.
+    /// The resolution to set.
     pub resolution: Resolution,
-    /// Who decided so.
+    /// Who decided it.
     pub by: Option<String>,
-    /// Why.
+    /// Why it was decided.
     pub note: Option<String>,
 }
 
 impl Settlement {
-    /// The event was put back into the outbox, by others than [`DeadLetterReplay`](crate::DeadLetterReplay).
+    /// Returns a settlement as `replayed`: something other than [`DeadLetterReplay`](crate::DeadLetterReplay) put the
+    /// event back into the outbox.
     pub fn replayed() -> Self {
         Resolution::Replayed.into()
     }
 
-    /// Nothing is to be done.
+    /// Returns a settlement as `ignored`: nothing is to be done.
     pub fn ignored() -> Self {
         Resolution::Ignored.into()
     }
 
-    /// A dead-letter handler script dealt with it.
+    /// Returns a settlement as `handled_by_script`: a dead-letter handler script dealt with the letter.
     pub fn handled_by_script() -> Self {
         Resolution::HandledByScript.into()
     }
 
-    /// The dead-letter handler script failed in its turn: the row stays open.
+    /// Returns a settlement as `handler_failed`: the dead-letter handler script failed in its turn. The letter stays
+    /// open.
     pub fn handler_failed() -> Self {
         Resolution::HandlerFailed.into()
     }
 
-    /// Who decided so.
+    /// Who decided it.
     pub fn by(mut self, by: impl Into<String>) -> Self {
         self.by = Some(by.into());
         self
     }
 
-    /// Why.
+    /// Why it was decided.
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
     }
 }
 
-/// By nobody, without a note.
+/// Makes a settlement without `by` and `note`.
 impl From<Resolution> for Settlement {
     fn from(resolution: Resolution) -> Self {
         Self { resolution, by: None, note: None }
@@ -437,49 +463,51 @@ impl From<Resolution> for Settlement {
 
 debug_without_content! { Settlement { resolution; by, note } }
 
-/// A row as a list shows it: without its payload, and with the beginning of its texts, so that a page is small whatever
-/// its letters hold. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
+/// A letter as a list shows it: without its payload, and with its texts cut, so that a page is small whatever its
+/// letters hold.
+///
+/// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeadLetterSummary {
-    /// The row's id.
+    /// The letter's id.
     pub id: DeadLetterId,
-    /// The tenant.
+    /// The app, or tenant, that the letter belongs to.
     pub app_id: AppId,
     /// The outbox row that used up its retries.
     pub original_event_id: Uuid,
-    /// What the event was about: at most 500 characters of it.
+    /// The subject of the event, at most 500 characters.
     pub source: String,
-    /// The operation that failed: at most 500 characters of it.
+    /// The operation that failed, at most 500 characters.
     pub op: String,
     /// The trigger, if it was known.
     pub trigger_id: Option<TriggerId>,
-    /// The script that it ran, if it was known.
+    /// The script that the trigger ran, if it was known.
     pub script_id: Option<ScriptId>,
-    /// The size of the payload as serialized, in bytes.
+    /// The size of the serialized payload, in bytes.
     pub payload_bytes: u64,
-    /// What the stored text of the payload is. `None` is a kind that this version does not know.
+    /// The kind of the payload's stored text. `None` is a kind that this version does not know.
     pub payload_kind: Option<PayloadKind>,
-    /// Attempts made.
+    /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
     pub first_attempt_at: DateTime<Utc>,
     /// When the last attempt was made.
     pub last_attempt_at: DateTime<Utc>,
-    /// The first 200 characters of `last_error`, without a mark.
+    /// The first 200 characters of `last_error`, without the ` [cut]` mark.
     pub error_excerpt: String,
-    /// See [`DeadLetterRow::error_signature`]: at most 500 characters of it.
+    /// The [`DeadLetterRow::error_signature`], at most 500 characters.
     pub error_signature: String,
-    /// The short name of the letter's [error group](ErrorGroup::group_key).
+    /// The key of the letter's [error group](ErrorGroup::group_key), at most 500 characters.
     pub group_key: String,
-    /// When the row was stored.
+    /// When the letter was stored.
     pub created_at: DateTime<Utc>,
-    /// When the row was last resolved.
+    /// When the letter was last resolved.
     pub resolved_at: Option<DateTime<Utc>>,
-    /// What became of it. `None` beside a `resolved_at` is a resolution that this version does not know.
+    /// The resolution. `None` beside a `resolved_at` is a resolution that this version does not know.
     pub resolution: Option<Resolution>,
-    /// Who settled it: at most 500 characters of it.
+    /// Who resolved the letter, at most 500 characters.
     pub resolved_by: Option<String>,
-    /// Why: at most 2,000 characters of it.
+    /// Why it was resolved, at most 2,000 characters.
     pub resolution_note: Option<String>,
 }
 
@@ -491,94 +519,100 @@ debug_without_content! {
     }
 }
 
-/// An app's badge.
+/// How many unresolved letters an app has, for its badge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnresolvedCount {
     /// The app.
     pub app_id: AppId,
-    /// Its unresolved rows, or the cap if there are more.
+    /// The app's unresolved letters, or the cap if there are more.
     pub count: u64,
     /// Whether there are more than `count`.
     pub capped: bool,
 }
 
-/// An app that has open rows.
+/// An app that has open letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backlog {
     /// The app.
     pub app_id: AppId,
-    /// Its open rows.
+    /// The app's open letters.
     pub open: CappedCount,
-    /// Its unresolved rows: those of them that are not `handler_failed`.
+    /// The app's unresolved letters: the open ones that are not `handler_failed`.
     pub unresolved: CappedCount,
-    /// The `created_at` of its oldest open row.
+    /// The `created_at` of the app's oldest open letter.
     pub oldest: DateTime<Utc>,
-    /// The `created_at` of its newest open row.
+    /// The `created_at` of the app's newest open letter.
     pub newest: DateTime<Utc>,
 }
 
-/// How many rows match.
+/// How many letters match, and when they were counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// Rows, or the cap if there are more.
+    /// The matching letters, or the cap if there are more.
     pub count: u64,
-    /// Whether there are more than `count`, among those that were looked at.
+    /// Whether more than `count` of the examined letters match.
     pub capped: bool,
-    /// The database's clock.
+    /// The time of the count, by the database's clock.
     pub now: DateTime<Utc>,
-    /// The filter's `created_before`, or [`now`](Self::now) if it has none and no `ids`: rows that were created at this
-    /// time or later are not counted. With it as `created_before` a bulk call is about what was counted, and leaves
-    /// alone what fails from then on. A transaction that began before it and commits after the count adds rows that
-    /// match: so a bulk call whose limit is the count settles no more rows, but may settle others.
+    /// The filter's `created_before`, or [`now`](Self::now) if the filter has none. Letters created at this time or
+    /// later are not counted, unless the filter has `ids` and no `created_before`.
+    ///
+    /// A bulk call that takes `as_of` as its `created_before` is about the letters that were counted, and leaves
+    /// alone letters that fail later. A transaction that began before `as_of` and commits after the count adds
+    /// letters that match. A bulk call whose limit is the count therefore resolves no more letters than were counted,
+    /// but may resolve others.
     pub as_of: DateTime<Utc>,
-    /// Where the scan ended: the `created_at` of the last row that was looked at, or its `resolved_at` where the
-    /// filter's state is closed. `None` where nothing was left out.
+    /// Where the scan limit stopped the call: the `created_at` of the last examined letter, or its `resolved_at` if
+    /// the filter's state is closed. `None` if nothing was left out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// What a timeline shows: rows that were created from `from` on and before `until`, in this many buckets.
-/// Deserialized, a field that does not exist is an error.
+/// The time range and the buckets of a timeline: letters created at `from` or later, and before `until`.
+/// Deserializing an unknown field is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimelineRequest {
-    /// Where the first bucket begins.
+    /// When the first bucket begins.
     pub from: DateTime<Utc>,
-    /// Where the last bucket ends.
+    /// When the last bucket ends.
     pub until: DateTime<Utc>,
-    /// Buckets, 1 to 1,000, of one width: whole microseconds.
+    /// How many buckets, 1 to 1,000. All have the same width, in whole microseconds.
     pub buckets: u32,
 }
 
-/// Rows a time bucket.
+/// How many letters were created in each time bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// Oldest first.
+    /// The buckets, oldest first.
     pub buckets: Vec<Bucket>,
-    /// Where the scan ended: rows before this are not counted. `None` where nothing was left out.
+    /// Where the scan limit stopped the call: letters created before this time are not counted. `None` if nothing was
+    /// left out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
 /// A bucket of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
-    /// Where it begins. It ends where the next one does, the last at the request's `until`.
+    /// When the bucket begins. It ends when the next one begins, and the last one ends at the request's `until`.
     pub from: DateTime<Utc>,
-    /// Rows.
+    /// How many letters were created in the bucket.
     pub count: u64,
 }
 
-/// Which groups. The default is the 50 largest, of all rows, without timelines. More fields may come: write
-/// it with `..Default::default()`.
+/// Which error groups to return.
 ///
-/// Deserialized, every field may be missing, and one that does not exist is an error.
+/// The default is the 50 largest, without a scan limit and without timelines. More fields may come: write it with
+/// `..Default::default()`.
+///
+/// Every field may be missing when it is deserialized. An unknown field is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupRequest {
-    /// Groups, 1 to 500.
+    /// How many groups to return at most, 1 to 500.
     pub limit: u32,
-    /// How many rows may be looked at, at least 1. `None` is no bound.
+    /// The scan limit: how many letters the call may examine, at least 1. `None` is no limit.
     pub scan: Option<u32>,
-    /// The timeline that each group is to have.
+    /// The timeline to return for each group.
     pub timeline: Option<TimelineRequest>,
 }
 
@@ -588,46 +622,49 @@ impl Default for GroupRequest {
     }
 }
 
-/// What fails alike.
+/// The error groups of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroups {
     /// The groups, largest first.
     pub groups: Vec<ErrorGroup>,
-    /// Where the scan ended: rows before this are in no group. `None` where nothing was left out.
+    /// Where the scan limit stopped the call: letters created before this time are in no group. `None` if nothing was
+    /// left out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// Rows that failed alike. A text that was cut ends with ` [cut]`. Its `Debug` shows texts by their size.
+/// Letters with the same source, op, script and error signature.
+///
+/// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorGroup {
-    /// The short name of the group, for a filter, a link or a command line: 16 hex digits of SHA-256 over source, op,
-    /// script and signature. Letters that another writer stored without a key have the empty one, and are one group
-    /// until [`rebuild_signatures`](DeadLetterTriage::rebuild_signatures) computes theirs.
+    /// The key of the group, for a filter, a link or a command line: 16 hex digits of SHA-256 over source, op, script
+    /// and signature. Letters that another writer stored without a key have the empty key. They are one group until
+    /// [`rebuild_signatures`](DeadLetterTriage::rebuild_signatures) computes their keys.
     pub group_key: String,
-    /// What the events were about: at most 500 characters of it.
+    /// The subject of the events, at most 500 characters.
     pub source: String,
-    /// The operation that failed: at most 500 characters of it.
+    /// The operation that failed, at most 500 characters.
     pub op: String,
     /// The script, if it was known.
     pub script_id: Option<ScriptId>,
-    /// What their errors have in common: at most 500 characters of it.
+    /// The text that the errors have in common, at most 500 characters.
     pub error_signature: String,
-    /// The message of the newest letter's error, as a signature reads it: at most 500 characters.
+    /// The message of the newest letter's error, as a signature reads it, at most 500 characters.
     pub sample: String,
-    /// Rows.
+    /// How many letters the group has.
     pub count: u64,
-    /// The first row's `created_at`.
+    /// The `created_at` of the group's oldest letter.
     pub first_seen: DateTime<Utc>,
-    /// The last row's `created_at`.
+    /// The `created_at` of the group's newest letter.
     pub last_seen: DateTime<Utc>,
-    /// The row that was seen last: of equals the one with the largest id.
+    /// The letter that was created last. If several have the same `created_at`, it is the one with the largest id.
     pub newest_id: DeadLetterId,
-    /// How many of the rows are settled. Where the filter's state leaves those out, there are none.
+    /// How many of the group's letters are closed. It is 0 if the filter's state leaves closed letters out.
     pub settled: u64,
-    /// When the last one of them was settled. Before `last_seen` it says that the error came back.
+    /// When the last of the closed letters was resolved. If it is before `last_seen`, the error regressed.
     pub last_settled_at: Option<DateTime<Utc>>,
-    /// The buckets that the request asked for, else none. Rows outside their time are in the group all the
-    /// same.
+    /// The buckets of the requested timeline, or none if the request has no timeline. Letters outside its time range
+    /// still count in the group.
     pub timeline: Vec<Bucket>,
 }
 
@@ -638,25 +675,25 @@ debug_without_content! {
     }
 }
 
-/// What a bulk call settled.
+/// The result of a bulk call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
-    /// The rows, oldest first.
+    /// The resolved letters, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// Whether the limit was reached. The next call may settle more, or find nothing: a loop that goes on while
-    /// this is true ends.
+    /// Whether the call reached its limit. The next call may resolve more, or find nothing. A loop that continues
+    /// while this is true ends.
     pub more: bool,
-    /// Whether rows that match are left nonetheless, because others hold them: another transaction that has not
-    /// ended, or a policy or trigger of the database. Try again later. It is looked for where `more` is false,
-    /// and not in SQLite, which has no row locks.
+    /// Whether matching letters are left because they could not be updated: a transaction that has not ended has
+    /// locked them, or a policy or trigger of the database prevents the update. Try again later. The call checks it
+    /// only if `more` is false, and not on SQLite, which has no row locks.
     pub skipped_locked: bool,
 }
 
-/// What became of letters that were to be imported.
+/// How many of the letters of an import were stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
-    /// Those that were stored.
+    /// Letters that were stored.
     pub stored: u64,
-    /// Those that were there already, or twice in the same call.
+    /// Letters that existed already, or were given twice in the same call.
     pub present: u64,
 }

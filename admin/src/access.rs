@@ -1,4 +1,4 @@
-//! Who may do what: the host says, and the store is handed out to nobody else.
+//! Authorization: the host decides who may do what, and only authorized handlers reach the store.
 
 use std::{
     collections::BTreeSet,
@@ -29,23 +29,25 @@ use tokio::{
 
 use crate::{Admin, State, audit::Attempt, problem::Problem};
 
-/// Letters that a view may examine, of an operator of whom nothing else is said: a tenth of a second.
+/// Default for the most letters that one view of an operator may examine.
 const SCAN_LIMIT: u32 = 100_000;
-/// Of 1,000,000 letters no view takes more than a second.
+/// Maximum of [`Operator::scan_limit`].
 const MAX_SCAN: u32 = 1_000_000;
-/// Whoever has a longer one is not let in: it stands in the store and in the audit as often as they act.
+/// Operators with a longer name are refused, because each action stores the name and writes it to the audit log.
 const MAX_NAME_CHARACTERS: usize = 200;
 
-/// Says who sends a request: a host's own session or single sign-on, one of the ready-made ones here, or a
-/// closure `Fn(&Parts) -> Result<Operator, Denied>`. It is asked once for every request but those of assets, and
-/// before the store is.
+/// Identifies the operator who sends a request.
+///
+/// A host implements this for its session or single sign-on, uses [`BearerToken`], [`TrustedProxyHeader`] or
+/// [`InsecureAllowAll`], or passes a closure `Fn(&Parts) -> Result<Operator, Denied>`. The admin calls it once for
+/// every request except those of assets, and before it calls the store.
 #[async_trait]
 pub trait Authorize: Send + Sync + 'static {
-    /// The operator who sends the request with these parts.
+    /// Returns the operator who sends the request with these parts.
     ///
     /// # Errors
     ///
-    /// What the request is answered instead: see [`Denied`].
+    /// Returns the response for a request that is refused: see [`Denied`].
     async fn authorize(&self, request: &Parts) -> Result<Operator, Denied>;
 }
 
@@ -59,25 +61,29 @@ where
     }
 }
 
-/// What a request gets that [`Authorize`] does not let in: a problem (401 or 403), or any response, a
-/// redirect to a log-in page say. A POST should not be redirected to another origin: the pages' content
-/// security policy has the browser drop that without a word.
+/// The response to a request that [`Authorize`] refuses: a problem (401, 403 or 421), or any response, for example a
+/// redirect to a log-in page.
+///
+/// Do not redirect a POST to another origin. The pages' content security policy makes the browser drop such a
+/// redirect without a message.
 #[derive(Debug)]
 pub struct Denied(Box<Response>);
 
 impl Denied {
-    /// 401: nobody is logged in, or the credentials are wrong. With `WWW-Authenticate: Bearer`.
+    /// Returns 401 with `WWW-Authenticate: Bearer`: nobody is logged in, or the credentials are wrong.
     pub fn unauthenticated() -> Self {
         Problem::unauthenticated().into_response().into()
     }
 
-    /// 421: the request's `Host` is none of the service's own. For services that let in whoever reaches them: a page
-    /// of another site can have its own name point there (DNS rebinding).
+    /// Returns 421: the request's `Host` is not a name of the service.
+    ///
+    /// Use it in a service that accepts every client that can reach it. A page of another site can point its own name
+    /// at such a service (DNS rebinding).
     pub fn misdirected() -> Self {
         Problem::misdirected().into_response().into()
     }
 
-    /// 403: somebody who may not use the admin at all.
+    /// Returns 403: the operator may not use the admin at all.
     pub fn forbidden() -> Self {
         Problem::forbidden("this operator may not use the admin").into_response().into()
     }
@@ -89,42 +95,44 @@ impl From<Response> for Denied {
     }
 }
 
-/// Somebody who works with the letters.
+/// A person who uses the admin, with their apps and rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     name: String,
-    /// None is all.
+    /// `None` means all apps.
     apps: Option<BTreeSet<AppId>>,
     rights: BTreeSet<Right>,
     scan_limit: u32,
 }
 
 impl Operator {
-    /// May read the letters of all apps, and do no more. The name is what
-    /// [`resolved_by`](dead_letters::DeadLetterRow::resolved_by) and the audit say.
+    /// Returns an operator who may only read, in all apps. The name appears in
+    /// [`resolved_by`](dead_letters::DeadLetterRow::resolved_by) and in the audit log.
     pub fn reader(name: impl Into<String>) -> Self {
         Self { name: name.into(), apps: None, rights: BTreeSet::new(), scan_limit: SCAN_LIMIT }
     }
 
-    /// May do everything.
+    /// Returns an operator with every right, in all apps.
     pub fn full(name: impl Into<String>) -> Self {
         Right::ALL.into_iter().fold(Self::reader(name), Self::with)
     }
 
-    /// May do this as well.
+    /// Adds a right.
     pub fn with(mut self, right: Right) -> Self {
         self.rights.insert(right);
         self
     }
 
-    /// Sees these apps alone: all others are to them as if they did not exist.
+    /// Restricts the operator to these apps. All other apps look to them as if they did not exist.
     pub fn of_apps(mut self, apps: impl IntoIterator<Item = AppId>) -> Self {
         self.apps = Some(apps.into_iter().collect());
         self
     }
 
-    /// May have so many letters examined by one view or preview: 100,000, where it is not said, and 1,000,000 at most.
-    /// A view examines 10,000 unless its address says `scan`.
+    /// Sets how many letters one view or preview may examine for this operator: 100,000 by default, 1,000,000 at
+    /// most.
+    ///
+    /// A view examines 10,000 letters unless its address sets `scan`.
     pub fn scan_limit(mut self, letters: u32) -> Self {
         self.scan_limit = letters.clamp(1, MAX_SCAN);
         self
@@ -151,10 +159,10 @@ impl Operator {
     }
 }
 
-/// What an [`Operator`] may do besides reading.
+/// A right of an [`Operator`], besides reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
-    /// Sees what is redacted of a payload, where they ask for it. It is audited.
+    /// Reveals the redacted parts of a payload, on request. Each request is audited.
     Payloads,
     /// Resolves and reopens letters.
     Settle,
@@ -163,7 +171,7 @@ pub enum Right {
 }
 
 impl Right {
-    /// All of them.
+    /// All rights.
     pub const ALL: [Self; 3] = [Self::Payloads, Self::Settle, Self::Replay];
 
     fn lacking(self) -> &'static str {
@@ -175,14 +183,14 @@ impl Right {
     }
 }
 
-/// Lets in who sends `Authorization: Bearer` with one token, as one operator. It is compared in constant time.
+/// Accepts requests with `Authorization: Bearer` and one token, as one operator. Compares the token in constant time.
 pub struct BearerToken {
     digest: [u8; 32],
     operator: Operator,
 }
 
 impl BearerToken {
-    /// An empty token lets nobody in.
+    /// Returns an authorization by this token. An empty token refuses every request.
     pub fn new(token: impl AsRef<[u8]>, operator: Operator) -> Self {
         Self { digest: Sha256::digest(token).into(), operator }
     }
@@ -195,7 +203,7 @@ impl Authorize for BearerToken {
             let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
             (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
         });
-        // The digests are of one length, whatever the token's.
+        // Digests have one length, so the comparison does not reveal the token's length.
         let is_it = |token: &[u8]| bool::from(self.digest.ct_eq(&<[u8; 32]>::from(Sha256::digest(token))));
         if token.is_some_and(is_it) { Ok(self.operator.clone()) } else { Err(Denied::unauthenticated()) }
     }
@@ -207,16 +215,17 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// Takes the operator's name from a header that a proxy sets, which has logged them in. **The proxy must remove
-/// that header from what it is sent, and nobody may reach the service past it.**
+/// Takes the operator's name from a header that is set by the proxy that logged them in. **The proxy must remove that
+/// header from incoming requests, and clients must not reach the service without the proxy.**
 pub struct TrustedProxyHeader<F> {
     header: HeaderName,
     operator: F,
 }
 
 impl<F: Fn(&str) -> Option<Operator> + Send + Sync + 'static> TrustedProxyHeader<F> {
-    /// `operator` makes an operator of the header's text, or lets them not in. A header that is missing, empty,
-    /// given twice or no visible ASCII lets nobody in.
+    /// Returns an authorization by this header. `operator` turns the header's text into an operator, or returns
+    /// `None` to refuse them. A request is also refused if the header is missing, empty, repeated or not visible
+    /// ASCII.
     pub fn new(header: HeaderName, operator: F) -> Self {
         Self { header, operator }
     }
@@ -240,8 +249,8 @@ impl<F> fmt::Debug for TrustedProxyHeader<F> {
     }
 }
 
-/// Lets everybody in, as this operator: for a service that listens on loopback alone. A request whose `Host` is not
-/// a name of the loopback interface is answered 421.
+/// Accepts every request as this operator, for a service that listens only on the loopback interface. A request whose
+/// `Host` is not a name of that interface gets 421.
 #[derive(Debug, Clone)]
 pub struct InsecureAllowAll(pub Operator);
 
@@ -252,8 +261,9 @@ impl Authorize for InsecureAllowAll {
     }
 }
 
-/// Whether all names that the request has for this host are of the loopback interface. Browsers always send one, with
-/// the port that they came by; what sends none is no browser.
+/// Returns whether every host name in the request is a name of the loopback interface.
+///
+/// A request without a name is accepted: browsers always send one, so it does not come from a browser.
 fn is_of_loopback(request: &Parts) -> bool {
     let by_header = request.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
     let by_address = request.uri.authority().map(|authority| authority.as_str());
@@ -264,15 +274,17 @@ fn is_of_loopback(request: &Parts) -> bool {
     })
 }
 
-/// How long a request waits for its turn.
+/// How long a request waits for its turn at the store.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Turns at the store. They are fewer than the connections of its pool, which is the service's own: whatever
-/// operators ask for, the service finds a connection. First come, first served.
+/// Limits how many requests use the store at the same time, first come, first served.
+///
+/// There should be fewer turns than connections in the pool, which the service shares. The service then finds a
+/// connection whatever operators request.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns(Arc<Semaphore>);
 
-/// One of them, until it is dropped.
+/// A turn at the store, which ends when it is dropped.
 pub(crate) type Turn = OwnedSemaphorePermit;
 
 impl Turns {
@@ -286,18 +298,18 @@ impl Turns {
     }
 }
 
-/// Whether the client that sent a request still waits for its answer.
+/// Whether the client still waits for the response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting(pub(crate) Weak<()>);
 
-/// The store, in the hands of an operator whose turn it is: no handler reaches it otherwise.
+/// Access to the store for an operator who has a turn. Handlers reach the store only through this type.
 #[derive(Clone)]
 pub(crate) struct Access {
     pub(crate) admin: State,
     pub(crate) operator: Arc<Operator>,
     pub(crate) attempt: Attempt,
     pub(crate) waiting: Option<Waiting>,
-    /// Given back with the last copy, when the last statement has ended.
+    /// The turn ends with the last copy, after the last statement has ended.
     pub(crate) _turn: Arc<Turn>,
 }
 
@@ -332,7 +344,7 @@ impl Access {
         self.operator.may(right) && (right != Right::Replay || self.admin.replay.is_some())
     }
 
-    /// The app, where the operator sees it; else it is as if there were none.
+    /// Returns access to the app. An app that the operator may not see is reported as not existing.
     pub(crate) fn app(self, app_id: AppId) -> Result<AppAccess, Problem> {
         if self.operator.sees(app_id) {
             Ok(AppAccess { access: self, app_id })
@@ -343,7 +355,7 @@ impl Access {
     }
 }
 
-/// One app's letters, in the hands of an operator.
+/// Access to one app's letters for an operator.
 #[derive(Clone)]
 pub(crate) struct AppAccess {
     access: Access,
@@ -355,7 +367,7 @@ impl AppAccess {
         &self.access.attempt
     }
 
-    /// Whether nobody waits for the answer any more.
+    /// Returns whether the client no longer waits for the response.
     pub(crate) fn is_given_up(&self) -> bool {
         self.access.waiting.as_ref().is_some_and(|waiting| waiting.0.strong_count() == 0)
     }
@@ -384,7 +396,7 @@ impl AppAccess {
         if self.operator().may(right) { Ok(()) } else { Err(Problem::forbidden(right.lacking())) }
     }
 
-    /// For an operator who may replay, in a service that can.
+    /// Returns the service's replay if there is one and the operator has the right.
     pub(crate) fn replay(&self) -> Result<&dyn DeadLetterReplay, Problem> {
         self.needs(Right::Replay)?;
         self.admin().replay.as_deref().ok_or_else(Problem::no_replay)

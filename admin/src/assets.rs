@@ -1,4 +1,5 @@
-//! Style sheet, script and icon: built in, and cached for good under names that change with their content.
+//! Style sheet, script and icon, built into the binary. Browsers cache them for a year under names that change with
+//! the content.
 
 use std::{fmt::Write, sync::LazyLock};
 
@@ -33,13 +34,13 @@ impl Asset {
     fn new(stem: &str, extension: &str, content_type: &'static str, content: &'static str) -> Self {
         let mut name = format!("{stem}.");
         for byte in &Sha256::digest(content)[..8] {
-            // To a string it never fails.
+            // Writing to a string never fails.
             let _ = write!(name, "{byte:02x}");
         }
         Self { name: format!("{name}.{extension}"), content_type, content }
     }
 
-    /// With a part of its digest.
+    /// Returns the file name, which contains a part of the content's digest.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

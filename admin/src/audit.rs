@@ -1,5 +1,7 @@
-//! Who did what, and who tried: one event of the target `dead_letters::audit` for each action, each revealed payload
-//! and each attempt that was refused, at level INFO, once it is over.
+//! The audit log: who did what, and who tried.
+//!
+//! Each action, each revealed payload and each refused attempt writes one event of the target `dead_letters::audit`,
+//! at level INFO, once it is over.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,8 +16,10 @@ use tracing::info;
 
 use crate::{access::AppAccess, problem::Problem};
 
-/// An action under way. Dropped before it ends, as where the service stops, it says what was done by then and
-/// that more may be.
+/// The audit entry of a running action.
+///
+/// If it is dropped before the action ends, for example because the service stops, it logs what was done so far with
+/// the outcome `unknown`.
 pub(crate) struct Entry<'a> {
     access: &'a AppAccess,
     action: &'static str,
@@ -38,12 +42,12 @@ impl<'a> Entry<'a> {
         Self { access, action, letters, count: 0, is_ended: false }
     }
 
-    /// It has changed or shown so many more letters.
+    /// Adds letters that the action changed or showed.
     pub(crate) fn did(&mut self, letters: u64) {
         self.count += letters;
     }
 
-    /// How it ended.
+    /// Logs how the action ended.
     pub(crate) fn ended(mut self, result: Result<(), &Problem>) {
         let status = result.err().map_or(StatusCode::OK, Problem::status);
         let problem = result.err().map(|problem| problem.kind().name());
@@ -75,15 +79,14 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// What is known of a request while it is answered: shared by the layer that tells of refused attempts and by those
-/// who find things out.
+/// What is known about a request so far. The layer that logs refused attempts shares it with the handlers.
 #[derive(Clone, Default)]
 pub(crate) struct Attempt(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 pub(crate) struct Known {
     operator: Option<String>,
-    /// Whether an [`Entry`] has told of it.
+    /// Whether an [`Entry`] has logged the request.
     is_told: bool,
     is_of_foreign_app: bool,
 }
@@ -97,13 +100,13 @@ impl Attempt {
         self.known(|known| known.operator = Some(operator.to_owned()));
     }
 
-    /// The operator may not see the app that was asked for.
+    /// Records that the operator may not see the requested app.
     pub(crate) fn is_of_foreign_app(&self) {
         self.known(|known| known.is_of_foreign_app = true);
     }
 }
 
-/// What an address is about. The texts are the sender's, encoded as they came.
+/// The action and the letters that an address names. The texts come from the sender and are not decoded.
 struct Target {
     action: &'static str,
     app_id: String,
@@ -135,8 +138,8 @@ impl Target {
     }
 }
 
-/// Tells of each action that was refused before it became an [`Entry`], and of each look at an app that the operator
-/// may not see.
+/// Logs each action that was refused before it had an [`Entry`], and each read of an app that the operator may not
+/// see.
 pub(crate) async fn attempts(mut request: Request, next: Next) -> Response {
     let target = Target::of(request.method(), request.uri().path());
     let attempt = Attempt::default();

@@ -1,9 +1,10 @@
-//! Many letters at once: a preview that is frozen, and runs that touch nothing else.
+//! Bulk actions: a frozen preview, and runs that change only the previewed letters.
 //!
-//! The preview's token says who may run it, on what, and until when a letter must have failed to be meant. It
-//! is sealed and handed to the browser; nothing is kept here. A run whose client hangs up ends with the batch under
-//! way; one that is dropped ends within it, and the batch is done or not as a whole. The same token goes on where it
-//! stopped, since what is settled is left alone.
+//! The preview's token holds the operator, the app, the filter, and the time before which a letter must have failed.
+//! It is sealed and sent to the browser; the server keeps nothing.
+//!
+//! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
+//! rolls back as a whole. The same token continues where the run stopped, since closed letters are left alone.
 
 use std::{ops::Not, time::Duration};
 
@@ -26,26 +27,26 @@ use crate::{
     token::Purpose,
 };
 
-/// How long a preview is good.
+/// How long a preview is valid.
 const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
-/// What a preview counts to.
+/// Cap of a preview's count.
 const COUNT_CAP: u32 = 100_000;
-/// What it counts of those that a run leaves out.
+/// Cap of the counts of letters that a run leaves out.
 const LEFT_OUT_CAP: u32 = 1_000;
 const SAMPLE: u32 = 10;
-/// Letters a batch: a replay holds them whole.
+/// Letters per batch. The batch of a replay is smaller, because it is held in memory with its payloads.
 const RESOLVE_BATCH: u32 = 1_000;
 const REPLAY_BATCH: u32 = 100;
-/// A run without a limit ends its last batch after this.
+/// A run starts no further batch after this time.
 const RUN_TIME: Duration = Duration::from_secs(10);
-/// A run ends with the batch in which this many letters have failed, because its answer names each.
+/// A run ends with the batch in which this many letters have failed, because the response lists each of them.
 const MAX_FAILURES: usize = 32;
-/// How much of the service's error is shown for each.
+/// Characters of the service's error that are shown for each failed letter.
 const MAX_REASON_CHARACTERS: usize = 500;
-/// How many letters that failed again are counted.
+/// Cap of the count of letters that failed again.
 const NEWEST: u32 = 500;
 
-/// What a run is about, and what came of it so far.
+/// The content of a preview's token: what a run may change, and the progress so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Frozen {
     operator: String,
@@ -59,71 +60,69 @@ struct Frozen {
     /// Letters that the service could not requeue.
     #[serde(default, skip_serializing_if = "is_zero")]
     failed: u64,
-    /// Behind the last of them.
+    /// The cursor of the last failed letter, behind which the next batch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<Cursor>,
-    /// Whether another transaction had locked letters that no further run of this preview comes to.
+    /// Whether locked letters were skipped that no further run of this preview reaches.
     #[serde(default, skip_serializing_if = "Not::not")]
     skipped_locked: bool,
     run_id: Uuid,
     began: Option<DateTime<Utc>>,
 }
 
-/// Tokens stand in addresses, which are short.
+/// Returns whether a field can be left out of a token. Tokens are parts of addresses and must be short.
 pub(crate) fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What a run would do.
 pub(crate) struct Preview {
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
     /// Whether there are more than `count`, or may be.
     pub(crate) capped: bool,
-    /// Letters that fail from then on are not meant.
+    /// A run leaves letters alone that fail at this time or later.
     pub(crate) cutoff: DateTime<Utc>,
-    /// Letters that match but lie ahead of the database's clock, and so are not meant.
+    /// Letters that match but lie ahead of the database's clock, so a run leaves them out.
     pub(crate) ahead: CappedCount,
     /// Letters that match but whose payload is truncated or erased, which the service does not replay.
     pub(crate) truncated: CappedCount,
-    /// The newest.
+    /// The newest letters of the preview.
     pub(crate) sample: Vec<DeadLetterSummary>,
     pub(crate) token: String,
     pub(crate) expires_at: DateTime<Utc>,
 }
 
-/// What a run did.
 pub(crate) struct Outcome {
     pub(crate) action: Resolution,
-    /// Of the preview, with its cutoff.
+    /// The preview's filter, with its cutoff.
     pub(crate) filter: DeadLetterFilter,
-    /// Of the preview.
+    /// The preview's count.
     pub(crate) counted: u64,
     pub(crate) capped: bool,
-    /// By this run.
+    /// Letters that this run changed.
     pub(crate) done: u64,
-    /// By this run and those before it.
+    /// Letters that this run and earlier runs of the preview changed.
     pub(crate) done_so_far: u64,
-    /// Letters that the service could not requeue in this run. They are open.
+    /// Letters that the service could not requeue in this run. They stay open.
     pub(crate) failures: Vec<Failure>,
-    /// The same in this run and those before it.
+    /// Number of letters that the service could not requeue in this run and earlier runs of the preview.
     pub(crate) failed_so_far: u64,
-    /// Whether another run may do more. No run does more than the preview counted.
+    /// Whether another run may change more letters. All runs together change no more than the preview counted.
     pub(crate) more: bool,
     /// Whether letters may match that the preview did not count.
     pub(crate) uncounted: bool,
-    /// Whether letters are left that others hold.
+    /// Whether locked letters were skipped.
     pub(crate) skipped_locked: bool,
-    /// Letters of the preview that others settled, or that were swept: known once no more is to do, and only of
-    /// an exact count.
+    /// Letters of the preview that others closed or that were swept. Known after the last run, if the count was
+    /// exact.
     pub(crate) settled_by_others: Option<u64>,
     /// When the first run began, by the database's clock.
     pub(crate) began: DateTime<Utc>,
-    /// Stored with each letter that was replayed.
+    /// The run's id, which is stored with each replayed letter.
     pub(crate) run_id: Uuid,
-    /// What ended it after its first batch.
+    /// The problem that stopped the run after a part of it was done.
     pub(crate) stopped_by: Option<Problem>,
-    /// For the next run.
+    /// The token for the next run.
     pub(crate) token: String,
 }
 
@@ -131,12 +130,12 @@ pub(crate) struct Outcome {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) id: DeadLetterId,
-    /// What the service said, as it said it.
+    /// The service's error message, cut after [`MAX_REASON_CHARACTERS`].
     pub(crate) reason: String,
 }
 
 impl CameBack {
-    /// Whether a staged replay stops here.
+    /// Returns whether a staged replay stops here.
     pub(crate) fn stops(&self) -> bool {
         self.count > 0 || self.capped
     }
@@ -153,12 +152,12 @@ impl From<ReplayFailure> for Failure {
     }
 }
 
-/// Letters that failed again: a run replayed their event. If there are none and `capped`, too many letters were stored
-/// since to examine them all.
+/// Letters that failed again after a run replayed their event. If `count` is 0 and `capped` is set, too many letters
+/// were stored since the run to examine them all.
 pub(crate) struct CameBack {
     pub(crate) count: usize,
     pub(crate) capped: bool,
-    /// The newest.
+    /// The newest of them.
     pub(crate) letters: Vec<DeadLetterSummary>,
 }
 
@@ -169,7 +168,7 @@ fn may_run(access: &AppAccess, action: Resolution) -> Result<(), Problem> {
     }
 }
 
-/// Counts what a run would settle, and freezes it.
+/// Counts the letters that a run would change, and freezes the filter.
 pub(crate) async fn preview(
     access: &AppAccess,
     action: Resolution,
@@ -207,7 +206,7 @@ pub(crate) async fn preview(
         }
         _ => CappedCount { count: 0, capped: false },
     };
-    // What was not examined was not counted. The run goes by time from the oldest on.
+    // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
     filter.created_from = filter.created_from.max(count.scanned_back_to);
     let mut ahead = CappedCount { count: 0, capped: false };
     if filter.ids.is_none() {
@@ -249,8 +248,8 @@ pub(crate) async fn preview(
     })
 }
 
-/// Settles at most `limit` of a preview's letters, oldest first; without a limit all of them, or as many as ten
-/// seconds allow.
+/// Changes at most `limit` of a preview's letters, oldest first. Without a limit, changes all of them, or as many as
+/// ten seconds allow.
 pub(crate) async fn run(
     access: &AppAccess,
     token: &str,
@@ -278,7 +277,7 @@ fn open(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<Frozen, P
     if frozen.operator != access.operator().name() || frozen.app_id != access.app_id {
         return Err(Problem::preview_expired("it was made by another operator, or for another app"));
     }
-    // One from the future was made by a replica whose clock is ahead.
+    // A preview from the future is valid, because it comes from a replica whose clock is ahead.
     if now.signed_duration_since(frozen.at) > GOOD_FOR {
         return Err(Problem::preview_expired("a preview is good for 15 minutes: make a new one"));
     }
@@ -293,7 +292,7 @@ async fn run_frozen(
     now: DateTime<Utc>,
     entry: &mut Entry<'_>,
 ) -> Result<Outcome, Problem> {
-    // Whatever was checked before: nothing is called replayed that no replay put back.
+    // Only a replay may resolve letters as `replayed`, whatever was checked before.
     let replay = match frozen.action {
         Resolution::Replayed => Some(access.replay()?),
         _ => None,
@@ -303,7 +302,7 @@ async fn run_frozen(
         None => clock::now(access).await?,
     };
     let deadline = Instant::now() + RUN_TIME;
-    // No more than was counted: a transaction that began before the count and commits after it adds a letter.
+    // A transaction that began before the count and commits after it adds a letter, so the count is the limit.
     let counted = frozen.counted.saturating_sub(frozen.done).saturating_sub(frozen.failed);
     let mut left = limit.unwrap_or(u32::MAX).min(u32::try_from(counted).unwrap_or(u32::MAX));
     let mut done = 0;
@@ -327,7 +326,7 @@ async fn run_frozen(
                 if let Some(error) = batch.stopped {
                     break (true, Some(error.into()));
                 }
-                // Of a client that hung up nobody knows whether it wants the rest.
+                // If the client hung up, the run stops, since the operator may not want the rest.
                 let is_over =
                     failures.len() >= MAX_FAILURES || Instant::now() >= deadline || access.is_given_up();
                 if !batch.more || is_over {
@@ -335,7 +334,7 @@ async fn run_frozen(
                 }
             }
             Err(error) if done == 0 && failures.is_empty() => return Err(error.into()),
-            // What was done is done, and has to be told.
+            // The batches before are committed, so the run reports them.
             Err(error) => break (true, Some(error.into())),
         }
     };
@@ -344,10 +343,10 @@ async fn run_frozen(
     let uncounted = !more && frozen.capped;
     let settled_by_others = match more || frozen.capped {
         true => None,
-        // What was done has to be told, though it can't be counted.
+        // The run is reported even if this count fails.
         false => settled_by_others(access, &frozen).await.ok(),
     };
-    // The next run begins behind the letters that failed, and so behind those that were held before them.
+    // The next run begins behind the failed letters, and so behind the locked letters before them.
     frozen.skipped_locked |= skipped_locked && frozen.after.is_some();
     frozen.began = Some(began);
     frozen.at = now;
@@ -397,14 +396,14 @@ async fn batch(
     }
 }
 
-/// What was counted, less what was done and what is open still.
+/// Returns the counted letters minus those that the runs changed and those that are still open.
 async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
     let scan = Some(access.operator().max_scan());
     let open = access.store().count(access.app_id, &frozen.query.filter, COUNT_CAP, scan).await?;
     Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
 }
 
-/// Letters that were stored since then and whose event the run of this token replayed.
+/// Returns the letters that were stored since `since` and whose event the run of this token replayed.
 pub(crate) async fn came_back(
     access: &AppAccess,
     token: &str,

@@ -1,5 +1,4 @@
-//! What every request passes: limits, the same-site check and headers. See RFC 9110 for ETag, and the issue
-//! of each header where it is set.
+//! The layers that every request passes: limits, the same-site check and headers. RFC 9110 defines `ETag`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,22 +29,24 @@ use crate::{
     problem::{self, Problem},
 };
 
-/// A thousand ids in JSON are 40 KB, in a signed token 60.
+/// Maximum size of a body. A thousand ids are 40 KB in JSON and 60 KB in a sealed token.
 const MAX_BODY_BYTES: usize = 256 << 10;
-/// Longer than a pool waits for a connection, and than a bulk run goes on.
+/// Time limit of a request. It is longer than a pool waits for a connection, and longer than a bulk run takes.
 const TIME_OUT: Duration = Duration::from_secs(60);
-/// A view that takes longer is answered with 503. Its statement keeps one of the admin's turns until the database ends
-/// it: set this as the statement timeout of the pool that you open for the admin.
+/// The time limit of a view, after which it gets 503.
+///
+/// The view's statement keeps one of the admin's turns until the database ends it. Set this as the statement timeout
+/// of the pool that you open for the admin.
 pub const VIEW_TIMEOUT: Duration = Duration::from_secs(15);
-/// Until all of a body is there.
+/// Time limit for receiving a whole body.
 const BODY_TIME_OUT: Duration = Duration::from_secs(10);
-/// No page has more.
+/// Maximum size of a page, which is buffered for its `ETag`.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// From the inside out.
+/// Adds the layers, the innermost first.
 pub(crate) fn layers(router: Router<State>, csrf: CsrfLayer) -> Router<State> {
     router
         .layer(from_fn(whole_body))
@@ -60,8 +61,8 @@ pub(crate) fn layers(router: Router<State>, csrf: CsrfLayer) -> Router<State> {
         .layer(map_response(headers))
 }
 
-/// A path with an empty part is nobody's: a prefix that is nested takes `/admin//apps` for its own, and what a host
-/// or a proxy says of `/admin/apps` would not hold for it.
+/// Returns 404 for a path with an empty segment. A nested prefix would accept `/admin//apps`, and a rule of the host
+/// or of a proxy for `/admin/apps` would not apply to it.
 async fn one_door(request: Request, next: Next) -> Response {
     let original = request.extensions().get::<OriginalUri>().map_or(request.uri(), |OriginalUri(uri)| uri);
     match original.path().contains("//") || request.uri().path().contains("//") {
@@ -70,10 +71,10 @@ async fn one_door(request: Request, next: Next) -> Response {
     }
 }
 
-/// A store that hangs is one that can't be reached.
+/// Limits the time of a request. A store that hangs is reported as unavailable.
 ///
-/// A request is answered by a task of its own, which goes on where the client hangs up: a statement does too, on its
-/// connection, so the turn is kept until it has ended; and an action is audited as what it was.
+/// A task of its own handles the request and continues if the client hangs up. The statement also continues on its
+/// connection, so the task keeps the turn until it has ended. The audit log then has the real outcome of an action.
 async fn in_time(mut request: Request, next: Next) -> Response {
     let here = Arc::new(());
     request.extensions_mut().insert(Waiting(Arc::downgrade(&here)));
@@ -92,7 +93,7 @@ async fn in_time(mut request: Request, next: Next) -> Response {
     }
 }
 
-/// Reads the body before anybody's turn is taken: whoever sends it byte by byte holds up nobody else.
+/// Reads the body before the request takes a turn, so that a slow client does not block others.
 async fn whole_body(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
@@ -106,13 +107,13 @@ async fn whole_body(request: Request, next: Next) -> Response {
     }
 }
 
-/// Answers 304 where the client has this very body already: a poll costs the store's calls and no bytes.
+/// Returns 304 if the client already has the same body. A poll then costs the store's calls but sends no body.
 async fn not_modified(request: Request, next: Next) -> Response {
     let known = request.headers().get(IF_NONE_MATCH).cloned();
-    // A HEAD has the headers of the GET; its body is left out further out.
+    // A HEAD has the headers of the GET. An outer layer drops its body.
     let is_view = request.method().is_safe();
     let (mut parts, body) = next.run(request).await.into_parts();
-    // What is not to be stored is a payload, maybe a large one, or an error.
+    // A response with its own Cache-Control must not be stored: it is a payload, which may be large, or an error.
     let is_kept = parts.headers.get(CACHE_CONTROL).is_none();
     if !is_view || parts.status != StatusCode::OK || !is_kept {
         return Response::from_parts(parts, body);
@@ -120,7 +121,7 @@ async fn not_modified(request: Request, next: Next) -> Response {
     let Ok(body) = to_bytes(body, MAX_PAGE_BYTES).await else {
         return Problem::unavailable().into_response();
     };
-    // Weak: the same page compressed is another body.
+    // The tag is weak, because the same page has other bytes when it is compressed.
     let tag = format!("W/\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(&body)[..16]));
     let is_known = known.is_some_and(|known| {
         known.to_str().is_ok_and(|known| known.split(',').any(|known| known.trim() == tag))
@@ -137,8 +138,10 @@ async fn not_modified(request: Request, next: Next) -> Response {
     Response::from_parts(parts, Body::from(body))
 }
 
-/// `same-origin` and no less: without a Referer browsers send `Origin: null` with forms to hosts on plain http,
-/// which the same-site check has to refuse.
+/// Adds the security headers.
+///
+/// `Referrer-Policy` must not be stricter than `same-origin`. Without a Referer, browsers send `Origin: null` with
+/// forms to hosts on plain HTTP, and the same-site check refuses that.
 pub(crate) async fn headers(mut response: Response) -> Response {
     let status = response.status();
     let is_refused = status.is_client_error() || status.is_server_error();

@@ -1,5 +1,5 @@
-//! What a request brings, read once and strictly: a field that does not exist, or stands twice, is an error
-//! that names it. Passed over, it would mean more rows than were asked for.
+//! Reads the input of a request strictly. An unknown or repeated field is an error that names the field: if it were
+//! ignored, the request would match more letters than it asked for.
 
 use axum::{
     body::Bytes,
@@ -12,18 +12,18 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{State, access::Operator, problem::Problem, urls::fits};
 
-/// Longer texts to search for are refused: they would be matched against every row of a scan.
+/// Longer fields are refused, because a search compares its text with every examined row.
 const MAX_CHARACTERS: usize = 2_000;
-/// Tokens, letters that were ticked, and a list with its filter encoded: a body's own limit holds for them.
+/// Fields that only the limit of the body bounds: tokens, ticked letters, and encoded lists with their filter.
 const LONG_FIELDS: [&str; 6] = ["back", "banner", "filter", "ids", "run", "token"];
 
-/// The app of the address.
+/// The app in the address.
 pub(crate) struct AppPath(pub(crate) AppId);
 
-/// The app and the letter of the address.
+/// The app and the letter in the address.
 pub(crate) struct LetterPath(pub(crate) AppId, pub(crate) DeadLetterId);
 
-/// By names that no prefix of a host has for parameters of its own.
+/// The path parameters. Their names do not collide with those in a prefix of the host.
 #[derive(Deserialize)]
 struct PathNames {
     dead_letters_app: String,
@@ -56,8 +56,8 @@ impl FromRequestParts<State> for LetterPath {
     }
 }
 
-/// The fields of a query string or of a form. Each is taken by its name, and what is left is the listing's, or
-/// is none.
+/// The fields of a query string or of a form. Handlers take fields by name; the rest belongs to the listing or is an
+/// error.
 pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
@@ -72,7 +72,8 @@ impl Fields {
         }
     }
 
-    /// The field's value; `None` where it is missing or empty, as HTML forms send what was left empty.
+    /// Takes the field's value. Returns `None` if it is missing or empty, because HTML forms send unset fields as
+    /// empty.
     pub(crate) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let mut taken = self.0.extract_if(.., |field| field.0 == name).map(|(_, value)| value);
         let value = taken.next();
@@ -82,7 +83,6 @@ impl Fields {
         Ok(value.filter(|value| !value.is_empty()))
     }
 
-    /// The field's value as what it stands for.
     pub(crate) fn parse<T: std::str::FromStr>(
         &mut self,
         name: &str,
@@ -92,12 +92,12 @@ impl Fields {
         parsed.transpose().map_err(|_| Problem::invalid_field(name, problem))
     }
 
-    /// A box that is ticked or not.
+    /// Takes a checkbox. A missing field is `false`.
     pub(crate) fn is_true(&mut self, name: &str) -> Result<bool, Problem> {
         Ok(self.parse(name, "must be true or false")?.unwrap_or(false))
     }
 
-    /// What is left, as filter and page.
+    /// Parses the remaining fields as filter and page.
     pub(crate) fn listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
         let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(self.0).finish();
         let query: ListQuery = text.parse()?;
@@ -110,7 +110,8 @@ impl Fields {
         }
     }
 
-    /// The same for a page, which has links to itself: a filter that fits no address is refused.
+    /// Parses the remaining fields for a page. The page links to itself, so a filter that is too long for an address
+    /// is refused.
     pub(crate) fn page_listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
         let query = self.listing(operator)?;
         if !fits(&query) {
@@ -120,7 +121,7 @@ impl Fields {
         Ok(query)
     }
 
-    /// There must be none left.
+    /// Returns an error if a field is left.
     pub(crate) fn end(self) -> Result<(), Problem> {
         match self.0.first() {
             Some((name, _)) => Err(Problem::invalid_field(shown(name), "is no field")),
@@ -129,7 +130,7 @@ impl Fields {
     }
 }
 
-/// A name in an error is the sender's.
+/// Cuts a field name for an error message, because the name comes from the sender.
 fn shown(name: &str) -> String {
     name.chars().take(40).collect()
 }
@@ -145,7 +146,6 @@ impl FromRequestParts<State> for Query {
     }
 }
 
-/// A form's body.
 pub(crate) struct Form(pub(crate) Fields);
 
 impl FromRequest<State> for Form {
@@ -157,7 +157,7 @@ impl FromRequest<State> for Form {
     }
 }
 
-/// A JSON object.
+/// A body that is a JSON object.
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
@@ -166,7 +166,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
     async fn from_request(request: Request, admin: &State) -> Result<Self, Problem> {
         expect_type(request.headers(), "application/json", "it must be application/json")?;
         let body = body(request, admin).await?;
-        // Serde takes an array for a struct.
+        // Serde accepts an array for a struct.
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
             return Err(Problem::invalid("the body must be a JSON object"));
         }
@@ -175,11 +175,11 @@ impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
             let path = error.path().to_string();
             let error = error.into_inner();
             let message = error.to_string();
-            // A number for a word is to serde_json an error of the syntax, with its path.
+            // serde_json reports a number in place of a word as a syntax error, but with its path.
             if error.is_eof() || path == "?" {
                 return Problem::invalid(message);
             }
-            // Of a field that is missing or unknown serde has the name in the message alone.
+            // Serde names a missing or unknown field only in the message.
             match message.split('`').nth(1).filter(|_| path == "." || message.starts_with("unknown field")) {
                 Some(name) => named(name, &message),
                 None if path == "." => Problem::invalid(message),
@@ -198,7 +198,7 @@ fn named(field: &str, message: &str) -> Problem {
     )
 }
 
-/// A body's type is asked for, since a page of another site can send `text/plain` without asking first.
+/// Requires the content type, because a page of another site can send `text/plain` without a preflight request.
 fn expect_type(headers: &HeaderMap, essence: &str, problem: &'static str) -> Result<(), Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let found = content_type.split(';').next().unwrap_or_default().trim();

@@ -36,16 +36,16 @@ use payload::Redaction;
 pub use server::Server;
 use token::Key;
 
-/// Of a pool of ten connections, less than half.
+/// Default of [`Admin::concurrency`]: less than half of a pool of ten connections.
 const CONCURRENCY: usize = 4;
-/// Payloads that are sent at the same time, of which each holds up to 16 MB.
+/// How many payloads are sent at the same time. Each holds up to 16 MB.
 const DOWNLOADS: usize = 8;
 
 type AppNames = dyn Fn(AppId) -> Option<String> + Send + Sync;
 
 /// The admin of one store: a JSON API and pages, as a tower service that a host mounts under any prefix.
 ///
-/// Of each setting the last call counts.
+/// If a setting is made twice, the last call applies. Only [`trusted_origin`](Self::trusted_origin) adds up.
 pub struct Admin {
     store: Arc<dyn DeadLetterStore>,
     authorize: Arc<dyn Authorize>,
@@ -60,7 +60,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Of this store, for those whom `authorize` lets in.
+    /// Returns the admin of this store, for the operators that `authorize` accepts.
     pub fn new(store: Arc<dyn DeadLetterStore>, authorize: impl Authorize) -> Self {
         Self {
             store,
@@ -76,32 +76,35 @@ impl Admin {
         }
     }
 
-    /// Lets operators who have the right replay letters. Without it nobody can.
+    /// Enables replay for operators with [`Right::Replay`]. Without this call nobody can replay letters.
     pub fn replay(mut self, replay: Arc<dyn DeadLetterReplay>) -> Self {
         self.replay = Some(replay);
         self
     }
 
-    /// The sweeper's policy, so that the pages warn of open letters that will be swept soon.
+    /// Sets the sweeper's policy, so that the pages warn about open letters that will be swept within a week.
     pub fn retention(mut self, policy: RetentionPolicy) -> Self {
         self.retention = Some(policy);
         self
     }
 
-    /// What an app is called on the pages; the others are shown by their id. It is called for every app of a
-    /// page, so it should look into memory, not into a database.
+    /// Sets the names of apps on the pages. An app without a name is shown by its id.
+    ///
+    /// The pages call `names` for each app that they show. It should read from memory, not from a database.
     pub fn app_names(mut self, names: impl Fn(AppId) -> Option<String> + Send + Sync + 'static) -> Self {
         self.app_names = Arc::new(names);
         self
     }
 
-    /// Withholds these values of every payload from operators who have not asked to see them, which takes
-    /// [`Right::Payloads`] and is audited. JSON pointers (RFC 6901) in which `*` stands for any key or index:
-    /// `/lines/*/card`. A payload that can't be parsed is withheld as a whole, and so is one over 1 MB.
+    /// Redacts these values in every payload, until an operator with [`Right::Payloads`] asks to see them. Each such
+    /// request is audited.
+    ///
+    /// The values are named by JSON pointers (RFC 6901) in which `*` matches any key or index: `/lines/*/card`. A
+    /// payload that cannot be parsed is withheld as a whole, and so is a payload over 1 MB.
     ///
     /// # Errors
     ///
-    /// [`Pointer`](AdminConfigError::Pointer) for a text that is no JSON pointer.
+    /// Returns [`Pointer`](AdminConfigError::Pointer) if a text is not a JSON pointer.
     pub fn redact(
         mut self,
         pointers: impl IntoIterator<Item: Into<String>>,
@@ -111,31 +114,32 @@ impl Admin {
         Ok(self)
     }
 
-    /// Signs previews and banners with this secret, so that any replica takes what another one gave, before
-    /// and after a restart. Without it each process makes a key of its own.
+    /// Seals previews, results and banners with this secret. Every replica then accepts the tokens of the others,
+    /// also after a restart. Without a secret, each process creates a random key.
     ///
     /// # Errors
     ///
-    /// [`ShortKey`](AdminConfigError::ShortKey) for fewer than 32 bytes.
+    /// Returns [`ShortKey`](AdminConfigError::ShortKey) if the secret has fewer than 32 bytes.
     pub fn key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, AdminConfigError> {
         self.key = Key::new(secret.as_ref()).ok_or(AdminConfigError::ShortKey)?;
         Ok(self)
     }
 
-    /// Lets so many requests ask the store at the same time: 4, where it is not said. **It must be smaller than the
-    /// store's pool**, so that the service finds a connection whatever operators ask for. The others wait for 5
-    /// seconds, first come, first served, and are then answered 503.
+    /// Sets how many requests use the store at the same time, 4 by default.
+    ///
+    /// **It must be smaller than the store's pool**, so that the service always finds a connection. Further requests
+    /// wait for up to 5 seconds, first come, first served, and then get 503.
     pub fn concurrency(mut self, requests: usize) -> Self {
         self.turns = Turns::new(requests);
         self
     }
 
-    /// Takes posts from pages of this origin (`https://ops.example`) too: where a proxy changes `Host`, the
-    /// origin that the browser sees. It may be called several times.
+    /// Accepts POSTs from pages of this origin too, for example `https://ops.example`. If a proxy changes `Host`,
+    /// this is the origin that browsers see. Each call adds an origin.
     ///
     /// # Errors
     ///
-    /// [`Origin`](AdminConfigError::Origin) for a text that is no origin.
+    /// Returns [`Origin`](AdminConfigError::Origin) if the text is not an origin.
     pub fn trusted_origin(mut self, origin: impl AsRef<str>) -> Result<Self, AdminConfigError> {
         let origin = origin.as_ref();
         self.csrf =
@@ -143,8 +147,8 @@ impl Admin {
         Ok(self)
     }
 
-    /// For [`nest_service`](axum::Router::nest_service), which hands on the prefix with and without its slash;
-    /// [`nest`](axum::Router::nest) leaves the one with a slash to the host's own 404.
+    /// Returns a service for [`nest_service`](axum::Router::nest_service), which serves the prefix with and without
+    /// its final slash. With [`nest`](axum::Router::nest), the host's own 404 handles the prefix with the slash.
     pub fn into_service(self) -> RouterIntoService<axum::body::Body> {
         self.into_router().into_service()
     }
@@ -164,13 +168,13 @@ impl Admin {
         guard::layers(router, csrf).with_state(admin)
     }
 
-    /// The app's name, or its id.
+    /// Returns the app's name, or its id if it has none.
     fn app_name(&self, app_id: AppId) -> String {
         (self.app_names)(app_id).unwrap_or_else(|| app_id.to_string())
     }
 }
 
-/// To be nested or merged.
+/// Returns a router that a host nests or merges.
 impl<S> From<Admin> for Router<S> {
     fn from(admin: Admin) -> Self {
         admin.into_router().with_state(())
@@ -183,20 +187,20 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// What handlers have.
+/// The state of all handlers.
 type State = Arc<Admin>;
 
-/// Why a setting of [`Admin`] was refused.
+/// An invalid setting of [`Admin`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminConfigError {
-    /// A pointer of [`redact`](Admin::redact) is no JSON pointer.
+    /// A text given to [`redact`](Admin::redact) is not a JSON pointer.
     #[error("{0}")]
     Pointer(String),
-    /// The secret of [`key`](Admin::key) is too short.
+    /// The secret given to [`key`](Admin::key) is too short.
     #[error("the key must have at least 32 bytes")]
     ShortKey,
-    /// The text of [`trusted_origin`](Admin::trusted_origin) is no origin.
+    /// The text given to [`trusted_origin`](Admin::trusted_origin) is not an origin.
     #[error("{0:?} is no origin: scheme and host, as in https://ops.example")]
     Origin(String),
 }

@@ -1,4 +1,4 @@
-//! Payloads as the texts that they are: numbers, order and doubled keys as stored, which a `Value` would change.
+//! Reads payloads as text. Numbers, order and duplicate keys stay as stored; a `Value` would change them.
 
 use std::{borrow::Cow, fmt, io, ops::Range, time::Duration};
 
@@ -13,19 +13,19 @@ use tokio::{
 
 use crate::access::{AppAccess, Turn};
 
-/// What serde_json reads.
+/// Nesting limit of serde_json.
 const MAX_LEVELS: usize = 127;
 pub(crate) const REDACTED: &str = "\"[redacted]\"";
-/// Of a payload that is streamed. PostgreSQL reads a text from its beginning for each part: 64 MB take 2.6 s, in
-/// parts of 1 Mi 6.5 s, of 16 Mi 1.7 s.
+/// Characters per part of a streamed payload. PostgreSQL reads a text from its beginning for each part, so smaller
+/// parts take longer, and larger parts take more memory.
 pub(crate) const PART_CHARACTERS: u64 = 4 << 20;
-/// What is handed to the connection at once.
+/// Size of the pieces that are handed to the connection.
 const PIECE_BYTES: usize = 64 << 10;
-/// How long a client may take none of it.
+/// How long a client may take no piece before the download is aborted.
 const STALL_TIME: Duration = Duration::from_secs(30);
 const DOWNLOAD_TIME: Duration = Duration::from_secs(600);
 
-/// What a piece of JSON text is.
+/// The kind of a [`Token`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Punctuation,
@@ -44,17 +44,19 @@ pub(crate) struct Token<'a> {
     pub(crate) text: Cow<'a, str>,
 }
 
-/// The text is not JSON or nests deeper than 127 levels. Where values are redacted, a text that is neither an object
-/// nor an array is refused as well: no pointer leads into it, although it may quote a whole payload.
+/// The text is not JSON, or nests deeper than 127 levels.
+///
+/// If values are redacted, a text that is neither an object nor an array is refused too. No pointer leads into it,
+/// although it may quote a whole payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
-/// The text is no JSON pointer of RFC 6901.
+/// The text is not a JSON pointer (RFC 6901).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no JSON pointer: it must be empty or begin with /, and have ~ as ~0 and / in a key as ~1")]
 pub(crate) struct BadPointer(String);
 
-/// Which values are not to be shown: those at the pointers, in which `*` stands for any key or index.
+/// The values to redact, as JSON pointers in which `*` matches any key or index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Redaction(Vec<Vec<String>>);
 
@@ -67,7 +69,7 @@ impl Redaction {
         self.0.is_empty()
     }
 
-    /// Of these pointers, those whose next segment is this one.
+    /// Returns those of the `live` pointers whose segment at `depth` matches `name`.
     fn step(&self, live: &[usize], depth: usize, name: &str) -> Vec<usize> {
         let goes_on = |segment: &String| segment == "*" || segment == name;
         live.iter().copied().filter(|&pointer| self.0[pointer].get(depth).is_some_and(goes_on)).collect()
@@ -86,7 +88,7 @@ fn segments(pointer: String) -> Result<Vec<String>, BadPointer> {
     path.split('/').map(unescape).collect::<Option<_>>().ok_or(BadPointer(pointer))
 }
 
-/// The stored text with `"[redacted]"` for the values in question, and all else byte for byte.
+/// Returns the stored text with `"[redacted]"` in place of the redacted values. The rest is unchanged, byte for byte.
 pub(crate) fn redact(text: &str, redaction: &Redaction) -> Result<String, NotJson> {
     let mut walk = Walk::new(text, redaction)?;
     let mut redacted = String::with_capacity(text.len());
@@ -96,17 +98,17 @@ pub(crate) fn redact(text: &str, redaction: &Redaction) -> Result<String, NotJso
     Ok(redacted)
 }
 
-/// A payload to be read by people.
+/// A payload laid out for people.
 #[derive(Debug)]
 pub(crate) struct Pretty<'a> {
-    /// Indented, one member a line.
+    /// The tokens, indented, with one member per line.
     pub(crate) tokens: Vec<Token<'a>>,
-    /// How many values are not shown.
+    /// How many values are redacted.
     pub(crate) redacted: usize,
 }
 
-/// Returns `None` for a text that has more than `max_tokens` or becomes more than `max_bytes` long: one of 98 KB
-/// can become 13 MB, by its indentation alone.
+/// Lays out a payload. Returns `None` if that takes more than `max_tokens` tokens or `max_bytes` bytes, since the
+/// indentation alone can make a small text large.
 pub(crate) fn pretty<'a>(
     text: &'a str,
     redaction: &Redaction,
@@ -151,7 +153,7 @@ pub(crate) fn pretty<'a>(
     Ok(Some(pretty))
 }
 
-/// Goes through a text that is JSON, piece by piece.
+/// Iterates over the tokens of a JSON text.
 pub(crate) struct Walk<'a, 'r> {
     text: &'a str,
     at: usize,
@@ -159,22 +161,22 @@ pub(crate) struct Walk<'a, 'r> {
     open: Vec<Open>,
 }
 
-/// An object or array that is not at its end.
+/// An object or array whose end is not reached.
 struct Open {
     is_object: bool,
     awaits_key: bool,
     index: usize,
-    /// Of the member that is under way: its key, or `*`.
+    /// The key of the current member, or `*` in an array.
     name: String,
-    /// The pointers that lead to the whole.
+    /// The pointers that lead to this object or array.
     live: Vec<usize>,
-    /// Those of them that lead to the member.
+    /// The pointers that lead to the current member.
     here: Vec<usize>,
 }
 
 impl<'a, 'r> Walk<'a, 'r> {
     pub(crate) fn new(text: &'a str, redaction: &'r Redaction) -> Result<Self, NotJson> {
-        // All that is done here relies on it.
+        // Everything below relies on valid JSON.
         serde_json::from_str::<IgnoredAny>(text).map_err(|_| NotJson)?;
         let is_compound = text.trim_ascii_start().starts_with(['{', '[']);
         if !redaction.is_empty() && !is_compound {
@@ -183,8 +185,8 @@ impl<'a, 'r> Walk<'a, 'r> {
         Ok(Self { text, at: 0, redaction, open: Vec::new() })
     }
 
-    /// Returns where the last piece stands as a JSON pointer, with `*` for each index. A pointer of more than
-    /// `max_bytes` is not built, since a payload may have one for each of 50,000 values.
+    /// Returns the JSON pointer of the last token, with `*` for each index. Returns `None` if it is longer than
+    /// `max_bytes`, since a payload may have tens of thousands of values with a pointer each.
     pub(crate) fn pointer(&self, max_bytes: usize) -> Option<String> {
         let bytes: usize = self.open.iter().map(|open| open.name.len() + 1).sum();
         (bytes <= max_bytes).then(|| self.build_pointer())
@@ -238,7 +240,7 @@ impl<'a, 'r> Walk<'a, 'r> {
         Token { kind, text: self.text.get(range).unwrap_or_default().into() }
     }
 
-    /// The pointers that lead to the value that comes next.
+    /// Returns the pointers that lead to the next value.
     fn here(&self) -> Vec<usize> {
         match self.open.last() {
             Some(open) => open.here.clone(),
@@ -265,7 +267,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 
     fn enter_key(&mut self, key: &str) -> Result<(), NotJson> {
-        // `"\u0065mail"` is email.
+        // A key may contain escapes: `"\u0065mail"` is `email`.
         let name: String = serde_json::from_str(key).map_err(|_| NotJson)?;
         let depth = self.open.len() - 1;
         if let Some(open) = self.open.last_mut() {
@@ -288,7 +290,7 @@ impl<'a, 'r> Walk<'a, 'r> {
     }
 }
 
-/// With its quotes.
+/// Returns the length of a string with its quotes.
 fn string_length(text: &[u8]) -> usize {
     let mut at = 1;
     while let Some(&byte) = text.get(at) {
@@ -331,11 +333,13 @@ fn value_length(text: &[u8]) -> usize {
     }
 }
 
-/// Sends the stored text part by part; `first` is that of the first [`PART_CHARACTERS`].
+/// Streams the stored text part by part. `first` is the text of the first [`PART_CHARACTERS`].
 ///
-/// A task reads it, of which eight run at a time, and hands it on in small pieces: what a client that reads slowly
-/// makes the service keep is a few of these. A client that takes none for 30 seconds, a download that takes ten
-/// minutes, a letter that goes meanwhile and a store that fails break it off, and the client sees that it is not whole.
+/// A task reads the parts and sends them in small pieces, so that the connection of a slow client buffers only a few
+/// of them. At most eight such tasks run at a time.
+///
+/// The download is aborted if the client takes no piece for 30 seconds, if it takes more than ten minutes, if the
+/// letter is deleted, or if the store fails. The client then sees that the text is incomplete.
 pub(crate) fn stream(access: &AppAccess, id: DeadLetterId, download: Turn, first: String) -> Body {
     let (sender, receiver) = channel(1);
     let (admin, app_id) = (access.state(), access.app_id);
@@ -345,7 +349,7 @@ pub(crate) fn stream(access: &AppAccess, id: DeadLetterId, download: Turn, first
         let mut end = PART_CHARACTERS;
         loop {
             send(&sender, &part).await?;
-            // Fewer bytes than characters were asked for: there are no more.
+            // A part with fewer bytes than the requested characters is the last one.
             if (part.len() as u64) < PART_CHARACTERS {
                 return sender.send(None).await.map_err(io::Error::other);
             }

@@ -1,4 +1,4 @@
-//! What a request gets that went wrong: RFC 9457 for the API, and a page of the same for the pages.
+//! Error responses: problem details (RFC 9457) for the API, from which the pages make an HTML page.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-/// When to ask again, in seconds: a database that restarts is back by then, more often than not.
+/// Value of `Retry-After`, in seconds. A database that restarts is usually back after this time.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
 /// A fixed sentence for whoever asked; the cause goes into the log.
@@ -95,7 +95,7 @@ pub(crate) enum ProblemType {
 }
 
 impl ProblemType {
-    /// The last part of its type.
+    /// Returns the last part of the type's URN.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
@@ -121,7 +121,7 @@ impl ProblemType {
         }
     }
 
-    /// Whether the same request may be answered soon.
+    /// Returns whether the same request may soon succeed.
     pub(crate) fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable | Self::Busy)
     }
@@ -320,7 +320,7 @@ impl From<DeadLetterRepoError> for Problem {
     }
 }
 
-/// With its sources: the one of a `Requeue` is the service's own.
+/// Returns the error and its sources as one text. The source of a `Requeue` error is the service's own error.
 fn chain(error: &DeadLetterRepoError) -> String {
     let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
     std::iter::once(error.to_string())
@@ -344,7 +344,7 @@ impl IntoResponse for Problem {
             }
             _ => {}
         }
-        // For the layer that makes a page of it.
+        // The layer that turns a problem into a page reads it from here.
         response.extensions_mut().insert(self);
         response
     }

@@ -1,4 +1,4 @@
-//! A server for a program that serves nothing but the admin. It bounds what a client can hold by sending or reading
+//! A server for a program that serves only the admin. It bounds what a client can occupy by sending or reading
 //! slowly, which [`axum::serve`] does not.
 
 use std::{
@@ -30,14 +30,16 @@ use tokio::{
 
 use crate::guard;
 
-/// Of the head of a request, with its whole address.
+/// Maximum size of the head of a request, including its address.
 const MAX_HEAD_BYTES: usize = 64 << 10;
-/// After a listener could not accept: mostly since there are no more file descriptors.
+/// Pause after a failed accept, which mostly means that no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves a router over HTTP/1.1 with bounds: 256 connections, 10 seconds for the head of a request and between two
-/// requests, 30 seconds for a client to take the next part of an answer. Each answer has the admin's security headers,
-/// those of layers around it too.
+/// Serves a router over HTTP/1.1, with limits on connections and slow clients.
+///
+/// By default it serves 256 connections, waits 10 seconds for the head of a request and between two requests, and
+/// waits 30 seconds for a client to take the next part of a response. Every response has the admin's security
+/// headers, also the responses of layers around the admin.
 #[derive(Debug, Clone)]
 #[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
 pub struct Server {
@@ -49,7 +51,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves this router, which may be an [`Admin`](crate::Admin) with layers of the program's own.
+    /// Returns a server of this router, which may be an [`Admin`](crate::Admin) with the program's own layers.
     pub fn new(router: Router) -> Self {
         Self {
             router: router.layer(map_response(guard::headers)),
@@ -60,33 +62,35 @@ impl Server {
         }
     }
 
-    /// Serves at most so many connections at a time, at least one. Further ones wait until the operating system has
-    /// no place for them.
+    /// Sets how many connections are served at a time, at least one. Further connections wait in the operating
+    /// system's queue.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// Closes a connection on which the head of a request is not there after this time.
+    /// Sets the time after which a connection is closed if the head of a request has not arrived.
     pub fn head_timeout(mut self, time: Duration) -> Self {
         self.head_timeout = time;
         self
     }
 
-    /// Closes a connection whose client takes nothing of an answer for this time.
+    /// Sets the time after which a connection is closed if its client takes nothing of a response.
     pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.stall_timeout = time;
         self
     }
 
-    /// After the shutdown, lets requests under way end within this time.
+    /// Sets the time within which running requests may end after the shutdown, 20 seconds by default.
     pub fn grace(mut self, time: Duration) -> Self {
         self.grace = time;
         self
     }
 
-    /// Serves until `shutdown` is ready. It then accepts no more, closes connections on which no request has begun,
-    /// and returns once the others are closed, at the end of the grace at the latest.
+    /// Serves until `shutdown` completes.
+    ///
+    /// The server then accepts no more connections and closes those on which no request has begun. It returns once
+    /// the others are closed, at the latest after [`grace`](Self::grace).
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let slots = Arc::new(Semaphore::new(self.max_connections));
@@ -95,7 +99,8 @@ impl Server {
         loop {
             while connections.try_join_next().is_some() {}
             let accepted = async {
-                // Before it accepts: what can't be served waits in the operating system's queue.
+                // Waits for a free slot before accepting, so that further connections stay in the operating system's
+                // queue.
                 let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
                 Ok::<_, io::Error>((listener.accept().await?.0, slot))
             };
@@ -112,7 +117,7 @@ impl Server {
         }
         drop(listener);
         stop.send_replace(true);
-        // What is left is ended with the set.
+        // Dropping the set ends the connections that are left.
         timeout(self.grace, async { while connections.join_next().await.is_some() {} }).await.ok();
     }
 
@@ -122,7 +127,7 @@ impl Server {
         _slot: OwnedSemaphorePermit,
         mut stop: watch::Receiver<bool>,
     ) {
-        // Without it the end of an answer may wait for the client to acknowledge its beginning.
+        // Without this option the end of a response may wait until the client acknowledges its beginning.
         stream.set_nodelay(true).ok();
         let has_begun = Arc::new(AtomicBool::new(false));
         let begins = has_begun.clone();
@@ -139,7 +144,7 @@ impl Server {
                 .max_buf_size(MAX_HEAD_BYTES)
                 .serve_connection(stream, service)
         );
-        // Its errors are the client's: it hung up, or sent what is no HTTP.
+        // Errors of a connection come from the client, which hung up or did not send HTTP.
         select! {
             _ = connection.as_mut() => return,
             _ = stop.wait_for(|&is_stopped| is_stopped) => {}
@@ -151,7 +156,7 @@ impl Server {
     }
 }
 
-/// A stream that fails once its other end takes nothing for some time.
+/// A stream whose writes fail once the other end takes nothing for `timeout`.
 struct Unstalled {
     stream: TcpStream,
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! One letter, settled or reopened: what API and pages both do.
+//! Resolves, replays and reopens one letter, for the API and the pages.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     problem::{ClosedBefore, Problem},
 };
 
-/// Between attempts at a letter that others are changing: two seconds in all.
+/// Pauses between attempts at a letter that others are changing, two seconds in total.
 const PAUSES: [Duration; 7] = [
     Duration::from_millis(20),
     Duration::from_millis(40),
@@ -27,8 +27,8 @@ const PAUSES: [Duration; 7] = [
 
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 
-/// Settles the letter if it is open, without reading its payload, which may have 64 MB: so not by
-/// `resolve_once`, which answers the whole row.
+/// Resolves the letter if it is open. Does not use `resolve_once`, which returns the whole row with a payload of up
+/// to 64 MB.
 pub(crate) async fn resolve(
     access: &AppAccess,
     id: DeadLetterId,
@@ -43,7 +43,8 @@ pub(crate) async fn resolve(
     end(entry, resolve_open(access, id, &open, &settlement).await)
 }
 
-/// A letter that another transaction has locked is left out of a bulk call. Most transactions end within moments.
+/// Resolves the letter with a bulk call, which skips a locked letter. Most transactions end within moments, so it
+/// retries.
 async fn resolve_open(
     access: &AppAccess,
     id: DeadLetterId,
@@ -84,8 +85,10 @@ pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), P
     end(entry, reopen_resolved(access, id).await)
 }
 
-/// Where others settle and reopen the letter at the same time, the store gives up after some attempts with an error
-/// that says no more. What tells it from a fault: the letter was settled anew.
+/// Reopens the letter, and retries while others resolve and reopen it at the same time.
+///
+/// The store then gives up with an internal error. If the letter has a new `resolved_at`, the error comes from such a
+/// race and not from a fault.
 async fn reopen_resolved(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
     let mut before = summary(access, id).await?.resolved_at;
     let mut problem = Problem::locked();
@@ -119,12 +122,12 @@ fn end(mut entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem>
     result
 }
 
-/// The letter, where the app has it.
+/// Returns the letter's summary, or a problem if the app has no such letter.
 pub(crate) async fn summary(access: &AppAccess, id: DeadLetterId) -> Result<DeadLetterSummary, Problem> {
     access.store().summary(access.app_id, id).await?.ok_or_else(Problem::no_such_letter)
 }
 
-/// By the operator, never by a name that the request brings.
+/// Returns the settlement. `by` is always the operator and never a name from the request.
 pub(crate) fn settlement(
     access: &AppAccess,
     resolution: Resolution,
@@ -143,7 +146,8 @@ pub(crate) fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
     }
 }
 
-/// A replay is done, not said; and only a handler knows that it failed.
+/// Checks that operators may set this resolution. Only a replay sets `replayed`, and only a handler knows that it
+/// failed.
 pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Problem> {
     match resolution {
         Resolution::Ignored | Resolution::HandledByScript => Ok(()),
@@ -153,7 +157,7 @@ pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Prob
     }
 }
 
-/// Whether somebody still has to act.
+/// Returns whether somebody still has to act.
 fn is_open(letter: &DeadLetterSummary) -> bool {
     letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
 }

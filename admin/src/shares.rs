@@ -1,4 +1,4 @@
-//! What do these share? Of a sample of payloads, the values that are the same in all or most of them.
+//! Finds the values that all or most payloads of a sample share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,27 +6,28 @@ use crate::payload::{Kind, Redaction, Walk};
 
 const MAX_SHARES: usize = 20;
 const MAX_VALUE_CHARACTERS: usize = 80;
-/// At one place of one payload, in a list: a sample of large ones is not to be held whole a second time.
+/// Maximum number of values at one path of one payload, so that a sample of long lists is not copied as a whole.
 const MAX_VALUES: usize = 100;
-/// A longer one tells nobody anything.
+/// Longer paths are left out, because they are of no use to a reader.
 const MAX_PATH_BYTES: usize = 200;
-/// Places of one payload that are compared, the first ones: 50,000 paths of 200 bytes would be 100 times the payload.
+/// The first paths of a payload that are compared. All paths together could be many times as large as the payload.
 const MAX_PLACES: usize = 2_000;
 
-/// A value that stands at the same place in most payloads.
+/// A value that most payloads have at the same path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Share {
     /// A JSON pointer, with `*` for each index.
     pub(crate) path: String,
-    /// JSON, its beginning.
+    /// The value as JSON, cut to its beginning.
     pub(crate) value: String,
-    /// In how many payloads.
+    /// Number of payloads that have the value.
     pub(crate) rows: usize,
-    /// Of how many that could be read.
+    /// Number of payloads that could be read.
     pub(crate) of: usize,
 }
 
-/// What all share comes first, then what at least four of five do. A single payload shares nothing.
+/// Returns the values that at least four of five payloads share, the most frequent first. A single payload shares
+/// nothing.
 pub(crate) fn shares(payloads: &[String], redaction: &Redaction) -> Vec<Share> {
     let values: Vec<_> = payloads.iter().filter_map(|payload| values(payload, redaction)).collect();
     let of = values.len();
@@ -45,13 +46,13 @@ pub(crate) fn shares(payloads: &[String], redaction: &Redaction) -> Vec<Share> {
     let shared = rows.into_iter().filter(|&(_, rows)| is_shared(rows));
     let mut shares: Vec<_> =
         shared.map(|((path, value), rows)| Share { path, value: cut(&value), rows, of }).collect();
-    // Stable: of equals by their path.
+    // The sort is stable, so equally frequent values stay in the order of their paths.
     shares.sort_by_key(|share| std::cmp::Reverse(share.rows));
     shares.truncate(MAX_SHARES);
     shares
 }
 
-/// The scalars of a payload by their places, each once; `None` where it can't be read.
+/// Returns the distinct scalars of a payload by path, or `None` if the payload cannot be read.
 fn values(payload: &str, redaction: &Redaction) -> Option<BTreeMap<String, BTreeSet<String>>> {
     let mut walk = Walk::new(payload, redaction).ok()?;
     let mut values = BTreeMap::<_, BTreeSet<_>>::new();
@@ -116,7 +117,7 @@ mod tests {
         let list: Vec<_> = (0..5_000).map(|n| n.to_string()).collect();
         let payload = format!(r#"{{"a":[{}],"b":true}}"#, list.join(","));
         let found = found(&[&payload, &payload], &[]);
-        // Of equals by their path: a hundred of the list's come first.
+        // Equally frequent values are sorted by path, so those of the list come first.
         assert_eq!(found.len(), 20);
         let other = format!(r#"{{"a":[{}],"b":true}}"#, "7,".repeat(5_000) + "8");
         assert_eq!(self::found(&[&other, &other], &[]), ["/a/* 7 2/2", "/a/* 8 2/2", "/b true 2/2"]);

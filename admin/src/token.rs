@@ -1,6 +1,6 @@
-//! What goes to the browser and comes back as it was, without being readable on its way: sealed with
-//! XChaCha20-Poly1305. A token may stand in an address, and so in access logs, where nobody is to find a note or the
-//! name of an operator.
+//! Tokens that the browser stores and sends back unchanged, sealed with XChaCha20-Poly1305.
+//!
+//! A token may be part of an address, and so of access logs. Sealing hides notes and names of operators there.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// Fewer can be guessed.
+/// Shorter secrets are refused, because they may be guessed.
 const MIN_KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
 
-/// What is sealed: a token of one purpose is not taken for one of another.
+/// The purpose of a token. A token of one purpose is not accepted for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Preview,
@@ -30,18 +30,18 @@ pub(crate) enum Purpose {
 pub(crate) struct Key(XChaCha20Poly1305);
 
 impl Key {
-    /// `None` for a secret that is too short.
+    /// Derives a key from a secret. Returns `None` if the secret is too short.
     pub(crate) fn new(secret: &[u8]) -> Option<Self> {
         if secret.len() < MIN_KEY_BYTES {
             return None;
         }
-        // Of any length, made one of 32 bytes that serves nothing else.
+        // The secret may have any length. The derived key has 32 bytes and is used for nothing else.
         let mac = <Hmac<Sha256> as Mac>::new_from_slice(secret).ok()?;
         let derived = mac.chain_update(b"dead-letters-admin: tokens").finalize().into_bytes();
         Some(Self(XChaCha20Poly1305::new(&derived)))
     }
 
-    /// Of this process: 244 random bits.
+    /// Returns a random key for this process, with 244 random bits.
     pub(crate) fn random() -> Self {
         let secret = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
         let key = <[u8; 32]>::try_from(secret).unwrap_or_default();
@@ -49,18 +49,18 @@ impl Key {
     }
 
     pub(crate) fn seal(&self, purpose: Purpose, value: &impl Serialize) -> String {
-        // Maps with text for keys, and no floats: nothing that JSON has not.
+        // Serializing does not fail, because the maps have text keys and there are no floats.
         let value = serde_json::to_vec(value).unwrap_or_default();
         let random = [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat();
         let mut nonce = [0; NONCE_BYTES];
         nonce.copy_from_slice(&random[..NONCE_BYTES]);
         let payload = Payload { msg: &value, aad: &[purpose as u8] };
-        // It fails for 256 GB.
+        // Encryption fails only for a text of 256 GB.
         let sealed = self.0.encrypt(&nonce.into(), payload).unwrap_or_default();
         BASE64_URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat())
     }
 
-    /// What was sealed, or `None` for anything else.
+    /// Returns the sealed value, or `None` if the token was not sealed by this key for this purpose.
     pub(crate) fn open<T: DeserializeOwned>(&self, purpose: Purpose, token: &str) -> Option<T> {
         let token = BASE64_URL_SAFE_NO_PAD.decode(token).ok()?;
         let (nonce, sealed) = token.split_first_chunk::<NONCE_BYTES>()?;

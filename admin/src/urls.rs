@@ -1,5 +1,5 @@
-//! Where things are: every link is relative to the address that was asked for, so that any prefix will do, and
-//! one that a proxy strips as well.
+//! The addresses of pages. Every link is relative to the requested address, so the admin works under any prefix, even
+//! one that a proxy strips.
 
 use std::{convert::Infallible, fmt::Display};
 
@@ -9,7 +9,7 @@ use axum::{
 };
 use dead_letters::{AppId, DeadLetterId, ListQuery};
 
-/// The way from the address that was asked for to the mount's own.
+/// The relative path from the requested address to the mount point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Root(String);
 
@@ -23,11 +23,11 @@ impl<S: Sync> FromRequestParts<S> for Root {
 }
 
 impl Root {
-    /// From the path within the mount, and the whole one.
+    /// Returns the root for the path below the mount point and the whole path.
     pub(crate) fn of(stripped: &str, original: &str) -> Self {
         let depth = stripped.matches('/').count().saturating_sub(1);
         Self(match (stripped, original.rsplit('/').next()) {
-            // The bare prefix: what is relative to it is relative to the folder above.
+            // Links on the bare prefix are relative to the folder above it.
             ("" | "/", Some(last)) if !last.is_empty() => format!("./{last}/"),
             _ if depth == 0 => "./".to_owned(),
             _ => "../".repeat(depth),
@@ -58,27 +58,27 @@ impl Root {
         self.to(format_args!("apps/{app_id}/letters/{id}"))
     }
 
-    /// `resolve`, `replay` or `reopen`.
+    /// Returns the address of an action: `resolve`, `replay`, `reopen` or `reveal`.
     pub(crate) fn letter_action(&self, app_id: AppId, id: DeadLetterId, action: &str) -> String {
         self.to(format_args!("apps/{app_id}/letters/{id}/{action}"))
     }
 
-    /// `preview`, `run` or `result`.
+    /// Returns the address of a bulk step: `preview`, `run` or `result`.
     pub(crate) fn bulk(&self, app_id: AppId, step: &str) -> String {
         self.to(format_args!("apps/{app_id}/bulk/{step}"))
     }
 
-    /// Of the API, for a download: `payload`, or `reveal` for all of it.
+    /// Returns the API's address for a download: `payload`, or `reveal` for the payload without redaction.
     pub(crate) fn payload(&self, app_id: AppId, id: DeadLetterId, what: &str) -> String {
         self.to(format_args!("api/apps/{app_id}/letters/{id}/{what}"))
     }
 }
 
-/// What an address may have for a query: with all else that the pages add to it, an address stays below 2 KB.
-/// Proxies take 4 to 8 KB in a redirect, and access logs cut earlier.
+/// Maximum length of a list's query string. With everything that the pages add, an address then stays below 2 KB.
+/// Proxies accept 4 to 8 KB in a redirect, and access logs cut earlier.
 pub(crate) const MAX_QUERY_BYTES: usize = 1_400;
 
-/// Whether an address may have the list's filter.
+/// Returns whether the list's filter fits into an address.
 pub(crate) fn fits(query: &ListQuery) -> bool {
     query.to_string().len() <= MAX_QUERY_BYTES
 }
@@ -88,7 +88,7 @@ fn with_query(path: impl Display, query: &ListQuery) -> String {
     if query.is_empty() { path.to_string() } else { format!("{path}?{query}") }
 }
 
-/// One more field in the query string.
+/// Adds a field to the query string.
 pub(crate) fn with_field(address: String, name: &str, value: &str) -> String {
     let joint = if address.contains('?') { '&' } else { '?' };
     let field = form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();

@@ -1,4 +1,4 @@
-//! The question before something is done to many letters.
+//! Asks for confirmation before an action on many letters.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 use crate::{error::Failure, output::visible, stop::Stop};
 
-/// Whether somebody can be asked; else it is a refusal.
+/// Returns an error if standard input is not a terminal, because nobody can then be asked.
 pub(crate) fn can_ask() -> Result<(), Failure> {
     if io::stdin().is_terminal() {
         return Ok(());
@@ -14,7 +14,7 @@ pub(crate) fn can_ask() -> Result<(), Failure> {
     Err(Failure::usage("there is no terminal to ask on").hint("--yes does it without asking"))
 }
 
-/// Asks on standard error, and takes no for an answer: as it does an empty line, and Ctrl-C.
+/// Asks the question on standard error. Only `y` and `yes` confirm; an empty line and Ctrl-C do not.
 pub(crate) async fn confirm(question: &str, stop: &Stop) -> Result<(), Failure> {
     let mut screen = io::stderr();
     write!(screen, "{} [y/N] ", visible(question))?;

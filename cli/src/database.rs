@@ -1,5 +1,7 @@
-//! The database: its URL, its pool, and what it has of the schema. The pool is opened and closed here, so that SQLite's
-//! log is written back into its file whatever a command comes to.
+//! The database: its URL, its pool and its schema.
+//!
+//! The pool is opened and closed here, so that SQLite writes its log back into the database file however a command
+//! ends.
 
 use std::time::Duration;
 
@@ -20,16 +22,17 @@ use crate::{
     explain::{code_of, explain, sqlx_error},
 };
 
-/// What a command does to the database.
+/// How a command uses the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     Reads,
     Writes,
-    /// For operators of the admin, who read and write.
+    /// Serves the admin, whose operators read and write.
     Serves,
 }
 
-/// What the driver knows in a URL. It passes over all others, a misspelt `sslmode` as well.
+/// URL parameters that the driver knows. The driver ignores all others, even a misspelled `sslmode`, so they are
+/// refused.
 const PARAMETERS: [&str; 18] = [
     "sslmode",
     "ssl-mode",
@@ -51,7 +54,7 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-/// A pool, and how its database is called where something is wrong with it.
+/// A pool, and the database's name for error messages.
 pub(crate) struct Opened {
     pub(crate) pool: DatabaseConnection,
     name: String,
@@ -67,13 +70,14 @@ impl Opened {
         }
     }
 
-    /// Closes every connection, which on SQLite writes the log back and removes it. It waits no longer for a statement
-    /// that is still under way.
+    /// Closes every connection, which on SQLite writes the log back and removes it. Waits at most `patience` for a
+    /// statement that is still running.
     pub(crate) async fn close(&self, patience: Duration) {
         _ = tokio::time::timeout(patience, self.pool.close_by_ref()).await;
     }
 
-    /// Checks that the table is there, with every column. Where a service records its steps does not matter.
+    /// Checks that the table exists and has every column. Does not read the table in which a service records its
+    /// migration steps.
     pub(crate) async fn require_table(&self) -> Result<(), Failure> {
         match self.look_at_table().await {
             Ok(()) => Ok(()),
@@ -116,7 +120,8 @@ impl Opened {
         ))
     }
 
-    /// A schema that has the table, where the search path does not show it; and the role, where that lacks the right.
+    /// Returns a schema that has the table, which the search path does not show. Also returns the role if it lacks
+    /// `USAGE` on that schema.
     async fn other_schema(&self) -> Result<Option<(String, Option<String>)>, DbErr> {
         let schema = "SELECT quote_ident(nspname)::text, \
                 CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(current_user)::text END \
@@ -126,7 +131,7 @@ impl Opened {
         found.map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).transpose()
     }
 
-    /// Applies the steps that are missing.
+    /// Applies the missing migration steps.
     pub(crate) async fn migrate(&self) -> Result<(), Failure> {
         let migrator = Locked(Migrator);
         let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
@@ -136,14 +141,14 @@ impl Opened {
         if is_all(&pending)
             && let Err(failure) = self.require_no_table().await
         {
-            // Another process may have migrated since the first look.
+            // Another process may have migrated since the first check.
             let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
             return if pending.is_empty() { Ok(()) } else { Err(failure) };
         }
         migrator.up(&self.pool, None).await.map_err(|error| self.not_migrated(&error))
     }
 
-    /// Refuses to create what is there already.
+    /// Returns an error if the table exists although no migration step is recorded.
     async fn require_no_table(&self) -> Result<(), Failure> {
         let exists = match self.pool.get_database_backend() {
             DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE name = 'dead_letters'",
@@ -160,7 +165,7 @@ impl Opened {
             ))
             .hint("a service whose migrator records its steps in another table migrates it"));
         }
-        // What the search path hides would be created a second time.
+        // A table in a schema that the role may not use would be created a second time.
         match self.pool.get_database_backend() {
             DbBackend::Postgres => match self.other_schema().await.map_err(|error| explain(&error))? {
                 Some((_, Some(_))) => self.require_table().await,
@@ -175,7 +180,7 @@ impl Opened {
             return Failure::failed(format!("{} was not migrated: {said}", self.name));
         }
         let is_sqlite = self.pool.get_database_backend() == DbBackend::Sqlite;
-        // Busy, a table or a column that is there by now, a step that is recorded by now.
+        // The file is busy, or another process has created the table or column (1) or recorded the step (1555, 2067).
         let is_raced = match code_of(error).as_deref() {
             Some("5" | "261" | "517" | "1555" | "2067") => true,
             Some("1") => {
@@ -191,7 +196,7 @@ impl Opened {
         explain(error)
     }
 
-    /// Says whether steps are missing.
+    /// Checks whether migration steps are missing.
     pub(crate) async fn status(&self) -> Result<&'static str, Failure> {
         match schema_is_current(&self.pool, &Migrator).await {
             Ok(()) => Ok("the schema is current"),
@@ -221,7 +226,7 @@ fn not_looked_up(error: SchemaError) -> Failure {
     }
 }
 
-/// The settings of the library. What only reads leaves the file's journal as it is.
+/// Returns the library's connection options. A command that only reads keeps the journal mode of a SQLite file.
 fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
     let mut options = connect_options(given);
     let is_read_only = url.query_pairs().any(|(name, value)| name == "mode" && value == "ro");
@@ -241,7 +246,7 @@ fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
     options
 }
 
-/// The URL, if it is one, and none that the driver would misread.
+/// Parses the URL and refuses one that the driver would misread.
 fn checked(given: &str) -> Result<Url, Failure> {
     let not_a_url = || {
         Failure::usage(
@@ -270,7 +275,7 @@ fn checked(given: &str) -> Result<Url, Failure> {
             )));
         }
     }
-    // Behind the host it is the rest of a password.
+    // An `@` after the host belongs to a password with unencoded characters.
     if url.path().contains('@') || url.fragment().is_some_and(|rest| rest.contains('@')) {
         return Err(no_host());
     }
@@ -288,7 +293,7 @@ fn checked(given: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
-/// Without user, password and parameters.
+/// Returns the URL without user, password and parameters.
 fn name_of(url: &Url) -> String {
     match url.scheme() {
         "sqlite" => {
@@ -299,7 +304,7 @@ fn name_of(url: &Url) -> String {
     }
 }
 
-/// No row was read yet, so that what the driver says can be shown in full.
+/// Explains a failed connection. The driver's message can be shown in full, since no row was read yet.
 fn not_connected(error: &DbErr, name: &str) -> Failure {
     let cannot = |why: &str| Failure::failed(format!("cannot connect to {name}: {why}"));
     match sqlx_error(error) {
@@ -322,7 +327,7 @@ fn not_connected(error: &DbErr, name: &str) -> Failure {
     }
 }
 
-/// The database's own words: of a schema, not of a row.
+/// Returns the database's own message. Use it only for errors about the schema, because others may quote a row.
 fn said(error: &DbErr) -> String {
     match sqlx_error(error) {
         Some(SqlxError::Database(error)) => error.message().to_owned(),

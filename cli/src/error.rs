@@ -1,4 +1,4 @@
-//! What went wrong, told in one place: what, why, and what helps.
+//! Failures of a command: exit status, message and hint.
 
 use std::{io, process::ExitCode};
 
@@ -6,18 +6,18 @@ use dead_letters::{DeadLetterRepoError, ErrorKind};
 
 use crate::explain::explain;
 
-/// What the process exits with.
+/// The exit status of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: all of it.
+    /// 0: the command did all of its work.
     Done,
-    /// 1: something failed.
+    /// 1: the command failed.
     Failed,
-    /// 2: the command can't be what was meant.
+    /// 2: the command cannot run as it was given.
     Usage,
-    /// 3: there is no such letter.
+    /// 3: the letter does not exist.
     NotFound,
-    /// 4: some of it.
+    /// 4: the command did only a part of its work.
     Partly,
 }
 
@@ -36,7 +36,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
-    /// None where nobody listens any more.
+    /// `None` if there is nothing left to print.
     message: Option<String>,
     hint: Option<String>,
 }
@@ -54,12 +54,12 @@ impl Failure {
         Self::new(Exit::Failed, message)
     }
 
-    /// It failed, and not before something was done.
+    /// Marks a failure that came after a part of the work was done.
     pub(crate) fn after_a_part(self) -> Self {
         Self { exit: Exit::Partly, ..self }
     }
 
-    /// All was said on the way.
+    /// Returns a failure that prints nothing.
     pub(crate) fn silent(exit: Exit) -> Self {
         Self { exit, message: None, hint: None }
     }
@@ -76,7 +76,7 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
-    /// Of this database, say.
+    /// Prefixes the message with a name, for example the database's.
     pub(crate) fn about(self, name: &str) -> Self {
         Self { message: self.message.map(|message| format!("{name}: {message}")), ..self }
     }
@@ -113,7 +113,7 @@ impl From<DeadLetterRepoError> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // `… | head`: what was asked for was read.
+        // The reader closed the pipe, as `head` does: it has read all that it wants.
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(Exit::Done);
         }
@@ -121,8 +121,8 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// What a command comes to that did something and then printed its result: a failure of what it did is told whether
-/// anybody reads the result or not.
+/// Combines the outcomes of a command's work and of printing its result. A failure of the work is returned even if
+/// printing failed; the printing error is then written to standard error.
 pub(crate) fn ended(ran: Result<(), Failure>, printed: io::Result<()>) -> Result<(), Failure> {
     let printed = printed.map_err(Failure::from);
     let Err(failure) = ran else { return printed };

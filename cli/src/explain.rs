@@ -1,4 +1,4 @@
-//! A database's error as a sentence, with what helps.
+//! Explains database errors, with hints.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 use crate::error::Failure;
 
-/// The driver's error, where SeaORM passes one on.
+/// Returns the driver's error if SeaORM passes one on.
 pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
@@ -17,7 +17,7 @@ pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     }
 }
 
-/// PostgreSQL's SQLSTATE, which has five characters, or SQLite's result code, a number of up to four digits.
+/// Returns PostgreSQL's SQLSTATE, which has five characters, or SQLite's result code, a number of up to four digits.
 pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
     match sqlx_error(error)? {
         SqlxError::Database(error) => error.code(),
@@ -25,7 +25,8 @@ pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The error as a person can act on it. It shows no content: the database's own words come from the library alone.
+/// Explains the error so that a person can act on it. Shows no content: only the library decides which of the
+/// database's words are shown.
 pub(crate) fn explain(error: &DbErr) -> Failure {
     let Some(code) = code_of(error) else { return described(error) };
     match code.len() {
@@ -58,7 +59,7 @@ fn of_postgres(error: &DbErr, code: &str) -> Failure {
 
 fn of_sqlite(error: &DbErr, code: &str) -> Failure {
     let failed = |text: &str| Failure::failed(format!("{text} (SQLite {code})"));
-    // The low byte of an extended code is the plain one.
+    // The low byte of an extended result code is the primary result code.
     match code.parse::<u32>().unwrap_or_default() & 0xff {
         5 | 6 => failed("another process writes this SQLite file").hint("try again"),
         8 => failed("the SQLite file or its folder is read-only"),
@@ -71,7 +72,7 @@ fn of_sqlite(error: &DbErr, code: &str) -> Failure {
     }
 }
 
-/// What the library says of the error, or where it may say nothing but the code, that the text is in the log.
+/// Returns the library's message. If that is the bare code, the message points to the database's log.
 fn other(error: &DbErr, code: &str, of: &str) -> Failure {
     let said = DeadLetterRepoError::from(error.clone()).to_string();
     if said != format!("database error {code}") {
@@ -112,7 +113,7 @@ mod tests {
             ("25006", "this server or role is read-only (a standby?); connect to the primary"),
             ("53100", "the server's disk is full"),
             ("8", "the SQLite file or its folder is read-only"),
-            // Of an extended code the low byte: SQLITE_READONLY_DIRECTORY.
+            // SQLITE_READONLY_DIRECTORY is an extended code whose low byte is SQLITE_READONLY.
             ("1544", "the SQLite file or its folder is read-only"),
             ("13", "the disk of the SQLite file is full"),
             ("26", "this file is not a SQLite database"),

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-/// On standard error.
+/// Prints a line to standard error.
 macro_rules! say {
     ($($text:tt)*) => {
         crate::output::say(format_args!($($text)*))
@@ -42,30 +42,32 @@ use output::{Printer, without_passwords};
 use settings::Settings;
 use stop::{Signals, Stop};
 
-/// How long a statement that is under way keeps the pool open, once a command is done with it.
+/// How long a running statement keeps the pool open after the command has ended.
 const CLOSING: Duration = Duration::from_secs(10);
-/// The same where Ctrl-C ended the command.
+/// How long a running statement keeps the pool open after Ctrl-C has ended the command.
 const INTERRUPTED: Duration = Duration::from_secs(1);
 
-/// The tool, as a service's own program has it.
+/// The command line tool, for a binary of the service's own.
 #[derive(Default)]
 pub struct Cli {
     requeue: Option<Arc<dyn Requeue>>,
 }
 
 impl Cli {
-    /// As it is, without `replay`.
+    /// Returns the tool, whose `replay` fails until [`requeue`](Self::requeue) is called.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Has `replay` as well: this says how events go back into the service's outbox.
+    /// Enables `replay`. `requeue` puts events back into the service's outbox.
     pub fn requeue(self, requeue: impl Requeue + 'static) -> Self {
         Self { requeue: Some(Arc::new(requeue)) }
     }
 
-    /// Runs one command, and returns what the process should exit with. Results go to standard output, all else to
-    /// standard error. It makes a tokio runtime of its own, so it is not to be called within one.
+    /// Runs one command and returns the exit status for the process.
+    ///
+    /// Results go to standard output, everything else to standard error. Do not call this within a tokio runtime,
+    /// because it creates its own.
     pub fn run(self, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit {
         run(self, args)
     }
@@ -94,13 +96,13 @@ fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit 
     }
 }
 
-/// Prints help, which is a result and goes to standard output, or what is wrong with the arguments.
+/// Prints help, which goes to standard output as a result, or the error in the arguments.
 fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
     if !error.use_stderr() {
         error.print()?;
         return Ok(io::stdout().flush()?);
     }
-    // The same error again, which then quotes no password.
+    // Parses the arguments again without passwords, so that the printed error quotes none.
     let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned());
     let Err(error) = Args::try_parse_from(shown) else {
         return Err(Failure::usage("the arguments are wrong"));
@@ -109,8 +111,9 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
     Err(Failure::silent(Exit::Usage))
 }
 
-/// The command has a thread and a runtime of its own: it blocks where its result is not read, and what it reads of the
-/// database need not pass from thread to thread.
+/// Runs the command on its own thread, with its own single-threaded runtime.
+///
+/// The command blocks while nobody reads its result. What it reads from the database stays on one thread.
 fn started(cli: Cli, args: Args) -> Result<(), Failure> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (signals, stop) = Signals::listen()?;
@@ -119,7 +122,7 @@ fn started(cli: Cli, args: Args) -> Result<(), Failure> {
         thread::spawn(move || {
             let ran = Builder::new_current_thread().enable_all().build().map_err(Failure::from).and_then(|tokio| {
                 let ran = tokio.block_on(command(cli, args, &stop));
-                // It would wait for what is still to be typed.
+                // A regular shutdown would wait for a pending read of standard input.
                 tokio.shutdown_background();
                 ran
             });
@@ -149,7 +152,7 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         _ => {}
     }
     let settings = Settings::resolve(args.global)?;
-    // What fails of another command it says itself.
+    // Other commands print their own failures.
     log::begin(match args.command {
         Command::Serve(_) => log::of_server(),
         _ => Targets::new(),
@@ -191,7 +194,7 @@ async fn with_database(
             say!("note: {}", database.status().await?);
             return Ok(());
         }
-        // Nothing was done yet.
+        // Nothing was changed yet, so the command can stop here.
         _ => tokio::select! {
             biased;
             () = stop.asked() => return Err(Failure::failed("interrupted")),
@@ -232,7 +235,7 @@ fn result(text: &[u8]) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// The tool, or one of its commands, with what holds for each.
+/// Returns the tool or one of its commands, with the global options.
 fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
     let mut tool = Args::command();
     tool.build();

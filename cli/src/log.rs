@@ -1,4 +1,4 @@
-//! What the library and the admin log: on standard error, by RUST_LOG.
+//! Writes what the library and the admin log to standard error, filtered by `RUST_LOG`.
 
 use std::{
     env,
@@ -14,12 +14,14 @@ use tracing_subscriber::{
 
 use crate::output::{visible, without_passwords};
 
-/// From here on events go to standard error, those that RUST_LOG lets through: `info`, say, or
-/// `warn,dead_letters::audit=info`. A host that has a subscriber already keeps it.
+/// Starts logging to standard error. A host that has a subscriber already keeps it.
+///
+/// `RUST_LOG` is the filter, for example `info` or `warn,dead_letters::audit=info`. If it is unset or invalid,
+/// `by_default` is.
 pub(crate) fn begin(by_default: Targets) {
     let given = env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
     let filter = given.map(|given| given.parse::<Targets>()).transpose().unwrap_or_else(|error| {
-        // It may be meant for the service, whose filter knows more than targets and levels.
+        // The value may be meant for the service, whose filter may know more than targets and levels.
         say!("note: RUST_LOG is ignored: {error}");
         None
     });
@@ -28,12 +30,12 @@ pub(crate) fn begin(by_default: Targets) {
     _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
-/// What is done and what fails, for a server that nobody watches.
+/// Returns the default filter of the server: warnings, errors and audit events.
 pub(crate) fn of_server() -> Targets {
     Targets::new().with_default(LevelFilter::WARN).with_target("dead_letters::audit", LevelFilter::INFO)
 }
 
-/// Standard error, of which nobody need read. It gets an event in one piece.
+/// Writes each event to standard error in one call and ignores write errors.
 struct Screen;
 
 impl Write for Screen {

@@ -1,15 +1,15 @@
-//! Where a listing goes on.
+//! The position of a listing's next page, as `--after` takes it.
 
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{Cursor, DeadLetterRepoError};
 
-/// A cursor, and the time that `2h` ago was reckoned from: the page behind it has the same filter then.
+/// A cursor, and the time from which relative times such as `2h` count. The next page then has the same filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Next {
     pub(crate) cursor: Cursor,
-    /// Where the filter has a time that moves.
+    /// Set if the filter has a relative time.
     pub(crate) now: Option<DateTime<Utc>>,
 }
 

@@ -1,4 +1,4 @@
-//! Results on standard output: for people on a terminal, for programs in a pipe.
+//! Prints results to standard output: for people on a terminal, for programs in a pipe.
 
 use std::{
     borrow::Cow,
@@ -16,16 +16,17 @@ use crate::{
     settings::{Settings, age},
 };
 
-/// Of a table's text, where a terminal leaves less: then each item is a block of lines.
+/// Width that a text column needs. If the terminal is too narrow, each item becomes a block of lines.
 const LEGIBLE: usize = 16;
-/// The same of a message.
+/// Width that a message column needs.
 const LEGIBLE_MESSAGE: usize = 40;
 const GAP: usize = 2;
-/// A UUID's width.
+/// Width of a UUID.
 const ID: usize = 36;
 
-/// A line on standard error, where nobody need listen: `eprintln!` panics where it is closed. It takes the place of a
-/// progress bar, which is drawn again below it.
+/// Prints a line to standard error and ignores write errors, because `eprintln!` panics if standard error is closed.
+///
+/// On a terminal the line replaces a progress bar, which is drawn again below it.
 pub(crate) fn say(text: fmt::Arguments<'_>) {
     let mut screen = io::stderr();
     let clear = if screen.is_terminal() { "\r\x1b[K" } else { "" };
@@ -35,13 +36,12 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
 pub(crate) struct Printer {
     out: Box<dyn Write + Send>,
     output: Output,
-    /// The terminal's, if it is one.
+    /// The terminal's width, or `None` if standard output is not a terminal.
     width: Option<u16>,
     utc: bool,
     now: DateTime<Utc>,
 }
 
-/// A column of a table.
 pub(crate) struct Column {
     name: &'static str,
     kind: Kind,
@@ -55,7 +55,7 @@ enum Kind {
     Number,
 }
 
-/// Never cut: the next command wants it whole.
+/// Returns a column that is never cut, because other commands need the whole id.
 pub(crate) const fn id(name: &'static str) -> Column {
     Column { name, kind: Kind::Id }
 }
@@ -72,7 +72,7 @@ pub(crate) const fn number(name: &'static str) -> Column {
     Column { name, kind: Kind::Number }
 }
 
-/// What stands in a table's cell.
+/// The value of a table's cell.
 pub(crate) enum Cell {
     Text(String),
     Time(DateTime<Utc>),
@@ -88,13 +88,13 @@ impl<T: ToString> From<T> for Cell {
 impl Printer {
     pub(crate) fn standard(settings: &Settings) -> Self {
         let out = io::stdout();
-        // 80 where the terminal does not say it.
+        // The size is 80 columns if the terminal does not report one.
         let width = out.is_terminal().then(|| Term::stdout().size().1);
         let Settings { output, utc, now, .. } = *settings;
         Self { out: Box::new(io::BufWriter::new(out)), output, width, utc, now }
     }
 
-    /// Items as a table, one document (`whole`, which has them), or a line each.
+    /// Prints the items as a table, as one JSON document (`whole`, which contains them), or as one JSON line each.
     pub(crate) fn print<T: Serialize, const N: usize>(
         &mut self,
         whole: &impl Serialize,
@@ -126,13 +126,13 @@ impl Printer {
         self.out.flush()
     }
 
-    /// A JSON line each.
+    /// Prints one JSON line per item.
     pub(crate) fn lines(&mut self, items: &[impl Serialize]) -> io::Result<()> {
         items.iter().try_for_each(|item| self.json(item))?;
         self.out.flush()
     }
 
-    /// Names and values below each other; as JSON the document alone.
+    /// Prints one name and value per line, or `whole` as JSON.
     pub(crate) fn facts(&mut self, whole: &impl Serialize, facts: Vec<(&str, Cell)>) -> io::Result<()> {
         match self.output {
             Output::Json | Output::Jsonl => self.json(whole)?,
@@ -159,7 +159,7 @@ impl Printer {
 
     fn shown(&self, cell: Cell) -> String {
         match cell {
-            // With its zone, so that a filter reads it back as it is.
+            // The zone makes the text a valid value of a filter option.
             Cell::Time(time) if self.utc => time.format("%Y-%m-%d %H:%M:%SZ").to_string(),
             Cell::Time(time) => age(time, self.now),
             cell => visible(&plain(cell)).into_owned(),
@@ -167,7 +167,7 @@ impl Printer {
     }
 }
 
-/// A value as one line of JSON. On a terminal its hidden characters are escapes.
+/// Writes a value as one line of JSON. On a terminal, hidden characters are escaped.
 pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize, on_terminal: bool) -> io::Result<()> {
     if on_terminal {
         out.write_all(escaped(&serde_json::to_string(value)?).as_bytes())?;
@@ -177,7 +177,7 @@ pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize, on_termina
     out.write_all(b"\n")
 }
 
-/// Whether each column of a table has room for what it holds, or for enough of it.
+/// Returns whether each column of a table has room for its values, or for a legible part of them.
 fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> bool {
     let needed = |(index, column): (usize, &Column)| {
         let widest = rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default();
@@ -191,7 +191,7 @@ fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16)
     columns.iter().enumerate().map(needed).sum::<usize>() <= usize::from(width)
 }
 
-/// A line a row, cut to the terminal's width.
+/// Returns one line per row, cut to the terminal's width.
 fn table<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>, width: u16) -> Vec<String> {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
@@ -205,14 +205,14 @@ fn table<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>, width: u
     }
     for row in rows {
         let mut row = Row::from(row);
-        // Cut, not broken into lines.
+        // Long values are cut, not wrapped.
         row.max_height(1);
         table.add_row(row);
     }
     table.lines().collect()
 }
 
-/// A block of lines a row: ids whole, whatever the width, and the rest below them, cut to it.
+/// Returns a block of lines per row. Ids are never cut; the other values are cut to the terminal's width.
 fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> Vec<String> {
     let widest = columns.iter().map(|column| column.name.len()).max().unwrap_or_default();
     let line = |(column, value): (&Column, &String)| match column.kind {
@@ -222,7 +222,7 @@ fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u1
             truncate_str(&line, width.into(), "…").into_owned()
         }
     };
-    // An id stands out by itself.
+    // A line with an id stands out, so blocks with one need no empty line between them.
     let is_apart = columns.iter().any(|column| column.kind == Kind::Id);
     let between = |index| (index > 0 && !is_apart).then(String::new);
     let blocks = rows.iter().enumerate();
@@ -239,12 +239,13 @@ fn plain(cell: Cell) -> String {
     }
 }
 
-/// Tabs and line ends separate.
+/// Replaces tabs and line ends by spaces, because the output uses them as separators.
 pub(crate) fn one_line(text: &str) -> String {
     text.replace(['\t', '\n', '\r'], " ")
 }
 
-/// Text that others wrote, for a terminal: it can't steer the terminal, nor look like other text.
+/// Replaces hidden characters in text from others, so that it can neither control a terminal nor look like other
+/// text.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return text.into();
@@ -252,7 +253,7 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect::<String>().into()
 }
 
-/// The same of JSON text, which keeps its meaning.
+/// Escapes hidden characters in JSON text, which keeps its meaning.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.contains(is_hidden) {
         return json.into();
@@ -268,7 +269,8 @@ fn escaped(json: &str) -> Cow<'_, str> {
     text.into()
 }
 
-/// Controls, C1 included, and Unicode's characters for directions, joints, fillers and tags.
+/// Returns whether the character is a control (C1 included) or one of Unicode's direction, joiner, filler and tag
+/// characters. Line feeds and tabs are not hidden.
 fn is_hidden(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
@@ -280,8 +282,8 @@ fn is_hidden(c: char) -> bool {
     }
 }
 
-/// Without the user and the password of each URL that has both. A password may have unencoded characters that end a
-/// host.
+/// Removes user and password from each URL that has both. They end at the last `@`, because a password may hold
+/// unencoded characters that end a host.
 pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
         return text.into();
@@ -296,12 +298,12 @@ pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     words.collect::<String>().into()
 }
 
-/// A count that may be a bound: "1,000+".
+/// Formats a count, with a plus sign if it is capped: "1000+".
 pub(crate) fn amount(count: u64, capped: bool) -> String {
     format!("{count}{}", if capped { "+" } else { "" })
 }
 
-/// The first line.
+/// Returns the first line that is not blank.
 pub(crate) fn first_line(text: &str) -> &str {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default()
 }

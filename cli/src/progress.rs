@@ -1,13 +1,13 @@
-//! How far it is, on a terminal: on standard error, and nothing where that is none.
+//! Shows progress on standard error if that is a terminal.
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-/// Goes with the last of what holds it.
+/// A progress bar that is cleared when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of so many letters, where that is known.
+    /// Starts a bar for this many letters, or a spinner if the number is unknown.
     pub(crate) fn of(letters: Option<u64>) -> Self {
         let shown = match letters {
             Some(_) => "{bar:20} {human_pos} of {human_len} letters, {eta} left",

@@ -1,4 +1,4 @@
-//! What the command line and the environment come to: plain values.
+//! Turns the command line and the environment into plain values.
 
 use std::{env, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     error::Failure,
 };
 
-/// The sweeper's own bound, in the command line's words.
+/// The sweeper's minimum. Checking it here lets the error name the option.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
 
 pub(crate) struct Settings {
@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     pub(crate) sharded: bool,
     pub(crate) output: Output,
     pub(crate) utc: bool,
-    /// One for the whole command.
+    /// The current time, fixed for the whole command.
     pub(crate) now: DateTime<Utc>,
 }
 
@@ -36,11 +36,11 @@ impl Settings {
         Self::filter_at(self.now, filter)
     }
 
-    /// With times that are reckoned from another `now`.
+    /// Returns the filter, with relative times counted from `now`.
     pub(crate) fn filter_at(now: DateTime<Utc>, filter: Filter) -> Result<DeadLetterFilter, Failure> {
         let narrow = filter.narrow;
         let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
-        // No unresolved letter has a resolution.
+        // Unresolved letters have no resolution, so a filter by resolution needs another state.
         let state = match narrow.resolution {
             None => DeadLetterState::default(),
             Some(Resolution::HandlerFailed) => DeadLetterState::Open,
@@ -65,13 +65,13 @@ impl Settings {
         })
     }
 
-    /// Whether the filter has a time that moves with the clock.
+    /// Returns whether the filter has a time that moves with the clock.
     pub(crate) fn moves(filter: &Filter) -> bool {
         let Narrow { created_from, created_before, .. } = &filter.narrow;
         [created_from, created_before].into_iter().flatten().any(|text| !is_fixed(text))
     }
 
-    /// How long letters are kept.
+    /// Parses how long letters are kept.
     pub(crate) fn retention(given: args::Retention) -> Result<Retention, Failure> {
         let duration = |name, text: Option<String>| {
             text.map(|text| Self::duration(name, &text, SHORTEST_RETENTION)).transpose()
@@ -82,7 +82,7 @@ impl Settings {
         })
     }
 
-    /// `30d`, `5m`: days of 24 hours.
+    /// Parses a duration such as `30d` or `5m`. A day has 24 hours.
     pub(crate) fn duration(name: &str, text: &str, at_least: Duration) -> Result<Duration, Failure> {
         let span = SpanParser::new().parse_span(text).ok();
         let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
@@ -101,7 +101,8 @@ impl Settings {
     }
 }
 
-/// `now`, `today` and `yesterday` (where they begin), so long ago, RFC 3339, or without its offset a local time.
+/// Parses a time: `now`, `today` or `yesterday` (the start of the day), an age such as `2h`, or RFC 3339. Without an
+/// offset the time is local.
 fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
     let zone = zone()?;
     let now = Timestamp::from_microsecond(now.timestamp_micros()).map(|now| now.to_zoned(zone));
@@ -114,7 +115,7 @@ fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, 
     })
 }
 
-/// The local zone; UTC where the system has none. A `TZ` that can't be read is not taken for UTC.
+/// Returns the local time zone, or UTC if the system has none. An invalid `TZ` is an error and does not mean UTC.
 fn zone() -> Result<TimeZone, Failure> {
     let given = env::var_os("TZ").filter(|given| !given.is_empty());
     match (TimeZone::try_system(), given) {
@@ -127,13 +128,13 @@ fn zone() -> Result<TimeZone, Failure> {
     }
 }
 
-/// Whether the text is the same time whenever it is read.
+/// Returns whether the text means the same time whenever it is read.
 fn is_fixed(text: &str) -> bool {
     text.parse::<Timestamp>().is_ok() || text.parse::<civil::DateTime>().is_ok()
 }
 
-/// As a `ListQuery` writes texts, and with it a page's command: of those that are nothing but quotes each has a pair
-/// more, and a pair alone is the empty text.
+/// Decodes a text as `ListQuery` encodes it, which the commands on the admin's pages use. `""` is the empty text; a
+/// longer text of nothing but quotes loses one pair.
 fn unquoted(text: String) -> String {
     match text.strip_prefix("\"\"") {
         Some(rest) if rest.bytes().all(|byte| byte == b'"') => rest.to_owned(),
@@ -159,7 +160,7 @@ fn time(now: &Zoned, text: &str) -> Option<Timestamp> {
     (!ago.is_negative()).then(|| now.checked_sub(ago).ok()).flatten().map(|then| then.timestamp())
 }
 
-/// How long ago, in the largest unit: "3 h ago".
+/// Formats an age in its largest unit: "3 h ago".
 pub(crate) fn age(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     let seconds = (now - time).num_seconds();
     if seconds < 0 {
@@ -187,7 +188,7 @@ mod tests {
             ("now", "2026-03-29T10:00:00Z"),
             ("2h", "2026-03-29T08:00:00Z"),
             ("1h 30m", "2026-03-29T08:30:00Z"),
-            // The night before is an hour short.
+            // Daylight saving time began in this night, so the day is an hour short.
             ("today", "2026-03-28T23:00:00Z"),
             ("yesterday", "2026-03-27T23:00:00Z"),
             ("1d", "2026-03-28T11:00:00Z"),

@@ -1,5 +1,7 @@
-//! Ctrl-C and SIGTERM: the first stops a command after the current batch, and one that only reads at once; the second
-//! stops any command at once.
+//! Handles Ctrl-C and SIGTERM.
+//!
+//! The first signal stops a command after the current batch, and a command that only reads at once. The second stops
+//! any command at once.
 
 use std::{future::pending, io};
 
@@ -8,17 +10,17 @@ use tokio::{
     sync::watch,
 };
 
-/// Whether a command is to end.
+/// The request to stop a command.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    /// Asked between batches.
+    /// Returns whether to stop. Commands check it between batches.
     pub(crate) fn is_asked(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Ready once it is.
+    /// Returns a future that completes once the command is to stop.
     pub(crate) fn asked(&self) -> impl Future<Output = ()> + use<> {
         let mut told = self.0.clone();
         async move {
@@ -29,7 +31,7 @@ impl Stop {
     }
 }
 
-/// Who passes signals on.
+/// Receives the signals and passes them on to [`Stop`].
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -37,7 +39,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From here on they end the process no more.
+    /// Starts listening. The signals no longer end the process.
     pub(crate) fn listen() -> io::Result<(Self, Stop)> {
         let (told, stop) = watch::channel(false);
         let interrupt = signal(SignalKind::interrupt())?;
@@ -45,7 +47,7 @@ impl Signals {
         Ok((Self { interrupt, terminate, told }, Stop(stop)))
     }
 
-    /// Ready at the second. A command that ends `at_once` needs no second one, and none is announced.
+    /// Completes at the second signal. A command that ends `at_once` needs none, so it is not announced.
     pub(crate) async fn second(mut self, at_once: bool) {
         self.next().await;
         if !at_once {

@@ -1,8 +1,8 @@
-//! Only UTF-8 holds every text.
+//! Checks the database's encoding. Only UTF-8 can hold every text.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-/// The encoding of a PostgreSQL database that is not UTF8. SQLite takes any text whatever its encoding.
+/// Returns the encoding of a PostgreSQL database that is not UTF8. SQLite accepts any text, whatever its encoding.
 pub(crate) async fn other_than_utf8(db: &impl ConnectionTrait) -> Result<Option<String>, DbErr> {
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(None);

@@ -1,10 +1,10 @@
 //! Schema migrations of [`dead-letters`](https://crates.io/crates/dead-letters), for PostgreSQL and SQLite.
 //!
-//! Run them with `sea-orm-cli migrate up -d migration` or with [`Migrator`]. Or put `Migrator::migrations()` in
-//! front of your own steps in the `Migrator` of your service, and run that in [`Locked`].
+//! Run them with `sea-orm-cli migrate up -d migration` or with [`Migrator`]. Alternatively, put
+//! `Migrator::migrations()` in front of your own steps in your service's `Migrator`, and run that in [`Locked`].
 //!
-//! A step that was released never changes. Steps never import the entities, because a change of these would change
-//! them.
+//! A released step never changes. Steps never import the entities, because a change of the entities would change
+//! the steps.
 
 use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DbBackend};
 
@@ -19,7 +19,7 @@ pub use locked::Locked;
 pub use sea_orm_migration;
 pub use status::{SchemaError, schema_is_current};
 
-/// The steps of `dead-letters`, in order. Its `up` is that of [`Locked`].
+/// The steps of `dead-letters`, in order. `up` runs them in [`Locked`].
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -37,8 +37,8 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Refuses what `dead-letters` can't be true to its word on: MySQL and MariaDB have neither partial
-/// indexes nor a LIMIT in an IN subquery, and their timestamps default to whole seconds.
+/// Returns an error for a backend on which `dead-letters` can't keep its promises. MySQL and MariaDB have neither
+/// partial indexes nor a LIMIT in an IN subquery, and their timestamps default to whole seconds.
 fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
     match backend {
         DbBackend::Postgres | DbBackend::Sqlite => Ok(()),

@@ -1,4 +1,4 @@
-//! One `up` at a time. sea-orm-migration has no lock: of six processes at once up to five failed.
+//! Runs one `up` at a time. sea-orm-migration has no lock, so most of several concurrent processes would fail.
 
 use std::time::Duration;
 
@@ -13,24 +13,25 @@ use tokio::runtime::Handle;
 
 use crate::settings;
 
-/// "deadltrs" as ASCII: a number that no other advisory lock of the database has.
+/// "deadltrs" as ASCII, a number that no other advisory lock of the database should have.
 const KEY: i64 = 0x6465_6164_6c74_7273;
 
-/// Between two tries for a lock.
+/// The pause between two attempts to get a lock.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long the steps' connection may take: a pool of one would never have it.
+/// How long the steps may wait for their connection. A pool of one connection would never have a second one.
 const SECOND_CONNECTION: Duration = Duration::from_secs(5);
 
 /// Waits for the lock on PostgreSQL, and returns the transaction that has it.
 ///
 /// A blocking lock would deadlock: CREATE INDEX CONCURRENTLY waits for the snapshot of every other transaction,
-/// and a statement that waits for the lock has one. The lock is a transaction's and not a session's, because
-/// PgBouncer may give each transaction another session.
+/// and a statement that waits for the lock has one. The lock belongs to a transaction instead of a session,
+/// because PgBouncer may give each transaction another session.
 pub(crate) async fn wait(pool: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     loop {
         let lock = begin(pool, TransactionOptions::default()).await?;
-        // REPEATABLE READ would keep a snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+        // Sets READ COMMITTED. REPEATABLE READ would keep a snapshot, for which CREATE INDEX CONCURRENTLY would
+        // wait.
         settings::set_for_transaction(&lock).await?;
         if try_acquire(&lock).await? {
             require_second_connection(pool).await?;
@@ -42,7 +43,7 @@ pub(crate) async fn wait(pool: &DatabaseConnection) -> Result<DatabaseTransactio
 }
 
 /// Takes the lock for the rest of the caller's PostgreSQL transaction, or returns an error. Waiting would deadlock
-/// if the transaction has a snapshot or locks that the other process's steps wait for.
+/// if the transaction has a snapshot or locks for which the other process's steps wait.
 pub(crate) async fn require(txn: &SchemaManagerConnection<'_>) -> Result<(), DbErr> {
     if txn.get_database_backend() == DbBackend::Sqlite || try_acquire(txn).await? {
         return Ok(());
@@ -52,9 +53,9 @@ pub(crate) async fn require(txn: &SchemaManagerConnection<'_>) -> Result<(), DbE
     ))
 }
 
-/// Waits for SQLite's only writer, and returns the transaction that is it.
+/// Waits for SQLite's only write lock, and returns the transaction that has it.
 ///
-/// A deferred transaction would fail where it writes, if another process wrote since it read. A lock on another
+/// A deferred transaction would fail at its first write if another process wrote after it read. A lock on another
 /// connection would lock out the steps.
 pub(crate) async fn begin_immediate(pool: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     loop {
@@ -66,12 +67,13 @@ pub(crate) async fn begin_immediate(pool: &DatabaseConnection) -> Result<Databas
     }
 }
 
-/// Whether PostgreSQL ended the wait for a lock.
+/// Returns whether PostgreSQL ended the wait for a lock.
 pub(crate) fn is_lock_timeout(error: &DbErr) -> bool {
     has_code(error, r#""55P03""#)
 }
 
-/// The driver's code, which is in the error's text alone if no driver's feature is on.
+/// Returns whether the error has this driver's code. Without a driver's feature, only the error's text has the
+/// code.
 fn has_code(error: &DbErr, code: &str) -> bool {
     format!("{error:?}").contains(&format!("code: {code},"))
 }
@@ -81,8 +83,8 @@ async fn try_acquire(txn: &impl ConnectionTrait) -> Result<bool, DbErr> {
     Ok(txn.query_one(&lock).await?.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(false))
 }
 
-/// Begins on a task of its own: a BEGIN that is dropped would leave the pool a connection that is in a transaction
-/// that nobody knows of (sqlx issues 4385 and 4393).
+/// Begins a transaction on a task of its own. A dropped BEGIN would return a connection to the pool that is inside
+/// a transaction (sqlx issues 4385 and 4393).
 async fn begin(pool: &DatabaseConnection, options: TransactionOptions) -> Result<DatabaseTransaction, DbErr> {
     let runtime = Handle::try_current()
         .map_err(|_| DbErr::Migration("`up` needs a Tokio runtime, and there is none".to_owned()))?;

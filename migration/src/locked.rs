@@ -1,4 +1,4 @@
-//! `up` for any migrator, in any number of processes at once.
+//! Runs `up` of any migrator safely in any number of concurrent processes.
 
 use std::time::Duration;
 
@@ -15,38 +15,39 @@ use crate::{
     status::{self, Scope},
 };
 
-/// Between two tries for a table that others have locked. The statements that queued behind the first try pass.
+/// The pause between two attempts to lock a table. The statements that queued behind the first attempt run
+/// meanwhile.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A migrator whose `up` any number of processes may run at once: one applies the pending steps, and the others
-/// wait for it.
+/// A migrator whose `up` any number of processes may run concurrently. One process applies the pending steps, and
+/// the others wait for it.
 ///
 /// It has the inner migrator's steps and table, and never calls the inner migrator's own `up` or `status`. The
-/// inner migrator is [`Migrator`](crate::Migrator), a service's own that has its steps, or a value of a
-/// [`MigratorTraitSelf`].
+/// inner migrator is [`Migrator`](crate::Migrator), a service's own migrator that has its steps, or a value that
+/// implements [`MigratorTraitSelf`].
 ///
 /// # On PostgreSQL
 ///
-/// - `up` over a pool takes an advisory lock. It needs two connections of the pool at once, and returns an error
-///   if it gets no second one within 5 seconds.
-/// - A step in a transaction is READ COMMITTED and has no timeouts, whatever pool, role and database set. It waits
-///   half a second for a table's lock, because every insert queues behind it meanwhile. Then it lets the inserts
-///   pass and tries again, for as long as it takes. A step outside a transaction has the pool's settings.
-/// - In the caller's transaction `up` never waits for the lock: it returns an error if another process is
+/// - `up` over a pool takes an advisory lock. It needs two connections of the pool at the same time, and returns
+///   an error if it gets no second one within 5 seconds.
+/// - A step in a transaction is READ COMMITTED and has no timeouts, whatever the pool, the role and the database
+///   set. It waits half a second for a table's lock, because every insert queues behind it meanwhile. Then it lets
+///   the inserts run and tries again, without a limit. A step outside a transaction has the pool's settings.
+/// - In the caller's transaction `up` never waits for the advisory lock. It returns an error if another process is
 ///   migrating. The steps have the transaction's settings.
-/// - The migrator's table and the steps' tables are those of the current schema, the first one of `search_path`
-///   that exists.
-/// - A database whose encoding is not UTF8 is refused.
+/// - The migrator's table and the steps' tables are in the current schema, which is the first existing one of
+///   `search_path`.
+/// - `up` returns an error for a database whose encoding is not UTF8.
 ///
 /// # On SQLite
 ///
-/// `up` over a pool is one IMMEDIATE transaction, whatever the steps' `use_transaction` returns: all pending steps
-/// are applied, or none. A `VACUUM` fails in it, and `PRAGMA foreign_keys` does nothing.
+/// `up` over a pool is one IMMEDIATE transaction, whatever the steps' `use_transaction` returns. It applies all
+/// pending steps or none. In it, `VACUUM` fails and `PRAGMA foreign_keys` has no effect.
 ///
-/// # Everywhere
+/// # On both
 ///
-/// `up` and `status` refuse a migrator's table with steps that the migrator does not have, and name them.
-/// `down`, `fresh`, `refresh` and `reset` take no lock.
+/// If the migrator's table has steps that the migrator does not have, `up` and `status` return an error that names
+/// them. `down`, `fresh`, `refresh` and `reset` take no lock.
 ///
 /// # Examples
 ///
@@ -60,14 +61,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Locked<M>(pub M);
 
 impl<M: MigratorTraitSelf> Locked<M> {
-    /// Returns the steps that `up` would apply. It changes nothing.
+    /// Returns the steps that `up` would apply. Changes nothing.
     ///
-    /// Unlike [`schema_is_current`](crate::schema_is_current) it looks at the current schema alone. Steps of others
-    /// in the migrator's table are ignored.
+    /// Unlike [`schema_is_current`](crate::schema_is_current), this reads only the current schema. Steps of other
+    /// migrators in the migrator's table are ignored.
     ///
     /// # Errors
     ///
-    /// Every [`SchemaError`] but `Missing`.
+    /// Every [`SchemaError`] except `Missing`.
     pub async fn pending(&self, db: &impl ConnectionTrait) -> Result<Vec<String>, SchemaError> {
         status::missing(db, &self.0, Scope::CurrentSchema).await
     }
@@ -76,7 +77,7 @@ impl<M: MigratorTraitSelf> Locked<M> {
         self.require_own_steps(pool).await?;
         let lock = lock::wait(pool).await?;
         let outcome = Inner { migrator: &self.0, runs: Some(Runs::WithSettings) }.up(pool, steps).await;
-        // Releases the lock. If the process were killed instead, the server would.
+        // Releases the lock. If the process is killed before, the server releases it.
         lock.rollback().await.ok();
         outcome
     }
@@ -90,9 +91,9 @@ impl<M: MigratorTraitSelf> Locked<M> {
         match outcome.await {
             Ok(()) => txn.commit().await,
             Err(error) => {
-                // SQLite itself ends a transaction over some errors, a full disk for example. The driver's ROLLBACK
-                // then fails, and the connection's next BEGIN would be a SAVEPOINT, whose rollback ends nothing. This
-                // savepoint gives the driver a transaction to roll back.
+                // SQLite itself ends a transaction after some errors, such as a full disk. The driver's ROLLBACK
+                // then fails, and the connection's next BEGIN would be a SAVEPOINT, whose rollback ends nothing.
+                // This savepoint gives the driver a transaction to roll back.
                 if let Ok(savepoint) = txn.begin().await {
                     savepoint.rollback().await.ok();
                 }
@@ -187,8 +188,8 @@ impl MigrationTrait for Step {
     fn use_transaction(&self) -> Option<bool> {
         match self.runs {
             Runs::WithSettings => self.inner.use_transaction(),
-            // SQLite ends the whole transaction over some errors. The driver would count this savepoint as open still,
-            // and the pool's connection could roll back nothing any more.
+            // SQLite ends the whole transaction after some errors. With a savepoint for the step, the driver would
+            // still count that savepoint as open, and the pool's connection could no longer roll back.
             Runs::InOneTransaction => Some(false),
         }
     }
@@ -200,7 +201,7 @@ impl MigrationTrait for Step {
         }
         settings::set_for_transaction(db).await?;
         loop {
-            // Rolling back to a savepoint releases the locks of this try.
+            // Rolling back to a savepoint releases the locks of this attempt.
             let attempt = db.begin().await?;
             match self.inner.up(&SchemaManager::new(&attempt)).await {
                 Ok(()) => return attempt.commit().await,

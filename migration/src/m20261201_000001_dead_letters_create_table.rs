@@ -1,4 +1,4 @@
-//! Creates `dead_letters` with its CHECKs and indexes.
+//! Creates the table `dead_letters` with its CHECKs and indexes.
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
@@ -39,7 +39,7 @@ enum DeadLetters {
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
-    /// SQLite has none by default, and would keep half of a step that fails.
+    /// Runs the step in a transaction. On SQLite the default is none, and a failing step would stay half applied.
     fn use_transaction(&self) -> Option<bool> {
         Some(true)
     }
@@ -71,10 +71,10 @@ fn table(backend: DbBackend) -> TableCreateStatement {
         .col(types.id(OriginalEventId).not_null())
         .col(types.text(Source).not_null())
         .col(types.text(Op).not_null())
-        // No foreign keys: a letter outlives its trigger and script.
+        // There are no foreign keys, because a letter outlives its trigger and script.
         .col(types.id(TriggerId))
         .col(types.id(ScriptId))
-        // Not jsonb, which refuses \u0000 and rewrites numbers.
+        // The type is not jsonb, because jsonb refuses \u0000 and rewrites numbers.
         .col(types.text(Payload).not_null())
         .col(types.text(PayloadKind).not_null().default("json"))
         .col(types.text(ReplayedPayload))
@@ -128,7 +128,7 @@ fn table(backend: DbBackend) -> TableCreateStatement {
     table
 }
 
-/// Each serves the calls that it is named for; docs/architecture.md says what it costs.
+/// Returns the indexes. Each serves the calls that it is named for. docs/architecture.md describes their cost.
 fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
     use DeadLetters::*;
     let index = |name| Index::create().name(name).table(Table).to_owned();
@@ -136,21 +136,21 @@ fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
         index(name).col(AppId).col((CreatedAt, IndexOrder::Desc)).col((Id, IndexOrder::Desc)).to_owned()
     };
     let created_at = match backend {
-        // SQLite does not walk it for an app's page.
+        // SQLite does not use this index for an app's page.
         DbBackend::Sqlite => index("idx_dead_letters_gc").col(CreatedAt).to_owned(),
-        // Nothing but sweeps uses this expression. PostgreSQL walked a plain index on `created_at` for an app's
-        // page, through the newer letters of all other apps.
+        // Only sweeps use this expression. For an app's page, PostgreSQL would walk a plain index on `created_at`
+        // through the newer letters of all other apps.
         _ => index("idx_dead_letters_gc").col(Expr::cust("created_at AT TIME ZONE 'UTC'")).to_owned(),
     };
-    // PostgreSQL has no statistics about this expression. It expects few rows, and takes the index whose condition a
-    // statement names. On `resolution` itself it went by the last ANALYZE: where it took most letters for unresolved it
-    // read all of an app's letters for the few that still were.
+    // PostgreSQL has no statistics about this expression. It expects few rows, and takes the index whose condition
+    // a statement names. With a condition on `resolution` itself PostgreSQL would go by the last ANALYZE. If most
+    // letters were unresolved then, it would read all of an app's letters to find the few that still are.
     let resolution = || Expr::expr(Func::coalesce([Expr::col(Resolution), Expr::Constant("".into())]));
     [
         page("idx_dead_letters_app"),
         page("idx_dead_letters_unresolved").and_where(resolution().eq("")).to_owned(),
         page("idx_dead_letters_handler_failed").and_where(resolution().eq("handler_failed")).to_owned(),
-        // Without times and ids equal keys share one entry: PostgreSQL counts by it in a third of the time.
+        // Without times and ids, equal keys share one entry, so that PostgreSQL counts much faster by this index.
         index("idx_dead_letters_unresolved_count")
             .col(AppId)
             .and_where(Expr::col(ResolvedAt).is_null())
@@ -175,10 +175,10 @@ fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
     ]
 }
 
-/// How each backend spells types, defaults and CHECKs.
+/// The types, defaults and CHECKs of each backend.
 ///
-/// SQLite's table is STRICT, which knows few types: ids are blobs and times are text, as sqlx writes them. SQLite
-/// compares times as text, so that every writer must print them alike.
+/// SQLite's table is STRICT, which allows few types. Ids are blobs and times are text, as sqlx writes them. SQLite
+/// compares times as text, so every writer must print them in the same format.
 struct Types {
     backend: DbBackend,
 }
@@ -222,14 +222,14 @@ impl Types {
         self.column(name, "INTEGER", ColumnDef::small_integer)
     }
 
-    /// The id of a letter that another writer inserts.
+    /// Returns the default id, for a letter that another writer inserts.
     fn new_id(&self) -> Expr {
         Expr::cust(if self.is_sqlite() { "(randomblob(16))" } else { "gen_random_uuid()" })
     }
 
     fn now(&self) -> Expr {
         match self.is_sqlite() {
-            // As sqlx prints it, which prints no fraction at a whole second.
+            // sqlx prints no fraction at a whole second.
             true => Expr::cust("(replace(strftime('%Y-%m-%dT%H:%M:%f+00:00','now'),'.000+','+'))"),
             false => Expr::current_timestamp(),
         }
@@ -238,13 +238,14 @@ impl Types {
     fn options(&self) -> &'static str {
         match self.is_sqlite() {
             true => "STRICT",
-            // The defaults wait for a tenth of the table to change. Until ANALYZE has run, PostgreSQL knows
-            // nothing of an app that is new.
+            // By default autovacuum waits until a tenth of the table has changed. Until ANALYZE has run,
+            // PostgreSQL has no statistics about a new app.
             false => "WITH (autovacuum_analyze_scale_factor = 0.01, autovacuum_analyze_threshold = 1000)",
         }
     }
 
-    /// PostgreSQL reads each CHECK anew for each statement, and one array in two thirds of the time of its items.
+    /// Returns the CHECK of a column with fixed texts. PostgreSQL parses each CHECK anew for each statement, and
+    /// parses one array faster than a list of items.
     fn is_one_of(&self, column: DeadLetters, texts: &[&str]) -> Expr {
         match self.is_sqlite() {
             true => Expr::col(column).is_in(texts.iter().copied()),
@@ -252,7 +253,7 @@ impl Types {
         }
     }
 
-    /// A JSON object that both backends can read, of 16 KB at most.
+    /// Returns the CHECK of the metadata: a JSON object of at most 16 KB that both backends can read.
     fn is_metadata(&self) -> Expr {
         Expr::cust(match self.is_sqlite() {
             true => {
@@ -260,14 +261,14 @@ impl Types {
                  AND CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE false END \
                  AND instr(replace(metadata, '\\\\', ''), '\\u0000') = 0"
             }
-            // A cast to jsonb refuses \u0000.
+            // The cast to jsonb refuses \u0000.
             false => "octet_length(metadata) <= 16384 AND jsonb_typeof(metadata::jsonb) = 'object'",
         })
     }
 }
 
-/// The years 1 to 9999, which is what sqlx can read; NULL passes. PostgreSQL reads this in a quarter of the time that a
-/// CHECK for each column takes.
+/// Returns the CHECK of all times: the years 1 to 9999, which sqlx can read. NULL passes. PostgreSQL parses this
+/// faster than a CHECK for each column.
 fn are_times_on_postgres(times: [DeadLetters; 5]) -> Expr {
     let times = times.map(|time| time.to_string()).join(", ");
     Expr::cust(format!(
@@ -275,13 +276,14 @@ fn are_times_on_postgres(times: [DeadLetters; 5]) -> Expr {
     ))
 }
 
-/// The years 1 to 9999. SQLite's message about a failed CHECK is its name.
+/// Returns the name and the CHECK of a time in the years 1 to 9999. SQLite reports a failed CHECK by its name
+/// alone, so the name describes the format.
 fn time_check_on_sqlite(column: &str) -> (String, Expr) {
     let name = format!(
         "dead_letters_{column}_check: UTC as 2026-03-01T10:00:00[.123[456]]+00:00, of the years 1 to 9999, no longer \
          than need be"
     );
-    // Without `+0 days` SQLite would take 30 February and 24:00 as they are.
+    // Without `+0 days` SQLite would accept 30 February and 24:00.
     let is_time = format!(
         "{column} IS NULL \
          OR (substr({column}, 20) = '+00:00' \

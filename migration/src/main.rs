@@ -1,4 +1,4 @@
-//! What `sea-orm-cli migrate -d migration` runs.
+//! The program that `sea-orm-cli migrate -d migration` runs.
 
 use dead_letters_migration::{Locked, Migrator};
 use sea_orm_migration::cli;

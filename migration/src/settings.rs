@@ -1,9 +1,11 @@
-//! What a step needs of its PostgreSQL connection, whatever pool, role and database say.
+//! The settings that a step needs on its PostgreSQL connection, whatever the pool, the role and the database set.
 
 use sea_orm_migration::prelude::*;
 
-/// For a transaction that has done nothing yet. No `lock_timeout` would let every insert stand behind a step
-/// that waits for an idle reader. (`transaction_timeout` came with PostgreSQL 17.)
+/// Sets the isolation level and the timeouts of a transaction that has not run a statement yet.
+///
+/// Without a `lock_timeout`, every insert would queue behind a step that waits for an idle reader. The settings
+/// are read from `pg_settings`, because `transaction_timeout` exists only since PostgreSQL 17.
 pub(crate) async fn set_for_transaction(txn: &impl ConnectionTrait) -> Result<(), DbErr> {
     let settings = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '500ms' ELSE '0' END, true)

@@ -1,4 +1,4 @@
-//! Whether the schema is the one that this version was built for, without the right to change it.
+//! Checks whether the schema is the one that this version needs, without the right to change it.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,17 +10,18 @@ use sea_orm_migration::{
 
 use crate::encoding;
 
-/// What is wrong with a schema.
+/// A difference between a schema and the one that this version needs.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SchemaError {
     /// These steps were not applied.
     Missing(Vec<String>),
-    /// A version before the first release made the table `dead_letters`. Its steps are in this migrator's table.
+    /// A version before the first release created the table `dead_letters`. The value is the name of the
+    /// migrator's table, which has that version's steps.
     PreRelease(String),
-    /// The database's encoding, which is not UTF8: it can't hold every text.
+    /// The database's encoding is this one instead of UTF8, and can't hold every text.
     Encoding(String),
-    /// The database could not be asked.
+    /// The database returned an error.
     Db(DbErr),
 }
 
@@ -52,16 +53,16 @@ impl From<SchemaError> for DbErr {
     }
 }
 
-/// Checks the encoding, and that every step of a migrator was applied: [`Migrator`](crate::Migrator)'s, or a
-/// service's own that has its steps.
+/// Checks the encoding, and that every step of the migrator was applied. The migrator is
+/// [`Migrator`](crate::Migrator), or a service's own migrator that has its steps.
 ///
-/// It looks at the migrator's table (`seaql_migrations`) and needs the right to read that table alone. It finds the
-/// table as every call finds its own, through PostgreSQL's whole `search_path`. It changes nothing. Steps of others
-/// in the table are ignored.
+/// This reads the migrator's table (`seaql_migrations`), and needs only the right to read that table. On
+/// PostgreSQL the whole `search_path` is searched for the table, as for the tables of every call. Nothing is
+/// changed. Steps of other migrators in the table are ignored.
 ///
 /// # Errors
 ///
-/// See [`SchemaError`]. If there is no such table, all steps are missing.
+/// See [`SchemaError`]. If the migrator's table does not exist, all steps are missing.
 ///
 /// # Examples
 ///
@@ -82,12 +83,12 @@ pub async fn schema_is_current(
 /// The first step of the versions before the first release.
 const PRE_RELEASE: &str = "m20261123_000001_create_dead_letters";
 
-/// Where a PostgreSQL database's migrator's table is looked for.
+/// Where a migrator's table is searched for on PostgreSQL.
 #[derive(Clone, Copy)]
 pub(crate) enum Scope {
-    /// As statements find their tables.
+    /// In the whole `search_path`, as statements find their tables.
     SearchPath,
-    /// Where `CREATE TABLE` creates one.
+    /// In the schema where `CREATE TABLE` creates a table.
     CurrentSchema,
 }
 
@@ -103,7 +104,8 @@ pub(crate) async fn missing(
     Ok(names(migrator).into_iter().filter(|step| !applied.contains(step)).collect())
 }
 
-/// sea-orm's migrator refuses a table with steps that it does not have, and says of each that its "file is missing".
+/// Returns an error that names the applied steps that the migrator does not have. sea-orm-migration also refuses
+/// these, but with the message that each step's "file is missing".
 pub(crate) async fn require_own_steps(
     db: &impl ConnectionTrait,
     migrator: &impl MigratorTraitSelf,
@@ -143,12 +145,13 @@ async fn read(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Resul
     if !exists(db, table, scope).await? {
         return Ok(BTreeSet::new());
     }
-    // The current schema is the first one of `search_path`, so that the name is resolved to this table in either scope.
+    // The current schema is the first one of `search_path`, so the name means this table in either scope.
     let versions = Query::select().column("version").from(table.clone()).take();
     db.query_all(&versions).await?.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// Not `SchemaManager::has_table`, which needs a driver's feature of sea-orm-migration's own.
+/// Returns whether the table exists. `SchemaManager::has_table` would need a driver's feature of
+/// sea-orm-migration.
 async fn exists(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Result<bool, DbErr> {
     let backend = db.get_database_backend();
     let exists = match (backend, scope) {

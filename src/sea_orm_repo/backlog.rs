@@ -1,4 +1,4 @@
-//! The apps that have open rows.
+//! Finds the apps that have open letters.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError, DeadLetterState};
 
-/// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
+/// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
 const APPS_PER_STATEMENT: usize = 1_000;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -84,7 +84,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 .apply(|query| backlog(query, backend, app_id.into_inner().into(), cap))
                 .take();
             for row in self.db.query_all_raw(with_hidden_limits(backend, &of_app)).await? {
-                // None is left, or the list's app has none.
+                // All of an app's letters were closed in the meantime, or a listed app has no open letters.
                 if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
                     backlogs.push(to_backlog(&row, cap)?);
                 }
@@ -108,17 +108,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// The column of the apps that are looked up.
+/// The column of the apps that the statement looks up.
 const APP_ID: (&str, &str) = ("apps", "app_id");
 
-/// The first open row in an order, of those that fulfil the condition.
+/// Selects the first open row in the order, of the rows that fulfill the condition.
 fn first_open(backend: DbBackend, condition: Condition, sort: Sort<'_>, column: Column) -> SelectStatement {
     let columns = Query::select().columns(sort.iter().map(|&(column, _)| column)).take();
     let first = first(backend, conditions(Part::of(DeadLetterState::Open), &condition), sort, 1, &columns);
     Query::select().column(column).from_subquery(first, "first").take()
 }
 
-/// The first app within the bound that has open rows.
+/// Selects the first app within the bound that has open letters.
 fn next_open(backend: DbBackend, bound: Expr) -> SelectStatement {
     let by_app = [(Column::AppId, Order::Asc)];
     first_open(backend, Condition::all().add(bound), &by_app, Column::AppId)
@@ -127,19 +127,19 @@ fn next_open(backend: DbBackend, bound: Expr) -> SelectStatement {
 fn is_behind(after: Option<AppId>) -> Expr {
     match after {
         Some(after) => Column::AppId.gt(after.into_inner()),
-        // Every app, found by the same search.
+        // This bound holds for every app, and the same index search serves it.
         None => Column::AppId.gte(Uuid::nil()),
     }
 }
 
-/// From one app to the next one that has open rows, each step by a probe of each index of open rows.
+/// Steps from one app to the next one that has open letters. Each step probes each index of open letters once.
 fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithClause {
     let one = || Expr::Constant(1.into());
     let further = Query::select()
         .expr(next_open(backend, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
         .expr(Expr::col("number").add(one()))
         .from("apps")
-        // The last step finds none.
+        // The last step finds no app.
         .and_where(Expr::col(APP_ID).is_not_null())
         .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
         .take();
@@ -153,8 +153,8 @@ fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithCla
     WithClause::new().recursive(true).cte(apps).to_owned()
 }
 
-/// Those of the list that have open rows. Not by EXISTS, which may be planned to read the open rows of all
-/// apps.
+/// Selects the listed apps that have open letters. PostgreSQL may plan EXISTS so that it reads the open letters of
+/// all apps.
 fn pick_open(backend: DbBackend, among: &[Uuid], limit: u32) -> WithClause {
     let mut apps = Query::select();
     let app_id = from_ids(&mut apps, backend, among, "listed");
@@ -166,7 +166,7 @@ fn pick_open(backend: DbBackend, among: &[Uuid], limit: u32) -> WithClause {
     WithClause::new().cte(apps).to_owned()
 }
 
-/// When the app's newest open row was stored, or its oldest.
+/// Selects when the app's newest or oldest open letter was created.
 fn seen(backend: DbBackend, app_id: Expr, order: Order) -> SelectStatement {
     let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
     first_open(backend, of_app, &by_time(Column::CreatedAt, order), Column::CreatedAt)
@@ -182,7 +182,7 @@ fn backlogs_of(backend: DbBackend, apps: WithClause, cap: u32) -> SelectStatemen
         .take()
 }
 
-/// Selects what [`to_backlog`] reads.
+/// Selects the columns that [`to_backlog`] reads.
 fn backlog(query: &mut SelectStatement, backend: DbBackend, app_id: Expr, cap: u32) {
     query
         .expr(app_id.clone())

@@ -1,4 +1,4 @@
-//! Burying: out of the outbox and into the store, in one transaction.
+//! Buries events: moves them from the outbox into the store, in one transaction.
 
 use std::{pin::pin, time::Duration};
 
@@ -17,42 +17,42 @@ use crate::{
 };
 
 const TRIES: u32 = 4;
-/// Before the second try, and twice as long before each further one.
+/// The pause before the second try. It doubles before each further one.
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl SeaOrmDeadLetterRepo {
-    /// Takes an event out of the outbox and puts its letter into the store, in ONE transaction: the event is
-    /// in one of them, whatever fails and whenever this is dropped. Returns the letter's id.
+    /// Moves an event from the outbox into the store, in one transaction. The event is in exactly one of them,
+    /// whatever fails and whenever this future is dropped. Returns the letter's id.
     ///
-    /// `take` deletes the event from the outbox, in the transaction that it is given, and answers how many rows
-    /// it took. Of dispatchers that bury one event at the same time, one takes it. It must let every error
-    /// out.
+    /// `take` deletes the event from the outbox, in the transaction that it receives, and returns how many rows it
+    /// deleted. If several dispatchers bury the same event, exactly one takes it. `take` must return every error.
     ///
-    /// A transient error and a lost connection are tried again up to three times, `take` included, after
-    /// pauses of about 0.1, 0.2 and 0.4 seconds, with the same id. That doubles nothing, since the outbox's
-    /// row decides: where it is gone, or is another one that a replay has put there meanwhile, and the letter
-    /// is stored, an earlier try had done it all.
+    /// A transient error or a lost connection is retried up to three times, with `take` and the same id, after
+    /// pauses of about 0.1, 0.2 and 0.4 seconds. A retry stores nothing twice, because the outbox's row decides. If a
+    /// retry fails because an earlier try had committed, `bury` finds the stored letter and returns its id. That also
+    /// holds if a replay has put a new row into the outbox in the meantime.
     ///
-    /// No letter circles in the outbox because of what it is. What [`insert`](crate::DeadLetterRepo::insert) refuses
-    /// is changed here:
+    /// Every event can be buried. `bury` changes what [`insert`](crate::DeadLetterRepo::insert) refuses, so that
+    /// no event stays in the outbox because of its content:
     ///
-    /// - a payload over the repo's cap is cut to it, with ` [cut]` at its end, and its kind is
-    ///   [`Truncated`](crate::PayloadKind::Truncated);
-    /// - a time outside the years 1 to 9999 becomes the nearest one inside.
+    /// - A payload over the repo's cap is cut to it, with ` [cut]` at its end. Its kind is
+    ///   [`Truncated`](crate::PayloadKind::Truncated).
+    /// - A time outside the years 1 to 9999 becomes the nearest one inside.
     ///
-    /// Outbox text is best handed over as it is, in [`payload_text`](NewDeadLetter::payload_text).
+    /// Pass the outbox's text unchanged, in [`payload_text`](NewDeadLetter::payload_text).
     ///
     /// # Errors
     ///
-    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) where `take` took no row, or several: nothing was stored or taken.
+    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) if `take` deleted no row, or several. Nothing was stored or
+    /// taken.
     ///
-    /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless a connection was lost while it committed. Then
-    /// the letter may be stored, because the server committed a try whose answer was lost, and no later try reached
-    /// the server. The outbox's row decides: the event is still there, or its letter is stored. Call `bury` again in
-    /// both cases. It buries an event that is still there. It returns `OutboxRows` with `taken: 0` and stores nothing
-    /// if the event is gone.
+    /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless a connection was lost while it
+    /// committed. In that case the letter may be stored, because the server committed a try whose answer was lost,
+    /// and no later try reached the server. The outbox's row decides: the event is still there, or its letter is
+    /// stored. Call `bury` again in both cases. It buries an event that is still there. It returns `OutboxRows`
+    /// with `taken: 0` and stores nothing if the event is gone.
     ///
-    /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) where `take` had the transaction end.
+    /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) if `take` ended the transaction.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
     pub async fn bury<F>(&self, letter: NewDeadLetter, take: F) -> Result<DeadLetterId, DeadLetterRepoError>
     where
@@ -78,7 +78,7 @@ impl SeaOrmDeadLetterRepo {
         loop {
             let outcome = match self.bury_once(row.clone(), take.clone()).await {
                 Ok(()) => Ok(id),
-                // An earlier try, whose commit went unanswered, may have done it.
+                // An earlier try may have committed without an answer.
                 Err(error) if tries > 1 && !error.is_transient() => {
                     let row = self.find_in_app(app_id, id).await;
                     row.and_then(|row| if row.is_some() { Ok(id) } else { Err(error) })
@@ -104,7 +104,7 @@ impl SeaOrmDeadLetterRepo {
             Ok(taken) => return abandon(txn, DeadLetterRepoError::OutboxRows { taken }).await,
             Err(error) => return abandon(txn, error.into()).await,
         }
-        // Before the insert, which would otherwise stand alone.
+        // If the transaction is lost, the insert would run outside any transaction.
         let txn = transaction::still_open(txn).await?;
         if let Err(error) = insert::one(&txn, row).await {
             return abandon(txn, error).await;

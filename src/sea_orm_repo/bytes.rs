@@ -1,4 +1,4 @@
-//! How many bytes a row holds, without fetching them.
+//! The size of a row in bytes, computed by the database.
 
 use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
@@ -6,7 +6,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, Func},
 };
 
-/// The most that pages of an export, batches for an archive and batches of a replay hold, unless one row is larger.
+/// The most text in a page of an export, a batch for an archive and a batch of a replay, unless one row is larger.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
 
 /// All columns whose values have no bound, or a large one.
@@ -22,8 +22,8 @@ const TEXTS: [Column; 9] = [
     Column::ResolutionNote,
 ];
 
-/// The sum of the lengths of a row's texts, as a 64-bit integer: several texts of 1 GB overflow a 32-bit one.
-/// PostgreSQL knows the length of a text that is stored apart from its row without reading it.
+/// Returns the sum of the lengths of a row's texts, as a 64-bit integer, because several texts of 1 GB overflow a
+/// 32-bit one. PostgreSQL has the length of a TOASTed text without reading the text.
 pub(super) fn row_bytes() -> Expr {
     let bytes = |column: Column| {
         let bytes = Func::cust("octet_length").arg(column.into_expr());
@@ -32,7 +32,7 @@ pub(super) fn row_bytes() -> Expr {
     TEXTS.map(bytes).into_iter().reduce(ExprTrait::add).unwrap_or_else(|| Expr::val(0))
 }
 
-/// The same as PostgreSQL's SQL, of the table or subquery of this name.
+/// Returns [`row_bytes`] as PostgreSQL's SQL, for the table or subquery with this name.
 pub(super) fn row_bytes_of(table: &str) -> String {
     let bytes = TEXTS.map(|column| format!("coalesce(octet_length({table}.{}), 0)::bigint", column.as_str()));
     bytes.join(" + ")

@@ -1,4 +1,4 @@
-//! Which rows a statement is about.
+//! Conditions for the rows that a statement selects.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
@@ -18,13 +18,14 @@ pub(super) fn is_row(app_id: AppId, id: DeadLetterId) -> Condition {
     Condition::all().add(COLUMN.id.eq(id.into_inner())).add(COLUMN.app_id.eq(app_id.into_inner()))
 }
 
-/// Unresolved, or `handler_failed`, of rows that were found already: no index has this condition.
+/// Returns the condition of an open letter, for rows that were found in another way. No index has this condition.
 pub(super) fn is_open() -> Expr {
     let handler_failed = Expr::Constant(Resolution::HandlerFailed.as_str().into());
     COLUMN.resolution.is_null().or(Column::Resolution.into_expr().eq(handler_failed))
 }
 
-/// A state, for rows that a filter names by their ids, in words that no partial index has.
+/// Returns the condition of a state, for rows that a filter names by their ids. No partial index has a condition
+/// in these words.
 pub(super) fn is_of_state(state: DeadLetterState) -> Option<Expr> {
     match state {
         DeadLetterState::Open => Some(is_open()),
@@ -42,7 +43,7 @@ pub(super) fn is_of_app(
 ) -> Condition {
     let is_of_app = Column::AppId.eq(app_id.into_inner());
     Condition::all().add(match backend {
-        // Citus routes the statement to one shard only if the app stands there plainly.
+        // Citus routes a statement to one shard only if the condition on the app is plain.
         _ if sharded || filter.ids.is_none() => is_of_app,
         // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
         DbBackend::Sqlite => Func::cust("likely").arg(is_of_app).into(),
@@ -59,19 +60,20 @@ pub(super) fn is_before(time: DateTime<Utc>) -> Expr {
     COLUMN.created_at.lt(to_bound(time))
 }
 
-/// The database's time at the start of the statement, for a row's time. SQLite's is text in the driver's format.
+/// Returns the database's time at the start of the statement, as a value for a row. SQLite's is text in the
+/// driver's format.
 pub(super) fn now(backend: DbBackend) -> Expr {
     if backend != DbBackend::Sqlite {
-        // Not of the transaction, which may be older than the row; nor volatile, as that of each row would be.
+        // The transaction's start may be earlier than the row's creation, and the time of each row is volatile.
         return Func::cust("statement_timestamp").into();
     }
     let now = Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now"].map(constant));
-    // Without a fraction at a whole second.
+    // The driver writes no fraction at a whole second.
     Func::cust("replace").args([now.into(), constant(".000+"), constant("+")]).into()
 }
 
-/// The same as a bound, before which all rows were created that a statement sees, but for those that were stored with a
-/// later time. SQLite's clock goes by milliseconds, and the bound is the next one.
+/// Returns [`now`] as an upper bound. All rows that a statement sees were created before it, except rows that were
+/// stored with a later time. SQLite's clock has milliseconds, so the bound is the next millisecond.
 pub(super) fn now_as_bound(backend: DbBackend) -> Expr {
     match backend {
         DbBackend::Sqlite => Func::cust("strftime")
@@ -85,16 +87,17 @@ fn constant(text: &str) -> Expr {
     Expr::Constant(text.into())
 }
 
-/// With what is left of a filter without its state and times: no index knows it, but for the ids.
+/// Adds the filter's conditions except its state and times. No index serves these conditions, except the one on
+/// the ids.
 pub(super) fn narrow(
     wide: Condition,
     filter: &DeadLetterFilter,
     backend: DbBackend,
     sharded: bool,
 ) -> Condition {
-    // As in the store, where a NUL became U+FFFD.
+    // The store replaces a NUL with U+FFFD, so the filter does too.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
-    // Not LIKE, whose wildcards would have to be escaped, and for which SQLite ignores case.
+    // LIKE would need its wildcards escaped, and ignores case on SQLite.
     let position = if backend == DbBackend::Sqlite { "instr" } else { "strpos" };
     wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, backend, sharded)))
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
@@ -115,23 +118,24 @@ pub(super) fn narrow(
         .add_option(filter.failed_again_in_run.map(failed_again))
 }
 
-/// Letters that are none of the run's, but whose event the run replayed.
+/// Returns the condition of a letter that is not the run's own, but whose event the run replayed.
 fn failed_again(run_id: Uuid) -> Condition {
     let own = |column| Expr::col((Entity, column));
     let replayed = |column| Expr::col(("replayed", column));
     let constant = |text: &str| Expr::Constant(text.into());
-    // A count is looked up row by row. An EXISTS may become a join with all that the run replayed.
+    // PostgreSQL looks a count up row by row. It may plan EXISTS as a join with all letters that the run replayed.
     let count = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from_as(Entity, "replayed")
         .and_where(replayed(Column::AppId).eq(own(Column::AppId)))
         .and_where(replayed(Column::OriginalEventId).eq(own(Column::OriginalEventId)))
-        // As in the partial index.
+        // The condition has the words of the partial index.
         .and_where(
             Expr::expr(Func::coalesce([replayed(Column::Resolution), constant("")]))
                 .eq(constant(Resolution::Replayed.as_str())),
         )
-        // Not as a condition of the runs' index, which would read all that the run replayed for each letter.
+        // The coalesce hides the condition from the index of runs. With that index PostgreSQL would read all
+        // letters that the run replayed, once for each letter.
         .and_where(Func::coalesce([replayed(Column::RunId).eq(run_id), Expr::Constant(false.into())]).into())
         .take();
     let is_of_run = own(Column::RunId).eq(run_id);
@@ -139,7 +143,7 @@ fn failed_again(run_id: Uuid) -> Condition {
     Condition::all().add(Expr::from(is_not_of_run)).add(Expr::from(count).gt(0))
 }
 
-/// The kinds of payload that are not the whole event.
+/// The kinds of a payload that is not the whole event.
 pub(super) const TRUNCATED: [PayloadKind; 2] = [PayloadKind::Truncated, PayloadKind::Erased];
 
 pub(super) fn is_truncated() -> Expr {
@@ -153,8 +157,8 @@ fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {
     }
 }
 
-/// By a semi-join in PostgreSQL: a list in `IN` or `= ANY` goes to a generic plan after five calls, which
-/// reads the whole app (1,000 ids: seconds).
+/// Returns the condition of a row whose id is one of these. On PostgreSQL it is a semi-join. A list in `IN` or `=
+/// ANY` changes to a generic plan after five calls, and that plan reads the whole app.
 fn is_one_of(ids: &[DeadLetterId], backend: DbBackend, sharded: bool) -> Expr {
     match backend {
         DbBackend::Postgres if !sharded => Column::Id.in_subquery(each_of(ids)),
@@ -162,7 +166,7 @@ fn is_one_of(ids: &[DeadLetterId], backend: DbBackend, sharded: bool) -> Expr {
     }
 }
 
-/// Whether a row is one of these, as a condition that finds it by the key alone.
+/// Returns the condition of a row whose id is one of these, so that the key alone finds the row.
 pub(super) fn is_any_of_ids(ids: &[DeadLetterId], backend: DbBackend) -> Expr {
     match backend {
         DbBackend::Postgres => is_any_of(each_of(ids)),
@@ -176,19 +180,20 @@ fn each_of(ids: &[DeadLetterId]) -> SelectStatement {
     Query::select().expr(Func::cust("unnest").arg(ids)).take()
 }
 
-/// For where the app is said beside them: of one that is new since the last ANALYZE PostgreSQL reads all rows, and
-/// joined with 1,000 ids that took 4.6 s for 25,000 rows, so 0.2.
+/// Returns the condition of a row whose id the query selects. It also suits statements that name the app.
+/// PostgreSQL reads all rows of an app that is new since the last ANALYZE, and this condition is much faster there
+/// than a join with 1,000 ids.
 pub(super) fn is_any_of(ids: SelectStatement) -> Expr {
     Column::Id.into_expr().eq(any_of(ids))
 }
 
-/// `ANY (ARRAY(…))`, for which PostgreSQL runs the subquery once.
+/// Returns `ANY (ARRAY(…))`, for which PostgreSQL runs the subquery once.
 pub(super) fn any_of(ids: SelectStatement) -> FunctionCall {
     let array = Func::cust("ARRAY").arg(Expr::SubQuery(None, Box::new(ids.into())));
     Func::cust("ANY").arg(array)
 }
 
-/// What can't be sent of a filter.
+/// Returns an error if the filter has more than 1,000 ids.
 pub(super) fn check(filter: &DeadLetterFilter) -> Result<(), DeadLetterRepoError> {
     let ids = filter.ids.as_ref().map_or(0, Vec::len);
     in_range("filter.ids", u32::try_from(ids).unwrap_or(u32::MAX), 0..=1_000).map(drop)

@@ -1,4 +1,4 @@
-//! What a repo is over, and how it reads rows from it.
+//! The connection of a repo, and how a repo reads rows from it.
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -13,16 +13,17 @@ use crate::error::code_of;
 const RETRIES: usize = 3;
 const SERIALIZATION_FAILURE: &str = "40001";
 
-/// What a repo sends its statements over.
+/// The connection over which a repo sends its statements.
 ///
-/// Over a pool each statement is a transaction of its own, with the database's default isolation. Above READ COMMITTED
-/// PostgreSQL fails it where another transaction changed a row meanwhile, and has rolled it back. It is sent again
-/// then, and sees what became of the row. In a caller's transaction only the whole transaction can be tried again.
+/// Over a pool each statement is a transaction of its own, with the database's default isolation. Above READ
+/// COMMITTED, PostgreSQL fails and rolls back a statement if another transaction changed one of its rows in the
+/// meantime. The repo then sends the statement again, and the new try sees the changed row. In a caller's
+/// transaction, only the whole transaction can be tried again.
 #[derive(Debug, Clone)]
 pub(super) struct Connection<C>(pub(super) C);
 
 impl<C: RepoConnection> Connection<C> {
-    /// The pool, if it is one.
+    /// Returns the pool, if this is one.
     pub(super) fn pool(&self) -> Option<&DatabaseConnection> {
         self.0.pool()
     }
@@ -78,16 +79,17 @@ impl<C: RepoConnection> ConnectionTrait for Connection<C> {
     }
 }
 
-/// A pool, or the caller's transaction. Sealed by its private path.
+/// A pool, or a transaction of the caller. The private path seals the trait.
 #[async_trait]
 pub trait RepoConnection: ConnectionTrait + Send {
-    /// The pool, if it is one.
+    /// Returns the pool, if this is one.
     fn pool(&self) -> Option<&DatabaseConnection>;
 
-    /// A statement's rows, each read while the server prints the next: SeaORM's `all` begins with the first
-    /// when the last one is there. Of an export's page that was a quarter of the time; of 50 rows it is
-    /// nothing, and SQLite loses a tenth. Only for statements without text among their values, which
-    /// SeaORM's span of a stream has (TRACE).
+    /// Returns a statement's rows. Each row is read while the server sends the next one, whereas SeaORM's `all`
+    /// starts to read when the last row has arrived. This pays off for large pages, such as an export's.
+    ///
+    /// The statement must not have text among its values, because SeaORM's tracing span of a stream (level TRACE)
+    /// contains them.
     async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr>;
 }
 

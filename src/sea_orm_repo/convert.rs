@@ -1,4 +1,4 @@
-//! The one crossing between the domain's types and the entity's.
+//! Conversions between the domain's types and the entity's. No other module converts them.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{Column, Entity};
@@ -19,38 +19,39 @@ use crate::{
     time::{is_held, to_microseconds},
 };
 
-/// The mark of a text that was cut.
+/// The mark of a text whose end was cut.
 const CUT: &str = " [cut]";
-/// The mark of a text whose middle was cut. Not a line of its own, which would look like an error's.
+/// The mark of a text whose middle was cut. It is not a line of its own, because that would look like a line of
+/// the error.
 const CUT_MIDDLE: &str = " [cut] ";
 
-/// The most that summaries and groups have of a source, an op, a signature and a name. A writer may have stored
-/// megabytes there, and a page has to stay small.
+/// The most characters of a source, an op, a signature or a name in summaries and groups. A writer may have stored
+/// megabytes there, and a page must stay small.
 const MAX_NAME_CHARACTERS: usize = 500;
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 
-/// The application's caps on a letter.
+/// The caps on a letter that the application sets.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Limits {
     pub(super) payload_bytes: Option<usize>,
     pub(super) error_bytes: Option<usize>,
 }
 
-/// What becomes of a payload over the cap.
+/// The treatment of a payload over the cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OverCap {
     Refuse,
     Cut,
 }
 
-/// What a statement sets of a row. Not an `ActiveModel`, whose values would be cloned out of it.
+/// The values that a statement sets in a row. An `ActiveModel` would need to clone its values.
 pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLUMNS];
 
 /// The values of a new letter.
 pub(super) type NewRow = Values<NEW_COLUMNS>;
 
 pub(super) const NEW_COLUMNS: usize = 16;
-/// The number of columns of a letter that was exported.
+/// The number of columns of an exported letter.
 pub(super) const STORED_COLUMNS: usize = 25;
 
 pub(super) fn to_new_rows(
@@ -64,7 +65,7 @@ pub(super) fn to_new_rows(
         .zip(letters.by_ref())
         .map(|(&id, (index, letter))| to_new_row(id, letter, OverCap::Refuse, index, limits))
         .collect();
-    // Those after a refused one may be as deep as it was.
+    // Letters behind a refused one may have payloads of any depth, whose ordinary drop could overflow the stack.
     letters.for_each(|(_, letter)| dismantle(letter.payload));
     rows
 }
@@ -95,7 +96,7 @@ pub(super) fn to_new_row(
         Some(own) => (own_signature(without_nul(own)), OWN_SIGNATURE),
         None => (error_signature(&last_error), SIGNATURE_VERSION),
     };
-    // `created_at` is by the database's clock, which all writers share.
+    // `created_at` is left to the database, because all writers share its clock.
     Ok([
         (Column::Id, id.into_inner().into()),
         (Column::AppId, letter.app_id.into_inner().into()),
@@ -116,7 +117,7 @@ pub(super) fn to_new_row(
     ])
 }
 
-/// The text that is stored, and its kind. It parses nothing but a text that the caller hands over.
+/// Returns the text to store, and its kind. Parses only a text that the caller provides.
 fn to_payload(payload: Value, text: Option<String>) -> (String, PayloadKind) {
     let Some(text) = text else {
         let text = to_readable_text(&payload).unwrap_or_else(|| to_text(payload));
@@ -138,7 +139,7 @@ fn to_stored_time(time: DateTime<Utc>) -> sea_query::Value {
     DateTimeWithTimeZone::from(time).into()
 }
 
-/// Whether the store can hold it: else the name of what it can't hold stands in the error.
+/// Returns an error that names the field if the store can't hold the letter.
 pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), DeadLetterRepoError> {
     let texts = [
         ("source", Some(&letter.source)),
@@ -174,14 +175,15 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
     outside.map_or(Ok(()), |&(field, _)| Err(DeadLetterRepoError::TimeOutOfRange { index, field }))
 }
 
-/// Whether both backends take it: a JSON object of 16 KB at most, without `\u0000`, which jsonb refuses.
+/// Returns whether both backends accept the metadata: a JSON object of at most 16 KB without `\u0000`, which jsonb
+/// refuses.
 fn is_metadata(text: &str) -> bool {
     text.len() <= 16 << 10
         && serde_json::from_str::<Map<String, Value>>(text).is_ok()
         && !text.replace(r"\\", "").contains(r"\u0000")
 }
 
-/// All of its columns.
+/// Returns the values of all columns of an exported letter.
 pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<STORED_COLUMNS> {
     let time = |time| to_stored_time(to_microseconds(time));
     let optional_time =
@@ -218,8 +220,8 @@ pub(super) fn to_stored_row(letter: &StoredLetter) -> Values<STORED_COLUMNS> {
     ]
 }
 
-/// Defines a struct whose fields are a statement's columns, in their order: to find each by its name took half as long
-/// again.
+/// Defines a struct whose fields are a statement's columns, in their order. Reading columns by position is
+/// considerably faster than by name.
 macro_rules! by_position {
     (
         $(#[$attribute:meta])*
@@ -251,13 +253,13 @@ macro_rules! by_position {
 
 pub(super) use by_position;
 
-/// A column's value, as far as it can be read. SQLite can hold bytes in a column of texts, texts that are not UTF-8, and
-/// anything in a column of numbers: in a table that is not STRICT, or whose CHECKs were switched off.
+/// Reads a column's value as far as possible. If an SQLite table is not STRICT, or its CHECKs were switched off, a
+/// text column can hold bytes or invalid UTF-8, and a number column can hold anything.
 pub(super) trait Read: Sized {
     fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr>;
 }
 
-/// A payload's text, and whether it holds all that is stored.
+/// A payload's text, and whether it is all that is stored.
 #[derive(Clone)]
 pub(super) struct Payload {
     text: String,
@@ -314,14 +316,15 @@ macro_rules! read_clamped {
 
 read_clamped!(i16, i32);
 
-/// What is no number is 0.
+/// Returns the column's number, or 0 for a value that is no number.
 fn read_number(row: &QueryResult, index: usize) -> Option<i64> {
     let whole = row.try_get_by_index::<i64>(index).ok();
     let real = || row.try_get_by_index::<f64>(index).ok().map(|number| number as i64);
     whole.or_else(real).or_else(|| read_bytes(row, index).map(|_| 0))
 }
 
-/// Values that a row can't be found, listed or told from others without.
+/// Implements [`Read`] for types whose unreadable value is an error: without these values a row can't be found,
+/// listed or identified.
 macro_rules! read_as_they_are {
     ($($type:ty),+ $(,)?) => {$(
         impl Read for $type {
@@ -367,7 +370,8 @@ by_position! {
 }
 
 impl Row {
-    /// The stored kind, but where the payload could not be read as it is stored: that is not the event any more.
+    /// Returns the stored kind. If the payload could not be read as it is stored, returns `truncated`, because the
+    /// text is no longer the whole event.
     pub(super) fn payload_kind(&self) -> &str {
         if self.payload.is_whole { &self.payload_kind } else { PayloadKind::Truncated.as_str() }
     }
@@ -412,7 +416,7 @@ impl From<Row> for StoredLetter {
     }
 }
 
-/// No row fails to convert: what is broken in it costs its own field.
+/// No row fails to convert. An unreadable value loses only its own field.
 impl From<Row> for DeadLetterRow {
     fn from(row: Row) -> Self {
         let payload_kind = to_payload_kind(row.payload_kind());
@@ -441,7 +445,7 @@ impl From<Row> for DeadLetterRow {
 }
 
 by_position! {
-    /// What a listing reads of a row: not the payload, and of each text the beginning.
+    /// The columns that a listing reads: no payload, and only the beginning of each text.
     #[derive(DerivePartialModel)]
     #[sea_orm(entity = "Entity", from_query_result = "false")]
     pub(super) struct Summary {
@@ -478,7 +482,7 @@ by_position! {
     }
 }
 
-/// Selects one character more than is kept, which shows that the text is longer.
+/// Selects one character more than is kept, which shows whether the text is longer.
 fn beginning(text: Expr, characters: usize) -> Expr {
     let read = i32::try_from(characters + 1).unwrap_or(i32::MAX);
     let constant = |number: i32| Expr::Constant(number.into());
@@ -489,7 +493,7 @@ pub(super) fn beginning_of_name(text: Expr) -> Expr {
     beginning(text, MAX_NAME_CHARACTERS)
 }
 
-/// Cuts what [`beginning`] read.
+/// Cuts a text that [`beginning`] selected.
 fn cut_to_characters(mut text: String, characters: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
@@ -498,15 +502,16 @@ fn cut_to_characters(mut text: String, characters: usize) -> String {
     text
 }
 
-/// Returns the beginning of a longer text, with the mark.
+/// Returns the name. A longer one is cut, and the mark appended.
 pub(super) fn to_name(text: String) -> String {
     cut_to_characters(text, MAX_NAME_CHARACTERS)
 }
 
-/// More characters than the bytes that a signature is made of at an error's beginning, and at its end.
+/// How many characters of each end of an error are selected: more than the bytes that a signature reads there.
 const ERROR_CHARACTERS: i32 = (16 << 10) + 1;
 
-/// Selects what a signature is made of: an error's first characters, and the last ones of what is behind them.
+/// Selects the parts of an error that its signature is made of: the first characters, and the last of the
+/// remaining ones.
 pub(super) fn ends_of_error(error: Expr) -> [Expr; 2] {
     let constant = |number: i32| Expr::Constant(number.into());
     let part = |from: Expr| -> Expr {
@@ -521,7 +526,7 @@ pub(super) fn ends_of_error(error: Expr) -> [Expr; 2] {
     [part(constant(1)), Expr::Case(Box::new(end))]
 }
 
-/// Joins what [`ends_of_error`] selected. A signature reads nothing near the joint.
+/// Joins the parts that [`ends_of_error`] selected. A signature reads nothing near the joint.
 pub(super) fn join_ends(start: String, end: Option<String>) -> String {
     start + end.as_deref().unwrap_or_default()
 }
@@ -559,17 +564,18 @@ impl From<Summary> for DeadLetterSummary {
     }
 }
 
-/// A newer version's resolution costs this field, not the row.
+/// Returns the resolution, or `None` if only a newer version knows it.
 fn to_resolution(text: Option<String>) -> Option<Resolution> {
     text?.parse().ok()
 }
 
-/// A newer version's kind costs this field, not the row.
+/// Returns the kind, or `None` if only a newer version knows it.
 fn to_payload_kind(text: &str) -> Option<PayloadKind> {
     PayloadKind::ALL.iter().copied().find(|kind| kind.as_str() == text)
 }
 
-/// To `max` bytes with the mark, or with what fits of that, at a character's boundary.
+/// Cuts the end of a text longer than `max` bytes, at a character's boundary. The mark counts toward `max`, and is
+/// cut too if it is longer.
 fn cut(mut text: String, max: Option<usize>) -> String {
     if let Some(max) = max.filter(|&max| text.len() > max) {
         let mark = CUT.get(..max).unwrap_or(CUT);
@@ -579,7 +585,8 @@ fn cut(mut text: String, max: Option<usize>) -> String {
     text
 }
 
-/// Cuts the middle of a text longer than `max` bytes. The mark counts toward `max`. An error's end often names the cause.
+/// Cuts the middle of a text longer than `max` bytes. The mark counts toward `max`. An error's end often names the
+/// cause.
 fn cut_middle(mut text: String, max: Option<usize>) -> String {
     if let Some(max) = max.filter(|&max| text.len() > max) {
         let mark = CUT_MIDDLE.get(..max).unwrap_or(CUT_MIDDLE);
@@ -591,7 +598,8 @@ fn cut_middle(mut text: String, max: Option<usize>) -> String {
     text
 }
 
-/// PostgreSQL's text refuses NUL (22021), and an insert must not fail over what an error message says.
+/// Replaces each NUL with U+FFFD. PostgreSQL's text refuses NUL (22021), and an error message with a NUL must not
+/// make an insert fail.
 pub(super) fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }
 }

@@ -1,4 +1,4 @@
-//! Counting rows.
+//! Counts letters.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ use crate::{
     AppId, Count, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, UnresolvedCount,
 };
 
-/// Each is a bound value, and PostgreSQL takes 65,535 a statement, SQLite 32,766.
+/// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
 const APPS_PER_COUNT: usize = 1_000;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -126,7 +126,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// One count an event.
+/// Selects a count for each event.
 fn replays_of(backend: DbBackend, app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
     let constant = |text: &str| Expr::Constant(text.into());
     let resolution = Func::coalesce([Column::Resolution.into_expr(), constant("")]);
@@ -137,15 +137,15 @@ fn replays_of(backend: DbBackend, app_id: AppId, event_ids: &[Uuid]) -> SelectSt
         .from(Entity)
         .and_where(COLUMN.app_id.eq(app_id.into_inner()))
         .and_where(Column::OriginalEventId.into_expr().eq(event_id.clone()))
-        // As in the partial index, which no other one can be taken for.
+        // The condition has the words of the partial index, so PostgreSQL takes no other index.
         .and_where(Expr::expr(resolution).eq(constant(Resolution::Replayed.as_str())))
         .take();
     replays.expr(event_id).expr(replayed).take()
 }
 
-/// Makes ids the rows of a query, and returns their column. PostgreSQL gets them as an array whose length it does not
-/// see: each number of ids is the same statement, and the cost that it expects stays low, else it would compile the
-/// statement first (JIT).
+/// Makes ids the rows of a query, and returns their column. PostgreSQL gets the ids as an array whose length the
+/// planner does not see. The statement is then the same for every number of ids, and the expected cost stays low.
+/// Otherwise PostgreSQL would compile the statement first (JIT).
 pub(super) fn from_ids(
     query: &mut SelectStatement,
     backend: DbBackend,
@@ -162,7 +162,7 @@ pub(super) fn from_ids(
     Expr::col((alias, alias))
 }
 
-/// Counts an app's letters of a state, by a look at the index that ends at one more than the cap.
+/// Counts an app's letters of a state. The index scan ends at one letter more than the cap.
 pub(super) fn count_to(
     backend: DbBackend,
     cap: u32,
@@ -171,7 +171,7 @@ pub(super) fn count_to(
 ) -> SelectStatement {
     let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
     let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
-    // Without an order PostgreSQL hopes to meet that many in the whole table before long.
+    // Without an order PostgreSQL may scan the whole table, because it expects to find that many rows early.
     let newest_first = by_time(Column::CreatedAt, Order::Desc);
     let conditions = conditions(Part::of(state), &of_app);
     count_rows(first(backend, conditions, &newest_first, u64::from(cap) + 1, &place))
@@ -181,14 +181,14 @@ fn count_rows(rows: SelectStatement) -> SelectStatement {
     Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "matching").take()
 }
 
-/// (`count`, `capped`) of what [`count_to`] counted.
+/// Returns (`count`, `capped`) of the number that [`count_to`] counted.
 pub(super) fn capped(counted: i64, cap: Option<u32>) -> (u64, bool) {
     let counted = counted.unsigned_abs();
     let count = cap.map_or(counted, |cap| Ord::min(counted, cap.into()));
     (count, counted > count)
 }
 
-/// One count an app.
+/// Selects a count for each app.
 fn unresolved_of_apps(backend: DbBackend, app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
     let app_ids: Vec<_> = app_ids.iter().map(|app_id| app_id.into_inner()).collect();
     let mut counts = Query::select();
@@ -205,7 +205,8 @@ fn unresolved_of_apps(backend: DbBackend, app_ids: &[AppId], cap: Option<u32>) -
     counts.expr_as(app_id, "app_id").expr_as(unresolved, "unresolved").take()
 }
 
-/// One count an app that has any, each by its own shard: it has no place for a cap.
+/// Selects a count for each app that has unresolved letters. Each shard counts its own apps, and this form can't
+/// apply a cap.
 fn unresolved_by_app(app_ids: &[AppId]) -> SelectStatement {
     Query::select()
         .column(Column::AppId)

@@ -1,4 +1,4 @@
-//! Rows as they are stored, a page at a time.
+//! Exports letters as they are stored, a page at a time.
 
 use std::ops::RangeInclusive;
 
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
 
-/// More than a listing's, which is for a screen: each page is a round trip. As many as `filter.ids` may name.
+/// The sizes of a page. They are larger than a listing's, because each page is a round trip. `filter.ids` has the
+/// same maximum.
 const SIZES: RangeInclusive<u32> = 1..=1_000;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -33,7 +34,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let size = in_range("page.size", page.size, SIZES)?;
         let mut listed = self.listed(app_id, filter, page).await?;
         let backend = self.db.get_database_backend();
-        // Where rows are left out, to look for the rest twice is dearer than to fetch it by its ids.
+        // If the filter leaves rows out, searching twice costs more than fetching the rows by their ids.
         if !listed.is_narrow() && !listed.is_bounded() {
             let page = with_hidden_limits(backend, &light_page(&listed, size));
             let rows = self.db.rows::<convert::Row>(page).await?;
@@ -44,7 +45,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                 return Ok(listed.page_of(letters, size, place));
             }
         }
-        // The sizes first, for which no large text is fetched.
+        // Reads the sizes first, which fetches no large text.
         let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
         let sizes = listed.page(size, &sizes);
         let found = listed.fetch(&self.db, sizes).await?;
@@ -63,7 +64,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if picked.is_empty() {
             return Ok(Page { items: Vec::new(), next, scanned_back_to });
         }
-        // Those that still match.
+        // Fetches the letters that still match.
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
         let rows = self.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
@@ -72,7 +73,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// A page and the row behind it, or nothing where these are more than [`MAX_BYTES`].
+/// Selects a page and the row behind it, or nothing if these have more than [`MAX_BYTES`].
 fn light_page(listed: &Matching, size: u32) -> SelectStatement {
     let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
     let bytes = Query::select()

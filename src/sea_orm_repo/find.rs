@@ -1,4 +1,4 @@
-//! Finding rows.
+//! Finds letters.
 
 use std::ops::Range;
 
@@ -47,7 +47,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
         let limit = non_negative("limit", limit)?;
         let offset = non_negative("offset", offset)?;
-        // Two statements, not one with a flag: a flag's generic plan can't use the partial index.
+        // Each part has its own statement. The generic plan of one statement with a flag can't use the partial
+        // index.
         let part = if unresolved_only { Part::Unresolved } else { Part::All };
         let of_app = Condition::all().add(COLUMN.app_id.eq(app_id.into_inner()));
         let backend = self.db.get_database_backend();
@@ -58,7 +59,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let page = match offset {
             0 => with_hidden_limits(backend, &page),
             _ if backend == DbBackend::Sqlite => {
-                // Each offset as a literal would be a statement of its own to prepare.
+                // As a literal, each offset would make a different statement to prepare.
                 backend.build(page.limit(limit).offset(offset))
             }
             _ => with_hidden_limits(backend, page.limit(shown(limit)).offset(offset)),
@@ -88,7 +89,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(row.map(DeadLetterSummary::from))
     }
 
-    /// A part of what the column holds.
+    /// Finds a range of characters of the column's text.
     pub(super) async fn find_text(
         &self,
         column: Column,
@@ -96,7 +97,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError> {
-        // PostgreSQL's are of 32 bits, and its longest text is shorter.
+        // PostgreSQL's positions have 32 bits, and its longest text is shorter.
         let clamp = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
         let first = clamp(characters.start.saturating_add(1));
         let length = clamp(characters.end.saturating_sub(characters.start));

@@ -1,24 +1,25 @@
-//! The statements of the sweeps. Why deleting this way is safe:
+//! Statements of the sweeps. They keep these promises:
 //!
-//! - **Never more than `limit`.** The rows are picked by a materialized CTE, and `ARRAY(SELECT …)` over it is an
-//!   InitPlan: both run once. The usual `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)` may be planned as the inner
-//!   side of a nested loop, runs once a row, locks the next n each time, and deletes everything; stale statistics are
-//!   enough, every setting at its default. A join with the CTE may do so too.
-//! - **Nothing that is not due.** Condition, order and limit all stand where the rows are picked. A row that
-//!   changed meanwhile is locked and checked again (READ COMMITTED): one that was just reopened is not
-//!   swept as settled.
-//! - **A row that the database refuses to delete holds up nothing.** What was picked and what was deleted are two
-//!   counts, and the next batch goes on behind the last row that was picked.
-//! - **Nobody waits.** SKIP LOCKED skips rows that another transaction has locked: two sweepers share the
-//!   work, a row being resolved stays for the next sweep.
-//! - **Nobody else's plan is touched.** Sweeps of all apps filter by an expression that only their own index
-//!   has.
-//! - **Nor more than `limit` where the table is distributed**: each app's share of it is fixed first, and goes by
-//!   a statement of its own.
-//! - **An app that is excepted costs one probe**, whatever it holds: a recursive CTE goes from app to app by
-//!   the index, and into those that are meant.
+//! - **A batch deletes at most `limit` rows.** A materialized CTE picks the rows, and `ARRAY(SELECT …)` over it is
+//!   an InitPlan. Both run once. PostgreSQL may plan the usual `id IN (SELECT … LIMIT n FOR UPDATE SKIP LOCKED)`
+//!   as the inner side of a nested loop. The subquery then runs once for each row, locks the next `n` rows each
+//!   time, and the statement deletes everything. Stale statistics suffice for that plan, with every setting at its
+//!   default. A join with the CTE has the same risk.
+//! - **A batch deletes only due rows.** The condition, the order and the limit stand where the rows are picked.
+//!   Under READ COMMITTED PostgreSQL locks a row that changed meanwhile and checks the condition again, so a
+//!   letter that was just reopened is not swept as closed.
+//! - **A row that the database refuses to delete does not stop a sweep.** The statement counts picked rows and
+//!   deleted rows separately, and the next batch starts behind the last picked row.
+//! - **A sweep does not wait for row locks.** SKIP LOCKED skips rows that another transaction has locked. Two
+//!   sweepers share the work, and a row that is being resolved stays for the next sweep.
+//! - **A sweep does not change the plans of other statements.** Sweeps of all apps filter by an expression that
+//!   only `idx_dead_letters_gc` has.
+//! - **The limit also holds where the table is distributed.** The sweep first fixes each app's share of the batch,
+//!   and deletes each share with its own statement.
+//! - **An excepted app costs one index probe, however many letters it has.** A recursive CTE steps from app to app
+//!   in the index, and the sweep reads the letters of the other apps only.
 //!
-//! SQLite has one writer and no row locks: there a batch is counted and deleted by two statements of a transaction.
+//! SQLite has one writer and no row locks. There, two statements of one transaction count and delete a batch.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
@@ -43,7 +44,7 @@ use crate::{
     time::{clamp_to_range, to_bound},
 };
 
-/// The time before which a row is due.
+/// Returns the time before which a row is due.
 fn bound_of(due: Due) -> DateTime<Utc> {
     let (Due::CreatedBefore(time) | Due::ClosedBefore(time)) = due;
     to_bound(time)
@@ -59,7 +60,7 @@ pub(super) fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
     }
 }
 
-/// Deletes the oldest rows of all apps that are due on PostgreSQL, and tells nothing but their number.
+/// Deletes the oldest due rows of all apps on PostgreSQL, and returns only their number.
 pub(super) fn delete_oldest_on_postgres(due: Due, limit: u64) -> Statement {
     let scope = SweepScope::AllApps;
     let oldest = oldest_on_postgres(id_of, &scope, due, Part::All, None, LOCK);
@@ -67,8 +68,8 @@ pub(super) fn delete_oldest_on_postgres(due: Due, limit: u64) -> Statement {
     Statement::from_sql_and_values(DbBackend::Postgres, delete, values(&scope, due, None, limit))
 }
 
-/// Deletes the oldest rows that are due on PostgreSQL, and returns one row: how many it picked, how many of them it
-/// deleted, and the last one that it picked if it picked `limit`.
+/// Deletes the oldest due rows on PostgreSQL. Returns one row: how many rows the statement picked, how many of
+/// them it deleted, and the last picked row if it picked `limit` rows.
 pub(super) fn sweep_oldest_on_postgres(
     sharded: bool,
     scope: &SweepScope,
@@ -77,8 +78,8 @@ pub(super) fn sweep_oldest_on_postgres(
     limit: u64,
 ) -> Statement {
     let oldest = oldest_on_postgres(place_of(due), scope, due, Part::All, after, LOCK);
-    // Citus routes by the app outside the subquery. Where the table is not distributed PostgreSQL would read all
-    // rows of an app that is new since the last ANALYZE.
+    // Citus routes the DELETE by the app only if the condition stands outside the subquery. Where the table is not
+    // distributed, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
     let of_app = if sharded && app_of(scope).is_some() { "app_id = $3 AND " } else { "" };
     let sweep = format!(
         "WITH picked AS MATERIALIZED ({oldest}), \
@@ -91,8 +92,8 @@ pub(super) fn sweep_oldest_on_postgres(
     Statement::from_sql_and_values(DbBackend::Postgres, sweep, values(scope, due, after, limit))
 }
 
-/// Locks the oldest rows that are due: as many as have `max_bytes` together, or one. Beside each stands how many rows
-/// are locked.
+/// Locks the oldest due rows. Returns the first of them that fit `max_bytes` together, but at least one. Each
+/// returned row has the number of all locked rows beside it.
 pub(super) fn lock_oldest_on_postgres(
     scope: &SweepScope,
     due: Due,
@@ -101,7 +102,8 @@ pub(super) fn lock_oldest_on_postgres(
     max_bytes: u64,
 ) -> Statement {
     let oldest = oldest_on_postgres(sized_place_of(due), scope, due, Part::All, after, LOCK);
-    // In the order of the rows: none is named, which would be a sort.
+    // The window has no ORDER BY, because naming the order would add a sort. The sum follows the order of the
+    // subquery.
     let lock = format!(
         "SELECT locked.app_id, locked.due_at, locked.id, locked.bytes, locked.rows_locked FROM (\
              SELECT oldest.*, count(*) OVER () AS rows_locked, \
@@ -112,7 +114,8 @@ pub(super) fn lock_oldest_on_postgres(
     Statement::from_sql_and_values(DbBackend::Postgres, lock, values(scope, due, after, limit))
 }
 
-/// Counts what [`delete_oldest_on_sqlite`] will try to delete, and finds the last one of it if that is `limit` rows.
+/// Counts the rows that [`delete_oldest_on_sqlite`] will try to delete, and finds the last of them if there are
+/// `limit` rows.
 pub(super) fn pick_oldest_on_sqlite(
     app_id: Option<AppId>,
     due: Due,
@@ -131,7 +134,7 @@ pub(super) fn pick_oldest_on_sqlite(
         .take()
 }
 
-/// Deletes the oldest rows of one app, or of all, that are due on SQLite.
+/// Deletes the oldest due rows of one app, or of all apps, on SQLite.
 pub(super) fn delete_oldest_on_sqlite(
     app_id: Option<AppId>,
     due: Due,
@@ -142,7 +145,7 @@ pub(super) fn delete_oldest_on_sqlite(
     Entity::delete_many().filter(Column::Id.in_subquery(oldest.into_query())).build(DbBackend::Sqlite)
 }
 
-/// Finds the oldest rows of one app, or of all, that are due on SQLite, and their bytes.
+/// Finds the oldest due rows of one app, or of all apps, on SQLite, with their size in bytes.
 pub(super) fn find_oldest_on_sqlite(
     app_id: Option<AppId>,
     due: Due,
@@ -152,7 +155,7 @@ pub(super) fn find_oldest_on_sqlite(
     place_on_sqlite(app_id, due, after).column_as(row_bytes(), "bytes").limit(limit).build(DbBackend::Sqlite)
 }
 
-/// Selects the rows of these ids whole, all of one app if it is said.
+/// Selects all columns of the rows with these ids. If an app is given, all of the rows belong to it.
 pub(super) fn find_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
     if backend == DbBackend::Sqlite {
         return Entity::find().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
@@ -161,7 +164,7 @@ pub(super) fn find_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]
     by_id_on_postgres(&find, app_id, ids, "")
 }
 
-/// Deletes the rows of these ids, all of one app if it is said.
+/// Deletes the rows with these ids. If an app is given, all of the rows belong to it.
 pub(super) fn delete_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
     if backend == DbBackend::Sqlite {
         return Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
@@ -169,7 +172,7 @@ pub(super) fn delete_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uui
     by_id_on_postgres("DELETE FROM dead_letters", app_id, ids, "")
 }
 
-/// The same, and returns the rows that it deleted whole, in no order.
+/// Deletes as [`delete_by_id`] does, and returns all columns of the deleted rows, in no order.
 pub(super) fn delete_by_id_returning(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
     if backend == DbBackend::Sqlite {
         let mut delete = Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).into_query();
@@ -183,8 +186,11 @@ fn whole() -> String {
     columns_of("dead_letters", Column::iter())
 }
 
-/// To plan `= ANY($1)` PostgreSQL weighs each of the ids. The app is said where it routes the statement: where the id
-/// is the key, PostgreSQL would read all versions of a row.
+/// Appends a condition on the ids to a statement on PostgreSQL.
+///
+/// The subquery hides the number of ids, because the planner weighs each id of `= ANY($1)`. The condition on the
+/// app is there only to route the statement where the table is distributed. Where `id` alone is the key, that
+/// condition would make PostgreSQL read all versions of a row.
 fn by_id_on_postgres(statement: &str, app_id: Option<AppId>, ids: &[Uuid], returning: &str) -> Statement {
     let of_app = if app_id.is_some() { " AND app_id = $2" } else { "" };
     let sql = format!("{statement} WHERE id = ANY(ARRAY(SELECT unnest($1))){of_app}{returning}");
@@ -193,9 +199,11 @@ fn by_id_on_postgres(statement: &str, app_id: Option<AppId>, ids: &[Uuid], retur
     Statement::from_sql_and_values(DbBackend::Postgres, sql, values)
 }
 
-/// How many of the rows that one batch of many apps is to delete are each app's, by app, and the last row of each. It
-/// locks none of them. If their bytes count, the batch has `max_bytes`, or one row. Beside each app stands how many rows
-/// there are without that bound.
+/// Counts how many rows of a batch over many apps belong to each app, and finds each app's last row, ordered by
+/// app. Locks no row.
+///
+/// With `max_bytes`, the batch ends at that size, but has at least one row. Each returned row also has the number
+/// of rows that the batch would have without that bound.
 pub(super) fn share_by_app(
     scope: &SweepScope,
     due: Due,
@@ -225,7 +233,7 @@ pub(super) fn share_by_app(
     Statement::from_sql_and_values(DbBackend::Postgres, share, values(scope, due, after, limit))
 }
 
-/// Finds the first app that has due rows behind the cursor, of a scope that goes by app.
+/// Finds the first app that has due rows behind the cursor. The scope goes by app.
 pub(super) fn first_app_on_postgres(
     sharded: bool,
     scope: &SweepScope,
@@ -240,7 +248,7 @@ pub(super) fn first_app_on_postgres(
     Statement::from_sql_and_values(DbBackend::Postgres, oldest, values(scope, due, after, 1))
 }
 
-/// Counts rows that are due and of these parts, up to the limit.
+/// Counts the due rows of these parts, each part up to the limit.
 pub(super) fn count_oldest(
     backend: DbBackend,
     sharded: bool,
@@ -270,7 +278,7 @@ pub(super) fn count_oldest(
 
 fn count_on_sqlite(scope: &SweepScope, due: Due, part: Part, limit: u64) -> SelectStatement {
     let rows = match scope {
-        // SQLite keeps the order of the tables in a CROSS JOIN alone.
+        // SQLite keeps the order of the tables only in a CROSS JOIN.
         SweepScope::AllAppsBut { excepted } => apps_on_sqlite(excepted, None, due, part)
             .join(JoinType::CrossJoin, Entity, Condition::all())
             .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
@@ -282,8 +290,8 @@ fn count_on_sqlite(scope: &SweepScope, due: Due, part: Part, limit: u64) -> Sele
     Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "due").take()
 }
 
-/// Finds apps that have rows that are due, by id, at most `limit`: from the cursor's app on, whose rows may all lie
-/// before the cursor.
+/// Finds at most `limit` apps that have due rows, ordered by id. Starts at the cursor's app, although all of that
+/// app's due rows may lie before the cursor.
 pub(super) fn apps_with_due_on_sqlite(
     excepted: &[AppId],
     after: Option<SweepCursor>,
@@ -306,7 +314,7 @@ pub(super) fn app_of(scope: &SweepScope) -> Option<AppId> {
     }
 }
 
-/// Whether its batches go app by app.
+/// Returns whether batches of this scope go app by app.
 pub(super) fn goes_by_app(scope: &SweepScope) -> bool {
     matches!(scope, SweepScope::AllAppsBut { .. })
 }
@@ -315,8 +323,8 @@ const APP: (&str, &str) = ("apps", "app");
 const LAST: &str = "last";
 const LOCK: &str = " FOR UPDATE SKIP LOCKED";
 
-/// $1 is the time, $2 the limit, $3 the app, or the first one, $4 those that are excepted; then come the cursor's time
-/// and id.
+/// Returns the values of a statement. `$1` is the time and `$2` the limit. `$3` is the app, or the first app where
+/// the scope goes by app, and `$4` the excepted apps. The cursor's time and id come last.
 fn values(scope: &SweepScope, due: Due, after: Option<SweepCursor>, limit: u64) -> Vec<Value> {
     let mut values = vec![bound_of(due).into(), limit.into()];
     match scope {
@@ -335,12 +343,12 @@ fn values(scope: &SweepScope, due: Due, after: Option<SweepCursor>, limit: u64) 
     values
 }
 
-/// The app that a batch begins with where it goes by app.
+/// Returns the app at which a batch starts if its scope goes by app.
 fn first_of(after: Option<SweepCursor>) -> Uuid {
     after.map_or(Uuid::nil(), |after| after.app_id.into_inner())
 }
 
-/// The cursor's time and id, as both backends compare them.
+/// Returns the cursor's time and id. The time is clamped to the range that both backends compare.
 fn place_in(after: SweepCursor) -> (DateTime<Utc>, Uuid) {
     (clamp_to_range(after.time), after.id.into_inner())
 }
@@ -354,23 +362,23 @@ fn id_of(table: &str) -> String {
     format!("{table}.id")
 }
 
-/// The columns that a cursor has.
+/// Returns a function that selects the columns of a cursor from a table.
 fn place_of(due: Due) -> impl Fn(&str) -> String {
     let (time, ..) = due_on_postgres(due, Part::All);
     move |table| format!("{table}.app_id, {table}.{time} AS due_at, {table}.id")
 }
 
-/// The same, and the row's bytes.
+/// Returns a function that selects the columns of a cursor and the row's size in bytes.
 fn sized_place_of(due: Due) -> impl Fn(&str) -> String {
     let place = place_of(due);
     move |table| format!("{}, {} AS bytes", place(table), row_bytes_of(table))
 }
 
-/// The oldest rows behind the cursor that are due and of the part. `columns` selects what is needed of a row, and names
-/// the table of each column, since a service may have added columns of its own.
+/// Selects the oldest due rows of the part behind the cursor. `columns` selects the columns and qualifies each
+/// with its table, since a service may add columns of its own.
 ///
-/// `LIMIT (SELECT $2)` is a limit that no plan knows beforehand. One that knows 1,000, and takes every app for a small
-/// one, reads all of an app and sorts.
+/// No plan knows the value of `LIMIT (SELECT $2)`. A planner that sees a limit of 1,000, and takes every app for a
+/// small one, reads and sorts all rows of an app.
 fn oldest_on_postgres(
     columns: impl Fn(&str) -> String,
     scope: &SweepScope,
@@ -381,7 +389,7 @@ fn oldest_on_postgres(
 ) -> String {
     let (time, is_due, is_indexed) = due_on_postgres(due, part);
     let letters = columns("dead_letters");
-    // A row comparison is one index condition.
+    // A row comparison is one condition of the index.
     let is_behind = |place: &str| match after {
         Some(_) => format!(" AND (dead_letters.{time}, dead_letters.id) > ({place})"),
         None => String::new(),
@@ -408,7 +416,7 @@ fn oldest_on_postgres(
         }
         SweepScope::AllAppsBut { .. } => {
             let columns = columns("letter");
-            // All rows of the apps behind the cursor's.
+            // In the apps behind the cursor's app, all rows lie behind the cursor.
             let is_behind = is_behind(
                 "CASE WHEN apps.app = $3 THEN $5 ELSE timestamptz '-infinity' END, \
                  CASE WHEN apps.app = $3 THEN $6 ELSE uuid '00000000-0000-0000-0000-000000000000' END",
@@ -432,12 +440,13 @@ fn oldest_on_postgres(
     }
 }
 
-/// The time that makes a row due, what else does, and the condition of the index of an app's.
+/// Returns the column of the time that makes a row due, the other condition of a due row, and the condition of the
+/// index that finds an app's due rows.
 fn due_on_postgres(due: Due, part: Part) -> (&'static str, &'static str, &'static str) {
     match due {
-        // The index has closed rows of resolutions that only a newer version knows as well. Of a CASE the planner expects
-        // half of the rows. Of the IN alone it expected almost none in a table without statistics, and then read and
-        // sorted all that lie behind a cursor.
+        // The index also has closed rows whose resolution only a newer version knows. The planner expects that
+        // half of the rows fulfill the CASE. For a bare IN it expects almost none in a table without statistics,
+        // and then reads and sorts all rows behind the cursor.
         Due::ClosedBefore(_) => (
             "resolved_at",
             "coalesce(dead_letters.resolution, '') NOT IN ('', 'handler_failed') \
@@ -449,9 +458,11 @@ fn due_on_postgres(due: Due, part: Part) -> (&'static str, &'static str, &'stati
     }
 }
 
-/// The oldest of all apps, or the first apps' of all but some. Neither recursion, nor LATERAL, nor a lock spans
-/// shards. By creation it finds what is due by the index of all apps, that of the excepted ones too; of closed rows it
-/// reads the index of each app.
+/// Selects the oldest due rows of all apps, or those of the first apps if the scope excepts some. Recursion,
+/// LATERAL and row locks do not work across shards.
+///
+/// By creation time, the index of all apps finds the due rows, including those of excepted apps. For closed rows,
+/// the statement reads the index of each app.
 fn oldest_across_shards(
     columns: impl Fn(&str) -> String,
     scope: &SweepScope,
@@ -479,16 +490,17 @@ fn oldest_across_shards(
     }
 }
 
-/// A row that a newer version settled as something else is for that version to sweep. PostgreSQL infers its
-/// index's `<> 'handler_failed'` from the list.
+/// The resolutions that a sweep of closed rows deletes. A row with a resolution that only a newer version knows is
+/// left to that version.
 const SETTLED: [Resolution; 3] = [Replayed, Ignored, HandledByScript];
 
-/// Inline, since a partial index is found by no bound value.
+/// Returns the resolution as a literal, because SQLite does not match a bound value to the condition of a partial
+/// index.
 fn inline(resolution: Resolution) -> Expr {
     Expr::Constant(resolution.as_str().into())
 }
 
-/// The oldest rows behind the cursor that are due and of the part, of one app or of all.
+/// Selects the oldest due rows of the part behind the cursor, of one app or of all apps.
 fn oldest_on_sqlite(
     app_id: Option<AppId>,
     due: Due,
@@ -510,7 +522,7 @@ fn oldest_on_sqlite(
         .order_by_asc(Column::Id)
 }
 
-/// The same, and the columns that a cursor has.
+/// Selects the columns of a cursor of the rows that [`oldest_on_sqlite`] selects.
 fn place_on_sqlite(app_id: Option<AppId>, due: Due, after: Option<SweepCursor>) -> Select<Entity> {
     oldest_on_sqlite(app_id, due, Part::All, after)
         .column(Column::AppId)
@@ -518,7 +530,7 @@ fn place_on_sqlite(app_id: Option<AppId>, due: Due, after: Option<SweepCursor>) 
         .column(Column::Id)
 }
 
-/// The time that makes a row due.
+/// Returns the column of the time that makes a row due.
 fn time_of(due: Due) -> Column {
     match due {
         Due::CreatedBefore(_) => Column::CreatedAt,
@@ -534,11 +546,11 @@ fn is_due_on_sqlite(due: Due, part: Part) -> Condition {
             COLUMN.resolved_at.lt(bound_of(due)).and(is_settled)
         }
     };
-    // Its index's own condition, which SQLite does not infer.
+    // SQLite does not infer the index's condition, so the statement repeats it.
     Condition::all().add(is_due).add_option(is_indexed(due, part))
 }
 
-/// The condition of the index that finds what is due in an app.
+/// Returns the condition of the index that finds an app's due rows.
 fn is_indexed(due: Due, part: Part) -> Option<Expr> {
     match due {
         Due::CreatedBefore(_) => part.condition(),
@@ -546,7 +558,8 @@ fn is_indexed(due: Due, part: Part) -> Option<Expr> {
     }
 }
 
-/// From app to app by the index.
+/// Selects the apps that have rows, except the excepted ones, from the cursor's app on. Each step is one index
+/// probe.
 fn apps_on_sqlite(excepted: &[AppId], after: Option<SweepCursor>, due: Due, part: Part) -> SelectStatement {
     let first_app_of = |apps: Expr| {
         let first = Query::select()

@@ -1,4 +1,4 @@
-//! Grouping rows that failed alike.
+//! Groups letters with similar failures.
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
@@ -42,7 +42,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for row in matching.fetch(&self.db, query).await? {
             let of_bucket = ErrorGroupRow::from_query_result(&row, "")?;
-            // A group's rows follow each other, and each group has another newest letter.
+            // The rows of a group are adjacent, and no two groups have the same newest letter.
             if groups.last().is_none_or(|last| last.newest_id != of_bucket.newest_id.into()) {
                 let timeline = buckets.map_or_else(Vec::new, |buckets| buckets.empty());
                 groups.push(of_bucket.without_texts(timeline));
@@ -58,14 +58,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// The place of the bucket, which stands behind the key.
+/// The position of the bucket's column, which follows the key's.
 const BUCKET: i32 = 2;
 
-/// What the statement computes for each group.
+/// The columns that the statement computes for each group.
 const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "settled", "last_settled_at", "newest_id"];
 
-/// A row for each bucket of each group. The letters are read once, and counted by group and bucket; the groups are
-/// summed up from that. The texts of a group are those of its newest letter, on the row of its first bucket.
+/// Selects a row for each bucket of each group. The statement reads the letters once, counts them by group and
+/// bucket, and sums the groups from these counts. A group's texts are those of its newest letter, and are only on
+/// the row of its first bucket.
 fn group_errors(
     matching: &Matching<'_>,
     buckets: Option<&Buckets>,
@@ -86,11 +87,11 @@ fn group_errors(
         .expr_as(Func::max(if_settled(Column::ResolvedAt.into_expr())), "settled_at")
         .apply(|query| matching.select_all(query))
         .group_by_col(Column::GroupKey)
-        // Its place, since a name would be that of a column that a service added.
+        // The position, because a name would mean a column that a service added to the table.
         .add_group_by([Expr::Constant(BUCKET.into())])
         .take();
 
-    // PostgreSQL's sums of bigint are numeric.
+    // In PostgreSQL the sum of a bigint is numeric.
     let sum = |column| Expr::from(Func::sum(Expr::col(("counts", column)))).cast_as("bigint");
     let largest = Query::select()
         .column(Column::GroupKey)
@@ -103,10 +104,11 @@ fn group_errors(
         .from("counts")
         .group_by_col(Column::GroupKey)
         .apply(|groups| order_groups(groups, "counts"))
-        // PostgreSQL must expect few groups, or it would read the whole table for their newest letters.
+        // The limit is visible, so that PostgreSQL expects few groups. Otherwise it would read the whole table for
+        // their newest letters.
         .limit(shown(limit.into()))
         .take();
-    // It is looked up for the few groups that are left: PostgreSQL before 18 has no max(uuid).
+    // A lookup for each of the few groups that are left, because PostgreSQL before 18 has no max(uuid).
     let newest = Query::select()
         .column(Column::Id)
         .from(Entity)

@@ -1,4 +1,4 @@
-//! Importing: rows as they were exported.
+//! Imports letters as they were exported.
 
 use std::ops::RangeInclusive;
 
@@ -24,7 +24,8 @@ use crate::{
 };
 
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
-/// At rows that are there at first, and that others delete before they are counted.
+/// The most attempts at letters that exist when they are inserted, and that other clients delete before they are
+/// counted.
 const ATTEMPTS: usize = 3;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -40,9 +41,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(Imported::default());
         }
         let shard = |letter: &StoredLetter| self.sharded.then_some(letter.app_id);
-        // The last copy of a letter comes first, and stays.
+        // The reversal puts the last copy of a letter first, and that copy stays.
         let mut ordered: Vec<_> = letters.iter().rev().collect();
-        // In one order, so that two imports of the same rows do not wait for one another.
+        // With one order, two imports of the same letters do not deadlock.
         ordered.sort_by_key(|letter| (shard(letter), letter.id));
         ordered.dedup_by_key(|letter| (shard(letter), letter.id));
         let backend = self.db.get_database_backend();
@@ -82,9 +83,9 @@ pub(super) fn bytes_of(letter: &StoredLetter) -> usize {
     texts.into_iter().chain(optional.into_iter().flatten()).map(String::len).sum::<usize>() + ROW_BYTES
 }
 
-/// What goes in one statement.
+/// The letters of one statement.
 struct Batch<'a> {
-    /// By id, where the table is distributed by app and id.
+    /// Ordered by id. If the table is distributed, all of one app.
     letters: Vec<&'a StoredLetter>,
     sharded: bool,
     form: Form,
@@ -98,8 +99,8 @@ async fn all(db: &impl ConnectionTrait, batches: Vec<Batch<'_>>) -> Result<u64, 
     Ok(stored)
 }
 
-/// How many it stored; the others are there. A rule or a trigger of the database can drop a row without an
-/// error: that must not pass for one that is there.
+/// Stores a batch, and returns how many letters it stored. The others exist already. A rule or a trigger of the
+/// database can drop a row without an error, so this checks that they exist.
 async fn batch(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DeadLetterRepoError> {
     let mut stored = 0;
     for _ in 0..ATTEMPTS {
@@ -115,7 +116,7 @@ async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbE
     static INSERT: Text = Text::new();
     let backend = db.get_database_backend();
     let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
-    // Whichever key the table has: a distributed table's key begins with the app.
+    // The clause names no key, because the key of a distributed table begins with the app.
     let unless_there = OnConflict::new().do_nothing().to_owned();
     let insert = if batch.form == Form::Arrays {
         let (columns, values) = arrays(rows);
@@ -154,7 +155,7 @@ async fn are_there(
     Ok(counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))? == expected)
 }
 
-/// One text, on PostgreSQL, for any number.
+/// Returns the condition of a row with one of these ids. On PostgreSQL its text is the same for any number of ids.
 fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
     match db.get_database_backend() {
         DbBackend::Sqlite => Column::Id.is_in(ids.iter().copied()),
@@ -162,12 +163,12 @@ fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
     }
 }
 
-/// The table of a newer version may know more resolutions and kinds than this one does. Only its CHECKs can refuse
-/// one.
+/// Names the letter and the field if a CHECK refused an unknown resolution or kind. The table of a newer version
+/// may know more of them than this version, so only the CHECKs can refuse one.
 fn naming_the_letter(error: DeadLetterRepoError, letters: &[StoredLetter]) -> DeadLetterRepoError {
     let DeadLetterRepoError::Db(of_db) = &error else { return error };
     let Some(refusal) = sqlx_error(of_db).and_then(|error| error.as_database_error()) else { return error };
-    // SQLite and Citus name it in the message alone.
+    // SQLite and Citus name the CHECK only in the message.
     let is_refused_by =
         |check: &str| refusal.constraint() == Some(check) || refusal.message().contains(check);
     let (field, index) = if is_refused_by("dead_letters_resolution_check") {

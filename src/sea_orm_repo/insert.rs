@@ -1,4 +1,4 @@
-//! The statements of the inserts.
+//! The statements that insert new letters.
 
 use chrono::SecondsFormat;
 use dead_letters_entity::dead_letters::{Column, Entity};
@@ -21,14 +21,15 @@ use super::{
 };
 use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 
-/// The most text in one statement. A larger letter goes alone. PostgreSQL ends the connection over a statement of 1 GB,
-/// which looks like an outage.
+/// The most text in one statement. A larger letter gets a statement of its own. PostgreSQL ends the connection on
+/// a statement of 1 GB, which looks like an outage.
 const MAX_BYTES: usize = 16 << 20;
-/// The same in a caller's transaction, where several statements could be left half done, and committed.
+/// The most text in one statement in a caller's transaction. Several statements could be left half done there, and
+/// committed.
 const MAX_BYTES_IN_TRANSACTION: usize = 256 << 20;
-/// What a row takes besides its texts, so that small ones are bounded too.
+/// The bytes that a row counts in addition to its texts, so that the number of small rows is bounded too.
 pub(super) const ROW_BYTES: usize = 256;
-/// The most rows in a statement with VALUES, if a call may send several.
+/// The most rows in a statement with VALUES, if a call may send several statements.
 const VALUES_ROWS: usize = 128;
 /// The most values that a statement can bind.
 const POSTGRES_BINDS: usize = 65_535;
@@ -73,23 +74,23 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// How the rows of one statement are sent.
+/// How a statement sends its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Form {
-    /// An array a column.
+    /// An array for each column.
     Arrays,
     Values,
-    /// One JSON text, on SQLite, for more rows than it takes VALUES.
+    /// One JSON text. SQLite only, for more rows than VALUES can bind.
     Json,
 }
 
-/// The form of a batch. VALUES go straight to the shards of their apps; what is selected, as arrays are, is
-/// gathered in one place first: 128 rows of as many apps took 260 ms for 40.
+/// Returns the form of a batch. Citus sends VALUES straight to the shards of their apps, but first gathers the
+/// rows of a SELECT, such as one over arrays, in one place.
 pub(super) fn form(backend: DbBackend, sharded: bool) -> Form {
     if backend == DbBackend::Postgres && !sharded { Form::Arrays } else { Form::Values }
 }
 
-/// The form in which all rows of a call fit one statement.
+/// Returns the form in which all rows of a call fit one statement.
 pub(super) fn form_of_one_statement<const COLUMNS: usize>(
     backend: DbBackend,
     sharded: bool,
@@ -111,12 +112,12 @@ pub(super) fn form_of_one_statement<const COLUMNS: usize>(
     }
 }
 
-/// One row.
+/// Inserts one row.
 pub(super) async fn one(db: &impl ConnectionTrait, row: NewRow) -> Result<(), DeadLetterRepoError> {
     static INSERT: Text = Text::new();
     let columns = row.each_ref().map(|&(column, _)| column);
     let values = row.into_iter().map(|(_, value)| value);
-    // Never sent: the values are those of the row.
+    // These values are not sent. The statement sends the values of the row.
     let build = || insert_values([columns.map(|column| (column, Value::Int(None)))]);
     let insert = INSERT.with(db.get_database_backend(), values, build);
     stored(db.execute_raw(insert).await?.rows_affected(), 1)
@@ -128,13 +129,13 @@ pub(super) fn insert_values<const COLUMNS: usize>(
     let mut insert = Query::insert().into_table(Entity).to_owned();
     for row in rows {
         insert.columns(row.each_ref().map(|&(column, _)| column));
-        // As many values as there are columns.
+        // Each row has as many values as there are columns, so this does not fail.
         insert.values(row.map(|(_, value)| value.into())).ok();
     }
     insert
 }
 
-/// The rows of one statement each.
+/// Splits rows into the batches that are sent as one statement each.
 pub(super) fn batches<T>(
     form: Form,
     rows: impl IntoIterator<Item = T>,
@@ -164,7 +165,7 @@ fn bytes_of(row: &NewRow) -> usize {
     row.iter().map(|(_, value)| len(value)).sum::<usize>() + ROW_BYTES
 }
 
-/// Each batch in one statement, which as arrays is all or none.
+/// Sends each batch as one statement. A statement of arrays stores all of its rows or none.
 async fn all(
     db: &impl ConnectionTrait,
     batches: Vec<Vec<NewRow>>,
@@ -198,15 +199,17 @@ async fn arrays_or_none(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<
     }
 }
 
-/// A rule or a trigger of the database can drop a row without an error: that must not pass for stored.
+/// Returns an error if a statement stored fewer rows than it sent. A rule or a trigger of the database can drop a
+/// row without an error.
 fn stored(rows: u64, of: u64) -> Result<(), DeadLetterRepoError> {
     if rows == of { Ok(()) } else { Err(DbErr::RecordNotInserted.into()) }
 }
 
-/// How a column's values go as an array, which in sea-query holds no NULL.
+/// How a column's values are sent as an array. An array of sea-query can't hold NULL.
 enum Array {
     Of(ArrayType),
-    /// An array of texts: empty for NULL, otherwise `=` and the value, which is cast to this type.
+    /// An array of texts: an empty text for NULL, otherwise `=` and the value, which the statement casts to this
+    /// type.
     Nullable(&'static str),
 }
 
@@ -245,7 +248,7 @@ fn as_text(value: Value) -> Value {
     format!("={text}").into()
 }
 
-/// The columns, and an array for each.
+/// Returns the columns, and an array of values for each.
 pub(super) fn arrays<const COLUMNS: usize>(rows: Vec<Values<COLUMNS>>) -> (Vec<Column>, Vec<Value>) {
     let columns: Vec<_> = rows.iter().take(1).flatten().map(|&(column, _)| column).collect();
     let mut rows: Vec<_> = rows.into_iter().map(IntoIterator::into_iter).collect();
@@ -262,10 +265,10 @@ pub(super) fn arrays<const COLUMNS: usize>(rows: Vec<Values<COLUMNS>>) -> (Vec<C
     (columns, arrays)
 }
 
-/// `INSERT … SELECT unnest($1), unnest($2), …` is one text, and one plan, for any number of rows; and as one
-/// statement it needs no transaction around it. Against VALUES it is a third faster at 100 rows.
+/// Returns `INSERT … SELECT unnest($1), unnest($2), …`. Its text and its plan are the same for any number of rows.
+/// One statement needs no transaction around it, and is faster than VALUES for many rows.
 pub(super) fn insert_arrays(columns: &[Column]) -> InsertStatement {
-    // Never sent: the values are those of `arrays`.
+    // These values are not sent. The statement sends those of `arrays`.
     let unnest = |array_type: ArrayType| Func::cust("unnest").arg(Value::Array(array_type, None));
     let constant = |value: Value| Expr::Constant(value);
     let mut rows = Query::select();
@@ -280,12 +283,13 @@ pub(super) fn insert_arrays(columns: &[Column]) -> InsertStatement {
     }
     let mut insert = Query::insert();
     insert.into_table(Entity).columns(columns.iter().copied());
-    // As many columns as there are expressions.
+    // There are as many columns as expressions, so this does not fail.
     insert.select_from(rows).ok();
     insert
 }
 
-/// `INSERT … SELECT json_extract(value, '$[0]'), … FROM json_each(?)`: one value for any number of rows.
+/// Returns `INSERT … SELECT json_extract(value, '$[0]'), … FROM json_each(?)`, which binds one value for any
+/// number of rows.
 fn insert_json(rows: Vec<NewRow>) -> InsertStatement {
     let columns: Vec<_> = rows.iter().take(1).flatten().map(|&(column, _)| column).collect();
     let letters: Vec<Json> =
@@ -302,12 +306,12 @@ fn insert_json(rows: Vec<NewRow>) -> InsertStatement {
     fields.from_function(Func::cust("json_each").arg(Json::from(letters).to_string()), "letter");
     let mut insert = Query::insert();
     insert.into_table(Entity).columns(columns);
-    // As many columns as there are fields.
+    // There are as many columns as fields, so this does not fail.
     insert.select_from(fields).ok();
     insert
 }
 
-/// As the driver sends it to SQLite, but an id, which JSON has as hexadecimal text.
+/// Returns the value in the format in which the driver sends it to SQLite. An id is hexadecimal text in JSON.
 fn to_json(value: Value) -> Json {
     match value {
         Value::Uuid(Some(id)) => id.simple().to_string().into(),
@@ -321,11 +325,12 @@ fn to_json(value: Value) -> Json {
     }
 }
 
-/// Where a rule or a trigger dropped a row it divides by 0, which takes back what it stored.
+/// Returns a statement that stores all rows or none. If a rule or a trigger drops a row, the statement divides by
+/// 0, and the error undoes the rows that were stored.
 fn all_or_none(columns: &[Column]) -> WithQuery {
     let number = |number: i64| Expr::Constant(number.into());
     let mut insert = insert_arrays(columns);
-    // A constant, since reading a column back would want the right to SELECT.
+    // A constant, because returning a column would require the right to SELECT.
     insert.returning(Query::returning().expr(number(1)));
     let stored = CommonTableExpression::new().table_name("stored").query(insert).to_owned();
     let all = Func::count(Expr::col(Asterisk)).eq(Expr::val(0_i64));

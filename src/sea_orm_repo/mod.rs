@@ -1,4 +1,4 @@
-//! The store on SeaORM: the only place that knows the entity.
+//! The store on SeaORM. No other module uses the entity.
 
 use std::{ops::RangeInclusive, pin::pin};
 
@@ -43,10 +43,10 @@ use convert::Limits;
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
 /// [`DeadLetterRepo`], [`DeadLetterTriage`](crate::DeadLetterTriage) and
-/// [`DeadLetterRetention`](crate::DeadLetterRetention) on SeaORM, over a pool or over a transaction that the
-/// caller opened. It needs a tokio runtime.
+/// [`DeadLetterRetention`](crate::DeadLetterRetention) on SeaORM, over a pool or over a transaction of the caller.
+/// Requires a Tokio runtime.
 ///
-/// Over a pool a call that is a single statement is sent again, up to three times, where PostgreSQL fails it with a
+/// Over a pool, a call that is a single statement is sent again, up to three times, if PostgreSQL fails it with a
 /// serialization failure (40001). That happens only if the database's default isolation is above READ COMMITTED.
 #[derive(Debug, Clone)]
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
@@ -56,73 +56,77 @@ pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
 }
 
 impl SeaOrmDeadLetterRepo {
-    /// Over a pool. A transaction goes to [`in_transaction`](Self::in_transaction).
+    /// Creates a repo over a pool. For a transaction, use [`in_transaction`](Self::in_transaction).
     ///
-    /// The pool is the application's: drivers, TLS, size and timeouts are set where it is opened.
+    /// The application opens the pool, and chooses its driver, TLS, size and timeouts.
     pub fn new(db: DatabaseConnection) -> Self {
         Self { db: Connection(db), limits: Limits::default(), sharded: false }
     }
 
-    /// The pool, for what else a service does: statements of its own, and [`begin`](Self::begin).
+    /// Returns the pool, for the service's own statements and for [`begin`](Self::begin).
     pub fn pool(&self) -> &DatabaseConnection {
         &self.db.0
     }
 
-    /// Refuses payloads of more bytes as serialized, with
-    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge); [`bury`](Self::bury) cuts them. There is no
-    /// cap by default.
+    /// Refuses payloads whose serialized text is longer than `bytes`, with
+    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). [`bury`](Self::bury) cuts them instead. There is
+    /// no cap by default.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.limits.payload_bytes = Some(bytes);
         self
     }
 
-    /// Cuts a longer `last_error` to this many bytes: it keeps its beginning and its end, at a character's boundary, with
-    /// ` [cut] ` between them. There is no cap by default. With less than about 1,000 bytes the cut can reach into the
-    /// part that the error signature is made of, and one failure may split into several groups.
+    /// Cuts a longer `last_error` to this many bytes. The text keeps its beginning and its end, cut at characters'
+    /// boundaries, with ` [cut] ` between them. There is no cap by default.
+    ///
+    /// Below about 1,000 bytes the cut can reach into the part that the error signature is made of. Letters of one
+    /// failure may then split into several groups.
     pub fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.limits.error_bytes = Some(bytes);
         self
     }
 
-    /// For a table that is distributed by `app_id`, by Citus say, with the primary key `(app_id, id)`: every
-    /// call works there, and one on an app's rows goes to that app's shard. Elsewhere it has its price and no
-    /// use; on SQLite it changes nothing.
+    /// Adapts every call to a table that is distributed by `app_id`, for example by Citus, with the primary key
+    /// `(app_id, id)`. A call for one app's letters goes to that app's shard. On a table that is not distributed
+    /// this only costs time. On SQLite it changes nothing.
     ///
-    /// Every call stays atomic. These promise less, since no lock, recursion or key spans shards:
+    /// Every call stays atomic. Some calls promise less, because no lock, recursion or key spans shards:
     ///
-    /// - An id is of one row an app. `import` stores a letter whose id another app has, and `get` and `resolve`
-    ///   by such an id take either.
-    /// - `gc` and sweeps of all apps, or of all but some, look up first how many of the oldest rows are each
-    ///   app's, and then delete so many of each, its oldest first. If other transactions have locked some of these,
-    ///   younger ones of the same app go for them, or fewer than `limit` do though other apps have more.
-    ///   [`next`](crate::Swept::next) is the last row that was looked up. An archive gets the letters by app.
-    /// - A sweep of all but some reads what is due of the excepted apps too; `count_due` of many apps reads what
-    ///   is due of any state.
-    /// - `backlogs`, and `unresolved_counts` with a cap, send a statement or two for each app, one after the
-    ///   other: their counts are of different moments. Without a cap they are of a moment for each shard.
+    /// - An id identifies one row in each app. `import` stores a letter whose id another app has. `get` and
+    ///   `resolve` with such an id take either letter.
+    /// - `gc`, and sweeps of all apps or of all but some, first look up how many of the oldest rows each app has,
+    ///   and then delete that many of each app, oldest first. If other transactions have locked some of these
+    ///   rows, the call deletes younger rows of the same app instead. It deletes fewer than `limit` if that app
+    ///   has no more due rows, although other apps may have some. [`next`](crate::Swept::next) is the last row
+    ///   that was looked up. An archive receives the letters by app.
+    /// - A sweep of all apps but some also reads the due rows of the excepted apps. `count_due` of many apps reads
+    ///   due rows of every state.
+    /// - `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
+    ///   other. Their counts are of different moments. Without a cap, the counts of each shard are of one moment.
     ///
-    /// What else changes is the cost. `resolve` looks up the app first, in all shards, as `get` does.
-    /// `insert_many` and `import` are transactions, of two phases where they meet several workers. Bulk calls and
-    /// filters by ids read all rows of an app that is new since its shard's last ANALYZE.
+    /// Some calls cost more. `resolve` first looks up the app in all shards, as `get` does. `insert_many` and
+    /// `import` are transactions, with a two-phase commit if they reach several workers. Bulk calls and filters by
+    /// ids read all rows of an app that is new since its shard's last ANALYZE.
     pub fn sharded(mut self) -> Self {
         self.sharded = self.db.get_database_backend() == DbBackend::Postgres;
         self
     }
 
-    /// Over the caller's transaction, with this repo's settings: what it does and what the caller does in `txn`
-    /// commit together or not at all.
+    /// Returns a repo over the caller's transaction, with this repo's settings. Its calls commit together with the
+    /// caller's statements in `txn`, or not at all.
     ///
-    /// There [`insert_many`](DeadLetterRepo::insert_many) and [`import`](crate::DeadLetterTriage::import) store
-    /// all their letters with one statement, so that a call that is dropped leaves no part of them behind. They
-    /// return [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than
-    /// 256 MB, and over a [sharded](Self::sharded) table for more than 4,095 new ones.
+    /// In a transaction, [`insert_many`](DeadLetterRepo::insert_many) and
+    /// [`import`](crate::DeadLetterTriage::import) store all their letters with one statement, so that a dropped
+    /// call leaves no part of them behind. They return
+    /// [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB,
+    /// and over a [sharded](Self::sharded) table for more than 4,095 new ones.
     ///
-    /// Above READ COMMITTED any call there may fail with a serialization failure (40001), which is
-    /// [transient](DeadLetterRepoError::is_transient): roll back and try the whole transaction again.
+    /// Above READ COMMITTED any call may fail with a serialization failure (40001), which is
+    /// [transient](DeadLetterRepoError::is_transient). Roll back, and try the whole transaction again.
     ///
-    /// After a failed statement PostgreSQL aborts the transaction, and a `commit` of it then answers `Ok` and
-    /// stores nothing. So an error of any call must end in a rollback: let it leave the closure, or the
-    /// function, that holds `txn`; or commit with [`commit`](Self::commit), which fails then.
+    /// After a failed statement PostgreSQL aborts the transaction. SeaORM's `commit` then returns `Ok` and stores
+    /// nothing. Therefore an error of any call must end in a rollback: return it from the closure or function that
+    /// owns `txn`. Alternatively, commit with [`commit`](Self::commit), which then returns an error.
     pub fn in_transaction<'txn>(
         &self,
         txn: &'txn DatabaseTransaction,
@@ -130,38 +134,38 @@ impl SeaOrmDeadLetterRepo {
         SeaOrmDeadLetterRepo { db: Connection(txn.into()), limits: self.limits, sharded: self.sharded }
     }
 
-    /// Begins a transaction that may be dropped at any time, while it begins too: it is rolled back then, and
-    /// the pool's connection is as it was. Every transaction of a service should begin so, with the store in
-    /// it or not.
+    /// Begins a transaction that is safe to drop at any time, even while it begins. A dropped transaction is
+    /// rolled back, and its connection returns to the pool in its former state. Begin every transaction of a
+    /// service in this way, with or without the store in it.
     ///
-    /// SeaORM's own `begin` is not like that: on PostgreSQL, where its future is dropped (by a time-out, or
-    /// with the request of a client that hung up), its connection goes back to the pool inside the
-    /// transaction, and what others then store on it is lost (sqlx 0.9.0, issues 4385 and 4393). A nested
-    /// `begin` in this transaction has the same fault, and ends all of it: [`commit`](Self::commit) finds
-    /// out.
+    /// SeaORM's own `begin` lacks this guarantee. If its future is dropped on PostgreSQL, for example by a timeout
+    /// or a client that disconnects, its connection returns to the pool inside the transaction. Statements that
+    /// other callers send on that connection are lost (sqlx 0.9.0, issues 4385 and 4393). A nested `begin` in this
+    /// transaction has the same fault, and ends the whole transaction, which [`commit`](Self::commit) detects.
     ///
-    /// On SQLite it is an IMMEDIATE one, which waits for another writer. At most 256 begin at one time in a
-    /// process; further callers wait for one of them.
+    /// On SQLite the transaction is IMMEDIATE, and waits for another writer. At most 256 transactions of a process
+    /// begin at one time. Further callers wait.
     ///
     /// # Errors
     ///
-    /// [`Db`](DeadLetterRepoError::Db); [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a tokio
-    /// runtime, or in one that is shutting down.
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a Tokio runtime, or in one that is shutting
+    /// down.
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
         observed(call!("begin"), pin!(transaction::begin_for_caller(db)), |_| 0).await
     }
 
-    /// Commits a transaction, or says that it can't be.
+    /// Commits a transaction, or returns an error if nothing can be committed.
     ///
-    /// The transaction's own `commit` answers `Ok` even where there is nothing left to commit: where a
-    /// statement had failed and was passed over (PostgreSQL), or where the transaction had ended before. This
-    /// asks first, by one more statement, or three where the transaction wrote nothing. If its future is
-    /// dropped, the transaction may be committed or not.
+    /// The transaction's own `commit` returns `Ok` even if nothing is left to commit: after a failed statement
+    /// whose error was ignored (PostgreSQL), or after the transaction has ended. This call first checks the
+    /// transaction with one or two statements. If its future is dropped, the transaction may or may not be
+    /// committed.
     ///
     /// # Errors
     ///
-    /// [`Db`](DeadLetterRepoError::Db): the transaction was aborted (25P02), or the commit failed, and nothing
-    /// is stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost): it had ended before.
+    /// [`Db`](DeadLetterRepoError::Db) if the transaction was aborted (25P02) or the commit failed. Nothing is
+    /// stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost) if the transaction had ended before.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
     pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
         observed(call!("commit"), pin!(transaction::commit(txn)), |()| 0).await
@@ -216,8 +220,8 @@ impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// Known before the statement, so that the insert needs no RETURNING; in time's order, which spares the
-/// primary key's index (measured on 5 million rows: 1.5 times the rate of random ids).
+/// Returns a new letter's id. The id is known before the statement, so the insert needs no RETURNING. Ids ascend
+/// with time, which makes inserts into the primary key's index cheaper than random ids would.
 fn new_id() -> DeadLetterId {
     Uuid::now_v7().into()
 }

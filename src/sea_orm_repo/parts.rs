@@ -1,7 +1,9 @@
-//! The parts of an app's letters that have an index of their own, and reading their first rows in order.
+//! The parts of an app's letters that have an index of their own, and how statements read their first rows in
+//! order.
 //!
-//! No index has all open letters: an insert would pay for one more. The unresolved ones and the `handler_failed` ones
-//! have an index each, and a statement about open letters reads the first rows of both and merges them.
+//! No index has all open letters, because every insert would pay for one more. The unresolved letters and the
+//! `handler_failed` letters have an index each. A statement about open letters reads the first rows of both and
+//! merges them.
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
@@ -33,8 +35,8 @@ impl Part {
         }
     }
 
-    /// The condition of the part's index, in the index's own words. Values stand in it as constants: a generic plan
-    /// finds no partial index by a bound value.
+    /// Returns the condition of the part's partial index, in the same words. Its values are constants, because a
+    /// generic plan can't use a partial index whose condition would have to match a bound value.
     pub(super) fn condition(self) -> Option<Expr> {
         let constant = |text: &str| Expr::Constant(text.into());
         let resolution = Expr::expr(Func::coalesce([Column::Resolution.into_expr(), constant("")]));
@@ -47,7 +49,7 @@ impl Part {
         }
     }
 
-    /// The same as SQL.
+    /// Returns [`condition`](Self::condition) as SQL.
     pub(super) const fn sql(self) -> &'static str {
         match self {
             Self::All => "true",
@@ -58,7 +60,7 @@ impl Part {
     }
 }
 
-/// The conditions of the parts that make up a state, each with what else must hold.
+/// Returns the conditions of the parts of a state. Each of them includes `and`.
 pub(super) fn conditions(parts: &[Part], and: &Condition) -> Vec<Condition> {
     parts.iter().map(|part| and.clone().add_option(part.condition())).collect()
 }
@@ -70,12 +72,12 @@ pub(super) fn by_time(time: Column, order: Order) -> [(Column, Order); 2] {
     [(time, order.clone()), (Column::Id, order)]
 }
 
-/// Selects the first `limit` rows, in this order, of those for which any of the conditions holds. No row may fulfil
-/// two of them. `columns` selects the columns that are needed, those of the order among them.
+/// Selects the first `limit` rows, in this order, that fulfill any of the conditions. No row may fulfill two of
+/// them. `columns` must select the columns of the order, among others.
 ///
-/// PostgreSQL does not see the limit where the rows are read. It would take a letter's app for a small one if it
-/// knows nothing of it, and read and sort all of the app's rows. The outer limit keeps the cost that it expects low,
-/// else it would compile the statement first (JIT).
+/// PostgreSQL does not see the limit where it reads the rows. If it did, and had no statistics about the app, it
+/// would take the app for a small one, and read and sort all of the app's rows. The outer limit keeps the expected
+/// cost low. Without it, PostgreSQL would compile the statement first (JIT).
 pub(super) fn first(
     backend: DbBackend,
     conditions: Vec<Condition>,
@@ -86,8 +88,8 @@ pub(super) fn first(
     merge(backend, arms(conditions, sort, limit, columns), sort, limit)
 }
 
-/// The same of rows that this statement locks. Rows that another transaction has locked are skipped. Of several
-/// conditions up to `limit` rows each are locked.
+/// Selects as [`first`] does, and locks the rows. Rows that another transaction has locked are skipped. The
+/// statement locks up to `limit` rows for each condition.
 pub(super) fn first_locked(
     backend: DbBackend,
     conditions: Vec<Condition>,
@@ -137,8 +139,8 @@ fn merge(backend: DbBackend, arms: Vec<SelectStatement>, sort: Sort<'_>, limit: 
     merged
 }
 
-/// Makes the rows for which any of the conditions holds those that a query is about, in no order. No row may fulfil
-/// two of them.
+/// Makes the rows that fulfill any of the conditions the source of a query, in no order. No row may fulfill two of
+/// the conditions.
 pub(super) fn from_all(query: &mut SelectStatement, conditions: Vec<Condition>) {
     let mut conditions = conditions.into_iter();
     let Some(condition) = conditions.next() else { return };

@@ -1,4 +1,4 @@
-//! Replaying: the resolving and the service's requeue in one transaction.
+//! Replays letters: resolves them and runs the service's requeue in one transaction.
 
 use std::{
     error::Error,
@@ -26,27 +26,26 @@ use crate::{
     observed::{Call, call, observed},
 };
 
-/// Bounds a call: to find a letter that fails takes a transaction for every halving of the batch.
+/// The most failed letters of a call. To find one, a call needs a transaction for each halving of the batch.
 const MAX_FAILURES: usize = 32;
 /// A call ends with the first letter that fails after this time.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 impl SeaOrmDeadLetterRepo {
-    /// Resolves the letter as `replayed`, if it is open, and runs `enqueue`, in one transaction. If several callers
-    /// replay the same letter, exactly one succeeds, and only its `enqueue` runs. The others wait for it, and get
-    /// `AlreadyResolved` once it has committed.
+    /// Resolves an open letter as `replayed` and runs `enqueue`, in one transaction. If several callers replay the
+    /// same letter, exactly one succeeds, and only its `enqueue` runs. The others wait for that transaction, and
+    /// return `AlreadyResolved` once it has committed.
     ///
-    /// `enqueue` gets the letter as it is stored, its payload as the text that was handed over. It decides what
-    /// becomes of a payload that is truncated or erased, which
-    /// [`payload_kind`](StoredLetter::payload_kind) says.
+    /// `enqueue` receives the letter as it is stored, with its payload as the stored text. It decides what to do
+    /// with a payload that is truncated or erased, which [`payload_kind`](StoredLetter::payload_kind) shows.
     ///
-    /// Returns what `enqueue` does. An error of it rolls everything back, and the letter is open as before. It
-    /// must return every error: what it did before a failed statement that it ignores is lost in PostgreSQL, and
-    /// then this call fails too, with nothing replayed; SQLite keeps it.
+    /// Returns the value that `enqueue` returns. An error of `enqueue` rolls everything back, and the letter stays
+    /// open. `enqueue` must return every error. If it ignores a failed statement, PostgreSQL loses what `enqueue`
+    /// did before, and this call fails with nothing replayed. SQLite keeps it.
     ///
     /// # Errors
     ///
-    /// As [`resolve_once`](crate::DeadLetterTriage::resolve_once); besides, whatever `enqueue` returns.
+    /// The errors of [`resolve_once`](crate::DeadLetterTriage::resolve_once), and every error of `enqueue`.
     pub async fn replay<F, T, E>(
         &self,
         app_id: AppId,
@@ -68,18 +67,18 @@ impl SeaOrmDeadLetterRepo {
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
-    /// Resolves open letters that match as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
-    /// `enqueue` on them, in one transaction. A batch ends at 16 MB of text too, with at least one letter, and then
-    /// [`Settled::more`] is true. Letters that another transaction has locked are skipped.
+    /// Resolves matching open letters as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
+    /// `enqueue` on them, in one transaction. A batch also ends at 16 MB of text, but has at least one letter.
+    /// [`Settled::more`] is then true. Letters that another transaction has locked are skipped.
     ///
-    /// `enqueue` gets the letters oldest first, and is not run if there are none. Letters whose payload is truncated
-    /// or erased are among them. Its errors are treated as in [`replay`](Self::replay): all of the batch is rolled
-    /// back. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
+    /// `enqueue` receives the letters oldest first, including those whose payload is truncated or erased. It does
+    /// not run if there are none. Its errors have the same effect as in [`replay`](Self::replay) and roll back the
+    /// whole batch. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
     ///
     /// # Errors
     ///
-    /// As [`resolve_matching`](crate::DeadLetterTriage::resolve_matching); besides, whatever `enqueue`
-    /// returns.
+    /// The errors of [`resolve_matching`](crate::DeadLetterTriage::resolve_matching), and every error of
+    /// `enqueue`.
     pub async fn replay_matching<F, E>(
         &self,
         app_id: AppId,
@@ -109,8 +108,8 @@ impl SeaOrmDeadLetterRepo {
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
-    /// Makes replay a thing of its own, which needs no closure: what admin pages and command lines take,
-    /// beside the store, from the service that knows its outbox.
+    /// Returns a replayer that needs no closure. Admin pages and command lines take it, beside the store, from the
+    /// service that knows its outbox.
     pub fn replayer(&self, requeue: impl Requeue + 'static) -> Arc<dyn DeadLetterReplay> {
         Arc::new(Replayer { repo: self.clone(), requeue })
     }
@@ -135,7 +134,8 @@ impl SeaOrmDeadLetterRepo {
         transaction::end(txn, outcome).await
     }
 
-    /// Replays one batch, in one transaction. It returns which letters it was about, whatever came of them.
+    /// Replays one batch, in one transaction. Also returns the letters that the batch picked, whatever the
+    /// outcome.
     async fn replay_batch<F>(
         &self,
         bulk: &Bulk<'_>,
@@ -173,7 +173,7 @@ async fn replay_picked(
     Ok((letters.iter().map(|letter| letter.id).collect(), letters))
 }
 
-/// A repo, and what its service does to put events back.
+/// A repo, and the requeue of its service.
 struct Replayer<Q> {
     repo: SeaOrmDeadLetterRepo,
     requeue: Q,
@@ -217,7 +217,7 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
 }
 
 impl<Q: Requeue> Replayer<Q> {
-    /// Replays a batch, and if that fails its halves, and so on down to the letters that fail by themselves.
+    /// Replays a batch. If that fails, replays its halves, and so on, down to the letters that fail by themselves.
     async fn replay_in_parts(
         &self,
         app_id: AppId,
@@ -231,7 +231,7 @@ impl<Q: Requeue> Replayer<Q> {
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
         let began = Instant::now();
-        // The last is the next: an older half goes before the newer one.
+        // The last part is the next one, so an older half goes before the newer one.
         let mut parts = vec![(filter.clone(), limit)];
         while let Some((part, limit)) = parts.pop() {
             let mut bulk = Bulk::new(&self.repo, app_id, &part, &settlement, limit)?;
@@ -251,7 +251,8 @@ impl<Q: Requeue> Replayer<Q> {
             replayed.skipped_locked |= picked.skipped;
             if is_first {
                 is_first = false;
-                // Where something hides the letters from the update alone, another call would find the same ones.
+                // If a trigger or a policy hides the letters from the UPDATE alone, another call would find the
+                // same letters.
                 replayed.more = picked.more && outcome.as_ref().map_or(true, |ids| !ids.is_empty());
             }
             let error = match outcome {
@@ -271,7 +272,7 @@ impl<Q: Requeue> Replayer<Q> {
                         break;
                     }
                 }
-                // Fewer letters may be in time.
+                // A smaller batch may finish in time.
                 places @ [_, _, ..] if may_be_the_letters(&error) || error.is_time_out() => {
                     let (older, newer) = places.split_at(places.len() / 2);
                     for half in [newer, older] {
@@ -289,13 +290,13 @@ impl<Q: Requeue> Replayer<Q> {
                 }
             }
         }
-        // The next call comes to the others.
+        // If more letters follow, the next call reaches the skipped ones.
         replayed.skipped_locked &= !replayed.more || !replayed.failed.is_empty();
         Ok(replayed)
     }
 }
 
-/// Whether it may be over single letters, so that without these the rest succeeds.
+/// Returns whether single letters may have caused the error, so that the rest may succeed without them.
 fn may_be_the_letters(error: &DeadLetterRepoError) -> bool {
     use DeadLetterRepoError::{Db, PayloadNotWhole, Requeue};
     matches!(error, Requeue(_) | Db(_) | PayloadNotWhole { .. }) && !error.is_transient()
@@ -310,7 +311,8 @@ fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {
     DeadLetterRepoError::Requeue(error.into())
 }
 
-/// The closure's own error is its caller's; of the call is told that nothing was replayed.
+/// Keeps the closure's own error for its caller. The call itself ends with an error that shows that nothing was
+/// replayed.
 fn by_closure<E>(error: E, own: &mut Option<E>) -> DeadLetterRepoError {
     *own = Some(error);
     by_service("the closure's own error".into())

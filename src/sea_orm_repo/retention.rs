@@ -1,4 +1,4 @@
-//! [`DeadLetterRetention`] on SeaORM.
+//! Implements [`DeadLetterRetention`] on SeaORM.
 
 use std::pin::pin;
 

@@ -1,11 +1,11 @@
-//! The rows that a call is about, and how far it looks for them.
+//! The rows that a call selects, and the scan limit.
 //!
-//! No index helps a filter on source, op or error, so a call that looks for what hardly any row has would read the
-//! whole app. A bounded scan looks at the newest rows alone, down to the one where it ends.
+//! No index serves a filter on source, op or error. If hardly any row matches, a call would read the whole app. A
+//! scan limit bounds the call to the newest rows, down to the row where the scan ends.
 //!
-//! On PostgreSQL one statement finds that row and the rows of the call, in one snapshot. The call reads the rows of
-//! the scan from a subquery, whose LIMIT tells the planner how few they are. SQLite would copy payloads into such a
-//! subquery. It has two statements: the first finds where the scan ends, the second is the call's own, down to there.
+//! On PostgreSQL one statement finds that row and the call's rows, in one snapshot. The call reads the rows of the
+//! scan from a subquery, whose LIMIT shows the planner how few they are. SQLite would copy payloads into such a
+//! subquery. There, one statement finds where the scan ends, and the call's own statement reads down to that row.
 
 use std::ops::RangeInclusive;
 
@@ -32,7 +32,8 @@ use crate::{
 
 const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
-/// A row's place in an app's listing: when it was closed where closed rows are listed, else when it was created.
+/// A row's position in an app's listing: the time and the id. A listing of closed letters uses `resolved_at`,
+/// every other one `created_at`.
 pub(super) type Place = (DateTime<Utc>, DeadLetterId);
 
 /// The rows that match a filter, between two places.
@@ -43,16 +44,16 @@ pub(super) struct Matching<'a> {
     backend: DbBackend,
     sharded: bool,
     after: Option<Place>,
-    /// Whether rows that are created from now on are left out.
+    /// Whether the call leaves out rows that are created after its statement starts.
     until_now: bool,
-    /// How many rows may be looked at.
+    /// The scan limit.
     scan: Option<u32>,
-    /// Where the scan ends, if there are more rows. On PostgreSQL the call's statement finds it.
+    /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place.
     down_to: Option<Place>,
 }
 
 impl<'a> Matching<'a> {
-    /// What the listing goes by.
+    /// Returns the column of the time that orders the listing.
     pub(super) fn time(&self) -> Column {
         match self.filter.state {
             DeadLetterState::Closed => Column::ResolvedAt,
@@ -64,14 +65,14 @@ impl<'a> Matching<'a> {
         by_time(self.time(), Order::Desc)
     }
 
-    /// Without rows that are created from now on, unless the filter says until when or names its rows.
+    /// Leaves out rows that are created after the statement starts, unless the filter has `created_before` or ids.
     pub(super) fn until_now(self) -> Self {
         let until_now = self.filter.created_before.is_none() && self.filter.ids.is_none();
         Self { until_now, ..self }
     }
 
-    /// Selects the newest of them, `limit` at most. `columns` selects what is needed of a row, the columns of its
-    /// place among it.
+    /// Selects the newest matching rows, at most `limit`. `columns` must select the columns of the place, among
+    /// others.
     pub(super) fn newest(&self, limit: u64, columns: &SelectStatement) -> SelectStatement {
         let Some(scan) = self.scan.filter(|_| self.backend == DbBackend::Postgres) else {
             let matching = self.conditions().into_iter().map(|condition| self.narrow(condition)).collect();
@@ -88,7 +89,7 @@ impl<'a> Matching<'a> {
         newest.limit(shown(limit)).take()
     }
 
-    /// Makes all of them the rows that a query is about, in no order.
+    /// Makes the matching rows the source of a query, in no order.
     pub(super) fn select_all(&self, query: &mut SelectStatement) {
         match self.scan.filter(|_| self.backend == DbBackend::Postgres) {
             Some(scan) => {
@@ -101,28 +102,29 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Whether a row that was found by another way is one of them.
+    /// Returns the condition by which a row that was found in another way is a matching row.
     pub(super) fn condition(&self) -> Condition {
         let condition = self.bounds().add_option(is_of_state(self.filter.state));
         self.narrow(condition)
     }
 
-    /// Whether it leaves out any of the rows that it looks at.
+    /// Returns whether the filter leaves out any of the rows that the scan examines.
     pub(super) fn is_narrow(&self) -> bool {
         !self.narrow(Condition::all()).is_empty()
     }
 
-    /// Whether a scan ends it.
+    /// Returns whether there is a scan limit.
     pub(super) fn is_bounded(&self) -> bool {
         self.scan.is_some()
     }
 
-    /// Where the scan ended, if there are rows behind.
+    /// Returns the time at which the scan ended, if more rows lie behind.
     pub(super) fn scanned_back_to(&self) -> Option<DateTime<Utc>> {
         self.down_to.map(|(time, _)| time)
     }
 
-    /// The rows of a query about them. On PostgreSQL it finds where the scan ends as well.
+    /// Returns the rows of a query over the matching rows. On PostgreSQL the same statement finds where the scan
+    /// ends.
     pub(super) async fn fetch(
         &mut self,
         db: &impl ConnectionTrait,
@@ -143,12 +145,12 @@ impl<'a> Matching<'a> {
         let rows = db.query_all_raw(with_hidden_limits(self.backend, &with_end)).await?;
         let Some(first) = rows.first() else { return Ok(rows) };
         self.down_to = end_of(first)?;
-        // A query without rows leaves one row, for the end alone.
+        // The LEFT JOIN returns one row for a query without rows. That row has only the end of the scan.
         let has_rows = first.try_get::<Option<bool>>("", IS_ROW)?.is_some();
         Ok(if has_rows { rows } else { Vec::new() })
     }
 
-    /// Rows of the app and the state, between the places.
+    /// Returns the conditions for the rows of the app and the state, between the places.
     fn conditions(&self) -> Vec<Condition> {
         let bounds = self.bounds();
         match self.filter.ids {
@@ -157,13 +159,14 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// What the scan looks at, but for the state.
+    /// Returns the condition for the rows that the scan examines, without the state.
     fn bounds(&self) -> Condition {
-        // A row comparison is one index condition; `a < x OR (a = x AND b < y)` reads all that came before.
+        // A row comparison is one condition of the index. `a < x OR (a = x AND b < y)` would read all rows before
+        // the place.
         let place = || Expr::tuple([self.time().into_expr(), Column::Id.into_expr()]);
         let [from, before] = match self.time() {
-            // SQLite's search has one condition a side, and takes the time's rather than the place's. The place
-            // implies the time's.
+            // SQLite's index search has one condition on each side, and would use the one on the time instead of
+            // the place. The place implies the time.
             Column::CreatedAt => [
                 self.filter.created_from.filter(|_| self.down_to.is_none()).map(is_from),
                 self.filter
@@ -184,20 +187,20 @@ impl<'a> Matching<'a> {
     fn is_until_now(&self) -> Expr {
         let is_until_now = Column::CreatedAt.into_expr().lt(now_as_bound(self.backend));
         match (self.backend, self.time()) {
-            // SQLite would find closed rows by when they were created, and sort all of them.
+            // SQLite would otherwise find closed rows by their creation time, and sort all of them.
             (DbBackend::Sqlite, Column::ResolvedAt) => Func::cust("likely").arg(is_until_now).into(),
             _ => is_until_now,
         }
     }
 
-    /// With what no index knows of the filter, but for the ids.
+    /// Adds the conditions that no index serves, and the one on the ids.
     fn narrow(&self, wide: Condition) -> Condition {
         let narrow = narrow(wide, self.filter, self.backend, self.sharded);
         if matches!(self.time(), Column::CreatedAt) {
             return narrow;
         }
         let time = |time: Expr| match self.down_to {
-            // SQLite would find these rows by when they were created, and read more than the scan.
+            // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.
             Some(_) => Func::cust("likely").arg(time).into(),
             None => time,
         };
@@ -206,13 +209,13 @@ impl<'a> Matching<'a> {
         narrow.add_option(from).add_option(before)
     }
 
-    /// The rows that a scan looks at.
+    /// Selects the rows that a scan examines.
     fn scanned(&self, scan: u32) -> SelectStatement {
         let all = Query::select().column(Asterisk).take();
         parts::first(self.backend, self.conditions(), &self.newest_first(), scan.into(), &all)
     }
 
-    /// The last row that a scan looks at, and the one behind it, if there is one.
+    /// Selects the last row that a scan examines, and the row behind it, if there is one.
     fn last_two(&self, scan: u32) -> SelectStatement {
         let place = Query::select().columns([self.time(), Column::Id]).take();
         let scanned = u64::from(scan) + 1;
@@ -220,7 +223,7 @@ impl<'a> Matching<'a> {
         rows.limit(shown(2)).offset(shown(u64::from(scan) - 1)).take()
     }
 
-    /// The last row that a scan looks at, if there are rows behind it.
+    /// Selects the last row that a scan examines, if there is a row behind it.
     fn end(&self, scan: u32) -> SelectStatement {
         let mut newest_first = WindowStatement::new();
         for (column, order) in self.newest_first() {
@@ -240,12 +243,12 @@ impl<'a> Matching<'a> {
             .take()
     }
 
-    /// A page of them, and one row more, to know whether another one follows.
+    /// Selects a page of rows, and one row more, which shows whether another page follows.
     pub(super) fn page(&self, size: u32, columns: &SelectStatement) -> SelectStatement {
         self.newest(u64::from(size) + 1, columns)
     }
 
-    /// Makes a page of what [`page`](Self::page) found.
+    /// Makes a page of the rows that [`page`](Self::page) selected.
     pub(super) fn page_of<T>(&self, mut items: Vec<T>, size: u32, place: impl Fn(&T) -> Place) -> Page<T> {
         let has_next = items.len() > size as usize;
         items.truncate(size as usize);
@@ -253,15 +256,15 @@ impl<'a> Matching<'a> {
         Page { items, next, scanned_back_to }
     }
 
-    /// Where the next page goes on, and where the scan ended this one. `last` is the last row of a page that
-    /// more rows follow.
+    /// Returns the cursor of the next page, and the time at which the scan ended this page. `last` is the page's
+    /// last row if more rows follow.
     pub(super) fn next(&self, last: Option<Place>) -> (Option<Cursor>, Option<DateTime<Utc>>) {
         let next = last.or(self.down_to);
         let next = next.map(|(time, id)| Cursor::behind(time, id, self.app_id, self.filter));
         (next, if last.is_some() { None } else { self.scanned_back_to() })
     }
 
-    /// The place of a row that is one of them.
+    /// Returns the place of a matching row.
     pub(super) fn place(
         &self,
         created_at: DateTime<Utc>,
@@ -311,7 +314,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         })
     }
 
-    /// What a page of a listing is taken from.
+    /// Returns the rows from which a page of a listing is taken.
     pub(super) async fn listed<'a>(
         &self,
         app_id: AppId,
@@ -321,12 +324,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
         let matching = Matching { after, ..self.matching(app_id, filter)? };
         let scan = page.scan.map(|scan| in_range("page.scan", scan, SCANS)).transpose()?;
-        // Where every row is taken, the page is full before the scan ends.
+        // If the filter takes every row, a page that is smaller than the scan is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
     }
 
-    /// The same rows, but for those that the scan does not reach.
+    /// Bounds the matching rows by a scan limit.
     pub(super) async fn bounded<'a>(
         &self,
         matching: Matching<'a>,

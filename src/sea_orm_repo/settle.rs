@@ -1,4 +1,4 @@
-//! Settling rows, one and many, and taking that back.
+//! Resolves letters, one or many, and reopens them.
 
 use std::ops::RangeInclusive;
 
@@ -35,8 +35,8 @@ use crate::{
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
-/// At a row that others open and settle between our statements; bounded, since a trigger or a policy can hide
-/// it from the update alone.
+/// The most attempts at a row that other clients reopen and resolve between two statements. Attempts are bounded,
+/// because a trigger or a policy can hide the row from the UPDATE but not from the SELECT.
 const ATTEMPTS: usize = 3;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
@@ -59,7 +59,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         Ok(())
     }
 
-    /// Without the app the update would hold a lock on every shard.
+    /// Finds the letter's app first. Without the app the UPDATE would hold a lock on every shard.
     async fn settle_where_it_is(
         &self,
         id: DeadLetterId,
@@ -97,7 +97,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                         by: row.resolved_by,
                     });
                 }
-                // Opened since the update: so try again.
+                // Another client reopened the letter after the UPDATE, so the loop tries again.
                 _ => {}
             }
         }
@@ -145,13 +145,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             if row.resolved_at.is_none() {
                 return Err(DeadLetterRepoError::NotResolved(id));
             }
-            // Resolved since the update: so try again.
+            // Another client resolved the letter after the UPDATE, so the loop tries again.
         }
         Err(DbErr::RecordNotUpdated.into())
     }
 }
 
-/// The update that settles, at the database's time; what it settles is for the caller to filter.
+/// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
 fn settle(backend: DbBackend, settlement: &Settlement, run_id: Option<Uuid>) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
@@ -162,14 +162,14 @@ fn settle(backend: DbBackend, settlement: &Settlement, run_id: Option<Uuid>) -> 
         .col_expr(Column::RunId, run_id.into())
 }
 
-/// The update, which returns each row as it then is.
+/// Returns the statement of an update that returns each row as it is after the update.
 fn returning_rows(backend: DbBackend, update: UpdateMany<Entity>) -> Statement {
     let mut update = update.into_query();
     update.returning(Query::returning().columns(Column::iter()));
     backend.build(&update)
 }
 
-/// The open rows that a bulk call is about, and what becomes of them.
+/// A bulk call: the open letters that it may resolve, and their resolution.
 pub(super) struct Bulk<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
@@ -179,19 +179,19 @@ pub(super) struct Bulk<'a> {
     sharded: bool,
     /// The run that the resolution belongs to.
     pub(super) run_id: Option<Uuid>,
-    /// Only letters behind this place.
+    /// Selects only letters behind this place.
     pub(super) after: Option<Place>,
-    /// Only letters whose payload is the whole event.
+    /// Selects only letters whose payload is the whole event.
     pub(super) whole_only: bool,
 }
 
-/// Letters that a transaction is about to resolve, oldest first. It has locked them.
+/// Letters that a transaction has locked and is about to resolve, oldest first.
 #[derive(Default)]
 pub(super) struct Picked {
     pub(super) places: Vec<Place>,
-    /// Whether there may be more behind them.
+    /// Whether there may be more letters behind these.
     pub(super) more: bool,
-    /// Whether another transaction has locked letters before the last of them, or behind it if there are no more.
+    /// Whether another transaction has locked letters before the last of these, or behind it if there are no more.
     pub(super) skipped: bool,
 }
 
@@ -222,15 +222,17 @@ impl<'a> Bulk<'a> {
         })
     }
 
-    /// The rows that may be settled so, by the indexes that find them. None where the filter's state has no such row.
+    /// Returns a condition for each index that finds letters that may get this resolution. Returns none if the
+    /// filter's state has no such letter.
     fn conditions(&self) -> Vec<Condition> {
         let target = match self.settlement.resolution {
-            // Each batch would pick the same oldest rows again, and never reach the others.
+            // If `handler_failed` letters could get this resolution again, every batch would pick the same oldest
+            // letters and never reach the rest.
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
             _ => DeadLetterState::Open,
         };
         let of_app = is_of_app(self.app_id, self.filter, self.backend, self.sharded)
-            // The place implies it, and SQLite's search has one condition a side.
+            // The place implies this condition, and SQLite's index search has one condition on each side.
             .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
             .add_option(
                 self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
@@ -249,7 +251,7 @@ impl<'a> Bulk<'a> {
         conditions(&parts, &matching)
     }
 
-    /// Settles the oldest, and returns each row's place, and on PostgreSQL whether rows were skipped.
+    /// Resolves the oldest letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
     async fn settle(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
         let conditions = self.conditions();
         if conditions.is_empty() {
@@ -267,7 +269,7 @@ impl<'a> Bulk<'a> {
         let mut rows = db.query_all_raw(self.settle_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
         if let [row] = rows.as_slice() {
-            // No row was settled: this one says whether rows were skipped.
+            // If no letter was resolved, the only row shows whether rows were skipped.
             if row.try_get::<Option<Uuid>>("", "id")?.is_none() {
                 rows.clear();
             }
@@ -275,8 +277,8 @@ impl<'a> Bulk<'a> {
         Ok((rows, skipped))
     }
 
-    /// Locks the oldest letters that may be resolved, up to the limit and to [`MAX_BYTES`] of text, but at
-    /// least one.
+    /// Locks the oldest letters that may be resolved, up to the limit and to [`MAX_BYTES`] of text, but at least
+    /// one.
     pub(super) async fn pick(&self, txn: &DatabaseTransaction) -> Result<Picked, DbErr> {
         let conditions = self.conditions();
         let mut picked = Picked::default();
@@ -293,7 +295,7 @@ impl<'a> Bulk<'a> {
             if self.backend != DbBackend::Sqlite {
                 picked.skipped = row.try_get("", SKIPPED)?;
             }
-            // PostgreSQL's row without a letter is there for what was skipped.
+            // On PostgreSQL, a row without a letter only shows whether rows were skipped.
             let Some(id) = row.try_get::<Option<Uuid>>("", "id")? else { break };
             bytes += u64::try_from(row.try_get::<i64>("", BYTES)?).unwrap_or_default();
             if bytes > MAX_BYTES && !picked.places.is_empty() {
@@ -307,7 +309,7 @@ impl<'a> Bulk<'a> {
         Ok(picked)
     }
 
-    /// Resolves them, and returns each as it then is, oldest first.
+    /// Resolves the picked letters, and returns each as it is afterwards, oldest first.
     pub(super) async fn settle_picked(
         &self,
         txn: &DatabaseTransaction,
@@ -324,13 +326,13 @@ impl<'a> Bulk<'a> {
         Ok(letters)
     }
 
-    /// `columns` has those of the place.
+    /// Selects and locks the oldest rows up to the limit. `columns` must select the columns of the place.
     fn oldest(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
         let oldest_first = by_time(Column::CreatedAt, Order::Asc);
         first_locked(self.backend, conditions, &oldest_first, self.limit.into(), columns)
     }
 
-    /// The place of the oldest that is not picked.
+    /// Selects the place of the oldest matching letter that is not picked.
     fn other(&self, conditions: &[Condition]) -> SelectStatement {
         let picked = || Query::select().column(Column::Id).from(PICKED).take();
         let others = conditions.iter().cloned();
@@ -343,7 +345,7 @@ impl<'a> Bulk<'a> {
         Expr::from(picked).lt(Expr::val(i64::from(self.limit)))
     }
 
-    /// One statement picks, and finds what it skipped.
+    /// Returns a statement that picks letters, and also finds whether it skipped any.
     fn pick_on_postgres(&self, conditions: &[Condition], oldest: SelectStatement) -> Statement {
         let last = Query::select()
             .columns(PLACE)
@@ -372,13 +374,14 @@ impl<'a> Bulk<'a> {
         with_hidden_limits(self.backend, &picked)
     }
 
-    /// One statement settles, and finds what it skipped: all that its snapshot shows and that it did not lock.
+    /// Returns a statement that resolves letters, and also finds whether it skipped any: letters that its snapshot
+    /// has and that it did not lock.
     fn settle_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
-        // `= ANY (ARRAY(…))` runs the subquery once, whatever the plan.
+        // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
         let is_picked = match self.sharded {
             true => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(self.app_id.into_inner())),
-            // Without the app: of one that is new since the last ANALYZE PostgreSQL would read all rows.
+            // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
             false => is_any_of(ids_of(PICKED)),
         };
         let mut update = settle(self.backend, self.settlement, self.run_id).filter(is_picked).into_query();
@@ -404,7 +407,7 @@ impl<'a> Bulk<'a> {
     }
 }
 
-/// What orders letters, oldest first.
+/// The columns that order letters, oldest first.
 const PLACE: [Column; 2] = [Column::CreatedAt, Column::Id];
 
 fn places() -> SelectStatement {

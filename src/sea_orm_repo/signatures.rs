@@ -70,12 +70,13 @@ by_position! {
     struct Examined {
         app_id: Uuid,
         id: Uuid,
-        /// How many bytes are read of it, if its signature is stale.
+        /// How many bytes are read from the letter, if its signature is stale.
         stale_bytes: Option<i64>,
     }
 }
 
-/// A page of the letters of all apps, and one more, which shows that there are more. It goes by the table's key.
+/// Selects a page of the letters of all apps, ordered by the table's key, and one letter more, which shows whether
+/// another page follows.
 fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatement {
     let length =
         |column: Column| Expr::from(Func::cust("octet_length").arg(column.into_expr())).cast_as("bigint");
@@ -104,7 +105,7 @@ fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatem
 }
 
 by_position! {
-    /// The fields that a signature and a key are made of.
+    /// The fields that a signature and a group key are made of.
     struct Signed {
         id: Uuid,
         app_id: Uuid,
@@ -119,7 +120,7 @@ by_position! {
     }
 }
 
-/// Those of these letters whose signature is stale.
+/// Selects those of these letters whose signature is stale.
 fn signed_letters(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> SelectStatement {
     let [start, end] = ends_of_error(Column::LastError.into_expr());
     Query::select()
@@ -141,14 +142,16 @@ fn signed_letters(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId
         .take()
 }
 
-/// `app_id` routes the statement where the table is distributed.
+/// Returns the condition of a letter with one of these ids. `app_id` routes the statement if the table is
+/// distributed.
 fn are(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> Condition {
     let of_app = app_id.map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
     Condition::all().add(is_any_of_ids(ids, backend)).add_option(of_app)
 }
 
-/// Whether an earlier version of the rules made the signature, or another writer stored the letter without a key or
-/// without a signature.
+/// Returns the condition of a letter that has not been erased and whose signature is stale. Either an earlier
+/// version of the rules made the signature, or another writer stored the letter without a signature or a group
+/// key.
 fn is_stale() -> Expr {
     let version = || Column::SignatureVersion.into_expr();
     let is_older = version().between(OWN_SIGNATURE + 1, SIGNATURE_VERSION - 1);
@@ -159,7 +162,7 @@ fn is_stale() -> Expr {
 
 impl Signed {
     fn change(self) -> Change {
-        // The service's own, which lacks nothing but its key.
+        // A signature that the service made is kept. Such a letter lacks only its group key.
         let is_own = self.signature_version == OWN_SIGNATURE && !self.error_signature.is_empty();
         let (signature, version) = match is_own {
             true => (self.error_signature.clone(), OWN_SIGNATURE),
@@ -192,7 +195,7 @@ struct Change {
     key: String,
 }
 
-/// The name of the rows to store. Their columns have the names that both backends give to those of VALUES.
+/// The name of the rows to store. Both backends name the columns of VALUES `column1`, `column2` and so on.
 const NEW: &str = "new";
 
 /// Updates the letters that no other transaction has locked and that are unchanged since they were read.
@@ -230,13 +233,14 @@ fn sign(backend: DbBackend, app_id: Option<AppId>, changes: Vec<Change>) -> Upda
             .cond_where(are(backend, app_id, &ids))
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
             .take();
-        // The rows to store, and not the table's: these are found by their key.
+        // The condition is on the VALUES instead of the table's ids, so that PostgreSQL finds the table's rows by
+        // their key.
         sign.and_where(new("column1").eq(any_of(unlocked)));
     }
     sign
 }
 
-/// The letters that go from one group to another, by app and by group.
+/// Returns the letters that move from one group to another, by app and group.
 fn regrouped(changes: &[Change]) -> Vec<Regrouped> {
     let mut regrouped: BTreeMap<_, Regrouped> = BTreeMap::new();
     for change in changes.iter().filter(|change| change.old_key != change.key) {

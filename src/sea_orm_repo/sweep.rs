@@ -1,4 +1,4 @@
-//! Sweeping what is due, with an archive or without, and counting it.
+//! Sweeps due letters, with or without an archive, and counts them.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -25,11 +25,11 @@ use crate::{
 };
 
 const EXCEPTED: u32 = 1_000;
-/// In one statement: SQLite takes 32,766 values.
+/// The most ids in one statement. SQLite binds at most 32,766 values.
 const IDS: usize = 1_000;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    /// `gc`, which does not tell what it picked: one statement is enough.
+    /// Implements `gc`. One statement suffices, because the caller does not learn which rows were picked.
     pub(super) async fn delete_older_than(
         &self,
         time: DateTime<Utc>,
@@ -74,8 +74,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
     }
 
-    /// A batch of several apps failed, and the error does not say over which app's row. Of the first app alone it does,
-    /// or this app is done.
+    /// Runs a failed batch of several apps again for its first app alone. The batch's error does not show which
+    /// app's row caused it. An error of this run belongs to that app; without one, that app is done.
     async fn run_first_app(
         &self,
         job: Job<'_>,
@@ -93,11 +93,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
     }
 
-    /// The first app that has due rows behind the cursor.
+    /// Finds the first app that has due rows behind the cursor.
     async fn first_app(&self, job: Job<'_>) -> Result<Option<AppId>, DbErr> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
             for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
-                // The cursor's app may have no rows behind it.
+                // All due rows of the cursor's app may lie before the cursor.
                 let pick = gc::pick_oldest_on_sqlite(app_id, job.due, after, 1);
                 let found = self.db.query_one(&pick).await?;
                 if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
@@ -111,9 +111,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
 
-    /// Over a pool every batch is a transaction, even a single statement. PostgreSQL reports an error before it releases
-    /// the failed statement's locks. The next batch, on another connection, would skip these rows. A ROLLBACK returns
-    /// after the locks are released.
+    /// Runs one batch. Over a pool every batch is a transaction, even a single statement. PostgreSQL reports an
+    /// error before it releases the failed statement's locks. The next batch, on another connection, would skip
+    /// these rows. A ROLLBACK returns after the locks are released.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
         match self.db.pool() {
             Some(pool) => {
@@ -142,7 +142,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         check(backend, scope)?;
         let parts: Vec<_> = match due {
             Due::CreatedBefore(_) => Part::of(state).to_vec(),
-            // Only closed rows are due by this time.
+            // Only closed letters have this time.
             Due::ClosedBefore(_) => match state {
                 DeadLetterState::Open | DeadLetterState::Unresolved => Vec::new(),
                 DeadLetterState::Closed | DeadLetterState::Any => vec![Part::Closed],
@@ -153,7 +153,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let limit = u64::from(cap) + 1;
         let scope = match scope {
-            // Only the indexes of an app know the state.
+            // Only the indexes that begin with the app have the state.
             SweepScope::AllApps if !self.sharded => Cow::Owned(all_apps()),
             scope => by_index(scope, due),
         };
@@ -165,8 +165,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// The scope by which an index finds what is due. Closed rows have an index by app: those of all apps are found from
-/// app to app.
+/// Returns the scope for which an index finds the due rows. The index of closed rows begins with the app, so a
+/// sweep of all apps goes by app.
 fn by_index(scope: &SweepScope, due: Due) -> Cow<'_, SweepScope> {
     match (scope, due) {
         (SweepScope::AllApps, Due::ClosedBefore(_)) => Cow::Owned(all_apps()),
@@ -185,7 +185,7 @@ fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoErr
     Ok(gc::require_supported(backend)?)
 }
 
-/// A batch that is to be swept.
+/// One batch of a sweep.
 #[derive(Clone, Copy)]
 struct Job<'a> {
     scope: &'a SweepScope,
@@ -196,8 +196,8 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Whether the error may be over the rows of one app. A batch of several rows that ran out of time is tried again
-    /// with fewer.
+    /// Returns whether the rows of one app may have caused the error. A timeout counts only for a batch of one
+    /// row: the caller tries a larger batch again with fewer rows.
     fn may_be_of_one_app(&self, error: &DbErr) -> bool {
         may_be_of_one_app(error) || self.limit == 1 && is_time_out(error)
     }
@@ -206,8 +206,8 @@ impl Job<'_> {
         self.sharded && app_of(self.scope).is_none()
     }
 
-    /// What it goes on behind in one of its apps. Where it goes by app, it begins the apps behind the cursor's at
-    /// their oldest row.
+    /// Returns the cursor behind which the batch starts in one of its apps. If the scope goes by app, the batch
+    /// starts at the oldest row in each app behind the cursor's app.
     fn after_in(&self, app_id: AppId) -> Option<SweepCursor> {
         self.after.filter(|after| !goes_by_app(self.scope) || after.app_id == app_id)
     }
@@ -230,7 +230,7 @@ async fn delete_on_postgres(db: &impl ConnectionTrait, job: Job<'_>) -> Result<S
     })
 }
 
-/// How many rows a batch picked, and the last one if it is full.
+/// Returns how many rows a batch picked, and the last of them if the batch is full.
 fn picked_of(row: &QueryResult) -> Result<Swept, DbErr> {
     let picked = row.try_get::<i64>("", "picked")?.unsigned_abs();
     let next = match row.try_get::<Option<Uuid>>("", "app_id")? {
@@ -246,7 +246,7 @@ fn place_of(row: &QueryResult, app_id: Uuid) -> Result<SweepCursor, DbErr> {
     Ok(SweepCursor { app_id: app_id.into(), time: time.to_utc(), id })
 }
 
-/// SQLite has no LATERAL; and nobody else writes meanwhile.
+/// Deletes a batch scan by scan, because SQLite has no LATERAL. The transaction keeps other writers out.
 async fn delete_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
     let mut swept = Swept::default();
     for (app_id, after) in scans_on_sqlite(db, job).await? {
@@ -265,7 +265,8 @@ async fn delete_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swe
     Ok(swept)
 }
 
-/// What a batch looks through on SQLite, one after another: an app, or all of them, and behind which row.
+/// Returns the scans that a batch runs on SQLite, in order. Each scans one app or all apps, and starts behind the
+/// cursor if there is one.
 async fn scans_on_sqlite(
     db: &impl ConnectionTrait,
     job: Job<'_>,
@@ -273,7 +274,7 @@ async fn scans_on_sqlite(
     let SweepScope::AllAppsBut { excepted } = job.scope else {
         return Ok(vec![(app_of(job.scope), job.after)]);
     };
-    // The cursor's app may have no rows behind it.
+    // All due rows of the cursor's app may lie before the cursor, so this reads one app more.
     let limit = job.limit.saturating_add(job.after.is_some().into());
     let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
     let scan = |row: &QueryResult| {
@@ -283,11 +284,11 @@ async fn scans_on_sqlite(
     apps.iter().map(scan).collect()
 }
 
-/// How a batch of many apps is shared out.
+/// How a batch of many apps is split.
 struct Shares {
-    /// Each app, and how many of its rows are in the batch.
+    /// Each app, and the number of its rows in the batch.
     of_apps: Vec<(AppId, u64)>,
-    /// The batch's last row, if it is full.
+    /// The batch's last row, if the batch is full.
     next: Option<SweepCursor>,
 }
 
@@ -321,7 +322,8 @@ async fn delete_across_shards(db: &impl ConnectionTrait, job: Job<'_>) -> Result
     Ok(swept)
 }
 
-/// In a transaction of its own: what the database does not delete is not archived.
+/// Deletes a batch, and then archives the deleted letters. Rows that the database does not delete are not
+/// archived. An error of the archive rolls the transaction back, which is the repo's own.
 async fn delete_then_archive(
     db: &impl ConnectionTrait,
     job: Job<'_>,
@@ -330,14 +332,15 @@ async fn delete_then_archive(
     let batch = pick(db, job).await?;
     let letters = letters_of(db, &batch, job.sharded, gc::delete_by_id_returning).await?;
     if db.get_database_backend() == DbBackend::Postgres && !letters.is_empty() {
-        // A foreign key that is checked at the commit would refuse what the archive has.
+        // Reports a violated deferred constraint before the archive keeps the letters, instead of at the commit.
         db.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
     keep(archive, &letters).await?;
     Ok(batch.swept(letters.len() as u64))
 }
 
-/// In the caller's transaction, which may be committed after an error of the archive.
+/// Archives a batch, and then deletes it. The caller may commit its transaction after an error of the archive, so
+/// nothing is deleted before.
 async fn archive_then_delete(
     db: &impl ConnectionTrait,
     job: Job<'_>,
@@ -373,7 +376,7 @@ impl FromQueryResult for Picked {
     }
 }
 
-/// The rows of a batch in the order in which they go, and where it ended if it is full.
+/// The rows of a batch in their order, and the last of them if the batch is full.
 struct Batch {
     rows: Vec<Picked>,
     next: Option<SweepCursor>,
@@ -389,7 +392,7 @@ impl Batch {
         Swept { picked: self.rows.len() as u64, deleted, next: self.next }
     }
 
-    /// The ids that each statement names, and their app where the table is distributed.
+    /// Returns the ids that each statement names, and their app if the table is distributed.
     fn ids(&self, sharded: bool) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
         let by_app =
             self.rows.chunk_by(move |left, right| !sharded || left.place.app_id == right.place.app_id);
@@ -400,7 +403,7 @@ impl Batch {
     }
 }
 
-/// The letters that the statement returns for the batch, in its order.
+/// Returns the letters that the statement returns for the batch, in the batch's order.
 async fn letters_of(
     db: &impl ConnectionTrait,
     batch: &Batch,
@@ -427,7 +430,7 @@ async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
     }
 }
 
-/// As many as there is room for, or one.
+/// Locks the batch's rows. Returns those that fit `max_bytes`, but at least one.
 async fn pick_on_postgres(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: u64) -> Result<Batch, DbErr> {
     let Job { scope, due, after, limit, .. } = job;
     let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
@@ -446,7 +449,8 @@ async fn pick_across_shards(db: &impl ConnectionTrait, job: Job<'_>) -> Result<B
         let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), limit, ..job };
         let picked = pick_on_postgres(db, of_app, MAX_BYTES.saturating_sub(bytes)).await?.rows;
         bytes += picked.iter().map(|row| row.bytes).sum::<u64>();
-        // Larger ones than were looked up, which others have locked.
+        // Rows that other transactions locked after the shares were counted are skipped, and the rows in their
+        // place may be larger.
         if bytes > MAX_BYTES && !rows.is_empty() {
             break;
         }
@@ -455,7 +459,7 @@ async fn pick_across_shards(db: &impl ConnectionTrait, job: Job<'_>) -> Result<B
     Ok(Batch { rows, next })
 }
 
-/// The sizes come first: no row is read that the batch has no room for.
+/// Reads the sizes first, so that no row is read that does not fit the batch.
 async fn pick_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
     let (mut rows, mut bytes) = (Vec::new(), 0);
     for (app_id, after) in scans_on_sqlite(db, job).await? {

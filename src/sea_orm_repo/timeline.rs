@@ -1,4 +1,4 @@
-//! Rows a time bucket.
+//! Counts letters by time.
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::Column;
@@ -36,7 +36,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             .expr_as(buckets.bucket(), "bucket")
             .expr(Func::count(Expr::col(Asterisk)))
             .apply(|query| matching.select_all(query))
-            // Its place, since a name would be that of a column that a service added.
+            // The position, because a name would mean a column that a service added to the table.
             .add_group_by([Expr::Constant(1.into())])
             .take();
         let mut timeline = buckets.empty();
@@ -48,7 +48,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// A time cut into buckets of one width.
+/// A range of time, divided into buckets of one width.
 #[derive(Clone, Copy)]
 pub(super) struct Buckets {
     from: DateTime<Utc>,
@@ -67,17 +67,18 @@ impl Buckets {
         }
         let (from, until) = (to_bound(request.from), to_bound(request.until));
         let micros = until.timestamp_micros() - from.timestamp_micros();
-        // Rounded up, so that the last one reaches the end.
+        // The width is rounded up, so that the last bucket reaches the end.
         let width = (micros + i64::from(number) - 1) / i64::from(number);
         Ok(Self { from, until, width: Ord::max(width, 1), number, backend })
     }
 
-    /// Whether a row was created within.
+    /// Returns the condition of a row that was created within the range.
     pub(super) fn holds(&self) -> Expr {
         Column::CreatedAt.gte(self.from).and(Column::CreatedAt.lt(self.until))
     }
 
-    /// That of a row which was created within: in PostgreSQL by its start, in SQLite by its number.
+    /// Returns the bucket of a row that was created within the range: its start on PostgreSQL, its number on
+    /// SQLite.
     pub(super) fn bucket(&self) -> Expr {
         let created_at = || Column::CreatedAt.into_expr();
         if self.backend != DbBackend::Sqlite {
@@ -88,7 +89,7 @@ impl Buckets {
                 .args([width, created_at(), to_microseconds(self.from).into()])
                 .into();
         }
-        // Its own functions know milliseconds only.
+        // SQLite's own functions have only milliseconds.
         let part = |from: i32, length: i32| {
             Expr::from(Func::cust("substr").args([created_at(), from.into(), length.into()]))
         };
@@ -105,7 +106,7 @@ impl Buckets {
         (0..self.number.into()).map(|number| Bucket { from: start(number), count: 0 }).collect()
     }
 
-    /// Counts rows in the bucket that their row of the answer names, if it names one.
+    /// Adds the count to the bucket that the row names, if it names one.
     pub(super) fn put(&self, row: &QueryResult, count: u64, timeline: &mut [Bucket]) -> Result<(), DbErr> {
         let number = if self.backend != DbBackend::Sqlite {
             let start = row.try_get::<Option<DateTimeWithTimeZone>>("", "bucket")?;

@@ -1,10 +1,10 @@
-//! Transactions of which a dropped caller leaves nothing behind, and whose commit is one.
+//! Transactions that are safe to drop, and whose commit is checked.
 //!
-//! sqlx 0.9.0 (its issues 4385 and 4393) gives a connection back to the pool inside an open transaction where
-//! the future of a BEGIN is dropped; what others then store on it is rolled back one day. A dropped SAVEPOINT
-//! ends the whole transaction around it, and later statements stand alone. So every BEGIN of ours runs to its
-//! end on a task of its own, no work of ours is done behind a SAVEPOINT, and a commit asks first whether
-//! there still is a transaction.
+//! If the future of a BEGIN is dropped, sqlx 0.9.0 (issues 4385 and 4393) returns the connection to the pool
+//! inside an open transaction. Statements that other callers send on that connection are rolled back later. A
+//! dropped SAVEPOINT ends the whole transaction around it, and later statements run outside any transaction.
+//! Therefore every BEGIN of the repo runs to its end on a task of its own, no work runs behind a SAVEPOINT, and a
+//! commit first checks that the transaction still exists.
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, IsolationLevel,
@@ -16,19 +16,19 @@ use uuid::Uuid;
 
 use crate::{DeadLetterRepoError, error::code_of};
 
-/// At one time. Those whose callers are gone are among them, and keep connections busy: 2,000 of them held up
-/// the next begin by 275 ms.
+/// Bounds how many BEGINs run at one time. Those of dropped callers count too, and each keeps a connection busy.
+/// Without the bound many of them would delay the next BEGIN.
 static BEGINS: Semaphore = Semaphore::const_new(256);
 
-/// One of the repo's own. On PostgreSQL it is READ COMMITTED, whatever the database's default is: above that,
-/// a statement that waited for another transaction's row fails (40001) where here it sees what became of it.
-/// SeaORM sets the level by a statement after BEGIN, which is one more round trip.
+/// Begins a transaction of the repo's own. On PostgreSQL it is READ COMMITTED, whatever the database's default is.
+/// Above that level a statement that waited for another transaction's row fails with 40001, whereas here it sees
+/// the changed row. SeaORM sets the level with a statement after BEGIN, which costs one round trip.
 pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
     let is_postgres = db.get_database_backend() == DbBackend::Postgres;
     begin_with(db, is_postgres.then_some(IsolationLevel::ReadCommitted)).await
 }
 
-/// One of the caller's, whose isolation is the caller's to choose.
+/// Begins a transaction for the caller, with the database's default isolation.
 pub(super) async fn begin_for_caller(
     db: &DatabaseConnection,
 ) -> Result<DatabaseTransaction, DeadLetterRepoError> {
@@ -44,7 +44,7 @@ async fn begin_with(
     let db = db.clone();
     let begun = async move {
         let _permit = permit;
-        // A deferred transaction that reads before it writes fails if another one wrote meanwhile.
+        // A deferred transaction that reads before it writes fails if another transaction wrote in between.
         let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
         // If the caller is gone, the transaction is dropped at once, which rolls it back.
         let options = TransactionOptions { isolation_level, sqlite_transaction_mode, ..Default::default() };
@@ -57,7 +57,8 @@ pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRep
     Ok(still_open(txn).await?.commit().await?)
 }
 
-/// The transaction, if it is one yet: neither lost nor, on PostgreSQL, aborted by a failed statement.
+/// Returns the transaction if it still exists, and on PostgreSQL if no failed statement has aborted it. Otherwise
+/// rolls back and returns [`TransactionLost`](DeadLetterRepoError::TransactionLost) or the database's error.
 pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
     let open = match txn.get_database_backend() {
         DbBackend::Sqlite => is_open_on_sqlite(&txn).await?,
@@ -70,9 +71,12 @@ pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTrans
     Err(DeadLetterRepoError::TransactionLost)
 }
 
-/// Asks for the transaction's id, which only one that wrote has, and sets a setting for the transaction's length.
-/// In a statement that stands alone that is the statement's own, and the next one no longer finds it. Neither
-/// takes an id, and a read-only transaction and a hot standby allow both.
+/// Returns whether the transaction is still open on PostgreSQL.
+///
+/// The first statement reads the transaction's id, which only a transaction that wrote has, and sets a setting
+/// that lasts as long as the transaction. Outside a transaction the setting ends with that statement, and the
+/// second statement does not find it. Neither statement assigns a transaction id, and read-only transactions and
+/// hot standbys allow both.
 async fn is_open_on_postgres(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     const SETTING: &str = "dead_letters.open_transaction";
     let token = Uuid::now_v7().to_string();
@@ -89,8 +93,11 @@ async fn is_open_on_postgres(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     Ok(found.map_or(Ok(None), |row| row.try_get_by_index::<Option<String>>(0))? == Some(token))
 }
 
-/// SQLite has no way to ask, but inside a transaction it does not let this setting be set, to what it is
-/// either. A BEGIN, which it refuses too, would stay behind where this is dropped.
+/// Returns whether the transaction is still open on SQLite.
+///
+/// SQLite has no function for that, but refuses to set `synchronous` inside a transaction, even to its current
+/// value. SQLite also refuses BEGIN there, but outside a transaction a BEGIN would leave a new one open if this
+/// future is dropped.
 async fn is_open_on_sqlite(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     let level = Statement::from_string(DbBackend::Sqlite, "PRAGMA synchronous");
     let level = txn.query_one_raw(level).await?.map_or(Ok(2), |row| row.try_get_by_index::<i64>(0))?;
@@ -101,12 +108,12 @@ async fn is_open_on_sqlite(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     }
 }
 
-/// Rolls back as well as can be: the error that led here is what the caller wants to hear of.
+/// Rolls back, and ignores errors. The caller needs the error that led to the rollback.
 pub(super) async fn roll_back(txn: DatabaseTransaction) {
     if txn.get_database_backend() == DbBackend::Sqlite {
-        // SQLite itself ends a transaction over some errors, a full disk say. The driver's ROLLBACK then
-        // fails, it goes on counting one transaction, and the connection's next BEGIN would be a SAVEPOINT.
-        // One now gives it a transaction to roll back.
+        // SQLite itself ends a transaction after some errors, such as a full disk. The driver's ROLLBACK then
+        // fails, the driver still counts one transaction, and the connection's next BEGIN would be a SAVEPOINT. A
+        // SAVEPOINT here gives the driver a transaction to roll back.
         if let Ok(savepoint) = txn.begin().await {
             savepoint.rollback().await.ok();
         }
@@ -122,7 +129,7 @@ pub(super) async fn abandon<T>(
     Err(error)
 }
 
-/// Commits what succeeded, and rolls back what did not.
+/// Commits if the outcome is `Ok`, and otherwise rolls back.
 pub(super) async fn end<T>(
     txn: DatabaseTransaction,
     outcome: Result<T, DeadLetterRepoError>,

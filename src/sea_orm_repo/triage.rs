@@ -1,4 +1,4 @@
-//! [`DeadLetterTriage`] on SeaORM.
+//! Implements [`DeadLetterTriage`] on SeaORM.
 
 use std::{ops::Range, pin::pin};
 

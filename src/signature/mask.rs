@@ -1,5 +1,5 @@
-//! Replaces what changes from one failure to the next: one pass by tokens. Each token is kept or masked whole, by
-//! its characters and by the word before it.
+//! Masks what changes from one failure to the next, in one pass over the tokens. A token is kept or masked as a
+//! whole, by its characters and by the word before it.
 
 use super::words::{
     Key, Meaning, follows_user, is_behind_status, is_code_prefix, is_extension, is_home, is_of_date,
@@ -7,22 +7,22 @@ use super::words::{
     meaning, plural,
 };
 
-/// How far a quote's end is looked for, in bytes. Without a limit, each quote that nothing closes would read all of
-/// the text.
+/// How many bytes are searched for a quote's end. Without a limit, each unclosed quote would read the rest of the
+/// text.
 const MAX_QUOTED: usize = 1 << 10;
-/// How often an address of IPv6 is looked for in vain, 48 bytes each time.
+/// How many searches for an IPv6 address may fail. Each reads up to 48 bytes.
 const MAX_IPV6_TRIES: usize = 100;
-/// How many quotes are read within another.
+/// How many quotes are read within one another.
 const MAX_DEPTH: usize = 4;
 
-/// Returns `text` with `#` for what changes, and single blanks: at most `max` characters.
+/// Returns `text` with `#` for what changes, and with single blanks, in at most `max` characters.
 pub(super) fn mask(text: &str, max: usize) -> String {
     let mut masker = Masker::new(text, max);
     while masker.step() {}
     masker.out.finish()
 }
 
-/// How many bytes are read for the signature of `text`, those that are read again included.
+/// Returns how many bytes are read to mask `text`. Bytes that are read again count again.
 #[cfg(test)]
 pub(super) fn steps(text: &str, max: usize) -> usize {
     let mut masker = Masker::new(text, max);
@@ -30,7 +30,7 @@ pub(super) fn steps(text: &str, max: usize) -> usize {
     masker.steps.get()
 }
 
-// What a token is made of.
+// The kinds of characters in a token, as bits of a set.
 const LETTER: u16 = 1;
 const DIGIT: u16 = 1 << 1;
 const DOT: u16 = 1 << 2;
@@ -45,7 +45,7 @@ const DRIVE: u16 = 1 << 9;
 const SIGN: u16 = 1 << 10;
 const OTHER: u16 = 1 << 11;
 
-/// What stands between a word and what follows it.
+/// The separator between a word and the next token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gap {
     Blank,
@@ -55,7 +55,7 @@ enum Gap {
 
 #[derive(Debug)]
 struct Quote {
-    /// The place of the closing quote.
+    /// The position of the closing quote.
     end: usize,
     out_start: usize,
     mark: Option<usize>,
@@ -66,12 +66,12 @@ struct Masker<'a> {
     text: &'a str,
     at: usize,
     out: Out,
-    /// The meaning of the word before.
+    /// The meaning of the previous word.
     meaning: Meaning,
     gap: Gap,
-    /// Where the last code that stays ends.
+    /// The end of the last code that was kept.
     code_end: Option<usize>,
-    /// How often an address of IPv6 may still be looked for in vain.
+    /// How many searches for an IPv6 address may still fail.
     ipv6_tries: usize,
     quotes: Vec<Quote>,
     #[cfg(test)]
@@ -95,7 +95,7 @@ impl<'a> Masker<'a> {
         }
     }
 
-    /// Counts for the tests how many bytes are read.
+    /// Counts the bytes that are read, for the tests.
     #[cfg_attr(not(test), allow(unused_variables))]
     fn count(&self, bytes: usize) {
         #[cfg(test)]
@@ -110,7 +110,7 @@ impl<'a> Masker<'a> {
         self.text.get(start..end).unwrap_or_default()
     }
 
-    /// Before the token that was just read.
+    /// Returns the text before the token that was just read.
     fn text_before(&self, token: &str) -> &'a str {
         self.slice(0, self.at - token.len())
     }
@@ -133,7 +133,7 @@ impl<'a> Masker<'a> {
         self.at.checked_sub(1).is_none_or(|before| self.byte(before) <= b' ')
     }
 
-    /// Reads the next token. False at the end, or when there is enough.
+    /// Reads the next token. Returns false at the end of the text, or if the output is full.
     fn step(&mut self) -> bool {
         if self.at >= self.text.len() || self.out.is_full() {
             return false;
@@ -174,7 +174,7 @@ impl<'a> Masker<'a> {
     fn blank(&mut self) {
         if self.gap == Gap::Equals && self.byte(self.at.saturating_sub(1)) == b'=' {
             let before = self.at.checked_sub(2).map(|before| self.byte(before)).unwrap_or_default();
-            // `ruser= rhost=…`: no value.
+            // In `ruser= rhost=…` the first name has no value.
             if is_word(before) {
                 self.meaning = Meaning::Plain;
             }
@@ -183,7 +183,7 @@ impl<'a> Masker<'a> {
         self.out.blank();
     }
 
-    /// The colors of a terminal.
+    /// Skips an escape sequence, such as a terminal's color.
     fn escape_sequence(&mut self) {
         self.at += 2;
         while matches!(self.byte(self.at), b'0'..=b'?') {
@@ -235,7 +235,7 @@ impl<'a> Masker<'a> {
         self.byte(self.at) == b'<' && end.is_some_and(|end| rest.get(end) == Some(&b'>'))
     }
 
-    // What is kept, and what is masked.
+    // Keeping and masking.
 
     fn keep(&mut self, text: &str) {
         self.out.word(text);
@@ -252,7 +252,7 @@ impl<'a> Masker<'a> {
         self.after_value();
     }
 
-    /// With its unit.
+    /// Masks a number with its unit. If a word follows that is counted, keeps its plural.
     fn mask_number(&mut self) {
         self.mask();
         if self.byte(self.at) == b'%' {
@@ -286,7 +286,7 @@ impl<'a> Masker<'a> {
         self.gap = Gap::Blank;
     }
 
-    /// The letters at `start`.
+    /// Returns the ASCII letters at `start`, at most 24.
     fn next_word(&self, start: usize) -> &'a str {
         let rest = self.text.as_bytes().get(start..).unwrap_or_default();
         let length = rest.iter().take(24).take_while(|byte| byte.is_ascii_alphabetic()).count();
@@ -309,7 +309,7 @@ impl<'a> Masker<'a> {
         }
         let token = self.slice(start, end);
         self.at = Ord::max(end, start + 1);
-        // `550-5.1.1 no such user`, and the same in many lines.
+        // A status before a hyphen is kept, also in each line of a longer answer: `550-5.1.1 no such user`.
         if class & (LETTER | DIGIT | HYPHEN) == LETTER | DIGIT | HYPHEN
             && is_status(self.slice(start, start + 3))
             && self.byte(start + 3) == b'-'
@@ -319,7 +319,7 @@ impl<'a> Masker<'a> {
             return self.keep_code(self.slice(start, start + 3));
         }
         self.classify(token, class);
-        // The padding of base64.
+        // The padding of base64 belongs to the masked token.
         if token.len() >= 16 && self.byte(self.at) == b'=' && self.out.ends_with_mask() {
             let padding = if self.byte(self.at + 1) == b'=' { 2 } else { 1 };
             if !self.is_word_at(self.at + padding) {
@@ -328,7 +328,7 @@ impl<'a> Masker<'a> {
         }
     }
 
-    /// The end of the token that begins at `start`, and what it is made of.
+    /// Returns the end of the token that begins at `start`, and the kinds of its characters.
     fn scan(&self, start: usize) -> (usize, u16) {
         let bytes = self.text.as_bytes();
         let mut at = start;
@@ -424,7 +424,7 @@ impl<'a> Masker<'a> {
         }
     }
 
-    /// Letters alone.
+    /// Reads a token of letters alone.
     fn word(&mut self, word: &str) {
         let key = Key::of(word);
         let first = word.as_bytes().first().copied().unwrap_or_default();
@@ -456,7 +456,7 @@ impl<'a> Masker<'a> {
         self.mean(word, key);
     }
 
-    /// `redis:6379`.
+    /// Returns whether a port follows, as in `redis:6379`.
     fn is_before_port(&self) -> bool {
         let rest = self.text.as_bytes().get(self.at + 1..).unwrap_or_default();
         let digits = rest.iter().take(6).take_while(|byte| byte.is_ascii_digit()).count();
@@ -487,7 +487,7 @@ impl<'a> Masker<'a> {
         self.gap = Gap::Blank;
     }
 
-    /// Whether the word is a month's or a day's name beside a number.
+    /// Returns whether the word is the name of a month or a day beside a number.
     fn is_of_date(&self, word: &str) -> bool {
         if !is_of_date(word) {
             return false;
@@ -500,7 +500,7 @@ impl<'a> Masker<'a> {
             || gap > 0 && (matches!(self.byte(next), b'0'..=b'9' | b'#') || is_of_date(self.next_word(next)))
     }
 
-    /// With points, hyphens and the like, but without digits.
+    /// Reads a token with dots, hyphens and the like, but without digits.
     fn name(&mut self, token: &str, class: u16) {
         let is_masked = class & DOT > 0 && self.is_host(token)
             || class & HYPHEN > 0 && is_pod(token)
@@ -526,7 +526,7 @@ impl<'a> Masker<'a> {
         };
         match self.meaning {
             Meaning::Code if is_code(token) => return self.keep_code(token),
-            // `error 0x80004005`, and OpenSSL's `error:0A000086:`; but not `error: A17 is gone`.
+            // Codes: `error 0x80004005`, and OpenSSL's `error:0A000086:`. Not a code: `error: A17 is gone`.
             Meaning::Error
                 if is_code(token) && (self.gap != Gap::Colon || self.text_before(token).ends_with(':')) =>
             {
@@ -558,7 +558,7 @@ impl<'a> Masker<'a> {
         let start = self.at - token.len();
         let between = self.code_end.map(|end| self.slice(end, start));
         if class & DOT > 0 {
-            // `550 5.1.1`.
+            // A status with an enhanced code: `550 5.1.1`.
             let enhanced = token
                 .split_once('-')
                 .map_or(token, |(status, enhanced)| if is_status(status) { enhanced } else { token });
@@ -588,7 +588,7 @@ impl<'a> Masker<'a> {
             Meaning::Error if is_status => return !self.is_before_unit(),
             _ => {}
         }
-        // `SQLSTATE[HY000] [2002]`, `ERROR 1062 (23000)`.
+        // A code in brackets behind a code: `SQLSTATE[HY000] [2002]`, `ERROR 1062 (23000)`.
         if matches!(between, Some("] [" | "][" | " [" | " (" | "] (")) && is_short {
             return true;
         }
@@ -603,7 +603,7 @@ impl<'a> Masker<'a> {
         is_unit(self.next_word(self.at + 1))
     }
 
-    /// Whether the status that ends here begins an answer: `: 550 User unknown`, `: 404 (Not Found)`.
+    /// Returns whether the status that ends here begins an answer: `: 550 User unknown`, `: 404 (Not Found)`.
     fn is_before_text(&self) -> bool {
         let next = self.byte(self.at + 1);
         let is_first = self.out.is_empty() || self.meaning == Meaning::Answer;
@@ -637,7 +637,7 @@ impl<'a> Masker<'a> {
         let last = labels.next().unwrap_or_default();
         let others = labels.count();
         let first = token.split('.').next().unwrap_or_default();
-        // `org.apache.http.client`: the name of a package.
+        // The name of a package: `org.apache.http.client`.
         if matches!(first, "com" | "org" | "net" | "io" | "java" | "javax" | "de" | "edu") {
             return false;
         }
@@ -677,7 +677,7 @@ impl<'a> Masker<'a> {
         self.after_value();
     }
 
-    /// The segments of a path that stay, and `#` for the others.
+    /// Writes the segments of a path that are kept, and `#` for the others.
     fn segments(&mut self, path: &str, depth: usize, is_file: bool) {
         let path = path.split(['?', ';', '&', '=']).next().unwrap_or_default();
         let mut is_name = false;
@@ -721,7 +721,7 @@ impl<'a> Masker<'a> {
         if is_absolute {
             let path = token.split_once(['/', '\\']).map_or(token, |(_, path)| path);
             self.segments(path, if is_url { 6 } else { 2 }, !is_url);
-            // What is asked for, and a last slash.
+            // The query of a URL and a final slash are skipped.
             if self.byte(self.at) == b'?' && self.is_word_at(self.at + 1) {
                 self.at = self.url_end(self.at);
             } else if self.byte(self.at) == b'/' {
@@ -751,13 +751,13 @@ impl<'a> Masker<'a> {
         if token.len() >= 24 && class & DIGIT > 0 && is_dense(token) {
             return self.mask();
         }
-        // Java's host and address: `db/10.0.0.7`.
+        // A host and its address, as Java prints them: `db/10.0.0.7`.
         if last.bytes().filter(|byte| *byte == b'.').count() == 3
             && last.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         {
             return self.mask();
         }
-        // One after the other: `orders/17`, `12/Mar/2024`, `linux/amd64`.
+        // Each segment is read as a token of its own: `orders/17`, `12/Mar/2024`, `linux/amd64`.
         let end = self.at;
         let mut start = end - token.len();
         for segment in token.split('/') {
@@ -774,7 +774,7 @@ impl<'a> Masker<'a> {
         self.at = Ord::max(end, self.at);
     }
 
-    /// Digits and letters up to `f` before a colon.
+    /// Returns whether one to four hexadecimal digits before a colon begin at `start`.
     fn is_ipv6_like(&self, start: usize) -> bool {
         let bytes = self.text.as_bytes().get(start..).unwrap_or_default();
         let length = bytes.iter().take(5).take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -790,7 +790,7 @@ impl<'a> Masker<'a> {
         is_address
     }
 
-    /// Masks an address of IPv6, or of a network card.
+    /// Masks an IPv6 address, or the address of a network card.
     fn ipv6(&mut self, start: usize) -> bool {
         if self.ipv6_tries == 0 {
             return false;
@@ -805,7 +805,7 @@ impl<'a> Masker<'a> {
         let (mut short, mut pairs) = (true, true);
         for group in address.split(':') {
             groups += 1;
-            // Five digits are a port.
+            // A group of five digits is a port.
             short &= group.len() <= 4
                 || group.contains('.')
                 || group.len() == 5 && group.bytes().all(|byte| byte.is_ascii_digit());
@@ -829,7 +829,7 @@ impl<'a> Masker<'a> {
         is_address
     }
 
-    /// `VALUES (17, 'Ann')`, `Key (email)=(eve)`.
+    /// Masks a value in parentheses: `VALUES (17, 'Ann')`, `Key (email)=(eve)`.
     fn parenthesized_value(&mut self) -> bool {
         if self.meaning != Meaning::Value && !self.slice(0, self.at).ends_with(")=") {
             return false;
@@ -890,7 +890,8 @@ impl<'a> Masker<'a> {
         }
     }
 
-    /// Where what the quote at `self.at` opens ends: at the closing quote, or its backslash.
+    /// Returns the end of the text that the quote at `self.at` opens: the position of the closing quote, or of its
+    /// backslash.
     fn quote_end(&self, quote: char, escaped: bool) -> Option<usize> {
         let start = self.at + quote.len_utf8();
         let outer = self.quotes.last().map_or(self.text.len(), |quote| quote.end);
@@ -939,7 +940,7 @@ impl<'a> Masker<'a> {
         None
     }
 
-    /// Whether what is quoted is read like the text around it, and not masked as one value.
+    /// Returns whether the quoted text is read like the text around it, instead of being masked as one value.
     fn is_text(&self, content: &str, start: usize, end: usize) -> bool {
         let before = |back: usize| self.at.checked_sub(back).map(|at| self.byte(at)).unwrap_or_default();
         let is_key = || {
@@ -1013,15 +1014,15 @@ impl<'a> Masker<'a> {
     }
 }
 
-/// What is written, and what of it may still be taken back.
+/// The output. A part at its end may still be replaced.
 #[derive(Debug)]
 struct Out {
     text: String,
     characters: usize,
     max: usize,
-    /// Behind the last `#`, if nothing but separators follows: then the next one is the same.
+    /// The position behind the last `#`, if only separators follow. Another `#` then merges with it.
     mark: Option<usize>,
-    /// Before an opening parenthesis with nothing but `#` behind it, and the mark there.
+    /// The position before an opening parenthesis with nothing but `#` behind it, and the mark at that position.
     open: Option<(usize, Option<usize>)>,
 }
 
@@ -1073,7 +1074,7 @@ impl Out {
         (self.mark, self.open) = (None, None);
     }
 
-    /// Whether a `#` here would be one with the last.
+    /// Returns whether a `#` written here would merge with the last one.
     fn may_merge(&self) -> bool {
         self.mark.is_some_and(|mark| self.text.len() <= mark + 3)
     }
@@ -1099,7 +1100,7 @@ impl Out {
         self.open = follows_blank.then_some((before, mark));
     }
 
-    /// A parenthesis without a word says nothing that stays: ` (3.14 KB)`, ` (10.0.0.7)`, ` ()`.
+    /// Closes a parenthesis, or removes it if no word is in it: ` (3.14 KB)`, ` (10.0.0.7)`, ` ()`.
     fn close(&mut self) {
         match self.open {
             Some((before, mark)) => {
@@ -1145,7 +1146,7 @@ fn is_letter(byte: u8) -> bool {
     byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
 }
 
-/// Returns the characters that a part of a token consists of, as a set.
+/// Returns the kinds of characters in a part of a token, as a set.
 fn class_of(part: &str) -> u16 {
     part.bytes().enumerate().fold(0, |class, (at, byte)| {
         class
@@ -1160,12 +1161,12 @@ fn class_of(part: &str) -> u16 {
     })
 }
 
-/// From 400 to 599.
+/// Returns whether the token is a status from 400 to 599.
 fn is_status(token: &str) -> bool {
     matches!(token.as_bytes(), [b'4' | b'5', b'0'..=b'9', b'0'..=b'9'])
 }
 
-/// A file of source, and not of a build: `main.rs`, but not `main.4f3a2b1c.js`.
+/// Returns whether the name is that of a source file: `main.rs`, but not a build's `main.4f3a2b1c.js`.
 fn is_source(name: &str) -> bool {
     let is_long = |part: &str| part.len() >= 6 && part.bytes().any(|byte| byte.is_ascii_digit());
     match name.rsplit_once('.') {
@@ -1174,13 +1175,13 @@ fn is_source(name: &str) -> bool {
     }
 }
 
-/// `Connection refused`, but not `a file` or `John Smith`.
+/// Returns whether the text looks like a sentence: `Connection refused`, but not `a file` or `John Smith`.
 fn is_sentence(text: &str) -> bool {
     let rest = text.get(1..).unwrap_or_default();
     text.starts_with(|c: char| c.is_ascii_uppercase()) && !rest.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
-/// Whether what is quoted before `text` is a part of the program: `'email' is required`.
+/// Returns whether the quoted word before `text` names a part of the program: `'email' is required`.
 fn names_part(text: &str) -> bool {
     const BEHIND: [&str; 12] = [
         " is required",
@@ -1199,7 +1200,7 @@ fn names_part(text: &str) -> bool {
     BEHIND.iter().any(|behind| text.starts_with(behind))
 }
 
-/// Whether it is one of SMTP's enhanced codes: `5.1.1`.
+/// Returns whether the token is an enhanced code of SMTP: `5.1.1`.
 fn is_enhanced(token: &str) -> bool {
     let mut parts = token.split('.');
     let class = parts.next().unwrap_or_default();
@@ -1211,7 +1212,7 @@ fn is_enhanced(token: &str) -> bool {
     matches!(class, "2" | "4" | "5") && fits && rest == 2
 }
 
-/// Behind "code" and the like: `42P01`, `P2002`, `0x80070005`.
+/// Returns whether the token has the form of a code, behind a word such as "code": `42P01`, `P2002`, `0x80070005`.
 fn is_code(token: &str) -> bool {
     match token.strip_prefix("0x").or_else(|| token.strip_prefix("0X")) {
         Some(digits) => digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
@@ -1221,7 +1222,8 @@ fn is_code(token: &str) -> bool {
     }
 }
 
-/// Letters that no word has: no vowels, hexadecimal, or upper and lower case by turns.
+/// Returns whether the word looks random: hardly any vowels, hexadecimal digits alone, or alternating
+/// case.
 fn is_random(word: &str) -> bool {
     let bytes = word.as_bytes();
     if bytes.len() < 8 || bytes.contains(&b'_') {
@@ -1234,7 +1236,7 @@ fn is_random(word: &str) -> bool {
     bytes.len() >= 10 && bytes.len() > 8 * vowels() || bytes.len() >= 16 && is_dense(word)
 }
 
-/// Whether upper case, lower case and digits take turns.
+/// Returns whether upper case, lower case and digits alternate.
 fn is_dense(token: &str) -> bool {
     let kind = |byte: u8| match byte {
         b'a'..=b'z' => 0,
@@ -1247,7 +1249,8 @@ fn is_dense(token: &str) -> bool {
     2 * turns >= token.len()
 }
 
-/// `web-bcdfghjkl-xkqzw`: what Kubernetes appends has no vowels.
+/// Returns whether the token ends like the name of a Kubernetes pod, whose suffix has no vowels:
+/// `web-bcdfghjkl-xkqzw`.
 fn is_pod(token: &str) -> bool {
     let Some((_, suffix)) = token.rsplit_once('-') else { return false };
     suffix.len() == 5 && suffix.bytes().all(|byte| byte.is_ascii_lowercase() && !b"aeiouy".contains(&byte))

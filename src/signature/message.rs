@@ -1,13 +1,13 @@
-//! Finds what an error says: not always its first line.
+//! Finds the message of an error, which is not always its first line.
 
-/// How much of an error's beginning and of its end is read, in bytes.
+/// How many bytes of an error's beginning and of its end are read.
 pub(super) const MAX_READ: usize = 16 << 10;
 
-/// What says which failure it is.
+/// The part of an error that identifies the failure.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     pub(super) text: &'a str,
-    /// The root cause, where it stands on a line of its own.
+    /// The root cause, if it has a line of its own.
     pub(super) cause: Option<&'a str>,
 }
 
@@ -17,7 +17,7 @@ impl<'a> Message<'a> {
         let rest = error.get(head.len()..).unwrap_or_default();
         let tail_start = rest.ceil_char_boundary(rest.len().saturating_sub(MAX_READ));
         let tail = rest.get(tail_start..).unwrap_or_default();
-        // The line that the middle's end cuts says nothing for certain.
+        // The tail's first line may be cut, so it is left out.
         let tail = if tail_start > 0 { tail.split_once('\n').map_or("", |(_, lines)| lines) } else { tail };
         if !head.contains('\n') {
             let text = without_preamble(head.trim());
@@ -33,23 +33,24 @@ impl<'a> Message<'a> {
     }
 }
 
-/// What was found so far.
+/// The findings so far.
 #[derive(Debug, Default)]
 struct Reader<'a> {
-    /// The first lines that say something.
+    /// The first lines with letters or digits.
     first: Option<&'a str>,
     second: Option<&'a str>,
     third: Option<&'a str>,
-    /// Rust and Node print the message below the panic's place, or below the source line.
+    /// Whether the next line with text is the message. Rust and Node print it below the panic's place, or below the
+    /// source line.
     is_below: bool,
     below: Option<&'a str>,
     panic_at: Option<&'a str>,
-    /// How far Python's traceback is indented whose frames are read.
+    /// The indentation of the Python traceback whose frames are being read.
     frames: Option<usize>,
     exception: Option<&'a str>,
     exception_cause: Option<&'a str>,
     is_direct_cause: bool,
-    /// The last cause of Java, Rust, .NET or Node, and how far the first one is indented.
+    /// The last cause of Java, Rust, .NET or Node, and the indentation of the first one.
     cause: Option<&'a str>,
     cause_indent: Option<usize>,
     in_causes: bool,
@@ -163,7 +164,7 @@ impl<'a> Reader<'a> {
             return Message { text: without_preamble(text), cause: self.exception_cause };
         }
         if let Some(text) = self.below {
-            // With the place of a panic, which names the file.
+            // The text includes the place of the panic, which names the file.
             let panic = self.panic_at.and_then(|place| between(head, place, text));
             return Message { text: panic.unwrap_or_else(|| without_preamble(text)), cause: self.cause };
         }
@@ -182,7 +183,7 @@ impl<'a> Reader<'a> {
         if opens_json(head) {
             return Message { text: head.trim(), cause: None };
         }
-        // A label alone: what it is about follows.
+        // If the text is only a label, the message follows it.
         let is_label = text.ends_with(':') && !text.contains(' ') || text.starts_with("terminate called ");
         let labeled = self.second.filter(|_| is_label);
         let labeled =
@@ -194,7 +195,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the lines of a Python exception group begin with.
+/// Returns the line without the prefix that Python prints for an exception group.
 fn without_gutter(line: &str) -> &str {
     let text = line.trim_start();
     match text.strip_prefix('|') {
@@ -212,7 +213,7 @@ fn is_noise(text: &str) -> bool {
     text.starts_with("Picked up ") || text.starts_with("<?xml") && text.ends_with("?>")
 }
 
-/// `/app/index.js:10`, as Node begins.
+/// Returns whether the text is a place such as `/app/index.js:10`, with which Node begins.
 fn is_place(text: &str) -> bool {
     let line = text.rsplit_once(':').map(|(_, line)| line).unwrap_or_default();
     !line.is_empty() && line.bytes().all(|byte| byte.is_ascii_digit()) && !text.contains(' ')
@@ -242,7 +243,7 @@ fn opens_json(head: &str) -> bool {
     !first.is_empty() && first.bytes().all(|byte| b"{[ ".contains(&byte)) && lines.next().is_some()
 }
 
-/// From where `first` stands in `head` to the end of `last` behind it.
+/// Returns the text of `head` from the beginning of `first` to the end of `last`, which stands behind it.
 fn between<'a>(head: &'a str, first: &str, last: &str) -> Option<&'a str> {
     let start = head.find(first)?;
     let behind = start + first.len();
@@ -250,7 +251,7 @@ fn between<'a>(head: &'a str, first: &str, last: &str) -> Option<&'a str> {
     head.get(start..end)
 }
 
-/// `0: no such file`, as anyhow numbers its causes.
+/// Returns a cause without the number that anyhow puts before it: `0: no such file`.
 fn without_number(text: &str) -> &str {
     match text.split_once(": ") {
         Some((number, cause)) if number.bytes().all(|byte| byte.is_ascii_digit()) => cause,
@@ -258,7 +259,7 @@ fn without_number(text: &str) -> &str {
     }
 }
 
-/// Without what a runtime puts before the error.
+/// Returns the text without the prefix that a runtime puts before the error.
 fn without_preamble(text: &str) -> &str {
     if let Some(rest) = text.strip_prefix("Exception in thread \"") {
         return rest.split_once("\" ").map_or(text, |(_, error)| error);
@@ -278,7 +279,7 @@ fn without_preamble(text: &str) -> &str {
     if text.starts_with("thread '") {
         return text.find("panicked at ").and_then(|at| text.get(at..)).unwrap_or(text);
     }
-    // Ruby: `app.rb:5:in 'Order#save': no stock (RuntimeError)`.
+    // Ruby's errors: `app.rb:5:in 'Order#save': no stock (RuntimeError)`.
     match text.split_once(":in ") {
         Some((place, rest)) if is_place(place) => rest.split_once("': ").map_or(text, |(_, error)| error),
         _ => text,

@@ -1,44 +1,44 @@
-//! The words that the rules know. A new case is usually one more word here.
+//! The words that the rules use. A new case usually needs one more word here.
 
-/// What a word says about the value behind it.
+/// The meaning of a word for the value behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// Nothing.
+    /// The word has no meaning for the value.
     Plain,
-    /// A code follows, which stays: `status 404`, `errno=13`, `SQLSTATE 23505`.
+    /// A code follows, which is kept: `status 404`, `errno=13`, `SQLSTATE 23505`.
     Code,
-    /// A status of three digits follows, which stays: `HTTP 503`, `smtp: 451`.
+    /// A status of three digits follows, which is kept: `HTTP 503`, `smtp: 451`.
     Status,
     /// A code follows, unless a colon stands between: `os error 2`, but not `error: 5 rows`.
     Error,
-    /// A status may follow, from 400 to 599, which stays: `returned 502`.
+    /// A status from 400 to 599 may follow, which is kept: `returned 502`.
     Answer,
-    /// `SQL state`, `alert number`: the next word is a [`Code`](Self::Code) here.
+    /// A following "state" or "number" is a [`Code`](Self::Code): `SQL state`, `alert number`.
     Qualifier,
-    /// A user's name follows, which goes.
+    /// The name of a user follows, which is masked.
     User,
-    /// With "for" behind it, an [`Account`](Self::Account) follows: `password for`.
+    /// If "for" follows, the next word is an [`Account`](Self::Account): `password for`.
     ForUser,
-    /// A user's name follows, or "user" and then the name.
+    /// The name of a user follows, or "user" and then the name. The name is masked.
     Account,
-    /// The name of a machine follows, which goes.
+    /// The name of a machine follows, which is masked.
     Host,
-    /// The name of a machine follows and goes, if it has a port.
+    /// The name of a machine follows, which is masked if it has a port.
     Peer,
-    /// An identifier follows, which goes.
+    /// An identifier follows, which is masked.
     Id,
-    /// A part of the program follows, which stays: `column "email"`.
+    /// A part of the program follows, which is kept: `column "email"`.
     Name,
-    /// What somebody entered follows, which goes: `Duplicate entry 'a b c'`.
+    /// A value that somebody entered follows, which is masked: `Duplicate entry 'a b c'`.
     Value,
-    /// A reason follows, which stays: `reason: "expired"`.
+    /// A reason follows, which is kept: `reason: "expired"`.
     Reason,
     /// The path of a URL follows: `GET /v1/orders`.
     Method,
 }
 
-/// A word of up to 16 bytes in lower case as a number, which a binary search finds in a list. A longer word is zero,
-/// which is in no list.
+/// A word of up to 16 bytes in lower case, as a number that a binary search finds in a list. A longer word is
+/// zero, which is in no list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Key(u128);
 
@@ -55,11 +55,11 @@ impl Key {
     }
 }
 
-/// Words, each with what it means, sorted when the crate is compiled.
+/// Words, each with its meaning, sorted at compile time.
 struct List<T, const N: usize>([(u128, T); N]);
 
 impl<T: Copy, const N: usize> List<T, N> {
-    /// Makes a list of texts, which hold the words of each meaning between single blanks.
+    /// Creates a list from texts. Each text has the words of one meaning, separated by single blanks.
     const fn new(texts: &[(T, &str)]) -> Self {
         let mut sorted = [(0, texts[0].0); N];
         let (mut text, mut length) = (0, 0);
@@ -150,7 +150,7 @@ const MEANING_WORDS: &[(Meaning, &str)] = &[
 ];
 static MEANINGS: List<Meaning, { count(MEANING_WORDS) }> = List::new(MEANING_WORDS);
 
-/// A list of words that have one meaning.
+/// Defines a list of words that have one meaning.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $words:literal) => {
         $(#[$doc])*
@@ -159,7 +159,7 @@ macro_rules! words {
 }
 
 words! {
-    /// Words that follow "user" and are no name.
+    /// Words that follow "user" and are not a name.
     NOT_NAMES,
     "a account accounts agent already an and are as at attempt authentication authorization belongs bucket \
     but by can canceled cancelled cannot client column could creation credentials customer data database \
@@ -173,7 +173,7 @@ words! {
 }
 
 words! {
-    /// Words with digits that name a technique, and stay.
+    /// Words with digits that name a technology, and are kept.
     TERMS,
     "2xx 3xx 4xx 5xx aarch64 aes-128 aes-128-gcm aes-256 aes-256-cbc aes-256-gcm aes128 aes256 amd64 argon2 \
     argon2id arm64 auth0 b2b b2c base32 base58 base62 base64 blake2b blake3 boto3 bz2 bzip2 cp1252 crc32 \
@@ -188,7 +188,7 @@ words! {
 }
 
 words! {
-    /// Units, which go with their number.
+    /// Units, which are masked with their number.
     UNITS,
     "b bits byte bytes day days gb gbps ghz gib hour hours hr hrs kb kbps kbytes khz kib mb mbps mbytes mhz \
     mib microsecond microseconds millis millisecond milliseconds min mins minute minutes month months ms \
@@ -196,7 +196,7 @@ words! {
 }
 
 words! {
-    /// Months and days.
+    /// Names of months and days.
     OF_DATES,
     "apr april aug august dec december feb february fri friday jan january jul july jun june mar march may \
     mon monday nov november oct october sat saturday sep sept september sun sunday thu thursday tue tuesday \
@@ -210,7 +210,7 @@ words! {
 }
 
 words! {
-    /// The first words of HTTP's reasons.
+    /// The first words of HTTP's reason phrases.
     OF_STATUSES,
     "bad client conflict content expectation failed forbidden gateway gone http insufficient internal length \
     locked loop method misdirected network not ok payload payment precondition proxy range request requested \
@@ -218,19 +218,19 @@ words! {
 }
 
 words! {
-    /// Words that go on behind a status.
+    /// Words that may follow a status.
     BEHIND_STATUSES,
     "after and at but by error errors for from in instead on response status to via when while"
 }
 
 words! {
-    /// Top-level domains that hardly a name in a program ends with.
+    /// Top-level domains with which hardly any name in a program ends.
     TOP_LEVELS,
     "arpa biz com corp edu gov int internal io lan local localdomain mil net onion org"
 }
 
 words! {
-    /// Top-level domains that names in programs end with too.
+    /// Top-level domains with which names in programs end too.
     TOP_LEVELS_OF_THREE,
     "ai app cloud cluster co dev email example home info invalid live mail me name online site svc tech test \
     tv xyz"
@@ -244,13 +244,13 @@ words! {
 }
 
 words! {
-    /// Segments of a path before a name.
+    /// Segments of a path that a name follows.
     HOMES,
     "accounts customers home organizations orgs projects repos teams tenants user users"
 }
 
 words! {
-    /// Types, which stay where they are quoted.
+    /// Types, which are kept if they are quoted.
     TYPES,
     "array bool boolean bytes dict false float int list nil none null number set str string true tuple \
     undefined"
@@ -266,7 +266,7 @@ pub(super) fn meaning(word: &str, key: Key) -> Meaning {
     if let Some(meaning) = MEANINGS.get(key) {
         return meaning;
     }
-    // Names such as statusCode, exit_code and KeyError.
+    // Names such as `statusCode`, `exit_code` and `KeyError`.
     match word.as_bytes().last() {
         Some(b'e' | b'E') if ends_with(word, "code") => Meaning::Code,
         Some(b's' | b'S') if ends_with(word, "status") => Meaning::Code,
@@ -329,7 +329,7 @@ pub(super) fn is_top_level(label: &str) -> bool {
     TOP_LEVELS.has(Key::of(label))
 }
 
-/// Top-level only in names of three labels or more.
+/// Returns whether the label is a top-level domain in names of three labels or more.
 pub(super) fn is_top_level_of_three(label: &str) -> bool {
     let is_country = label.len() == 2 && label.bytes().all(|byte| byte.is_ascii_lowercase());
     is_country && !is_extension(label) || TOP_LEVELS_OF_THREE.has(Key::of(label))
@@ -339,7 +339,8 @@ pub(super) fn is_extension(extension: &str) -> bool {
     EXTENSIONS.has(Key::of(extension))
 }
 
-/// Returns the plural of a word for what is counted, so that one attempt and two attempts are alike.
+/// Returns the plural of a word for something that is counted, so that one attempt and two attempts have the same
+/// signature.
 pub(super) fn plural(word: &str) -> Option<&'static str> {
     Some(match word {
         "attempt" => "attempts",
@@ -358,7 +359,7 @@ pub(super) fn plural(word: &str) -> Option<&'static str> {
     })
 }
 
-/// `exit code is 1`: the meaning of the word before goes on.
+/// Returns whether the previous word's meaning continues behind this word: `exit code is 1`.
 pub(super) fn is_transparent(word: &str) -> bool {
     matches!(word, "is" | "was" | "of" | "value" | "with" | "abnormally" | "at")
 }

@@ -1,12 +1,12 @@
-//! How fast: batch size, pauses, back-off.
+//! The sweeper's pace: batch size, pauses and back-off.
 
 use std::time::Duration;
 
-/// After the first failure.
+/// The pause after the first failure.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const MAX_BACK_OFF: Duration = Duration::from_secs(5 * 60);
 
-/// How fast one sweeper works. It is kept from tick to tick.
+/// The pace of one sweeper, which it keeps from tick to tick.
 #[derive(Debug)]
 pub(super) struct Pace {
     max: u32,
@@ -20,27 +20,27 @@ impl Pace {
         Self { max: batch, limit: batch, busy_percent, pause: Duration::ZERO }
     }
 
-    /// Rows of the next batch.
+    /// Returns how many letters the next batch may have.
     pub(super) fn limit(&self) -> u32 {
         self.limit
     }
 
-    /// Before the next batch.
+    /// Returns the pause before the next batch.
     pub(super) fn pause(&self) -> Duration {
         self.pause
     }
 
     pub(super) fn took(&mut self, busy: Duration) {
-        // From 1 to 100, so that neither part is off.
+        // `busy_percent` is from 1 to 100, so neither a division by zero nor an underflow is possible.
         self.pause = busy.saturating_mul(100 - self.busy_percent) / self.busy_percent;
     }
 
-    /// Slower than it shrinks: each time that the size is too large costs a time-out.
+    /// Grows the batch more slowly than it shrinks, because each batch that is too large costs a timeout.
     pub(super) fn grow(&mut self) {
         self.limit = self.limit.saturating_add((self.max / 16).max(1)).min(self.max);
     }
 
-    /// Whether it could.
+    /// Halves the batch, and returns whether it was larger than one letter.
     pub(super) fn shrink(&mut self) -> bool {
         let could = self.limit > 1;
         self.limit = (self.limit / 2).max(1);
@@ -48,7 +48,7 @@ impl Pace {
     }
 }
 
-/// After so many failures in a row; none after none.
+/// Returns the pause after so many failures in a row, or `None` after 0.
 pub(super) fn back_off(failures: u32) -> Option<Duration> {
     let doublings = failures.checked_sub(1)?.min(16);
     Some((BACK_OFF * (1 << doublings)).min(MAX_BACK_OFF))

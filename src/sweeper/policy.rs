@@ -1,4 +1,4 @@
-//! What is to be deleted: a pure plan of policy and time.
+//! The retention policy, and the plan of what a tick deletes: a pure function of policy and time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,13 +10,13 @@ use crate::{
     error::{is_time_out, may_be_of_one_app},
 };
 
-/// How long rows are kept. The default keeps all of them for ever.
+/// How long letters are kept. The default keeps all letters forever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Settled rows go so long after they were settled, if `all_after` does not take them before: never an
-    /// open one. `None` keeps them.
+    /// How long closed letters are kept after they were resolved, if `all_after` does not delete them earlier. It
+    /// never applies to open letters. `None` keeps them.
     pub settled_after: Option<Duration>,
-    /// All rows go so long after they were stored, settled or not. `None` keeps them.
+    /// How long all letters are kept after they were stored, whether open or closed. `None` keeps them.
     pub all_after: Option<Duration>,
 }
 
@@ -29,7 +29,7 @@ pub struct RetentionPolicy {
     pub apps: BTreeMap<AppId, Retention>,
 }
 
-/// Whose rows, and which.
+/// One step of a tick: the apps, and the letters that are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) scope: SweepScope,
@@ -37,8 +37,9 @@ pub(super) struct Step {
 }
 
 impl RetentionPolicy {
-    /// Counts the open rows that this policy will have deleted until `within` from now, those that are due
-    /// already included, up to `cap`: of one app, or of all.
+    /// Counts the open letters that this policy deletes until `within` from now, of one app or of all apps.
+    ///
+    /// The count includes letters that are due already, and is capped at `cap`.
     ///
     /// # Errors
     ///
@@ -78,14 +79,14 @@ impl RetentionPolicy {
         self.apps.get(&app_id).copied().unwrap_or(self.others)
     }
 
-    /// What a tick does, in this order: the apps that have a retention of their own, then all others.
+    /// Returns the steps of a tick in order: the apps that have a retention of their own, then all others.
     pub(super) fn plan(&self, now: DateTime<Utc>) -> impl Iterator<Item = Step> {
         let own = self.apps.iter().map(|(&app_id, &retention)| (SweepScope::App(app_id), retention));
         let own = own.flat_map(move |(scope, retention)| steps(move |_| scope.clone(), retention, now));
         own.chain(steps(|due| self.scope_of_others(due), self.others, now))
     }
 
-    /// Closed letters are found app by app.
+    /// Returns the scope of all apps without a retention of their own. Closed letters are always found app by app.
     fn scope_of_others(&self, due: Due) -> SweepScope {
         match due {
             Due::CreatedBefore(_) if self.apps.is_empty() => SweepScope::AllApps,
@@ -93,7 +94,7 @@ impl RetentionPolicy {
         }
     }
 
-    /// Whose, the field's name, and how long.
+    /// Returns the shortest retention: its app (`None` for all others), its field's name, and its duration.
     pub(super) fn shortest(&self) -> Option<(Option<AppId>, &'static str, Duration)> {
         let own = self.apps.iter().map(|(&app_id, &retention)| (Some(app_id), retention));
         own.chain([(None, self.others)])
@@ -112,15 +113,17 @@ fn steps(
     retention: Retention,
     now: DateTime<Utc>,
 ) -> impl Iterator<Item = Step> {
-    // What chrono can't reckon is longer than all of its time: nothing is that old.
+    // A duration that chrono can't represent is longer than its whole range of times, so no letter is that old.
     let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
     let settled = before(retention.settled_after).map(Due::ClosedBefore);
     let all = before(retention.all_after).map(Due::CreatedBefore);
     settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
 
-/// What is left of a scope after an error that does not end the tick: the apps behind the one whose error it is. Of all
-/// apps it is not known whose it is, and they are swept app by app.
+/// Returns the rest of a scope after an error that does not end the tick: the apps behind the app that caused the
+/// error.
+///
+/// If the scope is all apps, the error does not show which app caused it, so the rest is all apps, app by app.
 pub(super) fn without_failed(
     scope: SweepScope,
     error: &DeadLetterRepoError,

@@ -1,4 +1,4 @@
-//! A store that fails as told.
+//! A store that fails on demand.
 
 use std::{
     collections::HashMap,
@@ -19,11 +19,12 @@ use crate::{
     SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
 };
 
-/// Another store, or [`DeadLetterReplay`], of which some calls fail or hang as told; all else goes straight
-/// to it. A call that fails does not reach it.
+/// Wraps another store, or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
 ///
-/// Calls are counted from 0, anew each time that something is told of them: `..` is all of them, `..2` the
-/// first two, `2..` those from the third on. What was told of the same call before is forgotten.
+/// All other calls go straight to the wrapped store. A call that fails does not reach it.
+///
+/// Calls are counted from 0, and the count restarts with each new setting for that call: `..` is all of them, `..2`
+/// the first two, `2..` those from the third on. A new setting replaces the previous one for the same call.
 #[derive(Debug)]
 pub struct FailingStore<S> {
     inner: S,
@@ -35,27 +36,27 @@ pub struct FailingStore<S> {
 struct Told {
     calls: (Bound<u64>, Bound<u64>),
     made: u64,
-    /// None hangs.
+    /// `None` makes the call hang.
     error: Option<DeadLetterRepoError>,
 }
 
 impl<S> FailingStore<S> {
-    /// Around another store. Nothing fails yet.
+    /// Wraps another store. No call fails yet.
     pub fn new(inner: S) -> Self {
         Self { inner, told: Mutex::default(), recovered: Notify::new() }
     }
 
-    /// Lets these calls answer this error.
+    /// Makes these calls return this error.
     pub fn fail(&self, call: Call, calls: impl RangeBounds<u64>, error: DeadLetterRepoError) {
         self.tell(call, calls, Some(error));
     }
 
-    /// Lets these calls hang until [`recover`](Self::recover), and then go on.
+    /// Makes these calls hang until [`recover`](Self::recover), and then continue.
     pub fn hang(&self, call: Call, calls: impl RangeBounds<u64>) {
         self.tell(call, calls, None);
     }
 
-    /// Forgets all that was told.
+    /// Removes all settings, and lets the calls that hang continue.
     pub fn recover(&self) {
         self.told().clear();
         self.recovered.notify_waiters();
@@ -73,7 +74,7 @@ impl<S> FailingStore<S> {
         Ok(())
     }
 
-    /// What to wait for, if the call is to hang.
+    /// Returns what to wait for, if the call must hang.
     fn answer(&self, call: Call) -> Result<Option<Notified<'_>>, DeadLetterRepoError> {
         let mut told = self.told();
         let Some(told) = told.get_mut(&call) else { return Ok(None) };
@@ -82,7 +83,7 @@ impl<S> FailingStore<S> {
         if !told.calls.contains(&number) {
             return Ok(None);
         }
-        // Made before the lock is given back, it misses no recovery.
+        // The future is made before the lock is released, so it misses no recovery.
         told.error.clone().map_or_else(|| Ok(Some(self.recovered.notified())), Err)
     }
 
@@ -96,7 +97,7 @@ macro_rules! calls {
         $([$plain:ident -> $value:ty])*
         $($call:ident $method:ident($($argument:ident: $type:ty),* $(,)?) -> $answer:ty;)+
     })+) => {
-        /// A call of one of the traits.
+        /// A call of one of the store's traits.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Call {
@@ -107,7 +108,7 @@ macro_rules! calls {
         }
 
         impl Call {
-            /// All of them.
+            /// All variants.
             pub const ALL: &'static [Self] = &[$($(Self::$call,)+)+];
         }
 

@@ -1,4 +1,4 @@
-//! The overview: the apps that have open letters, by trouble.
+//! The overview: the apps that have open letters, sorted by the oldest or by the most letters.
 
 use std::{cmp::Reverse, str::FromStr};
 
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{access::Access, input::Query, problem::Problem, urls::Root, urls::with_field};
 
-/// More can't be sorted: then the overview goes by app, page by page.
+/// The most apps that the overview sorts. If there are more, it lists them by id, page by page.
 const SORTED: u32 = 1_000;
 const PAGE: u32 = 100;
-/// With a policy that names more apps, the overview does not say how many letters will be swept.
+/// If the policy names more apps, the overview does not show how many letters will be swept.
 const MAX_OWN_RETENTIONS: usize = 100;
 
 #[derive(Template)]
@@ -38,13 +38,13 @@ struct App {
     name: Text,
     address: String,
     unresolved: Amount,
-    /// Those of the open ones whose handler failed too.
+    /// All open letters, including those whose handler failed.
     open: Amount,
     oldest: Time,
     newest: Time,
 }
 
-/// Not where there are more than can be sorted.
+/// The links that sort the overview, unless there are too many apps.
 struct Sorted {
     is_by_oldest: bool,
     oldest: String,
@@ -92,7 +92,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let next = next.map(|last| with_field(root.apps(), "after", &last.app_id.to_string()));
     let sorted = |sort| with_field(root.apps(), "sort", sort);
     let sort = Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted("oldest"), most: sorted("most") };
-    // A sum over some apps would be a statement for each, and so is one over a policy of many apps.
+    // A count over some apps, or with a policy of many apps, would take a statement for each app.
     let policy = access.admin.retention.as_ref().filter(|policy| policy.apps.len() <= MAX_OWN_RETENTIONS);
     let swept = match (policy, among.is_none()) {
         (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, Utc::now()).await?,

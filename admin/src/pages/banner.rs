@@ -1,5 +1,6 @@
-//! What an action did and to which letters, told once on the page that follows it: sealed in the address, since
-//! nothing is kept here, and nobody shall be told what did not happen.
+//! The banner on the page after an action: what the action did, and to which letters.
+//!
+//! The server keeps no state, so the banner travels in the address. It is sealed, so that nobody can forge a banner.
 
 use std::borrow::Cow;
 
@@ -18,27 +19,27 @@ use crate::{
     urls::{Root, with_field},
 };
 
-/// As it stands on the page.
+/// The banner as the page shows it.
 pub(crate) struct Banner {
     pub(crate) text: Text,
     pub(crate) undo: Option<Undo>,
 }
 
-/// The form that takes it back.
+/// The form that undoes the action.
 pub(crate) struct Undo {
     pub(crate) action: String,
-    /// The list that it returns to; none is the letter.
+    /// The list that the form returns to, or `None` for the letter.
     pub(crate) back: Option<String>,
 }
 
-/// What was done.
+/// The outcome of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
-    /// One letter was settled as this, which can be taken back.
+    /// One letter was resolved like this, which can be undone.
     Settled(DeadLetterId, Resolution),
     Replayed(DeadLetterId),
     Reopened(DeadLetterId),
-    /// So many were, and which these were in words.
+    /// A bulk run changed `done` letters. `which` describes them.
     Run {
         done: u64,
         action: Resolution,
@@ -53,7 +54,7 @@ struct Sealed {
     told: Told,
 }
 
-/// 303 to the address, where it says so.
+/// Returns a 303 to the address, whose page shows the banner.
 pub(crate) fn tell(access: &AppAccess, address: String, told: Told) -> Response {
     let operator = access.operator().name().to_owned();
     let sealed = Sealed { operator, app_id: access.app_id, told };
@@ -62,7 +63,7 @@ pub(crate) fn tell(access: &AppAccess, address: String, told: Told) -> Response 
 }
 
 impl Banner {
-    /// What the address brings, where it is this operator's.
+    /// Returns the banner of the address if it belongs to this operator and app.
     pub(crate) async fn read(
         access: &AppAccess,
         root: &Root,
@@ -99,7 +100,7 @@ impl Told {
                 return Ok(format!("{} {verb} {}: {which}", done.letters(), settled_as(Some(action))));
             }
         };
-        // It may be swept by now.
+        // The letter may have been swept since.
         let letter = access.store().summary(access.app_id, id).await?;
         let name = letter.map(|letter| format!("{} {}, ", cut(&letter.source), cut(&letter.op)));
         Ok(format!("{what}: {}{id}", name.unwrap_or_default()))
@@ -114,7 +115,7 @@ fn cut(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// A list in a form's field, never empty: what is empty counts as missing.
+/// Returns a list's query string for a form field. It is never empty, because an empty field counts as missing.
 pub(crate) fn back_text(query: &ListQuery) -> String {
     format!("?{query}")
 }

@@ -1,4 +1,4 @@
-//! One step of a bulk run, and where it leads: the list, with a banner, or what was done so far.
+//! One step of a bulk run. It leads to the list with a banner, or to the page with the result so far.
 
 use axum::response::Response;
 use chrono::Utc;
@@ -33,7 +33,7 @@ pub(crate) async fn run(
     let anyway = fields.is_true("anyway")?;
     fields.end()?;
     let before = before.map(|before| Run::open(&access, before)).transpose()?;
-    // A step after the first one goes on where nothing came back, or where somebody says so.
+    // A further step runs only if no event failed again, or if the operator overrides this check.
     if let Some((run, token)) = before.as_ref().filter(|(run, _)| run.is_replay() && !anyway)
         && bulk::came_back(&access, &run.token, run.began).await?.stops()
     {

@@ -1,4 +1,5 @@
-//! Failures over time, as SVG whose bars have their size in attributes: the policy allows no inline style.
+//! Charts of failures over time, as SVG. The bars have their size in attributes, because the content security policy
+//! forbids inline styles.
 
 use std::fmt::Write;
 
@@ -11,36 +12,36 @@ use crate::urls::Root;
 const DAY: TimeDelta = TimeDelta::days(1);
 /// The tallest bar's height.
 const HEIGHT: u64 = 48;
-/// A bar's, with the gap behind it.
+/// Width of a bar with the gap behind it.
 const WIDTH: usize = 10;
 const SPARK_HEIGHT: u64 = 24;
 const SPARK_WIDTH: usize = 5;
 
-/// The day that ends with the bucket in which `now` is: the same request until the next bucket begins.
+/// Returns the request for the day that ends with the current bucket. It stays the same until the next bucket begins.
 pub(crate) fn last_day(now: DateTime<Utc>, buckets: u32) -> TimelineRequest {
     let bucket = DAY.num_seconds() / i64::from(buckets.max(1));
     let until = (now.timestamp().div_euclid(bucket) + 1) * bucket;
     let until = DateTime::from_timestamp(until, 0).unwrap_or(now);
-    // At the first of all times there is no day before.
+    // The earliest time has no day before it.
     TimelineRequest { from: until.checked_sub_signed(DAY).unwrap_or(until), until, buckets }
 }
 
-/// The chart of a list: a bar leads to its letters.
+/// The chart of a list. Each bar links to its letters.
 pub(crate) struct Chart {
     pub(crate) bars: Vec<Bar>,
     pub(crate) from: Time,
     pub(crate) total: Amount,
     pub(crate) most: Amount,
-    /// Of the bars before this not all was looked at.
+    /// Where the scan limit stopped the count. Earlier bars are incomplete.
     pub(crate) scanned_back_to: Option<Time>,
 }
 
-/// Of a bucket that has letters.
+/// The bar of a bucket that has letters.
 pub(crate) struct Bar {
     pub(crate) path: String,
     pub(crate) title: String,
     pub(crate) address: String,
-    /// Whether the filter leaves its letters out.
+    /// Whether the filter excludes the bar's letters.
     pub(crate) is_dim: bool,
 }
 
@@ -87,7 +88,7 @@ impl Chart {
     }
 }
 
-/// The small one of a group.
+/// The small chart of an error group.
 pub(crate) struct Spark {
     pub(crate) path: String,
     pub(crate) most: Amount,
@@ -111,12 +112,12 @@ fn most(buckets: &[Bucket]) -> u64 {
     buckets.iter().map(|bucket| bucket.count).max().unwrap_or_default()
 }
 
-/// A bar that stands on the ground, of at least two units: a single failure is seen beside a thousand.
+/// Returns the path of a bar. It is at least two units tall, so that one failure is visible beside a thousand.
 fn path(place: usize, width: usize, count: u64, most: u64, height: u64) -> String {
     let tall = (count * height).div_ceil(most.max(1)).max(2);
     let (left, inner) = (place * width, width - width.div_ceil(5));
     let mut path = String::new();
-    // To a string it never fails.
+    // Writing to a string never fails.
     let _ = write!(path, "M{left} {height}v-{tall}h{inner}v{tall}z");
     path
 }

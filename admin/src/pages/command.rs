@@ -1,4 +1,4 @@
-//! "View as command": what a page shows, for a shell.
+//! "View as command": shell commands that return what a page shows.
 
 use std::borrow::Cow;
 
@@ -6,15 +6,16 @@ use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery, PageRequest
 
 use super::text::is_hidden;
 
-/// The address of the mount, which the server can't know behind a proxy. The script puts it in its place, quoted.
+/// Placeholder for the address of the mount point, which the server cannot know behind a proxy. The script replaces
+/// it with the quoted address.
 const ADDRESS: &str = "\"$DEAD_LETTERS_URL\"";
 
-/// One view, twice.
+/// The same view as two commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Command {
-    /// Of the API.
+    /// A call of the API.
     pub(crate) curl: String,
-    /// Of the command line tool.
+    /// A call of the command line tool.
     pub(crate) cli: String,
 }
 
@@ -32,7 +33,7 @@ impl Command {
         Self::listing("groups", "groups", app_id, &ListQuery { page, filter: query.filter.clone() })
     }
 
-    /// What a bulk run would be about.
+    /// Returns the commands for the preview of a bulk run.
     pub(crate) fn preview(app_id: AppId, action: Resolution, filter: &DeadLetterFilter) -> Self {
         let query = ListQuery { filter: filter.clone(), ..Default::default() };
         let mut filter = serde_json::json!(filter);
@@ -59,7 +60,7 @@ impl Command {
         let joint = if text.is_empty() { "" } else { "?" };
         let mut cli = format!("dead-letters {command} --app {app_id}");
         for (name, value) in query.pairs() {
-            // One that begins with a dash would be taken for an option.
+            // A value that begins with a dash would be read as an option.
             let joint = if value.starts_with('-') { '=' } else { ' ' };
             let option = if name == "group_key" { "group" } else { &name.replace('_', "-") };
             cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
@@ -72,9 +73,9 @@ fn curl(path: &str) -> String {
     format!("curl {ADDRESS}{}", quoted(&format!("/{path}")))
 }
 
-/// As one word of a shell.
+/// Quotes a text as one word of a shell.
 fn quoted(text: &str) -> Cow<'_, str> {
-    // Not `=`: zsh takes `=x` for the path of the program x.
+    // `=` is quoted, because zsh replaces `=x` by the path of the program x.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.into();
@@ -82,7 +83,7 @@ fn quoted(text: &str) -> Cow<'_, str> {
     if !text.contains(|c: char| is_hidden(c) || c == '\n' || c == '\t') {
         return format!("'{}'", text.replace('\'', r"'\''")).into();
     }
-    // Of bash, zsh and ksh: what would not be seen is an escape here too.
+    // `$'…'` works in bash, zsh and ksh. Hidden characters are escaped, as on the pages.
     let mut word = "$'".to_owned();
     for c in text.chars() {
         match c {

@@ -1,4 +1,4 @@
-//! What every page has around it.
+//! The frame around every page.
 
 use super::{banner::Banner, text::Text};
 use crate::{
@@ -13,24 +13,24 @@ pub(crate) struct Frame {
     pub(crate) icon: String,
     pub(crate) apps: String,
     pub(crate) operator: Option<Text>,
-    /// The way to this page, itself last.
+    /// The breadcrumbs to this page, which comes last.
     pub(crate) crumbs: Vec<Crumb>,
     pub(crate) banner: Option<Banner>,
-    /// Whether the script fetches it again from time to time.
+    /// Whether the script reloads the page from time to time.
     pub(crate) is_live: bool,
-    /// What the script puts in the place of the address, where the page is the answer of an action: to load it again
-    /// does not repeat the action.
+    /// The address that the script shows if the page is the response to an action, so that a reload does not repeat
+    /// the action.
     pub(crate) instead: Option<String>,
 }
 
 pub(crate) struct Crumb {
     pub(crate) name: Text,
-    /// None is the page itself.
+    /// `None` for the page itself.
     pub(crate) address: Option<String>,
 }
 
 impl Frame {
-    /// Of a page that anybody gets.
+    /// Returns the frame of a page that does not require an operator.
     pub(crate) fn bare(root: &Root) -> Self {
         Self {
             style: root.asset(STYLE.name()),
@@ -57,19 +57,19 @@ impl Frame {
             .crumb(&app, root.letters(access.app_id, &Default::default()))
     }
 
-    /// One more step.
+    /// Adds a breadcrumb.
     pub(crate) fn crumb(mut self, name: &str, address: String) -> Self {
         self.crumbs.push(Crumb { name: Text::cut(name, 100), address: Some(address) });
         self
     }
 
-    /// The page itself.
+    /// Adds the page itself as the last breadcrumb.
     pub(crate) fn here(mut self, name: &str) -> Self {
         self.crumbs.push(Crumb { name: Text::cut(name, 100), address: None });
         self
     }
 
-    /// The last step is the page itself.
+    /// Makes the last breadcrumb the page itself.
     pub(crate) fn ends(mut self) -> Self {
         if let Some(last) = self.crumbs.last_mut() {
             last.address = None;

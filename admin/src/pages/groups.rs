@@ -1,4 +1,4 @@
-//! An app's letters by what failed alike, and what the letters of a group have in common.
+//! An app's error groups, and what the letters of a group have in common.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ use crate::{
     urls::{Root, with_field},
 };
 
-/// Letters of which is said what they share.
+/// Letters whose shared values are shown.
 const SAMPLE: u32 = 20;
 
 #[derive(Template)]
@@ -39,7 +39,7 @@ struct GroupsPage {
     frame: Frame,
     listing: Listing,
     groups: Vec<Group>,
-    /// Older letters are in none of them.
+    /// Where the scan limit stopped the call. Older letters are in no group.
     scanned_back_to: Option<Time>,
     is_all_well: bool,
     shared: Option<Shared>,
@@ -47,10 +47,10 @@ struct GroupsPage {
 }
 
 struct Group {
-    /// Where its letters are.
+    /// The address of the group's letters.
     address: String,
     signature: Text,
-    /// The message of its newest letter, if the signature is not all of it.
+    /// The message of the newest letter, unless it equals the signature.
     sample: Option<Text>,
     source: Text,
     op: Text,
@@ -59,13 +59,13 @@ struct Group {
     last: Time,
     spark: Spark,
     settled: Option<Amount>,
-    /// When the last of its letters was settled, if others failed since.
+    /// When the last letter of the group was closed, if others failed since (regressed).
     came_back_after: Option<Time>,
-    /// Where it says what its letters share.
+    /// The address of the page that shows what the group's letters share.
     shares: String,
 }
 
-/// What the newest letters of the filter have in common.
+/// The values that the newest letters of the filter share.
 struct Shared {
     of: Amount,
     rows: Vec<SharedRow>,
@@ -118,7 +118,7 @@ pub(crate) async fn page(
     let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
     let frame = Frame::of_app(&root, &access).here("Groups");
     let mut response = html(&GroupsPage {
-        // What letters share is not reckoned anew every ten seconds.
+        // A live page would compute the shared values again on each reload.
         frame: if shows_shares { frame } else { frame.live() },
         groups: found
             .groups
@@ -132,7 +132,7 @@ pub(crate) async fn page(
         listing,
     })?;
     if shows_shares {
-        // Values of payloads stand on it.
+        // The page shows values of payloads.
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(response)
@@ -169,7 +169,7 @@ impl Group {
     }
 }
 
-/// By the group's key, how many letters are settled, and when the last of them was.
+/// How many letters of each group are closed, and when the last one was closed, by group key.
 #[derive(Default)]
 struct Settled(HashMap<String, (u64, Option<DateTime<Utc>>)>);
 
@@ -184,7 +184,7 @@ impl Settled {
     }
 }
 
-/// Of the newest letters whose payload is of a size to be read.
+/// Returns what the newest letters share, without those whose payload is too large to show.
 async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Shared, Problem> {
     let (store, app_id) = (access.store(), access.app_id);
     let page = PageRequest { size: SAMPLE, after: None, scan: Some(SCAN) };
@@ -196,7 +196,7 @@ async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Sh
     let payloads: Vec<_> = letters.into_iter().map(|letter| letter.payload).collect();
     let of = Amount::exactly(payloads.len() as u64);
     let redaction = access.admin().redaction.clone();
-    // Up to 2 MB are parsed and compared: not where requests are served.
+    // Parsing and comparing up to 2 MB would block the threads that serve requests.
     let rows =
         spawn_blocking(move || shares(&payloads, &redaction)).await.map_err(|_| Problem::internal())?;
     Ok(Shared { of, rows: rows.into_iter().map(SharedRow::from).collect(), hide: root.groups(app_id, query) })

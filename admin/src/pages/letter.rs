@@ -1,4 +1,4 @@
-//! One letter: why it died, what can be done, and what it was.
+//! One letter: its error, the available actions, and its payload.
 
 use askama::Template;
 use axum::{
@@ -29,12 +29,12 @@ use crate::{
     urls::Root,
 };
 
-/// A larger payload is not shown but offered for download.
+/// A larger payload is only offered for download.
 pub(crate) const MAX_SHOWN_BYTES: u64 = 100_000;
-/// JSON that becomes more is shown as it is stored.
+/// JSON that takes more tokens when it is laid out is shown as stored.
 const MAX_TOKENS: usize = 8_000;
 const MAX_LAID_OUT_BYTES: usize = 300_000;
-/// Of an error.
+/// Characters of the error that are shown.
 const MAX_ERROR_CHARACTERS: u64 = 100_000;
 const EARLIER_DEATHS: u32 = 10;
 
@@ -45,15 +45,15 @@ struct LetterPage {
     letter: Letter,
     error: ErrorText,
     is_error_cut: bool,
-    /// Where the letters are that failed alike, unless another writer stored this one without a group.
+    /// The address of similar failures, unless another writer stored this letter without a group key.
     alike: Option<String>,
-    /// What they have in common.
+    /// The error signature of similar failures.
     signature: Text,
     payload: Payload,
-    /// None for those who may do nothing.
+    /// `None` if the operator may do nothing.
     settle: Option<SettleCard>,
     earlier: Vec<EarlierDeath>,
-    /// How many more there were.
+    /// How many earlier deaths are not listed.
     more_earlier: u64,
     command: Command,
 }
@@ -73,7 +73,7 @@ struct Letter {
     settled: Option<Settled>,
     note: Option<Text>,
     is_open: bool,
-    /// Where its event's letters are.
+    /// The address of all letters of the event.
     event_letters: String,
 }
 
@@ -97,25 +97,25 @@ struct Payload {
     content: Content,
     redacted: usize,
     download: String,
-    /// Where a form shows what is redacted, for those who may see it.
+    /// Where a form reveals the redacted values, if the operator may see them.
     reveal: Option<String>,
-    /// Where a form has the whole downloaded, for the same.
+    /// Where a form downloads the payload without redaction, if the operator may see it.
     whole: Option<String>,
-    /// Where it is hidden again.
+    /// The address that hides the revealed values again.
     hide: Option<String>,
 }
 
 enum Content {
     Json(Vec<Word>),
-    /// JSON as it is stored, where laid out it would be many times as large.
+    /// JSON as stored, because the layout would be too large.
     Compact(Text),
-    /// Of the kind `text`, or what can't be laid out.
+    /// A payload of the kind `text`, or one that cannot be laid out.
     Plain(Text),
     Large,
     Withheld,
 }
 
-/// A token of JSON, and its class in the style sheet.
+/// A token of JSON and its class in the style sheet.
 struct Word {
     class: Option<&'static str>,
     text: Text,
@@ -153,7 +153,7 @@ pub(crate) async fn page(
     shows(&access, &root, id, banner, false).await
 }
 
-/// The same page with all that is redacted of its payload, for those who may see it.
+/// Returns the page with the redacted values of the payload, if the operator may see them.
 pub(crate) async fn reveal(
     access: Access,
     LetterPath(app_id, id): LetterPath,
@@ -206,7 +206,7 @@ async fn shows(
         command: Command::letter(app_id, id),
         letter: Letter::new(access, root, letter, times),
     })?;
-    // A payload stands on it.
+    // The page shows a payload.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
@@ -267,7 +267,7 @@ impl SettleCard {
     }
 }
 
-/// What was redacted is read again and told to the audit where it is asked for.
+/// Returns the payload as the page shows it. If `reveals` is set, nothing is redacted and the audit log records it.
 async fn payload(
     access: &AppAccess,
     root: &Root,
@@ -297,7 +297,7 @@ async fn payload(
     Ok(Payload {
         size: size(letter.payload_bytes),
         kind: match letter.payload_kind {
-            // Or another writer left it so.
+            // Another writer may also have stored a text that is not JSON.
             Some(PayloadKind::Json) if matches!(content, Content::Plain(_)) => {
                 "as stored: not JSON, or deeper than 127 levels"
             }
@@ -335,7 +335,8 @@ fn shown(text: &str, kind: Option<PayloadKind>, redaction: &Redaction) -> (Conte
     }
 }
 
-/// Letters of the same event that were replayed: found by an index, of which a letter without any costs nothing.
+/// Returns the other letters of the same event that were replayed. An index finds them, and a letter without any
+/// takes no statement.
 async fn earlier_deaths(
     access: &AppAccess,
     root: &Root,

@@ -1,4 +1,4 @@
-//! An app's letters: newest first, filtered, to be settled one by one, ticked, or all that match.
+//! An app's letters, filtered, newest first. Operators act on one letter, on ticked letters, or on all that match.
 
 use askama::Template;
 use axum::response::Response;
@@ -30,25 +30,25 @@ struct LettersPage {
     chart: Chart,
     rows: Vec<Row>,
     shown: Amount,
-    /// The list as a form's field.
+    /// The list's query string, for a form field.
     back: String,
     bulk: Bulk,
     may_settle: bool,
-    /// Where the newest are, if they are not here.
+    /// The address of the first page, unless this is the first page.
     newest: Option<String>,
     older: Option<String>,
-    /// The scan ended before the page was full.
+    /// Where the scan limit stopped the call before the page was full.
     scanned_back_to: Option<Time>,
-    /// Whether an empty page says that nothing failed.
+    /// Whether an empty page means that nothing failed.
     is_all_well: bool,
     command: Command,
 }
 
-/// The buttons for many letters.
+/// The buttons of bulk actions.
 struct Bulk {
     preview: String,
-    /// The filter of "all that match" as a query string; none where it is about settled letters too. One field for
-    /// each text would not do: browsers change line breaks.
+    /// The filter of "all that match" as a query string, or `None` if it includes closed letters or matches none.
+    /// Separate form fields would not work, because browsers change line breaks.
     all: Option<String>,
     may_ignore: bool,
     may_replay: bool,
@@ -79,12 +79,12 @@ pub(crate) struct Row {
     pub(crate) op: Text,
     pub(crate) attempts: u32,
     pub(crate) created: Time,
-    /// Which death of its event it is, but the first.
+    /// Which death of its event it is, except for the first.
     pub(crate) death: Option<String>,
-    /// What became of it.
+    /// The resolution, if the letter has one.
     pub(crate) settled: Option<Settled>,
     pub(crate) is_open: bool,
-    /// `resolve`, of an open one, or `reopen`.
+    /// The address of `resolve` for an open letter, or of `reopen`.
     pub(crate) action: String,
 }
 
@@ -105,7 +105,7 @@ impl Settled {
 }
 
 impl Row {
-    /// `times` is how often its event was replayed before.
+    /// Returns the row of a letter. `times` is how often its event was replayed.
     pub(crate) fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
         let is_open = is_open(&letter);
         let action = if is_open { "resolve" } else { "reopen" };
@@ -129,7 +129,8 @@ pub(crate) fn is_open(letter: &DeadLetterSummary) -> bool {
     letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
 }
 
-/// "third death". Of a letter that was replayed it is not known which of the `times` it is.
+/// Returns, for example, "third death". Returns `None` for a replayed letter, whose place among the `times` replays
+/// is unknown.
 pub(crate) fn death(letter: &DeadLetterSummary, times: u64) -> Option<String> {
     let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
     is_later.then(|| format!("{} death", ordinal(times + 1)))

@@ -1,4 +1,4 @@
-//! What letters and groups have in common: an app's heading, tabs and filter.
+//! The parts that the pages of letters and groups share: an app's heading, tabs and filter.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use dead_letters::{
 use super::text::{Amount, Text, Time, settled_as};
 use crate::{access::AppAccess, clock, problem::Problem, urls::Root};
 
-/// No count goes beyond it: a page costs the same, however many letters there are.
+/// Cap of every count, so that the cost of a page does not grow with the number of letters.
 pub(crate) const COUNT_CAP: u32 = 1_000;
-/// So many letters are looked at where a filter has no index.
+/// Default scan limit, for filters without an index.
 pub(crate) const SCAN: u32 = 10_000;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
@@ -38,24 +38,24 @@ pub(crate) enum View {
 
 pub(crate) struct Listing {
     pub(crate) app: Text,
-    /// None where nothing is open.
+    /// `None` if no letter is open.
     pub(crate) backlog: Option<OpenLetters>,
-    /// Open letters that the sweeper will take within a week.
+    /// Open letters that the sweeper will delete within a week.
     pub(crate) swept: Option<Amount>,
     pub(crate) view: View,
     pub(crate) letters: String,
     pub(crate) groups: String,
     pub(crate) tabs: [Tab; 4],
     pub(crate) filter: FilterForm,
-    /// How many letters match.
+    /// The number of matching letters.
     pub(crate) matching: Amount,
-    /// By the database's clock.
+    /// The current time by the database's clock.
     pub(crate) now: DateTime<Utc>,
 }
 
 pub(crate) struct OpenLetters {
     pub(crate) unresolved: Amount,
-    /// Open, since their handler failed.
+    /// Letters that are open because their handler failed.
     pub(crate) handler_failed: Option<Amount>,
     pub(crate) oldest: Time,
 }
@@ -137,13 +137,13 @@ fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> 
     (count > 0).then_some(Amount { count, capped: open.capped })
 }
 
-/// As far as the cap goes.
+/// Adds two counts, up to the cap.
 fn sum(one: Amount, other: Amount) -> Amount {
     let (count, cap) = (one.count + other.count, u64::from(COUNT_CAP));
     Amount { count: count.min(cap), capped: one.capped || other.capped || count > cap }
 }
 
-/// Where the list begins.
+/// Returns the query of the list's first page.
 pub(crate) fn first_page(query: &ListQuery) -> ListQuery {
     ListQuery { page: PageRequest { after: None, ..query.page.clone() }, ..query.clone() }
 }
@@ -152,7 +152,8 @@ fn with_state(query: &ListQuery, state: DeadLetterState) -> ListQuery {
     ListQuery { filter: DeadLetterFilter { state, ..query.filter.clone() }, ..query.clone() }
 }
 
-/// Open letters that the sweeper will take within a week, of one app or of all.
+/// Counts the open letters of one app, or of all apps, that the sweeper will delete within a week. Returns `None` if
+/// there are none.
 pub(crate) async fn swept_within_a_week(
     store: &dyn DeadLetterRetention,
     policy: &RetentionPolicy,
@@ -163,7 +164,8 @@ pub(crate) async fn swept_within_a_week(
     Ok(Some(due.into()).filter(|due: &Amount| due.count > 0))
 }
 
-/// The filter bar. Its texts are those of the query string, not escaped: they are sent again.
+/// The filter bar. Its values are those of the query string, without escapes for hidden characters, because the form
+/// sends them again.
 pub(crate) struct FilterForm {
     pub(crate) source: String,
     pub(crate) op: String,
@@ -171,9 +173,9 @@ pub(crate) struct FilterForm {
     pub(crate) resolutions: Vec<Choice>,
     pub(crate) more: Vec<Field>,
     pub(crate) is_more_open: bool,
-    /// What has no field.
+    /// Filter values that have no visible field.
     pub(crate) hidden: Vec<(&'static str, String)>,
-    /// Where all letters of the state are, if these are not.
+    /// The address of all letters with the same state, if a filter is set.
     pub(crate) clear: Option<String>,
 }
 
@@ -190,7 +192,7 @@ pub(crate) struct Field {
     pub(crate) hint: &'static str,
 }
 
-/// Name, label and an example.
+/// Name, label and example of each field.
 const MORE_FIELDS: [(&str, &str, &str); 8] = [
     ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),

@@ -1,5 +1,9 @@
-//! The pages: every view is a GET whose address can be sent to a colleague, every action a form's POST that is
-//! answered by 303, or by the page itself where that fits no address. What is printed stands in the struct beside its handler; its template reckons nothing.
+//! The pages.
+//!
+//! Every view is a GET whose address can be sent to a colleague. Every action is a form's POST whose response is a
+//! 303, or the page itself if that does not fit into an address.
+//!
+//! The struct beside each handler holds what its template prints. Templates compute nothing.
 
 mod apps;
 mod banner;

@@ -1,4 +1,5 @@
-//! What a bulk run would do, before it does: the answer to a POST, since a thousand ticked letters fit no address.
+//! The preview of a bulk run. It is the response to a POST, because a thousand ticked letters do not fit into an
+//! address.
 
 use askama::Template;
 use axum::response::Response;
@@ -28,15 +29,15 @@ struct PreviewPage {
     frame: Frame,
     verb: &'static str,
     count: Amount,
-    /// The filter in words, where the letters were not ticked.
+    /// The filter in words, unless the letters were ticked.
     conditions: Vec<(&'static str, Text)>,
-    /// Later letters are left alone; none where they were ticked.
+    /// Letters that failed at this time or later are left alone. `None` if the letters were ticked.
     cutoff: Option<Time>,
-    /// Letters ahead of the clock.
+    /// Letters ahead of the database's clock.
     ahead: Amount,
     /// Letters that the service does not replay.
     truncated: Amount,
-    /// What a run does at most.
+    /// The most letters that a run changes.
     counted: Amount,
     expires: Time,
     sample: Vec<Row>,
@@ -46,12 +47,12 @@ struct PreviewPage {
     token: String,
     back: String,
     cancel: String,
-    /// Whether it may go step by step.
+    /// Whether to offer a staged replay.
     is_braked: bool,
     command: Command,
 }
 
-/// "Ignore", "Replay": what a button says.
+/// Returns the label of a button: "Ignore", "Replay".
 pub(crate) fn verb(action: Resolution) -> &'static str {
     match action {
         Resolution::Replayed => "Replay",
@@ -77,7 +78,7 @@ pub(crate) async fn page(
         }
         None => fields.listing(access.operator())?.filter,
     };
-    // The list's form always names the letters that are ticked, be there none.
+    // The list's form always sends `ids`, even if no letter is ticked.
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::invalid("no letter is ticked: go back, and tick at least one"));
     }
@@ -110,7 +111,7 @@ pub(crate) async fn page(
     })
 }
 
-/// Which letters a run was about.
+/// Describes the letters of a run in words.
 pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     const MAX_VALUE_CHARACTERS: usize = 40;
     if let Some(ids) = &filter.ids {
@@ -126,8 +127,10 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     if texts.is_empty() { "all that were unresolved".to_owned() } else { texts.join(", ") }
 }
 
-/// Names and values. A group's key says little: its signature is that of any of its letters. Letters without a key may
-/// have many.
+/// Returns the names and values of the filter.
+///
+/// A group key tells an operator little, so its value includes the signature of a letter of the group. Letters
+/// without a key may have many signatures.
 fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
     let query = ListQuery { filter: filter.clone(), ..Default::default() };
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());

@@ -1,4 +1,4 @@
-//! What went wrong, as a page: for the browser, what the API answers as a problem.
+//! The error page: a problem of the API, as HTML for the browser.
 
 use askama::Template;
 use axum::{
@@ -25,20 +25,20 @@ struct ProblemPage {
     title: &'static str,
     detail: Text,
     settled: Option<Before>,
-    /// Whether the same address may answer soon: the script then asks it again.
+    /// Whether the same request may soon succeed. The script then sends it again.
     is_transient: bool,
-    /// Where to go from here, the nearest first.
+    /// Links to other pages, the nearest first.
     ways: Vec<(String, &'static str)>,
 }
 
-/// Who had settled the letter.
+/// How the letter was resolved before.
 struct Before {
     as_what: &'static str,
     by: Option<Text>,
     at: Time,
 }
 
-/// Puts the page in the place of a problem, unless a program asked.
+/// Replaces a problem by the error page, except for the API and the assets.
 pub(crate) async fn problem_as_page(root: Root, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_page = !["/api", "/assets"].iter().any(|part| path.strip_prefix(part).is_some_and(is_end));
@@ -55,7 +55,7 @@ fn is_end(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('/')
 }
 
-/// With the status and the headers of the problem.
+/// Returns the error page with the status and the headers of the problem.
 fn as_page(
     root: &Root,
     problem: &Problem,
@@ -84,7 +84,7 @@ fn as_page(
     (parts, html).into_response()
 }
 
-/// A detail begins small, since it may stand behind a colon.
+/// Makes a sentence of a detail, which begins in lower case because other texts put it behind a colon.
 fn sentence(detail: &str) -> Text {
     let mut characters = detail.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();

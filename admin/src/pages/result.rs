@@ -1,4 +1,5 @@
-//! What a bulk run did so far, what came back of it, and how it goes on: 1 letter, then 10, then 100.
+//! The result of a bulk run so far: what it changed, which events failed again, and the next step (1 letter, then 10,
+//! then 100).
 
 use askama::Template;
 use axum::{
@@ -27,10 +28,10 @@ use crate::{
     urls::{Root, with_field},
 };
 
-/// No address that the admin makes is over 2 KB, with the part before it that the service adds.
+/// Keeps every address below 2 KB, including the prefix that the service adds.
 const MAX_ADDRESS_BYTES: usize = 1_800;
 
-/// A run between two steps, sealed in the address.
+/// The state of a run between two steps, sealed in the address.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Run {
     operator: String,
@@ -39,7 +40,7 @@ pub(crate) struct Run {
     counted: u64,
     capped: bool,
     done: u64,
-    /// Of the last step.
+    /// The failures of the last step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     failures: Vec<Failure>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -52,7 +53,7 @@ pub(crate) struct Run {
     pub(crate) began: DateTime<Utc>,
     note: Option<String>,
     pub(crate) back: ListQuery,
-    /// Of the preview, to go on with.
+    /// The preview's token, which continues the run.
     pub(crate) token: String,
 }
 
@@ -79,7 +80,7 @@ impl Run {
         }
     }
 
-    /// The run and its token.
+    /// Opens a token. Returns the run and the token.
     pub(crate) fn open(access: &AppAccess, token: String) -> Result<(Self, String), Problem> {
         let run: Option<Self> = access.admin().key.open(Purpose::Result, &token);
         let run = run.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?;
@@ -93,8 +94,8 @@ impl Run {
         access.admin().key.seal(Purpose::Result, self)
     }
 
-    /// Answers the POST of a step: by 303 to a page that can be loaded again, or by the page itself, where its token
-    /// fits no address, as that of many ticked letters.
+    /// Returns the response to the POST of a step: a 303 to a page that can be reloaded. If the token is too long for
+    /// an address, as with many ticked letters, the response is the page itself.
     pub(crate) async fn shown(
         &self,
         access: &AppAccess,
@@ -112,7 +113,8 @@ impl Run {
         self.action == Resolution::Replayed
     }
 
-    /// Letters of the next step: as many as the run has shown that it can do without one coming back.
+    /// Returns the number of letters of the next step, which grows with the number of letters that the run has
+    /// replayed.
     fn step(&self) -> u64 {
         match self.done {
             0 => 1,
@@ -132,7 +134,7 @@ struct ResultPage {
     done: u64,
     counted: Amount,
     settled_by_others: Option<Amount>,
-    /// Whether a new preview may count more.
+    /// Whether a new preview may count further letters.
     uncounted: bool,
     skipped_locked: bool,
     stopped_by: Option<Text>,
@@ -143,7 +145,7 @@ struct ResultPage {
     next: Option<Next>,
     is_replay: bool,
     run: String,
-    /// Where a form looks again, on a page without an address.
+    /// Where a form reloads a page that has no address.
     look: Option<String>,
     action: String,
     note: String,
@@ -156,16 +158,16 @@ struct CameBack {
     letters: Vec<Row>,
 }
 
-/// A letter that the service could not put back.
+/// A letter that the service could not requeue.
 struct Failed {
     address: String,
     id: DeadLetterId,
     reason: Text,
 }
 
-/// How it goes on.
+/// How the run continues.
 struct Next {
-    /// None where the rest is no more than that.
+    /// The size of the next step, or `None` if the rest is not larger.
     step: Option<Amount>,
     rest: Amount,
 }
@@ -183,7 +185,7 @@ pub(crate) async fn page(
     show(&access, &root, &run, token, false).await
 }
 
-/// The same, looked at again from a page that has no address of its own.
+/// Reloads the result from a page that has no address of its own.
 pub(crate) async fn look(
     access: Access,
     AppPath(app_id): AppPath,

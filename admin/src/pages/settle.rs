@@ -1,4 +1,4 @@
-//! What is done to one letter: a button of its page, or of its row in a list.
+//! Actions on one letter, from its page or from its row in a list.
 
 use axum::response::Response;
 use dead_letters::{DeadLetterId, ListQuery};
@@ -12,7 +12,8 @@ use crate::{
     urls::{Root, fits},
 };
 
-/// Beside it a row's button sends what is ticked in the list, which is not meant here.
+/// The fields of an action. A row's button also sends the letters that are ticked in the list, which are ignored
+/// here.
 struct SettleForm {
     note: Option<String>,
     back: Option<ListQuery>,
@@ -32,15 +33,15 @@ impl SettleForm {
     }
 }
 
-/// The list that a form stood in.
+/// Takes the list that contained the form.
 pub(crate) fn back(fields: &mut Fields) -> Result<Option<ListQuery>, Problem> {
     let text = fields.take("back")?;
     let query = text.map(|text| list_query("back", &text)).transpose()?;
-    // One that no page gave leads to the whole list.
+    // A query that is too long comes from no page of the admin, so it leads to the whole list.
     Ok(query.map(|query: ListQuery| if fits(&query) { query } else { ListQuery::default() }))
 }
 
-/// A list in a form's field.
+/// Parses a list from a form field.
 pub(crate) fn list_query(field: &str, text: &str) -> Result<ListQuery, Problem> {
     let query = text.strip_prefix('?').unwrap_or(text).parse();
     query.map_err(|_| Problem::invalid_field(field, "must be a list's query string"))

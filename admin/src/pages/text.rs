@@ -1,4 +1,4 @@
-//! How texts of people, times and counts are printed.
+//! Formats texts of people, times and counts for pages.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use askama::filters::HtmlSafe;
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::Resolution;
 
-/// Somebody's text: what can't be seen stands there as an escape, so that no text turns the line around, hides
-/// a part of itself or looks like another one. Templates put it between `<bdi>` tags.
+/// Text that others wrote, with hidden characters as escapes. It can neither reverse a line, nor hide a part of
+/// itself, nor look like another text. Templates put it between `<bdi>` tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Text(String);
 
 impl Text {
-    /// Of it, so many characters at most.
+    /// Returns the text, cut after this many characters.
     pub(crate) fn cut(text: &str, characters: usize) -> Self {
         match text.char_indices().nth(characters) {
             Some((end, _)) => Self::from(format!("{}…", &text[..end])),
@@ -49,7 +49,8 @@ impl fmt::Display for Text {
     }
 }
 
-/// Controls, and what Unicode has for directions, joints, fillers and tags.
+/// Returns whether the character is a control or one of Unicode's direction, joiner, filler and tag characters. Line
+/// feeds and tabs are not hidden.
 pub(crate) fn is_hidden(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
@@ -64,11 +65,11 @@ pub(crate) fn is_hidden(c: char) -> bool {
 /// An error as a list shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ErrorText {
-    /// The first line that says something.
+    /// The first line that is not blank.
     pub(crate) first: Text,
-    /// What follows it, as it stands there.
+    /// The lines after the first one, unchanged.
     pub(crate) rest: Text,
-    /// The same in one line.
+    /// The lines after the first one, joined into one line.
     pub(crate) brief: Text,
 }
 
@@ -86,7 +87,7 @@ impl ErrorText {
         }
     }
 
-    /// Of a summary, which has the beginning alone.
+    /// Returns the error of a summary, which holds only its beginning.
     pub(crate) fn of_excerpt(excerpt: &str) -> Self {
         const EXCERPT_CHARACTERS: usize = 200;
         match excerpt.chars().count() < EXCERPT_CHARACTERS {
@@ -96,13 +97,14 @@ impl ErrorText {
     }
 }
 
-/// As an element that says when for people and for machines; the script puts an age in its place. It is never
-/// made relative here: a page of the same letters is the same bytes.
+/// A time, printed as a `<time>` element. The script replaces it by an age.
+///
+/// The server never prints an age, so that a page of the same letters has the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) DateTime<Utc>);
 
 impl Time {
-    /// Without the element, for attributes and commands.
+    /// Returns the time without the element, for attributes and commands.
     pub(crate) fn plain(&self) -> impl fmt::Display {
         self.0.format("%-d %b %Y, %H:%M UTC")
     }
@@ -117,7 +119,7 @@ impl fmt::Display for Time {
 
 impl HtmlSafe for Time {}
 
-/// A count that may be the least there are: `1,000+`.
+/// A count that may be capped: `1,000+`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Amount {
     pub(crate) count: u64,
@@ -129,12 +131,12 @@ impl Amount {
         Self { count, capped: false }
     }
 
-    /// Whether what is counted stands in the singular.
+    /// Returns whether the noun after the count is singular.
     pub(crate) fn is_one(&self) -> bool {
         self.count == 1 && !self.capped
     }
 
-    /// `1 letter`, `2 letters`.
+    /// Returns the count with its noun: `1 letter`, `2 letters`.
     pub(crate) fn letters(&self) -> String {
         format!("{self} letter{}", if self.is_one() { "" } else { "s" })
     }
@@ -155,7 +157,7 @@ impl fmt::Display for Amount {
 
 impl HtmlSafe for Amount {}
 
-/// `334 B`, `1.2 KB`.
+/// Formats a size: `334 B`, `1.2 KB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KB", "MB", "GB", "TB"];
     let mut tenths = bytes.saturating_mul(10);
@@ -172,19 +174,19 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// What became of a letter that is settled.
+/// Returns the resolution in words.
 pub(crate) fn settled_as(resolution: Option<Resolution>) -> &'static str {
     match resolution {
         Some(Resolution::Replayed) => "replayed",
         Some(Resolution::Ignored) => "ignored",
         Some(Resolution::HandledByScript) => "handled by script",
         Some(Resolution::HandlerFailed) => "handler failed",
-        // Of a newer version.
+        // A newer version set a resolution that this version does not know.
         None => "settled",
     }
 }
 
-/// `second`, `third`, `4th`.
+/// Formats an ordinal: `second`, `third`, `4th`.
 pub(crate) fn ordinal(number: u64) -> String {
     match number {
         1 => "first".to_owned(),

@@ -7,7 +7,7 @@ use crate::{
     output::{Cell, Printer, amount, id, number, text},
 };
 
-/// What an app's letters are counted to.
+/// Cap of the counts of an app's letters.
 const CAP: u32 = 10_000;
 
 pub(crate) async fn apps(

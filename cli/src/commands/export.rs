@@ -15,11 +15,11 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a page, which ends at 16 MB of payload too: of three at most there is more than one held.
+/// Letters per page. A page also ends at 16 MB of payload. At most three pages are held in memory.
 const PAGE: u32 = 1_000;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Whatever `--output` says: it is what `import` takes.
+/// Prints letters as JSON lines, which `import` reads. Ignores `--output`.
 pub(crate) async fn export(
     store: &dyn DeadLetterStore,
     export: Export,
@@ -48,7 +48,7 @@ pub(crate) async fn export(
             break Ok(());
         }
         progress.is_at(sent);
-        // However much a scan looks at: all are meant.
+        // A page that ends at the scan limit is not the last one: an export covers all matching letters.
         page.after = letters.next;
         if page.after.is_none() {
             break Ok(());
@@ -59,7 +59,8 @@ pub(crate) async fn export(
     ended(read.map_err(|failure| if sent == 0 { failure } else { failure.after_a_part() }), written)
 }
 
-/// A thread that writes pages while the next is read; and how that ended.
+/// Starts a thread that writes pages while the next one is read. Returns the sender of pages and the receiver of the
+/// thread's result.
 fn writer() -> (mpsc::Sender<Vec<StoredLetter>>, oneshot::Receiver<io::Result<()>>) {
     let (pages, mut next) = mpsc::channel::<Vec<_>>(1);
     let (ended, written) = oneshot::channel();

@@ -22,8 +22,8 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a batch, each as a whole or not at all; it ends at so many bytes too, and with its file. Of two copies in one
-/// batch the last would be stored, and a folder's newest file comes first.
+/// Letters per batch. A batch is stored as a whole or not at all. It also ends at [`BATCH_BYTES`] and with its file:
+/// of two copies in one batch the store would keep the last, but the newest file of a folder is read first.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 16 << 20;
 
@@ -41,7 +41,7 @@ pub(crate) async fn import(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let retention = Settings::retention(import.retention)?;
-    // Without a retention nothing is due.
+    // The default retention keeps every letter, so none is due.
     let due = DueAt {
         retention: if import.allow_due { Retention::default() } else { retention },
         now: settings.now,
@@ -55,7 +55,7 @@ pub(crate) async fn import(
     ended(ran, printer.print(&sum, &[sum], columns, |sum| [sum.stored.into(), sum.present.into()]))
 }
 
-/// What the next sweep would delete.
+/// Decides which letters the next sweep would delete.
 #[derive(Clone, Copy)]
 struct DueAt {
     retention: Retention,
@@ -63,7 +63,7 @@ struct DueAt {
 }
 
 impl DueAt {
-    /// Which option says so.
+    /// Returns the option by which the letter is due.
     fn by(&self, letter: &StoredLetter) -> Option<&'static str> {
         let is_past =
             |time: DateTime<Utc>, after| (self.now - time).to_std().is_ok_and(|age| Some(age) > after);
@@ -124,8 +124,8 @@ async fn all(
     }
 }
 
-/// Read on a thread of its own, which may wait for more to be typed, and parsed while others are stored. With the last
-/// one comes what could not be read behind it.
+/// Reads batches on a thread of its own, because standard input may block, and parses one while another is stored. If
+/// a letter is unreadable, the last batch comes with the failure.
 fn batches(paths: Vec<PathBuf>, due: DueAt) -> mpsc::Receiver<(Vec<ArchivedLetter>, Option<Failure>)> {
     let (read, batches) = mpsc::channel(1);
     thread::spawn(move || {
@@ -193,7 +193,7 @@ fn letters_of(path: &Path) -> Box<dyn Iterator<Item = Result<ArchivedLetter, Fai
         Ok(letters) => letters.peekable(),
         Err(error) => return Box::new(iter::once(Err(unreadable(error)))),
     };
-    // A mistaken folder would import nothing, and say that it went well.
+    // Without this check a wrong folder would import nothing and report success.
     if path.is_dir() && letters.peek().is_none() {
         let nothing = format!(
             "{}: the folder has no letters: it has no file that ends in .jsonl, or they are empty",

@@ -37,7 +37,7 @@ pub(crate) fn print(
     page: &Page<DeadLetterSummary>,
     next: Option<Next>,
 ) -> Result<(), Failure> {
-    /// A `Page`, whose next one has this filter again.
+    /// A `Page` whose `next` keeps the filter's relative times.
     #[derive(Serialize)]
     struct Shown<'a> {
         items: &'a [DeadLetterSummary],
@@ -60,7 +60,7 @@ pub(crate) fn print(
     Ok(())
 }
 
-/// What became of it.
+/// Returns the letter's state as the tables show it.
 pub(crate) fn state(letter: &DeadLetterSummary) -> &'static str {
     match (letter.resolved_at, letter.resolution) {
         (None, _) => "unresolved",

@@ -1,4 +1,4 @@
-//! All that match, once it is said how many they are.
+//! Actions on all matching letters, after their number was shown and confirmed.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest, Resolution};
@@ -13,12 +13,12 @@ use crate::{
 };
 
 const COUNT_CAP: u32 = 1_000_000;
-/// What it counts of the letters ahead of the clock.
+/// Cap of the count of letters ahead of the database's clock.
 const AHEAD_CAP: u32 = 1_000;
-/// Of a dry run.
+/// Letters that a dry run lists.
 const SAMPLE: u32 = 10;
 
-/// Whether somebody is asked before all that match are taken.
+/// Whether to ask before an action on all matching letters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
     First,
@@ -36,25 +36,26 @@ impl Ask {
     }
 }
 
-/// Letters that were counted.
+/// The letters that were counted.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Those that failed by now, unless another bound was given: what fails later is not counted, and not meant.
+    /// Ends at the time of the count, or at `--created-before`. Letters that fail later are neither counted nor
+    /// changed.
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
-    /// When they were counted, by the database's clock.
+    /// When the letters were counted, by the database's clock.
     pub(crate) now: DateTime<Utc>,
 }
 
 impl Matching {
-    /// Of a batch: no more than was counted. A transaction that began before the count and commits after it adds a
-    /// letter that was not.
+    /// Returns the limit of the next batch, so that no more letters are changed than were counted. A transaction that
+    /// began before the count and commits after it adds an uncounted letter.
     pub(crate) fn limit(&self, done: u64, batch: u32) -> u32 {
         u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
     }
 }
 
-/// `None` after a dry run.
+/// Counts the matching letters and asks for confirmation. Returns `None` after a dry run.
 pub(crate) async fn confirmed(
     store: &dyn DeadLetterStore,
     app_id: AppId,
@@ -96,7 +97,7 @@ pub(crate) async fn confirmed(
     Ok(Some(Matching { app_id, filter, count: count.count, now: count.now }))
 }
 
-/// A filter for what is done to open letters. `state` is the one that was given.
+/// Returns the filter for an action on open letters. `state` is the value of `--state`.
 pub(crate) fn of_open(
     state: Option<DeadLetterState>,
     filter: DeadLetterFilter,

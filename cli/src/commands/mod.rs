@@ -1,4 +1,4 @@
-//! A command each: plain values and a printer in, a result out.
+//! One module per command. A command takes plain values and a printer, and returns a result.
 
 mod apps;
 mod count;
@@ -25,7 +25,7 @@ pub(crate) use self::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-/// On standard error: what was left out.
+/// Prints to standard error where the scan limit stopped the call.
 fn warn_of_scan(scanned_back_to: Option<DateTime<Utc>>) {
     if let Some(time) = scanned_back_to {
         let time = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);

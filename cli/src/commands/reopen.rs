@@ -16,7 +16,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a page.
+/// Letters per page.
 const PAGE: u32 = 500;
 
 pub(crate) async fn reopen(
@@ -45,7 +45,7 @@ pub(crate) async fn reopen(
 fn of_settled(state: Option<DeadLetterState>, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
     match state {
         None | Some(DeadLetterState::Closed | DeadLetterState::Any) => {
-            // No state has closed and `handler_failed` letters alone.
+            // `handler_failed` letters are open, so the closed state would exclude them.
             let state = match filter.resolution {
                 Some(Resolution::HandlerFailed) => DeadLetterState::Any,
                 _ => DeadLetterState::Closed,
@@ -70,7 +70,7 @@ async fn by_ids(
         match store.reopen(app_id, id).await {
             Ok(()) => tally.done += 1,
             Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-            // It is as it was meant to be.
+            // The letter already has the state that the caller wants.
             Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: it is unresolved already"),
             Err(error) => return Err(error.into()),
         }
@@ -78,7 +78,7 @@ async fn by_ids(
     Ok(())
 }
 
-/// One by one: what was settled since the count is left alone.
+/// Reopens the letters one by one. Letters that were resolved since the count are left alone.
 async fn matching(
     store: &dyn DeadLetterStore,
     found: Matching,

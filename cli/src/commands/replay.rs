@@ -19,21 +19,21 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a batch, which are held whole: put back all or none.
+/// Letters per batch. A batch is held in memory with its payloads.
 const BATCH: u32 = 100;
 const STEPS: [u32; 2] = [1, 10];
-/// How many letters that are left out are counted.
+/// Cap of the count of letters that are left out.
 const LEFT_OUT_CAP: u32 = 1_000;
-/// How many letters that failed again are counted.
+/// Cap of the count of letters that failed again.
 const NEWEST: u32 = 500;
-/// How many new letters are examined for them.
+/// How many new letters are examined to find those that failed again.
 const EXAMINED: u32 = 100_000;
 
-/// Where no host said how events go back into its outbox.
+/// The message if the binary has no `Requeue` for the service's outbox.
 pub(crate) const NOT_HERE: &str =
     "replay is not available in this binary: it needs your service's own build of this tool (Cli::requeue)";
 
-/// Who replays, and why.
+/// The operator who replays, and the reason.
 struct Note {
     by: Option<String>,
     note: Option<String>,
@@ -68,7 +68,8 @@ pub(crate) async fn replay(
     tally.end(ran, "replayed", printer)
 }
 
-/// What is counted is what is replayed. Says how many letters are left out.
+/// Restricts the filter to letters that the service replays, so that the count is exact. Prints how many letters are
+/// left out.
 async fn replayable(
     store: &dyn DeadLetterStore,
     replayer: &dyn DeadLetterReplay,
@@ -90,7 +91,7 @@ async fn replayable(
     Ok(replayable)
 }
 
-/// What the service said of a letter that it could not requeue, in one line.
+/// Formats in one line why the service could not requeue a letter.
 fn told(failure: &ReplayFailure) -> String {
     format!("not replayed: {}", one_line(&failure.reason()))
 }

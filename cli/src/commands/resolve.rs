@@ -16,7 +16,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters a batch, each as a whole or not at all.
+/// Letters per batch. A batch is resolved as a whole or not at all.
 const BATCH: u32 = 1_000;
 
 pub(crate) async fn resolve(

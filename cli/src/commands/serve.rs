@@ -1,5 +1,7 @@
-//! The admin on its own. Nobody gets in without the token; without one it is for the loopback interface alone, and
-//! for names of it: a page of another site could else point its own name there (DNS rebinding).
+//! Serves the admin without a host service.
+//!
+//! If a token is set, every request must carry it. Without a token the server listens only on the loopback interface
+//! and accepts only its names. Otherwise a page of another site could point its own name there (DNS rebinding).
 
 use std::{fs, net::IpAddr, sync::Arc, time::Duration};
 
@@ -24,8 +26,8 @@ use tokio::net::TcpListener;
 use super::replay::NOT_HERE;
 use crate::{args::Serve, error::Failure, stop::Stop};
 
-/// How long requests that are under way have to end, once it is told to: a client that sends or reads no further must
-/// not keep it alive.
+/// How long running requests may take to end after a shutdown. A client that stops sending or reading must not keep
+/// the server alive.
 const GRACE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn serve(
@@ -42,7 +44,7 @@ pub(crate) async fn serve(
         }
         None => token,
     };
-    // What editors and shells add is not a part of it.
+    // A byte order mark or white space that an editor or a shell adds is not part of the token.
     let token = token.map(|token| token.trim_start_matches('\u{feff}').trim().to_owned());
     if token.as_ref().is_some_and(String::is_empty) {
         return Err(Failure::usage("the token is empty"));
@@ -80,7 +82,7 @@ pub(crate) async fn serve(
 }
 
 struct Guard {
-    /// Its digest: of one length, whatever it is.
+    /// The token's digest, which has the same length for every token.
     token: Option<[u8; 32]>,
     operator: String,
 }
@@ -107,7 +109,7 @@ impl Guard {
     }
 }
 
-/// A browser asks for the token, which it can send as a password alone.
+/// Returns a 401 that makes a browser ask for the token. Browsers can send it only as a password.
 fn unauthenticated() -> Denied {
     const ASK: HeaderValue = HeaderValue::from_static("Basic realm=\"dead-letters\", charset=\"UTF-8\"");
     let text = "the token is missing or wrong\n";
@@ -125,7 +127,7 @@ async fn known_host(State(names): State<Arc<Vec<String>>>, request: Request, nex
     }
 }
 
-/// With any port, for `ssh -L`.
+/// Returns whether the host is known. The port is not compared, because `ssh -L` changes it.
 fn is_known(host: &str, names: &[String]) -> bool {
     let host = host.trim_matches(['[', ']']);
     let is_loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());

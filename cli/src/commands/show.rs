@@ -13,9 +13,9 @@ struct Letter {
     #[serde(flatten)]
     summary: DeadLetterSummary,
     last_error: String,
-    /// How often its event was put back before.
+    /// How often the letter's event was replayed.
     times_replayed: u64,
-    /// As it is stored, where it was asked for.
+    /// The stored payload, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
 }

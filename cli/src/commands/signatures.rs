@@ -11,7 +11,7 @@ use crate::{
     stop::Stop,
 };
 
-/// What is printed and held of the groups that letters leave.
+/// How many changes of groups are held in memory and printed.
 const GROUPS: usize = 10_000;
 
 #[derive(Default, Serialize)]

@@ -24,25 +24,25 @@ use crate::{
     stop::Stop,
 };
 
-/// The sweeper's own bound, in the command line's words.
+/// The sweeper's minimum. Checking it here lets the error name the option.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(1);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Of a dry run.
+/// Cap of the counts of due letters.
 const COUNT_CAP: u32 = 1_000_000;
 
 #[derive(Clone, Copy, Serialize)]
 struct Swept {
     deleted: u64,
-    /// Due, and not deleted by the database.
+    /// Letters that are due but that the database did not delete.
     refused: u64,
 }
 
-/// Of a dry run. One that is due for both counts twice.
+/// How many letters are due. A letter that is due for both reasons counts twice.
 #[derive(Clone, Copy, Default, Serialize)]
 struct DueNow {
     settled: Option<CappedCount>,
     all: Option<CappedCount>,
-    /// Those that nobody settled, now and until then: who would miss them has a week.
+    /// Open letters that are due now or within a week, which operators can still close before.
     open_within_a_week: Option<CappedCount>,
 }
 
@@ -61,13 +61,13 @@ pub(crate) async fn sweep(
     }
     let mut archive = None;
     if let Some(folder) = sweep.archive {
-        // It would be looked at when there is something to keep.
+        // The archive itself would check its folder only when there is a letter to write.
         if !folder.is_dir() {
             return Err(Failure::usage(format!("--archive {}: there is no such folder", folder.display())));
         }
         archive = Some(Arc::new(JsonLinesArchive::new(folder)));
     }
-    // A sweep is for cron as well.
+    // Cron runs a sweep without a terminal, and then nothing is asked.
     if !sweep.yes && stdin().is_terminal() {
         ask(&*store, &plan, every, stop).await?;
     }
@@ -115,7 +115,7 @@ async fn show(status: &mut watch::Receiver<SweeperStatus>, progress: &Progress) 
     pending().await
 }
 
-/// What each sweep did, for a log.
+/// Prints the outcome of each sweep, for a log.
 async fn tell(status: &mut watch::Receiver<SweeperStatus>) {
     while status.changed().await.is_ok() {
         if status.borrow().running_since.is_none() {
@@ -143,7 +143,7 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
     }
 }
 
-/// Whose letters are due, and since when.
+/// Which letters are due: of which app, by which retention, and at what time.
 struct Plan {
     app_id: Option<AppId>,
     retention: Retention,
@@ -172,7 +172,7 @@ impl Plan {
     }
 }
 
-/// Nothing is asked where nothing is due, unless later sweeps may find something.
+/// Asks for confirmation, unless no letter is due and no later sweep follows.
 async fn ask(
     store: &dyn DeadLetterStore,
     plan: &Plan,
@@ -184,7 +184,7 @@ async fn ask(
     if due.is_empty() && every.is_none() {
         return Ok(());
     }
-    // One that is due for both is counted twice.
+    // A letter that is due for both reasons is counted twice.
     let is_bound = due.len() > 1;
     let count = due.iter().map(|count| count.count).sum();
     let letters = amount(count, due.iter().any(|count| count.capped));

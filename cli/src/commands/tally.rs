@@ -1,4 +1,4 @@
-//! Of many letters: what was done, and what that comes to.
+//! Counts the outcomes of an action on many letters, and returns the exit status.
 
 use dead_letters::DeadLetterId;
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::{
     stop::Stop,
 };
 
-/// What became of letters that something was to be done to.
+/// The outcomes of an action on many letters.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) done: u64,
@@ -26,13 +26,13 @@ impl Tally {
         say!("{id}: the app has no such letter");
     }
 
-    /// It is left as it is.
+    /// Counts a letter that is left unchanged, and prints why.
     pub(crate) fn left(&mut self, id: DeadLetterId, why: &str) {
         self.left += 1;
         say!("{id}: {why}");
     }
 
-    /// Whether it is to end here, with more to be done.
+    /// Returns whether the action stops here although letters are left.
     pub(crate) fn stops(&mut self, stop: &Stop) -> bool {
         if stop.is_asked() {
             self.was_stopped = true;
@@ -41,13 +41,13 @@ impl Tally {
         self.was_stopped
     }
 
-    /// It ends here by itself, with more to be done.
+    /// Stops the action for this reason although letters are left.
     pub(crate) fn stops_because(&mut self, why: &str) {
         self.was_stopped = true;
         say!("note: {why}, so that it stops here");
     }
 
-    /// A batch of all that match. Whether there is another.
+    /// Counts a batch of matching letters. Returns whether there may be another batch.
     pub(crate) fn batch(&mut self, done: usize, more: bool, held: bool, progress: &Progress) -> bool {
         self.done += done as u64;
         progress.is_at(self.done);
@@ -59,14 +59,16 @@ impl Tally {
         more
     }
 
-    /// Prints what was done, under this name, and says what it comes to.
+    /// Prints the number of changed letters under this name, and returns the exit status.
     ///
-    /// | done | missing | else left | exit |
+    /// | changed | missing | left unchanged | exit status |
     /// | --- | --- | --- | --- |
     /// | any | none | none | 0, done |
-    /// | some | some, or others left | | 4, partly |
-    /// | none | all | | 3, not found |
-    /// | none | | some | 1, failed |
+    /// | none | some | none | 3, not found |
+    /// | none | any | some | 1, failed |
+    /// | some | any | any | 4, partly |
+    ///
+    /// The first matching row applies. An action that was stopped exits with 4.
     pub(crate) fn end(
         self,
         ran: Result<(), Failure>,

@@ -8,7 +8,7 @@ use crate::{
     settings::Settings,
 };
 
-/// As wide as the largest bucket is tall.
+/// Width of the largest bucket's bar.
 const BAR: u64 = 30;
 
 pub(crate) async fn timeline(
