@@ -58,7 +58,8 @@ pub(crate) fn group_key(source: &str, op: &str, script_id: Option<Uuid>, signatu
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }
-    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let first = digest.finalize().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    format!("{first:016x}")
 }
 
 /// Returns whether the signature contains the cause, or the cause's message without its class.

@@ -266,6 +266,13 @@ pub(super) struct Payload {
     is_whole: bool,
 }
 
+impl Payload {
+    /// Returns the stored kind. If the payload could not be read as it is stored, it is not the whole event.
+    fn kind<'a>(&self, stored: &'a str) -> &'a str {
+        if self.is_whole { stored } else { PayloadKind::Truncated.as_str() }
+    }
+}
+
 impl Read for Payload {
     fn read(row: &QueryResult, index: usize) -> Result<Self, DbErr> {
         let text = row.try_get_by_index(index).map(|text| Self { text, is_whole: true });
@@ -369,14 +376,6 @@ by_position! {
     }
 }
 
-impl Row {
-    /// Returns the stored kind. If the payload could not be read as it is stored, returns `truncated`, because the
-    /// text is no longer the whole event.
-    pub(super) fn payload_kind(&self) -> &str {
-        if self.payload.is_whole { &self.payload_kind } else { PayloadKind::Truncated.as_str() }
-    }
-}
-
 by_position! {
     /// A part of a text.
     pub(super) struct TextPart {
@@ -416,33 +415,79 @@ impl From<Row> for StoredLetter {
     }
 }
 
-/// No row fails to convert. An unreadable value loses only its own field.
-impl From<Row> for DeadLetterRow {
-    fn from(row: Row) -> Self {
-        let payload_kind = to_payload_kind(row.payload_kind());
-        Self {
-            id: row.id.into(),
-            app_id: row.app_id.into(),
-            original_event_id: row.original_event_id,
-            source: row.source,
-            op: row.op,
-            trigger_id: row.trigger_id.map(Into::into),
-            script_id: row.script_id.map(Into::into),
-            payload: serde_json::from_str(&row.payload.text).unwrap_or(Value::String(row.payload.text)),
-            payload_kind,
-            attempt_count: row.attempt_count.try_into().unwrap_or_default(),
-            first_attempt_at: row.first_attempt_at.to_utc(),
-            last_attempt_at: row.last_attempt_at.to_utc(),
-            last_error: row.last_error,
-            created_at: row.created_at.to_utc(),
-            resolved_at: row.resolved_at.map(|at| at.to_utc()),
-            resolution: to_resolution(row.resolution),
-            resolved_by: row.resolved_by,
-            resolution_note: row.resolution_note,
-            error_signature: row.error_signature,
-        }
+impl Row {
+    pub(super) fn payload_kind(&self) -> &str {
+        self.payload.kind(&self.payload_kind)
     }
 }
+
+by_position! {
+    /// The columns that a [`DeadLetterRow`] shows. Each further column costs SQLite more than it costs PostgreSQL.
+    #[derive(DerivePartialModel)]
+    #[sea_orm(entity = "Entity", from_query_result = "false")]
+    pub(super) struct ShownRow {
+        id: Uuid,
+        app_id: Uuid,
+        original_event_id: Uuid,
+        source: String,
+        op: String,
+        trigger_id: Option<Uuid>,
+        script_id: Option<Uuid>,
+        payload: Payload,
+        payload_kind: String,
+        attempt_count: i32,
+        first_attempt_at: DateTimeWithTimeZone,
+        last_attempt_at: DateTimeWithTimeZone,
+        last_error: String,
+        created_at: DateTimeWithTimeZone,
+        resolved_at: Option<DateTimeWithTimeZone>,
+        resolution: Option<String>,
+        resolved_by: Option<String>,
+        resolution_note: Option<String>,
+        error_signature: String,
+    }
+}
+
+impl ShownRow {
+    pub(super) fn columns() -> SelectStatement {
+        Self::select_cols(Entity::find().select_only()).into_query()
+    }
+}
+
+/// No row fails to convert. An unreadable value loses only its own field.
+macro_rules! shown_as_dead_letter_row {
+    ($($row:ty),+) => {$(
+        impl From<$row> for DeadLetterRow {
+            fn from(row: $row) -> Self {
+                let payload_kind = to_payload_kind(row.payload.kind(&row.payload_kind));
+                Self {
+                    id: row.id.into(),
+                    app_id: row.app_id.into(),
+                    original_event_id: row.original_event_id,
+                    source: row.source,
+                    op: row.op,
+                    trigger_id: row.trigger_id.map(Into::into),
+                    script_id: row.script_id.map(Into::into),
+                    payload: serde_json::from_str(&row.payload.text)
+                        .unwrap_or(Value::String(row.payload.text)),
+                    payload_kind,
+                    attempt_count: row.attempt_count.try_into().unwrap_or_default(),
+                    first_attempt_at: row.first_attempt_at.to_utc(),
+                    last_attempt_at: row.last_attempt_at.to_utc(),
+                    last_error: row.last_error,
+                    created_at: row.created_at.to_utc(),
+                    resolved_at: row.resolved_at.map(|at| at.to_utc()),
+                    resolution: to_resolution(row.resolution),
+                    resolved_by: row.resolved_by,
+                    resolution_note: row.resolution_note,
+                    error_signature: row.error_signature,
+                }
+            }
+        }
+    )+};
+}
+
+shown_as_dead_letter_row!(Row, ShownRow);
 
 by_position! {
     /// The columns that a listing reads: no payload, and only the beginning of each text.

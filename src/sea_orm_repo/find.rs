@@ -5,7 +5,7 @@ use std::ops::Range;
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect, QueryTrait,
+    QuerySelect,
     sea_query::{Func, Order},
 };
 use uuid::Uuid;
@@ -27,9 +27,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn find(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
         static GET: Text = Text::new();
         let id = id.into_inner();
-        let get =
-            GET.with(self.db.get_database_backend(), [id.into()], || Entity::find_by_id(id).into_query());
-        let row = convert::Row::find_by_statement(get).one(&self.db).await?;
+        let get = GET.with(self.db.get_database_backend(), [id.into()], || {
+            convert::ShownRow::columns().and_where(COLUMN.id.eq(id)).take()
+        });
+        let row = convert::ShownRow::find_by_statement(get).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
 
@@ -54,7 +55,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let backend = self.db.get_database_backend();
         let newest_first = by_time(Column::CreatedAt, Order::Desc);
         let last = limit.saturating_add(offset).min(i64::MAX.unsigned_abs());
-        let columns = Entity::find().into_query();
+        let columns = convert::ShownRow::columns();
         let mut page = first(backend, conditions(&[part], &of_app), &newest_first, last, &columns);
         let page = match offset {
             0 => with_hidden_limits(backend, &page),
@@ -64,7 +65,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             _ => with_hidden_limits(backend, page.limit(shown(limit)).offset(offset)),
         };
-        let rows = convert::Row::find_by_statement(page).all(&self.db).await?;
+        let rows = convert::ShownRow::find_by_statement(page).all(&self.db).await?;
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
     }
 
@@ -73,8 +74,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        let row =
-            Entity::find().filter(is_row(app_id, id)).into_model::<convert::Row>().one(&self.db).await?;
+        let row = convert::ShownRow::columns().cond_where(is_row(app_id, id)).take();
+        let row = self.db.get_database_backend().build(&row);
+        let row = convert::ShownRow::find_by_statement(row).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
 

@@ -103,7 +103,9 @@ fn group_errors(
         .expr_as(Func::min(Expr::col(("counts", "bucket"))), "first_bucket")
         .from("counts")
         .group_by_col(Column::GroupKey)
-        .apply(|groups| order_groups(groups, "counts"))
+        .order_by("letters", Order::Desc)
+        .order_by("last_seen", Order::Desc)
+        .order_by(("counts", Column::GroupKey), Order::Asc)
         // The limit is visible, so that PostgreSQL expects few groups. Otherwise it would read the whole table for
         // their newest letters.
         .limit(shown(limit.into()))
@@ -159,16 +161,12 @@ fn group_errors(
             "counts",
             Expr::col(("counts", Column::GroupKey)).eq(Expr::col(("groups", Column::GroupKey))),
         )
-        .apply(|groups| order_groups(groups, "groups"))
+        // A bare name would be ambiguous with a column that a service added.
+        .order_by(("groups", "letters"), Order::Desc)
+        .order_by(("groups", "last_seen"), Order::Desc)
+        .order_by(("groups", Column::GroupKey), Order::Asc)
         .with_cte(WithClause::new().cte(cte("counts", counts)).cte(cte("groups", groups)).to_owned())
         .take()
-}
-
-fn order_groups(groups: &mut SelectStatement, table: &'static str) {
-    groups
-        .order_by("letters", Order::Desc)
-        .order_by("last_seen", Order::Desc)
-        .order_by((table, Column::GroupKey), Order::Asc);
 }
 
 by_position! {
