@@ -26,7 +26,7 @@ use crate::{
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// The most attempts at letters that exist when they are inserted, and that other clients delete before they are
 /// counted.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 10;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store_exported(

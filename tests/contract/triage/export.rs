@@ -47,7 +47,7 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         resolved_by: Some("ada".to_owned()),
         resolution_note: Some("seen".to_owned()),
         error_signature: "smtp: 451 try again later".to_owned(),
-        signature_version: 1,
+        signature_version: 2,
         run_id: None,
         erased_at: None,
     };
