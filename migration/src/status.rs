@@ -142,25 +142,34 @@ async fn applied(
 }
 
 async fn read(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Result<BTreeSet<String>, DbErr> {
-    if !exists(db, table, scope).await? {
-        return Ok(BTreeSet::new());
-    }
-    // The current schema is the first one of `search_path`, so the name means this table in either scope.
-    let versions = Query::select().column("version").from(table.clone()).take();
+    let Some(schema) = schema_of(db, table, scope).await? else { return Ok(BTreeSet::new()) };
+    let mut versions = Query::select().column("version").take();
+    match db.get_database_backend() {
+        DbBackend::Sqlite => versions.from(table.clone()),
+        // Without the schema, a prepared statement would go on reading the table that the name meant at first, after a
+        // table of this name was created earlier in the search path.
+        _ => versions.from((Alias::new(schema), table.clone())),
+    };
     db.query_all(&versions).await?.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// Returns whether the table exists. `SchemaManager::has_table` would need a driver's feature of
+/// Returns the schema of the table, if the table exists. `SchemaManager::has_table` would need a driver's feature of
 /// sea-orm-migration.
-async fn exists(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Result<bool, DbErr> {
+async fn schema_of(
+    db: &impl ConnectionTrait,
+    table: &DynIden,
+    scope: Scope,
+) -> Result<Option<String>, DbErr> {
+    const OF_TABLE: &str = "SELECT pg_namespace.nspname::text FROM pg_class JOIN pg_namespace \
+         ON pg_namespace.oid = pg_class.relnamespace WHERE pg_class.oid = to_regclass";
     let backend = db.get_database_backend();
-    let exists = match (backend, scope) {
-        (DbBackend::Sqlite, _) => "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = $1)",
-        (_, Scope::SearchPath) => "SELECT to_regclass(quote_ident($1)) IS NOT NULL",
+    let schema = match (backend, scope) {
+        (DbBackend::Sqlite, _) => "SELECT 'main' FROM sqlite_master WHERE name = $1".to_owned(),
+        (_, Scope::SearchPath) => format!("{OF_TABLE}(quote_ident($1))"),
         (_, Scope::CurrentSchema) => {
-            "SELECT to_regclass(quote_ident(current_schema()) || '.' || quote_ident($1)) IS NOT NULL"
+            format!("{OF_TABLE}(quote_ident(current_schema()) || '.' || quote_ident($1))")
         }
     };
-    let exists = Statement::from_sql_and_values(backend, exists, [table.to_string().into()]);
-    Ok(db.query_one_raw(exists).await?.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(false))
+    let schema = Statement::from_sql_and_values(backend, schema, [table.to_string().into()]);
+    db.query_one_raw(schema).await?.map(|row| row.try_get_by_index(0)).transpose()
 }
