@@ -3,7 +3,7 @@
 //! The pool is opened and closed here, so that SQLite writes its log back into the database file however a command
 //! ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dead_letters::{
     connect_options,
@@ -54,6 +54,11 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
+/// If several processes turn on WAL mode for a new file at the same time, SQLite returns "busy" at once to all but one,
+/// without the busy timeout. For so long after the first attempt, another one follows.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// A pool, and the database's name for error messages.
 pub(crate) struct Opened {
     pub(crate) pool: DatabaseConnection,
@@ -64,9 +69,15 @@ impl Opened {
     pub(crate) async fn connect(given: &str, access: Access) -> Result<Self, Failure> {
         let url = checked(given)?;
         let name = name_of(&url);
-        match Database::connect(options(given, &url, access)).await {
-            Ok(pool) => Ok(Self { pool, name }),
-            Err(error) => Err(not_connected(&error, &name)),
+        let began = Instant::now();
+        loop {
+            match Database::connect(options(given, &url, access)).await {
+                Ok(pool) => return Ok(Self { pool, name }),
+                Err(error) if began.elapsed() < BUSY_PATIENCE && code_of(&error).as_deref() == Some("5") => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(error) => return Err(not_connected(&error, &name)),
+            }
         }
     }
 

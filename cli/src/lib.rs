@@ -24,6 +24,7 @@ use std::{
     ffi::OsString,
     fmt,
     io::{self, Write},
+    pin::pin,
     sync::Arc,
     thread,
     time::Duration,
@@ -31,7 +32,7 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 use dead_letters::{DeadLetterStore, Requeue, SeaOrmDeadLetterRepo};
-use tokio::{runtime::Builder, sync::oneshot};
+use tokio::{runtime::Builder, sync::oneshot, time::timeout};
 use tracing_subscriber::filter::Targets;
 
 use args::{Args, Command, Completions, Man, Migrate, Signatures};
@@ -163,10 +164,17 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
         _ => Access::Writes,
     };
     let at_once = args.command.ends_at_once();
+    let mut connecting = pin!(Opened::connect(&settings.database_url, access));
     let database = tokio::select! {
         biased;
-        () = stop.asked() => return Err(Failure::failed("interrupted")),
-        database = Opened::connect(&settings.database_url, access) => database?,
+        () = stop.asked() => {
+            // SQLite's log would stay behind a connection that is dropped while it opens.
+            if let Ok(Ok(database)) = timeout(INTERRUPTED, connecting).await {
+                database.close(INTERRUPTED).await;
+            }
+            return Err(Failure::failed("interrupted"));
+        }
+        database = &mut connecting => database?,
     };
     let (ran, patience) = tokio::select! {
         biased;
