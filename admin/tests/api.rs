@@ -170,6 +170,8 @@ async fn a_filter_in_the_query_string_is_obeyed(world: World) {
         "error_contains=100%25+of+%3Cb%3E%22it%22%3C%2Fb%3E+%26",
         "state=open&op=insert&source=mails&error_signature=",
         &format!("ids={id}"),
+        &format!("state=any&group_key={}", world.group_key(id).await),
+        &format!("ids={id}&group_key={}", world.group_key(id).await),
     ] {
         let found = client.get(world.path(&format!("letters?{query}"))).await.json();
         assert_eq!(listed(&found), [json!(id)], "{query}");

@@ -38,6 +38,7 @@ on_every_backend! {
     a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
     letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
+    a_preview_and_its_run_are_about_one_group,
     settled_and_failed_ones_are_told_apart,
     a_token_is_good_for_its_operator_and_app_alone,
     a_token_of_20_minutes_ago_is_expired,
@@ -311,6 +312,19 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(world: World) {
     let path = world.path(&format!("letters/{}/replay", truncated.id));
     client.post(path, json!({})).await.problem(409, "not-whole");
     assert_eq!(world.row(truncated.id).await.resolved_at, None);
+}
+
+async fn a_preview_and_its_run_are_about_one_group(world: World) {
+    let ids = minutely(&world, 2).await;
+    let other = world.insert(NewDeadLetter { source: "parcels".to_owned(), ..letter(world.app) }).await;
+    let client = world.client();
+    let filter = json!({ "group_key": world.group_key(other).await });
+    let of_group = preview(&client, &world, "ignored", filter).await;
+    assert_eq!(of_group["count"], 1);
+    let done = run(&client, &world, &of_group, None).await;
+    assert_eq!(done["done"], 1);
+    assert_eq!(resolutions(&world, &[other]).await, [Some(Resolution::Ignored)]);
+    assert_eq!(resolutions(&world, &ids).await, [None; 2]);
 }
 
 async fn settled_and_failed_ones_are_told_apart(world: World) {

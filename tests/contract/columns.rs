@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, GroupRequest, PageRequest, SeaOrmDeadLetterRepo, Settlement,
-    StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column, testing::stored_letter,
+    DeadLetterState, DeadLetterTriage, Due, GroupRequest, PageRequest, RebuildRequest, SeaOrmDeadLetterRepo,
+    Settlement, StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column,
+    testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
 use serde::Serialize;
@@ -137,6 +138,8 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     let replayed =
         repo.replay_matching(app, &open, None, None, 2, async |_, _| Ok::<_, DeadLetterRepoError>(())).await;
     answers.of("replay_matching", replayed);
+    // All of them are stale.
+    answers.of("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default()).await);
     for (scope, due) in sweeps(app) {
         let swept = repo.sweep(&scope, due, None, 1).await.unwrap();
         answers.of("sweep", Ok((swept.deleted, swept.next)));
@@ -172,6 +175,8 @@ fn of_number(app: AppId, number: u8) -> StoredLetter {
     let at = ten_oclock() + Duration::minutes(number.into());
     let is_closed = number > 0 && number.is_multiple_of(3);
     StoredLetter {
+        signature_version: 1,
+        error_signature: "stale".to_owned(),
         id: DeadLetterId::from(id(0x100)),
         original_event_id: id(0x200),
         source: if number.is_multiple_of(2) { "orders" } else { "invoices" }.to_owned(),

@@ -359,6 +359,8 @@ async fn replay_keyed(given: &Given) -> Outcome {
 }
 
 async fn rebuild_signatures(given: &Given) -> Outcome {
+    let stale = || StoredLetter { signature_version: 1, ..stored_letter(given.app, DateTime::UNIX_EPOCH) };
+    given.repo.import(&[stale(), stale()]).await?;
     given.repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop)
 }
 
