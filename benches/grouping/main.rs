@@ -17,7 +17,11 @@ const USAGE: &str = "LogHub is not part of this repository. To measure how well 
 
     git clone --depth 1 https://github.com/logpai/loghub
     cargo bench --bench grouping -- loghub
-    cargo bench --bench grouping -- loghub --wrong      # and the templates that were not grouped rightly";
+    cargo bench --bench grouping -- loghub --wrong      # and the templates that were not grouped rightly
+
+Without LogHub it measures texts that are made to be slow:
+
+    cargo bench --bench grouping -- --slow";
 
 const SUFFIX: &str = "_2k.log_structured.csv";
 /// How often each line is timed.
@@ -25,6 +29,10 @@ const ROUNDS: usize = 20;
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--slow") {
+        print_slow();
+        return Ok(());
+    }
     // `cargo bench -- insert` is for the other benchmark, and comes here too.
     let Some(folder) = arguments.iter().map(Path::new).find(|argument| argument.is_dir()) else {
         println!("{USAGE}");
@@ -55,6 +63,44 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Prints how long texts take that are made to be slow. A text of four times the length takes about four times as long
+/// if the time is linear.
+fn print_slow() {
+    const SHORT: usize = 4 << 10;
+    println!("| text | µs for 4 KB | µs for 16 KB | ratio |\n| --- | ---: | ---: | ---: |");
+    for part in [
+        "'",
+        "\"'`",
+        "(",
+        "([{<",
+        "{\"a\":",
+        "a.b.",
+        "/a",
+        "a:b@c.",
+        "1.",
+        "http://",
+        "é",
+        "a1",
+        "<html><title>",
+        "=: ",
+        "\n'",
+        "Caused by: x\n",
+        "\nTraceback (most recent call last):\n",
+        "  a\n",
+    ] {
+        let microseconds = |length: usize| {
+            let text: String = part.chars().cycle().take(length).collect();
+            let began = Instant::now();
+            for _ in 0..ROUNDS {
+                black_box(error_signature(black_box(&text)));
+            }
+            began.elapsed().as_secs_f64() * 1e6 / ROUNDS as f64
+        };
+        let (short, long) = (microseconds(SHORT), microseconds(4 * SHORT));
+        println!("| `{}` … | {short:.0} | {long:.0} | {:.1} |", part.escape_debug(), long / short);
+    }
 }
 
 fn find(folder: &Path, depth: usize, sets: &mut BTreeMap<String, PathBuf>) -> io::Result<()> {
