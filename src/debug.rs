@@ -8,13 +8,13 @@ use crate::payload::nests_too_deep;
 
 /// Implements `Debug` for a type. The fields after the semicolon are shown by their size.
 macro_rules! debug_without_content {
-    ($type:ident { $($shown:ident),+; $($content:ident),+ $(,)? }) => {
+    ($type:ident { $($shown:ident),*; $($content:ident),+ $(,)? }) => {
         impl ::std::fmt::Debug for $type {
             fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 // The pattern names every field, so that a new field can't be forgotten.
-                let Self { $($shown,)+ $($content,)+ } = self;
+                let Self { $($shown,)* $($content,)+ } = self;
                 f.debug_struct(stringify!($type))
-                    $(.field(stringify!($shown), $shown))+
+                    $(.field(stringify!($shown), $shown))*
                     $(.field(stringify!($content), &$crate::debug::Size::size($content)))+
                     .finish()
             }

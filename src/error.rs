@@ -78,7 +78,7 @@ pub enum DeadLetterRepoError {
         resolution: Option<Resolution>,
         /// When it was resolved.
         resolved_at: DateTime<Utc>,
-        /// Who resolved it, if a [`Settlement`](crate::Settlement) named somebody. Neither `Display` nor `Debug`
+        /// Who resolved it, if an [`Attribution`](crate::Attribution) named somebody. Neither `Display` nor `Debug`
         /// shows it.
         by: Option<String>,
     },
@@ -146,7 +146,7 @@ pub enum DeadLetterRepoError {
     /// The outbox's delete did not take exactly one row, and nothing was stored. If it took no row, another
     /// dispatcher has taken the event.
     #[error("the outbox's delete took {taken} rows, and must take one")]
-    OutboxRows {
+    EventNotTaken {
         /// How many rows the delete took.
         taken: u64,
     },
@@ -181,7 +181,7 @@ impl DeadLetterRepoError {
             Self::AlreadyResolved { .. }
             | Self::PayloadNotWhole { .. }
             | Self::NotResolved(_)
-            | Self::OutboxRows { taken: 0 } => ErrorKind::Conflict,
+            | Self::EventNotTaken { taken: 0 } => ErrorKind::Conflict,
             Self::InvalidResolution(_)
             | Self::InvalidState(_)
             | Self::InvalidQuery { .. }
@@ -195,7 +195,7 @@ impl DeadLetterRepoError {
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
             Self::Db(error) | Self::AppNotSwept { error, .. } => kind_of_db(error),
             Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),
-            Self::OutboxRows { .. } | Self::TransactionLost | Self::RuntimeEnded => ErrorKind::Internal,
+            Self::EventNotTaken { .. } | Self::TransactionLost | Self::RuntimeEnded => ErrorKind::Internal,
         }
     }
 

@@ -8,19 +8,27 @@ use uuid::Uuid;
 
 use crate::{
     DeadLetterId, DeadLetterRepoError, Resolution, ScriptId, TriggerId, debug::debug_without_content,
+    setters::setters,
 };
 
 /// The letters of an app that a call is about: those that match every field that is set.
 ///
-/// The default is every unresolved letter. More fields may come: write it with `..Default::default()`.
-///
-/// Every field may be missing when it is deserialized. An unknown field is an error: if it were ignored, a bulk call
+/// The default is every open letter. Every field may be missing when it is deserialized. An unknown field is an error: if it were ignored, a bulk call
 /// would take more letters than the sender meant. `Debug` shows the texts by their size.
+///
+/// ```
+/// use chrono::Utc;
+/// use dead_letters::{DeadLetterFilter, DeadLetterState};
+///
+/// let filter = DeadLetterFilter::default().source("orders").op("insert").created_before(Utc::now());
+/// assert_eq!(filter.effective_state(), DeadLetterState::Open);
+/// ```
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct DeadLetterFilter {
-    /// The state of the letter.
-    pub state: DeadLetterState,
+    /// The state of the letter. `None` is the [default](Self::effective_state).
+    pub state: Option<DeadLetterState>,
     /// The ids of the letters, at most 1,000, in any order, such as those that an operator ticked. A bulk call with
     /// ids needs no `created_before`. A scan limit does not apply, because no other letters are examined.
     pub ids: Option<Vec<DeadLetterId>>,
@@ -55,7 +63,36 @@ pub struct DeadLetterFilter {
     pub created_before: Option<DateTime<Utc>>,
 }
 
+setters! {
+    DeadLetterFilter {
+        some state: DeadLetterState,
+        into ids: Vec<DeadLetterId>,
+        some resolution: Resolution,
+        into source: String,
+        into op: String,
+        into trigger_id: IdFilter<TriggerId>,
+        into script_id: IdFilter<ScriptId>,
+        some original_event_id: Uuid,
+        into error_contains: String,
+        into error_signature: String,
+        into group_key: String,
+        some truncated: bool,
+        some failed_again_in_run: Uuid,
+        some created_from: DateTime<Utc>,
+        some created_before: DateTime<Utc>,
+    }
+}
+
 impl DeadLetterFilter {
+    /// Returns the state that the filter selects: its [`state`](field@Self::state). A filter without a state selects
+    /// open letters, or letters in any state if it names a resolution or ids.
+    pub fn effective_state(&self) -> DeadLetterState {
+        self.state.unwrap_or(match self.resolution.is_some() || self.ids.is_some() {
+            true => DeadLetterState::Any,
+            false => DeadLetterState::Open,
+        })
+    }
+
     /// Returns this filter for the letters that a replay takes: without truncated and erased payloads, unless the
     /// service [accepts them](crate::DeadLetterReplay::accepts_truncated).
     ///
@@ -76,7 +113,10 @@ impl DeadLetterFilter {
     /// Returns `None` if the filter has ids or a `created_before`, because it then includes those letters. Returns
     /// `None` too if the filter is about closed letters, which are found by the time at which they were closed.
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
-        if self.ids.is_some() || self.created_before.is_some() || self.state == DeadLetterState::Closed {
+        if self.ids.is_some()
+            || self.created_before.is_some()
+            || self.effective_state() == DeadLetterState::Closed
+        {
             return None;
         }
         let created_from = self.created_from.max(as_of.checked_add_signed(TimeDelta::minutes(1)));
@@ -100,8 +140,8 @@ debug_without_content! {
 /// use uuid::Uuid;
 ///
 /// let script = ScriptId::from(Uuid::new_v4());
-/// let of_script = DeadLetterFilter { script_id: Some(script.into()), ..Default::default() };
-/// let without_script = DeadLetterFilter { script_id: Some(IdFilter::None), ..Default::default() };
+/// let of_script = DeadLetterFilter::default().script_id(script);
+/// let without_script = DeadLetterFilter::default().script_id(IdFilter::None);
 /// assert_ne!(of_script, without_script);
 ///
 /// // The letters of an error group, which may have no script.
@@ -165,13 +205,12 @@ impl<'de, T: FromStr> Deserialize<'de> for IdFilter<T> {
 }
 
 /// The state of a letter, as a filter selects it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterState {
     /// Unresolved, or resolved as `handler_failed`.
     Open,
     /// Not resolved.
-    #[default]
     Unresolved,
     /// Resolved as `replayed`, `ignored` or `handled_by_script`. A list sorts closed letters by `resolved_at`.
     Closed,
@@ -181,7 +220,7 @@ pub enum DeadLetterState {
 
 impl DeadLetterState {
     /// All variants.
-    pub const ALL: [Self; 4] = [Self::Open, Self::Unresolved, Self::Closed, Self::Any];
+    pub const ALL: &'static [Self] = &[Self::Open, Self::Unresolved, Self::Closed, Self::Any];
 
     /// Returns the text that the state serializes as.
     pub const fn as_str(self) -> &'static str {
@@ -205,7 +244,8 @@ impl FromStr for DeadLetterState {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| DeadLetterRepoError::InvalidState(text.to_owned()))
     }

@@ -5,10 +5,12 @@ mod archive;
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
+mod count;
 mod debug;
 mod description;
 mod error;
 mod filter;
+mod group;
 mod id;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -19,19 +21,24 @@ mod open;
 mod page;
 mod payload;
 mod query;
+mod read;
 mod rebuild;
 mod replay;
 mod repo;
+mod resolve;
 mod retention;
 mod sea_orm_repo;
+mod setters;
 mod signature;
 mod store;
+mod summary;
 #[cfg(feature = "sweeper")]
 mod sweeper;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod time;
-mod triage;
+mod timeline;
+mod transfer;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
@@ -39,6 +46,7 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchiv
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;
+pub use count::{Backlog, BacklogRequest, CappedCount, Count, CountRequest, UnresolvedCount};
 /// The generated entity, for queries of your own. If you write times yourself, SQLite's schema accepts microseconds
 /// at most (`trunc_subsecs(6)`).
 pub use dead_letters_entity as entity;
@@ -46,27 +54,29 @@ pub use dead_letters_entity as entity;
 pub use dead_letters_migration as migration;
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState, IdFilter};
+pub use group::{ErrorGroup, ErrorGroups, GroupRequest};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]
-pub use open::{OpenError, Schema, open};
+pub use open::{OnOpen, OpenError, open};
 pub use page::{Cursor, Page, PageRequest};
 pub use query::ListQuery;
+pub use read::DeadLetterRead;
 pub use rebuild::{RebuildCursor, RebuildRequest, Rebuilt, Regrouped};
 pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
-pub use retention::{Archive, CappedCount, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
+pub use resolve::{Attribution, DeadLetterResolve, Resolved};
+pub use retention::{Archive, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
+pub use summary::DeadLetterSummary;
 #[cfg(feature = "sweeper")]
 pub use sweeper::{
     Retention, RetentionPolicy, SweepEnd, SweepReport, Sweeper, SweeperBuilder, SweeperConfigError,
     SweeperStatus,
 };
-pub use triage::{
-    Backlog, Bucket, Count, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorGroups, GroupRequest,
-    Imported, Settled, Settlement, Timeline, TimelineRequest, UnresolvedCount,
-};
+pub use timeline::{Bucket, Buckets, Timeline, TimelineRequest};
+pub use transfer::{DeadLetterTransfer, Imported};
 
 /// Compiles the programs of these pages as doctests, like those of the README.
 #[cfg(doctest)]

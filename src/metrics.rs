@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::Utc;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::{AppId, DeadLetterRepoError, DeadLetterTriage};
+use crate::{AppId, BacklogRequest, DeadLetterRead, DeadLetterRepoError};
 
 const CALLS: &str = "dead_letters_calls_total";
 const DURATION: &str = "dead_letters_call_duration_seconds";
@@ -42,8 +42,8 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// The error of a service's own closure in a replay is `failed` too. A call whose future is dropped is not counted.
 ///
 /// The letters of a call are those that were stored, read, resolved, reopened or deleted, or the sum of a count, a
-/// timeline or groups. For [`backlogs`](DeadLetterTriage::backlogs) they are the open letters, and for
-/// [`import`](DeadLetterTriage::import) the letters that did not exist yet. `begin` and `commit` have no letters.
+/// timeline or groups. For [`backlogs`](DeadLetterRead::backlogs) they are the open letters, and for
+/// [`import`](DeadLetterRead::import) the letters that did not exist yet. `begin` and `commit` have no letters.
 ///
 /// The call `coalesced_insert` is an insert as the caller of a `CoalescingDeadLetterRepo` sees it, including the wait
 /// for its batch. It counts no letter, because `insert_many` or `insert` counts the letter when it stores it.
@@ -90,7 +90,7 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
     counter!(REFUSED).increment(report.refused);
 }
 
-/// How many apps a page of [`backlogs`](DeadLetterTriage::backlogs) holds.
+/// How many apps a page of [`backlogs`](DeadLetterRead::backlogs) holds.
 const MAX_APPS: u32 = 1_000;
 
 /// Sets the gauges of the apps' backlogs: `dead_letters_open`, `dead_letters_oldest_open_seconds` and
@@ -114,13 +114,13 @@ impl BacklogGauges {
     ///
     /// # Errors
     ///
-    /// Those of [`backlogs`](DeadLetterTriage::backlogs). The gauges then keep their values.
+    /// Those of [`backlogs`](DeadLetterRead::backlogs). The gauges then keep their values.
     pub async fn update(
         &mut self,
-        store: &dyn DeadLetterTriage,
+        store: &dyn DeadLetterRead,
         cap: u32,
     ) -> Result<bool, DeadLetterRepoError> {
-        let backlogs = store.backlogs(None, None, MAX_APPS, cap).await?;
+        let backlogs = store.backlogs(&BacklogRequest::default().limit(MAX_APPS).cap(cap)).await?;
         let now = Utc::now();
         let set = |app_id: AppId, open: f64, oldest: f64| {
             gauge!(OPEN, "app_id" => app_id.to_string()).set(open);

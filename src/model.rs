@@ -110,6 +110,7 @@ debug_without_content! {
 /// It serializes as an admin endpoint would send it: ids as bare UUIDs, times as RFC 3339. `Debug` shows the texts
 /// and the payload by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeadLetterRow {
     /// The letter's id.
     pub id: DeadLetterId,
@@ -147,9 +148,9 @@ pub struct DeadLetterRow {
     pub resolved_at: Option<DateTime<Utc>>,
     /// The resolution. `None` beside a `resolved_at` is a resolution that this version does not know.
     pub resolution: Option<Resolution>,
-    /// Who resolved the letter, if a [`Settlement`](crate::Settlement) named somebody.
+    /// Who resolved the letter, if an [`Attribution`](crate::Attribution) named somebody.
     pub resolved_by: Option<String>,
-    /// Why it was resolved, if a [`Settlement`](crate::Settlement) had a note.
+    /// Why it was resolved, if an [`Attribution`](crate::Attribution) had a note.
     pub resolution_note: Option<String>,
     /// The text that the letters of one error group have in common. It is the service's own
     /// [signature](NewDeadLetter::error_signature), or the message of `last_error` with `#` for the parts that change
@@ -277,6 +278,7 @@ impl PayloadKind {
 /// How a dead letter was resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Resolution {
     /// The event was put back into the outbox.
     Replayed,
@@ -291,7 +293,8 @@ pub enum Resolution {
 
 impl Resolution {
     /// All variants.
-    pub const ALL: [Self; 4] = [Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
+    pub const ALL: &'static [Self] =
+        &[Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
 
     /// Returns the text of the column `resolution`.
     pub const fn as_str(self) -> &'static str {
@@ -315,7 +318,8 @@ impl FromStr for Resolution {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|resolution| resolution.as_str() == text)
             .ok_or_else(|| DeadLetterRepoError::InvalidResolution(text.to_owned()))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dead_letters_migration::{Locked, SchemaError, schema_is_current, sea_orm_migration::MigratorTraitSelf};
+use dead_letters_migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, SqlxError};
 use url::{Position, Url};
 
@@ -13,7 +13,8 @@ use crate::{
 
 /// How [`open`] treats the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schema {
+#[non_exhaustive]
+pub enum OnOpen {
     /// Applies the missing steps in the current schema. Any number of processes may do so at once.
     Migrate,
     /// Changes nothing, because the deploy migrates. A missing step is an error. The role needs the privilege to read
@@ -36,21 +37,21 @@ pub enum Schema {
 /// # Examples
 ///
 /// ```
-/// # use dead_letters::{OpenError, Schema, connect_options, migration::Migrator, open};
+/// # use dead_letters::{OnOpen, OpenError, connect_options, migration::Migrator, open};
 /// # async fn start() -> Result<(), OpenError> {
-/// let repo = open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await?;
+/// let repo = open(connect_options("sqlite::memory:"), OnOpen::Migrate, Migrator).await?;
 /// # Ok(())
 /// # }
 /// ```
 pub async fn open(
     options: ConnectOptions,
-    schema: Schema,
+    on_open: OnOpen,
     migrator: impl MigratorTraitSelf,
 ) -> Result<SeaOrmDeadLetterRepo, OpenError> {
     let db = connect(options).await?;
-    match schema {
-        Schema::Check => schema_is_current(&db, &migrator).await.map_err(OpenError::Schema)?,
-        Schema::Migrate => {
+    match on_open {
+        OnOpen::Check => check_schema(&db, &migrator).await.map_err(OpenError::Schema)?,
+        OnOpen::Migrate => {
             let migrator = Locked(migrator);
             if !migrator.pending(&db).await.map_err(OpenError::Schema)?.is_empty() {
                 migrator.up(&db, None).await.map_err(OpenError::Migrate)?;

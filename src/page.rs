@@ -8,34 +8,37 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, time::is_held};
+use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, setters::setters, time::is_held};
 
-/// Which page of a listing to return. The default is the first page, with 50 letters. More fields may come: write it
-/// with `..Default::default()`.
+/// Which page of a listing to return. The default is the first page, with 50 letters.
 ///
 /// Every field may be missing when it is deserialized. An unknown field is an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct PageRequest {
     /// How many letters a page has at most: 1 to 500, or 1 to 1,000 for an export.
     pub size: u32,
     /// Where the page begins: the [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
-    /// The scan limit: how many letters the call may examine, at least 1. It examines the newest letters of the app
+    /// How many letters the call may examine, at least 1. It examines the newest letters of the app
     /// and the filter's state, within the filter's times and after the cursor. It examines closed letters in the
     /// order in which they were closed, whatever the filter's times. `None` is no limit: if few letters match, a page
     /// then reads all letters.
-    pub scan: Option<u32>,
+    pub scan_limit: Option<u32>,
 }
 
 impl Default for PageRequest {
     fn default() -> Self {
-        Self { size: 50, after: None, scan: None }
+        Self { size: 50, after: None, scan_limit: None }
     }
 }
 
+setters! { PageRequest { plain size: u32, some after: Cursor, some scan_limit: u32 } }
+
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Page<T> {
     /// The letters.
     pub items: Vec<T>,
@@ -44,6 +47,13 @@ pub struct Page<T> {
     /// Where the scan limit stopped the call before the page was full: the `created_at` of the last examined letter,
     /// or its `resolved_at` if the filter's state is closed. More letters may follow, and `next` begins there.
     pub scanned_back_to: Option<DateTime<Utc>>,
+}
+
+impl<T> Page<T> {
+    /// Returns the last page of a listing, with these letters.
+    pub fn last(items: Vec<T>) -> Self {
+        Self { items, next: None, scanned_back_to: None }
+    }
 }
 
 /// A position in one listing, for keyset pagination. It prints, parses and serializes as 44 characters that need no

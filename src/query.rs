@@ -9,7 +9,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, PageRequest};
+use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, PageRequest};
 
 /// The value that stands for the empty text and the empty list. HTML forms send an empty value for a field that was
 /// left empty, so an empty value means "not set".
@@ -40,6 +40,7 @@ const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 /// and `Form` take it. Flattened into a struct with other fields, it takes all fields that are not the struct's, so
 /// that an unknown one is an error there too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ListQuery {
     /// Which letters to list.
     pub filter: DeadLetterFilter,
@@ -47,7 +48,18 @@ pub struct ListQuery {
     pub page: PageRequest,
 }
 
+impl From<DeadLetterFilter> for ListQuery {
+    fn from(filter: DeadLetterFilter) -> Self {
+        Self { filter, page: PageRequest::default() }
+    }
+}
+
 impl ListQuery {
+    /// Returns a query for a page of the letters that match.
+    pub fn new(filter: DeadLetterFilter, page: PageRequest) -> Self {
+        Self { filter, page }
+    }
+
     /// Returns the names and texts of the fields that are set, not encoded, for a form's hidden inputs or the options
     /// of a command.
     pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
@@ -69,9 +81,9 @@ impl ListQuery {
             created_from,
             created_before,
         } = &self.filter;
-        let PageRequest { size, after, scan } = &self.page;
+        let PageRequest { size, after, scan_limit } = &self.page;
         let pairs = [
-            ("state", to_text(&Some(*state).filter(|&state| state != DeadLetterState::default()))),
+            ("state", to_text(state)),
             ("ids", ids.as_deref().map(join)),
             ("resolution", to_text(resolution)),
             ("source", source.as_deref().map(quote_empty)),
@@ -88,12 +100,18 @@ impl ListQuery {
             ("created_before", created_before.map(to_rfc3339)),
             ("size", to_text(&Some(*size).filter(|&size| size != PageRequest::default().size))),
             ("after", to_text(after)),
-            ("scan", to_text(scan)),
+            ("scan_limit", to_text(scan_limit)),
         ];
         pairs.into_iter().filter_map(|(name, text)| Some((name, text?)))
     }
 
-    fn from_pairs(
+    /// Makes a query of names and texts that are not encoded, as [`pairs`](Self::pairs) returns them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidQuery`](DeadLetterRepoError::InvalidQuery) for a name that is no field or is given twice, and for a
+    /// text that is no value of its field.
+    pub fn from_pairs(
         pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
     ) -> Result<Self, DeadLetterRepoError> {
         let mut query = Self::default();
@@ -121,7 +139,7 @@ impl ListQuery {
         match name {
             "state" => {
                 let problem = "must be open, unresolved, closed or any";
-                filter.state = parse(text, problem)?.unwrap_or_default();
+                filter.state = parse(text, problem)?;
             }
             "ids" => {
                 if let Some(ids) = split(text)? {
@@ -146,7 +164,7 @@ impl ListQuery {
             "created_before" => filter.created_before = parse(text, A_TIME)?,
             "size" => page.size = parse(text, A_NUMBER)?.unwrap_or(PageRequest::default().size),
             "after" => page.after = parse(text, "must be the cursor that a page gave as its next")?,
-            "scan" => page.scan = parse(text, A_NUMBER)?,
+            "scan_limit" => page.scan_limit = parse(text, A_NUMBER)?,
             _ => return Err("is no field"),
         }
         Ok(())

@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, DeadLetterId, debug::debug_without_content};
+use crate::{AppId, DeadLetterId, debug::debug_without_content, setters::setters};
 
-/// Which letters [`rebuild_signatures`](crate::DeadLetterTriage::rebuild_signatures) examines.
-///
-/// More fields may come: write it with `..Default::default()`.
+/// Which letters [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) examines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RebuildRequest {
     /// How many letters to examine, 1 to 500. The default is 500.
     pub limit: u32,
@@ -23,6 +22,8 @@ impl Default for RebuildRequest {
     }
 }
 
+setters! { RebuildRequest { plain limit: u32, some after: RebuildCursor, plain dry_run: bool } }
+
 /// The position behind the last letter that a call examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildCursor {
@@ -34,6 +35,7 @@ pub struct RebuildCursor {
 
 /// The result of a rebuild of one batch of letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Rebuilt {
     /// Letters that were examined.
     pub examined: u64,

@@ -8,8 +8,8 @@ use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
 
 use crate::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, StoredLetter,
-    debug::debug_without_content,
+    AppId, Attribution, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
+    StoredLetter, setters::setters,
 };
 
 /// Puts the events of letters back where the service's dispatcher takes them from.
@@ -60,7 +60,7 @@ pub trait Requeue: Send + Sync {
 /// Replays one app's dead letters: resolves each as `replayed`, and puts its event back with the service's
 /// [`Requeue`], in one transaction.
 ///
-/// The trait is for operators, beside [`DeadLetterTriage`](crate::DeadLetterTriage), which defines the terms. It is
+/// The trait is for operators, beside [`DeadLetterRead`](crate::DeadLetterRead), which defines the terms. It is
 /// object-safe.
 ///
 /// # Errors
@@ -88,8 +88,7 @@ pub trait DeadLetterReplay: Send + Sync {
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<String>,
-        note: Option<String>,
+        attribution: &Attribution,
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 
     /// Replays one batch of open letters that match, oldest first. The batch ends at the request's limit and at 16 MB
@@ -115,31 +114,25 @@ pub trait DeadLetterReplay: Send + Sync {
     ///
     /// Nothing was replayed after any of these, because an error after the first part is [`Replayed::stopped`]:
     ///
-    /// - those of [`resolve_matching`](crate::DeadLetterTriage::resolve_matching);
+    /// - those of [`resolve_matching`](crate::DeadLetterResolve::resolve_matching);
     /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` of another app or filter;
     /// - [`Requeue`](DeadLetterRepoError::Requeue) with a service's error that is transient.
     async fn replay_matching(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        request: ReplayRequest,
+        attribution: &Attribution,
+        request: &ReplayRequest,
     ) -> Result<Replayed, DeadLetterRepoError>;
 
     /// Returns the service's [`Requeue::accepts_truncated`].
     fn accepts_truncated(&self) -> bool;
 }
 
-/// A batch to replay: who decided it and why, where it begins, and how many letters it examines.
-///
-/// The default is the first 100 letters. More fields may come: write it with `..Default::default()`.
-///
-/// A NUL in a text becomes U+FFFD. `Debug` shows the texts by their size.
-#[derive(Clone, PartialEq, Eq)]
+/// A batch to replay: where it begins, and how many letters it examines. The default is the first 100 letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ReplayRequest {
-    /// Who decided it.
-    pub by: Option<String>,
-    /// Why it was decided.
-    pub note: Option<String>,
     /// The bulk run that the batch belongs to. It is stored with each replayed letter, so that
     /// [`filter.failed_again_in_run`](DeadLetterFilter::failed_again_in_run) finds the letters that failed again.
     pub run_id: Option<Uuid>,
@@ -151,14 +144,15 @@ pub struct ReplayRequest {
 
 impl Default for ReplayRequest {
     fn default() -> Self {
-        Self { by: None, note: None, run_id: None, after: None, limit: 100 }
+        Self { run_id: None, after: None, limit: 100 }
     }
 }
 
-debug_without_content! { ReplayRequest { run_id, after, limit; by, note } }
+setters! { ReplayRequest { some run_id: Uuid, some after: Cursor, plain limit: u32 } }
 
 /// The result of a call of [`DeadLetterReplay::replay_matching`].
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Replayed {
     /// The letters that were replayed, oldest first.
     pub ids: Vec<DeadLetterId>,
@@ -179,6 +173,7 @@ pub struct Replayed {
 
 /// A letter that the service could not requeue.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ReplayFailure {
     /// The letter, which stays open.
     pub id: DeadLetterId,
@@ -189,6 +184,11 @@ pub struct ReplayFailure {
 }
 
 impl ReplayFailure {
+    /// Returns the failure of a letter.
+    pub fn new(id: DeadLetterId, error: DeadLetterRepoError) -> Self {
+        Self { id, error }
+    }
+
     /// Returns the service's error and its sources as text. The service chose the text: escape it, like any untrusted
     /// text, before you show it.
     pub fn reason(&self) -> String {

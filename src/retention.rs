@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, StoredLetter};
+use crate::{AppId, CappedCount, DeadLetterId, DeadLetterRepoError, DeadLetterState, StoredLetter};
 
 /// Deletes due letters in batches, and counts the letters that are due.
 ///
@@ -119,6 +119,7 @@ pub trait Archive: Send + Sync {
 /// The apps whose letters a sweep deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SweepScope {
     /// One app.
     App(AppId),
@@ -136,6 +137,7 @@ pub enum SweepScope {
 /// The condition under which a letter is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Due {
     /// The letter was created before this time, whether it is open or closed.
     CreatedBefore(DateTime<Utc>),
@@ -168,6 +170,7 @@ impl SweepCursor {
 
 /// The result of one batch of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Swept {
     /// Letters of the batch: they were due, and no other transaction had locked them.
     pub picked: u64,
@@ -177,13 +180,4 @@ pub struct Swept {
     /// archive. It is the end of an app if that app had to be swept alone. It is `None` if nothing is left behind it,
     /// except for letters that other transactions have locked.
     pub next: Option<SweepCursor>,
-}
-
-/// A count that stops at a cap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CappedCount {
-    /// The letters, or the cap if there are more.
-    pub count: u64,
-    /// Whether there are more than `count`.
-    pub capped: bool,
 }

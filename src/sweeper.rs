@@ -318,6 +318,7 @@ pub struct SweepReport {
 
 /// How a tick ended.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum SweepEnd {
     /// Nothing is due any more, except for letters that other transactions have locked and letters that the database
     /// [refused](SweepReport::refused) to delete.

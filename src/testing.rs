@@ -31,7 +31,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterRepoError, NewDeadLetter, OpenError, PayloadKind, Schema, SeaOrmDeadLetterRepo,
+    AppId, DeadLetterRepoError, NewDeadLetter, OnOpen, OpenError, PayloadKind, SeaOrmDeadLetterRepo,
     StoredLetter, connect_options, open,
     signature::{self, SIGNATURE_VERSION},
 };
@@ -49,7 +49,7 @@ pub use failing::{Call, FailingStore};
 ///
 /// No error that a test can fix.
 pub async fn store() -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await
+    open(connect_options("sqlite::memory:"), OnOpen::Migrate, Migrator).await
 }
 
 /// Returns a letter whose fields all differ, and that comes back from the store unchanged.
@@ -77,7 +77,7 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
 
 /// Returns a sample letter as an export contains it, unresolved.
 ///
-/// [`import`](crate::DeadLetterTriage::import) stores it with this `created_at`, so that a sweep can find it.
+/// [`import`](crate::DeadLetterTransfer::import) stores it with this `created_at`, so that a sweep can find it.
 pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
     let letter = letter(app_id);
     StoredLetter {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dead_letters::{
     connect_options,
     entity::dead_letters::Entity,
-    migration::{Locked, Migrator, SchemaError, schema_is_current, sea_orm_migration::MigratorTraitSelf},
+    migration::{Locked, Migrator, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf},
 };
 use dead_letters_admin::VIEW_TIMEOUT;
 use sea_orm::{
@@ -209,7 +209,7 @@ impl Opened {
 
     /// Checks whether migration steps are missing.
     pub(crate) async fn status(&self) -> Result<&'static str, Failure> {
-        match schema_is_current(&self.pool, &Migrator).await {
+        match check_schema(&self.pool, &Migrator).await {
             Ok(()) => Ok("the schema is current"),
             Err(SchemaError::Missing(steps)) if is_all(&steps) => {
                 self.require_table().await?;

@@ -17,7 +17,7 @@ mod status;
 
 pub use locked::Locked;
 pub use sea_orm_migration;
-pub use status::{SchemaError, schema_is_current};
+pub use status::{SchemaError, check_schema};
 
 /// The steps of `dead-letters`, in order. `up` runs them in [`Locked`].
 #[derive(Debug)]

@@ -63,7 +63,7 @@ pub struct Locked<M>(pub M);
 impl<M: MigratorTraitSelf> Locked<M> {
     /// Returns the steps that `up` would apply. Changes nothing.
     ///
-    /// Unlike [`schema_is_current`](crate::schema_is_current), this reads only the current schema. Steps of other
+    /// Unlike [`check_schema`](crate::check_schema), this reads only the current schema. Steps of other
     /// migrators in the migrator's table are ignored.
     ///
     /// # Errors

@@ -67,12 +67,12 @@ impl From<SchemaError> for DbErr {
 /// # Examples
 ///
 /// ```
-/// # use dead_letters_migration::{Migrator, SchemaError, schema_is_current, sea_orm_migration::sea_orm};
+/// # use dead_letters_migration::{Migrator, SchemaError, check_schema, sea_orm_migration::sea_orm};
 /// async fn start(db: &sea_orm::DatabaseConnection) -> Result<(), SchemaError> {
-///     schema_is_current(db, &Migrator).await
+///     check_schema(db, &Migrator).await
 /// }
 /// ```
-pub async fn schema_is_current(
+pub async fn check_schema(
     db: &impl ConnectionTrait,
     migrator: &impl MigratorTraitSelf,
 ) -> Result<(), SchemaError> {

@@ -20,7 +20,7 @@ use super::{
     parts::{Part, Sort, by_time, conditions, first},
     text::with_hidden_limits,
 };
-use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError, DeadLetterState};
+use crate::{AppId, Backlog, BacklogRequest, DeadLetterRepoError, DeadLetterState};
 
 /// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
 const APPS_PER_STATEMENT: usize = 1_000;
@@ -28,13 +28,11 @@ const APPS_PER_STATEMENT: usize = 1_000;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn find_backlogs(
         &self,
-        among: Option<&[AppId]>,
-        after: Option<AppId>,
-        limit: u32,
-        cap: u32,
+        request: &BacklogRequest,
     ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+        let &BacklogRequest { ref among, after, limit, cap } = request;
         let limit = in_range("limit", limit, 1..=1_000)?;
-        let among = among.map(|among| {
+        let among = among.as_ref().map(|among| {
             let behind = among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after));
             behind.copied().collect::<BTreeSet<_>>()
         });
@@ -193,10 +191,7 @@ fn backlog(query: &mut SelectStatement, backend: DbBackend, app_id: Expr, cap: u
 }
 
 fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {
-    let count = |column| -> Result<CappedCount, DeadLetterRepoError> {
-        let (count, capped) = capped(row.try_get_by_index(column)?, Some(cap));
-        Ok(CappedCount { count, capped })
-    };
+    let count = |column| row.try_get_by_index(column).map(|counted| capped(counted, Some(cap)));
     Ok(Backlog {
         app_id: row.try_get_by_index::<Uuid>(0)?.into(),
         open: count(1)?,

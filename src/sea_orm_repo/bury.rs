@@ -43,13 +43,13 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// [`OutboxRows`](DeadLetterRepoError::OutboxRows) if `take` deleted no row, or several. Nothing was stored or
+    /// [`EventNotTaken`](DeadLetterRepoError::EventNotTaken) if `take` deleted no row, or several. Nothing was stored or
     /// taken.
     ///
     /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless a connection was lost while it
     /// committed. In that case the letter may be stored, because the server committed a try whose answer was lost,
     /// and no later try reached the server. The outbox's row decides: the event is still there, or its letter is
-    /// stored. Call `bury` again in both cases. It buries an event that is still there. It returns `OutboxRows`
+    /// stored. Call `bury` again in both cases. It buries an event that is still there. It returns `EventNotTaken`
     /// with `taken: 0` and stores nothing if the event is gone.
     ///
     /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) if `take` ended the transaction.
@@ -101,7 +101,7 @@ impl SeaOrmDeadLetterRepo {
         let txn = transaction::begin(self.pool()).await?;
         match take(&txn).await {
             Ok(1) => {}
-            Ok(taken) => return abandon(txn, DeadLetterRepoError::OutboxRows { taken }).await,
+            Ok(taken) => return abandon(txn, DeadLetterRepoError::EventNotTaken { taken }).await,
             Err(error) => return abandon(txn, error.into()).await,
         }
         // If the transaction is lost, the insert would run outside any transaction.

@@ -6,7 +6,7 @@ use sea_orm::{
     ColumnTrait, DbErr, DerivePartialModel, EntityTrait, PartialModelTrait, QueryResult, QuerySelect,
     QueryTrait,
     prelude::DateTimeWithTimeZone,
-    sea_query::{self, CaseStatement, Expr, ExprTrait, Func, SelectStatement},
+    sea_query::{self, CaseStatement, Expr, ExprTrait, Func, Query, ReturningClause, SelectStatement},
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -579,6 +579,13 @@ pub(super) fn join_ends(start: String, end: Option<String>) -> String {
 impl Summary {
     pub(super) fn columns() -> SelectStatement {
         Self::select_cols(Entity::find().select_only()).into_query()
+    }
+
+    /// Returns the expressions of [`columns`](Self::columns), for the RETURNING of an update.
+    pub(super) fn returning() -> ReturningClause {
+        let mut expressions = Vec::new();
+        Self::columns().exprs_mut_for_each(|column| expressions.push(column.expr.clone()));
+        Query::returning().exprs(expressions)
     }
 }
 

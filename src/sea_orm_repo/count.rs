@@ -19,7 +19,8 @@ use super::{
     text::with_hidden_limits,
 };
 use crate::{
-    AppId, Count, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, UnresolvedCount,
+    AppId, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterState,
+    Resolution, UnresolvedCount,
 };
 
 /// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
@@ -60,8 +61,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let counts = app_ids.iter().map(|&app_id| {
             let counted = found.get(&app_id.into_inner()).copied().unwrap_or_default();
-            let (count, capped) = capped(counted, cap);
-            UnresolvedCount { app_id, count, capped }
+            UnresolvedCount { app_id, unresolved: capped(counted, cap) }
         });
         Ok(counts.collect())
     }
@@ -77,8 +77,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let count = count_to(backend, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
             let counted = self.db.query_one_raw(with_hidden_limits(backend, &count)).await?;
             let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-            let (count, capped) = capped(counted, Some(cap));
-            counts.push(UnresolvedCount { app_id, count, capped });
+            counts.push(UnresolvedCount { app_id, unresolved: capped(counted, Some(cap)) });
         }
         Ok(counts)
     }
@@ -87,10 +86,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        cap: u32,
-        scan: Option<u32>,
+        request: &CountRequest,
     ) -> Result<Count, DeadLetterRepoError> {
-        let mut matching = self.bounded(self.matching(app_id, filter)?.until_now(), scan).await?;
+        let CountRequest { cap, scan_limit } = *request;
+        let mut matching = self.bounded(self.matching(app_id, filter)?.until_now(), scan_limit).await?;
         let place = Query::select().columns([matching.time(), Column::Id]).take();
         let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
         let now = now_as_bound(self.db.get_database_backend());
@@ -98,10 +97,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let counted = matching.fetch(&self.db, count).await?.pop();
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
         let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
-        let (count, capped) = capped(counted.try_get_by_index(1)?, Some(cap));
         Ok(Count {
-            count,
-            capped,
+            matching: capped(counted.try_get_by_index(1)?, Some(cap)),
             now,
             as_of: filter.created_before.unwrap_or(now),
             scanned_back_to: matching.scanned_back_to(),
@@ -181,11 +178,11 @@ fn count_rows(rows: SelectStatement) -> SelectStatement {
     Query::select().expr(Func::count(Expr::col(Asterisk))).from_subquery(rows, "matching").take()
 }
 
-/// Returns (`count`, `capped`) of the number that [`count_to`] counted.
-pub(super) fn capped(counted: i64, cap: Option<u32>) -> (u64, bool) {
+/// Caps the number that [`count_to`] counted.
+pub(super) fn capped(counted: i64, cap: Option<u32>) -> CappedCount {
     let counted = counted.unsigned_abs();
     let count = cap.map_or(counted, |cap| Ord::min(counted, cap.into()));
-    (count, counted > count)
+    CappedCount { count, capped: counted > count }
 }
 
 /// Selects a count for each app.

@@ -19,7 +19,7 @@ use super::{
     in_range,
     scan::Matching,
     text::shown,
-    timeline::Buckets,
+    timeline::Bins,
 };
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest,
@@ -35,9 +35,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<ErrorGroups, DeadLetterRepoError> {
         let limit = in_range("limit", request.limit, PAGE_SIZES)?;
         let backend = self.db.get_database_backend();
-        let buckets =
-            request.timeline.as_ref().map(|timeline| Buckets::new(timeline, backend)).transpose()?;
-        let mut matching = self.bounded(self.matching(app_id, filter)?, request.scan).await?;
+        let buckets = request.timeline.map(|buckets| Bins::new(buckets, backend)).transpose()?;
+        let mut matching = self.bounded(self.matching(app_id, filter)?, request.scan_limit).await?;
         let query = group_errors(&matching, buckets.as_ref(), limit, self.sharded.then_some(app_id));
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for row in matching.fetch(&self.db, query).await? {
@@ -62,29 +61,29 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 const BUCKET: i32 = 2;
 
 /// The columns that the statement computes for each group.
-const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "settled", "last_settled_at", "newest_id"];
+const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "closed", "last_closed_at", "newest_id"];
 
 /// Selects a row for each bucket of each group. The statement reads the letters once, counts them by group and
 /// bucket, and sums the groups from these counts. A group's texts are those of its newest letter, and are only on
 /// the row of its first bucket.
 fn group_errors(
     matching: &Matching<'_>,
-    buckets: Option<&Buckets>,
+    buckets: Option<&Bins>,
     limit: u32,
     app_of_sharded: Option<AppId>,
 ) -> SelectStatement {
     let bucket = buckets.map_or(Expr::Keyword(Keyword::Null), |buckets| {
         CaseStatement::new().case(buckets.holds(), buckets.bucket()).into()
     });
-    let if_settled = |then: Expr| CaseStatement::new().case(is_open().not(), then);
+    let if_closed = |then: Expr| CaseStatement::new().case(is_open().not(), then);
     let counts = Query::select()
         .column(Column::GroupKey)
         .expr_as(bucket, "bucket")
         .expr_as(Func::count(Expr::col(Asterisk)), "in_bucket")
         .expr_as(Func::min(Expr::col(Column::CreatedAt)), "first_at")
         .expr_as(Func::max(Expr::col(Column::CreatedAt)), "last_at")
-        .expr_as(Func::count(if_settled(Expr::Constant(1.into()))), "settled_in_bucket")
-        .expr_as(Func::max(if_settled(Column::ResolvedAt.into_expr())), "settled_at")
+        .expr_as(Func::count(if_closed(Expr::Constant(1.into()))), "closed_in_bucket")
+        .expr_as(Func::max(if_closed(Column::ResolvedAt.into_expr())), "closed_at")
         .apply(|query| matching.select_all(query))
         .group_by_col(Column::GroupKey)
         // The position, because a name would mean a column that a service added to the table.
@@ -98,8 +97,8 @@ fn group_errors(
         .expr_as(sum("in_bucket"), "letters")
         .expr_as(Func::min(Expr::col(("counts", "first_at"))), "first_seen")
         .expr_as(Func::max(Expr::col(("counts", "last_at"))), "last_seen")
-        .expr_as(sum("settled_in_bucket"), "settled")
-        .expr_as(Func::max(Expr::col(("counts", "settled_at"))), "last_settled_at")
+        .expr_as(sum("closed_in_bucket"), "closed")
+        .expr_as(Func::max(Expr::col(("counts", "closed_at"))), "last_closed_at")
         .expr_as(Func::min(Expr::col(("counts", "bucket"))), "first_bucket")
         .from("counts")
         .group_by_col(Column::GroupKey)
@@ -182,8 +181,8 @@ by_position! {
         letters: i64,
         first_seen: DateTimeWithTimeZone,
         last_seen: DateTimeWithTimeZone,
-        settled: i64,
-        last_settled_at: Option<DateTimeWithTimeZone>,
+        closed: i64,
+        last_closed_at: Option<DateTimeWithTimeZone>,
         newest_id: Uuid,
     }
 }
@@ -201,8 +200,8 @@ impl ErrorGroupRow {
             first_seen: self.first_seen.to_utc(),
             last_seen: self.last_seen.to_utc(),
             newest_id: self.newest_id.into(),
-            settled: self.settled.unsigned_abs(),
-            last_settled_at: self.last_settled_at.map(|at| at.to_utc()),
+            closed: self.closed.unsigned_abs(),
+            last_closed_at: self.last_closed_at.map(|at| at.to_utc()),
             timeline,
         }
     }

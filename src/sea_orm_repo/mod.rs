@@ -42,8 +42,7 @@ use convert::Limits;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
-/// [`DeadLetterRepo`], [`DeadLetterTriage`](crate::DeadLetterTriage) and
-/// [`DeadLetterRetention`](crate::DeadLetterRetention) on SeaORM, over a pool or over a transaction of the caller.
+/// [`DeadLetterRepo`] and the other traits of a [`DeadLetterStore`](crate::DeadLetterStore) on SeaORM, over a pool or over a transaction of the caller.
 /// Requires a Tokio runtime.
 ///
 /// Over a pool, a call that is a single statement is sent again, up to three times, if PostgreSQL fails it with a
@@ -116,7 +115,7 @@ impl SeaOrmDeadLetterRepo {
     /// caller's statements in `txn`, or not at all.
     ///
     /// In a transaction, [`insert_many`](DeadLetterRepo::insert_many) and
-    /// [`import`](crate::DeadLetterTriage::import) store all their letters with one statement, so that a dropped
+    /// [`import`](crate::DeadLetterTransfer::import) store all their letters with one statement, so that a dropped
     /// call leaves no part of them behind. They return
     /// [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB,
     /// and over a [sharded](Self::sharded) table for more than 4,095 new ones.

@@ -20,8 +20,8 @@ use super::{
     transaction,
 };
 use crate::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow,
-    PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Settled, Settlement,
+    AppId, Attribution, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
+    DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Resolved,
     StoredLetter,
     observed::{Call, call, observed},
 };
@@ -45,13 +45,12 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// The errors of [`resolve_once`](crate::DeadLetterTriage::resolve_once), and every error of `enqueue`.
-    pub async fn replay<F, T, E>(
+    /// The errors of [`resolve_once`](crate::DeadLetterResolve::resolve_once), and every error of `enqueue`.
+    pub async fn replay_with<F, T, E>(
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<String>,
-        note: Option<String>,
+        attribution: &Attribution,
         enqueue: F,
     ) -> Result<T, E>
     where
@@ -62,32 +61,31 @@ impl SeaOrmDeadLetterRepo {
         let enqueue = async |txn: &DatabaseTransaction, row: Row| {
             enqueue(txn, row.into()).await.map_err(|error| by_closure(error, &mut own))
         };
-        let call = self.replay_row(app_id, id, by, note, enqueue);
+        let call = self.replay_row(app_id, id, attribution, enqueue);
         let outcome = observed(of_row(app_id, id), pin!(call), |_| 1).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
     /// Resolves matching open letters as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
     /// `enqueue` on them, in one transaction. A batch also ends at 16 MB of text, but has at least one letter.
-    /// [`Settled::more`] is then true. Letters that another transaction has locked are skipped.
+    /// [`Resolved::more`] is then true. Letters that another transaction has locked are skipped.
     ///
     /// `enqueue` receives the letters oldest first, including those whose payload is truncated or erased. It does
-    /// not run if there are none. Its errors have the same effect as in [`replay`](Self::replay) and roll back the
+    /// not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with) and roll back the
     /// whole batch. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
     ///
     /// # Errors
     ///
-    /// The errors of [`resolve_matching`](crate::DeadLetterTriage::resolve_matching), and every error of
+    /// The errors of [`resolve_matching`](crate::DeadLetterResolve::resolve_matching), and every error of
     /// `enqueue`.
-    pub async fn replay_matching<F, E>(
+    pub async fn replay_matching_with<F, E>(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        by: Option<String>,
-        note: Option<String>,
+        attribution: &Attribution,
         limit: u32,
         enqueue: F,
-    ) -> Result<Settled, E>
+    ) -> Result<Resolved, E>
     where
         F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), E>,
         E: From<DeadLetterRepoError>,
@@ -96,13 +94,12 @@ impl SeaOrmDeadLetterRepo {
         let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
             enqueue(txn, letters).await.map_err(|error| by_closure(error, &mut own))
         };
-        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let call = async {
-            let bulk = Bulk::new(self, app_id, filter, &settlement, limit)?;
+            let bulk = Bulk::new(self, app_id, filter, Resolution::Replayed, attribution, limit)?;
             let (picked, replayed) = self.replay_batch(&bulk, enqueue).await;
             let ids = replayed?;
             let more = picked.more && !ids.is_empty();
-            Ok(Settled { ids, more, skipped_locked: picked.skipped && !more })
+            Ok(Resolved { ids, more, skipped_locked: picked.skipped && !more })
         };
         let outcome = observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
@@ -118,16 +115,18 @@ impl SeaOrmDeadLetterRepo {
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<String>,
-        note: Option<String>,
+        attribution: &Attribution,
         enqueue: F,
     ) -> Result<T, DeadLetterRepoError>
     where
         F: AsyncFnOnce(&DatabaseTransaction, Row) -> Result<T, DeadLetterRepoError>,
     {
-        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
         let txn = transaction::begin(self.pool()).await?;
-        let outcome = match self.in_transaction(&txn).settle_once(app_id, id, &settlement).await {
+        let outcome = match self
+            .in_transaction(&txn)
+            .settle_once(app_id, id, Resolution::Replayed, attribution)
+            .await
+        {
             Ok(row) => enqueue(&txn, row).await,
             Err(error) => Err(error),
         };
@@ -185,8 +184,7 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<String>,
-        note: Option<String>,
+        attribution: &Attribution,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
         let enqueue = async |txn: &DatabaseTransaction, row: Row| {
             let kind = not_whole(row.payload_kind());
@@ -197,7 +195,7 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
             self.requeue.requeue(txn, slice::from_ref(&letter)).await.map_err(by_service)?;
             Ok(DeadLetterRow::from(row))
         };
-        let call = self.repo.replay_row(app_id, id, by, note, enqueue);
+        let call = self.repo.replay_row(app_id, id, attribution, enqueue);
         observed(of_row(app_id, id), pin!(call), |_| 1).await
     }
 
@@ -205,9 +203,10 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        request: ReplayRequest,
+        attribution: &Attribution,
+        request: &ReplayRequest,
     ) -> Result<Replayed, DeadLetterRepoError> {
-        let call = self.replay_in_parts(app_id, filter, request);
+        let call = self.replay_in_parts(app_id, filter, attribution, request);
         observed(of_rows(app_id), pin!(call), |replayed| replayed.ids.len() as u64).await
     }
 
@@ -222,10 +221,10 @@ impl<Q: Requeue> Replayer<Q> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        request: ReplayRequest,
+        attribution: &Attribution,
+        request: &ReplayRequest,
     ) -> Result<Replayed, DeadLetterRepoError> {
-        let ReplayRequest { by, note, run_id, after, limit } = request;
-        let settlement = Settlement { resolution: Resolution::Replayed, by, note };
+        let &ReplayRequest { run_id, after, limit } = request;
         let place = after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
         let whole_only = !self.requeue.accepts_truncated();
         let mut replayed = Replayed { next: after, ..Default::default() };
@@ -234,7 +233,7 @@ impl<Q: Requeue> Replayer<Q> {
         // The last part is the next one, so an older half goes before the newer one.
         let mut parts = vec![(filter.clone(), limit)];
         while let Some((part, limit)) = parts.pop() {
-            let mut bulk = Bulk::new(&self.repo, app_id, &part, &settlement, limit)?;
+            let mut bulk = Bulk::new(&self.repo, app_id, &part, Resolution::Replayed, attribution, limit)?;
             (bulk.run_id, bulk.after, bulk.whole_only) = (run_id, place, whole_only);
             let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
                 // SQLite may hold a payload that can't be read as it is stored, whatever its stored kind.

@@ -55,7 +55,7 @@ pub(super) struct Matching<'a> {
 impl<'a> Matching<'a> {
     /// Returns the column of the time that orders the listing.
     pub(super) fn time(&self) -> Column {
-        match self.filter.state {
+        match self.filter.effective_state() {
             DeadLetterState::Closed => Column::ResolvedAt,
             _ => Column::CreatedAt,
         }
@@ -104,7 +104,7 @@ impl<'a> Matching<'a> {
 
     /// Returns the condition by which a row that was found in another way is a matching row.
     pub(super) fn condition(&self) -> Condition {
-        let condition = self.bounds().add_option(is_of_state(self.filter.state));
+        let condition = self.bounds().add_option(is_of_state(self.filter.effective_state()));
         self.narrow(condition)
     }
 
@@ -154,8 +154,8 @@ impl<'a> Matching<'a> {
     fn conditions(&self) -> Vec<Condition> {
         let bounds = self.bounds();
         match self.filter.ids {
-            Some(_) => vec![bounds.add_option(is_of_state(self.filter.state))],
-            None => conditions(Part::of(self.filter.state), &bounds),
+            Some(_) => vec![bounds.add_option(is_of_state(self.filter.effective_state()))],
+            None => conditions(Part::of(self.filter.effective_state()), &bounds),
         }
     }
 
@@ -323,7 +323,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
         let matching = Matching { after, ..self.matching(app_id, filter)? };
-        let scan = page.scan.map(|scan| in_range("page.scan", scan, SCANS)).transpose()?;
+        let scan = page.scan_limit.map(|limit| in_range("page.scan_limit", limit, SCANS)).transpose()?;
         // If the filter takes every row, a page that is smaller than the scan is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
@@ -333,9 +333,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn bounded<'a>(
         &self,
         matching: Matching<'a>,
-        scan: Option<u32>,
+        scan_limit: Option<u32>,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
-        let scan = scan.map(|scan| in_range("scan", scan, SCANS)).transpose()?;
+        let scan = scan_limit.map(|limit| in_range("scan_limit", limit, SCANS)).transpose()?;
         self.down_to_end(matching, scan).await
     }
 

@@ -9,8 +9,8 @@ use sea_orm::{
     FromQueryResult, Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
-        SubQueryStatement, Value, WithClause,
+        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, ReturningClause,
+        SelectStatement, SubQueryStatement, Value, WithClause,
     },
 };
 use uuid::Uuid;
@@ -23,15 +23,15 @@ use super::{
         is_truncated, narrow, now,
     },
     connection::RepoConnection,
-    convert::{self, Row},
+    convert::{self, Row, Summary},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
     scan::{Place, to_tuple},
     text::{Text, shown, with_hidden_limits},
 };
 use crate::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution, Settled,
-    Settlement, StoredLetter,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution,
+    Resolved, StoredLetter,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
@@ -42,16 +42,17 @@ const ATTEMPTS: usize = 3;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
         static SETTLE: Text = Text::new();
-        let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
+        let resolution: Resolution = reason.parse()?;
         if self.sharded {
-            return self.settle_where_it_is(id, &settlement).await;
+            return self.settle_where_it_is(id, resolution).await;
         }
-        let resolution = settlement.resolution.as_str();
         let null = || Value::String(None);
-        let values = [resolution.into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
+        let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
         let backend = self.db.get_database_backend();
         let settle = SETTLE.with(backend, values, || {
-            settle(backend, &settlement, None).filter(COLUMN.id.eq(id.into_inner())).into_query()
+            settle(backend, resolution, &Attribution::default(), None)
+                .filter(COLUMN.id.eq(id.into_inner()))
+                .into_query()
         });
         if self.db.execute_raw(settle).await?.rows_affected() == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
@@ -63,29 +64,35 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     async fn settle_where_it_is(
         &self,
         id: DeadLetterId,
-        settlement: &Settlement,
+        resolution: Resolution,
     ) -> Result<(), DeadLetterRepoError> {
         let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-        let settled =
-            settle(DbBackend::Postgres, settlement, None).filter(is_row(app_id, id)).exec(&self.db).await?;
+        let settled = settle(DbBackend::Postgres, resolution, &Attribution::default(), None)
+            .filter(is_row(app_id, id))
+            .exec(&self.db)
+            .await?;
         if settled.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
         Ok(())
     }
 
-    pub(super) async fn settle_once<T: From<Row>>(
+    pub(super) async fn settle_once<R: Returned>(
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        settlement: &Settlement,
-    ) -> Result<T, DeadLetterRepoError> {
+        resolution: Resolution,
+        attribution: &Attribution,
+    ) -> Result<R, DeadLetterRepoError> {
         let backend = self.db.get_database_backend();
         for _ in 0..ATTEMPTS {
-            let update = settle(backend, settlement, None).filter(is_row(app_id, id)).filter(is_open());
-            let settled = Row::find_by_statement(returning_rows(backend, update)).one(&self.db).await?;
-            if let Some(row) = settled {
-                return Ok(row.into());
+            let mut update = settle(backend, resolution, attribution, None)
+                .filter(is_row(app_id, id))
+                .filter(is_open())
+                .into_query();
+            update.returning(R::returning());
+            if let Some(row) = R::find_by_statement(backend.build(&update)).one(&self.db).await? {
+                return Ok(row);
             }
             let row = self.find_in_app(app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
             match row.resolved_at {
@@ -108,10 +115,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        settlement: &Settlement,
+        resolution: Resolution,
+        attribution: &Attribution,
         limit: u32,
-    ) -> Result<Settled, DeadLetterRepoError> {
-        let bulk = Bulk::new(self, app_id, filter, settlement, limit)?;
+    ) -> Result<Resolved, DeadLetterRepoError> {
+        let bulk = Bulk::new(self, app_id, filter, resolution, attribution, limit)?;
         let (rows, skipped) = bulk.settle(&self.db).await?;
         let mut ids = Vec::with_capacity(rows.len());
         for row in rows {
@@ -123,7 +131,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         ids.sort();
         let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
         let more = ids.len() == limit as usize;
-        Ok(Settled { ids, more, skipped_locked: skipped })
+        Ok(Resolved { ids, more, skipped_locked: skipped })
     }
 
     pub(super) async fn unsettle(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
@@ -152,28 +160,45 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 /// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
-fn settle(backend: DbBackend, settlement: &Settlement, run_id: Option<Uuid>) -> UpdateMany<Entity> {
+fn settle(
+    backend: DbBackend,
+    resolution: Resolution,
+    attribution: &Attribution,
+    run_id: Option<Uuid>,
+) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
-        .col_expr(Column::Resolution, settlement.resolution.as_str().into())
+        .col_expr(Column::Resolution, resolution.as_str().into())
         .col_expr(Column::ResolvedAt, now(backend))
-        .col_expr(Column::ResolvedBy, text(&settlement.by))
-        .col_expr(Column::ResolutionNote, text(&settlement.note))
+        .col_expr(Column::ResolvedBy, text(&attribution.by))
+        .col_expr(Column::ResolutionNote, text(&attribution.note))
         .col_expr(Column::RunId, run_id.into())
 }
 
-/// Returns the statement of an update that returns each row as it is after the update.
-fn returning_rows(backend: DbBackend, update: UpdateMany<Entity>) -> Statement {
-    let mut update = update.into_query();
-    update.returning(Query::returning().columns(Column::iter()));
-    backend.build(&update)
+/// A row that an update returns, as it is after the update.
+pub(super) trait Returned: FromQueryResult + Send {
+    /// Returns what the update returns of each row.
+    fn returning() -> ReturningClause;
+}
+
+impl Returned for Row {
+    fn returning() -> ReturningClause {
+        Query::returning().columns(Column::iter())
+    }
+}
+
+impl Returned for Summary {
+    fn returning() -> ReturningClause {
+        Self::returning()
+    }
 }
 
 /// A bulk call: the open letters that it may resolve, and their resolution.
 pub(super) struct Bulk<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
-    settlement: &'a Settlement,
+    resolution: Resolution,
+    attribution: &'a Attribution,
     limit: u32,
     backend: DbBackend,
     sharded: bool,
@@ -200,7 +225,8 @@ impl<'a> Bulk<'a> {
         repo: &SeaOrmDeadLetterRepo<C>,
         app_id: AppId,
         filter: &'a DeadLetterFilter,
-        settlement: &'a Settlement,
+        resolution: Resolution,
+        attribution: &'a Attribution,
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
@@ -212,7 +238,8 @@ impl<'a> Bulk<'a> {
         Ok(Self {
             app_id,
             filter,
-            settlement,
+            resolution,
+            attribution,
             limit,
             backend,
             sharded,
@@ -225,7 +252,7 @@ impl<'a> Bulk<'a> {
     /// Returns a condition for each index that finds letters that may get this resolution. Returns none if the
     /// filter's state has no such letter.
     fn conditions(&self) -> Vec<Condition> {
-        let target = match self.settlement.resolution {
+        let target = match self.resolution {
             // If `handler_failed` letters could get this resolution again, every batch would pick the same oldest
             // letters and never reach the rest.
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
@@ -242,9 +269,9 @@ impl<'a> Bulk<'a> {
             .add_option(self.whole_only.then(|| is_truncated().not()));
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
-            return vec![matching.add_option(is_of_state(self.filter.state))];
+            return vec![matching.add_option(is_of_state(self.filter.effective_state()))];
         }
-        let of_state = Part::of(self.filter.state);
+        let of_state = Part::of(self.filter.effective_state());
         let of_target = Part::of(target).iter().copied();
         let parts: Vec<_> =
             of_target.filter(|part| of_state.contains(part) || of_state == [Part::All]).collect();
@@ -260,7 +287,7 @@ impl<'a> Bulk<'a> {
         if self.backend == DbBackend::Sqlite {
             let oldest = self.oldest(conditions, &places());
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle = settle(self.backend, self.settlement, self.run_id)
+            let mut settle = settle(self.backend, self.resolution, self.attribution, self.run_id)
                 .filter(Column::Id.in_subquery(oldest))
                 .into_query();
             settle.returning(Query::returning().columns(PLACE));
@@ -318,8 +345,11 @@ impl<'a> Bulk<'a> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
         let app = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
         let is_picked = Condition::all().add(is_any_of_ids(&ids, self.backend)).add_option(app);
-        let update = settle(self.backend, self.settlement, self.run_id).filter(is_picked);
-        let rows = Row::find_by_statement(returning_rows(self.backend, update)).all(txn).await?;
+        let mut update = settle(self.backend, self.resolution, self.attribution, self.run_id)
+            .filter(is_picked)
+            .into_query();
+        update.returning(Row::returning());
+        let rows = Row::find_by_statement(self.backend.build(&update)).all(txn).await?;
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
         // RETURNING has no order.
         letters.sort_by_key(|letter| (letter.created_at, letter.id));
@@ -384,7 +414,9 @@ impl<'a> Bulk<'a> {
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
             false => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.backend, self.settlement, self.run_id).filter(is_picked).into_query();
+        let mut update = settle(self.backend, self.resolution, self.attribution, self.run_id)
+            .filter(is_picked)
+            .into_query();
         update.returning(Query::returning().columns(PLACE));
 
         let other = Query::select().column(Column::Id).from_subquery(self.other(&conditions), OTHER).take();

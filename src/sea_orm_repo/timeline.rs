@@ -10,7 +10,7 @@ use sea_orm::{
 
 use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range};
 use crate::{
-    AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
+    AppId, Bucket, Buckets, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
     time::{to_bound, to_microseconds},
 };
 
@@ -20,18 +20,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         filter: &DeadLetterFilter,
         request: &TimelineRequest,
-        scan: Option<u32>,
     ) -> Result<Timeline, DeadLetterRepoError> {
         let backend = self.db.get_database_backend();
-        let buckets = Buckets::new(request, backend)?;
+        let &TimelineRequest { buckets: Buckets { from, until, .. }, scan_limit } = request;
+        let buckets = Bins::new(request.buckets, backend)?;
         let filter = DeadLetterFilter {
-            created_from: Ord::max(Some(request.from), filter.created_from),
-            created_before: Some(
-                filter.created_before.map_or(request.until, |before| Ord::min(before, request.until)),
-            ),
+            created_from: Ord::max(Some(from), filter.created_from),
+            created_before: Some(filter.created_before.map_or(until, |before| Ord::min(before, until))),
             ..filter.clone()
         };
-        let mut matching = self.bounded(self.matching(app_id, &filter)?, scan).await?;
+        let mut matching = self.bounded(self.matching(app_id, &filter)?, scan_limit).await?;
         let counts = Query::select()
             .expr_as(buckets.bucket(), "bucket")
             .expr(Func::count(Expr::col(Asterisk)))
@@ -48,9 +46,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     }
 }
 
-/// A range of time, divided into buckets of one width.
+/// Checked buckets, with their width.
 #[derive(Clone, Copy)]
-pub(super) struct Buckets {
+pub(super) struct Bins {
     from: DateTime<Utc>,
     until: DateTime<Utc>,
     /// In microseconds.
@@ -59,9 +57,9 @@ pub(super) struct Buckets {
     backend: DbBackend,
 }
 
-impl Buckets {
-    pub(super) fn new(request: &TimelineRequest, backend: DbBackend) -> Result<Self, DeadLetterRepoError> {
-        let number = in_range("buckets", request.buckets, 1..=1_000)?;
+impl Bins {
+    pub(super) fn new(request: Buckets, backend: DbBackend) -> Result<Self, DeadLetterRepoError> {
+        let number = in_range("buckets.count", request.count, 1..=1_000)?;
         if request.from > request.until {
             return Err(DeadLetterRepoError::FromAfterUntil);
         }

@@ -1,4 +1,4 @@
-//! Implements [`DeadLetterTriage`] on SeaORM.
+//! Implements [`DeadLetterRead`], [`DeadLetterResolve`] and [`DeadLetterTransfer`] on SeaORM.
 
 use std::{ops::Range, pin::pin};
 
@@ -6,16 +6,17 @@ use async_trait::async_trait;
 use dead_letters_entity::dead_letters::Column;
 use uuid::Uuid;
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, convert::Summary};
 use crate::{
-    AppId, Backlog, Count, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterSummary, DeadLetterTriage, ErrorGroups, GroupRequest, Imported, Page, PageRequest,
-    RebuildRequest, Rebuilt, Settled, Settlement, StoredLetter, Timeline, TimelineRequest, UnresolvedCount,
+    AppId, Attribution, Backlog, BacklogRequest, Count, CountRequest, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterRepoError, DeadLetterResolve, DeadLetterRow, DeadLetterSummary,
+    DeadLetterTransfer, ErrorGroups, GroupRequest, Imported, Page, PageRequest, RebuildRequest, Rebuilt,
+    Resolution, Resolved, StoredLetter, Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 
 #[async_trait]
-impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
+impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     async fn get_for_app(
         &self,
         app_id: AppId,
@@ -64,24 +65,8 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         observed(call!("list", %app_id), pin!(page), |page| page.items.len() as u64).await
     }
 
-    async fn export(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        page: &PageRequest,
-    ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
-        let page = self.export_page(app_id, filter, page);
-        observed(call!("export", %app_id), pin!(page), |page| page.items.len() as u64).await
-    }
-
-    async fn backlogs(
-        &self,
-        among: Option<&[AppId]>,
-        after: Option<AppId>,
-        limit: u32,
-        cap: u32,
-    ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
-        let apps = self.find_backlogs(among, after, limit, cap);
+    async fn backlogs(&self, request: &BacklogRequest) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+        let apps = self.find_backlogs(request);
         observed(call!("backlogs"), pin!(apps), |apps| apps.iter().map(|app| app.open.count).sum()).await
     }
 
@@ -92,18 +77,17 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
         let call = call!("unresolved_counts", apps = app_ids.len());
         let apps = self.count_unresolved_of_apps(app_ids, cap);
-        observed(call, pin!(apps), |apps| apps.iter().map(|app| app.count).sum()).await
+        observed(call, pin!(apps), |apps| apps.iter().map(|app| app.unresolved.count).sum()).await
     }
 
     async fn count(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        cap: u32,
-        scan: Option<u32>,
+        request: &CountRequest,
     ) -> Result<Count, DeadLetterRepoError> {
-        let counted = self.count_matching(app_id, filter, cap, scan);
-        observed(call!("count", %app_id), pin!(counted), |counted| counted.count).await
+        let counted = self.count_matching(app_id, filter, request);
+        observed(call!("count", %app_id), pin!(counted), |counted| counted.matching.count).await
     }
 
     async fn timeline(
@@ -111,10 +95,9 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         filter: &DeadLetterFilter,
         request: &TimelineRequest,
-        scan: Option<u32>,
     ) -> Result<Timeline, DeadLetterRepoError> {
         let call = call!("timeline", %app_id);
-        let found = self.count_by_time(app_id, filter, request, scan);
+        let found = self.count_by_time(app_id, filter, request);
         observed(call, pin!(found), |found| found.buckets.iter().map(|bucket| bucket.count).sum()).await
     }
 
@@ -137,14 +120,21 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         let times = self.count_replays(app_id, event_ids);
         observed(call!("times_replayed", %app_id), pin!(times), |times| times.iter().sum()).await
     }
+}
 
+#[async_trait]
+impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
     async fn resolve_once(
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        settlement: &Settlement,
-    ) -> Result<DeadLetterRow, DeadLetterRepoError> {
-        let row = self.settle_once(app_id, id, settlement);
+        resolution: Resolution,
+        attribution: &Attribution,
+    ) -> Result<DeadLetterSummary, DeadLetterRepoError> {
+        let row = async {
+            let row = self.settle_once::<Summary>(app_id, id, resolution, attribution).await?;
+            Ok(row.into())
+        };
         observed(call!("resolve_once", %app_id, %id), pin!(row), |_| 1).await
     }
 
@@ -152,16 +142,36 @@ impl<C: RepoConnection> DeadLetterTriage for SeaOrmDeadLetterRepo<C> {
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
-        settlement: &Settlement,
+        resolution: Resolution,
+        attribution: &Attribution,
         limit: u32,
-    ) -> Result<Settled, DeadLetterRepoError> {
-        let settled = self.settle_matching(app_id, filter, settlement, limit);
+    ) -> Result<Resolved, DeadLetterRepoError> {
+        let settled = self.settle_matching(app_id, filter, resolution, attribution, limit);
         observed(call!("resolve_matching", %app_id), pin!(settled), |settled| settled.ids.len() as u64).await
     }
 
-    async fn reopen(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
+    async fn reopen(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        attribution: &Attribution,
+    ) -> Result<(), DeadLetterRepoError> {
         let reopened = self.unsettle(app_id, id);
-        observed(call!("reopen", %app_id, %id), pin!(reopened), |()| 1).await
+        let call = call!("reopen", %app_id, %id, by = attribution.by.as_deref());
+        observed(call, pin!(reopened), |()| 1).await
+    }
+}
+
+#[async_trait]
+impl<C: RepoConnection> DeadLetterTransfer for SeaOrmDeadLetterRepo<C> {
+    async fn export(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        page: &PageRequest,
+    ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
+        let page = self.export_page(app_id, filter, page);
+        observed(call!("export", %app_id), pin!(page), |page| page.items.len() as u64).await
     }
 
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError> {

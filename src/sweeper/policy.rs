@@ -8,25 +8,44 @@ use crate::{
     AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
     SweepScope,
     error::{is_time_out, may_be_of_one_app},
+    setters::setters,
 };
 
 /// How long letters are kept. The default keeps all letters forever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retention {
-    /// How long closed letters are kept after they were resolved, if `all_after` does not delete them earlier. It
+    /// How long closed letters are kept after they were resolved, if `delete_all_after` does not delete them earlier. It
     /// never applies to open letters. `None` keeps them.
-    pub settled_after: Option<Duration>,
+    pub delete_closed_after: Option<Duration>,
     /// How long all letters are kept after they were stored, whether open or closed. `None` keeps them.
-    pub all_after: Option<Duration>,
+    pub delete_all_after: Option<Duration>,
 }
 
 /// How long each app's letters are kept. The default keeps all letters forever.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetentionPolicy {
     /// The retention of every app that is not in `apps`.
     pub others: Retention,
     /// The retention of single apps, at most 1,000. It replaces `others` as a whole.
     pub apps: BTreeMap<AppId, Retention>,
+}
+
+setters! { Retention { some delete_closed_after: Duration, some delete_all_after: Duration } }
+
+impl RetentionPolicy {
+    /// Returns a policy with one retention for every app.
+    pub fn new(others: Retention) -> Self {
+        Self { others, apps: BTreeMap::new() }
+    }
+
+    /// Gives an app a retention of its own, which replaces that of the others as a whole.
+    #[must_use]
+    pub fn app(mut self, app_id: AppId, retention: Retention) -> Self {
+        self.apps.insert(app_id, retention);
+        self
+    }
 }
 
 /// One step of a tick: the apps, and the letters that are due.
@@ -99,8 +118,8 @@ impl RetentionPolicy {
         let own = self.apps.iter().map(|(&app_id, &retention)| (Some(app_id), retention));
         own.chain([(None, self.others)])
             .flat_map(|(app_id, retention)| {
-                let Retention { settled_after, all_after } = retention;
-                [("settled_after", settled_after), ("all_after", all_after)]
+                let Retention { delete_closed_after, delete_all_after } = retention;
+                [("delete_closed_after", delete_closed_after), ("delete_all_after", delete_all_after)]
                     .into_iter()
                     .filter_map(move |(field, value)| Some((app_id, field, value?)))
             })
@@ -115,8 +134,8 @@ fn steps(
 ) -> impl Iterator<Item = Step> {
     // A duration that chrono can't represent is longer than its whole range of times, so no letter is that old.
     let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
-    let settled = before(retention.settled_after).map(Due::ClosedBefore);
-    let all = before(retention.all_after).map(Due::CreatedBefore);
+    let settled = before(retention.delete_closed_after).map(Due::ClosedBefore);
+    let all = before(retention.delete_all_after).map(Due::CreatedBefore);
     settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
 
@@ -160,9 +179,12 @@ mod tests {
         now() - DAY * days
     }
 
-    fn retention(settled_after: Option<u32>, all_after: Option<u32>) -> Retention {
+    fn retention(delete_closed_after: Option<u32>, delete_all_after: Option<u32>) -> Retention {
         let days = |days| DAY * days;
-        Retention { settled_after: settled_after.map(days), all_after: all_after.map(days) }
+        Retention {
+            delete_closed_after: delete_closed_after.map(days),
+            delete_all_after: delete_all_after.map(days),
+        }
     }
 
     fn plan(policy: &RetentionPolicy) -> Vec<(SweepScope, Due)> {
@@ -208,7 +230,7 @@ mod tests {
     #[test]
     fn a_retention_longer_than_all_of_time_keeps_for_ever() {
         for longest in [Duration::MAX, DAY * 365 * 1_000_000] {
-            let others = Retention { settled_after: Some(longest), all_after: Some(longest) };
+            let others = Retention { delete_closed_after: Some(longest), delete_all_after: Some(longest) };
             assert_eq!(plan(&RetentionPolicy { others, apps: BTreeMap::new() }), []);
         }
     }

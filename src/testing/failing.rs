@@ -12,11 +12,12 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Backlog, CappedCount, Count, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
-    PageRequest, RebuildRequest, Rebuilt, ReplayRequest, Replayed, Settled, Settlement, StoredLetter,
-    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
+    ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt,
+    ReplayRequest, Replayed, Resolution, Resolved, StoredLetter, SweepCursor, SweepScope, Swept, Timeline,
+    TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -146,26 +147,19 @@ calls! {
         Resolve resolve(id: DeadLetterId, reason: &str) -> ();
         Gc gc(older_than: DateTime<Utc>, limit: i64) -> u64;
     }
-    DeadLetterTriage {
+    DeadLetterRead {
         GetForApp get_for_app(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterRow>;
         Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
         PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         ErrorText error_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
-        Export export(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<StoredLetter>;
-        Backlogs backlogs(
-            among: Option<&[AppId]>,
-            after: Option<AppId>,
-            limit: u32,
-            cap: u32,
-        ) -> Vec<Backlog>;
+        Backlogs backlogs(request: &BacklogRequest) -> Vec<Backlog>;
         UnresolvedCounts unresolved_counts(app_ids: &[AppId], cap: Option<u32>) -> Vec<UnresolvedCount>;
-        Count count(app_id: AppId, filter: &DeadLetterFilter, cap: u32, scan: Option<u32>) -> Count;
+        Count count(app_id: AppId, filter: &DeadLetterFilter, request: &CountRequest) -> Count;
         Timeline timeline(
             app_id: AppId,
             filter: &DeadLetterFilter,
             request: &TimelineRequest,
-            scan: Option<u32>,
         ) -> Timeline;
         ErrorGroups error_groups(
             app_id: AppId,
@@ -173,14 +167,25 @@ calls! {
             request: &GroupRequest,
         ) -> ErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
-        ResolveOnce resolve_once(app_id: AppId, id: DeadLetterId, settlement: &Settlement) -> DeadLetterRow;
+    }
+    DeadLetterResolve {
+        ResolveOnce resolve_once(
+            app_id: AppId,
+            id: DeadLetterId,
+            resolution: Resolution,
+            attribution: &Attribution,
+        ) -> DeadLetterSummary;
         ResolveMatching resolve_matching(
             app_id: AppId,
             filter: &DeadLetterFilter,
-            settlement: &Settlement,
+            resolution: Resolution,
+            attribution: &Attribution,
             limit: u32,
-        ) -> Settled;
-        Reopen reopen(app_id: AppId, id: DeadLetterId) -> ();
+        ) -> Resolved;
+        Reopen reopen(app_id: AppId, id: DeadLetterId, attribution: &Attribution) -> ();
+    }
+    DeadLetterTransfer {
+        Export export(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<StoredLetter>;
         Import import(letters: &[StoredLetter]) -> Imported;
         RebuildSignatures rebuild_signatures(request: &RebuildRequest) -> Rebuilt;
     }
@@ -200,13 +205,13 @@ calls! {
         Replay replay(
             app_id: AppId,
             id: DeadLetterId,
-            by: Option<String>,
-            note: Option<String>,
+            attribution: &Attribution,
         ) -> DeadLetterRow;
         ReplayMatching replay_matching(
             app_id: AppId,
             filter: &DeadLetterFilter,
-            request: ReplayRequest,
+            attribution: &Attribution,
+            request: &ReplayRequest,
         ) -> Replayed;
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use dead_letters_migration::{Locked, Migrator, SchemaError, schema_is_current};
+use dead_letters_migration::{Locked, Migrator, SchemaError, check_schema};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     DynIden, Statement, TransactionTrait, TryGetable,
@@ -54,7 +54,7 @@ async fn has_table(db: &TestDb, table: &str) -> bool {
 }
 
 async fn is_whole(db: &TestDb, migrator: &impl MigratorTraitSelf) {
-    schema_is_current(&db.db, migrator).await.unwrap();
+    check_schema(&db.db, migrator).await.unwrap();
     if db.db.get_database_backend() == DbBackend::Postgres {
         assert_eq!(number(db, "SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0);
     }
@@ -400,7 +400,7 @@ async fn up_says_that_a_pool_of_one_is_too_small_on_postgres() {
     assert!(refusal.contains("two connections of the pool"), "{refusal}");
     // And gives both back.
     Migrator.up(&db.db, None).await.unwrap();
-    schema_is_current(&pool, &Migrator).await.unwrap();
+    check_schema(&pool, &Migrator).await.unwrap();
 }
 
 #[tokio::test]
@@ -421,7 +421,7 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
     assert!(!SchemaManager::new(&pool).has_table("dead_letters").await.unwrap());
     // Without the lock, too.
     assert_eq!(Migrator.fresh(&pool).await.unwrap_err(), error);
-    let error = schema_is_current(&pool, &Migrator).await.unwrap_err();
+    let error = check_schema(&pool, &Migrator).await.unwrap_err();
     assert!(matches!(&error, SchemaError::Encoding(encoding) if encoding == "LATIN1"));
     assert_eq!(error.to_string(), refusal);
 
@@ -444,7 +444,7 @@ async fn a_failed_up_gives_the_lock_back() {
 async fn the_steps_that_are_missing_are_named(db: TestDb) {
     const SERVICE: Steps = Steps(&[OUTBOX, TEAM]);
     let missing = async || {
-        let current = schema_is_current(&db.db, &SERVICE).await;
+        let current = check_schema(&db.db, &SERVICE).await;
         let missing = match current {
             Ok(()) => Vec::new(),
             Err(SchemaError::Missing(steps)) => steps,
@@ -459,7 +459,7 @@ async fn the_steps_that_are_missing_are_named(db: TestDb) {
     Locked(SERVICE).up(&db.db, Some(1)).await.unwrap();
     assert_eq!(missing().await, all[1..]);
     assert_eq!(
-        schema_is_current(&db.db, &SERVICE).await.unwrap_err().to_string(),
+        check_schema(&db.db, &SERVICE).await.unwrap_err().to_string(),
         "the schema lacks these steps, which `migrate up` applies: m20270101_000001_outbox, m20270101_000003_team"
     );
     Locked(SERVICE).up(&db.db, None).await.unwrap();
@@ -494,7 +494,7 @@ async fn a_pre_release_table_is_refused_with_the_way_out(db: &TestDb, migrator: 
          table, delete its steps from {table}, and import the letters after `migrate up`"
     );
     for error in
-        [schema_is_current(&db.db, &migrator).await.unwrap_err(), migrator.pending(&db.db).await.unwrap_err()]
+        [check_schema(&db.db, &migrator).await.unwrap_err(), migrator.pending(&db.db).await.unwrap_err()]
     {
         assert!(matches!(&error, SchemaError::PreRelease(migrations) if *migrations == table), "{error:?}");
         assert_eq!(error.to_string(), way_out);
@@ -509,7 +509,7 @@ async fn a_pre_release_table_is_refused_with_the_way_out(db: &TestDb, migrator: 
     db.execute(&format!("DELETE FROM {table}")).await;
     migrator.up(&db.db, None).await.unwrap();
     migrator.status(&db.db).await.unwrap();
-    schema_is_current(&db.db, &migrator).await.unwrap();
+    check_schema(&db.db, &migrator).await.unwrap();
 }
 
 #[tokio::test]
@@ -548,11 +548,11 @@ async fn up_down_and_fresh_touch_the_current_schema_alone_on_postgres() {
     let migrator = Locked(Migrator);
 
     // A call finds public's tables, and so does the check.
-    schema_is_current(&tenant, &migrator).await.unwrap();
+    check_schema(&tenant, &migrator).await.unwrap();
     assert_eq!(migrator.pending(&tenant).await.unwrap().len(), Migrator.migrations().len());
     migrator.up(&tenant, None).await.unwrap();
     assert_eq!(migrator.pending(&tenant).await.unwrap(), [] as [String; 0]);
-    schema_is_current(&tenant, &migrator).await.unwrap();
+    check_schema(&tenant, &migrator).await.unwrap();
     assert_eq!(in_schema("tenant").await, public);
     tenant.execute_unprepared(INSERT).await.unwrap();
     tenant.execute_unprepared(INSERT).await.unwrap();
@@ -647,7 +647,7 @@ async fn a_pool_of_one_in_memory_is_migrated_on_sqlite() {
     let pool = Database::connect(options.max_connections(1).to_owned()).await.unwrap();
     Locked(Steps(&[OUTBOX])).up(&pool, None).await.unwrap();
     soon(Locked(ON_SQLITE).up(&pool, None)).await.unwrap();
-    schema_is_current(&pool, &ON_SQLITE).await.unwrap();
+    check_schema(&pool, &ON_SQLITE).await.unwrap();
 }
 
 /// An open write transaction, for which `up` waits on SQLite.

@@ -1,0 +1,158 @@
+//! The resolve contract: how operators resolve and reopen dead letters.
+
+use async_trait::async_trait;
+use auto_impl::auto_impl;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterSummary, Resolution,
+    debug::debug_without_content, setters::setters,
+};
+
+/// Resolves and reopens one app's dead letters, one at a time or in bulk.
+///
+/// The trait is object-safe. Every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
+/// [`DeadLetterRead`](crate::DeadLetterRead) defines the terms.
+///
+/// # Errors
+///
+/// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
+/// call or could not be reached.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{
+///     AppId, Attribution, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, Resolution,
+///     testing,
+/// };
+/// use chrono::Utc;
+/// use uuid::Uuid;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let repo = testing::store().await?;
+/// let app = AppId::from(Uuid::new_v4());
+/// let ids = repo.insert_many(vec![testing::letter(app), testing::letter(app), testing::letter(app)]).await?;
+///
+/// let sold_out = Attribution::by("ada").note("sold out");
+/// repo.resolve_once(app, ids[0], Resolution::Ignored, &sold_out).await?;
+/// let again = repo.resolve_once(app, ids[0], Resolution::Ignored, &sold_out).await;
+/// assert!(matches!(again, Err(DeadLetterRepoError::AlreadyResolved { .. })));
+///
+/// // The rest of what has failed by now, in batches. Letters that another transaction has locked are skipped, and
+/// // the last batch then says so with `skipped_locked`.
+/// let until_now = DeadLetterFilter::default().created_before(Utc::now() + chrono::TimeDelta::seconds(1));
+/// while repo.resolve_matching(app, &until_now, Resolution::Ignored, &sold_out, 100).await?.more {}
+/// assert_eq!(repo.unresolved_count(app).await?, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[async_trait]
+#[auto_impl(&, Arc)]
+pub trait DeadLetterResolve: Send + Sync {
+    /// Resolves the letter if it is open, and returns the resolved letter. If several callers close the same letter
+    /// at the same time, exactly one succeeds.
+    ///
+    /// The call sends one conditional UPDATE, with no read before it, and does not read the payload. A
+    /// `handler_failed` letter stays open: it can be resolved as `handler_failed` again, and its `resolved_at` is then
+    /// the last time that its handler failed.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if the letter is not open,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
+    async fn resolve_once(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        resolution: Resolution,
+        attribution: &Attribution,
+    ) -> Result<DeadLetterSummary, DeadLetterRepoError>;
+
+    /// Resolves open letters that match, oldest first, at most `limit`.
+    ///
+    /// Letters locked by another transaction are skipped, and [`Resolved::skipped_locked`] reports that.
+    ///
+    /// If the filter's state is [`Closed`](crate::DeadLetterState::Closed), no letter can be open, and the call sends
+    /// no statement. Resolving as `handler_failed` skips letters that are `handler_failed` already. Each letter is
+    /// then resolved at most once, and a loop ends.
+    ///
+    /// # Errors
+    ///
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if the filter has neither
+    ///   `created_before` nor `ids`: the call would also resolve letters that fail meanwhile;
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000 ids.
+    async fn resolve_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        resolution: Resolution,
+        attribution: &Attribution,
+        limit: u32,
+    ) -> Result<Resolved, DeadLetterRepoError>;
+
+    /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
+    /// and why.
+    ///
+    /// The letter does not keep the attribution. Its `by` is in the call's tracing span.
+    ///
+    /// # Errors
+    ///
+    /// [`NotResolved`](DeadLetterRepoError::NotResolved) if the letter is unresolved,
+    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
+    async fn reopen(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        attribution: &Attribution,
+    ) -> Result<(), DeadLetterRepoError>;
+}
+
+/// Who changes letters, and why. The default names nobody and gives no reason.
+///
+/// A NUL in a text becomes U+FFFD. Deserializing an unknown field is an error. `Debug` shows the texts by their size.
+///
+/// ```
+/// use dead_letters::Attribution;
+///
+/// let attribution = Attribution::by("ada").note("sold out");
+/// assert_eq!(attribution.by.as_deref(), Some("ada"));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Attribution {
+    /// Who decided it.
+    pub by: Option<String>,
+    /// Why it was decided.
+    pub note: Option<String>,
+}
+
+impl Attribution {
+    /// Returns an attribution that names somebody.
+    pub fn by(by: impl Into<String>) -> Self {
+        Self { by: Some(by.into()), note: None }
+    }
+}
+
+setters! { Attribution { into note: String } }
+
+debug_without_content! { Attribution {; by, note } }
+
+/// The result of a bulk call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Resolved {
+    /// The resolved letters, oldest first.
+    pub ids: Vec<DeadLetterId>,
+    /// Whether the call reached its limit. The next call may resolve more, or find nothing. A loop that continues
+    /// while this is true ends.
+    pub more: bool,
+    /// Whether matching letters are left because they could not be updated: a transaction that has not ended has
+    /// locked them, or a policy or trigger of the database prevents the update. Try again later. The call checks it
+    /// only if `more` is false, and not on SQLite, which has no row locks.
+    pub skipped_locked: bool,
+}

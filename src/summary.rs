@@ -1,0 +1,66 @@
+//! A letter as a list shows it.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    AppId, DeadLetterId, PayloadKind, Resolution, ScriptId, TriggerId, debug::debug_without_content,
+};
+
+/// A letter as a list shows it: without its payload, and with its texts cut, so that a page is small whatever its
+/// letters hold.
+///
+/// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetterSummary {
+    /// The letter's id.
+    pub id: DeadLetterId,
+    /// The app, or tenant, that the letter belongs to.
+    pub app_id: AppId,
+    /// The outbox row that used up its retries.
+    pub original_event_id: Uuid,
+    /// The subject of the event, at most 500 characters.
+    pub source: String,
+    /// The operation that failed, at most 500 characters.
+    pub op: String,
+    /// The trigger, if it was known.
+    pub trigger_id: Option<TriggerId>,
+    /// The script that the trigger ran, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// The size of the serialized payload, in bytes.
+    pub payload_bytes: u64,
+    /// The kind of the payload's stored text. `None` is a kind that this version does not know.
+    pub payload_kind: Option<PayloadKind>,
+    /// How many attempts were made.
+    pub attempt_count: u32,
+    /// When the first attempt was made.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt was made.
+    pub last_attempt_at: DateTime<Utc>,
+    /// The first 200 characters of `last_error`, without the ` [cut]` mark.
+    pub error_excerpt: String,
+    /// The [`error_signature`](crate::DeadLetterRow::error_signature), at most 500 characters.
+    pub error_signature: String,
+    /// The key of the letter's [error group](crate::ErrorGroup::group_key), at most 500 characters.
+    pub group_key: String,
+    /// When the letter was stored.
+    pub created_at: DateTime<Utc>,
+    /// When the letter was last resolved.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// The resolution. `None` beside a `resolved_at` is a resolution that this version does not know.
+    pub resolution: Option<Resolution>,
+    /// Who resolved the letter, at most 500 characters.
+    pub resolved_by: Option<String>,
+    /// Why it was resolved, at most 2,000 characters.
+    pub resolution_note: Option<String>,
+}
+
+debug_without_content! {
+    DeadLetterSummary {
+        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
+        first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution;
+        source, op, error_excerpt, error_signature, resolved_by, resolution_note,
+    }
+}
