@@ -25,10 +25,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterTriage, GroupRequest,
-    NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy, ScriptId, SeaOrmDeadLetterRepo,
-    Settlement, StoredLetter, SweepEnd, Sweeper, TriggerId, entity::dead_letters as table,
-    migration::Migrator,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterResolve, GroupRequest, NewDeadLetter, Requeue, Resolution, Retention, RetentionPolicy,
+    ScriptId, SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, Sweeper, TriggerId,
+    entity::dead_letters as table, migration::Migrator,
 };
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait,
@@ -171,8 +171,8 @@ async fn main() -> Result<()> {
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
         if trigger_of(letter.trigger_id).is_some_and(|trigger| trigger.name == "crm-sync") {
-            let (by, note) = (Some("ada".to_owned()), Some("the CRM was down".to_owned()));
-            replayer.replay(letter.app_id, id, by, note).await?;
+            let by = Attribution::by("ada").note("the CRM was down");
+            replayer.replay(letter.app_id, id, &by).await?;
             println!("  {id}  back in the outbox");
         }
     }
@@ -182,9 +182,8 @@ async fn main() -> Result<()> {
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
         if letter.resolution.is_none() && letter.trigger_id.is_some() {
-            let note = Some("told the shop to ask for the address".to_owned());
-            let settlement = Settlement { resolution: Resolution::Ignored, by: Some("ada".to_owned()), note };
-            repo.resolve_once(letter.app_id, id, &settlement).await?;
+            let by = Attribution::by("ada").note("told the shop to ask for the address");
+            repo.resolve_once(letter.app_id, id, Resolution::Ignored, &by).await?;
             println!("  {id}  {}", letter.last_error);
         }
     }
@@ -208,7 +207,7 @@ async fn main() -> Result<()> {
 async fn open() -> Result<SeaOrmDeadLetterRepo> {
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://dispatcher.sqlite?mode=rwc".to_owned());
     let options = dead_letters::connect_options(url);
-    let repo = dead_letters::open(options, dead_letters::Schema::Migrate, Migrator).await?;
+    let repo = dead_letters::open(options, dead_letters::OnOpen::Migrate, Migrator).await?;
     let schema = Schema::new(repo.pool().get_database_backend());
     repo.pool().execute(schema.create_table_from_entity(outbox::Entity).if_not_exists()).await?;
     Ok(repo)
@@ -403,10 +402,10 @@ fn trigger_of(id: Option<TriggerId>) -> Option<&'static Trigger> {
     TRIGGERS.iter().find(|trigger| Some(trigger.id.into()) == id)
 }
 
-async fn show_groups(repo: &dyn DeadLetterTriage, apps: &BTreeSet<AppId>) -> Result<()> {
+async fn show_groups(repo: &dyn DeadLetterRead, apps: &BTreeSet<AppId>) -> Result<()> {
     for &app in apps {
         println!("\nWhat fails alike in app {app}");
-        let largest = GroupRequest { limit: 10, ..Default::default() };
+        let largest = GroupRequest::default().limit(10);
         for group in repo.error_groups(app, &DeadLetterFilter::default(), &largest).await?.groups {
             println!(
                 "  {:>4}  {:<18} {}",
@@ -438,13 +437,13 @@ async fn show_backlogs(repo: &dyn DeadLetterRepo, apps: &BTreeSet<AppId>) -> Res
 
 /// Once. A service lets the sweeper `run` for as long as it does itself.
 async fn sweep(repo: &SeaOrmDeadLetterRepo) -> Result<()> {
-    let others = Retention { all_after: Some(RETENTION), ..Default::default() };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_all_after(RETENTION);
+    let policy = RetentionPolicy::new(others);
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
     let report = sweeper.sweep_once(Utc::now(), future::pending::<()>()).await;
     println!("  {} rows were deleted.", report.deleted);
     match report.end {
         SweepEnd::Failed(error) => Err(error.into()),
-        SweepEnd::Finished | SweepEnd::Stopped => Ok(()),
+        _ => Ok(()),
     }
 }

@@ -56,7 +56,8 @@ setters! { CountRequest { plain cap: u32, some scan_limit: u32 } }
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Count {
-    /// How many of the examined letters match.
+    /// How many of the examined letters match. It serializes as `count` and `capped`.
+    #[serde(flatten)]
     pub matching: CappedCount,
     /// The time of the count, by the database's clock.
     pub now: DateTime<Utc>,
@@ -78,7 +79,8 @@ pub struct Count {
 pub struct UnresolvedCount {
     /// The app.
     pub app_id: AppId,
-    /// The app's unresolved letters.
+    /// The app's unresolved letters. It serializes as `count` and `capped`.
+    #[serde(flatten)]
     pub unresolved: CappedCount,
 }
 

@@ -93,6 +93,19 @@ impl DeadLetterFilter {
         })
     }
 
+    /// Returns this filter for the letters that a bulk call may resolve: the open ones.
+    ///
+    /// Returns `None` if the filter asks for closed letters only.
+    pub fn resolvable(&self) -> Option<Self> {
+        let is_closed = self.resolution.is_some_and(|resolution| resolution != Resolution::HandlerFailed);
+        match self.effective_state() {
+            DeadLetterState::Closed => None,
+            _ if is_closed => None,
+            DeadLetterState::Any => Some(self.clone().state(DeadLetterState::Open)),
+            state => Some(self.clone().state(state)),
+        }
+    }
+
     /// Returns this filter for the letters that a replay takes: without truncated and erased payloads, unless the
     /// service [accepts them](crate::DeadLetterReplay::accepts_truncated).
     ///
@@ -219,6 +232,15 @@ pub enum DeadLetterState {
 }
 
 impl DeadLetterState {
+    /// Returns the narrowest state that selects a letter with this resolution.
+    pub(crate) fn of(resolved_at: Option<DateTime<Utc>>, resolution: Option<Resolution>) -> Self {
+        match resolution {
+            _ if resolved_at.is_none() => Self::Unresolved,
+            Some(Resolution::HandlerFailed) => Self::Open,
+            _ => Self::Closed,
+        }
+    }
+
     /// All variants.
     pub const ALL: &'static [Self] = &[Self::Open, Self::Unresolved, Self::Closed, Self::Any];
 

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, DeadLetterRepoError, ScriptId, TriggerId, debug::debug_without_content};
+use crate::{
+    AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, ScriptId, TriggerId,
+    debug::debug_without_content,
+};
 
 /// An event that used up its retries, as the dispatcher passes it to the store.
 ///
@@ -163,6 +166,20 @@ debug_without_content! {
         id, app_id, original_event_id, trigger_id, script_id, payload_kind, attempt_count, first_attempt_at,
         last_attempt_at, created_at, resolved_at, resolution;
         source, op, payload, last_error, resolved_by, resolution_note, error_signature,
+    }
+}
+
+impl DeadLetterRow {
+    /// Returns the narrowest state that selects the letter: [`Unresolved`](DeadLetterState::Unresolved),
+    /// [`Open`](DeadLetterState::Open) if it is resolved as `handler_failed`, or
+    /// [`Closed`](DeadLetterState::Closed).
+    pub fn state(&self) -> DeadLetterState {
+        DeadLetterState::of(self.resolved_at, self.resolution)
+    }
+
+    /// Returns whether somebody still has to act: the letter is unresolved, or its handler failed.
+    pub fn is_open(&self) -> bool {
+        self.state() != DeadLetterState::Closed
     }
 }
 

@@ -142,6 +142,22 @@ pub struct ReplayRequest {
     pub limit: u32,
 }
 
+impl ReplayRequest {
+    /// Returns the [`limit`](field@Self::limit) of the next stage of a staged replay that has replayed this many
+    /// letters: 1, then 10, 100 and 1,000.
+    ///
+    /// Between two stages a front end waits, and ends the replay if letters
+    /// [failed again](DeadLetterFilter::failed_again_in_run).
+    pub const fn next_stage(replayed: u64) -> u32 {
+        match replayed {
+            0 => 1,
+            1..=10 => 10,
+            11..=110 => 100,
+            _ => 1_000,
+        }
+    }
+}
+
 impl Default for ReplayRequest {
     fn default() -> Self {
         Self { run_id: None, after: None, limit: 100 }

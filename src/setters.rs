@@ -1,8 +1,7 @@
 //! Setters of requests and settings, so that a new field is not a breaking change.
 
-/// Implements a setter for each field. A `plain` field takes its value. An `Option` field takes the value that it
-/// becomes `Some` of: as it is (`some`), or everything that converts into it (`into`). To pass an `Option` on, assign
-/// the field.
+/// Implements a setter for each field. A `plain` field takes its value. An optional field takes a value or an `Option`
+/// (`some`), or everything that converts into its value (`into`).
 macro_rules! setters {
     ($type:ident { $($kind:ident $field:ident: $value:ty),+ $(,)? }) => {
         impl $type {
@@ -20,8 +19,8 @@ macro_rules! setters {
     (@ some $field:ident $value:ty) => {
         #[doc = concat!("Sets [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
         #[must_use]
-        pub fn $field(mut self, $field: $value) -> Self {
-            self.$field = Some($field);
+        pub fn $field(mut self, $field: impl Into<Option<$value>>) -> Self {
+            self.$field = $field.into();
             self
         }
     };

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, PayloadKind, Resolution, ScriptId, TriggerId, debug::debug_without_content,
+    AppId, DeadLetterId, DeadLetterState, PayloadKind, Resolution, ScriptId, TriggerId,
+    debug::debug_without_content,
 };
 
 /// A letter as a list shows it: without its payload, and with its texts cut, so that a page is small whatever its
@@ -62,5 +63,19 @@ debug_without_content! {
         id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
         first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
+    }
+}
+
+impl DeadLetterSummary {
+    /// Returns the narrowest state that selects the letter: [`Unresolved`](DeadLetterState::Unresolved),
+    /// [`Open`](DeadLetterState::Open) if it is resolved as `handler_failed`, or
+    /// [`Closed`](DeadLetterState::Closed).
+    pub fn state(&self) -> DeadLetterState {
+        DeadLetterState::of(self.resolved_at, self.resolution)
+    }
+
+    /// Returns whether somebody still has to act: the letter is unresolved, or its handler failed.
+    pub fn is_open(&self) -> bool {
+        self.state() != DeadLetterState::Closed
     }
 }

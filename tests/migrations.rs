@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, entity::dead_letters as table,
+    Attribution, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution,
+    entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{
@@ -321,9 +322,9 @@ async fn a_row_with_20_kb_in_every_text_is_stored() {
             error_signature: None,
         };
         let id = db.repo().insert(letter).await.unwrap();
-        let settlement =
-            Settlement { resolution: Resolution::Ignored, by: Some(text.clone()), note: Some(text.clone()) };
-        let row = db.repo().resolve_once(app_id, id, &settlement).await.unwrap();
+        let by = Attribution::by(text.clone()).note(text.clone());
+        db.repo().resolve_once(app_id, id, Resolution::Ignored, &by).await.unwrap();
+        let row = db.repo().get(id).await.unwrap().unwrap();
         assert!(row.source == text && row.resolution_note.is_some_and(|note| note == text));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dead_letters::{DeadLetterRepo, OpenError, Schema, SeaOrmDeadLetterRepo, open, testing::letter};
+use dead_letters::{DeadLetterRepo, OnOpen, OpenError, SeaOrmDeadLetterRepo, open, testing::letter};
 use dead_letters_migration::{Locked, Migrator, SchemaError};
 use sea_orm::{ConnectOptions, ConnectionTrait};
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
@@ -24,14 +24,14 @@ fn options(url: &str) -> ConnectOptions {
 
 async fn opened(
     db: &TestDb,
-    schema: Schema,
+    on_open: OnOpen,
     migrator: impl MigratorTraitSelf,
 ) -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    open(dead_letters::connect_options(db.url()), schema, migrator).await
+    open(dead_letters::connect_options(db.url()), on_open, migrator).await
 }
 
 async fn sentence(url: &str) -> String {
-    let error = open(options(url), Schema::Check, Migrator).await.unwrap_err();
+    let error = open(options(url), OnOpen::Check, Migrator).await.unwrap_err();
     assert_eq!(format!("{error:?}"), error.to_string());
     error.to_string()
 }
@@ -58,14 +58,14 @@ async fn works(repo: &SeaOrmDeadLetterRepo) {
 #[tokio::test]
 async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone() {
     for db in empty().await {
-        assert_eq!(missing(opened(&db, Schema::Check, Migrator).await), names(Migrator));
+        assert_eq!(missing(opened(&db, OnOpen::Check, Migrator).await), names(Migrator));
         db.db.execute_unprepared("SELECT 1 FROM seaql_migrations").await.unwrap_err();
         // On a task: its future is Send.
         let url = db.url().to_owned();
-        let opening = open(dead_letters::connect_options(url), Schema::Migrate, Migrator);
+        let opening = open(dead_letters::connect_options(url), OnOpen::Migrate, Migrator);
         works(&tokio::spawn(opening).await.unwrap().unwrap()).await;
-        for schema in [Schema::Check, Schema::Migrate] {
-            works(&opened(&db, schema, Migrator).await.unwrap()).await;
+        for on_open in [OnOpen::Check, OnOpen::Migrate] {
+            works(&opened(&db, on_open, Migrator).await.unwrap()).await;
         }
     }
 }
@@ -74,12 +74,12 @@ async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone()
 async fn steps_that_are_pending_are_applied_where_that_is_asked_and_else_named() {
     for db in empty().await {
         Locked(Service).up(&db.db, Some(1)).await.unwrap();
-        let error = opened(&db, Schema::Check, Service).await.unwrap_err();
+        let error = opened(&db, OnOpen::Check, Service).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the schema lacks these steps, which `migrate up` applies: m20260101_000001_create_outbox"
         );
-        works(&opened(&db, Schema::Migrate, Service).await.unwrap()).await;
+        works(&opened(&db, OnOpen::Migrate, Service).await.unwrap()).await;
         db.execute("SELECT id FROM outbox").await;
     }
 }
@@ -96,9 +96,9 @@ impl MigratorTraitSelf for First {
 #[tokio::test]
 async fn a_migrator_may_be_a_value() {
     for db in empty().await {
-        opened(&db, Schema::Check, First(0)).await.unwrap();
-        assert_eq!(missing(opened(&db, Schema::Check, First(1)).await), names(Migrator));
-        works(&opened(&db, Schema::Migrate, First(1)).await.unwrap()).await;
+        opened(&db, OnOpen::Check, First(0)).await.unwrap();
+        assert_eq!(missing(opened(&db, OnOpen::Check, First(1)).await), names(Migrator));
+        works(&opened(&db, OnOpen::Migrate, First(1)).await.unwrap()).await;
     }
 }
 
@@ -112,12 +112,12 @@ async fn a_tenant_gets_a_table_of_its_own_although_public_has_one_on_postgres() 
     db.execute("CREATE SCHEMA tenant").await;
 
     // What a call finds is public's.
-    let checked = opened(&db, Schema::Check, Migrator).await.unwrap();
+    let checked = opened(&db, OnOpen::Check, Migrator).await.unwrap();
     assert_eq!(checked.unresolved_count(app).await.unwrap(), 1);
-    let tenant = opened(&db, Schema::Migrate, Migrator).await.unwrap();
+    let tenant = opened(&db, OnOpen::Migrate, Migrator).await.unwrap();
     assert_eq!(tenant.unresolved_count(app).await.unwrap(), 0);
     works(&tenant).await;
-    works(&opened(&db, Schema::Check, Migrator).await.unwrap()).await;
+    works(&opened(&db, OnOpen::Check, Migrator).await.unwrap()).await;
     assert_eq!(db.row_count().await, 1);
 }
 
@@ -129,8 +129,8 @@ async fn a_pre_release_table_is_refused_with_the_way_out() {
             "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20261123_000001_create_dead_letters', 0)",
         )
         .await;
-        for schema in [Schema::Check, Schema::Migrate] {
-            let error = opened(&db, schema, Migrator).await.unwrap_err();
+        for on_open in [OnOpen::Check, OnOpen::Migrate] {
+            let error = opened(&db, on_open, Migrator).await.unwrap_err();
             assert!(matches!(error, OpenError::Schema(SchemaError::PreRelease(_))), "{error}");
             let begins = "the table dead_letters is a pre-release version's: export its letters";
             assert!(error.to_string().starts_with(begins), "{error}");
@@ -141,14 +141,14 @@ async fn a_pre_release_table_is_refused_with_the_way_out() {
 #[tokio::test]
 async fn a_services_own_migrator_is_run_under_the_lock_and_looked_up_in_its_own_table() {
     for db in empty().await {
-        assert_eq!(missing(opened(&db, Schema::Check, Service).await), names(Service));
-        works(&opened(&db, Schema::Migrate, Service).await.unwrap()).await;
+        assert_eq!(missing(opened(&db, OnOpen::Check, Service).await), names(Service));
+        works(&opened(&db, OnOpen::Migrate, Service).await.unwrap()).await;
         db.execute("SELECT id FROM outbox").await;
-        for schema in [Schema::Check, Schema::Migrate] {
-            opened(&db, schema, Service).await.unwrap();
+        for on_open in [OnOpen::Check, OnOpen::Migrate] {
+            opened(&db, on_open, Service).await.unwrap();
         }
         // Ours alone has a table of its own, which is not there.
-        assert_eq!(missing(opened(&db, Schema::Check, Migrator).await), names(Migrator));
+        assert_eq!(missing(opened(&db, OnOpen::Check, Migrator).await), names(Migrator));
     }
 }
 
@@ -159,21 +159,21 @@ async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
     for db in empty().await {
         Locked(Service).up(&db.db, None).await.unwrap();
         db.execute(NEWER).await;
-        for schema in [Schema::Check, Schema::Migrate] {
-            works(&opened(&db, schema, Service).await.unwrap()).await;
+        for on_open in [OnOpen::Check, OnOpen::Migrate] {
+            works(&opened(&db, on_open, Service).await.unwrap()).await;
         }
     }
     for db in empty().await {
         Locked(Service).up(&db.db, Some(1)).await.unwrap();
         db.execute(NEWER).await;
-        let error = opened(&db, Schema::Migrate, Service).await.unwrap_err();
+        let error = opened(&db, OnOpen::Migrate, Service).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the schema could not be migrated: the table service_migrations has steps that this migrator does \
              not have, of a newer version or of another migrator, whose steps must be in one Migrator with \
              these or in a table of their own: m20990101_000001_newer"
         );
-        assert_eq!(missing(opened(&db, Schema::Check, Service).await), names(Service)[1..]);
+        assert_eq!(missing(opened(&db, OnOpen::Check, Service).await), names(Service)[1..]);
     }
 }
 
@@ -181,7 +181,7 @@ async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
 async fn a_step_that_fails_is_told_without_content() {
     for db in empty().await {
         db.execute("CREATE TABLE dead_letters (n integer)").await;
-        let error = opened(&db, Schema::Migrate, Locked(Migrator)).await.unwrap_err();
+        let error = opened(&db, OnOpen::Migrate, Locked(Migrator)).await.unwrap_err();
         assert!(matches!(error, OpenError::Migrate(_)), "{error}");
         let expected = "the schema could not be migrated: database error ";
         assert!(error.to_string().starts_with(expected), "{error}");
@@ -199,8 +199,8 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
         .await;
         let mut url: Url = db.url().parse().unwrap();
         url.set_path(&name);
-        for schema in [Schema::Check, Schema::Migrate] {
-            let error = open(options(url.as_str()), schema, Migrator).await.unwrap_err();
+        for on_open in [OnOpen::Check, OnOpen::Migrate] {
+            let error = open(options(url.as_str()), on_open, Migrator).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!("dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}")

@@ -6,9 +6,10 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -136,7 +137,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     let mut log = Log { recorded, statements: Vec::new() };
-    let filter = |state| DeadLetterFilter { state, ..Default::default() };
+    let filter = |state| DeadLetterFilter::default().state(state);
     for app in apps() {
         repo.list_for_app(app, false, 50, 0).await.unwrap();
         log.expect(APP, InOrder, Some(50));
@@ -146,20 +147,18 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(UNRESOLVED_COUNT, Whole, None);
 
         for (state, indexes) in INDEXES {
-            let first = PageRequest { size: 50, ..Default::default() };
+            let first = PageRequest::default().size(50);
             let after = repo.list(app, &filter(state), &first).await.unwrap().next;
             log.expect(indexes, InOrder, Some(51));
             // The second page: by an index condition, not by reading the first again.
-            repo.list(app, &filter(state), &PageRequest { size: 50, after, ..Default::default() })
-                .await
-                .unwrap();
+            repo.list(app, &filter(state), &PageRequest::default().size(50).after(after)).await.unwrap();
             log.expect(indexes, InOrder, Some(51));
             bounded(&repo, app, state, indexes, &mut log).await;
         }
     }
     repo.export(app, &filter(DeadLetterState::Any), &PageRequest::default()).await.unwrap();
     log.expect(APP, InOrder, Some(51));
-    let orders = DeadLetterFilter { source: Some("orders".into()), ..filter(DeadLetterState::Any) };
+    let orders = filter(DeadLetterState::Any).source("orders");
     repo.export(app, &orders, &PageRequest::default()).await.unwrap();
     log.expect_each(&[
         (APP, Filtering, Some(51)),
@@ -167,8 +166,9 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         (KEY, Whole, Some(1)),
     ]);
     // Of all apps, and of a list.
-    for (among, after) in [(None, None), (None, Some(app)), (Some(apps().as_slice()), None)] {
-        repo.backlogs(among, after, 50, 100).await.unwrap();
+    let backlogs = BacklogRequest::default().limit(50).cap(100);
+    for request in [backlogs.clone(), backlogs.clone().after(app), backlogs.among(apps())] {
+        repo.backlogs(&request).await.unwrap();
         log.expect(OPEN, Whole, Some(101));
     }
     let events: Vec<_> = (0..50).map(|n| Uuid::parse_str(&format!("{:032}", n * 10 + 2)).unwrap()).collect();
@@ -192,10 +192,9 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
     repo.resolve(id, "handler_failed").await.unwrap();
     log.expect(KEY, InOrder, Some(1));
-    let settlement = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };
-    repo.resolve_once(app, id, &settlement).await.unwrap();
+    repo.resolve_once(app, id, Resolution::HandlerFailed, &Attribution::default()).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
-    repo.reopen(app, id).await.unwrap();
+    repo.reopen(app, id, &Attribution::default()).await.unwrap();
     log.expect(KEY, Filtering, Some(1));
 
     // Whether it is there is asked where it was not stored.
@@ -203,25 +202,24 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
 
     // They were stored without a key.
-    repo.rebuild_signatures(&RebuildRequest { limit: 50, ..Default::default() }).await.unwrap();
+    repo.rebuild_signatures(&RebuildRequest::default().limit(50)).await.unwrap();
     log.expect_each(&[(KEY, InOrder, Some(51)), (KEY, Whole, Some(50)), (KEY, Whole, Some(50))]);
 
     // Up to the limit, and below it: then what others hold is looked for.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
-        let due = DeadLetterFilter { created_before: Some(before), ..filter(DeadLetterState::Open) };
-        let ignored = Settlement { resolution: Resolution::Ignored, ..settlement.clone() };
-        repo.resolve_matching(app, &due, &ignored, 100).await.unwrap();
+        let due = filter(DeadLetterState::Open).created_before(before);
+        repo.resolve_matching(app, &due, Resolution::Ignored, &Attribution::default(), 100).await.unwrap();
         log.expect(OPEN, Whole, Some(100));
-        repo.resolve_matching(app, &due, &settlement, 100).await.unwrap();
+        repo.resolve_matching(app, &due, Resolution::HandlerFailed, &Attribution::default(), 100)
+            .await
+            .unwrap();
         log.expect(UNRESOLVED, Whole, Some(100));
     }
 
-    let failed_again = DeadLetterFilter {
-        failed_again_in_run: Some(Uuid::from_u128(7)),
-        created_from: Some(DateTime::UNIX_EPOCH),
-        ..filter(DeadLetterState::Any)
-    };
-    repo.list(app, &failed_again, &PageRequest { scan: Some(SCAN), ..Default::default() }).await.unwrap();
+    let failed_again = filter(DeadLetterState::Any)
+        .failed_again_in_run(Uuid::from_u128(7))
+        .created_from(DateTime::UNIX_EPOCH);
+    repo.list(app, &failed_again, &PageRequest::default().scan_limit(SCAN)).await.unwrap();
     let of_page = (APP_AND_REPLAYS, Filtering, Some(SCAN + 1));
     match db.db.get_database_backend() {
         // Where the scan ends is a statement of its own there.
@@ -231,31 +229,35 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
 
     // Up to the limit, and below it; then behind a place. The letters are fetched by their ids.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
-        let due = DeadLetterFilter { created_before: Some(before), ..filter(DeadLetterState::Open) };
-        repo.replayer(Nowhere).replay_matching(app, &due, ReplayRequest::default()).await.unwrap();
+        let due = filter(DeadLetterState::Open).created_before(before);
+        repo.replayer(Nowhere)
+            .replay_matching(app, &due, &Attribution::default(), &ReplayRequest::default())
+            .await
+            .unwrap();
         let expected = [(OPEN, Whole, Some(201)), (KEY, Whole, Some(100))];
         log.expect_each(&expected[..if before == cutoff() { 2 } else { 1 }]);
     }
-    let due = DeadLetterFilter { created_before: Some(cutoff()), ..filter(DeadLetterState::Open) };
-    let limit = ReplayRequest { limit: 1, ..Default::default() };
-    let after = repo.replayer(Full).replay_matching(app, &due, limit).await.unwrap().next;
+    let due = filter(DeadLetterState::Open).created_before(cutoff());
+    let limit = ReplayRequest::default().limit(1);
+    let after =
+        repo.replayer(Full).replay_matching(app, &due, &Attribution::default(), &limit).await.unwrap().next;
     assert!(after.is_some());
     log.expect_each(&[(OPEN, Whole, Some(3)), (KEY, Whole, Some(1))]);
-    let behind = ReplayRequest { after, ..Default::default() };
-    repo.replayer(Nowhere).replay_matching(app, &due, behind).await.unwrap();
+    let behind = ReplayRequest::default().after(after);
+    repo.replayer(Nowhere).replay_matching(app, &due, &Attribution::default(), &behind).await.unwrap();
     log.expect_each(&[(OPEN, Whole, Some(201)), (KEY, Whole, Some(100))]);
 
     // Rows by their ids, of which some are open.
     for number in [3, 1_000] {
         let ids = db.repo().list_for_app(other, false, number, 0).await.unwrap();
-        let ids = Some(ids.iter().map(|row| row.id).collect());
-        let these = DeadLetterFilter { ids, ..filter(DeadLetterState::Any) };
-        let ignored = Settlement { resolution: Resolution::Ignored, ..settlement.clone() };
-        repo.resolve_matching(other, &these, &ignored, 1_000).await.unwrap();
+        let these = filter(DeadLetterState::Any).ids(ids.iter().map(|row| row.id).collect::<Vec<_>>());
+        repo.resolve_matching(other, &these, Resolution::Ignored, &Attribution::default(), 1_000)
+            .await
+            .unwrap();
         log.expect(KEY, Whole, Some(1));
         repo.list(other, &these, &PageRequest::default()).await.unwrap();
         log.expect(KEY, Whole, Some(1));
-        repo.count(other, &these, 1_000, None).await.unwrap();
+        repo.count(other, &these, &CountRequest::default()).await.unwrap();
         log.expect(KEY, Whole, Some(1));
     }
 
@@ -347,39 +349,35 @@ async fn bounded(
     log: &mut Log,
 ) {
     let scan = Some(SCAN);
-    let all = DeadLetterFilter { state, ..Default::default() };
-    let no_error = DeadLetterFilter { error_contains: Some("no such error".into()), ..all.clone() };
+    let all = DeadLetterFilter::default().state(state);
+    let no_error = all.clone().error_contains("no such error");
     // Of which the statistics know that it is rare, or nowhere.
-    let no_source = DeadLetterFilter { source: Some("no such source".into()), ..all.clone() };
+    let no_source = all.clone().source("no such source");
     for none in [&no_error, &no_source] {
-        let first = PageRequest { scan, ..Default::default() };
+        let first = PageRequest::default().scan_limit(scan);
         let after = repo.list(app, none, &first).await.unwrap().next;
         log.expect(indexes, Filtering, Some(SCAN + 1));
-        repo.list(app, none, &PageRequest { after, ..first.clone() }).await.unwrap();
+        repo.list(app, none, &first.clone().after(after)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
-        repo.export(app, none, &PageRequest { after, ..first.clone() }).await.unwrap();
+        repo.export(app, none, &first.clone().after(after)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
-        let timed = DeadLetterFilter {
-            created_from: Some(DateTime::UNIX_EPOCH),
-            created_before: Some(DateTime::<Utc>::MAX_UTC),
-            ..none.clone()
-        };
+        let timed = none.clone().created_from(DateTime::UNIX_EPOCH).created_before(DateTime::<Utc>::MAX_UTC);
         let after = repo.list(app, &timed, &first).await.unwrap().next;
         log.expect(indexes, Filtering, Some(SCAN + 1));
-        repo.list(app, &timed, &PageRequest { after, ..first }).await.unwrap();
+        repo.list(app, &timed, &first.after(after)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
-        repo.count(app, none, 100, scan).await.unwrap();
+        repo.count(app, none, &CountRequest::default().cap(100).scan_limit(scan)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
     }
 
     // And of a filter that all match.
-    repo.count(app, &all, 100, None).await.unwrap();
+    repo.count(app, &all, &CountRequest::default().cap(100)).await.unwrap();
     log.expect(indexes, InOrder, Some(101));
-    let timeline = TimelineRequest { from: cutoff(), until: DateTime::<Utc>::MAX_UTC, buckets: 60 };
+    let timeline = Buckets::new(cutoff()..DateTime::<Utc>::MAX_UTC, 60);
     for filter in [no_error, no_source, all] {
-        repo.timeline(app, &filter, &timeline, scan).await.unwrap();
+        repo.timeline(app, &filter, &TimelineRequest::from(timeline).scan_limit(scan)).await.unwrap();
         log.expect(indexes, Whole, Some(SCAN + 1));
-        let request = GroupRequest { scan, timeline: Some(timeline), ..Default::default() };
+        let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
         repo.error_groups(app, &filter, &request).await.unwrap();
         log.expect(indexes, Whole, Some(SCAN + 1));
     }
@@ -591,13 +589,11 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
         db.repo().list_for_app(app, true, 3, 0).await.unwrap().iter().map(|row| row.id).collect();
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    let all = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
-    let these = DeadLetterFilter { ids: Some(ids.clone()), ..all.clone() };
-    let due = DeadLetterFilter { created_before: Some(cutoff()), ..Default::default() };
-    let timeline =
-        TimelineRequest { from: DateTime::UNIX_EPOCH, until: DateTime::<Utc>::MAX_UTC, buckets: 60 };
-    let groups = GroupRequest { scan: Some(10), timeline: Some(timeline), ..Default::default() };
-    let ignored = Settlement::ignored();
+    let all = DeadLetterFilter::default().state(DeadLetterState::Any);
+    let these = all.clone().ids(ids.clone());
+    let due = DeadLetterFilter::default().state(DeadLetterState::Unresolved).created_before(cutoff());
+    let timeline = Buckets::new(DateTime::UNIX_EPOCH..DateTime::<Utc>::MAX_UTC, 60);
+    let groups = GroupRequest::default().scan_limit(10).timeline(timeline);
 
     repo.import(&[StoredLetter { app_id: app, id: ids[0], ..stored() }]).await.unwrap();
     repo.get_for_app(app, ids[0]).await.unwrap();
@@ -609,32 +605,35 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.unresolved_count(app).await.unwrap();
     repo.unresolved_counts(&[app], None).await.unwrap();
     repo.unresolved_counts(&[app], Some(10)).await.unwrap();
-    repo.backlogs(Some(&[app]), None, 50, 10).await.unwrap();
+    repo.backlogs(&BacklogRequest::default().among([app]).limit(50).cap(10)).await.unwrap();
     repo.times_replayed(app, &[Uuid::nil()]).await.unwrap();
     for filter in [&all, &these, &due] {
-        let page = PageRequest { size: 1, scan: Some(10), ..Default::default() };
+        let page = PageRequest::default().size(1).scan_limit(10);
         let after = repo.list(app, filter, &page).await.unwrap().next;
-        repo.list(app, filter, &PageRequest { after, ..page.clone() }).await.unwrap();
+        repo.list(app, filter, &page.clone().after(after)).await.unwrap();
         repo.export(app, filter, &page).await.unwrap();
-        repo.count(app, filter, 10, None).await.unwrap();
-        repo.timeline(app, filter, &timeline, None).await.unwrap();
+        repo.count(app, filter, &CountRequest::default().cap(10)).await.unwrap();
+        repo.timeline(app, filter, &TimelineRequest::from(timeline)).await.unwrap();
         repo.error_groups(app, filter, &groups).await.unwrap();
     }
 
-    repo.resolve_once(app, ids[0], &ignored).await.unwrap();
-    repo.reopen(app, ids[0]).await.unwrap();
-    let replayed = repo.replay(app, ids[2], None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await;
+    repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
+    repo.reopen(app, ids[0], &Attribution::default()).await.unwrap();
+    let replayed = repo
+        .replay_with(app, ids[2], &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
+        .await;
     replayed.unwrap();
-    repo.resolve_matching(app, &these, &ignored, 1).await.unwrap();
+    repo.resolve_matching(app, &these, Resolution::Ignored, &Attribution::default(), 1).await.unwrap();
     // Below the limit it looks for what others hold.
-    repo.resolve_matching(app, &due, &ignored, 1_000).await.unwrap();
-    let behind = |after| ReplayRequest { after, limit: 1, ..Default::default() };
-    let failed = repo.replayer(Full).replay_matching(app, &due, behind(None)).await.unwrap();
-    repo.replayer(Nowhere).replay_matching(app, &due, behind(failed.next)).await.unwrap();
+    repo.resolve_matching(app, &due, Resolution::Ignored, &Attribution::default(), 1_000).await.unwrap();
+    let behind = |after| ReplayRequest::default().after(after).limit(1);
+    let nobody = Attribution::default();
+    let failed = repo.replayer(Full).replay_matching(app, &due, &nobody, &behind(None)).await.unwrap();
+    repo.replayer(Nowhere).replay_matching(app, &due, &nobody, &behind(failed.next)).await.unwrap();
     for filter in [&these, &due] {
-        let filter = DeadLetterFilter { state: DeadLetterState::Any, ..filter.clone() };
-        let replayed =
-            repo.replay_matching(app, &filter, None, None, 10, async |_, _| Ok::<_, DeadLetterRepoError>(()));
+        let filter = filter.clone().state(DeadLetterState::Any);
+        let replayed = repo
+            .replay_matching_with(app, &filter, &nobody, 10, async |_, _| Ok::<_, DeadLetterRepoError>(()));
         replayed.await.unwrap();
     }
     let scope = SweepScope::App(app);

@@ -6,23 +6,30 @@ use std::{fs, path::Path};
 fn the_domain_does_not_know_sea_orm() {
     for file in [
         "archive.rs",
+        "count.rs",
         "filter.rs",
+        "group.rs",
         "metrics.rs",
         "model.rs",
         "observed.rs",
         "page.rs",
         "query.rs",
+        "read.rs",
+        "rebuild.rs",
         "repo.rs",
+        "resolve.rs",
         "retention.rs",
         "signature.rs",
         "signature/mask.rs",
         "signature/message.rs",
         "signature/words.rs",
+        "summary.rs",
         "sweeper.rs",
         "sweeper/pace.rs",
         "sweeper/policy.rs",
         "time.rs",
-        "triage.rs",
+        "timeline.rs",
+        "transfer.rs",
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();

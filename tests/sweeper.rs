@@ -19,6 +19,8 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::{sync::oneshot, time::Instant};
 use uuid::Uuid;
 
+use crate::contract::sweep_of;
+
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const BUSY: Duration = Duration::from_millis(20);
 
@@ -100,7 +102,7 @@ impl Script {
 
 /// A full batch, if there was anything to delete.
 fn deleted(deleted: u64) -> Result<Swept, DeadLetterRepoError> {
-    Ok(Swept { picked: deleted, deleted, next: (deleted > 0).then_some(cursor(deleted.into())) })
+    Ok(sweep_of(deleted, deleted, (deleted > 0).then_some(cursor(deleted.into()))))
 }
 
 fn cursor(n: u128) -> SweepCursor {
@@ -120,11 +122,11 @@ fn now() -> DateTime<Utc> {
 }
 
 fn all_after(after: Duration) -> Retention {
-    Retention { all_after: Some(after), ..Default::default() }
+    Retention::default().delete_all_after(after)
 }
 
 fn others(retention: Retention) -> RetentionPolicy {
-    RetentionPolicy { others: retention, ..Default::default() }
+    RetentionPolicy::new(retention)
 }
 
 fn builder(store: &Arc<Script>) -> SweeperBuilder {
@@ -133,8 +135,8 @@ fn builder(store: &Arc<Script>) -> SweeperBuilder {
 
 /// A policy of three steps: two apps and the others.
 fn three_steps(store: &Arc<Script>) -> Sweeper {
-    let apps = [(app(1), all_after(HOUR)), (app(2), all_after(HOUR))].into();
-    Sweeper::builder(store.clone(), RetentionPolicy { others: all_after(HOUR), apps }).build().unwrap()
+    let policy = others(all_after(HOUR)).app(app(1), all_after(HOUR)).app(app(2), all_after(HOUR));
+    Sweeper::builder(store.clone(), policy).build().unwrap()
 }
 
 /// Ready once this much of the paused clock has passed.
@@ -158,11 +160,10 @@ async fn a_tick_takes_its_cutoff_once_and_goes_on_until_nothing_is_due() {
 
 #[tokio::test(start_paused = true)]
 async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_start() {
-    let next = |n| Ok(Swept { picked: 5, deleted: 5, next: Some(cursor(n)) });
-    let last = || Ok(Swept { picked: 5, deleted: 5, next: None });
+    let next = |n| Ok(sweep_of(5, 5, Some(cursor(n))));
+    let last = || Ok(sweep_of(5, 5, None));
     let store = Script::of([next(7), next(8), last(), next(9), last()]);
-    let apps = [(app(1), all_after(HOUR)), (app(2), Retention::default())].into();
-    let policy = RetentionPolicy { others: all_after(HOUR), apps };
+    let policy = others(all_after(HOUR)).app(app(1), all_after(HOUR)).app(app(2), Retention::default());
     let sweeper = Sweeper::builder(store.clone(), policy).build().unwrap();
     assert_eq!(sweeper.sweep_once(now(), future::pending::<()>()).await.deleted, 25);
     let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.after)).collect();
@@ -176,8 +177,8 @@ async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_s
 
 #[tokio::test(start_paused = true)]
 async fn rows_that_the_database_does_not_delete_are_counted_and_do_not_end_a_scope() {
-    let next = |picked, deleted, n| Ok(Swept { picked, deleted, next: Some(cursor(n)) });
-    let store = Script::of([next(10, 0, 1), next(10, 3, 2), Ok(Swept { picked: 4, deleted: 3, next: None })]);
+    let next = |picked, deleted, n| Ok(sweep_of(picked, deleted, Some(cursor(n))));
+    let store = Script::of([next(10, 0, 1), next(10, 3, 2), Ok(sweep_of(4, 3, None))]);
     let sweeper = builder(&store).batch(10).build().unwrap();
     let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
     assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
@@ -389,9 +390,9 @@ async fn a_sweep_that_is_dropped_says_idle_and_keeps_the_last_report() {
 async fn due_within_counts_open_rows_by_each_apps_own_retention_up_to_its_cap() {
     let store = Script::of([]);
     let day = 24 * HOUR;
-    let both = Retention { settled_after: Some(day), all_after: Some(30 * day) };
-    let apps = [(app(1), all_after(90 * day)), (app(2), Retention::default())].into();
-    let sweeper = Sweeper::builder(store.clone(), RetentionPolicy { others: both, apps }).build().unwrap();
+    let both = Retention::default().delete_closed_after(day).delete_all_after(30 * day);
+    let policy = others(both).app(app(1), all_after(90 * day)).app(app(2), Retention::default());
+    let sweeper = Sweeper::builder(store.clone(), policy).build().unwrap();
     let week = 7 * day;
     let count = async |app_id, cap| {
         let counted = sweeper.due_within(app_id, now(), week, cap).await.unwrap();
@@ -415,12 +416,12 @@ async fn due_within_counts_open_rows_by_each_apps_own_retention_up_to_its_cap() 
 fn a_retention_of_less_than_an_hour_is_refused_unless_it_is_meant() {
     let store = Script::of([]);
     let short = HOUR - Duration::from_nanos(1);
-    let settled = Retention { settled_after: Some(short), all_after: Some(HOUR) };
-    let own = RetentionPolicy { others: all_after(HOUR), apps: [(app(1), all_after(short))].into() };
+    let settled = Retention::default().delete_closed_after(short).delete_all_after(HOUR);
+    let own = others(all_after(HOUR)).app(app(1), all_after(short));
     for (policy, app_id, field) in [
-        (others(all_after(short)), None, "all_after"),
-        (others(settled), None, "settled_after"),
-        (own, Some(app(1)), "all_after"),
+        (others(all_after(short)), None, "delete_all_after"),
+        (others(settled), None, "delete_closed_after"),
+        (own, Some(app(1)), "delete_all_after"),
     ] {
         let refused = Sweeper::builder(store.clone(), policy.clone()).build().unwrap_err();
         assert_eq!(refused, SweeperConfigError::ShortRetention { app_id, field, value: short });
@@ -439,9 +440,8 @@ fn settings_out_of_range_are_refused_by_name() {
     assert_eq!(refused(builder(&store).busy_percent(101)), out_of_range("busy_percent", 101, 100));
     let short = Duration::from_millis(999);
     assert_eq!(refused(builder(&store).every(short)), SweeperConfigError::ShortPeriod(short));
-    let apps = |count| RetentionPolicy {
-        apps: (0..count).map(|n| (app(n), Retention::default())).collect(),
-        ..Default::default()
+    let apps = |count| {
+        (0..count).fold(RetentionPolicy::default(), |policy, n| policy.app(app(n), Retention::default()))
     };
     assert_eq!(refused(Sweeper::builder(store.clone(), apps(1_001))), SweeperConfigError::TooManyApps(1_001));
     Sweeper::builder(store, apps(1_000)).every(Duration::MAX).build().unwrap();
@@ -453,7 +453,7 @@ async fn ticks_are_counted_by_their_end_and_the_last_success_is_a_gauge() {
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
     describe_metrics();
-    let store = Script::of([refused("57P03"), Ok(Swept { picked: 9, deleted: 7, next: None })]);
+    let store = Script::of([refused("57P03"), Ok(sweep_of(9, 7, None))]);
     let sweeper = builder(&store).build().unwrap();
     let failed = sweeper.sweep_once(now(), future::pending::<()>()).await;
     assert!(matches!(failed.end, SweepEnd::Failed(_)), "{failed:?}");

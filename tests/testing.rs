@@ -5,10 +5,11 @@ use std::{error::Error, pin::pin, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, DeadLetterFilter, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, ErrorKind, GroupRequest,
-    PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement,
-    StoredLetter, SweepScope, TimelineRequest,
+    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
+    DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest, PageRequest,
+    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    TimelineRequest,
     testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
 };
 use sea_orm::DatabaseTransaction;
@@ -112,10 +113,9 @@ impl Given {
         let Self { store, replay, itself, app } = self;
         let app = *app;
         let max = DateTime::<Utc>::MAX_UTC;
-        let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
-        let settlement = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+        let filter = DeadLetterFilter::default().created_before(max);
         let page = PageRequest::default();
-        let timeline = TimelineRequest { from: DateTime::UNIX_EPOCH, until: Utc::now(), buckets: 1 };
+        let timeline = Buckets::new(DateTime::UNIX_EPOCH..Utc::now(), 1);
         let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(max));
         let row = stored_letter(app, DateTime::UNIX_EPOCH);
         itself.import(std::slice::from_ref(&row)).await.unwrap();
@@ -134,15 +134,20 @@ impl Given {
             Call::ErrorText => store.error_text(app, id, 0..1).await.map(drop),
             Call::List => store.list(app, &filter, &page).await.map(drop),
             Call::Export => store.export(app, &filter, &page).await.map(drop),
-            Call::Backlogs => store.backlogs(None, None, 1, 1).await.map(drop),
+            Call::Backlogs => store.backlogs(&BacklogRequest::default().limit(1).cap(1)).await.map(drop),
             Call::UnresolvedCounts => store.unresolved_counts(&[app], None).await.map(drop),
-            Call::Count => store.count(app, &filter, 1, None).await.map(drop),
-            Call::Timeline => store.timeline(app, &filter, &timeline, None).await.map(drop),
+            Call::Count => store.count(app, &filter, &CountRequest::default().cap(1)).await.map(drop),
+            Call::Timeline => store.timeline(app, &filter, &TimelineRequest::from(timeline)).await.map(drop),
             Call::ErrorGroups => store.error_groups(app, &filter, &GroupRequest::default()).await.map(drop),
             Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
-            Call::ResolveOnce => store.resolve_once(app, id, &settlement).await.map(drop),
-            Call::ResolveMatching => store.resolve_matching(app, &filter, &settlement, 1).await.map(drop),
-            Call::Reopen => match store.reopen(app, id).await {
+            Call::ResolveOnce => {
+                store.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)
+            }
+            Call::ResolveMatching => store
+                .resolve_matching(app, &filter, Resolution::Ignored, &Attribution::default(), 1)
+                .await
+                .map(drop),
+            Call::Reopen => match store.reopen(app, id, &Attribution::default()).await {
                 Err(DeadLetterRepoError::NotResolved(_)) => Ok(()),
                 outcome => outcome,
             },
@@ -151,10 +156,11 @@ impl Given {
             Call::Sweep => store.sweep(&scope, due, None, 1).await.map(drop),
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
-            Call::Replay => replay.replay(app, id, None, None).await.map(drop),
-            Call::ReplayMatching => {
-                replay.replay_matching(app, &filter, ReplayRequest::default()).await.map(drop)
-            }
+            Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
+            Call::ReplayMatching => replay
+                .replay_matching(app, &filter, &Attribution::default(), &ReplayRequest::default())
+                .await
+                .map(drop),
             _ => panic!("{call:?} is not made here"),
         }
     }

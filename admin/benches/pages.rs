@@ -18,8 +18,9 @@ use axum::{
 };
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterState, DeadLetterTriage, PageRequest, Retention, RetentionPolicy,
-    Schema, SeaOrmDeadLetterRepo, TimelineRequest, connect_options, migration::Migrator,
+    AppId, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterState, OnOpen,
+    PageRequest, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, TimelineRequest, connect_options,
+    migration::Migrator,
 };
 use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
 use dead_letters_test_postgres::TestDatabase;
@@ -39,12 +40,12 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let database = TestDatabase::create().await?;
-    let repo = dead_letters::open(connect_options(database.url()), Schema::Migrate, Migrator).await?;
+    let repo = dead_letters::open(connect_options(database.url()), OnOpen::Migrate, Migrator).await?;
     let app = AppId::from(Uuid::from_u128(1));
     fill(&repo).await?;
 
-    let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_closed_after(30 * DAY).delete_all_after(90 * DAY);
+    let policy = RetentionPolicy::new(others);
     let store = Arc::new(repo.clone());
     let admin = Admin::new(store, InsecureAllowAll(Operator::full("ada"))).retention(policy.clone());
     let router = Router::from(admin);
@@ -103,27 +104,27 @@ async fn fill(repo: &SeaOrmDeadLetterRepo) -> Result<()> {
 /// As the page makes them.
 async fn letters_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy, app: AppId) -> Result<()> {
     let filter = DeadLetterFilter::default();
-    let page = PageRequest { scan: Some(10_000), ..Default::default() };
+    let page = PageRequest::default().scan_limit(10_000);
     let page = repo.list(app, &filter, &page).await?;
     let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
     black_box(repo.times_replayed(app, &events).await?);
-    black_box(repo.backlogs(Some(&[app]), None, 1, 1_000).await?);
+    black_box(repo.backlogs(&BacklogRequest::default().among([app]).limit(1).cap(1_000)).await?);
     for state in [DeadLetterState::Unresolved, DeadLetterState::Open, DeadLetterState::Closed] {
-        let filter = DeadLetterFilter { state, ..Default::default() };
-        black_box(repo.count(app, &filter, 1_000, Some(10_000)).await?);
+        let filter = DeadLetterFilter::default().state(state);
+        black_box(repo.count(app, &filter, &CountRequest::default().scan_limit(10_000)).await?);
     }
     let now = Utc::now();
     black_box(policy.due_within(repo, Some(app), now, 7 * DAY, 1_000).await?);
-    let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
-    let day = TimelineRequest { from: now - TimeDelta::days(1), until: now, buckets: 96 };
-    black_box(repo.timeline(app, &any, &day, Some(10_000)).await?);
+    let any = DeadLetterFilter::default().state(DeadLetterState::Any);
+    let day = Buckets::new(now - TimeDelta::days(1)..now, 96);
+    black_box(repo.timeline(app, &any, &TimelineRequest::from(day).scan_limit(10_000)).await?);
     Ok(())
 }
 
 async fn overview_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy) -> Result<()> {
-    let apps = repo.backlogs(None, None, 1_000, 1_000).await?;
+    let apps = repo.backlogs(&BacklogRequest::default().limit(1_000).cap(1_000)).await?;
     let last = apps.last().map(|app| app.app_id);
-    black_box(repo.backlogs(None, last, 1, 1).await?);
+    black_box(repo.backlogs(&BacklogRequest::default().after(last).limit(1).cap(1)).await?);
     black_box(policy.due_within(repo, None, Utc::now(), 7 * DAY, 1_000).await?);
     Ok(())
 }

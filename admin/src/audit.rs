@@ -38,7 +38,7 @@ impl<'a> Entry<'a> {
         action: &'static str,
         filter: &DeadLetterFilter,
     ) -> Self {
-        let letters = ListQuery { filter: filter.clone(), ..Default::default() }.to_string();
+        let letters = ListQuery::from(filter.clone()).to_string();
         Self { access, action, letters, count: 0, is_ended: false }
     }
 

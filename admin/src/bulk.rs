@@ -10,9 +10,9 @@ use std::{ops::Not, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, CappedCount, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
-    DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReplayFailure, ReplayRequest, Replayed,
-    Resolution, Settlement,
+    AppId, Attribution, CappedCount, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReplayFailure,
+    ReplayRequest, Replayed, Resolution,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use crate::{
     audit::Entry,
     clock,
     problem::Problem,
-    settle::{checked, may_be_set},
+    settle::{attribution, may_be_set},
     token::Purpose,
 };
 
@@ -185,47 +185,47 @@ pub(crate) async fn preview(
             Problem::invalid_field("truncated", "must not be true: the service replays whole payloads only")
         })?;
     }
-    filter.state = match filter.state {
-        DeadLetterState::Closed => {
-            return Err(Problem::invalid_field(
-                "state",
-                "must be open or unresolved: what is settled is left alone",
-            ));
-        }
-        DeadLetterState::Any => DeadLetterState::Open,
-        state => state,
-    };
+    let resolvable = filter.resolvable();
+    let mut filter = resolvable.ok_or_else(|| {
+        Problem::invalid_field("state", "must be open or unresolved: closed letters are left alone")
+    })?;
     let (store, app_id) = (access.store(), access.app_id);
-    let scan = Some(access.operator().max_scan());
-    let count = store.count(app_id, &filter, COUNT_CAP, scan).await?;
+    let scan_limit = access.operator().max_scan();
+    let count =
+        store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit)).await?;
     let truncated = match filter.truncated {
         Some(false) if action == Resolution::Replayed => {
-            let filter = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
-            let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
-            CappedCount { count: found.count, capped: found.capped }
+            let filter = filter.clone().truncated(true);
+            let found = store
+                .count(app_id, &filter, &CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(scan_limit))
+                .await?;
+            found.matching
         }
-        _ => CappedCount { count: 0, capped: false },
+        _ => CappedCount::default(),
     };
     // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
     filter.created_from = filter.created_from.max(count.scanned_back_to);
-    let mut ahead = CappedCount { count: 0, capped: false };
+    let mut ahead = CappedCount::default();
     if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
-            let found = store.count(app_id, &filter, LEFT_OUT_CAP, scan).await?;
-            let capped = found.capped || found.scanned_back_to.is_some();
-            ahead = CappedCount { count: found.count, capped };
+            let found = store
+                .count(app_id, &filter, &CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(scan_limit))
+                .await?;
+            let capped = found.matching.capped || found.scanned_back_to.is_some();
+            ahead = CappedCount { capped, ..found.matching };
         }
         filter.created_before = Some(count.as_of);
     }
-    let page = PageRequest { size: SAMPLE, scan, ..Default::default() };
+    let page = PageRequest::default().size(SAMPLE).scan_limit(scan_limit);
     let sample = store.list(app_id, &filter, &page).await?.items;
-    let capped = count.capped || count.scanned_back_to.is_some();
+    let CappedCount { count: counted, capped } = count.matching;
+    let capped = capped || count.scanned_back_to.is_some();
     let frozen = Frozen {
         operator: access.operator().name().to_owned(),
         app_id,
         action,
-        query: ListQuery { filter: filter.clone(), ..Default::default() },
-        counted: count.count,
+        query: filter.clone().into(),
+        counted,
         capped,
         at: now,
         done: 0,
@@ -237,7 +237,7 @@ pub(crate) async fn preview(
     };
     Ok(Preview {
         filter,
-        count: count.count,
+        count: counted,
         capped,
         cutoff: count.as_of,
         ahead,
@@ -259,12 +259,12 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Problem> {
     let frozen = open(access, token, now)?;
     may_run(access, frozen.action)?;
-    let note = checked(note)?;
+    let attribution = attribution(access, note)?;
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be from 1 to 1000"));
     }
     let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
-    let result = run_frozen(access, frozen, note, limit, now, &mut entry).await;
+    let result = run_frozen(access, frozen, &attribution, limit, now, &mut entry).await;
     entry.ended(result.as_ref().and_then(|outcome| outcome.stopped_by.as_ref().map_or(Ok(()), Err)));
     result
 }
@@ -287,7 +287,7 @@ fn open(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<Frozen, P
 async fn run_frozen(
     access: &AppAccess,
     mut frozen: Frozen,
-    note: Option<String>,
+    attribution: &Attribution,
     limit: Option<u32>,
     now: DateTime<Utc>,
     entry: &mut Entry<'_>,
@@ -312,7 +312,7 @@ async fn run_frozen(
         if left == 0 {
             break (true, None);
         }
-        match batch(access, replay, &frozen, &note, left).await {
+        match batch(access, replay, &frozen, attribution, left).await {
             Ok(batch) => {
                 let count = batch.ids.len() as u64;
                 done += count;
@@ -374,33 +374,40 @@ async fn batch(
     access: &AppAccess,
     replay: Option<&dyn DeadLetterReplay>,
     frozen: &Frozen,
-    note: &Option<String>,
+    attribution: &Attribution,
     left: u32,
 ) -> Result<Replayed, DeadLetterRepoError> {
     let (app_id, filter) = (access.app_id, &frozen.query.filter);
-    let by = Some(frozen.operator.clone());
     match replay {
         Some(replay) => {
-            let limit = left.min(REPLAY_BATCH);
-            let (run_id, after) = (Some(frozen.run_id), frozen.after);
-            let request = ReplayRequest { by, note: note.clone(), run_id, after, limit };
-            replay.replay_matching(app_id, filter, request).await
+            let request = ReplayRequest::default().run_id(frozen.run_id).after(frozen.after);
+            let request = request.limit(left.min(REPLAY_BATCH));
+            replay.replay_matching(app_id, filter, attribution, &request).await
         }
         None => {
-            let settlement = Settlement { resolution: frozen.action, by, note: note.clone() };
-            let limit = left.min(RESOLVE_BATCH);
-            let settled = access.store().resolve_matching(app_id, filter, &settlement, limit).await?;
-            let (ids, more, skipped_locked) = (settled.ids, settled.more, settled.skipped_locked);
-            Ok(Replayed { ids, more, skipped_locked, ..Default::default() })
+            let (action, limit) = (frozen.action, left.min(RESOLVE_BATCH));
+            let resolved =
+                access.store().resolve_matching(app_id, filter, action, attribution, limit).await?;
+            let mut replayed = Replayed::default();
+            (replayed.ids, replayed.more) = (resolved.ids, resolved.more);
+            replayed.skipped_locked = resolved.skipped_locked;
+            Ok(replayed)
         }
     }
 }
 
 /// Returns the counted letters minus those that the runs changed and those that are still open.
 async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
-    let scan = Some(access.operator().max_scan());
-    let open = access.store().count(access.app_id, &frozen.query.filter, COUNT_CAP, scan).await?;
-    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.count))
+    let scan_limit = access.operator().max_scan();
+    let open = access
+        .store()
+        .count(
+            access.app_id,
+            &frozen.query.filter,
+            &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit),
+        )
+        .await?;
+    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.matching.count))
 }
 
 /// Returns the letters that were stored since `since` and whose event the run of this token replayed.
@@ -411,14 +418,12 @@ pub(crate) async fn came_back(
 ) -> Result<CameBack, Problem> {
     let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
     let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?.run_id;
-    let filter = DeadLetterFilter {
-        state: DeadLetterState::Any,
-        failed_again_in_run: Some(run_id),
-        created_from: Some(since),
-        ..Default::default()
-    };
-    let scan = Some(access.operator().max_scan());
-    let page = PageRequest { size: NEWEST, scan, ..Default::default() };
+    let filter = DeadLetterFilter::default()
+        .state(DeadLetterState::Any)
+        .failed_again_in_run(run_id)
+        .created_from(since);
+    let scan_limit = access.operator().max_scan();
+    let page = PageRequest::default().size(NEWEST).scan_limit(scan_limit);
     let page = access.store().list(access.app_id, &filter, &page).await?;
     Ok(CameBack {
         count: page.items.len(),

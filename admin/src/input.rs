@@ -99,13 +99,13 @@ impl Fields {
 
     /// Parses the remaining fields as filter and page.
     pub(crate) fn listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
-        let text = form_urlencoded::Serializer::new(String::new()).extend_pairs(self.0).finish();
-        let query: ListQuery = text.parse()?;
+        let query = ListQuery::from_pairs(self.0)?;
         let max = operator.max_scan();
-        match query.page.scan {
-            Some(scan) if scan > max => {
-                Err(Problem::invalid_field("scan", format!("must be from 1 to {max} for this operator")))
-            }
+        match query.page.scan_limit {
+            Some(scan) if scan > max => Err(Problem::invalid_field(
+                "scan_limit",
+                format!("must be from 1 to {max} for this operator"),
+            )),
             _ => Ok(query),
         }
     }

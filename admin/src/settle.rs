@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ErrorKind,
-    Resolution, Settlement,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
+    ErrorKind, Resolution,
 };
 use tokio::time::sleep;
 
@@ -37,10 +37,10 @@ pub(crate) async fn resolve(
 ) -> Result<(), Problem> {
     access.needs(Right::Settle)?;
     may_be_set(resolution, "resolution")?;
-    let settlement = settlement(access, resolution, note)?;
+    let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, resolution.as_str(), id);
-    let open = DeadLetterFilter { state: DeadLetterState::Open, ids: Some(vec![id]), ..Default::default() };
-    end(entry, resolve_open(access, id, &open, &settlement).await)
+    let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids([id]);
+    end(entry, resolve_open(access, id, &open, resolution, &attribution).await)
 }
 
 /// Resolves the letter with a bulk call, which skips a locked letter. Most transactions end within moments, so it
@@ -49,15 +49,17 @@ async fn resolve_open(
     access: &AppAccess,
     id: DeadLetterId,
     open: &DeadLetterFilter,
-    settlement: &Settlement,
+    resolution: Resolution,
+    attribution: &Attribution,
 ) -> Result<(), Problem> {
     for pause in PAUSES {
-        let settled = access.store().resolve_matching(access.app_id, open, settlement, 1).await?;
+        let settled =
+            access.store().resolve_matching(access.app_id, open, resolution, attribution, 1).await?;
         if !settled.ids.is_empty() {
             return Ok(());
         }
         let letter = summary(access, id).await?;
-        if let Some(settled) = settled_before(&letter).filter(|_| !is_open(&letter)) {
+        if let Some(settled) = settled_before(&letter).filter(|_| !letter.is_open()) {
             return Err(Problem::already_resolved(settled));
         }
         sleep(pause).await;
@@ -72,9 +74,9 @@ pub(crate) async fn replay(
     note: Option<String>,
 ) -> Result<(), Problem> {
     let replay = access.replay()?;
-    let note = checked(note)?;
+    let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, "replayed", id);
-    let result = replay.replay(access.app_id, id, Some(access.operator().name().to_owned()), note).await;
+    let result = replay.replay(access.app_id, id, &attribution).await;
     end(entry, result.map(drop).map_err(Problem::from))
 }
 
@@ -82,18 +84,22 @@ pub(crate) async fn replay(
 pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
     access.needs(Right::Settle)?;
     let entry = Entry::of_letter(access, "reopened", id);
-    end(entry, reopen_resolved(access, id).await)
+    end(entry, reopen_resolved(access, id, &attribution(access, None)?).await)
 }
 
 /// Reopens the letter, and retries while others resolve and reopen it at the same time.
 ///
 /// The store then gives up with an internal error. If the letter has a new `resolved_at`, the error comes from such a
 /// race and not from a fault.
-async fn reopen_resolved(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
+async fn reopen_resolved(
+    access: &AppAccess,
+    id: DeadLetterId,
+    attribution: &Attribution,
+) -> Result<(), Problem> {
     let mut before = summary(access, id).await?.resolved_at;
     let mut problem = Problem::locked();
     for pause in PAUSES {
-        let error = match access.store().reopen(access.app_id, id).await {
+        let error = match access.store().reopen(access.app_id, id, attribution).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -127,16 +133,14 @@ pub(crate) async fn summary(access: &AppAccess, id: DeadLetterId) -> Result<Dead
     access.store().summary(access.app_id, id).await?.ok_or_else(Problem::no_such_letter)
 }
 
-/// Returns the settlement. `by` is always the operator and never a name from the request.
-pub(crate) fn settlement(
-    access: &AppAccess,
-    resolution: Resolution,
-    note: Option<String>,
-) -> Result<Settlement, Problem> {
-    Ok(Settlement { resolution, by: Some(access.operator().name().to_owned()), note: checked(note)? })
+/// Returns the attribution. `by` is always the operator and never a name from the request.
+pub(crate) fn attribution(access: &AppAccess, note: Option<String>) -> Result<Attribution, Problem> {
+    let mut attribution = Attribution::by(access.operator().name());
+    attribution.note = checked(note)?;
+    Ok(attribution)
 }
 
-pub(crate) fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
+fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
     let note = note.filter(|note| !note.trim().is_empty());
     match &note {
         Some(note) if note.chars().count() > MAX_NOTE_CHARACTERS => {
@@ -151,15 +155,8 @@ pub(crate) fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
 pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Problem> {
     match resolution {
         Resolution::Ignored | Resolution::HandledByScript => Ok(()),
-        Resolution::Replayed | Resolution::HandlerFailed => {
-            Err(Problem::invalid_field(field, "must be ignored or handled_by_script"))
-        }
+        _ => Err(Problem::invalid_field(field, "must be ignored or handled_by_script")),
     }
-}
-
-/// Returns whether somebody still has to act.
-fn is_open(letter: &DeadLetterSummary) -> bool {
-    letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
 }
 
 fn settled_before(letter: &DeadLetterSummary) -> Option<ClosedBefore> {

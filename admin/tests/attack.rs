@@ -18,7 +18,7 @@ use axum::{
     },
 };
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, Schema, connect_options,
+    AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, OnOpen, connect_options,
     migration::Migrator,
     open,
     testing::{Call, FailingStore, internal, letter},
@@ -250,7 +250,7 @@ async fn on_postgresql_a_database_that_is_gone_is_to_be_asked_again_until_it_is_
     let link = Link::new(([127, 0, 0, 1], 0).into(), upstream.clone()).await;
     let mut options = connect_options(db.url().replace(&upstream, &link.address.to_string()));
     options.acquire_timeout(Duration::from_millis(200));
-    let repo = open(options, Schema::Check, Migrator).await.unwrap();
+    let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let app = new_app();
     let id = repo.insert(letter(app)).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada"))));
@@ -305,7 +305,7 @@ async fn on_sqlite_a_database_that_is_read_only_is_read_and_actions_are_to_be_tr
 
 /// Of an admin that is connected by these options.
 async fn actions_are_to_be_tried_again(options: ConnectOptions, app: AppId, id: DeadLetterId) {
-    let repo = open(options, Schema::Check, Migrator).await.unwrap();
+    let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada"))));
     for view in views(app, id) {
         assert_eq!(client.get(&view).await.status, StatusCode::OK, "{view}");

@@ -15,8 +15,8 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Retention, RetentionPolicy, Schema,
-    SeaOrmDeadLetterRepo, Settlement, StoredLetter, connect_options,
+    Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, OnOpen, Resolution,
+    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
     migration::Migrator,
     open,
     testing::{Call, FailingStore, internal, letter, stored_letter},
@@ -84,8 +84,8 @@ async fn the_last_day_and_what_will_be_swept_are_reckoned_from_now_whatever_the_
     let now = Utc::now();
     let ago = |days| stored_letter(world.app, now - TimeDelta::days(days) - TimeDelta::hours(1));
     world.repo.import(&[ago(0), ago(25), ago(400)]).await.unwrap();
-    let others = Retention { all_after: Some(30 * DAY), ..Default::default() };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_all_after(30 * DAY);
+    let policy = RetentionPolicy::new(others);
     let client = Client::from(world.admin_of(Operator::full("ada")).retention(policy));
     for filter in ["", "?created_before=2025-01-01T00:00:00Z", "?created_before=-262143-01-01T00:00:00Z"] {
         let page = client.get(format!("/apps/{}{filter}", world.app)).await;
@@ -102,9 +102,10 @@ async fn the_last_day_and_what_will_be_swept_are_reckoned_from_now_whatever_the_
 async fn a_retention_policy_of_more_apps_than_can_be_counted_leaves_the_overview_there() {
     let (store, app) = (memory().await, new_app());
     store.insert(letter(app)).await.unwrap();
-    let own = Retention { all_after: Some(DAY), ..Default::default() };
+    let own = Retention::default().delete_all_after(DAY);
     let apps: BTreeMap<_, _> = (0..1_001).map(|_| (new_app(), own)).collect();
-    let policy = RetentionPolicy { apps, others: own };
+    let mut policy = RetentionPolicy::new(own);
+    policy.apps = apps;
     let admin = Admin::new(Arc::new(store), let_in(Operator::full("ada"))).retention(policy);
     let client = Client::from(admin);
     for page in ["/apps".to_owned(), format!("/apps/{app}")] {
@@ -227,7 +228,7 @@ async fn a_source_of_usual_length_is_not_cut() {
 async fn small_pool(db: &TestDb) -> SeaOrmDeadLetterRepo {
     let mut options = connect_options(db.url());
     options.max_connections(6).acquire_timeout(Duration::from_millis(500));
-    open(options, Schema::Check, Migrator).await.unwrap()
+    open(options, OnOpen::Check, Migrator).await.unwrap()
 }
 
 /// As the README opens the admin's own pool, whose timeout is shorter here.
@@ -237,7 +238,7 @@ async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_
     let (other, app) = (db.repo(), new_app());
     let mut options = connect_options(db.url());
     options.max_connections(5).statement_timeout(Duration::from_millis(300));
-    let repo = open(options, Schema::Check, Migrator).await.unwrap();
+    let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo), let_in(Operator::full("ada"))).concurrency(1));
     let lock = other.pool().begin().await.unwrap();
     lock.execute_unprepared("LOCK TABLE dead_letters").await.unwrap();
@@ -618,7 +619,7 @@ async fn a_reopen_that_fails_while_nobody_else_is_there_is_a_fault() {
     let id = repo.insert(letter(app)).await.unwrap();
     let store = Arc::new(FailingStore::new(repo.clone()));
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
-    repo.resolve_once(app, id, &Settlement::ignored().by("bob")).await.unwrap();
+    repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
     store.fail(Call::Reopen, .., internal());
     client.post(&path, Value::Null).await.problem(500, "internal");

@@ -9,8 +9,8 @@ use chacha20poly1305::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo,
-    Settlement, StoredLetter,
+    Attribution, DeadLetterId, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     testing::{letter, stored_letter},
 };
 use dead_letters_admin::Operator;
@@ -172,11 +172,15 @@ async fn what_others_settled_meanwhile_is_reported_and_left_as_it_is(world: Worl
     let ids = minutely(&world, 3).await;
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({})).await;
-    let bob = Settlement::handled_by_script().by("bob");
-    let settled = world.repo.resolve_once(world.app, ids[1], &bob).await.unwrap();
+    world
+        .repo
+        .resolve_once(world.app, ids[1], Resolution::HandledByScript, &Attribution::by("bob"))
+        .await
+        .unwrap();
+    let before = world.row(ids[1]).await;
     let done = run(&client, &world, &preview, None).await;
     assert_eq!((&done["done"], &done["settled_by_others"]), (&json!(2), &json!(1)));
-    assert_eq!(world.row(ids[1]).await, settled);
+    assert_eq!(world.row(ids[1]).await, before);
 }
 
 async fn ids_are_settled_and_no_others(world: World) {
@@ -329,8 +333,12 @@ async fn a_preview_and_its_run_are_about_one_group(world: World) {
 
 async fn settled_and_failed_ones_are_told_apart(world: World) {
     let ids = minutely(&world, 3).await;
-    world.repo.resolve_once(world.app, ids[0], &Settlement::handler_failed()).await.unwrap();
-    world.repo.resolve_once(world.app, ids[1], &Settlement::ignored()).await.unwrap();
+    world
+        .repo
+        .resolve_once(world.app, ids[0], Resolution::HandlerFailed, &Attribution::default())
+        .await
+        .unwrap();
+    world.repo.resolve_once(world.app, ids[1], Resolution::Ignored, &Attribution::default()).await.unwrap();
     let client = world.client();
     for (state, count) in [("unresolved", 1), ("open", 2), ("any", 2)] {
         let preview = preview(&client, &world, "ignored", json!({ "state": state })).await;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, http::request::Parts};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterTriage, StoredLetter,
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterTransfer, StoredLetter,
     testing::{letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Denied, InsecureAllowAll, Operator, Server};

@@ -1,6 +1,6 @@
 //! A migrated database for one test, on either backend.
 
-use dead_letters::{Schema, SeaOrmDeadLetterRepo, connect_options, migration::Migrator, open};
+use dead_letters::{OnOpen, SeaOrmDeadLetterRepo, connect_options, migration::Migrator, open};
 use dead_letters_test_postgres::TestDatabase;
 use tempfile::TempDir;
 
@@ -29,7 +29,7 @@ impl TestDb {
     }
 
     async fn at(url: String, storage: Storage) -> Self {
-        let repo = open(connect_options(&url), Schema::Migrate, Migrator).await.unwrap();
+        let repo = open(connect_options(&url), OnOpen::Migrate, Migrator).await.unwrap();
         Self { repo, url, _storage: storage }
     }
 

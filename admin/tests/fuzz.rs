@@ -109,10 +109,10 @@ impl Site {
         let (store, app) = (memory().await, new_app());
         let id = store.insert_many(vec![letter(app); 3]).await.unwrap()[0];
         let replay = Arc::new(store.replayer(Arc::<Outbox>::default()));
-        let others = Retention { all_after: Some(std::time::Duration::from_secs(1)), ..Default::default() };
+        let others = Retention::default().delete_all_after(std::time::Duration::from_secs(1));
         let admin = Admin::new(Arc::new(store), let_in(Operator::full("ada")))
             .replay(replay)
-            .retention(RetentionPolicy { others, ..Default::default() })
+            .retention(RetentionPolicy::new(others))
             .redact(["/card"])
             .unwrap();
         Self { client: admin.into(), app, id }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{Router, http::StatusCode, routing::get};
-use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, Settlement, testing::letter};
+use dead_letters::{AppId, Attribution, DeadLetterRepo, DeadLetterResolve, Resolution, testing::letter};
 use dead_letters_admin::{Admin, Operator};
 
 use crate::support::{Client, KEY, Outbox, let_in, memory, new_app};
@@ -16,7 +16,7 @@ pub(crate) async fn admin() -> (Admin, AppId) {
     let app = new_app();
     let repo = memory().await;
     let ids = repo.insert_many(vec![letter(app); 60]).await.unwrap();
-    repo.resolve_once(app, ids[0], &Settlement::ignored().by("ada")).await.unwrap();
+    repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
     let replay = Arc::new(repo.replayer(Arc::<Outbox>::default()));
     let admin = Admin::new(Arc::new(repo), let_in(Operator::full("ada")));
     (admin.replay(replay).key(KEY).unwrap(), app)

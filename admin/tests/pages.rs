@@ -9,8 +9,8 @@ use std::{
 
 use axum::http::{Method, StatusCode, header};
 use dead_letters::{
-    DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Retention,
-    RetentionPolicy, Settlement, StoredLetter,
+    Attribution, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterResolve, NewDeadLetter,
+    Resolution, Retention, RetentionPolicy, StoredLetter,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -264,7 +264,7 @@ impl World {
     }
 
     async fn replay(&self, id: DeadLetterId) {
-        self.repo.replayer(self.outbox.clone()).replay(self.app, id, Some("bob".into()), None).await.unwrap();
+        self.repo.replayer(self.outbox.clone()).replay(self.app, id, &Attribution::by("bob")).await.unwrap();
     }
 }
 
@@ -318,8 +318,16 @@ async fn more_apps_than_can_be_sorted_are_paged_by_id(world: World) {
 async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     let orders = world.letters_of(3, "orders").await;
     world.letters_of(2, "it's \"quoted\" & <b>").await;
-    world.repo.resolve_once(world.app, orders[2], &Settlement::ignored().by("bob")).await.unwrap();
-    world.repo.resolve_once(world.app, orders[1], &Settlement::handler_failed()).await.unwrap();
+    world
+        .repo
+        .resolve_once(world.app, orders[2], Resolution::Ignored, &Attribution::by("bob"))
+        .await
+        .unwrap();
+    world
+        .repo
+        .resolve_once(world.app, orders[1], Resolution::HandlerFailed, &Attribution::default())
+        .await
+        .unwrap();
     let client = world.client();
     let all = client.get(world.at("")).await;
     for tab in ["Unresolved 3", "Open 4", "Closed 1", "All 5", "3 unresolved, 1 whose handler failed"] {
@@ -391,8 +399,8 @@ async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World)
     for age in [days(84), days(85), days(1)] {
         world.stored(&(now - age).to_rfc3339(), |letter| letter).await;
     }
-    let others = Retention { all_after: Some(days(90)), settled_after: None };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_all_after(days(90));
+    let policy = RetentionPolicy::new(others);
     let client = Client::from(world.admin_of(Operator::reader("ada")).retention(policy));
     for path in [world.at(""), world.at("/groups"), "/apps".to_owned()] {
         assert!(client.get(&path).await.shows("2 will be swept within 7 days"), "{path}");
@@ -521,7 +529,7 @@ async fn a_reader_has_no_buttons(world: World) {
 
 async fn what_somebody_else_settled_is_told_by_whom_and_when(world: World) {
     let id = world.letter().await;
-    world.repo.resolve_once(world.app, id, &Settlement::ignored().by("bob")).await.unwrap();
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = world.at(&format!("/letters/{id}/resolve"));
     let answer = world.client().post_as(&path, FORM, form(&[("resolution", "ignored")])).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
@@ -800,7 +808,7 @@ async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
 async fn a_group_says_that_it_came_back(world: World) {
     let ids = world.letters_of(2, "orders").await;
     world.letters_of(1, "invoices").await;
-    world.repo.resolve_once(world.app, ids[0], &Settlement::ignored()).await.unwrap();
+    world.repo.resolve_once(world.app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     let client = world.client();
     assert!(!client.get(world.at("/groups")).await.shows("came back"));
     world.letters_of(1, "orders").await;
@@ -889,7 +897,7 @@ async fn every_link_leads_to_a_page(world: World) {
     let first = world.letters_of(3, "a source/with ?odd=signs&ü").await[0];
     world.replay(first).await;
     let again = world.dies_again(first).await;
-    world.repo.resolve_once(world.app, again, &Settlement::ignored().by("bob")).await.unwrap();
+    world.repo.resolve_once(world.app, again, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let client = world.client();
     let mut seen = BTreeSet::from(["/apps".to_owned()]);
     let mut left = VecDeque::from(["/apps".to_owned()]);
@@ -919,7 +927,11 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
         ..letter(world.app)
     };
     let id = world.insert(new()).await;
-    world.repo.resolve_once(world.app, id, &Settlement::ignored().by(HOSTILE).note(HOSTILE)).await.unwrap();
+    world
+        .repo
+        .resolve_once(world.app, id, Resolution::Ignored, &Attribution::by(HOSTILE).note(HOSTILE))
+        .await
+        .unwrap();
     let id = world.insert(new()).await;
     world.replay(id).await;
     world.insert(NewDeadLetter { original_event_id: world.row(id).await.original_event_id, ..new() }).await;

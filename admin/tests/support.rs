@@ -21,8 +21,8 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, NewDeadLetter,
-    Requeue, SeaOrmDeadLetterRepo, StoredLetter,
+    AppId, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
+    DeadLetterTransfer, NewDeadLetter, Requeue, SeaOrmDeadLetterRepo, StoredLetter,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Authorize, Denied, Operator};

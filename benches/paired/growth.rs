@@ -7,8 +7,8 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due,
-    Resolution, Settlement, SweepScope,
+    AppId, Attribution, BacklogRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, Due, Resolution, SweepScope,
 };
 use dead_letters_migration::Migrator;
 use sea_orm_migration::MigratorTrait;
@@ -60,7 +60,10 @@ fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
             "unresolved_counts of 50 apps to 100",
             side!(side, n => side.0.repo.unresolved_counts(&side.1, Some(100)).await?),
         ),
-        ("backlogs of 50, to 100", side!(store, n => store.repo.backlogs(None, None, 50, 100).await?)),
+        (
+            "backlogs of 50, to 100",
+            side!(store, n => store.repo.backlogs(&BacklogRequest::default().limit(50).cap(100)).await?),
+        ),
         (
             "times_replayed of 50 events",
             side!(with_events, n => with_events.0.repo.times_replayed(with_events.0.app, &with_events.1).await?),
@@ -79,15 +82,14 @@ fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
 
 fn writes(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let of_another = letter(Uuid::new_v4().into(), PAYLOAD_BYTES);
-    // A row settled so is still open: it can be resolved once again.
-    let failed = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };
-    let side = (store.clone(), Arc::new((of_another, failed)));
+    // A handler_failed row is still open: it can be resolved once again.
+    let side = (store.clone(), Arc::new((of_another, Attribution::default())));
     vec![
         ("insert", side!(side, n => side.0.repo.insert(side.1.0.clone()).await?)),
         ("insert_many of 100", side!(side, n => side.0.repo.insert_many(vec![side.1.0.clone(); 100]).await?)),
         (
             "resolve_once",
-            side!(side, n => side.0.repo.resolve_once(side.0.app, side.0.id(n), &side.1.1).await?),
+            side!(side, n => side.0.repo.resolve_once(side.0.app, side.0.id(n), Resolution::HandlerFailed, &side.1.1).await?),
         ),
     ]
 }
@@ -98,12 +100,8 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let of_app = (store.clone(), Arc::new(SweepScope::App(store.app)));
     let of_others = SweepScope::AllAppsBut { excepted: vec![store.app] };
     let of_others = (store.clone(), Arc::new(of_others));
-    let all = DeadLetterFilter {
-        state: DeadLetterState::Open,
-        created_before: Some(Utc::now()),
-        ..Default::default()
-    };
-    let settle = (store.clone(), Arc::new((all, Settlement::ignored())));
+    let all = DeadLetterFilter::default().state(DeadLetterState::Open).created_before(Utc::now());
+    let settle = (store.clone(), Arc::new((all, Attribution::default())));
     let whole = |rows: u64, of: u64| if rows == of { Ok(()) } else { Err(format!("{rows} rows of {of}")) };
     vec![
         (
@@ -113,8 +111,8 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
         (
             "resolve_matching of 500",
             side!(settle, n => {
-                let (filter, ignored) = &*settle.1;
-                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, ignored, 500).await?;
+                let (filter, nobody) = &*settle.1;
+                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, Resolution::Ignored, nobody, 500).await?;
                 whole(settled.ids.len() as u64, 500)?
             }),
         ),

@@ -15,8 +15,8 @@ use std::{env, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use dead_letters::{
-    AppId, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, PageRequest,
-    Resolution, Settlement,
+    AppId, Attribution, CoalescingDeadLetterRepo, DeadLetterRead, DeadLetterRepo,
+    DeadLetterResolve, PageRequest, Resolution,
 };
 use dead_letters_test_postgres::Server;
 use tokio::runtime::Handle;
@@ -52,7 +52,7 @@ mod sweep;
 
 use measure::{Call, Case, Failure, Figure, Pairs, call};
 use report::Bound;
-use store::{FROM, Store, TABLES, letter};
+use store::{FROM, Store, TABLES, letter, unresolved};
 
 struct Bench {
     pairs: Pairs,
@@ -139,14 +139,13 @@ impl Bench {
     async fn writes(&mut self, store: &Arc<Store>) -> Result<(), Failure> {
         let named = |name: &str| store.named(name);
         let app = store.app;
-        // A row settled so is still open: it can be resolved once again.
-        let failed = Settlement { resolution: Resolution::HandlerFailed, by: None, note: None };
+        // A handler_failed row is still open: it can be resolved once again.
         let peers = side!(store, n =>
             store.peer.resolve(store.peer_id(n), "handler_failed").await?);
         let ours = side!(store, n => store.repo.resolve(store.id(n), "handler_failed").await?);
         self.pair(named("resolve"), 1, 0.95, ours, peers.clone()).await?;
-        let side = (store.clone(), failed);
-        let ours = side!(side, n => side.0.repo.resolve_once(app, side.0.id(n), &side.1).await?);
+        let side = (store.clone(), Attribution::default());
+        let ours = side!(side, n => side.0.repo.resolve_once(app, side.0.id(n), Resolution::HandlerFailed, &side.1).await?);
         self.pair(named("resolve_once"), 1, 1.0, ours, peers).await?;
 
         let other = AppId::from(Uuid::new_v4());
@@ -240,13 +239,13 @@ impl Bench {
 /// The page behind the newest `depth` rows.
 pub(crate) async fn listing(store: &Arc<Store>, depth: u32) -> Result<Call, Failure> {
     let store = (store.clone(), Arc::new(store.page_at(depth).await?));
-    Ok(side!(store, n => store.0.repo.list(store.0.app, &DeadLetterFilter::default(), &store.1).await?))
+    Ok(side!(store, n => store.0.repo.list(store.0.app, &unresolved(), &store.1).await?))
 }
 
 async fn page_through(store: &Store) -> Result<(), Failure> {
-    let mut page = PageRequest { size: 500, ..Default::default() };
+    let mut page = PageRequest::default().size(500);
     loop {
-        page.after = store.repo.list(store.app, &DeadLetterFilter::default(), &page).await?.next;
+        page.after = store.repo.list(store.app, &unresolved(), &page).await?.next;
         if page.after.is_none() {
             return Ok(());
         }

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use chrono::TimeDelta;
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, PageRequest, Resolution,
-    SeaOrmDeadLetterRepo, Settlement, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterRead,
+    DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, GroupRequest, PageRequest, Resolution,
+    SeaOrmDeadLetterRepo, TimelineRequest,
 };
 use sea_orm::Database;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     measure::{Call, Case, Failure, Pairs, call, quantile},
     report::Bound,
-    store::{FROM, Store},
+    store::{FROM, Store, unresolved},
 };
 
 /// Of a bounded scan.
@@ -24,10 +25,10 @@ const AT_ONCE: u32 = 1_000;
 
 /// Each call that scans, with a filter that matches nothing.
 pub(crate) fn scans(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
-    let nothing = DeadLetterFilter { source: Some("nothing".to_owned()), ..Default::default() };
-    let page = PageRequest { scan: SCAN, ..Default::default() };
-    let groups = GroupRequest { scan: SCAN, ..Default::default() };
-    let timeline = TimelineRequest { from: FROM, until: FROM + TimeDelta::days(30), buckets: 60 };
+    let nothing = unresolved().source("nothing");
+    let page = PageRequest::default().scan_limit(SCAN);
+    let groups = GroupRequest::default().scan_limit(SCAN);
+    let timeline = Buckets::new(FROM..FROM + TimeDelta::days(30), 60);
     let side = (store.clone(), Arc::new((nothing, page)));
     vec![
         (
@@ -44,20 +45,21 @@ pub(crate) fn scans(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
         ),
         (
             "count, scan of 10,000, nothing matches",
-            side!(side, n => side.0.repo.count(side.0.app, &side.1.0, 100, SCAN).await?),
+            side!(side, n => side.0.repo.count(side.0.app, &side.1.0, &CountRequest::default().cap(100).scan_limit(SCAN)).await?),
         ),
         (
             "timeline, scan of 10,000, nothing matches",
-            side!(side, n => side.0.repo.timeline(side.0.app, &side.1.0, &timeline, SCAN).await?),
+            side!(side, n => side.0.repo.timeline(side.0.app, &side.1.0, &TimelineRequest::from(timeline).scan_limit(SCAN)).await?),
         ),
     ]
 }
 
 /// A page of apps against a page of one app's rows.
 pub(crate) async fn backlogs(pairs: &Pairs, crowd: &Arc<Store>, app: AppId) -> Result<Bound, Failure> {
-    let side = (crowd.clone(), Arc::new((DeadLetterFilter::default(), PageRequest::default())));
+    let side = (crowd.clone(), Arc::new((unresolved(), PageRequest::default())));
     let page = side!(side, n => side.0.repo.list(app, &side.1.0, &side.1.1).await?);
-    let backlogs = side!(crowd, n => crowd.repo.backlogs(None, None, 50, 100).await?);
+    let backlogs =
+        side!(crowd, n => crowd.repo.backlogs(&BacklogRequest::default().limit(50).cap(100)).await?);
     against(pairs, "backlogs of 50 among 10,000 apps", backlogs, "a page of list", page, 2.0).await
 }
 
@@ -71,13 +73,14 @@ pub(crate) async fn by_ids(store: &Store) -> Result<Bound, Failure> {
         .bind(SETTLED as i64)
         .fetch_all(&mut store.connect().await?)
         .await?;
-    let replayed = Settlement { resolution: Resolution::Replayed, by: None, note: None };
     let mut took = Vec::new();
     for ids in ids.chunks(AT_ONCE as usize) {
-        let ids = ids.iter().copied().map(Into::into).collect();
-        let filter = DeadLetterFilter { ids: Some(ids), ..Default::default() };
+        let ids: Vec<_> = ids.iter().copied().map(Into::into).collect();
+        let filter = unresolved().ids(ids);
         let called = Instant::now();
-        let settled = repo.resolve_matching(store.app, &filter, &replayed, AT_ONCE).await?;
+        let settled = repo
+            .resolve_matching(store.app, &filter, Resolution::Replayed, &Attribution::default(), AT_ONCE)
+            .await?;
         took.push(called.elapsed().as_secs_f64() * 1e3);
         if settled.ids.len() != AT_ONCE as usize {
             return Err(format!("{} rows were settled, of {AT_ONCE}", settled.ids.len()).into());

@@ -187,8 +187,8 @@ pub(crate) async fn sweeper(store: &Arc<Store>) -> Result<[Bound; 2], Failure> {
         nanoseconds: AtomicU64::default(),
         deleted: AtomicU64::default(),
     });
-    let others = Retention { all_after: Some((Utc::now() - cutoff()).to_std()?), ..Default::default() };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_all_after((Utc::now() - cutoff()).to_std()?);
+    let policy = RetentionPolicy::new(others);
     let sweeper = Arc::new(Sweeper::builder(timed.clone(), policy).busy_percent(BUSY_PERCENT).build()?);
     let mut p99 = [Vec::new(), Vec::new()];
     let mut beside = Duration::ZERO;

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterTriage,
+    AppId, CoalescingDeadLetterRepo, DeadLetterId, DeadLetterRead, DeadLetterRepo,
     NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo,
 };
 use dead_letters_migration::Migrator;
@@ -28,7 +28,7 @@ use crate::{
     Bench,
     measure::{Case, Failure, Figure, Runs, call},
     peer::Row,
-    store::{CONNECTIONS, FROM, IDS, TABLES, letter, named},
+    store::{CONNECTIONS, FROM, IDS, TABLES, letter, named, unresolved},
     sweep::{BATCH, DUE, ROUNDS, cutoff},
 };
 
@@ -243,8 +243,8 @@ async fn calls(bench: &mut Bench, store: &Arc<Store>) -> Result<(), Failure> {
     let peers = side!(store, n => store.peer.list(app.into(), true, 50, 0).await?);
     let ours = side!(store, n => store.repo.list_for_app(app, true, 50, 0).await?);
     bench.pair(named("list_for_app, 50"), 1, 1.0, ours, peers.clone()).await?;
-    let page = (store.clone(), Arc::new(PageRequest { size: 50, ..Default::default() }));
-    let ours = side!(page, n => page.0.repo.list(app, &DeadLetterFilter::default(), &page.1).await?);
+    let page = (store.clone(), Arc::new(PageRequest::default().size(50)));
+    let ours = side!(page, n => page.0.repo.list(app, &unresolved(), &page.1).await?);
     bench.pair(named("triage list, 50"), 1, 1.5, ours, peers).await?;
     let peers = side!(store, n => store.peer.count(app.into()).await?);
     let ours = side!(store, n => store.repo.unresolved_count(app).await?);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, PageRequest,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterState, NewDeadLetter, PageRequest,
     SeaOrmDeadLetterRepo,
 };
 use dead_letters_migration::Migrator;
@@ -148,9 +148,9 @@ impl Store {
 
     /// The page of 50 behind the newest `depth` rows of `app`.
     pub(crate) async fn page_at(&self, depth: u32) -> Result<PageRequest, Failure> {
-        let mut page = PageRequest { size: 500, ..Default::default() };
+        let mut page = PageRequest::default().size(500);
         for _ in 0..depth / page.size {
-            page.after = self.repo.list(self.app, &DeadLetterFilter::default(), &page).await?.next;
+            page.after = self.repo.list(self.app, &unresolved(), &page).await?.next;
         }
         page.size = 50;
         Ok(page)
@@ -189,6 +189,11 @@ pub(crate) fn named(name: &str, rows: u32) -> String {
 }
 
 pub(crate) const TABLES: [&str; 2] = ["dead_letters", "peer"];
+
+/// What a page of the peer's shows.
+pub(crate) fn unresolved() -> DeadLetterFilter {
+    DeadLetterFilter::default().state(DeadLetterState::Unresolved)
+}
 
 /// With a payload of about so many bytes.
 pub(crate) fn letter(app_id: AppId, payload_bytes: usize) -> NewDeadLetter {

@@ -296,7 +296,7 @@ pub(crate) struct Import {
     pub(crate) paths: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// Import letters too that --settled-after or --all-after says are due: the next sweep deletes them
+    /// Import letters too that --delete-closed-after or --delete-all-after says are due: the next sweep deletes them
     #[arg(long)]
     pub(crate) allow_due: bool,
 }
@@ -306,17 +306,17 @@ pub(crate) struct Import {
 pub(crate) struct Retention {
     /// Letters that were settled so long ago
     #[arg(long, value_name = "DURATION")]
-    pub(crate) settled_after: Option<String>,
+    pub(crate) delete_closed_after: Option<String>,
     /// Letters that were stored so long ago, settled or not
     #[arg(long, value_name = "DURATION")]
-    pub(crate) all_after: Option<String>,
+    pub(crate) delete_all_after: Option<String>,
 }
 
 /// Delete letters past their retention, once or repeatedly (--every)
 #[derive(Debug, clap::Args)]
 #[command(
-    mut_arg("settled_after", |after| after.required_unless_present("all_after")),
-    after_help = "Examples:\n  dead-letters sweep --settled-after 30d --all-after 90d --dry-run\n  dead-letters sweep --all-after 90d --archive /var/lib/dead-letters --every 5m"
+    mut_arg("delete_closed_after", |after| after.required_unless_present("delete_all_after")),
+    after_help = "Examples:\n  dead-letters sweep --delete-closed-after 30d --delete-all-after 90d --dry-run\n  dead-letters sweep --delete-all-after 90d --archive /var/lib/dead-letters --every 5m"
 )]
 pub(crate) struct Sweep {
     #[command(flatten)]

@@ -9,6 +9,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets::NOTHING};
 use console::{Term, measure_text_width, truncate_str};
+use dead_letters::CappedCount;
 use serde::Serialize;
 
 use crate::{
@@ -298,8 +299,8 @@ pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     words.collect::<String>().into()
 }
 
-/// Formats a count, with a plus sign if it is capped: "1000+".
-pub(crate) fn amount(count: u64, capped: bool) -> String {
+/// Formats a count for a table: "1000+". It has no separators, because programs read a table in a pipe.
+pub(crate) fn amount(CappedCount { count, capped }: CappedCount) -> String {
     format!("{count}{}", if capped { "+" } else { "" })
 }
 

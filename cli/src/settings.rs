@@ -3,7 +3,7 @@
 use std::{env, time::Duration};
 
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution, Retention};
+use dead_letters::{DeadLetterFilter, Retention};
 use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
 
 use crate::{
@@ -40,29 +40,23 @@ impl Settings {
     pub(crate) fn filter_at(now: DateTime<Utc>, filter: Filter) -> Result<DeadLetterFilter, Failure> {
         let narrow = filter.narrow;
         let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
-        // Unresolved letters have no resolution, so a filter by resolution needs another state.
-        let state = match narrow.resolution {
-            None => DeadLetterState::default(),
-            Some(Resolution::HandlerFailed) => DeadLetterState::Open,
-            Some(_) => DeadLetterState::Closed,
-        };
-        Ok(DeadLetterFilter {
-            state: narrow.state.unwrap_or(state),
-            ids: (!narrow.ids.is_empty()).then_some(narrow.ids),
-            resolution: narrow.resolution,
-            source: narrow.source.map(unquoted),
-            op: narrow.op.map(unquoted),
-            trigger_id: narrow.trigger_id,
-            script_id: narrow.script_id,
-            original_event_id: narrow.original_event_id,
-            error_contains: narrow.error_contains.map(unquoted),
-            error_signature: narrow.error_signature.map(unquoted),
-            group_key: narrow.group_key.map(unquoted),
-            truncated: narrow.truncated,
-            failed_again_in_run: narrow.failed_again_in_run,
-            created_from: time("--created-from", narrow.created_from)?,
-            created_before: time("--created-before", narrow.created_before)?,
-        })
+        let mut filter = DeadLetterFilter::default()
+            .state(narrow.state)
+            .resolution(narrow.resolution)
+            .original_event_id(narrow.original_event_id)
+            .truncated(narrow.truncated)
+            .failed_again_in_run(narrow.failed_again_in_run)
+            .created_from(time("--created-from", narrow.created_from)?)
+            .created_before(time("--created-before", narrow.created_before)?);
+        filter.ids = (!narrow.ids.is_empty()).then_some(narrow.ids);
+        filter.source = narrow.source.map(unquoted);
+        filter.op = narrow.op.map(unquoted);
+        filter.trigger_id = narrow.trigger_id;
+        filter.script_id = narrow.script_id;
+        filter.error_contains = narrow.error_contains.map(unquoted);
+        filter.error_signature = narrow.error_signature.map(unquoted);
+        filter.group_key = narrow.group_key.map(unquoted);
+        Ok(filter)
     }
 
     /// Returns whether the filter has a time that moves with the clock.
@@ -76,10 +70,9 @@ impl Settings {
         let duration = |name, text: Option<String>| {
             text.map(|text| Self::duration(name, &text, SHORTEST_RETENTION)).transpose()
         };
-        Ok(Retention {
-            settled_after: duration("--settled-after", given.settled_after)?,
-            all_after: duration("--all-after", given.all_after)?,
-        })
+        Ok(Retention::default()
+            .delete_closed_after(duration("--delete-closed-after", given.delete_closed_after)?)
+            .delete_all_after(duration("--delete-all-after", given.delete_all_after)?))
     }
 
     /// Parses a duration such as `30d` or `5m`. A day has 24 hours.

@@ -1,8 +1,8 @@
 //! What is exported, imported, swept and archived.
 
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due,
-    PageRequest, Settlement, SweepScope,
+    Attribution, DeadLetterFilter, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, PageRequest, Resolution, SweepScope,
     testing::{letter, stored_letter},
 };
 use sea_orm::{ConnectionTrait, DbBackend};
@@ -25,11 +25,11 @@ on_every_backend! {
 }
 
 async fn what_is_exported_is_imported_as_it_was(store: Store) {
-    let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
+    let any = DeadLetterFilter::default().state(DeadLetterState::Any);
     let id = store.letter("", "tab\there, and a second line\n\u{1b}[31m").await;
-    store.repo.resolve_once(store.app, id, &Settlement::ignored().by("ada")).await.unwrap();
+    store.repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
     store.repo.insert_many(vec![letter(store.app); 1_200]).await.unwrap();
-    let page = PageRequest { size: 500, ..Default::default() };
+    let page = PageRequest::default().size(500);
     let before = store.repo.export(store.app, &any, &page).await.unwrap().items;
     let exported = store.run("export --app {app} --state any");
     assert_eq!(exported.out.lines().count(), 1_201);

@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path};
 
 use async_trait::async_trait;
 use dead_letters::{
-    DeadLetterRepo, DeadLetterTriage, SeaOrmDeadLetterRepo, Settlement, connect_options,
+    Attribution, DeadLetterRepo, DeadLetterResolve, Resolution, SeaOrmDeadLetterRepo, connect_options,
     migration::{
         Locked, Migrator,
         sea_orm_migration::{
@@ -144,7 +144,7 @@ async fn a_service_that_keeps_its_steps_in_a_table_of_its_own_has_the_tool_too(s
     Locked(Own).up(&db, None).await.unwrap();
     let repo = SeaOrmDeadLetterRepo::new(db);
     let id = repo.insert(letter(store.app)).await.unwrap();
-    repo.resolve_once(store.app, id, &Settlement::ignored()).await.unwrap();
+    repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     let app = store.app.to_string();
     let with = |args: &[&str]| run(&[args, &["--database-url", &url]].concat());
     assert_eq!(with(&["count", "--app", &app, "--state", "any"]).lines(), [["1"]]);

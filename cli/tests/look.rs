@@ -2,8 +2,8 @@
 
 use console::measure_text_width;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, GroupRequest, NewDeadLetter,
-    PageRequest, Settlement, StoredLetter,
+    Attribution, BacklogRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterState, DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution, StoredLetter,
     testing::{letter, stored_letter},
 };
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
     let orders = store.letter("orders", "timed out after 30 s").await;
     let parcels = store.letter("parcels", "smtp: 451").await;
     let settled = store.letter("orders", "smtp: 451").await;
-    store.repo.resolve_once(store.app, settled, &Settlement::ignored().by("ada")).await.unwrap();
+    store.repo.resolve_once(store.app, settled, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
     let row = store.repo.get(orders).await.unwrap().unwrap();
     let found = |options: &str| -> Vec<String> {
         let ran = store.run(&format!("list --app {{app}} {options}"));
@@ -174,7 +174,7 @@ async fn json_is_what_the_library_serializes(store: Store) {
     for n in 0..3 {
         store.letter("orders", &format!("order {n} timed out")).await;
     }
-    let (app, any) = (store.app, DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() });
+    let (app, any) = (store.app, DeadLetterFilter::default().state(DeadLetterState::Any));
     let page = store.repo.list(app, &any, &PageRequest::default()).await.unwrap();
     assert_eq!(store.run("list --app {app} --state any --output json").json(), json!(page));
     let lines = store.run("list --app {app} --state any --output jsonl").out;
@@ -182,7 +182,7 @@ async fn json_is_what_the_library_serializes(store: Store) {
     assert_eq!(json!(lines), json!(page.items));
     let groups = store.repo.error_groups(app, &any, &GroupRequest::default()).await.unwrap();
     assert_eq!(store.run("groups --app {app} --state any --output json").json(), json!(groups));
-    let backlogs = store.repo.backlogs(None, None, 100, 10_000).await.unwrap();
+    let backlogs = store.repo.backlogs(&BacklogRequest::default().limit(100).cap(10_000)).await.unwrap();
     assert_eq!(store.run("apps --output json").json(), json!({ "items": backlogs, "next": null }));
     let count = store.run("count --app {app} --output json").json();
     assert_eq!((&count["count"], &count["capped"]), (&json!(3), &json!(false)));
@@ -278,7 +278,7 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
     let id = store.letter(&hostile, &hostile).await;
     store
         .repo
-        .resolve_once(store.app, id, &Settlement::ignored().by(&*hostile).note(&*hostile))
+        .resolve_once(store.app, id, Resolution::Ignored, &Attribution::by(&*hostile).note(&*hostile))
         .await
         .unwrap();
     let told = store.run(&format!("resolve {id} --app {{app}}"));

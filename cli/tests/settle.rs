@@ -8,7 +8,8 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement, StoredLetter,
+    Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, Resolution,
+    StoredLetter,
     testing::{letter, stored_letter},
 };
 use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
@@ -132,7 +133,7 @@ async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     let parcel = store.letter("parcels", "c").await;
     for id in ids {
-        store.repo.resolve_once(store.app, id, &Settlement::ignored().by("ada")).await.unwrap();
+        store.repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
     }
     store.repo.resolve(parcel, "handler_failed").await.unwrap();
     let later = Utc::now() + TimeDelta::hours(1);
@@ -385,7 +386,7 @@ async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
     for _ in 0..2 {
         let other = NewDeadLetter { original_event_id: event, ..letter(store.app) };
         let id = store.repo.insert(other).await.unwrap();
-        store.repo.resolve_once(store.app, id, &Settlement::replayed()).await.unwrap();
+        store.repo.resolve_once(store.app, id, Resolution::Replayed, &Attribution::default()).await.unwrap();
     }
     let rest: Vec<_> = said.collect();
     let ran = Ran::from(program.wait_with_output().unwrap());

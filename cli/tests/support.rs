@@ -8,9 +8,9 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, NewDeadLetter, Schema, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    connect_options,
+    AppId, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRetention,
+    DeadLetterState, DeadLetterTransfer, Due, NewDeadLetter, OnOpen, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, connect_options,
     migration::Migrator,
     open,
     testing::{letter, stored_letter},
@@ -44,7 +44,7 @@ impl Store {
     }
 
     async fn at(url: String, storage: impl std::any::Any) -> Self {
-        let repo = open(connect_options(&url), Schema::Migrate, Migrator).await.unwrap();
+        let repo = open(connect_options(&url), OnOpen::Migrate, Migrator).await.unwrap();
         Self { repo, url, app: Uuid::new_v4().into(), _storage: Box::new(storage) }
     }
 
@@ -124,8 +124,8 @@ impl Store {
 
     /// How many of all.
     pub(crate) async fn count(&self) -> u64 {
-        let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
-        self.repo.count(self.app, &any, 1_000_000, None).await.unwrap().count
+        let any = DeadLetterFilter::default().state(DeadLetterState::Any);
+        self.repo.count(self.app, &any, &CountRequest::default().cap(1_000_000)).await.unwrap().matching.count
     }
 
     /// What it prints to a terminal of this width.

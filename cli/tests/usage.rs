@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use dead_letters::{Schema, connect_options, migration::Migrator, open};
+use dead_letters::{OnOpen, connect_options, migration::Migrator, open};
 use dead_letters_test_postgres::Server;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tempfile::TempDir;
@@ -209,7 +209,7 @@ fn a_database_that_is_not_there_exits_with_1_and_shows_no_password() {
 #[tokio::test]
 async fn a_server_is_reached_over_tls_and_its_certificate_is_verified() {
     let server = Server::start().unwrap();
-    let repo = open(connect_options(server.url().as_str()), Schema::Migrate, Migrator).await.unwrap();
+    let repo = open(connect_options(server.url().as_str()), OnOpen::Migrate, Migrator).await.unwrap();
     let show = Statement::from_string(DbBackend::Postgres, "SHOW data_directory");
     let data: String = repo.pool().query_one_raw(show).await.unwrap().unwrap().try_get_by_index(0).unwrap();
     let data = Path::new(&data);

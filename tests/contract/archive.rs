@@ -14,16 +14,17 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterTriage, Due, Imported, JsonLinesArchive, NewDeadLetter, Resolution, Retention, RetentionPolicy,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper, entity::dead_letters as table,
+    AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRetention, DeadLetterTransfer, Due, JsonLinesArchive, NewDeadLetter, Resolution, Retention,
+    RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper,
+    entity::dead_letters as table,
 };
 use sea_orm::{ConnectionTrait, Database, EntityTrait};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::{letter, new_app};
+use super::{import_of, letter, new_app};
 use crate::{database::TestDb, faults::this_test_alone};
 
 on_every_backend! {
@@ -58,8 +59,8 @@ fn archived_ids(folder: &Path) -> BTreeSet<DeadLetterId> {
 
 /// All that is there, and in a folder.
 fn sweeper(db: &TestDb, folder: &Path) -> Sweeper {
-    let others = Retention { all_after: Some(std::time::Duration::from_secs(3_600)), ..Default::default() };
-    Sweeper::builder(Arc::new(db.repo()), RetentionPolicy { others, ..Default::default() })
+    let others = Retention::default().delete_all_after(std::time::Duration::from_secs(3_600));
+    Sweeper::builder(Arc::new(db.repo()), RetentionPolicy::new(others))
         .archive(Arc::new(JsonLinesArchive::new(folder)))
         .busy_percent(100)
         .batch(10)
@@ -85,7 +86,7 @@ async fn the_rest_is_swept_and_the_archive_has_all(db: &TestDb, folder: &Path, i
     let letters = archived(folder);
     let imported = db.repo().import(&letters).await.unwrap();
     let doubles = (letters.len() - ids.len()) as u64;
-    assert_eq!(imported, Imported { stored: ids.len() as u64, present: doubles });
+    assert_eq!(imported, import_of(ids.len() as u64, doubles));
     assert_eq!(db.row_count().await, ids.len() as u64);
 }
 

@@ -66,7 +66,7 @@ async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
         for burial in burials.collect::<Vec<_>>() {
             match burial.await.unwrap() {
                 Ok(_) => buried += 1,
-                Err(DeadLetterRepoError::OutboxRows { taken: 0 }) => {}
+                Err(DeadLetterRepoError::EventNotTaken { taken: 0 }) => {}
                 Err(error) => panic!("{error}"),
             }
         }
@@ -78,9 +78,9 @@ async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
 async fn a_delete_that_takes_another_number_of_rows_than_one_stores_nothing(db: TestDb) {
     outbox(&db, 2).await;
     let error = db.repo().bury(letter(new_app()), take).await.unwrap_err();
-    assert!(matches!(error, DeadLetterRepoError::OutboxRows { taken: 2 }), "{error}");
+    assert!(matches!(error, DeadLetterRepoError::EventNotTaken { taken: 2 }), "{error}");
     let error = db.repo().bury(letter(new_app()), async |_| Ok(0)).await.unwrap_err();
-    assert!(matches!(error, DeadLetterRepoError::OutboxRows { taken: 0 }), "{error}");
+    assert!(matches!(error, DeadLetterRepoError::EventNotTaken { taken: 0 }), "{error}");
     assert_eq!(places(&db).await, (2, 0));
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, GroupRequest, PageRequest, RebuildRequest, SeaOrmDeadLetterRepo,
-    Settlement, StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column,
     testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
@@ -87,56 +88,68 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     for (unresolved_only, offset) in [(true, 0), (true, 2), (false, 0), (false, 2)] {
         answers.of("list_for_app", repo.list_for_app(app, unresolved_only, 3, offset).await);
     }
-    let timeline = TimelineRequest { from: ten_oclock(), until, buckets: 3 };
-    for state in DeadLetterState::ALL {
-        let all = DeadLetterFilter { state, ..Default::default() };
-        let orders = DeadLetterFilter { source: Some("orders".to_owned()), ..all.clone() };
-        let ids = Some(letters.iter().map(|letter| letter.id).collect());
-        let by_id = DeadLetterFilter { ids, ..all.clone() };
+    let timeline = Buckets::new(ten_oclock()..until, 3);
+    for &state in DeadLetterState::ALL {
+        let all = DeadLetterFilter::default().state(state);
+        let orders = all.clone().source("orders");
+        let by_id = all.clone().ids(letters.iter().map(|letter| letter.id).collect::<Vec<_>>());
         for filter in [all, orders, by_id] {
             for scan in [None, Some(3)] {
-                let page = PageRequest { size: 4, scan, after: None };
+                let page = PageRequest::default().size(4).scan_limit(scan);
                 let list = repo.list(app, &filter, &page).await.unwrap();
-                let page = PageRequest { after: list.next, ..page };
+                let page = page.after(list.next);
                 answers.of("list", Ok(list));
                 answers.of("list", repo.list(app, &filter, &page).await);
                 answers.of("export", repo.export(app, &filter, &page).await);
-                let count = repo.count(app, &filter, 5, scan).await.unwrap();
-                answers.of("count", Ok((count.count, count.capped, count.scanned_back_to)));
-                answers.of("timeline", repo.timeline(app, &filter, &timeline, scan).await);
+                let count =
+                    repo.count(app, &filter, &CountRequest::default().cap(5).scan_limit(scan)).await.unwrap();
+                answers.of("count", Ok((count.matching.count, count.matching.capped, count.scanned_back_to)));
+                answers.of(
+                    "timeline",
+                    repo.timeline(app, &filter, &TimelineRequest::from(timeline).scan_limit(scan)).await,
+                );
                 for timeline in [None, Some(timeline)] {
-                    let request = GroupRequest { scan, timeline, ..Default::default() };
+                    let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
                     answers.of("error_groups", repo.error_groups(app, &filter, &request).await);
                 }
             }
         }
     }
-    for among in [None, Some(&[app][..])] {
-        answers.of("backlogs", repo.backlogs(among, None, 10, 3).await);
+    let backlogs = BacklogRequest::default().limit(10).cap(3);
+    for backlogs in [backlogs.clone().among([app]), backlogs] {
+        answers.of("backlogs", repo.backlogs(&backlogs).await);
     }
     for cap in [None, Some(3)] {
         answers.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
     }
     answers.of("times_replayed", repo.times_replayed(app, &[letters[3].original_event_id]).await);
     for (scope, due) in sweeps(app) {
-        for state in DeadLetterState::ALL {
+        for &state in DeadLetterState::ALL {
             let count = repo.count_due(&scope, due, state, 5).await.unwrap();
             answers.of("count_due", Ok((count.count, count.capped)));
         }
     }
 
-    let ignored = Settlement::ignored();
-    answers.of("resolve_once", repo.resolve_once(app, id, &ignored).await.map(|row| row.id));
-    answers.of("reopen", repo.reopen(app, id).await);
+    answers.of(
+        "resolve_once",
+        repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(|row| row.id),
+    );
+    answers.of("reopen", repo.reopen(app, id, &Attribution::default()).await);
     answers.of("resolve", repo.resolve(id, "handler_failed").await);
-    let open =
-        DeadLetterFilter { state: DeadLetterState::Open, created_before: Some(until), ..Default::default() };
-    let replayed =
-        repo.replay(app, id, None, None, async |_, row| Ok::<_, DeadLetterRepoError>(row.id)).await;
+    let open = DeadLetterFilter::default().state(DeadLetterState::Open).created_before(until);
+    let replayed = repo
+        .replay_with(app, id, &Attribution::default(), async |_, row| Ok::<_, DeadLetterRepoError>(row.id))
+        .await;
     answers.of("replay", replayed);
-    answers.of("resolve_matching", repo.resolve_matching(app, &open, &ignored, 2).await);
-    let replayed =
-        repo.replay_matching(app, &open, None, None, 2, async |_, _| Ok::<_, DeadLetterRepoError>(())).await;
+    answers.of(
+        "resolve_matching",
+        repo.resolve_matching(app, &open, Resolution::Ignored, &Attribution::default(), 2).await,
+    );
+    let replayed = repo
+        .replay_matching_with(app, &open, &Attribution::default(), 2, async |_, _| {
+            Ok::<_, DeadLetterRepoError>(())
+        })
+        .await;
     answers.of("replay_matching", replayed);
     // All of them are stale.
     answers.of("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default()).await);

@@ -28,8 +28,8 @@ on_every_backend! {
 #[test]
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
-        AlreadyResolved, Archive, Db, FromAfterUntil, InvalidCursor, InvalidQuery, InvalidResolution,
-        InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange, OutboxRows,
+        AlreadyResolved, Archive, Db, EventNotTaken, FromAfterUntil, InvalidCursor, InvalidQuery,
+        InvalidResolution, InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange,
         PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction,
         TransactionLost,
     };
@@ -39,7 +39,7 @@ fn each_error_is_of_one_kind() {
     let truncated = PayloadNotWhole { id, kind: PayloadKind::Truncated };
     let kinds = [
         (ErrorKind::NotFound, vec![DeadLetterRepoError::NotFound(id)]),
-        (Conflict, vec![resolved, truncated, NotResolved(id), OutboxRows { taken: 0 }]),
+        (Conflict, vec![resolved, truncated, NotResolved(id), EventNotTaken { taken: 0 }]),
         (
             Invalid,
             vec![
@@ -69,7 +69,7 @@ fn each_error_is_of_one_kind() {
                 Db(DbErr::RecordNotUpdated),
                 Requeue(Arc::from(Box::<dyn Error + Send + Sync>::from("the queue is full"))),
                 Archive(Arc::from(Box::<dyn Error + Send + Sync>::from("the disk is full"))),
-                OutboxRows { taken: 2 },
+                EventNotTaken { taken: 2 },
                 TransactionLost,
                 RuntimeEnded,
             ],

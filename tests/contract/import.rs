@@ -2,13 +2,14 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage, Imported,
-    PageRequest, SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table, testing::stored_letter,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
+    DeadLetterTransfer, Imported, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
+    entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait};
 use uuid::Uuid;
 
-use super::{insert::drop_silently, letter, new_app, time};
+use super::{import_of, insert::drop_silently, letter, new_app, time};
 
 use crate::database::TestDb;
 
@@ -33,8 +34,8 @@ on_every_backend! {
 async fn exported(db: &TestDb) -> Vec<StoredLetter> {
     let apps: BTreeSet<_> =
         table::Entity::find().all(&db.db).await.unwrap().iter().map(|row| row.app_id).collect();
-    let all = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
-    let page = PageRequest { size: 500, ..Default::default() };
+    let all = DeadLetterFilter::default().state(DeadLetterState::Any);
+    let page = PageRequest::default().size(500);
     let mut letters = Vec::new();
     for app in apps {
         letters.extend(db.repo().export(app.into(), &all, &page).await.unwrap().items);
@@ -120,7 +121,7 @@ async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_colu
     ];
     given.extend(of_every_resolution);
     let imported = db.repo().import(&given).await.unwrap();
-    assert_eq!(imported, Imported { stored: given.len() as u64, present: 0 });
+    assert_eq!(imported, import_of(given.len() as u64, 0));
     // What the store itself wrote.
     let id = db.repo().insert(letter(new_app())).await.unwrap();
     db.repo().resolve(id, "ignored").await.unwrap();
@@ -132,7 +133,7 @@ async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_colu
         // From the newest, as an export goes.
         let newest_first: Vec<_> = letters.iter().rev().cloned().collect();
         let imported = target.repo().import(&newest_first).await.unwrap();
-        assert_eq!(imported, Imported { stored: letters.len() as u64, present: 0 });
+        assert_eq!(imported, import_of(letters.len() as u64, 0));
         let arrived = exported(&target).await;
         assert_eq!(arrived, letters);
     }
@@ -145,8 +146,8 @@ async fn one_that_is_there_is_left_alone_and_counted(db: TestDb) {
     let app_id = if db.keyed_by_app { there.app_id } else { new_app() };
     let changed = StoredLetter { app_id, payload: "{}".to_owned(), ..there.clone() };
     let others = [stored(), changed, stored()];
-    assert_eq!(db.repo().import(&others).await.unwrap(), Imported { stored: 2, present: 1 });
-    assert_eq!(db.repo().import(&others).await.unwrap(), Imported { stored: 0, present: 3 });
+    assert_eq!(db.repo().import(&others).await.unwrap(), import_of(2, 1));
+    assert_eq!(db.repo().import(&others).await.unwrap(), import_of(0, 3));
     let rows = exported(&db).await;
     assert_eq!(rows.len(), 3);
     assert!(rows.contains(&there));
@@ -155,7 +156,7 @@ async fn one_that_is_there_is_left_alone_and_counted(db: TestDb) {
 async fn one_that_comes_twice_is_stored_once(db: TestDb) {
     let twice = stored();
     let imported = db.repo().import(&[twice.clone(), stored(), twice]).await.unwrap();
-    assert_eq!(imported, Imported { stored: 2, present: 1 });
+    assert_eq!(imported, import_of(2, 1));
     assert_eq!(db.row_count().await, 2);
 }
 
@@ -173,12 +174,12 @@ async fn of_copies_in_one_call_the_last_one_is_stored(db: TestDb) {
     let letters: Vec<_> =
         [open.clone()].into_iter().chain(others()).chain([replayed.clone()]).chain(others()).collect();
     let imported = db.repo().import(&letters).await.unwrap();
-    assert_eq!(imported, Imported { stored: 601, present: 1 });
+    assert_eq!(imported, import_of(601, 1));
     let row = db.repo().get(open.id).await.unwrap().unwrap();
     assert_eq!(row.resolved_at, replayed.resolved_at);
     // A stored letter is never overwritten.
     let imported = db.repo().import(&[replayed, open.clone()]).await.unwrap();
-    assert_eq!(imported, Imported { stored: 0, present: 2 });
+    assert_eq!(imported, import_of(0, 2));
     assert!(db.repo().get(open.id).await.unwrap().unwrap().resolved_at.is_some());
 }
 
@@ -194,7 +195,7 @@ async fn more_than_1_000_letters_are_refused(db: TestDb) {
     assert_eq!(error.to_string(), "letters must be from 0 to 1000, and is 1001");
     assert_eq!(db.row_count().await, 0);
     letters.pop();
-    assert_eq!(db.repo().import(&letters).await.unwrap(), Imported { stored: 1_000, present: 0 });
+    assert_eq!(db.repo().import(&letters).await.unwrap(), import_of(1_000, 0));
 }
 
 async fn what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored(db: TestDb) {
@@ -248,7 +249,7 @@ async fn a_resolution_that_a_newer_table_knows_is_stored(db: TestDb) {
     };
     let letter = StoredLetter { resolution: Some("archived".to_owned()), ..stored() };
     let imported = db.repo_over(newer).import(std::slice::from_ref(&letter)).await.unwrap();
-    assert_eq!(imported, Imported { stored: 1, present: 0 });
+    assert_eq!(imported, import_of(1, 0));
     assert_eq!(exported(&db).await, [letter]);
 }
 
@@ -264,7 +265,7 @@ async fn a_resolution_that_the_table_refuses_in_a_later_statement_leaves_nothing
     let inserts = recorded.take().iter().filter(|sent| sent.sql.starts_with("INSERT")).count();
     assert_eq!((inserts, db.row_count().await), (2, 0));
     letters[3].resolution = Some("ignored".to_owned());
-    assert_eq!(repo.import(&letters).await.unwrap(), Imported { stored: 4, present: 0 });
+    assert_eq!(repo.import(&letters).await.unwrap(), import_of(4, 0));
 }
 
 async fn a_letter_that_the_database_drops_silently_is_an_error_and_none_is_stored(db: TestDb) {
@@ -278,7 +279,7 @@ async fn a_letter_that_the_database_drops_silently_is_an_error_and_none_is_store
 async fn a_callers_transaction_takes_it_back(db: TestDb) {
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
     let imported = db.repo().in_transaction(&txn).import(&[stored(), stored()]).await.unwrap();
-    assert_eq!(imported, Imported { stored: 2, present: 0 });
+    assert_eq!(imported, import_of(2, 0));
     txn.rollback().await.unwrap();
     assert_eq!(db.row_count().await, 0);
 }
@@ -292,9 +293,9 @@ async fn in_a_callers_transaction_letters_of_many_apps_go_in_one_statement(db: T
     }
     let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
     let repo = db.repo().in_transaction(&txn);
-    assert_eq!(repo.import(&letters[..900]).await.unwrap(), Imported { stored: 900, present: 0 });
+    assert_eq!(repo.import(&letters[..900]).await.unwrap(), import_of(900, 0));
     assert_eq!(recorded.take().len(), 1);
-    assert_eq!(repo.import(&letters).await.unwrap(), Imported { stored: 100, present: 900 });
+    assert_eq!(repo.import(&letters).await.unwrap(), import_of(100, 900));
     let inserts = recorded.take().iter().filter(|sent| sent.sql.starts_with("INSERT")).count();
     assert_eq!(inserts, 1);
     SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
@@ -327,7 +328,7 @@ async fn of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one(db:
             sum.stored += imported.stored;
             sum.present += imported.present;
         }
-        assert_eq!(sum, Imported { stored: 1_000, present: 5_000 });
+        assert_eq!(sum, import_of(1_000, 5_000));
     }
 }
 
@@ -345,7 +346,7 @@ async fn one_that_is_deleted_while_it_is_imported_is_stored_on_postgres() {
     .await;
     let letter = StoredLetter { op: "insert".to_owned(), ..old };
     let imported = db.repo().import(&[letter.clone(), stored()]).await.unwrap();
-    assert_eq!(imported, Imported { stored: 2, present: 0 });
+    assert_eq!(imported, import_of(2, 0));
     assert!(exported(&db).await.into_iter().any(|row| row == letter));
 }
 

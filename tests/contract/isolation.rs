@@ -3,9 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterStore, DeadLetterTriage, GroupRequest, PageRequest, RebuildRequest, SeaOrmDeadLetterRepo,
-    Settlement, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore,
+    GroupRequest, PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo,
+    TimelineRequest,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -43,7 +44,9 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
             let id = repo.insert(letter(app)).await.unwrap();
             let losers = race(|| {
                 let repo = repo.clone();
-                async move { repo.resolve_once(app, id, &Settlement::ignored()).await.map(drop) }
+                async move {
+                    repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)
+                }
             });
             for loser in losers.await {
                 let is_told = matches!(loser, DeadLetterRepoError::AlreadyResolved { .. });
@@ -51,7 +54,7 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
             }
             let losers = race(|| {
                 let repo = repo.clone();
-                async move { repo.reopen(app, id).await }
+                async move { repo.reopen(app, id, &Attribution::default()).await }
             });
             for loser in losers.await {
                 assert!(matches!(loser, DeadLetterRepoError::NotResolved(_)), "{isolation}: {loser}");
@@ -92,18 +95,19 @@ async fn call(
     open: DeadLetterId,
     closed: DeadLetterId,
 ) -> Result<(), DeadLetterRepoError> {
-    let (ignored, max) = (Settlement::ignored(), DateTime::<Utc>::MAX_UTC);
-    let all =
-        DeadLetterFilter { state: DeadLetterState::Any, created_before: Some(max), ..Default::default() };
+    let (nobody, max) = (Attribution::default(), DateTime::<Utc>::MAX_UTC);
+    let all = DeadLetterFilter::default().state(DeadLetterState::Any).created_before(max);
     let page = PageRequest::default();
-    let time = TimelineRequest { from: DateTime::UNIX_EPOCH, until: max, buckets: 1 };
+    let time = Buckets::new(DateTime::UNIX_EPOCH..max, 1);
     match name {
         "insert" => repo.insert(letter(app)).await.map(drop),
         "insert_many" => repo.insert_many(vec![letter(app); 3]).await.map(drop),
         "resolve" => repo.resolve(open, "ignored").await,
-        "resolve_once" => repo.resolve_once(app, open, &ignored).await.map(drop),
-        "resolve_matching" => repo.resolve_matching(app, &all, &ignored, 10).await.map(drop),
-        "reopen" => repo.reopen(app, closed).await,
+        "resolve_once" => repo.resolve_once(app, open, Resolution::Ignored, &nobody).await.map(drop),
+        "resolve_matching" => {
+            repo.resolve_matching(app, &all, Resolution::Ignored, &nobody, 10).await.map(drop)
+        }
+        "reopen" => repo.reopen(app, closed, &nobody).await,
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
         "get" => repo.get(open).await.map(drop),
@@ -113,10 +117,10 @@ async fn call(
         "list_for_app" => repo.list_for_app(app, false, 10, 0).await.map(drop),
         "list" => repo.list(app, &all, &page).await.map(drop),
         "export" => repo.export(app, &all, &page).await.map(drop),
-        "count" => repo.count(app, &all, 10, None).await.map(drop),
-        "timeline" => repo.timeline(app, &all, &time, None).await.map(drop),
+        "count" => repo.count(app, &all, &CountRequest::default().cap(10)).await.map(drop),
+        "timeline" => repo.timeline(app, &all, &TimelineRequest::from(time)).await.map(drop),
         "error_groups" => repo.error_groups(app, &all, &GroupRequest::default()).await.map(drop),
-        "backlogs" => repo.backlogs(None, None, 10, 10).await.map(drop),
+        "backlogs" => repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop),
         "unresolved_count" => repo.unresolved_count(app).await.map(drop),
         other => panic!("{other}"),
     }

@@ -11,11 +11,11 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    AppId, Archive, BacklogGauges, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest,
-    JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
-    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope, TimelineRequest,
-    describe_metrics,
+    AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
+    CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive,
+    NewDeadLetter, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, Retention,
+    RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
@@ -112,7 +112,7 @@ impl Calls<'_> {
 /// Of the store's traits, by their source: so that none is forgotten here.
 fn methods() -> BTreeSet<String> {
     let mut methods = BTreeSet::new();
-    for file in ["repo.rs", "triage.rs", "retention.rs", "replay.rs"] {
+    for file in ["repo.rs", "read.rs", "resolve.rs", "transfer.rs", "retention.rs", "replay.rs"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();
         let (_, the_trait) = source.split_once("\npub trait DeadLetter").unwrap();
@@ -125,7 +125,7 @@ fn methods() -> BTreeSet<String> {
 }
 
 fn two() -> ReplayRequest {
-    ReplayRequest { limit: 2, ..Default::default() }
+    ReplayRequest::default().limit(2)
 }
 
 struct Nowhere;
@@ -156,16 +156,15 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let missing = Uuid::nil().into();
     let now = Utc::now();
     let max = DateTime::<Utc>::MAX_UTC;
-    let open = DeadLetterFilter { state: DeadLetterState::Open, ..Default::default() };
-    let of_bulk = DeadLetterFilter { created_before: Some(max), ..open.clone() };
-    let endless = DeadLetterFilter { ids: Some(vec![missing; 1_001]), ..Default::default() };
+    let open = DeadLetterFilter::default().state(DeadLetterState::Open);
+    let of_bulk = open.clone().created_before(max);
+    let endless = DeadLetterFilter::default().ids([missing; 1_001]);
     let page = PageRequest::default();
-    let no_page = PageRequest { size: 0, ..Default::default() };
+    let no_page = PageRequest::default().size(0);
     let groups = GroupRequest::default();
     let from = now - chrono::Duration::days(1);
-    let day = TimelineRequest { from, until: from + chrono::Duration::days(2), buckets: 2 };
-    let backwards = TimelineRequest { from: now, until: from, buckets: 2 };
-    let ignored = Settlement { resolution: Resolution::Ignored, by: None, note: None };
+    let day = Buckets::new(from..from + chrono::Duration::days(2), 2);
+    let backwards = Buckets::new(now..from, 2);
     let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(max));
     let excepted = SweepScope::AllAppsBut { excepted: vec![app; 1_001] };
     let any = DeadLetterState::Any;
@@ -193,27 +192,41 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
     calls.ok("error_text", 1, repo.error_text(app, id, 0..9)).await;
     calls.ok("list", 6, repo.list(app, &open, &page)).await;
-    calls.ok("list", 5, repo.list(app, &open, &PageRequest { size: 5, ..page.clone() })).await;
+    calls.ok("list", 5, repo.list(app, &open, &page.clone().size(5))).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
-    calls.ok("backlogs", 5, repo.backlogs(None, None, 10, 5)).await;
+    calls.ok("backlogs", 5, repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
     calls.ok("unresolved_counts", 6, repo.unresolved_counts(&[app, new_app()], None)).await;
-    calls.ok("count", 4, repo.count(app, &open, 4, None)).await;
-    calls.ok("timeline", 6, repo.timeline(app, &open, &day, None)).await;
+    calls.ok("count", 4, repo.count(app, &open, &CountRequest::default().cap(4))).await;
+    calls.ok("timeline", 6, repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.ok("error_groups", 6, repo.error_groups(app, &open, &groups)).await;
     calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
 
-    // Settled, and settled by others.
+    // Resolved, and resolved by others.
     calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
-    calls.ok("reopen", 1, repo.reopen(app, id)).await;
-    calls.ok("resolve_once", 1, repo.resolve_once(app, id, &ignored)).await;
-    let row = calls.ok("replay", 1, replayer.replay(app, ids[0], None, None)).await;
-    calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
-    calls.ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, two())).await;
-    calls.ok("resolve_matching", 1, repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
-    let replayed = repo.replay(app, id, None, None, async |_, _| Ok(()));
-    calls.answer("replay", replayed).await;
+    calls.ok("reopen", 1, repo.reopen(app, id, &Attribution::default())).await;
     calls
-        .ok("replay_matching", 1, repo.replay_matching(app, &of_bulk, None, None, 2, async |_, _| Ok(())))
+        .ok("resolve_once", 1, repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
+        .await;
+    let row = calls.ok("replay", 1, replayer.replay(app, ids[0], &Attribution::default())).await;
+    calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
+    calls
+        .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
+        .await;
+    calls
+        .ok(
+            "resolve_matching",
+            1,
+            repo.resolve_matching(app, &of_bulk, Resolution::Ignored, &Attribution::default(), 1),
+        )
+        .await;
+    let nobody = Attribution::default();
+    calls.answer("replay", repo.replay_with(app, id, &nobody, async |_, _| Ok(()))).await;
+    calls
+        .ok(
+            "replay_matching",
+            1,
+            repo.replay_matching_with(app, &of_bulk, &Attribution::default(), 2, async |_, _| Ok(())),
+        )
         .await;
 
     calls.answer("insert", repo.insert(NewDeadLetter { first_attempt_at: max, ..letter(app) })).await;
@@ -221,7 +234,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("insert_many", repo.insert_many(vec![letter(app), bad])).await;
     calls.answer("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(0).await)).await;
     calls.answer("import", repo.import(&vec![elsewhere.clone(); 1_001])).await;
-    let nothing = RebuildRequest { limit: 0, ..Default::default() };
+    let nothing = RebuildRequest::default().limit(0);
     calls.answer("rebuild_signatures", repo.rebuild_signatures(&nothing)).await;
     calls.answer("list_for_app", repo.list_for_app(app, true, -1, 0)).await;
     calls.answer("resolve", repo.resolve(missing, "ignored")).await;
@@ -229,16 +242,25 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("gc", repo.gc(now, -1)).await;
     calls.answer("list", repo.list(app, &open, &no_page)).await;
     calls.answer("export", repo.export(app, &open, &no_page)).await;
-    calls.answer("backlogs", repo.backlogs(None, None, 0, 1)).await;
-    calls.answer("count", repo.count(app, &endless, 1, None)).await;
-    calls.answer("timeline", repo.timeline(app, &open, &backwards, None)).await;
+    calls.answer("backlogs", repo.backlogs(&BacklogRequest::default().limit(0).cap(1))).await;
+    calls.answer("count", repo.count(app, &endless, &CountRequest::default().cap(1))).await;
+    calls.answer("timeline", repo.timeline(app, &open, &TimelineRequest::from(backwards))).await;
     calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
     calls.answer("times_replayed", repo.times_replayed(app, &[Uuid::nil(); 1_001])).await;
-    calls.answer("resolve_once", repo.resolve_once(app, id, &ignored)).await;
-    calls.answer("resolve_matching", repo.resolve_matching(app, &open, &ignored, 1)).await;
-    calls.answer("reopen", repo.reopen(app, missing)).await;
-    calls.answer("replay", replayer.replay(app, missing, None, None)).await;
-    calls.answer("replay_matching", replayer.replay_matching(app, &open, two())).await;
+    calls
+        .answer("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
+        .await;
+    calls
+        .answer(
+            "resolve_matching",
+            repo.resolve_matching(app, &open, Resolution::Ignored, &Attribution::default(), 1),
+        )
+        .await;
+    calls.answer("reopen", repo.reopen(app, missing, &Attribution::default())).await;
+    calls.answer("replay", replayer.replay(app, missing, &Attribution::default())).await;
+    calls
+        .answer("replay_matching", replayer.replay_matching(app, &open, &Attribution::default(), &two()))
+        .await;
     calls.answer("sweep", repo.sweep(&excepted, due, None, 1)).await;
     calls.answer("sweep_into", repo.sweep_into(&excepted, due, None, 1, archive)).await;
     calls.answer("count_due", repo.count_due(&excepted, due, any, 1)).await;
@@ -264,20 +286,29 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("error_text", repo.error_text(app, id, 0..9)).await;
     calls.failed("list", repo.list(app, &open, &page)).await;
     calls.failed("export", repo.export(app, &open, &page)).await;
-    calls.failed("backlogs", repo.backlogs(None, None, 10, 5)).await;
+    calls.failed("backlogs", repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
     calls.failed("unresolved_counts", repo.unresolved_counts(&[app], None)).await;
-    calls.failed("count", repo.count(app, &open, 4, None)).await;
-    calls.failed("timeline", repo.timeline(app, &open, &day, None)).await;
+    calls.failed("count", repo.count(app, &open, &CountRequest::default().cap(4))).await;
+    calls.failed("timeline", repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.failed("error_groups", repo.error_groups(app, &open, &groups)).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
-    calls.failed("resolve_once", repo.resolve_once(app, id, &ignored)).await;
-    calls.failed("resolve_matching", repo.resolve_matching(app, &of_bulk, &ignored, 1)).await;
-    calls.failed("reopen", repo.reopen(app, id)).await;
+    calls
+        .failed("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
+        .await;
+    calls
+        .failed(
+            "resolve_matching",
+            repo.resolve_matching(app, &of_bulk, Resolution::Ignored, &Attribution::default(), 1),
+        )
+        .await;
+    calls.failed("reopen", repo.reopen(app, id, &Attribution::default())).await;
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
-    calls.failed("replay", replayer.replay(app, id, None, None)).await;
-    calls.failed("replay_matching", replayer.replay_matching(app, &of_bulk, two())).await;
+    calls.failed("replay", replayer.replay(app, id, &Attribution::default())).await;
+    calls
+        .failed("replay_matching", replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
+        .await;
     let txn = calls.ok("begin", 0, SeaOrmDeadLetterRepo::begin(&db.db)).await;
     txn.execute_unprepared("ROLLBACK").await.unwrap();
     calls.failed("commit", SeaOrmDeadLetterRepo::commit(txn)).await;
@@ -300,12 +331,14 @@ async fn the_own_error_of_a_closure_that_replays_is_a_failure(db: TestDb) {
     let app = new_app();
     let repo = db.repo();
     let id = repo.insert(letter(app)).await.unwrap();
-    let filter = DeadLetterFilter { ids: Some(vec![id]), ..Default::default() };
+    let filter = DeadLetterFilter::default().ids([id]);
     let _guard = metrics::set_default_local_recorder(&recorder);
     describe_metrics();
     let own = || DeadLetterRepoError::NotFound(Uuid::nil().into());
-    let one: Result<(), _> = repo.replay(app, id, None, None, async |_, _| Err(own())).await;
-    let many = repo.replay_matching(app, &filter, None, None, 9, async |_, _| Err(own())).await;
+    let one: Result<(), _> =
+        repo.replay_with(app, id, &Attribution::default(), async |_, _| Err(own())).await;
+    let many =
+        repo.replay_matching_with(app, &filter, &Attribution::default(), 9, async |_, _| Err(own())).await;
     assert!(matches!(one, Err(DeadLetterRepoError::NotFound(_))), "{one:?}");
     assert!(matches!(many, Err(DeadLetterRepoError::NotFound(_))), "{many:?}");
     let told = told(&snapshotter);
@@ -419,8 +452,8 @@ async fn a_gauge_shows_the_open_letters_that_will_be_swept_soon(db: TestDb) {
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
     describe_metrics();
-    let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_all_after(90 * DAY);
+    let policy = RetentionPolicy::new(others);
     let gauges = BacklogGauges::default();
     for (cap, expiring) in [(10, 2.0), (1, 1.0)] {
         gauges.update_expiring(&repo, &policy, 7 * DAY, cap).await.unwrap();
@@ -450,14 +483,10 @@ async fn an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known(db: Tes
     let pushed = told(&snapshotter);
     assert_eq!(open(&pushed, 1_000), Some(1.0));
     assert!(open(&pushed, 5_000).unwrap().is_nan(), "{pushed:?}");
-    repo.resolve_once(app(1), ids[0], &ignored()).await.unwrap();
+    repo.resolve_once(app(1), ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     gauges.update(&repo, 9).await.unwrap();
     let settled = told(&snapshotter);
     assert_eq!((open(&settled, 1), open(&settled, 1_001)), (None, Some(1.0)));
-}
-
-fn ignored() -> Settlement {
-    Settlement { resolution: Resolution::Ignored, by: None, note: None }
 }
 
 async fn no_content_is_in_a_label(db: TestDb) {

@@ -1,7 +1,7 @@
 //! What the trait promises, line by line, on every backend.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, testing::letter};
+use dead_letters::{AppId, Imported, SweepCursor, Swept, testing::letter};
 use uuid::Uuid;
 
 /// Runs each named case on a fresh database of every backend.
@@ -66,4 +66,16 @@ fn new_app() -> AppId {
 
 fn time(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
+}
+
+pub(crate) fn import_of(stored: u64, present: u64) -> Imported {
+    let mut imported = Imported::default();
+    (imported.stored, imported.present) = (stored, present);
+    imported
+}
+
+pub(crate) fn sweep_of(picked: u64, deleted: u64, next: Option<SweepCursor>) -> Swept {
+    let mut swept = Swept::default();
+    (swept.picked, swept.deleted, swept.next) = (picked, deleted, next);
+    swept
 }

@@ -8,8 +8,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, GroupRequest, NewDeadLetter, PageRequest, Resolution,
-    Settlement,
+    Attribution, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -73,7 +73,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     repo.list_for_app(app, true, 10, 0).await.unwrap();
     repo.gc(Utc::now() - chrono::Duration::days(1), 7).await.unwrap();
     repo.resolve(id, "nonsense").await.unwrap_err();
-    repo.reopen(app, id).await.unwrap_err();
+    repo.reopen(app, id, &Attribution::default()).await.unwrap_err();
     db.execute("DROP TABLE dead_letters").await;
     repo.get(id).await.unwrap_err();
     let text = heard();
@@ -118,14 +118,11 @@ async fn no_content_reaches_the_log(db: TestDb) {
         last_error: CANARY.to_owned(),
         ..letter(app)
     };
-    let canary = Some(CANARY.to_owned());
-    let settlement = Settlement { resolution: Resolution::Ignored, by: canary.clone(), note: canary.clone() };
-    let filter = DeadLetterFilter {
-        source: canary.clone(),
-        error_contains: canary,
-        created_before: Some(DateTime::<Utc>::MAX_UTC),
-        ..Default::default()
-    };
+    let by = Attribution::by(CANARY).note(CANARY);
+    let filter = DeadLetterFilter::default()
+        .source(CANARY)
+        .error_contains(CANARY)
+        .created_before(DateTime::<Utc>::MAX_UTC);
     let refusals = if db.db.get_database_backend() == DbBackend::Sqlite {
         [
             "SELECT 1",
@@ -139,19 +136,19 @@ async fn no_content_reaches_the_log(db: TestDb) {
         // Some of these fail once the database refuses: what counts is what they log.
         let inserted = repo.insert(sent.clone()).await;
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
-        repo.list(app, &filter, &PageRequest { size: 10, ..Default::default() }).await.unwrap();
+        repo.list(app, &filter, &PageRequest::default().size(10)).await.unwrap();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
-        repo.count(app, &filter, 10, Some(10)).await.unwrap();
+        repo.count(app, &filter, &CountRequest::default().cap(10).scan_limit(10)).await.unwrap();
         repo.export(app, &filter, &PageRequest::default()).await.unwrap();
         repo.export(app, &DeadLetterFilter::default(), &PageRequest::default()).await.unwrap();
         if let Ok(id) = inserted {
             repo.get(id).await.unwrap();
             repo.payload_text(app, id, 0..100).await.unwrap();
             repo.error_text(app, id, 0..100).await.unwrap();
-            repo.resolve_once(app, id, &settlement).await.unwrap();
-            repo.resolve_once(app, id, &settlement).await.unwrap_err();
+            repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap();
+            repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap_err();
         }
-        repo.resolve_matching(app, &filter, &settlement, 1).await.ok();
+        repo.resolve_matching(app, &filter, Resolution::Ignored, &by, 1).await.ok();
     }
     let text = heard();
     assert!(text.contains("DEBUG dead_letters.resolve_once"), "{text}");

@@ -9,10 +9,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Archive, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTriage, Due,
-    GroupRequest, PageRequest, PayloadKind, ReplayRequest, Requeue, SeaOrmDeadLetterRepo, Settlement,
-    StoredLetter, SweepScope,
+    AppId, Archive, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, GroupRequest, PageRequest, PayloadKind,
+    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, Statement};
 use serde_json::{Value, json};
@@ -71,12 +71,12 @@ impl Odd {
         assert_eq!(repo.get_for_app(*app, *id).await.unwrap().as_ref(), Some(&row));
         let page = repo.list_for_app(*app, false, 10, 0).await.unwrap();
         assert!(page.len() == 3 && page[1] == row, "{page:?}");
-        let any = DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() };
+        let any = DeadLetterFilter::default().state(DeadLetterState::Any);
         let summary = repo.summary(*app, *id).await.unwrap().unwrap();
         let page = repo.list(*app, &any, &PageRequest::default()).await.unwrap().items;
         assert!(page.len() == 3 && page[1] == summary, "{page:?}");
         let page = repo.export(*app, &any, &PageRequest::default()).await.unwrap().items;
-        let bounded = PageRequest { scan: Some(500), ..Default::default() };
+        let bounded = PageRequest::default().scan_limit(500);
         assert_eq!(repo.export(*app, &any, &bounded).await.unwrap().items, page);
         let groups = repo.error_groups(*app, &any, &GroupRequest::default()).await.unwrap().groups;
         assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 3);
@@ -92,7 +92,10 @@ impl Odd {
 async fn texts_that_are_blobs_are_read_as_texts_on_sqlite() {
     let odd = Odd::new().await;
     odd.set("replayed_payload = '{}', metadata = '{}'").await;
-    odd.repo.resolve_once(odd.app, odd.id, &Settlement::ignored().by("ada").note("seen")).await.unwrap();
+    odd.repo
+        .resolve_once(odd.app, odd.id, Resolution::Ignored, &Attribution::by("ada").note("seen"))
+        .await
+        .unwrap();
     let read = odd.read().await;
     let columns = [
         "payload",
@@ -117,7 +120,10 @@ async fn texts_that_are_blobs_are_read_as_texts_on_sqlite() {
 async fn bytes_that_are_not_utf_8_become_replacement_characters_on_sqlite() {
     for cast in ["CAST(X'22ff22' AS TEXT)", "X'22ff22'"] {
         let odd = Odd::new().await;
-        odd.repo.resolve_once(odd.app, odd.id, &Settlement::ignored().by("ada").note("seen")).await.unwrap();
+        odd.repo
+            .resolve_once(odd.app, odd.id, Resolution::Ignored, &Attribution::by("ada").note("seen"))
+            .await
+            .unwrap();
         let texts = [
             "payload",
             "replayed_payload",
@@ -242,27 +248,29 @@ async fn an_odd_letter_is_replayed_and_settled_beside_the_others_on_sqlite() {
     let Odd { repo, app, id, .. } = &odd;
     let values = "payload = CAST(payload AS BLOB), source = CAST(X'ff' AS TEXT), attempt_count = 'three'";
     odd.set(values).await;
-    let row = repo.resolve_once(*app, *id, &Settlement::handler_failed()).await.unwrap();
+    let resolved = repo.resolve_once(*app, *id, Resolution::HandlerFailed, &Attribution::default()).await;
+    let (resolved, row) = (resolved.unwrap(), repo.get(*id).await.unwrap().unwrap());
+    assert_eq!((resolved.source.as_str(), resolved.attempt_count), ("\u{FFFD}", 0));
     assert_eq!((row.source.as_str(), row.attempt_count), ("\u{FFFD}", 0));
     assert_eq!(row.payload, letter(*app).payload);
     let again = repo
-        .replay(*app, *id, None, None, async |_: &DatabaseTransaction, row| {
+        .replay_with(*app, *id, &Attribution::default(), async |_: &DatabaseTransaction, row| {
             Ok::<_, DeadLetterRepoError>(row.id)
         })
         .await;
     assert_eq!(again.unwrap(), *id);
-    repo.reopen(*app, *id).await.unwrap();
+    repo.reopen(*app, *id, &Attribution::default()).await.unwrap();
     let mut replayed = Vec::new();
-    let filter =
-        DeadLetterFilter { created_before: Some(Utc::now() + TimeDelta::days(1)), ..Default::default() };
+    let filter = DeadLetterFilter::default().created_before(Utc::now() + TimeDelta::days(1));
+    let nobody = Attribution::default();
     let settled =
-        repo.replay_matching(*app, &filter, None, None, 100, async |_: &DatabaseTransaction, rows| {
+        repo.replay_matching_with(*app, &filter, &nobody, 100, async |_: &DatabaseTransaction, rows| {
             replayed.extend(rows.iter().map(|row| row.id));
             Ok::<_, DeadLetterRepoError>(())
         });
     assert_eq!(settled.await.unwrap().ids.len(), 3);
     assert!(replayed.len() == 3 && replayed.contains(id), "{replayed:?}");
-    let error = repo.resolve_once(*app, *id, &Settlement::ignored()).await.unwrap_err();
+    let error = repo.resolve_once(*app, *id, Resolution::Ignored, &Attribution::default()).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::AlreadyResolved { .. }), "{error}");
 }
 
@@ -280,14 +288,17 @@ async fn bytes_that_are_not_utf_8_are_not_replayed_to_a_service_that_takes_whole
     let odd = Odd::new().await;
     odd.set("payload = CAST(X'22ff22' AS TEXT)").await;
     let until = Some(Utc::now() + TimeDelta::hours(1));
-    let all = DeadLetterFilter { created_before: until, ..Default::default() };
+    let all = DeadLetterFilter::default().created_before(until);
     let replayer = odd.repo.replayer(Outbox);
-    let replayed = replayer.replay_matching(odd.app, &all, ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(odd.app, &all, &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!(replayed.ids.len(), 2);
     let [failure] = replayed.failed.as_slice() else { panic!("{:?}", replayed.failed) };
     assert_eq!(failure.id, odd.id);
     assert!(matches!(failure.error, DeadLetterRepoError::PayloadNotWhole { .. }), "{:?}", failure.error);
-    let single = replayer.replay(odd.app, odd.id, None, None).await;
+    let single = replayer.replay(odd.app, odd.id, &Attribution::default()).await;
     assert!(matches!(single, Err(DeadLetterRepoError::PayloadNotWhole { .. })), "{single:?}");
 }
 

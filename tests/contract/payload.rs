@@ -1,9 +1,9 @@
 //! What is stored of a payload, byte for byte, and of what kind it is.
 
 use dead_letters::{
-    CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRow, DeadLetterState, DeadLetterTriage, NewDeadLetter, PageRequest, PayloadKind,
-    SeaOrmDeadLetterRepo, StoredLetter,
+    CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterTransfer, NewDeadLetter, PageRequest,
+    PayloadKind, SeaOrmDeadLetterRepo, StoredLetter,
 };
 use sea_orm::{DatabaseTransaction, DbBackend, DbErr};
 use serde_json::{Value, json};
@@ -48,8 +48,7 @@ async fn row(db: &TestDb, id: DeadLetterId) -> DeadLetterRow {
 }
 
 async fn exported(db: &TestDb, row: &DeadLetterRow) -> StoredLetter {
-    let filter =
-        DeadLetterFilter { state: DeadLetterState::Any, ids: Some(vec![row.id]), ..Default::default() };
+    let filter = DeadLetterFilter::default().state(DeadLetterState::Any).ids([row.id]);
     db.repo().export(row.app_id, &filter, &PageRequest::default()).await.unwrap().items.remove(0)
 }
 

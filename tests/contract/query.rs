@@ -51,29 +51,29 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let causes = (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()));
     let times = (any_time(), any_time());
     let truncated = option::of(any::<bool>());
-    let state = select(DeadLetterState::ALL.to_vec());
+    let state = option::of(select(DeadLetterState::ALL.to_vec()));
     (state, ids, resolution, texts, causes, truncated, times).prop_map(
         |(state, ids, resolution, texts, causes, truncated, times)| {
             let (trigger_id, script_id, original_event_id, failed_again_in_run) = causes;
             let (source, op, error_contains, error_signature, group_key) = texts;
             let (created_from, created_before) = times;
-            DeadLetterFilter {
-                state,
-                ids,
-                resolution,
-                source,
-                op,
-                trigger_id,
-                script_id,
-                original_event_id,
-                error_contains,
-                error_signature,
-                group_key,
-                truncated,
-                failed_again_in_run,
-                created_from,
-                created_before,
-            }
+            let mut filter = DeadLetterFilter::default()
+                .state(state)
+                .resolution(resolution)
+                .original_event_id(original_event_id)
+                .truncated(truncated)
+                .failed_again_in_run(failed_again_in_run)
+                .created_from(created_from)
+                .created_before(created_before);
+            filter.ids = ids;
+            filter.source = source;
+            filter.op = op;
+            filter.trigger_id = trigger_id;
+            filter.script_id = script_id;
+            filter.error_contains = error_contains;
+            filter.error_signature = error_signature;
+            filter.group_key = group_key;
+            filter
         },
     )
 }
@@ -83,14 +83,14 @@ fn any_page() -> impl Strategy<Value = PageRequest> {
     let after = option::of("AQAAAAAAAAAA[A-Za-z0-9_-]{32}");
     (any::<u32>(), after, option::of(any::<u32>())).prop_map(|(size, after, scan)| {
         let after = after.map(|after| after.parse::<Cursor>().unwrap());
-        PageRequest { size, after, scan }
+        PageRequest::default().size(size).after(after).scan_limit(scan)
     })
 }
 
 #[test]
 fn any_filter_and_page_come_back_from_their_query_string() {
     for (filter, page) in samples(2_000, (any_filter(), any_page())) {
-        let query = ListQuery { filter, page };
+        let query = ListQuery::new(filter, page);
         let text = query.to_string();
         assert_eq!(text.parse::<ListQuery>().unwrap(), query, "{text}");
         assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
@@ -105,30 +105,28 @@ fn any_filter_and_page_come_back_from_their_query_string() {
 
 fn full() -> ListQuery {
     let id = Uuid::from_u128;
-    ListQuery {
-        filter: DeadLetterFilter {
-            state: DeadLetterState::Any,
-            ids: Some(vec![id(1).into(), id(2).into()]),
-            resolution: Some(Resolution::HandlerFailed),
-            source: Some("orders & \"more\"".to_owned()),
-            op: Some("a+b=c%20".to_owned()),
-            trigger_id: Some(TriggerId::from(id(3)).into()),
-            script_id: Some(ScriptId::from(id(4)).into()),
-            original_event_id: Some(id(5)),
-            error_contains: Some("größer\0\n?".to_owned()),
-            error_signature: Some("no stock for #".to_owned()),
-            group_key: Some("0123456789abcdef".to_owned()),
-            truncated: Some(false),
-            failed_again_in_run: Some(id(6)),
-            created_from: Some(time("2026-03-01T10:00:00.000001Z")),
-            created_before: Some(time("+10000-01-01T00:00:00Z")),
-        },
-        page: PageRequest {
-            size: 20,
-            after: Some("AQAAAAAAAAAA_-0000000000000000000000000000-_".parse().unwrap()),
-            scan: Some(10_000),
-        },
-    }
+    ListQuery::new(
+        DeadLetterFilter::default()
+            .state(DeadLetterState::Any)
+            .ids([id(1).into(), id(2).into()])
+            .resolution(Resolution::HandlerFailed)
+            .source("orders & \"more\"")
+            .op("a+b=c%20")
+            .trigger_id(TriggerId::from(id(3)))
+            .script_id(ScriptId::from(id(4)))
+            .original_event_id(id(5))
+            .error_contains("größer\0\n?")
+            .error_signature("no stock for #")
+            .group_key("0123456789abcdef")
+            .truncated(false)
+            .failed_again_in_run(id(6))
+            .created_from(time("2026-03-01T10:00:00.000001Z"))
+            .created_before(time("+10000-01-01T00:00:00Z")),
+        PageRequest::default()
+            .size(20)
+            .after("AQAAAAAAAAAA_-0000000000000000000000000000-_".parse::<Cursor>().unwrap())
+            .scan_limit(10_000),
+    )
 }
 
 #[test]
@@ -151,7 +149,7 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "created_before=%2B10000-01-01T00%3A00%3A00Z",
         "size=20",
         "after=AQAAAAAAAAAA_-0000000000000000000000000000-_",
-        "scan=10000",
+        "scan_limit=10000",
     ];
     assert_eq!(full().to_string(), expected.join("&"));
     assert_eq!(ListQuery::default().to_string(), "");
@@ -160,9 +158,8 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
 #[test]
 fn a_query_strings_fields_have_the_names_of_the_filter_and_the_page() {
     let names = |value: Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    let ListQuery { filter, page } = full();
-    let mut of_both = names(serde_json::to_value(filter).unwrap());
-    of_both.append(&mut names(serde_json::to_value(page).unwrap()));
+    let mut of_both = names(serde_json::to_value(full().filter).unwrap());
+    of_both.append(&mut names(serde_json::to_value(full().page).unwrap()));
     assert_eq!(full().pairs().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>(), of_both);
 }
 
@@ -171,7 +168,7 @@ fn read(text: &str) -> ListQuery {
 }
 
 fn with_filter(filter: DeadLetterFilter) -> ListQuery {
-    ListQuery { filter, ..Default::default() }
+    ListQuery::from(filter)
 }
 
 #[test]
@@ -182,22 +179,18 @@ fn an_empty_value_is_not_set_and_two_quotes_are_the_empty_one() {
     assert_eq!(read("&&state"), ListQuery::default());
 
     // Left out, it would leave more rows than were meant.
-    let no_source = with_filter(DeadLetterFilter { source: Some(String::new()), ..Default::default() });
+    let no_source = with_filter(DeadLetterFilter::default().source(String::new()));
     assert_eq!(no_source.to_string(), "source=%22%22");
-    let no_row = with_filter(DeadLetterFilter { ids: Some(vec![]), ..Default::default() });
+    let no_row = with_filter(DeadLetterFilter::default().ids([]));
     assert_eq!(no_row.to_string(), "ids=%22%22");
 
-    let quoted = with_filter(DeadLetterFilter { source: Some("\"a\"".to_owned()), ..Default::default() });
+    let quoted = with_filter(DeadLetterFilter::default().source("\"a\""));
     assert_eq!(read("source=\"a\""), quoted);
 }
 
 #[test]
 fn none_is_the_letters_without_a_trigger_or_without_a_script() {
-    let without = DeadLetterFilter {
-        trigger_id: Some(IdFilter::None),
-        script_id: Some(IdFilter::None),
-        ..Default::default()
-    };
+    let without = DeadLetterFilter::default().trigger_id(IdFilter::None).script_id(IdFilter::None);
     assert_eq!(with_filter(without.clone()).to_string(), "trigger_id=none&script_id=none");
     assert_eq!(read("trigger_id=none&script_id=none"), with_filter(without.clone()));
     let json = serde_json::to_value(&without).unwrap();
@@ -213,20 +206,20 @@ fn none_is_the_letters_without_a_trigger_or_without_a_script() {
 #[test]
 fn times_may_have_any_offset() {
     let before = Some(time("2026-03-01T10:00:00Z"));
-    let expected = with_filter(DeadLetterFilter { created_before: before, ..Default::default() });
+    let expected = with_filter(DeadLetterFilter::default().created_before(before));
     assert_eq!(read("created_before=2026-03-01T12:00:00%2B02:00"), expected);
 }
 
 #[test]
 fn ids_may_be_given_again_as_ticked_boxes_send_them() {
-    let ids = Some([1, 2, 3].map(|id| Uuid::from_u128(id).into()).to_vec());
+    let ids = [1, 2, 3].map(|id| Uuid::from_u128(id).into());
     let text = [
         "ids=%22%22",
         "ids=00000000-0000-0000-0000-000000000001",
         "ids=",
         "ids=00000000-0000-0000-0000-000000000002,00000000-0000-0000-0000-000000000003",
     ];
-    assert_eq!(read(&text.join("&")), with_filter(DeadLetterFilter { ids, ..Default::default() }));
+    assert_eq!(read(&text.join("&")), with_filter(DeadLetterFilter::default().ids(ids)));
 }
 
 #[test]
@@ -255,7 +248,7 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
         ("created_before", "must be a time"),
         ("size", "must be a whole number"),
         ("after", "must be the cursor"),
-        ("scan", "must be a whole number"),
+        ("scan_limit", "must be a whole number"),
         ("sorce", "is no field"),
     ] {
         refused(&format!("{field}={long}"), field, expected);

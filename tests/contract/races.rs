@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, entity::dead_letters as table,
+    AppId, Attribution, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, TransactionTrait};
 use tokio::task::JoinSet;
@@ -95,7 +96,7 @@ async fn two_hundred_tasks_share_five_connections(db: TestDb) {
         tasks.spawn(async move {
             let id = repo.insert(letter(app)).await?;
             repo.resolve(id, "handler_failed").await?;
-            repo.reopen(app, id).await?;
+            repo.reopen(app, id, &Attribution::default()).await?;
             repo.unresolved_count(app).await
         });
     }

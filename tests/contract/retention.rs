@@ -8,9 +8,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Archive, CappedCount, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
-    DeadLetterState, DeadLetterTriage, Due, NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepCursor, SweepScope, Swept, entity::dead_letters as table,
+    AppId, Archive, Attribution, CappedCount, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, NewDeadLetter,
+    PageRequest, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, Swept,
+    entity::dead_letters as table,
 };
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
@@ -21,7 +22,7 @@ use tokio::{sync::Notify, task::JoinSet};
 use uuid::Uuid;
 
 use super::{
-    letter, new_app, time,
+    letter, new_app, sweep_of, time,
     triage::{rows, ten_oclock},
 };
 use crate::database::TestDb;
@@ -272,7 +273,7 @@ async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: 
             let time = ten_oclock() - Duration::minutes(letter as i64 / 2);
             Some(SweepCursor { app_id: apps[letter / 2], time, id: stored[letter] })
         };
-        let swept = |rows, next| Swept { picked: rows, deleted: rows, next };
+        let swept = |rows, next| sweep_of(rows, rows, next);
         // Within the first app, to the end of the second, within the fourth, and to the end.
         assert_eq!(sweep(None, 1).await, swept(1, place(0)));
         assert_eq!(sweep(place(0), 3).await, swept(3, place(3)));
@@ -291,7 +292,7 @@ async fn a_reopened_row_is_spared(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
         let stored = settled(&db, app, 2).await;
-        db.repo().reopen(app, stored[0]).await.unwrap();
+        db.repo().reopen(app, stored[0], &Attribution::default()).await.unwrap();
         assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
         assert_eq!(left(&db).await, stored[..1], "{sweep:?}");
         db.execute("DELETE FROM dead_letters").await;
@@ -403,7 +404,7 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
         // Five settled, then a handler that failed, then two unresolved ones; of the last none is due.
         let stored = settled(&db, app, 9).await;
         for &id in &stored[6..] {
-            db.repo().reopen(app, id).await.unwrap();
+            db.repo().reopen(app, id, &Attribution::default()).await.unwrap();
         }
         db.repo().resolve(stored[5], "handler_failed").await.unwrap();
         db.set_created_at(stored[8], ten_oclock() + Duration::hours(3)).await;
@@ -458,7 +459,7 @@ async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb
     let shelf = Shelf::default();
     let swept =
         db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), None, 10, &shelf).await.unwrap();
-    assert_eq!(swept, Swept { picked: 3, deleted: 3, next: None });
+    assert_eq!(swept, sweep_of(3, 3, None));
     assert_eq!(left(&db).await, []);
     assert_eq!(shelf.ids(), stored);
     let kept = shelf.letters().iter().find(|kept| kept.id == stored[0]).unwrap().clone();
@@ -516,7 +517,7 @@ async fn a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least
                 id: stored[from - 1],
             };
             let next = more.then(last);
-            assert_eq!(swept, Swept { picked: rows, deleted: rows, next }, "{scope:?}");
+            assert_eq!(swept, sweep_of(rows, rows, next), "{scope:?}");
             assert_eq!(shelf.ids(), stored[from - rows as usize..from], "{scope:?}");
             after = next;
         }
@@ -583,7 +584,7 @@ async fn letters_with_large_errors_are_archived_and_exported_in_bounded_batches(
     };
     db.execute(&format!("UPDATE dead_letters SET last_error = {text}")).await;
 
-    let (mut exported, mut page) = (0, PageRequest { size: 1_000, ..Default::default() });
+    let (mut exported, mut page) = (0, PageRequest::default().size(1_000));
     loop {
         let found = db.repo().export(app, &Default::default(), &page).await.unwrap();
         let bytes: usize = found.items.iter().map(|letter| letter.last_error.len()).sum();
@@ -768,7 +769,7 @@ async fn in_a_transaction_the_archive_also_gets_what_the_database_does_not_delet
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let (repo, shelf) = (db.repo().in_transaction(&txn), Shelf::default());
         let swept = repo.sweep_into(&scope, settled_before_ten(), None, 10, &shelf).await.unwrap();
-        assert_eq!(swept, Swept { picked: 3, deleted: 2, next: None }, "{scope:?}");
+        assert_eq!(swept, sweep_of(3, 2, None), "{scope:?}");
         SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
         assert_eq!(shelf.ids(), stored, "{scope:?}");
         assert_eq!(left(&db).await, stored[1..2], "{scope:?}");
@@ -833,7 +834,7 @@ async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
                 _ => [&stored[0][..], &stored[1][..2]].concat(),
             };
             let gone = 12 - kept.len() as u64;
-            assert_eq!(swept, Swept { picked: gone, deleted: gone, next: None }, "{sweep:?} {due:?}");
+            assert_eq!(swept, sweep_of(gone, gone, None), "{sweep:?} {due:?}");
             assert_eq!(left(&db).await, kept, "{sweep:?} {due:?}");
             db.execute("DELETE FROM dead_letters").await;
         }
@@ -845,7 +846,7 @@ async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
         }
         let after = Some(SweepCursor::behind_app(apps[1]));
         let swept = db.repo().sweep(&all_but(&[]), due, after, 100).await.unwrap();
-        assert_eq!(swept, Swept { picked: 2, deleted: 2, next: None });
+        assert_eq!(swept, sweep_of(2, 2, None));
         db.execute("DELETE FROM dead_letters").await;
     }
 }
@@ -871,13 +872,13 @@ async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_o
                 false => db.repo().sweep(&scope, due, after, 100).await,
             };
             let first = sweep(None).await.unwrap();
-            assert_eq!(first, Swept { picked: 3, deleted: 3, next: Some(SweepCursor::behind_app(apps[0])) });
+            assert_eq!(first, sweep_of(3, 3, Some(SweepCursor::behind_app(apps[0]))));
             let failed = sweep(first.next).await.unwrap_err();
             let DeadLetterRepoError::AppNotSwept { app_id, .. } = failed else { panic!("{failed:?}") };
             assert_eq!(app_id, apps[1]);
             assert_eq!(left(&db).await, [&stored[1][..], &stored[2]].concat());
             let last = sweep(Some(SweepCursor::behind_app(app_id))).await.unwrap();
-            assert_eq!(last, Swept { picked: 3, deleted: 3, next: None });
+            assert_eq!(last, sweep_of(3, 3, None));
             assert_eq!(left(&db).await, stored[1], "{scope:?} {due:?}");
             if into {
                 assert_eq!(shelf.ids(), [&stored[0][..], &stored[2]].concat());
@@ -905,7 +906,7 @@ async fn a_letter_that_a_deferred_foreign_key_keeps_is_not_archived_on_postgres(
         "{failed:?}"
     );
     let swept = sweep(Some(SweepCursor::behind_app(apps[0]))).await.unwrap();
-    assert_eq!(swept, Swept { picked: 1, deleted: 1, next: None });
+    assert_eq!(swept, sweep_of(1, 1, None));
     assert_eq!((shelf.ids(), left(&db).await), (due, kept));
 }
 
@@ -952,7 +953,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
             // The youngest settlements first: the sweepers come from the other end.
             for id in ids.into_iter().take(DUE / 2) {
                 inserted.push(repo.insert(letter(app)).await.unwrap());
-                match repo.reopen(app, id).await {
+                match repo.reopen(app, id, &Attribution::default()).await {
                     Ok(()) => reopened.push(id),
                     // Swept before.
                     Err(DeadLetterRepoError::NotFound(_)) => {}
@@ -982,7 +983,7 @@ async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
         for sweep in Sweep::all_of(app) {
             let stored = settled(&db, app, 3).await;
             let txn = db.db.begin().await.unwrap();
-            db.repo().in_transaction(&txn).reopen(app, stored[2]).await.unwrap();
+            db.repo().in_transaction(&txn).reopen(app, stored[2], &Attribution::default()).await.unwrap();
             assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
             assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
             txn.commit().await.unwrap();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, CappedCount, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
-    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTriage, Due, PageRequest, SweepScope,
+    AppId, CappedCount, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterStore, Due, PageRequest, SweepScope,
 };
 use tokio::runtime::Handle;
 
@@ -21,9 +21,9 @@ async fn stored(repo: impl DeadLetterRepo, app: AppId) -> DeadLetterId {
     repo.insert(letter(app)).await.unwrap()
 }
 
-async fn listed(triage: &dyn DeadLetterTriage, app: AppId) -> usize {
-    let page = PageRequest { size: 10, ..Default::default() };
-    triage.list(app, &DeadLetterFilter::default(), &page).await.unwrap().items.len()
+async fn listed(read: &dyn DeadLetterRead, app: AppId) -> usize {
+    let page = PageRequest::default().size(10);
+    read.list(app, &DeadLetterFilter::default(), &page).await.unwrap().items.len()
 }
 
 async fn one_object_goes_wherever_one_of_its_traits_is_wanted(db: TestDb) {

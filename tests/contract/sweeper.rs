@@ -40,11 +40,11 @@ on_every_backend! {
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn all_after(days: u32) -> Retention {
-    Retention { all_after: Some(DAY * days), ..Default::default() }
+    Retention::default().delete_all_after(DAY * days)
 }
 
 fn settled_after(days: u32) -> Retention {
-    Retention { settled_after: Some(DAY * days), ..Default::default() }
+    Retention::default().delete_closed_after(DAY * days)
 }
 
 /// As the store holds it.
@@ -106,9 +106,12 @@ async fn rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone(db: Test
         if stays { kept.push(id) } else { due += 1 }
     }
     kept.sort();
-    let others = Retention { settled_after: Some(DAY * 30), all_after: Some(DAY * 90) };
-    let apps = [(short, all_after(1)), (long, all_after(365)), (forever, Retention::default())].into();
-    let sweeper = builder(db.repo(), RetentionPolicy { others, apps }).build().unwrap();
+    let others = Retention::default().delete_closed_after(DAY * 30).delete_all_after(DAY * 90);
+    let policy = RetentionPolicy::new(others)
+        .app(short, all_after(1))
+        .app(long, all_after(365))
+        .app(forever, Retention::default());
+    let sweeper = builder(db.repo(), policy).build().unwrap();
     assert_eq!(finished(&sweeper).await, due);
     assert_eq!(left(&db).await, kept);
     assert_eq!(finished(&sweeper).await, 0);
@@ -127,7 +130,7 @@ async fn an_app_with_a_longer_retention_survives_the_sweep_of_the_others(db: Tes
             stored(&db, app, days, days % 2 == 0).await;
         }
     }
-    let policy = RetentionPolicy { others: all_after(90), apps: [(long, all_after(365))].into() };
+    let policy = RetentionPolicy::new(all_after(90)).app(long, all_after(365));
     for batch in [1, 3, 1_000] {
         let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
         finished(&sweeper).await;
@@ -144,7 +147,7 @@ async fn it_sweeps_beside_dispatchers_and_resolvers(db: TestDb) {
     for &id in &due {
         db.set_created_at(id, now() - DAY * 91).await;
     }
-    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let policy = RetentionPolicy::new(all_after(90));
     let mut sweepers = JoinSet::new();
     let mut stops = Vec::new();
     for _ in 0..2 {
@@ -205,9 +208,9 @@ async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
         }
     }
     kept.sort();
-    let first = Retention { settled_after: Some(DAY * 30), all_after: Some(DAY * 365) };
-    let first = RetentionPolicy { others: first, apps: [(own, settled_after(60))].into() };
-    let second = RetentionPolicy { others: all_after(365), apps: [(own, all_after(90))].into() };
+    let first = Retention::default().delete_closed_after(DAY * 30).delete_all_after(DAY * 365);
+    let first = RetentionPolicy::new(first).app(own, settled_after(60));
+    let second = RetentionPolicy::new(all_after(365)).app(own, all_after(90));
     let mut sweepers = JoinSet::new();
     for policy in [&first, &second, &first, &second] {
         let sweeper = builder(db.repo(), policy.clone()).batch(3).build().unwrap();
@@ -228,8 +231,8 @@ async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
         stored(&db, other, days, true).await;
         stored(&db, own, days, false).await;
     }
-    let others = Retention { settled_after: Some(DAY * 100), all_after: Some(DAY * 90) };
-    let policy = RetentionPolicy { others, apps: [(own, all_after(92))].into() };
+    let others = Retention::default().delete_closed_after(DAY * 100).delete_all_after(DAY * 90);
+    let policy = RetentionPolicy::new(others).app(own, all_after(92));
     let sweeper = builder(db.repo(), policy).build().unwrap();
     let (now, week) = (now(), DAY * 7);
     let within = async |app, cap| {
@@ -255,9 +258,9 @@ async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
 async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_archived(db: TestDb) {
     refuse_to_delete(&db, "kept").await;
     let (own, other) = (new_app(), new_app());
-    let by_app = RetentionPolicy { others: all_after(90), apps: [(own, all_after(90))].into() };
-    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
-    let closed = RetentionPolicy { others: settled_after(90), ..Default::default() };
+    let by_app = RetentionPolicy::new(all_after(90)).app(own, all_after(90));
+    let by_age = RetentionPolicy::new(all_after(90));
+    let closed = RetentionPolicy::new(settled_after(90));
     for policy in [by_app, by_age, closed] {
         for archives in [false, true] {
             let mut kept = Vec::new();
@@ -294,9 +297,9 @@ async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_ar
 async fn errors_that_the_database_raises_for_some_apps_keep_no_other_app(db: TestDb) {
     raise_on_delete(&db, "kept").await;
     let apps = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
-    let by_app = RetentionPolicy { others: all_after(90), apps: [(apps[3], all_after(90))].into() };
-    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
-    let closed = RetentionPolicy { others: settled_after(90), ..Default::default() };
+    let by_app = RetentionPolicy::new(all_after(90)).app(apps[3], all_after(90));
+    let by_age = RetentionPolicy::new(all_after(90));
+    let closed = RetentionPolicy::new(settled_after(90));
     for policy in [by_app, by_age, closed] {
         for batch in [1, 4, 1_000] {
             let mut of_failing = Vec::new();
@@ -329,7 +332,7 @@ async fn a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sw
     refuse_to_delete(&db, "refused").await;
     raise_on_delete(&db, "kept").await;
     let [first, second, third, excepted] = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
-    let policy = RetentionPolicy { others: all_after(90), apps: [(excepted, all_after(90))].into() };
+    let policy = RetentionPolicy::new(all_after(90)).app(excepted, all_after(90));
     for batch in [1, 2, 10] {
         let refused = stored(&db, first, 100, true).await;
         set_source(&db, &[refused], "refused").await;
@@ -378,8 +381,8 @@ async fn a_delete_that_runs_out_of_time_for_one_app_keeps_no_other_app_on_postgr
         })
         .await;
     let [first, second, third] = [1, 2, 3].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
-    let by_app = RetentionPolicy { others: all_after(90), apps: [(new_app(), all_after(90))].into() };
-    let by_age = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let by_app = RetentionPolicy::new(all_after(90)).app(new_app(), all_after(90));
+    let by_age = RetentionPolicy::new(all_after(90));
     for policy in [by_app, by_age] {
         stored(&db, first, 100, true).await;
         let slow = stored(&db, second, 100, true).await;
@@ -404,7 +407,7 @@ async fn a_locked_table_does_not_end_it(db: TestDb) {
         .await;
     stored(&db, new_app(), 91, false).await;
     let holder = hold_table(&db).await;
-    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let policy = RetentionPolicy::new(all_after(90));
     let sweeper = builder(db.repo_over(impatient), policy).build().unwrap();
     let mut status = sweeper.status();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -428,7 +431,7 @@ async fn a_sweep_that_is_dropped_at_any_await_did_whole_batches(db: TestDb) {
     for &id in &due {
         db.set_created_at(id, now() - DAY * 91).await;
     }
-    let policy = RetentionPolicy { others: all_after(90), ..Default::default() };
+    let policy = RetentionPolicy::new(all_after(90));
     let sweeper = builder(db.repo(), policy).batch(BATCH).build().unwrap();
     for polls in 0..40 {
         {

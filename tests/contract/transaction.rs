@@ -12,8 +12,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterTriage, Due,
-    GroupRequest, NewDeadLetter, PageRequest, RebuildRequest, SeaOrmDeadLetterRepo, Settlement, SweepScope,
+    Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
+    Resolution, SeaOrmDeadLetterRepo, SweepScope,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
@@ -99,9 +100,8 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     let txn = db.db.begin().await.unwrap();
     let repo = db.repo().in_transaction(&txn);
     let ids = repo.insert_many(vec![letter(app); 4]).await.unwrap();
-    let all = DeadLetterFilter { created_before: Some(DateTime::<Utc>::MAX_UTC), ..Default::default() };
-    let ignored = Settlement::ignored();
-    let two = PageRequest { size: 2, ..Default::default() };
+    let all = DeadLetterFilter::default().created_before(DateTime::<Utc>::MAX_UTC);
+    let two = PageRequest::default().size(2);
     assert_eq!(repo.list(app, &all, &two).await.unwrap().items.len(), 2);
     let exported = repo.export(app, &all, &two).await.unwrap().items;
     assert_eq!(exported.iter().map(|letter| letter.id).collect::<Vec<_>>(), [ids[3], ids[2]]);
@@ -109,11 +109,12 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
         repo.error_groups(app, &all, &GroupRequest::default()).await.unwrap().groups[0].newest_id,
         ids[3]
     );
-    repo.resolve_once(app, ids[0], &ignored).await.unwrap();
-    assert_eq!(repo.unresolved_counts(&[app], Some(2)).await.unwrap()[0].count, 2);
-    let settled = repo.resolve_matching(app, &all, &ignored, 2).await.unwrap();
+    repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
+    assert_eq!(repo.unresolved_counts(&[app], Some(2)).await.unwrap()[0].unresolved.count, 2);
+    let settled =
+        repo.resolve_matching(app, &all, Resolution::Ignored, &Attribution::default(), 2).await.unwrap();
     assert_eq!((settled.ids, settled.more), (ids[1..3].to_vec(), true));
-    repo.reopen(app, ids[0]).await.unwrap();
+    repo.reopen(app, ids[0], &Attribution::default()).await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 4);
     txn.rollback().await.unwrap();

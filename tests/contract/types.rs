@@ -7,9 +7,10 @@ use std::{
 
 use chrono::Utc;
 use dead_letters::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterState, DeadLetterSummary, DeadLetterTriage, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter,
-    Page, PageRequest, PayloadKind, Resolution, ScriptId, Settlement, TimelineRequest, TriggerId,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, Cursor, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRow, DeadLetterState,
+    DeadLetterSummary, DeadLetterTransfer, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter, Page,
+    PageRequest, PayloadKind, Resolution, ScriptId, TimelineRequest, TriggerId,
     entity::dead_letters::{COLUMN, Column, Entity},
 };
 use sea_orm::{EntityTrait, QueryFilter, QuerySelect};
@@ -166,18 +167,14 @@ fn a_new_letter_failed_once_and_now() {
 }
 
 #[test]
-fn a_settlement_says_what_by_whom_and_why() {
-    for (settlement, resolution) in [
-        (Settlement::replayed(), Resolution::Replayed),
-        (Settlement::ignored(), Resolution::Ignored),
-        (Settlement::handled_by_script(), Resolution::HandledByScript),
-        (Settlement::handler_failed(), Resolution::HandlerFailed),
-    ] {
-        assert_eq!(settlement, Settlement { resolution, by: None, note: None });
-        assert_eq!(settlement, Settlement::from(resolution));
-        let (by, note) = (Some("ada".to_owned()), Some("sold out".to_owned()));
-        assert_eq!(settlement.by("ada").note("sold out"), Settlement { resolution, by, note });
-    }
+fn an_attribution_says_by_whom_and_why() {
+    let (by, note) = (Some("ada".to_owned()), Some("sold out".to_owned()));
+    let attribution = Attribution::by("ada");
+    assert_eq!((&attribution.by, &attribution.note), (&by, &None));
+    let attribution = attribution.note("sold out");
+    assert_eq!((&attribution.by, &attribution.note), (&by, &note));
+    let nobody = Attribution::default();
+    assert_eq!((nobody.by, nobody.note), (None, None));
 }
 
 #[test]
@@ -190,21 +187,20 @@ fn requests_and_pages_go_through_json() {
     let cursor: Cursor = text.parse().unwrap();
     check(&cursor, json!(text));
     check(
-        &PageRequest { size: 20, after: Some(cursor), scan: None },
-        json!({ "size": 20, "after": text, "scan": null }),
+        &PageRequest::default().size(20).after(cursor),
+        json!({ "size": 20, "after": text, "scan_limit": null }),
     );
-    check(
-        &Page { items: vec![1, 2], next: Some(cursor), scanned_back_to: Some(time("2026-03-01T10:00:00Z")) },
-        json!({ "items": [1, 2], "next": text, "scanned_back_to": "2026-03-01T10:00:00Z" }),
-    );
+    let mut page = Page::last(vec![1, 2]);
+    (page.next, page.scanned_back_to) = (Some(cursor), Some(time("2026-03-01T10:00:00Z")));
+    check(&page, json!({ "items": [1, 2], "next": text, "scanned_back_to": "2026-03-01T10:00:00Z" }));
     let (from, until) = (time("2026-03-01T10:00:00Z"), time("2026-03-02T10:00:00Z"));
-    let timeline = TimelineRequest { from, until, buckets: 24 };
+    let timeline = Buckets::new(from..until, 24);
     check(
-        &GroupRequest { limit: 10, scan: Some(1_000), timeline: Some(timeline) },
+        &GroupRequest::default().limit(10).scan_limit(1_000).timeline(timeline),
         json!({
             "limit": 10,
-            "scan": 1_000,
-            "timeline": { "from": "2026-03-01T10:00:00Z", "until": "2026-03-02T10:00:00Z", "buckets": 24 },
+            "scan_limit": 1_000,
+            "timeline": { "from": "2026-03-01T10:00:00Z", "until": "2026-03-02T10:00:00Z", "count": 24 },
         }),
     );
     assert_eq!(serde_json::from_value::<PageRequest>(json!({})).unwrap(), PageRequest::default());
@@ -226,27 +222,6 @@ fn text_that_is_no_resolution_does_not_parse() {
 
 #[test]
 fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
-    let row = DeadLetterRow {
-        id: Uuid::from_u128(1).into(),
-        app_id: Uuid::from_u128(2).into(),
-        original_event_id: Uuid::from_u128(3),
-        source: "orders".to_owned(),
-        op: "insert".to_owned(),
-        trigger_id: Some(Uuid::from_u128(4).into()),
-        script_id: None,
-        payload: json!({ "order": 4711 }),
-        payload_kind: Some(PayloadKind::Json),
-        attempt_count: 5,
-        first_attempt_at: time("2026-03-01T10:00:00.123456Z"),
-        last_attempt_at: time("2026-03-01T10:31:00Z"),
-        last_error: "451".to_owned(),
-        created_at: time("2026-03-01T10:31:01Z"),
-        resolved_at: Some(time("2026-03-02T08:00:00Z")),
-        resolution: Some(Resolution::HandledByScript),
-        resolved_by: Some("ada".to_owned()),
-        resolution_note: None,
-        error_signature: "#".to_owned(),
-    };
     let sent = json!({
         "id": "00000000-0000-0000-0000-000000000001",
         "app_id": "00000000-0000-0000-0000-000000000002",
@@ -268,15 +243,35 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         "resolution_note": null,
         "error_signature": "#",
     });
+    let row: DeadLetterRow = serde_json::from_value(sent.clone()).unwrap();
     assert_eq!(serde_json::to_value(&row).unwrap(), sent);
-    assert_eq!(serde_json::from_value::<DeadLetterRow>(sent).unwrap(), row);
+    assert_eq!((row.id, row.app_id), (Uuid::from_u128(1).into(), Uuid::from_u128(2).into()));
+    assert_eq!(
+        (row.original_event_id, row.source.as_str(), row.op.as_str()),
+        (Uuid::from_u128(3), "orders", "insert")
+    );
+    assert_eq!((row.trigger_id, row.script_id), (Some(Uuid::from_u128(4).into()), None));
+    assert_eq!((row.payload, row.payload_kind), (json!({ "order": 4711 }), Some(PayloadKind::Json)));
+    assert_eq!((row.attempt_count, row.first_attempt_at), (5, time("2026-03-01T10:00:00.123456Z")));
+    assert_eq!((row.last_attempt_at, row.last_error.as_str()), (time("2026-03-01T10:31:00Z"), "451"));
+    assert_eq!(
+        (row.created_at, row.resolved_at),
+        (time("2026-03-01T10:31:01Z"), Some(time("2026-03-02T08:00:00Z")))
+    );
+    assert_eq!(
+        (row.resolution, row.resolved_by.as_deref()),
+        (Some(Resolution::HandledByScript), Some("ada"))
+    );
+    assert_eq!((row.resolution_note, row.error_signature.as_str()), (None, "#"));
 }
 
 #[test]
 fn the_traits_are_object_safe_and_shared_between_threads() {
     fn shared<T: Send + Sync + ?Sized>() {}
     shared::<dyn DeadLetterRepo>();
-    shared::<dyn DeadLetterTriage>();
+    shared::<dyn DeadLetterRead>();
+    shared::<dyn DeadLetterResolve>();
+    shared::<dyn DeadLetterTransfer>();
 }
 
 #[test]
@@ -289,10 +284,14 @@ fn what_callers_send_with_a_field_that_does_not_exist_is_refused() {
     }
     let (from, until) = ("2026-03-01T10:00:00Z", "2026-03-02T10:00:00Z");
     check::<DeadLetterFilter>(json!({ "source": "customers", "created_before": until }));
-    check::<Settlement>(json!({ "resolution": "ignored", "note": "sold out" }));
+    check::<Attribution>(json!({ "by": "ada", "note": "sold out" }));
     check::<PageRequest>(json!({ "size": 20 }));
     check::<GroupRequest>(json!({ "limit": 20 }));
-    check::<TimelineRequest>(json!({ "from": from, "until": until, "buckets": 24 }));
+    let buckets = json!({ "from": from, "until": until, "count": 24 });
+    check::<Buckets>(buckets.clone());
+    check::<TimelineRequest>(json!({ "buckets": buckets }));
+    check::<CountRequest>(json!({ "cap": 20 }));
+    check::<BacklogRequest>(json!({ "limit": 20 }));
 }
 
 const CANARY: &str = "canary-4711";
@@ -308,73 +307,51 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         last_error: CANARY.to_owned(),
         ..letter(new_app())
     };
-    let row = DeadLetterRow {
-        id: Uuid::new_v4().into(),
-        app_id: new.app_id,
-        original_event_id: new.original_event_id,
-        source: CANARY.to_owned(),
-        op: CANARY.to_owned(),
-        trigger_id: None,
-        script_id: new.script_id,
-        payload: new.payload.clone(),
-        payload_kind: Some(PayloadKind::Text),
-        attempt_count: 5,
-        first_attempt_at: new.first_attempt_at,
-        last_attempt_at: new.last_attempt_at,
-        last_error: CANARY.to_owned(),
-        created_at: new.last_attempt_at,
-        resolved_at: Some(new.last_attempt_at),
-        resolution: Some(Resolution::Ignored),
-        resolved_by: text(),
-        resolution_note: text(),
-        error_signature: CANARY.to_owned(),
-    };
-    let summary = DeadLetterSummary {
-        id: row.id,
-        app_id: row.app_id,
-        original_event_id: row.original_event_id,
-        source: CANARY.to_owned(),
-        op: CANARY.to_owned(),
-        trigger_id: None,
-        script_id: row.script_id,
-        payload_bytes: 29,
-        payload_kind: None,
-        attempt_count: 5,
-        first_attempt_at: row.first_attempt_at,
-        last_attempt_at: row.last_attempt_at,
-        error_excerpt: CANARY.to_owned(),
-        error_signature: CANARY.to_owned(),
-        group_key: "0123456789abcdef".to_owned(),
-        created_at: row.created_at,
-        resolved_at: None,
-        resolution: None,
-        resolved_by: text(),
-        resolution_note: text(),
-    };
-    let group = ErrorGroup {
-        group_key: "0123456789abcdef".to_owned(),
-        source: CANARY.to_owned(),
-        op: CANARY.to_owned(),
-        script_id: row.script_id,
-        error_signature: CANARY.to_owned(),
-        sample: CANARY.to_owned(),
-        count: 4711,
-        first_seen: row.created_at,
-        last_seen: row.created_at,
-        newest_id: row.id,
-        settled: 0,
-        last_settled_at: None,
-        timeline: vec![],
-    };
-    let filter = DeadLetterFilter {
-        script_id: row.script_id.map(Into::into),
-        source: text(),
-        op: text(),
-        error_contains: text(),
-        error_signature: text(),
-        ..Default::default()
-    };
-    let settlement = Settlement { resolution: Resolution::Ignored, by: text(), note: text() };
+    // Only the store makes these.
+    let of_all = json!({
+        "id": Uuid::new_v4(),
+        "app_id": new.app_id,
+        "original_event_id": new.original_event_id,
+        "source": CANARY,
+        "op": CANARY,
+        "trigger_id": null,
+        "script_id": new.script_id,
+        "attempt_count": 5,
+        "first_attempt_at": new.first_attempt_at,
+        "last_attempt_at": new.last_attempt_at,
+        "error_signature": CANARY,
+        "created_at": new.last_attempt_at,
+        "resolved_at": new.last_attempt_at,
+        "resolution": "ignored",
+        "resolved_by": CANARY,
+        "resolution_note": CANARY,
+        // Of a row.
+        "payload": new.payload,
+        "payload_kind": "text",
+        "last_error": CANARY,
+        // Of a summary.
+        "payload_bytes": 29,
+        "error_excerpt": CANARY,
+        "group_key": "0123456789abcdef",
+        // Of a group.
+        "sample": CANARY,
+        "count": 4711,
+        "first_seen": new.last_attempt_at,
+        "last_seen": new.last_attempt_at,
+        "newest_id": Uuid::new_v4(),
+        "closed": 0,
+        "last_closed_at": null,
+        "timeline": [],
+    });
+    let row: DeadLetterRow = serde_json::from_value(of_all.clone()).unwrap();
+    let summary: DeadLetterSummary = serde_json::from_value(of_all.clone()).unwrap();
+    let group: ErrorGroup = serde_json::from_value(of_all).unwrap();
+    let filter = DeadLetterFilter::default()
+        .script_id(row.script_id.unwrap())
+        .source(CANARY)
+        .op(CANARY)
+        .error_contains(CANARY)
+        .error_signature(CANARY);
     let script = row.script_id.unwrap().to_string();
     for shown in [
         format!("{new:?} {new:#?}"),
@@ -382,12 +359,13 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         format!("{summary:?} {summary:#?}"),
         format!("{group:?} {group:#?}"),
         format!("{filter:?} {filter:#?}"),
-        format!("{settlement:?} {settlement:#?}"),
     ] {
         assert!(!shown.contains(CANARY), "{shown}");
         assert!(shown.contains("11 bytes"), "{shown}");
-        assert!(shown.contains(&script) || shown.contains("Ignored"), "{shown}");
+        assert!(shown.contains(&script), "{shown}");
     }
+    let attribution = format!("{:?}", Attribution::by(CANARY).note(CANARY));
+    assert!(!attribution.contains(CANARY) && attribution.contains("11 bytes"), "{attribution}");
     assert!(format!("{row:?}").contains("payload: 29 bytes"), "{row:?}");
     assert!(format!("{row:?}").contains("created_at: 2026-03-01T10:31:00.123456Z"), "{row:?}");
 

@@ -15,10 +15,11 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
-    SweepScope, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest,
+    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -210,7 +211,7 @@ async fn get_for_app(given: &Given) -> Outcome {
 }
 
 async fn list(given: &Given) -> Outcome {
-    given.repo.list(given.app, &all(), &PageRequest { size: 10, ..Default::default() }).await.map(drop)
+    given.repo.list(given.app, &all(), &PageRequest::default().size(10)).await.map(drop)
 }
 
 async fn unresolved_counts(given: &Given) -> Outcome {
@@ -218,15 +219,11 @@ async fn unresolved_counts(given: &Given) -> Outcome {
 }
 
 async fn error_groups(given: &Given) -> Outcome {
-    given
-        .repo
-        .error_groups(given.app, &all(), &GroupRequest { scan: Some(10), ..Default::default() })
-        .await
-        .map(drop)
+    given.repo.error_groups(given.app, &all(), &GroupRequest::default().scan_limit(10)).await.map(drop)
 }
 
 async fn export(given: &Given) -> Outcome {
-    let page = PageRequest { scan: Some(10), ..Default::default() };
+    let page = PageRequest::default().scan_limit(10);
     given.repo.export(given.app, &all(), &page).await.map(drop)
 }
 
@@ -243,16 +240,16 @@ async fn error_text(given: &Given) -> Outcome {
 }
 
 async fn count(given: &Given) -> Outcome {
-    given.repo.count(given.app, &all(), 10, Some(10)).await.map(drop)
+    given.repo.count(given.app, &all(), &CountRequest::default().cap(10).scan_limit(10)).await.map(drop)
 }
 
 async fn timeline(given: &Given) -> Outcome {
-    let request = TimelineRequest { from: DateTime::UNIX_EPOCH, until: Utc::now(), buckets: 10 };
-    given.repo.timeline(given.app, &all(), &request, Some(10)).await.map(drop)
+    let request = Buckets::new(DateTime::UNIX_EPOCH..Utc::now(), 10);
+    given.repo.timeline(given.app, &all(), &TimelineRequest::from(request).scan_limit(10)).await.map(drop)
 }
 
 async fn backlogs(given: &Given) -> Outcome {
-    given.repo.backlogs(None, None, 10, 10).await.map(drop)
+    given.repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop)
 }
 
 async fn times_replayed(given: &Given) -> Outcome {
@@ -260,15 +257,23 @@ async fn times_replayed(given: &Given) -> Outcome {
 }
 
 async fn resolve_once(given: &Given) -> Outcome {
-    given.repo.resolve_once(given.app, given.open, &ignored()).await.map(drop)
+    given
+        .repo
+        .resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default())
+        .await
+        .map(drop)
 }
 
 async fn resolve_matching(given: &Given) -> Outcome {
-    given.repo.resolve_matching(given.app, &all(), &ignored(), 10).await.map(drop)
+    given
+        .repo
+        .resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10)
+        .await
+        .map(drop)
 }
 
 async fn reopen(given: &Given) -> Outcome {
-    given.repo.reopen(given.app, given.resolved).await
+    given.repo.reopen(given.app, given.resolved, &Attribution::default()).await
 }
 
 async fn sweep_of_one_app(given: &Given) -> Outcome {
@@ -297,12 +302,12 @@ async fn count_due(given: &Given) -> Outcome {
 
 async fn replay(given: &Given) -> Outcome {
     let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
-    given.repo.replay(given.app, given.open, None, None, enqueue).await
+    given.repo.replay_with(given.app, given.open, &Attribution::default(), enqueue).await
 }
 
 async fn replay_matching(given: &Given) -> Outcome {
     let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
-    given.repo.replay_matching(given.app, &all(), None, None, 10, enqueue).await.map(drop)
+    given.repo.replay_matching_with(given.app, &all(), &Attribution::default(), 10, enqueue).await.map(drop)
 }
 
 struct Outbox;
@@ -322,11 +327,16 @@ impl Requeue for Outbox {
 }
 
 async fn replay_by_a_replayer(given: &Given) -> Outcome {
-    given.repo.replayer(Outbox).replay(given.app, given.open, None, None).await.map(drop)
+    given.repo.replayer(Outbox).replay(given.app, given.open, &Attribution::default()).await.map(drop)
 }
 
 async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
-    given.repo.replayer(Outbox).replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
+    given
+        .repo
+        .replayer(Outbox)
+        .replay_matching(given.app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .map(drop)
 }
 
 /// Puts each event back under its own id, which the outbox has once.
@@ -355,7 +365,10 @@ async fn replay_matching_in_parts(given: &Given) -> Outcome {
 
 async fn replay_keyed(given: &Given) -> Outcome {
     let replayer = given.repo.replayer(KeyedOutbox);
-    replayer.replay_matching(given.app, &all(), ReplayRequest::default()).await.map(drop)
+    replayer
+        .replay_matching(given.app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .map(drop)
 }
 
 async fn rebuild_signatures(given: &Given) -> Outcome {
@@ -432,11 +445,21 @@ async fn nested_insert_many_of_18_mb(given: &Given, txn: &DatabaseTransaction) -
 }
 
 async fn nested_resolve_once(given: &Given, txn: &DatabaseTransaction) -> Outcome {
-    given.repo.in_transaction(txn).resolve_once(given.app, given.open, &ignored()).await.map(drop)
+    given
+        .repo
+        .in_transaction(txn)
+        .resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default())
+        .await
+        .map(drop)
 }
 
 async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Outcome {
-    given.repo.in_transaction(txn).resolve_matching(given.app, &all(), &ignored(), 10).await.map(drop)
+    given
+        .repo
+        .in_transaction(txn)
+        .resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10)
+        .await
+        .map(drop)
 }
 
 async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
@@ -451,11 +474,7 @@ async fn nested_import_of_18_mb(given: &Given, txn: &DatabaseTransaction) -> Out
 }
 
 fn all() -> DeadLetterFilter {
-    DeadLetterFilter {
-        state: DeadLetterState::Any,
-        created_before: Some(DateTime::<Utc>::MAX_UTC),
-        ..Default::default()
-    }
+    DeadLetterFilter::default().state(DeadLetterState::Any).created_before(DateTime::<Utc>::MAX_UTC)
 }
 
 fn settled() -> Due {
@@ -464,10 +483,6 @@ fn settled() -> Due {
 
 fn all_apps_but_one() -> SweepScope {
     SweepScope::AllAppsBut { excepted: vec![Uuid::new_v4().into()] }
-}
-
-fn ignored() -> Settlement {
-    Settlement::ignored()
 }
 
 fn outbox(db: &impl ConnectionTrait, text: &str, event: Uuid) -> Statement {
@@ -594,8 +609,8 @@ async fn letters_that_come_between_the_round_trips_of_an_export_push_no_other_ou
         let old = |minutes| stored_letter(given.app, Utc::now() - TimeDelta::minutes(minutes));
         let there = [50, 40, 30, 20, 10].map(old);
         pools.direct.repo().import(&there).await.unwrap();
-        let filter = DeadLetterFilter { source: Some(there[0].source.clone()), ..all() };
-        let page = PageRequest { size: 2, after: None, scan: Some(10) };
+        let filter = all().source(there[0].source.clone());
+        let page = PageRequest::default().size(2).scan_limit(10);
         gate.hold(nth, When::Asked);
         let mut first = pin!(given.repo.export(given.app, &filter, &page));
         let whole = tokio::select! {
@@ -616,7 +631,7 @@ async fn letters_that_come_between_the_round_trips_of_an_export_push_no_other_ou
             if found.next.is_none() {
                 break;
             }
-            let page = PageRequest { after: found.next, ..page };
+            let page = page.clone().after(found.next);
             found = given.repo.export(given.app, &filter, &page).await.unwrap();
         }
         for letter in &there {
@@ -642,7 +657,10 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
     let (burial, letter) = held_at_its_commit(&pools, &given).await;
     let direct = pools.direct.repo();
     let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
-    direct.replay::<_, _, DeadLetterRepoError>(given.app, letter, None, None, requeue).await.unwrap();
+    direct
+        .replay_with::<_, _, DeadLetterRepoError>(given.app, letter, &Attribution::default(), requeue)
+        .await
+        .unwrap();
     gate.cut().await;
     burial.await.unwrap();
     let row = direct.get(letter).await.unwrap().unwrap();
@@ -670,7 +688,7 @@ async fn a_burial_that_went_unanswered_and_finds_no_server_any_more_fails_and_ca
     assert_eq!(letters_of_event(&pools, &given).await, [letter]);
 
     let again = bury(&given).await.unwrap_err();
-    assert!(matches!(again, DeadLetterRepoError::OutboxRows { taken: 0 }), "{again}");
+    assert!(matches!(again, DeadLetterRepoError::EventNotTaken { taken: 0 }), "{again}");
     assert_eq!(letters_of_event(&pools, &given).await, [letter]);
     assert_eq!(dequeue(&pools.direct.db, given.event).await.unwrap(), 0);
 }
@@ -697,8 +715,8 @@ async fn held_at_its_commit<'a>(
 }
 
 async fn letters_of_event(pools: &Pools, given: &Given) -> Vec<DeadLetterId> {
-    let filter = DeadLetterFilter { original_event_id: Some(given.event), ..all() };
-    let page = PageRequest { size: 10, ..Default::default() };
+    let filter = all().original_event_id(given.event);
+    let page = PageRequest::default().size(10);
     let stored = pools.direct.repo().list(given.app, &filter, &page).await.unwrap().items;
     stored.into_iter().map(|letter| letter.id).collect()
 }
@@ -814,7 +832,7 @@ impl Pools {
         for _ in 0..20 {
             acknowledged.push(given.repo.insert(letter(given.app)).await.unwrap());
         }
-        let page = PageRequest { size: 500, ..Default::default() };
+        let page = PageRequest::default().size(500);
         let stored = self.direct.repo().list(given.app, &all(), &page).await.unwrap().items;
         let lost = acknowledged.iter().filter(|&&id| stored.iter().all(|row| row.id != id)).count();
         assert_eq!(lost, 0, "dropped at {after}: inserts answered Ok and stored nothing");

@@ -12,11 +12,12 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Backlog, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTriage, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReplayRequest, Replayed, SeaOrmDeadLetterRepo, Settled, Settlement, StoredLetter,
-    SweepScope, Swept, TimelineRequest,
+    AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
+    DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
+    ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept,
+    TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
@@ -275,14 +276,14 @@ async fn list_with_a_scan(given: Given) -> Shown {
 }
 
 async fn list_of_closed_letters(given: Given) -> Shown {
-    list_to_the_end(&given, &DeadLetterFilter { state: DeadLetterState::Closed, ..any() }, None).await
+    list_to_the_end(&given, &any().state(DeadLetterState::Closed), None).await
 }
 
 async fn list_to_the_end(given: &Given, filter: &DeadLetterFilter, scan: Option<u32>) -> Shown {
     let mut shown = Vec::new();
     let mut after = None;
     loop {
-        let request = PageRequest { size: 2, after, scan };
+        let request = PageRequest::default().size(2).after(after).scan_limit(scan);
         let page = given.repo.list(given.app, filter, &request).await.unwrap();
         assert!(page.items.len() <= 2);
         shown.extend(page.items.into_iter().map(|row| row.op));
@@ -309,7 +310,7 @@ async fn export_to_the_end(given: &Given, filter: &DeadLetterFilter, scan: Optio
     let mut shown = Vec::new();
     let mut after = None;
     loop {
-        let request = PageRequest { size: 2, after, scan };
+        let request = PageRequest::default().size(2).after(after).scan_limit(scan);
         let page = given.repo.export(given.app, filter, &request).await.unwrap();
         assert!(page.items.len() <= 2);
         shown.extend(page.items.into_iter().map(|letter| letter.op));
@@ -325,18 +326,20 @@ async fn backlogs(given: Given) -> Shown {
 }
 
 async fn backlogs_among_1001_apps(given: Given) -> Shown {
-    backlogs_of(&given, Some(&given.apps_of_two_statements())).await
+    backlogs_of(&given, Some(given.apps_of_two_statements().to_vec())).await
 }
 
-async fn backlogs_of(given: &Given, among: Option<&[AppId]>) -> Shown {
-    let backlogs = given.repo.backlogs(among, None, 10, 10).await;
+async fn backlogs_of(given: &Given, among: Option<Vec<AppId>>) -> Shown {
+    let mut request = BacklogRequest::default().limit(10).cap(10);
+    request.among = among;
+    let backlogs = given.repo.backlogs(&request).await;
     let of_app = |of: Backlog| format!("{} {} {}", of.app_id, of.open.count, of.unresolved.count);
     show(backlogs, |backlogs| backlogs.into_iter().map(of_app).collect())
 }
 
 async fn unresolved_counts_of_1001_apps(given: Given) -> Shown {
     let counts = given.repo.unresolved_counts(&given.apps_of_two_statements(), Some(10)).await;
-    show(counts, |counts| counts.into_iter().map(|of| of.count.to_string()).collect())
+    show(counts, |counts| counts.into_iter().map(|of| of.unresolved.count.to_string()).collect())
 }
 
 async fn count(given: Given) -> Shown {
@@ -348,8 +351,9 @@ async fn count_with_a_scan(given: Given) -> Shown {
 }
 
 async fn count_of(given: &Given, scan: Option<u32>) -> Shown {
-    let count = given.repo.count(given.app, &narrow(), 10, scan).await;
-    show(count, |count| given.of_scan(letters(count.count), count.scanned_back_to))
+    let count =
+        given.repo.count(given.app, &narrow(), &CountRequest::default().cap(10).scan_limit(scan)).await;
+    show(count, |count| given.of_scan(letters(count.matching.count), count.scanned_back_to))
 }
 
 async fn timeline(given: Given) -> Shown {
@@ -361,8 +365,9 @@ async fn timeline_with_a_scan(given: Given) -> Shown {
 }
 
 async fn timeline_of(given: &Given, scan: Option<u32>) -> Shown {
-    let request = TimelineRequest { from: given.ago(100), until: given.ago(-100), buckets: 1 };
-    let timeline = given.repo.timeline(given.app, &narrow(), &request, scan).await;
+    let request = Buckets::new(given.ago(100)..given.ago(-100), 1);
+    let timeline =
+        given.repo.timeline(given.app, &narrow(), &TimelineRequest::from(request).scan_limit(scan)).await;
     show(timeline, |timeline| given.of_scan(letters(timeline.buckets[0].count), timeline.scanned_back_to))
 }
 
@@ -376,7 +381,7 @@ async fn error_groups_with_a_scan(given: Given) -> Shown {
 
 /// No two letters have one `op`.
 async fn error_groups_of(given: &Given, scan: Option<u32>) -> Shown {
-    let request = GroupRequest { scan, ..Default::default() };
+    let request = GroupRequest::default().scan_limit(scan);
     let groups = given.repo.error_groups(given.app, &narrow(), &request).await;
     let ops = |groups: Vec<ErrorGroup>| groups.into_iter().map(|group| group.op).collect();
     show(groups, |groups| given.of_scan(ops(groups.groups), groups.scanned_back_to))
@@ -389,31 +394,35 @@ async fn times_replayed(given: Given) -> Shown {
 }
 
 async fn resolve_once(given: Given) -> Shown {
-    let resolved = given.repo.resolve_once(given.app, given.id("b"), &by_the_call()).await;
-    show(resolved, |row| of_row(Some(row)))
+    let resolved =
+        given.repo.resolve_once(given.app, given.id("b"), Resolution::Ignored, &by_the_call()).await;
+    show(resolved, |summary| vec![of_letter(&summary.op, summary.resolution, summary.resolved_by)])
 }
 
 async fn resolve_once_of_a_closed_letter(given: Given) -> Shown {
-    let resolved = given.repo.resolve_once(given.app, given.id("c"), &by_the_call()).await;
-    show(resolved, |row| of_row(Some(row)))
+    let resolved =
+        given.repo.resolve_once(given.app, given.id("c"), Resolution::Ignored, &by_the_call()).await;
+    show(resolved, |summary| vec![of_letter(&summary.op, summary.resolution, summary.resolved_by)])
 }
 
 async fn resolve_matching(given: Given) -> Shown {
-    let resolved = given.repo.resolve_matching(given.app, &given.old(), &by_the_call(), 2).await;
-    show(resolved, |resolved| given.of_settled(&resolved))
+    let resolved =
+        given.repo.resolve_matching(given.app, &given.old(), Resolution::Ignored, &by_the_call(), 2).await;
+    show(resolved, |resolved| given.of_resolved(&resolved.ids, resolved.more, resolved.skipped_locked))
 }
 
 async fn resolve_matching_of_all(given: Given) -> Shown {
-    let resolved = given.repo.resolve_matching(given.app, &given.old(), &by_the_call(), 100).await;
-    show(resolved, |resolved| given.of_settled(&resolved))
+    let resolved =
+        given.repo.resolve_matching(given.app, &given.old(), Resolution::Ignored, &by_the_call(), 100).await;
+    show(resolved, |resolved| given.of_resolved(&resolved.ids, resolved.more, resolved.skipped_locked))
 }
 
 async fn reopen(given: Given) -> Shown {
-    show(given.repo.reopen(given.app, given.id("c")).await, |()| vec![])
+    show(given.repo.reopen(given.app, given.id("c"), &Attribution::default()).await, |()| vec![])
 }
 
 async fn reopen_of_an_open_letter(given: Given) -> Shown {
-    show(given.repo.reopen(given.app, given.id("b")).await, |()| vec![])
+    show(given.repo.reopen(given.app, given.id("b"), &Attribution::default()).await, |()| vec![])
 }
 
 async fn import(given: Given) -> Shown {
@@ -474,12 +483,12 @@ async fn count_due(given: Given) -> Shown {
 }
 
 async fn replay(given: Given) -> Shown {
-    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("b"), by(), None).await;
+    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("b"), &by_the_call()).await;
     show(replayed, |row| of_row(Some(row)))
 }
 
 async fn replay_of_a_closed_letter(given: Given) -> Shown {
-    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("c"), by(), None).await;
+    let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("c"), &by_the_call()).await;
     show(replayed, |row| of_row(Some(row)))
 }
 
@@ -492,11 +501,15 @@ async fn replay_matching_of_all(given: Given) -> Shown {
 }
 
 async fn replay_at_most(given: &Given, limit: u32) -> Shown {
-    let request = ReplayRequest { by: by(), limit, ..Default::default() };
-    let replayed = given.repo.replayer(KeyedOutbox).replay_matching(given.app, &given.old(), request).await;
+    let request = ReplayRequest::default().limit(limit);
+    let replayed = given
+        .repo
+        .replayer(KeyedOutbox)
+        .replay_matching(given.app, &given.old(), &by_the_call(), &request)
+        .await;
     show(replayed, |Replayed { ids, more, skipped_locked, failed, stopped, .. }| {
         assert!(failed.is_empty() && stopped.is_none());
-        given.of_settled(&Settled { ids, more, skipped_locked })
+        given.of_resolved(&ids, more, skipped_locked)
     })
 }
 
@@ -518,9 +531,9 @@ async fn an_insert_and_a_resolve_in_a_transaction(given: Given) -> Shown {
     let txn = SeaOrmDeadLetterRepo::begin(given.repo.pool()).await.unwrap();
     let repo = given.repo.in_transaction(&txn);
     repo.insert(given.new_letter("called")).await.unwrap();
-    let resolved = repo.resolve_once(given.app, given.id("b"), &by_the_call()).await;
+    let resolved = repo.resolve_once(given.app, given.id("b"), Resolution::Ignored, &by_the_call()).await;
     SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
-    show(resolved, |row| of_row(Some(row)))
+    show(resolved, |summary| vec![of_letter(&summary.op, summary.resolution, summary.resolved_by)])
 }
 
 /// What a call returned: letters by their `op`.
@@ -539,7 +552,11 @@ fn show<T>(outcome: Result<T, DeadLetterRepoError>, show: impl FnOnce(T) -> Show
 }
 
 fn of_row(row: Option<DeadLetterRow>) -> Shown {
-    row.into_iter().map(|row| format!("{} {:?} by {:?}", row.op, row.resolution, row.resolved_by)).collect()
+    row.into_iter().map(|row| of_letter(&row.op, row.resolution, row.resolved_by)).collect()
+}
+
+fn of_letter(op: &str, resolution: Option<Resolution>, resolved_by: Option<String>) -> String {
+    format!("{op} {resolution:?} by {resolved_by:?}")
 }
 
 fn of_swept(swept: Swept) -> Shown {
@@ -551,20 +568,16 @@ fn letters(count: u64) -> Shown {
 }
 
 fn any() -> DeadLetterFilter {
-    DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() }
+    DeadLetterFilter::default().state(DeadLetterState::Any)
 }
 
 /// The same letters, by what no index knows.
 fn narrow() -> DeadLetterFilter {
-    DeadLetterFilter { source: Some("orders".to_owned()), ..any() }
+    any().source("orders")
 }
 
-fn by() -> Option<String> {
-    Some("the call".to_owned())
-}
-
-fn by_the_call() -> Settlement {
-    Settlement { by: by(), ..Settlement::ignored() }
+fn by_the_call() -> Attribution {
+    Attribution::by("the call")
 }
 
 /// What is there before the call and the change.
@@ -630,7 +643,7 @@ impl Given {
 
     /// `a`, `b` and `d` are the open ones of them.
     fn old(&self) -> DeadLetterFilter {
-        DeadLetterFilter { created_before: Some(self.ago(25)), ..any() }
+        any().created_before(self.ago(25))
     }
 
     /// `a`, `b` and `y`.
@@ -657,9 +670,9 @@ impl Given {
         shown
     }
 
-    fn of_settled(&self, settled: &Settled) -> Shown {
-        let mut shown: Shown = settled.ids.iter().map(|id| self.name(id.into_inner()).to_owned()).collect();
-        shown.push(format!("more: {}, skipped_locked: {}", settled.more, settled.skipped_locked));
+    fn of_resolved(&self, ids: &[DeadLetterId], more: bool, skipped_locked: bool) -> Shown {
+        let mut shown: Shown = ids.iter().map(|id| self.name(id.into_inner()).to_owned()).collect();
+        shown.push(format!("more: {more}, skipped_locked: {skipped_locked}"));
         shown
     }
 }
@@ -700,10 +713,11 @@ impl Other {
             },
             Change::ImportOlder => repo.import(&[given.stored_letter("older", 70)]).await.map(drop),
             Change::ImportNewer => repo.import(&[given.stored_letter("newer", 1)]).await.map(drop),
-            Change::Resolve => {
-                repo.resolve_once(given.app, given.id("b"), &Settlement::ignored()).await.map(drop)
-            }
-            Change::Reopen => repo.reopen(given.app, given.id("c")).await,
+            Change::Resolve => repo
+                .resolve_once(given.app, given.id("b"), Resolution::Ignored, &Attribution::default())
+                .await
+                .map(drop),
+            Change::Reopen => repo.reopen(given.app, given.id("c"), &Attribution::default()).await,
             Change::Sweep => sweep_all(repo, given.app, given.by_age()).await,
             Change::SweepClosed => sweep_all(repo, given.app, given.by_closing()).await,
             Change::Erase => {

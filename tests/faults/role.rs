@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
-    DeadLetterTriage, Due, GroupRequest, Imported, NewDeadLetter, PageRequest, RebuildRequest, Schema,
-    SeaOrmDeadLetterRepo, Settled, Settlement, SweepScope, Swept, TimelineRequest, connect_options, open,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest, RebuildRequest, Resolution,
+    Resolved, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open,
     testing::letter,
 };
 use dead_letters_migration::Migrator;
@@ -14,7 +15,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::{
-    contract::{import::stored, retention::Nowhere},
+    contract::{import::stored, import_of, retention::Nowhere},
     database::TestDb,
 };
 
@@ -46,7 +47,7 @@ async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgre
          GRANT SELECT ON seaql_migrations TO {role}";
     let (role, url) = new_role(&db, rights).await;
 
-    for schema in [Schema::Check, Schema::Migrate] {
+    for schema in [OnOpen::Check, OnOpen::Migrate] {
         let repo = open(connect_options(url.as_str()), schema, Migrator).await.unwrap();
         repo.pool().close_by_ref().await.unwrap();
     }
@@ -96,22 +97,29 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
 
     let not_found = repo.resolve(id, "ignored").await;
     assert!(matches!(not_found, Err(DeadLetterRepoError::NotFound(of)) if of == id), "{not_found:?}");
-    let ignored = Settlement::ignored();
-    let replayed: Result<(), _> = repo.replay(app_id, id, None, None, async |_, _| panic!("enqueued")).await;
+    let replayed: Result<(), _> =
+        repo.replay_with(app_id, id, &Attribution::default(), async |_, _| panic!("enqueued")).await;
     for refused in [
-        repo.resolve_once(app_id, id, &ignored).await.map(drop),
+        repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.map(drop),
         replayed,
-        repo.reopen(app_id, settled).await,
+        repo.reopen(app_id, settled, &Attribution::default()).await,
     ] {
         assert_eq!(refused.unwrap_err().to_string(), "None of the records are updated");
     }
     // What finds its rows by locking them finds none, and deletes none.
     let max = DateTime::<Utc>::MAX_UTC;
-    let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
-    let nothing = Settled { ids: vec![], more: false, skipped_locked: true };
-    assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 10).await.unwrap(), nothing);
-    let replayed: Result<_, DeadLetterRepoError> =
-        repo.replay_matching(app_id, &filter, None, None, 10, async |_, _| panic!("enqueued")).await;
+    let filter = DeadLetterFilter::default().created_before(max);
+    let mut nothing = Resolved::default();
+    nothing.skipped_locked = true;
+    assert_eq!(
+        repo.resolve_matching(app_id, &filter, Resolution::Ignored, &Attribution::default(), 10)
+            .await
+            .unwrap(),
+        nothing
+    );
+    let replayed: Result<_, DeadLetterRepoError> = repo
+        .replay_matching_with(app_id, &filter, &Attribution::default(), 10, async |_, _| panic!("enqueued"))
+        .await;
     assert_eq!(replayed.unwrap(), nothing);
     assert_eq!(repo.gc(max, 10).await.unwrap(), 0);
     for scope in scopes(app_id) {
@@ -179,33 +187,50 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     repo.resolve(id, "handler_failed").await.unwrap();
 
     let max = DateTime::<Utc>::MAX_UTC;
-    let filter = DeadLetterFilter { created_before: Some(max), ..Default::default() };
-    let ignored = Settlement::ignored();
+    let filter = DeadLetterFilter::default().state(DeadLetterState::Unresolved).created_before(max);
     assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
-    assert_eq!(
-        repo.list(app_id, &filter, &PageRequest { size: 5, ..Default::default() }).await.unwrap().items.len(),
-        5
-    );
-    assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].count, 3);
+    assert_eq!(repo.list(app_id, &filter, &PageRequest::default().size(5)).await.unwrap().items.len(), 5);
+    assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].unresolved.count, 3);
     let groups = repo.error_groups(app_id, &filter, &GroupRequest::default()).await.unwrap().groups;
     assert_eq!(groups[0].count, 9);
-    let page = PageRequest { scan: Some(4), ..Default::default() };
+    let page = PageRequest::default().scan_limit(4);
     assert_eq!(repo.export(app_id, &filter, &page).await.unwrap().items.len(), 4);
-    assert_eq!(repo.backlogs(None, None, 1, 3).await.unwrap()[0].open.count, 3);
-    assert_eq!(repo.count(app_id, &filter, 100, Some(4)).await.unwrap().count, 4);
-    let all = TimelineRequest { from: DateTime::<Utc>::MIN_UTC, until: max, buckets: 1 };
-    assert_eq!(repo.timeline(app_id, &filter, &all, Some(4)).await.unwrap().buckets[0].count, 4);
+    assert_eq!(repo.backlogs(&BacklogRequest::default().limit(1).cap(3)).await.unwrap()[0].open.count, 3);
+    assert_eq!(
+        repo.count(app_id, &filter, &CountRequest::default().cap(100).scan_limit(4))
+            .await
+            .unwrap()
+            .matching
+            .count,
+        4
+    );
+    let all = Buckets::new(DateTime::<Utc>::MIN_UTC..max, 1);
+    assert_eq!(
+        repo.timeline(app_id, &filter, &TimelineRequest::from(all).scan_limit(4)).await.unwrap().buckets[0]
+            .count,
+        4
+    );
     assert!(repo.summary(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.payload_text(app_id, id, 0..1).await.unwrap().as_deref(), Some("{"));
     assert!(repo.error_text(app_id, id, 0..1).await.unwrap().is_some());
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
-    repo.resolve_once(app_id, id, &ignored).await.unwrap();
-    repo.reopen(app_id, id).await.unwrap();
+    repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
+    repo.reopen(app_id, id, &Attribution::default()).await.unwrap();
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
-    repo.replay(app_id, id, None, None, async |_, _| Ok::<_, DeadLetterRepoError>(())).await.unwrap();
-    assert_eq!(repo.resolve_matching(app_id, &filter, &ignored, 1).await.unwrap().ids.len(), 1);
+    repo.replay_with(app_id, id, &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
+        .await
+        .unwrap();
+    assert_eq!(
+        repo.resolve_matching(app_id, &filter, Resolution::Ignored, &Attribution::default(), 1)
+            .await
+            .unwrap()
+            .ids
+            .len(),
+        1
+    );
+    let nobody = Attribution::default();
     let replayed =
-        repo.replay_matching(app_id, &filter, None, None, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()));
+        repo.replay_matching_with(app_id, &filter, &nobody, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()));
     assert_eq!(replayed.await.unwrap().ids.len(), 1);
     for scope in scopes(app_id) {
         let due = Due::CreatedBefore(max);
@@ -219,7 +244,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
 
 async fn import_works(repo: &SeaOrmDeadLetterRepo) {
     let letter = stored();
-    for imported in [Imported { stored: 1, present: 0 }, Imported { stored: 0, present: 1 }] {
+    for imported in [import_of(1, 0), import_of(0, 1)] {
         assert_eq!(repo.import(std::slice::from_ref(&letter)).await.unwrap(), imported);
     }
 }

@@ -25,7 +25,7 @@ use axum::{
     http::{Request, StatusCode, header::CONTENT_TYPE, request::Parts},
 };
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Requeue, Resolution,
+    AppId, DeadLetterId, DeadLetterRead, DeadLetterRepo, NewDeadLetter, Requeue, Resolution,
     SeaOrmDeadLetterRepo, StoredLetter, testing::letter,
 };
 use dead_letters_admin::{Admin, Denied, Operator};

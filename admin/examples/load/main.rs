@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use dead_letters::{Schema, connect_options, migration::Migrator, open};
+use dead_letters::{OnOpen, connect_options, migration::Migrator, open};
 use dead_letters_test_postgres::TestDatabase;
 
 mod ledger;
@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let file = format!("sqlite://{}?mode=rwc", folder.path().join("load.sqlite").display());
     let mut is_clean = true;
     for (name, url) in [("SQLite", file.as_str()), ("PostgreSQL", database.url())] {
-        let repo = open(connect_options(url), Schema::Migrate, Migrator).await?;
+        let repo = open(connect_options(url), OnOpen::Migrate, Migrator).await?;
         // Half of the time each.
         let tally = ledger::run(repo, Duration::from_millis(seconds * 500), seed).await?;
         println!("{name}, seed {seed}: {tally:#?}");

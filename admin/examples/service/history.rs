@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, PageRequest,
+    AppId, DeadLetterFilter, DeadLetterRepo, DeadLetterTransfer, NewDeadLetter, PageRequest,
     SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table, testing,
 };
 use sea_orm::EntityTrait;
@@ -45,7 +45,11 @@ async fn exported(scratch: &SeaOrmDeadLetterRepo, app_id: AppId, trigger: &Trigg
         ..NewDeadLetter::new(app_id, Uuid::now_v7(), source, op, payload, error)
     };
     let ids = Some(vec![scratch.insert(letter).await?]);
-    let filter = DeadLetterFilter { ids, ..Default::default() };
+    let filter = {
+        let mut filter = DeadLetterFilter::default();
+        filter.ids = ids;
+        filter
+    };
     let page = scratch.export(app_id, &filter, &PageRequest::default()).await?;
     page.items.into_iter().next().ok_or_else(|| "the letter is gone".into())
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use axum::{Router, response::Redirect, routing::get};
-use dead_letters::{Retention, RetentionPolicy, Schema, Sweeper, connect_options};
+use dead_letters::{OnOpen, Retention, RetentionPolicy, Sweeper, connect_options};
 use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
 use tokio::{
     net::TcpListener,
@@ -49,13 +49,13 @@ async fn main() -> Result<()> {
     println!("http://{}{PREFIX}", listener.local_addr()?);
 
     let url = env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite://service.sqlite?mode=rwc".to_owned());
-    let repo = dead_letters::open(connect_options(url), Schema::Migrate, outbox::Migrator).await?;
+    let repo = dead_letters::open(connect_options(url), OnOpen::Migrate, outbox::Migrator).await?;
     let triggers = triggers::all()?;
     history::fill(&repo, &triggers).await?;
     tracing_subscriber::fmt().with_target(false).init();
 
-    let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_closed_after(30 * DAY).delete_all_after(90 * DAY);
+    let policy = RetentionPolicy::new(others);
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy.clone()).build()?;
 
     // Of whoever is on this machine. A service in use asks who it is.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, Backlog};
+use dead_letters::{AppId, Backlog, BacklogRequest};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -75,8 +75,9 @@ struct App {
 )]
 pub(super) async fn apps(access: Access, Query(fields): Query) -> Result<Json<Apps>, Problem> {
     let AppsQuery { after, limit } = AppsQuery::read(fields)?;
-    let among: Option<Vec<_>> = access.operator.apps().map(|apps| apps.iter().copied().collect());
-    let backlogs = access.store().backlogs(among.as_deref(), after, limit, CAP).await?;
+    let mut request = BacklogRequest::default().after(after).limit(limit).cap(CAP);
+    request.among = access.operator.apps().map(|apps| apps.iter().copied().collect());
+    let backlogs = access.store().backlogs(&request).await?;
     let is_full = backlogs.len() >= limit as usize;
     let next = backlogs.last().filter(|_| is_full).map(|last| last.app_id.into());
     let items = backlogs.into_iter().map(|backlog| app(&access, backlog)).collect();

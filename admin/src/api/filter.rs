@@ -14,8 +14,10 @@ const SCAN: u32 = 10_000;
 const MAX_CHARACTERS: usize = 2_000;
 
 /// Which letters: those for which every field that is given holds.
+// It documents the library's `DeadLetterFilter`.
 #[derive(Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields are documentation")]
 #[into_params(parameter_in = Query)]
 pub(super) struct Filter {
     /// How far the letter is settled: `unresolved`, where it is not said.
@@ -70,37 +72,15 @@ pub(super) struct Filter {
     created_before: Option<DateTime<Utc>>,
 }
 
-impl TryFrom<Filter> for DeadLetterFilter {
-    type Error = Problem;
-
-    fn try_from(filter: Filter) -> Result<Self, Problem> {
-        Ok(Self {
-            state: filter.state.unwrap_or_default(),
-            ids: filter.ids.map(|ids| ids.into_iter().map(Into::into).collect()),
-            resolution: filter.resolution,
-            source: short("filter.source", filter.source)?,
-            op: short("filter.op", filter.op)?,
-            trigger_id: filter.trigger_id,
-            script_id: filter.script_id,
-            original_event_id: filter.original_event_id,
-            error_contains: short("filter.error_contains", filter.error_contains)?,
-            error_signature: short("filter.error_signature", filter.error_signature)?,
-            group_key: short("filter.group_key", filter.group_key)?,
-            truncated: filter.truncated,
-            failed_again_in_run: filter.failed_again_in_run,
-            created_from: filter.created_from,
-            created_before: filter.created_before,
-        })
-    }
-}
-
-/// As in a query string.
-fn short(field: &str, text: Option<String>) -> Result<Option<String>, Problem> {
-    match &text {
-        Some(text) if text.chars().count() > MAX_CHARACTERS => {
-            Err(Problem::invalid_field(field, "is longer than 2,000 characters"))
+/// Returns an error if a text of the filter is longer than a query string may have it.
+pub(super) fn check_lengths(filter: &DeadLetterFilter) -> Result<(), Problem> {
+    let query = ListQuery::from(filter.clone());
+    let is_long = |(name, text): &(&str, String)| *name != "ids" && text.chars().count() > MAX_CHARACTERS;
+    match query.pairs().find(is_long) {
+        Some((name, _)) => {
+            Err(Problem::invalid_field(&format!("filter.{name}"), "is longer than 2,000 characters"))
         }
-        _ => Ok(text),
+        None => Ok(()),
     }
 }
 
@@ -112,13 +92,13 @@ pub(super) struct Scan {
     /// cursor. Where that is not enough, `scanned_back_to` says how far it went. The service may set an operator a
     /// lower limit: it is 100,000, unless the service says otherwise.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
-    pub(super) scan: u32,
+    pub(super) scan_limit: u32,
 }
 
 /// What is left of a query string, as filter and page.
 pub(super) fn listing(fields: Fields, operator: &Operator) -> Result<ListQuery, Problem> {
     let mut query = fields.listing(operator)?;
-    query.page.scan.get_or_insert(SCAN.min(operator.max_scan()));
+    query.page.scan_limit.get_or_insert(SCAN.min(operator.max_scan()));
     Ok(query)
 }
 
@@ -129,6 +109,6 @@ pub(super) fn unpaged(mut fields: Fields, operator: &Operator) -> Result<(DeadLe
             return Err(Problem::invalid_field(name, "is no field of this view"));
         }
     }
-    let ListQuery { filter, page } = listing(fields, operator)?;
-    Ok((filter, Scan { scan: page.scan.unwrap_or(SCAN) }))
+    let ListQuery { filter, page, .. } = listing(fields, operator)?;
+    Ok((filter, Scan { scan_limit: page.scan_limit.unwrap_or(SCAN) }))
 }

@@ -68,18 +68,19 @@ struct Group {
     last_seen: DateTime<Utc>,
     /// The last one.
     newest_id: Uuid,
-    /// How many of them are settled: none where the filter's state leaves those out.
-    settled: u64,
-    /// When the last one of those was settled.
-    last_settled_at: Option<DateTime<Utc>>,
-    /// Whether letters failed so after others had been settled: look at the state `any` to find out.
-    came_back: bool,
+    /// How many of them are closed: none where the filter's state leaves those out.
+    closed: u64,
+    /// When the last one of those was closed.
+    last_closed_at: Option<DateTime<Utc>>,
+    /// Whether a letter was stored after the last of these was closed. Ask for the state `any` to find out.
+    regressed: bool,
     /// The buckets, where `from`, `until` or `buckets` asked for them, else none.
     timeline: Vec<Bucket>,
 }
 
 impl From<ErrorGroup> for Group {
     fn from(group: ErrorGroup) -> Self {
+        let regressed = group.regressed();
         Self {
             group_key: cut(group.group_key, MAX_NAME_CHARACTERS),
             source: cut(group.source, MAX_NAME_CHARACTERS),
@@ -91,9 +92,9 @@ impl From<ErrorGroup> for Group {
             first_seen: group.first_seen,
             last_seen: group.last_seen,
             newest_id: group.newest_id.into(),
-            settled: group.settled,
-            last_settled_at: group.last_settled_at,
-            came_back: group.last_settled_at.is_some_and(|settled| settled < group.last_seen),
+            regressed,
+            closed: group.closed,
+            last_closed_at: group.last_closed_at,
             timeline: group.timeline.into_iter().map(Bucket::from).collect(),
         }
     }
@@ -116,9 +117,9 @@ pub(super) async fn groups(
     let access = access.app(app_id)?;
     let GroupsQuery { limit } = GroupsQuery::read(&mut fields)?;
     let timeline = TimelineQuery::read(&mut fields)?;
-    let (filter, Scan { scan }) = unpaged(fields, access.operator())?;
-    let timeline = (!timeline.is_empty()).then(|| timeline.request(Utc::now()));
-    let buckets = timeline.map_or(0, |timeline| timeline.buckets);
+    let (filter, Scan { scan_limit }) = unpaged(fields, access.operator())?;
+    let timeline = (!timeline.is_empty()).then(|| timeline.buckets(Utc::now()));
+    let buckets = timeline.map_or(0, |timeline| timeline.count);
     if limit.saturating_mul(buckets) > MAX_BUCKETS {
         let problem = format!(
             "times \"limit\" must be at most 100000, and is {}",
@@ -126,7 +127,7 @@ pub(super) async fn groups(
         );
         return Err(Problem::invalid_field("buckets", problem));
     }
-    let request = GroupRequest { limit, scan: Some(scan), timeline };
+    let request = GroupRequest::default().limit(limit).scan_limit(scan_limit).timeline(timeline);
     let groups = access.store().error_groups(app_id, &filter, &request).await?;
     Ok(Json(Groups {
         items: groups.groups.into_iter().map(Group::from).collect(),

@@ -53,7 +53,7 @@ pub(super) async fn letters(
     Query(fields): Query,
 ) -> Result<Json<Letters>, Problem> {
     let access = access.app(app_id)?;
-    let ListQuery { filter, page } = listing(fields, access.operator())?;
+    let ListQuery { filter, page, .. } = listing(fields, access.operator())?;
     let page = access.store().list(app_id, &filter, &page).await?;
     Ok(Json(Letters {
         items: Letter::all(&access, page.items).await?,

@@ -2,12 +2,12 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::Resolution;
+use dead_letters::{DeadLetterFilter, Resolution};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    filter::Filter,
+    filter::{Filter, check_lengths},
     model::{Capped, Letter},
 };
 use crate::{
@@ -23,7 +23,8 @@ use crate::{
 pub(super) struct PreviewRequest {
     action: Action,
     /// Which letters: all that are unresolved, where it is empty. Of the state `any` only open ones are meant.
-    filter: Filter,
+    #[schema(value_type = Filter)]
+    filter: DeadLetterFilter,
 }
 
 /// What becomes of the letters.
@@ -83,8 +84,8 @@ pub(super) async fn preview(
     input::Json(request): input::Json<PreviewRequest>,
 ) -> Result<Json<Preview>, Problem> {
     let access = access.app(app_id)?;
-    let filter = request.filter.try_into()?;
-    let preview = bulk::preview(&access, request.action.into(), filter, Utc::now()).await?;
+    check_lengths(&request.filter)?;
+    let preview = bulk::preview(&access, request.action.into(), request.filter, Utc::now()).await?;
     Ok(Json(Preview {
         token: preview.token,
         count: preview.count,

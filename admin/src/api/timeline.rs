@@ -2,7 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use dead_letters::TimelineRequest;
+use dead_letters::{Buckets, TimelineRequest};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -47,11 +47,11 @@ impl TimelineQuery {
         matches!(self, Self { from: None, until: None, buckets: None })
     }
 
-    pub(super) fn request(self, now: DateTime<Utc>) -> TimelineRequest {
+    pub(super) fn buckets(self, now: DateTime<Utc>) -> Buckets {
         let until = self.until.unwrap_or_else(|| now.duration_round_up(STEP).unwrap_or(now));
         let a_day_before = || until.checked_sub_signed(SPAN).unwrap_or(until);
         let from = self.from.unwrap_or_else(a_day_before);
-        TimelineRequest { from, until, buckets: self.buckets.unwrap_or(BUCKETS) }
+        Buckets::new(from..until, self.buckets.unwrap_or(BUCKETS))
     }
 }
 
@@ -77,9 +77,10 @@ pub(super) async fn timeline(
     Query(mut fields): Query,
 ) -> Result<Json<Timeline>, Problem> {
     let access = access.app(app_id)?;
-    let request = TimelineQuery::read(&mut fields)?.request(Utc::now());
-    let (filter, Scan { scan }) = unpaged(fields, access.operator())?;
-    let timeline = access.store().timeline(app_id, &filter, &request, Some(scan)).await?;
+    let buckets = TimelineQuery::read(&mut fields)?.buckets(Utc::now());
+    let (filter, Scan { scan_limit }) = unpaged(fields, access.operator())?;
+    let request = TimelineRequest::from(buckets).scan_limit(scan_limit);
+    let timeline = access.store().timeline(app_id, &filter, &request).await?;
     Ok(Json(Timeline {
         items: timeline.buckets.into_iter().map(Bucket::from).collect(),
         scanned_back_to: timeline.scanned_back_to,
@@ -97,14 +98,14 @@ mod tests {
     #[test]
     fn where_nothing_is_said_it_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
         let query = TimelineQuery { from: None, until: None, buckets: None };
-        let request = query.request(time("2026-03-01T10:07:12.5Z"));
+        let buckets = query.buckets(time("2026-03-01T10:07:12.5Z"));
         let (from, until) = (time("2026-02-28T10:15:00Z"), time("2026-03-01T10:15:00Z"));
-        assert_eq!(request, TimelineRequest { from, until, buckets: 96 });
+        assert_eq!(buckets, Buckets::new(from..until, 96));
     }
 
     #[test]
     fn the_day_before_the_first_of_all_times_is_that_time() {
         let query = TimelineQuery { from: None, until: Some(DateTime::<Utc>::MIN_UTC), buckets: Some(1) };
-        assert_eq!(query.request(Utc::now()).from, DateTime::<Utc>::MIN_UTC);
+        assert_eq!(query.buckets(Utc::now()).from, DateTime::<Utc>::MIN_UTC);
     }
 }

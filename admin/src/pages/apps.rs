@@ -5,7 +5,7 @@ use std::{cmp::Reverse, str::FromStr};
 use askama::Template;
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{AppId, Backlog, ListQuery};
+use dead_letters::{AppId, Backlog, BacklogRequest, ListQuery};
 
 use super::{
     command::Command,
@@ -73,13 +73,14 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let after: Option<AppId> = fields.parse("after", "must be an app's id")?;
     let by = fields.parse("sort", "must be oldest or most")?.unwrap_or(Sort::Oldest);
     fields.end()?;
-    let among: Option<Vec<AppId>> = access.operator.apps().map(|apps| apps.iter().copied().collect());
+    let mut request = BacklogRequest::default();
+    request.among = access.operator.apps().map(|apps| apps.iter().copied().collect());
     let store = access.store();
     let limit = if after.is_some() { PAGE } else { SORTED };
-    let mut apps = store.backlogs(among.as_deref(), after, limit, COUNT_CAP).await?;
+    let mut apps = store.backlogs(&request.clone().after(after).limit(limit).cap(COUNT_CAP)).await?;
     let is_full = apps.len() == limit as usize;
     let has_more = match apps.last().filter(|_| is_full) {
-        Some(last) => !store.backlogs(among.as_deref(), Some(last.app_id), 1, 1).await?.is_empty(),
+        Some(last) => !store.backlogs(&request.clone().after(last.app_id).limit(1).cap(1)).await?.is_empty(),
         None => false,
     };
     let is_by_app = after.is_some() || has_more;
@@ -94,7 +95,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let sort = Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted("oldest"), most: sorted("most") };
     // A count over some apps, or with a policy of many apps, would take a statement for each app.
     let policy = access.admin.retention.as_ref().filter(|policy| policy.apps.len() <= MAX_OWN_RETENTIONS);
-    let swept = match (policy, among.is_none()) {
+    let swept = match (policy, request.among.is_none()) {
         (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, Utc::now()).await?,
         _ => None,
     };

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dead_letters::{AppId, Bucket, DeadLetterFilter, ListQuery, PageRequest, Timeline, TimelineRequest};
+use dead_letters::{AppId, Bucket, Buckets, DeadLetterFilter, Timeline};
 
 use super::text::{Amount, Time};
 use crate::urls::Root;
@@ -17,13 +17,13 @@ const WIDTH: usize = 10;
 const SPARK_HEIGHT: u64 = 24;
 const SPARK_WIDTH: usize = 5;
 
-/// Returns the request for the day that ends with the current bucket. It stays the same until the next bucket begins.
-pub(crate) fn last_day(now: DateTime<Utc>, buckets: u32) -> TimelineRequest {
-    let bucket = DAY.num_seconds() / i64::from(buckets.max(1));
+/// Returns the buckets of the day that ends with the current bucket. It stays the same until the next bucket begins.
+pub(crate) fn last_day(now: DateTime<Utc>, count: u32) -> Buckets {
+    let bucket = DAY.num_seconds() / i64::from(count.max(1));
     let until = (now.timestamp().div_euclid(bucket) + 1) * bucket;
     let until = DateTime::from_timestamp(until, 0).unwrap_or(now);
     // The earliest time has no day before it.
-    TimelineRequest { from: until.checked_sub_signed(DAY).unwrap_or(until), until, buckets }
+    Buckets::new(until.checked_sub_signed(DAY).unwrap_or(until)..until, count)
 }
 
 /// The chart of a list. Each bar links to its letters.
@@ -50,7 +50,7 @@ impl Chart {
 
     pub(crate) fn new(
         timeline: &Timeline,
-        request: &TimelineRequest,
+        request: &Buckets,
         root: &Root,
         app_id: AppId,
         filter: &DeadLetterFilter,
@@ -62,15 +62,11 @@ impl Chart {
                 || filter.created_before.is_some_and(|bound| from >= bound)
         };
         let bar = |(place, (bucket, until)): (usize, (&Bucket, DateTime<Utc>))| {
-            let letters = DeadLetterFilter {
-                created_from: Some(bucket.from),
-                created_before: Some(until),
-                ..filter.clone()
-            };
+            let letters = filter.clone().created_from(bucket.from).created_before(until);
             Bar {
                 path: path(place, WIDTH, bucket.count, most, HEIGHT),
                 title: format!("{}: {}", Time(bucket.from).plain(), Amount::exactly(bucket.count).letters()),
-                address: root.letters(app_id, &ListQuery { filter: letters, page: PageRequest::default() }),
+                address: root.letters(app_id, &letters.into()),
                 is_dim: is_dim(bucket.from, until),
             }
         };

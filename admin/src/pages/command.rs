@@ -29,13 +29,13 @@ impl Command {
     }
 
     pub(crate) fn groups(app_id: AppId, query: &ListQuery) -> Self {
-        let page = PageRequest { scan: query.page.scan, ..Default::default() };
-        Self::listing("groups", "groups", app_id, &ListQuery { page, filter: query.filter.clone() })
+        let page = PageRequest::default().scan_limit(query.page.scan_limit);
+        Self::listing("groups", "groups", app_id, &ListQuery::new(query.filter.clone(), page))
     }
 
     /// Returns the commands for the preview of a bulk run.
     pub(crate) fn preview(app_id: AppId, action: Resolution, filter: &DeadLetterFilter) -> Self {
-        let query = ListQuery { filter: filter.clone(), ..Default::default() };
+        let query = ListQuery::from(filter.clone());
         let mut filter = serde_json::json!(filter);
         if let Some(fields) = filter.as_object_mut() {
             fields.retain(|_, value| !value.is_null());
@@ -119,14 +119,12 @@ mod tests {
     #[test]
     fn a_listing_is_the_same_one_by_the_api_and_by_the_command_line() {
         let app_id = AppId::from(Uuid::nil());
-        let filter = DeadLetterFilter {
-            state: DeadLetterState::Open,
-            source: Some("-o \"$x\"".to_owned()),
-            script_id: Some(IdFilter::None),
-            error_contains: Some("503".to_owned()),
-            ..Default::default()
-        };
-        let command = Command::letters(app_id, &ListQuery { filter, ..Default::default() });
+        let filter = DeadLetterFilter::default()
+            .state(DeadLetterState::Open)
+            .source("-o \"$x\"")
+            .script_id(IdFilter::None)
+            .error_contains("503");
+        let command = Command::letters(app_id, &filter.into());
         assert_eq!(
             command.curl,
             format!(

@@ -58,9 +58,9 @@ struct Group {
     count: Amount,
     last: Time,
     spark: Spark,
-    settled: Option<Amount>,
+    closed: Option<Amount>,
     /// When the last letter of the group was closed, if others failed since (regressed).
-    came_back_after: Option<Time>,
+    regressed_at: Option<Time>,
     /// The address of the page that shows what the group's letters share.
     shares: String,
 }
@@ -98,24 +98,25 @@ pub(crate) async fn page(
     let store = access.store();
 
     let listing = Listing::load(&access, &root, &query, View::Groups).await?;
-    let scan = query.page.scan.or(Some(SCAN));
+    let scan = query.page.scan_limit.or(Some(SCAN));
     let timeline = Some(last_day(listing.now, Spark::BUCKETS));
-    let request = GroupRequest { scan, timeline, ..Default::default() };
+    let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
     let found = store.error_groups(app_id, &query.filter, &request).await?;
-    let settled = match query.filter.state {
-        DeadLetterState::Any => Settled::of(&found.groups),
-        DeadLetterState::Closed => Settled::default(),
-        DeadLetterState::Open | DeadLetterState::Unresolved => {
-            let any = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
-            let request = GroupRequest { limit: 500, scan, timeline: None };
-            Settled::of(&store.error_groups(app_id, &any, &request).await?.groups)
+    let state = query.filter.effective_state();
+    let closed = match state {
+        DeadLetterState::Any => Closed::of(&found.groups),
+        DeadLetterState::Closed => Closed::default(),
+        _ => {
+            let any = query.filter.clone().state(DeadLetterState::Any);
+            let request = GroupRequest::default().limit(500).scan_limit(scan);
+            Closed::of(&store.error_groups(app_id, &any, &request).await?.groups)
         }
     };
     let shared = match shows_shares {
         true => Some(shared(&access, &root, &query).await?),
         false => None,
     };
-    let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
+    let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
     let frame = Frame::of_app(&root, &access).here("Groups");
     let mut response = html(&GroupsPage {
         // A live page would compute the shared values again on each reload.
@@ -123,7 +124,7 @@ pub(crate) async fn page(
         groups: found
             .groups
             .into_iter()
-            .map(|group| Group::new(app_id, &root, &query, &settled, group))
+            .map(|group| Group::new(app_id, &root, &query, &closed, group))
             .collect(),
         scanned_back_to: found.scanned_back_to.map(Time),
         is_all_well: is_open && listing.filter.clear.is_none(),
@@ -139,12 +140,12 @@ pub(crate) async fn page(
 }
 
 impl Group {
-    fn new(app_id: AppId, root: &Root, query: &ListQuery, settled: &Settled, group: ErrorGroup) -> Self {
-        let (count, last_settled_at) = settled.of_group(&group);
-        let came_back = last_settled_at.filter(|&at| at < group.last_seen);
+    fn new(app_id: AppId, root: &Root, query: &ListQuery, closed: &Closed, mut group: ErrorGroup) -> Self {
+        (group.closed, group.last_closed_at) = closed.of_group(&group);
+        let regressed_at = group.last_closed_at.filter(|_| group.regressed());
         let is_keyed = !group.group_key.is_empty();
-        let filter = DeadLetterFilter { group_key: Some(group.group_key), ..query.filter.clone() };
-        let letters = ListQuery { filter, page: PageRequest { after: None, ..query.page.clone() } };
+        let filter = query.filter.clone().group_key(group.group_key);
+        let letters = ListQuery::new(filter, query.page.clone().after(None));
         let sample =
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
         let signature = match (is_keyed, group.error_signature.as_str()) {
@@ -163,20 +164,20 @@ impl Group {
             count: Amount::exactly(group.count),
             last: Time(group.last_seen),
             spark: Spark::new(&group.timeline),
-            settled: (count > 0).then(|| Amount::exactly(count)),
-            came_back_after: came_back.map(Time),
+            closed: (group.closed > 0).then(|| Amount::exactly(group.closed)),
+            regressed_at: regressed_at.map(Time),
         }
     }
 }
 
 /// How many letters of each group are closed, and when the last one was closed, by group key.
 #[derive(Default)]
-struct Settled(HashMap<String, (u64, Option<DateTime<Utc>>)>);
+struct Closed(HashMap<String, (u64, Option<DateTime<Utc>>)>);
 
-impl Settled {
+impl Closed {
     fn of(groups: &[ErrorGroup]) -> Self {
-        let settled = |group: &ErrorGroup| (group.group_key.clone(), (group.settled, group.last_settled_at));
-        Self(groups.iter().map(settled).collect())
+        let closed = |group: &ErrorGroup| (group.group_key.clone(), (group.closed, group.last_closed_at));
+        Self(groups.iter().map(closed).collect())
     }
 
     fn of_group(&self, group: &ErrorGroup) -> (u64, Option<DateTime<Utc>>) {
@@ -187,11 +188,11 @@ impl Settled {
 /// Returns what the newest letters share, without those whose payload is too large to show.
 async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Shared, Problem> {
     let (store, app_id) = (access.store(), access.app_id);
-    let page = PageRequest { size: SAMPLE, after: None, scan: Some(SCAN) };
+    let page = PageRequest::default().size(SAMPLE).scan_limit(SCAN);
     let letters = store.list(app_id, &query.filter, &page).await?.items;
     let ids = letters.iter().filter(|letter| letter.payload_bytes <= MAX_SHOWN_BYTES).map(|letter| letter.id);
     let sample =
-        DeadLetterFilter { ids: Some(ids.collect()), state: query.filter.state, ..Default::default() };
+        DeadLetterFilter::default().ids(ids.collect::<Vec<_>>()).state(query.filter.effective_state());
     let letters = store.export(app_id, &sample, &page).await?.items;
     let payloads: Vec<_> = letters.into_iter().map(|letter| letter.payload).collect();
     let of = Amount::exactly(payloads.len() as u64);

@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, PayloadKind,
-    Resolution, ScriptId, TriggerId,
+    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, PageRequest, PayloadKind, Resolution,
+    ScriptId, TriggerId,
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     command::Command,
     frame::Frame,
     html,
-    letters::{Settled, death, is_open},
+    letters::{Resolved, death},
     listing::SCAN,
     text::{ErrorText, Text, Time, size},
 };
@@ -70,7 +70,7 @@ struct Letter {
     last_attempt: Time,
     created: Time,
     death: Option<String>,
-    settled: Option<Settled>,
+    settled: Option<Resolved>,
     note: Option<Text>,
     is_open: bool,
     /// The address of all letters of the event.
@@ -88,7 +88,7 @@ struct EarlierDeath {
     address: String,
     created: Time,
     error: ErrorText,
-    settled: Option<Settled>,
+    settled: Option<Resolved>,
 }
 
 struct Payload {
@@ -184,12 +184,8 @@ async fn shows(
     let earlier = earlier_deaths(access, root, &letter, times).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
-    let alike = DeadLetterFilter {
-        state: DeadLetterState::Any,
-        group_key: Some(letter.group_key.clone()),
-        ..Default::default()
-    };
-    let alike = root.letters(app_id, &ListQuery { filter: alike, ..Default::default() });
+    let alike = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
+    let alike = root.letters(app_id, &alike.into());
     let alike = Some(alike).filter(|_| !letter.group_key.is_empty());
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
@@ -217,15 +213,13 @@ fn is_replayed(letter: &DeadLetterSummary) -> bool {
 
 impl Letter {
     fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
-        let of_event = DeadLetterFilter {
-            state: DeadLetterState::Any,
-            original_event_id: Some(letter.original_event_id),
-            ..Default::default()
-        };
+        let of_event = DeadLetterFilter::default()
+            .state(DeadLetterState::Any)
+            .original_event_id(letter.original_event_id);
         Self {
             death: death(&letter, times),
-            settled: Settled::of(&letter),
-            is_open: is_open(&letter),
+            settled: Resolved::of(&letter),
+            is_open: letter.is_open(),
             id: letter.id.to_string(),
             source: Text::cut(&letter.source, 500),
             op: Text::cut(&letter.op, 500),
@@ -237,8 +231,7 @@ impl Letter {
             last_attempt: Time(letter.last_attempt_at),
             created: Time(letter.created_at),
             note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 2_000)),
-            event_letters: root
-                .letters(access.app_id, &ListQuery { filter: of_event, page: PageRequest::default() }),
+            event_letters: root.letters(access.app_id, &of_event.into()),
         }
     }
 
@@ -254,8 +247,8 @@ impl SettleCard {
         };
         let card = Self {
             operator: Text::cut(access.operator().name(), 100),
-            replay: action(Right::Replay, is_open(letter), "replay"),
-            resolve: action(Right::Settle, is_open(letter), "resolve"),
+            replay: action(Right::Replay, letter.is_open(), "replay"),
+            resolve: action(Right::Settle, letter.is_open(), "resolve"),
             reopen: action(Right::Settle, letter.resolved_at.is_some(), "reopen"),
         };
         let may_do = card.replay.is_some() || card.resolve.is_some() || card.reopen.is_some();
@@ -346,20 +339,18 @@ async fn earlier_deaths(
     if times == 0 {
         return Ok(Vec::new());
     }
-    let filter = DeadLetterFilter {
-        state: DeadLetterState::Closed,
-        resolution: Some(Resolution::Replayed),
-        original_event_id: Some(letter.original_event_id),
-        ..Default::default()
-    };
-    let page = PageRequest { size: EARLIER_DEATHS, scan: Some(SCAN), ..Default::default() };
+    let filter = DeadLetterFilter::default()
+        .state(DeadLetterState::Closed)
+        .resolution(Resolution::Replayed)
+        .original_event_id(letter.original_event_id);
+    let page = PageRequest::default().size(EARLIER_DEATHS).scan_limit(SCAN);
     let letters = access.store().list(access.app_id, &filter, &page).await?.items;
     let others = letters.into_iter().filter(|other| other.id != letter.id);
     let death = |letter: DeadLetterSummary| EarlierDeath {
         address: root.letter(access.app_id, letter.id),
         created: Time(letter.created_at),
         error: ErrorText::of_excerpt(&letter.error_excerpt),
-        settled: Settled::of(&letter),
+        settled: Resolved::of(&letter),
     };
     Ok(others.map(death).collect())
 }

@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::response::Response;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, Resolution,
+    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, Resolution, TimelineRequest,
 };
 
 use super::{
@@ -56,13 +56,14 @@ struct Bulk {
 
 impl Bulk {
     fn new(access: &AppAccess, root: &Root, filter: &DeadLetterFilter, matching: Amount) -> Self {
-        let is_open = matches!(filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
-        let query = ListQuery { filter: filter.clone(), page: PageRequest::default() };
+        let state = filter.effective_state();
+        let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
+        let query = ListQuery::from(filter.clone());
         Self {
             preview: root.bulk(access.app_id, "preview"),
             all: (is_open && matching.count > 0).then(|| back_text(&query)),
-            may_ignore: access.may(Right::Settle) && filter.state != DeadLetterState::Closed,
-            may_replay: access.may(Right::Replay) && filter.state != DeadLetterState::Closed,
+            may_ignore: access.may(Right::Settle) && state != DeadLetterState::Closed,
+            may_replay: access.may(Right::Replay) && state != DeadLetterState::Closed,
         }
     }
 
@@ -82,19 +83,19 @@ pub(crate) struct Row {
     /// Which death of its event it is, except for the first.
     pub(crate) death: Option<String>,
     /// The resolution, if the letter has one.
-    pub(crate) settled: Option<Settled>,
+    pub(crate) settled: Option<Resolved>,
     pub(crate) is_open: bool,
     /// The address of `resolve` for an open letter, or of `reopen`.
     pub(crate) action: String,
 }
 
-pub(crate) struct Settled {
+pub(crate) struct Resolved {
     pub(crate) as_what: &'static str,
     pub(crate) by: Option<Text>,
     pub(crate) at: Time,
 }
 
-impl Settled {
+impl Resolved {
     pub(crate) fn of(letter: &DeadLetterSummary) -> Option<Self> {
         Some(Self {
             at: Time(letter.resolved_at?),
@@ -107,7 +108,7 @@ impl Settled {
 impl Row {
     /// Returns the row of a letter. `times` is how often its event was replayed.
     pub(crate) fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
-        let is_open = is_open(&letter);
+        let is_open = letter.is_open();
         let action = if is_open { "resolve" } else { "reopen" };
         Self {
             id: letter.id.to_string(),
@@ -118,15 +119,11 @@ impl Row {
             attempts: letter.attempt_count,
             created: Time(letter.created_at),
             death: death(&letter, times),
-            settled: Settled::of(&letter),
+            settled: Resolved::of(&letter),
             is_open,
             action: root.letter_action(access.app_id, letter.id, action),
         }
     }
-}
-
-pub(crate) fn is_open(letter: &DeadLetterSummary) -> bool {
-    letter.resolved_at.is_none() || letter.resolution == Some(Resolution::HandlerFailed)
 }
 
 /// Returns, for example, "third death". Returns `None` for a replayed letter, whose place among the `times` replays
@@ -147,27 +144,22 @@ pub(crate) async fn page(
     let query = fields.page_listing(access.operator())?;
     let store = access.store();
 
-    let page = PageRequest { scan: query.page.scan.or(Some(SCAN)), ..query.page.clone() };
+    let page = query.page.clone().scan_limit(query.page.scan_limit.or(Some(SCAN)));
     let page = store.list(app_id, &query.filter, &page).await?;
     let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
     let times = store.times_replayed(app_id, &events).await?;
     let listing = Listing::load(&access, &root, &query, View::Letters).await?;
     let request = last_day(listing.now, Chart::BUCKETS);
-    let of_any_time = DeadLetterFilter {
-        state: DeadLetterState::Any,
-        created_from: None,
-        created_before: None,
-        ..query.filter.clone()
-    };
-    let timeline = store.timeline(app_id, &of_any_time, &request, Some(SCAN)).await?;
-    let of_any_state = DeadLetterFilter { state: DeadLetterState::Any, ..query.filter.clone() };
+    let of_any_time =
+        query.filter.clone().state(DeadLetterState::Any).created_from(None).created_before(None);
+    let timeline =
+        store.timeline(app_id, &of_any_time, &TimelineRequest::from(request).scan_limit(SCAN)).await?;
+    let of_any_state = query.filter.clone().state(DeadLetterState::Any);
 
     let banner = Banner::read(&access, &root, banner, Some(&query)).await?;
-    let next = page.next.map(|next| ListQuery {
-        page: PageRequest { after: Some(next), ..query.page.clone() },
-        ..query.clone()
-    });
-    let is_open = matches!(query.filter.state, DeadLetterState::Open | DeadLetterState::Unresolved);
+    let next = page.next.map(|next| ListQuery::new(query.filter.clone(), query.page.clone().after(next)));
+    let is_open =
+        matches!(query.filter.effective_state(), DeadLetterState::Open | DeadLetterState::Unresolved);
     html(&LettersPage {
         frame: Frame::of_app(&root, &access).ends().live().banner(banner),
         chart: Chart::new(&timeline, &request, &root, app_id, &of_any_state),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, CappedCount, Count, DeadLetterFilter, DeadLetterRetention, DeadLetterState, ListQuery,
-    PageRequest, Resolution, RetentionPolicy,
+    AppId, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRetention,
+    DeadLetterState, ListQuery, Resolution, RetentionPolicy,
 };
 
 use super::text::{Amount, Text, Time, settled_as};
@@ -25,7 +25,8 @@ impl From<CappedCount> for Amount {
 
 impl From<&Count> for Amount {
     fn from(count: &Count) -> Self {
-        Self { count: count.count, capped: count.capped || count.scanned_back_to.is_some() }
+        let CappedCount { count: letters, capped } = count.matching;
+        Self { count: letters, capped: capped || count.scanned_back_to.is_some() }
     }
 }
 
@@ -75,7 +76,8 @@ impl Listing {
         view: View,
     ) -> Result<Self, Problem> {
         let (store, app_id) = (access.store(), access.app_id);
-        let backlogs = store.backlogs(Some(&[app_id]), None, 1, COUNT_CAP).await?;
+        let backlogs =
+            store.backlogs(&BacklogRequest::default().among([app_id]).limit(1).cap(COUNT_CAP)).await?;
         let unresolved = count(access, query, DeadLetterState::Unresolved).await?;
         let open = count(access, query, DeadLetterState::Open).await?;
         let closed = count(access, query, DeadLetterState::Closed).await?;
@@ -93,17 +95,17 @@ impl Listing {
             name,
             count,
             address: address(&with_state(&first_page, state), view),
-            is_current: state == query.filter.state,
+            is_current: state == query.filter.effective_state(),
         };
         let (unresolved, open, closed) = (Amount::from(&unresolved), (&open).into(), (&closed).into());
         let tabs = [
-            tab("Unresolved", DeadLetterState::Unresolved, unresolved),
             tab("Open", DeadLetterState::Open, open),
+            tab("Unresolved", DeadLetterState::Unresolved, unresolved),
             tab("Closed", DeadLetterState::Closed, closed),
             tab("All", DeadLetterState::Any, sum(open, closed)),
         ];
         let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
-        let clear = address(&with_state(&ListQuery::default(), query.filter.state), view);
+        let clear = address(&DeadLetterFilter::default().state(query.filter.effective_state()).into(), view);
         Ok(Self {
             app: Text::cut(&access.admin().app_name(app_id), 200),
             backlog: backlogs.first().map(|backlog| OpenLetters {
@@ -128,8 +130,11 @@ impl Listing {
 }
 
 async fn count(access: &AppAccess, query: &ListQuery, state: DeadLetterState) -> Result<Count, Problem> {
-    let filter = DeadLetterFilter { state, ..query.filter.clone() };
-    Ok(access.store().count(access.app_id, &filter, COUNT_CAP, Some(SCAN)).await?)
+    let filter = query.filter.clone().state(state);
+    Ok(access
+        .store()
+        .count(access.app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(SCAN))
+        .await?)
 }
 
 fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> {
@@ -145,11 +150,11 @@ fn sum(one: Amount, other: Amount) -> Amount {
 
 /// Returns the query of the list's first page.
 pub(crate) fn first_page(query: &ListQuery) -> ListQuery {
-    ListQuery { page: PageRequest { after: None, ..query.page.clone() }, ..query.clone() }
+    ListQuery::new(query.filter.clone(), query.page.clone().after(None))
 }
 
 fn with_state(query: &ListQuery, state: DeadLetterState) -> ListQuery {
-    ListQuery { filter: DeadLetterFilter { state, ..query.filter.clone() }, ..query.clone() }
+    ListQuery::new(query.filter.clone().state(state), query.page.clone())
 }
 
 /// Counts the open letters of one app, or of all apps, that the sweeper will delete within a week. Returns `None` if
@@ -207,7 +212,7 @@ const MORE_FIELDS: [(&str, &str, &str); 8] = [
 impl FilterForm {
     fn new(query: &ListQuery, clear: String) -> Self {
         let mut pairs: Vec<_> = query.pairs().filter(|&(name, _)| name != "after").collect();
-        let is_filtered = pairs.iter().any(|&(name, _)| !["state", "size", "scan"].contains(&name));
+        let is_filtered = pairs.iter().any(|&(name, _)| !["state", "size", "scan_limit"].contains(&name));
         let mut take = |name| {
             let at = pairs.iter().position(|pair| pair.0 == name);
             at.map(|at| pairs.remove(at).1).unwrap_or_default()
@@ -228,7 +233,7 @@ impl FilterForm {
             source,
             op,
             error_contains,
-            resolutions: Resolution::ALL.map(choice).into(),
+            resolutions: Resolution::ALL.iter().copied().map(choice).collect(),
             more,
             clear: is_filtered.then_some(clear),
             hidden: pairs,

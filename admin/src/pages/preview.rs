@@ -57,7 +57,7 @@ pub(crate) fn verb(action: Resolution) -> &'static str {
     match action {
         Resolution::Replayed => "Replay",
         Resolution::Ignored => "Ignore",
-        Resolution::HandledByScript | Resolution::HandlerFailed => "Settle as handled by script",
+        _ => "Settle as handled by script",
     }
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     if let Some(ids) = &filter.ids {
         return format!("ticked, from {} on", ids.first().map_or_else(String::new, ToString::to_string));
     }
-    let query = ListQuery { filter: filter.clone(), ..Default::default() };
+    let query = ListQuery::from(filter.clone());
     let texts = query.pairs().filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
@@ -132,7 +132,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
 /// A group key tells an operator little, so its value includes the signature of a letter of the group. Letters
 /// without a key may have many signatures.
 fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
-    let query = ListQuery { filter: filter.clone(), ..Default::default() };
+    let query = ListQuery::from(filter.clone());
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
     let pairs = query.pairs().filter_map(|(name, value)| {
         let value = match (name, signature) {

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
+use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRequest, Resolution};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -111,17 +111,6 @@ impl Run {
 
     pub(crate) fn is_replay(&self) -> bool {
         self.action == Resolution::Replayed
-    }
-
-    /// Returns the number of letters of the next step, which grows with the number of letters that the run has
-    /// replayed.
-    fn step(&self) -> u64 {
-        match self.done {
-            0 => 1,
-            1..=10 => 10,
-            11..=110 => 100,
-            _ => 1_000,
-        }
     }
 }
 
@@ -227,7 +216,7 @@ async fn show(
         id: failure.id,
         reason: failure.reason.as_str().into(),
     };
-    let step = Amount::exactly(run.step());
+    let step = Amount::exactly(ReplayRequest::next_stage(run.done).into());
     let is_step = run.is_replay() && rest.count > step.count;
     let what = settled_as(Some(run.action));
     let title =

@@ -4,7 +4,7 @@ use std::fmt;
 
 use askama::filters::HtmlSafe;
 use chrono::{DateTime, SecondsFormat, Utc};
-use dead_letters::Resolution;
+use dead_letters::{CappedCount, Resolution};
 
 /// Text that others wrote, with hidden characters as escapes. It can neither reverse a line, nor hide a part of
 /// itself, nor look like another text. Templates put it between `<bdi>` tags.
@@ -144,14 +144,7 @@ impl Amount {
 
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let figures = self.count.to_string();
-        for (at, figure) in figures.char_indices() {
-            if at > 0 && (figures.len() - at).is_multiple_of(3) {
-                f.write_str(",")?;
-            }
-            write!(f, "{figure}")?;
-        }
-        if self.capped { f.write_str("+") } else { Ok(()) }
+        CappedCount { count: self.count, capped: self.capped }.fmt(f)
     }
 }
 
@@ -181,8 +174,8 @@ pub(crate) fn settled_as(resolution: Option<Resolution>) -> &'static str {
         Some(Resolution::Ignored) => "ignored",
         Some(Resolution::HandledByScript) => "handled by script",
         Some(Resolution::HandlerFailed) => "handler failed",
-        // A newer version set a resolution that this version does not know.
-        None => "settled",
+        // A resolution that this version does not know.
+        _ => "closed",
     }
 }
 

@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Resolution, Settlement,
+    Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, NewDeadLetter,
+    Resolution,
     testing::{Call, letter, transient},
 };
 use thirtyfour::prelude::*;
@@ -88,17 +89,21 @@ async fn a_letter_is_replayed_once_whatever_back_and_reload_do(
     browser.press("Replay").await?;
     browser.sees("The letter is replayed").await?;
     browser.driver.refresh().await?;
-    browser.sees("Settled: replayed by ada").await?;
+    browser.sees("Resolved: replayed by ada").await?;
     browser.driver.back().await?;
     browser.driver.refresh().await?;
-    browser.sees("Settled: replayed by ada").await?;
+    browser.sees("Resolved: replayed by ada").await?;
     assert_eq!(site.world.outbox.events(), [event]);
     Ok(())
 }
 
 async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let id = site.world.letter().await;
-    site.world.repo.resolve_once(site.app(), id, &Settlement::ignored().by("grace")).await.unwrap();
+    site.world
+        .repo
+        .resolve_once(site.app(), id, Resolution::Ignored, &Attribution::by("grace"))
+        .await
+        .unwrap();
     browser.open_list(site, "").await?;
     browser.sees("Nothing failed").await?;
     browser.press_first("Closed").await?;

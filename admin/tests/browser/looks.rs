@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, NewDeadLetter, PageRequest,
-    Settlement, testing::letter,
+    Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterState,
+    NewDeadLetter, PageRequest, Resolution, testing::letter,
 };
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
@@ -46,9 +46,11 @@ async fn pages(site: &Site) -> Vec<Page> {
     let again = letter(app);
     for _ in 0..2 {
         let id = repo.insert(again.clone()).await.unwrap();
-        repo.resolve_once(app, id, &Settlement::replayed().by("grace").note("try again")).await.unwrap();
+        repo.resolve_once(app, id, Resolution::Replayed, &Attribution::by("grace").note("try again"))
+            .await
+            .unwrap();
     }
-    let resolved = DeadLetterFilter { state: DeadLetterState::Closed, ..Default::default() };
+    let resolved = DeadLetterFilter::default().state(DeadLetterState::Closed);
     let settled = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
     let again = repo.insert(again).await.unwrap();
     let large = json!({ "text": "x".repeat(200_000) });
@@ -204,8 +206,9 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
     };
     let id = repo.insert(letter.clone()).await.unwrap();
     let settled = repo.insert(letter).await.unwrap();
-    let by = Settlement::replayed().by(hostile).note(hostile);
-    repo.resolve_once(app, settled, &by).await.unwrap();
+    repo.resolve_once(app, settled, Resolution::Replayed, &Attribution::by(hostile).note(hostile))
+        .await
+        .unwrap();
     for path in [
         "apps".to_owned(),
         format!("apps/{app}?state=any"),
@@ -234,7 +237,7 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
     let row = site.world.row(id).await;
     assert_eq!((row.resolved_by.as_deref(), row.resolution_note.as_deref()), (Some(HOSTILE), Some(HOSTILE)));
     browser.open_at("/hostile", &format!("apps/{app}/letters/{id}")).await?;
-    browser.sees("Settled: ignored by").await?;
+    browser.sees("Resolved: ignored by").await?;
     assert_eq!(browser.run_script("return window.pwned ?? null").await?, Value::Null);
     Ok(())
 }

@@ -94,10 +94,10 @@ impl Site {
     async fn start(world: World) -> Self {
         let store = Arc::new(FailingStore::new(world.repo.clone()));
         let admin = |name: &str, app_name: &'static str| {
-            let others = Retention { settled_after: None, all_after: Some(90 * DAY) };
+            let others = Retention::default().delete_all_after(90 * DAY);
             Admin::new(store.clone(), let_in(Operator::full(name)))
                 .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
-                .retention(RetentionPolicy { others, ..Default::default() })
+                .retention(RetentionPolicy::new(others))
                 .redact(["/secret"])
                 .unwrap()
                 .app_names(move |_| Some(app_name.to_owned()))

@@ -1,7 +1,7 @@
 //! What scripts add.
 
 use dead_letters::{
-    DeadLetterRepo, DeadLetterTriage, NewDeadLetter, Settlement,
+    Attribution, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution,
     testing::{Call, letter, transient},
 };
 use serde_json::json;
@@ -159,7 +159,11 @@ async fn a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere(
     for _ in 0..2 {
         site.world.letter().await;
     }
-    site.world.repo.resolve_once(site.app(), ids[1], &Settlement::ignored().by("grace")).await.unwrap();
+    site.world
+        .repo
+        .resolve_once(site.app(), ids[1], Resolution::Ignored, &Attribution::by("grace"))
+        .await
+        .unwrap();
     browser.until("a look", async || browser.looks_again().await).await?;
     browser.sees("2 new letters").await?;
     assert_eq!(browser.run_script(PLACES).await?, before);

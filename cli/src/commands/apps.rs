@@ -1,3 +1,4 @@
+use dead_letters::BacklogRequest;
 use dead_letters::DeadLetterStore;
 use serde::Serialize;
 
@@ -15,7 +16,8 @@ pub(crate) async fn apps(
     apps: Apps,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let items = store.backlogs(None, apps.after, apps.limit, CAP).await?;
+    let items =
+        store.backlogs(&BacklogRequest::default().after(apps.after).limit(apps.limit).cap(CAP)).await?;
     let next = items.last().filter(|_| items.len() >= apps.limit as usize).map(|last| last.app_id);
     #[derive(Serialize)]
     struct Page<'a, T> {
@@ -26,8 +28,8 @@ pub(crate) async fn apps(
     printer.print(&Page { items: &items, next }, &items, columns, |app| {
         [
             app.app_id.into(),
-            amount(app.open.count, app.open.capped).into(),
-            amount(app.unresolved.count, app.unresolved.capped).into(),
+            amount(app.open).into(),
+            amount(app.unresolved).into(),
             Cell::Time(app.oldest),
             Cell::Time(app.newest),
         ]

@@ -1,4 +1,4 @@
-use dead_letters::DeadLetterStore;
+use dead_letters::{CountRequest, DeadLetterStore};
 
 use super::warn_of_scan;
 use crate::{
@@ -16,9 +16,9 @@ pub(crate) async fn count(
 ) -> Result<(), Failure> {
     let (app_id, scan) = (count.filter.app, count.scan.scan);
     let filter = settings.filter(count.filter)?;
-    let found = store.count(app_id, &filter, count.cap, Some(scan)).await?;
-    printer
-        .print(&found, &[found], [number("letters")], |found| [amount(found.count, found.capped).into()])?;
+    let found =
+        store.count(app_id, &filter, &CountRequest::default().cap(count.cap).scan_limit(scan)).await?;
+    printer.print(&found, &[found], [number("letters")], |found| [amount(found.matching).into()])?;
     warn_of_scan(found.scanned_back_to);
     Ok(())
 }

@@ -28,7 +28,7 @@ pub(crate) async fn export(
 ) -> Result<(), Failure> {
     let (app_id, scan) = (export.filter.app, export.scan);
     let filter = settings.filter(export.filter)?;
-    let mut page = PageRequest { size: PAGE, after: None, scan: Some(scan) };
+    let mut page = PageRequest::default().size(PAGE).scan_limit(scan);
     let (pages, written) = writer();
     let (mut sent, progress) = (0, Progress::of(None));
     let read = loop {

@@ -15,7 +15,7 @@ pub(crate) async fn groups(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let app_id = groups.filter.app;
-    let request = GroupRequest { limit: groups.limit, scan: Some(groups.scan.scan), timeline: None };
+    let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan);
     let filter = settings.filter(groups.filter)?;
     let found = store.error_groups(app_id, &filter, &request).await?;
     let columns = [

@@ -71,12 +71,12 @@ impl DueAt {
             .resolution
             .as_deref()
             .is_some_and(|resolution| resolution != Resolution::HandlerFailed.as_str());
-        let Retention { settled_after, all_after } = self.retention;
-        if all_after.is_some() && is_past(letter.created_at, all_after) {
-            return Some("--all-after");
+        let Retention { delete_closed_after, delete_all_after, .. } = self.retention;
+        if delete_all_after.is_some() && is_past(letter.created_at, delete_all_after) {
+            return Some("--delete-all-after");
         }
-        let resolved_at = letter.resolved_at.filter(|_| is_closed && settled_after.is_some())?;
-        is_past(resolved_at, settled_after).then_some("--settled-after")
+        let resolved_at = letter.resolved_at.filter(|_| is_closed && delete_closed_after.is_some())?;
+        is_past(resolved_at, delete_closed_after).then_some("--delete-closed-after")
     }
 }
 
@@ -99,7 +99,7 @@ async fn all(
         let Some((letters, unreadable)) = next else { return Ok(()) };
         let (places, letters): (Vec<_>, Vec<_>) =
             letters.into_iter().map(|letter| ((letter.path, letter.line), letter.letter)).unzip();
-        let Imported { stored, present } = store.import(&letters).await.map_err(|error| {
+        let Imported { stored, present, .. } = store.import(&letters).await.map_err(|error| {
             let (DeadLetterRepoError::NotStorable { index, field }
             | DeadLetterRepoError::TimeOutOfRange { index, field }) = error
             else {

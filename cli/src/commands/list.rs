@@ -21,7 +21,7 @@ pub(crate) async fn list(
     let (app_id, moves) = (filter.app, Settings::moves(&filter));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
     let filter = Settings::filter_at(now, filter)?;
-    let page = PageRequest { size, after: after.map(|next| next.cursor), scan: Some(scan.scan) };
+    let page = PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan);
     let page = store.list(app_id, &filter, &page).await?;
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     print(printer, &page, next)?;

@@ -1,14 +1,14 @@
 //! Actions on all matching letters, after their number was shown and confirmed.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest, Resolution};
+use dead_letters::{AppId, CountRequest, DeadLetterFilter, DeadLetterStore, PageRequest};
 
 use super::list;
 use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
     next::Next,
-    output::{Printer, amount},
+    output::Printer,
     stop::Stop,
 };
 
@@ -68,11 +68,11 @@ pub(crate) async fn confirmed(
     if ask == Ask::First {
         can_ask()?;
     }
-    let count = store.count(app_id, &filter, COUNT_CAP, None).await?;
+    let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
     if let Some(ahead) = filter.ahead_of(count.as_of) {
-        let ahead = store.count(app_id, &ahead, AHEAD_CAP, None).await?;
-        if ahead.count > 0 {
-            let letters = amount(ahead.count, ahead.capped);
+        let ahead = store.count(app_id, &ahead, &CountRequest::default().cap(AHEAD_CAP)).await?;
+        if ahead.matching.count > 0 {
+            let letters = ahead.matching;
             say!(
                 "note: {letters} letters that lie ahead of the database's clock match too, and are left alone"
             );
@@ -80,39 +80,29 @@ pub(crate) async fn confirmed(
         }
     }
     filter.created_before = Some(count.as_of);
-    let letters = amount(count.count, count.capped);
+    let letters = count.matching;
     if ask == Ask::DryRun {
-        let page = PageRequest { size: SAMPLE, ..Default::default() };
+        let page = PageRequest::default().size(SAMPLE);
         let page = store.list(app_id, &filter, &page).await?;
         list::print(printer, &page, page.next.map(|cursor| Next { cursor, now: None }))?;
         say!("note: {letters} letters would be {what}");
         return Ok(None);
     }
-    if ask == Ask::First && count.count > 0 {
+    if ask == Ask::First && letters.count > 0 {
         confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
     }
-    if count.capped {
-        say!("note: {letters} letters match; this run ends after the first {}", count.count);
+    if letters.capped {
+        say!("note: {letters} letters match; this run ends after the first {}", letters.count);
     }
-    Ok(Some(Matching { app_id, filter, count: count.count, now: count.now }))
+    Ok(Some(Matching { app_id, filter, count: letters.count, now: count.now }))
 }
 
-/// Returns the filter for an action on open letters. `state` is the value of `--state`.
-pub(crate) fn of_open(
-    state: Option<DeadLetterState>,
-    filter: DeadLetterFilter,
-) -> Result<DeadLetterFilter, Failure> {
-    if let Some(resolution) = filter.resolution.filter(|&resolution| resolution != Resolution::HandlerFailed)
-    {
-        return Err(Failure::usage(format!("--resolution {resolution}: these letters are closed already")));
-    }
-    let state = match state {
-        Some(DeadLetterState::Closed) => {
-            return Err(Failure::usage("--state closed: what is settled is left alone"));
+/// Returns the filter for an action on open letters.
+pub(crate) fn of_open(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    filter.resolvable().ok_or_else(|| match filter.resolution {
+        Some(resolution) => {
+            Failure::usage(format!("--resolution {resolution}: these letters are closed already"))
         }
-        None if filter.resolution.is_none() => DeadLetterState::Unresolved,
-        None | Some(DeadLetterState::Any) => DeadLetterState::Open,
-        Some(state) => state,
-    };
-    Ok(DeadLetterFilter { state, ..filter })
+        None => Failure::usage("--state closed: closed letters are left alone"),
+    })
 }

@@ -1,6 +1,6 @@
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterStore,
-    PageRequest, Resolution,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState,
+    DeadLetterStore, PageRequest, Resolution,
 };
 
 use super::{
@@ -30,7 +30,7 @@ pub(crate) async fn reopen(
     let mut tally = Tally::default();
     let ran = match reopen.which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_settled(filter.narrow.state, settings.filter(filter)?)?;
+            let filter = of_resolved(settings.filter(filter)?)?;
             match confirmed(store, app_id, filter, "reopened", Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, found, &mut tally, stop).await,
                 None => return Ok(()),
@@ -42,17 +42,15 @@ pub(crate) async fn reopen(
     tally.end(ran, "reopened", printer)
 }
 
-fn of_settled(state: Option<DeadLetterState>, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-    match state {
-        None | Some(DeadLetterState::Closed | DeadLetterState::Any) => {
-            // `handler_failed` letters are open, so the closed state would exclude them.
-            let state = match filter.resolution {
-                Some(Resolution::HandlerFailed) => DeadLetterState::Any,
-                _ => DeadLetterState::Closed,
-            };
-            Ok(DeadLetterFilter { state, ..filter })
-        }
-        Some(state) => Err(Failure::usage(format!("--state {state}: what is not settled can't be reopened"))),
+/// Returns the filter for reopening: closed letters, or `handler_failed` ones if the filter asks for these.
+fn of_resolved(filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    let state = match filter.resolution {
+        Some(Resolution::HandlerFailed) => DeadLetterState::Any,
+        _ => DeadLetterState::Closed,
+    };
+    match filter.state {
+        None | Some(DeadLetterState::Closed | DeadLetterState::Any) => Ok(filter.state(state)),
+        Some(state) => Err(Failure::usage(format!("--state {state}: an open letter can't be reopened"))),
     }
 }
 
@@ -67,7 +65,7 @@ async fn by_ids(
         if tally.stops(stop) {
             break;
         }
-        match store.reopen(app_id, id).await {
+        match store.reopen(app_id, id, &Attribution::default()).await {
             Ok(()) => tally.done += 1,
             Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
             // The letter already has the state that the caller wants.
@@ -86,7 +84,7 @@ async fn matching(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let progress = Progress::of(Some(found.count));
-    let mut page = PageRequest { size: PAGE, ..Default::default() };
+    let mut page = PageRequest::default().size(PAGE);
     loop {
         let limit = found.limit(tally.done, PAGE);
         if limit == 0 {

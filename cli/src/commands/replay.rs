@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState,
-    DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
+    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
+    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
 };
 use uuid::Uuid;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     args::{Replay, Which},
     error::Failure,
-    output::{Printer, amount, one_line},
+    output::{Printer, one_line},
     progress::Progress,
     settings::Settings,
     stop::Stop,
@@ -21,7 +21,6 @@ use crate::{
 
 /// Letters per batch. A batch is held in memory with its payloads.
 const BATCH: u32 = 100;
-const STEPS: [u32; 2] = [1, 10];
 /// Cap of the count of letters that are left out.
 const LEFT_OUT_CAP: u32 = 1_000;
 /// Cap of the count of letters that failed again.
@@ -32,12 +31,6 @@ const EXAMINED: u32 = 100_000;
 /// The message if the binary has no `Requeue` for the service's outbox.
 pub(crate) const NOT_HERE: &str =
     "replay is not available in this binary: it needs your service's own build of this tool (Cli::requeue)";
-
-/// The operator who replays, and the reason.
-struct Note {
-    by: Option<String>,
-    note: Option<String>,
-}
 
 pub(crate) async fn replay(
     store: &dyn DeadLetterStore,
@@ -50,20 +43,21 @@ pub(crate) async fn replay(
     let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
     let Replay { which, brake, wait, note, by } = replay;
     let wait = brake.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
-    let note = Note { by, note };
+    let mut attribution = Attribution::default();
+    (attribution.by, attribution.note) = (by, note);
     let app_id = which.filter.app;
     let mut tally = Tally::default();
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
+            let filter = of_open(&settings.filter(filter)?)?;
             let filter = replayable(store, replayer, app_id, &filter).await?;
             match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
-                Some(found) => matching(store, replayer, &found, &note, wait, &mut tally, stop).await,
+                Some(found) => matching(store, replayer, &found, &attribution, wait, &mut tally, stop).await,
                 None => return Ok(()),
             }
         }
         Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => by_ids(replayer, app_id, &letters, &note, &mut tally, stop).await,
+        Which { letters, .. } => by_ids(replayer, app_id, &letters, &attribution, &mut tally, stop).await,
     };
     tally.end(ran, "replayed", printer)
 }
@@ -81,10 +75,10 @@ async fn replayable(
     let replayable = replayable
         .ok_or_else(|| Failure::usage("--truncated true: the service replays whole payloads only"))?;
     if !accepts_truncated && filter.truncated.is_none() {
-        let truncated = DeadLetterFilter { truncated: Some(true), ..filter.clone() };
-        let left_out = store.count(app_id, &truncated, LEFT_OUT_CAP, None).await?;
-        if left_out.count > 0 {
-            let letters = amount(left_out.count, left_out.capped);
+        let truncated = filter.clone().truncated(true);
+        let left_out = store.count(app_id, &truncated, &CountRequest::default().cap(LEFT_OUT_CAP)).await?;
+        if left_out.matching.count > 0 {
+            let letters = left_out.matching;
             say!("note: {letters} letters with a truncated payload match too, and are left out");
         }
     }
@@ -100,7 +94,7 @@ async fn by_ids(
     replayer: &dyn DeadLetterReplay,
     app_id: AppId,
     ids: &[DeadLetterId],
-    note: &Note,
+    attribution: &Attribution,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -108,7 +102,7 @@ async fn by_ids(
         if tally.stops(stop) {
             break;
         }
-        match replayer.replay(app_id, id, note.by.clone(), note.note.clone()).await {
+        match replayer.replay(app_id, id, attribution).await {
             Ok(_) => tally.done += 1,
             Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
             Err(
@@ -116,7 +110,7 @@ async fn by_ids(
                 | DeadLetterRepoError::PayloadNotWhole { .. }),
             ) => tally.left(id, &error.to_string()),
             Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
-                tally.left(id, &told(&ReplayFailure { id, error }));
+                tally.left(id, &told(&ReplayFailure::new(id, error)));
             }
             Err(error) => return Err(error.into()),
         }
@@ -128,24 +122,22 @@ async fn matching(
     store: &dyn DeadLetterStore,
     replayer: &dyn DeadLetterReplay,
     found: &Matching,
-    note: &Note,
+    attribution: &Attribution,
     wait: Option<Duration>,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
     let progress = Progress::of(Some(found.count));
-    let mut steps = STEPS.into_iter().filter(|_| wait.is_some());
-    let run_id = Some(Uuid::now_v7());
+    let run_id = Uuid::now_v7();
     let mut examined = 0;
     let mut after = None;
     loop {
-        let limit = found.limit(examined, steps.next().unwrap_or(BATCH));
+        let limit = found.limit(examined, wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.done)));
         if limit == 0 {
             return Ok(());
         }
-        let (by, note) = (note.by.clone(), note.note.clone());
-        let request = ReplayRequest { by, note, run_id, after, limit };
-        let batch = replayer.replay_matching(found.app_id, &found.filter, request).await?;
+        let request = ReplayRequest::default().run_id(run_id).after(after).limit(limit);
+        let batch = replayer.replay_matching(found.app_id, &found.filter, attribution, &request).await?;
         examined += (batch.ids.len() + batch.failed.len()) as u64;
         after = batch.next;
         for failure in &batch.failed {
@@ -164,13 +156,11 @@ async fn matching(
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => {}
             }
-            let filter = DeadLetterFilter {
-                state: DeadLetterState::Any,
-                failed_again_in_run: run_id,
-                created_from: Some(found.now),
-                ..Default::default()
-            };
-            let page = PageRequest { size: NEWEST, scan: Some(EXAMINED), ..Default::default() };
+            let filter = DeadLetterFilter::default()
+                .state(DeadLetterState::Any)
+                .failed_again_in_run(run_id)
+                .created_from(found.now);
+            let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
             let page = store.list(found.app_id, &filter, &page).await?;
             let back = page.items.len();
             if back > 0 {
@@ -201,9 +191,9 @@ mod tests {
     fn what_the_service_said_is_one_line() {
         let said = Box::<dyn std::error::Error + Send + Sync>::from("gone\n\terror: nothing was\rreplayed");
         let error = DeadLetterRepoError::Requeue(said.into());
-        let failure = ReplayFailure { id: Uuid::nil().into(), error };
+        let failure = ReplayFailure::new(Uuid::nil().into(), error);
         assert_eq!(told(&failure), "not replayed: gone  error: nothing was replayed");
-        let failure = ReplayFailure { error: testing::internal(), ..failure };
+        let failure = ReplayFailure::new(failure.id, testing::internal());
         assert_eq!(told(&failure), "not replayed: database error XX000");
     }
 }

@@ -1,5 +1,5 @@
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, Resolution, Settlement,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, Resolution,
 };
 
 use super::{
@@ -31,20 +31,23 @@ pub(crate) async fn resolve(
         Verdict::Ignored => Resolution::Ignored,
         Verdict::HandledByScript => Resolution::HandledByScript,
     };
-    let settlement = Settlement { resolution, by, note };
+    let mut attribution = Attribution::default();
+    (attribution.by, attribution.note) = (by, note);
     let app_id = which.filter.app;
     let mut tally = Tally::default();
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(filter.narrow.state, settings.filter(filter)?)?;
+            let filter = of_open(&settings.filter(filter)?)?;
             let what = format!("settled as {resolution}");
             match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
-                Some(found) => matching(store, &found, &settlement, &mut tally, stop).await,
+                Some(found) => matching(store, &found, resolution, &attribution, &mut tally, stop).await,
                 None => return Ok(()),
             }
         }
         Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => by_ids(store, app_id, &letters, &settlement, &mut tally, stop).await,
+        Which { letters, .. } => {
+            by_ids(store, app_id, &letters, resolution, &attribution, &mut tally, stop).await
+        }
     };
     tally.end(ran, "settled", printer)
 }
@@ -53,7 +56,8 @@ async fn by_ids(
     store: &dyn DeadLetterStore,
     app_id: AppId,
     ids: &[DeadLetterId],
-    settlement: &Settlement,
+    resolution: Resolution,
+    attribution: &Attribution,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -61,9 +65,8 @@ async fn by_ids(
         if tally.stops(stop) {
             break;
         }
-        let open =
-            DeadLetterFilter { state: DeadLetterState::Open, ids: Some(ids.to_vec()), ..Default::default() };
-        let settled = store.resolve_matching(app_id, &open, settlement, BATCH).await?.ids;
+        let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
+        let settled = store.resolve_matching(app_id, &open, resolution, attribution, BATCH).await?.ids;
         tally.done += settled.len() as u64;
         for &id in ids.iter().filter(|id| !settled.contains(id)) {
             match store.summary(app_id, id).await? {
@@ -81,7 +84,8 @@ async fn by_ids(
 async fn matching(
     store: &dyn DeadLetterStore,
     found: &Matching,
-    settlement: &Settlement,
+    resolution: Resolution,
+    attribution: &Attribution,
     tally: &mut Tally,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -91,7 +95,8 @@ async fn matching(
         if limit == 0 {
             return Ok(());
         }
-        let settled = store.resolve_matching(found.app_id, &found.filter, settlement, limit).await?;
+        let settled =
+            store.resolve_matching(found.app_id, &found.filter, resolution, attribution, limit).await?;
         if !tally.batch(settled.ids.len(), settled.more, settled.skipped_locked, &progress)
             || tally.stops(stop)
         {

@@ -30,7 +30,7 @@ pub(crate) async fn rebuild(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let mut request = RebuildRequest { dry_run: rebuild.dry_run, ..Default::default() };
+    let mut request = RebuildRequest::default().dry_run(rebuild.dry_run);
     let (mut sum, mut regrouped, progress) = (Sum::default(), BTreeMap::new(), Progress::of(None));
     let ran = loop {
         if stop.is_asked() {

@@ -100,8 +100,8 @@ pub(crate) async fn sweep(
     let ran = match report.end {
         SweepEnd::Failed(error) if report.deleted == 0 => return Err(error.into()),
         SweepEnd::Failed(error) => Err(Failure::from(error).after_a_part()),
-        SweepEnd::Stopped => Err(Failure::silent(Exit::Partly)),
         SweepEnd::Finished => Ok(()),
+        _ => Err(Failure::silent(Exit::Partly)),
     };
     let columns = [number("deleted"), number("refused")];
     let row = |swept: &Swept| [swept.deleted, swept.refused].map(Into::into);
@@ -139,7 +139,7 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
             say!("{time} {swept}, then: {failure}");
         }
         SweepEnd::Stopped => say!("{time} {swept}, then it was stopped"),
-        SweepEnd::Finished => say!("{time} {swept}"),
+        _ => say!("{time} {swept}"),
     }
 }
 
@@ -153,8 +153,8 @@ struct Plan {
 impl Plan {
     fn policy(&self) -> RetentionPolicy {
         match self.app_id {
-            Some(app_id) => RetentionPolicy { apps: [(app_id, self.retention)].into(), ..Default::default() },
-            None => RetentionPolicy { others: self.retention, ..Default::default() },
+            Some(app_id) => RetentionPolicy::default().app(app_id, self.retention),
+            None => RetentionPolicy::new(self.retention),
         }
     }
 
@@ -162,10 +162,10 @@ impl Plan {
         let scope = self.app_id.map_or(SweepScope::AllApps, SweepScope::App);
         let count = async |due| store.count_due(&scope, due, DeadLetterState::Any, COUNT_CAP).await;
         let mut found = DueNow::default();
-        if let Some(after) = self.retention.settled_after {
+        if let Some(after) = self.retention.delete_closed_after {
             found.settled = Some(count(Due::ClosedBefore(self.now - after)).await?);
         }
-        if let Some(after) = self.retention.all_after {
+        if let Some(after) = self.retention.delete_all_after {
             found.all = Some(count(Due::CreatedBefore(self.now - after)).await?);
         }
         Ok(found)
@@ -187,7 +187,7 @@ async fn ask(
     // A letter that is due for both reasons is counted twice.
     let is_bound = due.len() > 1;
     let count = due.iter().map(|count| count.count).sum();
-    let letters = amount(count, due.iter().any(|count| count.capped));
+    let letters = CappedCount { count, capped: due.iter().any(|count| count.capped) };
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
     let question = format!(
         "{}{letters} {} of {of} will be deleted{}. Go on?",
@@ -200,12 +200,11 @@ async fn ask(
 
 async fn dry_run(store: &dyn DeadLetterStore, plan: &Plan, printer: &mut Printer) -> Result<(), Failure> {
     let mut found = plan.counted(store).await?;
-    if plan.retention.all_after.is_some() {
+    if plan.retention.delete_all_after.is_some() {
         let within = plan.policy().due_within(store, plan.app_id, plan.now, WEEK, COUNT_CAP).await?;
         found.open_within_a_week = Some(within);
     }
-    let shown =
-        |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count.count, count.capped));
+    let shown = |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count));
     let columns = [number("settled and due"), number("stored and due"), number("open and due in a week")];
     printer.print(&found, &[found], columns, |found| {
         [found.settled, found.all, found.open_within_a_week].map(|count| shown(count).into())

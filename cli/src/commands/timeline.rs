@@ -1,4 +1,4 @@
-use dead_letters::{DeadLetterStore, TimelineRequest};
+use dead_letters::{Buckets, DeadLetterStore, TimelineRequest};
 
 use super::warn_of_scan;
 use crate::{
@@ -18,13 +18,12 @@ pub(crate) async fn timeline(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let (app_id, scan) = (timeline.filter.app, timeline.scan.scan);
-    let request = TimelineRequest {
-        from: settings.time("--from", &timeline.from)?,
-        until: settings.time("--until", &timeline.until)?,
-        buckets: timeline.buckets,
-    };
+    let request = Buckets::new(
+        settings.time("--from", &timeline.from)?..settings.time("--until", &timeline.until)?,
+        timeline.buckets,
+    );
     let filter = settings.filter(timeline.filter)?;
-    let found = store.timeline(app_id, &filter, &request, Some(scan)).await?;
+    let found = store.timeline(app_id, &filter, &TimelineRequest::from(request).scan_limit(scan)).await?;
     let most = found.buckets.iter().map(|bucket| bucket.count).max().unwrap_or_default().max(1);
     let bar = |count: u64| "#".repeat((count * BAR).div_ceil(most) as usize);
     printer.print(&found, &found.buckets, [text("from"), number("letters"), text("")], |bucket| {

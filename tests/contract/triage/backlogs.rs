@@ -1,5 +1,5 @@
 use chrono::Duration;
-use dead_letters::{AppId, Backlog, CappedCount, DeadLetterRepo, DeadLetterTriage};
+use dead_letters::{AppId, Backlog, BacklogRequest, CappedCount, DeadLetterRead, DeadLetterRepo};
 use uuid::Uuid;
 
 use super::{new_app, rows, ten_oclock};
@@ -57,9 +57,12 @@ async fn apps_with_open_rows_are_shown_by_app_id(db: TestDb) {
             newest: minute(4),
         },
     ];
-    assert_eq!(db.repo().backlogs(None, None, 10, 100).await.unwrap(), expected);
+    assert_eq!(db.repo().backlogs(&BacklogRequest::default().limit(10).cap(100)).await.unwrap(), expected);
     let all = [app(3), app(2), app(1)];
-    assert_eq!(db.repo().backlogs(Some(&all), None, 10, 100).await.unwrap(), expected);
+    assert_eq!(
+        db.repo().backlogs(&BacklogRequest::default().among(all).limit(10).cap(100)).await.unwrap(),
+        expected
+    );
 }
 
 async fn pages_follow_each_other_by_the_last_app(db: TestDb) {
@@ -67,11 +70,13 @@ async fn pages_follow_each_other_by_the_last_app(db: TestDb) {
     for &app in &apps {
         rows(&db, app, 2).await;
     }
-    for among in [None, Some(apps.as_slice())] {
+    for among in [None, Some(apps.clone())] {
         for limit in 1..=8 {
             let mut seen = Vec::new();
             loop {
-                let page = db.repo().backlogs(among, seen.last().copied(), limit, 1).await.unwrap();
+                let mut request = BacklogRequest::default().after(seen.last().copied()).limit(limit).cap(1);
+                request.among = among.clone();
+                let page = db.repo().backlogs(&request).await.unwrap();
                 seen.extend(app_ids(&page));
                 if page.len() < limit as usize {
                     break;
@@ -87,13 +92,17 @@ async fn of_some_apps_only_those_are_shown(db: TestDb) {
         rows(&db, app(n), 1).await;
     }
     let among = [app(4), app(9), app(2), app(4)];
-    let shown = db.repo().backlogs(Some(&among), None, 10, 10).await.unwrap();
+    let shown = db.repo().backlogs(&BacklogRequest::default().among(among).limit(10).cap(10)).await.unwrap();
     assert_eq!(app_ids(&shown), [app(2), app(4)]);
-    let shown = db.repo().backlogs(Some(&among), Some(app(2)), 10, 10).await.unwrap();
+    let shown = db
+        .repo()
+        .backlogs(&BacklogRequest::default().among(among).after(app(2)).limit(10).cap(10))
+        .await
+        .unwrap();
     assert_eq!(app_ids(&shown), [app(4)]);
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    assert_eq!(repo.backlogs(Some(&[]), None, 10, 10).await.unwrap(), []);
+    assert_eq!(repo.backlogs(&BacklogRequest::default().among([]).limit(10).cap(10)).await.unwrap(), []);
     assert_eq!(recorded.take(), []);
 }
 
@@ -103,7 +112,11 @@ async fn any_number_of_apps_may_be_asked_for(db: TestDb) {
         rows(&db, app(n), 1).await;
     }
     for limit in 1..=5 {
-        let shown = db.repo().backlogs(Some(&among), None, limit, 10).await.unwrap();
+        let shown = db
+            .repo()
+            .backlogs(&BacklogRequest::default().among(among.clone()).limit(limit).cap(10))
+            .await
+            .unwrap();
         let expected = [1, 1_500, 2_000, 2_500].map(app);
         assert_eq!(app_ids(&shown), expected[..expected.len().min(limit as usize)]);
     }
@@ -120,25 +133,31 @@ async fn a_cap_ends_the_counts_and_says_so(db: TestDb) {
         (5, exactly(5), exactly(4)),
         (u32::MAX, exactly(5), exactly(4)),
     ] {
-        let backlog = db.repo().backlogs(None, None, 1, cap).await.unwrap()[0];
+        let backlog = db.repo().backlogs(&BacklogRequest::default().limit(1).cap(cap)).await.unwrap()[0];
         assert_eq!((backlog.open, backlog.unresolved), (open, unresolved));
     }
 }
 
 async fn where_nothing_is_open_there_is_no_backlog(db: TestDb) {
-    assert_eq!(db.repo().backlogs(None, None, 10, 10).await.unwrap(), []);
-    assert_eq!(db.repo().backlogs(Some(&[new_app()]), None, 10, 10).await.unwrap(), []);
+    assert_eq!(db.repo().backlogs(&BacklogRequest::default().limit(10).cap(10)).await.unwrap(), []);
+    assert_eq!(
+        db.repo().backlogs(&BacklogRequest::default().among([new_app()]).limit(10).cap(10)).await.unwrap(),
+        []
+    );
     let id = rows(&db, app(1), 1).await[0];
-    assert_eq!(db.repo().backlogs(None, Some(app(1)), 10, 10).await.unwrap(), []);
+    assert_eq!(
+        db.repo().backlogs(&BacklogRequest::default().after(app(1)).limit(10).cap(10)).await.unwrap(),
+        []
+    );
     db.repo().resolve(id, "ignored").await.unwrap();
-    assert_eq!(db.repo().backlogs(None, None, 10, 10).await.unwrap(), []);
+    assert_eq!(db.repo().backlogs(&BacklogRequest::default().limit(10).cap(10)).await.unwrap(), []);
 }
 
 async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for limit in [0, 1_001] {
-        let error = repo.backlogs(None, None, limit, 10).await.unwrap_err();
+        let error = repo.backlogs(&BacklogRequest::default().limit(limit).cap(10)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
     }
     assert_eq!(recorded.take(), []);

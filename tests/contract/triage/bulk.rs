@@ -1,11 +1,12 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterTriage, NewDeadLetter, Resolution, Settled, StoredLetter, entity::dead_letters as table,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterState, NewDeadLetter, Resolution, Resolved, StoredLetter,
+    entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 
-use super::{create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use super::{create_outbox, enqueue, enqueued, letter, new_app, resolved, row_of, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -23,7 +24,7 @@ on_every_backend! {
 }
 
 fn before(time: DateTime<Utc>) -> DeadLetterFilter {
-    DeadLetterFilter { created_before: Some(time), ..Default::default() }
+    DeadLetterFilter::default().created_before(time)
 }
 
 /// All that `rows` makes.
@@ -31,8 +32,8 @@ fn all() -> DeadLetterFilter {
     before(ten_oclock() + Duration::days(1))
 }
 
-async fn settle(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Settled {
-    db.repo().resolve_matching(app, filter, &settlement(Resolution::Ignored), limit).await.unwrap()
+async fn settle(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Resolved {
+    db.repo().resolve_matching(app, filter, Resolution::Ignored, &seen(), limit).await.unwrap()
 }
 
 async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
@@ -43,10 +44,7 @@ async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     stored.rotate_right(1);
     for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
     {
-        assert_eq!(
-            settle(&db, app, &all(), 3).await,
-            Settled { ids: settled.to_vec(), more, skipped_locked: false }
-        );
+        assert_eq!(settle(&db, app, &all(), 3).await, resolved(settled, more, false));
     }
     let row = db.repo().get(stored[0]).await.unwrap().unwrap();
     assert_eq!(
@@ -64,16 +62,8 @@ async fn only_open_rows_that_match_are_settled(db: TestDb) {
     db.repo().resolve(stored[1], "handler_failed").await.unwrap();
     let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
     db.set_created_at(odd, ten_oclock()).await;
-    let filter = DeadLetterFilter {
-        state: DeadLetterState::Any,
-        source: Some("orders".into()),
-        // The fifth row is at the bound, the sixth behind it.
-        ..before(ten_oclock() + Duration::minutes(4))
-    };
-    assert_eq!(
-        settle(&db, app, &filter, 1_000).await,
-        Settled { ids: stored[1..4].to_vec(), more: false, skipped_locked: false }
-    );
+    let filter = before(ten_oclock() + Duration::minutes(4)).state(DeadLetterState::Any).source("orders");
+    assert_eq!(settle(&db, app, &filter, 1_000).await, resolved(&stored[1..4], false, false));
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
     assert_eq!(db.repo().unresolved_count(other).await.unwrap(), 2);
@@ -83,41 +73,48 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 2).await;
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
-    assert_eq!(settle(&db, app, &all(), 10).await.ids, stored[1..]);
+    let unresolved = all().state(DeadLetterState::Unresolved);
+    assert_eq!(settle(&db, app, &unresolved, 10).await.ids, stored[1..]);
     // No closed row is open, and none is settled again.
     let (recording, recorded) = db.connect_recorded().await;
-    let closed = DeadLetterFilter { state: DeadLetterState::Closed, ..all() };
-    let ignored = settlement(Resolution::Ignored);
-    let outcome = db.repo_over(recording).resolve_matching(app, &closed, &ignored, 10).await.unwrap();
-    assert_eq!(outcome, Settled { ids: vec![], more: false, skipped_locked: false });
+    let closed = all().state(DeadLetterState::Closed);
+    let outcome = db
+        .repo_over(recording)
+        .resolve_matching(app, &closed, Resolution::Ignored, &seen(), 10)
+        .await
+        .unwrap();
+    assert_eq!(outcome, resolved(&[], false, false));
     assert_eq!(recorded.take(), []);
-    let any = DeadLetterFilter { state: DeadLetterState::Any, ..all() };
+    let any = all().state(DeadLetterState::Any);
     assert_eq!(settle(&db, app, &any, 10).await.ids, stored[..1]);
 }
 
 async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 3).await;
-    let open = DeadLetterFilter { state: DeadLetterState::Open, ..all() };
-    let failed = settlement(Resolution::HandlerFailed);
+    let open = all().state(DeadLetterState::Open);
     for (settled, more) in [(&stored[..2], true), (&stored[2..], false), (&[], false)] {
-        let outcome = db.repo().resolve_matching(app, &open, &failed, 2).await.unwrap();
+        let outcome =
+            db.repo().resolve_matching(app, &open, Resolution::HandlerFailed, &seen(), 2).await.unwrap();
         assert_eq!((outcome.ids.as_slice(), outcome.more), (settled, more));
     }
-    let resolved = DeadLetterFilter { state: DeadLetterState::Closed, ..all() };
-    assert_eq!(db.repo().resolve_matching(app, &resolved, &failed, 2).await.unwrap().ids, []);
+    let resolved = all().state(DeadLetterState::Closed);
+    assert_eq!(
+        db.repo().resolve_matching(app, &resolved, Resolution::HandlerFailed, &seen(), 2).await.unwrap().ids,
+        []
+    );
     assert_eq!(settle(&db, app, &open, 10).await.ids, stored);
 }
 
 async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    let filter = DeadLetterFilter { created_from: Some(ten_oclock()), ..Default::default() };
-    let error =
-        repo.resolve_matching(new_app(), &filter, &settlement(Resolution::Ignored), 1).await.unwrap_err();
+    let filter = DeadLetterFilter::default().created_from(ten_oclock());
+    let error = repo.resolve_matching(new_app(), &filter, Resolution::Ignored, &seen(), 1).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
-    let replayed: Result<_, DeadLetterRepoError> =
-        repo.replay_matching(new_app(), &filter, None, None, 1, async |_, _| panic!("enqueued")).await;
+    let replayed: Result<_, DeadLetterRepoError> = repo
+        .replay_matching_with(new_app(), &filter, &Attribution::default(), 1, async |_, _| panic!("enqueued"))
+        .await;
     assert!(matches!(replayed, Err(DeadLetterRepoError::MissingCreatedBefore)));
     assert_eq!(recorded.take(), []);
 }
@@ -126,8 +123,8 @@ async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for limit in [0, 1_001, u32::MAX] {
-        let ignored = settlement(Resolution::Ignored);
-        let error = repo.resolve_matching(new_app(), &all(), &ignored, limit).await.unwrap_err();
+        let error =
+            repo.resolve_matching(new_app(), &all(), Resolution::Ignored, &seen(), limit).await.unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
     }
     assert_eq!(recorded.take(), []);
@@ -185,15 +182,14 @@ async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 5).await;
     let mut seen = Vec::new();
-    let by = Some("ada".to_owned());
     let settled: Result<_, DeadLetterRepoError> = db
         .repo()
-        .replay_matching(app, &all(), by, None, 3, async |txn, rows| {
+        .replay_matching_with(app, &all(), &Attribution::by("ada"), 3, async |txn, rows| {
             seen.extend(rows.iter().map(|row| (row.id, row.resolution.clone(), row.payload.clone())));
             enqueue_all(txn, rows).await
         })
         .await;
-    assert_eq!(settled.unwrap(), Settled { ids: stored[..3].to_vec(), more: true, skipped_locked: false });
+    assert_eq!(settled.unwrap(), resolved(&stored[..3], true, false));
     let expected =
         stored[..3].iter().map(|&id| (id, Some("replayed".to_owned()), letter(app).payload.to_string()));
     assert!(expected.eq(seen));
@@ -208,7 +204,7 @@ async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
     rows(&db, app, 3).await;
     let outcome = db
         .repo()
-        .replay_matching(app, &all(), None, None, 10, async |txn, mut rows| {
+        .replay_matching_with(app, &all(), &Attribution::default(), 10, async |txn, mut rows| {
             let last = rows.pop().unwrap().id;
             enqueue_all(txn, rows).await?;
             Err(DeadLetterRepoError::NotFound(last))
@@ -220,9 +216,11 @@ async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
 }
 
 async fn with_nothing_to_replay_nothing_is_run(db: TestDb) {
-    let settled: Result<_, DeadLetterRepoError> =
-        db.repo().replay_matching(new_app(), &all(), None, None, 10, async |_, _| panic!("run")).await;
-    assert_eq!(settled.unwrap(), Settled { ids: vec![], more: false, skipped_locked: false });
+    let settled: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_matching_with(new_app(), &all(), &Attribution::default(), 10, async |_, _| panic!("run"))
+        .await;
+    assert_eq!(settled.unwrap(), resolved(&[], false, false));
 }
 
 async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
@@ -233,7 +231,9 @@ async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
         let repo = db.repo();
         tokio::spawn(async move {
             for _ in 0..6 {
-                repo.replay_matching(app, &all(), None, None, 10, enqueue_all).await.unwrap();
+                repo.replay_matching_with(app, &all(), &Attribution::default(), 10, enqueue_all)
+                    .await
+                    .unwrap();
             }
         })
     });
@@ -255,16 +255,15 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     for (settled, more, skipped_locked) in
         [(&stored[1..3], true, false), (&stored[3..], false, true), (&[], false, true)]
     {
-        assert_eq!(
-            settle(&db, app, &all(), 2).await,
-            Settled { ids: settled.to_vec(), more, skipped_locked }
-        );
+        assert_eq!(settle(&db, app, &all(), 2).await, resolved(settled, more, skipped_locked));
     }
-    let replayed: Result<_, DeadLetterRepoError> =
-        db.repo().replay_matching(app, &all(), None, None, 2, async |_, _| panic!("run")).await;
-    assert_eq!(replayed.unwrap(), Settled { ids: vec![], more: false, skipped_locked: true });
+    let replayed: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_matching_with(app, &all(), &Attribution::default(), 2, async |_, _| panic!("run"))
+        .await;
+    assert_eq!(replayed.unwrap(), resolved(&[], false, true));
     txn.rollback().await.unwrap();
-    let settled = Settled { ids: stored[..1].to_vec(), more: false, skipped_locked: false };
+    let settled = resolved(&stored[..1], false, false);
     assert_eq!(settle(&db, app, &all(), 2).await, settled);
 }
 
@@ -281,13 +280,15 @@ async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
         .await,
     );
     let app = new_app();
-    let ignored = settlement(Resolution::Ignored);
     for _ in 0..7 {
-        assert_eq!(repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap().ids, []);
+        assert_eq!(
+            repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 100).await.unwrap().ids,
+            []
+        );
     }
     let stored = db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
     db.execute("UPDATE dead_letters SET created_at = '2026-03-01 10:00Z'").await;
-    let settled = repo.resolve_matching(app, &all(), &ignored, 100).await.unwrap();
-    assert_eq!(settled, Settled { ids: stored[..100].to_vec(), more: true, skipped_locked: false });
+    let settled = repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 100).await.unwrap();
+    assert_eq!(settled, resolved(&stored[..100], true, false));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
 }

@@ -1,9 +1,10 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterState, DeadLetterTriage, NewDeadLetter, Resolution,
+    CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterState, NewDeadLetter, Resolution,
 };
 
-use super::{any, letter, new_app, row_of, rows, settlement, ten_oclock};
+use super::{any, letter, new_app, row_of, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -21,7 +22,7 @@ async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
     row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
     db.repo().resolve(stored[0], "ignored").await.unwrap();
     db.repo().resolve(stored[1], "handler_failed").await.unwrap();
-    let orders = |state| DeadLetterFilter { state, source: Some("orders".into()), ..Default::default() };
+    let orders = |state| DeadLetterFilter::default().state(state).source("orders");
     for (state, matching) in [
         (DeadLetterState::Any, 5),
         (DeadLetterState::Open, 4),
@@ -29,29 +30,36 @@ async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
         (DeadLetterState::Closed, 1),
     ] {
         for cap in [0, matching - 1, matching, matching + 1, u32::MAX] {
-            let counted = db.repo().count(app, &orders(state), cap, None).await.unwrap();
-            assert_eq!((counted.count, counted.capped), (matching.min(cap).into(), matching > cap));
+            let counted =
+                db.repo().count(app, &orders(state), &CountRequest::default().cap(cap)).await.unwrap();
+            assert_eq!(
+                (counted.matching.count, counted.matching.capped),
+                (matching.min(cap).into(), matching > cap)
+            );
             assert_eq!(counted.scanned_back_to, None);
         }
     }
-    assert_eq!(db.repo().count(new_app(), &any(), 10, None).await.unwrap().count, 0);
+    assert_eq!(
+        db.repo().count(new_app(), &any(), &CountRequest::default().cap(10)).await.unwrap().matching.count,
+        0
+    );
 }
 
 async fn a_scan_counts_among_the_newest_rows(db: TestDb) {
     let app = new_app();
     rows(&db, app, 6).await;
-    let counted = db.repo().count(app, &any(), 10, Some(4)).await.unwrap();
-    assert_eq!((counted.count, counted.capped), (4, false));
+    let counted = db.repo().count(app, &any(), &CountRequest::default().cap(10).scan_limit(4)).await.unwrap();
+    assert_eq!((counted.matching.count, counted.matching.capped), (4, false));
     assert_eq!(counted.scanned_back_to, Some(ten_oclock() + Duration::minutes(2)));
-    let counted = db.repo().count(app, &any(), 3, Some(4)).await.unwrap();
-    assert_eq!((counted.count, counted.capped), (3, true));
+    let counted = db.repo().count(app, &any(), &CountRequest::default().cap(3).scan_limit(4)).await.unwrap();
+    assert_eq!((counted.matching.count, counted.matching.capped), (3, true));
 }
 
 async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: TestDb) {
     let app = new_app();
     let stored = db.repo().insert_many(vec![letter(app); 3]).await.unwrap();
-    let counted = db.repo().count(app, &any(), 10, None).await.unwrap();
-    assert_eq!(counted.count, 3);
+    let counted = db.repo().count(app, &any(), &CountRequest::default().cap(10)).await.unwrap();
+    assert_eq!(counted.matching.count, 3);
     assert!((counted.as_of - Utc::now()).abs() < Duration::minutes(1));
     // In SQLite, whose clock has milliseconds, one may fail within the same one.
     let newer = loop {
@@ -64,9 +72,9 @@ async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: T
         )
         .await;
     };
-    let until_then = DeadLetterFilter { created_before: Some(counted.as_of), ..any() };
+    let until_then = any().created_before(counted.as_of);
     let settled =
-        db.repo().resolve_matching(app, &until_then, &settlement(Resolution::Ignored), 10).await.unwrap();
+        db.repo().resolve_matching(app, &until_then, Resolution::Ignored, &seen(), 10).await.unwrap();
     assert_eq!(settled.ids, stored);
     assert_eq!(db.repo().get(newer).await.unwrap().unwrap().resolution, None);
 }
@@ -75,9 +83,9 @@ async fn as_of_is_the_filters_own_end_and_now_is_the_databases_time(db: TestDb) 
     let app = new_app();
     rows(&db, app, 3).await;
     for (end, count) in [(ten_oclock() + Duration::minutes(1), 1), (Utc::now() + Duration::days(365), 3)] {
-        let filter = DeadLetterFilter { created_before: Some(end), ..any() };
-        let counted = db.repo().count(app, &filter, 10, None).await.unwrap();
-        assert_eq!((counted.count, counted.as_of), (count, end));
+        let filter = any().created_before(end);
+        let counted = db.repo().count(app, &filter, &CountRequest::default().cap(10)).await.unwrap();
+        assert_eq!((counted.matching.count, counted.as_of), (count, end));
         assert!((counted.now - Utc::now()).abs() < Duration::minutes(1));
     }
 }
@@ -87,14 +95,18 @@ async fn what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end
     let stored = rows(&db, app, 3).await;
     db.set_created_at(stored[2], ten_oclock() + Duration::days(365 * 900)).await;
     for scan in [None, Some(2)] {
-        let counted = db.repo().count(app, &any(), 10, scan).await.unwrap();
-        assert_eq!((counted.count, counted.as_of, counted.scanned_back_to), (2, counted.now, None));
+        let counted =
+            db.repo().count(app, &any(), &CountRequest::default().cap(10).scan_limit(scan)).await.unwrap();
+        assert_eq!((counted.matching.count, counted.as_of, counted.scanned_back_to), (2, counted.now, None));
     }
-    let these = DeadLetterFilter { ids: Some(stored.clone()), ..any() };
-    assert_eq!(db.repo().count(app, &these, 10, None).await.unwrap().count, 3);
-    let counted = db.repo().count(app, &any(), 10, None).await.unwrap();
-    let until_then = DeadLetterFilter { created_before: Some(counted.as_of), ..any() };
-    let ignored = settlement(Resolution::Ignored);
-    let settled = db.repo().resolve_matching(app, &until_then, &ignored, 10).await.unwrap();
+    let these = any().ids(stored.clone());
+    assert_eq!(
+        db.repo().count(app, &these, &CountRequest::default().cap(10)).await.unwrap().matching.count,
+        3
+    );
+    let counted = db.repo().count(app, &any(), &CountRequest::default().cap(10)).await.unwrap();
+    let until_then = any().created_before(counted.as_of);
+    let settled =
+        db.repo().resolve_matching(app, &until_then, Resolution::Ignored, &seen(), 10).await.unwrap();
     assert_eq!(settled.ids, stored[..2]);
 }

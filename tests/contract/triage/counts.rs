@@ -1,4 +1,4 @@
-use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, UnresolvedCount};
+use dead_letters::{AppId, CappedCount, DeadLetterRead, DeadLetterRepo, UnresolvedCount};
 
 use super::{new_app, rows};
 use crate::database::TestDb;
@@ -12,7 +12,7 @@ on_every_backend! {
 }
 
 fn exactly(app_id: AppId, count: u64) -> UnresolvedCount {
-    UnresolvedCount { app_id, count, capped: false }
+    UnresolvedCount { app_id, unresolved: CappedCount { count, capped: false } }
 }
 
 async fn each_app_is_counted_in_the_order_asked_for(db: TestDb) {
@@ -36,7 +36,7 @@ async fn a_cap_ends_the_count_and_says_so(db: TestDb) {
         [(0, 0, true), (4, 4, true), (5, 5, false), (6, 5, false), (u32::MAX, 5, false)]
     {
         let counted = db.repo().unresolved_counts(&[app], Some(cap)).await.unwrap();
-        assert_eq!(counted, [UnresolvedCount { app_id: app, count, capped }]);
+        assert_eq!(counted, [UnresolvedCount { app_id: app, unresolved: CappedCount { count, capped } }]);
     }
     let none = new_app();
     assert_eq!(db.repo().unresolved_counts(&[none], Some(0)).await.unwrap(), [exactly(none, 0)]);
@@ -54,7 +54,8 @@ async fn many_apps_are_counted(db: TestDb) {
     assert_eq!(db.repo().unresolved_counts(&apps, None).await.unwrap()[2_499], exactly(apps[2_499], 2));
     let counts = db.repo().unresolved_counts(&apps, Some(1)).await.unwrap();
     let last = apps.pop().unwrap();
-    assert_eq!(counts[2_499], UnresolvedCount { app_id: last, count: 1, capped: true });
+    let capped = CappedCount { count: 1, capped: true };
+    assert_eq!(counts[2_499], UnresolvedCount { app_id: last, unresolved: capped });
     assert!(apps.into_iter().map(|app| exactly(app, 0)).eq(counts[..2_499].iter().copied()));
 }
 

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterTriage,
-    GroupRequest, IdFilter, Page, PageRequest, SeaOrmDeadLetterRepo, Settlement, StoredLetter,
-    TimelineRequest, testing::stored_letter,
+    AppId, Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, GroupRequest, IdFilter,
+    Page, PageRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, TimelineRequest,
+    testing::stored_letter,
 };
 use uuid::Uuid;
 
@@ -23,22 +24,17 @@ fn cases() -> [Case; 7] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
-        (DeadLetterFilter { script_id: Some(IdFilter::None), ..none() }, |letter, _| {
-            letter.script_id.is_none()
+        (none().script_id(IdFilter::None), |letter, _| letter.script_id.is_none()),
+        (none().trigger_id(IdFilter::None), |letter, _| letter.trigger_id.is_none()),
+        (none().truncated(false), |letter, _| !is_truncated(letter)),
+        (none().truncated(true).source("orders"), |letter, _| {
+            is_truncated(letter) && letter.source == "orders"
         }),
-        (DeadLetterFilter { trigger_id: Some(IdFilter::None), ..none() }, |letter, _| {
-            letter.trigger_id.is_none()
-        }),
-        (DeadLetterFilter { truncated: Some(false), ..none() }, |letter, _| !is_truncated(letter)),
-        (
-            DeadLetterFilter { truncated: Some(true), source: Some("orders".to_owned()), ..none() },
-            |letter, _| is_truncated(letter) && letter.source == "orders",
-        ),
         // The key of orders without a script.
-        (DeadLetterFilter { group_key: Some("2cf488a4aaa52e8a".to_owned()), ..none() }, |letter, _| {
+        (none().group_key("2cf488a4aaa52e8a"), |letter, _| {
             letter.source == "orders" && letter.script_id.is_none()
         }),
-        (DeadLetterFilter { failed_again_in_run: Some(RUN), ..none() }, |letter, all| {
+        (none().failed_again_in_run(RUN), |letter, all| {
             letter.run_id != Some(RUN)
                 && all.iter().any(|other| {
                     other.run_id == Some(RUN) && other.original_event_id == letter.original_event_id
@@ -99,7 +95,7 @@ async fn to_the_end<T>(
 ) -> Vec<DeadLetterId> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let next = page(PageRequest { size: 5, after, scan }).await.unwrap();
+        let next = page(PageRequest::default().size(5).after(after).scan_limit(scan)).await.unwrap();
         found.extend(next.items.iter().map(id));
         after = next.next;
         if after.is_none() {
@@ -117,12 +113,13 @@ async fn every_call_finds_the_same_letters_whatever_is_combined(db: TestDb) {
         stored.iter().map(|letter| letter.id).filter(|id| id.into_inner().as_u128() % 3 > 0).collect();
     for (case, finds) in cases() {
         assert!(stored.iter().any(|letter| finds(letter, &stored)), "{case:?}");
-        for state in DeadLetterState::ALL {
+        for &state in DeadLetterState::ALL {
             for ids in [None, Some(some.clone())] {
                 let mut expected: Vec<_> = stored.iter().filter(|letter| is_of(state, letter)).collect();
                 expected.retain(|letter| finds(letter, &stored));
                 expected.retain(|letter| ids.as_ref().is_none_or(|ids| ids.contains(&letter.id)));
-                let filter = DeadLetterFilter { state, ids, created_before: Some(end()), ..case.clone() };
+                let mut filter = case.clone().state(state).created_before(end());
+                filter.ids = ids;
                 all_find(&repo, app, &filter, &expected).await;
                 resolves(&repo, app, &filter, &expected).await;
             }
@@ -146,16 +143,17 @@ async fn all_find(
         let exported =
             to_the_end(async |page| repo.export(app, filter, &page).await, scan, |item| item.id).await;
         assert_eq!(exported, ids, "export {filter:?} {scan:?}");
-        let counted = repo.count(app, filter, 1_000, scan).await.unwrap();
-        let request = TimelineRequest { from: ten_oclock(), until: end(), buckets: 3 };
-        let timeline = repo.timeline(app, filter, &request, scan).await.unwrap();
+        let counted = repo.count(app, filter, &CountRequest::default().scan_limit(scan)).await.unwrap();
+        let request = Buckets::new(ten_oclock()..end(), 3);
+        let timeline =
+            repo.timeline(app, filter, &TimelineRequest::from(request).scan_limit(scan)).await.unwrap();
         let in_buckets: u64 = timeline.buckets.iter().map(|bucket| bucket.count).sum();
-        let request = GroupRequest { scan, ..Default::default() };
+        let request = GroupRequest::default().scan_limit(scan);
         let groups = repo.error_groups(app, filter, &request).await.unwrap();
         let in_groups: u64 = groups.groups.iter().map(|group| group.count).sum();
         let is_whole = counted.scanned_back_to.is_none();
         assert!(is_whole || scan == Some(4), "{filter:?} {scan:?}");
-        for count in [counted.count, in_buckets, in_groups] {
+        for count in [counted.matching.count, in_buckets, in_groups] {
             assert!(
                 if is_whole { count == letters } else { count <= letters.min(4) },
                 "{filter:?} {scan:?}: {count}"
@@ -177,8 +175,11 @@ async fn resolves(
         .map(|letter| letter.id)
         .collect();
     let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await.unwrap();
-    let resolved =
-        repo.in_transaction(&txn).resolve_matching(app, filter, &Settlement::ignored(), 1_000).await.unwrap();
+    let resolved = repo
+        .in_transaction(&txn)
+        .resolve_matching(app, filter, Resolution::Ignored, &Attribution::default(), 1_000)
+        .await
+        .unwrap();
     txn.rollback().await.unwrap();
     assert_eq!(resolved.ids, open, "{filter:?}");
 }

@@ -1,8 +1,8 @@
-use dead_letters::{DeadLetterTriage, NewDeadLetter, PageRequest, Resolution};
+use dead_letters::{DeadLetterRead, DeadLetterResolve, NewDeadLetter, PageRequest, Resolution};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{any, letter, new_app, row_of, settlement};
+use super::{any, letter, new_app, row_of, seen};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -16,7 +16,7 @@ on_every_backend! {
 async fn a_summary_by_id_is_that_of_the_list(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
-    db.repo().resolve_once(app, id, &settlement(Resolution::HandlerFailed)).await.unwrap();
+    db.repo().resolve_once(app, id, Resolution::HandlerFailed, &seen()).await.unwrap();
     let listed = db.repo().list(app, &any(), &PageRequest::default()).await.unwrap().items.remove(0);
     assert_eq!(db.repo().summary(app, id).await.unwrap(), Some(listed));
 }

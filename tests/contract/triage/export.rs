@@ -1,9 +1,10 @@
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterTriage, PageRequest, Resolution, StoredLetter,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer,
+    PageRequest, Resolution, StoredLetter,
 };
 use sea_orm::DbBackend;
 
-use super::{any, letter, new_app, row_of, rows, settlement};
+use super::{any, letter, new_app, row_of, rows, seen};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -23,7 +24,7 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         let page = db.repo().export(app, &any(), &PageRequest::default()).await.unwrap();
         assert_eq!(page.items[0].payload, payload);
     }
-    let row = db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    let row = db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
     let page = db.repo().export(app, &any(), &PageRequest::default()).await.unwrap();
     let expected = StoredLetter {
         id,
@@ -60,7 +61,7 @@ async fn pages_are_those_of_the_list(db: TestDb) {
     rows(&db, other, 2).await;
     db.repo().resolve(stored[3], "ignored").await.unwrap();
     let filter = DeadLetterFilter::default();
-    let mut request = PageRequest { size: 2, ..Default::default() };
+    let mut request = PageRequest::default().size(2);
     loop {
         let listed = db.repo().list(app, &filter, &request).await.unwrap();
         let exported = db.repo().export(app, &filter, &request).await.unwrap();
@@ -103,7 +104,7 @@ async fn a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent(db: TestD
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for size in [0, 1_001] {
-        let page = PageRequest { size, ..Default::default() };
+        let page = PageRequest::default().size(size);
         let error = repo.export(new_app(), &any(), &page).await.unwrap_err();
         assert_eq!(error.to_string(), format!("page.size must be from 1 to 1000, and is {size}"));
     }

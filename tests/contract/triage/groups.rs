@@ -2,12 +2,14 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage, ErrorGroup,
-    GroupRequest, NewDeadLetter, PageRequest, Resolution, ScriptId, TimelineRequest,
+    Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, ErrorGroup, GroupRequest,
+    NewDeadLetter, PageRequest, Resolution, ScriptId, TimelineRequest,
 };
+use serde_json::json;
 use uuid::Uuid;
 
-use super::{any, letter, new_app, row_of, settlement, ten_oclock};
+use super::{any, letter, new_app, row_of, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -24,7 +26,7 @@ on_every_backend! {
     the_filter_and_the_app_hold_for_the_newest_row_too,
     limit_is_1_to_500,
     each_group_has_its_timeline,
-    a_group_says_how_many_of_it_are_settled_and_when_last,
+    a_group_says_how_many_of_it_are_closed_and_when_last,
     a_scan_groups_the_newest_rows_and_says_how_far,
 }
 
@@ -42,22 +44,24 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
     let refused = row_of(&db, failed("connection refused".to_owned())).await;
     db.set_created_at(refused, ten_oclock()).await;
 
-    let group =
-        |group_key: &str, error_signature: &str, sample: &str, count, first, last, newest_id| ErrorGroup {
-            group_key: group_key.to_owned(),
-            source: "orders".to_owned(),
-            op: "insert".to_owned(),
-            script_id: Some(script),
-            error_signature: error_signature.to_owned(),
-            sample: sample.to_owned(),
-            count,
-            first_seen: ten_oclock() + Duration::minutes(first),
-            last_seen: ten_oclock() + Duration::minutes(last),
-            newest_id,
-            settled: 0,
-            last_settled_at: None,
-            timeline: vec![],
-        };
+    let group = |group_key: &str, error_signature: &str, sample: &str, count: u64, first, last, newest_id| {
+        let group = json!({
+            "group_key": group_key,
+            "source": "orders",
+            "op": "insert",
+            "script_id": script,
+            "error_signature": error_signature,
+            "sample": sample,
+            "count": count,
+            "first_seen": ten_oclock() + Duration::minutes(first),
+            "last_seen": ten_oclock() + Duration::minutes(last),
+            "newest_id": newest_id,
+            "closed": 0,
+            "last_closed_at": null,
+            "timeline": [],
+        });
+        serde_json::from_value::<ErrorGroup>(group).unwrap()
+    };
     let largest = group("a6a8f8be7176a403", "timeout after #", "timeout after 2s", 3, 2, 9, timeouts[1]);
     let second = group("4d8a7ba1abe1a69e", "connection refused", "connection refused", 1, 0, 0, refused);
     assert_eq!(
@@ -65,11 +69,7 @@ async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
         [largest.clone(), second]
     );
     assert_eq!(
-        db.repo()
-            .error_groups(app, &any(), &GroupRequest { limit: 1, ..Default::default() })
-            .await
-            .unwrap()
-            .groups,
+        db.repo().error_groups(app, &any(), &GroupRequest::default().limit(1)).await.unwrap().groups,
         [largest]
     );
 }
@@ -128,33 +128,36 @@ async fn a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call(db: Te
     assert_eq!(groups.iter().map(|group| group.count).collect::<Vec<_>>(), [3, 2, 1]);
     for group in groups {
         let letters = stored[&group.script_id].clone();
-        let filter = DeadLetterFilter {
-            state: DeadLetterState::Open,
-            group_key: Some(group.group_key),
-            created_before: Some(DateTime::<Utc>::MAX_UTC),
-            ..Default::default()
-        };
-        let scan = |scan| PageRequest { scan, ..Default::default() };
+        let filter = DeadLetterFilter::default()
+            .state(DeadLetterState::Open)
+            .group_key(group.group_key)
+            .created_before(DateTime::<Utc>::MAX_UTC);
+        let scan = |scan| PageRequest::default().scan_limit(scan);
         for scan in [scan(None), scan(Some(100))] {
             let listed = repo.list(app, &filter, &scan).await.unwrap().items;
             assert_eq!(listed.into_iter().map(|letter| letter.id).collect::<HashSet<_>>(), letters);
             let exported = repo.export(app, &filter, &scan).await.unwrap().items;
             assert_eq!(exported.into_iter().map(|letter| letter.id).collect::<HashSet<_>>(), letters);
         }
-        assert_eq!(repo.count(app, &filter, 100, None).await.unwrap().count, group.count);
+        assert_eq!(
+            repo.count(app, &filter, &CountRequest::default().cap(100)).await.unwrap().matching.count,
+            group.count
+        );
         let now = Utc::now();
         let (from, until) = (now - Duration::hours(1), now + Duration::hours(1));
-        let request = TimelineRequest { from, until, buckets: 1 };
-        let timeline = repo.timeline(app, &filter, &request, None).await.unwrap();
+        let request = Buckets::new(from..until, 1);
+        let timeline = repo.timeline(app, &filter, &TimelineRequest::from(request)).await.unwrap();
         assert_eq!(timeline.buckets[0].count, group.count);
         let again = repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap().groups;
         assert_eq!(again.iter().map(|group| group.count).collect::<Vec<_>>(), [group.count]);
 
         let replayed = repo
-            .replay_matching(app, &filter, None, None, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()))
+            .replay_matching_with(app, &filter, &Attribution::default(), 1, async |_, _| {
+                Ok::<_, DeadLetterRepoError>(())
+            })
             .await;
         let mut settled: HashSet<_> = replayed.unwrap().ids.into_iter().collect();
-        let rest = repo.resolve_matching(app, &filter, &settlement(Resolution::Ignored), 100).await.unwrap();
+        let rest = repo.resolve_matching(app, &filter, Resolution::Ignored, &seen(), 100).await.unwrap();
         settled.extend(rest.ids);
         assert_eq!(settled, letters);
     }
@@ -173,15 +176,23 @@ async fn long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two(d
         db.repo().insert_many(vec![alike; letters]).await.unwrap();
     }
     for scan in [None, Some(100)] {
-        let request = GroupRequest { scan, ..Default::default() };
+        let request = GroupRequest::default().scan_limit(scan);
         let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
         let found: Vec<_> = groups.iter().map(|group| (&*group.source, &*group.op, group.count)).collect();
         let cut = &*("é".repeat(500) + " [cut]");
         let expected = [("orders", "insert", 4), (cut, "insert", 3), (cut, "insert", 2), ("orders", cut, 1)];
         assert!(found == expected, "{:?}", groups.iter().map(|group| group.count).collect::<Vec<_>>());
         for group in groups {
-            let filter = DeadLetterFilter { group_key: Some(group.group_key), ..any() };
-            assert_eq!(db.repo().count(app, &filter, 100, None).await.unwrap().count, group.count);
+            let filter = any().group_key(group.group_key);
+            assert_eq!(
+                db.repo()
+                    .count(app, &filter, &CountRequest::default().cap(100))
+                    .await
+                    .unwrap()
+                    .matching
+                    .count,
+                group.count
+            );
         }
     }
 }
@@ -205,7 +216,7 @@ async fn groups_of_one_count_and_time_go_by_their_key(db: TestDb) {
         db.set_created_at(id, ten_oclock()).await;
     }
     let keys = async |limit| {
-        let request = GroupRequest { limit, ..Default::default() };
+        let request = GroupRequest::default().limit(limit);
         let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
         groups.into_iter().map(|group| group.group_key).collect::<Vec<_>>()
     };
@@ -219,7 +230,7 @@ async fn a_group_shows_the_message_of_its_newest_letter(db: TestDb) {
     let frames = "  File \"/app/orders.py\", line 17, in place\n    é()\n".repeat(1_000);
     let traceback = |order| format!("Traceback (most recent call last):\n{frames}KeyError: 'order {order}'");
     let until = ten_oclock() + Duration::minutes(10);
-    let timeline = Some(TimelineRequest { from: ten_oclock(), until, buckets: 10 });
+    let timeline = Some(Buckets::new(ten_oclock()..until, 10));
     let wrapped = "java.lang.Error: no order 17\n\tat a.B\nCaused by: x.Y: refused 3 times";
     for (errors, sample) in [
         (["no stock for order 17", "no stock for order 18"].map(str::to_owned), "no stock for order 18"),
@@ -237,7 +248,7 @@ async fn a_group_shows_the_message_of_its_newest_letter(db: TestDb) {
             db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
         }
         for (timeline, scan) in [(None, None), (timeline, None), (timeline, Some(10))] {
-            let request = GroupRequest { timeline, scan, ..Default::default() };
+            let request = GroupRequest::default().timeline(timeline).scan_limit(scan);
             let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
             let [group] = groups.as_slice() else { panic!("{groups:?}") };
             assert_eq!((group.sample.as_str(), group.source.as_str(), group.count), (sample, "orders", 2));
@@ -254,8 +265,11 @@ async fn letters_that_another_writer_stored_without_a_key_are_one_group(db: Test
     let groups = db.repo().error_groups(app, &any(), &GroupRequest::default()).await.unwrap().groups;
     let [group] = groups.as_slice() else { panic!("{groups:?}") };
     assert_eq!((group.group_key.as_str(), group.count), ("", 2));
-    let filter = DeadLetterFilter { group_key: Some(String::new()), ..any() };
-    assert_eq!(db.repo().count(app, &filter, 100, None).await.unwrap().count, 2);
+    let filter = any().group_key(String::new());
+    assert_eq!(
+        db.repo().count(app, &filter, &CountRequest::default().cap(100)).await.unwrap().matching.count,
+        2
+    );
 }
 
 async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
@@ -268,11 +282,7 @@ async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
         stored.push(id);
     }
     assert_eq!(
-        db.repo()
-            .error_groups(app, &any(), &GroupRequest { limit: 1, ..Default::default() })
-            .await
-            .unwrap()
-            .groups[0]
+        db.repo().error_groups(app, &any(), &GroupRequest::default().limit(1)).await.unwrap().groups[0]
             .newest_id,
         stored[2]
     );
@@ -304,10 +314,8 @@ async fn limit_is_1_to_500(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for limit in [0, 501] {
-        let error = repo
-            .error_groups(new_app(), &any(), &GroupRequest { limit, ..Default::default() })
-            .await
-            .unwrap_err();
+        let error =
+            repo.error_groups(new_app(), &any(), &GroupRequest::default().limit(limit)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 500, and is {limit}"));
     }
     assert_eq!(recorded.take(), []);
@@ -321,8 +329,8 @@ async fn each_group_has_its_timeline(db: TestDb) {
         db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
     }
     let until = ten_oclock() + Duration::minutes(10);
-    let timeline = Some(TimelineRequest { from: ten_oclock(), until, buckets: 2 });
-    let request = GroupRequest { limit: 2, timeline, ..Default::default() };
+    let timeline = Some(Buckets::new(ten_oclock()..until, 2));
+    let request = GroupRequest::default().limit(2).timeline(timeline);
     let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
     let shown: Vec<_> = groups
         .iter()
@@ -334,8 +342,7 @@ async fn each_group_has_its_timeline(db: TestDb) {
     // The group counts what is outside the time, too.
     assert_eq!(shown, [("a", 4, vec![1, 2]), ("b", 2, vec![0, 1])]);
     assert_eq!(groups[0].timeline[1].from, ten_oclock() + Duration::minutes(5));
-    let plain = GroupRequest { timeline: None, ..request };
-    let mut without = db.repo().error_groups(app, &any(), &plain).await.unwrap().groups;
+    let mut without = db.repo().error_groups(app, &any(), &request.timeline(None)).await.unwrap().groups;
     for (without, with) in without.iter_mut().zip(&groups) {
         assert_eq!(without.timeline, []);
         without.timeline = with.timeline.clone();
@@ -343,7 +350,7 @@ async fn each_group_has_its_timeline(db: TestDb) {
     assert_eq!(without, groups);
 }
 
-async fn a_group_says_how_many_of_it_are_settled_and_when_last(db: TestDb) {
+async fn a_group_says_how_many_of_it_are_closed_and_when_last(db: TestDb) {
     use dead_letters::DeadLetterRepo;
     let app = new_app();
     let mut stored = Vec::new();
@@ -354,16 +361,21 @@ async fn a_group_says_how_many_of_it_are_settled_and_when_last(db: TestDb) {
         db.repo().resolve(id, reason).await.unwrap();
     }
     let group = async |state| {
-        let filter = DeadLetterFilter { state, ..any() };
+        let filter = any().state(state);
         db.repo().error_groups(app, &filter, &GroupRequest::default()).await.unwrap().groups.remove(0)
     };
     let last = db.repo().get(stored[1]).await.unwrap().unwrap().resolved_at;
     let of_any = group(DeadLetterState::Any).await;
-    assert_eq!((of_any.count, of_any.settled, of_any.last_settled_at), (5, 2, last));
+    assert_eq!((of_any.count, of_any.closed, of_any.last_closed_at), (5, 2, last));
+    assert!(!of_any.regressed());
     let resolved = group(DeadLetterState::Closed).await;
-    assert_eq!((resolved.count, resolved.settled, resolved.last_settled_at), (2, 2, last));
+    assert_eq!((resolved.count, resolved.closed, resolved.last_closed_at), (2, 2, last));
     let open = group(DeadLetterState::Open).await;
-    assert_eq!((open.count, open.settled, open.last_settled_at), (3, 0, None));
+    assert_eq!((open.count, open.closed, open.last_closed_at), (3, 0, None));
+    // One more fails after that.
+    db.set_created_at(stored[4], last.unwrap() + Duration::milliseconds(1)).await;
+    assert!(group(DeadLetterState::Any).await.regressed());
+    assert!(!group(DeadLetterState::Open).await.regressed());
 }
 
 async fn a_scan_groups_the_newest_rows_and_says_how_far(db: TestDb) {
@@ -376,7 +388,7 @@ async fn a_scan_groups_the_newest_rows_and_says_how_far(db: TestDb) {
     for (scan, counts, scanned_back_to) in
         [(2, vec![2], Some(4)), (4, vec![3, 1], Some(2)), (6, vec![3, 3], None)]
     {
-        let request = GroupRequest { scan: Some(scan), ..Default::default() };
+        let request = GroupRequest::default().scan_limit(scan);
         let found = db.repo().error_groups(app, &any(), &request).await.unwrap();
         assert_eq!(found.groups.iter().map(|group| group.count).collect::<Vec<_>>(), counts);
         let scanned_back_to = scanned_back_to.map(|minute| ten_oclock() + Duration::minutes(minute));

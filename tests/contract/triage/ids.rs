@@ -1,10 +1,11 @@
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTriage,
-    GroupRequest, NewDeadLetter, PageRequest, Resolution, TimelineRequest,
+    Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, GroupRequest, NewDeadLetter,
+    PageRequest, Resolution, TimelineRequest,
 };
 use uuid::Uuid;
 
-use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -17,7 +18,7 @@ on_every_backend! {
 }
 
 fn of(ids: &[DeadLetterId]) -> DeadLetterFilter {
-    DeadLetterFilter { ids: Some(ids.to_vec()), ..any() }
+    any().ids(ids.to_vec())
 }
 
 async fn ids_name_the_apps_rows_exactly(db: TestDb) {
@@ -28,7 +29,10 @@ async fn ids_name_the_apps_rows_exactly(db: TestDb) {
     let asked = [stored[1], stored[3], stored[1], foreign[0], Uuid::now_v7().into()];
     let page = db.repo().list(app, &of(&asked), &PageRequest::default()).await.unwrap();
     assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), [stored[3], stored[1]]);
-    assert_eq!(db.repo().count(app, &of(&asked), 10, None).await.unwrap().count, 2);
+    assert_eq!(
+        db.repo().count(app, &of(&asked), &CountRequest::default().cap(10)).await.unwrap().matching.count,
+        2
+    );
     let groups = db.repo().error_groups(app, &of(&asked), &GroupRequest::default()).await.unwrap().groups;
     assert_eq!(groups.iter().map(|group| group.count).sum::<u64>(), 2);
 }
@@ -38,11 +42,7 @@ async fn other_fields_narrow_the_ids(db: TestDb) {
     let stored = rows(&db, app, 2).await;
     let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
     db.repo().resolve(stored[0], "ignored").await.unwrap();
-    let filter = DeadLetterFilter {
-        source: Some("orders".into()),
-        state: DeadLetterState::Unresolved,
-        ..of(&[stored[0], stored[1], odd])
-    };
+    let filter = of(&[stored[0], stored[1], odd]).source("orders").state(DeadLetterState::Unresolved);
     let page = db.repo().list(app, &filter, &PageRequest::default()).await.unwrap();
     assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), stored[1..]);
 }
@@ -51,8 +51,7 @@ async fn no_ids_are_no_rows(db: TestDb) {
     let app = new_app();
     rows(&db, app, 2).await;
     assert_eq!(db.repo().list(app, &of(&[]), &PageRequest::default()).await.unwrap().items, []);
-    let settled =
-        db.repo().resolve_matching(app, &of(&[]), &settlement(Resolution::Ignored), 10).await.unwrap();
+    let settled = db.repo().resolve_matching(app, &of(&[]), Resolution::Ignored, &seen(), 10).await.unwrap();
     assert_eq!(settled.ids, []);
 }
 
@@ -61,7 +60,7 @@ async fn pages_of_ids_follow_each_other(db: TestDb) {
     let stored = rows(&db, app, 9).await;
     let filter = of(&stored[2..7]);
     // A bound on the scan does not apply.
-    let mut request = PageRequest { size: 2, scan: Some(1), ..Default::default() };
+    let mut request = PageRequest::default().size(2).scan_limit(1);
     let mut seen = Vec::new();
     loop {
         let page = db.repo().list(app, &filter, &request).await.unwrap();
@@ -79,8 +78,7 @@ async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
     let stored = rows(&db, app, 6).await;
     db.repo().resolve(stored[0], "replayed").await.unwrap();
     let asked = of(&[stored[3], stored[0], stored[1]]);
-    let settled =
-        db.repo().resolve_matching(app, &asked, &settlement(Resolution::Ignored), 10).await.unwrap();
+    let settled = db.repo().resolve_matching(app, &asked, Resolution::Ignored, &seen(), 10).await.unwrap();
     assert_eq!((settled.ids.as_slice(), settled.more), ([stored[1], stored[3]].as_slice(), false));
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
 
@@ -88,7 +86,7 @@ async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
     let asked = of(&[stored[1], stored[5], stored[4]]);
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
-        .replay_matching(app, &asked, None, None, 10, async |txn, letters| {
+        .replay_matching_with(app, &asked, &Attribution::default(), 10, async |txn, letters| {
             for letter in letters {
                 enqueue(txn, letter.id).await?;
             }
@@ -108,23 +106,23 @@ async fn more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent(db: Te
     let app = new_app();
     let ids: Vec<_> = (0..1_001).map(|_| DeadLetterId::from(Uuid::now_v7())).collect();
     let filter = of(&ids);
-    let ignored = settlement(Resolution::Ignored);
-    let page = PageRequest { scan: Some(10), ..Default::default() };
-    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock(), buckets: 1 };
-    let groups = GroupRequest { scan: Some(10), ..Default::default() };
-    let replayed: Result<_, DeadLetterRepoError> =
-        repo.replay_matching(app, &filter, None, None, 1, async |_, _| panic!("enqueued")).await;
+    let page = PageRequest::default().scan_limit(10);
+    let time = Buckets::new(ten_oclock()..ten_oclock(), 1);
+    let groups = GroupRequest::default().scan_limit(10);
+    let replayed: Result<_, DeadLetterRepoError> = repo
+        .replay_matching_with(app, &filter, &Attribution::default(), 1, async |_, _| panic!("enqueued"))
+        .await;
     for error in [
         repo.list(app, &filter, &page).await.unwrap_err(),
         repo.export(app, &filter, &page).await.unwrap_err(),
-        repo.count(app, &filter, 1, Some(10)).await.unwrap_err(),
-        repo.timeline(app, &filter, &time, Some(10)).await.unwrap_err(),
+        repo.count(app, &filter, &CountRequest::default().cap(1).scan_limit(10)).await.unwrap_err(),
+        repo.timeline(app, &filter, &TimelineRequest::from(time).scan_limit(10)).await.unwrap_err(),
         repo.error_groups(app, &filter, &groups).await.unwrap_err(),
-        repo.resolve_matching(app, &filter, &ignored, 1).await.unwrap_err(),
+        repo.resolve_matching(app, &filter, Resolution::Ignored, &seen(), 1).await.unwrap_err(),
         replayed.unwrap_err(),
     ] {
         assert_eq!(error.to_string(), "filter.ids must be from 0 to 1000, and is 1001");
     }
     assert_eq!(recorded.take(), []);
-    repo.resolve_matching(app, &of(&ids[1..]), &ignored, 1).await.unwrap();
+    repo.resolve_matching(app, &of(&ids[1..]), Resolution::Ignored, &seen(), 1).await.unwrap();
 }

@@ -1,9 +1,9 @@
-//! What `DeadLetterTriage` promises, line by line, on every backend.
+//! What `DeadLetterRead`, `DeadLetterResolve`, `DeadLetterTransfer` and `DeadLetterReplay` promise, line by line, on every backend.
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, NewDeadLetter, Resolution,
-    Settlement,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, NewDeadLetter,
+    Resolved,
 };
 use sea_orm::ConnectionTrait;
 
@@ -26,6 +26,7 @@ mod replayed;
 mod resolve;
 mod scan;
 mod signatures;
+mod states;
 mod timeline;
 
 pub(super) fn ten_oclock() -> DateTime<Utc> {
@@ -45,12 +46,18 @@ async fn row_of(db: &TestDb, letter: NewDeadLetter) -> DeadLetterId {
     db.repo().insert(letter).await.unwrap()
 }
 
-fn settlement(resolution: Resolution) -> Settlement {
-    Settlement::from(resolution).by("ada").note("seen")
+fn seen() -> Attribution {
+    Attribution::by("ada").note("seen")
+}
+
+fn resolved(ids: &[DeadLetterId], more: bool, skipped_locked: bool) -> Resolved {
+    let mut resolved = Resolved::default();
+    (resolved.ids, resolved.more, resolved.skipped_locked) = (ids.to_vec(), more, skipped_locked);
+    resolved
 }
 
 fn any() -> DeadLetterFilter {
-    DeadLetterFilter { state: DeadLetterState::Any, ..Default::default() }
+    DeadLetterFilter::default().state(DeadLetterState::Any)
 }
 
 /// An outbox whose rows name the letters that were put back.

@@ -7,12 +7,13 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage,
-    ErrorKind, PageRequest, ReplayRequest, Requeue, Resolution, StoredLetter, testing::stored_letter,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterTransfer, ErrorKind, PageRequest, ReplayRequest, Requeue, Resolution,
+    StoredLetter, testing::stored_letter,
 };
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 
-use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, settlement, ten_oclock};
+use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -39,7 +40,7 @@ async fn the_row_is_settled_and_enqueued_and_the_closures_answer_returned(db: Te
     let id = row_of(&db, letter(app)).await;
     let answer: Result<_, DeadLetterRepoError> = db
         .repo()
-        .replay(app, id, Some("ada".to_owned()), Some("again".to_owned()), async |txn, row| {
+        .replay_with(app, id, &Attribution::by("ada").note("again"), async |txn, row| {
             assert_eq!((row.id, row.resolution.as_deref()), (id, Some("replayed")));
             enqueue(txn, row.id).await?;
             Ok(row.payload)
@@ -74,7 +75,7 @@ async fn a_failing_closure_leaves_the_row_open_and_nothing_enqueued(db: TestDb) 
     let before = db.repo().get(id).await.unwrap();
     let outcome: Result<(), _> = db
         .repo()
-        .replay(app, id, None, None, async |txn, row| {
+        .replay_with(app, id, &Attribution::default(), async |txn, row| {
             enqueue(txn, row.id).await.map_err(DeadLetterRepoError::from)?;
             Err(ReplayError::QueueFull)
         })
@@ -83,9 +84,11 @@ async fn a_failing_closure_leaves_the_row_open_and_nothing_enqueued(db: TestDb) 
     assert_eq!(db.repo().get(id).await.unwrap(), before);
     assert_eq!(enqueued(&db).await, [] as [String; 0]);
 
-    db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
-    let outcome: Result<(), _> =
-        db.repo().replay(app, id, None, None, async |_, _| Err(ReplayError::QueueFull)).await;
+    db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
+    let outcome: Result<(), _> = db
+        .repo()
+        .replay_with(app, id, &Attribution::default(), async |_, _| Err(ReplayError::QueueFull))
+        .await;
     assert!(matches!(outcome, Err(ReplayError::Store(DeadLetterRepoError::AlreadyResolved { .. }))));
 }
 
@@ -97,7 +100,10 @@ async fn of_8_concurrent_replays_one_enqueues(db: TestDb) {
         let replays = (0..8).map(|_| {
             let repo = db.repo();
             tokio::spawn(async move {
-                repo.replay(app, id, None, None, async |txn, row| Ok(enqueue(txn, row.id).await?)).await
+                repo.replay_with(app, id, &Attribution::default(), async |txn, row| {
+                    Ok(enqueue(txn, row.id).await?)
+                })
+                .await
             })
         });
         let mut won = 0;
@@ -120,7 +126,7 @@ async fn a_row_whose_handler_failed_is_replayed(db: TestDb) {
     let id = row_of(&db, letter(app)).await;
     db.repo().resolve(id, "handler_failed").await.unwrap();
     let replayed: Result<_, DeadLetterRepoError> =
-        db.repo().replay(app, id, None, None, async |_, row| Ok(row.id)).await;
+        db.repo().replay_with(app, id, &Attribution::default(), async |_, row| Ok(row.id)).await;
     assert_eq!(replayed.unwrap(), id);
 }
 
@@ -129,7 +135,7 @@ async fn a_settled_row_is_not_replayed(db: TestDb) {
     let id = row_of(&db, letter(app)).await;
     db.repo().resolve(id, "ignored").await.unwrap();
     let replayed: Result<(), _> =
-        db.repo().replay(app, id, None, None, async |_, _| panic!("enqueued")).await;
+        db.repo().replay_with(app, id, &Attribution::default(), async |_, _| panic!("enqueued")).await;
     let error = replayed.unwrap_err();
     assert!(
         matches!(error, DeadLetterRepoError::AlreadyResolved { resolution: Some(Resolution::Ignored), .. }),
@@ -144,7 +150,7 @@ async fn it_works_in_a_spawned_task(db: TestDb) {
     let repo = db.repo();
     let note = "moved in".to_owned();
     let task = tokio::spawn(async move {
-        repo.replay(app, id, None, Some(note.clone()), async |txn, row| {
+        repo.replay_with(app, id, &Attribution::by("ada").note(note.clone()), async |txn, row| {
             enqueue(txn, row.id).await?;
             Ok::<_, DeadLetterRepoError>(note.len())
         })
@@ -160,7 +166,7 @@ async fn a_failed_statement_that_the_closure_passes_over_is_no_success(db: TestD
     let id = row_of(&db, letter(app)).await;
     let outcome: Result<(), DeadLetterRepoError> = db
         .repo()
-        .replay(app, id, None, None, async |txn, row| {
+        .replay_with(app, id, &Attribution::default(), async |txn, row| {
             enqueue(txn, row.id).await?;
             let failed: Result<_, DbErr> = txn.execute_unprepared("INSERT INTO outbox VALUES (NULL)").await;
             assert!(failed.is_err());
@@ -222,7 +228,7 @@ impl Requeue for Outbox {
 }
 
 fn until(end: DateTime<Utc>) -> DeadLetterFilter {
-    DeadLetterFilter { created_before: Some(end), ..Default::default() }
+    DeadLetterFilter::default().created_before(end)
 }
 
 fn texts(ids: &[DeadLetterId]) -> Vec<String> {
@@ -247,31 +253,47 @@ async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
 
     db.repo().import(&letters).await.unwrap();
     for (letter, text) in letters.iter().zip(texts) {
-        replayer.replay(app, letter.id, None, None).await.unwrap();
+        replayer.replay(app, letter.id, &Attribution::default()).await.unwrap();
         assert_eq!(handed(), [text]);
-        db.repo().reopen(app, letter.id).await.unwrap();
+        db.repo().reopen(app, letter.id, &Attribution::default()).await.unwrap();
     }
-    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), ReplayRequest::default()).await.unwrap();
+    replayer
+        .replay_matching(
+            app,
+            &until(DateTime::<Utc>::MAX_UTC),
+            &Attribution::default(),
+            &ReplayRequest::default(),
+        )
+        .await
+        .unwrap();
     let mut back = handed();
     back.sort();
     let mut sent = texts.map(str::to_owned);
     sent.sort();
     assert_eq!(back, sent);
     for letter in &letters {
-        db.repo().reopen(app, letter.id).await.unwrap();
+        db.repo().reopen(app, letter.id, &Attribution::default()).await.unwrap();
     }
 
     let [json, _] = &letters;
-    let answer: Result<_, DeadLetterRepoError> =
-        db.repo().replay(app, json.id, None, None, async |_, letter| Ok(letter.payload)).await;
+    let answer: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_with(app, json.id, &Attribution::default(), async |_, letter| Ok(letter.payload))
+        .await;
     assert_eq!(answer.unwrap(), json.payload);
     let mut back = Vec::new();
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
-        .replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), None, None, 10, async |_, letters| {
-            back.extend(letters.into_iter().map(|letter| letter.payload));
-            Ok(())
-        })
+        .replay_matching_with(
+            app,
+            &until(DateTime::<Utc>::MAX_UTC),
+            &Attribution::default(),
+            10,
+            async |_, letters| {
+                back.extend(letters.into_iter().map(|letter| letter.payload));
+                Ok(())
+            },
+        )
         .await;
     assert_eq!((replayed.unwrap().ids.len(), back), (1, vec!["not JSON".to_owned()]));
 }
@@ -282,7 +304,7 @@ async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb
     let id = row_of(&db, letter(app)).await;
     let outbox = Outbox::new();
     let replayer: Arc<dyn DeadLetterReplay> = db.repo().replayer(Arc::clone(&outbox));
-    let row = replayer.replay(app, id, Some("ada".to_owned()), Some("again".to_owned())).await.unwrap();
+    let row = replayer.replay(app, id, &Attribution::by("ada").note("again")).await.unwrap();
     assert_eq!(
         (row.id, row.resolution, row.resolved_by.as_deref(), row.resolution_note.as_deref()),
         (id, Some(Resolution::Replayed), Some("ada"), Some("again"))
@@ -291,9 +313,9 @@ async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb
     let stored = db.repo().export(app, &any(), &PageRequest::default()).await.unwrap().items;
     assert_eq!((outbox.handed(), enqueued(&db).await), (vec![stored], texts(&[id])));
 
-    let again = replayer.replay(app, id, None, None).await.unwrap_err();
+    let again = replayer.replay(app, id, &Attribution::default()).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Conflict, "{again}");
-    let of_another_app = replayer.replay(new_app(), id, None, None).await.unwrap_err();
+    let of_another_app = replayer.replay(new_app(), id, &Attribution::default()).await.unwrap_err();
     assert_eq!(of_another_app.kind(), ErrorKind::NotFound, "{of_another_app}");
     assert_eq!(outbox.handed().len(), 0);
 }
@@ -306,8 +328,9 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     let replayer = db.repo().replayer(Arc::clone(&outbox));
     let filter = until(ten_oclock() + Duration::minutes(4));
     let replay = async |limit| {
-        let request = ReplayRequest { by: Some("ada".to_owned()), limit, ..Default::default() };
-        let replayed = replayer.replay_matching(app, &filter, request).await.unwrap();
+        let request = ReplayRequest::default().limit(limit);
+        let replayed =
+            replayer.replay_matching(app, &filter, &Attribution::default(), &request).await.unwrap();
         assert_eq!((replayed.failed.len(), replayed.skipped_locked, replayed.next), (0, false, None));
         (replayed.ids, replayed.more)
     };
@@ -321,11 +344,14 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     assert_eq!(outbox.handed().len(), 0);
     assert_eq!(enqueued(&db).await, texts(&ids[..4]));
 
-    let request = ReplayRequest { limit: 0, ..Default::default() };
-    let error = replayer.replay_matching(app, &filter, request).await.unwrap_err();
+    let request = ReplayRequest::default().limit(0);
+    let error = replayer.replay_matching(app, &filter, &Attribution::default(), &request).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::OutOfRange { argument: "limit", .. }), "{error}");
     let everything = DeadLetterFilter::default();
-    let error = replayer.replay_matching(app, &everything, ReplayRequest::default()).await.unwrap_err();
+    let error = replayer
+        .replay_matching(app, &everything, &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
 }
 
@@ -336,7 +362,7 @@ async fn of_8_concurrent_replayers_one_requeues(db: TestDb) {
         let id = row_of(&db, letter(app)).await;
         let replays = (0..8).map(|_| {
             let replayer = db.repo().replayer(Outbox::new());
-            tokio::spawn(async move { replayer.replay(app, id, None, None).await })
+            tokio::spawn(async move { replayer.replay(app, id, &Attribution::default()).await })
         });
         let mut won = 0;
         for replay in replays.collect::<Vec<_>>() {
@@ -358,15 +384,28 @@ async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: T
         let replayer = Arc::clone(&replayer);
         tokio::spawn(async move {
             let filter = until(DateTime::<Utc>::MAX_UTC);
-            let request = ReplayRequest { limit: 5, ..Default::default() };
-            while replayer.replay_matching(app, &filter, request.clone()).await.unwrap().more {}
+            let request = ReplayRequest::default().limit(5);
+            while replayer
+                .replay_matching(app, &filter, &Attribution::default(), &request.clone())
+                .await
+                .unwrap()
+                .more
+            {}
         })
     });
     for replay in replays.collect::<Vec<_>>() {
         replay.await.unwrap();
     }
     // What one of them held when the others looked, another one has taken, or this does.
-    replayer.replay_matching(app, &until(DateTime::<Utc>::MAX_UTC), ReplayRequest::default()).await.unwrap();
+    replayer
+        .replay_matching(
+            app,
+            &until(DateTime::<Utc>::MAX_UTC),
+            &Attribution::default(),
+            &ReplayRequest::default(),
+        )
+        .await
+        .unwrap();
     assert_eq!(enqueued(&db).await, texts(&ids));
 }
 
@@ -391,9 +430,12 @@ async fn what_a_requeue_answers_is_carried_and_nothing_is_replayed(db: TestDb) {
     let ids = rows(&db, app, 2).await;
     let before = db.repo().list_for_app(app, false, 10, 0).await.unwrap();
     let replayer = db.repo().replayer(Outbox::that_answers(|| Err(QueueFull { event: "canary" }.into())));
-    let of_one = replayer.replay(app, ids[0], None, None).await.unwrap_err();
+    let of_one = replayer.replay(app, ids[0], &Attribution::default()).await.unwrap_err();
     let until = until(DateTime::<Utc>::MAX_UTC);
-    let of_many = replayer.replay_matching(app, &until, ReplayRequest::default()).await.unwrap();
+    let of_many = replayer
+        .replay_matching(app, &until, &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     let failed: Vec<_> = of_many.failed.iter().map(|failure| (failure.id, failure.reason())).collect();
     assert_eq!(failed, ids.iter().map(|&id| (id, "the queue is full".to_owned())).collect::<Vec<_>>());
     assert_eq!((of_many.ids.len(), of_many.more), (0, false));
@@ -421,7 +463,7 @@ async fn a_requeue_may_answer_a_transient_error(db: TestDb) {
     ];
     for (answer, is_transient) in answers {
         let replayer = db.repo().replayer(Outbox::that_answers(answer));
-        let error = replayer.replay(app, id, None, None).await.unwrap_err();
+        let error = replayer.replay(app, id, &Attribution::default()).await.unwrap_err();
         assert_eq!(error.is_transient(), is_transient, "{:?}", error.source());
         assert_eq!(error.kind() == ErrorKind::Internal, !is_transient);
     }
@@ -432,7 +474,7 @@ async fn a_requeue_that_passes_over_a_failed_statement_is_no_success(db: TestDb)
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let outbox = Outbox { passes_over_a_failed_statement: true, handed: Mutex::default(), then: || Ok(()) };
-    let outcome = db.repo().replayer(outbox).replay(app, id, None, None).await;
+    let outcome = db.repo().replayer(outbox).replay(app, id, &Attribution::default()).await;
     if db.db.get_database_backend() == DbBackend::Sqlite {
         outcome.unwrap();
     } else {

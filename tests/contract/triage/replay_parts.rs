@@ -12,9 +12,9 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterState, DeadLetterTriage, ErrorKind, PageRequest, PayloadKind, ReplayRequest, Replayed, Requeue,
-    Resolution, StoredLetter,
+    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, ErrorKind,
+    PageRequest, PayloadKind, ReplayRequest, Replayed, Requeue, Resolution, StoredLetter,
     entity::dead_letters as table,
     testing::{stored_letter, transient},
 };
@@ -24,7 +24,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{any, new_app, rows, settlement, ten_oclock};
+use super::{any, new_app, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -124,11 +124,7 @@ fn events<'a>(letters: impl IntoIterator<Item = &'a StoredLetter>) -> BTreeSet<U
 }
 
 fn all() -> DeadLetterFilter {
-    DeadLetterFilter {
-        state: DeadLetterState::Open,
-        created_before: Some(DateTime::<Utc>::MAX_UTC),
-        ..Default::default()
-    }
+    DeadLetterFilter::default().state(DeadLetterState::Open).created_before(DateTime::<Utc>::MAX_UTC)
 }
 
 fn failed(replayed: &Replayed) -> Vec<DeadLetterId> {
@@ -136,7 +132,7 @@ fn failed(replayed: &Replayed) -> Vec<DeadLetterId> {
 }
 
 async fn open(db: &TestDb, app: AppId) -> u64 {
-    db.repo().count(app, &all(), 1_000, None).await.unwrap().count
+    db.repo().count(app, &all(), &CountRequest::default()).await.unwrap().matching.count
 }
 
 async fn of_two_open_letters_of_one_event_one_is_replayed_and_the_rest_with_it(db: TestDb) {
@@ -149,7 +145,10 @@ async fn of_two_open_letters_of_one_event_one_is_replayed_and_the_rest_with_it(d
     db.repo().import(std::slice::from_ref(&again)).await.unwrap();
 
     let replayer = db.repo().replayer(Outbox::default());
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!((&replayed.ids, failed(&replayed)), (&ids(&stored), vec![again.id]));
     assert!(replayed.stopped.is_none() && !replayed.skipped_locked && !replayed.more, "{replayed:?}");
     let [failure] = replayed.failed.as_slice() else { panic!("{replayed:?}") };
@@ -164,7 +163,10 @@ async fn an_event_that_is_back_already_costs_its_own_letter(db: TestDb) {
     let stored = letters(&db, app, 5).await;
     put(&db.db, stored[2].original_event_id).await.unwrap();
     let replayer = db.repo().replayer(Outbox::default());
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     let others = stored.iter().filter(|letter| letter.id != stored[2].id);
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (ids(others), vec![stored[2].id]));
     assert_eq!((back(&db).await, open(&db, app).await), (events(&stored), 1));
@@ -175,7 +177,10 @@ async fn a_batch_of_letters_that_all_fail_names_each_and_replays_none(db: TestDb
     let app = new_app();
     let stored = letters(&db, app, 3).await;
     let replayer = db.repo().replayer(Outbox::that_refuses(&ids(&stored)));
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (vec![], ids(&stored)));
     for failure in &replayed.failed {
         assert_eq!(failure.reason(), format!("refused {}", failure.id));
@@ -192,8 +197,9 @@ async fn the_next_call_goes_on_behind_the_letters_that_failed(db: TestDb) {
     let replayer = db.repo().replayer(Outbox::that_refuses(&refused));
     let (mut done, mut of_all, mut after) = (Vec::new(), Vec::new(), None);
     loop {
-        let request = ReplayRequest { after, limit: 2, ..Default::default() };
-        let replayed = replayer.replay_matching(app, &all(), request).await.unwrap();
+        let request = ReplayRequest::default().after(after).limit(2);
+        let replayed =
+            replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
         assert!(replayed.ids.len() + replayed.failed.len() <= 2, "{replayed:?}");
         of_all.extend(failed(&replayed));
         done.extend(&replayed.ids);
@@ -204,8 +210,8 @@ async fn the_next_call_goes_on_behind_the_letters_that_failed(db: TestDb) {
     }
     assert_eq!((of_all, done), (refused, ids(&stored[5..])));
     // From the beginning they are tried again.
-    let request = ReplayRequest { limit: 2, ..Default::default() };
-    let replayed = replayer.replay_matching(app, &all(), request).await.unwrap();
+    let request = ReplayRequest::default().limit(2);
+    let replayed = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!(failed(&replayed), ids(&stored[..2]));
 }
 
@@ -214,10 +220,13 @@ async fn a_call_ends_with_32_failures(db: TestDb) {
     let app = new_app();
     let stored = letters(&db, app, 40).await;
     let replayer = db.repo().replayer(Outbox::that_refuses(&ids(&stored)));
-    let first = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let first = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!((failed(&first), first.more), (ids(&stored[..32]), true));
-    let request = ReplayRequest { after: first.next, ..Default::default() };
-    let second = replayer.replay_matching(app, &all(), request).await.unwrap();
+    let request = ReplayRequest::default().after(first.next);
+    let second = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!((failed(&second), second.more), (ids(&stored[32..]), false));
 }
 
@@ -228,7 +237,10 @@ async fn each_letter_is_requeued_once_whatever_fails(db: TestDb) {
     let refused: Vec<_> = [0, 7, 8, 20].iter().map(|&index: &usize| stored[index].id).collect();
     let outbox = Arc::new(Outbox::that_refuses(&refused));
     let replayer = db.repo().replayer(Arc::clone(&outbox));
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     let others: Vec<_> = stored.iter().filter(|letter| !refused.contains(&letter.id)).collect();
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (ids(others.clone()), refused));
     assert_eq!(back(&db).await, events(others.clone()));
@@ -244,7 +256,10 @@ async fn a_transient_error_is_not_bisected(db: TestDb) {
     letters(&db, app, 4).await;
     let outbox = Arc::new(Outbox { breaks_at: Some(0), ..Default::default() });
     let replayer = db.repo().replayer(Arc::clone(&outbox));
-    let error = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap_err();
+    let error = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap_err();
     assert!(error.is_transient() && matches!(error, DeadLetterRepoError::Requeue(_)), "{error}");
     assert_eq!((outbox.calls.load(Ordering::Relaxed), open(&db, app).await), (1, 4));
 }
@@ -256,7 +271,10 @@ async fn an_error_after_a_part_stops_the_call_and_leaves_what_is_done(db: TestDb
     // Of all four, then of the older two, then of the newer two.
     let outbox = Outbox { breaks_at: Some(2), ..Outbox::that_refuses(&[stored[3].id]) };
     let replayer = db.repo().replayer(outbox);
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!((&replayed.ids, replayed.failed.len(), replayed.more), (&ids(&stored[..2]), 0, true));
     assert!(replayed.stopped.as_ref().is_some_and(DeadLetterRepoError::is_transient), "{replayed:?}");
     assert_eq!((back(&db).await, open(&db, app).await), (events(&stored[..2]), 2));
@@ -268,12 +286,17 @@ async fn a_cursor_of_another_app_or_filter_is_refused_and_nothing_is_sent(db: Te
     let stored = letters(&db, app, 2).await;
     let (recording, recorded) = db.connect_recorded().await;
     let replayer = db.repo_over(recording).replayer(Outbox::that_refuses(&ids(&stored)));
-    let after = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap().next;
+    let after = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap()
+        .next;
     recorded.take();
-    let other = DeadLetterFilter { op: Some("insert".to_owned()), ..all() };
+    let other = all().op("insert");
     for (app, filter) in [(new_app(), all()), (app, other)] {
-        let request = ReplayRequest { after, ..Default::default() };
-        let error = replayer.replay_matching(app, &filter, request).await.unwrap_err();
+        let request = ReplayRequest::default().after(after);
+        let error =
+            replayer.replay_matching(app, &filter, &Attribution::default(), &request).await.unwrap_err();
         assert!(matches!(error, DeadLetterRepoError::InvalidCursor), "{error}");
     }
     assert_eq!(recorded.take(), []);
@@ -290,8 +313,9 @@ async fn callers_at_the_same_time_replay_each_event_once(db: TestDb) {
         tokio::spawn(async move {
             let (mut ids, mut after) = (Vec::new(), None);
             loop {
-                let request = ReplayRequest { after, limit: 6, ..Default::default() };
-                let replayed = replayer.replay_matching(app, &all(), request).await.unwrap();
+                let request = ReplayRequest::default().after(after).limit(6);
+                let replayed =
+                    replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
                 ids.extend(replayed.ids);
                 after = replayed.next;
                 if !replayed.more {
@@ -305,7 +329,10 @@ async fn callers_at_the_same_time_replay_each_event_once(db: TestDb) {
         done.extend(caller.await.unwrap());
     }
     // What one of them had locked when the others looked.
-    let last = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let last = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     done.extend(&last.ids);
     let others: Vec<_> = stored.iter().filter(|letter| !refused.contains(&letter.id)).collect();
     assert_eq!(failed(&last), refused);
@@ -325,7 +352,10 @@ async fn a_batch_ends_at_16_mb_of_all_texts_with_at_least_one_letter(db: TestDb)
     db.repo().import(&small[..10]).await.unwrap();
     db.repo().import(&small[10..]).await.unwrap();
     let replayer = db.repo().replayer(Outbox::default());
-    let first = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let first = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     // The other texts of a letter count too.
     assert_eq!((&first.ids, first.more, first.skipped_locked), (&ids(&small[..15]), true, false));
     // One that is larger goes by itself.
@@ -335,7 +365,7 @@ async fn a_batch_ends_at_16_mb_of_all_texts_with_at_least_one_letter(db: TestDb)
     loop {
         let replayed: Result<_, DeadLetterRepoError> = db
             .repo()
-            .replay_matching(app, &all(), None, None, 100, async |txn, letters| {
+            .replay_matching_with(app, &all(), &Attribution::default(), 100, async |txn, letters| {
                 for letter in letters {
                     put(txn, letter.original_event_id).await?;
                 }
@@ -365,7 +395,7 @@ async fn a_truncated_payload_is_replayed_only_by_a_service_that_takes_it(db: Tes
     for kind in [PayloadKind::Truncated, PayloadKind::Erased] {
         let letter = of_kind(stored_letter(app, ten_oclock()), kind);
         db.repo().import(std::slice::from_ref(&letter)).await.unwrap();
-        let error = of_whole.replay(app, letter.id, None, None).await.unwrap_err();
+        let error = of_whole.replay(app, letter.id, &Attribution::default()).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -377,7 +407,7 @@ async fn a_truncated_payload_is_replayed_only_by_a_service_that_takes_it(db: Tes
         );
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert_eq!((open(&db, app).await, back(&db).await.contains(&letter.original_event_id)), (1, false));
-        of_any.replay(app, letter.id, None, None).await.unwrap();
+        of_any.replay(app, letter.id, &Attribution::default()).await.unwrap();
         assert_eq!((open(&db, app).await, back(&db).await.contains(&letter.original_event_id)), (0, true));
     }
 }
@@ -399,31 +429,40 @@ async fn truncated_payloads_do_not_block_what_matches(db: TestDb) {
     let app = new_app();
     let stored = two_of_three_truncated(&db, app).await;
     let replayer = db.repo().replayer(Outbox::default());
-    let request = ReplayRequest { limit: 1, ..Default::default() };
-    let replayed = replayer.replay_matching(app, &all(), request.clone()).await.unwrap();
+    let request = ReplayRequest::default().limit(1);
+    let replayed =
+        replayer.replay_matching(app, &all(), &Attribution::default(), &request.clone()).await.unwrap();
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (vec![stored[2].id], vec![]));
-    let replayed = replayer.replay_matching(app, &all(), request).await.unwrap();
+    let replayed = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert!(replayed.ids.is_empty() && !replayed.more && !replayed.skipped_locked, "{replayed:?}");
     // Nor by their ids.
-    let these = DeadLetterFilter { ids: Some(ids(&stored)), ..all() };
-    let replayed = replayer.replay_matching(app, &these, ReplayRequest::default()).await.unwrap();
+    let these = all().ids(ids(&stored));
+    let replayed = replayer
+        .replay_matching(app, &these, &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert!(replayed.ids.is_empty() && replayed.failed.is_empty(), "{replayed:?}");
 
     let replayer = db.repo().replayer(Outbox { takes_truncated: true, ..Default::default() });
-    let replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     assert_eq!(replayed.ids, ids(&stored[..2]));
 }
 
 async fn a_closure_gets_truncated_payloads_and_sees_their_kind(db: TestDb) {
     let app = new_app();
     let stored = two_of_three_truncated(&db, app).await;
-    let kind: Result<_, DeadLetterRepoError> =
-        db.repo().replay(app, stored[0].id, None, None, async |_, letter| Ok(letter.payload_kind)).await;
+    let kind: Result<_, DeadLetterRepoError> = db
+        .repo()
+        .replay_with(app, stored[0].id, &Attribution::default(), async |_, letter| Ok(letter.payload_kind))
+        .await;
     assert_eq!(kind.unwrap().as_deref(), Some("erased"));
     let mut kinds = Vec::new();
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
-        .replay_matching(app, &all(), None, None, 10, async |_, letters| {
+        .replay_matching_with(app, &all(), &Attribution::default(), 10, async |_, letters| {
             kinds.extend(letters.into_iter().filter_map(|letter| letter.payload_kind));
             Ok(())
         })
@@ -435,13 +474,23 @@ async fn a_filter_tells_truncated_payloads_from_whole_ones(db: TestDb) {
     let app = new_app();
     let stored = two_of_three_truncated(&db, app).await;
     for (truncated, expected) in [(None, 3), (Some(true), 2), (Some(false), 1)] {
-        let filter = DeadLetterFilter { truncated, ..all() };
-        assert_eq!(db.repo().count(app, &filter, 10, None).await.unwrap().count, expected);
-        assert_eq!(db.repo().count(app, &filter, 10, Some(10)).await.unwrap().count, expected);
+        let filter = all().truncated(truncated);
+        assert_eq!(
+            db.repo().count(app, &filter, &CountRequest::default().cap(10)).await.unwrap().matching.count,
+            expected
+        );
+        assert_eq!(
+            db.repo()
+                .count(app, &filter, &CountRequest::default().cap(10).scan_limit(10))
+                .await
+                .unwrap()
+                .matching
+                .count,
+            expected
+        );
     }
-    let whole = DeadLetterFilter { truncated: Some(false), ..all() };
-    let ignored = settlement(Resolution::Ignored);
-    let resolved = db.repo().resolve_matching(app, &whole, &ignored, 10).await.unwrap();
+    let whole = all().truncated(false);
+    let resolved = db.repo().resolve_matching(app, &whole, Resolution::Ignored, &seen(), 10).await.unwrap();
     assert_eq!(resolved.ids, ids(&stored[2..]));
 }
 
@@ -462,15 +511,15 @@ async fn a_run_is_stored_with_its_letters_until_they_are_reopened(db: TestDb) {
     };
     let run_id = Some(Uuid::now_v7());
     let replayer = db.repo().replayer(Outbox::default());
-    let request = ReplayRequest { run_id, limit: 1, ..Default::default() };
-    replayer.replay_matching(app, &all(), request).await.unwrap();
+    let request = ReplayRequest::default().run_id(run_id).limit(1);
+    replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id, None]);
-    db.repo().reopen(app, stored[0].id).await.unwrap();
+    db.repo().reopen(app, stored[0].id, &Attribution::default()).await.unwrap();
     assert_eq!(run_of(stored[0].id).await, None);
 
-    let request = ReplayRequest { run_id, ..Default::default() };
+    let request = ReplayRequest::default().run_id(run_id);
     db.execute("DELETE FROM outbox").await;
-    replayer.replay_matching(app, &all(), request).await.unwrap();
+    replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id; 2]);
     // Whoever resolves it anew is no part of the run.
     db.repo().resolve(stored[1].id, "ignored").await.unwrap();
@@ -483,14 +532,14 @@ async fn letters_failed_again_only_if_the_run_replayed_their_event(db: TestDb) {
     let stored = letters(&db, app, 4).await;
     let replayer = db.repo().replayer(Outbox::default());
     let run = Uuid::now_v7();
-    let these = DeadLetterFilter { ids: Some(ids(&stored[..2])), ..all() };
-    let request = ReplayRequest { run_id: Some(run), ..Default::default() };
-    replayer.replay_matching(app, &these, request).await.unwrap();
+    let these = all().ids(ids(&stored[..2]));
+    let request = ReplayRequest::default().run_id(run);
+    replayer.replay_matching(app, &these, &Attribution::default(), &request).await.unwrap();
     // By another run, and by nobody's.
-    let these = DeadLetterFilter { ids: Some(ids(&stored[2..3])), ..all() };
-    let request = ReplayRequest { run_id: Some(Uuid::now_v7()), ..Default::default() };
-    replayer.replay_matching(app, &these, request).await.unwrap();
-    replayer.replay(app, stored[3].id, None, None).await.unwrap();
+    let these = all().ids(ids(&stored[2..3]));
+    let request = ReplayRequest::default().run_id(Uuid::now_v7());
+    replayer.replay_matching(app, &these, &Attribution::default(), &request).await.unwrap();
+    replayer.replay(app, stored[3].id, &Attribution::default()).await.unwrap();
 
     let at = ten_oclock() + Duration::hours(1);
     let again = [0, 1, 2, 3].map(|index: usize| StoredLetter {
@@ -504,18 +553,32 @@ async fn letters_failed_again_only_if_the_run_replayed_their_event(db: TestDb) {
     // One of them is replayed again by hand.
     db.repo().resolve(again[1].id, "replayed").await.unwrap();
 
-    let filter = DeadLetterFilter { failed_again_in_run: Some(run), ..any() };
+    let filter = any().failed_again_in_run(run);
     for scan in [None, Some(100)] {
-        let page = PageRequest { scan, ..Default::default() };
+        let page = PageRequest::default().scan_limit(scan);
         let found = db.repo().list(app, &filter, &page).await.unwrap().items;
         let found: BTreeSet<_> = found.iter().map(|letter| letter.id.into_inner()).collect();
         assert_eq!(found, again[..2].iter().map(|letter| letter.id.into_inner()).collect());
-        assert_eq!(db.repo().count(app, &filter, 10, scan).await.unwrap().count, 2);
+        assert_eq!(
+            db.repo()
+                .count(app, &filter, &CountRequest::default().cap(10).scan_limit(scan))
+                .await
+                .unwrap()
+                .matching
+                .count,
+            2
+        );
     }
-    let open = DeadLetterFilter { state: DeadLetterState::Open, ..filter.clone() };
-    assert_eq!(db.repo().count(app, &open, 10, None).await.unwrap().count, 1);
-    let none = DeadLetterFilter { failed_again_in_run: Some(Uuid::now_v7()), ..any() };
-    assert_eq!(db.repo().count(app, &none, 10, None).await.unwrap().count, 0);
+    let open = filter.clone().state(DeadLetterState::Open);
+    assert_eq!(
+        db.repo().count(app, &open, &CountRequest::default().cap(10)).await.unwrap().matching.count,
+        1
+    );
+    let none = any().failed_again_in_run(Uuid::now_v7());
+    assert_eq!(
+        db.repo().count(app, &none, &CountRequest::default().cap(10)).await.unwrap().matching.count,
+        0
+    );
 }
 
 /// The next call goes on behind them, so that somebody has to say it.
@@ -528,17 +591,19 @@ async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_po
     let txn = db.db.begin().await.unwrap();
     table::Entity::find_by_id(stored[0].id.into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
     let replayer = db.repo().replayer(Outbox::that_refuses(&[stored[2].id]));
-    let request = ReplayRequest { limit: 2, ..Default::default() };
-    let first = replayer.replay_matching(app, &all(), request.clone()).await.unwrap();
+    let request = ReplayRequest::default().limit(2);
+    let first =
+        replayer.replay_matching(app, &all(), &Attribution::default(), &request.clone()).await.unwrap();
     assert_eq!((first.ids.clone(), failed(&first)), (vec![stored[1].id], vec![stored[2].id]));
     assert_eq!((first.more, first.skipped_locked), (true, true));
     let second = replayer
-        .replay_matching(app, &all(), ReplayRequest { after: first.next, ..request.clone() })
+        .replay_matching(app, &all(), &Attribution::default(), &request.clone().after(first.next))
         .await
         .unwrap();
     assert_eq!((&second.ids, second.more, second.skipped_locked), (&ids(&stored[3..5]), true, false));
     // Where none fails, the next call comes to them.
-    let third = replayer.replay_matching(app, &all(), ReplayRequest { limit: 1, ..request }).await.unwrap();
+    let third =
+        replayer.replay_matching(app, &all(), &Attribution::default(), &request.limit(1)).await.unwrap();
     assert_eq!((failed(&third), third.skipped_locked), (vec![stored[2].id], true));
     txn.rollback().await.unwrap();
 }
@@ -553,12 +618,21 @@ async fn a_commit_that_fails_is_bisected_on_postgres() {
     let stored = letters(&db, app, 5).await;
     put(&db.db, stored[1].original_event_id).await.unwrap();
     let replayer = db.repo().replayer(Outbox::default());
-    let mut replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+    let mut replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
     while replayed.failed.is_empty() && replayed.skipped_locked {
-        replayed = replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+        replayed = replayer
+            .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+            .await
+            .unwrap();
     }
     while open(&db, app).await > 1 {
-        replayer.replay_matching(app, &all(), ReplayRequest::default()).await.unwrap();
+        replayer
+            .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+            .await
+            .unwrap();
     }
     let [failure] = replayed.failed.as_slice() else { panic!("{replayed:?}") };
     assert_eq!(failure.id, stored[1].id);
@@ -577,7 +651,12 @@ async fn a_loop_ends_where_a_trigger_hides_letters_from_the_update_on_postgres()
          CREATE TRIGGER leave BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION leave()",
     )
     .await;
-    let request = ReplayRequest { limit: 2, ..Default::default() };
-    let replayed = db.repo().replayer(Outbox::default()).replay_matching(app, &all(), request).await.unwrap();
+    let request = ReplayRequest::default().limit(2);
+    let replayed = db
+        .repo()
+        .replayer(Outbox::default())
+        .replay_matching(app, &all(), &Attribution::default(), &request)
+        .await
+        .unwrap();
     assert!(replayed.ids.is_empty() && replayed.failed.is_empty() && !replayed.more, "{replayed:?}");
 }

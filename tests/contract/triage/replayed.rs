@@ -1,4 +1,4 @@
-use dead_letters::{AppId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter};
+use dead_letters::{AppId, DeadLetterRead, DeadLetterRepo, NewDeadLetter};
 use uuid::Uuid;
 
 use super::{letter, new_app, row_of};

@@ -1,16 +1,16 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, DeadLetterTriage, Resolution, Settlement,
+    Attribution, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, Resolution,
 };
 use sea_orm::{DbBackend, TransactionTrait};
 use uuid::Uuid;
 
-use super::{letter, new_app, row_of, settlement};
+use super::{letter, new_app, row_of, seen};
 use crate::database::TestDb;
 
 on_every_backend! {
-    an_unresolved_row_is_settled_and_returned_whole,
-    a_settlement_may_come_without_name_and_note,
+    an_unresolved_row_is_resolved_and_its_summary_is_returned,
+    a_letter_may_be_resolved_without_name_and_note,
     a_nul_in_name_and_note_becomes_the_replacement_character,
     a_row_whose_handler_failed_is_open,
     a_settled_row_says_as_what_when_and_by_whom,
@@ -24,34 +24,29 @@ on_every_backend! {
     an_unresolved_row_is_not_reopened,
 }
 
-async fn an_unresolved_row_is_settled_and_returned_whole(db: TestDb) {
+async fn an_unresolved_row_is_resolved_and_its_summary_is_returned(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let before = db.repo().get(id).await.unwrap().unwrap();
     // SQLite's clock goes by milliseconds.
     let from = Utc::now() - Duration::milliseconds(1);
-    let row = db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
-    let resolved_at = row.resolved_at.unwrap();
+    let summary = db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
+    let resolved_at = summary.resolved_at.unwrap();
     assert!(from <= resolved_at && resolved_at <= Utc::now());
-    assert_eq!(
-        row,
-        DeadLetterRow {
-            resolved_at: Some(resolved_at),
-            resolution: Some(Resolution::Ignored),
-            resolved_by: Some("ada".to_owned()),
-            resolution_note: Some("seen".to_owned()),
-            ..before
-        }
-    );
-    assert_eq!(db.repo().get(id).await.unwrap().unwrap(), row);
+    assert_eq!(db.repo().summary(app, id).await.unwrap().unwrap(), summary);
+    let mut expected = before;
+    expected.resolved_at = Some(resolved_at);
+    expected.resolution = Some(Resolution::Ignored);
+    expected.resolved_by = Some("ada".to_owned());
+    expected.resolution_note = Some("seen".to_owned());
+    assert_eq!(db.repo().get(id).await.unwrap().unwrap(), expected);
 }
 
-async fn a_settlement_may_come_without_name_and_note(db: TestDb) {
+async fn a_letter_may_be_resolved_without_name_and_note(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
-    db.repo().resolve_once(app, id, &settlement(Resolution::HandlerFailed)).await.unwrap();
-    let plain = Settlement::replayed();
-    let row = db.repo().resolve_once(app, id, &plain).await.unwrap();
+    db.repo().resolve_once(app, id, Resolution::HandlerFailed, &seen()).await.unwrap();
+    let row = db.repo().resolve_once(app, id, Resolution::Replayed, &Attribution::default()).await.unwrap();
     assert_eq!(
         (row.resolution, row.resolved_by, row.resolution_note),
         (Some(Resolution::Replayed), None, None)
@@ -61,8 +56,11 @@ async fn a_settlement_may_come_without_name_and_note(db: TestDb) {
 async fn a_nul_in_name_and_note_becomes_the_replacement_character(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
-    let nul = Settlement::ignored().by("a\0").note("\0");
-    let row = db.repo().resolve_once(app, id, &nul).await.unwrap();
+    let row = db
+        .repo()
+        .resolve_once(app, id, Resolution::Ignored, &Attribution::by("a\0").note("\0"))
+        .await
+        .unwrap();
     assert_eq!(
         (row.resolved_by.as_deref(), row.resolution_note.as_deref()),
         (Some("a\u{FFFD}"), Some("\u{FFFD}"))
@@ -73,20 +71,19 @@ async fn a_row_whose_handler_failed_is_open(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     for resolution in [Resolution::HandlerFailed, Resolution::HandlerFailed, Resolution::Replayed] {
-        let row = db.repo().resolve_once(app, id, &settlement(resolution)).await.unwrap();
+        let row = db.repo().resolve_once(app, id, resolution, &seen()).await.unwrap();
         assert_eq!(row.resolution, Some(resolution));
     }
-    assert!(db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.is_err());
+    assert!(db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.is_err());
 }
 
 async fn a_settled_row_says_as_what_when_and_by_whom(db: TestDb) {
     let app = new_app();
     for settled in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
         let id = row_of(&db, letter(app)).await;
-        let by = Some("Ada Lovelace".to_owned());
-        let settlement_by = Settlement { by, ..settlement(settled) };
-        let first = db.repo().resolve_once(app, id, &settlement_by).await.unwrap();
-        let error = db.repo().resolve_once(app, id, &settlement(Resolution::Replayed)).await.unwrap_err();
+        let by = Attribution::by("Ada Lovelace").note("seen");
+        let first = db.repo().resolve_once(app, id, settled, &by).await.unwrap();
+        let error = db.repo().resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap_err();
         // Neither of which tells who it was.
         assert!(!format!("{error} {error:?}").contains("Ada"), "{error}");
         let DeadLetterRepoError::AlreadyResolved { id: of, resolution, resolved_at, by } = error else {
@@ -94,7 +91,7 @@ async fn a_settled_row_says_as_what_when_and_by_whom(db: TestDb) {
         };
         assert_eq!((of, resolution, Some(resolved_at)), (id, Some(settled), first.resolved_at));
         assert_eq!(by.as_deref(), Some("Ada Lovelace"));
-        assert_eq!(db.repo().get(id).await.unwrap().unwrap(), first);
+        assert_eq!(db.repo().summary(app, id).await.unwrap().unwrap(), first);
     }
 }
 
@@ -108,10 +105,10 @@ async fn another_apps_row_is_not_found_in_any_call(db: TestDb) {
         let not_found = |error: DeadLetterRepoError| {
             assert!(matches!(error, DeadLetterRepoError::NotFound(of) if of == id), "{error}");
         };
-        not_found(db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap_err());
-        not_found(db.repo().reopen(app, id).await.unwrap_err());
+        not_found(db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap_err());
+        not_found(db.repo().reopen(app, id, &Attribution::default()).await.unwrap_err());
         let replayed: Result<(), _> =
-            db.repo().replay(app, id, None, None, async |_, _| panic!("enqueued")).await;
+            db.repo().replay_with(app, id, &Attribution::default(), async |_, _| panic!("enqueued")).await;
         not_found(replayed.unwrap_err());
         assert_eq!(db.repo().get(id).await.unwrap(), before);
     }
@@ -123,7 +120,7 @@ async fn of_two_callers_one_wins_and_its_resolution_is_stored(db: TestDb) {
         let id = row_of(&db, letter(app)).await;
         let race = [Resolution::Replayed, Resolution::Ignored].map(|resolution| {
             let repo = db.repo();
-            tokio::spawn(async move { repo.resolve_once(app, id, &settlement(resolution)).await })
+            tokio::spawn(async move { repo.resolve_once(app, id, resolution, &seen()).await })
         });
         let mut winners = Vec::new();
         for caller in race {
@@ -135,7 +132,7 @@ async fn of_two_callers_one_wins_and_its_resolution_is_stored(db: TestDb) {
             }
         }
         assert_eq!(winners.len(), 1);
-        assert_eq!(db.repo().get(id).await.unwrap().unwrap(), winners[0]);
+        assert_eq!(db.repo().summary(app, id).await.unwrap().unwrap(), winners[0]);
     }
 }
 
@@ -143,7 +140,7 @@ async fn settling_takes_one_statement(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let (recording, recorded) = db.connect_recorded().await;
-    db.repo_over(recording).resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    db.repo_over(recording).resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
     let sent = recorded.take();
     assert!(sent.len() == 1 && sent[0].sql.starts_with("UPDATE"), "{sent:?}");
 }
@@ -159,8 +156,8 @@ async fn a_row_that_the_database_hides_from_the_update_is_an_error(db: TestDb) {
          CREATE TRIGGER pass_over BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION pass_over()"
     })
     .await;
-    let settled = db.repo().resolve_once(app, unresolved, &settlement(Resolution::Ignored)).await;
-    let reopened = db.repo().reopen(app, resolved).await;
+    let settled = db.repo().resolve_once(app, unresolved, Resolution::Ignored, &seen()).await;
+    let reopened = db.repo().reopen(app, resolved, &Attribution::default()).await;
     for error in [settled.unwrap_err(), reopened.unwrap_err()] {
         assert_eq!(error.to_string(), "None of the records are updated");
     }
@@ -171,18 +168,18 @@ async fn over_a_transaction_a_rollback_opens_the_row_again(db: TestDb) {
     let id = row_of(&db, letter(app)).await;
     let txn = db.db.begin().await.unwrap();
     let repo = db.repo().in_transaction(&txn);
-    repo.resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
+    repo.resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
     assert!(repo.get_for_app(app, id).await.unwrap().unwrap().resolution.is_some());
     txn.rollback().await.unwrap();
-    db.repo().resolve_once(app, id, &settlement(Resolution::Replayed)).await.unwrap();
+    db.repo().resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap();
 }
 
 async fn a_reopened_row_is_as_it_was_before(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     let before = db.repo().get(id).await.unwrap();
-    db.repo().resolve_once(app, id, &settlement(Resolution::Ignored)).await.unwrap();
-    db.repo().reopen(app, id).await.unwrap();
+    db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
+    db.repo().reopen(app, id, &Attribution::default()).await.unwrap();
     assert_eq!(db.repo().get(id).await.unwrap(), before);
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1);
 }
@@ -191,13 +188,13 @@ async fn a_row_whose_handler_failed_is_reopened(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     db.repo().resolve(id, "handler_failed").await.unwrap();
-    db.repo().reopen(app, id).await.unwrap();
+    db.repo().reopen(app, id, &Attribution::default()).await.unwrap();
     assert_eq!(db.repo().get(id).await.unwrap().unwrap().resolution, None);
 }
 
 async fn an_unresolved_row_is_not_reopened(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
-    let error = db.repo().reopen(app, id).await.unwrap_err();
+    let error = db.repo().reopen(app, id, &Attribution::default()).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::NotResolved(of) if of == id), "{error}");
 }

@@ -2,9 +2,9 @@ use std::{sync::Mutex, thread};
 
 use chrono::Duration;
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, DeadLetterSummary,
-    DeadLetterTriage, GroupRequest, NewDeadLetter, Page, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
-    TimelineRequest, testing::stored_letter,
+    AppId, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, GroupRequest, NewDeadLetter, Page, PageRequest,
+    SeaOrmDeadLetterRepo, StoredLetter, TimelineRequest, testing::stored_letter,
 };
 use sea_orm::{Database, DbBackend};
 use tokio::runtime::Builder;
@@ -36,11 +36,11 @@ async fn with_odd_ones_at(db: &TestDb, app: AppId, count: usize, odd: &[usize]) 
 
 fn odd() -> DeadLetterFilter {
     // Without the rows whose places the odd ones took.
-    DeadLetterFilter { source: Some("invoices".into()), created_from: Some(ten_oclock()), ..any() }
+    any().source("invoices").created_from(ten_oclock())
 }
 
 fn scan(scan: u32) -> PageRequest {
-    PageRequest { scan: Some(scan), ..Default::default() }
+    PageRequest::default().scan_limit(scan)
 }
 
 fn ids(page: &Page<DeadLetterSummary>) -> Vec<DeadLetterId> {
@@ -53,7 +53,7 @@ async fn a_scan_ends_an_empty_page_and_the_next_one_goes_on_there(db: TestDb) {
     let page = db.repo().list(app, &odd(), &scan(5)).await.unwrap();
     assert_eq!(page.items, []);
     assert_eq!(page.scanned_back_to, Some(ten_oclock() + Duration::minutes(5)));
-    let after = PageRequest { after: page.next, ..scan(5) };
+    let after = scan(5).after(page.next);
     let page = db.repo().list(app, &odd(), &after).await.unwrap();
     assert_eq!((ids(&page), page.next, page.scanned_back_to), (vec![stored[1], stored[0]], None, None));
 }
@@ -65,7 +65,7 @@ async fn pages_of_any_scan_show_each_match_once(db: TestDb) {
     db.set_created_at(stored[5], ten_oclock() + Duration::minutes(4)).await;
     for scan in 1..=11 {
         for size in 1..=5 {
-            let mut request = PageRequest { size, scan: Some(scan), after: None };
+            let mut request = PageRequest::default().size(size).scan_limit(scan);
             let mut seen = Vec::new();
             loop {
                 let page = db.repo().list(app, &odd(), &request).await.unwrap();
@@ -90,20 +90,27 @@ async fn a_scan_that_reaches_the_last_row_leaves_nothing_out(db: TestDb) {
         let page = db.repo().list(app, &odd(), &scan(length)).await.unwrap();
         let ends_at = ends_at.map(|minute| ten_oclock() + Duration::minutes(minute));
         assert_eq!((page.scanned_back_to, page.next.is_some()), (ends_at, ends_at.is_some()));
-        assert_eq!(db.repo().count(app, &odd(), 9, Some(length)).await.unwrap().scanned_back_to, ends_at);
+        assert_eq!(
+            db.repo()
+                .count(app, &odd(), &CountRequest::default().cap(9).scan_limit(length))
+                .await
+                .unwrap()
+                .scanned_back_to,
+            ends_at
+        );
     }
 }
 
 async fn a_page_that_is_full_before_its_scan_ends_says_nothing_of_it(db: TestDb) {
     let app = new_app();
     let stored = with_odd_ones_at(&db, app, 6, &[3, 4]).await;
-    let page = db.repo().list(app, &odd(), &PageRequest { size: 1, ..scan(4) }).await.unwrap();
+    let page = db.repo().list(app, &odd(), &scan(4).size(1)).await.unwrap();
     assert_eq!((ids(&page), page.next.is_some(), page.scanned_back_to), (vec![stored[4]], true, None));
     // The same where nothing is left out of what is looked at, the scan being shorter than the page too.
     for (size, length, at) in [(2, 4, None), (4, 4, None), (4, 2, Some(ten_oclock() + Duration::minutes(4)))]
     {
-        let all = DeadLetterFilter { created_from: Some(ten_oclock()), ..any() };
-        let page = db.repo().list(app, &all, &PageRequest { size, ..scan(length) }).await.unwrap();
+        let all = any().created_from(ten_oclock());
+        let page = db.repo().list(app, &all, &scan(length).size(size)).await.unwrap();
         assert_eq!(page.items.len() as u32, size.min(length));
         let at = if size == length { page.scanned_back_to } else { at };
         assert_eq!((page.scanned_back_to, page.next.is_some()), (at, true));
@@ -120,17 +127,13 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
         db.set_created_at(foreign, ten_oclock() + Duration::days(1)).await;
     }
     // Rows 8 and 9 are too young, 6 and 7 are settled, the two behind the scan of 4 are 5 and 4.
-    let filter = DeadLetterFilter {
-        created_before: Some(ten_oclock() + Duration::minutes(8)),
-        state: DeadLetterState::Unresolved,
-        ..odd()
-    };
+    let filter = odd().created_before(ten_oclock() + Duration::minutes(8)).state(DeadLetterState::Unresolved);
     let page = db.repo().list(app, &filter, &scan(4)).await.unwrap();
     assert_eq!(ids(&page), [stored[3], stored[2]]);
     let page = db.repo().list(app, &filter, &scan(3)).await.unwrap();
     assert_eq!(ids(&page), stored[3..4]);
     // Closed rows are looked at by when they were closed.
-    let settled = DeadLetterFilter { state: DeadLetterState::Closed, ..filter };
+    let settled = filter.state(DeadLetterState::Closed);
     let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
     let last = db.repo().get(stored[7]).await.unwrap().unwrap().resolved_at;
     assert_eq!((page.items, page.scanned_back_to), (vec![], last));
@@ -144,17 +147,28 @@ async fn a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite(db: TestD
     let repo = db.repo_over(recording);
     let statements = if db.db.get_database_backend() == DbBackend::Sqlite { 2 } else { 1 };
     let page = scan(4);
-    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock() + Duration::days(1), buckets: 1 };
-    let groups = GroupRequest { scan: Some(4), ..Default::default() };
+    let time = Buckets::new(ten_oclock()..ten_oclock() + Duration::days(1), 1);
+    let groups = GroupRequest::default().scan_limit(4);
     for state in [DeadLetterState::Open, DeadLetterState::Unresolved, DeadLetterState::Any] {
-        let filter = DeadLetterFilter { state, ..odd() };
+        let filter = odd().state(state);
         assert_eq!(repo.list(app, &filter, &page).await.unwrap().items, []);
         assert_eq!(recorded.take().len(), statements);
         assert_eq!(repo.export(app, &filter, &page).await.unwrap().items, []);
         assert_eq!(recorded.take().len(), statements);
-        assert_eq!(repo.count(app, &filter, 10, Some(4)).await.unwrap().count, 0);
+        assert_eq!(
+            repo.count(app, &filter, &CountRequest::default().cap(10).scan_limit(4))
+                .await
+                .unwrap()
+                .matching
+                .count,
+            0
+        );
         assert_eq!(recorded.take().len(), statements);
-        assert_eq!(repo.timeline(app, &filter, &time, Some(4)).await.unwrap().buckets[0].count, 0);
+        assert_eq!(
+            repo.timeline(app, &filter, &TimelineRequest::from(time).scan_limit(4)).await.unwrap().buckets[0]
+                .count,
+            0
+        );
         assert_eq!(recorded.take().len(), statements);
         assert_eq!(repo.error_groups(app, &filter, &groups).await.unwrap().groups, []);
         assert_eq!(recorded.take().len(), statements);
@@ -195,14 +209,14 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
         let gap = storing_behind_a_statement(&db, vec![older.clone(), newer.clone()]).await;
         // Minutes 5 to 2, and of these the letter of minute 4 matches.
         let end = Some(ten_oclock() + Duration::minutes(2));
-        let (size, groups) = (scan(4), GroupRequest { scan: Some(4), ..Default::default() });
+        let (size, groups) = (scan(4), GroupRequest::default().scan_limit(4));
         let until = ten_oclock() + Duration::days(1);
-        let time = TimelineRequest { from: ten_oclock(), until, buckets: 1 };
+        let time = Buckets::new(ten_oclock()..until, 1);
         let counted = match call {
             "list" => {
                 let page = gap.list(app, &odd(), &size).await.unwrap();
                 assert_eq!((ids(&page), page.scanned_back_to), (vec![newer.id, there[4]], end));
-                let rest = PageRequest { after: page.next, ..size };
+                let rest = size.after(page.next);
                 let rest = gap.list(app, &odd(), &rest).await.unwrap();
                 assert_eq!((ids(&rest), rest.next), (vec![there[1], older.id, there[0]], None));
                 continue;
@@ -211,7 +225,7 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
                 let page = gap.export(app, &odd(), &size).await.unwrap();
                 let mut exported: Vec<_> = page.items.iter().map(|letter| letter.id).collect();
                 assert_eq!((exported.len(), page.scanned_back_to), (2, end));
-                let rest = PageRequest { after: page.next, ..size };
+                let rest = size.after(page.next);
                 let rest = gap.export(app, &odd(), &rest).await.unwrap();
                 assert_eq!(rest.next, None);
                 exported.extend(rest.items.iter().map(|letter| letter.id));
@@ -219,11 +233,13 @@ async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_s
                 continue;
             }
             "count" => {
-                let count = gap.count(app, &odd(), 100, Some(4)).await.unwrap();
-                (count.count, count.scanned_back_to)
+                let count =
+                    gap.count(app, &odd(), &CountRequest::default().cap(100).scan_limit(4)).await.unwrap();
+                (count.matching.count, count.scanned_back_to)
             }
             "timeline" => {
-                let timeline = gap.timeline(app, &odd(), &time, Some(4)).await.unwrap();
+                let timeline =
+                    gap.timeline(app, &odd(), &TimelineRequest::from(time).scan_limit(4)).await.unwrap();
                 (timeline.buckets[0].count, timeline.scanned_back_to)
             }
             _ => {
@@ -239,14 +255,20 @@ async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     let app = new_app();
-    let time = TimelineRequest { from: ten_oclock(), until: ten_oclock(), buckets: 1 };
-    let groups = GroupRequest { scan: Some(0), ..Default::default() };
+    let time = Buckets::new(ten_oclock()..ten_oclock(), 1);
+    let groups = GroupRequest::default().scan_limit(0);
     for (error, argument) in [
-        (repo.list(app, &any(), &scan(0)).await.unwrap_err(), "page.scan"),
-        (repo.export(app, &any(), &scan(0)).await.unwrap_err(), "page.scan"),
-        (repo.count(app, &any(), 1, Some(0)).await.unwrap_err(), "scan"),
-        (repo.timeline(app, &any(), &time, Some(0)).await.unwrap_err(), "scan"),
-        (repo.error_groups(app, &any(), &groups).await.unwrap_err(), "scan"),
+        (repo.list(app, &any(), &scan(0)).await.unwrap_err(), "page.scan_limit"),
+        (repo.export(app, &any(), &scan(0)).await.unwrap_err(), "page.scan_limit"),
+        (
+            repo.count(app, &any(), &CountRequest::default().cap(1).scan_limit(0)).await.unwrap_err(),
+            "scan_limit",
+        ),
+        (
+            repo.timeline(app, &any(), &TimelineRequest::from(time).scan_limit(0)).await.unwrap_err(),
+            "scan_limit",
+        ),
+        (repo.error_groups(app, &any(), &groups).await.unwrap_err(), "scan_limit"),
     ] {
         assert_eq!(error.to_string(), format!("{argument} must be at least 1, and is 0"));
     }

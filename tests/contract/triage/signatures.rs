@@ -1,8 +1,8 @@
 //! Signatures that a service made, those of cut errors, and their rebuild.
 
 use dead_letters::{
-    DeadLetterId, DeadLetterRepo, DeadLetterTriage, NewDeadLetter, RebuildCursor, RebuildRequest, Rebuilt,
-    SeaOrmDeadLetterRepo, StoredLetter,
+    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterTransfer, NewDeadLetter, RebuildCursor,
+    RebuildRequest, Rebuilt, SeaOrmDeadLetterRepo, StoredLetter,
     entity::dead_letters as table,
     testing::{error_signature, stored_letter},
 };
@@ -219,7 +219,7 @@ async fn a_dry_run_says_which_groups_split_and_merge_and_changes_nothing(db: Tes
         make_stale(&db, id, old).await;
         stale.push((row(&db, id).await, key));
     }
-    let request = RebuildRequest { dry_run: true, ..Default::default() };
+    let request = RebuildRequest::default().dry_run(true);
     let found = db.repo().rebuild_signatures(&request).await.unwrap();
     assert_eq!((found.examined, found.stale, found.updated), (4, 4, 0));
     let mut moves: Vec<_> = found
@@ -255,7 +255,7 @@ async fn a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew(db: TestDb)
     for &id in &ids {
         make_stale(&db, id, "old").await;
     }
-    let mut request = RebuildRequest { limit: 3, ..Default::default() };
+    let mut request = RebuildRequest::default().limit(3);
     let mut pages = Vec::new();
     for _ in 0..2 {
         let rebuilt = db.repo().rebuild_signatures(&request).await.unwrap();
@@ -267,7 +267,7 @@ async fn a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew(db: TestDb)
     // It was interrupted here.
     let rebuilt = rebuild(&db.repo()).await;
     assert_eq!((rebuilt.examined, rebuilt.stale, rebuilt.updated, rebuilt.next), (7, 1, 1, None));
-    let empty = RebuildRequest { after: Some(cursor(ids[6])), ..Default::default() };
+    let empty = RebuildRequest::default().after(cursor(ids[6]));
     assert_eq!(db.repo().rebuild_signatures(&empty).await.unwrap(), Rebuilt::default());
 }
 
@@ -275,7 +275,7 @@ async fn a_rebuilds_limit_is_1_to_500(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for limit in [0, 501] {
-        let request = RebuildRequest { limit, ..Default::default() };
+        let request = RebuildRequest::default().limit(limit);
         let error = repo.rebuild_signatures(&request).await.unwrap_err();
         assert_eq!(error.to_string(), format!("limit must be from 1 to 500, and is {limit}"));
     }
@@ -292,7 +292,7 @@ async fn a_rebuild_examines_an_id_that_two_apps_have_twice_where_it_is_sharded()
     let second = StoredLetter { id: first.id, ..second };
     db.repo().import(&[first, second]).await.unwrap();
     db.execute("UPDATE dead_letters SET signature_version = 1").await;
-    let mut request = RebuildRequest { limit: 1, ..Default::default() };
+    let mut request = RebuildRequest::default().limit(1);
     let one = db.repo().rebuild_signatures(&request).await.unwrap();
     assert_eq!((one.updated, one.next.map(|next| next.app_id)), (1, Some(apps[0])));
     request.after = one.next;

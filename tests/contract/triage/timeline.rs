@@ -1,6 +1,6 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    Bucket, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterTriage, GroupRequest,
+    Bucket, Buckets, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, GroupRequest,
     NewDeadLetter, Timeline, TimelineRequest,
 };
 
@@ -18,7 +18,7 @@ on_every_backend! {
 
 fn request(from: i64, until: i64, buckets: u32) -> TimelineRequest {
     let minute = |minute| ten_oclock() + Duration::minutes(minute);
-    TimelineRequest { from: minute(from), until: minute(until), buckets }
+    Buckets::new(minute(from)..minute(until), buckets).into()
 }
 
 fn counts(timeline: &Timeline) -> Vec<u64> {
@@ -31,27 +31,23 @@ async fn rows_are_counted_by_bucket_empty_ones_too(db: TestDb) {
     for &id in &stored[4..8] {
         db.set_created_at(id, ten_oclock()).await;
     }
-    let timeline = db.repo().timeline(app, &any(), &request(0, 9, 3), None).await.unwrap();
+    let timeline = db.repo().timeline(app, &any(), &request(0, 9, 3)).await.unwrap();
     let buckets = [(0, 7), (3, 1), (6, 1)]
         .map(|(minute, count)| Bucket { from: ten_oclock() + Duration::minutes(minute), count });
-    assert_eq!(timeline, Timeline { buckets: buckets.to_vec(), scanned_back_to: None });
+    assert_eq!((timeline.buckets, timeline.scanned_back_to), (buckets.to_vec(), None));
 
-    let before = db.repo().timeline(app, &any(), &request(-60, 0, 2), None).await.unwrap();
+    let before = db.repo().timeline(app, &any(), &request(-60, 0, 2)).await.unwrap();
     assert_eq!(counts(&before), [0, 0]);
-    let of_no_time = db.repo().timeline(app, &any(), &request(0, 0, 2), None).await.unwrap();
+    let of_no_time = db.repo().timeline(app, &any(), &request(0, 0, 2)).await.unwrap();
     assert_eq!(counts(&of_no_time), [0, 0]);
-    let days = db.repo().timeline(app, &any(), &request(-60 * 24 * 40, 60 * 24 * 40, 2), None).await.unwrap();
+    let days = db.repo().timeline(app, &any(), &request(-60 * 24 * 40, 60 * 24 * 40, 2)).await.unwrap();
     assert_eq!(counts(&days), [0, 10]);
 }
 
 async fn a_bucket_begins_with_its_first_microsecond(db: TestDb) {
     let app = new_app();
     // A third of 10 s is rounded up.
-    let second = TimelineRequest {
-        from: time("2026-03-01T10:00:00.000001Z"),
-        until: time("2026-03-01T10:00:10.000001Z"),
-        buckets: 3,
-    };
+    let second = Buckets::new(time("2026-03-01T10:00:00.000001Z")..time("2026-03-01T10:00:10.000001Z"), 3);
     let stored = rows(&db, app, 1).await[0];
     for (at, bucket) in [
         ("2026-03-01T10:00:00Z", None),
@@ -71,9 +67,9 @@ async fn a_bucket_begins_with_its_first_microsecond(db: TestDb) {
         if let Some(bucket) = bucket {
             expected[bucket] = 1;
         }
-        let timeline = db.repo().timeline(app, &any(), &second, None).await.unwrap();
+        let timeline = db.repo().timeline(app, &any(), &TimelineRequest::from(second)).await.unwrap();
         assert_eq!(counts(&timeline), expected, "{at}");
-        let request = GroupRequest { timeline: Some(second), ..Default::default() };
+        let request = GroupRequest::default().timeline(second);
         let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
         assert_eq!(groups[0].timeline, timeline.buckets, "{at}");
     }
@@ -86,23 +82,21 @@ async fn the_filter_and_the_app_hold(db: TestDb) {
     let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
     db.set_created_at(odd, ten_oclock()).await;
     db.repo().resolve(stored[1], "ignored").await.unwrap();
-    let filter = DeadLetterFilter {
-        source: Some("orders".into()),
-        created_from: Some(ten_oclock() + Duration::minutes(1)),
-        created_before: Some(ten_oclock() + Duration::minutes(5)),
-        ..Default::default()
-    };
-    let timeline = db.repo().timeline(app, &filter, &request(0, 6, 6), None).await.unwrap();
+    let filter = DeadLetterFilter::default()
+        .source("orders")
+        .created_from(ten_oclock() + Duration::minutes(1))
+        .created_before(ten_oclock() + Duration::minutes(5));
+    let timeline = db.repo().timeline(app, &filter, &request(0, 6, 6)).await.unwrap();
     assert_eq!(counts(&timeline), [0, 0, 1, 1, 1, 0]);
 }
 
 async fn a_scan_counts_among_the_newest_rows_of_the_time(db: TestDb) {
     let app = new_app();
     rows(&db, app, 10).await;
-    let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4), Some(3)).await.unwrap();
+    let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4).scan_limit(3)).await.unwrap();
     assert_eq!(counts(&timeline), [0, 0, 1, 2]);
     assert_eq!(timeline.scanned_back_to, Some(ten_oclock() + Duration::minutes(5)));
-    let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4), Some(8)).await.unwrap();
+    let timeline = db.repo().timeline(app, &any(), &request(0, 8, 4).scan_limit(8)).await.unwrap();
     assert_eq!((counts(&timeline), timeline.scanned_back_to), (vec![2, 2, 2, 2], None));
 }
 
@@ -111,17 +105,13 @@ async fn the_largest_and_smallest_times_are_one_timeline(db: TestDb) {
     let stored = rows(&db, app, 3).await;
     db.set_created_at(stored[0], time("0001-01-01T00:00:00Z")).await;
     db.set_created_at(stored[2], time("9999-12-31T23:59:59.999999Z")).await;
-    let all = |buckets| TimelineRequest {
-        from: DateTime::<Utc>::MIN_UTC,
-        until: DateTime::<Utc>::MAX_UTC,
-        buckets,
-    };
+    let all = |buckets| Buckets::new(DateTime::<Utc>::MIN_UTC..DateTime::<Utc>::MAX_UTC, buckets);
     for number in [1, 3, 1_000] {
-        let timeline = db.repo().timeline(app, &any(), &all(number), None).await.unwrap();
+        let timeline = db.repo().timeline(app, &any(), &TimelineRequest::from(all(number))).await.unwrap();
         let counts = counts(&timeline);
         assert_eq!((counts.len() as u32, counts.iter().sum()), (number, 3_u64));
         assert!(counts[0] > 0 && counts[number as usize - 1] > 0);
-        let request = GroupRequest { timeline: Some(all(number)), ..Default::default() };
+        let request = GroupRequest::default().timeline(all(number));
         let groups = db.repo().error_groups(app, &any(), &request).await.unwrap().groups;
         assert_eq!(groups[0].timeline, timeline.buckets);
     }
@@ -131,16 +121,16 @@ async fn a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent(db: TestDb
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for (request, expected) in [
-        (request(0, 1, 0), "buckets must be from 1 to 1000, and is 0"),
-        (request(0, 1, 1_001), "buckets must be from 1 to 1000, and is 1001"),
+        (request(0, 1, 0), "buckets.count must be from 1 to 1000, and is 0"),
+        (request(0, 1, 1_001), "buckets.count must be from 1 to 1000, and is 1001"),
         (request(1, 0, 1), "from must not be after until"),
     ] {
-        let error = repo.timeline(new_app(), &any(), &request, Some(10)).await.unwrap_err();
+        let error = repo.timeline(new_app(), &any(), &request.scan_limit(10)).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
-        let groups = GroupRequest { timeline: Some(request), scan: Some(10), ..Default::default() };
+        let groups = GroupRequest::default().timeline(request.buckets).scan_limit(10);
         let error = repo.error_groups(new_app(), &any(), &groups).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
-        assert_eq!(matches!(error, DeadLetterRepoError::FromAfterUntil), request.buckets == 1);
+        assert_eq!(matches!(error, DeadLetterRepoError::FromAfterUntil), request.buckets.count == 1);
     }
     assert_eq!(recorded.take(), []);
 }

@@ -10,8 +10,8 @@ use axum::{
     routing::{get, post},
 };
 use dead_letters::{
-    AppId, Backlog, DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterRow, DeadLetterStore,
-    DeadLetterSummary, ErrorKind, ListQuery, Page, Settlement,
+    AppId, Attribution, Backlog, BacklogRequest, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
+    DeadLetterRow, DeadLetterStore, DeadLetterSummary, ErrorKind, ListQuery, Page, Resolution,
 };
 
 #[derive(Clone)]
@@ -25,7 +25,7 @@ impl Api {
         Router::new()
             .route("/apps", get(apps))
             .route("/apps/{app}/letters", get(letters))
-            .route("/apps/{app}/letters/{id}/resolve", post(resolve))
+            .route("/apps/{app}/letters/{id}/resolve/{resolution}", post(resolve))
             .route("/apps/{app}/letters/{id}/replay", post(replay))
             .with_state(self)
     }
@@ -54,7 +54,7 @@ impl IntoResponse for Problem {
 }
 
 async fn apps(State(api): State<Api>) -> Result<Json<Vec<Backlog>>, Problem> {
-    Ok(Json(api.store.backlogs(None, None, 100, 100).await?))
+    Ok(Json(api.store.backlogs(&BacklogRequest::default().limit(100).cap(100)).await?))
 }
 
 async fn letters(
@@ -67,15 +67,15 @@ async fn letters(
 
 async fn resolve(
     State(api): State<Api>,
-    Path((app, id)): Path<(AppId, DeadLetterId)>,
-    Json(settlement): Json<Settlement>,
-) -> Result<Json<DeadLetterRow>, Problem> {
-    Ok(Json(api.store.resolve_once(app, id, &settlement).await?))
+    Path((app, id, resolution)): Path<(AppId, DeadLetterId, Resolution)>,
+    Json(attribution): Json<Attribution>,
+) -> Result<Json<DeadLetterSummary>, Problem> {
+    Ok(Json(api.store.resolve_once(app, id, resolution, &attribution).await?))
 }
 
 async fn replay(
     State(api): State<Api>,
     Path((app, id)): Path<(AppId, DeadLetterId)>,
 ) -> Result<Json<DeadLetterRow>, Problem> {
-    Ok(Json(api.replay.replay(app, id, None, None).await?))
+    Ok(Json(api.replay.replay(app, id, &Attribution::default()).await?))
 }

@@ -56,7 +56,7 @@ async fn bury(
     });
     match buried.await {
         // Another replica was first.
-        Err(DeadLetterRepoError::OutboxRows { taken: 0 }) => Ok(()),
+        Err(DeadLetterRepoError::EventNotTaken { taken: 0 }) => Ok(()),
         buried => buried.map(drop),
     }
 }

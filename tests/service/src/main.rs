@@ -4,7 +4,7 @@ use std::{env, error::Error, sync::Arc, time::Duration};
 
 use axum::routing::get;
 use dead_letters::{
-    BacklogGauges, Retention, RetentionPolicy, Schema, Sweeper, connect_options, describe_metrics,
+    BacklogGauges, OnOpen, Retention, RetentionPolicy, Sweeper, connect_options, describe_metrics,
 };
 use dead_letters_admin::{BearerToken, Operator};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -21,11 +21,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let metrics = PrometheusBuilder::new().install_recorder()?;
     describe_metrics();
     let url = env::var("DATABASE_URL").unwrap_or("sqlite://orders.sqlite?mode=rwc".to_owned());
-    let repo = dead_letters::open(connect_options(url), Schema::Migrate, Migrator).await?;
+    let repo = dead_letters::open(connect_options(url), OnOpen::Migrate, Migrator).await?;
 
     let (stop, mut stopped) = watch::channel(false);
-    let others = Retention { settled_after: Some(30 * DAY), all_after: Some(90 * DAY) };
-    let policy = RetentionPolicy { others, ..Default::default() };
+    let others = Retention::default().delete_closed_after(30 * DAY).delete_all_after(90 * DAY);
+    let policy = RetentionPolicy::new(others);
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
     let mut told = stop.subscribe();
     let sweeping = tokio::spawn(async move { sweeper.run(told.changed()).await });

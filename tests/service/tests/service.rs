@@ -8,7 +8,7 @@ use axum::{
     http::{Request, StatusCode, header::CONTENT_TYPE},
 };
 use dead_letters::{
-    AppId, DeadLetterRepo, Schema, SeaOrmDeadLetterRepo, connect_options,
+    AppId, DeadLetterRepo, OnOpen, SeaOrmDeadLetterRepo, connect_options,
     testing::{Call, FailingStore, internal, letter, transient},
 };
 use dead_letters_admin::{BearerToken, InsecureAllowAll, Operator};
@@ -26,7 +26,7 @@ use uuid::Uuid;
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 async fn open() -> Result<SeaOrmDeadLetterRepo> {
-    Ok(dead_letters::open(connect_options("sqlite::memory:"), Schema::Migrate, Migrator).await?)
+    Ok(dead_letters::open(connect_options("sqlite::memory:"), OnOpen::Migrate, Migrator).await?)
 }
 
 fn service(repo: &SeaOrmDeadLetterRepo) -> Router {

@@ -6,9 +6,9 @@ use std::{error::Error, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Archive, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterTriage, Due, NewDeadLetter,
-    Resolution, SeaOrmDeadLetterRepo, Settlement, StoredLetter, SweepScope,
+    AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, Due, NewDeadLetter,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqlErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -176,7 +176,7 @@ impl Actor {
             let open = all_open();
             let limit = self.rng.u32(1..=3);
             let attempt = Uuid::new_v4().to_string();
-            let by = Some(attempt.clone());
+            let by = Attribution::by(&attempt);
             let rng = &mut self.rng;
             match rng.u8(..6) {
                 0 => {
@@ -190,7 +190,7 @@ impl Actor {
                     let Some(id) = ids.pop() else { continue };
                     let enqueue =
                         async |txn: &DatabaseTransaction, row| enqueue_once(txn, &[row], &attempt).await;
-                    let replay = world.repo.replay(app, id, by, None, enqueue);
+                    let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay of a twin", rng, replay).await.is_some() {
                         world.ledger().settled(&[id], &attempt);
                     }
@@ -199,7 +199,8 @@ impl Actor {
                     let enqueue = async |txn: &DatabaseTransaction, rows: Vec<_>| {
                         enqueue_once(txn, &rows, &attempt).await
                     };
-                    let replay = world.repo.replay_matching(app, &open, by, None, limit, enqueue);
+                    let replay =
+                        world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
                         world.ledger().settled(&replayed.ids, &attempt);
                     }
@@ -226,19 +227,18 @@ impl Actor {
             let open = all_open();
             let limit = self.rng.u32(1..=10);
             let attempt = Uuid::new_v4().to_string();
-            let by = Some(attempt.clone());
-            let ignored = Settlement { resolution: Resolution::Ignored, by: by.clone(), note: None };
+            let by = Attribution::by(&attempt);
             let rng = &mut self.rng;
             match rng.u8(..5) {
                 0 => {
-                    let resolve = world.repo.resolve_once(app, id, &ignored);
+                    let resolve = world.repo.resolve_once(app, id, Resolution::Ignored, &by);
                     if world.call("resolve_once", rng, resolve).await.is_some() {
                         world.ledger().settled(&[id], &attempt);
                         may_be_reopened.push((app, id, attempt));
                     }
                 }
                 1 => {
-                    let resolve = world.repo.resolve_matching(app, &open, &ignored, limit);
+                    let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, limit);
                     if let Some(resolved) = world.call("resolve_matching", rng, resolve).await {
                         world.ledger().settled(&resolved.ids, &attempt);
                         may_be_reopened.extend(resolved.ids.into_iter().map(|id| (app, id, attempt.clone())));
@@ -246,7 +246,7 @@ impl Actor {
                 }
                 2 => {
                     let enqueue = async |txn: &DatabaseTransaction, row| enqueue(txn, &[row], &attempt).await;
-                    let replay = world.repo.replay(app, id, by, None, enqueue);
+                    let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay", rng, replay).await.is_some() {
                         world.ledger().settled(&[id], &attempt);
                     }
@@ -254,7 +254,8 @@ impl Actor {
                 3 => {
                     let enqueue =
                         async |txn: &DatabaseTransaction, rows: Vec<_>| enqueue(txn, &rows, &attempt).await;
-                    let replay = world.repo.replay_matching(app, &open, by, None, limit, enqueue);
+                    let replay =
+                        world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching", rng, replay).await {
                         world.ledger().settled(&replayed.ids, &attempt);
                     }
@@ -262,7 +263,11 @@ impl Actor {
                 _ => {
                     let Some((app, id, attempt)) = may_be_reopened.pop() else { continue };
                     world.ledger().may_reopen(id);
-                    if world.call("reopen", rng, world.repo.reopen(app, id)).await.is_some() {
+                    if world
+                        .call("reopen", rng, world.repo.reopen(app, id, &Attribution::default()))
+                        .await
+                        .is_some()
+                    {
                         world.ledger().reopened(id, &attempt);
                     }
                 }
@@ -304,11 +309,7 @@ impl Actor {
 }
 
 fn all_open() -> DeadLetterFilter {
-    DeadLetterFilter {
-        state: DeadLetterState::Open,
-        created_before: Some(Utc::now() + TimeDelta::hours(1)),
-        ..Default::default()
-    }
+    DeadLetterFilter::default().state(DeadLetterState::Open).created_before(Utc::now() + TimeDelta::hours(1))
 }
 
 /// An archive that keeps nothing.

@@ -30,9 +30,9 @@ pub(crate) enum Ending {
 
 impl Ending {
     pub(crate) fn of(error: &DeadLetterRepoError) -> Self {
-        use DeadLetterRepoError::{AlreadyResolved, Db, NotFound, NotResolved, OutboxRows};
+        use DeadLetterRepoError::{AlreadyResolved, Db, EventNotTaken, NotFound, NotResolved};
         match error {
-            AlreadyResolved { .. } | NotFound(_) | NotResolved(_) | OutboxRows { .. } => Self::Refused,
+            AlreadyResolved { .. } | NotFound(_) | NotResolved(_) | EventNotTaken { .. } => Self::Refused,
             // Our own: of a dispatcher that came second, or of an event that is in the outbox already.
             Db(sea_orm::DbErr::RecordNotUpdated) => Self::Refused,
             error if error.is_transient() => Self::Transient,
