@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Attribution, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution,
-    entity::dead_letters as table,
+    Attribution, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution, entity::dead_letters as table,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{

@@ -15,8 +15,8 @@ use std::{env, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use dead_letters::{
-    AppId, Attribution, CoalescingDeadLetterRepo, DeadLetterRead, DeadLetterRepo,
-    DeadLetterResolve, PageRequest, Resolution,
+    AppId, Attribution, CoalescingDeadLetterRepo, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    PageRequest, Resolution,
 };
 use dead_letters_test_postgres::Server;
 use tokio::runtime::Handle;

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Instant};
 
 use chrono::TimeDelta;
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterRead,
-    DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, GroupRequest, PageRequest, Resolution,
-    SeaOrmDeadLetterRepo, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterRead, DeadLetterRepo,
+    DeadLetterResolve, DeadLetterTransfer, GroupRequest, PageRequest, Resolution, SeaOrmDeadLetterRepo,
+    TimelineRequest,
 };
 use sea_orm::Database;
 use uuid::Uuid;

@@ -9,8 +9,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, CoalescingDeadLetterRepo, DeadLetterId, DeadLetterRead, DeadLetterRepo,
-    NewDeadLetter, PageRequest, SeaOrmDeadLetterRepo,
+    AppId, CoalescingDeadLetterRepo, DeadLetterId, DeadLetterRead, DeadLetterRepo, NewDeadLetter,
+    PageRequest, SeaOrmDeadLetterRepo,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{Database, DatabaseConnection};

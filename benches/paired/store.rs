@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterState, NewDeadLetter, PageRequest,
-    SeaOrmDeadLetterRepo,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterState, NewDeadLetter,
+    PageRequest, SeaOrmDeadLetterRepo,
 };
 use dead_letters_migration::Migrator;
 use dead_letters_test_postgres::TestDatabase;

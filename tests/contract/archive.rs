@@ -14,10 +14,9 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterRetention, DeadLetterTransfer, Due, JsonLinesArchive, NewDeadLetter, Resolution, Retention,
-    RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper,
-    entity::dead_letters as table,
+    AppId, Archive, ArchiveError, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention,
+    DeadLetterTransfer, Due, JsonLinesArchive, NewDeadLetter, Resolution, Retention, RetentionPolicy,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepEnd, SweepScope, Sweeper, entity::dead_letters as table,
 };
 use sea_orm::{ConnectionTrait, Database, EntityTrait};
 use serde_json::json;

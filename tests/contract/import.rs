@@ -2,9 +2,8 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState,
-    DeadLetterTransfer, Imported, PageRequest, SeaOrmDeadLetterRepo, StoredLetter,
-    entity::dead_letters as table, testing::stored_letter,
+    DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError, DeadLetterState, DeadLetterTransfer, Imported,
+    PageRequest, SeaOrmDeadLetterRepo, StoredLetter, entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::{ConnectionTrait, DbBackend, EntityTrait};
 use uuid::Uuid;

@@ -4,9 +4,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore,
-    GroupRequest, PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo,
-    TimelineRequest,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
+    PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;

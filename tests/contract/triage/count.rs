@@ -1,7 +1,7 @@
 use chrono::{Duration, Utc};
 use dead_letters::{
-    CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
-    DeadLetterState, NewDeadLetter, Resolution,
+    CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterState,
+    NewDeadLetter, Resolution,
 };
 
 use super::{any, letter, new_app, row_of, rows, seen, ten_oclock};

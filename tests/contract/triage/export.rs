@@ -1,6 +1,6 @@
 use dead_letters::{
-    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer,
-    PageRequest, Resolution, StoredLetter,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, PageRequest,
+    Resolution, StoredLetter,
 };
 use sea_orm::DbBackend;
 

@@ -2,10 +2,10 @@ use std::collections::HashSet;
 
 use chrono::Duration;
 use dead_letters::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter,
-    NewDeadLetter, Page, PageRequest, Resolution, ScriptId, StoredLetter, TriggerId,
-    entity::dead_letters as table, testing::stored_letter,
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter, NewDeadLetter, Page,
+    PageRequest, Resolution, ScriptId, StoredLetter, TriggerId, entity::dead_letters as table,
+    testing::stored_letter,
 };
 use sea_orm::EntityTrait;
 use serde_json::json;

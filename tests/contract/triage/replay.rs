@@ -150,7 +150,7 @@ async fn it_works_in_a_spawned_task(db: TestDb) {
     let repo = db.repo();
     let note = "moved in".to_owned();
     let task = tokio::spawn(async move {
-        repo.replay_with(app, id, &Attribution::by("ada").note(note.clone()), async |txn, row| {
+        repo.replay_with(app, id, &Attribution::default().note(note.clone()), async |txn, row| {
             enqueue(txn, row.id).await?;
             Ok::<_, DeadLetterRepoError>(note.len())
         })
@@ -330,7 +330,7 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     let replay = async |limit| {
         let request = ReplayRequest::default().limit(limit);
         let replayed =
-            replayer.replay_matching(app, &filter, &Attribution::default(), &request).await.unwrap();
+            replayer.replay_matching(app, &filter, &Attribution::by("ada"), &request).await.unwrap();
         assert_eq!((replayed.failed.len(), replayed.skipped_locked, replayed.next), (0, false, None));
         (replayed.ids, replayed.more)
     };
@@ -386,7 +386,7 @@ async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: T
             let filter = until(DateTime::<Utc>::MAX_UTC);
             let request = ReplayRequest::default().limit(5);
             while replayer
-                .replay_matching(app, &filter, &Attribution::default(), &request.clone())
+                .replay_matching(app, &filter, &Attribution::default(), &request)
                 .await
                 .unwrap()
                 .more

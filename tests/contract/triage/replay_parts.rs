@@ -430,8 +430,7 @@ async fn truncated_payloads_do_not_block_what_matches(db: TestDb) {
     let stored = two_of_three_truncated(&db, app).await;
     let replayer = db.repo().replayer(Outbox::default());
     let request = ReplayRequest::default().limit(1);
-    let replayed =
-        replayer.replay_matching(app, &all(), &Attribution::default(), &request.clone()).await.unwrap();
+    let replayed = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!((replayed.ids.clone(), failed(&replayed)), (vec![stored[2].id], vec![]));
     let replayed = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert!(replayed.ids.is_empty() && !replayed.more && !replayed.skipped_locked, "{replayed:?}");
@@ -592,8 +591,7 @@ async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_po
     table::Entity::find_by_id(stored[0].id.into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
     let replayer = db.repo().replayer(Outbox::that_refuses(&[stored[2].id]));
     let request = ReplayRequest::default().limit(2);
-    let first =
-        replayer.replay_matching(app, &all(), &Attribution::default(), &request.clone()).await.unwrap();
+    let first = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!((first.ids.clone(), failed(&first)), (vec![stored[1].id], vec![stored[2].id]));
     assert_eq!((first.more, first.skipped_locked), (true, true));
     let second = replayer

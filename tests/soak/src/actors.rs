@@ -199,8 +199,7 @@ impl Actor {
                     let enqueue = async |txn: &DatabaseTransaction, rows: Vec<_>| {
                         enqueue_once(txn, &rows, &attempt).await
                     };
-                    let replay =
-                        world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
+                    let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
                         world.ledger().settled(&replayed.ids, &attempt);
                     }
@@ -254,8 +253,7 @@ impl Actor {
                 3 => {
                     let enqueue =
                         async |txn: &DatabaseTransaction, rows: Vec<_>| enqueue(txn, &rows, &attempt).await;
-                    let replay =
-                        world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
+                    let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching", rng, replay).await {
                         world.ledger().settled(&replayed.ids, &attempt);
                     }
