@@ -1,4 +1,4 @@
-//! What each index serves, how large it is, and what an insert and a resolve pay for it.
+//! The use of each index, its size, and its cost for an insert and a resolve.
 //!
 //! Only the server's part: each figure is of statements in one transaction of one connection, with all indexes and
 //! without the one in question, in turn. The rollback brings the index back.

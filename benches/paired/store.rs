@@ -161,7 +161,8 @@ impl Store {
 pub(crate) const V7: &str = "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
     || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid";
 
-/// Of a row for each `app` and time `at` of a query, with the columns of the first step and more.
+/// Returns the INSERT of a row for each `app` and time `at` of a query, with the columns of the first step and
+/// more.
 pub(crate) fn insertion(
     table: &str,
     id: &str,

@@ -80,7 +80,7 @@ pub(crate) struct Row {
     pub(crate) op: Text,
     pub(crate) attempts: u32,
     pub(crate) created: Time,
-    /// Which death of its event it is, except for the first.
+    /// Says that the event was buried before, and how often.
     pub(crate) death: Option<String>,
     /// The resolution, if the letter has one.
     pub(crate) settled: Option<Resolved>,
