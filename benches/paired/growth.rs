@@ -148,9 +148,9 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     let version = format!("PostgreSQL {}", stores[0].server_version().await?);
     let written = report::written(&version)?;
     let text = format!(
-        "# What grows with the table\n\n\
-         Written by `cargo bench -- --ten-million` on {written}. What is measured, and why some of it grows: \
-         [benches/README.md](../README.md#growth).\n\n\
+        "# Growth with the table\n\n\
+         Written by `cargo bench -- --ten-million` on {written}. \
+         [benches/README.md](../README.md#growth) says what is measured, and why some of it grows.\n\n\
          | call, p50 in ms | 12,500 rows | 1 M | 10 M | 10 M against 12,500 | 10 M against 1 M |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |\n\
          {times}\n\

@@ -77,9 +77,9 @@ pub(crate) async fn measure(store: &Arc<Store>) -> Result<(), Failure> {
     }
     let version = format!("PostgreSQL {}", store.server_version().await?);
     let text = format!(
-        "# What each index costs\n\n\
-         Written by `cargo bench` on {}. The table has {} rows, all but 10,000 of them unresolved ones of one app, and \
-         each index is compared with the same table without it: the server's part of single statements, medians of \
+        "# The cost of each index\n\n\
+         Written by `cargo bench` on {}. The table has {} rows, all but 10,000 of them unresolved ones of one app. \
+         Each index is compared with the same table without it: the server's part of single statements, medians of \
          {TURNS} turns of {STATEMENTS}.\n\n\
          | index | serves | MB | an insert's time | its log, bytes | a resolve's time | its log, bytes |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: |\n\

@@ -52,8 +52,8 @@ pub(crate) fn save(versions: &str, figures: &[Figure], bounds: &[Bound]) -> Resu
     let lines = |lines: Vec<String>| lines.join("\n");
     let table = format!(
         "# Results\n\n\
-         Written by `cargo bench` on {written}. What is measured, and why some rows miss their targets: \
-         [benches/README.md](../README.md).\n\n\
+         Written by `cargo bench` on {written}. \
+         [benches/README.md](../README.md) says what is measured, and why some rows miss their targets.\n\n\
          ![Throughput against hand-written sqlx](chart.svg)\n\n\
          {HEAD}\n{figures}\n\n\
          {BOUNDS_HEAD}\n{bounds}\n",
