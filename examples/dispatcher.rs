@@ -404,7 +404,7 @@ fn trigger_of(id: Option<TriggerId>) -> Option<&'static Trigger> {
 
 async fn show_groups(repo: &dyn DeadLetterRead, apps: &BTreeSet<AppId>) -> Result<()> {
     for &app in apps {
-        println!("\nWhat fails alike in app {app}");
+        println!("\nError groups of app {app}");
         let largest = GroupRequest::default().limit(10);
         for group in repo.error_groups(app, &DeadLetterFilter::default(), &largest).await?.groups {
             println!(
