@@ -191,7 +191,7 @@ pub(crate) fn named(name: &str, rows: u32) -> String {
 
 pub(crate) const TABLES: [&str; 2] = ["dead_letters", "peer"];
 
-/// What a page of the peer's shows.
+/// Returns the filter of the rows that a page of the peer shows.
 pub(crate) fn unresolved() -> DeadLetterFilter {
     DeadLetterFilter::default().state(DeadLetterState::Unresolved)
 }
