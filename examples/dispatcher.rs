@@ -243,7 +243,7 @@ async fn enqueue(db: &DatabaseConnection, input: impl BufRead) -> Result<BTreeSe
     Ok(apps)
 }
 
-/// So that the sweep at the end deletes nobody else's rows.
+/// Returns an error if old rows exist, so that the sweep at the end deletes no one else's rows.
 async fn refuse_rows_already_due(db: &DatabaseConnection) -> Result<()> {
     let due =
         table::Entity::find().filter(table::COLUMN.created_at.lt(Utc::now() - RETENTION)).count(db).await?;
@@ -373,8 +373,8 @@ impl Dispatcher<'_> {
     }
 }
 
-/// How events go back into the outbox: in the transaction that settles their letters, and only if nobody
-/// settled them before.
+/// Puts events back into the outbox, in the transaction that resolves their letters, and only if nobody
+/// resolved them before.
 struct Outbox;
 
 #[async_trait]
@@ -404,7 +404,7 @@ fn trigger_of(id: Option<TriggerId>) -> Option<&'static Trigger> {
 
 async fn show_groups(repo: &dyn DeadLetterRead, apps: &BTreeSet<AppId>) -> Result<()> {
     for &app in apps {
-        println!("\nWhat fails alike in app {app}");
+        println!("\nError groups of app {app}");
         let largest = GroupRequest::default().limit(10);
         for group in repo.error_groups(app, &DeadLetterFilter::default(), &largest).await?.groups {
             println!(

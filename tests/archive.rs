@@ -1,4 +1,4 @@
-//! The archive's files by themselves. What a sweep makes of them is in contract/archive.rs.
+//! Tests of the archive's files by themselves. contract/archive.rs tests how a sweep writes them.
 
 use std::{
     env, fs,
@@ -40,7 +40,7 @@ fn letter() -> StoredLetter {
     }
 }
 
-/// What a row may hold that a line must not break over.
+/// Returns letters whose contents must not break a line of the file.
 fn hostile() -> Vec<StoredLetter> {
     let texts = [
         "",

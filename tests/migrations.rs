@@ -473,7 +473,7 @@ async fn sqlite_reports_a_strict_table_its_columns_types_and_defaults() {
     );
 }
 
-/// It reports them in the table's definition alone. What each refuses is tested by itself.
+/// It reports them in the table's definition alone. Other tests check what each constraint refuses.
 #[tokio::test]
 async fn sqlite_reports_the_names_of_the_checks() {
     let db = TestDb::sqlite().await;

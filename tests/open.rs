@@ -111,7 +111,7 @@ async fn a_tenant_gets_a_table_of_its_own_although_public_has_one_on_postgres() 
     db.execute(alter).await;
     db.execute("CREATE SCHEMA tenant").await;
 
-    // What a call finds is public's.
+    // A call finds the table in the schema `public`.
     let checked = opened(&db, OnOpen::Check, Migrator).await.unwrap();
     assert_eq!(checked.unresolved_count(app).await.unwrap(), 1);
     let tenant = opened(&db, OnOpen::Migrate, Migrator).await.unwrap();

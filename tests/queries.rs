@@ -37,7 +37,7 @@ fn half_way(app_id: AppId) -> SweepCursor {
     SweepCursor { app_id, time: "2026-01-01T12:00:00Z".parse().unwrap(), id: Uuid::nil().into() }
 }
 
-/// One row a second from 2026-01-01, each of its own event. Of ten rows one is unresolved, one is
+/// One row a second from 2026-01-01, each of its own event. Among ten rows one is unresolved, one is
 /// `handler_failed`, one is replayed, and seven are ignored.
 async fn fill(db: &TestDb, scale: u32) {
     let (generate, app_id, event_id, time) = if db.db.get_database_backend() == DbBackend::Sqlite {
@@ -97,12 +97,12 @@ enum Reads {
     InOrder,
     /// In the index's order, and rows that it does not use: where no index knows what the caller filters by.
     Filtering,
-    /// What it then sorts or counts.
+    /// All rows of the condition, which the statement then sorts or counts.
     Whole,
 }
 use Reads::{Filtering, InOrder, Whole};
 
-/// What the repo sent, and what is expected of that.
+/// The statements that the repo sent, and the plans expected of them.
 struct Log {
     recorded: Recorded,
     statements: Vec<Expected>,
@@ -165,7 +165,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         // As many as are on the page.
         (KEY, Whole, Some(1)),
     ]);
-    // Of all apps, and of a list.
+    // These requests cover all apps, and a list of apps.
     let backlogs = BacklogRequest::default().limit(50).cap(100);
     for request in [backlogs.clone(), backlogs.clone().after(app), backlogs.among(apps())] {
         repo.backlogs(&request).await.unwrap();
@@ -261,7 +261,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(KEY, Whole, Some(1));
     }
 
-    // A sweep with much to do, and an idle one. What the first deletes stays away, which changes no plan.
+    // One sweep has much to do, and one is idle. The rows that the first one deletes stay deleted, which
+    // changes no plan.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
         repo.gc(before, 1_000).await.unwrap();
         log.expect(GC, InOrder, Some(1_000));
@@ -332,7 +333,7 @@ fn is_by_ids(statement: &Statement) -> bool {
     ["unnest($1)", "\"id\" IN (?"].iter().any(|by_ids| statement.sql.contains(by_ids))
 }
 
-/// What lists and scans each state.
+/// The indexes that may list and scan each state.
 const INDEXES: [(DeadLetterState, &[&str]); 4] = [
     (DeadLetterState::Any, APP),
     (DeadLetterState::Open, OPEN),
@@ -351,7 +352,7 @@ async fn bounded(
     let scan = Some(SCAN);
     let all = DeadLetterFilter::default().state(state);
     let no_error = all.clone().error_contains("no such error");
-    // Of which the statistics know that it is rare, or nowhere.
+    // The statistics know that these values are rare, or absent.
     let no_source = all.clone().source("no such source");
     for none in [&no_error, &no_source] {
         let first = PageRequest::default().scan_limit(scan);
@@ -531,7 +532,7 @@ async fn no_plan_reads_many_rows(db: &TestDb) {
     }
 }
 
-/// What EXPLAIN ANALYZE says of it.
+/// Returns the output of EXPLAIN ANALYZE.
 async fn plan(db: &TestDb, statement: &Statement, generic: bool) -> String {
     // ANALYZE runs the statement; the rollback takes it back.
     let txn = db.db.begin().await.unwrap();
@@ -575,14 +576,14 @@ fn read_by(index: &str, plan: &str) -> Vec<f64> {
         .collect()
 }
 
-/// Of a plan's line, the rows of one loop: `Index Scan using … (actual rows=50 loops=1)`, and since
+/// Returns the rows of one loop from a plan's line: `Index Scan using … (actual rows=50 loops=1)`, and since
 /// PostgreSQL 18 `rows=50.00`.
 fn rows_of(line: &str) -> Option<f64> {
     let (_, rows) = line.split_once("actual rows=")?;
     rows.split(' ').next()?.parse().ok()
 }
 
-/// What the calls on one app's rows send, where the table is distributed.
+/// Returns the statements of the calls on one app's rows, where the table is distributed.
 async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     let app = apps()[0];
     let ids: Vec<_> =
@@ -660,7 +661,7 @@ async fn on_postgres_each_statement_on_one_apps_rows_touches_one_partition_where
     }
 }
 
-/// Of a row whose app is not said, that is looked up.
+/// A call that names no app looks up the row's app first.
 #[tokio::test]
 async fn on_postgres_resolve_locks_one_partition_where_it_is_sharded() {
     let db = TestDb::postgres_partitioned().await;
@@ -693,7 +694,7 @@ async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
             let searched = plan.contains(&format!("_at,id){side}(?,?)"));
             assert!(searched || !by_place, "{}\n{plan}", statement.sql);
         }
-        // What is merged has the table's name.
+        // The merged rows have the table's name in the plan.
         let merged = plan.matches("CO-ROUTINE dead_letters").count();
         assert_eq!(plan.matches("SCAN dead_letters").count(), merged, "{}\n{plan}", statement.sql);
         // SQLite sorts the few rows of each index that it merges.

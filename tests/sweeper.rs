@@ -1,5 +1,5 @@
-//! The sweeper's loop by itself, on a paused clock: what it asks of a store, when, and what it makes of
-//! errors. What it does to rows is in contract/sweeper.rs.
+//! Tests of the sweeper's loop by itself, on a paused clock: what it asks of a store, when, and how it treats
+//! errors. contract/sweeper.rs tests its effect on rows.
 
 use std::{
     collections::VecDeque,
@@ -249,7 +249,7 @@ async fn a_batch_that_runs_out_of_time_shrinks_and_full_ones_make_it_grow_again(
         let store = Script::of([refused(code), refused(code)].into_iter().chain(full));
         let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
         assert_eq!(report.deleted, 956);
-        // What succeeded in the end is no failure.
+        // A batch that succeeded in the end is no failure.
         assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
         assert_eq!(store.limits(), [1_000, 500, 250, 312, 374, 436, 436]);
     }

@@ -1,4 +1,4 @@
-//! What services test with.
+//! Tests of the helpers that services test with.
 
 use std::{error::Error, pin::pin, sync::Arc};
 
@@ -208,7 +208,7 @@ async fn calls_are_counted_from_0_anew_each_time_that_something_is_told_of_them(
     store.fail(Call::Insert, 2.., transient());
     assert_eq!(outcomes().await, [true, true, false, false]);
     store.fail(Call::Insert, 1..=2, transient());
-    // Of another call.
+    // A rule for another call does not replace this one.
     store.fail(Call::Get, .., transient());
     assert_eq!(outcomes().await, [true, false, false, true]);
     store.recover();

@@ -1,5 +1,5 @@
-// What a browser with JavaScript has besides: pages that stay fresh, keys, ages, boxes ticked by the dozen, copying.
-// Nothing here is needed: without it every view and every action is there.
+// Adds to the pages, in a browser with JavaScript: fresh data, keys, ages, ticking many boxes at once, copying.
+// Nothing here is needed: every view and every action also works without it.
 
 const PERIOD = 10_000;
 const main = document.getElementById("main");
@@ -203,7 +203,7 @@ function found(isFresh) {
   live.title = isFresh ? "Fetched again every 10 seconds" : "It can't be fetched at the moment; it is tried again";
 }
 
-// Keeps every row where it is. What is new waits behind a link, and a letter that is closed elsewhere is marked.
+// Keeps every row where it is. A link announces new letters, and letters that were closed elsewhere are marked.
 function update(page, fresh) {
   const key = (row) => row.id || row.querySelector("a")?.getAttribute("href");
   const found = new Map([...fresh.querySelectorAll(".cards tbody tr")].map((row) => [key(row), row]));

@@ -1,4 +1,4 @@
-//! What the pages cost beyond the store's calls, on PostgreSQL, and what they weigh.
+//! The cost of the pages beyond the store's calls, on PostgreSQL, and their size.
 //!
 //! ```sh
 //! cargo bench -p dead-letters-admin      # two minutes; prints a table
@@ -144,7 +144,7 @@ async fn row(name: &str, router: &Router, address: &str, calls: impl AsyncFn() -
     Ok(())
 }
 
-/// Of this thread, a call.
+/// Returns the CPU time of this thread per call.
 async fn cpu_of(call: impl AsyncFn() -> Result<()>) -> Result<Duration> {
     call().await?;
     let before = clock_gettime(ClockId::ThreadCPUTime);

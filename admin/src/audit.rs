@@ -79,7 +79,8 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// What is known about a request so far. The layer that logs refused attempts shares it with the handlers.
+/// The facts about a request that are known so far. The layer that logs refused attempts shares them with the
+/// handlers.
 #[derive(Clone, Default)]
 pub(crate) struct Attempt(Arc<Mutex<Known>>);
 

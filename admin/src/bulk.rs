@@ -34,7 +34,7 @@ const COUNT_CAP: u32 = 100_000;
 /// Cap of the counts of letters that a run leaves out.
 const LEFT_OUT_CAP: u32 = 1_000;
 const SAMPLE: u32 = 10;
-/// Letters per batch. The batch of a replay is smaller, because it is held in memory with its payloads.
+/// Letters per batch. The batch of a replay is smaller, because it is in memory with its payloads.
 const RESOLVE_BATCH: u32 = 1_000;
 const REPLAY_BATCH: u32 = 100;
 /// A run starts no further batch after this time.

@@ -21,7 +21,7 @@ on_every_backend! {
     a_letter_of_an_app_is_not_there_under_another_one,
 }
 
-/// What stands for the app, a letter and the token of a preview in the routes below.
+/// Stand for the app, a letter and the token of a preview in the routes below.
 const APP: &str = "{dead_letters_app}";
 const LETTER: &str = "{dead_letters_id}";
 const TOKEN: &str = "{token}";
@@ -122,7 +122,7 @@ async fn witness(authorize: impl Authorize) -> Client {
     Admin::new(store, authorize).replay(replay).key(KEY).unwrap().into()
 }
 
-/// Of all apps that an admin with the same key sees.
+/// Returns a preview's token of an app. Any admin with the same key accepts it.
 async fn token(app: AppId) -> String {
     let store = memory().await;
     let admin = Admin::new(Arc::new(store), let_in(Operator::full("ada"))).key(KEY).unwrap();

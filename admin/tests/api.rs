@@ -1,4 +1,4 @@
-//! What each operation of the API answers.
+//! Tests of the answers of each API operation.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What attacks and accidents get.
+//! Tests of attacks and accidents.
 
 use std::{
     convert::Infallible,
@@ -49,7 +49,7 @@ on_every_backend! {
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
 
-/// What is done by a POST.
+/// An action, which is a POST.
 struct Action {
     path: String,
     content_type: &'static str,
@@ -214,7 +214,7 @@ fn unavailable(answer: &Answer) {
     assert!(answer.text().contains("be reached"), "{answer}");
 }
 
-/// What stands between a service and its database.
+/// A proxy between a service and its database.
 struct Link {
     address: SocketAddr,
     upstream: String,
@@ -303,7 +303,7 @@ async fn on_sqlite_a_database_that_is_read_only_is_read_and_actions_are_to_be_tr
     actions_are_to_be_tried_again(read_only, app, id).await;
 }
 
-/// Of an admin that is connected by these options.
+/// Checks that an admin with these connection options shows every view, and refuses actions as unavailable.
 async fn actions_are_to_be_tried_again(options: ConnectOptions, app: AppId, id: DeadLetterId) {
     let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada"))));

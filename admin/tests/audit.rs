@@ -1,4 +1,4 @@
-//! What is audited: every action, every revealed payload, and every attempt that was refused, once each.
+//! Tests that every action, every revealed payload, and every refused attempt is audited once.
 
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ async fn every_refused_action_is_audited_once_with_who_tried_and_why(world: Worl
             (&nobody, &[], 401, "unauthenticated", ""),
             (&ada, &[("sec-fetch-site", "cross-site")], 403, "cross-site", ""),
         ] {
-            // Of a token its operator is looked at first.
+            // A token's operator is checked first.
             let (status, problem) = match (action.name, status) {
                 ("run", 403) if problem == "forbidden" => (410, "preview-expired"),
                 _ => (status, problem),
@@ -172,7 +172,7 @@ async fn a_wrong_token_and_a_wrong_field_are_audited_once() {
         ada.post_as(format!("{letter}/replay"), content_type, body).await;
         assert_eq!(one().field("outcome"), "refused");
     }
-    // What is no action of anybody's is none here either.
+    // A request that is no action is not audited.
     ada.call(Method::PUT, &format!("{letter}/replay")).await;
     ada.post("/nowhere", json!({})).await;
     ada.get(format!("/api/apps/{app}/letters?size=0")).await;

@@ -1,4 +1,4 @@
-//! What a request costs, and how large an answer is: bounded, whatever letters hold and whoever asks.
+//! Tests that a request's cost and an answer's size are bounded, whatever the letters contain.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -326,7 +326,7 @@ async fn who_waits_too_long_for_a_turn_is_told_when_to_come_again() {
     for hung in hung {
         hung.await.unwrap().problem(503, "unavailable");
     }
-    // Their statements go on, and so do their turns; no request is held for longer than a minute.
+    // The statements of the hung requests go on and keep their turns. No request waits longer than a minute.
     client.get(&path).await.problem(503, "busy");
     tokio::time::sleep(Duration::from_secs(60)).await;
     store.recover();
@@ -627,7 +627,7 @@ async fn a_reopen_that_fails_while_nobody_else_is_there_is_a_fault() {
 
 // Commands
 
-/// What a shell makes of a command, word by word: `curl` and `dead-letters` are functions that say what they are given.
+/// Returns a shell's words of a command. `curl` and `dead-letters` are functions that print their arguments.
 fn words(command: &str) -> Vec<String> {
     let script =
         format!("curl() {{ printf '%s\\0' \"$@\"; }}; dead-letters() {{ curl \"$@\"; }}\n{command}\n");

@@ -262,7 +262,7 @@ async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
     assert_eq!(world.row(ids[99]).await.resolution, Some(Resolution::Replayed));
     assert_eq!(world.row(ids[100]).await.resolution, None);
 
-    // It goes on behind those that failed.
+    // The next run starts after the letters that failed.
     world.outbox.take_no_more_than(1);
     let rest = run(&client, &world, &done, None).await;
     assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(118), &json!(false)));
@@ -491,7 +491,7 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
     );
     assert_eq!(done["settled_by_others"], 0);
 
-    // Of one letter it says that somebody else has it just now.
+    // The answer for a single letter says that another call has locked it.
     let path = world.path(&format!("letters/{}/resolve", ids[1]));
     let one = client.post(path, json!({ "resolution": "ignored" })).await;
     one.problem(409, "locked");

@@ -212,7 +212,7 @@ async fn no_field_of_a_form_makes_it_fail_or_does_something() {
         let path = site.at(form);
         for name in &names {
             for value in extremes() {
-                // What is right besides, so that the field is reached.
+                // The rest of the form is valid, so that the handler reads the field.
                 let rest = if name == "action" { "" } else { "&action=ignored" };
                 let body = format!("{name}={value}{}", if form.ends_with("preview") { rest } else { "" });
                 if form.ends_with("replay") || form.ends_with("reopen") || form.ends_with("reveal") {

@@ -47,7 +47,7 @@ kill -9 "$pid"
 rm -r "$1"
 "#;
 
-/// What the operator's browser takes nginx for.
+/// The host name under which the operator's browser reaches nginx.
 const PUBLIC: &str = "ops.example";
 const KEPT: &str = "/admin/dead-letters";
 const STRIPPED: &str = "/ops/letters";
@@ -94,7 +94,7 @@ impl Nginx {
         Self { supervisor, socket }
     }
 
-    /// What a browser sends goes through nginx.
+    /// Returns a client whose requests go through nginx, as a browser's do.
     fn client(&self) -> Client {
         let socket = self.socket.clone();
         Router::new().fallback(async move |request: Request| through(&socket, request).await).into()

@@ -1,4 +1,4 @@
-//! What each page shows, and what each of its forms does, without a browser.
+//! Tests of each page's content and each form's effect, without a browser.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -65,12 +65,12 @@ on_every_backend! {
     a_command_stands_on_every_view,
 }
 
-// What a page is made of
+// The parts of a page
 
 /// An element's name and attributes, entities left as they are.
 type Tag = (String, Vec<(String, String)>);
 
-/// Of HTML as the templates write it: attributes have quotes or no value.
+/// Returns the tags of HTML as the templates write it: attributes have quotes or no value.
 fn tags(html: &str) -> Vec<Tag> {
     let mut tags = Vec::new();
     let mut rest = html;
@@ -107,7 +107,7 @@ fn tags(html: &str) -> Vec<Tag> {
     tags
 }
 
-/// What the content security policy would block, or would have to be loosened for.
+/// Returns the parts that the content security policy would block, or would have to be loosened for.
 fn violations(html: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (name, attributes) in tags(html) {
@@ -163,7 +163,7 @@ fn the_style_sheet_and_the_script_fetch_nothing_from_elsewhere() {
     }
 }
 
-/// What a browser shows of it.
+/// The parts of a page that a browser shows.
 trait Page {
     fn page(&self) -> &str;
     fn shows(&self, text: &str) -> bool;
@@ -384,7 +384,7 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     assert!(none.shows("No letter matches") && !none.shows("Nothing failed"));
     let clear = none.links().into_iter().find(|link| link.ends_with("?state=open")).unwrap();
     assert!(client.get(resolved(&world.at(""), &clear)).await.shows("1 of 1"));
-    // Behind the last one, which was settled meanwhile.
+    // The last letter of the first page is resolved before the second page is read.
     world.letter().await;
     let first = client.get(world.at("?size=1")).await;
     let older = first.links().into_iter().find(|link| link.contains("after=")).unwrap();

@@ -58,7 +58,7 @@ macro_rules! on_every_backend {
 }
 pub(crate) use on_every_backend;
 
-/// What every replica of a service has.
+/// The key that every replica of a service has.
 pub(crate) const KEY: [u8; 32] = [7; 32];
 
 /// A service with a store, an outbox and one app.
@@ -248,13 +248,13 @@ impl Answer {
         self.headers.get(name.as_ref()).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Of a success.
+    /// Returns the JSON of a success.
     pub(crate) fn json(&self) -> Value {
         assert_eq!((self.status, self.header(CONTENT_TYPE)), (StatusCode::OK, "application/json"), "{self}");
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// Of a failure, by the last part of its type.
+    /// Returns the problem of a failure, whose type ends with `kind`.
     pub(crate) fn problem(&self, status: u16, kind: &str) -> Value {
         assert_eq!(self.header(CONTENT_TYPE), "application/problem+json", "{self}");
         let problem: Value = serde_json::from_slice(&self.body).unwrap();
@@ -304,7 +304,7 @@ impl Visit for Audited {
 }
 
 thread_local! {
-    /// What was audited on this thread, which is a test's own.
+    /// The audit records of this thread, which is a test's own.
     static AUDIT: RefCell<Vec<Audited>> = const { RefCell::new(Vec::new()) };
 }
 

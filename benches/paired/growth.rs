@@ -1,4 +1,4 @@
-//! What grows with the table: the repo's calls and indexes at several sizes.
+//! Growth with the table: the repo's calls and indexes at several sizes.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use crate::{
     sweep::millis,
 };
 
-/// Of the tables. In the smallest the large app has as many rows as a scan.
+/// Rows of the tables. In the smallest table the large app has as many rows as a scan.
 const SIZES: [u32; 3] = [12_500, 1_000_000, 10_000_000];
 /// Apps beside the large one, which has four fifths of the rows.
 const APPS: u32 = 200;
@@ -82,7 +82,7 @@ fn more_reads(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
 
 fn writes(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let of_another = letter(Uuid::new_v4().into(), PAYLOAD_BYTES);
-    // A handler_failed row is still open: it can be resolved once again.
+    // A `handler_failed` row is still open: it can be resolved once again.
     let side = (store.clone(), Arc::new((of_another, Attribution::default())));
     vec![
         ("insert", side!(side, n => side.0.repo.insert(side.1.0.clone()).await?)),
@@ -148,9 +148,9 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     let version = format!("PostgreSQL {}", stores[0].server_version().await?);
     let written = report::written(&version)?;
     let text = format!(
-        "# What grows with the table\n\n\
-         Written by `cargo bench -- --ten-million` on {written}. What is measured, and why some of it grows: \
-         [benches/README.md](../README.md#growth).\n\n\
+        "# Growth with the table\n\n\
+         Written by `cargo bench -- --ten-million` on {written}. \
+         [benches/README.md](../README.md#growth) says what is measured, and why some of it grows.\n\n\
          | call, p50 in ms | 12,500 rows | 1 M | 10 M | 10 M against 12,500 | 10 M against 1 M |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |\n\
          {times}\n\
@@ -183,7 +183,7 @@ async fn create(server: &Url, rows: u32) -> Result<Arc<Store>, Failure> {
     store.with_ids().await
 }
 
-/// Of each call, the medians on the tables, which take turns.
+/// Returns the medians of each call on the tables, which take turns.
 async fn table(
     calls: &[Vec<(&'static str, Call)>],
     rounds: usize,
@@ -213,7 +213,7 @@ async fn table(
     Ok(lines)
 }
 
-/// Of the table and its indexes.
+/// Returns the sizes of the table and its indexes.
 async fn sizes(stores: &[Arc<Store>]) -> Result<String, Failure> {
     let mut lines: Vec<String> = Vec::new();
     for store in stores {

@@ -1,4 +1,4 @@
-//! What each index serves, how large it is, and what an insert and a resolve pay for it.
+//! The use of each index, its size, and its cost for an insert and a resolve.
 //!
 //! Only the server's part: each figure is of statements in one transaction of one connection, with all indexes and
 //! without the one in question, in turn. The rollback brings the index back.
@@ -77,9 +77,9 @@ pub(crate) async fn measure(store: &Arc<Store>) -> Result<(), Failure> {
     }
     let version = format!("PostgreSQL {}", store.server_version().await?);
     let text = format!(
-        "# What each index costs\n\n\
-         Written by `cargo bench` on {}. The table has {} rows, all but 10,000 of them unresolved ones of one app, and \
-         each index is compared with the same table without it: the server's part of single statements, medians of \
+        "# The cost of each index\n\n\
+         Written by `cargo bench` on {}. The table has {} rows, all but 10,000 of them unresolved ones of one app. \
+         Each index is compared with the same table without it: the server's part of single statements, medians of \
          {TURNS} turns of {STATEMENTS}.\n\n\
          | index | serves | MB | an insert's time | its log, bytes | a resolve's time | its log, bytes |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: |\n\

@@ -139,7 +139,7 @@ impl Bench {
     async fn writes(&mut self, store: &Arc<Store>) -> Result<(), Failure> {
         let named = |name: &str| store.named(name);
         let app = store.app;
-        // A handler_failed row is still open: it can be resolved once again.
+        // A `handler_failed` row is still open: it can be resolved once again.
         let peers = side!(store, n =>
             store.peer.resolve(store.peer_id(n), "handler_failed").await?);
         let ours = side!(store, n => store.repo.resolve(store.id(n), "handler_failed").await?);
@@ -182,7 +182,7 @@ impl Bench {
         Ok(())
     }
 
-    /// What a call of the repo costs in a large table, against the same in a small one.
+    /// Compares a call of the repo in a large table with the same call in a small one.
     async fn growth(&mut self, small: &Arc<Store>, large: &Arc<Store>) -> Result<(), Failure> {
         for ((name, of_large), (_, of_small)) in
             growth::reads(large).await?.into_iter().zip(growth::reads(small).await?)
@@ -193,7 +193,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Settles 100,000 rows.
+    /// Resolves 100,000 rows.
     async fn operations(&mut self, server: &Url, large: &Arc<Store>) -> Result<(), Failure> {
         self.bound(operations::by_ids(large).await?);
         self.bound(operations::times_replayed(&self.pairs, large).await?);
@@ -219,7 +219,7 @@ impl Bench {
         self.pair(name, 1, 2.5, listing(store, 0).await?, peers).await
     }
 
-    /// What the peer needs, the repo needs at most.
+    /// Bounds the repo's CPU by the peer's.
     fn client_cpu(&mut self) {
         for name in ["insert of 1 KB, ", "list_for_app, 50, ", "triage list, 50, "] {
             let of_name = self.figures.iter().map(|figure| (figure, figure.case.name.as_str()));

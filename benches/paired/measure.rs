@@ -35,7 +35,7 @@ pub(crate) struct Case {
 pub(crate) struct Side {
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// Of this process, a call.
+    /// CPU time of this process per call.
     pub(crate) cpu: Duration,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Figure {
 
 pub(crate) struct Pairs {
     pub(crate) pairs: usize,
-    /// Of one side of one pair.
+    /// How long one side of one pair runs.
     pub(crate) run: Duration,
 }
 
@@ -106,7 +106,7 @@ impl Pairs {
     }
 }
 
-/// What one side did, in one run or in all of them.
+/// The calls of one side, in one run or in all of them.
 #[derive(Default)]
 pub(crate) struct Runs {
     pub(crate) latencies: Vec<Duration>,
@@ -141,7 +141,7 @@ pub(crate) fn quantile<T: Copy + PartialOrd>(values: &mut [T], at: f64) -> T {
     values[((values.len() - 1) as f64 * at).round() as usize]
 }
 
-/// What all threads of this process have used.
+/// Returns the CPU time of all threads of this process.
 fn process_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

@@ -1,4 +1,4 @@
-//! What this process holds at most, by Linux's account (proc(5)).
+//! The peak of this process's memory, by Linux's account (proc(5)).
 
 use std::{fs, future::Future};
 
@@ -6,7 +6,7 @@ use crate::measure::Failure;
 
 /// In MiB.
 pub(crate) async fn peak_of(work: impl Future<Output = Result<(), Failure>>) -> Result<f64, Failure> {
-    // Sets the peak back to what is held now.
+    // Sets the peak back to the memory in use.
     fs::write("/proc/self/clear_refs", "5")?;
     work.await?;
     let status = fs::read_to_string("/proc/self/status")?;

@@ -1,4 +1,4 @@
-//! What operators ask: bounded scans, backlogs, rows by their ids, deaths before.
+//! Calls that operators make: bounded scans, backlogs, rows by their ids, earlier failures of an event.
 
 use std::{sync::Arc, time::Instant};
 
@@ -17,9 +17,9 @@ use crate::{
     store::{FROM, Store, unresolved},
 };
 
-/// Of a bounded scan.
+/// The limit of a bounded scan.
 const SCAN: Option<u32> = Some(10_000);
-/// That are settled by their ids.
+/// Rows that are resolved by their ids.
 const SETTLED: usize = 100_000;
 const AT_ONCE: u32 = 1_000;
 
@@ -95,7 +95,7 @@ pub(crate) async fn by_ids(store: &Store) -> Result<Bound, Failure> {
     })
 }
 
-/// Of 50 events, where 100,000 rows are replayed.
+/// Measures the call for 50 events, where 100,000 rows are replayed.
 pub(crate) async fn times_replayed(pairs: &Pairs, store: &Arc<Store>) -> Result<Bound, Failure> {
     let events: Vec<Uuid> = sqlx::query_scalar(
         "SELECT original_event_id FROM dead_letters WHERE app_id = $1 AND resolution = 'replayed'

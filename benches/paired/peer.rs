@@ -29,7 +29,7 @@ const SCHEMA: &str = "
     CREATE INDEX ON peer (app_id, created_at DESC) WHERE resolved_at IS NULL;
     CREATE INDEX ON peer (created_at);";
 
-/// What a page reads of a row.
+/// The columns that a page reads of a row.
 #[derive(sqlx::FromRow)]
 #[expect(dead_code, reason = "read, as a caller would, and then dropped")]
 pub(crate) struct Row {

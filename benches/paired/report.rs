@@ -15,7 +15,7 @@ const BOUNDS_HEAD: &str = "\
 | what else | at most | measured | met |
 | --- | --- | --- | --- |";
 
-/// What is not a ratio of throughputs.
+/// A measurement that is not a ratio of throughputs.
 pub(crate) struct Bound {
     pub(crate) name: String,
     pub(crate) bound: String,
@@ -52,8 +52,8 @@ pub(crate) fn save(versions: &str, figures: &[Figure], bounds: &[Bound]) -> Resu
     let lines = |lines: Vec<String>| lines.join("\n");
     let table = format!(
         "# Results\n\n\
-         Written by `cargo bench` on {written}. What is measured, and why some rows miss their targets: \
-         [benches/README.md](../README.md).\n\n\
+         Written by `cargo bench` on {written}. \
+         [benches/README.md](../README.md) says what is measured, and why some rows miss their targets.\n\n\
          ![Throughput against hand-written sqlx](chart.svg)\n\n\
          {HEAD}\n{figures}\n\n\
          {BOUNDS_HEAD}\n{bounds}\n",
@@ -111,7 +111,7 @@ fn locked(package: &str) -> Result<&'static str, Failure> {
 
 const BLUE_GREEN: RGBColor = RGBColor(0, 109, 119);
 const ORANGE: RGBColor = RGBColor(226, 114, 91);
-const GREY: RGBColor = RGBColor(110, 110, 110);
+const GRAY: RGBColor = RGBColor(110, 110, 110);
 
 /// A row a figure, on a logarithmic scale: the median as a dot, the quartiles as a line, the target as a tick.
 fn draw(path: &str, figures: &[Figure]) -> Result<(), Failure> {
@@ -135,14 +135,14 @@ fn draw(path: &str, figures: &[Figure]) -> Result<(), Failure> {
         .x_label_formatter(&|ratio| format!("{ratio}"))
         .draw()?;
     let rows = figures.len() as f64;
-    chart.draw_series([PathElement::new([(1.0, 0.0), (1.0, rows)], GREY.stroke_width(2))])?;
+    chart.draw_series([PathElement::new([(1.0, 0.0), (1.0, rows)], GRAY.stroke_width(2))])?;
     for (row, figure) in figures.iter().enumerate() {
         let y = rows - row as f64 - 0.5;
         let [lower, median, upper] = figure.ratio;
         let missed = figure.case.target.is_some_and(|target| median < target);
-        let colour = if missed { ORANGE } else { BLUE_GREEN };
-        chart.draw_series([PathElement::new([(lower, y), (upper, y)], colour.stroke_width(3))])?;
-        chart.draw_series([Circle::new((median, y), 4, colour.filled())])?;
+        let color = if missed { ORANGE } else { BLUE_GREEN };
+        chart.draw_series([PathElement::new([(lower, y), (upper, y)], color.stroke_width(3))])?;
+        chart.draw_series([Circle::new((median, y), 4, color.filled())])?;
         chart.draw_series(
             figure.case.target.map(|target| {
                 PathElement::new([(target, y - 0.4), (target, y + 0.4)], BLACK.stroke_width(1))

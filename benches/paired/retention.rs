@@ -1,4 +1,4 @@
-//! What sweeps of every kind cost, and what the dispatchers feel of the sweeper.
+//! The cost of sweeps of every kind, and the sweeper's effect on the dispatchers.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use crate::{
     sweep::{BATCH, DUE, ROUNDS, cutoff, millis, refill},
 };
 
-/// Of the sweeper's time, its default.
+/// The sweeper's default share of time, in percent.
 const BUSY_PERCENT: u32 = 25;
 
 /// 10,000 apps beside the store's hundred, of which every tenth is to be excepted: it has so many rows, all of
@@ -175,8 +175,8 @@ impl DeadLetterRetention for Timed {
     }
 }
 
-/// What the sweeper, with 900,000 rows to delete, does to the inserts of 16 dispatchers, and its share of the
-/// time.
+/// Measures the sweeper's effect on the inserts of 16 dispatchers, with 900,000 rows to delete, and its share
+/// of the time.
 pub(crate) async fn sweeper(store: &Arc<Store>) -> Result<[Bound; 2], Failure> {
     refill(store, 0).await?;
     let side = (Arc::clone(store), Arc::new(letter(Uuid::new_v4().into(), 1_000)));

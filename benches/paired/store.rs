@@ -161,7 +161,8 @@ impl Store {
 pub(crate) const V7: &str = "(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7'
     || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid";
 
-/// Of a row for each `app` and time `at` of a query, with the columns of the first step and more.
+/// Returns the INSERT of a row for each `app` and time `at` of a query, with the columns of the first step and
+/// more.
 pub(crate) fn insertion(
     table: &str,
     id: &str,
@@ -190,7 +191,7 @@ pub(crate) fn named(name: &str, rows: u32) -> String {
 
 pub(crate) const TABLES: [&str; 2] = ["dead_letters", "peer"];
 
-/// What a page of the peer's shows.
+/// Returns the filter of the rows that a page of the peer shows.
 pub(crate) fn unresolved() -> DeadLetterFilter {
     DeadLetterFilter::default().state(DeadLetterState::Unresolved)
 }

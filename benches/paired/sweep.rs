@@ -108,7 +108,7 @@ pub(crate) async fn races(
     Ok((Figure::new(case, ratios, all), bound))
 }
 
-/// What a sweep without a pause does to the inserts of 16 dispatchers.
+/// Measures the effect of a sweep without a pause on the inserts of 16 dispatchers.
 pub(crate) async fn dispatchers(store: &Arc<Store>) -> Result<Vec<Bound>, Failure> {
     let letter = Arc::new(letter(Uuid::new_v4().into(), 1_000));
     let side = (Arc::clone(store), letter);

@@ -1,4 +1,4 @@
-//! What can be written on the command line: clap's types, and nothing that runs.
+//! The command line's options: clap's types, and nothing that runs.
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 

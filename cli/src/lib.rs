@@ -114,7 +114,8 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
 
 /// Runs the command on its own thread, with its own single-threaded runtime.
 ///
-/// The command blocks while nobody reads its result. What it reads from the database stays on one thread.
+/// The command blocks while nobody reads its result. The rows that it reads from the database stay on one
+/// thread.
 fn started(cli: Cli, args: Args) -> Result<(), Failure> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (signals, stop) = Signals::listen()?;

@@ -1,4 +1,4 @@
-//! What is exported, imported, swept and archived.
+//! Tests of exports, imports, sweeps and archives.
 
 use dead_letters::{
     Attribution, DeadLetterFilter, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
@@ -244,7 +244,7 @@ async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
     assert_eq!(store.count().await, 1);
     assert_eq!(store.fed("import --all-after 101d", &lines).lines(), [["1", "1"]]);
     store.fed("import --settled-after 30d", &closed_long_ago(&closed)).fails(1, "--allow-due");
-    // An open letter is not due by its settlement.
+    // An open letter has no resolution time by which it could be due.
     assert_eq!(store.fed("import --settled-after 30d", &closed_long_ago(&failed)).lines(), [["1", "0"]]);
     assert_eq!(store.fed("import --settled-after 30d", &closed).lines(), [["0", "1"]]);
     let meant = "import --settled-after 30d --all-after 90d --allow-due";

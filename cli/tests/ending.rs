@@ -1,4 +1,4 @@
-//! What ends a command: a signal, a pipe that is closed, and being killed.
+//! Tests of how a command ends: by a signal, by a closed pipe, or killed.
 
 use std::{
     io::{BufRead, BufReader, Write},

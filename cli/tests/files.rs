@@ -1,4 +1,4 @@
-//! What the tool does with a database, and what it leaves of a SQLite file.
+//! Tests of the tool's use of a database, and of the state in which it leaves a SQLite file.
 
 use std::{fs, io::Write, path::Path};
 

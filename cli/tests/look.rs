@@ -1,4 +1,4 @@
-//! What is shown.
+//! Tests of the commands that show letters.
 
 use console::measure_text_width;
 use dead_letters::{
@@ -216,7 +216,7 @@ async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
     assert_eq!(lines[11], "  error   HTTP 503 from https://crm.exa…");
 }
 
-/// What programs read: a change of it is one of the tool's version.
+/// Programs read this JSON. A change of it needs a new version of the tool.
 async fn json_stays_as_it_is(mut store: Store) {
     let app = Uuid::from_u128(1).into();
     store.app = app;
@@ -304,7 +304,7 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
     let json = store.on_terminal(200, "list --app {app} --state any --output json");
     let page: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(page["items"][0]["source"], json!(hostile));
-    // What is for programs is as it was stored.
+    // Output for programs is unchanged.
     assert!(
         store.run("list --app {app} --state any --output json").json()["items"][0]["source"]
             == json!(hostile)

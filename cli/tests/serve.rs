@@ -18,7 +18,7 @@ on_every_backend! {
     a_request_that_is_half_sent_does_not_keep_it_alive,
 }
 
-/// What the admin answers, and its whole body.
+/// Returns the admin's answer with its whole body.
 fn ask(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
@@ -129,7 +129,7 @@ async fn a_token_file_wins_over_the_environment_and_is_read_without_what_editors
     assert!(program.wait().unwrap().success());
 }
 
-/// What it logs once its notes are read.
+/// Returns the log after the notes that were already read.
 fn log_of(mut program: Child, log: impl Iterator<Item = String>) -> Vec<String> {
     terminate(&program);
     let said: Vec<_> = log.collect();
@@ -180,7 +180,7 @@ fn serve_with_log(store: &Store) -> (Child, String, impl Iterator<Item = String>
     (program, address, log)
 }
 
-/// Else it would wait for the rest for ever.
+/// A server that waited for the rest of a request would never end.
 async fn a_request_that_is_half_sent_does_not_keep_it_alive(store: Store) {
     let (mut program, address, _) = serve(&store, &[], None);
     let head = "POST /api/apps/x/bulk/preview HTTP/1.1\r\nHost: localhost\r\n";

@@ -1,4 +1,4 @@
-//! What is settled, reopened and replayed.
+//! Tests of resolving, reopening and replaying.
 
 use std::{
     io::{BufRead, BufReader},

@@ -55,7 +55,7 @@ impl Store {
         self.repo.insert(letter).await.unwrap()
     }
 
-    /// What it prints to a pipe. `{app}` is the app.
+    /// Returns the program's output to a pipe. `{app}` stands for the app.
     pub(crate) fn run(&self, line: &str) -> Ran {
         self.fed(line, "")
     }
@@ -87,7 +87,7 @@ impl Store {
         program
     }
 
-    /// What it does as part of a shell's line, in which `{run}` is the program.
+    /// Returns the program's output as part of a shell's line, in which `{run}` stands for the program.
     pub(crate) fn shell(&self, line: &str) -> Ran {
         let line = line.replace("{run}", PROGRAM).replace("{app}", &self.app.to_string());
         let mut shell = Command::new("sh");
@@ -128,14 +128,14 @@ impl Store {
         self.repo.count(self.app, &any, &CountRequest::default().cap(1_000_000)).await.unwrap().matching.count
     }
 
-    /// What it prints to a terminal of this width.
+    /// Returns the program's output to a terminal of this width.
     pub(crate) fn on_terminal(&self, width: u16, line: &str) -> String {
         let ran = self.typed(width, line, "");
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.out
     }
 
-    /// What it says where it asks, and gets this answer.
+    /// Returns the program's output if it asks a question and gets this answer.
     pub(crate) fn asked(&self, line: &str, answer: &str) -> String {
         self.typed(100, line, answer).out
     }
@@ -155,7 +155,7 @@ impl Store {
     }
 }
 
-/// Of nobody's environment.
+/// Returns the program with an empty environment.
 pub(crate) fn program() -> Command {
     let mut program = Command::new(PROGRAM);
     program.env_clear().env("TZ", "UTC").stdin(Stdio::null());

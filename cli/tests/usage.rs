@@ -102,7 +102,7 @@ fn every_command_has_help_with_an_example() {
     assert!(!Ran::from(with_password.output().unwrap()).out.contains("s3cret"));
 }
 
-/// What was wrong, with what, and what would be right.
+/// Each message names what was wrong, the argument, and a value that would be right.
 #[tokio::test]
 async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
     let (uuid, settled) =
@@ -278,7 +278,7 @@ fn a_url_in_the_wrong_place_shows_no_password() {
     }
 }
 
-/// The driver would pass over a parameter that it does not know, and connect without TLS.
+/// The driver would ignore a parameter that it does not know, and connect without TLS.
 #[test]
 fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
     for (url, said) in [

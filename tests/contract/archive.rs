@@ -51,7 +51,7 @@ fn archived(folder: &Path) -> Vec<StoredLetter> {
     JsonLinesArchive::read(folder).unwrap().map(|read| read.unwrap().letter).collect()
 }
 
-/// What an import makes of it: no id twice.
+/// Returns the ids that an import of the archive finds, each of them once.
 fn archived_ids(folder: &Path) -> BTreeSet<DeadLetterId> {
     archived(folder).into_iter().map(|letter| letter.id).collect()
 }
@@ -71,7 +71,7 @@ fn tomorrow() -> DateTime<Utc> {
     Utc::now() + chrono::Duration::days(1)
 }
 
-/// What is left in the table after some accident goes as well, and then the archive has all.
+/// Sweeps the rows that the accident left in the table. Then the archive has every letter.
 async fn the_rest_is_swept_and_the_archive_has_all(db: &TestDb, folder: &Path, ids: &BTreeSet<DeadLetterId>) {
     let sweeper = sweeper(db, folder);
     // A connection that was lost may hold its rows for a moment more.

@@ -137,7 +137,7 @@ async fn an_error_that_stays_transient_is_given_up(db: TestDb) {
     assert_eq!(places(&db).await, (1, 0));
 }
 
-/// Else the letter would be stored by itself, and the event be in both places.
+/// If `bury` ignored the ended transaction, the letter would be stored while the event stays in the outbox.
 async fn a_delete_whose_transaction_ended_stores_nothing(db: TestDb) {
     outbox(&db, 1).await;
     let ended = async |txn: &DatabaseTransaction| {

@@ -238,7 +238,8 @@ async fn letters_of_more_than_64_mb_wait_outside_the_queue_on_sqlite() {
     // Each takes a little more than 4 MB, and one went straight.
     let stored = db.row_count().await;
     assert!((15..=16).contains(&stored), "{stored}");
-    // What the dropped ones took is free again, and one that is larger than all of it goes by itself.
+    // The dropped inserts release their share of the buffer. A letter larger than the whole buffer is sent
+    // alone.
     let repo = coalescing(db.repo());
     let sizes = [65, 4, 4, 65, 4];
     let large = numbered(new_app(), 5).zip(sizes);

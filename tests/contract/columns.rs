@@ -68,7 +68,7 @@ fn names_in(sql: &str) -> Vec<String> {
     names
 }
 
-/// What each call answers, of the same letters each time. They are gone afterwards.
+/// Returns the result of each call on the same letters, and deletes the letters afterwards.
 async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     let app = AppId::from(Uuid::from_u128(7));
     let (max, until) = (DateTime::<Utc>::MAX_UTC, ten_oclock() + Duration::minutes(10));

@@ -143,7 +143,7 @@ async fn no_error_shows_a_rows_content(db: TestDb) {
             whole_errors += &format!("{whole:?}");
         }
     }
-    // Else this would show nothing.
+    // Without the canary in the whole error this test would prove nothing.
     assert!(whole_errors.contains(CANARY), "{whole_errors}");
 }
 

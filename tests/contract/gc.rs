@@ -165,7 +165,7 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     for held in [stored[0], stored[2]] {
         table::Entity::find_by_id(held.into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
     }
-    // The limit counts rows that it gets, not rows that it passes over.
+    // The limit counts deleted rows, not skipped ones.
     assert_eq!(db.repo().gc(cutoff(), 2).await.unwrap(), 2);
     assert_eq!(left(&db).await, [stored[0], stored[2], stored[4]]);
     txn.rollback().await.unwrap();

@@ -32,7 +32,7 @@ pub(super) fn samples<T>(count: usize, strategy: impl Strategy<Value = T>) -> Ve
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
-/// Of any Unicode, NUL among it.
+/// Generates any Unicode text, including NUL.
 pub(super) fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(
         proptest::prop_oneof![1 => proptest::strategy::Just('\0'), 9 => any::<char>()],

@@ -43,7 +43,7 @@ async fn exported(db: &TestDb) -> Vec<StoredLetter> {
     letters
 }
 
-/// A settled letter in which no two columns are alike.
+/// Returns a closed letter in which no two columns are alike.
 pub(crate) fn stored() -> StoredLetter {
     StoredLetter {
         resolved_at: Some(time("2026-03-02T09:00:00.000001Z")),
@@ -121,7 +121,7 @@ async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_colu
     given.extend(of_every_resolution);
     let imported = db.repo().import(&given).await.unwrap();
     assert_eq!(imported, import_of(given.len() as u64, 0));
-    // What the store itself wrote.
+    // This is a letter that the store itself wrote.
     let id = db.repo().insert(letter(new_app())).await.unwrap();
     db.repo().resolve(id, "ignored").await.unwrap();
     let letters = exported(&db).await;
@@ -168,7 +168,8 @@ async fn of_copies_in_one_call_the_last_one_is_stored(db: TestDb) {
         ..stored()
     };
     let replayed = StoredLetter { id: open.id, app_id: open.app_id, ..stored() };
-    // So many that the copies go into statements of their own, where a statement has a bound.
+    // With so many letters between them, the two copies go into different statements, because a statement is
+    // bounded.
     let others = || (0..300).map(|_| StoredLetter { app_id: open.app_id, ..stored() });
     let letters: Vec<_> =
         [open.clone()].into_iter().chain(others()).chain([replayed.clone()]).chain(others()).collect();

@@ -223,7 +223,7 @@ async fn a_row_that_the_database_drops_silently_is_an_error(db: TestDb) {
     assert_eq!(error.to_string(), "None of the records are inserted");
 }
 
-/// A trigger that makes the database pass over rows of this source, without an error.
+/// Creates a trigger that makes the database drop rows of this source without an error.
 pub(super) async fn drop_silently(db: &TestDb, source: &str) {
     let sql = if db.db.get_database_backend() == sea_orm::DbBackend::Sqlite {
         format!(

@@ -58,7 +58,7 @@ async fn letters_go_in_statements_that_are_bounded(db: TestDb) {
     let as_values = db.sharded || db.db.get_database_backend() == DbBackend::Sqlite;
     repo.insert_many(letters(423)).await.unwrap();
     assert_eq!(recorded.take().len(), if as_values { 4 } else { 1 });
-    // Of 7 MB each, two of which fit, and one that is larger than a statement should be.
+    // Two letters of 7 MB fit into one statement. One letter is larger than a statement should be.
     let mut large = letters(6);
     for letter in &mut large {
         letter.last_error = "x".repeat(7 << 20);

@@ -1,4 +1,4 @@
-//! What the `metrics` crate is told.
+//! Tests of what the store reports to the `metrics` crate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ on_every_backend! {
 /// Metric and labels, as `calls_total call=get outcome=ok`, and the count, or how many durations.
 type Told = BTreeMap<String, f64>;
 
-/// What was told since it was asked last, but for what is 0.
+/// Returns the metrics that changed since the last call, without those that are 0.
 fn told(snapshotter: &Snapshotter) -> Told {
     let mut told = BTreeMap::new();
     for (key, _, description, value) in snapshotter.snapshot().into_vec() {
@@ -109,7 +109,7 @@ impl Calls<'_> {
     }
 }
 
-/// Of the store's traits, by their source: so that none is forgotten here.
+/// Returns the methods of the store's traits, read from their source, so that the test cannot miss one.
 fn methods() -> BTreeSet<String> {
     let mut methods = BTreeSet::new();
     for file in ["repo.rs", "read.rs", "resolve.rs", "transfer.rs", "retention.rs", "replay.rs"] {
@@ -201,7 +201,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("error_groups", 6, repo.error_groups(app, &open, &groups)).await;
     calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
 
-    // Resolved, and resolved by others.
+    // The first call resolves the letter. The others find it closed.
     calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
     calls.ok("reopen", 1, repo.reopen(app, id, &Attribution::default())).await;
     calls

@@ -1,4 +1,4 @@
-//! What the trait promises, line by line, on every backend.
+//! Tests of each promise of the trait, line by line, on every backend.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{AppId, Imported, SweepCursor, Swept, testing::letter};

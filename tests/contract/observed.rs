@@ -1,4 +1,4 @@
-//! What an operator sees of a call, and what nobody sees.
+//! Tests of what an operator sees of a call, and what nobody sees.
 
 use std::{
     cell::{Cell, RefCell},

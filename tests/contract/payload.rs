@@ -1,4 +1,4 @@
-//! What is stored of a payload, byte for byte, and of what kind it is.
+//! Tests that a payload is stored byte for byte, and under which kind.
 
 use dead_letters::{
     CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
@@ -73,7 +73,7 @@ async fn json_is_stored_as_its_text_whatever_its_depth(db: TestDb) {
             is_stored(&db, id, &text, PayloadKind::Json, &payload).await;
         }
     }
-    // What is a string stays one, whatever it quotes.
+    // A JSON string stays a string, whatever it quotes.
     let new = || NewDeadLetter { payload: json!("{\"order\": 47"), ..letter(new_app()) };
     for id in stored_by_every_call(&db, new).await {
         is_stored(&db, id, r#""{\"order\": 47""#, PayloadKind::Json, &json!("{\"order\": 47")).await;
@@ -130,7 +130,7 @@ async fn over_the_cap_a_payload_text_is_refused_by_an_insert(db: TestDb) {
         matches!(error, DeadLetterRepoError::PayloadTooLarge { index: 1, bytes: 12, max: 10 }),
         "{error}"
     );
-    // Of the payload beside it nobody asks.
+    // The cap does not apply to the `payload` beside a `payload_text`.
     let large = NewDeadLetter { payload: json!("x".repeat(1_000)), ..with("{}") };
     repo.insert(large).await.unwrap();
     assert_eq!(db.row_count().await, 2);
@@ -157,7 +157,7 @@ async fn over_the_cap_a_payload_is_cut_by_a_burial_and_it_is_truncated(db: TestD
         let payload = Value::String(stored.to_owned());
         is_stored(&db, id, stored, PayloadKind::Truncated, &payload).await;
     }
-    // What fits stays as it is.
+    // A payload that fits is stored unchanged.
     let id = db.repo().max_payload_bytes(9).bury(text("[1, 2, 3]"), take).await.unwrap();
     is_stored(&db, id, "[1, 2, 3]", PayloadKind::Json, &json!([1, 2, 3])).await;
 }

@@ -26,7 +26,7 @@ fn id_filter<T: From<Uuid> + std::fmt::Debug>() -> impl Strategy<Value = IdFilte
     option::of(id()).prop_map(|id| IdFilter::from(id.map(T::from)))
 }
 
-/// Of any Unicode, or nothing but quotes.
+/// Generates any Unicode text, or nothing but quotes.
 fn any_text() -> impl Strategy<Value = Option<String>> {
     option::of(prop_oneof![text(), r#""{0,5}"#])
 }

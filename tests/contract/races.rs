@@ -33,7 +33,7 @@ async fn six_sweepers_four_inserters_and_two_resolvers_lose_and_double_nothing(d
         let repo = db.repo();
         sweepers.spawn(async move {
             let mut deleted = 0;
-            // Idle sweeps at the end: what a resolver held is due again.
+            // Three idle sweeps end the loop, because a row that a resolver had locked may be due again.
             let mut idle = 0;
             while idle < 5 {
                 let batch = repo.gc(cutoff(), 7).await.unwrap();
@@ -72,7 +72,7 @@ async fn six_sweepers_four_inserters_and_two_resolvers_lose_and_double_nothing(d
     resolvers.join_all().await;
     let mut inserted = inserters.join_all().await.concat();
     let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
-    // What the last resolvers held while the sweepers stopped.
+    // The last sweep deletes the rows that resolvers had locked when the sweepers stopped.
     deleted += db.repo().gc(cutoff(), i64::MAX).await.unwrap();
     assert_eq!(deleted, DUE as u64);
     let mut left: Vec<DeadLetterId> =

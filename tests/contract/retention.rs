@@ -1,4 +1,4 @@
-//! What `DeadLetterRetention` promises, line by line, on every backend.
+//! Tests of each promise of `DeadLetterRetention`, line by line, on every backend.
 
 use std::{
     error::Error,
@@ -135,7 +135,7 @@ async fn set_resolved_at(db: &TestDb, id: DeadLetterId, at: DateTime<Utc>) {
         .unwrap();
 }
 
-/// Rows of one app, of which each was settled a minute before the one before it.
+/// Stores closed rows of one app, each resolved a minute before the one stored earlier.
 async fn settled(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
     let ids = rows(db, app, count).await;
     for (minute, &id) in (1..).zip(&ids) {
@@ -358,7 +358,7 @@ async fn a_limit_of_0_deletes_and_archives_nothing(db: TestDb) {
 async fn the_largest_and_smallest_times_delete_all_that_is_due_and_nothing(db: TestDb) {
     let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
     let (first, last) = (time("0001-01-01T00:00:00Z"), time("9999-12-31T23:59:59.999999Z"));
-    // Of rows as old and as young as there are, and one of now.
+    // The rows are as old and as young as the table allows, and one is of now.
     for (before, deleted) in [(min, 0), (first, 0), (last, 2), (last + Duration::nanoseconds(1), 3), (max, 3)]
     {
         sweeps_delete(&db, &[first, ten_oclock(), last], before, deleted).await;
@@ -377,7 +377,7 @@ async fn a_time_finer_than_a_microsecond_deletes_what_is_older(db: TestDb) {
     }
 }
 
-/// Each of the sweeps, of rows that were created and settled at these times; and what was counted before.
+/// Runs each of the sweeps on rows that were created and resolved at these times, and checks the count before.
 async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Utc>, deleted: u64) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
@@ -401,7 +401,7 @@ async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Ut
 async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
     let (app, kept) = (new_app(), new_app());
     for app in [app, kept] {
-        // Five settled, then a handler that failed, then two unresolved ones; of the last none is due.
+        // Five closed rows, one `handler_failed`, two unresolved ones, and one unresolved row that is not due.
         let stored = settled(&db, app, 9).await;
         for &id in &stored[6..] {
             db.repo().reopen(app, id, &Attribution::default()).await.unwrap();
@@ -452,7 +452,7 @@ async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb
     for &id in &stored {
         db.set_created_at(id, ten_oclock()).await;
     }
-    // What a `Value` and a `Resolution` would not bring back.
+    // A `Value` and a `Resolution` could not restore these texts.
     db.execute(r#"UPDATE dead_letters SET payload = '{"b":1, "a":18446744073709551616'"#).await;
     db.repo().resolve(stored[0], "ignored").await.unwrap();
     settle_as_a_newer_version(&db, stored[0]).await;
@@ -648,7 +648,7 @@ async fn in_a_transaction_a_sweep_is_undone_by_a_rollback(db: TestDb) {
     for sweep in Sweep::all_of(app) {
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let repo = db.repo().in_transaction(&txn);
-        // What the transaction itself did is seen.
+        // A sweep sees the rows that its own transaction wrote.
         let id = repo.insert(letter(app)).await.unwrap();
         repo.resolve(id, "ignored").await.unwrap();
         let due = Due::ClosedBefore(Utc::now() + Duration::hours(1));
@@ -930,7 +930,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
         let repo = db.repo();
         sweepers.spawn(async move {
             let (mut deleted, mut idle) = (0, 0);
-            // Idle sweeps at the end: what others held is due again.
+            // Three idle sweeps end the loop, because a row that another sweeper had locked may be due again.
             while idle < 3 {
                 let mut in_turn = 0;
                 for scope in &scopes {
@@ -950,7 +950,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
         let repo = db.repo();
         others.spawn(async move {
             let (mut reopened, mut inserted) = (Vec::new(), Vec::new());
-            // The youngest settlements first: the sweepers come from the other end.
+            // The resolver takes the youngest rows first, because the sweepers come from the other end.
             for id in ids.into_iter().take(DUE / 2) {
                 inserted.push(repo.insert(letter(app)).await.unwrap());
                 match repo.reopen(app, id, &Attribution::default()).await {
@@ -966,7 +966,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
     let (reopened, inserted): (Vec<_>, Vec<_>) = others.join_all().await.into_iter().unzip();
     let reopened = reopened.concat();
     let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
-    // What others held while the sweepers stopped.
+    // The last sweep deletes the rows that were locked when the sweepers stopped.
     let rest = Sweep { scope: all_but(&[long]), into: false };
     deleted += rest.run(&db.repo(), settled_before_ten(), 1_000).await;
     assert_eq!(deleted as usize, apps.len() * DUE - reopened.len());
@@ -1007,7 +1007,7 @@ async fn rows_that_another_transaction_holds_are_passed_over_by_each_sweep_on_po
                 .await
                 .unwrap()
                 .unwrap();
-            // The limit counts rows that it gets, not rows that it passes over.
+            // The limit counts deleted rows, not skipped ones.
             assert_eq!(sweep.run(&db.repo(), created_before_noon(), 1).await, 1, "{sweep:?}");
             txn.rollback().await.unwrap();
             assert_eq!(left(&db).await, [stored[0], stored[2]], "{sweep:?}");

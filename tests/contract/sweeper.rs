@@ -63,7 +63,7 @@ async fn finished(sweeper: &Sweeper) -> u64 {
     report.deleted
 }
 
-/// Stored, and settled where one says so, so many days ago.
+/// Stores a letter of so many days ago, closed if `settled` is true.
 async fn stored(db: &TestDb, app: AppId, days: u32, settled: bool) -> DeadLetterId {
     let id = db.repo().insert(letter(app)).await.unwrap();
     let at = now() - DAY * days;
@@ -183,7 +183,7 @@ async fn it_sweeps_beside_dispatchers_and_resolvers(db: TestDb) {
     inserted.sort();
     drop(stops);
     sweepers.join_all().await;
-    // What a resolver held when they came by.
+    // The last run deletes the rows that a resolver had locked when the sweepers came by.
     finished(&builder(db.repo(), policy).build().unwrap()).await;
     assert_eq!(left(&db).await, inserted);
 }
@@ -217,7 +217,7 @@ async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
         sweepers.spawn(async move { finished(&sweeper).await });
     }
     let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
-    // What one held, and gave back, while the other came by.
+    // The last run deletes the rows that one sweeper had locked and released while the other came by.
     for policy in [first, second] {
         deleted += finished(&builder(db.repo(), policy).build().unwrap()).await;
     }

@@ -325,15 +325,15 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         "resolution": "ignored",
         "resolved_by": CANARY,
         "resolution_note": CANARY,
-        // Of a row.
+        // A row has these besides.
         "payload": new.payload,
         "payload_kind": "text",
         "last_error": CANARY,
-        // Of a summary.
+        // A summary has these besides.
         "payload_bytes": 29,
         "error_excerpt": CANARY,
         "group_key": "0123456789abcdef",
-        // Of a group.
+        // A group has these besides.
         "sample": CANARY,
         "count": 4711,
         "first_seen": new.last_attempt_at,

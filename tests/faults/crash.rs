@@ -46,7 +46,7 @@ async fn dispatch(
         match bury_next().await {
             Ok(Some(id)) => acknowledged.lock().await.push(id),
             Ok(None) => return,
-            // What was under way is unknown now: the outbox tells.
+            // The call may or may not have committed. The outbox shows which.
             Err(error) => assert!(error.is_transient(), "{error:?}"),
         }
     }

@@ -163,7 +163,8 @@ dropped! {
 
 type Outcome = Result<(), DeadLetterRepoError>;
 
-/// What a call may need: a pool of one connection, so that the next caller gets what the call left behind.
+/// The state that a call may need. Its pool has one connection, so the next caller gets the connection that the
+/// call left behind.
 struct Given {
     db: DatabaseConnection,
     repo: SeaOrmDeadLetterRepo,
@@ -737,8 +738,8 @@ async fn after_a_dropped_call(pools: Pools, call: impl AsyncFn(&Given) -> Outcom
     }
 }
 
-/// The same in a caller's transaction that has a letter already, and goes on. What the call itself stores is stored
-/// as a whole.
+/// The same in a caller's transaction that has a letter already, and goes on. The letters that the call itself
+/// stores are stored as a whole.
 async fn after_a_drop_in_a_transaction(
     pools: Pools,
     call: impl AsyncFn(&Given, &DatabaseTransaction) -> Outcome,
@@ -877,7 +878,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        // What is encrypted can't be counted.
+        // The proxy cannot count the messages of an encrypted connection.
         url.query_pairs_mut().append_pair("sslmode", "disable");
         let gate = Gate { traffic: watch::Sender::new(Traffic::Flows), cuts: watch::Sender::new(()) };
         let connections = Arc::new(AtomicUsize::new(0));
@@ -969,7 +970,7 @@ impl Gate {
         self.traffic.send_replace(Traffic::Flows);
     }
 
-    /// Opens when every connection has ended: what is held is lost.
+    /// Opens when every connection has ended. The messages that the proxy kept back are lost.
     async fn cut(&self) {
         self.end_connections().await;
         self.open();

@@ -1,8 +1,8 @@
 //! Every call, and a change by somebody else in each gap between its statements.
 //!
-//! A call of several statements must keep the promise of one. Here a call is stopped after its first statement, after
-//! its second, and so on. In the gap another connection makes a change, or waits for the call where a lock makes it
-//! wait. What the call returns and what it leaves in the tables must be as if the change had come before the whole
+//! A call of several statements must keep the promise of one. Here a call is stopped after its first statement,
+//! after its second, and so on. In the gap another connection makes a change, or waits for the call where a
+//! lock makes it wait. The call's result and the tables must be as if the change had come before the whole
 //! call, or after it. A call that promises less has another [`Promise`] in the table.
 //!
 //! BEGIN and COMMIT are no gaps of their own: the store's transactions have no snapshot, so a change behind a BEGIN is
@@ -34,7 +34,7 @@ use crate::{
     database::TestDb,
 };
 
-/// What somebody else does in the gap.
+/// A change that another connection makes in the gap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Change {
     /// Changes nothing, and must see all of the call or nothing of it.
@@ -44,9 +44,9 @@ enum Change {
     LateCommit,
     ImportOlder,
     ImportNewer,
-    /// Of the letter `b`.
+    /// Resolves the letter `b`.
     Resolve,
-    /// Of the letter `c`.
+    /// Reopens the letter `c`.
     Reopen,
     /// Deletes `a` and `b` by their age.
     Sweep,
@@ -69,7 +69,7 @@ const CHANGES: [Change; 10] = [
     Change::Erase,
 ];
 
-/// What a call promises where others work at the same time.
+/// The promise of a call while other connections work at the same time.
 #[derive(Debug, Clone, Copy)]
 enum Promise {
     /// The change comes before the call, or after it.
@@ -432,7 +432,7 @@ async fn import(given: Given) -> Shown {
     show(imported, |imported| vec![format!("{imported:?}")])
 }
 
-/// What it skipped is counted, and differs from what either order counts.
+/// The call counts the rows that it skipped. That count differs from the count of either order.
 async fn rebuild_signatures(given: Given) -> Shown {
     show(given.repo.rebuild_signatures(&RebuildRequest::default()).await, |_| vec![])
 }
@@ -536,7 +536,7 @@ async fn an_insert_and_a_resolve_in_a_transaction(given: Given) -> Shown {
     show(resolved, |summary| vec![of_letter(&summary.op, summary.resolution, summary.resolved_by)])
 }
 
-/// What a call returned: letters by their `op`.
+/// A call's result, with letters named by their `op`.
 type Shown = Vec<String>;
 
 /// An error that somebody else's change explains is shown as well.
@@ -580,7 +580,7 @@ fn by_the_call() -> Attribution {
     Attribution::by("the call")
 }
 
-/// What is there before the call and the change.
+/// The rows that exist before the call and the change.
 #[derive(Clone)]
 struct Given {
     /// Whose statements are counted.
@@ -634,7 +634,7 @@ impl Given {
         self.letters.iter().find(|letter| letter.op == op).unwrap().id
     }
 
-    /// Of a letter's id, or of an event's.
+    /// Returns the name of a letter's id, or of an event's id.
     fn name(&self, id: Uuid) -> &str {
         let is_named =
             |letter: &&StoredLetter| letter.id.into_inner() == id || letter.original_event_id == id;
@@ -755,7 +755,7 @@ enum Order {
     Between(usize),
 }
 
-/// What the call returned, what the change saw, and what both left behind.
+/// The call's result, the change's result, and the tables afterwards.
 #[derive(Debug, PartialEq)]
 struct Seen {
     returned: Shown,

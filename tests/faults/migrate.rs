@@ -574,7 +574,7 @@ async fn up_down_and_fresh_touch_the_current_schema_alone_on_postgres() {
     assert_eq!(applied(&db, "public.seaql_migrations").await, Migrator.migrations().len() as i64 + 1);
 }
 
-/// Of a call, not of a step: what the step before did is gone too.
+/// All steps of a call are one transaction: the step that succeeded before is rolled back too.
 #[tokio::test]
 async fn a_failed_step_leaves_nothing_of_the_whole_call_on_sqlite() {
     let db = TestDb::empty_sqlite().await;

@@ -1,4 +1,4 @@
-//! What kills things: servers, processes, and migrations under way.
+//! Tests that kill servers, processes, and migrations under way.
 
 mod crash;
 mod dropped;

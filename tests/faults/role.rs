@@ -106,7 +106,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     ] {
         assert_eq!(refused.unwrap_err().to_string(), "None of the records are updated");
     }
-    // What finds its rows by locking them finds none, and deletes none.
+    // A call that finds its rows by locking them finds none, and deletes none.
     let max = DateTime::<Utc>::MAX_UTC;
     let filter = DeadLetterFilter::default().created_before(max);
     let mut nothing = Resolved::default();

@@ -4,9 +4,10 @@
 //! cargo run --release -p dead-letters-admin --example load -- --seconds 3600
 //! ```
 //!
-//! Clients settle, reopen, replay, reveal and run previews, hang up, and send what is refused, while on PostgreSQL the
-//! backends of their connections are ended. Each event is put back as often as a replay was acknowledged, each letter
-//! is as the last who was told so left it, no answer is a 500, and each action is audited once.
+//! Clients resolve, reopen, replay, reveal and run previews, hang up, and send requests that are refused.
+//! Meanwhile, on PostgreSQL, the backends of their connections are ended. Each event is put back as often as a
+//! replay was acknowledged. Each letter is in the state that the last acknowledged client left. No answer is a
+//! 500, and each action is audited once.
 
 use std::{
     collections::HashMap,
@@ -42,7 +43,7 @@ const CLIENTS: usize = 24;
 /// Few, so that clients meet.
 const LETTERS: usize = 40;
 
-/// What was found, where nothing contradicted what was promised.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     /// Answers, by their status.
@@ -73,7 +74,7 @@ impl Requeue for Outbox {
     }
 }
 
-/// What may have happened to a letter, by what its clients were told.
+/// The changes that clients made to one letter, by the answers that they received.
 #[derive(Debug, Default)]
 struct Ledger {
     /// Acknowledged replays, and those of which nobody knows.
@@ -264,7 +265,7 @@ pub(crate) async fn run(repo: SeaOrmDeadLetterRepo, time: Duration, seed: u64) -
     }
     world.is_over.store(true, Ordering::Relaxed);
     while clients.join_next().await.is_some() {}
-    // What clients hung up on goes on for moments: until nothing is under way, a lock would be in the way.
+    // Requests whose client hung up run on for moments. A lock would block them, so none is taken here.
     compare(&repo, &world).await
 }
 
@@ -288,7 +289,7 @@ async fn compare(repo: &SeaOrmDeadLetterRepo, world: &World) -> Result<Tally> {
         if !possible.contains(&put_back) {
             found.push(format!("{id}: put back {put_back} times, and {ledger:?}"));
         }
-        // Each settlement but the last was reopened.
+        // Each resolution but the last was undone by a reopening.
         let settled = u64::from(row.resolved_at.is_some());
         let known = ledger.settles.abs_diff(ledger.reopens + settled);
         if known > ledger.unknown {

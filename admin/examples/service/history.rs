@@ -34,7 +34,7 @@ pub(crate) async fn fill(repo: &SeaOrmDeadLetterRepo, triggers: &[Trigger]) -> R
     Ok(())
 }
 
-/// Of now, as an export has it: what is inserted here comes out of there.
+/// Returns a letter of now in the form of an export: inserted into the scratch database and exported from it.
 async fn exported(scratch: &SeaOrmDeadLetterRepo, app_id: AppId, trigger: &Trigger) -> Result<StoredLetter> {
     let payload = serde_json::from_str(&trigger.payload())?;
     let (source, op, error) = (&trigger.source, &trigger.op, trigger.error());

@@ -58,7 +58,7 @@ async fn main() -> Result<()> {
     let policy = RetentionPolicy::new(others);
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy.clone()).build()?;
 
-    // Of whoever is on this machine. A service in use asks who it is.
+    // The operator is the user who runs this example. A service in use asks who it is.
     let operator = Operator::full(env::var("USER").unwrap_or_else(|_| "you".to_owned()));
     let admin = Admin::new(Arc::new(repo.clone()), InsecureAllowAll(operator))
         .replay(repo.replayer(outbox::Outbox))

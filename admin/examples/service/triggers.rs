@@ -1,4 +1,4 @@
-//! What events set off, and how it fails, each in the way that such things do: see triggers.json.
+//! The triggers of events and their failures, each in a way that occurs in practice: see triggers.json.
 
 use dead_letters::Resolution;
 use serde::Deserialize;
@@ -14,16 +14,16 @@ pub(crate) struct Trigger {
     /// Events of this source and operation set it off.
     pub(crate) source: String,
     pub(crate) op: String,
-    /// Of a hundred attempts. Where it is all of them the event is to blame, and no replay helps.
+    /// Failures per hundred attempts. At 100 the event is to blame, and no replay helps.
     failures: u8,
-    /// What an event says.
+    /// The payload of its events.
     payload: Value,
-    /// What a failed attempt says.
+    /// The error of a failed attempt.
     error: String,
     pub(crate) past: Vec<Past>,
 }
 
-/// What failed before the service started.
+/// Letters that failed before the service started.
 #[derive(Deserialize)]
 pub(crate) struct Past {
     pub(crate) app: String,
@@ -32,7 +32,7 @@ pub(crate) struct Past {
     pub(crate) hours_ago: [i64; 2],
     pub(crate) resolution: Option<Resolution>,
     pub(crate) by: Option<String>,
-    /// Of all of them, where it is one that died several times.
+    /// The event of all these letters, where one event failed again several times.
     pub(crate) event: Option<Uuid>,
 }
 

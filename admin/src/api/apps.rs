@@ -15,7 +15,7 @@ use crate::{
 };
 
 const LIMIT: u32 = 100;
-/// What an app's letters are counted to.
+/// The cap of an app's count of letters.
 const CAP: u32 = 1_000;
 
 #[derive(IntoParams)]

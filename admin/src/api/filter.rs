@@ -95,7 +95,7 @@ pub(super) struct Scan {
     pub(super) scan_limit: u32,
 }
 
-/// What is left of a query string, as filter and page.
+/// Returns the filter and page that the rest of a query string describes.
 pub(super) fn listing(fields: Fields, operator: &Operator) -> Result<ListQuery, Problem> {
     let mut query = fields.listing(operator)?;
     query.page.scan_limit.get_or_insert(SCAN.min(operator.max_scan()));

@@ -1,4 +1,4 @@
-//! What fails alike.
+//! Error groups.
 
 use axum::Json;
 use chrono::{DateTime, Utc};
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const LIMIT: u32 = 50;
-/// Of all groups of an answer: 6 MB of it.
+/// Bounds the buckets of all groups of an answer, which are 6 MB of it.
 const MAX_BUCKETS: u32 = 100_000;
 
 #[derive(IntoParams)]

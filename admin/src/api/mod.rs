@@ -57,7 +57,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
 )]
 struct Document;
 
-/// What any operation may answer instead: status, name and meaning.
+/// The problems that any operation may return: status, name and meaning.
 const PROBLEMS: [(&str, &str, &str); 10] = [
     ("400", "Invalid", "Something in the request is wrong: `field` says which field."),
     ("401", "Unauthenticated", "Nobody is logged in. The service may answer it its own way."),
@@ -116,7 +116,7 @@ fn add_problems(operation: &mut Operation, is_of_app: bool, is_post: bool) {
     }
 }
 
-/// What is JSON has an ETag: see `guard`.
+/// Adds the ETag of JSON answers: see `guard`.
 fn add_not_modified(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
     let Some(RefOr::T(found)) = responses.get_mut("200") else { return };

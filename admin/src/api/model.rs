@@ -1,4 +1,4 @@
-//! What goes over the wire, apart from what the library calls it: a field there may change, here it may not.
+//! The API's own types. A field of the library may change, and a field here may not.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, PayloadKind, Resolution};
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::{access::AppAccess, problem::Problem};
 
-/// Of a source, an operation, a signature and a name. A writer may have stored megabytes there, and a page of 500
-/// letters has to stay small.
+/// Bounds a source, an operation, a signature and a name. A writer may have stored megabytes there, and a page
+/// of 500 letters has to stay small.
 pub(super) const MAX_NAME_CHARACTERS: usize = 500;
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 

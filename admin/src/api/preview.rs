@@ -1,4 +1,4 @@
-//! What a bulk run would do.
+//! The preview of a bulk run.
 
 use axum::Json;
 use chrono::{DateTime, Utc};

@@ -1,4 +1,4 @@
-//! Settles one letter.
+//! Resolves one letter.
 
 use axum::Json;
 use dead_letters::Resolution;

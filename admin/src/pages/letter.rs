@@ -53,7 +53,7 @@ struct LetterPage {
     /// `None` if the operator may do nothing.
     settle: Option<SettleCard>,
     earlier: Vec<EarlierDeath>,
-    /// How many earlier deaths are not listed.
+    /// How many earlier failures of the event are not listed.
     more_earlier: u64,
     command: Command,
 }

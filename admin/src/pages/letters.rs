@@ -80,7 +80,7 @@ pub(crate) struct Row {
     pub(crate) op: Text,
     pub(crate) attempts: u32,
     pub(crate) created: Time,
-    /// Which death of its event it is, except for the first.
+    /// Says that the event was buried before, and how often.
     pub(crate) death: Option<String>,
     /// The resolution, if the letter has one.
     pub(crate) settled: Option<Resolved>,
@@ -126,8 +126,8 @@ impl Row {
     }
 }
 
-/// Returns, for example, "third death". Returns `None` for a replayed letter, whose place among the `times` replays
-/// is unknown.
+/// Returns the text of the mark, such as `third death`, for an event that was buried before. Returns `None` for
+/// a replayed letter, whose place among the `times` replays is unknown.
 pub(crate) fn death(letter: &DeadLetterSummary, times: u64) -> Option<String> {
     let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
     is_later.then(|| format!("{} death", ordinal(times + 1)))

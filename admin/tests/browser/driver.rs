@@ -68,7 +68,7 @@ impl Chromedriver {
             }
             log += &line;
         };
-        // What it says later would else fill the pipe.
+        // Unread output would fill the pipe and block the driver.
         std::thread::spawn(move || said.read_to_end(&mut Vec::new()));
         Self { url: format!("http://127.0.0.1:{port}"), _supervisor: supervisor }
     }

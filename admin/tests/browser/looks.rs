@@ -83,8 +83,8 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
     Ok(())
 }
 
-/// What people press, of which an end is beyond the window, cut off or under something else. Bars of the chart are
-/// pressed by nobody who has to.
+/// Finds controls of which an edge is outside the window, cut off or covered. Nobody has to press the chart's
+/// bars, which are left out.
 const OUT_OF_REACH: &str = "
     for (const details of document.querySelectorAll('details')) details.open = true;
     const isThere = (element) => {

@@ -124,7 +124,7 @@ impl Drop for Site {
     }
 }
 
-/// What a person does with a browser: by the words that they see.
+/// A person's use of a browser, by the words that they see.
 pub(crate) struct Browser {
     driver: WebDriver,
     base: String,
@@ -245,7 +245,7 @@ impl Browser {
         }
     }
 
-    /// Of the browser's own protocol.
+    /// Sends a command of the browser's own protocol.
     async fn command(&self, method: &str, parameters: serde_json::Value) -> WebDriverResult<()> {
         self.driver.cdp().send_raw(method, parameters).await.map(drop)
     }

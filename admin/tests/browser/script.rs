@@ -1,4 +1,4 @@
-//! What scripts add.
+//! Tests of what scripts add to the pages.
 
 use dead_letters::{
     Attribution, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution,
@@ -340,7 +340,7 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
     let ids = [site.world.letter().await, site.world.letter().await];
     browser.open_list(site, "").await?;
     browser.sees("2 of 2").await?;
-    // So that nothing else makes it fresh.
+    // Without "Live" nothing else refreshes the page.
     browser.press("Live").await?;
     browser.tick(&ids[0].to_string()).await?;
     browser.open(&format!("apps/{}/letters/{}", site.app(), ids[1])).await?;

@@ -15,7 +15,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters per page. A page also ends at 16 MB of payload. At most three pages are held in memory.
+/// Letters per page. A page also ends at 16 MB of payload. At most three pages are in memory.
 const PAGE: u32 = 1_000;
 const BUFFER_BYTES: usize = 256 << 10;
 

@@ -19,7 +19,7 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters per batch. A batch is held in memory with its payloads.
+/// Letters per batch. A batch is in memory with its payloads.
 const BATCH: u32 = 100;
 /// Cap of the count of letters that are left out.
 const LEFT_OUT_CAP: u32 = 1_000;

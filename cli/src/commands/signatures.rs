@@ -11,7 +11,7 @@ use crate::{
     stop::Stop,
 };
 
-/// How many changes of groups are held in memory and printed.
+/// How many changes of groups are kept in memory and printed.
 const GROUPS: usize = 10_000;
 
 #[derive(Default, Serialize)]

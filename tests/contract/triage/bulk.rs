@@ -39,7 +39,7 @@ async fn settle(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) 
 async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     let app = new_app();
     let mut stored = rows(&db, app, 7).await;
-    // So that age and id do not go together.
+    // Age and id now differ in order.
     db.set_created_at(stored[6], ten_oclock() - Duration::minutes(1)).await;
     stored.rotate_right(1);
     for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
@@ -75,7 +75,7 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
     let unresolved = all().state(DeadLetterState::Unresolved);
     assert_eq!(settle(&db, app, &unresolved, 10).await.ids, stored[1..]);
-    // No closed row is open, and none is settled again.
+    // No closed row is open, and none is resolved again.
     let (recording, recorded) = db.connect_recorded().await;
     let closed = all().state(DeadLetterState::Closed);
     let outcome = db
@@ -135,7 +135,7 @@ async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
     let old = db.repo().insert_many(vec![letter(app); 200]).await.unwrap();
     let newest = db.repo().get(old[199]).await.unwrap().unwrap().created_at;
     let filter = before(newest + Duration::milliseconds(1));
-    // What arrives must be younger than the bound on the database's clock.
+    // Letters that arrive from here on must be younger than the bound on the database's clock.
     while Utc::now() <= newest + Duration::milliseconds(2) {
         tokio::task::yield_now().await;
     }

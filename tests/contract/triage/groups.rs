@@ -102,7 +102,7 @@ async fn each_part_of_the_key_splits(db: TestDb) {
 
 async fn a_group_without_script_names_its_newest_row(db: TestDb) {
     let app = new_app();
-    // Of the same time, key and app, but for the script.
+    // The two letters differ in the script alone. Time, key and app are the same.
     let with = row_of(&db, letter(app)).await;
     let without = row_of(&db, NewDeadLetter { script_id: None, ..letter(app) }).await;
     for id in [with, without] {

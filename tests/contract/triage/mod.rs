@@ -1,4 +1,5 @@
-//! What `DeadLetterRead`, `DeadLetterResolve`, `DeadLetterTransfer` and `DeadLetterReplay` promise, line by line, on every backend.
+//! Tests of each promise of `DeadLetterRead`, `DeadLetterResolve`, `DeadLetterTransfer` and `DeadLetterReplay`, line
+//! by line, on every backend.
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{

@@ -188,9 +188,9 @@ async fn a_failed_statement_that_the_closure_passes_over_is_no_success(db: TestD
 
 /// A service's outbox.
 struct Outbox {
-    /// What it was handed, call by call.
+    /// The letters that it received, call by call.
     handed: Mutex<Vec<Vec<StoredLetter>>>,
-    /// What it answers once it has put the events back.
+    /// Its result after it has put the events back.
     then: fn() -> Result<(), Box<dyn Error + Send + Sync>>,
     passes_over_a_failed_statement: bool,
 }
@@ -396,7 +396,8 @@ async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: T
     for replay in replays.collect::<Vec<_>>() {
         replay.await.unwrap();
     }
-    // What one of them held when the others looked, another one has taken, or this does.
+    // This call replays the letters that were locked when the others looked, unless another call has replayed
+    // them.
     replayer
         .replay_matching(
             app,

@@ -268,7 +268,7 @@ async fn an_error_after_a_part_stops_the_call_and_leaves_what_is_done(db: TestDb
     create_outbox(&db).await;
     let app = new_app();
     let stored = letters(&db, app, 4).await;
-    // Of all four, then of the older two, then of the newer two.
+    // The calls receive all four letters, then the older two, then the newer two.
     let outbox = Outbox { breaks_at: Some(2), ..Outbox::that_refuses(&[stored[3].id]) };
     let replayer = db.repo().replayer(outbox);
     let replayed = replayer
@@ -328,7 +328,7 @@ async fn callers_at_the_same_time_replay_each_event_once(db: TestDb) {
     for caller in callers.collect::<Vec<_>>() {
         done.extend(caller.await.unwrap());
     }
-    // What one of them had locked when the others looked.
+    // This call replays the letters that one replayer had locked when the others looked.
     let last = replayer
         .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
         .await
@@ -520,7 +520,7 @@ async fn a_run_is_stored_with_its_letters_until_they_are_reopened(db: TestDb) {
     db.execute("DELETE FROM outbox").await;
     replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id; 2]);
-    // Whoever resolves it anew is no part of the run.
+    // A letter that an operator resolves again is no longer part of the run.
     db.repo().resolve(stored[1].id, "ignored").await.unwrap();
     assert_eq!(run_of(stored[1].id).await, None);
 }
@@ -580,7 +580,7 @@ async fn letters_failed_again_only_if_the_run_replayed_their_event(db: TestDb) {
     );
 }
 
-/// The next call goes on behind them, so that somebody has to say it.
+/// The next call starts after these letters, so the result must report them.
 #[tokio::test]
 async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_postgres() {
     let db = TestDb::postgres().await;

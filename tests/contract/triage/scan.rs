@@ -126,7 +126,7 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
     for foreign in rows(&db, other, 3).await {
         db.set_created_at(foreign, ten_oclock() + Duration::days(1)).await;
     }
-    // Rows 8 and 9 are too young, 6 and 7 are settled, the two behind the scan of 4 are 5 and 4.
+    // Rows 8 and 9 are too young, 6 and 7 are closed, and the two rows after a scan of 4 are 5 and 4.
     let filter = odd().created_before(ten_oclock() + Duration::minutes(8)).state(DeadLetterState::Unresolved);
     let page = db.repo().list(app, &filter, &scan(4)).await.unwrap();
     assert_eq!(ids(&page), [stored[3], stored[2]]);
@@ -194,8 +194,8 @@ async fn storing_behind_a_statement(db: &TestDb, letters: Vec<StoredLetter>) -> 
     db.repo_over(pool)
 }
 
-/// What is newer than the scan's end is looked at as well, beyond the limit. What is older is left to the next page, and
-/// is not lost.
+/// The page also examines letters newer than the scan's end, beyond the limit. It leaves older letters to the
+/// next page and loses none.
 #[tokio::test]
 async fn letters_that_are_stored_between_the_two_statements_of_a_scan_are_each_shown_once_on_sqlite() {
     let db = TestDb::sqlite().await;

@@ -98,7 +98,7 @@ async fn a_rebuild_changes_stale_signatures_alone(db: TestDb) {
     let (app, other) = (new_app(), new_app());
     let of = |app, error: &str| NewDeadLetter { last_error: error.to_owned(), ..letter(app) };
     let mut kept = Vec::new();
-    // Of this version, of a newer one, and erased.
+    // The three rows have this version's signature, a newer version's signature, and erased content.
     for change in ["", "signature_version = 3", "signature_version = 1, erased_at = created_at"] {
         let id = row_of(&db, of(app, "no stock for order 17")).await;
         if !change.is_empty() {

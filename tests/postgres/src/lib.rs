@@ -4,9 +4,9 @@
 //! It is never skipped: where there is no PostgreSQL, [`TestDatabase::create`] fails and says what to
 //! install.
 //!
-//! With Citus, `TEST_DATABASE_URL` names the coordinator, `TEST_CITUS_WORKERS` the other nodes, separated by
-//! commas, and `TEST_DATABASE_TEMPLATE` a database that is on all of them, as `tests/citus/prepare` makes it:
-//! each test has a copy, on all of them.
+//! With Citus, `TEST_DATABASE_URL` names the coordinator, and `TEST_CITUS_WORKERS` the other nodes, separated
+//! by commas. `TEST_DATABASE_TEMPLATE` names a database that exists on all of them, as `tests/citus/prepare`
+//! makes it. Each test has a copy of it on all nodes.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -18,7 +18,7 @@ mod server;
 
 pub use server::Server;
 
-/// What goes wrong when a database is set up: a text for the person at the terminal.
+/// An error while a database is set up: a text for the person at the terminal.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A fresh, empty database of its own, dropped with this value.
@@ -26,7 +26,7 @@ pub type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct TestDatabase {
     url: String,
     name: String,
-    /// Of each server that has it, the coordinator's first.
+    /// One URL for each server that has the database, the coordinator's first.
     maintenance_urls: Vec<Url>,
 }
 
@@ -94,7 +94,7 @@ impl Drop for TestDatabase {
     }
 }
 
-/// What `TEST_DATABASE_TEMPLATE` says: a database that is migrated, and maybe distributed.
+/// Returns the name in `TEST_DATABASE_TEMPLATE`: a database that is migrated, and maybe distributed.
 pub fn template() -> Option<String> {
     std::env::var("TEST_DATABASE_TEMPLATE").ok()
 }

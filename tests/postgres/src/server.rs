@@ -52,7 +52,7 @@ rm -rf "$dir"
 #[derive(Debug)]
 pub struct Server {
     url: Url,
-    /// Held open as long as the server is needed.
+    /// Open as long as the server is needed.
     lifeline: ChildStdin,
     answers: BufReader<ChildStdout>,
 }

@@ -11,7 +11,7 @@ use crate::outbox::event;
 
 const ATTEMPTS: i32 = 3;
 
-/// What an event sets off, or why it could not.
+/// Runs the effect of an event, or returns why it could not.
 pub type Trigger = fn(&event::Model) -> Result<(), String>;
 
 /// For as long as it is polled.

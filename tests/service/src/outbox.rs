@@ -1,4 +1,4 @@
-//! What is still to be delivered.
+//! The outbox: events that are still to be delivered.
 
 use std::error::Error;
 

@@ -19,7 +19,7 @@ use crate::{
     world::{World, letter},
 };
 
-/// What the sweepers keep: letters this young, in the first app these, and letters settled this recently.
+/// The sweepers keep letters younger than this, and letters resolved more recently than this.
 pub(crate) const KEPT: TimeDelta = TimeDelta::seconds(20);
 pub(crate) const KEPT_IN_FIRST_APP: TimeDelta = TimeDelta::seconds(10);
 pub(crate) const KEPT_SETTLED: TimeDelta = TimeDelta::seconds(4);
@@ -213,7 +213,7 @@ impl Actor {
         }
     }
 
-    /// Settles letters, and opens again what it settled itself and did not put back: a letter that was put
+    /// Resolves letters, and reopens those that it resolved itself and did not put back. A letter that was put
     /// back would be in two places.
     async fn administer(mut self) {
         let world = Arc::clone(&self.world);
@@ -326,8 +326,8 @@ impl Archive for Nowhere {
 /// The letters that are stored and their events.
 type Moved = Result<Vec<(DeadLetterId, Uuid)>, DeadLetterRepoError>;
 
-/// What `bury` does, and two letters besides, in a call that may be dropped: the transaction goes on without
-/// them.
+/// Does the work of `bury` by hand, and stores two letters besides in a call that may be dropped. The
+/// transaction goes on without them.
 async fn move_by_hand(world: &World, mut rng: fastrand::Rng, row: Uuid, letter: NewDeadLetter) -> Moved {
     let (app, event) = (letter.app_id, letter.original_event_id);
     let besides = [(); 2].map(|()| Uuid::new_v4());
@@ -344,7 +344,7 @@ async fn move_by_hand(world: &World, mut rng: fastrand::Rng, row: Uuid, letter: 
     Ok(moved)
 }
 
-/// What `bury` does, with a transaction of the service's own inside it.
+/// Does the work of `bury`, with a transaction of the service's own inside it.
 async fn move_in_savepoint(world: &World, row: Uuid, letter: NewDeadLetter) -> Moved {
     let event = letter.original_event_id;
     let txn = SeaOrmDeadLetterRepo::begin(&world.db).await?;

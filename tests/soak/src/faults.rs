@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The faults of a run.
 
 use std::{
     future::{Future, poll_fn},

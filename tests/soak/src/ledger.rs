@@ -1,4 +1,4 @@
-//! What was acknowledged, and whether the database agrees.
+//! The ledger of acknowledged calls, and its comparison with the database.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -41,14 +41,14 @@ impl Ending {
     }
 }
 
-/// What is known of a letter.
+/// The ledger's entry for one letter.
 #[derive(Default)]
 struct Known {
     /// Its insert was acknowledged.
     stored: bool,
-    /// By which attempt it was settled, and not opened since.
+    /// The attempt that resolved it, if it was not reopened since.
     settled_by: Option<String>,
-    /// By which attempt it was settled before it was opened again.
+    /// The attempt that resolved it before it was reopened.
     reopened_from: Option<String>,
     /// A trigger keeps it.
     is_undeletable: bool,
@@ -56,7 +56,7 @@ struct Known {
 
 pub(crate) struct Ledger {
     first_app: AppId,
-    /// Of this app, two letters have one event.
+    /// In this app, two letters have the same event.
     twins: AppId,
     calls: BTreeMap<&'static str, BTreeMap<Ending, usize>>,
     pub(crate) kills: usize,
@@ -134,7 +134,7 @@ impl Ledger {
         }
     }
 
-    /// Before the call: from here on others may settle it.
+    /// Must come before the call, because from here on others may resolve the letter.
     pub(crate) fn may_reopen(&mut self, id: DeadLetterId) {
         self.letters.entry(id).or_default().settled_by = None;
     }
@@ -171,8 +171,8 @@ impl Ledger {
         violations
     }
 
-    /// Each is in one place: the outbox, or a letter that was not put back. Of one that nobody acknowledged
-    /// there may be none.
+    /// Checks that each event is in one place: the outbox, or a letter that was not put back. An event that
+    /// nobody acknowledged may be missing.
     fn compare_events(&self, contents: &Contents, violations: &mut Vec<String>) {
         let mut places: HashMap<Uuid, usize> = HashMap::new();
         let is_single = |letter: &&Letter| letter.app_id != self.twins.into_inner();
@@ -226,7 +226,8 @@ impl Ledger {
         }
     }
 
-    /// What is settled as replayed was put back once, by the attempt that settled it, and nothing else was.
+    /// Checks that each replayed letter was put back once, by the attempt that resolved it, and that nothing
+    /// else was put back.
     fn compare_replays(&self, contents: &Contents, violations: &mut Vec<String>) {
         let replayed = contents.letters.iter().filter(|letter| letter.is_replayed());
         let replayed: HashSet<_> =
@@ -245,7 +246,7 @@ impl Ledger {
         }
     }
 
-    /// Each letter that is settled as replayed put its event back once, also where another letter has the same event.
+    /// Checks that each replayed letter put its event back once, also where another letter has the same event.
     fn compare_twins(&self, contents: &Contents, violations: &mut Vec<String>) {
         let mut times: HashMap<Uuid, (usize, usize)> = HashMap::new();
         let twins = contents.letters.iter().filter(|letter| letter.app_id == self.twins.into_inner());

@@ -26,7 +26,8 @@ mod world;
 use store::Store;
 use world::World;
 
-/// Of a longer run each is a round with an empty database, so that the ledger does not outgrow the memory.
+/// A longer run is split into rounds of this length, each with an empty database, so that the ledger fits into
+/// memory.
 const ROUND: Duration = Duration::from_secs(60);
 /// At the end of a round, without faults.
 const CALM: Duration = Duration::from_secs(2);

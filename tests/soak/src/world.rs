@@ -1,4 +1,4 @@
-//! What all actors of a round share: the service's pool, the ledger, and whether there are faults.
+//! The state that all actors of a round share: the service's pool, the ledger, and whether there are faults.
 
 use std::{
     collections::VecDeque,
@@ -147,7 +147,8 @@ impl World {
         Ok(())
     }
 
-    /// What the faults left behind must not keep anybody from storing a letter, though others may for a while.
+    /// Returns the errors of inserts over every connection. The faults' remains may prevent an insert for 30
+    /// seconds, and not longer.
     pub(crate) async fn insert_on_every_connection(self: &Arc<Self>) -> Vec<String> {
         let mut tasks = JoinSet::new();
         for _ in 0..CONNECTIONS {

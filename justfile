@@ -1,0 +1,147 @@
+# Every check is a recipe. `.ci/run` installs the tools and runs `just ci`.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+with_postgres := "cargo run --quiet --package dead-letters-test-postgres --"
+
+[private]
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# before a commit: format, lints, unit tests, and every SQLite case but those with a browser
+check: format lints
+    cargo test --locked --workspace --lib
+    cargo test --locked --workspace --test main -- ::sqlite:: --skip browser::
+
+# all tests, or those of one backend: `just test postgres`, `just test postgres_sharded`
+test backend="":
+    cargo test --locked --workspace{{ if backend == "" { "" } else { " --test main -- ::" + backend } }}
+
+# the pages in a browser
+browser:
+    cargo test --locked --workspace --test main -- browser::
+
+# the repo against hand-written sqlx: `just bench quick` takes two minutes, `just bench quick insert` is one call
+bench *figures:
+    cargo bench -- {{ replace_regex(figures, '\b(quick|five-million|ten-million)\b', '--$1') }}
+
+# The tests come last, so that cargo's own lines close the run.
+
+# everything, as CI does: about an hour on two cores
+ci: format lints words documentation links features dependencies packages migrate entities dispatcher readme deploys api soak test
+
+# format
+format:
+    cargo fmt --all --check
+
+# lints
+lints:
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+
+# docs/style.md, where a machine can check it: `just words README.md docs` checks a part
+words *paths:
+    .ci/words {{ paths }}
+
+# documentation, and as docs.rs builds it
+documentation:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps
+    # RUSTC_BOOTSTRAP makes rustdoc act as nightly. Set for cargo, it would rebuild the dependencies.
+    nightly=$(mktemp -d)
+    printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$nightly/rustdoc"
+    chmod +x "$nightly/rustdoc"
+    RUSTDOC="$nightly/rustdoc" RUSTDOCFLAGS="-D warnings --cfg docsrs" \
+        cargo doc --locked --package dead-letters --package dead-letters-admin --all-features --no-deps
+    rm -r "$nightly"
+
+# the READMEs' links lead to files
+links:
+    grep -hoE 'dead-letters/dead-letters/(blob/)?main/[^ )]+' README.md admin/README.md cli/README.md | sed 's|.*/main/||' | while read -r file; do ls "$file"; done
+
+# each library crate with its own features alone
+features:
+    cargo clippy --locked --package dead-letters -- -D warnings
+    cargo clippy --locked --package dead-letters --all-features -- -D warnings
+    cargo clippy --locked --package dead-letters-migration --no-default-features -- -D warnings
+    cargo clippy --locked --package dead-letters-admin -- -D warnings
+    cargo test --locked --package dead-letters-alone
+
+# what the crates depend on
+dependencies:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo deny --locked check bans licenses sources
+    cargo deny --locked --manifest-path admin/Cargo.toml --config deny.toml check bans licenses sources
+    # The tool is a program with drivers and TLS, whose duplicate dependencies we cannot remove: no check of bans.
+    cargo deny --locked --manifest-path cli/Cargo.toml --config deny.toml check licenses sources
+    tree() { cargo tree --locked --edges normal --prefix none --package "$@"; }
+    { ! tree dead-letters | grep sea-orm-migration; }
+    { ! tree dead-letters-migration --no-default-features | grep -E '^(clap|dotenvy) '; }
+
+# the packages, and a service built on them
+packages:
+    cargo publish --dry-run --locked --workspace
+    .ci/service
+
+# sea-orm-cli migrate: up, status, down, fresh
+migrate:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    migrate='for command in up status down up fresh status; do sea-orm-cli migrate $command -d migration; done'
+    {{ with_postgres }} sh -euc "$migrate"
+    sqlite=$(mktemp -d)
+    DATABASE_URL="sqlite://$sqlite/migrate.sqlite?mode=rwc" sh -euc "$migrate"
+    rm -r "$sqlite"
+
+# the generated entities are what the generator writes
+entities:
+    entity/regenerate
+    git add --intent-to-add entity
+    git diff --exit-code -- entity
+
+# the main job, on SQLite and on PostgreSQL
+dispatcher:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    sqlite=$(mktemp -d)
+    DATABASE_URL="sqlite://$sqlite/dispatcher.sqlite?mode=rwc" cargo run --locked --example dispatcher
+    {{ with_postgres }} cargo run --locked --example dispatcher
+    rm -r "$sqlite"
+
+# the README's programs, with the README's dependencies
+readme:
+    .ci/readme
+
+# six deploys at once, on an empty and on a current database, with sea-orm-cli and with the tool
+deploys:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --package dead-letters-migration --package dead-letters-cli
+    tool="${CARGO_TARGET_DIR:-$PWD/target}/debug/dead-letters"
+    # There is one step here. tests/faults/migrate.rs adds a service's steps, and tests pending ones.
+    deploys='
+        six() {
+            pids=()
+            for _ in 1 2 3 4 5 6; do "$@" & pids+=($!); done
+            for pid in "${pids[@]}"; do wait "$pid"; done
+        }
+        for deploy in "sea-orm-cli migrate up -d migration" "$0 migrate up"; do
+            six $deploy
+            six $deploy
+            sea-orm-cli migrate status -d migration | tee /dev/stderr | { ! grep -q Pending; }
+            sea-orm-cli migrate reset -d migration
+        done
+    '
+    {{ with_postgres }} bash -euc "$deploys" "$tool"
+    sqlite=$(mktemp -d)
+    DATABASE_URL="sqlite://$sqlite/deploys.sqlite?mode=rwc" bash -euc "$deploys" "$tool"
+    rm -r "$sqlite"
+
+# the admin's openapi.json and its answers
+api:
+    admin/tests/schemathesis/run
+
+# a minute of soak on each backend
+soak:
+    cargo run --locked --release --package dead-letters-soak -- --seconds 60
