@@ -16,9 +16,9 @@ use super::{
     SeaOrmDeadLetterRepo,
     connection::RepoConnection,
     count::{capped, count_to, from_ids},
+    hidden_limits::with_hidden_limits,
     in_range,
     parts::{Part, Sort, by_time, conditions, first},
-    text::with_hidden_limits,
 };
 use crate::{AppId, Backlog, CappedCount, DeadLetterRepoError, DeadLetterState};
 

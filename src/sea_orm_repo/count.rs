@@ -14,9 +14,9 @@ use super::{
     SeaOrmDeadLetterRepo,
     conditions::now_as_bound,
     connection::RepoConnection,
+    hidden_limits::with_hidden_limits,
     in_range,
     parts::{Part, by_time, conditions, first},
-    text::with_hidden_limits,
 };
 use crate::{
     AppId, Count, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, UnresolvedCount,

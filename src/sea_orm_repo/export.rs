@@ -14,9 +14,10 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
     connection::RepoConnection,
-    convert, in_range,
+    convert,
+    hidden_limits::with_hidden_limits,
+    in_range,
     scan::{Matching, Place},
-    text::with_hidden_limits,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
 

@@ -12,11 +12,13 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     conditions::is_row,
     connection::RepoConnection,
-    convert, in_range, non_negative,
+    convert,
+    hidden_limits::{shown, with_hidden_limits},
+    in_range, non_negative,
     parts::{Part, by_time, conditions, first},
-    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page,
@@ -25,7 +27,7 @@ use crate::{
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn find(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        static GET: Text = Text::new();
+        static GET: CachedSql = CachedSql::new();
         let id = id.into_inner();
         let get = GET.with(self.db.get_database_backend(), [id.into()], || {
             convert::ShownRow::columns().and_where(COLUMN.id.eq(id)).take()

@@ -16,9 +16,9 @@ use super::{
     conditions::is_open,
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
+    hidden_limits::shown,
     in_range,
     scan::Matching,
-    text::shown,
     timeline::Buckets,
 };
 use crate::{

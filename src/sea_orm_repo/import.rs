@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     connection::RepoConnection,
     convert::{self, STORED_COLUMNS},
     in_range,
     insert::{Form, ROW_BYTES, arrays, batches, form, form_of_one_statement, insert_arrays, insert_values},
-    text::Text,
     transaction,
 };
 use crate::{
@@ -113,7 +113,7 @@ async fn batch(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, Dead
 }
 
 async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbErr> {
-    static INSERT: Text = Text::new();
+    static INSERT: CachedSql = CachedSql::new();
     let backend = db.get_database_backend();
     let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
     // The clause names no key, because the key of a distributed table begins with the app.

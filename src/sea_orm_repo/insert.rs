@@ -13,11 +13,10 @@ use serde_json::Value as Json;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     connection::RepoConnection,
     convert::{self, NEW_COLUMNS, NewRow, OverCap, Values},
-    new_id,
-    text::Text,
-    transaction,
+    new_id, transaction,
 };
 use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
 
@@ -114,7 +113,7 @@ pub(super) fn form_of_one_statement<const COLUMNS: usize>(
 
 /// Inserts one row.
 pub(super) async fn one(db: &impl ConnectionTrait, row: NewRow) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Text = Text::new();
+    static INSERT: CachedSql = CachedSql::new();
     let columns = row.each_ref().map(|&(column, _)| column);
     let values = row.into_iter().map(|(_, value)| value);
     // These values are not sent. The statement sends the values of the row.
@@ -188,7 +187,7 @@ async fn batch(db: &impl ConnectionTrait, rows: Vec<NewRow>, form: Form) -> Resu
 }
 
 async fn arrays_or_none(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Text = Text::new();
+    static INSERT: CachedSql = CachedSql::new();
     let count = rows.len();
     let (columns, arrays) = arrays(rows);
     let values = arrays.into_iter().chain([(count as i64).into()]);

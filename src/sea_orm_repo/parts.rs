@@ -14,7 +14,7 @@ use sea_orm::{
     },
 };
 
-use super::text::shown;
+use super::hidden_limits::shown;
 use crate::{DeadLetterState, Resolution};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

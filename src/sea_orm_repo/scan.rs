@@ -22,9 +22,9 @@ use super::{
     SeaOrmDeadLetterRepo,
     conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow, now_as_bound},
     connection::RepoConnection,
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{self, Part, by_time, conditions, from_all},
-    text::{shown, with_hidden_limits},
 };
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,

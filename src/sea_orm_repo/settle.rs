@@ -18,16 +18,17 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
+    cached_sql::CachedSql,
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_open, is_row,
         is_truncated, narrow, now,
     },
     connection::RepoConnection,
     convert::{self, Row},
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
     scan::{Place, to_tuple},
-    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution, Settled,
@@ -41,7 +42,7 @@ const ATTEMPTS: usize = 3;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        static SETTLE: Text = Text::new();
+        static SETTLE: CachedSql = CachedSql::new();
         let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
         if self.sharded {
             return self.settle_where_it_is(id, &settlement).await;

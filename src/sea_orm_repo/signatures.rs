@@ -18,8 +18,8 @@ use super::{
     conditions::{any_of, is_any_of_ids},
     connection::RepoConnection,
     convert::{by_position, ends_of_error, join_ends},
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
-    text::{shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterId, DeadLetterRepoError, RebuildCursor, RebuildRequest, Rebuilt, Regrouped,

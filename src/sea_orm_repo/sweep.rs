@@ -12,10 +12,9 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::MAX_BYTES,
     connection::RepoConnection,
-    convert,
-    gc::{self, app_of, goes_by_app},
-    in_range,
+    convert, in_range,
     parts::Part,
+    sweep_sql::{self, app_of, goes_by_app},
     transaction,
 };
 use crate::{
@@ -43,8 +42,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         check(backend, &scope)?;
         let delete = match backend {
             _ if limit == 0 => return Ok(0),
-            DbBackend::Sqlite => gc::delete_oldest_on_sqlite(None, due, None, limit),
-            _ => gc::delete_oldest_on_postgres(due, limit),
+            DbBackend::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
+            _ => sweep_sql::delete_oldest_on_postgres(due, limit),
         };
         Ok(self.db.execute_raw(delete).await?.rows_affected())
     }
@@ -98,7 +97,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if self.db.get_database_backend() == DbBackend::Sqlite {
             for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
                 // All due rows of the cursor's app may lie before the cursor.
-                let pick = gc::pick_oldest_on_sqlite(app_id, job.due, after, 1);
+                let pick = sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, 1);
                 let found = self.db.query_one(&pick).await?;
                 if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
                     return Ok(app_id);
@@ -106,7 +105,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             return Ok(None);
         }
-        let first = gc::first_app_on_postgres(job.sharded, job.scope, job.due, job.after);
+        let first = sweep_sql::first_app_on_postgres(job.sharded, job.scope, job.due, job.after);
         let first = self.db.query_one_raw(first).await?;
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
@@ -157,7 +156,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             SweepScope::AllApps if !self.sharded => Cow::Owned(all_apps()),
             scope => by_index(scope, due),
         };
-        let count = gc::count_oldest(backend, self.sharded, &scope, due, &parts, limit);
+        let count = sweep_sql::count_oldest(backend, self.sharded, &scope, due, &parts, limit);
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
@@ -182,7 +181,7 @@ fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoErr
     if let SweepScope::AllAppsBut { excepted } = scope {
         in_range("excepted", u32::try_from(excepted.len()).unwrap_or(u32::MAX), 0..=EXCEPTED)?;
     }
-    Ok(gc::require_supported(backend)?)
+    Ok(sweep_sql::require_supported(backend)?)
 }
 
 /// One batch of a sweep.
@@ -223,7 +222,8 @@ async fn delete(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr>
 
 async fn delete_on_postgres(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
     let Job { scope, due, after, limit, sharded } = job;
-    let row = db.query_one_raw(gc::sweep_oldest_on_postgres(sharded, scope, due, after, limit)).await?;
+    let row =
+        db.query_one_raw(sweep_sql::sweep_oldest_on_postgres(sharded, scope, due, after, limit)).await?;
     row.map_or(Ok(Swept::default()), |row| {
         let deleted = row.try_get::<i64>("", "deleted")?.unsigned_abs();
         Ok(Swept { deleted, ..picked_of(&row)? })
@@ -251,10 +251,10 @@ async fn delete_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swe
     let mut swept = Swept::default();
     for (app_id, after) in scans_on_sqlite(db, job).await? {
         let left = job.limit - swept.picked;
-        let found = db.query_one(&gc::pick_oldest_on_sqlite(app_id, job.due, after, left)).await?;
+        let found = db.query_one(&sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, left)).await?;
         let Swept { picked, next, .. } = found.as_ref().map_or(Ok(Swept::default()), picked_of)?;
         if picked > 0 {
-            let delete = gc::delete_oldest_on_sqlite(app_id, job.due, after, left);
+            let delete = sweep_sql::delete_oldest_on_sqlite(app_id, job.due, after, left);
             swept.deleted += db.execute_raw(delete).await?.rows_affected();
             swept.picked += picked;
         }
@@ -276,7 +276,7 @@ async fn scans_on_sqlite(
     };
     // All due rows of the cursor's app may lie before the cursor, so this reads one app more.
     let limit = job.limit.saturating_add(job.after.is_some().into());
-    let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
+    let apps = db.query_all(&sweep_sql::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
     let scan = |row: &QueryResult| {
         let app_id = row.try_get_by_index::<Uuid>(0)?.into();
         Ok((Some(app_id), job.after_in(app_id)))
@@ -293,7 +293,7 @@ struct Shares {
 }
 
 async fn shares(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: Option<u64>) -> Result<Shares, DbErr> {
-    let share = gc::share_by_app(job.scope, job.due, job.after, job.limit, max_bytes);
+    let share = sweep_sql::share_by_app(job.scope, job.due, job.after, job.limit, max_bytes);
     let (mut of_apps, mut rows, mut found, mut last) = (Vec::new(), 0, 0, None);
     for row in db.query_all_raw(share).await? {
         let app_id = row.try_get::<Uuid>("", "app_id")?;
@@ -330,7 +330,7 @@ async fn delete_then_archive(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    let letters = letters_of(db, &batch, job.sharded, gc::delete_by_id_returning).await?;
+    let letters = letters_of(db, &batch, job.sharded, sweep_sql::delete_by_id_returning).await?;
     if db.get_database_backend() == DbBackend::Postgres && !letters.is_empty() {
         // Reports a violated deferred constraint before the archive keeps the letters, instead of at the commit.
         db.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
@@ -347,10 +347,10 @@ async fn archive_then_delete(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    keep(archive, &letters_of(db, &batch, job.sharded, gc::find_by_id).await?).await?;
+    keep(archive, &letters_of(db, &batch, job.sharded, sweep_sql::find_by_id).await?).await?;
     let mut deleted = 0;
     for (app_id, ids) in batch.ids(job.sharded) {
-        let delete = gc::delete_by_id(db.get_database_backend(), app_id, &ids);
+        let delete = sweep_sql::delete_by_id(db.get_database_backend(), app_id, &ids);
         deleted += db.execute_raw(delete).await?.rows_affected();
     }
     Ok(batch.swept(deleted))
@@ -433,7 +433,8 @@ async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
 /// Locks the batch's rows. Returns those that fit `max_bytes`, but at least one.
 async fn pick_on_postgres(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: u64) -> Result<Batch, DbErr> {
     let Job { scope, due, after, limit, .. } = job;
-    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
+    let rows =
+        db.query_all_raw(sweep_sql::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
     let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "rows_locked"))?.unsigned_abs();
     let rows: Vec<_> = rows.iter().map(|row| Picked::from_query_result(row, "")).collect::<Result<_, _>>()?;
     Ok(match locked == limit || locked > rows.len() as u64 {
@@ -464,7 +465,7 @@ async fn pick_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch
     let (mut rows, mut bytes) = (Vec::new(), 0);
     for (app_id, after) in scans_on_sqlite(db, job).await? {
         let left = job.limit - rows.len() as u64;
-        let find = gc::find_oldest_on_sqlite(app_id, job.due, after, left);
+        let find = sweep_sql::find_oldest_on_sqlite(app_id, job.due, after, left);
         for row in Picked::find_by_statement(find).all(db).await? {
             bytes += row.bytes;
             if bytes > MAX_BYTES && !rows.is_empty() {

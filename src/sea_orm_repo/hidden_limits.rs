@@ -1,9 +1,6 @@
-//! The SQL texts of statements.
+//! Statements whose limits the planner does not see.
 
-use std::{
-    fmt::{self, Write},
-    sync::OnceLock,
-};
+use std::fmt::{self, Write};
 
 use sea_orm::{
     DbBackend, Statement, StatementBuilder,
@@ -12,36 +9,6 @@ use sea_orm::{
         SqliteQueryBuilder, Value,
     },
 };
-
-/// The SQL text of a statement of which only the values change. SeaORM builds the text once for each backend,
-/// since building it is a considerable part of a short statement's cost.
-pub(super) struct Text {
-    postgres: OnceLock<String>,
-    sqlite: OnceLock<String>,
-}
-
-impl Text {
-    pub(super) const fn new() -> Self {
-        Self { postgres: OnceLock::new(), sqlite: OnceLock::new() }
-    }
-
-    /// Returns the statement with these values, in the order of the values of `build`. The values of `build` are
-    /// not sent.
-    pub(super) fn with<S: StatementBuilder>(
-        &self,
-        backend: DbBackend,
-        values: impl IntoIterator<Item = Value>,
-        build: impl FnOnce() -> S,
-    ) -> Statement {
-        let text = match backend {
-            DbBackend::Postgres => &self.postgres,
-            DbBackend::Sqlite => &self.sqlite,
-            other => return other.build(&build()),
-        };
-        let text = text.get_or_init(|| backend.build(&build()).sql);
-        Statement::from_sql_and_values(backend, text, values)
-    }
-}
 
 /// Builds a statement whose plan does not depend on its limits, so that both backends can cache the plan.
 ///
