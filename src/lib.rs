@@ -5,6 +5,7 @@ mod archive;
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
+mod db_code;
 mod debug;
 mod description;
 mod error;

@@ -7,11 +7,11 @@ use sea_orm::{
     QueryResult, Statement, StreamTrait,
 };
 
-use crate::error::code_of;
+use crate::db_code::DbCode;
 
 /// How often a statement over a pool is sent again.
 const RETRIES: usize = 3;
-const SERIALIZATION_FAILURE: &str = "40001";
+const SERIALIZATION_FAILURE: DbCode = DbCode::SqlState(*b"40001");
 
 /// The connection over which a repo sends its statements.
 ///
@@ -47,7 +47,7 @@ impl<C: RepoConnection> Connection<C> {
         if self.pool().is_some() && self.get_database_backend() == DbBackend::Postgres {
             for _ in 0..RETRIES {
                 match send(&self.0, statement.clone()).await {
-                    Err(error) if code_of(&error).as_deref() == Some(SERIALIZATION_FAILURE) => {}
+                    Err(error) if DbCode::of(&error) == Some(SERIALIZATION_FAILURE) => {}
                     outcome => return outcome,
                 }
             }

@@ -18,7 +18,7 @@ use super::{
     convert::{self, NEW_COLUMNS, NewRow, OverCap, Values},
     new_id, transaction,
 };
-use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
+use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, db_code::DbCode};
 
 /// The most text in one statement. A larger letter gets a statement of its own. PostgreSQL ends the connection on
 /// a statement of 1 GB, which looks like an outage.
@@ -33,6 +33,7 @@ const VALUES_ROWS: usize = 128;
 /// The most values that a statement can bind.
 const POSTGRES_BINDS: usize = 65_535;
 const SQLITE_BINDS: usize = 32_766;
+const DIVISION_BY_ZERO: DbCode = DbCode::SqlState(*b"22012");
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
@@ -193,7 +194,7 @@ async fn arrays_or_none(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<
     let values = arrays.into_iter().chain([(count as i64).into()]);
     match db.query_one_raw(INSERT.with(db.get_database_backend(), values, || all_or_none(&columns))).await {
         Ok(_) => Ok(()),
-        Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
+        Err(error) if DbCode::of(&error) == Some(DIVISION_BY_ZERO) => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),
     }
 }

@@ -19,8 +19,7 @@ use super::{
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,
-    SweepScope, Swept,
-    error::{is_time_out, may_be_of_one_app},
+    SweepScope, Swept, db_code::DbCode,
 };
 
 const EXCEPTED: u32 = 1_000;
@@ -198,7 +197,8 @@ impl Job<'_> {
     /// Returns whether the rows of one app may have caused the error. A timeout counts only for a batch of one
     /// row: the caller tries a larger batch again with fewer rows.
     fn may_be_of_one_app(&self, error: &DbErr) -> bool {
-        may_be_of_one_app(error) || self.limit == 1 && is_time_out(error)
+        DbCode::of(error)
+            .is_some_and(|code| code.may_be_of_one_app() || self.limit == 1 && code.is_time_out())
     }
 
     fn spans_shards(&self) -> bool {

@@ -14,7 +14,7 @@ use sea_orm::{
 use tokio::{runtime::Handle, sync::Semaphore};
 use uuid::Uuid;
 
-use crate::{DeadLetterRepoError, error::code_of};
+use crate::{DeadLetterRepoError, db_code::DbCode};
 
 /// Bounds how many BEGINs run at one time. Those of dropped callers count too, and each keeps a connection busy.
 /// Without the bound many of them would delay the next BEGIN.
@@ -103,7 +103,7 @@ async fn is_open_on_sqlite(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     let level = txn.query_one_raw(level).await?.map_or(Ok(2), |row| row.try_get_by_index::<i64>(0))?;
     match txn.execute_unprepared(&format!("PRAGMA synchronous = {level}")).await {
         Ok(_) => Ok(false),
-        Err(error) if code_of(&error).as_deref() == Some("1") => Ok(true),
+        Err(error) if DbCode::of(&error) == Some(DbCode::Sqlite(1)) => Ok(true),
         Err(error) => Err(error),
     }
 }
