@@ -106,7 +106,7 @@ impl SeaOrmDeadLetterRepo {
         }
         // If the transaction is lost, the insert would run outside any transaction.
         let txn = transaction::still_open(txn).await?;
-        if let Err(error) = insert::one(&txn, row).await {
+        if let Err(error) = insert::one(&txn, self.dialect()?, row).await {
             return abandon(txn, error).await;
         }
         Ok(txn.commit().await?)

@@ -2,7 +2,9 @@
 
 use std::sync::OnceLock;
 
-use sea_orm::{DbBackend, Statement, StatementBuilder, sea_query::Value};
+use sea_orm::{Statement, StatementBuilder, sea_query::Value};
+
+use super::dialect::Dialect;
 
 /// The SQL text of a statement of which only the values change. SeaORM builds the text once for each backend,
 /// since building it is a considerable part of a short statement's cost.
@@ -25,20 +27,16 @@ impl CachedSql {
     /// not sent.
     pub(super) fn with<S: StatementBuilder>(
         &self,
-        backend: DbBackend,
+        dialect: Dialect,
         values: impl IntoIterator<Item = Value>,
         build: impl FnOnce() -> S,
     ) -> Statement {
-        let cached = match backend {
-            DbBackend::Postgres => &self.postgres,
-            DbBackend::Sqlite => &self.sqlite,
-            other => return other.build(&build()),
-        };
+        let cached = if dialect == Dialect::Sqlite { &self.sqlite } else { &self.postgres };
         let Sql { text, placeholders } = cached.get_or_init(|| {
-            let Statement { sql, values, .. } = backend.build(&build());
+            let Statement { sql, values, .. } = dialect.build(&build());
             Sql { text: sql, placeholders: values.map_or(0, |values| values.0.len()) }
         });
-        let statement = Statement::from_sql_and_values(backend, text, values);
+        let statement = Statement::from_sql_and_values(dialect.backend(), text, values);
         debug_assert_eq!(
             statement.values.as_ref().map_or(0, |values| values.0.len()),
             *placeholders,

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
+    Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
@@ -21,10 +21,11 @@ use super::{
     cached_sql::CachedSql,
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_open, is_row,
-        is_truncated, narrow, now,
+        is_truncated, narrow,
     },
     connection::RepoConnection,
     convert::{self, Row},
+    dialect::Dialect,
     hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
@@ -44,15 +45,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
         static SETTLE: CachedSql = CachedSql::new();
         let settlement = Settlement { resolution: reason.parse()?, by: None, note: None };
-        if self.sharded {
+        let dialect = self.dialect()?;
+        if dialect == Dialect::Sharded {
             return self.settle_where_it_is(id, &settlement).await;
         }
         let resolution = settlement.resolution.as_str();
         let null = || Value::String(None);
         let values = [resolution.into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
-        let backend = self.db.get_database_backend();
-        let settle = SETTLE.with(backend, values, || {
-            settle(backend, &settlement, None).filter(COLUMN.id.eq(id.into_inner())).into_query()
+        let settle = SETTLE.with(dialect, values, || {
+            settle(dialect, &settlement, None).filter(COLUMN.id.eq(id.into_inner())).into_query()
         });
         if self.db.execute_raw(settle).await?.rows_affected() == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
@@ -68,7 +69,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<(), DeadLetterRepoError> {
         let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
         let settled =
-            settle(DbBackend::Postgres, settlement, None).filter(is_row(app_id, id)).exec(&self.db).await?;
+            settle(Dialect::Sharded, settlement, None).filter(is_row(app_id, id)).exec(&self.db).await?;
         if settled.rows_affected == 0 {
             return Err(DeadLetterRepoError::NotFound(id));
         }
@@ -81,10 +82,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         settlement: &Settlement,
     ) -> Result<T, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         for _ in 0..ATTEMPTS {
-            let update = settle(backend, settlement, None).filter(is_row(app_id, id)).filter(is_open());
-            let settled = Row::find_by_statement(returning_rows(backend, update)).one(&self.db).await?;
+            let update = settle(dialect, settlement, None).filter(is_row(app_id, id)).filter(is_open());
+            let settled = Row::find_by_statement(returning_rows(dialect, update)).one(&self.db).await?;
             if let Some(row) = settled {
                 return Ok(row.into());
             }
@@ -153,21 +154,21 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 /// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
-fn settle(backend: DbBackend, settlement: &Settlement, run_id: Option<Uuid>) -> UpdateMany<Entity> {
+fn settle(dialect: Dialect, settlement: &Settlement, run_id: Option<Uuid>) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
         .col_expr(Column::Resolution, settlement.resolution.as_str().into())
-        .col_expr(Column::ResolvedAt, now(backend))
+        .col_expr(Column::ResolvedAt, dialect.now())
         .col_expr(Column::ResolvedBy, text(&settlement.by))
         .col_expr(Column::ResolutionNote, text(&settlement.note))
         .col_expr(Column::RunId, run_id.into())
 }
 
 /// Returns the statement of an update that returns each row as it is after the update.
-fn returning_rows(backend: DbBackend, update: UpdateMany<Entity>) -> Statement {
+fn returning_rows(dialect: Dialect, update: UpdateMany<Entity>) -> Statement {
     let mut update = update.into_query();
     update.returning(Query::returning().columns(Column::iter()));
-    backend.build(&update)
+    dialect.build(&update)
 }
 
 /// A bulk call: the open letters that it may resolve, and their resolution.
@@ -176,8 +177,7 @@ pub(super) struct Bulk<'a> {
     filter: &'a DeadLetterFilter,
     settlement: &'a Settlement,
     limit: u32,
-    backend: DbBackend,
-    sharded: bool,
+    dialect: Dialect,
     /// The run that the resolution belongs to.
     pub(super) run_id: Option<Uuid>,
     /// Selects only letters behind this place.
@@ -209,14 +209,12 @@ impl<'a> Bulk<'a> {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
         let limit = in_range("limit", limit, BULK_LIMITS)?;
-        let (backend, sharded) = (repo.db.get_database_backend(), repo.sharded);
         Ok(Self {
             app_id,
             filter,
             settlement,
             limit,
-            backend,
-            sharded,
+            dialect: repo.dialect()?,
             run_id: None,
             after: None,
             whole_only: false,
@@ -232,14 +230,14 @@ impl<'a> Bulk<'a> {
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
             _ => DeadLetterState::Open,
         };
-        let of_app = is_of_app(self.app_id, self.filter, self.backend, self.sharded)
+        let of_app = is_of_app(self.app_id, self.filter, self.dialect)
             // The place implies this condition, and SQLite's index search has one condition on each side.
             .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
             .add_option(
                 self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
             )
             .add_option(self.filter.created_before.map(is_before));
-        let matching = narrow(of_app, self.filter, self.backend, self.sharded)
+        let matching = narrow(of_app, self.filter, self.dialect)
             .add_option(self.whole_only.then(|| is_truncated().not()));
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
@@ -258,14 +256,14 @@ impl<'a> Bulk<'a> {
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
         }
-        if self.backend == DbBackend::Sqlite {
+        if self.dialect == Dialect::Sqlite {
             let oldest = self.oldest(conditions, &places());
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle = settle(self.backend, self.settlement, self.run_id)
+            let mut settle = settle(self.dialect, self.settlement, self.run_id)
                 .filter(Column::Id.in_subquery(oldest))
                 .into_query();
             settle.returning(Query::returning().columns(PLACE));
-            return Ok((db.query_all_raw(with_hidden_limits(self.backend, &settle)).await?, false));
+            return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &settle)).await?, false));
         }
         let mut rows = db.query_all_raw(self.settle_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
@@ -287,13 +285,13 @@ impl<'a> Bulk<'a> {
             return Ok(picked);
         }
         let oldest = self.oldest(conditions.clone(), &places().expr_as(row_bytes(), BYTES).take());
-        let oldest = match self.backend {
-            DbBackend::Sqlite => with_hidden_limits(self.backend, &oldest),
+        let oldest = match self.dialect {
+            Dialect::Sqlite => with_hidden_limits(self.dialect, &oldest),
             _ => self.pick_on_postgres(&conditions, oldest),
         };
         let mut bytes = 0;
         for row in txn.query_all_raw(oldest).await? {
-            if self.backend != DbBackend::Sqlite {
+            if self.dialect != Dialect::Sqlite {
                 picked.skipped = row.try_get("", SKIPPED)?;
             }
             // On PostgreSQL, a row without a letter only shows whether rows were skipped.
@@ -317,10 +315,10 @@ impl<'a> Bulk<'a> {
         picked: &Picked,
     ) -> Result<Vec<StoredLetter>, DbErr> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
-        let app = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
-        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.backend)).add_option(app);
-        let update = settle(self.backend, self.settlement, self.run_id).filter(is_picked);
-        let rows = Row::find_by_statement(returning_rows(self.backend, update)).all(txn).await?;
+        let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
+        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
+        let update = settle(self.dialect, self.settlement, self.run_id).filter(is_picked);
+        let rows = Row::find_by_statement(returning_rows(self.dialect, update)).all(txn).await?;
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
         // RETURNING has no order.
         letters.sort_by_key(|letter| (letter.created_at, letter.id));
@@ -330,7 +328,7 @@ impl<'a> Bulk<'a> {
     /// Selects and locks the oldest rows up to the limit. `columns` must select the columns of the place.
     fn oldest(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
         let oldest_first = by_time(Column::CreatedAt, Order::Asc);
-        first_locked(self.backend, conditions, &oldest_first, self.limit.into(), columns)
+        first_locked(self.dialect, conditions, &oldest_first, self.limit.into(), columns)
     }
 
     /// Selects the place of the oldest matching letter that is not picked.
@@ -338,7 +336,7 @@ impl<'a> Bulk<'a> {
         let picked = || Query::select().column(Column::Id).from(PICKED).take();
         let others = conditions.iter().cloned();
         let others = others.map(|condition| condition.add(Column::Id.not_in_subquery(picked()))).collect();
-        first(self.backend, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
+        first(self.dialect, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
     }
 
     fn is_below_limit(&self) -> Expr {
@@ -372,7 +370,7 @@ impl<'a> Bulk<'a> {
             .order_by((PICKED, Column::Id), Order::Asc)
             .with_cte(WithClause::new().cte(picked).to_owned())
             .take();
-        with_hidden_limits(self.backend, &picked)
+        with_hidden_limits(self.dialect, &picked)
     }
 
     /// Returns a statement that resolves letters, and also finds whether it skipped any: letters that its snapshot
@@ -380,12 +378,12 @@ impl<'a> Bulk<'a> {
     fn settle_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
-        let is_picked = match self.sharded {
-            true => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(self.app_id.into_inner())),
+        let is_picked = match self.dialect.shard(self.app_id) {
+            Some(app_id) => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(app_id.into_inner())),
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
-            false => is_any_of(ids_of(PICKED)),
+            None => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.backend, self.settlement, self.run_id).filter(is_picked).into_query();
+        let mut update = settle(self.dialect, self.settlement, self.run_id).filter(is_picked).into_query();
         update.returning(Query::returning().columns(PLACE));
 
         let other = Query::select().column(Column::Id).from_subquery(self.other(&conditions), OTHER).take();
@@ -404,7 +402,7 @@ impl<'a> Bulk<'a> {
             .join(JoinType::LeftJoin, SETTLED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
-        with_hidden_limits(self.backend, &settle)
+        with_hidden_limits(self.dialect, &settle)
     }
 }
 

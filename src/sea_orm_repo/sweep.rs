@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, prelude::DateTimeWithTimeZone,
+    ConnectionTrait, DbErr, FromQueryResult, QueryResult, Statement, prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
 
@@ -12,7 +12,9 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::MAX_BYTES,
     connection::RepoConnection,
-    convert, in_range,
+    convert,
+    dialect::Dialect,
+    in_range,
     parts::Part,
     sweep_sql::{self, app_of, goes_by_app},
     transaction,
@@ -34,15 +36,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u64,
     ) -> Result<u64, DeadLetterRepoError> {
         let (scope, due) = (SweepScope::AllApps, Due::CreatedBefore(time));
-        if self.sharded {
-            return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
-        }
-        let backend = self.db.get_database_backend();
-        check(backend, &scope)?;
-        let delete = match backend {
+        let delete = match self.dialect()? {
+            Dialect::Sharded => {
+                return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
+            }
             _ if limit == 0 => return Ok(0),
-            DbBackend::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
-            _ => sweep_sql::delete_oldest_on_postgres(due, limit),
+            Dialect::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
+            Dialect::Postgres => sweep_sql::delete_oldest_on_postgres(due, limit),
         };
         Ok(self.db.execute_raw(delete).await?.rows_affected())
     }
@@ -55,12 +55,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u64,
         archive: Option<&dyn Archive>,
     ) -> Result<Swept, DeadLetterRepoError> {
-        check(self.db.get_database_backend(), scope)?;
+        check(scope)?;
+        let dialect = self.dialect()?;
         if limit == 0 {
             return Ok(Swept::default());
         }
         let scope = by_index(scope, due);
-        let job = Job { scope: &scope, due, after, limit, sharded: self.sharded };
+        let job = Job { scope: &scope, due, after, limit, dialect };
         let has_pool = self.db.pool().is_some();
         match self.run(job, archive).await {
             Err(DeadLetterRepoError::Db(error))
@@ -93,7 +94,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 
     /// Finds the first app that has due rows behind the cursor.
     async fn first_app(&self, job: Job<'_>) -> Result<Option<AppId>, DbErr> {
-        if self.db.get_database_backend() == DbBackend::Sqlite {
+        if job.dialect == Dialect::Sqlite {
             for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
                 // All due rows of the cursor's app may lie before the cursor.
                 let pick = sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, 1);
@@ -104,7 +105,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             return Ok(None);
         }
-        let first = sweep_sql::first_app_on_postgres(job.sharded, job.scope, job.due, job.after);
+        let first = sweep_sql::first_app_on_postgres(job.dialect, job.scope, job.due, job.after);
         let first = self.db.query_one_raw(first).await?;
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
@@ -136,8 +137,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         state: DeadLetterState,
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
-        check(backend, scope)?;
+        check(scope)?;
+        let dialect = self.dialect()?;
         let parts: Vec<_> = match due {
             Due::CreatedBefore(_) => Part::of(state).to_vec(),
             // Only closed letters have this time.
@@ -152,10 +153,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let limit = u64::from(cap) + 1;
         let scope = match scope {
             // Only the indexes that begin with the app have the state.
-            SweepScope::AllApps if !self.sharded => Cow::Owned(all_apps()),
+            SweepScope::AllApps if dialect != Dialect::Sharded => Cow::Owned(all_apps()),
             scope => by_index(scope, due),
         };
-        let count = sweep_sql::count_oldest(backend, self.sharded, &scope, due, &parts, limit);
+        let count = sweep_sql::count_oldest(dialect, &scope, due, &parts, limit);
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
@@ -176,11 +177,11 @@ fn all_apps() -> SweepScope {
     SweepScope::AllAppsBut { excepted: Vec::new() }
 }
 
-fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
+fn check(scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
     if let SweepScope::AllAppsBut { excepted } = scope {
         in_range("excepted", u32::try_from(excepted.len()).unwrap_or(u32::MAX), 0..=EXCEPTED)?;
     }
-    Ok(sweep_sql::require_supported(backend)?)
+    Ok(())
 }
 
 /// One batch of a sweep.
@@ -190,7 +191,7 @@ struct Job<'a> {
     due: Due,
     after: Option<SweepCursor>,
     limit: u64,
-    sharded: bool,
+    dialect: Dialect,
 }
 
 impl Job<'_> {
@@ -202,7 +203,7 @@ impl Job<'_> {
     }
 
     fn spans_shards(&self) -> bool {
-        self.sharded && app_of(self.scope).is_none()
+        self.dialect == Dialect::Sharded && app_of(self.scope).is_none()
     }
 
     /// Returns the cursor behind which the batch starts in one of its apps. If the scope goes by app, the batch
@@ -213,17 +214,17 @@ impl Job<'_> {
 }
 
 async fn delete(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => delete_on_sqlite(db, job).await,
+    match job.dialect {
+        Dialect::Sqlite => delete_on_sqlite(db, job).await,
         _ if job.spans_shards() => delete_across_shards(db, job).await,
         _ => delete_on_postgres(db, job).await,
     }
 }
 
 async fn delete_on_postgres(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
-    let Job { scope, due, after, limit, sharded } = job;
+    let Job { scope, due, after, limit, dialect } = job;
     let row =
-        db.query_one_raw(sweep_sql::sweep_oldest_on_postgres(sharded, scope, due, after, limit)).await?;
+        db.query_one_raw(sweep_sql::sweep_oldest_on_postgres(dialect, scope, due, after, limit)).await?;
     row.map_or(Ok(Swept::default()), |row| {
         let deleted = row.try_get::<i64>("", "deleted")?.unsigned_abs();
         Ok(Swept { deleted, ..picked_of(&row)? })
@@ -330,8 +331,8 @@ async fn delete_then_archive(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    let letters = letters_of(db, &batch, job.sharded, sweep_sql::delete_by_id_returning).await?;
-    if db.get_database_backend() == DbBackend::Postgres && !letters.is_empty() {
+    let letters = letters_of(db, &batch, job.dialect, sweep_sql::delete_by_id_returning).await?;
+    if job.dialect != Dialect::Sqlite && !letters.is_empty() {
         // Reports a violated deferred constraint before the archive keeps the letters, instead of at the commit.
         db.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
@@ -347,10 +348,10 @@ async fn archive_then_delete(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    keep(archive, &letters_of(db, &batch, job.sharded, sweep_sql::find_by_id).await?).await?;
+    keep(archive, &letters_of(db, &batch, job.dialect, sweep_sql::find_by_id).await?).await?;
     let mut deleted = 0;
-    for (app_id, ids) in batch.ids(job.sharded) {
-        let delete = sweep_sql::delete_by_id(db.get_database_backend(), app_id, &ids);
+    for (app_id, ids) in batch.ids(job.dialect) {
+        let delete = sweep_sql::delete_by_id(job.dialect, app_id, &ids);
         deleted += db.execute_raw(delete).await?.rows_affected();
     }
     Ok(batch.swept(deleted))
@@ -393,12 +394,11 @@ impl Batch {
     }
 
     /// Returns the ids that each statement names, and their app if the table is distributed.
-    fn ids(&self, sharded: bool) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
-        let by_app =
-            self.rows.chunk_by(move |left, right| !sharded || left.place.app_id == right.place.app_id);
-        by_app.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
-            let app_id = rows.first().filter(|_| sharded).map(|row| row.place.app_id);
-            (app_id, rows.iter().map(|row| row.place.id.into_inner()).collect())
+    fn ids(&self, dialect: Dialect) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
+        let shard = move |row: &Picked| dialect.shard(row.place.app_id);
+        let by_shard = self.rows.chunk_by(move |left, right| shard(left) == shard(right));
+        by_shard.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
+            (rows.first().and_then(shard), rows.iter().map(|row| row.place.id.into_inner()).collect())
         })
     }
 }
@@ -407,12 +407,12 @@ impl Batch {
 async fn letters_of(
     db: &impl ConnectionTrait,
     batch: &Batch,
-    sharded: bool,
-    statement: fn(DbBackend, Option<AppId>, &[Uuid]) -> Statement,
+    dialect: Dialect,
+    statement: fn(Dialect, Option<AppId>, &[Uuid]) -> Statement,
 ) -> Result<Vec<StoredLetter>, DbErr> {
     let mut letters = HashMap::new();
-    for (app_id, ids) in batch.ids(sharded) {
-        let statement = statement(db.get_database_backend(), app_id, &ids);
+    for (app_id, ids) in batch.ids(dialect) {
+        let statement = statement(dialect, app_id, &ids);
         for row in convert::Row::find_by_statement(statement).all(db).await? {
             let letter = StoredLetter::from(row);
             letters.insert((letter.app_id, letter.id), letter);
@@ -423,8 +423,8 @@ async fn letters_of(
 }
 
 async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => pick_on_sqlite(db, job).await,
+    match job.dialect {
+        Dialect::Sqlite => pick_on_sqlite(db, job).await,
         _ if job.spans_shards() => pick_across_shards(db, job).await,
         _ => pick_on_postgres(db, job, MAX_BYTES).await,
     }
