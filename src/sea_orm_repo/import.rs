@@ -18,7 +18,6 @@ use super::{
     dialect::Dialect,
     in_range,
     insert::{Form, ROW_BYTES, arrays, batches, form_of_one_statement, insert_arrays, insert_values},
-    transaction,
 };
 use crate::{DeadLetterRepoError, Imported, PayloadKind, Resolution, StoredLetter, description::sqlx_error};
 
@@ -46,24 +45,22 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // With one order, two imports of the same letters do not deadlock.
         ordered.sort_by_key(|letter| (shard(letter), letter.id));
         ordered.dedup_by_key(|letter| (shard(letter), letter.id));
-        let outcome = match self.db.pool() {
+        let batches = match self.db.pool() {
             None => {
                 let (rows, bytes) = (ordered.len(), ordered.iter().map(|letter| bytes_of(letter)).sum());
                 let form = form_of_one_statement::<STORED_COLUMNS>(dialect, rows, bytes)?;
-                batch(&self.db, &Batch { letters: ordered, dialect, form }).await
+                vec![Batch { letters: ordered, dialect, form }]
             }
-            Some(pool) => {
+            Some(_) => {
                 let form = dialect.form();
                 let of_shards = ordered.chunk_by(|left, right| shard(left) == shard(right));
-                let batches = of_shards
+                of_shards
                     .flat_map(|letters| batches(form, letters.iter().copied(), |letter| bytes_of(letter)))
                     .map(|letters| Batch { letters, dialect, form })
-                    .collect();
-                let txn = transaction::begin(pool).await?;
-                let outcome = all(&txn, batches).await;
-                transaction::end(txn, outcome).await
+                    .collect()
             }
         };
+        let outcome = self.db.in_transaction(async |db| all(db, batches).await).await;
         let stored = outcome.map_err(|error| naming_the_letter(error, letters))?;
         Ok(Imported { stored, present: (letters.len() as u64).saturating_sub(stored) })
     }

@@ -60,11 +60,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let form = dialect.form();
         let batches = batches(form, rows, bytes_of);
         if batches.len() > 1 || form != Form::Arrays {
-            let txn = transaction::begin(pool).await?;
-            if let Err(error) = all(&txn, batches, form).await {
-                return transaction::abandon(txn, error).await;
-            }
-            txn.commit().await?;
+            transaction::run(pool, async |txn| all(txn, batches, form).await).await?;
         } else {
             all(&self.db, batches, form).await?;
         }

@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DbErr, FromQueryResult, QueryResult, Statement, prelude::DateTimeWithTimeZone,
+    ConnectionTrait, DatabaseExecutor, DbErr, FromQueryResult, QueryResult, Statement,
+    prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
 
@@ -17,7 +18,6 @@ use super::{
     in_range,
     parts::Part,
     sweep_sql::{self, app_of, goes_by_app},
-    transaction,
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,
@@ -114,20 +114,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     /// error before it releases the failed statement's locks. The next batch, on another connection, would skip
     /// these rows. A ROLLBACK returns after the locks are released.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
-        match self.db.pool() {
-            Some(pool) => {
-                let txn = transaction::begin(pool).await?;
-                let outcome = match archive {
-                    Some(archive) => delete_then_archive(&txn, job, archive).await,
-                    None => delete(&txn, job).await.map_err(Into::into),
-                };
-                transaction::end(txn, outcome).await
-            }
-            None => match archive {
-                Some(archive) => archive_then_delete(&self.db, job, archive).await,
-                None => Ok(delete(&self.db, job).await?),
-            },
-        }
+        let has_pool = self.db.pool().is_some();
+        let work = async |db: &DatabaseExecutor<'_>| match archive {
+            None => Ok(delete(db, job).await?),
+            Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
+            Some(archive) => archive_then_delete(db, job, archive).await,
+        };
+        self.db.in_transaction(work).await
     }
 
     pub(super) async fn count_due_rows(
