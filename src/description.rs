@@ -4,6 +4,8 @@ use std::fmt;
 
 use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx::error::DatabaseError};
 
+use crate::db_code::DbCode;
+
 /// Returns the driver's error, if SeaORM passes one on.
 pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
@@ -37,10 +39,10 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SqlxError::Database(error) => {
             let code = error.code().unwrap_or_default();
             write!(f, "database error {code}")?;
-            // A SQLSTATE has five characters. SQLite's codes are numbers of up to four digits.
-            let said = match code.len() {
-                5 => said_by_postgres(&code, &**error),
-                _ => said_by_sqlite(&code, error.message()),
+            let said = match DbCode::parse(&code) {
+                Some(DbCode::SqlState(state)) => said_by_postgres(&state, &**error),
+                Some(DbCode::Sqlite(code)) => said_by_sqlite(code, error.message()),
+                None => None,
             };
             said.map_or(Ok(()), |said| write!(f, ": {said}"))
         }
@@ -64,18 +66,18 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// roles, tables and settings. Messages of other classes quote data. A message of class 42 also quotes data if a
 /// value is read as a name (a cast to regclass). It does not if the parser points at a position in our own statement,
 /// or if a privilege is missing. For a violated constraint (class 23) the names are enough.
-fn said_by_postgres(code: &str, error: &dyn DatabaseError) -> Option<String> {
+fn said_by_postgres(state: &[u8; 5], error: &dyn DatabaseError) -> Option<String> {
     let debug = format!("{error:?}");
     let report = Report::of(&debug);
     if !report.holds(", where: None,") {
         return None;
     }
-    match code.get(..2)? {
-        "08" | "25" | "28" | "40" | "53" | "55" | "57" => Some(error.message().to_owned()),
-        "42" if code == "42501" || report.holds(", position: Some(Original(") => {
+    match &state[..2] {
+        b"08" | b"25" | b"28" | b"40" | b"53" | b"55" | b"57" => Some(error.message().to_owned()),
+        b"42" if state == b"42501" || report.holds(", position: Some(Original(") => {
             Some(error.message().to_owned())
         }
-        "23" => {
+        b"23" => {
             let named = |kind| report.text(kind).map(|name| format!("{kind} {name}"));
             let names: Vec<_> = ["table", "column", "constraint"].into_iter().filter_map(named).collect();
             (!names.is_empty()).then(|| names.join(", "))
@@ -121,12 +123,12 @@ impl<'a> Report<'a> {
 ///
 /// Two kinds of messages may quote content: the text that a trigger raises (1811, SQLITE_CONSTRAINT_TRIGGER), and a
 /// function's error about its arguments, which shares the code of all other mistakes (1).
-fn said_by_sqlite(code: &str, message: &str) -> Option<String> {
+fn said_by_sqlite(code: u32, message: &str) -> Option<String> {
     let names_only = match code {
-        "1" => ["no such table: ", "table dead_letters has no column "]
+        1 => ["no such table: ", "table dead_letters has no column "]
             .iter()
             .any(|beginning| message.starts_with(beginning)),
-        _ => code != "1811",
+        _ => code != 1811,
     };
     names_only.then(|| message.to_owned())
 }

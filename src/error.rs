@@ -1,12 +1,13 @@
 //! The error type of all calls.
 
-use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
+use std::{error::Error, fmt, iter, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 
 use crate::{
     AppId, DeadLetterId, PayloadKind, Resolution,
+    db_code::DbCode,
     description::{Described, sqlx_error},
 };
 
@@ -211,17 +212,10 @@ impl DeadLetterRepoError {
     /// dropped silently.
     #[cfg(feature = "coalesce")]
     pub(crate) fn is_one_letters_own(&self) -> bool {
-        const SQLITE_TOO_BIG: u32 = 18;
-        const SQLITE_MISMATCH: u32 = 20;
         match self {
             Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
             Self::Db(DbErr::RecordNotInserted) => true,
-            Self::Db(error) => code_of(error).is_some_and(|code| match code.len() {
-                5 => matches!(code.get(..2), Some("22" | "23" | "44" | "54" | "P0")) || code == "42501",
-                _ => code.parse::<u32>().is_ok_and(|code| {
-                    matches!(code & 0xff, SQLITE_TOO_BIG | SQLITE_CONSTRAINT | SQLITE_MISMATCH)
-                }),
-            }),
+            Self::Db(error) => DbCode::of(error).is_some_and(DbCode::is_one_letters_own),
             _ => false,
         }
     }
@@ -233,7 +227,7 @@ impl DeadLetterRepoError {
             Self::Requeue(error) => causes_of(&**error).find_map(|error| error.downcast_ref()),
             _ => None,
         };
-        error.is_some_and(is_time_out)
+        error.and_then(DbCode::of).is_some_and(DbCode::is_time_out)
     }
 
     /// Returns whether a retry of the same call may succeed: the database was busy, full, read-only, starting,
@@ -292,9 +286,8 @@ fn bounds(min: i64, max: i64) -> impl fmt::Display {
 
 fn kind_of_db(error: &DbErr) -> ErrorKind {
     let is_transient = match sqlx_error(error) {
-        Some(SqlxError::Database(error)) => is_transient_code(&error.code().unwrap_or_default()),
         Some(SqlxError::Io(_) | SqlxError::PoolTimedOut) => true,
-        Some(_) => false,
+        Some(_) => DbCode::of(error).is_some_and(DbCode::is_transient),
         None => matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
     };
     if is_transient { ErrorKind::Transient } else { ErrorKind::Internal }
@@ -314,58 +307,6 @@ fn kind_of_service(error: &(dyn Error + Send + Sync + 'static)) -> ErrorKind {
 /// Returns the error and its sources, because a service may wrap a database error in its own.
 fn causes_of<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
-}
-
-const SQLITE_BUSY: u32 = 5;
-const SQLITE_CONSTRAINT: u32 = 19;
-
-/// Returns PostgreSQL's SQLSTATE, or SQLite's result code.
-pub(crate) fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
-    match sqlx_error(error)? {
-        SqlxError::Database(error) => error.code(),
-        _ => None,
-    }
-}
-
-/// Returns whether a retry may succeed after this code.
-///
-/// A SQLSTATE has five characters (PostgreSQL's manual, appendix A). SQLite's extended result codes are numbers whose
-/// low byte is the primary code.
-fn is_transient_code(code: &str) -> bool {
-    const SQLITE_LOCKED: u32 = 6;
-    const SQLITE_READONLY: u32 = 8;
-    const SQLITE_FULL: u32 = 13;
-    if code.len() == 5 {
-        // Lost connection (08), deadlock and serialization failure (40), resources and disk (53), a lock that was not
-        // available, a statement or a transaction that ran out of time, and a server that is read-only, starting or
-        // stopping.
-        return matches!(&code.as_bytes()[..2], b"08" | b"40" | b"53")
-            || matches!(
-                code,
-                "55P03" | "25P03" | "25P04" | "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006"
-            );
-    }
-    code.parse::<u32>()
-        .is_ok_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL))
-}
-
-/// Returns whether a statement ran out of time, or waited too long for a lock.
-pub(crate) fn is_time_out(error: &DbErr) -> bool {
-    code_of(error).is_some_and(|code| match code.len() {
-        // 25P03 and 25P04 end the session of a transaction that was idle, or open, for too long.
-        5 => matches!(&*code, "57014" | "55P03" | "25P03" | "25P04"),
-        _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_BUSY),
-    })
-}
-
-/// Returns whether the error may be about one app's letters, so that a sweep can continue with other apps.
-///
-/// It is not if the database is busy or out of reach, or if a table or a privilege is missing.
-pub(crate) fn may_be_of_one_app(error: &DbErr) -> bool {
-    code_of(error).is_some_and(|code| match code.len() {
-        5 => !code.starts_with("42") && !is_transient_code(&code),
-        _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == SQLITE_CONSTRAINT),
-    })
 }
 
 impl From<DbErr> for DeadLetterRepoError {

@@ -6,6 +6,7 @@ mod archive;
 mod coalesce;
 mod connect;
 mod count;
+mod db_code;
 mod debug;
 mod description;
 mod error;

@@ -8,6 +8,7 @@ use url::{Position, Url};
 
 use crate::{
     SeaOrmDeadLetterRepo,
+    db_code::DbCode,
     description::{Described, sqlx_error},
 };
 
@@ -138,7 +139,7 @@ impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match sqlx_error(self.0) {
             Some(SqlxError::PoolTimedOut) => f.write_str("the server refuses it, or does not answer in time"),
-            Some(SqlxError::Database(error)) if error.code().as_deref() == Some("14") => write!(
+            Some(SqlxError::Database(error)) if DbCode::of(self.0) == Some(DbCode::Sqlite(14)) => write!(
                 f,
                 "{} (one that is not there is made with ?mode=rwc in the URL, in a folder that is there)",
                 error.message()

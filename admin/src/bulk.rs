@@ -22,8 +22,8 @@ use crate::{
     access::{AppAccess, Right},
     audit::Entry,
     clock,
+    letter_actions::{attribution, may_be_set},
     problem::Problem,
-    settle::{attribution, may_be_set},
     token::Purpose,
 };
 
@@ -115,7 +115,7 @@ pub(crate) struct Outcome {
     pub(crate) skipped_locked: bool,
     /// Letters of the preview that others closed or that were swept. Known after the last run, if the count was
     /// exact.
-    pub(crate) settled_by_others: Option<u64>,
+    pub(crate) closed_by_others: Option<u64>,
     /// When the first run began, by the database's clock.
     pub(crate) began: DateTime<Utc>,
     /// The run's id, which is stored with each replayed letter.
@@ -134,7 +134,7 @@ pub(crate) struct Failure {
     pub(crate) reason: String,
 }
 
-impl CameBack {
+impl FailedAgain {
     /// Returns whether a staged replay stops here.
     pub(crate) fn stops(&self) -> bool {
         self.count > 0 || self.capped
@@ -154,7 +154,7 @@ impl From<ReplayFailure> for Failure {
 
 /// Letters that failed again after a run replayed their event. If `count` is 0 and `capped` is set, too many letters
 /// were stored since the run to examine them all.
-pub(crate) struct CameBack {
+pub(crate) struct FailedAgain {
     pub(crate) count: usize,
     pub(crate) capped: bool,
     /// The newest of them.
@@ -164,7 +164,7 @@ pub(crate) struct CameBack {
 fn may_run(access: &AppAccess, action: Resolution) -> Result<(), Problem> {
     match action {
         Resolution::Replayed => access.replay().map(drop),
-        _ => access.needs(Right::Settle),
+        _ => access.needs(Right::Resolve),
     }
 }
 
@@ -341,10 +341,10 @@ async fn run_frozen(
     frozen.done += done;
     let more = more && frozen.done + frozen.failed < frozen.counted;
     let uncounted = !more && frozen.capped;
-    let settled_by_others = match more || frozen.capped {
+    let closed_by_others = match more || frozen.capped {
         true => None,
         // The run is reported even if this count fails.
-        false => settled_by_others(access, &frozen).await.ok(),
+        false => closed_by_others(access, &frozen).await.ok(),
     };
     // The next run begins behind the failed letters, and so behind the locked letters before them.
     frozen.skipped_locked |= skipped_locked && frozen.after.is_some();
@@ -361,7 +361,7 @@ async fn run_frozen(
         more,
         uncounted,
         skipped_locked: skipped_locked || frozen.skipped_locked,
-        settled_by_others,
+        closed_by_others,
         began,
         run_id: frozen.run_id,
         stopped_by,
@@ -397,7 +397,7 @@ async fn batch(
 }
 
 /// Returns the counted letters minus those that the runs changed and those that are still open.
-async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
+async fn closed_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
     let scan_limit = access.operator().max_scan();
     let open = access
         .store()
@@ -411,11 +411,11 @@ async fn settled_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, P
 }
 
 /// Returns the letters that were stored since `since` and whose event the run of this token replayed.
-pub(crate) async fn came_back(
+pub(crate) async fn failed_again(
     access: &AppAccess,
     token: &str,
     since: DateTime<Utc>,
-) -> Result<CameBack, Problem> {
+) -> Result<FailedAgain, Problem> {
     let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
     let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?.run_id;
     let filter = DeadLetterFilter::default()
@@ -425,7 +425,7 @@ pub(crate) async fn came_back(
     let scan_limit = access.operator().max_scan();
     let page = PageRequest::default().size(NEWEST).scan_limit(scan_limit);
     let page = access.store().list(access.app_id, &filter, &page).await?;
-    Ok(CameBack {
+    Ok(FailedAgain {
         count: page.items.len(),
         capped: page.next.is_some(),
         letters: page.items.into_iter().take(SAMPLE as usize).collect(),
@@ -506,6 +506,6 @@ mod tests {
         store.recover();
         let outcome = run(&access, &outcome.token, None, None, now).await.unwrap();
         assert_eq!((outcome.done, outcome.done_so_far, outcome.more), (200, 1_200, false));
-        assert_eq!(outcome.settled_by_others, Some(0));
+        assert_eq!(outcome.closed_by_others, Some(0));
     }
 }

@@ -9,12 +9,12 @@ mod bulk;
 mod clock;
 mod guard;
 mod input;
+mod letter_actions;
 mod pages;
 mod payload;
 mod problem;
 #[cfg(feature = "serve")]
 mod server;
-mod settle;
 mod shares;
 mod token;
 mod urls;

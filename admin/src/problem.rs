@@ -34,12 +34,12 @@ pub(crate) struct Problem {
     field: Option<String>,
     /// How the letter was settled before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    settled: Option<ClosedBefore>,
+    settled: Option<ResolvedBefore>,
 }
 
 /// Who was there before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct ClosedBefore {
+pub(crate) struct ResolvedBefore {
     /// As what. Null is a resolution that this version does not know.
     #[schema(value_type = Option<String>)]
     pub(crate) resolution: Option<Resolution>,
@@ -241,12 +241,12 @@ impl Problem {
         Self::new(ProblemType::Misdirected, "the admin is not known by this host name")
     }
 
-    pub(crate) fn already_resolved(settled: ClosedBefore) -> Self {
+    pub(crate) fn already_resolved(settled: ResolvedBefore) -> Self {
         let detail = "somebody was faster: see settled";
         Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
     }
 
-    pub(crate) fn changed(settled: ClosedBefore) -> Self {
+    pub(crate) fn changed(settled: ResolvedBefore) -> Self {
         let detail = "others settle and reopen it at the same time: see settled";
         Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
     }
@@ -271,7 +271,7 @@ impl Problem {
         &self.detail
     }
 
-    pub(crate) fn settled(&self) -> Option<&ClosedBefore> {
+    pub(crate) fn settled(&self) -> Option<&ResolvedBefore> {
         self.settled.as_ref()
     }
 }
@@ -284,7 +284,7 @@ impl From<DeadLetterRepoError> for Problem {
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
-                return Self::already_resolved(ClosedBefore {
+                return Self::already_resolved(ResolvedBefore {
                     resolution: *resolution,
                     resolved_at: *resolved_at,
                     resolved_by: by.clone(),

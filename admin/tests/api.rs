@@ -366,19 +366,19 @@ async fn a_group_whose_letters_were_settled_before_the_newest_came_back(world: W
     };
     world.stored("2026-03-01T10:00:00Z", |letter| settled(letter, "2026-03-01T11:00:00Z")).await;
     let client = world.client();
-    let came_back = async || {
+    let failed_again = async || {
         let group = &client.get(world.path("groups?state=any")).await.json()["items"][0];
-        (group["settled"].clone(), group["came_back"].clone())
+        (group["settled"].clone(), group["failed_again"].clone())
     };
-    assert_eq!(came_back().await, (json!(1), json!(false)));
+    assert_eq!(failed_again().await, (json!(1), json!(false)));
     let unsettled = |mut letter: dead_letters::StoredLetter| {
         letter.script_id = None;
         letter
     };
     world.stored("2026-03-01T10:59:00Z", unsettled).await;
-    assert_eq!(came_back().await, (json!(1), json!(false)));
+    assert_eq!(failed_again().await, (json!(1), json!(false)));
     world.stored("2026-03-01T11:01:00Z", unsettled).await;
-    assert_eq!(came_back().await, (json!(1), json!(true)));
+    assert_eq!(failed_again().await, (json!(1), json!(true)));
 }
 
 async fn a_timeline_has_every_bucket(world: World) {

@@ -25,6 +25,6 @@ mod ending;
 mod files;
 mod look;
 mod serve;
-mod settle;
+mod letter_actions;
 mod support;
 mod usage;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType, WithClause,
@@ -16,9 +16,10 @@ use super::{
     SeaOrmDeadLetterRepo,
     connection::RepoConnection,
     count::{capped, count_to, from_ids},
+    dialect::Dialect,
+    hidden_limits::with_hidden_limits,
     in_range,
     parts::{Part, Sort, by_time, conditions, first},
-    text::with_hidden_limits,
 };
 use crate::{AppId, Backlog, BacklogRequest, DeadLetterRepoError, DeadLetterState};
 
@@ -36,18 +37,18 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let behind = among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after));
             behind.copied().collect::<BTreeSet<_>>()
         });
-        if self.sharded {
+        let dialect = self.dialect()?;
+        if dialect == Dialect::Sharded {
             return self.find_backlogs_one_by_one(among, after, limit, cap).await;
         }
-        let backend = self.db.get_database_backend();
         let mut backlogs = Vec::new();
         match among {
-            None => self.look_up(skip_to_open(backend, after, limit), cap, &mut backlogs).await?,
+            None => self.look_up(skip_to_open(dialect, after, limit), cap, &mut backlogs).await?,
             Some(among) => {
                 let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
                 for among in among.chunks(APPS_PER_STATEMENT) {
                     let left = limit - backlogs.len() as u32;
-                    self.look_up(pick_open(backend, among, left), cap, &mut backlogs).await?;
+                    self.look_up(pick_open(dialect, among, left), cap, &mut backlogs).await?;
                     if backlogs.len() == limit as usize {
                         break;
                     }
@@ -64,14 +65,14 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u32,
         cap: u32,
     ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         let mut among = among.map(BTreeSet::into_iter);
         let mut backlogs = Vec::new();
         while backlogs.len() < limit as usize {
             let app_id = match &mut among {
                 Some(among) => among.next(),
                 None => {
-                    let next = with_hidden_limits(backend, &next_open(backend, is_behind(after)));
+                    let next = with_hidden_limits(dialect, &next_open(dialect, is_behind(after)));
                     let next = self.db.query_one_raw(next).await?;
                     next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
                 }
@@ -79,9 +80,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             let Some(app_id) = app_id else { break };
             after = Some(app_id);
             let of_app = Query::select()
-                .apply(|query| backlog(query, backend, app_id.into_inner().into(), cap))
+                .apply(|query| backlog(query, dialect, app_id.into_inner().into(), cap))
                 .take();
-            for row in self.db.query_all_raw(with_hidden_limits(backend, &of_app)).await? {
+            for row in self.db.query_all_raw(with_hidden_limits(dialect, &of_app)).await? {
                 // All of an app's letters were closed in the meantime, or a listed app has no open letters.
                 if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
                     backlogs.push(to_backlog(&row, cap)?);
@@ -97,8 +98,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         cap: u32,
         backlogs: &mut Vec<Backlog>,
     ) -> Result<(), DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
-        let look_up = with_hidden_limits(backend, &backlogs_of(backend, apps, cap));
+        let dialect = self.dialect()?;
+        let look_up = with_hidden_limits(dialect, &backlogs_of(dialect, apps, cap));
         for row in self.db.query_all_raw(look_up).await? {
             backlogs.push(to_backlog(&row, cap)?);
         }
@@ -110,16 +111,16 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 const APP_ID: (&str, &str) = ("apps", "app_id");
 
 /// Selects the first open row in the order, of the rows that fulfill the condition.
-fn first_open(backend: DbBackend, condition: Condition, sort: Sort<'_>, column: Column) -> SelectStatement {
+fn first_open(dialect: Dialect, condition: Condition, sort: Sort<'_>, column: Column) -> SelectStatement {
     let columns = Query::select().columns(sort.iter().map(|&(column, _)| column)).take();
-    let first = first(backend, conditions(Part::of(DeadLetterState::Open), &condition), sort, 1, &columns);
+    let first = first(dialect, conditions(Part::of(DeadLetterState::Open), &condition), sort, 1, &columns);
     Query::select().column(column).from_subquery(first, "first").take()
 }
 
 /// Selects the first app within the bound that has open letters.
-fn next_open(backend: DbBackend, bound: Expr) -> SelectStatement {
+fn next_open(dialect: Dialect, bound: Expr) -> SelectStatement {
     let by_app = [(Column::AppId, Order::Asc)];
-    first_open(backend, Condition::all().add(bound), &by_app, Column::AppId)
+    first_open(dialect, Condition::all().add(bound), &by_app, Column::AppId)
 }
 
 fn is_behind(after: Option<AppId>) -> Expr {
@@ -131,10 +132,10 @@ fn is_behind(after: Option<AppId>) -> Expr {
 }
 
 /// Steps from one app to the next one that has open letters. Each step probes each index of open letters once.
-fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithClause {
+fn skip_to_open(dialect: Dialect, after: Option<AppId>, limit: u32) -> WithClause {
     let one = || Expr::Constant(1.into());
     let further = Query::select()
-        .expr(next_open(backend, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
+        .expr(next_open(dialect, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
         .expr(Expr::col("number").add(one()))
         .from("apps")
         // The last step finds no app.
@@ -142,7 +143,7 @@ fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithCla
         .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
         .take();
     let apps = Query::select()
-        .expr(next_open(backend, is_behind(after)))
+        .expr(next_open(dialect, is_behind(after)))
         .expr(one())
         .union(UnionType::All, further)
         .take();
@@ -153,11 +154,11 @@ fn skip_to_open(backend: DbBackend, after: Option<AppId>, limit: u32) -> WithCla
 
 /// Selects the listed apps that have open letters. PostgreSQL may plan EXISTS so that it reads the open letters of
 /// all apps.
-fn pick_open(backend: DbBackend, among: &[Uuid], limit: u32) -> WithClause {
+fn pick_open(dialect: Dialect, among: &[Uuid], limit: u32) -> WithClause {
     let mut apps = Query::select();
-    let app_id = from_ids(&mut apps, backend, among, "listed");
+    let app_id = from_ids(&mut apps, dialect, among, "listed");
     apps.expr_as(app_id.clone(), "app_id")
-        .and_where(Expr::from(seen(backend, app_id.clone(), Order::Desc)).is_not_null())
+        .and_where(Expr::from(seen(dialect, app_id.clone(), Order::Desc)).is_not_null())
         .order_by_expr(app_id, Order::Asc)
         .limit(limit.into());
     let apps = CommonTableExpression::new().table_name("apps").query(apps).to_owned();
@@ -165,14 +166,14 @@ fn pick_open(backend: DbBackend, among: &[Uuid], limit: u32) -> WithClause {
 }
 
 /// Selects when the app's newest or oldest open letter was created.
-fn seen(backend: DbBackend, app_id: Expr, order: Order) -> SelectStatement {
+fn seen(dialect: Dialect, app_id: Expr, order: Order) -> SelectStatement {
     let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
-    first_open(backend, of_app, &by_time(Column::CreatedAt, order), Column::CreatedAt)
+    first_open(dialect, of_app, &by_time(Column::CreatedAt, order), Column::CreatedAt)
 }
 
-fn backlogs_of(backend: DbBackend, apps: WithClause, cap: u32) -> SelectStatement {
+fn backlogs_of(dialect: Dialect, apps: WithClause, cap: u32) -> SelectStatement {
     Query::select()
-        .apply(|query| backlog(query, backend, Expr::col(APP_ID), cap))
+        .apply(|query| backlog(query, dialect, Expr::col(APP_ID), cap))
         .from("apps")
         .and_where(Expr::col(APP_ID).is_not_null())
         .order_by(APP_ID, Order::Asc)
@@ -181,13 +182,13 @@ fn backlogs_of(backend: DbBackend, apps: WithClause, cap: u32) -> SelectStatemen
 }
 
 /// Selects the columns that [`to_backlog`] reads.
-fn backlog(query: &mut SelectStatement, backend: DbBackend, app_id: Expr, cap: u32) {
+fn backlog(query: &mut SelectStatement, dialect: Dialect, app_id: Expr, cap: u32) {
     query
         .expr(app_id.clone())
-        .expr(count_to(backend, cap, DeadLetterState::Open, app_id.clone()))
-        .expr(count_to(backend, cap, DeadLetterState::Unresolved, app_id.clone()))
-        .expr(seen(backend, app_id.clone(), Order::Asc))
-        .expr(seen(backend, app_id, Order::Desc));
+        .expr(count_to(dialect, cap, DeadLetterState::Open, app_id.clone()))
+        .expr(count_to(dialect, cap, DeadLetterState::Unresolved, app_id.clone()))
+        .expr(seen(dialect, app_id.clone(), Order::Asc))
+        .expr(seen(dialect, app_id, Order::Desc));
 }
 
 fn to_backlog(row: &QueryResult, cap: u32) -> Result<Backlog, DeadLetterRepoError> {

@@ -7,8 +7,7 @@ use sea_orm::{DatabaseTransaction, DbErr};
 use super::{
     SeaOrmDeadLetterRepo,
     convert::{self, NewRow, OverCap},
-    insert, new_id,
-    transaction::{self, abandon},
+    insert, new_id, transaction,
 };
 use crate::{
     DeadLetterId, DeadLetterRepoError, NewDeadLetter,
@@ -98,17 +97,16 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
     {
-        let txn = transaction::begin(self.pool()).await?;
-        match take(&txn).await {
-            Ok(1) => {}
-            Ok(taken) => return abandon(txn, DeadLetterRepoError::EventNotTaken { taken }).await,
-            Err(error) => return abandon(txn, error.into()).await,
-        }
-        // If the transaction is lost, the insert would run outside any transaction.
-        let txn = transaction::still_open(txn).await?;
-        if let Err(error) = insert::one(&txn, row).await {
-            return abandon(txn, error).await;
-        }
-        Ok(txn.commit().await?)
+        let dialect = self.dialect()?;
+        let move_event = async |txn: &DatabaseTransaction| {
+            let taken = take(txn).await?;
+            if taken != 1 {
+                return Err(DeadLetterRepoError::EventNotTaken { taken });
+            }
+            // If the transaction is lost, the insert would run outside any transaction.
+            transaction::check_open(txn).await?;
+            insert::one(txn, dialect, row).await
+        };
+        transaction::run(self.pool(), move_event).await
     }
 }

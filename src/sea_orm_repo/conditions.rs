@@ -3,12 +3,16 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend,
+    ColumnTrait, Condition,
     sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, FunctionCall, Query, SelectStatement, Value},
 };
 use uuid::Uuid;
 
-use super::{convert, in_range};
+use super::{
+    convert,
+    dialect::{Dialect, likely},
+    in_range,
+};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, IdFilter, PayloadKind,
     Resolution, time::to_bound,
@@ -35,20 +39,16 @@ pub(super) fn is_of_state(state: DeadLetterState) -> Option<Expr> {
     }
 }
 
-pub(super) fn is_of_app(
-    app_id: AppId,
-    filter: &DeadLetterFilter,
-    backend: DbBackend,
-    sharded: bool,
-) -> Condition {
+pub(super) fn is_of_app(app_id: AppId, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
     let is_of_app = Column::AppId.eq(app_id.into_inner());
-    Condition::all().add(match backend {
+    Condition::all().add(match dialect {
+        _ if filter.ids.is_none() => is_of_app,
         // Citus routes a statement to one shard only if the condition on the app is plain.
-        _ if sharded || filter.ids.is_none() => is_of_app,
+        Dialect::Sharded => is_of_app,
         // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
-        DbBackend::Sqlite => Func::cust("likely").arg(is_of_app).into(),
+        Dialect::Sqlite => likely(is_of_app),
         // PostgreSQL does the same if the app is new since the last ANALYZE.
-        _ => is_of_app.is(Expr::Constant(true.into())),
+        Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
     })
 }
 
@@ -60,56 +60,22 @@ pub(super) fn is_before(time: DateTime<Utc>) -> Expr {
     COLUMN.created_at.lt(to_bound(time))
 }
 
-/// Returns the database's time at the start of the statement, as a value for a row. SQLite's is text in the
-/// driver's format.
-pub(super) fn now(backend: DbBackend) -> Expr {
-    if backend != DbBackend::Sqlite {
-        // The transaction's start may be earlier than the row's creation, and the time of each row is volatile.
-        return Func::cust("statement_timestamp").into();
-    }
-    let now = Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now"].map(constant));
-    // The driver writes no fraction at a whole second.
-    Func::cust("replace").args([now.into(), constant(".000+"), constant("+")]).into()
-}
-
-/// Returns [`now`] as an upper bound. All rows that a statement sees were created before it, except rows that were
-/// stored with a later time. SQLite's clock has milliseconds, so the bound is the next millisecond.
-pub(super) fn now_as_bound(backend: DbBackend) -> Expr {
-    match backend {
-        DbBackend::Sqlite => Func::cust("strftime")
-            .args(["%Y-%m-%dT%H:%M:%f+00:00", "now", "+0.001 seconds"].map(constant))
-            .into(),
-        _ => now(backend),
-    }
-}
-
-fn constant(text: &str) -> Expr {
-    Expr::Constant(text.into())
-}
-
 /// Adds the filter's conditions except its state and times. No index serves these conditions, except the one on
 /// the ids.
-pub(super) fn narrow(
-    wide: Condition,
-    filter: &DeadLetterFilter,
-    backend: DbBackend,
-    sharded: bool,
-) -> Condition {
+pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
     // The store replaces a NUL with U+FFFD, so the filter does too.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
-    // LIKE would need its wildcards escaped, and ignores case on SQLite.
-    let position = if backend == DbBackend::Sqlite { "instr" } else { "strpos" };
-    wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, backend, sharded)))
+    wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, dialect)))
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
         .add_option(filter.trigger_id.map(|id| is_id(Column::TriggerId, id)))
         .add_option(filter.script_id.map(|id| is_id(Column::ScriptId, id)))
         .add_option(filter.original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
-        .add_option(text(&filter.error_contains).map(|part| {
-            let position = Func::cust(position).arg(Column::LastError.into_expr()).arg(part);
-            Expr::from(position).gt(0)
-        }))
+        .add_option(
+            text(&filter.error_contains)
+                .map(|part| dialect.position(Column::LastError.into_expr(), part).gt(0)),
+        )
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
         .add_option(text(&filter.group_key).map(|key| COLUMN.group_key.eq(key)))
         .add_option(
@@ -159,18 +125,18 @@ fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {
 
 /// Returns the condition of a row whose id is one of these. On PostgreSQL it is a semi-join. A list in `IN` or `=
 /// ANY` changes to a generic plan after five calls, and that plan reads the whole app.
-fn is_one_of(ids: &[DeadLetterId], backend: DbBackend, sharded: bool) -> Expr {
-    match backend {
-        DbBackend::Postgres if !sharded => Column::Id.in_subquery(each_of(ids)),
-        _ => is_any_of_ids(ids, backend),
+fn is_one_of(ids: &[DeadLetterId], dialect: Dialect) -> Expr {
+    match dialect {
+        Dialect::Postgres => Column::Id.in_subquery(each_of(ids)),
+        Dialect::Sharded | Dialect::Sqlite => is_any_of_ids(ids, dialect),
     }
 }
 
 /// Returns the condition of a row whose id is one of these, so that the key alone finds the row.
-pub(super) fn is_any_of_ids(ids: &[DeadLetterId], backend: DbBackend) -> Expr {
-    match backend {
-        DbBackend::Postgres => is_any_of(each_of(ids)),
-        _ => Column::Id.is_in(ids.iter().map(|id| id.into_inner())),
+pub(super) fn is_any_of_ids(ids: &[DeadLetterId], dialect: Dialect) -> Expr {
+    match dialect {
+        Dialect::Postgres | Dialect::Sharded => is_any_of(each_of(ids)),
+        Dialect::Sqlite => Column::Id.is_in(ids.iter().map(|id| id.into_inner())),
     }
 }
 

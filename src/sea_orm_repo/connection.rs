@@ -7,11 +7,12 @@ use sea_orm::{
     QueryResult, Statement, StreamTrait,
 };
 
-use crate::error::code_of;
+use super::transaction;
+use crate::{DeadLetterRepoError, db_code::DbCode};
 
 /// How often a statement over a pool is sent again.
 const RETRIES: usize = 3;
-const SERIALIZATION_FAILURE: &str = "40001";
+const SERIALIZATION_FAILURE: DbCode = DbCode::SqlState(*b"40001");
 
 /// The connection over which a repo sends its statements.
 ///
@@ -25,7 +26,21 @@ pub(super) struct Connection<C>(pub(super) C);
 impl<C: RepoConnection> Connection<C> {
     /// Returns the pool, if this is one.
     pub(super) fn pool(&self) -> Option<&DatabaseConnection> {
-        self.0.pool()
+        match self.0.executor() {
+            DatabaseExecutor::Connection(pool) => Some(pool),
+            _ => None,
+        }
+    }
+
+    /// Runs `work` in a transaction of its own over a pool, and otherwise in the caller's transaction.
+    pub(super) async fn in_transaction<T>(
+        &self,
+        work: impl AsyncFnOnce(&DatabaseExecutor<'_>) -> Result<T, DeadLetterRepoError>,
+    ) -> Result<T, DeadLetterRepoError> {
+        match self.pool() {
+            Some(pool) => transaction::run_checked(pool, async |txn| work(&txn.into()).await).await,
+            None => work(&self.0.executor()).await,
+        }
     }
 
     /// See [`RepoConnection::rows`].
@@ -47,7 +62,7 @@ impl<C: RepoConnection> Connection<C> {
         if self.pool().is_some() && self.get_database_backend() == DbBackend::Postgres {
             for _ in 0..RETRIES {
                 match send(&self.0, statement.clone()).await {
-                    Err(error) if code_of(&error).as_deref() == Some(SERIALIZATION_FAILURE) => {}
+                    Err(error) if DbCode::of(&error) == Some(SERIALIZATION_FAILURE) => {}
                     outcome => return outcome,
                 }
             }
@@ -82,8 +97,7 @@ impl<C: RepoConnection> ConnectionTrait for Connection<C> {
 /// A pool, or a transaction of the caller. The private path seals the trait.
 #[async_trait]
 pub trait RepoConnection: ConnectionTrait + Send {
-    /// Returns the pool, if this is one.
-    fn pool(&self) -> Option<&DatabaseConnection>;
+    fn executor(&self) -> DatabaseExecutor<'_>;
 
     /// Returns a statement's rows. Each row is read while the server sends the next one, whereas SeaORM's `all`
     /// starts to read when the last row has arrived. This pays off for large pages, such as an export's.
@@ -95,8 +109,8 @@ pub trait RepoConnection: ConnectionTrait + Send {
 
 #[async_trait]
 impl RepoConnection for DatabaseConnection {
-    fn pool(&self) -> Option<&DatabaseConnection> {
-        Some(self)
+    fn executor(&self) -> DatabaseExecutor<'_> {
+        self.into()
     }
 
     async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr> {
@@ -106,8 +120,12 @@ impl RepoConnection for DatabaseConnection {
 
 #[async_trait]
 impl RepoConnection for DatabaseExecutor<'_> {
-    fn pool(&self) -> Option<&DatabaseConnection> {
-        None
+    fn executor(&self) -> DatabaseExecutor<'_> {
+        match self {
+            Self::Connection(pool) => (*pool).into(),
+            Self::Transaction(txn) => (*txn).into(),
+            Self::OwnedTransaction(txn) => txn.into(),
+        }
     }
 
     async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr> {

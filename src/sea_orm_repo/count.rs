@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr,
+    ColumnTrait, Condition, ConnectionTrait, DbErr,
     prelude::DateTimeWithTimeZone,
     sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, Order, Query, SelectStatement, Value},
 };
@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::now_as_bound,
     connection::RepoConnection,
+    dialect::Dialect,
+    hidden_limits::with_hidden_limits,
     in_range,
     parts::{Part, by_time, conditions, first},
-    text::with_hidden_limits,
 };
 use crate::{
     AppId, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterState,
@@ -44,15 +44,15 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: Option<u32>,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        if let (true, Some(cap)) = (self.sharded, cap) {
+        let dialect = self.dialect()?;
+        if let (Dialect::Sharded, Some(cap)) = (dialect, cap) {
             return self.count_unresolved_one_by_one(app_ids, cap).await;
         }
-        let backend = self.db.get_database_backend();
         let mut found = HashMap::new();
         for app_ids in app_ids.chunks(APPS_PER_COUNT) {
-            let count = match self.sharded {
-                true => backend.build(&unresolved_by_app(app_ids)),
-                false => with_hidden_limits(backend, &unresolved_of_apps(backend, app_ids, cap)),
+            let count = match dialect {
+                Dialect::Sharded => dialect.build(&unresolved_by_app(app_ids)),
+                _ => with_hidden_limits(dialect, &unresolved_of_apps(dialect, app_ids, cap)),
             };
             let rows = self.db.query_all_raw(count).await?;
             for row in rows {
@@ -71,11 +71,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_ids: &[AppId],
         cap: u32,
     ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         let mut counts = Vec::with_capacity(app_ids.len());
         for &app_id in app_ids {
-            let count = count_to(backend, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
-            let counted = self.db.query_one_raw(with_hidden_limits(backend, &count)).await?;
+            let count = count_to(dialect, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
+            let counted = self.db.query_one_raw(with_hidden_limits(dialect, &count)).await?;
             let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
             counts.push(UnresolvedCount { app_id, unresolved: capped(counted, Some(cap)) });
         }
@@ -92,7 +92,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let mut matching = self.bounded(self.matching(app_id, filter)?.until_now(), scan_limit).await?;
         let place = Query::select().columns([matching.time(), Column::Id]).take();
         let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
-        let now = now_as_bound(self.db.get_database_backend());
+        let now = self.dialect()?.now_as_bound();
         let count = Query::select().expr(now).expr(count).take();
         let counted = matching.fetch(&self.db, count).await?.pop();
         let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
@@ -114,7 +114,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if event_ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = self.db.query_all(&replays_of(self.db.get_database_backend(), app_id, event_ids)).await?;
+        let rows = self.db.query_all(&replays_of(self.dialect()?, app_id, event_ids)).await?;
         let mut found = HashMap::new();
         for row in rows {
             found.insert(row.try_get_by_index::<Uuid>(0)?, row.try_get_by_index::<i64>(1)?.unsigned_abs());
@@ -124,11 +124,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 }
 
 /// Selects a count for each event.
-fn replays_of(backend: DbBackend, app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
+fn replays_of(dialect: Dialect, app_id: AppId, event_ids: &[Uuid]) -> SelectStatement {
     let constant = |text: &str| Expr::Constant(text.into());
     let resolution = Func::coalesce([Column::Resolution.into_expr(), constant("")]);
     let mut replays = Query::select();
-    let event_id = from_ids(&mut replays, backend, event_ids, "event");
+    let event_id = from_ids(&mut replays, dialect, event_ids, "event");
     let replayed = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from(Entity)
@@ -145,11 +145,11 @@ fn replays_of(backend: DbBackend, app_id: AppId, event_ids: &[Uuid]) -> SelectSt
 /// Otherwise PostgreSQL would compile the statement first (JIT).
 pub(super) fn from_ids(
     query: &mut SelectStatement,
-    backend: DbBackend,
+    dialect: Dialect,
     ids: &[Uuid],
     alias: &'static str,
 ) -> Expr {
-    if backend == DbBackend::Sqlite {
+    if dialect == Dialect::Sqlite {
         query.from_values(ids.iter().copied(), alias);
         return Expr::col((alias, "column1"));
     }
@@ -160,18 +160,13 @@ pub(super) fn from_ids(
 }
 
 /// Counts an app's letters of a state. The index scan ends at one letter more than the cap.
-pub(super) fn count_to(
-    backend: DbBackend,
-    cap: u32,
-    state: DeadLetterState,
-    app_id: Expr,
-) -> SelectStatement {
+pub(super) fn count_to(dialect: Dialect, cap: u32, state: DeadLetterState, app_id: Expr) -> SelectStatement {
     let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
     let place = Query::select().columns([Column::CreatedAt, Column::Id]).take();
     // Without an order PostgreSQL may scan the whole table, because it expects to find that many rows early.
     let newest_first = by_time(Column::CreatedAt, Order::Desc);
     let conditions = conditions(Part::of(state), &of_app);
-    count_rows(first(backend, conditions, &newest_first, u64::from(cap) + 1, &place))
+    count_rows(first(dialect, conditions, &newest_first, u64::from(cap) + 1, &place))
 }
 
 fn count_rows(rows: SelectStatement) -> SelectStatement {
@@ -186,12 +181,12 @@ pub(super) fn capped(counted: i64, cap: Option<u32>) -> CappedCount {
 }
 
 /// Selects a count for each app.
-fn unresolved_of_apps(backend: DbBackend, app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
+fn unresolved_of_apps(dialect: Dialect, app_ids: &[AppId], cap: Option<u32>) -> SelectStatement {
     let app_ids: Vec<_> = app_ids.iter().map(|app_id| app_id.into_inner()).collect();
     let mut counts = Query::select();
-    let app_id = from_ids(&mut counts, backend, &app_ids, "app");
+    let app_id = from_ids(&mut counts, dialect, &app_ids, "app");
     let unresolved = match cap {
-        Some(cap) => count_to(backend, cap, DeadLetterState::Unresolved, app_id.clone()),
+        Some(cap) => count_to(dialect, cap, DeadLetterState::Unresolved, app_id.clone()),
         None => Query::select()
             .expr(Func::count(Expr::col(Asterisk)))
             .from(Entity)

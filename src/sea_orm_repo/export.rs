@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ConnectionTrait, EntityTrait, FromQueryResult, QueryTrait,
+    EntityTrait, FromQueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
     sea_query::{Expr, ExprTrait, Func, Query, SelectStatement},
 };
@@ -14,9 +14,10 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
     connection::RepoConnection,
-    convert, in_range,
+    convert,
+    hidden_limits::with_hidden_limits,
+    in_range,
     scan::{Matching, Place},
-    text::with_hidden_limits,
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
 
@@ -33,10 +34,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
         let size = in_range("page.size", page.size, SIZES)?;
         let mut listed = self.listed(app_id, filter, page).await?;
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         // If the filter leaves rows out, searching twice costs more than fetching the rows by their ids.
         if !listed.is_narrow() && !listed.is_bounded() {
-            let page = with_hidden_limits(backend, &light_page(&listed, size));
+            let page = with_hidden_limits(dialect, &light_page(&listed, size));
             let rows = self.db.rows::<convert::Row>(page).await?;
             let letters: Vec<_> = rows.into_iter().map(StoredLetter::from).collect();
             if !letters.is_empty() {
@@ -68,7 +69,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
         let by_id = DeadLetterFilter { ids, ..filter.clone() };
         let rows = self.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
-        let rows = convert::Row::find_by_statement(with_hidden_limits(backend, &rows)).all(&self.db).await?;
+        let rows = convert::Row::find_by_statement(with_hidden_limits(dialect, &rows)).all(&self.db).await?;
         Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })
     }
 }

@@ -4,19 +4,21 @@ use std::ops::Range;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect,
+    ColumnTrait, Condition, DbErr, EntityTrait, FromQueryResult, QueryFilter, QuerySelect,
     sea_query::{Func, Order},
 };
 use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     conditions::is_row,
     connection::RepoConnection,
-    convert, in_range, non_negative,
+    convert,
+    dialect::Dialect,
+    hidden_limits::{shown, with_hidden_limits},
+    in_range, non_negative,
     parts::{Part, by_time, conditions, first},
-    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page,
@@ -25,9 +27,9 @@ use crate::{
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn find(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        static GET: Text = Text::new();
+        static GET: CachedSql = CachedSql::new();
         let id = id.into_inner();
-        let get = GET.with(self.db.get_database_backend(), [id.into()], || {
+        let get = GET.with(self.dialect()?, [id.into()], || {
             convert::ShownRow::columns().and_where(COLUMN.id.eq(id)).take()
         });
         let row = convert::ShownRow::find_by_statement(get).one(&self.db).await?;
@@ -52,18 +54,18 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // index.
         let part = if unresolved_only { Part::Unresolved } else { Part::All };
         let of_app = Condition::all().add(COLUMN.app_id.eq(app_id.into_inner()));
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         let newest_first = by_time(Column::CreatedAt, Order::Desc);
         let last = limit.saturating_add(offset).min(i64::MAX.unsigned_abs());
         let columns = convert::ShownRow::columns();
-        let mut page = first(backend, conditions(&[part], &of_app), &newest_first, last, &columns);
+        let mut page = first(dialect, conditions(&[part], &of_app), &newest_first, last, &columns);
         let page = match offset {
-            0 => with_hidden_limits(backend, &page),
-            _ if backend == DbBackend::Sqlite => {
+            0 => with_hidden_limits(dialect, &page),
+            _ if dialect == Dialect::Sqlite => {
                 // As a literal, each offset would make a different statement to prepare.
-                backend.build(page.limit(limit).offset(offset))
+                dialect.build(page.limit(limit).offset(offset))
             }
-            _ => with_hidden_limits(backend, page.limit(shown(limit)).offset(offset)),
+            _ => with_hidden_limits(dialect, page.limit(shown(limit)).offset(offset)),
         };
         let rows = convert::ShownRow::find_by_statement(page).all(&self.db).await?;
         Ok(rows.into_iter().map(DeadLetterRow::from).collect())
@@ -75,7 +77,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
         let row = convert::ShownRow::columns().cond_where(is_row(app_id, id)).take();
-        let row = self.db.get_database_backend().build(&row);
+        let row = self.dialect()?.build(&row);
         let row = convert::ShownRow::find_by_statement(row).one(&self.db).await?;
         Ok(row.map(DeadLetterRow::from))
     }
@@ -86,7 +88,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterSummary>, DeadLetterRepoError> {
         let summary = convert::Summary::columns().cond_where(is_row(app_id, id)).take();
-        let summary = self.db.get_database_backend().build(&summary);
+        let summary = self.dialect()?.build(&summary);
         let row = convert::Summary::find_by_statement(summary).one(&self.db).await?;
         Ok(row.map(DeadLetterSummary::from))
     }

@@ -2,7 +2,7 @@
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, FromQueryResult,
+    ColumnTrait, Condition, FromQueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, JoinType, Keyword, Order,
@@ -16,9 +16,9 @@ use super::{
     conditions::is_open,
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
+    hidden_limits::shown,
     in_range,
     scan::Matching,
-    text::shown,
     timeline::Bins,
 };
 use crate::{
@@ -34,10 +34,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         request: &GroupRequest,
     ) -> Result<ErrorGroups, DeadLetterRepoError> {
         let limit = in_range("limit", request.limit, PAGE_SIZES)?;
-        let backend = self.db.get_database_backend();
-        let buckets = request.timeline.map(|buckets| Bins::new(buckets, backend)).transpose()?;
+        let dialect = self.dialect()?;
+        let buckets = request.timeline.map(|buckets| Bins::new(buckets, dialect)).transpose()?;
         let mut matching = self.bounded(self.matching(app_id, filter)?, request.scan_limit).await?;
-        let query = group_errors(&matching, buckets.as_ref(), limit, self.sharded.then_some(app_id));
+        let query = group_errors(&matching, buckets.as_ref(), limit, dialect.shard(app_id));
         let mut groups: Vec<ErrorGroup> = Vec::new();
         for row in matching.fetch(&self.db, query).await? {
             let of_bucket = ErrorGroupRow::from_query_result(&row, "")?;
@@ -70,7 +70,7 @@ fn group_errors(
     matching: &Matching<'_>,
     buckets: Option<&Bins>,
     limit: u32,
-    app_of_sharded: Option<AppId>,
+    shard: Option<AppId>,
 ) -> SelectStatement {
     let bucket = buckets.map_or(Expr::Keyword(Keyword::Null), |buckets| {
         CaseStatement::new().case(buckets.holds(), buckets.bucket()).into()
@@ -153,7 +153,7 @@ fn group_errors(
             "newest",
             Condition::all()
                 .add(letter(Column::Id).eq(newest_id))
-                .add_option(app_of_sharded.map(|app_id| letter(Column::AppId).eq(app_id.into_inner()))),
+                .add_option(shard.map(|app_id| letter(Column::AppId).eq(app_id.into_inner()))),
         )
         .join(
             JoinType::InnerJoin,

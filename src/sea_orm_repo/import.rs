@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr,
+    ColumnTrait, ConnectionTrait, DbErr,
     sea_query::{Asterisk, Expr, Func, OnConflict, Query},
 };
 use serde::de::DeserializeOwned;
@@ -12,16 +12,14 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     connection::RepoConnection,
     convert::{self, STORED_COLUMNS},
+    dialect::Dialect,
     in_range,
-    insert::{Form, ROW_BYTES, arrays, batches, form, form_of_one_statement, insert_arrays, insert_values},
-    text::Text,
-    transaction,
+    insert::{Form, ROW_BYTES, arrays, batches, form_of_one_statement, insert_arrays, insert_values},
 };
-use crate::{
-    AppId, DeadLetterRepoError, Imported, PayloadKind, Resolution, StoredLetter, description::sqlx_error,
-};
+use crate::{DeadLetterRepoError, Imported, PayloadKind, Resolution, StoredLetter, description::sqlx_error};
 
 const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// The most attempts at letters that exist when they are inserted, and that other clients delete before they are
@@ -40,31 +38,29 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         if letters.is_empty() {
             return Ok(Imported::default());
         }
-        let shard = |letter: &StoredLetter| self.sharded.then_some(letter.app_id);
+        let dialect = self.dialect()?;
+        let shard = |letter: &StoredLetter| dialect.shard(letter.app_id);
         // The reversal puts the last copy of a letter first, and that copy stays.
         let mut ordered: Vec<_> = letters.iter().rev().collect();
         // With one order, two imports of the same letters do not deadlock.
         ordered.sort_by_key(|letter| (shard(letter), letter.id));
         ordered.dedup_by_key(|letter| (shard(letter), letter.id));
-        let backend = self.db.get_database_backend();
-        let outcome = match self.db.pool() {
+        let batches = match self.db.pool() {
             None => {
                 let (rows, bytes) = (ordered.len(), ordered.iter().map(|letter| bytes_of(letter)).sum());
-                let form = form_of_one_statement::<STORED_COLUMNS>(backend, self.sharded, rows, bytes)?;
-                batch(&self.db, &Batch { letters: ordered, sharded: self.sharded, form }).await
+                let form = form_of_one_statement::<STORED_COLUMNS>(dialect, rows, bytes)?;
+                vec![Batch { letters: ordered, dialect, form }]
             }
-            Some(pool) => {
-                let form = form(backend, self.sharded);
+            Some(_) => {
+                let form = dialect.form();
                 let of_shards = ordered.chunk_by(|left, right| shard(left) == shard(right));
-                let batches = of_shards
+                of_shards
                     .flat_map(|letters| batches(form, letters.iter().copied(), |letter| bytes_of(letter)))
-                    .map(|letters| Batch { letters, sharded: self.sharded, form })
-                    .collect();
-                let txn = transaction::begin(pool).await?;
-                let outcome = all(&txn, batches).await;
-                transaction::end(txn, outcome).await
+                    .map(|letters| Batch { letters, dialect, form })
+                    .collect()
             }
         };
+        let outcome = self.db.in_transaction(async |db| all(db, batches).await).await;
         let stored = outcome.map_err(|error| naming_the_letter(error, letters))?;
         Ok(Imported { stored, present: (letters.len() as u64).saturating_sub(stored) })
     }
@@ -87,7 +83,7 @@ pub(super) fn bytes_of(letter: &StoredLetter) -> usize {
 struct Batch<'a> {
     /// Ordered by id. If the table is distributed, all of one app.
     letters: Vec<&'a StoredLetter>,
-    sharded: bool,
+    dialect: Dialect,
     form: Form,
 }
 
@@ -113,24 +109,23 @@ async fn batch(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, Dead
 }
 
 async fn insert(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<u64, DbErr> {
-    static INSERT: Text = Text::new();
-    let backend = db.get_database_backend();
+    static INSERT: CachedSql = CachedSql::new();
     let rows: Vec<_> = batch.letters.iter().map(|letter| convert::to_stored_row(letter)).collect();
     // The clause names no key, because the key of a distributed table begins with the app.
     let unless_there = OnConflict::new().do_nothing().to_owned();
     let insert = if batch.form == Form::Arrays {
         let (columns, values) = arrays(rows);
-        INSERT.with(backend, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
+        INSERT.with(batch.dialect, values, || insert_arrays(&columns).on_conflict(unless_there).to_owned())
     } else {
-        backend.build(insert_values(rows).on_conflict(unless_there))
+        batch.dialect.build(insert_values(rows).on_conflict(unless_there))
     };
     Ok(db.execute_raw(insert).await?.rows_affected())
 }
 
 async fn all_are_there(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<bool, DbErr> {
-    for of_shard in batch.letters.chunk_by(|left, right| !batch.sharded || left.app_id == right.app_id) {
-        let shard = of_shard.first().map(|letter| letter.app_id).filter(|_| batch.sharded);
-        if !are_there(db, of_shard, shard).await? {
+    let shard = |letter: &StoredLetter| batch.dialect.shard(letter.app_id);
+    for of_shard in batch.letters.chunk_by(|left, right| shard(left) == shard(right)) {
+        if !are_there(db, batch.dialect, of_shard).await? {
             return Ok(false);
         }
     }
@@ -139,16 +134,17 @@ async fn all_are_there(db: &impl ConnectionTrait, batch: &Batch<'_>) -> Result<b
 
 async fn are_there(
     db: &impl ConnectionTrait,
+    dialect: Dialect,
     letters: &[&StoredLetter],
-    shard: Option<AppId>,
 ) -> Result<bool, DbErr> {
     let mut ids: Vec<_> = letters.iter().map(|letter| letter.id.into_inner()).collect();
     ids.dedup();
     let expected = ids.len() as i64;
+    let shard = letters.first().and_then(|letter| dialect.shard(letter.app_id));
     let count = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from(Entity)
-        .and_where(is_one_of(db, &ids))
+        .and_where(is_one_of(dialect, &ids))
         .and_where_option(shard.map(|app_id| COLUMN.app_id.eq(app_id.into_inner())))
         .take();
     let counted = db.query_one(&count).await?;
@@ -156,10 +152,10 @@ async fn are_there(
 }
 
 /// Returns the condition of a row with one of these ids. On PostgreSQL its text is the same for any number of ids.
-fn is_one_of(db: &impl ConnectionTrait, ids: &[Uuid]) -> Expr {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => Column::Id.is_in(ids.iter().copied()),
-        _ => Column::Id.eq_any(ids.iter().copied()),
+fn is_one_of(dialect: Dialect, ids: &[Uuid]) -> Expr {
+    match dialect {
+        Dialect::Sqlite => Column::Id.is_in(ids.iter().copied()),
+        Dialect::Postgres | Dialect::Sharded => Column::Id.eq_any(ids.iter().copied()),
     }
 }
 

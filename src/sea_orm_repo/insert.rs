@@ -3,7 +3,7 @@
 use chrono::SecondsFormat;
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr,
+    ConnectionTrait, DbErr,
     sea_query::{
         ArrayType, Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, InsertStatement,
         Query, Value, WithClause, WithQuery,
@@ -13,13 +13,13 @@ use serde_json::Value as Json;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    cached_sql::CachedSql,
     connection::RepoConnection,
     convert::{self, NEW_COLUMNS, NewRow, OverCap, Values},
-    new_id,
-    text::Text,
-    transaction,
+    dialect::Dialect,
+    new_id, transaction,
 };
-use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, error::code_of};
+use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter, db_code::DbCode};
 
 /// The most text in one statement. A larger letter gets a statement of its own. PostgreSQL ends the connection on
 /// a statement of 1 GB, which looks like an outage.
@@ -31,15 +31,13 @@ const MAX_BYTES_IN_TRANSACTION: usize = 256 << 20;
 pub(super) const ROW_BYTES: usize = 256;
 /// The most rows in a statement with VALUES, if a call may send several statements.
 const VALUES_ROWS: usize = 128;
-/// The most values that a statement can bind.
-const POSTGRES_BINDS: usize = 65_535;
-const SQLITE_BINDS: usize = 32_766;
+const DIVISION_BY_ZERO: DbCode = DbCode::SqlState(*b"22012");
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let id = new_id();
         let row = convert::to_new_row(id, letter, OverCap::Refuse, 0, self.limits)?;
-        one(&self.db, row).await?;
+        one(&self.db, self.dialect()?, row).await?;
         Ok(id)
     }
 
@@ -52,21 +50,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             return Ok(ids);
         }
         let rows = convert::to_new_rows(&ids, letters, self.limits)?;
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         let Some(pool) = self.db.pool() else {
             let bytes = rows.iter().map(bytes_of).sum();
-            let form = form_of_one_statement::<NEW_COLUMNS>(backend, self.sharded, rows.len(), bytes)?;
+            let form = form_of_one_statement::<NEW_COLUMNS>(dialect, rows.len(), bytes)?;
             batch(&self.db, rows, form).await?;
             return Ok(ids);
         };
-        let form = form(backend, self.sharded);
+        let form = dialect.form();
         let batches = batches(form, rows, bytes_of);
         if batches.len() > 1 || form != Form::Arrays {
-            let txn = transaction::begin(pool).await?;
-            if let Err(error) = all(&txn, batches, form).await {
-                return transaction::abandon(txn, error).await;
-            }
-            txn.commit().await?;
+            transaction::run(pool, async |txn| all(txn, batches, form).await).await?;
         } else {
             all(&self.db, batches, form).await?;
         }
@@ -84,16 +78,9 @@ pub(super) enum Form {
     Json,
 }
 
-/// Returns the form of a batch. Citus sends VALUES straight to the shards of their apps, but first gathers the
-/// rows of a SELECT, such as one over arrays, in one place.
-pub(super) fn form(backend: DbBackend, sharded: bool) -> Form {
-    if backend == DbBackend::Postgres && !sharded { Form::Arrays } else { Form::Values }
-}
-
 /// Returns the form in which all rows of a call fit one statement.
 pub(super) fn form_of_one_statement<const COLUMNS: usize>(
-    backend: DbBackend,
-    sharded: bool,
+    dialect: Dialect,
     rows: usize,
     bytes: usize,
 ) -> Result<Form, DeadLetterRepoError> {
@@ -103,23 +90,26 @@ pub(super) fn form_of_one_statement<const COLUMNS: usize>(
     if bytes > MAX_BYTES_IN_TRANSACTION {
         return refused("bytes", bytes, MAX_BYTES_IN_TRANSACTION);
     }
-    let binds = if backend == DbBackend::Sqlite { SQLITE_BINDS } else { POSTGRES_BINDS };
-    match form(backend, sharded) {
-        Form::Values if rows <= binds / COLUMNS => Ok(Form::Values),
-        Form::Values if backend == DbBackend::Sqlite => Ok(Form::Json),
-        Form::Values => refused("letters", rows, binds / COLUMNS),
-        form => Ok(form),
+    let max_rows = dialect.max_binds() / COLUMNS;
+    match dialect {
+        Dialect::Sharded if rows > max_rows => refused("letters", rows, max_rows),
+        Dialect::Sqlite if rows > max_rows => Ok(Form::Json),
+        _ => Ok(dialect.form()),
     }
 }
 
 /// Inserts one row.
-pub(super) async fn one(db: &impl ConnectionTrait, row: NewRow) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Text = Text::new();
+pub(super) async fn one(
+    db: &impl ConnectionTrait,
+    dialect: Dialect,
+    row: NewRow,
+) -> Result<(), DeadLetterRepoError> {
+    static INSERT: CachedSql = CachedSql::new();
     let columns = row.each_ref().map(|&(column, _)| column);
     let values = row.into_iter().map(|(_, value)| value);
     // These values are not sent. The statement sends the values of the row.
     let build = || insert_values([columns.map(|column| (column, Value::Int(None)))]);
-    let insert = INSERT.with(db.get_database_backend(), values, build);
+    let insert = INSERT.with(dialect, values, build);
     stored(db.execute_raw(insert).await?.rows_affected(), 1)
 }
 
@@ -188,13 +178,13 @@ async fn batch(db: &impl ConnectionTrait, rows: Vec<NewRow>, form: Form) -> Resu
 }
 
 async fn arrays_or_none(db: &impl ConnectionTrait, rows: Vec<NewRow>) -> Result<(), DeadLetterRepoError> {
-    static INSERT: Text = Text::new();
+    static INSERT: CachedSql = CachedSql::new();
     let count = rows.len();
     let (columns, arrays) = arrays(rows);
     let values = arrays.into_iter().chain([(count as i64).into()]);
-    match db.query_one_raw(INSERT.with(db.get_database_backend(), values, || all_or_none(&columns))).await {
+    match db.query_one_raw(INSERT.with(Dialect::Postgres, values, || all_or_none(&columns))).await {
         Ok(_) => Ok(()),
-        Err(error) if code_of(&error).as_deref() == Some("22012") => Err(DbErr::RecordNotInserted.into()),
+        Err(error) if DbCode::of(&error) == Some(DIVISION_BY_ZERO) => Err(DbErr::RecordNotInserted.into()),
         Err(error) => Err(error.into()),
     }
 }

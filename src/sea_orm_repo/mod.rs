@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, pin::pin};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use crate::{
@@ -15,14 +15,16 @@ use crate::{
 mod backlog;
 mod bury;
 mod bytes;
+mod cached_sql;
 mod conditions;
 mod connection;
 mod convert;
 mod count;
+mod dialect;
 mod export;
 mod find;
-mod gc;
 mod group;
+mod hidden_limits;
 mod import;
 mod insert;
 mod parts;
@@ -32,13 +34,14 @@ mod scan;
 mod settle;
 mod signatures;
 mod sweep;
-mod text;
+mod sweep_sql;
 mod timeline;
 mod transaction;
 mod triage;
 
 use connection::{Connection, RepoConnection};
 use convert::Limits;
+use dialect::Dialect;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
@@ -51,7 +54,7 @@ const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 pub struct SeaOrmDeadLetterRepo<C = DatabaseConnection> {
     db: Connection<C>,
     limits: Limits,
-    sharded: bool,
+    dialect: Result<Dialect, DbErr>,
 }
 
 impl SeaOrmDeadLetterRepo {
@@ -59,7 +62,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The application opens the pool, and chooses its driver, TLS, size and timeouts.
     pub fn new(db: DatabaseConnection) -> Self {
-        Self { db: Connection(db), limits: Limits::default(), sharded: false }
+        let dialect = Dialect::of(db.get_database_backend());
+        Self { db: Connection(db), limits: Limits::default(), dialect }
     }
 
     /// Returns the pool, for the service's own statements and for [`begin`](Self::begin).
@@ -107,7 +111,7 @@ impl SeaOrmDeadLetterRepo {
     /// `import` are transactions, with a two-phase commit if they reach several workers. Bulk calls and filters by
     /// ids read all rows of an app that is new since its shard's last ANALYZE.
     pub fn sharded(mut self) -> Self {
-        self.sharded = self.db.get_database_backend() == DbBackend::Postgres;
+        self.dialect = self.dialect.map(Dialect::distributed);
         self
     }
 
@@ -130,7 +134,11 @@ impl SeaOrmDeadLetterRepo {
         &self,
         txn: &'txn DatabaseTransaction,
     ) -> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-        SeaOrmDeadLetterRepo { db: Connection(txn.into()), limits: self.limits, sharded: self.sharded }
+        SeaOrmDeadLetterRepo {
+            db: Connection(txn.into()),
+            limits: self.limits,
+            dialect: self.dialect.clone(),
+        }
     }
 
     /// Begins a transaction that is safe to drop at any time, even while it begins. A dropped transaction is
@@ -168,6 +176,12 @@ impl SeaOrmDeadLetterRepo {
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
     pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
         observed(call!("commit"), pin!(transaction::commit(txn)), |()| 0).await
+    }
+}
+
+impl<C> SeaOrmDeadLetterRepo<C> {
+    fn dialect(&self) -> Result<Dialect, DbErr> {
+        self.dialect.clone()
     }
 }
 

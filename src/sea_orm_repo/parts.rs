@@ -7,14 +7,14 @@
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend,
+    ColumnTrait, Condition,
     sea_query::{
         Alias, Asterisk, Expr, ExprTrait, Func, LockBehavior, LockType, Order, Query, SelectStatement,
         UnionType,
     },
 };
 
-use super::text::shown;
+use super::{dialect::Dialect, hidden_limits::shown};
 use crate::{DeadLetterState, Resolution};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,19 +79,19 @@ pub(super) fn by_time(time: Column, order: Order) -> [(Column, Order); 2] {
 /// would take the app for a small one, and read and sort all of the app's rows. The outer limit keeps the expected
 /// cost low. Without it, PostgreSQL would compile the statement first (JIT).
 pub(super) fn first(
-    backend: DbBackend,
+    dialect: Dialect,
     conditions: Vec<Condition>,
     sort: Sort<'_>,
     limit: u64,
     columns: &SelectStatement,
 ) -> SelectStatement {
-    merge(backend, arms(conditions, sort, limit, columns), sort, limit)
+    merge(dialect, arms(conditions, sort, limit, columns), sort, limit)
 }
 
 /// Selects as [`first`] does, and locks the rows. Rows that another transaction has locked are skipped. The
 /// statement locks up to `limit` rows for each condition.
 pub(super) fn first_locked(
-    backend: DbBackend,
+    dialect: Dialect,
     conditions: Vec<Condition>,
     sort: Sort<'_>,
     limit: u64,
@@ -101,7 +101,7 @@ pub(super) fn first_locked(
     for arm in &mut arms {
         arm.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
     }
-    merge(backend, arms, sort, limit)
+    merge(dialect, arms, sort, limit)
 }
 
 fn arms(
@@ -121,10 +121,10 @@ fn arms(
     conditions.into_iter().map(arm).collect()
 }
 
-fn merge(backend: DbBackend, arms: Vec<SelectStatement>, sort: Sort<'_>, limit: u64) -> SelectStatement {
+fn merge(dialect: Dialect, arms: Vec<SelectStatement>, sort: Sort<'_>, limit: u64) -> SelectStatement {
     let mut arms = arms.into_iter();
     let Some(arm) = arms.next() else { return Query::select() };
-    if backend == DbBackend::Sqlite && arms.len() == 0 {
+    if dialect == Dialect::Sqlite && arms.len() == 0 {
         return arm;
     }
     let whole = |arm| Query::select().column(Asterisk).from_subquery(arm, Alias::new("arm")).take();

@@ -121,16 +121,12 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction, Row) -> Result<T, DeadLetterRepoError>,
     {
-        let txn = transaction::begin(self.pool()).await?;
-        let outcome = match self
-            .in_transaction(&txn)
-            .settle_once(app_id, id, Resolution::Replayed, attribution)
-            .await
-        {
-            Ok(row) => enqueue(&txn, row).await,
-            Err(error) => Err(error),
+        let work = async |txn: &DatabaseTransaction| {
+            let repo = self.in_transaction(txn);
+            let row = repo.settle_once(app_id, id, Resolution::Replayed, attribution).await?;
+            enqueue(txn, row).await
         };
-        transaction::end(txn, outcome).await
+        transaction::run_checked(self.pool(), work).await
     }
 
     /// Replays one batch, in one transaction. Also returns the letters that the batch picked, whatever the
@@ -143,33 +139,22 @@ impl SeaOrmDeadLetterRepo {
     where
         F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), DeadLetterRepoError>,
     {
-        let txn = match transaction::begin(self.pool()).await {
-            Ok(txn) => txn,
-            Err(error) => return (Picked::default(), Err(error)),
+        let mut picked = Picked::default();
+        let work = async |txn: &DatabaseTransaction| {
+            picked = bulk.pick(txn).await?;
+            if picked.places.is_empty() {
+                return Ok(Vec::new());
+            }
+            let letters = bulk.settle_picked(txn, &picked).await?;
+            let ids = letters.iter().map(|letter| letter.id).collect();
+            if !letters.is_empty() {
+                enqueue(txn, letters).await?;
+            }
+            Ok(ids)
         };
-        let picked = match bulk.pick(&txn).await {
-            Ok(picked) => picked,
-            Err(error) => return (Picked::default(), transaction::abandon(txn, error.into()).await),
-        };
-        let outcome = match replay_picked(&txn, bulk, &picked).await {
-            Ok((ids, letters)) if letters.is_empty() => Ok(ids),
-            Ok((ids, letters)) => enqueue(&txn, letters).await.map(|()| ids),
-            Err(error) => Err(error),
-        };
-        (picked, transaction::end(txn, outcome).await)
+        let outcome = transaction::run_checked(self.pool(), work).await;
+        (picked, outcome)
     }
-}
-
-async fn replay_picked(
-    txn: &DatabaseTransaction,
-    bulk: &Bulk<'_>,
-    picked: &Picked,
-) -> Result<(Vec<DeadLetterId>, Vec<StoredLetter>), DeadLetterRepoError> {
-    if picked.places.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    let letters = bulk.settle_picked(txn, picked).await?;
-    Ok((letters.iter().map(|letter| letter.id).collect(), letters))
 }
 
 /// A repo, and the requeue of its service.

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use async_trait::async_trait;
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, gc::app_of};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, sweep_sql::app_of};
 use crate::{
     Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
     SweepScope, Swept,

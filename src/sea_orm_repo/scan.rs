@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, DbErr, QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{Asterisk, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement, WindowStatement},
 };
@@ -20,11 +20,12 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow, now_as_bound},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow},
     connection::RepoConnection,
+    dialect::{Dialect, likely},
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{self, Part, by_time, conditions, from_all},
-    text::{shown, with_hidden_limits},
 };
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
@@ -41,8 +42,7 @@ pub(super) type Place = (DateTime<Utc>, DeadLetterId);
 pub(super) struct Matching<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
-    backend: DbBackend,
-    sharded: bool,
+    dialect: Dialect,
     after: Option<Place>,
     /// Whether the call leaves out rows that are created after its statement starts.
     until_now: bool,
@@ -74,9 +74,9 @@ impl<'a> Matching<'a> {
     /// Selects the newest matching rows, at most `limit`. `columns` must select the columns of the place, among
     /// others.
     pub(super) fn newest(&self, limit: u64, columns: &SelectStatement) -> SelectStatement {
-        let Some(scan) = self.scan.filter(|_| self.backend == DbBackend::Postgres) else {
+        let Some(scan) = self.scan.filter(|_| self.dialect != Dialect::Sqlite) else {
             let matching = self.conditions().into_iter().map(|condition| self.narrow(condition)).collect();
-            return parts::first(self.backend, matching, &self.newest_first(), limit, columns);
+            return parts::first(self.dialect, matching, &self.newest_first(), limit, columns);
         };
         let mut newest = columns.clone();
         newest
@@ -91,7 +91,7 @@ impl<'a> Matching<'a> {
 
     /// Makes the matching rows the source of a query, in no order.
     pub(super) fn select_all(&self, query: &mut SelectStatement) {
-        match self.scan.filter(|_| self.backend == DbBackend::Postgres) {
+        match self.scan.filter(|_| self.dialect != Dialect::Sqlite) {
             Some(scan) => {
                 query.from_subquery(self.scanned(scan), Entity).cond_where(self.narrow(Condition::all()));
             }
@@ -130,8 +130,8 @@ impl<'a> Matching<'a> {
         db: &impl ConnectionTrait,
         mut query: SelectStatement,
     ) -> Result<Vec<QueryResult>, DbErr> {
-        let Some(scan) = self.scan.filter(|_| self.backend == DbBackend::Postgres) else {
-            return db.query_all_raw(with_hidden_limits(self.backend, &query)).await;
+        let Some(scan) = self.scan.filter(|_| self.dialect != Dialect::Sqlite) else {
+            return db.query_all_raw(with_hidden_limits(self.dialect, &query)).await;
         };
         let always = || Expr::Constant(true.into());
         query.expr_as(always(), IS_ROW);
@@ -142,7 +142,7 @@ impl<'a> Matching<'a> {
             .join_subquery(JoinType::LeftJoin, self.end(scan), END, always())
             .join_subquery(JoinType::LeftJoin, query, ROWS, always())
             .take();
-        let rows = db.query_all_raw(with_hidden_limits(self.backend, &with_end)).await?;
+        let rows = db.query_all_raw(with_hidden_limits(self.dialect, &with_end)).await?;
         let Some(first) = rows.first() else { return Ok(rows) };
         self.down_to = end_of(first)?;
         // The LEFT JOIN returns one row for a query without rows. That row has only the end of the scan.
@@ -176,7 +176,7 @@ impl<'a> Matching<'a> {
             ],
             _ => [None, None],
         };
-        is_of_app(self.app_id, self.filter, self.backend, self.sharded)
+        is_of_app(self.app_id, self.filter, self.dialect)
             .add_option(from)
             .add_option(before)
             .add_option(self.until_now.then(|| self.is_until_now()))
@@ -185,23 +185,23 @@ impl<'a> Matching<'a> {
     }
 
     fn is_until_now(&self) -> Expr {
-        let is_until_now = Column::CreatedAt.into_expr().lt(now_as_bound(self.backend));
-        match (self.backend, self.time()) {
+        let is_until_now = Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound());
+        match (self.dialect, self.time()) {
             // SQLite would otherwise find closed rows by their creation time, and sort all of them.
-            (DbBackend::Sqlite, Column::ResolvedAt) => Func::cust("likely").arg(is_until_now).into(),
+            (Dialect::Sqlite, Column::ResolvedAt) => likely(is_until_now),
             _ => is_until_now,
         }
     }
 
     /// Adds the conditions that no index serves, and the one on the ids.
     fn narrow(&self, wide: Condition) -> Condition {
-        let narrow = narrow(wide, self.filter, self.backend, self.sharded);
+        let narrow = narrow(wide, self.filter, self.dialect);
         if matches!(self.time(), Column::CreatedAt) {
             return narrow;
         }
         let time = |time: Expr| match self.down_to {
             // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.
-            Some(_) => Func::cust("likely").arg(time).into(),
+            Some(_) => likely(time),
             None => time,
         };
         let from = self.filter.created_from.map(is_from).map(time);
@@ -212,14 +212,14 @@ impl<'a> Matching<'a> {
     /// Selects the rows that a scan examines.
     fn scanned(&self, scan: u32) -> SelectStatement {
         let all = Query::select().column(Asterisk).take();
-        parts::first(self.backend, self.conditions(), &self.newest_first(), scan.into(), &all)
+        parts::first(self.dialect, self.conditions(), &self.newest_first(), scan.into(), &all)
     }
 
     /// Selects the last row that a scan examines, and the row behind it, if there is one.
     fn last_two(&self, scan: u32) -> SelectStatement {
         let place = Query::select().columns([self.time(), Column::Id]).take();
         let scanned = u64::from(scan) + 1;
-        let mut rows = parts::first(self.backend, self.conditions(), &self.newest_first(), scanned, &place);
+        let mut rows = parts::first(self.dialect, self.conditions(), &self.newest_first(), scanned, &place);
         rows.limit(shown(2)).offset(shown(u64::from(scan) - 1)).take()
     }
 
@@ -301,12 +301,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         filter: &'a DeadLetterFilter,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         check(filter)?;
-        let (backend, sharded) = (self.db.get_database_backend(), self.sharded);
         Ok(Matching {
             app_id,
             filter,
-            backend,
-            sharded,
+            dialect: self.dialect()?,
             after: None,
             until_now: false,
             scan: None,
@@ -346,11 +344,11 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let Some(scan) = scan.filter(|_| matching.filter.ids.is_none()) else { return Ok(matching) };
         let matching = Matching { scan: Some(scan), ..matching };
-        if matching.backend == DbBackend::Postgres {
+        if matching.dialect != Dialect::Sqlite {
             return Ok(matching);
         }
         let rows =
-            self.db.query_all_raw(with_hidden_limits(matching.backend, &matching.last_two(scan))).await?;
+            self.db.query_all_raw(with_hidden_limits(matching.dialect, &matching.last_two(scan))).await?;
         let [last, _] = rows.as_slice() else { return Ok(matching) };
         let time: DateTimeWithTimeZone = last.try_get_by_index(0)?;
         let id: Uuid = last.try_get_by_index(1)?;

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
-    FromQueryResult, Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
+    Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, ReturningClause,
@@ -18,16 +18,18 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
+    cached_sql::CachedSql,
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_open, is_row,
-        is_truncated, narrow, now,
+        is_truncated, narrow,
     },
     connection::RepoConnection,
     convert::{self, Row, Summary},
+    dialect::Dialect,
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
     scan::{Place, to_tuple},
-    text::{Text, shown, with_hidden_limits},
 };
 use crate::{
     AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution,
@@ -41,16 +43,16 @@ const ATTEMPTS: usize = 3;
 
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        static SETTLE: Text = Text::new();
+        static SETTLE: CachedSql = CachedSql::new();
         let resolution: Resolution = reason.parse()?;
-        if self.sharded {
+        let dialect = self.dialect()?;
+        if dialect == Dialect::Sharded {
             return self.settle_where_it_is(id, resolution).await;
         }
         let null = || Value::String(None);
         let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
-        let backend = self.db.get_database_backend();
-        let settle = SETTLE.with(backend, values, || {
-            settle(backend, resolution, &Attribution::default(), None)
+        let settle = SETTLE.with(dialect, values, || {
+            settle(dialect, resolution, &Attribution::default(), None)
                 .filter(COLUMN.id.eq(id.into_inner()))
                 .into_query()
         });
@@ -67,7 +69,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         resolution: Resolution,
     ) -> Result<(), DeadLetterRepoError> {
         let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-        let settled = settle(DbBackend::Postgres, resolution, &Attribution::default(), None)
+        let settled = settle(Dialect::Sharded, resolution, &Attribution::default(), None)
             .filter(is_row(app_id, id))
             .exec(&self.db)
             .await?;
@@ -84,14 +86,14 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         resolution: Resolution,
         attribution: &Attribution,
     ) -> Result<R, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         for _ in 0..ATTEMPTS {
-            let mut update = settle(backend, resolution, attribution, None)
+            let mut update = settle(dialect, resolution, attribution, None)
                 .filter(is_row(app_id, id))
                 .filter(is_open())
                 .into_query();
             update.returning(R::returning());
-            if let Some(row) = R::find_by_statement(backend.build(&update)).one(&self.db).await? {
+            if let Some(row) = R::find_by_statement(dialect.build(&update)).one(&self.db).await? {
                 return Ok(row);
             }
             let row = self.find_in_app(app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
@@ -161,7 +163,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 
 /// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
 fn settle(
-    backend: DbBackend,
+    dialect: Dialect,
     resolution: Resolution,
     attribution: &Attribution,
     run_id: Option<Uuid>,
@@ -169,7 +171,7 @@ fn settle(
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
         .col_expr(Column::Resolution, resolution.as_str().into())
-        .col_expr(Column::ResolvedAt, now(backend))
+        .col_expr(Column::ResolvedAt, dialect.now())
         .col_expr(Column::ResolvedBy, text(&attribution.by))
         .col_expr(Column::ResolutionNote, text(&attribution.note))
         .col_expr(Column::RunId, run_id.into())
@@ -200,8 +202,7 @@ pub(super) struct Bulk<'a> {
     resolution: Resolution,
     attribution: &'a Attribution,
     limit: u32,
-    backend: DbBackend,
-    sharded: bool,
+    dialect: Dialect,
     /// The run that the resolution belongs to.
     pub(super) run_id: Option<Uuid>,
     /// Selects only letters behind this place.
@@ -234,15 +235,13 @@ impl<'a> Bulk<'a> {
             return Err(DeadLetterRepoError::MissingCreatedBefore);
         }
         let limit = in_range("limit", limit, BULK_LIMITS)?;
-        let (backend, sharded) = (repo.db.get_database_backend(), repo.sharded);
         Ok(Self {
             app_id,
             filter,
             resolution,
             attribution,
             limit,
-            backend,
-            sharded,
+            dialect: repo.dialect()?,
             run_id: None,
             after: None,
             whole_only: false,
@@ -258,14 +257,14 @@ impl<'a> Bulk<'a> {
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
             _ => DeadLetterState::Open,
         };
-        let of_app = is_of_app(self.app_id, self.filter, self.backend, self.sharded)
+        let of_app = is_of_app(self.app_id, self.filter, self.dialect)
             // The place implies this condition, and SQLite's index search has one condition on each side.
             .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
             .add_option(
                 self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
             )
             .add_option(self.filter.created_before.map(is_before));
-        let matching = narrow(of_app, self.filter, self.backend, self.sharded)
+        let matching = narrow(of_app, self.filter, self.dialect)
             .add_option(self.whole_only.then(|| is_truncated().not()));
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
@@ -284,14 +283,14 @@ impl<'a> Bulk<'a> {
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
         }
-        if self.backend == DbBackend::Sqlite {
+        if self.dialect == Dialect::Sqlite {
             let oldest = self.oldest(conditions, &places());
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle = settle(self.backend, self.resolution, self.attribution, self.run_id)
+            let mut settle = settle(self.dialect, self.resolution, self.attribution, self.run_id)
                 .filter(Column::Id.in_subquery(oldest))
                 .into_query();
             settle.returning(Query::returning().columns(PLACE));
-            return Ok((db.query_all_raw(with_hidden_limits(self.backend, &settle)).await?, false));
+            return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &settle)).await?, false));
         }
         let mut rows = db.query_all_raw(self.settle_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
@@ -313,13 +312,13 @@ impl<'a> Bulk<'a> {
             return Ok(picked);
         }
         let oldest = self.oldest(conditions.clone(), &places().expr_as(row_bytes(), BYTES).take());
-        let oldest = match self.backend {
-            DbBackend::Sqlite => with_hidden_limits(self.backend, &oldest),
+        let oldest = match self.dialect {
+            Dialect::Sqlite => with_hidden_limits(self.dialect, &oldest),
             _ => self.pick_on_postgres(&conditions, oldest),
         };
         let mut bytes = 0;
         for row in txn.query_all_raw(oldest).await? {
-            if self.backend != DbBackend::Sqlite {
+            if self.dialect != Dialect::Sqlite {
                 picked.skipped = row.try_get("", SKIPPED)?;
             }
             // On PostgreSQL, a row without a letter only shows whether rows were skipped.
@@ -343,13 +342,13 @@ impl<'a> Bulk<'a> {
         picked: &Picked,
     ) -> Result<Vec<StoredLetter>, DbErr> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
-        let app = self.sharded.then(|| COLUMN.app_id.eq(self.app_id.into_inner()));
-        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.backend)).add_option(app);
-        let mut update = settle(self.backend, self.resolution, self.attribution, self.run_id)
+        let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
+        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
+        let mut update = settle(self.dialect, self.resolution, self.attribution, self.run_id)
             .filter(is_picked)
             .into_query();
         update.returning(Row::returning());
-        let rows = Row::find_by_statement(self.backend.build(&update)).all(txn).await?;
+        let rows = Row::find_by_statement(self.dialect.build(&update)).all(txn).await?;
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
         // RETURNING has no order.
         letters.sort_by_key(|letter| (letter.created_at, letter.id));
@@ -359,7 +358,7 @@ impl<'a> Bulk<'a> {
     /// Selects and locks the oldest rows up to the limit. `columns` must select the columns of the place.
     fn oldest(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
         let oldest_first = by_time(Column::CreatedAt, Order::Asc);
-        first_locked(self.backend, conditions, &oldest_first, self.limit.into(), columns)
+        first_locked(self.dialect, conditions, &oldest_first, self.limit.into(), columns)
     }
 
     /// Selects the place of the oldest matching letter that is not picked.
@@ -367,7 +366,7 @@ impl<'a> Bulk<'a> {
         let picked = || Query::select().column(Column::Id).from(PICKED).take();
         let others = conditions.iter().cloned();
         let others = others.map(|condition| condition.add(Column::Id.not_in_subquery(picked()))).collect();
-        first(self.backend, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
+        first(self.dialect, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
     }
 
     fn is_below_limit(&self) -> Expr {
@@ -401,7 +400,7 @@ impl<'a> Bulk<'a> {
             .order_by((PICKED, Column::Id), Order::Asc)
             .with_cte(WithClause::new().cte(picked).to_owned())
             .take();
-        with_hidden_limits(self.backend, &picked)
+        with_hidden_limits(self.dialect, &picked)
     }
 
     /// Returns a statement that resolves letters, and also finds whether it skipped any: letters that its snapshot
@@ -409,12 +408,12 @@ impl<'a> Bulk<'a> {
     fn settle_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
-        let is_picked = match self.sharded {
-            true => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(self.app_id.into_inner())),
+        let is_picked = match self.dialect.shard(self.app_id) {
+            Some(app_id) => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(app_id.into_inner())),
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
-            false => is_any_of(ids_of(PICKED)),
+            None => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.backend, self.resolution, self.attribution, self.run_id)
+        let mut update = settle(self.dialect, self.resolution, self.attribution, self.run_id)
             .filter(is_picked)
             .into_query();
         update.returning(Query::returning().columns(PLACE));
@@ -435,7 +434,7 @@ impl<'a> Bulk<'a> {
             .join(JoinType::LeftJoin, SETTLED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
-        with_hidden_limits(self.backend, &settle)
+        with_hidden_limits(self.dialect, &settle)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbBackend, ExprTrait, FromQueryResult,
+    ColumnTrait, Condition, ConnectionTrait, ExprTrait, FromQueryResult,
     sea_query::{
         Expr, Func, IntoIden, LockBehavior, LockType, Order, Query, SelectStatement, TableRef,
         UpdateStatement, ValueTuple,
@@ -18,8 +18,9 @@ use super::{
     conditions::{any_of, is_any_of_ids},
     connection::RepoConnection,
     convert::{by_position, ends_of_error, join_ends},
+    dialect::Dialect,
+    hidden_limits::{shown, with_hidden_limits},
     in_range,
-    text::{shown, with_hidden_limits},
 };
 use crate::{
     AppId, DeadLetterId, DeadLetterRepoError, RebuildCursor, RebuildRequest, Rebuilt, Regrouped,
@@ -31,9 +32,9 @@ const LIMITS: RangeInclusive<u32> = 1..=500;
 impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     pub(super) async fn rebuild(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError> {
         let limit = in_range("limit", request.limit, LIMITS)?;
-        let backend = self.db.get_database_backend();
-        let page = page(self.sharded, request.after, limit);
-        let page = Examined::find_by_statement(with_hidden_limits(backend, &page)).all(&self.db).await?;
+        let dialect = self.dialect()?;
+        let page = page(dialect, request.after, limit);
+        let page = Examined::find_by_statement(with_hidden_limits(dialect, &page)).all(&self.db).await?;
         let (mut rebuilt, mut bytes) = (Rebuilt::default(), 0);
         let mut stale: BTreeMap<Option<AppId>, Vec<DeadLetterId>> = BTreeMap::new();
         for letter in page.iter().take(limit as usize) {
@@ -43,7 +44,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
                     break;
                 }
                 rebuilt.stale += 1;
-                let app_id = self.sharded.then_some(letter.app_id.into());
+                let app_id = dialect.shard(letter.app_id.into());
                 stale.entry(app_id).or_default().push(letter.id.into());
             }
             rebuilt.examined += 1;
@@ -53,12 +54,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             rebuilt.next = None;
         }
         for (app_id, ids) in stale {
-            let signed = with_hidden_limits(backend, &signed_letters(backend, app_id, &ids));
+            let signed = with_hidden_limits(dialect, &signed_letters(dialect, app_id, &ids));
             let signed = Signed::find_by_statement(signed).all(&self.db).await?;
             let changes: Vec<_> = signed.into_iter().map(Signed::change).collect();
             rebuilt.regrouped.extend(regrouped(&changes));
             if !request.dry_run && !changes.is_empty() {
-                rebuilt.updated += self.db.execute(&sign(backend, app_id, changes)).await?.rows_affected();
+                rebuilt.updated += self.db.execute(&sign(dialect, app_id, changes)).await?.rows_affected();
             }
         }
         Ok(rebuilt)
@@ -77,7 +78,7 @@ by_position! {
 
 /// Selects a page of the letters of all apps, ordered by the table's key, and one letter more, which shows whether
 /// another page follows.
-fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatement {
+fn page(dialect: Dialect, after: Option<RebuildCursor>, limit: u32) -> SelectStatement {
     let length =
         |column: Column| Expr::from(Func::cust("octet_length").arg(column.into_expr())).cast_as("bigint");
     let bytes = [Column::Source, Column::Op, Column::ErrorSignature, Column::LastError].map(length);
@@ -85,12 +86,12 @@ fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatem
     let nil = RebuildCursor { app_id: Uuid::nil().into(), id: Uuid::nil().into() };
     let RebuildCursor { app_id, id } = after.unwrap_or(nil);
     let (app_id, id) = (app_id.into_inner(), id.into_inner());
-    let (place, last) = match sharded {
-        true => {
+    let (place, last) = match dialect {
+        Dialect::Sharded => {
             let place = [Column::AppId, Column::Id].map(ColumnTrait::into_expr);
             (Expr::tuple(place), Expr::tuple([app_id, id].map(Expr::val)))
         }
-        false => (Column::Id.into_expr(), Expr::val(id)),
+        _ => (Column::Id.into_expr(), Expr::val(id)),
     };
     let is_behind = if after.is_some() { place.gt(last) } else { place.gte(last) };
     let mut page = Query::select();
@@ -98,7 +99,7 @@ fn page(sharded: bool, after: Option<RebuildCursor>, limit: u32) -> SelectStatem
         .expr_as(Expr::case(is_stale(), bytes), "stale_bytes")
         .from(Entity)
         .and_where(is_behind);
-    if sharded {
+    if dialect == Dialect::Sharded {
         page.order_by(Column::AppId, Order::Asc);
     }
     page.order_by(Column::Id, Order::Asc).limit(shown(u64::from(limit) + 1)).take()
@@ -121,7 +122,7 @@ by_position! {
 }
 
 /// Selects those of these letters whose signature is stale.
-fn signed_letters(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> SelectStatement {
+fn signed_letters(dialect: Dialect, app_id: Option<AppId>, ids: &[DeadLetterId]) -> SelectStatement {
     let [start, end] = ends_of_error(Column::LastError.into_expr());
     Query::select()
         .columns([
@@ -137,16 +138,16 @@ fn signed_letters(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId
         .expr_as(start, "start_of_error")
         .expr_as(end, "end_of_error")
         .from(Entity)
-        .cond_where(are(backend, app_id, ids))
+        .cond_where(are(dialect, app_id, ids))
         .and_where(is_stale())
         .take()
 }
 
 /// Returns the condition of a letter with one of these ids. `app_id` routes the statement if the table is
 /// distributed.
-fn are(backend: DbBackend, app_id: Option<AppId>, ids: &[DeadLetterId]) -> Condition {
+fn are(dialect: Dialect, app_id: Option<AppId>, ids: &[DeadLetterId]) -> Condition {
     let of_app = app_id.map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
-    Condition::all().add(is_any_of_ids(ids, backend)).add_option(of_app)
+    Condition::all().add(is_any_of_ids(ids, dialect)).add_option(of_app)
 }
 
 /// Returns the condition of a letter that has not been erased and whose signature is stale. Either an earlier
@@ -199,7 +200,7 @@ struct Change {
 const NEW: &str = "new";
 
 /// Updates the letters that no other transaction has locked and that are unchanged since they were read.
-fn sign(backend: DbBackend, app_id: Option<AppId>, changes: Vec<Change>) -> UpdateStatement {
+fn sign(dialect: Dialect, app_id: Option<AppId>, changes: Vec<Change>) -> UpdateStatement {
     let ids: Vec<DeadLetterId> = changes.iter().map(|change| change.id.into()).collect();
     let rows = changes.into_iter().map(|change| {
         ValueTuple::Many(vec![
@@ -226,11 +227,11 @@ fn sign(backend: DbBackend, app_id: Option<AppId>, changes: Vec<Change>) -> Upda
         .and_where(own(Column::GroupKey).eq(new("column4")))
         .and_where(own(Column::ErasedAt).is_null())
         .and_where_option(app_id.map(|app_id| own(Column::AppId).eq(app_id.into_inner())));
-    if backend == DbBackend::Postgres {
+    if dialect != Dialect::Sqlite {
         let unlocked = Query::select()
             .column(Column::Id)
             .from(Entity)
-            .cond_where(are(backend, app_id, &ids))
+            .cond_where(are(dialect, app_id, &ids))
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked)
             .take();
         // The condition is on the VALUES instead of the table's ids, so that PostgreSQL finds the table's rows by

@@ -4,7 +4,8 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement, prelude::DateTimeWithTimeZone,
+    ConnectionTrait, DatabaseExecutor, DbErr, FromQueryResult, QueryResult, Statement,
+    prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
 
@@ -13,15 +14,14 @@ use super::{
     bytes::MAX_BYTES,
     connection::RepoConnection,
     convert,
-    gc::{self, app_of, goes_by_app},
+    dialect::Dialect,
     in_range,
     parts::Part,
-    transaction,
+    sweep_sql::{self, app_of, goes_by_app},
 };
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterState, Due, StoredLetter, SweepCursor,
-    SweepScope, Swept,
-    error::{is_time_out, may_be_of_one_app},
+    SweepScope, Swept, db_code::DbCode,
 };
 
 const EXCEPTED: u32 = 1_000;
@@ -36,15 +36,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u64,
     ) -> Result<u64, DeadLetterRepoError> {
         let (scope, due) = (SweepScope::AllApps, Due::CreatedBefore(time));
-        if self.sharded {
-            return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
-        }
-        let backend = self.db.get_database_backend();
-        check(backend, &scope)?;
-        let delete = match backend {
+        let delete = match self.dialect()? {
+            Dialect::Sharded => {
+                return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
+            }
             _ if limit == 0 => return Ok(0),
-            DbBackend::Sqlite => gc::delete_oldest_on_sqlite(None, due, None, limit),
-            _ => gc::delete_oldest_on_postgres(due, limit),
+            Dialect::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
+            Dialect::Postgres => sweep_sql::delete_oldest_on_postgres(due, limit),
         };
         Ok(self.db.execute_raw(delete).await?.rows_affected())
     }
@@ -57,12 +55,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         limit: u64,
         archive: Option<&dyn Archive>,
     ) -> Result<Swept, DeadLetterRepoError> {
-        check(self.db.get_database_backend(), scope)?;
+        check(scope)?;
+        let dialect = self.dialect()?;
         if limit == 0 {
             return Ok(Swept::default());
         }
         let scope = by_index(scope, due);
-        let job = Job { scope: &scope, due, after, limit, sharded: self.sharded };
+        let job = Job { scope: &scope, due, after, limit, dialect };
         let has_pool = self.db.pool().is_some();
         match self.run(job, archive).await {
             Err(DeadLetterRepoError::Db(error))
@@ -95,10 +94,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
 
     /// Finds the first app that has due rows behind the cursor.
     async fn first_app(&self, job: Job<'_>) -> Result<Option<AppId>, DbErr> {
-        if self.db.get_database_backend() == DbBackend::Sqlite {
+        if job.dialect == Dialect::Sqlite {
             for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
                 // All due rows of the cursor's app may lie before the cursor.
-                let pick = gc::pick_oldest_on_sqlite(app_id, job.due, after, 1);
+                let pick = sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, 1);
                 let found = self.db.query_one(&pick).await?;
                 if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
                     return Ok(app_id);
@@ -106,7 +105,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             }
             return Ok(None);
         }
-        let first = gc::first_app_on_postgres(job.sharded, job.scope, job.due, job.after);
+        let first = sweep_sql::first_app_on_postgres(job.dialect, job.scope, job.due, job.after);
         let first = self.db.query_one_raw(first).await?;
         first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
     }
@@ -115,20 +114,13 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     /// error before it releases the failed statement's locks. The next batch, on another connection, would skip
     /// these rows. A ROLLBACK returns after the locks are released.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
-        match self.db.pool() {
-            Some(pool) => {
-                let txn = transaction::begin(pool).await?;
-                let outcome = match archive {
-                    Some(archive) => delete_then_archive(&txn, job, archive).await,
-                    None => delete(&txn, job).await.map_err(Into::into),
-                };
-                transaction::end(txn, outcome).await
-            }
-            None => match archive {
-                Some(archive) => archive_then_delete(&self.db, job, archive).await,
-                None => Ok(delete(&self.db, job).await?),
-            },
-        }
+        let has_pool = self.db.pool().is_some();
+        let work = async |db: &DatabaseExecutor<'_>| match archive {
+            None => Ok(delete(db, job).await?),
+            Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
+            Some(archive) => archive_then_delete(db, job, archive).await,
+        };
+        self.db.in_transaction(work).await
     }
 
     pub(super) async fn count_due_rows(
@@ -138,8 +130,8 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         state: DeadLetterState,
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
-        check(backend, scope)?;
+        check(scope)?;
+        let dialect = self.dialect()?;
         let parts: Vec<_> = match due {
             Due::CreatedBefore(_) => Part::of(state).to_vec(),
             // Only closed letters have this time.
@@ -154,10 +146,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         let limit = u64::from(cap) + 1;
         let scope = match scope {
             // Only the indexes that begin with the app have the state.
-            SweepScope::AllApps if !self.sharded => Cow::Owned(all_apps()),
+            SweepScope::AllApps if dialect != Dialect::Sharded => Cow::Owned(all_apps()),
             scope => by_index(scope, due),
         };
-        let count = gc::count_oldest(backend, self.sharded, &scope, due, &parts, limit);
+        let count = sweep_sql::count_oldest(dialect, &scope, due, &parts, limit);
         let row = self.db.query_one_raw(count).await?;
         let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
         let count = Ord::min(counted, cap.into());
@@ -178,11 +170,11 @@ fn all_apps() -> SweepScope {
     SweepScope::AllAppsBut { excepted: Vec::new() }
 }
 
-fn check(backend: DbBackend, scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
+fn check(scope: &SweepScope) -> Result<(), DeadLetterRepoError> {
     if let SweepScope::AllAppsBut { excepted } = scope {
         in_range("excepted", u32::try_from(excepted.len()).unwrap_or(u32::MAX), 0..=EXCEPTED)?;
     }
-    Ok(gc::require_supported(backend)?)
+    Ok(())
 }
 
 /// One batch of a sweep.
@@ -192,18 +184,19 @@ struct Job<'a> {
     due: Due,
     after: Option<SweepCursor>,
     limit: u64,
-    sharded: bool,
+    dialect: Dialect,
 }
 
 impl Job<'_> {
     /// Returns whether the rows of one app may have caused the error. A timeout counts only for a batch of one
     /// row: the caller tries a larger batch again with fewer rows.
     fn may_be_of_one_app(&self, error: &DbErr) -> bool {
-        may_be_of_one_app(error) || self.limit == 1 && is_time_out(error)
+        DbCode::of(error)
+            .is_some_and(|code| code.may_be_of_one_app() || self.limit == 1 && code.is_time_out())
     }
 
     fn spans_shards(&self) -> bool {
-        self.sharded && app_of(self.scope).is_none()
+        self.dialect == Dialect::Sharded && app_of(self.scope).is_none()
     }
 
     /// Returns the cursor behind which the batch starts in one of its apps. If the scope goes by app, the batch
@@ -214,16 +207,17 @@ impl Job<'_> {
 }
 
 async fn delete(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => delete_on_sqlite(db, job).await,
+    match job.dialect {
+        Dialect::Sqlite => delete_on_sqlite(db, job).await,
         _ if job.spans_shards() => delete_across_shards(db, job).await,
         _ => delete_on_postgres(db, job).await,
     }
 }
 
 async fn delete_on_postgres(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swept, DbErr> {
-    let Job { scope, due, after, limit, sharded } = job;
-    let row = db.query_one_raw(gc::sweep_oldest_on_postgres(sharded, scope, due, after, limit)).await?;
+    let Job { scope, due, after, limit, dialect } = job;
+    let row =
+        db.query_one_raw(sweep_sql::sweep_oldest_on_postgres(dialect, scope, due, after, limit)).await?;
     row.map_or(Ok(Swept::default()), |row| {
         let deleted = row.try_get::<i64>("", "deleted")?.unsigned_abs();
         Ok(Swept { deleted, ..picked_of(&row)? })
@@ -251,10 +245,10 @@ async fn delete_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Swe
     let mut swept = Swept::default();
     for (app_id, after) in scans_on_sqlite(db, job).await? {
         let left = job.limit - swept.picked;
-        let found = db.query_one(&gc::pick_oldest_on_sqlite(app_id, job.due, after, left)).await?;
+        let found = db.query_one(&sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, left)).await?;
         let Swept { picked, next, .. } = found.as_ref().map_or(Ok(Swept::default()), picked_of)?;
         if picked > 0 {
-            let delete = gc::delete_oldest_on_sqlite(app_id, job.due, after, left);
+            let delete = sweep_sql::delete_oldest_on_sqlite(app_id, job.due, after, left);
             swept.deleted += db.execute_raw(delete).await?.rows_affected();
             swept.picked += picked;
         }
@@ -276,7 +270,7 @@ async fn scans_on_sqlite(
     };
     // All due rows of the cursor's app may lie before the cursor, so this reads one app more.
     let limit = job.limit.saturating_add(job.after.is_some().into());
-    let apps = db.query_all(&gc::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
+    let apps = db.query_all(&sweep_sql::apps_with_due_on_sqlite(excepted, job.after, job.due, limit)).await?;
     let scan = |row: &QueryResult| {
         let app_id = row.try_get_by_index::<Uuid>(0)?.into();
         Ok((Some(app_id), job.after_in(app_id)))
@@ -293,7 +287,7 @@ struct Shares {
 }
 
 async fn shares(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: Option<u64>) -> Result<Shares, DbErr> {
-    let share = gc::share_by_app(job.scope, job.due, job.after, job.limit, max_bytes);
+    let share = sweep_sql::share_by_app(job.scope, job.due, job.after, job.limit, max_bytes);
     let (mut of_apps, mut rows, mut found, mut last) = (Vec::new(), 0, 0, None);
     for row in db.query_all_raw(share).await? {
         let app_id = row.try_get::<Uuid>("", "app_id")?;
@@ -330,8 +324,8 @@ async fn delete_then_archive(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    let letters = letters_of(db, &batch, job.sharded, gc::delete_by_id_returning).await?;
-    if db.get_database_backend() == DbBackend::Postgres && !letters.is_empty() {
+    let letters = letters_of(db, &batch, job.dialect, sweep_sql::delete_by_id_returning).await?;
+    if job.dialect != Dialect::Sqlite && !letters.is_empty() {
         // Reports a violated deferred constraint before the archive keeps the letters, instead of at the commit.
         db.execute_unprepared("SET CONSTRAINTS ALL IMMEDIATE").await?;
     }
@@ -347,10 +341,10 @@ async fn archive_then_delete(
     archive: &dyn Archive,
 ) -> Result<Swept, DeadLetterRepoError> {
     let batch = pick(db, job).await?;
-    keep(archive, &letters_of(db, &batch, job.sharded, gc::find_by_id).await?).await?;
+    keep(archive, &letters_of(db, &batch, job.dialect, sweep_sql::find_by_id).await?).await?;
     let mut deleted = 0;
-    for (app_id, ids) in batch.ids(job.sharded) {
-        let delete = gc::delete_by_id(db.get_database_backend(), app_id, &ids);
+    for (app_id, ids) in batch.ids(job.dialect) {
+        let delete = sweep_sql::delete_by_id(job.dialect, app_id, &ids);
         deleted += db.execute_raw(delete).await?.rows_affected();
     }
     Ok(batch.swept(deleted))
@@ -393,12 +387,11 @@ impl Batch {
     }
 
     /// Returns the ids that each statement names, and their app if the table is distributed.
-    fn ids(&self, sharded: bool) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
-        let by_app =
-            self.rows.chunk_by(move |left, right| !sharded || left.place.app_id == right.place.app_id);
-        by_app.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
-            let app_id = rows.first().filter(|_| sharded).map(|row| row.place.app_id);
-            (app_id, rows.iter().map(|row| row.place.id.into_inner()).collect())
+    fn ids(&self, dialect: Dialect) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
+        let shard = move |row: &Picked| dialect.shard(row.place.app_id);
+        let by_shard = self.rows.chunk_by(move |left, right| shard(left) == shard(right));
+        by_shard.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
+            (rows.first().and_then(shard), rows.iter().map(|row| row.place.id.into_inner()).collect())
         })
     }
 }
@@ -407,12 +400,12 @@ impl Batch {
 async fn letters_of(
     db: &impl ConnectionTrait,
     batch: &Batch,
-    sharded: bool,
-    statement: fn(DbBackend, Option<AppId>, &[Uuid]) -> Statement,
+    dialect: Dialect,
+    statement: fn(Dialect, Option<AppId>, &[Uuid]) -> Statement,
 ) -> Result<Vec<StoredLetter>, DbErr> {
     let mut letters = HashMap::new();
-    for (app_id, ids) in batch.ids(sharded) {
-        let statement = statement(db.get_database_backend(), app_id, &ids);
+    for (app_id, ids) in batch.ids(dialect) {
+        let statement = statement(dialect, app_id, &ids);
         for row in convert::Row::find_by_statement(statement).all(db).await? {
             let letter = StoredLetter::from(row);
             letters.insert((letter.app_id, letter.id), letter);
@@ -423,8 +416,8 @@ async fn letters_of(
 }
 
 async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
-    match db.get_database_backend() {
-        DbBackend::Sqlite => pick_on_sqlite(db, job).await,
+    match job.dialect {
+        Dialect::Sqlite => pick_on_sqlite(db, job).await,
         _ if job.spans_shards() => pick_across_shards(db, job).await,
         _ => pick_on_postgres(db, job, MAX_BYTES).await,
     }
@@ -433,7 +426,8 @@ async fn pick(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch, DbErr> {
 /// Locks the batch's rows. Returns those that fit `max_bytes`, but at least one.
 async fn pick_on_postgres(db: &impl ConnectionTrait, job: Job<'_>, max_bytes: u64) -> Result<Batch, DbErr> {
     let Job { scope, due, after, limit, .. } = job;
-    let rows = db.query_all_raw(gc::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
+    let rows =
+        db.query_all_raw(sweep_sql::lock_oldest_on_postgres(scope, due, after, limit, max_bytes)).await?;
     let locked = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "rows_locked"))?.unsigned_abs();
     let rows: Vec<_> = rows.iter().map(|row| Picked::from_query_result(row, "")).collect::<Result<_, _>>()?;
     Ok(match locked == limit || locked > rows.len() as u64 {
@@ -464,7 +458,7 @@ async fn pick_on_sqlite(db: &impl ConnectionTrait, job: Job<'_>) -> Result<Batch
     let (mut rows, mut bytes) = (Vec::new(), 0);
     for (app_id, after) in scans_on_sqlite(db, job).await? {
         let left = job.limit - rows.len() as u64;
-        let find = gc::find_oldest_on_sqlite(app_id, job.due, after, left);
+        let find = sweep_sql::find_oldest_on_sqlite(app_id, job.due, after, left);
         for row in Picked::find_by_statement(find).all(db).await? {
             bytes += row.bytes;
             if bytes > MAX_BYTES && !rows.is_empty() {

@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbBackend, DbErr, QueryResult,
+    ColumnTrait, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
     sea_query::{Asterisk, Expr, ExprTrait, Func, Query},
 };
 
-use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, in_range};
+use super::{SeaOrmDeadLetterRepo, connection::RepoConnection, dialect::Dialect, in_range};
 use crate::{
     AppId, Bucket, Buckets, DeadLetterFilter, DeadLetterRepoError, Timeline, TimelineRequest,
     time::{to_bound, to_microseconds},
@@ -21,9 +21,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         filter: &DeadLetterFilter,
         request: &TimelineRequest,
     ) -> Result<Timeline, DeadLetterRepoError> {
-        let backend = self.db.get_database_backend();
+        let dialect = self.dialect()?;
         let &TimelineRequest { buckets: Buckets { from, until, .. }, scan_limit } = request;
-        let buckets = Bins::new(request.buckets, backend)?;
+        let buckets = Bins::new(request.buckets, dialect)?;
         let filter = DeadLetterFilter {
             created_from: Ord::max(Some(from), filter.created_from),
             created_before: Some(filter.created_before.map_or(until, |before| Ord::min(before, until))),
@@ -54,11 +54,11 @@ pub(super) struct Bins {
     /// In microseconds.
     width: i64,
     number: u32,
-    backend: DbBackend,
+    dialect: Dialect,
 }
 
 impl Bins {
-    pub(super) fn new(request: Buckets, backend: DbBackend) -> Result<Self, DeadLetterRepoError> {
+    pub(super) fn new(request: Buckets, dialect: Dialect) -> Result<Self, DeadLetterRepoError> {
         let number = in_range("buckets.count", request.count, 1..=1_000)?;
         if request.from > request.until {
             return Err(DeadLetterRepoError::FromAfterUntil);
@@ -67,7 +67,7 @@ impl Bins {
         let micros = until.timestamp_micros() - from.timestamp_micros();
         // The width is rounded up, so that the last bucket reaches the end.
         let width = (micros + i64::from(number) - 1) / i64::from(number);
-        Ok(Self { from, until, width: Ord::max(width, 1), number, backend })
+        Ok(Self { from, until, width: Ord::max(width, 1), number, dialect })
     }
 
     /// Returns the condition of a row that was created within the range.
@@ -79,7 +79,7 @@ impl Bins {
     /// SQLite.
     pub(super) fn bucket(&self) -> Expr {
         let created_at = || Column::CreatedAt.into_expr();
-        if self.backend != DbBackend::Sqlite {
+        if self.dialect != Dialect::Sqlite {
             let (days, micros) = (self.width / MICROS_PER_DAY, self.width % MICROS_PER_DAY);
             let width = format!("{days} days {}.{:06} seconds", micros / MICROS, micros % MICROS);
             let width = Expr::val(width).cast_as("interval");
@@ -106,7 +106,7 @@ impl Bins {
 
     /// Adds the count to the bucket that the row names, if it names one.
     pub(super) fn put(&self, row: &QueryResult, count: u64, timeline: &mut [Bucket]) -> Result<(), DbErr> {
-        let number = if self.backend != DbBackend::Sqlite {
+        let number = if self.dialect != Dialect::Sqlite {
             let start = row.try_get::<Option<DateTimeWithTimeZone>>("", "bucket")?;
             start.map(|start| (start.timestamp_micros() - self.from.timestamp_micros()) / self.width)
         } else {

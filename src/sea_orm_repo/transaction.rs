@@ -14,7 +14,7 @@ use sea_orm::{
 use tokio::{runtime::Handle, sync::Semaphore};
 use uuid::Uuid;
 
-use crate::{DeadLetterRepoError, error::code_of};
+use crate::{DeadLetterRepoError, db_code::DbCode};
 
 /// Bounds how many BEGINs run at one time. Those of dropped callers count too, and each keeps a connection busy.
 /// Without the bound many of them would delay the next BEGIN.
@@ -23,7 +23,7 @@ static BEGINS: Semaphore = Semaphore::const_new(256);
 /// Begins a transaction of the repo's own. On PostgreSQL it is READ COMMITTED, whatever the database's default is.
 /// Above that level a statement that waited for another transaction's row fails with 40001, whereas here it sees
 /// the changed row. SeaORM sets the level with a statement after BEGIN, which costs one round trip.
-pub(super) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
+async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
     let is_postgres = db.get_database_backend() == DbBackend::Postgres;
     begin_with(db, is_postgres.then_some(IsolationLevel::ReadCommitted)).await
 }
@@ -53,22 +53,50 @@ async fn begin_with(
     Ok(runtime.spawn(begun).await.map_err(|_| DeadLetterRepoError::RuntimeEnded)??)
 }
 
-pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
-    Ok(still_open(txn).await?.commit().await?)
+/// Runs `work` in a transaction of the repo's own. Commits if `work` returns `Ok`, and otherwise rolls back.
+pub(super) async fn run<T>(
+    db: &DatabaseConnection,
+    work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DeadLetterRepoError>,
+) -> Result<T, DeadLetterRepoError> {
+    let txn = begin(db).await?;
+    match work(&txn).await {
+        Ok(value) => {
+            txn.commit().await?;
+            Ok(value)
+        }
+        Err(error) => abandon(txn, error).await,
+    }
 }
 
-/// Returns the transaction if it still exists, and on PostgreSQL if no failed statement has aborted it. Otherwise
-/// rolls back and returns [`TransactionLost`](DeadLetterRepoError::TransactionLost) or the database's error.
-pub(super) async fn still_open(txn: DatabaseTransaction) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-    let open = match txn.get_database_backend() {
-        DbBackend::Sqlite => is_open_on_sqlite(&txn).await?,
-        _ => is_open_on_postgres(&txn).await?,
+/// Runs `work` as [`run`] does, and checks before the commit that the transaction still exists.
+pub(super) async fn run_checked<T>(
+    db: &DatabaseConnection,
+    work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DeadLetterRepoError>,
+) -> Result<T, DeadLetterRepoError> {
+    let checked = async |txn: &DatabaseTransaction| {
+        let value = work(txn).await?;
+        check_open(txn).await?;
+        Ok(value)
     };
-    if open {
-        return Ok(txn);
+    run(db, checked).await
+}
+
+/// Commits the transaction of a caller.
+pub(super) async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
+    match check_open(&txn).await {
+        Ok(()) => Ok(txn.commit().await?),
+        Err(error) => abandon(txn, error).await,
     }
-    roll_back(txn).await;
-    Err(DeadLetterRepoError::TransactionLost)
+}
+
+/// Returns [`TransactionLost`](DeadLetterRepoError::TransactionLost) if the transaction no longer exists, and the
+/// database's error if a failed statement has aborted it on PostgreSQL.
+pub(super) async fn check_open(txn: &DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
+    let is_open = match txn.get_database_backend() {
+        DbBackend::Sqlite => is_open_on_sqlite(txn).await?,
+        _ => is_open_on_postgres(txn).await?,
+    };
+    if is_open { Ok(()) } else { Err(DeadLetterRepoError::TransactionLost) }
 }
 
 /// Returns whether the transaction is still open on PostgreSQL.
@@ -103,13 +131,13 @@ async fn is_open_on_sqlite(txn: &DatabaseTransaction) -> Result<bool, DbErr> {
     let level = txn.query_one_raw(level).await?.map_or(Ok(2), |row| row.try_get_by_index::<i64>(0))?;
     match txn.execute_unprepared(&format!("PRAGMA synchronous = {level}")).await {
         Ok(_) => Ok(false),
-        Err(error) if code_of(&error).as_deref() == Some("1") => Ok(true),
+        Err(error) if DbCode::of(&error) == Some(DbCode::Sqlite(1)) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-/// Rolls back, and ignores errors. The caller needs the error that led to the rollback.
-pub(super) async fn roll_back(txn: DatabaseTransaction) {
+/// Rolls back, and returns the error that led to the rollback. Errors of the rollback are ignored.
+async fn abandon<T>(txn: DatabaseTransaction, error: DeadLetterRepoError) -> Result<T, DeadLetterRepoError> {
     if txn.get_database_backend() == DbBackend::Sqlite {
         // SQLite itself ends a transaction after some errors, such as a full disk. The driver's ROLLBACK then
         // fails, the driver still counts one transaction, and the connection's next BEGIN would be a SAVEPOINT. A
@@ -119,26 +147,5 @@ pub(super) async fn roll_back(txn: DatabaseTransaction) {
         }
     }
     txn.rollback().await.ok();
-}
-
-pub(super) async fn abandon<T>(
-    txn: DatabaseTransaction,
-    error: DeadLetterRepoError,
-) -> Result<T, DeadLetterRepoError> {
-    roll_back(txn).await;
     Err(error)
-}
-
-/// Commits if the outcome is `Ok`, and otherwise rolls back.
-pub(super) async fn end<T>(
-    txn: DatabaseTransaction,
-    outcome: Result<T, DeadLetterRepoError>,
-) -> Result<T, DeadLetterRepoError> {
-    match outcome {
-        Ok(value) => {
-            commit(txn).await?;
-            Ok(value)
-        }
-        Err(error) => abandon(txn, error).await,
-    }
 }

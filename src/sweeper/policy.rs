@@ -6,9 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
-    SweepScope,
-    error::{is_time_out, may_be_of_one_app},
-    setters::setters,
+    SweepScope, db_code::DbCode, setters::setters,
 };
 
 /// How long letters are kept. The default keeps all letters forever.
@@ -152,7 +150,7 @@ pub(super) fn without_failed(
             Some((scope, Some(SweepCursor::behind_app(app_id))))
         }
         (SweepScope::AllApps, DeadLetterRepoError::Db(error))
-            if may_be_of_one_app(error) || is_time_out(error) =>
+            if DbCode::of(error).is_some_and(|code| code.may_be_of_one_app() || code.is_time_out()) =>
         {
             Some((SweepScope::AllAppsBut { excepted: Vec::new() }, None))
         }

@@ -8,8 +8,8 @@ use super::model::Letter;
 use crate::{
     access::Access,
     input::{LetterPath, Query},
+    letter_actions::summary,
     problem::Problem,
-    settle::summary,
 };
 
 const ERROR_CHARACTERS: u64 = 100_000;

@@ -6,8 +6,8 @@ use super::model::Letter;
 use crate::{
     access::Access,
     input::LetterPath,
+    letter_actions::{self, summary},
     problem::Problem,
-    settle::{self, summary},
 };
 
 /// Make a settled letter unresolved again
@@ -35,6 +35,6 @@ pub(super) async fn reopen(
     LetterPath(app_id, id): LetterPath,
 ) -> Result<Json<Letter>, Problem> {
     let access = access.app(app_id)?;
-    settle::reopen(&access, id).await?;
+    letter_actions::reopen(&access, id).await?;
     Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
 }

@@ -8,8 +8,8 @@ use super::model::Letter;
 use crate::{
     access::Access,
     input::{self, LetterPath},
+    letter_actions::{self, summary},
     problem::Problem,
-    settle::{self, summary},
 };
 
 /// How a letter is replayed.
@@ -50,6 +50,6 @@ pub(super) async fn replay(
     input::Json(request): input::Json<ReplayRequest>,
 ) -> Result<Json<Letter>, Problem> {
     let access = access.app(app_id)?;
-    settle::replay(&access, id, request.note).await?;
+    letter_actions::replay(&access, id, request.note).await?;
     Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
 }

@@ -9,8 +9,8 @@ use super::model::Letter;
 use crate::{
     access::Access,
     input::{self, LetterPath},
+    letter_actions::{self, summary},
     problem::Problem,
-    settle::{self, summary},
 };
 
 /// How a letter is settled.
@@ -68,6 +68,6 @@ pub(super) async fn resolve(
     input::Json(request): input::Json<ResolveRequest>,
 ) -> Result<Json<Letter>, Problem> {
     let access = access.app(app_id)?;
-    settle::resolve(&access, id, request.resolution.into(), request.note).await?;
+    letter_actions::resolve(&access, id, request.resolution.into(), request.note).await?;
     Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
 }

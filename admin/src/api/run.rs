@@ -42,7 +42,7 @@ pub(super) struct RunResult {
     failed_so_far: u64,
     /// Letters of the preview that others settled meanwhile, or that were swept. Null as long as there is `more` to
     /// do, and where the preview's count was not exact.
-    settled_by_others: Option<u64>,
+    closed_by_others: Option<u64>,
     /// Whether letters are left that another transaction holds: try again later.
     skipped_locked: bool,
     /// Whether the next run may do more. Runs that go on with each other's token do no more than the preview counted.
@@ -81,7 +81,7 @@ impl From<Outcome> for RunResult {
                 .map(|failure| Failure { id: failure.id.into(), error: failure.reason })
                 .collect(),
             failed_so_far: outcome.failed_so_far,
-            settled_by_others: outcome.settled_by_others,
+            closed_by_others: outcome.closed_by_others,
             skipped_locked: outcome.skipped_locked,
             more: outcome.more,
             uncounted: outcome.uncounted,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     see_other,
-    text::{Amount, Text, settled_as},
+    text::{Amount, Text, resolution_words},
 };
 use crate::{
     access::AppAccess,
@@ -75,7 +75,7 @@ impl Banner {
             |sealed: &Sealed| sealed.operator == access.operator().name() && sealed.app_id == access.app_id;
         let Some(Sealed { told, .. }) = sealed.filter(is_ours) else { return Ok(None) };
         let undo = match told {
-            Told::Settled(id, _) => Some(Undo {
+            Told::Resolved(id, _) => Some(Undo {
                 action: root.letter_action(access.app_id, id, "reopen"),
                 back: back.map(back_text),
             }),
@@ -88,16 +88,16 @@ impl Banner {
 impl Told {
     async fn text(self, access: &AppAccess) -> Result<String, Problem> {
         let (id, what) = match self {
-            Self::Settled(id, Resolution::HandledByScript) => {
+            Self::Resolved(id, Resolution::HandledByScript) => {
                 (id, "The letter is settled as handled by script")
             }
-            Self::Settled(id, _) => (id, "The letter is ignored"),
+            Self::Resolved(id, _) => (id, "The letter is ignored"),
             Self::Replayed(id) => (id, "The letter is replayed and its event was put back"),
             Self::Reopened(id) => (id, "The letter is unresolved again"),
             Self::Run { done, action, which } => {
                 let done = Amount::exactly(done);
                 let verb = if done.is_one() { "is" } else { "are" };
-                return Ok(format!("{} {verb} {}: {which}", done.letters(), settled_as(Some(action))));
+                return Ok(format!("{} {verb} {}: {which}", done.letters(), resolution_words(Some(action))));
             }
         };
         // The letter may have been swept since.

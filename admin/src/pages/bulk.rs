@@ -6,9 +6,9 @@ use dead_letters::Resolution;
 
 use super::{
     banner::{Told, tell},
+    letter_actions::back,
     preview::in_words,
     result::Run,
-    settle::back,
 };
 use crate::{
     access::Access,
@@ -35,7 +35,7 @@ pub(crate) async fn run(
     let before = before.map(|before| Run::open(&access, before)).transpose()?;
     // A further step runs only if no event failed again, or if the operator overrides this check.
     if let Some((run, token)) = before.as_ref().filter(|(run, _)| run.is_replay() && !anyway)
-        && bulk::came_back(&access, &run.token, run.began).await?.stops()
+        && bulk::failed_again(&access, &run.token, run.began).await?.stops()
     {
         return run.shown(&access, &root, token).await;
     }
@@ -45,9 +45,8 @@ pub(crate) async fn run(
     let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
     let outcome = bulk::run(&access, &token, note.clone(), limit, Utc::now()).await?;
 
-    let is_finished = !outcome.more
-        && !outcome.skipped_locked
-        && outcome.settled_by_others.is_none_or(|others| others == 0);
+    let is_finished =
+        !outcome.more && !outcome.skipped_locked && outcome.closed_by_others.is_none_or(|others| others == 0);
     if is_finished && outcome.action != Resolution::Replayed {
         let which = in_words(&outcome.filter);
         let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which };

@@ -23,9 +23,9 @@ use crate::{
     access::{Access, AppAccess, Right},
     audit::Entry,
     input::{Form, LetterPath, Query},
+    letter_actions::summary,
     payload::{Kind, REDACTED, Redaction, Token, pretty, redact},
     problem::Problem,
-    settle::summary,
     urls::Root,
 };
 
@@ -36,7 +36,7 @@ const MAX_TOKENS: usize = 8_000;
 const MAX_LAID_OUT_BYTES: usize = 300_000;
 /// Characters of the error that are shown.
 const MAX_ERROR_CHARACTERS: u64 = 100_000;
-const EARLIER_DEATHS: u32 = 10;
+const EARLIER_FAILURES: u32 = 10;
 
 #[derive(Template)]
 #[template(path = "letter.html")]
@@ -51,8 +51,8 @@ struct LetterPage {
     signature: Text,
     payload: Payload,
     /// `None` if the operator may do nothing.
-    settle: Option<SettleCard>,
-    earlier: Vec<EarlierDeath>,
+    actions: Option<ActionsCard>,
+    earlier: Vec<EarlierFailure>,
     /// How many earlier failures of the event are not listed.
     more_earlier: u64,
     command: Command,
@@ -70,25 +70,25 @@ struct Letter {
     last_attempt: Time,
     created: Time,
     death: Option<String>,
-    settled: Option<Resolved>,
+    resolved: Option<Resolved>,
     note: Option<Text>,
     is_open: bool,
     /// The address of all letters of the event.
     event_letters: String,
 }
 
-struct SettleCard {
+struct ActionsCard {
     operator: Text,
     replay: Option<String>,
     resolve: Option<String>,
     reopen: Option<String>,
 }
 
-struct EarlierDeath {
+struct EarlierFailure {
     address: String,
     created: Time,
     error: ErrorText,
-    settled: Option<Resolved>,
+    resolved: Option<Resolved>,
 }
 
 struct Payload {
@@ -181,7 +181,7 @@ async fn shows(
     let payload = payload(access, root, &letter, reveals).await?;
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
-    let earlier = earlier_deaths(access, root, &letter, times).await?;
+    let earlier = earlier_failures(access, root, &letter, times).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
     let alike = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
@@ -196,7 +196,7 @@ async fn shows(
         alike,
         signature: Text::cut(&letter.error_signature, 200),
         payload,
-        settle: SettleCard::new(access, root, &letter),
+        actions: ActionsCard::new(access, root, &letter),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
         command: Command::letter(app_id, id),
@@ -218,7 +218,7 @@ impl Letter {
             .original_event_id(letter.original_event_id);
         Self {
             death: death(&letter, times),
-            settled: Resolved::of(&letter),
+            resolved: Resolved::of(&letter),
             is_open: letter.is_open(),
             id: letter.id.to_string(),
             source: Text::cut(&letter.source, 500),
@@ -236,11 +236,11 @@ impl Letter {
     }
 
     fn is_unresolved(&self) -> bool {
-        self.settled.is_none()
+        self.resolved.is_none()
     }
 }
 
-impl SettleCard {
+impl ActionsCard {
     fn new(access: &AppAccess, root: &Root, letter: &DeadLetterSummary) -> Option<Self> {
         let action = |right, is_meant: bool, action| {
             (is_meant && access.may(right)).then(|| root.letter_action(access.app_id, letter.id, action))
@@ -248,8 +248,8 @@ impl SettleCard {
         let card = Self {
             operator: Text::cut(access.operator().name(), 100),
             replay: action(Right::Replay, letter.is_open(), "replay"),
-            resolve: action(Right::Settle, letter.is_open(), "resolve"),
-            reopen: action(Right::Settle, letter.resolved_at.is_some(), "reopen"),
+            resolve: action(Right::Resolve, letter.is_open(), "resolve"),
+            reopen: action(Right::Resolve, letter.resolved_at.is_some(), "reopen"),
         };
         let may_do = card.replay.is_some() || card.resolve.is_some() || card.reopen.is_some();
         may_do.then_some(card)
@@ -330,12 +330,12 @@ fn shown(text: &str, kind: Option<PayloadKind>, redaction: &Redaction) -> (Conte
 
 /// Returns the other letters of the same event that were replayed. An index finds them, and a letter without any
 /// takes no statement.
-async fn earlier_deaths(
+async fn earlier_failures(
     access: &AppAccess,
     root: &Root,
     letter: &DeadLetterSummary,
     times: u64,
-) -> Result<Vec<EarlierDeath>, Problem> {
+) -> Result<Vec<EarlierFailure>, Problem> {
     if times == 0 {
         return Ok(Vec::new());
     }
@@ -343,14 +343,14 @@ async fn earlier_deaths(
         .state(DeadLetterState::Closed)
         .resolution(Resolution::Replayed)
         .original_event_id(letter.original_event_id);
-    let page = PageRequest::default().size(EARLIER_DEATHS).scan_limit(SCAN);
+    let page = PageRequest::default().size(EARLIER_FAILURES).scan_limit(SCAN);
     let letters = access.store().list(access.app_id, &filter, &page).await?.items;
     let others = letters.into_iter().filter(|other| other.id != letter.id);
-    let death = |letter: DeadLetterSummary| EarlierDeath {
+    let death = |letter: DeadLetterSummary| EarlierFailure {
         address: root.letter(access.app_id, letter.id),
         created: Time(letter.created_at),
         error: ErrorText::of_excerpt(&letter.error_excerpt),
-        settled: Resolved::of(&letter),
+        resolved: Resolved::of(&letter),
     };
     Ok(others.map(death).collect())
 }

@@ -13,7 +13,7 @@ use super::{
     frame::Frame,
     html,
     listing::{Listing, SCAN, View, first_page},
-    text::{Amount, ErrorText, Text, Time, ordinal, settled_as},
+    text::{Amount, ErrorText, Text, Time, ordinal, resolution_words},
 };
 use crate::{
     access::{Access, AppAccess, Right},
@@ -33,7 +33,7 @@ struct LettersPage {
     /// The list's query string, for a form field.
     back: String,
     bulk: Bulk,
-    may_settle: bool,
+    may_resolve: bool,
     /// The address of the first page, unless this is the first page.
     newest: Option<String>,
     older: Option<String>,
@@ -62,7 +62,7 @@ impl Bulk {
         Self {
             preview: root.bulk(access.app_id, "preview"),
             all: (is_open && matching.count > 0).then(|| back_text(&query)),
-            may_ignore: access.may(Right::Settle) && state != DeadLetterState::Closed,
+            may_ignore: access.may(Right::Resolve) && state != DeadLetterState::Closed,
             may_replay: access.may(Right::Replay) && state != DeadLetterState::Closed,
         }
     }
@@ -83,7 +83,7 @@ pub(crate) struct Row {
     /// Says that the event was buried before, and how often.
     pub(crate) death: Option<String>,
     /// The resolution, if the letter has one.
-    pub(crate) settled: Option<Resolved>,
+    pub(crate) resolved: Option<Resolved>,
     pub(crate) is_open: bool,
     /// The address of `resolve` for an open letter, or of `reopen`.
     pub(crate) action: String,
@@ -99,7 +99,7 @@ impl Resolved {
     pub(crate) fn of(letter: &DeadLetterSummary) -> Option<Self> {
         Some(Self {
             at: Time(letter.resolved_at?),
-            as_what: settled_as(letter.resolution),
+            as_what: resolution_words(letter.resolution),
             by: letter.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
         })
     }
@@ -119,7 +119,7 @@ impl Row {
             attempts: letter.attempt_count,
             created: Time(letter.created_at),
             death: death(&letter, times),
-            settled: Resolved::of(&letter),
+            resolved: Resolved::of(&letter),
             is_open,
             action: root.letter_action(access.app_id, letter.id, action),
         }
@@ -172,7 +172,7 @@ pub(crate) async fn page(
             .collect(),
         back: back_text(&query),
         bulk: Bulk::new(&access, &root, &query.filter, listing.matching),
-        may_settle: access.may(Right::Settle),
+        may_resolve: access.may(Right::Resolve),
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
         older: next.map(|next| root.letters(app_id, &next)),
         scanned_back_to: page.scanned_back_to.map(Time),

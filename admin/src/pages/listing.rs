@@ -8,7 +8,7 @@ use dead_letters::{
     DeadLetterState, ListQuery, Resolution, RetentionPolicy,
 };
 
-use super::text::{Amount, Text, Time, settled_as};
+use super::text::{Amount, Text, Time, resolution_words};
 use crate::{access::AppAccess, clock, problem::Problem, urls::Root};
 
 /// Cap of every count, so that the cost of a page does not grow with the number of letters.
@@ -225,7 +225,7 @@ impl FilterForm {
             .collect();
         let choice = |choice: Resolution| Choice {
             value: choice.as_str(),
-            label: settled_as(Some(choice)),
+            label: resolution_words(Some(choice)),
             is_chosen: choice.as_str() == resolution,
         };
         Self {

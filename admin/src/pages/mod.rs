@@ -13,12 +13,12 @@ mod command;
 mod frame;
 mod groups;
 mod letter;
+mod letter_actions;
 mod letters;
 mod listing;
 mod preview;
 mod problem;
 mod result;
-mod settle;
 mod text;
 
 use askama::Template;
@@ -42,9 +42,9 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}/groups", get(groups::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}", get(letter::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", post(letter::reveal))
-        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(settle::resolve))
-        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", post(settle::replay))
-        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(settle::reopen))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(letter_actions::resolve))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", post(letter_actions::replay))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(letter_actions::reopen))
         .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
         .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
         .route("/apps/{dead_letters_app}/bulk/result", get(result::page).post(result::look))

@@ -11,8 +11,8 @@ use super::{
     command::Command,
     frame::Frame,
     html,
+    letter_actions::{back, list_query},
     letters::Row,
-    settle::{back, list_query},
     text::{Amount, Text, Time},
 };
 use crate::{
@@ -48,7 +48,7 @@ struct PreviewPage {
     back: String,
     cancel: String,
     /// Whether to offer a staged replay.
-    is_braked: bool,
+    is_staged: bool,
     command: Command,
 }
 
@@ -106,7 +106,7 @@ pub(crate) async fn page(
         token: preview.token,
         back: back_text(&back),
         cancel: root.letters(app_id, &back),
-        is_braked: action == Resolution::Replayed && (count > 1 || capped),
+        is_staged: action == Resolution::Replayed && (count > 1 || capped),
         command: Command::preview(app_id, action, &filter),
     })
 }

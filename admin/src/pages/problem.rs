@@ -14,7 +14,7 @@ use dead_letters::AppId;
 
 use super::{
     frame::Frame,
-    text::{Text, Time, settled_as},
+    text::{Text, Time, resolution_words},
 };
 use crate::{problem::Problem, urls::Root};
 
@@ -24,7 +24,7 @@ struct ProblemPage {
     frame: Frame,
     title: &'static str,
     detail: Text,
-    settled: Option<Before>,
+    resolved: Option<Before>,
     /// Whether the same request may soon succeed. The script then sends it again.
     is_transient: bool,
     /// Links to other pages, the nearest first.
@@ -69,10 +69,10 @@ fn as_page(
         frame: if is_transient { frame.live() } else { frame },
         title: problem.title(),
         detail: sentence(problem.detail()),
-        settled: problem.settled().map(|settled| Before {
-            as_what: settled_as(settled.resolution),
-            by: settled.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
-            at: Time(settled.resolved_at),
+        resolved: problem.resolved().map(|resolved| Before {
+            as_what: resolution_words(resolved.resolution),
+            by: resolved.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
+            at: Time(resolved.resolved_at),
         }),
         is_transient,
         ways,

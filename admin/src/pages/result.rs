@@ -17,11 +17,11 @@ use super::{
     letters::Row,
     preview::verb,
     see_other,
-    text::{Amount, Text, Time, settled_as},
+    text::{Amount, Text, Time, resolution_words},
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Failure, Outcome, came_back, is_zero},
+    bulk::{Failure, Outcome, failed_again, is_zero},
     input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
@@ -48,7 +48,7 @@ pub(crate) struct Run {
     more: bool,
     uncounted: bool,
     skipped_locked: bool,
-    settled_by_others: Option<u64>,
+    closed_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
     note: Option<String>,
@@ -71,7 +71,7 @@ impl Run {
             more: outcome.more,
             uncounted: outcome.uncounted,
             skipped_locked: outcome.skipped_locked,
-            settled_by_others: outcome.settled_by_others,
+            closed_by_others: outcome.closed_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
             note,
@@ -122,7 +122,7 @@ struct ResultPage {
     verb: &'static str,
     done: u64,
     counted: Amount,
-    settled_by_others: Option<Amount>,
+    closed_by_others: Option<Amount>,
     /// Whether a new preview may count further letters.
     uncounted: bool,
     skipped_locked: bool,
@@ -130,7 +130,7 @@ struct ResultPage {
     failed: Amount,
     failures: Vec<Failed>,
     began: Time,
-    came_back: Option<CameBack>,
+    failed_again: Option<FailedAgain>,
     next: Option<Next>,
     is_replay: bool,
     run: String,
@@ -142,7 +142,7 @@ struct ResultPage {
     list: String,
 }
 
-struct CameBack {
+struct FailedAgain {
     count: Amount,
     letters: Vec<Row>,
 }
@@ -196,15 +196,15 @@ async fn show(
     is_answer: bool,
 ) -> Result<Response, Problem> {
     let app_id = access.app_id;
-    let came_back = match run.is_replay() {
+    let failed_again = match run.is_replay() {
         true => {
-            let found = came_back(access, &run.token, run.began).await?;
+            let found = failed_again(access, &run.token, run.began).await?;
             let stops = found.stops();
             let count = Amount { count: found.count as u64, capped: found.capped };
             let times = vec![1; found.letters.len()];
             let row = |(letter, times)| Row::new(access, root, letter, times);
             let letters = found.letters.into_iter().zip(times).map(row).collect();
-            stops.then_some(CameBack { count, letters })
+            stops.then_some(FailedAgain { count, letters })
         }
         false => None,
     };
@@ -218,7 +218,7 @@ async fn show(
     };
     let step = Amount::exactly(ReplayRequest::next_stage(run.done).into());
     let is_step = run.is_replay() && rest.count > step.count;
-    let what = settled_as(Some(run.action));
+    let what = resolution_words(Some(run.action));
     let title =
         format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
     let list = root.letters(app_id, &run.back);
@@ -230,14 +230,14 @@ async fn show(
         verb: verb(run.action),
         done: run.done,
         counted,
-        settled_by_others: run.settled_by_others.filter(|&others| others > 0).map(Amount::exactly),
+        closed_by_others: run.closed_by_others.filter(|&others| others > 0).map(Amount::exactly),
         uncounted: run.uncounted && !run.more,
         skipped_locked: run.skipped_locked,
         stopped_by: run.stopped_by.as_deref().map(Text::from),
         failed: Amount::exactly(run.failed),
         failures: run.failures.iter().map(failed).collect(),
         began: Time(run.began),
-        came_back,
+        failed_again,
         next: (rest.count > 0 && (run.more || run.skipped_locked))
             .then_some(Next { step: is_step.then_some(step), rest }),
         is_replay: run.is_replay(),

@@ -168,7 +168,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// Returns the resolution in words.
-pub(crate) fn settled_as(resolution: Option<Resolution>) -> &'static str {
+pub(crate) fn resolution_words(resolution: Option<Resolution>) -> &'static str {
     match resolution {
         Some(Resolution::Replayed) => "replayed",
         Some(Resolution::Ignored) => "ignored",

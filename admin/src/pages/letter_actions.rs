@@ -7,19 +7,19 @@ use super::banner::{Told, tell};
 use crate::{
     access::{Access, AppAccess},
     input::{Fields, Form, LetterPath},
+    letter_actions,
     problem::Problem,
-    settle,
     urls::{Root, fits},
 };
 
 /// The fields of an action. A row's button also sends the letters that are ticked in the list, which are ignored
 /// here.
-struct SettleForm {
+struct ActionForm {
     note: Option<String>,
     back: Option<ListQuery>,
 }
 
-impl SettleForm {
+impl ActionForm {
     fn read(fields: &mut Fields) -> Result<Self, Problem> {
         Ok(Self { note: fields.take("note")?, back: back(fields)? })
     }
@@ -54,11 +54,11 @@ pub(crate) async fn resolve(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let form = SettleForm::read(&mut fields)?;
+    let form = ActionForm::read(&mut fields)?;
     let resolution = fields.parse("resolution", "must be ignored or handled_by_script")?;
     let resolution = resolution.ok_or_else(|| Problem::invalid_field("resolution", "is missing"))?;
-    settle::resolve(&access, id, resolution, form.note.clone()).await?;
-    Ok(form.done(&access, &root, id, Told::Settled(id, resolution)))
+    letter_actions::resolve(&access, id, resolution, form.note.clone()).await?;
+    Ok(form.done(&access, &root, id, Told::Resolved(id, resolution)))
 }
 
 pub(crate) async fn replay(
@@ -68,8 +68,8 @@ pub(crate) async fn replay(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let form = SettleForm::read(&mut fields)?;
-    settle::replay(&access, id, form.note.clone()).await?;
+    let form = ActionForm::read(&mut fields)?;
+    letter_actions::replay(&access, id, form.note.clone()).await?;
     Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn reopen(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let form = SettleForm::read(&mut fields)?;
-    settle::reopen(&access, id).await?;
+    let form = ActionForm::read(&mut fields)?;
+    letter_actions::reopen(&access, id).await?;
     Ok(form.done(&access, &root, id, Told::Reopened(id)))
 }

@@ -1,61 +1,28 @@
-//! The SQL texts of statements.
+//! Statements whose limits the planner does not see.
 
-use std::{
-    fmt::{self, Write},
-    sync::OnceLock,
-};
+use std::fmt::{self, Write};
 
 use sea_orm::{
-    DbBackend, Statement, StatementBuilder,
+    Statement,
     sea_query::{
         PostgresQueryBuilder, QueryBuilder, QueryStatementWriter, SqlWriter, SqlWriterValues,
         SqliteQueryBuilder, Value,
     },
 };
 
-/// The SQL text of a statement of which only the values change. SeaORM builds the text once for each backend,
-/// since building it is a considerable part of a short statement's cost.
-pub(super) struct Text {
-    postgres: OnceLock<String>,
-    sqlite: OnceLock<String>,
-}
-
-impl Text {
-    pub(super) const fn new() -> Self {
-        Self { postgres: OnceLock::new(), sqlite: OnceLock::new() }
-    }
-
-    /// Returns the statement with these values, in the order of the values of `build`. The values of `build` are
-    /// not sent.
-    pub(super) fn with<S: StatementBuilder>(
-        &self,
-        backend: DbBackend,
-        values: impl IntoIterator<Item = Value>,
-        build: impl FnOnce() -> S,
-    ) -> Statement {
-        let text = match backend {
-            DbBackend::Postgres => &self.postgres,
-            DbBackend::Sqlite => &self.sqlite,
-            other => return other.build(&build()),
-        };
-        let text = text.get_or_init(|| backend.build(&build()).sql);
-        Statement::from_sql_and_values(backend, text, values)
-    }
-}
+use super::dialect::Dialect;
 
 /// Builds a statement whose plan does not depend on its limits, so that both backends can cache the plan.
 ///
 /// Where a limit is `(SELECT $1)`, PostgreSQL expects a tenth of the rows, keeps its generic plan, and walks an
 /// index in order. If it saw the number, it would read and sort all rows of an app that its statistics do not
 /// know. SQLite plans a statement anew for each value of a bound limit, so limits are literals there.
-pub(super) fn with_hidden_limits(
-    backend: DbBackend,
-    query: &(impl QueryStatementWriter + StatementBuilder),
-) -> Statement {
-    match backend {
-        DbBackend::Postgres => build_with_hidden_limits(PostgresQueryBuilder, backend, query),
-        DbBackend::Sqlite => build_with_hidden_limits(SqliteQueryBuilder, backend, query),
-        other => other.build(query),
+pub(super) fn with_hidden_limits(dialect: Dialect, query: &impl QueryStatementWriter) -> Statement {
+    match dialect {
+        Dialect::Postgres | Dialect::Sharded => {
+            build_with_hidden_limits(PostgresQueryBuilder, dialect, query)
+        }
+        Dialect::Sqlite => build_with_hidden_limits(SqliteQueryBuilder, dialect, query),
     }
 }
 
@@ -68,15 +35,15 @@ const SHOWN: u64 = 1 << 63;
 
 fn build_with_hidden_limits(
     builder: impl QueryBuilder,
-    backend: DbBackend,
+    dialect: Dialect,
     query: &impl QueryStatementWriter,
 ) -> Statement {
     let (placeholder, numbered) = builder.placeholder();
     let values = SqlWriterValues::new(placeholder, numbered);
-    let mut writer = HiddenLimits { values, literal: backend == DbBackend::Sqlite };
+    let mut writer = HiddenLimits { values, literal: dialect == Dialect::Sqlite };
     query.build_collect_any_into(&builder, &mut writer);
     let (sql, values) = writer.values.into_parts();
-    Statement::from_sql_and_values(backend, sql, values)
+    Statement::from_sql_and_values(dialect.backend(), sql, values)
 }
 
 struct HiddenLimits {
@@ -127,10 +94,10 @@ mod tests {
     #[test]
     fn a_limit_is_a_subquery_on_postgres_and_a_literal_on_sqlite() {
         let page = Entity::find().filter(COLUMN.attempt_count.eq(4711)).limit(51);
-        let Statement { sql, values, .. } = with_hidden_limits(DbBackend::Postgres, page.as_query());
+        let Statement { sql, values, .. } = with_hidden_limits(Dialect::Postgres, page.as_query());
         assert!(sql.ends_with(r#" = $1 LIMIT (SELECT $2)"#), "{sql}");
         assert_eq!(values.map(|values| values.0), Some(vec![4711.into(), 51_u64.into()]));
-        let Statement { sql, values, .. } = with_hidden_limits(DbBackend::Sqlite, page.as_query());
+        let Statement { sql, values, .. } = with_hidden_limits(Dialect::Sqlite, page.as_query());
         assert!(sql.ends_with(" = ? LIMIT 51"), "{sql}");
         assert_eq!(values.map(|values| values.0), Some(vec![4711.into()]));
     }
@@ -138,8 +105,8 @@ mod tests {
     #[test]
     fn a_limit_that_is_shown_is_a_literal_on_both() {
         let page = Entity::find().limit(shown(51));
-        for backend in [DbBackend::Postgres, DbBackend::Sqlite] {
-            let Statement { sql, values, .. } = with_hidden_limits(backend, page.as_query());
+        for dialect in [Dialect::Postgres, Dialect::Sqlite] {
+            let Statement { sql, values, .. } = with_hidden_limits(dialect, page.as_query());
             assert!(sql.ends_with(" LIMIT 51"), "{sql}");
             assert!(values.is_none_or(|values| values.0.is_empty()));
         }

@@ -24,8 +24,8 @@
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, DbBackend, DbErr, EntityTrait, IdenStatic, Iterable, JoinType, QueryFilter,
-    QueryOrder, QuerySelect, QueryTrait, Select, Statement,
+    ColumnTrait, Condition, DbBackend, EntityTrait, IdenStatic, Iterable, JoinType, QueryFilter, QueryOrder,
+    QuerySelect, QueryTrait, Select, Statement,
     sea_query::{
         ArrayType, Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
         UnionType, Value, WithClause,
@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use super::{
     bytes::{row_bytes, row_bytes_of},
+    dialect::Dialect,
     parts::Part,
 };
 use crate::{
@@ -50,16 +51,6 @@ fn bound_of(due: Due) -> DateTime<Utc> {
     to_bound(time)
 }
 
-pub(super) fn require_supported(backend: DbBackend) -> Result<(), DbErr> {
-    match backend {
-        DbBackend::Postgres | DbBackend::Sqlite => Ok(()),
-        other => Err(DbErr::BackendNotSupported {
-            db: other.as_str(),
-            ctx: "gc runs on PostgreSQL and SQLite only",
-        }),
-    }
-}
-
 /// Deletes the oldest due rows of all apps on PostgreSQL, and returns only their number.
 pub(super) fn delete_oldest_on_postgres(due: Due, limit: u64) -> Statement {
     let scope = SweepScope::AllApps;
@@ -71,7 +62,7 @@ pub(super) fn delete_oldest_on_postgres(due: Due, limit: u64) -> Statement {
 /// Deletes the oldest due rows on PostgreSQL. Returns one row: how many rows the statement picked, how many of
 /// them it deleted, and the last picked row if it picked `limit` rows.
 pub(super) fn sweep_oldest_on_postgres(
-    sharded: bool,
+    dialect: Dialect,
     scope: &SweepScope,
     due: Due,
     after: Option<SweepCursor>,
@@ -80,7 +71,10 @@ pub(super) fn sweep_oldest_on_postgres(
     let oldest = oldest_on_postgres(place_of(due), scope, due, Part::All, after, LOCK);
     // Citus routes the DELETE by the app only if the condition stands outside the subquery. Where the table is not
     // distributed, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
-    let of_app = if sharded && app_of(scope).is_some() { "app_id = $3 AND " } else { "" };
+    let of_app = match (dialect, scope) {
+        (Dialect::Sharded, SweepScope::App(_)) => "app_id = $3 AND ",
+        _ => "",
+    };
     let sweep = format!(
         "WITH picked AS MATERIALIZED ({oldest}), \
          deleted AS (DELETE FROM dead_letters \
@@ -156,27 +150,27 @@ pub(super) fn find_oldest_on_sqlite(
 }
 
 /// Selects all columns of the rows with these ids. If an app is given, all of the rows belong to it.
-pub(super) fn find_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
-    if backend == DbBackend::Sqlite {
-        return Entity::find().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
+pub(super) fn find_by_id(dialect: Dialect, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
+    if dialect == Dialect::Sqlite {
+        return Entity::find().filter(Column::Id.is_in(ids.iter().copied())).build(DbBackend::Sqlite);
     }
     let find = format!("SELECT {} FROM dead_letters", whole());
     by_id_on_postgres(&find, app_id, ids, "")
 }
 
 /// Deletes the rows with these ids. If an app is given, all of the rows belong to it.
-pub(super) fn delete_by_id(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
-    if backend == DbBackend::Sqlite {
-        return Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).build(backend);
+pub(super) fn delete_by_id(dialect: Dialect, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
+    if dialect == Dialect::Sqlite {
+        return Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).build(DbBackend::Sqlite);
     }
     by_id_on_postgres("DELETE FROM dead_letters", app_id, ids, "")
 }
 
 /// Deletes as [`delete_by_id`] does, and returns all columns of the deleted rows, in no order.
-pub(super) fn delete_by_id_returning(backend: DbBackend, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
-    if backend == DbBackend::Sqlite {
+pub(super) fn delete_by_id_returning(dialect: Dialect, app_id: Option<AppId>, ids: &[Uuid]) -> Statement {
+    if dialect == Dialect::Sqlite {
         let mut delete = Entity::delete_many().filter(Column::Id.is_in(ids.iter().copied())).into_query();
-        return backend.build(delete.returning(Query::returning().columns(Column::iter())));
+        return dialect.build(delete.returning(Query::returning().columns(Column::iter())));
     }
     let returning = format!(" RETURNING {}", whole());
     by_id_on_postgres("DELETE FROM dead_letters", app_id, ids, &returning)
@@ -235,36 +229,35 @@ pub(super) fn share_by_app(
 
 /// Finds the first app that has due rows behind the cursor. The scope goes by app.
 pub(super) fn first_app_on_postgres(
-    sharded: bool,
+    dialect: Dialect,
     scope: &SweepScope,
     due: Due,
     after: Option<SweepCursor>,
 ) -> Statement {
     let app_id = |table: &str| format!("{table}.app_id");
-    let oldest = match sharded {
-        true => oldest_across_shards(app_id, scope, due, Part::All, after),
-        false => oldest_on_postgres(app_id, scope, due, Part::All, after, ""),
+    let oldest = match dialect {
+        Dialect::Sharded => oldest_across_shards(app_id, scope, due, Part::All, after),
+        _ => oldest_on_postgres(app_id, scope, due, Part::All, after, ""),
     };
     Statement::from_sql_and_values(DbBackend::Postgres, oldest, values(scope, due, after, 1))
 }
 
 /// Counts the due rows of these parts, each part up to the limit.
 pub(super) fn count_oldest(
-    backend: DbBackend,
-    sharded: bool,
+    dialect: Dialect,
     scope: &SweepScope,
     due: Due,
     parts: &[Part],
     limit: u64,
 ) -> Statement {
-    if backend == DbBackend::Sqlite {
+    if dialect == Dialect::Sqlite {
         let counts = parts.iter().map(|&part| count_on_sqlite(scope, due, part, limit));
         let sum = counts.map(Expr::from).reduce(ExprTrait::add).unwrap_or_else(|| Expr::val(0));
-        return backend.build(&Query::select().expr(sum).take());
+        return dialect.build(&Query::select().expr(sum).take());
     }
     let count = |&part: &Part| {
         let oldest = match scope {
-            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if sharded => {
+            SweepScope::AllApps | SweepScope::AllAppsBut { .. } if dialect == Dialect::Sharded => {
                 oldest_across_shards(id_of, scope, due, part, None)
             }
             scope => oldest_on_postgres(id_of, scope, due, part, None, ""),
@@ -273,7 +266,7 @@ pub(super) fn count_oldest(
     };
     let counts: Vec<_> = parts.iter().map(count).collect();
     let sum = format!("SELECT {}", counts.join(" + "));
-    Statement::from_sql_and_values(backend, sum, values(scope, due, None, limit))
+    Statement::from_sql_and_values(DbBackend::Postgres, sum, values(scope, due, None, limit))
 }
 
 fn count_on_sqlite(scope: &SweepScope, due: Due, part: Part, limit: u64) -> SelectStatement {
@@ -587,18 +580,4 @@ fn apps_on_sqlite(excepted: &[AppId], after: Option<SweepCursor>, due: Due, part
         .and_where(Expr::col(APP).is_not_in(excepted.iter().map(|app_id| app_id.into_inner())))
         .with_cte(WithClause::new().recursive(true).cte(apps).to_owned())
         .take()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mysql_is_refused_by_name() {
-        let refusal = require_supported(DbBackend::MySql).map_err(|error| error.to_string());
-        assert_eq!(
-            refusal,
-            Err("Operation not supported by backend MySql: gc runs on PostgreSQL and SQLite only".to_owned())
-        );
-    }
 }

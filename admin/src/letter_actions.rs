@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::{
     access::{AppAccess, Right},
     audit::Entry,
-    problem::{ClosedBefore, Problem},
+    problem::{Problem, ResolvedBefore},
 };
 
 /// Pauses between attempts at a letter that others are changing, two seconds in total.
@@ -35,7 +35,7 @@ pub(crate) async fn resolve(
     resolution: Resolution,
     note: Option<String>,
 ) -> Result<(), Problem> {
-    access.needs(Right::Settle)?;
+    access.needs(Right::Resolve)?;
     may_be_set(resolution, "resolution")?;
     let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, resolution.as_str(), id);
@@ -53,14 +53,14 @@ async fn resolve_open(
     attribution: &Attribution,
 ) -> Result<(), Problem> {
     for pause in PAUSES {
-        let settled =
+        let resolved =
             access.store().resolve_matching(access.app_id, open, resolution, attribution, 1).await?;
-        if !settled.ids.is_empty() {
+        if !resolved.ids.is_empty() {
             return Ok(());
         }
         let letter = summary(access, id).await?;
-        if let Some(settled) = settled_before(&letter).filter(|_| !letter.is_open()) {
-            return Err(Problem::already_resolved(settled));
+        if let Some(resolved) = resolved_before(&letter).filter(|_| !letter.is_open()) {
+            return Err(Problem::already_resolved(resolved));
         }
         sleep(pause).await;
     }
@@ -82,7 +82,7 @@ pub(crate) async fn replay(
 
 /// Makes the letter unresolved again.
 pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
-    access.needs(Right::Settle)?;
+    access.needs(Right::Resolve)?;
     let entry = Entry::of_letter(access, "reopened", id);
     end(entry, reopen_resolved(access, id, &attribution(access, None)?).await)
 }
@@ -114,8 +114,8 @@ async fn reopen_resolved(
             return Err(error.into());
         }
         before = letter.resolved_at;
-        if let Some(settled) = settled_before(&letter) {
-            problem = Problem::changed(settled);
+        if let Some(resolved) = resolved_before(&letter) {
+            problem = Problem::changed(resolved);
         }
         sleep(pause).await;
     }
@@ -159,7 +159,7 @@ pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Prob
     }
 }
 
-fn settled_before(letter: &DeadLetterSummary) -> Option<ClosedBefore> {
+fn resolved_before(letter: &DeadLetterSummary) -> Option<ResolvedBefore> {
     let (resolution, resolved_by) = (letter.resolution, letter.resolved_by.clone());
-    Some(ClosedBefore { resolution, resolved_at: letter.resolved_at?, resolved_by })
+    Some(ResolvedBefore { resolution, resolved_at: letter.resolved_at?, resolved_by })
 }

@@ -1,0 +1,114 @@
+//! How SQL differs between the databases.
+
+use sea_orm::{
+    DbBackend, DbErr, Statement, StatementBuilder,
+    sea_query::{Expr, Func},
+};
+
+use super::insert::Form;
+use crate::AppId;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Postgres,
+    /// PostgreSQL, with a table that is distributed by `app_id`.
+    Sharded,
+    Sqlite,
+}
+
+impl Dialect {
+    /// Returns the dialect of a table that is not distributed, or an error for a backend without support.
+    pub(super) fn of(backend: DbBackend) -> Result<Self, DbErr> {
+        match backend {
+            DbBackend::Postgres => Ok(Self::Postgres),
+            DbBackend::Sqlite => Ok(Self::Sqlite),
+            other => Err(DbErr::BackendNotSupported {
+                db: other.as_str(),
+                ctx: "dead-letters runs on PostgreSQL and SQLite only",
+            }),
+        }
+    }
+
+    /// Returns the dialect of the same backend for a distributed table. SQLite has none.
+    pub(super) fn distributed(self) -> Self {
+        if self == Self::Postgres { Self::Sharded } else { self }
+    }
+
+    pub(super) fn backend(self) -> DbBackend {
+        match self {
+            Self::Postgres | Self::Sharded => DbBackend::Postgres,
+            Self::Sqlite => DbBackend::Sqlite,
+        }
+    }
+
+    pub(super) fn build(self, query: &impl StatementBuilder) -> Statement {
+        self.backend().build(query)
+    }
+
+    /// Returns the app if the table is distributed. A condition on the app then routes a statement to one shard.
+    pub(super) fn shard(self, app_id: AppId) -> Option<AppId> {
+        (self == Self::Sharded).then_some(app_id)
+    }
+
+    /// Returns the form of a batch of new rows. Citus sends VALUES straight to the shards of their apps, but first
+    /// gathers the rows of a SELECT, such as one over arrays, in one place.
+    pub(super) fn form(self) -> Form {
+        if self == Self::Postgres { Form::Arrays } else { Form::Values }
+    }
+
+    /// Returns the most values that a statement can bind.
+    pub(super) fn max_binds(self) -> usize {
+        if self == Self::Sqlite { 32_766 } else { 65_535 }
+    }
+
+    /// Returns the database's time at the start of the statement, as a value for a row. SQLite's is text in the
+    /// driver's format.
+    pub(super) fn now(self) -> Expr {
+        if self != Self::Sqlite {
+            // The transaction's start may be earlier than the row's creation, and the time of each row is volatile.
+            return Func::cust("statement_timestamp").into();
+        }
+        let now = Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now"].map(constant));
+        // The driver writes no fraction at a whole second.
+        Func::cust("replace").args([now.into(), constant(".000+"), constant("+")]).into()
+    }
+
+    /// Returns [`now`](Self::now) as an upper bound. All rows that a statement sees were created before it, except
+    /// rows that were stored with a later time. SQLite's clock has milliseconds, so the bound is the next millisecond.
+    pub(super) fn now_as_bound(self) -> Expr {
+        if self != Self::Sqlite {
+            return self.now();
+        }
+        let next = ["%Y-%m-%dT%H:%M:%f+00:00", "now", "+0.001 seconds"];
+        Func::cust("strftime").args(next.map(constant)).into()
+    }
+
+    /// Returns the position of a part in a text, or 0. LIKE would need its wildcards escaped, and ignores case on
+    /// SQLite.
+    pub(super) fn position(self, text: Expr, part: String) -> Expr {
+        let position = if self == Self::Sqlite { "instr" } else { "strpos" };
+        Func::cust(position).arg(text).arg(part).into()
+    }
+}
+
+/// Makes SQLite expect that most rows fulfill the condition, so that it uses no index for the condition.
+pub(super) fn likely(condition: Expr) -> Expr {
+    Func::cust("likely").arg(condition).into()
+}
+
+fn constant(text: &str) -> Expr {
+    Expr::Constant(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mysql_is_refused_by_name() {
+        let refusal = Dialect::of(DbBackend::MySql).map_err(|error| error.to_string());
+        let expected =
+            "Operation not supported by backend MySql: dead-letters runs on PostgreSQL and SQLite only";
+        assert_eq!(refusal, Err(expected.to_owned()));
+    }
+}
