@@ -7,6 +7,7 @@ use sea_orm::{DatabaseTransaction, DbErr};
 use super::{
     SeaOrmDeadLetterRepo,
     convert::{self, NewRow, OverCap},
+    get::summary,
     insert, new_id, transaction,
 };
 use crate::{
@@ -79,7 +80,7 @@ impl SeaOrmDeadLetterRepo {
                 Ok(()) => Ok(id),
                 // An earlier try may have committed without an answer.
                 Err(error) if tries > 1 && !error.is_transient() => {
-                    let row = self.find_in_app(app_id, id).await;
+                    let row = summary(self, app_id, id).await;
                     row.and_then(|row| if row.is_some() { Ok(id) } else { Err(error) })
                 }
                 Err(error) => Err(error),

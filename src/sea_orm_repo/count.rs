@@ -26,101 +26,102 @@ use crate::{
 /// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
 const APPS_PER_COUNT: usize = 1_000;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn count_unresolved(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
-        let count = Query::select()
-            .expr(Func::count(Expr::col(Asterisk)))
-            .from(Entity)
-            .and_where(COLUMN.app_id.eq(app_id.into_inner()))
-            .and_where(COLUMN.resolved_at.is_null())
-            .take();
-        let counted = self.db.query_one(&count).await?;
-        let count = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-        Ok(count)
-    }
+pub(super) async fn unresolved_count<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+) -> Result<i64, DeadLetterRepoError> {
+    let count = Query::select()
+        .expr(Func::count(Expr::col(Asterisk)))
+        .from(Entity)
+        .and_where(COLUMN.app_id.eq(app_id.into_inner()))
+        .and_where(COLUMN.resolved_at.is_null())
+        .take();
+    let counted = repo.db.query_one(&count).await?;
+    let count = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
+    Ok(count)
+}
 
-    pub(super) async fn count_unresolved_of_apps(
-        &self,
-        app_ids: &[AppId],
-        cap: Option<u32>,
-    ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        if let (Dialect::Sharded, Some(cap)) = (dialect, cap) {
-            return self.count_unresolved_one_by_one(app_ids, cap).await;
-        }
-        let mut found = HashMap::new();
-        for app_ids in app_ids.chunks(APPS_PER_COUNT) {
-            let count = match dialect {
-                Dialect::Sharded => dialect.build(&unresolved_by_app(app_ids)),
-                _ => with_hidden_limits(dialect, &unresolved_of_apps(dialect, app_ids, cap)),
-            };
-            let rows = self.db.query_all_raw(count).await?;
-            for row in rows {
-                found.insert(row.try_get::<Uuid>("", "app_id")?, row.try_get::<i64>("", "unresolved")?);
-            }
-        }
-        let counts = app_ids.iter().map(|&app_id| {
-            let counted = found.get(&app_id.into_inner()).copied().unwrap_or_default();
-            UnresolvedCount { app_id, unresolved: capped(counted, cap) }
-        });
-        Ok(counts.collect())
+pub(super) async fn unresolved_counts<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_ids: &[AppId],
+    cap: Option<u32>,
+) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    if let (Dialect::Sharded, Some(cap)) = (dialect, cap) {
+        return unresolved_counts_one_by_one(repo, app_ids, cap).await;
     }
-
-    async fn count_unresolved_one_by_one(
-        &self,
-        app_ids: &[AppId],
-        cap: u32,
-    ) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        let mut counts = Vec::with_capacity(app_ids.len());
-        for &app_id in app_ids {
-            let count = count_to(dialect, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
-            let counted = self.db.query_one_raw(with_hidden_limits(dialect, &count)).await?;
-            let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
-            counts.push(UnresolvedCount { app_id, unresolved: capped(counted, Some(cap)) });
-        }
-        Ok(counts)
-    }
-
-    pub(super) async fn count_matching(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        request: &CountRequest,
-    ) -> Result<Count, DeadLetterRepoError> {
-        let CountRequest { cap, scan_limit } = *request;
-        let mut matching = self.bounded(self.matching(app_id, filter)?.until_now(), scan_limit).await?;
-        let place = Query::select().columns([matching.time(), Column::Id]).take();
-        let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
-        let now = self.dialect()?.now_as_bound();
-        let count = Query::select().expr(now).expr(count).take();
-        let counted = matching.fetch(&self.db, count).await?.pop();
-        let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
-        let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
-        Ok(Count {
-            matching: capped(counted.try_get_by_index(1)?, Some(cap)),
-            now,
-            as_of: filter.created_before.unwrap_or(now),
-            scanned_back_to: matching.scanned_back_to(),
-        })
-    }
-
-    pub(super) async fn count_replays(
-        &self,
-        app_id: AppId,
-        event_ids: &[Uuid],
-    ) -> Result<Vec<u64>, DeadLetterRepoError> {
-        in_range("event_ids", u32::try_from(event_ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
-        if event_ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = self.db.query_all(&replays_of(self.dialect()?, app_id, event_ids)).await?;
-        let mut found = HashMap::new();
+    let mut found = HashMap::new();
+    for app_ids in app_ids.chunks(APPS_PER_COUNT) {
+        let count = match dialect {
+            Dialect::Sharded => dialect.build(&unresolved_by_app(app_ids)),
+            _ => with_hidden_limits(dialect, &unresolved_of_apps(dialect, app_ids, cap)),
+        };
+        let rows = repo.db.query_all_raw(count).await?;
         for row in rows {
-            found.insert(row.try_get_by_index::<Uuid>(0)?, row.try_get_by_index::<i64>(1)?.unsigned_abs());
+            found.insert(row.try_get::<Uuid>("", "app_id")?, row.try_get::<i64>("", "unresolved")?);
         }
-        Ok(event_ids.iter().map(|event_id| found.get(event_id).copied().unwrap_or_default()).collect())
     }
+    let counts = app_ids.iter().map(|&app_id| {
+        let counted = found.get(&app_id.into_inner()).copied().unwrap_or_default();
+        UnresolvedCount { app_id, unresolved: capped(counted, cap) }
+    });
+    Ok(counts.collect())
+}
+
+async fn unresolved_counts_one_by_one<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_ids: &[AppId],
+    cap: u32,
+) -> Result<Vec<UnresolvedCount>, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let mut counts = Vec::with_capacity(app_ids.len());
+    for &app_id in app_ids {
+        let count = count_to(dialect, cap, DeadLetterState::Unresolved, app_id.into_inner().into());
+        let counted = repo.db.query_one_raw(with_hidden_limits(dialect, &count)).await?;
+        let counted = counted.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
+        counts.push(UnresolvedCount { app_id, unresolved: capped(counted, Some(cap)) });
+    }
+    Ok(counts)
+}
+
+pub(super) async fn count<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    request: &CountRequest,
+) -> Result<Count, DeadLetterRepoError> {
+    let CountRequest { cap, scan_limit } = *request;
+    let mut matching = repo.bounded(repo.matching(app_id, filter)?.until_now(), scan_limit).await?;
+    let place = Query::select().columns([matching.time(), Column::Id]).take();
+    let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
+    let now = repo.dialect()?.now_as_bound();
+    let count = Query::select().expr(now).expr(count).take();
+    let counted = matching.fetch(&repo.db, count).await?.pop();
+    let counted = counted.ok_or_else(|| DbErr::RecordNotFound("count".to_owned()))?;
+    let now = counted.try_get_by_index::<DateTimeWithTimeZone>(0)?.to_utc();
+    Ok(Count {
+        matching: capped(counted.try_get_by_index(1)?, Some(cap)),
+        now,
+        as_of: filter.created_before.unwrap_or(now),
+        scanned_back_to: matching.scanned_back_to(),
+    })
+}
+
+pub(super) async fn times_replayed<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    event_ids: &[Uuid],
+) -> Result<Vec<u64>, DeadLetterRepoError> {
+    in_range("event_ids", u32::try_from(event_ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
+    if event_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = repo.db.query_all(&replays_of(repo.dialect()?, app_id, event_ids)).await?;
+    let mut found = HashMap::new();
+    for row in rows {
+        found.insert(row.try_get_by_index::<Uuid>(0)?, row.try_get_by_index::<i64>(1)?.unsigned_abs());
+    }
+    Ok(event_ids.iter().map(|event_id| found.get(event_id).copied().unwrap_or_default()).collect())
 }
 
 /// Selects a count for each event.

@@ -25,53 +25,51 @@ use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, Sto
 /// same maximum.
 const SIZES: RangeInclusive<u32> = 1..=1_000;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn export_page(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        page: &PageRequest,
-    ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
-        let size = in_range("page.size", page.size, SIZES)?;
-        let mut listed = self.listed(app_id, filter, page).await?;
-        let dialect = self.dialect()?;
-        // If the filter leaves rows out, searching twice costs more than fetching the rows by their ids.
-        if !listed.is_narrow() && !listed.is_bounded() {
-            let page = with_hidden_limits(dialect, &light_page(&listed, size));
-            let rows = self.db.rows::<convert::Row>(page).await?;
-            let letters: Vec<_> = rows.into_iter().map(StoredLetter::from).collect();
-            if !letters.is_empty() {
-                let place =
-                    |letter: &StoredLetter| listed.place(letter.created_at, letter.resolved_at, letter.id);
-                return Ok(listed.page_of(letters, size, place));
-            }
+pub(super) async fn export<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    page: &PageRequest,
+) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
+    let size = in_range("page.size", page.size, SIZES)?;
+    let mut listed = repo.listed(app_id, filter, page).await?;
+    let dialect = repo.dialect()?;
+    // If the filter leaves rows out, searching twice costs more than fetching the rows by their ids.
+    if !listed.is_narrow() && !listed.is_bounded() {
+        let page = with_hidden_limits(dialect, &light_page(&listed, size));
+        let rows = repo.db.rows::<convert::Row>(page).await?;
+        let letters: Vec<_> = rows.into_iter().map(StoredLetter::from).collect();
+        if !letters.is_empty() {
+            let place =
+                |letter: &StoredLetter| listed.place(letter.created_at, letter.resolved_at, letter.id);
+            return Ok(listed.page_of(letters, size, place));
         }
-        // Reads the sizes first, which fetches no large text.
-        let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
-        let sizes = listed.page(size, &sizes);
-        let found = listed.fetch(&self.db, sizes).await?;
-        let mut bytes = 0;
-        let mut picked: Vec<Place> = Vec::new();
-        for row in found.iter().take(size as usize) {
-            bytes += u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or_default();
-            if bytes > MAX_BYTES && !picked.is_empty() {
-                break;
-            }
-            let time: DateTimeWithTimeZone = row.try_get_by_index(0)?;
-            picked.push((time.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
-        }
-        let last = picked.last().filter(|_| picked.len() < found.len()).copied();
-        let (next, scanned_back_to) = listed.next(last);
-        if picked.is_empty() {
-            return Ok(Page { items: Vec::new(), next, scanned_back_to });
-        }
-        // Fetches the letters that still match.
-        let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
-        let by_id = DeadLetterFilter { ids, ..filter.clone() };
-        let rows = self.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
-        let rows = convert::Row::find_by_statement(with_hidden_limits(dialect, &rows)).all(&self.db).await?;
-        Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })
     }
+    // Reads the sizes first, which fetches no large text.
+    let sizes = Query::select().columns([listed.time(), Column::Id]).expr_as(row_bytes(), "bytes").take();
+    let sizes = listed.page(size, &sizes);
+    let found = listed.fetch(&repo.db, sizes).await?;
+    let mut bytes = 0;
+    let mut picked: Vec<Place> = Vec::new();
+    for row in found.iter().take(size as usize) {
+        bytes += u64::try_from(row.try_get_by_index::<i64>(2)?).unwrap_or_default();
+        if bytes > MAX_BYTES && !picked.is_empty() {
+            break;
+        }
+        let time: DateTimeWithTimeZone = row.try_get_by_index(0)?;
+        picked.push((time.to_utc(), row.try_get_by_index::<Uuid>(1)?.into()));
+    }
+    let last = picked.last().filter(|_| picked.len() < found.len()).copied();
+    let (next, scanned_back_to) = listed.next(last);
+    if picked.is_empty() {
+        return Ok(Page { items: Vec::new(), next, scanned_back_to });
+    }
+    // Fetches the letters that still match.
+    let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
+    let by_id = DeadLetterFilter { ids, ..filter.clone() };
+    let rows = repo.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
+    let rows = convert::Row::find_by_statement(with_hidden_limits(dialect, &rows)).all(&repo.db).await?;
+    Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })
 }
 
 /// Selects a page and the row behind it, or nothing if these have more than [`MAX_BYTES`].

@@ -26,44 +26,42 @@ const LETTERS: RangeInclusive<u32> = 0..=1_000;
 /// counted.
 const ATTEMPTS: usize = 10;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn store_exported(
-        &self,
-        letters: &[StoredLetter],
-    ) -> Result<Imported, DeadLetterRepoError> {
-        in_range("letters", letters.len().try_into().unwrap_or(u32::MAX), LETTERS)?;
-        for (index, letter) in letters.iter().enumerate() {
-            convert::check_stored(letter, index)?;
-        }
-        if letters.is_empty() {
-            return Ok(Imported::default());
-        }
-        let dialect = self.dialect()?;
-        let shard = |letter: &StoredLetter| dialect.shard(letter.app_id);
-        // The reversal puts the last copy of a letter first, and that copy stays.
-        let mut ordered: Vec<_> = letters.iter().rev().collect();
-        // With one order, two imports of the same letters do not deadlock.
-        ordered.sort_by_key(|letter| (shard(letter), letter.id));
-        ordered.dedup_by_key(|letter| (shard(letter), letter.id));
-        let batches = match self.db.pool() {
-            None => {
-                let (rows, bytes) = (ordered.len(), ordered.iter().map(|letter| bytes_of(letter)).sum());
-                let form = form_of_one_statement::<STORED_COLUMNS>(dialect, rows, bytes)?;
-                vec![Batch { letters: ordered, dialect, form }]
-            }
-            Some(_) => {
-                let form = dialect.form();
-                let of_shards = ordered.chunk_by(|left, right| shard(left) == shard(right));
-                of_shards
-                    .flat_map(|letters| batches(form, letters.iter().copied(), |letter| bytes_of(letter)))
-                    .map(|letters| Batch { letters, dialect, form })
-                    .collect()
-            }
-        };
-        let outcome = self.db.in_transaction(async |db| all(db, batches).await).await;
-        let stored = outcome.map_err(|error| naming_the_letter(error, letters))?;
-        Ok(Imported { stored, present: (letters.len() as u64).saturating_sub(stored) })
+pub(super) async fn import<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    letters: &[StoredLetter],
+) -> Result<Imported, DeadLetterRepoError> {
+    in_range("letters", letters.len().try_into().unwrap_or(u32::MAX), LETTERS)?;
+    for (index, letter) in letters.iter().enumerate() {
+        convert::check_stored(letter, index)?;
     }
+    if letters.is_empty() {
+        return Ok(Imported::default());
+    }
+    let dialect = repo.dialect()?;
+    let shard = |letter: &StoredLetter| dialect.shard(letter.app_id);
+    // The reversal puts the last copy of a letter first, and that copy stays.
+    let mut ordered: Vec<_> = letters.iter().rev().collect();
+    // With one order, two imports of the same letters do not deadlock.
+    ordered.sort_by_key(|letter| (shard(letter), letter.id));
+    ordered.dedup_by_key(|letter| (shard(letter), letter.id));
+    let batches = match repo.db.pool() {
+        None => {
+            let (rows, bytes) = (ordered.len(), ordered.iter().map(|letter| bytes_of(letter)).sum());
+            let form = form_of_one_statement::<STORED_COLUMNS>(dialect, rows, bytes)?;
+            vec![Batch { letters: ordered, dialect, form }]
+        }
+        Some(_) => {
+            let form = dialect.form();
+            let of_shards = ordered.chunk_by(|left, right| shard(left) == shard(right));
+            of_shards
+                .flat_map(|letters| batches(form, letters.iter().copied(), |letter| bytes_of(letter)))
+                .map(|letters| Batch { letters, dialect, form })
+                .collect()
+        }
+    };
+    let outcome = repo.db.in_transaction(async |db| all(db, batches).await).await;
+    let stored = outcome.map_err(|error| naming_the_letter(error, letters))?;
+    Ok(Imported { stored, present: (letters.len() as u64).saturating_sub(stored) })
 }
 
 pub(super) fn bytes_of(letter: &StoredLetter) -> usize {

@@ -33,39 +33,40 @@ pub(super) const ROW_BYTES: usize = 256;
 const VALUES_ROWS: usize = 128;
 const DIVISION_BY_ZERO: DbCode = DbCode::SqlState(*b"22012");
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn store(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
-        let id = new_id();
-        let row = convert::to_new_row(id, letter, OverCap::Refuse, 0, self.limits)?;
-        one(&self.db, self.dialect()?, row).await?;
-        Ok(id)
-    }
+pub(super) async fn insert<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    letter: NewDeadLetter,
+) -> Result<DeadLetterId, DeadLetterRepoError> {
+    let id = new_id();
+    let row = convert::to_new_row(id, letter, OverCap::Refuse, 0, repo.limits)?;
+    one(&repo.db, repo.dialect()?, row).await?;
+    Ok(id)
+}
 
-    pub(super) async fn store_many(
-        &self,
-        letters: Vec<NewDeadLetter>,
-    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
-        let ids: Vec<_> = letters.iter().map(|_| new_id()).collect();
-        if ids.is_empty() {
-            return Ok(ids);
-        }
-        let rows = convert::to_new_rows(&ids, letters, self.limits)?;
-        let dialect = self.dialect()?;
-        let Some(pool) = self.db.pool() else {
-            let bytes = rows.iter().map(bytes_of).sum();
-            let form = form_of_one_statement::<NEW_COLUMNS>(dialect, rows.len(), bytes)?;
-            batch(&self.db, rows, form).await?;
-            return Ok(ids);
-        };
-        let form = dialect.form();
-        let batches = batches(form, rows, bytes_of);
-        if batches.len() > 1 || form != Form::Arrays {
-            transaction::run(pool, async |txn| all(txn, batches, form).await).await?;
-        } else {
-            all(&self.db, batches, form).await?;
-        }
-        Ok(ids)
+pub(super) async fn insert_many<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    letters: Vec<NewDeadLetter>,
+) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
+    let ids: Vec<_> = letters.iter().map(|_| new_id()).collect();
+    if ids.is_empty() {
+        return Ok(ids);
     }
+    let rows = convert::to_new_rows(&ids, letters, repo.limits)?;
+    let dialect = repo.dialect()?;
+    let Some(pool) = repo.db.pool() else {
+        let bytes = rows.iter().map(bytes_of).sum();
+        let form = form_of_one_statement::<NEW_COLUMNS>(dialect, rows.len(), bytes)?;
+        batch(&repo.db, rows, form).await?;
+        return Ok(ids);
+    };
+    let form = dialect.form();
+    let batches = batches(form, rows, bytes_of);
+    if batches.len() > 1 || form != Form::Arrays {
+        transaction::run(pool, async |txn| all(txn, batches, form).await).await?;
+    } else {
+        all(&repo.db, batches, form).await?;
+    }
+    Ok(ids)
 }
 
 /// How a statement sends its rows.

@@ -2,17 +2,16 @@
 
 use std::{ops::RangeInclusive, pin::pin};
 
-use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter,
+    DeadLetterId, DeadLetterRepoError,
     observed::{call, observed},
 };
 
-mod backlog;
+mod backlogs;
+mod bulk;
 mod bury;
 mod bytes;
 mod cached_sql;
@@ -21,32 +20,32 @@ mod connection;
 mod convert;
 mod count;
 mod dialect;
+mod error_groups;
 mod export;
-mod find;
-mod group;
+mod get;
 mod hidden_limits;
 mod import;
 mod insert;
+mod list;
 mod parts;
+mod rebuild_signatures;
 mod replay;
-mod retention;
+mod resolve;
 mod scan;
-mod settle;
-mod signatures;
 mod sweep;
 mod sweep_sql;
 mod timeline;
+mod traits;
 mod transaction;
-mod triage;
 
-use connection::{Connection, RepoConnection};
+use connection::Connection;
 use convert::Limits;
 use dialect::Dialect;
 
 const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
-/// [`DeadLetterRepo`] and the other traits of a [`DeadLetterStore`](crate::DeadLetterStore) on SeaORM, over a pool or over a transaction of the caller.
-/// Requires a Tokio runtime.
+/// The traits of a [`DeadLetterStore`](crate::DeadLetterStore) on SeaORM, over a pool or over a transaction of the
+/// caller. Requires a Tokio runtime.
 ///
 /// Over a pool, a call that is a single statement is sent again, up to three times, if PostgreSQL fails it with a
 /// serialization failure (40001). That happens only if the database's default isolation is above READ COMMITTED.
@@ -118,7 +117,7 @@ impl SeaOrmDeadLetterRepo {
     /// Returns a repo over the caller's transaction, with this repo's settings. Its calls commit together with the
     /// caller's statements in `txn`, or not at all.
     ///
-    /// In a transaction, [`insert_many`](DeadLetterRepo::insert_many) and
+    /// In a transaction, [`insert_many`](crate::DeadLetterRepo::insert_many) and
     /// [`import`](crate::DeadLetterTransfer::import) store all their letters with one statement, so that a dropped
     /// call leaves no part of them behind. They return
     /// [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB,
@@ -182,54 +181,6 @@ impl SeaOrmDeadLetterRepo {
 impl<C> SeaOrmDeadLetterRepo<C> {
     fn dialect(&self) -> Result<Dialect, DbErr> {
         self.dialect.clone()
-    }
-}
-
-#[async_trait]
-impl<C: RepoConnection> DeadLetterRepo for SeaOrmDeadLetterRepo<C> {
-    async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
-        let call = call!("insert", app_id = %letter.app_id);
-        observed(call, pin!(self.store(letter)), |_| 1).await
-    }
-
-    async fn insert_many(
-        &self,
-        letters: Vec<NewDeadLetter>,
-    ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError> {
-        let call = call!("insert_many", letters = letters.len());
-        observed(call, pin!(self.store_many(letters)), |ids| ids.len() as u64).await
-    }
-
-    async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
-        observed(call!("get", %id), pin!(self.find(id)), |row| row.is_some().into()).await
-    }
-
-    async fn list_for_app(
-        &self,
-        app_id: AppId,
-        unresolved_only: bool,
-        limit: i64,
-        offset: i64,
-    ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError> {
-        let rows = self.find_newest(app_id, unresolved_only, limit, offset);
-        observed(call!("list_for_app", %app_id), pin!(rows), |rows| rows.len() as u64).await
-    }
-
-    async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError> {
-        let count = self.count_unresolved(app_id);
-        observed(call!("unresolved_count", %app_id), pin!(count), |count| count.unsigned_abs()).await
-    }
-
-    async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        observed(call!("resolve", %id), pin!(self.settle(id, reason)), |()| 1).await
-    }
-
-    async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError> {
-        let sweep = async {
-            let limit = non_negative("limit", limit)?;
-            self.delete_older_than(older_than, limit).await
-        };
-        observed(call!("gc", %older_than), pin!(sweep), |&deleted| deleted).await
     }
 }
 

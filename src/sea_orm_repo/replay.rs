@@ -14,9 +14,10 @@ use tracing::warn;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    bulk::{Bulk, Picked},
     conditions::TRUNCATED,
     convert::Row,
-    settle::{Bulk, Picked},
+    resolve::resolve_once,
     transaction,
 };
 use crate::{
@@ -101,7 +102,7 @@ impl SeaOrmDeadLetterRepo {
             let more = picked.more && !ids.is_empty();
             Ok(Resolved { ids, more, skipped_locked: picked.skipped && !more })
         };
-        let outcome = observed(of_rows(app_id), pin!(call), |settled| settled.ids.len() as u64).await;
+        let outcome = observed(of_rows(app_id), pin!(call), |resolved| resolved.ids.len() as u64).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
 
@@ -123,7 +124,7 @@ impl SeaOrmDeadLetterRepo {
     {
         let work = async |txn: &DatabaseTransaction| {
             let repo = self.in_transaction(txn);
-            let row = repo.settle_once(app_id, id, Resolution::Replayed, attribution).await?;
+            let row = resolve_once(&repo, app_id, id, Resolution::Replayed, attribution).await?;
             enqueue(txn, row).await
         };
         transaction::run_checked(self.pool(), work).await
@@ -145,7 +146,7 @@ impl SeaOrmDeadLetterRepo {
             if picked.places.is_empty() {
                 return Ok(Vec::new());
             }
-            let letters = bulk.settle_picked(txn, &picked).await?;
+            let letters = bulk.resolve_picked(txn, &picked).await?;
             let ids = letters.iter().map(|letter| letter.id).collect();
             if !letters.is_empty() {
                 enqueue(txn, letters).await?;

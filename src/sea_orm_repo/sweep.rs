@@ -15,7 +15,7 @@ use super::{
     connection::RepoConnection,
     convert,
     dialect::Dialect,
-    in_range,
+    in_range, non_negative,
     parts::Part,
     sweep_sql::{self, app_of, goes_by_app},
 };
@@ -28,133 +28,139 @@ const EXCEPTED: u32 = 1_000;
 /// The most ids in one statement. SQLite binds at most 32,766 values.
 const IDS: usize = 1_000;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    /// Implements `gc`. One statement suffices, because the caller does not learn which rows were picked.
-    pub(super) async fn delete_older_than(
-        &self,
-        time: DateTime<Utc>,
-        limit: u64,
-    ) -> Result<u64, DeadLetterRepoError> {
-        let (scope, due) = (SweepScope::AllApps, Due::CreatedBefore(time));
-        let delete = match self.dialect()? {
-            Dialect::Sharded => {
-                return Ok(self.sweep_due(&scope, due, None, limit, None).await?.deleted);
+/// Implements `gc`. One statement suffices, because the caller does not learn which rows were picked.
+pub(super) async fn gc<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    older_than: DateTime<Utc>,
+    limit: i64,
+) -> Result<u64, DeadLetterRepoError> {
+    let limit = non_negative("limit", limit)?;
+    let (scope, due) = (SweepScope::AllApps, Due::CreatedBefore(older_than));
+    let delete = match repo.dialect()? {
+        Dialect::Sharded => {
+            return Ok(sweep(repo, &scope, due, None, limit, None).await?.deleted);
+        }
+        _ if limit == 0 => return Ok(0),
+        Dialect::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
+        Dialect::Postgres => sweep_sql::delete_oldest_on_postgres(due, limit),
+    };
+    Ok(repo.db.execute_raw(delete).await?.rows_affected())
+}
+
+pub(super) async fn sweep<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    scope: &SweepScope,
+    due: Due,
+    after: Option<SweepCursor>,
+    limit: u64,
+    archive: Option<&dyn Archive>,
+) -> Result<Swept, DeadLetterRepoError> {
+    check(scope)?;
+    let dialect = repo.dialect()?;
+    if limit == 0 {
+        return Ok(Swept::default());
+    }
+    let scope = by_index(scope, due);
+    let job = Job { scope: &scope, due, after, limit, dialect };
+    let has_pool = repo.db.pool().is_some();
+    match run(repo, job, archive).await {
+        Err(DeadLetterRepoError::Db(error))
+            if goes_by_app(&scope) && has_pool && job.may_be_of_one_app(&error) =>
+        {
+            run_first_app(repo, job, archive, error).await
+        }
+        outcome => outcome,
+    }
+}
+
+/// Runs a failed batch of several apps again for its first app alone. The batch's error does not show which
+/// app's row caused it. An error of this run belongs to that app; without one, that app is done.
+async fn run_first_app<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    job: Job<'_>,
+    archive: Option<&dyn Archive>,
+    error: DbErr,
+) -> Result<Swept, DeadLetterRepoError> {
+    let Some(app_id) = first_app(repo, job).await? else { return Err(error.into()) };
+    let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), ..job };
+    match run(repo, of_app, archive).await {
+        Ok(swept) => Ok(Swept { next: swept.next.or(Some(SweepCursor::behind_app(app_id))), ..swept }),
+        Err(DeadLetterRepoError::Db(error)) if job.may_be_of_one_app(&error) => {
+            Err(DeadLetterRepoError::AppNotSwept { app_id, error })
+        }
+        failed => failed,
+    }
+}
+
+/// Finds the first app that has due rows behind the cursor.
+async fn first_app<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    job: Job<'_>,
+) -> Result<Option<AppId>, DbErr> {
+    if job.dialect == Dialect::Sqlite {
+        for (app_id, after) in scans_on_sqlite(&repo.db, Job { limit: 1, ..job }).await? {
+            // All due rows of the cursor's app may lie before the cursor.
+            let pick = sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, 1);
+            let found = repo.db.query_one(&pick).await?;
+            if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
+                return Ok(app_id);
             }
-            _ if limit == 0 => return Ok(0),
-            Dialect::Sqlite => sweep_sql::delete_oldest_on_sqlite(None, due, None, limit),
-            Dialect::Postgres => sweep_sql::delete_oldest_on_postgres(due, limit),
-        };
-        Ok(self.db.execute_raw(delete).await?.rows_affected())
-    }
-
-    pub(super) async fn sweep_due(
-        &self,
-        scope: &SweepScope,
-        due: Due,
-        after: Option<SweepCursor>,
-        limit: u64,
-        archive: Option<&dyn Archive>,
-    ) -> Result<Swept, DeadLetterRepoError> {
-        check(scope)?;
-        let dialect = self.dialect()?;
-        if limit == 0 {
-            return Ok(Swept::default());
         }
-        let scope = by_index(scope, due);
-        let job = Job { scope: &scope, due, after, limit, dialect };
-        let has_pool = self.db.pool().is_some();
-        match self.run(job, archive).await {
-            Err(DeadLetterRepoError::Db(error))
-                if goes_by_app(&scope) && has_pool && job.may_be_of_one_app(&error) =>
-            {
-                self.run_first_app(job, archive, error).await
-            }
-            outcome => outcome,
-        }
+        return Ok(None);
     }
+    let first = sweep_sql::first_app_on_postgres(job.dialect, job.scope, job.due, job.after);
+    let first = repo.db.query_one_raw(first).await?;
+    first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
+}
 
-    /// Runs a failed batch of several apps again for its first app alone. The batch's error does not show which
-    /// app's row caused it. An error of this run belongs to that app; without one, that app is done.
-    async fn run_first_app(
-        &self,
-        job: Job<'_>,
-        archive: Option<&dyn Archive>,
-        error: DbErr,
-    ) -> Result<Swept, DeadLetterRepoError> {
-        let Some(app_id) = self.first_app(job).await? else { return Err(error.into()) };
-        let of_app = Job { scope: &SweepScope::App(app_id), after: job.after_in(app_id), ..job };
-        match self.run(of_app, archive).await {
-            Ok(swept) => Ok(Swept { next: swept.next.or(Some(SweepCursor::behind_app(app_id))), ..swept }),
-            Err(DeadLetterRepoError::Db(error)) if job.may_be_of_one_app(&error) => {
-                Err(DeadLetterRepoError::AppNotSwept { app_id, error })
-            }
-            failed => failed,
-        }
-    }
+/// Runs one batch. Over a pool every batch is a transaction, even a single statement. PostgreSQL reports an
+/// error before it releases the failed statement's locks. The next batch, on another connection, would skip
+/// these rows. A ROLLBACK returns after the locks are released.
+async fn run<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    job: Job<'_>,
+    archive: Option<&dyn Archive>,
+) -> Result<Swept, DeadLetterRepoError> {
+    let has_pool = repo.db.pool().is_some();
+    let work = async |db: &DatabaseExecutor<'_>| match archive {
+        None => Ok(delete(db, job).await?),
+        Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
+        Some(archive) => archive_then_delete(db, job, archive).await,
+    };
+    repo.db.in_transaction(work).await
+}
 
-    /// Finds the first app that has due rows behind the cursor.
-    async fn first_app(&self, job: Job<'_>) -> Result<Option<AppId>, DbErr> {
-        if job.dialect == Dialect::Sqlite {
-            for (app_id, after) in scans_on_sqlite(&self.db, Job { limit: 1, ..job }).await? {
-                // All due rows of the cursor's app may lie before the cursor.
-                let pick = sweep_sql::pick_oldest_on_sqlite(app_id, job.due, after, 1);
-                let found = self.db.query_one(&pick).await?;
-                if found.as_ref().map_or(Ok(Swept::default()), picked_of)?.picked > 0 {
-                    return Ok(app_id);
-                }
-            }
-            return Ok(None);
-        }
-        let first = sweep_sql::first_app_on_postgres(job.dialect, job.scope, job.due, job.after);
-        let first = self.db.query_one_raw(first).await?;
-        first.map(|row| Ok(row.try_get_by_index::<Uuid>(0)?.into())).transpose()
+pub(super) async fn count_due<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    scope: &SweepScope,
+    due: Due,
+    state: DeadLetterState,
+    cap: u32,
+) -> Result<CappedCount, DeadLetterRepoError> {
+    check(scope)?;
+    let dialect = repo.dialect()?;
+    let parts: Vec<_> = match due {
+        Due::CreatedBefore(_) => Part::of(state).to_vec(),
+        // Only closed letters have this time.
+        Due::ClosedBefore(_) => match state {
+            DeadLetterState::Open | DeadLetterState::Unresolved => Vec::new(),
+            DeadLetterState::Closed | DeadLetterState::Any => vec![Part::Closed],
+        },
+    };
+    if parts.is_empty() {
+        return Ok(CappedCount { count: 0, capped: false });
     }
-
-    /// Runs one batch. Over a pool every batch is a transaction, even a single statement. PostgreSQL reports an
-    /// error before it releases the failed statement's locks. The next batch, on another connection, would skip
-    /// these rows. A ROLLBACK returns after the locks are released.
-    async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
-        let has_pool = self.db.pool().is_some();
-        let work = async |db: &DatabaseExecutor<'_>| match archive {
-            None => Ok(delete(db, job).await?),
-            Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
-            Some(archive) => archive_then_delete(db, job, archive).await,
-        };
-        self.db.in_transaction(work).await
-    }
-
-    pub(super) async fn count_due_rows(
-        &self,
-        scope: &SweepScope,
-        due: Due,
-        state: DeadLetterState,
-        cap: u32,
-    ) -> Result<CappedCount, DeadLetterRepoError> {
-        check(scope)?;
-        let dialect = self.dialect()?;
-        let parts: Vec<_> = match due {
-            Due::CreatedBefore(_) => Part::of(state).to_vec(),
-            // Only closed letters have this time.
-            Due::ClosedBefore(_) => match state {
-                DeadLetterState::Open | DeadLetterState::Unresolved => Vec::new(),
-                DeadLetterState::Closed | DeadLetterState::Any => vec![Part::Closed],
-            },
-        };
-        if parts.is_empty() {
-            return Ok(CappedCount { count: 0, capped: false });
-        }
-        let limit = u64::from(cap) + 1;
-        let scope = match scope {
-            // Only the indexes that begin with the app have the state.
-            SweepScope::AllApps if dialect != Dialect::Sharded => Cow::Owned(all_apps()),
-            scope => by_index(scope, due),
-        };
-        let count = sweep_sql::count_oldest(dialect, &scope, due, &parts, limit);
-        let row = self.db.query_one_raw(count).await?;
-        let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
-        let count = Ord::min(counted, cap.into());
-        Ok(CappedCount { count, capped: counted > count })
-    }
+    let limit = u64::from(cap) + 1;
+    let scope = match scope {
+        // Only the indexes that begin with the app have the state.
+        SweepScope::AllApps if dialect != Dialect::Sharded => Cow::Owned(all_apps()),
+        scope => by_index(scope, due),
+    };
+    let count = sweep_sql::count_oldest(dialect, &scope, due, &parts, limit);
+    let row = repo.db.query_one_raw(count).await?;
+    let counted = row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?.unsigned_abs();
+    let count = Ord::min(counted, cap.into());
+    Ok(CappedCount { count, capped: counted > count })
 }
 
 /// Returns the scope for which an index finds the due rows. The index of closed rows begins with the app, so a

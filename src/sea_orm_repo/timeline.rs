@@ -14,36 +14,34 @@ use crate::{
     time::{to_bound, to_microseconds},
 };
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn count_by_time(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        request: &TimelineRequest,
-    ) -> Result<Timeline, DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        let &TimelineRequest { buckets: Buckets { from, until, .. }, scan_limit } = request;
-        let buckets = Bins::new(request.buckets, dialect)?;
-        let filter = DeadLetterFilter {
-            created_from: Ord::max(Some(from), filter.created_from),
-            created_before: Some(filter.created_before.map_or(until, |before| Ord::min(before, until))),
-            ..filter.clone()
-        };
-        let mut matching = self.bounded(self.matching(app_id, &filter)?, scan_limit).await?;
-        let counts = Query::select()
-            .expr_as(buckets.bucket(), "bucket")
-            .expr(Func::count(Expr::col(Asterisk)))
-            .apply(|query| matching.select_all(query))
-            // The position, because a name would mean a column that a service added to the table.
-            .add_group_by([Expr::Constant(1.into())])
-            .take();
-        let mut timeline = buckets.empty();
-        for row in matching.fetch(&self.db, counts).await? {
-            let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
-            buckets.put(&row, count, &mut timeline)?;
-        }
-        Ok(Timeline { buckets: timeline, scanned_back_to: matching.scanned_back_to() })
+pub(super) async fn timeline<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    request: &TimelineRequest,
+) -> Result<Timeline, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let &TimelineRequest { buckets: Buckets { from, until, .. }, scan_limit } = request;
+    let buckets = Bins::new(request.buckets, dialect)?;
+    let filter = DeadLetterFilter {
+        created_from: Ord::max(Some(from), filter.created_from),
+        created_before: Some(filter.created_before.map_or(until, |before| Ord::min(before, until))),
+        ..filter.clone()
+    };
+    let mut matching = repo.bounded(repo.matching(app_id, &filter)?, scan_limit).await?;
+    let counts = Query::select()
+        .expr_as(buckets.bucket(), "bucket")
+        .expr(Func::count(Expr::col(Asterisk)))
+        .apply(|query| matching.select_all(query))
+        // The position, because a name would mean a column that a service added to the table.
+        .add_group_by([Expr::Constant(1.into())])
+        .take();
+    let mut timeline = buckets.empty();
+    for row in matching.fetch(&repo.db, counts).await? {
+        let count = row.try_get_by_index::<i64>(1)?.unsigned_abs();
+        buckets.put(&row, count, &mut timeline)?;
     }
+    Ok(Timeline { buckets: timeline, scanned_back_to: matching.scanned_back_to() })
 }
 
 /// Checked buckets, with their width.

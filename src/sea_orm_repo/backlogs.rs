@@ -26,85 +26,82 @@ use crate::{AppId, Backlog, BacklogRequest, DeadLetterRepoError, DeadLetterState
 /// The most apps in one statement. On SQLite each app is a bound value, and a statement takes at most 32,766.
 const APPS_PER_STATEMENT: usize = 1_000;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn find_backlogs(
-        &self,
-        request: &BacklogRequest,
-    ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
-        let &BacklogRequest { ref among, after, limit, cap } = request;
-        let limit = in_range("limit", limit, 1..=1_000)?;
-        let among = among.as_ref().map(|among| {
-            let behind = among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after));
-            behind.copied().collect::<BTreeSet<_>>()
-        });
-        let dialect = self.dialect()?;
-        if dialect == Dialect::Sharded {
-            return self.find_backlogs_one_by_one(among, after, limit, cap).await;
-        }
-        let mut backlogs = Vec::new();
-        match among {
-            None => self.look_up(skip_to_open(dialect, after, limit), cap, &mut backlogs).await?,
-            Some(among) => {
-                let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
-                for among in among.chunks(APPS_PER_STATEMENT) {
-                    let left = limit - backlogs.len() as u32;
-                    self.look_up(pick_open(dialect, among, left), cap, &mut backlogs).await?;
-                    if backlogs.len() == limit as usize {
-                        break;
-                    }
+pub(super) async fn backlogs<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    request: &BacklogRequest,
+) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+    let &BacklogRequest { ref among, after, limit, cap } = request;
+    let limit = in_range("limit", limit, 1..=1_000)?;
+    let among = among.as_ref().map(|among| {
+        let behind = among.iter().filter(|&&app_id| after.is_none_or(|after| app_id > after));
+        behind.copied().collect::<BTreeSet<_>>()
+    });
+    let dialect = repo.dialect()?;
+    if dialect == Dialect::Sharded {
+        return backlogs_one_by_one(repo, among, after, limit, cap).await;
+    }
+    let mut backlogs = Vec::new();
+    match among {
+        None => look_up(repo, skip_to_open(dialect, after, limit), cap, &mut backlogs).await?,
+        Some(among) => {
+            let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
+            for among in among.chunks(APPS_PER_STATEMENT) {
+                let left = limit - backlogs.len() as u32;
+                look_up(repo, pick_open(dialect, among, left), cap, &mut backlogs).await?;
+                if backlogs.len() == limit as usize {
+                    break;
                 }
             }
         }
-        Ok(backlogs)
     }
+    Ok(backlogs)
+}
 
-    async fn find_backlogs_one_by_one(
-        &self,
-        among: Option<BTreeSet<AppId>>,
-        mut after: Option<AppId>,
-        limit: u32,
-        cap: u32,
-    ) -> Result<Vec<Backlog>, DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        let mut among = among.map(BTreeSet::into_iter);
-        let mut backlogs = Vec::new();
-        while backlogs.len() < limit as usize {
-            let app_id = match &mut among {
-                Some(among) => among.next(),
-                None => {
-                    let next = with_hidden_limits(dialect, &next_open(dialect, is_behind(after)));
-                    let next = self.db.query_one_raw(next).await?;
-                    next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
-                }
-            };
-            let Some(app_id) = app_id else { break };
-            after = Some(app_id);
-            let of_app = Query::select()
-                .apply(|query| backlog(query, dialect, app_id.into_inner().into(), cap))
-                .take();
-            for row in self.db.query_all_raw(with_hidden_limits(dialect, &of_app)).await? {
-                // All of an app's letters were closed in the meantime, or a listed app has no open letters.
-                if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
-                    backlogs.push(to_backlog(&row, cap)?);
-                }
+async fn backlogs_one_by_one<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    among: Option<BTreeSet<AppId>>,
+    mut after: Option<AppId>,
+    limit: u32,
+    cap: u32,
+) -> Result<Vec<Backlog>, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let mut among = among.map(BTreeSet::into_iter);
+    let mut backlogs = Vec::new();
+    while backlogs.len() < limit as usize {
+        let app_id = match &mut among {
+            Some(among) => among.next(),
+            None => {
+                let next = with_hidden_limits(dialect, &next_open(dialect, is_behind(after)));
+                let next = repo.db.query_one_raw(next).await?;
+                next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
+            }
+        };
+        let Some(app_id) = app_id else { break };
+        after = Some(app_id);
+        let of_app =
+            Query::select().apply(|query| backlog(query, dialect, app_id.into_inner().into(), cap)).take();
+        for row in repo.db.query_all_raw(with_hidden_limits(dialect, &of_app)).await? {
+            // All of an app's letters were closed in the meantime, or a listed app has no open letters.
+            if row.try_get_by_index::<Option<DateTimeWithTimeZone>>(3)?.is_some() {
+                backlogs.push(to_backlog(&row, cap)?);
             }
         }
-        Ok(backlogs)
     }
+    Ok(backlogs)
+}
 
-    async fn look_up(
-        &self,
-        apps: WithClause,
-        cap: u32,
-        backlogs: &mut Vec<Backlog>,
-    ) -> Result<(), DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        let look_up = with_hidden_limits(dialect, &backlogs_of(dialect, apps, cap));
-        for row in self.db.query_all_raw(look_up).await? {
-            backlogs.push(to_backlog(&row, cap)?);
-        }
-        Ok(())
+async fn look_up<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    apps: WithClause,
+    cap: u32,
+    backlogs: &mut Vec<Backlog>,
+) -> Result<(), DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let look_up = with_hidden_limits(dialect, &backlogs_of(dialect, apps, cap));
+    for row in repo.db.query_all_raw(look_up).await? {
+        backlogs.push(to_backlog(&row, cap)?);
     }
+    Ok(())
 }
 
 /// The column of the apps that the statement looks up.

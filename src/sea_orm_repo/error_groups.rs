@@ -26,35 +26,33 @@ use crate::{
     signature::error_message,
 };
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn group(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        request: &GroupRequest,
-    ) -> Result<ErrorGroups, DeadLetterRepoError> {
-        let limit = in_range("limit", request.limit, PAGE_SIZES)?;
-        let dialect = self.dialect()?;
-        let buckets = request.timeline.map(|buckets| Bins::new(buckets, dialect)).transpose()?;
-        let mut matching = self.bounded(self.matching(app_id, filter)?, request.scan_limit).await?;
-        let query = group_errors(&matching, buckets.as_ref(), limit, dialect.shard(app_id));
-        let mut groups: Vec<ErrorGroup> = Vec::new();
-        for row in matching.fetch(&self.db, query).await? {
-            let of_bucket = ErrorGroupRow::from_query_result(&row, "")?;
-            // The rows of a group are adjacent, and no two groups have the same newest letter.
-            if groups.last().is_none_or(|last| last.newest_id != of_bucket.newest_id.into()) {
-                let timeline = buckets.map_or_else(Vec::new, |buckets| buckets.empty());
-                groups.push(of_bucket.without_texts(timeline));
-            }
-            let Some(group) = groups.last_mut() else { continue };
-            if let Some(buckets) = buckets {
-                let count = row.try_get::<i64>("", "in_bucket")?.unsigned_abs();
-                buckets.put(&row, count, &mut group.timeline)?;
-            }
-            of_bucket.put_texts(group);
+pub(super) async fn error_groups<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    request: &GroupRequest,
+) -> Result<ErrorGroups, DeadLetterRepoError> {
+    let limit = in_range("limit", request.limit, PAGE_SIZES)?;
+    let dialect = repo.dialect()?;
+    let buckets = request.timeline.map(|buckets| Bins::new(buckets, dialect)).transpose()?;
+    let mut matching = repo.bounded(repo.matching(app_id, filter)?, request.scan_limit).await?;
+    let query = group_errors(&matching, buckets.as_ref(), limit, dialect.shard(app_id));
+    let mut groups: Vec<ErrorGroup> = Vec::new();
+    for row in matching.fetch(&repo.db, query).await? {
+        let of_bucket = ErrorGroupRow::from_query_result(&row, "")?;
+        // The rows of a group are adjacent, and no two groups have the same newest letter.
+        if groups.last().is_none_or(|last| last.newest_id != of_bucket.newest_id.into()) {
+            let timeline = buckets.map_or_else(Vec::new, |buckets| buckets.empty());
+            groups.push(of_bucket.without_texts(timeline));
         }
-        Ok(ErrorGroups { groups, scanned_back_to: matching.scanned_back_to() })
+        let Some(group) = groups.last_mut() else { continue };
+        if let Some(buckets) = buckets {
+            let count = row.try_get::<i64>("", "in_bucket")?.unsigned_abs();
+            buckets.put(&row, count, &mut group.timeline)?;
+        }
+        of_bucket.put_texts(group);
     }
+    Ok(ErrorGroups { groups, scanned_back_to: matching.scanned_back_to() })
 }
 
 /// The position of the bucket's column, which follows the key's.

@@ -1,16 +1,15 @@
-//! Resolves letters, one or many, and reopens them.
+//! The letters of a bulk call, which resolves or replays them.
 
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
+use dead_letters_entity::dead_letters::{COLUMN, Column};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult,
-    Iterable, JoinType, QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, JoinType,
+    QueryFilter, QueryResult, QueryTrait, Statement,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, ReturningClause,
-        SelectStatement, SubQueryStatement, Value, WithClause,
+        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
+        SubQueryStatement, WithClause,
     },
 };
 use uuid::Uuid;
@@ -18,182 +17,23 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
-    cached_sql::CachedSql,
     conditions::{
-        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_open, is_row,
-        is_truncated, narrow,
+        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_truncated, narrow,
     },
     connection::RepoConnection,
-    convert::{self, Row, Summary},
+    convert::Row,
     dialect::Dialect,
     hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
+    resolve::{Returned, resolve_rows},
     scan::{Place, to_tuple},
 };
 use crate::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Resolution,
-    Resolved, StoredLetter,
+    AppId, Attribution, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, StoredLetter,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
-/// The most attempts at a row that other clients reopen and resolve between two statements. Attempts are bounded,
-/// because a trigger or a policy can hide the row from the UPDATE but not from the SELECT.
-const ATTEMPTS: usize = 3;
-
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn settle(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError> {
-        static SETTLE: CachedSql = CachedSql::new();
-        let resolution: Resolution = reason.parse()?;
-        let dialect = self.dialect()?;
-        if dialect == Dialect::Sharded {
-            return self.settle_where_it_is(id, resolution).await;
-        }
-        let null = || Value::String(None);
-        let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
-        let settle = SETTLE.with(dialect, values, || {
-            settle(dialect, resolution, &Attribution::default(), None)
-                .filter(COLUMN.id.eq(id.into_inner()))
-                .into_query()
-        });
-        if self.db.execute_raw(settle).await?.rows_affected() == 0 {
-            return Err(DeadLetterRepoError::NotFound(id));
-        }
-        Ok(())
-    }
-
-    /// Finds the letter's app first. Without the app the UPDATE would hold a lock on every shard.
-    async fn settle_where_it_is(
-        &self,
-        id: DeadLetterId,
-        resolution: Resolution,
-    ) -> Result<(), DeadLetterRepoError> {
-        let app_id = self.find_app(id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-        let settled = settle(Dialect::Sharded, resolution, &Attribution::default(), None)
-            .filter(is_row(app_id, id))
-            .exec(&self.db)
-            .await?;
-        if settled.rows_affected == 0 {
-            return Err(DeadLetterRepoError::NotFound(id));
-        }
-        Ok(())
-    }
-
-    pub(super) async fn settle_once<R: Returned>(
-        &self,
-        app_id: AppId,
-        id: DeadLetterId,
-        resolution: Resolution,
-        attribution: &Attribution,
-    ) -> Result<R, DeadLetterRepoError> {
-        let dialect = self.dialect()?;
-        for _ in 0..ATTEMPTS {
-            let mut update = settle(dialect, resolution, attribution, None)
-                .filter(is_row(app_id, id))
-                .filter(is_open())
-                .into_query();
-            update.returning(R::returning());
-            if let Some(row) = R::find_by_statement(dialect.build(&update)).one(&self.db).await? {
-                return Ok(row);
-            }
-            let row = self.find_in_app(app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-            match row.resolved_at {
-                Some(resolved_at) if row.resolution != Some(Resolution::HandlerFailed) => {
-                    return Err(DeadLetterRepoError::AlreadyResolved {
-                        id,
-                        resolution: row.resolution,
-                        resolved_at,
-                        by: row.resolved_by,
-                    });
-                }
-                // Another client reopened the letter after the UPDATE, so the loop tries again.
-                _ => {}
-            }
-        }
-        Err(DbErr::RecordNotUpdated.into())
-    }
-
-    pub(super) async fn settle_matching(
-        &self,
-        app_id: AppId,
-        filter: &DeadLetterFilter,
-        resolution: Resolution,
-        attribution: &Attribution,
-        limit: u32,
-    ) -> Result<Resolved, DeadLetterRepoError> {
-        let bulk = Bulk::new(self, app_id, filter, resolution, attribution, limit)?;
-        let (rows, skipped) = bulk.settle(&self.db).await?;
-        let mut ids = Vec::with_capacity(rows.len());
-        for row in rows {
-            ids.push((
-                row.try_get::<DateTimeWithTimeZone>("", "created_at")?,
-                row.try_get::<Uuid>("", "id")?,
-            ));
-        }
-        ids.sort();
-        let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
-        let more = ids.len() == limit as usize;
-        Ok(Resolved { ids, more, skipped_locked: skipped })
-    }
-
-    pub(super) async fn unsettle(&self, app_id: AppId, id: DeadLetterId) -> Result<(), DeadLetterRepoError> {
-        for _ in 0..ATTEMPTS {
-            let reopened = Entity::update_many()
-                .col_expr(Column::Resolution, None::<String>.into())
-                .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
-                .col_expr(Column::ResolvedBy, None::<String>.into())
-                .col_expr(Column::ResolutionNote, None::<String>.into())
-                .col_expr(Column::RunId, None::<Uuid>.into())
-                .filter(is_row(app_id, id))
-                .filter(COLUMN.resolution.is_not_null())
-                .exec(&self.db)
-                .await?;
-            if reopened.rows_affected > 0 {
-                return Ok(());
-            }
-            let row = self.find_in_app(app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-            if row.resolved_at.is_none() {
-                return Err(DeadLetterRepoError::NotResolved(id));
-            }
-            // Another client resolved the letter after the UPDATE, so the loop tries again.
-        }
-        Err(DbErr::RecordNotUpdated.into())
-    }
-}
-
-/// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
-fn settle(
-    dialect: Dialect,
-    resolution: Resolution,
-    attribution: &Attribution,
-    run_id: Option<Uuid>,
-) -> UpdateMany<Entity> {
-    let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
-    Entity::update_many()
-        .col_expr(Column::Resolution, resolution.as_str().into())
-        .col_expr(Column::ResolvedAt, dialect.now())
-        .col_expr(Column::ResolvedBy, text(&attribution.by))
-        .col_expr(Column::ResolutionNote, text(&attribution.note))
-        .col_expr(Column::RunId, run_id.into())
-}
-
-/// A row that an update returns, as it is after the update.
-pub(super) trait Returned: FromQueryResult + Send {
-    /// Returns what the update returns of each row.
-    fn returning() -> ReturningClause;
-}
-
-impl Returned for Row {
-    fn returning() -> ReturningClause {
-        Query::returning().columns(Column::iter())
-    }
-}
-
-impl Returned for Summary {
-    fn returning() -> ReturningClause {
-        Self::returning()
-    }
-}
 
 /// A bulk call: the open letters that it may resolve, and their resolution.
 pub(super) struct Bulk<'a> {
@@ -278,7 +118,7 @@ impl<'a> Bulk<'a> {
     }
 
     /// Resolves the oldest letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
-    async fn settle(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
+    pub(super) async fn resolve(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
         let conditions = self.conditions();
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
@@ -286,13 +126,13 @@ impl<'a> Bulk<'a> {
         if self.dialect == Dialect::Sqlite {
             let oldest = self.oldest(conditions, &places());
             let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut settle = settle(self.dialect, self.resolution, self.attribution, self.run_id)
+            let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
                 .filter(Column::Id.in_subquery(oldest))
                 .into_query();
-            settle.returning(Query::returning().columns(PLACE));
-            return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &settle)).await?, false));
+            update.returning(Query::returning().columns(PLACE));
+            return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &update)).await?, false));
         }
-        let mut rows = db.query_all_raw(self.settle_on_postgres(conditions)).await?;
+        let mut rows = db.query_all_raw(self.resolve_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
         if let [row] = rows.as_slice() {
             // If no letter was resolved, the only row shows whether rows were skipped.
@@ -336,7 +176,7 @@ impl<'a> Bulk<'a> {
     }
 
     /// Resolves the picked letters, and returns each as it is afterwards, oldest first.
-    pub(super) async fn settle_picked(
+    pub(super) async fn resolve_picked(
         &self,
         txn: &DatabaseTransaction,
         picked: &Picked,
@@ -344,7 +184,7 @@ impl<'a> Bulk<'a> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
         let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
         let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
-        let mut update = settle(self.dialect, self.resolution, self.attribution, self.run_id)
+        let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
             .filter(is_picked)
             .into_query();
         update.returning(Row::returning());
@@ -405,7 +245,7 @@ impl<'a> Bulk<'a> {
 
     /// Returns a statement that resolves letters, and also finds whether it skipped any: letters that its snapshot
     /// has and that it did not lock.
-    fn settle_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
+    fn resolve_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
         let is_picked = match self.dialect.shard(self.app_id) {
@@ -413,7 +253,7 @@ impl<'a> Bulk<'a> {
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
             None => is_any_of(ids_of(PICKED)),
         };
-        let mut update = settle(self.dialect, self.resolution, self.attribution, self.run_id)
+        let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
             .filter(is_picked)
             .into_query();
         update.returning(Query::returning().columns(PLACE));
@@ -426,15 +266,15 @@ impl<'a> Bulk<'a> {
         };
         let mut with = WithClause::new();
         with.cte(cte(PICKED, self.oldest(conditions, &places()).into()).materialized(true).to_owned());
-        with.cte(cte(SETTLED, update.into()));
-        let settle = Query::select()
-            .column((SETTLED, Asterisk))
+        with.cte(cte(RESOLVED, update.into()));
+        let resolved = Query::select()
+            .column((RESOLVED, Asterisk))
             .column((OUTCOME, SKIPPED))
             .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), OUTCOME)
-            .join(JoinType::LeftJoin, SETTLED, Condition::all().add(Expr::Constant(true.into())))
+            .join(JoinType::LeftJoin, RESOLVED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
-        with_hidden_limits(self.dialect, &settle)
+        with_hidden_limits(self.dialect, &resolved)
     }
 }
 
@@ -449,5 +289,5 @@ const BYTES: &str = "bytes";
 const OTHER: &str = "other";
 const OUTCOME: &str = "outcome";
 const PICKED: &str = "picked";
-const SETTLED: &str = "settled";
+const RESOLVED: &str = "resolved";
 const SKIPPED: &str = "skipped";

@@ -29,41 +29,42 @@ use crate::{
 
 const LIMITS: RangeInclusive<u32> = 1..=500;
 
-impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
-    pub(super) async fn rebuild(&self, request: &RebuildRequest) -> Result<Rebuilt, DeadLetterRepoError> {
-        let limit = in_range("limit", request.limit, LIMITS)?;
-        let dialect = self.dialect()?;
-        let page = page(dialect, request.after, limit);
-        let page = Examined::find_by_statement(with_hidden_limits(dialect, &page)).all(&self.db).await?;
-        let (mut rebuilt, mut bytes) = (Rebuilt::default(), 0);
-        let mut stale: BTreeMap<Option<AppId>, Vec<DeadLetterId>> = BTreeMap::new();
-        for letter in page.iter().take(limit as usize) {
-            if let Some(of_letter) = letter.stale_bytes {
-                bytes += of_letter.unsigned_abs();
-                if bytes > MAX_BYTES && rebuilt.examined > 0 {
-                    break;
-                }
-                rebuilt.stale += 1;
-                let app_id = dialect.shard(letter.app_id.into());
-                stale.entry(app_id).or_default().push(letter.id.into());
+pub(super) async fn rebuild_signatures<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    request: &RebuildRequest,
+) -> Result<Rebuilt, DeadLetterRepoError> {
+    let limit = in_range("limit", request.limit, LIMITS)?;
+    let dialect = repo.dialect()?;
+    let page = page(dialect, request.after, limit);
+    let page = Examined::find_by_statement(with_hidden_limits(dialect, &page)).all(&repo.db).await?;
+    let (mut rebuilt, mut bytes) = (Rebuilt::default(), 0);
+    let mut stale: BTreeMap<Option<AppId>, Vec<DeadLetterId>> = BTreeMap::new();
+    for letter in page.iter().take(limit as usize) {
+        if let Some(of_letter) = letter.stale_bytes {
+            bytes += of_letter.unsigned_abs();
+            if bytes > MAX_BYTES && rebuilt.examined > 0 {
+                break;
             }
-            rebuilt.examined += 1;
-            rebuilt.next = Some(RebuildCursor { app_id: letter.app_id.into(), id: letter.id.into() });
+            rebuilt.stale += 1;
+            let app_id = dialect.shard(letter.app_id.into());
+            stale.entry(app_id).or_default().push(letter.id.into());
         }
-        if rebuilt.examined == page.len() as u64 {
-            rebuilt.next = None;
-        }
-        for (app_id, ids) in stale {
-            let signed = with_hidden_limits(dialect, &signed_letters(dialect, app_id, &ids));
-            let signed = Signed::find_by_statement(signed).all(&self.db).await?;
-            let changes: Vec<_> = signed.into_iter().map(Signed::change).collect();
-            rebuilt.regrouped.extend(regrouped(&changes));
-            if !request.dry_run && !changes.is_empty() {
-                rebuilt.updated += self.db.execute(&sign(dialect, app_id, changes)).await?.rows_affected();
-            }
-        }
-        Ok(rebuilt)
+        rebuilt.examined += 1;
+        rebuilt.next = Some(RebuildCursor { app_id: letter.app_id.into(), id: letter.id.into() });
     }
+    if rebuilt.examined == page.len() as u64 {
+        rebuilt.next = None;
+    }
+    for (app_id, ids) in stale {
+        let signed = with_hidden_limits(dialect, &signed_letters(dialect, app_id, &ids));
+        let signed = Signed::find_by_statement(signed).all(&repo.db).await?;
+        let changes: Vec<_> = signed.into_iter().map(Signed::change).collect();
+        rebuilt.regrouped.extend(regrouped(&changes));
+        if !request.dry_run && !changes.is_empty() {
+            rebuilt.updated += repo.db.execute(&sign(dialect, app_id, changes)).await?.rows_affected();
+        }
+    }
+    Ok(rebuilt)
 }
 
 by_position! {

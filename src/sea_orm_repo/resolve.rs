@@ -1,0 +1,183 @@
+//! Resolves letters, one or many, and reopens them.
+
+use chrono::{DateTime, Utc};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
+use sea_orm::{
+    ConnectionTrait, DbErr, EntityTrait, FromQueryResult, Iterable, QueryFilter, QueryTrait, UpdateMany,
+    prelude::DateTimeWithTimeZone,
+    sea_query::{Expr, Query, ReturningClause, Value},
+};
+use uuid::Uuid;
+
+use super::{
+    SeaOrmDeadLetterRepo,
+    bulk::Bulk,
+    cached_sql::CachedSql,
+    conditions::{is_open, is_row},
+    connection::RepoConnection,
+    convert::{self, Row, Summary},
+    dialect::Dialect,
+    get::{app_of, summary},
+};
+use crate::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Resolution, Resolved};
+
+/// The most attempts at a row that other clients reopen and resolve between two statements. Attempts are bounded,
+/// because a trigger or a policy can hide the row from the UPDATE but not from the SELECT.
+const ATTEMPTS: usize = 3;
+
+pub(super) async fn resolve<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    id: DeadLetterId,
+    reason: &str,
+) -> Result<(), DeadLetterRepoError> {
+    static RESOLVE: CachedSql = CachedSql::new();
+    let resolution: Resolution = reason.parse()?;
+    let dialect = repo.dialect()?;
+    if dialect == Dialect::Sharded {
+        return resolve_where_it_is(repo, id, resolution).await;
+    }
+    let null = || Value::String(None);
+    let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
+    let update = RESOLVE.with(dialect, values, || {
+        resolve_rows(dialect, resolution, &Attribution::default(), None)
+            .filter(COLUMN.id.eq(id.into_inner()))
+            .into_query()
+    });
+    if repo.db.execute_raw(update).await?.rows_affected() == 0 {
+        return Err(DeadLetterRepoError::NotFound(id));
+    }
+    Ok(())
+}
+
+/// Finds the letter's app first. Without the app the UPDATE would hold a lock on every shard.
+async fn resolve_where_it_is<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    id: DeadLetterId,
+    resolution: Resolution,
+) -> Result<(), DeadLetterRepoError> {
+    let app_id = app_of(repo, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
+    let resolved = resolve_rows(Dialect::Sharded, resolution, &Attribution::default(), None)
+        .filter(is_row(app_id, id))
+        .exec(&repo.db)
+        .await?;
+    if resolved.rows_affected == 0 {
+        return Err(DeadLetterRepoError::NotFound(id));
+    }
+    Ok(())
+}
+
+pub(super) async fn resolve_once<C: RepoConnection, R: Returned>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    id: DeadLetterId,
+    resolution: Resolution,
+    attribution: &Attribution,
+) -> Result<R, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    for _ in 0..ATTEMPTS {
+        let mut update = resolve_rows(dialect, resolution, attribution, None)
+            .filter(is_row(app_id, id))
+            .filter(is_open())
+            .into_query();
+        update.returning(R::returning());
+        if let Some(row) = R::find_by_statement(dialect.build(&update)).one(&repo.db).await? {
+            return Ok(row);
+        }
+        let row = summary(repo, app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
+        match row.resolved_at {
+            Some(resolved_at) if row.resolution != Some(Resolution::HandlerFailed) => {
+                return Err(DeadLetterRepoError::AlreadyResolved {
+                    id,
+                    resolution: row.resolution,
+                    resolved_at,
+                    by: row.resolved_by,
+                });
+            }
+            // Another client reopened the letter after the UPDATE, so the loop tries again.
+            _ => {}
+        }
+    }
+    Err(DbErr::RecordNotUpdated.into())
+}
+
+pub(super) async fn resolve_matching<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    resolution: Resolution,
+    attribution: &Attribution,
+    limit: u32,
+) -> Result<Resolved, DeadLetterRepoError> {
+    let bulk = Bulk::new(repo, app_id, filter, resolution, attribution, limit)?;
+    let (rows, skipped) = bulk.resolve(&repo.db).await?;
+    let mut ids = Vec::with_capacity(rows.len());
+    for row in rows {
+        ids.push((row.try_get::<DateTimeWithTimeZone>("", "created_at")?, row.try_get::<Uuid>("", "id")?));
+    }
+    ids.sort();
+    let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
+    let more = ids.len() == limit as usize;
+    Ok(Resolved { ids, more, skipped_locked: skipped })
+}
+
+pub(super) async fn reopen<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    id: DeadLetterId,
+) -> Result<(), DeadLetterRepoError> {
+    for _ in 0..ATTEMPTS {
+        let reopened = Entity::update_many()
+            .col_expr(Column::Resolution, None::<String>.into())
+            .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
+            .col_expr(Column::ResolvedBy, None::<String>.into())
+            .col_expr(Column::ResolutionNote, None::<String>.into())
+            .col_expr(Column::RunId, None::<Uuid>.into())
+            .filter(is_row(app_id, id))
+            .filter(COLUMN.resolution.is_not_null())
+            .exec(&repo.db)
+            .await?;
+        if reopened.rows_affected > 0 {
+            return Ok(());
+        }
+        let row = summary(repo, app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
+        if row.resolved_at.is_none() {
+            return Err(DeadLetterRepoError::NotResolved(id));
+        }
+        // Another client resolved the letter after the UPDATE, so the loop tries again.
+    }
+    Err(DbErr::RecordNotUpdated.into())
+}
+
+/// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
+pub(super) fn resolve_rows(
+    dialect: Dialect,
+    resolution: Resolution,
+    attribution: &Attribution,
+    run_id: Option<Uuid>,
+) -> UpdateMany<Entity> {
+    let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
+    Entity::update_many()
+        .col_expr(Column::Resolution, resolution.as_str().into())
+        .col_expr(Column::ResolvedAt, dialect.now())
+        .col_expr(Column::ResolvedBy, text(&attribution.by))
+        .col_expr(Column::ResolutionNote, text(&attribution.note))
+        .col_expr(Column::RunId, run_id.into())
+}
+
+/// A row that an update returns, as it is after the update.
+pub(super) trait Returned: FromQueryResult + Send {
+    /// Returns what the update returns of each row.
+    fn returning() -> ReturningClause;
+}
+
+impl Returned for Row {
+    fn returning() -> ReturningClause {
+        Query::returning().columns(Column::iter())
+    }
+}
+
+impl Returned for Summary {
+    fn returning() -> ReturningClause {
+        Self::returning()
+    }
+}
