@@ -369,7 +369,7 @@ impl Dispatcher<'_> {
         let take = async |txn: &DatabaseTransaction| {
             Ok(outbox::Entity::delete_by_id(event.position).exec(txn).await?.rows_affected)
         };
-        Ok(self.repo.bury(letter, take).await?)
+        Ok(self.repo.bury_with(letter, take).await?)
     }
 }
 

@@ -44,7 +44,7 @@ const QUEUE_BYTES: u32 = 64 << 20;
 ///
 /// At most 1,024 letters wait for a batch. The letters that wait or are being stored take at most 64 MB; a larger
 /// letter goes by itself. Further callers wait until there is room. Do not use this repo for an insert that must
-/// commit together with another change, such as the outbox's delete: use [`bury`](crate::SeaOrmDeadLetterRepo::bury).
+/// commit together with another change, such as the outbox's delete: use [`bury_with`](crate::SeaOrmDeadLetterRepo::bury_with).
 ///
 /// Each insert has a span of its own, and is the call `coalesced_insert` in the metrics.
 #[derive(Debug)]

@@ -15,8 +15,8 @@ use crate::{
 ///
 /// Neither `Display` nor `Debug` shows a letter's content, and no source of the error does: PostgreSQL puts the
 /// failing row into an error's detail, and the `Debug` of [`DbErr`] prints that detail. [`Db`](Self::Db) holds the
-/// whole error; consider its content before you log it. The source of [`Requeue`](Self::Requeue) is the service's own
-/// error, and shows what the service put there.
+/// whole error; consider its content before you log it. The sources of [`Take`](Self::Take) and [`Requeue`](Self::Requeue) are the service's
+/// own errors, and shows what the service put there.
 ///
 /// The type has no `PartialEq`, because a service's own error has none. Compare its [`kind`](Self::kind), or match on
 /// it.
@@ -99,6 +99,9 @@ pub enum DeadLetterRepoError {
     /// The letter to reopen is unresolved already.
     #[error("the dead letter {0} is unresolved")]
     NotResolved(DeadLetterId),
+    /// The outbox returned this error, and the event was neither taken nor stored.
+    #[error("the event could not be taken from the outbox, and was not buried")]
+    Take(#[source] Arc<dyn Error + Send + Sync>),
     /// The service's [`Requeue`](crate::Requeue) returned this error, and nothing was replayed.
     #[error("the events were not put back, and nothing was replayed")]
     Requeue(#[source] Arc<dyn Error + Send + Sync>),
@@ -195,7 +198,7 @@ impl DeadLetterRepoError {
             | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
             Self::Db(error) | Self::AppNotSwept { error, .. } => kind_of_db(error),
-            Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),
+            Self::Take(error) | Self::Requeue(error) | Self::Archive(error) => kind_of_service(&**error),
             Self::EventNotTaken { .. } | Self::TransactionLost | Self::RuntimeEnded => ErrorKind::Internal,
         }
     }
@@ -224,7 +227,9 @@ impl DeadLetterRepoError {
     pub(crate) fn is_time_out(&self) -> bool {
         let error = match self {
             Self::Db(error) | Self::AppNotSwept { error, .. } => Some(error),
-            Self::Requeue(error) => causes_of(&**error).find_map(|error| error.downcast_ref()),
+            Self::Take(error) | Self::Requeue(error) => {
+                causes_of(&**error).find_map(|error| error.downcast_ref())
+            }
             _ => None,
         };
         error.and_then(DbCode::of).is_some_and(DbCode::is_time_out)

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod archive;
+mod bury;
 #[cfg(feature = "coalesce")]
 mod coalesce;
 mod connect;
@@ -44,6 +45,7 @@ mod transfer;
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
 pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
+pub use bury::{DeadLetterBury, Take};
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
 pub use connect::connect_options;

@@ -45,7 +45,7 @@ pub trait Requeue: Send + Sync {
     ) -> Result<(), Box<dyn Error + Send + Sync>>;
 
     /// Returns whether the service also takes letters whose payload is not the whole event: truncated letters
-    /// ([`bury`](crate::SeaOrmDeadLetterRepo::bury) truncates payloads over the repo's cap) and erased letters.
+    /// ([`bury_with`](crate::SeaOrmDeadLetterRepo::bury_with) truncates payloads over the repo's cap) and erased letters.
     ///
     /// By default it takes whole events only, so that no dispatcher delivers a part of an event as if it were the
     /// event.

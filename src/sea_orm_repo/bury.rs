@@ -1,7 +1,8 @@
 //! Buries events: moves them from the outbox into the store, in one transaction.
 
-use std::{pin::pin, time::Duration};
+use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use sea_orm::{DatabaseTransaction, DbErr};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     insert, new_id, transaction,
 };
 use crate::{
-    DeadLetterId, DeadLetterRepoError, NewDeadLetter,
+    DeadLetterBury, DeadLetterId, DeadLetterRepoError, NewDeadLetter, Take,
     observed::{call, observed},
     time::{clamp_to_range, jittered},
 };
@@ -29,10 +30,10 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// A transient error or a lost connection is retried up to three times, with `take` and the same id, after
     /// pauses of about 0.1, 0.2 and 0.4 seconds. A retry stores nothing twice, because the outbox's row decides. If a
-    /// retry fails because an earlier try had committed, `bury` finds the stored letter and returns its id. That also
+    /// retry fails because an earlier try had committed, the call finds the stored letter and returns its id. That also
     /// holds if a replay has put a new row into the outbox in the meantime.
     ///
-    /// Every event can be buried. `bury` changes what [`insert`](crate::DeadLetterRepo::insert) refuses, so that
+    /// Every event can be buried. The call changes what [`insert`](crate::DeadLetterRepo::insert) refuses, so that
     /// no event stays in the outbox because of its content:
     ///
     /// - A payload over the repo's cap is cut to it, with ` [cut]` at its end. Its kind is
@@ -49,17 +50,28 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db): nothing was stored or taken, unless a connection was lost while it
     /// committed. In that case the letter may be stored, because the server committed a try whose answer was lost,
     /// and no later try reached the server. The outbox's row decides: the event is still there, or its letter is
-    /// stored. Call `bury` again in both cases. It buries an event that is still there. It returns `EventNotTaken`
+    /// stored. Make the call again in both cases. It buries an event that is still there. It returns `EventNotTaken`
     /// with `taken: 0` and stores nothing if the event is gone.
+    ///
+    /// [`Take`](DeadLetterRepoError::Take) with another error of `take`. Nothing was stored or taken.
     ///
     /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) if `take` ended the transaction.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
-    pub async fn bury<F>(&self, letter: NewDeadLetter, take: F) -> Result<DeadLetterId, DeadLetterRepoError>
+    pub async fn bury_with<F>(
+        &self,
+        letter: NewDeadLetter,
+        take: F,
+    ) -> Result<DeadLetterId, DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> + Clone,
     {
         let call = call!("bury", app_id = %letter.app_id);
         observed(call, pin!(self.bury_with_tries(letter, take)), |_| 1).await
+    }
+
+    /// Returns a burier that needs no closure, for a dispatcher that holds it as an object.
+    pub fn burier(&self, take: impl Take + 'static) -> Arc<dyn DeadLetterBury> {
+        Arc::new(Burier { repo: self.clone(), take })
     }
 
     async fn bury_with_tries<F>(
@@ -68,7 +80,7 @@ impl SeaOrmDeadLetterRepo {
         take: F,
     ) -> Result<DeadLetterId, DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone,
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> + Clone,
     {
         let (app_id, id) = (letter.app_id, new_id());
         letter.first_attempt_at = clamp_to_range(letter.first_attempt_at);
@@ -96,11 +108,11 @@ impl SeaOrmDeadLetterRepo {
 
     async fn bury_once<F>(&self, row: NewRow, take: F) -> Result<(), DeadLetterRepoError>
     where
-        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr>,
+        F: AsyncFnOnce(&DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>>,
     {
         let dialect = self.dialect()?;
         let move_event = async |txn: &DatabaseTransaction| {
-            let taken = take(txn).await?;
+            let taken = take(txn).await.map_err(by_outbox)?;
             if taken != 1 {
                 return Err(DeadLetterRepoError::EventNotTaken { taken });
             }
@@ -109,5 +121,28 @@ impl SeaOrmDeadLetterRepo {
             insert::one(txn, dialect, row).await
         };
         transaction::run(self.pool(), move_event).await
+    }
+}
+
+/// A repo, and the outbox of its service.
+struct Burier<T> {
+    repo: SeaOrmDeadLetterRepo,
+    take: T,
+}
+
+#[async_trait]
+impl<T: Take> DeadLetterBury for Burier<T> {
+    async fn bury(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
+        let event_id = letter.original_event_id;
+        let take = async |txn: &DatabaseTransaction| self.take.take(txn, event_id).await;
+        self.repo.bury_with(letter, take).await
+    }
+}
+
+/// Returns the error of the outbox. A database error stays one, so that it is retried if it is transient.
+fn by_outbox(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {
+    match error.downcast::<DbErr>() {
+        Ok(error) => DeadLetterRepoError::Db(*error),
+        Err(error) => DeadLetterRepoError::Take(error.into()),
     }
 }

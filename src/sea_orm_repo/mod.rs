@@ -71,7 +71,7 @@ impl SeaOrmDeadLetterRepo {
     }
 
     /// Refuses payloads whose serialized text is longer than `bytes`, with
-    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). [`bury`](Self::bury) cuts them instead. There is
+    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). [`bury_with`](Self::bury_with) cuts them instead. There is
     /// no cap by default.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.limits.payload_bytes = Some(bytes);

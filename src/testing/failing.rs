@@ -12,15 +12,15 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter,
-    DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
-    ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt,
-    ReplayRequest, Replayed, Resolution, Resolved, StoredLetter, SweepCursor, SweepScope, Swept, Timeline,
-    TimelineRequest, UnresolvedCount,
+    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterBury,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
+    DeadLetterTransfer, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest,
+    RebuildRequest, Rebuilt, ReplayRequest, Replayed, Resolution, Resolved, StoredLetter, SweepCursor,
+    SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
 };
 
-/// Wraps another store, or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
+/// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
 ///
 /// All other calls go straight to the wrapped store. A call that fails does not reach it.
 ///
@@ -199,6 +199,9 @@ calls! {
             archive: &dyn Archive,
         ) -> Swept;
         CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
+    }
+    DeadLetterBury {
+        Bury bury(letter: NewDeadLetter) -> DeadLetterId;
     }
     DeadLetterReplay {
         [accepts_truncated -> bool]

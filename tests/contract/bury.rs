@@ -1,13 +1,18 @@
 //! Out of the outbox and into the store.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter};
+use dead_letters::{DeadLetterRepo, DeadLetterRepoError, NewDeadLetter, Take};
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbErr};
+use uuid::Uuid;
 
 use super::{letter, new_app, time};
 use crate::database::TestDb;
@@ -17,6 +22,8 @@ on_every_backend! {
     of_8_dispatchers_that_bury_one_event_one_does,
     a_delete_that_takes_another_number_of_rows_than_one_stores_nothing,
     an_error_of_the_delete_leaves_everything_as_it_was,
+    an_error_of_the_services_own_is_the_source_of_the_calls_error,
+    a_burier_takes_the_event_by_its_id,
     a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox,
     a_transient_error_is_tried_again,
     an_error_that_stays_transient_is_given_up,
@@ -34,7 +41,7 @@ async fn outbox(db: &TestDb, rows: u32) {
     }
 }
 
-async fn take(txn: &DatabaseTransaction) -> Result<u64, DbErr> {
+async fn take(txn: &DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> {
     Ok(txn.execute_unprepared("DELETE FROM outbox").await?.rows_affected())
 }
 
@@ -48,7 +55,7 @@ async fn places(db: &TestDb) -> (i64, u64) {
 async fn the_event_leaves_the_outbox_and_its_letter_is_stored(db: TestDb) {
     outbox(&db, 1).await;
     let sent = letter(new_app());
-    let id = db.repo().bury(sent.clone(), take).await.unwrap();
+    let id = db.repo().bury_with(sent.clone(), take).await.unwrap();
     let row = db.repo().get(id).await.unwrap().unwrap();
     assert_eq!((row.original_event_id, row.payload), (sent.original_event_id, sent.payload));
     assert_eq!(places(&db).await, (0, 1));
@@ -60,7 +67,7 @@ async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
         db.execute("INSERT INTO outbox VALUES (1)").await;
         let burials = (0..8).map(|_| {
             let (repo, letter) = (db.repo(), letter(new_app()));
-            tokio::spawn(async move { repo.bury(letter, take).await })
+            tokio::spawn(async move { repo.bury_with(letter, take).await })
         });
         let mut buried = 0;
         for burial in burials.collect::<Vec<_>>() {
@@ -77,9 +84,9 @@ async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
 
 async fn a_delete_that_takes_another_number_of_rows_than_one_stores_nothing(db: TestDb) {
     outbox(&db, 2).await;
-    let error = db.repo().bury(letter(new_app()), take).await.unwrap_err();
+    let error = db.repo().bury_with(letter(new_app()), take).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::EventNotTaken { taken: 2 }), "{error}");
-    let error = db.repo().bury(letter(new_app()), async |_| Ok(0)).await.unwrap_err();
+    let error = db.repo().bury_with(letter(new_app()), async |_| Ok(0)).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::EventNotTaken { taken: 0 }), "{error}");
     assert_eq!(places(&db).await, (2, 0));
 }
@@ -88,18 +95,57 @@ async fn an_error_of_the_delete_leaves_everything_as_it_was(db: TestDb) {
     outbox(&db, 1).await;
     let refused = async |txn: &DatabaseTransaction| {
         take(txn).await?;
-        Err(DbErr::Custom("refused".to_owned()))
+        Err(DbErr::Custom("refused".to_owned()).into())
     };
-    db.repo().bury(letter(new_app()), refused).await.unwrap_err();
+    db.repo().bury_with(letter(new_app()), refused).await.unwrap_err();
     assert_eq!(places(&db).await, (1, 0));
-    db.repo().bury(letter(new_app()), take).await.unwrap();
+    db.repo().bury_with(letter(new_app()), take).await.unwrap();
+    assert_eq!(places(&db).await, (0, 1));
+}
+
+async fn an_error_of_the_services_own_is_the_source_of_the_calls_error(db: TestDb) {
+    outbox(&db, 1).await;
+    let refused = async |txn: &DatabaseTransaction| {
+        take(txn).await?;
+        Err("the outbox is closed".into())
+    };
+    let error = db.repo().bury_with(letter(new_app()), refused).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::Take(_)) && !error.is_transient(), "{error:?}");
+    assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("the outbox is closed"));
+    assert_eq!(places(&db).await, (1, 0));
+}
+
+/// An outbox in which the ids of the events are texts.
+struct Outbox;
+
+#[async_trait]
+impl Take for Outbox {
+    async fn take(
+        &self,
+        txn: &DatabaseTransaction,
+        event_id: Uuid,
+    ) -> Result<u64, Box<dyn Error + Send + Sync>> {
+        let delete = format!("DELETE FROM outbox WHERE id = '{event_id}'");
+        Ok(txn.execute_unprepared(&delete).await?.rows_affected())
+    }
+}
+
+async fn a_burier_takes_the_event_by_its_id(db: TestDb) {
+    db.execute("CREATE TABLE outbox (id text PRIMARY KEY)").await;
+    let (letter, other) = (letter(new_app()), letter(new_app()));
+    db.execute(&format!("INSERT INTO outbox VALUES ('{}')", letter.original_event_id)).await;
+    let burier = db.repo().burier(Outbox);
+    let error = burier.bury(other).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::EventNotTaken { taken: 0 }), "{error}");
+    assert_eq!(places(&db).await, (1, 0));
+    burier.bury(letter).await.unwrap();
     assert_eq!(places(&db).await, (0, 1));
 }
 
 async fn a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox(db: TestDb) {
     outbox(&db, 1).await;
     super::insert::drop_silently(&db, "orders").await;
-    let error = db.repo().bury(letter(new_app()), take).await.unwrap_err();
+    let error = db.repo().bury_with(letter(new_app()), take).await.unwrap_err();
     assert_eq!(error.to_string(), "None of the records are inserted");
     assert_eq!(places(&db).await, (1, 0));
 }
@@ -107,13 +153,13 @@ async fn a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox(db: T
 /// A delete that fails as a pool without connections does, so many times.
 fn fails(
     times: u32,
-) -> (Arc<AtomicU32>, impl AsyncFnOnce(&DatabaseTransaction) -> Result<u64, DbErr> + Clone) {
+) -> (Arc<AtomicU32>, impl AsyncFnOnce(&DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> + Clone) {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = calls.clone();
     let delete = async move |txn: &DatabaseTransaction| {
         let taken = take(txn).await?;
         if counted.fetch_add(1, Ordering::Relaxed) < times {
-            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
+            return Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout).into());
         }
         Ok(taken)
     };
@@ -123,7 +169,7 @@ fn fails(
 async fn a_transient_error_is_tried_again(db: TestDb) {
     outbox(&db, 1).await;
     let (calls, delete) = fails(3);
-    db.repo().bury(letter(new_app()), delete).await.unwrap();
+    db.repo().bury_with(letter(new_app()), delete).await.unwrap();
     assert_eq!(calls.load(Ordering::Relaxed), 4);
     assert_eq!(places(&db).await, (0, 1));
 }
@@ -131,7 +177,7 @@ async fn a_transient_error_is_tried_again(db: TestDb) {
 async fn an_error_that_stays_transient_is_given_up(db: TestDb) {
     outbox(&db, 1).await;
     let (calls, delete) = fails(u32::MAX);
-    let error = db.repo().bury(letter(new_app()), delete).await.unwrap_err();
+    let error = db.repo().bury_with(letter(new_app()), delete).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!(calls.load(Ordering::Relaxed), 4);
     assert_eq!(places(&db).await, (1, 0));
@@ -145,10 +191,10 @@ async fn a_delete_whose_transaction_ended_stores_nothing(db: TestDb) {
         txn.execute_unprepared("ROLLBACK").await?;
         Ok(taken)
     };
-    let error = db.repo().bury(letter(new_app()), ended).await.unwrap_err();
+    let error = db.repo().bury_with(letter(new_app()), ended).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::TransactionLost), "{error}");
     assert_eq!(places(&db).await, (1, 0));
-    db.repo().bury(letter(new_app()), take).await.unwrap();
+    db.repo().bury_with(letter(new_app()), take).await.unwrap();
     assert_eq!(places(&db).await, (0, 1));
 }
 
@@ -157,7 +203,7 @@ async fn an_error_text_over_the_cap_is_cut(db: TestDb) {
     for (max, stored) in [(20, "xxxxxxx [cut] xxxxxx"), (7, " [cut] "), (2, " ["), (0, "")] {
         db.execute("INSERT INTO outbox VALUES (1)").await;
         let long = NewDeadLetter { last_error: "x".repeat(100), ..letter(new_app()) };
-        let id = db.repo().max_error_bytes(max).bury(long, take).await.unwrap();
+        let id = db.repo().max_error_bytes(max).bury_with(long, take).await.unwrap();
         assert_eq!(db.repo().get(id).await.unwrap().unwrap().last_error, stored);
     }
 }
@@ -169,7 +215,7 @@ async fn a_time_that_no_database_holds_becomes_the_nearest_one(db: TestDb) {
         last_attempt_at: DateTime::<Utc>::MAX_UTC,
         ..letter(new_app())
     };
-    let id = db.repo().bury(extreme, take).await.unwrap();
+    let id = db.repo().bury_with(extreme, take).await.unwrap();
     let row = db.repo().get(id).await.unwrap().unwrap();
     assert_eq!(row.first_attempt_at, time("0001-01-01T00:00:00Z"));
     assert_eq!(row.last_attempt_at, time("9999-12-31T23:59:59.999999Z"));
@@ -180,7 +226,7 @@ async fn it_works_in_a_spawned_task(db: TestDb) {
     let (repo, letter) = (db.repo(), letter(new_app()));
     let event = "1".to_owned();
     let task = tokio::spawn(async move {
-        repo.bury(letter, async |txn| {
+        repo.bury_with(letter, async |txn| {
             let delete = format!("DELETE FROM outbox WHERE id = {event}");
             Ok(txn.execute_unprepared(&delete).await?.rows_affected())
         })

@@ -161,7 +161,7 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     }
     answers.of("insert", repo.insert(letter(app)).await.map(drop));
     answers.of("insert_many", repo.insert_many(vec![letter(app); 3]).await.map(|ids| ids.len()));
-    answers.of("bury", repo.bury(letter(app), async |_| Ok(1)).await.map(drop));
+    answers.of("bury", repo.bury_with(letter(app), async |_| Ok(1)).await.map(drop));
     answers.of("gc", repo.gc(max, 100).await);
     answers.0
 }

@@ -173,7 +173,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     // Seven letters, and what reads and counts them.
     let id = calls.ok("insert", 1, repo.insert(letter(app))).await;
     let ids = calls.ok("insert_many", 3, repo.insert_many(vec![letter(app); 3])).await;
-    calls.ok("bury", 1, repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
+    calls.ok("bury", 1, repo.bury_with(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
     let elsewhere = import::stored();
     calls.ok("import", 1, repo.import(&[elsewhere.clone(), elsewhere.clone()])).await;
     calls.ok("rebuild_signatures", 0, repo.rebuild_signatures(&RebuildRequest::default())).await;
@@ -232,7 +232,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("insert", repo.insert(NewDeadLetter { first_attempt_at: max, ..letter(app) })).await;
     let bad = NewDeadLetter { first_attempt_at: max, ..letter(app) };
     calls.answer("insert_many", repo.insert_many(vec![letter(app), bad])).await;
-    calls.answer("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(0).await)).await;
+    calls.answer("bury", repo.bury_with(letter(app), async |_: &DatabaseTransaction| take(0).await)).await;
     calls.answer("import", repo.import(&vec![elsewhere.clone(); 1_001])).await;
     let nothing = RebuildRequest::default().limit(0);
     calls.answer("rebuild_signatures", repo.rebuild_signatures(&nothing)).await;
@@ -272,7 +272,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     db.execute("DROP TABLE dead_letters").await;
     calls.failed("insert", repo.insert(letter(app))).await;
     calls.failed("insert_many", repo.insert_many(vec![letter(app)])).await;
-    calls.failed("bury", repo.bury(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
+    calls.failed("bury", repo.bury_with(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
     calls.failed("import", repo.import(&[elsewhere])).await;
     calls.failed("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default())).await;
     calls.failed("get", repo.get(id)).await;

@@ -1,11 +1,13 @@
 //! Tests that a payload is stored byte for byte, and under which kind.
 
+use std::error::Error;
+
 use dead_letters::{
     CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterTransfer, NewDeadLetter, PageRequest,
     PayloadKind, SeaOrmDeadLetterRepo, StoredLetter,
 };
-use sea_orm::{DatabaseTransaction, DbBackend, DbErr};
+use sea_orm::{DatabaseTransaction, DbBackend};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
@@ -24,7 +26,7 @@ on_every_backend! {
 }
 
 /// The letter that is in no outbox.
-async fn take(_: &DatabaseTransaction) -> Result<u64, DbErr> {
+async fn take(_: &DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> {
     Ok(1)
 }
 
@@ -34,7 +36,7 @@ async fn stored_by_every_call(db: &TestDb, new: impl Fn() -> NewDeadLetter) -> V
     let coalescing = CoalescingDeadLetterRepo::new(db.repo(), &Handle::current());
     let mut ids = repo.insert_many(vec![new(), new()]).await.unwrap();
     ids.push(repo.insert(new()).await.unwrap());
-    ids.push(repo.bury(new(), take).await.unwrap());
+    ids.push(repo.bury_with(new(), take).await.unwrap());
     let (one, two) = tokio::join!(coalescing.insert(new()), coalescing.insert(new()));
     ids.extend([one.unwrap(), two.unwrap()]);
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
@@ -153,12 +155,12 @@ async fn over_the_cap_a_payload_is_cut_by_a_burial_and_it_is_truncated(db: TestD
         (text("[1, 2, 3]"), 2, " ["),
         (text("[1, 2, 3]"), 0, ""),
     ] {
-        let id = db.repo().max_payload_bytes(max).bury(new, take).await.unwrap();
+        let id = db.repo().max_payload_bytes(max).bury_with(new, take).await.unwrap();
         let payload = Value::String(stored.to_owned());
         is_stored(&db, id, stored, PayloadKind::Truncated, &payload).await;
     }
     // A payload that fits is stored unchanged.
-    let id = db.repo().max_payload_bytes(9).bury(text("[1, 2, 3]"), take).await.unwrap();
+    let id = db.repo().max_payload_bytes(9).bury_with(text("[1, 2, 3]"), take).await.unwrap();
     is_stored(&db, id, "[1, 2, 3]", PayloadKind::Json, &json!([1, 2, 3])).await;
 }
 
@@ -181,7 +183,7 @@ async fn every_kind_goes_through_an_export_and_an_import_byte_for_byte(db: TestD
         rows.push(row(&db, db.repo().insert(new).await.unwrap()).await);
     }
     let large = NewDeadLetter { payload: json!("x".repeat(100)), ..letter(new_app()) };
-    rows.push(row(&db, db.repo().max_payload_bytes(50).bury(large, take).await.unwrap()).await);
+    rows.push(row(&db, db.repo().max_payload_bytes(50).bury_with(large, take).await.unwrap()).await);
     for target in [TestDb::sqlite().await, TestDb::postgres().await] {
         for sent in &rows {
             let letter = exported(&db, sent).await;

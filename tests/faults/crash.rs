@@ -41,7 +41,7 @@ async fn dispatch(
                 let delete = sql("DELETE FROM outbox WHERE id = $1", [event.into()]);
                 Ok(txn.execute_raw(delete).await?.rows_affected())
             };
-            repo.bury(letter(app_id, event), delete).await.map(Some)
+            repo.bury_with(letter(app_id, event), delete).await.map(Some)
         };
         match bury_next().await {
             Ok(Some(id)) => acknowledged.lock().await.push(id),

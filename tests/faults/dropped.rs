@@ -390,7 +390,7 @@ async fn import_what_is_there(given: &Given) -> Outcome {
 async fn bury(given: &Given) -> Outcome {
     let event = given.event;
     let letter = NewDeadLetter { original_event_id: event, ..letter(given.app) };
-    given.repo.bury(letter, async |txn| dequeue(txn, event).await).await.map(drop)
+    given.repo.bury_with(letter, async |txn| Ok(dequeue(txn, event).await?)).await.map(drop)
 }
 
 async fn begin(given: &Given) -> Outcome {

@@ -517,7 +517,7 @@ async fn bury(given: Given) -> Shown {
     let event = given.event;
     let letter = NewDeadLetter { original_event_id: event, ..given.new_letter("called") };
     let buried =
-        given.repo.bury(letter, async move |txn: &DatabaseTransaction| dequeue(txn, event).await).await;
+        given.repo.bury_with(letter, async move |txn: &DatabaseTransaction| Ok(dequeue(txn, event).await?)).await;
     show(buried, |_| vec![])
 }
 

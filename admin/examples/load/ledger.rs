@@ -80,7 +80,7 @@ struct Ledger {
     /// Acknowledged replays, and those of which nobody knows.
     replays: u64,
     unknown_replays: u64,
-    settles: u64,
+    resolved: u64,
     reopens: u64,
     unknown: u64,
 }
@@ -154,7 +154,7 @@ impl World {
                 let answer = self
                     .send(self.post(&format!("letters/{id}/resolve"), &json!({ "resolution": "ignored" })));
                 match is_done(&answer.await) {
-                    Some(true) => self.note(id, |ledger| ledger.settles += 1),
+                    Some(true) => self.note(id, |ledger| ledger.resolved += 1),
                     Some(false) => {}
                     None => self.note(id, |ledger| ledger.unknown += 1),
                 }
@@ -169,7 +169,7 @@ impl World {
             6 | 7 => {
                 match is_done(&self.send(self.post(&format!("letters/{id}/replay"), &json!({}))).await) {
                     Some(true) => self.note(id, |ledger| {
-                        ledger.settles += 1;
+                        ledger.resolved += 1;
                         ledger.replays += 1;
                     }),
                     Some(false) => {}
@@ -186,8 +186,9 @@ impl World {
                 self.send(self.post("bulk/run", &json!({ "token": "forged" }))).await;
             }
             10 => {
-                let view = ["letters?scan=100000&error_contains=x", "groups", "timeline", "letters?size=500"]
-                    [self.random(4) as usize];
+                let view =
+                    ["letters?scan_limit=100000&error_contains=x", "groups", "timeline", "letters?size=500"]
+                        [self.random(4) as usize];
                 self.send(Request::get(self.at(view)).body(Body::empty()).unwrap_or_default()).await;
             }
             _ => self.run(id).await,
@@ -207,7 +208,7 @@ impl World {
                 let body: Value = serde_json::from_slice(&body).unwrap_or_default();
                 let done = body["done"].as_u64().unwrap_or_default();
                 self.note(id, |ledger| {
-                    ledger.settles += done;
+                    ledger.resolved += done;
                     ledger.replays += done;
                 });
             }
@@ -290,8 +291,8 @@ async fn compare(repo: &SeaOrmDeadLetterRepo, world: &World) -> Result<Tally> {
             found.push(format!("{id}: put back {put_back} times, and {ledger:?}"));
         }
         // Each resolution but the last was undone by a reopening.
-        let settled = u64::from(row.resolved_at.is_some());
-        let known = ledger.settles.abs_diff(ledger.reopens + settled);
+        let closed = u64::from(row.resolved_at.is_some());
+        let known = ledger.resolved.abs_diff(ledger.reopens + closed);
         if known > ledger.unknown {
             found.push(format!("{id}: {:?}, and {ledger:?}", row.resolution));
         }

@@ -63,5 +63,5 @@ async fn bury(
     let taken = async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)
     };
-    repo.bury(letter, taken).await.map(drop)
+    repo.bury_with(letter, taken).await.map(drop)
 }

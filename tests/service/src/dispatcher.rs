@@ -51,7 +51,7 @@ async fn bury(
         attempt_count: ATTEMPTS as u32,
         ..NewDeadLetter::new(event.app_id.into(), event.id, "orders", "created", Value::Null, error)
     };
-    let buried = repo.bury(letter, async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
+    let buried = repo.bury_with(letter, async |txn| {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)
     });
     match buried.await {
