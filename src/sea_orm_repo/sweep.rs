@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DatabaseExecutor, DbErr, FromQueryResult, QueryResult, Statement,
+    ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement,
     prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
@@ -62,10 +62,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         }
         let scope = by_index(scope, due);
         let job = Job { scope: &scope, due, after, limit, dialect };
-        let has_pool = self.db.pool().is_some();
         match self.run(job, archive).await {
             Err(DeadLetterRepoError::Db(error))
-                if goes_by_app(&scope) && has_pool && job.may_be_of_one_app(&error) =>
+                if goes_by_app(&scope) && self.db.pool().is_some() && job.may_be_of_one_app(&error) =>
             {
                 self.run_first_app(job, archive, error).await
             }
@@ -114,10 +113,9 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     /// error before it releases the failed statement's locks. The next batch, on another connection, would skip
     /// these rows. A ROLLBACK returns after the locks are released.
     async fn run(&self, job: Job<'_>, archive: Option<&dyn Archive>) -> Result<Swept, DeadLetterRepoError> {
-        let has_pool = self.db.pool().is_some();
-        let work = async |db: &DatabaseExecutor<'_>| match archive {
+        let work = async |db: &DatabaseTransaction| match archive {
             None => Ok(delete(db, job).await?),
-            Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
+            Some(archive) if self.db.pool().is_some() => delete_then_archive(db, job, archive).await,
             Some(archive) => archive_then_delete(db, job, archive).await,
         };
         self.db.in_transaction(work).await
