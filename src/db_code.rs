@@ -14,14 +14,7 @@ pub(crate) enum DbCode {
 }
 
 const SQLITE_BUSY: u32 = 5;
-const SQLITE_LOCKED: u32 = 6;
-const SQLITE_READONLY: u32 = 8;
-const SQLITE_FULL: u32 = 13;
-#[cfg(feature = "coalesce")]
-const SQLITE_TOO_BIG: u32 = 18;
 const SQLITE_CONSTRAINT: u32 = 19;
-#[cfg(feature = "coalesce")]
-const SQLITE_MISMATCH: u32 = 20;
 
 impl DbCode {
     /// Returns the code, if the database itself returned the error.
@@ -40,24 +33,17 @@ impl DbCode {
 
     /// Returns whether a retry may succeed.
     pub(crate) fn is_transient(self) -> bool {
+        const SQLITE_LOCKED: u32 = 6;
+        const SQLITE_READONLY: u32 = 8;
+        const SQLITE_FULL: u32 = 13;
         match self {
             // Lost connection (08), deadlock and serialization failure (40), resources and disk (53), a lock that
             // was not available, a statement or a transaction that ran out of time, and a server that is read-only,
             // starting or stopping.
             Self::SqlState(state) => {
                 matches!(&state[..2], b"08" | b"40" | b"53")
-                    || matches!(
-                        &state,
-                        b"55P03"
-                            | b"25P03"
-                            | b"25P04"
-                            | b"57014"
-                            | b"57P01"
-                            | b"57P02"
-                            | b"57P03"
-                            | b"57P05"
-                            | b"25006"
-                    )
+                    || matches!(&state, b"55P03" | b"57014" | b"57P01" | b"57P02" | b"57P03" | b"57P05")
+                    || matches!(&state, b"25P03" | b"25P04" | b"25006")
             }
             Self::Sqlite(code) => {
                 matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED | SQLITE_READONLY | SQLITE_FULL)
@@ -88,6 +74,8 @@ impl DbCode {
     /// security, or an error that a trigger raises.
     #[cfg(feature = "coalesce")]
     pub(crate) fn is_one_letters_own(self) -> bool {
+        const SQLITE_TOO_BIG: u32 = 18;
+        const SQLITE_MISMATCH: u32 = 20;
         match self {
             Self::SqlState(state) => {
                 matches!(&state[..2], b"22" | b"23" | b"44" | b"54" | b"P0") || &state == b"42501"

@@ -8,14 +8,11 @@ use super::dialect::Dialect;
 
 /// The SQL text of a statement of which only the values change. SeaORM builds the text once for each backend,
 /// since building it is a considerable part of a short statement's cost.
+///
+/// The number beside each text is how many placeholders the text has.
 pub(super) struct CachedSql {
-    postgres: OnceLock<Sql>,
-    sqlite: OnceLock<Sql>,
-}
-
-struct Sql {
-    text: String,
-    placeholders: usize,
+    postgres: OnceLock<(String, usize)>,
+    sqlite: OnceLock<(String, usize)>,
 }
 
 impl CachedSql {
@@ -32,16 +29,12 @@ impl CachedSql {
         build: impl FnOnce() -> S,
     ) -> Statement {
         let cached = if dialect == Dialect::Sqlite { &self.sqlite } else { &self.postgres };
-        let Sql { text, placeholders } = cached.get_or_init(|| {
+        let (sql, placeholders) = cached.get_or_init(|| {
             let Statement { sql, values, .. } = dialect.build(&build());
-            Sql { text: sql, placeholders: values.map_or(0, |values| values.0.len()) }
+            (sql, values.map_or(0, |values| values.0.len()))
         });
-        let statement = Statement::from_sql_and_values(dialect.backend(), text, values);
-        debug_assert_eq!(
-            statement.values.as_ref().map_or(0, |values| values.0.len()),
-            *placeholders,
-            "{text}"
-        );
-        statement
+        let values = Vec::from_iter(values);
+        debug_assert_eq!(values.len(), *placeholders, "{sql}");
+        Statement::from_sql_and_values(dialect.backend(), sql, values)
     }
 }

@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DbBackend, DbErr, ExecResult, FromQueryResult,
-    QueryResult, Statement, StreamTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr, ExecResult,
+    FromQueryResult, QueryResult, Statement, StreamTrait,
 };
 
 use super::transaction;
@@ -26,29 +26,39 @@ pub(super) struct Connection<C>(pub(super) C);
 impl<C: RepoConnection> Connection<C> {
     /// Returns the pool, if this is one.
     pub(super) fn pool(&self) -> Option<&DatabaseConnection> {
-        match self.0.executor() {
-            DatabaseExecutor::Connection(pool) => Some(pool),
-            _ => None,
+        match self.0.scope() {
+            Scope::Pool(pool) => Some(pool),
+            Scope::Transaction(_) => None,
         }
     }
 
     /// Runs `work` in a transaction of its own over a pool, and otherwise in the caller's transaction.
     pub(super) async fn in_transaction<T>(
         &self,
-        work: impl AsyncFnOnce(&DatabaseExecutor<'_>) -> Result<T, DeadLetterRepoError>,
+        work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DeadLetterRepoError>,
     ) -> Result<T, DeadLetterRepoError> {
-        match self.pool() {
-            Some(pool) => transaction::run_checked(pool, async |txn| work(&txn.into()).await).await,
-            None => work(&self.0.executor()).await,
+        match self.0.scope() {
+            Scope::Pool(pool) => transaction::run_checked(pool, work).await,
+            Scope::Transaction(txn) => work(txn).await,
         }
     }
 
-    /// See [`RepoConnection::rows`].
+    /// Returns a statement's rows. Each row is read while the server sends the next one, whereas SeaORM's `all`
+    /// starts to read when the last row has arrived. This pays off for large pages, such as an export's.
+    ///
+    /// The statement must not have text among its values, because SeaORM's tracing span of a stream (level TRACE)
+    /// contains them.
     pub(super) async fn rows<T: FromQueryResult + Send>(
         &self,
         statement: Statement,
     ) -> Result<Vec<T>, DbErr> {
-        self.send(statement, C::rows).await
+        self.send(statement, |db, statement| async move {
+            match db.scope() {
+                Scope::Pool(pool) => collect(pool.stream_raw(statement).await?).await,
+                Scope::Transaction(txn) => collect(txn.stream_raw(statement).await?).await,
+            }
+        })
+        .await
     }
 
     async fn send<'db, T, F>(
@@ -95,44 +105,28 @@ impl<C: RepoConnection> ConnectionTrait for Connection<C> {
 }
 
 /// A pool, or a transaction of the caller. The private path seals the trait.
-#[async_trait]
 pub trait RepoConnection: ConnectionTrait + Send {
-    fn executor(&self) -> DatabaseExecutor<'_>;
-
-    /// Returns a statement's rows. Each row is read while the server sends the next one, whereas SeaORM's `all`
-    /// starts to read when the last row has arrived. This pays off for large pages, such as an export's.
-    ///
-    /// The statement must not have text among its values, because SeaORM's tracing span of a stream (level TRACE)
-    /// contains them.
-    async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr>;
+    fn scope(&self) -> Scope<'_>;
 }
 
-#[async_trait]
+#[derive(Debug)]
+pub enum Scope<'db> {
+    Pool(&'db DatabaseConnection),
+    Transaction(&'db DatabaseTransaction),
+}
+
 impl RepoConnection for DatabaseConnection {
-    fn executor(&self) -> DatabaseExecutor<'_> {
-        self.into()
-    }
-
-    async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr> {
-        collect(self.stream_raw(statement).await?).await
+    fn scope(&self) -> Scope<'_> {
+        Scope::Pool(self)
     }
 }
 
-#[async_trait]
 impl RepoConnection for DatabaseExecutor<'_> {
-    fn executor(&self) -> DatabaseExecutor<'_> {
+    fn scope(&self) -> Scope<'_> {
         match self {
-            Self::Connection(pool) => (*pool).into(),
-            Self::Transaction(txn) => (*txn).into(),
-            Self::OwnedTransaction(txn) => txn.into(),
-        }
-    }
-
-    async fn rows<T: FromQueryResult + Send>(&self, statement: Statement) -> Result<Vec<T>, DbErr> {
-        match self {
-            Self::Connection(pool) => collect(pool.stream_raw(statement).await?).await,
-            Self::Transaction(txn) => collect(txn.stream_raw(statement).await?).await,
-            Self::OwnedTransaction(txn) => collect(txn.stream_raw(statement).await?).await,
+            Self::Connection(pool) => Scope::Pool(pool),
+            Self::Transaction(txn) => Scope::Transaction(txn),
+            Self::OwnedTransaction(txn) => Scope::Transaction(txn),
         }
     }
 }

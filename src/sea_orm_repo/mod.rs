@@ -133,11 +133,7 @@ impl SeaOrmDeadLetterRepo {
         &self,
         txn: &'txn DatabaseTransaction,
     ) -> SeaOrmDeadLetterRepo<DatabaseExecutor<'txn>> {
-        SeaOrmDeadLetterRepo {
-            db: Connection(txn.into()),
-            limits: self.limits,
-            dialect: self.dialect.clone(),
-        }
+        SeaOrmDeadLetterRepo { db: Connection(txn.into()), limits: self.limits, dialect: self.dialect() }
     }
 
     /// Begins a transaction that is safe to drop at any time, even while it begins. A dropped transaction is
@@ -158,7 +154,7 @@ impl SeaOrmDeadLetterRepo {
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a Tokio runtime, or in one that is shutting
     /// down.
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-        observed(call!("begin"), pin!(transaction::begin_for_caller(db)), |_| 0).await
+        observed(call!("begin"), pin!(transaction::begin(db, None)), |_| 0).await
     }
 
     /// Commits a transaction, or returns an error if nothing can be committed.

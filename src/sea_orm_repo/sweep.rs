@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ConnectionTrait, DatabaseExecutor, DbErr, FromQueryResult, QueryResult, Statement,
+    ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, QueryResult, Statement,
     prelude::DateTimeWithTimeZone,
 };
 use uuid::Uuid;
@@ -62,10 +62,9 @@ pub(super) async fn sweep<C: RepoConnection>(
     }
     let scope = by_index(scope, due);
     let job = Job { scope: &scope, due, after, limit, dialect };
-    let has_pool = repo.db.pool().is_some();
     match run(repo, job, archive).await {
         Err(DeadLetterRepoError::Db(error))
-            if goes_by_app(&scope) && has_pool && job.may_be_of_one_app(&error) =>
+            if goes_by_app(&scope) && repo.db.pool().is_some() && job.may_be_of_one_app(&error) =>
         {
             run_first_app(repo, job, archive, error).await
         }
@@ -121,10 +120,9 @@ async fn run<C: RepoConnection>(
     job: Job<'_>,
     archive: Option<&dyn Archive>,
 ) -> Result<Swept, DeadLetterRepoError> {
-    let has_pool = repo.db.pool().is_some();
-    let work = async |db: &DatabaseExecutor<'_>| match archive {
+    let work = async |db: &DatabaseTransaction| match archive {
         None => Ok(delete(db, job).await?),
-        Some(archive) if has_pool => delete_then_archive(db, job, archive).await,
+        Some(archive) if repo.db.pool().is_some() => delete_then_archive(db, job, archive).await,
         Some(archive) => archive_then_delete(db, job, archive).await,
     };
     repo.db.in_transaction(work).await

@@ -20,22 +20,8 @@ use crate::{DeadLetterRepoError, db_code::DbCode};
 /// Without the bound many of them would delay the next BEGIN.
 static BEGINS: Semaphore = Semaphore::const_new(256);
 
-/// Begins a transaction of the repo's own. On PostgreSQL it is READ COMMITTED, whatever the database's default is.
-/// Above that level a statement that waited for another transaction's row fails with 40001, whereas here it sees
-/// the changed row. SeaORM sets the level with a statement after BEGIN, which costs one round trip.
-async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-    let is_postgres = db.get_database_backend() == DbBackend::Postgres;
-    begin_with(db, is_postgres.then_some(IsolationLevel::ReadCommitted)).await
-}
-
-/// Begins a transaction for the caller, with the database's default isolation.
-pub(super) async fn begin_for_caller(
-    db: &DatabaseConnection,
-) -> Result<DatabaseTransaction, DeadLetterRepoError> {
-    begin_with(db, None).await
-}
-
-async fn begin_with(
+/// Begins a transaction, with the database's default isolation if none is given.
+pub(super) async fn begin(
     db: &DatabaseConnection,
     isolation_level: Option<IsolationLevel>,
 ) -> Result<DatabaseTransaction, DeadLetterRepoError> {
@@ -54,11 +40,16 @@ async fn begin_with(
 }
 
 /// Runs `work` in a transaction of the repo's own. Commits if `work` returns `Ok`, and otherwise rolls back.
+///
+/// On PostgreSQL the transaction is READ COMMITTED, whatever the database's default is. Above that level a statement
+/// that waited for another transaction's row fails with 40001, whereas here it sees the changed row. SeaORM sets the
+/// level with a statement after BEGIN, which costs one round trip.
 pub(super) async fn run<T>(
     db: &DatabaseConnection,
     work: impl AsyncFnOnce(&DatabaseTransaction) -> Result<T, DeadLetterRepoError>,
 ) -> Result<T, DeadLetterRepoError> {
-    let txn = begin(db).await?;
+    let is_postgres = db.get_database_backend() == DbBackend::Postgres;
+    let txn = begin(db, is_postgres.then_some(IsolationLevel::ReadCommitted)).await?;
     match work(&txn).await {
         Ok(value) => {
             txn.commit().await?;
