@@ -199,8 +199,8 @@ async function refresh(isWhole) {
 
 function found(isFresh) {
   live.classList.toggle("lost", !isFresh);
-  live.textContent = isFresh ? "Live" : "Out of reach";
-  live.title = isFresh ? "Fetched again every 10 seconds" : "It can't be fetched at the moment; it is tried again";
+  live.textContent = isFresh ? "Live" : "Offline";
+  live.title = isFresh ? "Refreshed every 10 seconds" : "The last refresh failed; the page tries again";
 }
 
 // Keeps every row where it is. A link announces new letters, and letters that were closed elsewhere are marked.
@@ -312,7 +312,7 @@ addEventListener("pageshow", (event) => {
 // Keys
 
 const KEYS = [
-  ["/", "to the filter"],
+  ["/", "focus the filter"],
   ["j, k", "next, previous row"],
   ["x", "tick the row"],
   ["Enter", "open the row"],

@@ -132,7 +132,7 @@ impl Operator {
     /// Sets how many letters one view or preview may examine for this operator: 100,000 by default, 1,000,000 at
     /// most.
     ///
-    /// A view examines 10,000 letters unless its address sets `scan`.
+    /// A view examines 10,000 letters unless its address sets `scan_limit`.
     pub fn scan_limit(mut self, letters: u32) -> Self {
         self.scan_limit = letters.clamp(1, MAX_SCAN);
         self
@@ -165,19 +165,19 @@ pub enum Right {
     /// Reveals the redacted parts of a payload, on request. Each request is audited.
     Payloads,
     /// Resolves and reopens letters.
-    Settle,
+    Resolve,
     /// Replays letters.
     Replay,
 }
 
 impl Right {
     /// All rights.
-    pub const ALL: [Self; 3] = [Self::Payloads, Self::Settle, Self::Replay];
+    pub const ALL: [Self; 3] = [Self::Payloads, Self::Resolve, Self::Replay];
 
     fn lacking(self) -> &'static str {
         match self {
             Self::Payloads => "this operator may not see redacted fields",
-            Self::Settle => "this operator may not settle letters",
+            Self::Resolve => "this operator may not resolve or reopen letters",
             Self::Replay => "this operator may not replay letters",
         }
     }
@@ -326,7 +326,7 @@ impl Access {
     async fn enter(parts: &Parts, admin: &State, operator: Operator) -> Result<Self, Problem> {
         let attempt = parts.extensions.get::<Attempt>().cloned().unwrap_or_default();
         if operator.name.chars().count() > MAX_NAME_CHARACTERS {
-            return Err(Problem::forbidden("an operator's name may have 200 characters"));
+            return Err(Problem::forbidden("the operator's name must have at most 200 characters"));
         }
         attempt.is_by(operator.name());
         let turn = Arc::new(admin.turns.take().await?);

@@ -182,12 +182,18 @@ pub(crate) async fn preview(
     if action == Resolution::Replayed {
         let replayable = filter.replayable(access.replay()?.accepts_truncated());
         filter = replayable.ok_or_else(|| {
-            Problem::invalid_field("truncated", "must not be true: the service replays whole payloads only")
+            Problem::invalid_field(
+                "truncated",
+                "must not be true, because the service replays only whole payloads",
+            )
         })?;
     }
     let resolvable = filter.resolvable();
     let mut filter = resolvable.ok_or_else(|| {
-        Problem::invalid_field("state", "must be open or unresolved: closed letters are left alone")
+        Problem::invalid_field(
+            "state",
+            "must be open, unresolved or any, because a bulk run does not change closed letters",
+        )
     })?;
     let (store, app_id) = (access.store(), access.app_id);
     let scan_limit = access.operator().max_scan();
@@ -261,7 +267,7 @@ pub(crate) async fn run(
     may_run(access, frozen.action)?;
     let attribution = attribution(access, note)?;
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
-        return Err(Problem::invalid_field("limit", "must be from 1 to 1000"));
+        return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
     }
     let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
     let result = run_frozen(access, frozen, &attribution, limit, now, &mut entry).await;
@@ -272,14 +278,19 @@ pub(crate) async fn run(
 fn open(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<Frozen, Problem> {
     let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
     let frozen = frozen.ok_or_else(|| {
-        Problem::invalid_field("token", "is none that a preview gave, or of another process: see Admin::key")
+        Problem::invalid_field(
+            "token",
+            "is not a token of a preview, or another process created it (Admin::key): create a new preview",
+        )
     })?;
     if frozen.operator != access.operator().name() || frozen.app_id != access.app_id {
-        return Err(Problem::preview_expired("it was made by another operator, or for another app"));
+        return Err(Problem::preview_expired(
+            "the preview belongs to another operator or app: create a new one",
+        ));
     }
     // A preview from the future is valid, because it comes from a replica whose clock is ahead.
     if now.signed_duration_since(frozen.at) > GOOD_FOR {
-        return Err(Problem::preview_expired("a preview is good for 15 minutes: make a new one"));
+        return Err(Problem::preview_expired("a preview expires after 15 minutes: create a new one"));
     }
     Ok(frozen)
 }
@@ -417,7 +428,7 @@ pub(crate) async fn failed_again(
     since: DateTime<Utc>,
 ) -> Result<FailedAgain, Problem> {
     let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
-    let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?.run_id;
+    let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is not a token of a run"))?.run_id;
     let filter = DeadLetterFilter::default()
         .state(DeadLetterState::Any)
         .failed_again_in_run(run_id)
@@ -460,7 +471,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preview_is_good_for_15_minutes_and_each_run_of_it_gives_15_more() {
+    async fn a_preview_is_valid_for_15_minutes_and_each_run_adds_15() {
         let app_id = AppId::from(Uuid::new_v4());
         let access = access(app_id).await.app(app_id).unwrap();
         let (now, filter) = (Utc::now(), DeadLetterFilter::default());
@@ -473,7 +484,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_preview_is_good_for_its_operator_and_app_alone() {
+    async fn a_preview_is_valid_for_its_operator_and_app_only() {
         let app_id = AppId::from(Uuid::new_v4());
         let access = access(app_id).await;
         let now = Utc::now();
@@ -489,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_fails_after_its_first_batch_tells_what_it_did() {
+    async fn a_run_that_fails_after_its_first_batch_returns_what_it_did() {
         let app_id = AppId::from(Uuid::new_v4());
         let store = Arc::new(testing::FailingStore::new(testing::store().await.unwrap()));
         for _ in 0..2 {

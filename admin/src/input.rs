@@ -67,7 +67,7 @@ impl Fields {
             !LONG_FIELDS.contains(&name.as_str()) && value.chars().count() > MAX_CHARACTERS
         };
         match fields.iter().find(long) {
-            Some((name, _)) => Err(Problem::invalid_field(shown(name), "is longer than 2,000 characters")),
+            Some((name, _)) => Err(Problem::invalid_field(shown(name), "must have at most 2,000 characters")),
             None => Ok(Self(fields)),
         }
     }
@@ -78,7 +78,7 @@ impl Fields {
         let mut taken = self.0.extract_if(.., |field| field.0 == name).map(|(_, value)| value);
         let value = taken.next();
         if taken.next().is_some() {
-            return Err(Problem::invalid_field(name, "is given twice"));
+            return Err(Problem::invalid_field(name, "is given more than once"));
         }
         Ok(value.filter(|value| !value.is_empty()))
     }
@@ -88,8 +88,9 @@ impl Fields {
         name: &str,
         problem: &str,
     ) -> Result<Option<T>, Problem> {
-        let parsed = self.take(name)?.map(|value| value.parse());
-        parsed.transpose().map_err(|_| Problem::invalid_field(name, problem))
+        let Some(value) = self.take(name)? else { return Ok(None) };
+        let problem = |_| Problem::invalid_field(name, format!("{problem} (got {:?})", shown(&value)));
+        value.parse().map(Some).map_err(problem)
     }
 
     /// Takes a checkbox. A missing field is `false`.
@@ -104,7 +105,7 @@ impl Fields {
         match query.page.scan_limit {
             Some(scan) if scan > max => Err(Problem::invalid_field(
                 "scan_limit",
-                format!("must be from 1 to {max} for this operator"),
+                format!("must be between 1 and {max} for this operator (got {scan})"),
             )),
             _ => Ok(query),
         }
@@ -116,7 +117,10 @@ impl Fields {
         let query = self.listing(operator)?;
         if !fits(&query) {
             let longest = query.pairs().max_by_key(|(_, text)| text.len()).map_or("", |(name, _)| name);
-            return Err(Problem::invalid_field(longest, "is too long for an address: see the API"));
+            return Err(Problem::invalid_field(
+                longest,
+                "is too long for an address: shorten the filter, or use the API",
+            ));
         }
         Ok(query)
     }
@@ -124,15 +128,15 @@ impl Fields {
     /// Returns an error if a field is left.
     pub(crate) fn end(self) -> Result<(), Problem> {
         match self.0.first() {
-            Some((name, _)) => Err(Problem::invalid_field(shown(name), "is no field")),
+            Some((name, _)) => Err(Problem::invalid_field(shown(name), "is not a field: remove it")),
             None => Ok(()),
         }
     }
 }
 
-/// Cuts a field name for an error message, because the name comes from the sender.
-fn shown(name: &str) -> String {
-    name.chars().take(40).collect()
+/// Cuts a name or a value for an error message, because the sender chooses its length.
+fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
 }
 
 /// The query string.
@@ -152,7 +156,11 @@ impl FromRequest<State> for Form {
     type Rejection = Problem;
 
     async fn from_request(request: Request, admin: &State) -> Result<Self, Problem> {
-        expect_type(request.headers(), "application/x-www-form-urlencoded", "it must be a form, urlencoded")?;
+        expect_type(
+            request.headers(),
+            "application/x-www-form-urlencoded",
+            "the Content-Type must be application/x-www-form-urlencoded",
+        )?;
         Fields::new(&body(request, admin).await?).map(Self)
     }
 }
@@ -164,7 +172,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, admin: &State) -> Result<Self, Problem> {
-        expect_type(request.headers(), "application/json", "it must be application/json")?;
+        expect_type(request.headers(), "application/json", "the Content-Type must be application/json")?;
         let body = body(request, admin).await?;
         // Serde accepts an array for a struct.
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
@@ -194,7 +202,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
 fn named(field: &str, message: &str) -> Problem {
     Problem::invalid_field(
         shown(field),
-        format!("is wrong: {}", message.chars().take(300).collect::<String>()),
+        format!("is invalid: {}", message.chars().take(300).collect::<String>()),
     )
 }
 
@@ -211,7 +219,7 @@ async fn body(request: Request, admin: &State) -> Result<Bytes, Problem> {
 
 pub(crate) fn bad_body(rejection: &BytesRejection) -> Problem {
     match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large("a body may have 256 KiB"),
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large("the body must have at most 256 KiB"),
         _ => Problem::invalid("the body could not be read"),
     }
 }

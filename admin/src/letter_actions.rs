@@ -144,7 +144,7 @@ fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
     let note = note.filter(|note| !note.trim().is_empty());
     match &note {
         Some(note) if note.chars().count() > MAX_NOTE_CHARACTERS => {
-            Err(Problem::invalid_field("note", "is longer than 2,000 characters"))
+            Err(Problem::invalid_field("note", "must have at most 2,000 characters"))
         }
         _ => Ok(note),
     }

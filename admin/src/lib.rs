@@ -201,6 +201,6 @@ pub enum AdminConfigError {
     #[error("the key must have at least 32 bytes")]
     ShortKey,
     /// The text given to [`trusted_origin`](Admin::trusted_origin) is not an origin.
-    #[error("{0:?} is no origin: scheme and host, as in https://ops.example")]
+    #[error("{0:?} is not an origin: give scheme and host, as in https://ops.example")]
     Origin(String),
 }

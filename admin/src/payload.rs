@@ -53,7 +53,9 @@ pub(crate) struct NotJson;
 
 /// The text is not a JSON pointer (RFC 6901).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no JSON pointer: it must be empty or begin with /, and have ~ as ~0 and / in a key as ~1")]
+#[error(
+    "{0:?} is not a JSON pointer: it must be empty or begin with /, and a key must escape ~ as ~0 and / as ~1"
+)]
 pub(crate) struct BadPointer(String);
 
 /// The values to redact, as JSON pointers in which `*` matches any key or index.
@@ -384,7 +386,7 @@ struct Broken;
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the payload can't be sent to its end")
+        f.write_str("the payload could not be sent completely")
     }
 }
 

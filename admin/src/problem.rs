@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 /// Value of `Retry-After`, in seconds. A database that restarts is usually back after this time.
 const RETRY_AFTER_SECONDS: u16 = 5;
 
-/// A fixed sentence for whoever asked; the cause goes into the log.
+/// A problem (RFC 9457). The log has the cause of a 5xx.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct Problem {
     #[serde(rename = "type")]
@@ -27,29 +27,29 @@ pub(crate) struct Problem {
     kind: ProblemType,
     title: &'static str,
     status: u16,
-    /// What is wrong with this request.
+    /// The cause of the problem, in one sentence.
     detail: Cow<'static, str>,
-    /// The field that is wrong.
+    /// The invalid field.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// How the letter was settled before.
+    /// The resolution that the letter had already.
     #[serde(skip_serializing_if = "Option::is_none")]
-    settled: Option<ResolvedBefore>,
+    resolved_before: Option<ResolvedBefore>,
 }
 
-/// Who was there before.
+/// An earlier resolution of the letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ResolvedBefore {
-    /// As what. Null is a resolution that this version does not know.
+    /// The resolution. Null if this version does not know it.
     #[schema(value_type = Option<String>)]
     pub(crate) resolution: Option<Resolution>,
-    /// When.
+    /// When the letter was resolved.
     pub(crate) resolved_at: DateTime<Utc>,
-    /// By whom, where that is known.
+    /// The operator who resolved the letter, if known.
     pub(crate) resolved_by: Option<String>,
 }
 
-/// See the README for each.
+/// The types of problems. The README describes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) enum ProblemType {
     #[serde(rename = "urn:dead-letters:problem:invalid")]
@@ -130,25 +130,25 @@ impl ProblemType {
         match self {
             Self::Invalid => (StatusCode::BAD_REQUEST, "The request is invalid"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "Nobody is logged in"),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "This is not allowed"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "The operator may not do this"),
             Self::CrossSite => (StatusCode::FORBIDDEN, "The request comes from another site"),
             Self::NoReplay => (StatusCode::FORBIDDEN, "This service can't replay"),
             Self::Withheld => (StatusCode::FORBIDDEN, "The payload is withheld"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "There is no such thing"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here"),
-            Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter was already settled"),
+            Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter is already closed"),
             Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
-            Self::NotWhole => (StatusCode::CONFLICT, "The payload is not whole"),
-            Self::PreviewExpired => (StatusCode::GONE, "The preview is no longer good"),
+            Self::NotWhole => (StatusCode::CONFLICT, "The payload is incomplete"),
+            Self::PreviewExpired => (StatusCode::GONE, "The preview has expired"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
             Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's type is not taken")
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's content type is not supported")
             }
-            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request came too slowly"),
-            Self::Locked => (StatusCode::CONFLICT, "Somebody else is changing the letter"),
-            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "This is not the host that was asked for"),
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request was too slow"),
+            Self::Locked => (StatusCode::CONFLICT, "The letter is locked"),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "The host name is unknown"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The store can't be reached"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The database is unavailable"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong"),
         }
     }
@@ -157,7 +157,14 @@ impl ProblemType {
 impl Problem {
     fn new(kind: ProblemType, detail: impl Into<Cow<'static, str>>) -> Self {
         let (status, title) = kind.status_and_title();
-        Self { kind, title, status: status.as_u16(), detail: detail.into(), field: None, settled: None }
+        Self {
+            kind,
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            field: None,
+            resolved_before: None,
+        }
     }
 
     pub(crate) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -174,7 +181,7 @@ impl Problem {
     }
 
     pub(crate) fn unauthenticated() -> Self {
-        Self::new(ProblemType::Unauthenticated, "the admin is for operators who are logged in")
+        Self::new(ProblemType::Unauthenticated, "the admin requires an operator who is logged in")
     }
 
     pub(crate) fn forbidden(detail: &'static str) -> Self {
@@ -184,13 +191,13 @@ impl Problem {
     pub(crate) fn cross_site() -> Self {
         Self::new(
             ProblemType::CrossSite,
-            "a form of another site sent it, or a proxy changed Host: then the admin must know the origin that \
-             browsers see (trusted_origin)",
+            "the request comes from a page of another site, or a proxy changed Host: set trusted_origin to the origin \
+             that browsers see",
         )
     }
 
     pub(crate) fn no_replay() -> Self {
-        Self::new(ProblemType::NoReplay, "the service has no replay")
+        Self::new(ProblemType::NoReplay, "the service did not enable replay (Admin::replay)")
     }
 
     pub(crate) fn withheld(detail: &'static str) -> Self {
@@ -198,7 +205,7 @@ impl Problem {
     }
 
     pub(crate) fn no_such_app() -> Self {
-        Self::new(ProblemType::NotFound, "there is no such app")
+        Self::new(ProblemType::NotFound, "the app does not exist")
     }
 
     pub(crate) fn no_such_letter() -> Self {
@@ -218,41 +225,47 @@ impl Problem {
     }
 
     pub(crate) fn unavailable() -> Self {
-        Self::new(ProblemType::Unavailable, "the database is busy or out of reach: try again")
+        Self::new(ProblemType::Unavailable, "the database is busy or unreachable: try again")
     }
 
     pub(crate) fn too_long() -> Self {
-        Self::new(ProblemType::Unavailable, "it takes too long: ask for less, or try again")
+        Self::new(
+            ProblemType::Unavailable,
+            "the view took longer than 15 seconds: narrow the filter or the scan limit, or try again",
+        )
     }
 
     pub(crate) fn busy() -> Self {
-        Self::new(ProblemType::Busy, "others are being answered: try again")
+        Self::new(ProblemType::Busy, "too many requests use the database at the same time: try again")
     }
 
     pub(crate) fn too_slow() -> Self {
-        Self::new(ProblemType::TooSlow, "the body did not come within 10 seconds")
+        Self::new(ProblemType::TooSlow, "the body did not arrive within 10 seconds")
     }
 
     pub(crate) fn locked() -> Self {
-        Self::new(ProblemType::Locked, "another transaction has locked it: nothing was changed, try again")
+        Self::new(
+            ProblemType::Locked,
+            "another transaction has locked the letter, and nothing was changed: try again",
+        )
     }
 
     pub(crate) fn misdirected() -> Self {
-        Self::new(ProblemType::Misdirected, "the admin is not known by this host name")
+        Self::new(ProblemType::Misdirected, "the Host header is not a name of this admin")
     }
 
-    pub(crate) fn already_resolved(settled: ResolvedBefore) -> Self {
-        let detail = "somebody was faster: see settled";
-        Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
+    pub(crate) fn already_resolved(resolved_before: ResolvedBefore) -> Self {
+        let detail = "the letter was closed before this request: see resolved_before";
+        Self { resolved_before: Some(resolved_before), ..Self::new(ProblemType::AlreadyResolved, detail) }
     }
 
-    pub(crate) fn changed(settled: ResolvedBefore) -> Self {
-        let detail = "others settle and reopen it at the same time: see settled";
-        Self { settled: Some(settled), ..Self::new(ProblemType::AlreadyResolved, detail) }
+    pub(crate) fn changed(resolved_before: ResolvedBefore) -> Self {
+        let detail = "others resolve and reopen the letter at the same time: see resolved_before";
+        Self { resolved_before: Some(resolved_before), ..Self::new(ProblemType::AlreadyResolved, detail) }
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(ProblemType::Internal, "the service's log says more")
+        Self::new(ProblemType::Internal, "the service's log has the cause")
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -271,8 +284,8 @@ impl Problem {
         &self.detail
     }
 
-    pub(crate) fn settled(&self) -> Option<&ResolvedBefore> {
-        self.settled.as_ref()
+    pub(crate) fn resolved_before(&self) -> Option<&ResolvedBefore> {
+        self.resolved_before.as_ref()
     }
 }
 
@@ -290,10 +303,10 @@ impl From<DeadLetterRepoError> for Problem {
                     resolved_by: by.clone(),
                 });
             }
-            NotResolved(_) => return Self::new(ProblemType::NotResolved, "there is nothing to reopen"),
+            NotResolved(_) => return Self::new(ProblemType::NotResolved, "the letter is unresolved already"),
             PayloadNotWhole { .. } => {
-                let detail =
-                    "it is truncated or erased, and the service replays whole ones only: settle the letter";
+                let detail = "the payload is truncated or erased, and the service replays only whole payloads: \
+                              resolve the letter instead";
                 return Self::new(ProblemType::NotWhole, detail);
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
@@ -351,9 +364,9 @@ impl IntoResponse for Problem {
 }
 
 pub(crate) async fn not_found() -> Problem {
-    Problem::new(ProblemType::NotFound, "nothing is to be found under this address")
+    Problem::new(ProblemType::NotFound, "this address does not exist")
 }
 
 pub(crate) async fn method_not_allowed(method: Method) -> Problem {
-    Problem::new(ProblemType::MethodNotAllowed, format!("{method} is not taken here"))
+    Problem::new(ProblemType::MethodNotAllowed, format!("{method} is not allowed at this address"))
 }

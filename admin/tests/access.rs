@@ -49,7 +49,7 @@ fn post(path: &'static str, body: Sent, needs: Right) -> Route {
 }
 
 fn routes() -> Vec<Route> {
-    use Right::{Payloads, Replay, Settle};
+    use Right::{Payloads, Replay, Resolve};
     use Sent::{Form, Json, Nothing};
     let ignored = r#"{"action":"ignored","filter":{}}"#;
     let replayed = r#"{"action":"replayed","filter":{}}"#;
@@ -64,14 +64,14 @@ fn routes() -> Vec<Route> {
         post(
             "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
             Json(r#"{"resolution":"ignored"}"#),
-            Settle,
+            Resolve,
         ),
         post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", Json("{}"), Replay),
-        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Nothing, Settle),
+        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Nothing, Resolve),
         post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", Nothing, Payloads),
-        post("/api/apps/{dead_letters_app}/bulk/preview", Json(ignored), Settle),
+        post("/api/apps/{dead_letters_app}/bulk/preview", Json(ignored), Resolve),
         post("/api/apps/{dead_letters_app}/bulk/preview", Json(replayed), Replay),
-        post("/api/apps/{dead_letters_app}/bulk/run", Json(r#"{"token":"{token}"}"#), Settle),
+        post("/api/apps/{dead_letters_app}/bulk/run", Json(r#"{"token":"{token}"}"#), Resolve),
         get("/"),
         get("/apps"),
         get("/apps/{dead_letters_app}"),
@@ -80,14 +80,14 @@ fn routes() -> Vec<Route> {
         post(
             "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
             Form("resolution=ignored"),
-            Settle,
+            Resolve,
         ),
         post("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", Form(""), Replay),
-        post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Form(""), Settle),
+        post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Form(""), Resolve),
         post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", Form(""), Payloads),
-        post("/apps/{dead_letters_app}/bulk/preview", Form("action=ignored"), Settle),
+        post("/apps/{dead_letters_app}/bulk/preview", Form("action=ignored"), Resolve),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=replayed"), Replay),
-        post("/apps/{dead_letters_app}/bulk/run", Form("token={token}"), Settle),
+        post("/apps/{dead_letters_app}/bulk/run", Form("token={token}"), Resolve),
         get("/apps/{dead_letters_app}/bulk/result?run=nonsense"),
     ]
 }
@@ -284,7 +284,7 @@ async fn a_proxys_header_says_who_it_is() {
 }
 
 #[tokio::test]
-async fn who_settles_is_who_was_let_in() {
+async fn the_operator_of_a_resolution_is_the_authorized_one() {
     let app = new_app();
     let store = Arc::new(memory().await);
     let id = store.insert(letter(app)).await.unwrap();

@@ -20,22 +20,22 @@ use crate::support::{
 
 on_every_backend! {
     the_apps_with_open_letters_are_listed_by_id_with_names_and_counts,
-    the_apps_go_on_behind_the_last_one_of_a_page,
+    a_page_of_apps_begins_after_the_last_app_of_the_page_before,
     an_operator_of_some_apps_is_told_of_no_others,
     letters_come_newest_first_page_by_page,
     a_letter_says_how_often_its_event_was_replayed_before,
-    a_scan_that_ends_early_says_how_far_it_went,
+    a_view_that_reaches_its_scan_limit_returns_where_it_stopped,
     a_filter_in_the_query_string_is_obeyed,
     a_letter_has_its_error_and_not_its_payload,
     an_error_is_cut_at_100_000_characters,
     a_letter_that_the_app_has_not_is_not_found,
-    a_letter_is_settled_by_the_operator_whatever_the_body_says,
-    what_was_settled_before_is_left_alone_and_said_by_whom_when_and_as_what,
+    a_letter_is_resolved_by_the_operator_whatever_the_body_says,
+    a_closed_letter_is_not_changed_and_its_resolution_is_returned,
     a_replay_and_a_failed_handler_are_not_to_be_said,
     a_replay_puts_the_event_back_once,
     a_letter_is_reopened_once,
     groups_have_timelines_where_they_are_asked_for,
-    a_group_whose_letters_were_settled_before_the_newest_came_back,
+    a_group_regresses_if_a_letter_fails_after_the_last_was_closed,
     a_timeline_has_every_bucket,
     a_payload_is_its_stored_text_to_the_byte,
     a_payload_of_many_parts_is_streamed_whole,
@@ -47,14 +47,14 @@ on_every_backend! {
 }
 
 async fn the_apps_with_open_letters_are_listed_by_id_with_names_and_counts(world: World) {
-    let (one, other, settled) = (new_app(), new_app(), new_app());
+    let (one, other, closed) = (new_app(), new_app(), new_app());
     for app in [one, one, other] {
         world.insert(letter(app)).await;
     }
     let failed = world.insert(letter(other)).await;
     world.repo.resolve_once(other, failed, Resolution::HandlerFailed, &Attribution::default()).await.unwrap();
-    let done = world.insert(letter(settled)).await;
-    world.repo.resolve_once(settled, done, Resolution::Ignored, &Attribution::default()).await.unwrap();
+    let done = world.insert(letter(closed)).await;
+    world.repo.resolve_once(closed, done, Resolution::Ignored, &Attribution::default()).await.unwrap();
 
     let admin = world.admin_of(Operator::reader("ada"));
     let client = Client::from(admin.app_names(move |app| (app == one).then(|| "Orders".to_owned())));
@@ -74,7 +74,7 @@ async fn the_apps_with_open_letters_are_listed_by_id_with_names_and_counts(world
     assert_eq!(apps["next"], Value::Null);
 }
 
-async fn the_apps_go_on_behind_the_last_one_of_a_page(world: World) {
+async fn a_page_of_apps_begins_after_the_last_app_of_the_page_before(world: World) {
     let mut apps = [new_app(), new_app(), new_app()];
     apps.sort();
     for app in apps {
@@ -123,13 +123,13 @@ fn listed(page: &Value) -> Vec<Value> {
 async fn a_letter_says_how_often_its_event_was_replayed_before(world: World) {
     let client = world.client();
     let event = Uuid::new_v4();
-    for death in 0..3 {
-        let died = NewDeadLetter { original_event_id: event, ..letter(world.app) };
-        let id = world.insert(died).await;
+    for times in 0..3 {
+        let letter = NewDeadLetter { original_event_id: event, ..letter(world.app) };
+        let id = world.insert(letter).await;
         let found = client.get(world.path(&format!("letters/{id}"))).await.json();
-        assert_eq!(found["times_replayed"], death);
+        assert_eq!(found["times_replayed"], times);
         let replayed = client.post(world.path(&format!("letters/{id}/replay")), json!({})).await.json();
-        assert_eq!(replayed["times_replayed"], death + 1);
+        assert_eq!(replayed["times_replayed"], times + 1);
     }
     let listed = client.get(world.path("letters?state=any")).await.json();
     let times: Vec<_> =
@@ -137,16 +137,16 @@ async fn a_letter_says_how_often_its_event_was_replayed_before(world: World) {
     assert_eq!(times, [3, 3, 3]);
 }
 
-async fn a_scan_that_ends_early_says_how_far_it_went(world: World) {
+async fn a_view_that_reaches_its_scan_limit_returns_where_it_stopped(world: World) {
     world.stored("2026-03-01T10:01:00Z", |letter| letter).await;
     world.stored("2026-03-01T10:02:00Z", |letter| letter).await;
     let client = world.client();
-    let page = client.get(world.path("letters?source=none&scan=1")).await.json();
+    let page = client.get(world.path("letters?source=none&scan_limit=1")).await.json();
     assert_eq!(page["items"], json!([]));
     assert_eq!(page["scanned_back_to"].as_str().map(time), Some(time("2026-03-01T10:02:00Z")));
     assert!(page["next"].is_string());
     for view in ["groups", "timeline"] {
-        let query = "scan=1&from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z";
+        let query = "scan_limit=1&from=2026-03-01T10:00:00Z&until=2026-03-01T11:00:00Z";
         let answer = client.get(world.path(&format!("{view}?{query}"))).await.json();
         assert_eq!(
             answer["scanned_back_to"].as_str().map(time),
@@ -250,7 +250,7 @@ async fn a_letter_that_the_app_has_not_is_not_found(world: World) {
     assert!(world.outbox.events().is_empty());
 }
 
-async fn a_letter_is_settled_by_the_operator_whatever_the_body_says(world: World) {
+async fn a_letter_is_resolved_by_the_operator_whatever_the_body_says(world: World) {
     let client = world.client();
     for (resolution, stored) in
         [("ignored", Resolution::Ignored), ("handled_by_script", Resolution::HandledByScript)]
@@ -269,9 +269,9 @@ async fn a_letter_is_settled_by_the_operator_whatever_the_body_says(world: World
     }
 }
 
-async fn what_was_settled_before_is_left_alone_and_said_by_whom_when_and_as_what(world: World) {
+async fn a_closed_letter_is_not_changed_and_its_resolution_is_returned(world: World) {
     let id = world.letter().await;
-    let settled = world
+    let closed = world
         .repo
         .resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob").note("mine"))
         .await
@@ -281,8 +281,8 @@ async fn what_was_settled_before_is_left_alone_and_said_by_whom_when_and_as_what
     for (action, body) in [("resolve", json!({ "resolution": "handled_by_script" })), ("replay", json!({}))] {
         let answer = client.post(world.path(&format!("letters/{id}/{action}")), body).await;
         let expected =
-            json!({ "resolution": "ignored", "resolved_at": settled.resolved_at, "resolved_by": "bob" });
-        assert_eq!(answer.problem(409, "already-resolved")["settled"], expected, "{action}");
+            json!({ "resolution": "ignored", "resolved_at": closed.resolved_at, "resolved_by": "bob" });
+        assert_eq!(answer.problem(409, "already-resolved")["resolved_before"], expected, "{action}");
     }
     assert_eq!(world.row(id).await, before);
     assert!(world.outbox.events().is_empty());
@@ -357,28 +357,28 @@ async fn groups_have_timelines_where_they_are_asked_for(world: World) {
     assert_eq!(groups["items"][0]["timeline"], timeline);
 }
 
-async fn a_group_whose_letters_were_settled_before_the_newest_came_back(world: World) {
-    let settled = |mut letter: dead_letters::StoredLetter, at: &str| {
+async fn a_group_regresses_if_a_letter_fails_after_the_last_was_closed(world: World) {
+    let closed = |mut letter: dead_letters::StoredLetter, at: &str| {
         letter.script_id = None;
         letter.resolved_at = Some(time(at));
         letter.resolution = Some("ignored".to_owned());
         letter
     };
-    world.stored("2026-03-01T10:00:00Z", |letter| settled(letter, "2026-03-01T11:00:00Z")).await;
+    world.stored("2026-03-01T10:00:00Z", |letter| closed(letter, "2026-03-01T11:00:00Z")).await;
     let client = world.client();
-    let failed_again = async || {
+    let regressed = async || {
         let group = &client.get(world.path("groups?state=any")).await.json()["items"][0];
-        (group["settled"].clone(), group["failed_again"].clone())
+        (group["closed"].clone(), group["regressed"].clone())
     };
-    assert_eq!(failed_again().await, (json!(1), json!(false)));
-    let unsettled = |mut letter: dead_letters::StoredLetter| {
+    assert_eq!(regressed().await, (json!(1), json!(false)));
+    let unresolved = |mut letter: dead_letters::StoredLetter| {
         letter.script_id = None;
         letter
     };
-    world.stored("2026-03-01T10:59:00Z", unsettled).await;
-    assert_eq!(failed_again().await, (json!(1), json!(false)));
-    world.stored("2026-03-01T11:01:00Z", unsettled).await;
-    assert_eq!(failed_again().await, (json!(1), json!(true)));
+    world.stored("2026-03-01T10:59:00Z", unresolved).await;
+    assert_eq!(regressed().await, (json!(1), json!(false)));
+    world.stored("2026-03-01T11:01:00Z", unresolved).await;
+    assert_eq!(regressed().await, (json!(1), json!(true)));
 }
 
 async fn a_timeline_has_every_bucket(world: World) {
@@ -625,8 +625,8 @@ async fn a_wrong_field_of_a_query_string_is_named() {
         ("letters", "state=nonsense", "state"),
         ("letters", "size=0", "size"),
         ("letters", "size=501", "size"),
-        ("letters", "scan=0", "scan"),
-        ("letters", "scan=100001", "scan"),
+        ("letters", "scan_limit=0", "scan_limit"),
+        ("letters", "scan_limit=100001", "scan_limit"),
         ("letters", "after=x", "after"),
         ("letters", "source=a&source=b", "source"),
         ("letters", "unknown=", "unknown"),

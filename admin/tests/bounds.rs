@@ -43,7 +43,7 @@ on_every_backend! {
     a_long_source_is_cut_in_every_list_and_link,
     a_page_of_a_small_payload_is_small_whatever_its_shape,
     a_source_with_a_line_break_is_previewed,
-    who_reopens_what_others_settle_gets_a_conflict_at_worst,
+    a_reopen_that_races_with_resolves_gets_a_conflict_at_worst,
 }
 
 async fn a_payload_that_is_no_object_or_array_is_withheld_everywhere_where_anything_is_redacted(
@@ -242,7 +242,7 @@ async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_
     let client = Client::from(Admin::new(Arc::new(repo), let_in(Operator::full("ada"))).concurrency(1));
     let lock = other.pool().begin().await.unwrap();
     lock.execute_unprepared("LOCK TABLE dead_letters").await.unwrap();
-    let letters = format!("/api/apps/{app}/letters?error_contains=x&scan=100000");
+    let letters = format!("/api/apps/{app}/letters?error_contains=x&scan_limit=100000");
     // The second one finds the only turn free again, though the lock is still there.
     for _ in 0..2 {
         let answer = client.get(&letters).await;
@@ -271,7 +271,7 @@ async fn on_postgresql_readers_leave_connections_of_the_pool_to_the_service() {
     let mut readers = JoinSet::new();
     for n in 0..60 {
         let client = client.clone();
-        let path = format!("/api/apps/{app}/letters?error_contains=x{n}&scan=100000");
+        let path = format!("/api/apps/{app}/letters?error_contains=x{n}&scan_limit=100000");
         readers.spawn(async move {
             // Half of them hang up.
             if n % 2 == 0 {
@@ -344,20 +344,23 @@ async fn an_operator_may_scan_as_far_as_the_service_says() {
         (of(Operator::reader("bob").scan_limit(u32::MAX)), 1_000_000),
     ] {
         for view in ["letters", "groups", "timeline"] {
-            let path = format!("/api/apps/{app}/{view}?scan=");
+            let path = format!("/api/apps/{app}/{view}?scan_limit=");
             client.get(format!("{path}{max}")).await.json();
             assert_eq!(
                 client.get(format!("{path}{}", max + 1)).await.problem(400, "invalid")["field"],
-                "scan"
+                "scan_limit"
             );
-            client.get(path.trim_end_matches("?scan=")).await.json();
+            client.get(path.trim_end_matches("?scan_limit=")).await.json();
         }
         for view in ["", "/groups"] {
             assert_eq!(
-                client.get(format!("/apps/{app}{view}?scan={}", max + 1)).await.status,
+                client.get(format!("/apps/{app}{view}?scan_limit={}", max + 1)).await.status,
                 StatusCode::BAD_REQUEST
             );
-            assert_eq!(client.get(format!("/apps/{app}{view}?scan={max}")).await.status, StatusCode::OK);
+            assert_eq!(
+                client.get(format!("/apps/{app}{view}?scan_limit={max}")).await.status,
+                StatusCode::OK
+            );
         }
     }
 }
@@ -588,7 +591,7 @@ async fn a_head_has_the_headers_of_the_get() {
 
 // Others at the same letter
 
-async fn who_reopens_what_others_settle_gets_a_conflict_at_worst(world: World) {
+async fn a_reopen_that_races_with_resolves_gets_a_conflict_at_worst(world: World) {
     let id = world.letter().await;
     let client = world.client();
     let mut tasks = JoinSet::new();
@@ -670,7 +673,7 @@ async fn a_command_runs_nothing_that_a_filter_or_an_address_says() {
             let page = client.get(format!("/apps/{app}{view}?{query}")).await;
             let commands: Vec<_> = page
                 .text()
-                .split("aria-label=\"By the")
+                .split("aria-label=\"With ")
                 .skip(1)
                 .map(|rest| {
                     let text = rest.split_once('>').unwrap().1.split("</pre>").next().unwrap();

@@ -30,16 +30,16 @@ on_every_backend! {
     a_run_does_no_more_than_the_preview_counted_whatever_comes_late,
     a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview,
     letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone,
-    what_others_settled_meanwhile_is_reported_and_left_as_it_is,
-    ids_are_settled_and_no_others,
+    letters_that_others_closed_are_counted_and_not_changed,
+    ids_are_resolved_and_no_others,
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
-    a_replay_goes_step_by_step_and_what_comes_back_can_be_found,
+    a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found,
     a_replay_that_fails_half_way_says_what_it_did,
     a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
     letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
     a_preview_and_its_run_are_about_one_group,
-    settled_and_failed_ones_are_told_apart,
+    closed_letters_and_failed_handlers_are_told_apart,
     a_token_is_good_for_its_operator_and_app_alone,
     a_token_of_20_minutes_ago_is_expired,
     a_changed_token_is_refused,
@@ -168,7 +168,7 @@ async fn letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone(world
     assert_eq!(run(&client, &world, &until_then, None).await["done"], 1);
 }
 
-async fn what_others_settled_meanwhile_is_reported_and_left_as_it_is(world: World) {
+async fn letters_that_others_closed_are_counted_and_not_changed(world: World) {
     let ids = minutely(&world, 3).await;
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({})).await;
@@ -183,7 +183,7 @@ async fn what_others_settled_meanwhile_is_reported_and_left_as_it_is(world: Worl
     assert_eq!(world.row(ids[1]).await, before);
 }
 
-async fn ids_are_settled_and_no_others(world: World) {
+async fn ids_are_resolved_and_no_others(world: World) {
     let ids = minutely(&world, 3).await;
     let of_other_app = world.insert(letter(new_app())).await;
     let client = world.client();
@@ -217,7 +217,7 @@ async fn a_limit_takes_the_oldest_first_and_the_next_run_goes_on(world: World) {
     }
 }
 
-async fn a_replay_goes_step_by_step_and_what_comes_back_can_be_found(world: World) {
+async fn a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found(world: World) {
     let ids = minutely(&world, 150).await;
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
@@ -331,7 +331,7 @@ async fn a_preview_and_its_run_are_about_one_group(world: World) {
     assert_eq!(resolutions(&world, &ids).await, [None; 2]);
 }
 
-async fn settled_and_failed_ones_are_told_apart(world: World) {
+async fn closed_letters_and_failed_handlers_are_told_apart(world: World) {
     let ids = minutely(&world, 3).await;
     world
         .repo

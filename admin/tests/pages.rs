@@ -29,33 +29,33 @@ on_every_backend! {
     the_apps_are_sorted_by_trouble,
     more_apps_than_can_be_sorted_are_paged_by_id,
     a_list_has_tabs_with_counts_and_keeps_its_filter,
-    a_list_goes_on_behind_its_last_letter,
-    a_list_that_looked_at_part_says_how_far_it_came_and_goes_on,
+    a_list_continues_after_its_last_letter,
+    a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues,
     an_empty_list_says_that_nothing_failed_or_that_nothing_matches,
     open_letters_that_will_be_swept_within_a_week_are_told_of,
-    a_letter_whose_event_was_replayed_twice_is_a_third_death,
+    a_letter_shows_after_how_many_replays_its_event_failed_again,
     a_failure_of_the_last_day_is_a_bar_that_leads_to_it,
     a_page_of_the_same_letters_is_the_same_bytes,
-    a_rows_button_settles_it_and_returns_to_the_list,
+    a_rows_button_resolves_it_and_returns_to_the_list,
     an_action_returns_to_a_list_with_a_long_filter_too,
     an_undo_makes_it_unresolved_again,
     a_banner_is_for_the_operator_whose_action_it_tells,
     a_reader_has_no_buttons,
-    what_somebody_else_settled_is_told_by_whom_and_when,
+    a_conflict_shows_who_closed_the_letter_and_when,
     ticked_letters_are_previewed_and_no_others,
     without_a_tick_nothing_is_previewed,
     all_that_match_are_ignored_and_what_fails_later_is_not,
-    a_braked_replay_does_one_then_ten_then_the_rest,
-    a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so,
+    a_staged_replay_does_one_then_ten_then_the_rest,
+    a_staged_replay_continues_after_an_event_failed_again_only_on_request,
     what_others_replayed_does_not_stop_a_run,
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
     another_operators_run_is_gone,
-    a_letter_shows_its_error_its_payload_and_its_earlier_deaths,
+    a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
     a_large_payload_is_offered_for_download,
     a_payload_that_is_no_json_is_shown_as_text_or_withheld,
     a_payload_is_shown_with_its_kind_and_text_as_text,
-    a_group_says_that_it_came_back,
+    a_regressed_group_is_marked,
     a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other,
     a_group_leads_to_its_letters_however_long_its_source_is,
     a_group_shows_a_message_beside_its_signature,
@@ -257,7 +257,7 @@ impl World {
     }
 
     /// The same event once more, of which a letter was replayed before.
-    async fn dies_again(&self, id: DeadLetterId) -> DeadLetterId {
+    async fn fails_again(&self, id: DeadLetterId) -> DeadLetterId {
         let row = self.row(id).await;
         let again = NewDeadLetter { original_event_id: row.original_event_id, ..letter(self.app) };
         self.insert(again).await
@@ -330,7 +330,7 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
         .unwrap();
     let client = world.client();
     let all = client.get(world.at("")).await;
-    for tab in ["Unresolved 3", "Open 4", "Closed 1", "All 5", "3 unresolved, 1 whose handler failed"] {
+    for tab in ["Unresolved 3", "Open 4", "Closed 1", "All 5", "3 unresolved, 1 with a failed handler"] {
         assert!(all.shows(tab), "{tab}: {all}");
     }
     let filtered = client.get(world.at("?source=orders&state=any&size=2")).await;
@@ -344,7 +344,7 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     assert_eq!(quoted.hidden("source"), "it's \"quoted\" & <b>");
 }
 
-async fn a_list_goes_on_behind_its_last_letter(world: World) {
+async fn a_list_continues_after_its_last_letter(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
     let first = client.get(world.at("?size=2")).await;
@@ -359,15 +359,15 @@ async fn a_list_goes_on_behind_its_last_letter(world: World) {
     assert!(wrong.shows("The cursor is not one of this listing"), "{wrong}");
 }
 
-async fn a_list_that_looked_at_part_says_how_far_it_came_and_goes_on(world: World) {
+async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues(world: World) {
     world.stored("2026-03-01T10:00:00Z", |letter| StoredLetter { source: "rare".into(), ..letter }).await;
     for minute in 1..=3 {
         world.stored(&format!("2026-03-01T10:0{minute}:00Z"), |letter| letter).await;
     }
     let client = world.client();
-    let first = client.get(world.at("?source=rare&scan=2")).await;
-    assert!(first.shows("No letter matches so far") && first.shows("Looked back to 1 Mar 2026, 10:02 UTC"));
-    assert!(first.shows("Go on") && !first.shows("Older"));
+    let first = client.get(world.at("?source=rare&scan_limit=2")).await;
+    assert!(first.shows("No letter matches so far") && first.shows("Scanned back to 1 Mar 2026, 10:02 UTC"));
+    assert!(first.shows("Continue") && !first.shows("Older"));
     let on = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
     let second = client.get(resolved(&world.at(""), &on)).await;
     assert!(second.shows("1 of") && second.shows("rare insert"), "{second}");
@@ -378,8 +378,8 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     let well = client.get(world.at("")).await;
     assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
     let id = world.letter().await;
-    let settled = client.get(world.at("?state=closed")).await;
-    assert!(settled.shows("No letter is here") && !settled.shows("No letter matches"));
+    let closed = client.get(world.at("?state=closed")).await;
+    assert!(closed.shows("No letters here") && !closed.shows("No letter matches"));
     let none = client.get(world.at("?source=none&state=open")).await;
     assert!(none.shows("No letter matches") && !none.shows("Nothing failed"));
     let clear = none.links().into_iter().find(|link| link.ends_with("?state=open")).unwrap();
@@ -390,7 +390,7 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     let older = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
     world.repo.resolve(id, "ignored").await.unwrap();
     let behind = client.get(resolved(&world.at(""), &older)).await;
-    assert!(behind.shows("No letter is here") && !behind.shows("Nothing failed"), "{behind}");
+    assert!(behind.shows("No letters here") && !behind.shows("Nothing failed"), "{behind}");
 }
 
 async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World) {
@@ -407,17 +407,17 @@ async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World)
     }
 }
 
-async fn a_letter_whose_event_was_replayed_twice_is_a_third_death(world: World) {
+async fn a_letter_shows_after_how_many_replays_its_event_failed_again(world: World) {
     let first = world.letter().await;
     world.replay(first).await;
-    let second = world.dies_again(first).await;
+    let second = world.fails_again(first).await;
     let client = world.client();
-    assert!(client.get(world.at("")).await.shows("second death"));
+    assert!(client.get(world.at("")).await.shows("failed again after 1 replay"));
     world.replay(second).await;
-    let third = world.dies_again(first).await;
-    assert!(client.get(world.at("")).await.shows("third death"));
+    let third = world.fails_again(first).await;
+    assert!(client.get(world.at("")).await.shows("failed again after 2 replays"));
     let page = client.get(world.at(&format!("/letters/{third}"))).await;
-    assert!(page.shows("third death") && page.shows("Earlier deaths of this event"));
+    assert!(page.shows("failed again after 2 replays") && page.shows("Earlier failures of this event"));
     for earlier in [first, second] {
         assert!(page.links().iter().any(|link| link.ends_with(&earlier.to_string())), "{page}");
     }
@@ -451,7 +451,7 @@ async fn a_page_of_the_same_letters_is_the_same_bytes(world: World) {
 
 // One letter's actions
 
-async fn a_rows_button_settles_it_and_returns_to_the_list(world: World) {
+async fn a_rows_button_resolves_it_and_returns_to_the_list(world: World) {
     let ids = world.letters_of(2, "orders").await;
     let client = world.client();
     let path = world.at(&format!("/letters/{}/resolve", ids[0]));
@@ -493,7 +493,7 @@ async fn an_undo_makes_it_unresolved_again(world: World) {
     let page = world
         .act(&client, &format!("{path}/resolve"), &[("resolution", "handled_by_script"), ("note", "why")])
         .await;
-    assert!(page.shows("The letter is settled as handled by script:") && page.shows("why"), "{page}");
+    assert!(page.shows("The letter is resolved as handled by script:") && page.shows("why"), "{page}");
     let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
     assert!(page.shows("The letter is unresolved again:"), "{page}");
     assert_eq!(world.row(id).await.resolution, None);
@@ -524,16 +524,16 @@ async fn a_reader_has_no_buttons(world: World) {
     }
     let answer = client.post_as(world.at(&format!("/letters/{id}/reopen")), FORM, "").await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
-    assert!(answer.shows("This operator may not settle letters."), "{answer}");
+    assert!(answer.shows("This operator may not resolve or reopen letters."), "{answer}");
 }
 
-async fn what_somebody_else_settled_is_told_by_whom_and_when(world: World) {
+async fn a_conflict_shows_who_closed_the_letter_and_when(world: World) {
     let id = world.letter().await;
     world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = world.at(&format!("/letters/{id}/resolve"));
     let answer = world.client().post_as(&path, FORM, form(&[("resolution", "ignored")])).await;
     assert_eq!(answer.status, StatusCode::CONFLICT);
-    assert!(answer.shows("It was ignored by bob,") && answer.page().contains("<time"), "{answer}");
+    assert!(answer.shows("The letter was ignored by bob,") && answer.page().contains("<time"), "{answer}");
     assert!(answer.shows("Back to the letter"));
 }
 
@@ -552,7 +552,7 @@ async fn ticked_letters_are_previewed_and_no_others(world: World) {
         ("action", "ignored"),
     ];
     let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
-    assert!(preview.shows("Ignore 2 letters?") && preview.shows("Those that were ticked."), "{preview}");
+    assert!(preview.shows("Ignore 2 letters?") && preview.shows("The ticked letters."), "{preview}");
     let (token, back) = (preview.hidden("token"), preview.hidden("back"));
     let page = world
         .act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back), ("note", "known")])
@@ -600,7 +600,7 @@ async fn all_that_match_are_ignored_and_what_fails_later_is_not(world: World) {
     }
 }
 
-async fn a_braked_replay_does_one_then_ten_then_the_rest(world: World) {
+async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
     world.letters_of(20, "orders").await;
     let client = world.client();
     let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
@@ -616,7 +616,7 @@ async fn a_braked_replay_does_one_then_ten_then_the_rest(world: World) {
     assert!(
         page.shows("Replayed 1 of 20")
             && page.shows("Replay 10 more")
-            && page.shows("Nothing came back so far."),
+            && page.shows("No event has failed again so far."),
         "{page}"
     );
     let step = |page: &Answer| [("run", page.hidden("run")), ("note", page.hidden("note"))];
@@ -628,26 +628,26 @@ async fn a_braked_replay_does_one_then_ten_then_the_rest(world: World) {
     let fields = step(&page);
     let page =
         world.act(&client, &run, &fields.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
-    assert!(page.shows("Replayed 20 of 20") && !page.shows("Go on"), "{page}");
+    assert!(page.shows("Replayed 20 of 20") && !page.shows("Continue"), "{page}");
     assert_eq!(world.outbox.events().len(), 20);
     let last = world.repo.list_for_app(world.app, false, 1, 0).await.unwrap();
     assert_eq!(last[0].resolution_note.as_deref(), Some("carried on"));
 }
 
-async fn a_replay_goes_on_after_a_letter_came_back_only_where_somebody_says_so(world: World) {
+async fn a_staged_replay_continues_after_an_event_failed_again_only_on_request(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
     let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
     let run = world.at("/bulk/run");
     let page = world.act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
-    world.dies_again(ids[0]).await;
+    world.fails_again(ids[0]).await;
     let signed = page.hidden("run");
     let page = world.act(&client, &run, &[("run", &signed)]).await;
     assert!(
-        page.shows("1 letter died again since this run began.") && page.shows("Replayed 1 of 3"),
+        page.shows("1 event failed again since this run started.") && page.shows("Replayed 1 of 3"),
         "{page}"
     );
-    assert!(page.shows("Go on anyway"));
+    assert!(page.shows("Continue anyway"));
     assert_eq!(world.outbox.events().len(), 1);
     let page = world.act(&client, &run, &[("run", &signed), ("anyway", "true")]).await;
     assert!(page.shows("Replayed 3 of 3"), "{page}");
@@ -662,9 +662,9 @@ async fn what_others_replayed_does_not_stop_a_run(world: World) {
     // Somebody else replays another event, and it fails again.
     let other = world.letter().await;
     world.replay(other).await;
-    world.dies_again(other).await;
+    world.fails_again(other).await;
     let page = world.act(&client, &run, &[("run", &page.hidden("run"))]).await;
-    assert!(page.shows("Replayed 3 of 3") && page.shows("Nothing came back so far."), "{page}");
+    assert!(page.shows("Replayed 3 of 3") && page.shows("No event has failed again so far."), "{page}");
 }
 
 async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(world: World) {
@@ -675,7 +675,7 @@ async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(wor
     let run = world.at("/bulk/run");
     let page = world.act(&client, &run, &[("token", &preview.hidden("token"))]).await;
     assert!(
-        page.shows("Replayed 2 of 3") && page.shows("The service could not put back 1 letter."),
+        page.shows("Replayed 2 of 3") && page.shows("The service could not put back the event of 1 letter."),
         "{page}"
     );
     assert!(page.shows(&ids[1].to_string()), "{page}");
@@ -695,12 +695,12 @@ async fn another_operators_run_is_gone(world: World) {
     assert_eq!(result.status, StatusCode::GONE);
     let run = bob.post_as(world.at("/bulk/run"), FORM, form(&[("token", &token)])).await;
     assert_eq!(run.status, StatusCode::GONE);
-    assert!(run.shows("The preview is no longer good"));
+    assert!(run.shows("The preview has expired"));
 }
 
 // A letter
 
-async fn a_letter_shows_its_error_its_payload_and_its_earlier_deaths(world: World) {
+async fn a_letter_shows_its_error_its_payload_and_its_earlier_failures(world: World) {
     let error = "HTTP 503 from crm\n   at deliver (crm.ts:41)\ncaused by: reset";
     let payload = json!({ "order": 4711, "lines": [{ "sku": "A-1" }], "big": 1.10 });
     let new = NewDeadLetter { last_error: error.into(), payload, ..letter(world.app) };
@@ -711,7 +711,7 @@ async fn a_letter_shows_its_error_its_payload_and_its_earlier_deaths(world: Worl
         "Failed 5 times",
         error.split('\n').next().unwrap(),
         "at deliver (crm.ts:41)",
-        "Letters that failed alike",
+        "Similar failures",
         "\"order\": 4711",
         "\"sku\": \"A-1\"",
         "Attempt 5, the last",
@@ -739,7 +739,7 @@ async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World)
     assert_eq!(reader.post_as(&reveal, FORM, "").await.status, StatusCode::FORBIDDEN);
     listen();
     let seer = admin(Operator::reader("ada").with(Right::Payloads));
-    assert!(seer.get(&path).await.shows("Reveal"));
+    assert!(seer.get(&path).await.shows("Reveal (audited)"));
     for method in [Method::GET, Method::HEAD] {
         assert_eq!(seer.call(method, &reveal).await.status, StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -760,7 +760,7 @@ async fn a_large_payload_is_offered_for_download(world: World) {
     let client = world.client();
     let path = world.at(&format!("/letters/{id}"));
     let page = client.get(&path).await;
-    assert!(page.shows("too much to be shown") && page.body.len() < 50_000, "{}", page.body.len());
+    assert!(page.shows("too large to show") && page.body.len() < 50_000, "{}", page.body.len());
     let download = page.links().into_iter().find(|link| link.ends_with("/payload")).unwrap();
     assert_eq!(client.get(resolved(&path, &download)).await.body.len(), 200_002);
 }
@@ -805,16 +805,16 @@ async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
 
 // Groups
 
-async fn a_group_says_that_it_came_back(world: World) {
+async fn a_regressed_group_is_marked(world: World) {
     let ids = world.letters_of(2, "orders").await;
     world.letters_of(1, "invoices").await;
     world.repo.resolve_once(world.app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     let client = world.client();
-    assert!(!client.get(world.at("/groups")).await.shows("came back"));
+    assert!(!client.get(world.at("/groups")).await.shows("Regressed"));
     world.letters_of(1, "orders").await;
     for state in ["unresolved", "any"] {
         let page = client.get(world.at(&format!("/groups?state={state}"))).await;
-        assert!(page.shows("came back") && page.shows("1 settled"), "{state}: {page}");
+        assert!(page.shows("Regressed last closed") && page.shows("1 closed"), "{state}: {page}");
         let key = world.group_key(ids[0]).await;
         let letters = page.links().into_iter().find(|link| link.contains(&key)).unwrap();
         let expected = if state == "any" { "3 of 3" } else { "2 of 2" };
@@ -823,7 +823,7 @@ async fn a_group_says_that_it_came_back(world: World) {
 }
 
 async fn a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other(world: World) {
-    // Alike but for the script.
+    // The groups differ in their script only.
     let script = Uuid::new_v4();
     let with_script =
         NewDeadLetter { source: "orders".to_owned(), script_id: Some(script.into()), ..letter(world.app) };
@@ -896,7 +896,7 @@ async fn what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted(wor
 async fn every_link_leads_to_a_page(world: World) {
     let first = world.letters_of(3, "a source/with ?odd=signs&ü").await[0];
     world.replay(first).await;
-    let again = world.dies_again(first).await;
+    let again = world.fails_again(first).await;
     world.repo.resolve_once(world.app, again, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let client = world.client();
     let mut seen = BTreeSet::from(["/apps".to_owned()]);
@@ -1033,12 +1033,12 @@ async fn a_store_out_of_reach_is_a_page_that_says_so_and_recovers() {
             (StatusCode::SERVICE_UNAVAILABLE, "5"),
             "{path}"
         );
-        assert!(page.shows("The store can't be reached") && page.page().contains("data-live"), "{page}");
+        assert!(page.shows("The database is unavailable") && page.page().contains("data-live"), "{page}");
     }
     for (path, fields) in &forms {
         let page = client.post_as(path, FORM, *fields).await;
         assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(page.shows("The store can't be reached") && !page.page().contains("data-live"), "{page}");
+        assert!(page.shows("The database is unavailable") && !page.page().contains("data-live"), "{page}");
     }
     store.recover();
     fail_all(&store, testing::internal);
@@ -1069,5 +1069,5 @@ async fn assets_are_kept_for_good_under_names_that_change_with_them() {
     assert_eq!(client.get("/assets/style.css").await.status, StatusCode::NOT_FOUND);
     let page = client.get("/nowhere").await;
     assert_eq!(page.status, StatusCode::NOT_FOUND);
-    assert!(page.shows("Nothing is to be found under this address."), "{page}");
+    assert!(page.shows("This address does not exist."), "{page}");
 }

@@ -1,4 +1,4 @@
-//! A service's own tool: the same commands, and `replay`.
+//! The service's own build of the tool, which can replay.
 
 use std::{env::args_os, error::Error, process::ExitCode};
 
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     Cli::new().requeue(Outbox).run(args_os()).into()
 }
 
-/// Says which events are back, where a service has an INSERT into its outbox.
+/// Prints the events. A service inserts them into its outbox here.
 struct Outbox;
 
 #[async_trait]

@@ -10,25 +10,25 @@ use uuid::Uuid;
 use crate::next::Next;
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
-    text.parse().map_err(|_| "an id is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
+    text.parse().map_err(|_| "an id is a UUID, for example 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
 }
 
 fn id_or_none<T: FromStr>(text: &str) -> Result<IdFilter<T>, &'static str> {
-    text.parse().map_err(|_| "it is a UUID, such as 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01, or none")
+    text.parse().map_err(|_| "expected none or a UUID, for example 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
 }
 
 fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| format!("it is a whole number from {} to {}", range.start(), range.end()))
+        number.ok_or_else(|| format!("expected a whole number between {} and {}", range.start(), range.end()))
     }
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "it is an address and a port, such as 127.0.0.1:8025 or [::1]:8025")
+    text.parse().map_err(|_| "expected an address and a port, for example 127.0.0.1:8025 or [::1]:8025")
 }
 
-/// What failed for good, from a shell.
+/// Find, resolve, replay and delete dead letters
 #[derive(Debug, Parser)]
 #[command(name = "dead-letters", version, max_term_width = 100)]
 pub(crate) struct Args {
@@ -40,23 +40,23 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// The database: postgres://… or sqlite://…
+    /// URL of the database: postgres://… or sqlite://…
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub(crate) database_url: Option<String>,
-    /// How results are printed: `json` is one document, `jsonl` one line an item
-    #[arg(long, value_enum, default_value_t, global = true)]
+    /// Format of the result: `json` prints one document, `jsonl` one line per item
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
     pub(crate) output: Output,
-    /// The table is distributed by app, as on Citus
+    /// Use a table that is distributed by app, for example on Citus
     #[arg(long, global = true)]
     pub(crate) sharded: bool,
-    /// Tables show times in UTC, not ages
+    /// Show times in UTC instead of ages
     #[arg(long, global = true)]
     pub(crate) utc: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// Columns on a terminal, cut to its width; else tab-separated values, whole and without a heading
+    /// Columns that fit the terminal; tab-separated values without a heading if the output is not a terminal
     #[default]
     Table,
     Json,
@@ -87,7 +87,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether it changes nothing in the database.
+    /// Returns whether the command changes nothing in the database.
     pub(crate) fn only_reads(&self) -> bool {
         match self {
             Self::Resolve(Resolve { which, .. })
@@ -100,25 +100,26 @@ impl Command {
         }
     }
 
-    /// Whether the first Ctrl-C ends it: it has no batch to finish. An export ends with a whole line.
+    /// Returns whether the first Ctrl-C ends the command, because it has no batch to finish. An export first completes its
+    /// line.
     pub(crate) fn ends_at_once(&self) -> bool {
         self.only_reads() && !matches!(self, Self::Export(_))
     }
 }
 
-/// The apps that have open letters, by id
+/// List the apps that have open letters, sorted by id
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters apps --output json | jq '.items[].app_id'")]
 pub(crate) struct Apps {
-    /// Only the apps behind this one
-    #[arg(long, value_name = "APP", value_parser = id::<AppId>)]
+    /// List only apps after this one
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
     pub(crate) after: Option<AppId>,
-    /// Apps at most, 1 to 1000
-    #[arg(long, default_value_t = 100, value_name = "APPS", value_parser = number(1..=1_000))]
+    /// Maximum number of apps, 1 to 1000
+    #[arg(long, default_value_t = 100, value_name = "NUMBER", value_parser = number(1..=1_000))]
     pub(crate) limit: u32,
 }
 
-/// The letters of an app, the newest first
+/// List an app's dead letters, newest first
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters list --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --source orders --created-from 2h"
@@ -127,33 +128,33 @@ pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
-    pub(crate) scan: Scan,
-    /// Letters at most, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "LETTERS", value_parser = number(1..=500))]
+    pub(crate) scan: ScanLimit,
+    /// Maximum number of letters, 1 to 500
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) size: u32,
-    /// Goes on behind a page: what it gave as its `next`
-    #[arg(long, value_name = "NEXT")]
+    /// List the next page: the `next` of the previous page
+    #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<Next>,
 }
 
-/// One letter: all of its error, and its payload where asked
+/// Show one letter with its whole error
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters show 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --payload"
 )]
 pub(crate) struct Show {
-    /// The letter
-    #[arg(value_name = "ID", value_parser = id::<DeadLetterId>)]
+    /// ID of the letter
+    #[arg(value_name = "LETTER_ID", value_parser = id::<DeadLetterId>)]
     pub(crate) id: DeadLetterId,
-    /// The app that it belongs to
-    #[arg(long, value_parser = id::<AppId>)]
+    /// App of the letter
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
     pub(crate) app: AppId,
-    /// Its payload too, as it is stored
+    /// Also show the payload, as stored
     #[arg(long)]
     pub(crate) payload: bool,
 }
 
-/// What fails alike, the largest groups first
+/// List groups of similar failures, largest first
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters groups --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --created-from yesterday"
@@ -162,13 +163,13 @@ pub(crate) struct Groups {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
-    pub(crate) scan: Scan,
-    /// Groups at most, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "GROUPS", value_parser = number(1..=500))]
+    pub(crate) scan: ScanLimit,
+    /// Maximum number of groups, 1 to 500
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) limit: u32,
 }
 
-/// How many letters match
+/// Count matching letters
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters count --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --error-contains 'timed out'"
@@ -177,13 +178,13 @@ pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
-    pub(crate) scan: Scan,
-    /// Counts no further
-    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", value_parser = number(1..=u32::MAX))]
+    pub(crate) scan: ScanLimit,
+    /// Stop counting at this number
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = number(1..=u32::MAX))]
     pub(crate) cap: u32,
 }
 
-/// How many letters that match failed when
+/// Show matching letters over time
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters timeline --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --from 24h --buckets 24"
@@ -192,19 +193,19 @@ pub(crate) struct Timeline {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
-    pub(crate) scan: Scan,
-    /// Where the first bucket begins
+    pub(crate) scan: ScanLimit,
+    /// Start of the first bucket
     #[arg(long, default_value = "24h", value_name = "TIME")]
     pub(crate) from: String,
-    /// Where the last one ends
+    /// End of the last bucket
     #[arg(long, default_value = "now", value_name = "TIME")]
     pub(crate) until: String,
-    /// Buckets of one width, 1 to 1000
-    #[arg(long, default_value_t = 24, value_parser = number(1..=1_000))]
+    /// Number of buckets, 1 to 1000
+    #[arg(long, default_value_t = 24, value_name = "NUMBER", value_parser = number(1..=1_000))]
     pub(crate) buckets: u32,
 }
 
-/// Settles open letters: by their ids, or all that match
+/// Resolve open letters, by ID or by filter
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to resolve")),
@@ -214,53 +215,54 @@ pub(crate) struct Timeline {
 pub(crate) struct Resolve {
     #[command(flatten)]
     pub(crate) which: Which,
-    /// What becomes of them
+    /// Resolution to set
     #[arg(long = "as", value_enum, default_value_t, value_name = "RESOLUTION")]
     pub(crate) verdict: Verdict,
-    /// Why
-    #[arg(long)]
+    /// Reason, stored with the resolution
+    #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<String>,
-    /// Who settles them
-    #[arg(long, env = "USER", hide_env_values = true)]
+    /// Name of the operator, stored with the resolution
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
     pub(crate) by: Option<String>,
 }
 
-/// Puts events back where the service's dispatcher takes them from: in the service's own program
+/// Replay open letters, by ID or by filter: put their events back into the outbox (only in the service's own build of this
+/// tool)
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to replay")),
     mut_arg("matching", |all| all.help("Replay every letter that matches; shows the count and asks (--yes skips the question)")),
-    after_help = "Examples:\n  dead-letters replay 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters replay --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --brake"
+    after_help = "Examples:\n  dead-letters replay 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters replay --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --staged"
 )]
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Replay 1, then 10, then 100 letters at a time; stop as soon as a replayed event fails again
     #[arg(long, requires = "matching")]
-    pub(crate) brake: bool,
-    /// How long letters have to come back before the next step
-    #[arg(long, default_value = "10s", value_name = "DURATION", requires = "brake")]
+    pub(crate) staged: bool,
+    /// How long to wait after each step for events that fail again
+    #[arg(long, default_value = "10s", value_name = "DURATION", requires = "staged")]
     pub(crate) wait: String,
-    /// Why
-    #[arg(long)]
+    /// Reason, stored with the resolution
+    #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<String>,
-    /// Who replays them
-    #[arg(long, env = "USER", hide_env_values = true)]
+    /// Name of the operator, stored with the resolution
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
     pub(crate) by: Option<String>,
 }
 
-/// What a person can say of a letter.
+/// The resolutions that a person may set.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum Verdict {
-    /// Nothing is to be done
+    /// No action is needed
     #[default]
     Ignored,
-    /// A dead-letter handler script dealt with it
+    /// A dead-letter handler script handled the event
     HandledByScript,
 }
 
-/// Makes settled letters unresolved again: by their ids, or all that match
+/// Reopen closed letters, by ID or by filter
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to reopen")),
@@ -272,7 +274,7 @@ pub(crate) struct Reopen {
     pub(crate) which: Which,
 }
 
-/// Letters as they are stored, payload and all: a JSON line each, the newest first
+/// Export letters with their payloads as JSON lines, newest first
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  dead-letters export --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any > letters.jsonl"
@@ -280,34 +282,34 @@ pub(crate) struct Reopen {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// Letters that one statement looks at, at most; the export goes on until it has all that match
-    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", value_parser = number(1..=u32::MAX))]
-    pub(crate) scan: u32,
+    /// How many letters one statement may examine; the export repeats statements until it has every matching letter
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = number(1..=u32::MAX))]
+    pub(crate) scan_limit: u32,
 }
 
-/// Stores letters as they were exported, each in its app; those that are there already are left alone
+/// Import exported letters into their apps, skipping letters that are stored already
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  dead-letters import < letters.jsonl\n  dead-letters import /var/lib/dead-letters"
 )]
 pub(crate) struct Import {
-    /// Files, or folders of an archive; `-`, and no path at all, is standard input
+    /// Files, or folders of an archive; `-` or no path reads standard input
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// Import letters too that --delete-closed-after or --delete-all-after says are due: the next sweep deletes them
+    /// Also import letters that are due by --delete-closed-after or --delete-all-after and that the next sweep will delete
     #[arg(long)]
     pub(crate) allow_due: bool,
 }
 
-/// When letters are due to be deleted.
+/// How long letters are kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Retention {
-    /// Letters that were settled so long ago
+    /// Delete letters that have been closed for this long
     #[arg(long, value_name = "DURATION")]
     pub(crate) delete_closed_after: Option<String>,
-    /// Letters that were stored so long ago, settled or not
+    /// Delete letters that have been stored for this long, open or closed
     #[arg(long, value_name = "DURATION")]
     pub(crate) delete_all_after: Option<String>,
 }
@@ -321,16 +323,16 @@ pub(crate) struct Retention {
 pub(crate) struct Sweep {
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// Letters of this app alone; without it, of all apps
-    #[arg(long, value_parser = id::<AppId>)]
+    /// Sweep this app only [default: all apps]
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
     pub(crate) app: Option<AppId>,
-    /// Keeps them in a folder, which must be there, before they are deleted: JSON lines, which `import` takes
+    /// Archive letters in this existing folder before they are deleted, as JSON lines that `import` reads
     #[arg(long, value_name = "FOLDER")]
     pub(crate) archive: Option<PathBuf>,
-    /// Goes on, with such pauses; without it, it sweeps once
+    /// Sweep repeatedly, with this pause [default: sweep once]
     #[arg(long, value_name = "DURATION", conflicts_with = "dry_run")]
     pub(crate) every: Option<String>,
-    /// Says how many are due, and how many open ones will be within a week, and deletes none
+    /// Count the letters that are due and the open letters that will be due within a week, and delete nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Skip the question
@@ -338,7 +340,7 @@ pub(crate) struct Sweep {
     pub(crate) yes: bool,
 }
 
-/// Manage error signatures, by which letters are grouped
+/// Manage error signatures, which group similar failures
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  dead-letters signatures rebuild --dry-run")]
 pub(crate) enum Signatures {
@@ -357,64 +359,65 @@ pub(crate) struct Rebuild {
     pub(crate) dry_run: bool,
 }
 
-/// The admin pages and their API, until it is told to end
+/// Serve the admin pages and their API
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example"
 )]
 pub(crate) struct Serve {
-    /// Where it listens; without a token, an address of the loopback interface
+    /// Address to listen on; without a token it must be a loopback address
     #[arg(long, default_value = "127.0.0.1:8025", value_name = "ADDRESS", value_parser = address)]
     pub(crate) listen: SocketAddr,
-    /// The file with the token: whoever has it is let in, as Bearer, or as Basic's password. It wins over the environment
+    /// File with the token, which clients send as Bearer token or as Basic password; overrides DEAD_LETTERS_TOKEN
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The token, from the environment
+    /// Token, from the environment
     #[arg(long, env = "DEAD_LETTERS_TOKEN", hide_env_values = true, hide = true)]
     pub(crate) token: Option<String>,
-    /// Who settles letters, where Basic's user does not say it
-    #[arg(long, env = "USER", hide_env_values = true, default_value = "operator")]
+    /// Name of the operator of a client that sends no Basic user name
+    #[arg(long, env = "USER", hide_env_values = true, default_value = "operator", value_name = "NAME")]
     pub(crate) operator: String,
-    /// A name under which it is reached, besides localhost: with a token
-    #[arg(long, value_name = "NAME")]
+    /// Host name that clients use besides localhost; requires a token
+    #[arg(long, value_name = "HOST")]
     pub(crate) host: Vec<String>,
 }
 
-/// The schema's steps
+/// Manage the database schema
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  dead-letters migrate status && echo current")]
 pub(crate) enum Migrate {
-    /// Applies those that are missing, beside others that do the same
+    /// Apply missing migration steps; safe to run in several processes at the same time
     Up,
-    /// Says which are missing, and exits with 1 where there are any
+    /// Show missing migration steps; exit with 1 if there are any
     Status,
 }
 
-/// A shell's completions, to be put where it looks for them
+/// Print shell completions
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters completions bash > /etc/bash_completion.d/dead-letters")]
 pub(crate) struct Completions {
+    /// Shell to complete for
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
 
-/// The man page of the tool, or of a command
+/// Print the man page of the tool or of a command
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters man list | man -l -")]
 pub(crate) struct Man {
-    /// Of this command; without one, of the tool
+    /// Command to describe [default: the tool]
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Option<String>,
 }
 
-/// Letters by their ids, or by a filter.
+/// Letters by id or by filter.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    #[arg(value_name = "ID", conflicts_with_all = ["matching", "Narrow"], value_parser = id::<DeadLetterId>)]
+    #[arg(value_name = "LETTER_ID", conflicts_with_all = ["matching", "Narrow"], value_parser = id::<DeadLetterId>)]
     pub(crate) letters: Vec<DeadLetterId>,
     #[arg(long)]
     pub(crate) matching: bool,
-    /// Show how many letters match, and the newest of them, and change nothing
+    /// Show how many letters match and the newest of them, and change nothing
     #[arg(long, requires = "matching")]
     pub(crate) dry_run: bool,
     /// Skip the question
@@ -424,71 +427,71 @@ pub(crate) struct Which {
     pub(crate) filter: Filter,
 }
 
-/// Which letters.
+/// A filter of letters.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Filter {
-    /// The app
-    #[arg(long, value_parser = id::<AppId>)]
+    /// App of the letters
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
     pub(crate) app: AppId,
     #[command(flatten)]
     pub(crate) narrow: Narrow,
 }
 
-/// Those for which all that is given holds.
+/// The conditions of a filter. A letter matches if it meets all of them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Narrow {
-    /// How far they are settled: open, unresolved, closed or any [default: unresolved; with --resolution and of
-    /// reopen: resolved]
-    #[arg(long, help_heading = "Filter")]
+    /// State of the letters: open, unresolved, closed or any [default: open; any with
+    /// --resolution or --ids; closed for reopen]
+    #[arg(long, value_name = "STATE", help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,
-    /// These letters, several with commas between
-    #[arg(long, value_delimiter = ',', value_name = "ID", help_heading = "Filter", value_parser = id::<DeadLetterId>)]
+    /// IDs of the letters, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "LETTER_ID", help_heading = "Filter", value_parser = id::<DeadLetterId>)]
     pub(crate) ids: Vec<DeadLetterId>,
-    /// Resolved as replayed, ignored, handled_by_script or handler_failed
-    #[arg(long, help_heading = "Filter")]
+    /// Resolution: replayed, ignored, handled_by_script or handler_failed
+    #[arg(long, value_name = "RESOLUTION", help_heading = "Filter")]
     pub(crate) resolution: Option<Resolution>,
-    /// What the event was about, exactly
-    #[arg(long, help_heading = "Filter")]
+    /// Source of the event, compared exactly
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) source: Option<String>,
-    /// The operation that failed, exactly
-    #[arg(long, help_heading = "Filter")]
+    /// Operation that failed, compared exactly
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) op: Option<String>,
-    /// The trigger; `none` for letters without a trigger
-    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id_or_none::<TriggerId>)]
+    /// Trigger, or `none` for letters without a trigger
+    #[arg(long, value_name = "TRIGGER_ID", help_heading = "Filter", value_parser = id_or_none::<TriggerId>)]
     pub(crate) trigger_id: Option<IdFilter<TriggerId>>,
-    /// The script; `none` for letters without a script
-    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id_or_none::<ScriptId>)]
+    /// Script, or `none` for letters without a script
+    #[arg(long, value_name = "SCRIPT_ID", help_heading = "Filter", value_parser = id_or_none::<ScriptId>)]
     pub(crate) script_id: Option<IdFilter<ScriptId>>,
-    /// The outbox row
-    #[arg(long, value_name = "ID", help_heading = "Filter", value_parser = id::<Uuid>)]
+    /// Event of the letter, by its ID in the outbox
+    #[arg(long, value_name = "EVENT_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) original_event_id: Option<Uuid>,
-    /// A part of the error: no character is a wildcard, and case counts
+    /// Part of the error's text, case-sensitive, without wildcards
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_contains: Option<String>,
-    /// The error signature, exactly
+    /// Error signature, compared exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_signature: Option<String>,
-    /// The key of an error group, as `groups` prints it
+    /// Key of an error group, as printed by `groups`
     #[arg(long = "group", value_name = "KEY", help_heading = "Filter")]
     pub(crate) group_key: Option<String>,
-    /// Whether the payload is truncated or erased: `false` leaves such letters out
+    /// Whether the payload is truncated or erased; `false` excludes such letters
     #[arg(long, value_name = "BOOL", help_heading = "Filter")]
     pub(crate) truncated: Option<bool>,
-    /// Letters that failed again after this bulk run replayed their events
-    #[arg(long, value_name = "RUN", help_heading = "Filter", value_parser = id::<Uuid>)]
+    /// Bulk run that replayed the event before it failed again
+    #[arg(long, value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) failed_again_in_run: Option<Uuid>,
-    /// Stored at this time or later: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
+    /// Earliest time of storage: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_from: Option<String>,
-    /// Stored before this time
+    /// End of the time of storage, exclusive
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_before: Option<String>,
 }
 
-/// How far a command looks that reads once.
+/// The scan limit of a command that reads once.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Scan {
-    /// Letters that are looked at, at most: the newest of the app and state
-    #[arg(long, default_value_t = 100_000, value_name = "LETTERS", help_heading = "Filter", value_parser = number(1..=u32::MAX))]
-    pub(crate) scan: u32,
+pub(crate) struct ScanLimit {
+    /// How many letters the command may examine: the newest of the app and state
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", help_heading = "Filter", value_parser = number(1..=u32::MAX))]
+    pub(crate) scan_limit: u32,
 }

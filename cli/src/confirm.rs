@@ -11,7 +11,7 @@ pub(crate) fn can_ask() -> Result<(), Failure> {
     if io::stdin().is_terminal() {
         return Ok(());
     }
-    Err(Failure::usage("there is no terminal to ask on").hint("--yes does it without asking"))
+    Err(Failure::usage("cannot ask for confirmation without a terminal").hint("--yes skips the question"))
 }
 
 /// Asks the question on standard error. Only `y` and `yes` confirm; an empty line and Ctrl-C do not.
@@ -27,6 +27,6 @@ pub(crate) async fn confirm(question: &str, stop: &Stop) -> Result<(), Failure> 
     }
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
-        _ => Err(Failure::failed("nothing was done")),
+        _ => Err(Failure::failed("nothing was changed")),
     }
 }

@@ -117,8 +117,8 @@ impl Opened {
             },
             Some("1") if said(error).starts_with("no such table") => self.no_table(),
             Some("42703" | "1") => {
-                Failure::failed(format!("the dead_letters table of {name} is one of another version: {}", said(error)))
-                    .hint("migrate it with the service, or: dead-letters migrate up")
+                Failure::failed(format!("the dead_letters table of {name} belongs to another version: {}", said(error)))
+                    .hint("migrate it with the service, or run: dead-letters migrate up")
             }
             _ => explain(error),
         }
@@ -171,10 +171,10 @@ impl Opened {
         let exists = Statement::from_string(self.pool.get_database_backend(), exists);
         if self.pool.query_one_raw(exists).await.map_err(|error| explain(&error))?.is_some() {
             return Err(Failure::failed(format!(
-                "{} has dead_letters already, and seaql_migrations lists none of its steps",
+                "{} already has a dead_letters table, but seaql_migrations lists none of its steps",
                 self.name
             ))
-            .hint("a service whose migrator records its steps in another table migrates it"));
+            .hint("if the service's migrator records its steps in another table, migrate with the service"));
         }
         // A table in a schema that the role may not use would be created a second time.
         match self.pool.get_database_backend() {
@@ -218,8 +218,8 @@ impl Opened {
                 )
             }
             Err(SchemaError::Missing(steps)) => {
-                Err(Failure::failed(format!("the schema lacks these steps: {}", steps.join(", ")))
-                    .hint("dead-letters migrate up"))
+                Err(Failure::failed(format!("the schema lacks these migration steps: {}", steps.join(", ")))
+                    .hint("run: dead-letters migrate up"))
             }
             Err(error) => Err(not_looked_up(error)),
         }
@@ -282,7 +282,7 @@ fn checked(given: &str) -> Result<Url, Failure> {
         _ if !given.contains("://") => return Err(not_a_url()),
         scheme => {
             return Err(Failure::usage(format!(
-                "dead-letters runs on PostgreSQL and SQLite only, and DATABASE_URL begins with {scheme}:"
+                "DATABASE_URL must be a postgres: or sqlite: URL (got {scheme}:)"
             )));
         }
     }
@@ -295,8 +295,8 @@ fn checked(given: &str) -> Result<Url, Failure> {
             return Err(match name.contains('@') {
                 true => no_host(),
                 false => Failure::usage(format!("DATABASE_URL has the unknown parameter {name:?}")).hint(
-                    "sslmode, sslrootcert, sslcert, sslkey, host, port, dbname, user, password, application_name, \
-                     options and statement-cache-capacity are known",
+                    "known parameters: sslmode, sslrootcert, sslcert, sslkey, host, port, dbname, user, password, \
+                     application_name, options, statement-cache-capacity",
                 ),
             });
         }
@@ -320,14 +320,14 @@ fn not_connected(error: &DbErr, name: &str) -> Failure {
     let cannot = |why: &str| Failure::failed(format!("cannot connect to {name}: {why}"));
     match sqlx_error(error) {
         Some(SqlxError::PoolTimedOut) => {
-            cannot("the server refuses the connection, or does not answer within 5 seconds")
+            cannot("the server refuses the connection or does not respond within 5 seconds")
         }
         Some(SqlxError::Configuration(error)) => Failure::usage(format!("cannot read DATABASE_URL: {error}")),
         Some(SqlxError::Database(database)) => match database.code().as_deref() {
             Some("14") => cannot(database.message())
-                .hint("?mode=rwc in the URL creates a file that is not there, in a folder that is there"),
+                .hint("to create a missing file in an existing folder, append ?mode=rwc to the URL"),
             Some("08P01") => cannot(database.message()).hint(
-                "is it PgBouncer? Connect to the server itself, or set \
+                "is it PgBouncer? Connect to the server directly, or set \
                  ignore_startup_parameters = extra_float_digits, options",
             ),
             Some("28000" | "28P01" | "3D000" | "53300" | "57P03") => cannot(database.message()),

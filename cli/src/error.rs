@@ -65,7 +65,7 @@ impl Failure {
     }
 
     pub(crate) fn no_letter() -> Self {
-        Self::usage("no letter is named").hint("name them by their ids, or all that match by --matching")
+        Self::usage("no letter is given").hint("pass the IDs of letters, or select letters with --matching")
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
@@ -104,7 +104,7 @@ impl From<DeadLetterRepoError> for Failure {
             }
         };
         if error.is_transient() {
-            failure.hint("the database is busy or out of reach: try again")
+            failure.hint("the database is busy or unreachable; try again")
         } else {
             failure
         }
@@ -117,7 +117,7 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(Exit::Done);
         }
-        Self::new(Exit::Failed, format!("could not write the result: {error}"))
+        Self::new(Exit::Failed, format!("cannot write the result: {error}"))
     }
 }
 

@@ -39,20 +39,20 @@ fn of_postgres(error: &DbErr, code: &str) -> Failure {
     let failed = |text: &str| Failure::failed(format!("{text} (SQLSTATE {code})"));
     match code {
         "25006" => failed("this server or role is read-only (a standby?); connect to the primary"),
-        "42501" => described(error).hint("GRANT the right to the role, or connect as a role that has it"),
+        "42501" => described(error).hint("GRANT the privilege to the role, or connect as a role that has it"),
         "42P01" => failed("a table is missing").hint("is this the service's database?"),
-        "42P07" | "42701" | "42710" => failed("what a step would create is there already")
-            .hint("is it another program's? See docs/migrations.md"),
+        "42P07" | "42701" | "42710" => failed("an object that a migration step would create exists already")
+            .hint("does it belong to another program? See docs/migrations.md"),
         "3F000" => failed("the search_path names no schema that exists and that the role may use").hint(
             "create the schema, GRANT USAGE, CREATE ON SCHEMA to the role, or append to the URL: \
              ?options=-csearch_path%3Dmyschema",
         ),
-        "26000" | "42P05" => failed("the server lost a prepared statement: is it PgBouncer in transaction mode?")
-            .hint("PgBouncer 1.21 or newer with max_prepared_statements, or pool_mode = session, or the server itself"),
+        "26000" | "42P05" => failed("the server lost a prepared statement; is it PgBouncer in transaction mode?")
+            .hint("use PgBouncer 1.21 or newer with max_prepared_statements, or pool_mode = session, or connect to the server directly"),
         "53100" => failed("the server's disk is full"),
-        "53300" => failed("the server has no connection left").hint("close some, or raise max_connections"),
+        "53300" => failed("the server has no free connection").hint("close connections, or raise max_connections"),
         "57014" => failed("the statement was canceled, or took longer than 30 seconds")
-            .hint("look at less: a shorter time, or a smaller --scan"),
+            .hint("narrow the time range, or lower --scan-limit"),
         _ => other(error, code, "SQLSTATE"),
     }
 }
@@ -61,12 +61,12 @@ fn of_sqlite(error: &DbErr, code: &str) -> Failure {
     let failed = |text: &str| Failure::failed(format!("{text} (SQLite {code})"));
     // The low byte of an extended result code is the primary result code.
     match code.parse::<u32>().unwrap_or_default() & 0xff {
-        5 | 6 => failed("another process writes this SQLite file").hint("try again"),
+        5 | 6 => failed("another process is writing to this SQLite file").hint("try again"),
         8 => failed("the SQLite file or its folder is read-only"),
-        10 => failed("the disk failed to read or write the SQLite file"),
-        11 => failed("the SQLite file is damaged"),
+        10 => failed("cannot read or write the SQLite file: disk I/O error"),
+        11 => failed("the SQLite file is corrupt"),
         13 => failed("the disk of the SQLite file is full"),
-        14 => failed("the SQLite file, its log or its folder can not be opened"),
+        14 => failed("cannot open the SQLite file, its log or its folder"),
         26 => failed("this file is not a SQLite database"),
         _ => other(error, code, "SQLite"),
     }
@@ -80,7 +80,8 @@ fn other(error: &DbErr, code: &str, of: &str) -> Failure {
     }
     with_hint(
         Failure::failed(format!(
-            "the database refused this ({of} {code}), and what it said may hold content: its log has it"
+            "the database refused the statement ({of} {code}). Its message may contain data and is not shown; see the \
+             database's log"
         )),
         error,
     )
@@ -92,7 +93,7 @@ fn described(error: &DbErr) -> Failure {
 
 fn with_hint(failure: Failure, error: &DbErr) -> Failure {
     match DeadLetterRepoError::from(error.clone()).is_transient() {
-        true => failure.hint("the database is busy or out of reach: try again"),
+        true => failure.hint("the database is busy or unreachable; try again"),
         false => failure,
     }
 }

@@ -106,7 +106,7 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
     // Parses the arguments again without passwords, so that the printed error quotes none.
     let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned());
     let Err(error) = Args::try_parse_from(shown) else {
-        return Err(Failure::usage("the arguments are wrong"));
+        return Err(Failure::usage("the arguments are invalid"));
     };
     _ = error.print();
     Err(Failure::silent(Exit::Usage))
@@ -133,7 +133,7 @@ fn started(cli: Cli, args: Args) -> Result<(), Failure> {
         tokio::select! {
             ran = ended => ran.unwrap_or_else(|_| Err(Failure::failed("internal error (please report this bug)"))),
             () = signals.second(at_once) => {
-                Err(Failure::failed("stopped: the current batch is done or not, as a whole"))
+                Err(Failure::failed("stopped; the current batch was committed or rolled back as a whole"))
             }
         }
     })
@@ -249,7 +249,7 @@ fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
     let mut tool = Args::command();
     tool.build();
     let Some(name) = command else { return Ok(tool) };
-    tool.find_subcommand(name).cloned().ok_or_else(|| {
-        Failure::usage(format!("there is no command {name:?}")).hint("dead-letters --help has them all")
-    })
+    tool.find_subcommand(name)
+        .cloned()
+        .ok_or_else(|| Failure::usage(format!("unknown command {name:?}")).hint("see: dead-letters --help"))
 }

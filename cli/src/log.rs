@@ -22,7 +22,7 @@ pub(crate) fn begin(by_default: Targets) {
     let given = env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
     let filter = given.map(|given| given.parse::<Targets>()).transpose().unwrap_or_else(|error| {
         // The value may be meant for the service, whose filter may know more than targets and levels.
-        say!("note: RUST_LOG is ignored: {error}");
+        say!("note: RUST_LOG is invalid and was ignored: {error}");
         None
     });
     let filter = filter.unwrap_or(by_default);

@@ -27,7 +27,7 @@ impl Settings {
     pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
         let Global { database_url, sharded, output, utc } = global;
         let database_url = database_url.filter(|url| !url.is_empty()).ok_or_else(|| {
-            Failure::usage("no database is named").hint("set DATABASE_URL, or pass --database-url")
+            Failure::usage("no database is given").hint("set DATABASE_URL, or pass --database-url")
         })?;
         Ok(Self { database_url, sharded, output, utc, now: Utc::now() })
     }
@@ -80,11 +80,14 @@ impl Settings {
         let span = SpanParser::new().parse_span(text).ok();
         let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
         let duration: Duration = duration.and_then(|duration| duration.try_into().ok()).ok_or_else(|| {
-            Failure::usage(format!("{name}: {text:?} is no duration")).hint("30d, 12h and 5m are durations")
+            Failure::usage(format!("{name}: {text:?} is not a duration"))
+                .hint("write a duration as 30d, 12h or 5m")
         })?;
         if duration < at_least {
             let at_least = at_least.as_secs();
-            return Err(Failure::usage(format!("{name}: {text:?} is less than {at_least} seconds")));
+            return Err(Failure::usage(format!(
+                "{name}: {text:?} is shorter than the minimum of {at_least} seconds"
+            )));
         }
         Ok(duration)
     }
@@ -102,9 +105,8 @@ fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, 
     let found = now.ok().and_then(|now| time(&now, text));
     let found = found.and_then(|time| DateTime::from_timestamp_micros(time.as_microsecond()));
     found.ok_or_else(|| {
-        Failure::usage(format!("{name}: {text:?} is no time")).hint(
-            "2h is two hours ago; yesterday, today, now, 2026-03-01 and 2026-03-01T10:00:00Z are times too",
-        )
+        Failure::usage(format!("{name}: {text:?} is not a time"))
+            .hint("write a time as 2h (ago), yesterday, today, now, 2026-03-01 or 2026-03-01T10:00:00Z")
     })
 }
 
@@ -115,8 +117,8 @@ fn zone() -> Result<TimeZone, Failure> {
         (Ok(zone), _) => Ok(zone),
         (Err(_), None) => Ok(TimeZone::UTC),
         (Err(_), Some(given)) => {
-            Err(Failure::usage(format!("TZ is {}, which is no time zone", given.display()))
-                .hint("Europe/Berlin and UTC are time zones"))
+            Err(Failure::usage(format!("TZ is {}, which is not a time zone", given.display()))
+                .hint("set TZ to a name such as Europe/Berlin or UTC"))
         }
     }
 }

@@ -33,7 +33,7 @@ async fn what_is_exported_is_imported_as_it_was(store: Store) {
     let before = store.repo.export(store.app, &any, &page).await.unwrap().items;
     let exported = store.run("export --app {app} --state any");
     assert_eq!(exported.out.lines().count(), 1_201);
-    let some = store.run("export --app {app} --state any --scan 300");
+    let some = store.run("export --app {app} --state any --scan-limit 300");
     assert_eq!(some.out, exported.out);
 
     let all = SweepScope::App(store.app);
@@ -97,16 +97,21 @@ async fn a_sweep_deletes_what_is_due_and_archives_it_first(store: Store) {
     let letters = [91, 85, 40, 1].map(|age| stored_letter(store.app, days(age)));
     store.repo.import(&letters).await.unwrap();
     store.repo.resolve(letters[2].id, "ignored").await.unwrap();
-    let dry = store.run("sweep --settled-after 2h --all-after 90d --dry-run --output json").json();
+    let dry =
+        store.run("sweep --delete-closed-after 2h --delete-all-after 90d --dry-run --output json").json();
     let count = |count: u64| json!({ "count": count, "capped": false });
-    assert_eq!(dry, json!({ "settled": count(0), "all": count(1), "open_within_a_week": count(2) }));
+    assert_eq!(dry, json!({ "closed": count(0), "all": count(1), "open_within_a_week": count(2) }));
     let folder = TempDir::new().unwrap();
-    let swept = store.run(&format!("sweep --all-after 90d --yes --archive {}", folder.path().display()));
+    let swept =
+        store.run(&format!("sweep --delete-all-after 90d --yes --archive {}", folder.path().display()));
     assert_eq!(swept.lines(), [["1", "0"]]);
     assert_eq!(store.repo.get(letters[0].id).await.unwrap(), None);
     let import = store.run(&format!("import {}", folder.path().display()));
     assert_eq!(import.lines(), [["1", "0"]]);
-    assert_eq!(store.run("sweep --all-after 30d --settled-after 30d --yes").lines(), [["3", "0"]]);
+    assert_eq!(
+        store.run("sweep --delete-all-after 30d --delete-closed-after 30d --yes").lines(),
+        [["3", "0"]]
+    );
 }
 
 async fn a_sweep_shows_how_many_letters_the_database_does_not_delete(store: Store) {
@@ -130,7 +135,7 @@ async fn a_sweep_shows_how_many_letters_the_database_does_not_delete(store: Stor
         }
     };
     pool.execute_unprepared(trigger).await.unwrap();
-    let swept = store.run("sweep --all-after 30d --yes --output json").json();
+    let swept = store.run("sweep --delete-all-after 30d --yes --output json").json();
     assert_eq!(swept, json!({ "deleted": 3, "refused": 2 }));
     assert_eq!(store.count().await, 2);
 }
@@ -186,7 +191,7 @@ async fn what_nobody_reads_hides_no_failure(store: Store) {
             full.err.contains(said) && full.err.contains(&format!("code {code}\n")),
             "{command}: {full:?}"
         );
-        assert!(full.err.contains("could not write"), "{command}: {full:?}");
+        assert!(full.err.contains("cannot write"), "{command}: {full:?}");
         store.run(&format!("reopen {id} --app {{app}}"));
         // Its reader is gone before it writes.
         let mut program = store.start(&command);
@@ -196,11 +201,11 @@ async fn what_nobody_reads_hides_no_failure(store: Store) {
         store.run(&format!("reopen {id} --app {{app}}"));
     }
     let full = store.shell("{run} list --app {app} > /dev/full; echo code $? >&2");
-    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+    assert!(full.err.contains("cannot write") && full.err.contains("code 1\n"), "{full:?}");
     let full = store.shell("{run} man list > /dev/full; echo code $? >&2");
-    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+    assert!(full.err.contains("cannot write") && full.err.contains("code 1\n"), "{full:?}");
     let full = store.shell("{run} --help > /dev/full; echo code $? >&2");
-    assert!(full.err.contains("could not write") && full.err.contains("code 1\n"), "{full:?}");
+    assert!(full.err.contains("cannot write") && full.err.contains("code 1\n"), "{full:?}");
 }
 
 async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
@@ -208,7 +213,7 @@ async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
     let other = uuid::Uuid::new_v4();
     let then = chrono::Utc::now() - chrono::TimeDelta::days(40);
     store.repo.import(&[stored_letter(other.into(), then)]).await.unwrap();
-    let line = "sweep --all-after 30d --app {app}";
+    let line = "sweep --delete-all-after 30d --app {app}";
     let dry = store.run(&format!("{line} --dry-run --output json")).json();
     assert_eq!((&dry["all"]["count"], &dry["open_within_a_week"]["count"]), (&json!(2), &json!(2)));
     let asked = store.asked(line, "n\n");
@@ -217,9 +222,9 @@ async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
     assert!(store.asked(line, "y\n").contains("DELETED"));
     assert_eq!(store.count().await, 0);
     assert_eq!(store.repo.get(old[0].id).await.unwrap(), None);
-    assert!(store.asked("sweep --all-after 30d", "n\n").contains("1 letter of all apps"));
+    assert!(store.asked("sweep --delete-all-after 30d", "n\n").contains("1 letter of all apps"));
     // Without a terminal there is nobody to ask.
-    assert_eq!(store.run("sweep --all-after 30d").lines(), [["1", "0"]]);
+    assert_eq!(store.run("sweep --delete-all-after 30d").lines(), [["1", "0"]]);
 }
 
 async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
@@ -227,9 +232,9 @@ async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
     let letters = [1, 100].map(|age| stored_letter(store.app, days(age)));
     store.repo.import(&letters).await.unwrap();
     let lines = store.run("export --app {app}").out;
-    let settled = stored_letter(store.app, days(50));
-    store.repo.import(std::slice::from_ref(&settled)).await.unwrap();
-    store.repo.resolve(settled.id, "ignored").await.unwrap();
+    let ignored = stored_letter(store.app, days(50));
+    store.repo.import(std::slice::from_ref(&ignored)).await.unwrap();
+    store.repo.resolve(ignored.id, "ignored").await.unwrap();
     let closed = store.run("export --app {app} --state closed").out;
     let failed = closed.replace("\"resolution\":\"ignored\"", "\"resolution\":\"handler_failed\"");
     let closed_long_ago = |line: &str| {
@@ -238,15 +243,18 @@ async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
         format!("{letter}\n")
     };
     let store = store.emptied().await;
-    let ran = store.fed("import --all-after 90d", &lines);
+    let ran = store.fed("import --delete-all-after 90d", &lines);
     assert_eq!(ran.code, 4, "{ran:?}");
     assert!(ran.err.contains(&letters[1].id.to_string()) && ran.err.contains("--allow-due"), "{ran:?}");
     assert_eq!(store.count().await, 1);
-    assert_eq!(store.fed("import --all-after 101d", &lines).lines(), [["1", "1"]]);
-    store.fed("import --settled-after 30d", &closed_long_ago(&closed)).fails(1, "--allow-due");
+    assert_eq!(store.fed("import --delete-all-after 101d", &lines).lines(), [["1", "1"]]);
+    store.fed("import --delete-closed-after 30d", &closed_long_ago(&closed)).fails(1, "--allow-due");
     // An open letter has no resolution time by which it could be due.
-    assert_eq!(store.fed("import --settled-after 30d", &closed_long_ago(&failed)).lines(), [["1", "0"]]);
-    assert_eq!(store.fed("import --settled-after 30d", &closed).lines(), [["0", "1"]]);
-    let meant = "import --settled-after 30d --all-after 90d --allow-due";
+    assert_eq!(
+        store.fed("import --delete-closed-after 30d", &closed_long_ago(&failed)).lines(),
+        [["1", "0"]]
+    );
+    assert_eq!(store.fed("import --delete-closed-after 30d", &closed).lines(), [["0", "1"]]);
+    let meant = "import --delete-closed-after 30d --delete-all-after 90d --allow-due";
     assert_eq!(store.fed(meant, &lines).lines(), [["0", "2"]]);
 }

@@ -14,7 +14,7 @@ use crate::support::{Ran, Store};
 on_every_backend! {
     apps_are_listed_with_what_is_open,
     a_list_is_cut_on_a_terminal_and_whole_in_a_pipe,
-    a_list_goes_on_behind_its_last_letter,
+    a_list_continues_after_its_last_letter,
     a_filter_takes_what_the_apis_takes,
     none_is_the_letters_without_a_script_or_without_a_trigger,
     a_letter_is_shown_and_its_payload_only_where_asked,
@@ -23,7 +23,7 @@ on_every_backend! {
     json_is_what_the_library_serializes,
     json_stays_as_it_is,
     what_others_wrote_does_not_steer_the_terminal,
-    a_listing_of_the_last_hours_goes_on_behind_its_pages,
+    a_listing_of_the_last_hours_continues_on_its_next_page,
     the_command_of_a_page_finds_an_empty_source,
     a_time_that_utc_printed_is_read_back_as_it_was,
 }
@@ -70,7 +70,7 @@ async fn a_list_is_cut_on_a_terminal_and_whole_in_a_pipe(store: Store) {
     assert!(store.on_terminal(200, "list --app {app}").contains("3 h ago"));
 }
 
-async fn a_list_goes_on_behind_its_last_letter(store: Store) {
+async fn a_list_continues_after_its_last_letter(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     let first = store.run("list --app {app} --size 1");
     assert!(first.out.starts_with(&ids[1].to_string()), "{first:?}");
@@ -84,17 +84,17 @@ async fn a_list_goes_on_behind_its_last_letter(store: Store) {
 async fn a_filter_takes_what_the_apis_takes(store: Store) {
     let orders = store.letter("orders", "timed out after 30 s").await;
     let parcels = store.letter("parcels", "smtp: 451").await;
-    let settled = store.letter("orders", "smtp: 451").await;
-    store.repo.resolve_once(store.app, settled, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
+    let closed = store.letter("orders", "smtp: 451").await;
+    store.repo.resolve_once(store.app, closed, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
     let row = store.repo.get(orders).await.unwrap().unwrap();
     let found = |options: &str| -> Vec<String> {
         let ran = store.run(&format!("list --app {{app}} {options}"));
         ran.lines().iter().map(|line| line[0].to_owned()).collect()
     };
-    let [orders, parcels, settled] = [orders, parcels, settled].map(|id| id.to_string());
+    let [orders, parcels, closed] = [orders, parcels, closed].map(|id| id.to_string());
     for (options, expected) in [
-        ("--state any".to_owned(), vec![&settled, &parcels, &orders]),
-        ("--state closed --resolution ignored".to_owned(), vec![&settled]),
+        ("--state any".to_owned(), vec![&closed, &parcels, &orders]),
+        ("--state closed --resolution ignored".to_owned(), vec![&closed]),
         (format!("--ids {orders},{parcels}"), vec![&parcels, &orders]),
         ("--source parcels --op insert".to_owned(), vec![&parcels]),
         (format!("--trigger-id {}", row.trigger_id.unwrap()), vec![&orders]),
@@ -103,7 +103,7 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
         ("--error-contains smtp".to_owned(), vec![&parcels]),
         ("--created-from 1h".to_owned(), vec![&parcels, &orders]),
         ("--created-before 1h".to_owned(), vec![]),
-        ("--created-from 2000-01-01T00:00:00Z --scan 2".to_owned(), vec![&parcels, &orders]),
+        ("--created-from 2000-01-01T00:00:00Z --scan-limit 2".to_owned(), vec![&parcels, &orders]),
     ] {
         assert_eq!(found(&options).iter().collect::<Vec<_>>(), expected, "{options}");
     }
@@ -117,8 +117,8 @@ async fn none_is_the_letters_without_a_script_or_without_a_trigger(store: Store)
     let no_trigger = store.repo.insert(no_trigger).await.unwrap();
     for (option, id) in [("--script-id none", no_script), ("--trigger-id none", no_trigger)] {
         assert_eq!(store.run(&format!("list --app {{app}} {option}")).lines()[0][0], id.to_string());
-        let settled = store.run(&format!("resolve --app {{app}} --matching {option} --yes"));
-        assert_eq!(settled.lines(), [["1"]], "{option}");
+        let resolved = store.run(&format!("resolve --app {{app}} --matching {option} --yes"));
+        assert_eq!(resolved.lines(), [["1"]], "{option}");
         assert!(store.repo.get(id).await.unwrap().unwrap().resolved_at.is_some());
     }
     assert_eq!(store.repo.get(both).await.unwrap().unwrap().resolved_at, None);
@@ -163,8 +163,8 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     assert_eq!(store.run(&format!("count {of_group}")).lines(), [["3"]]);
     assert_eq!(store.run("count --app {app}").lines(), [["4"]]);
     assert_eq!(store.run("count --app {app} --cap 2").lines(), [["2+"]]);
-    let part = store.run("count --app {app} --scan 2");
-    assert!(part.out == "2\n" && part.err.contains("--scan"), "{part:?}");
+    let part = store.run("count --app {app} --scan-limit 2");
+    assert!(part.out == "2\n" && part.err.contains("--scan-limit"), "{part:?}");
     let ran = store.run("timeline --app {app} --from 1h --until 2999-01-01T00:00:00Z --buckets 1");
     assert_eq!(ran.lines()[0][1], "4");
     store.run("timeline --app {app} --from now --until 1h").fails(2, "from must not be after until");
@@ -245,11 +245,11 @@ async fn json_stays_as_it_is(mut store: Store) {
         "groups --app {app} --state any",
         "count --app {app}",
         "timeline --app {app} --from 2026-03-01T10:00:00Z --until 2026-03-01T11:00:00Z --buckets 2",
-        "sweep --all-after 1d --dry-run",
+        "sweep --delete-all-after 1d --dry-run",
         "export --app {app}",
         "resolve {id} --app {app}",
         "reopen {id} --app {app}",
-        "sweep --all-after 3650d --yes",
+        "sweep --delete-all-after 3650d --yes",
     ] {
         for output in ["json", "jsonl"] {
             let command = line.replace("{id}", &letters[1].id.to_string());
@@ -311,7 +311,7 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
     );
 }
 
-async fn a_listing_of_the_last_hours_goes_on_behind_its_pages(store: Store) {
+async fn a_listing_of_the_last_hours_continues_on_its_next_page(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     for times in ["--created-from 2h", "--created-from 2h --created-before now", "--created-from yesterday"] {
         let first = store.run(&format!("list --app {{app}} --size 1 {times}"));

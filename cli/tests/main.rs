@@ -24,7 +24,7 @@ mod carry;
 mod ending;
 mod files;
 mod look;
+mod resolve;
 mod serve;
-mod letter_actions;
 mod support;
 mod usage;

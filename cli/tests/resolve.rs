@@ -20,22 +20,22 @@ use crate::support::{PROGRAM, Ran, Store, waits_for_a_lock};
 
 on_every_backend! {
     stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them,
-    letters_are_settled_by_their_ids_and_what_was_not_is_told,
-    what_matches_is_settled_once_it_is_confirmed,
+    letters_are_resolved_by_their_ids_and_the_others_are_reported,
+    matching_letters_are_resolved_once_confirmed,
     what_fails_after_the_count_is_left_alone,
-    what_matches_is_reopened_but_not_what_was_settled_later,
+    matching_letters_are_reopened_but_not_those_resolved_later,
     a_terminal_shows_how_far_it_is,
-    settled_letters_are_reopened,
+    resolved_letters_are_reopened,
     a_services_own_program_replays,
     letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
-    a_braked_replay_stops_where_letters_come_back,
+    a_staged_replay_stops_where_events_fail_again,
     a_bound_in_the_past_reopens_what_it_matches,
     a_bound_in_the_past_does_not_stop_a_staged_replay,
     what_others_replayed_does_not_stop_a_staged_replay,
     a_bound_in_the_future_takes_what_is_ahead_of_the_clock,
     beside_ids_an_option_that_narrows_is_refused,
-    a_resolution_says_how_far_the_letters_are_settled,
+    a_resolution_implies_the_state_of_the_letters,
 }
 
 async fn stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them(store: Store) {
@@ -77,25 +77,25 @@ async fn stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them(store: Store
     assert!(store.run("signatures rebuild").err.contains("0 of 3 letters have a new signature"));
 }
 
-async fn letters_are_settled_by_their_ids_and_what_was_not_is_told(store: Store) {
+async fn letters_are_resolved_by_their_ids_and_the_others_are_reported(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     let done = store.run(&format!("resolve {} --app {{app}} --note known --by ada", ids[0]));
     assert_eq!(done.lines(), [["1"]]);
     let row = store.repo.get(ids[0]).await.unwrap().unwrap();
-    let settled =
+    let resolved =
         (row.resolution.unwrap().as_str(), row.resolved_by.as_deref(), row.resolution_note.as_deref());
-    assert_eq!(settled, ("ignored", Some("ada"), Some("known")));
+    assert_eq!(resolved, ("ignored", Some("ada"), Some("known")));
     let missing = Uuid::new_v4();
     let line = format!("resolve {} {} {missing} --app {{app}} --as handled_by_script", ids[0], ids[1]);
     let partly = store.run(&line);
     assert_eq!((partly.code, &*partly.out), (4, "1\n"), "{partly:?}");
-    assert!(partly.err.contains(&format!("{}: it is ignored by ada", ids[0])), "{partly:?}");
+    assert!(partly.err.contains(&format!("{}: the letter is ignored by ada", ids[0])), "{partly:?}");
     assert!(partly.err.contains(&format!("{missing}: the app has no such letter")), "{partly:?}");
     assert_eq!(store.run(&format!("resolve {missing} --app {{app}}")).code, 3);
     assert_eq!(store.run(&format!("resolve {} --app {{app}}", ids[0])).code, 1);
 }
 
-async fn what_matches_is_settled_once_it_is_confirmed(store: Store) {
+async fn matching_letters_are_resolved_once_confirmed(store: Store) {
     for _ in 0..3 {
         store.letter("orders", "smtp: 451").await;
     }
@@ -105,18 +105,20 @@ async fn what_matches_is_settled_once_it_is_confirmed(store: Store) {
     store.run(line).fails(2, "hint: --yes");
     let dry = store.run(&format!("{line} --dry-run"));
     assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
-    assert!(dry.err.contains("3 letters would be settled as ignored"), "{dry:?}");
+    assert!(dry.err.contains("3 letters would be resolved as ignored"), "{dry:?}");
     assert!(store.asked(line, "no\n").contains("3 letters of the app"));
-    assert!(store.asked(line, "\n").contains("nothing was done"));
+    assert!(store.asked(line, "\n").contains("nothing was changed"));
     assert_eq!(unresolved().await, 4);
-    assert!(store.asked(line, "y\n").contains("SETTLED"));
+    assert!(store.asked(line, "y\n").contains("RESOLVED"));
     assert_eq!(unresolved().await, 1);
     assert_eq!(store.run(&format!("{line} --yes")).lines(), [["0"]]);
     assert_eq!(
         store.run("resolve --app {app} --matching --yes --output json").json(),
-        json!({ "settled": 1 })
+        json!({ "resolved": 1 })
     );
-    store.run("resolve --app {app} --matching --state closed --yes").fails(2, "left alone");
+    store
+        .run("resolve --app {app} --matching --state closed --yes")
+        .fails(2, "closed letters are not changed");
     store.run("resolve --app {app}").fails(2, "--matching");
 }
 
@@ -129,7 +131,7 @@ async fn what_fails_after_the_count_is_left_alone(store: Store) {
     assert_eq!(store.repo.get(later.id).await.unwrap().unwrap().resolved_at, None);
 }
 
-async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
+async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     let parcel = store.letter("parcels", "c").await;
     for id in ids {
@@ -137,23 +139,23 @@ async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
     }
     store.repo.resolve(parcel, "handler_failed").await.unwrap();
     let later = Utc::now() + TimeDelta::hours(1);
-    let settled_later = StoredLetter {
+    let resolved_later = StoredLetter {
         resolved_at: Some(later),
         resolution: Some("ignored".to_owned()),
         ..stored_letter(store.app, Utc::now() - TimeDelta::hours(1))
     };
-    store.repo.import(std::slice::from_ref(&settled_later)).await.unwrap();
+    store.repo.import(std::slice::from_ref(&resolved_later)).await.unwrap();
 
     let line = "reopen --app {app} --matching --source orders";
     store.run(line).fails(2, "hint: --yes");
     let dry = store.run(&format!("{line} --resolution ignored --dry-run"));
     assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
     assert!(dry.err.contains("3 letters would be reopened"), "{dry:?}");
-    assert!(store.asked(line, "n\n").contains("nothing was done"));
+    assert!(store.asked(line, "n\n").contains("nothing was changed"));
     assert_eq!(store.unresolved().await, 0);
     assert!(store.asked(line, "y\n").contains("REOPENED"));
     assert_eq!(store.unresolved().await, 2);
-    let row = store.repo.get(settled_later.id).await.unwrap().unwrap();
+    let row = store.repo.get(resolved_later.id).await.unwrap().unwrap();
     assert_eq!(row.resolution, Some(Resolution::Ignored));
     // One whose handler failed is open.
     assert_eq!(store.run("reopen --app {app} --matching --yes --source parcels").lines(), [["0"]]);
@@ -165,18 +167,18 @@ async fn what_matches_is_reopened_but_not_what_was_settled_later(store: Store) {
 async fn a_terminal_shows_how_far_it_is(store: Store) {
     store.import(2_500, 1).await;
     let shown = store.on_terminal(100, "resolve --app {app} --matching --yes");
-    assert!(shown.contains("of 2,500 letters") && shown.ends_with("SETTLED\n    2500\n"), "{shown:?}");
-    assert!(store.on_terminal(100, "sweep --settled-after 1h").ends_with("0\n"));
+    assert!(shown.contains("of 2,500 letters") && shown.ends_with("RESOLVED\n    2500\n"), "{shown:?}");
+    assert!(store.on_terminal(100, "sweep --delete-closed-after 1h").ends_with("0\n"));
 }
 
-async fn settled_letters_are_reopened(store: Store) {
+async fn resolved_letters_are_reopened(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     store.repo.resolve(ids[0], "ignored").await.unwrap();
     let missing = Uuid::new_v4();
     let line = format!("reopen {} {} {missing} --app {{app}}", ids[0], ids[1]);
     let partly = store.run(&line);
     assert_eq!((partly.code, &*partly.out), (4, "1\n"), "{partly:?}");
-    assert!(partly.err.contains(&format!("{}: it is unresolved already", ids[1])), "{partly:?}");
+    assert!(partly.err.contains(&format!("{}: the letter is unresolved already", ids[1])), "{partly:?}");
     assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 2);
     let other = Uuid::new_v4();
     assert_eq!(store.run(&format!("reopen {} --app {other}", ids[0])).code, 3);
@@ -262,7 +264,7 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(store: Store) {
     let dry = own(&store, "replay --app {app} --matching --dry-run");
     assert!(dry.err.contains("1 letters would be replayed"), "{dry:?}");
     assert!(
-        dry.err.contains("note: 1 letters with a truncated payload match too, and are left out"),
+        dry.err.contains("note: 1 letters with a truncated or erased payload also match, and are left out"),
         "{dry:?}"
     );
     assert_eq!(store.run("count --app {app} --truncated true").lines()[0][0], "1");
@@ -274,30 +276,30 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(store: Store) {
     assert_eq!(store.unresolved().await, 1);
 }
 
-async fn a_braked_replay_stops_where_letters_come_back(store: Store) {
+async fn a_staged_replay_stops_where_events_fail_again(store: Store) {
     let letters: Vec<_> =
         (0..150).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
     store.repo.import(&letters).await.unwrap();
-    let line = "replay --app {app} --matching --yes --brake --wait 0s";
+    let line = "replay --app {app} --matching --yes --staged --wait 0s";
     let done = own(&store, line);
     assert_eq!((done.code, &*done.out), (0, "150\n"), "{done:?}");
-    for step in ["replayed 1,", "replayed 11,", "replayed 111,"] {
+    for step in ["replayed 1;", "replayed 11;", "replayed 111;"] {
         assert!(done.err.contains(step), "{done:?}");
     }
 
     let letters: Vec<_> =
         (0..50).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
     store.repo.import(&letters).await.unwrap();
-    let mut program = own_program(&store, "replay --app {app} --matching --yes --brake --wait 3s");
+    let mut program = own_program(&store, "replay --app {app} --matching --yes --staged --wait 3s");
     let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let said = BufReader::new(program.stderr.take().unwrap());
     let mut said = said.lines().map(Result::unwrap);
-    said.by_ref().find(|line| line.contains("waits for what comes back")).unwrap();
-    // The first that was put back dies again.
+    said.by_ref().find(|line| line.contains("waiting for events that fail again")).unwrap();
+    // The first replayed event fails again.
     let again = NewDeadLetter { original_event_id: letters[0].original_event_id, ..letter(store.app) };
     store.repo.insert(again).await.unwrap();
     let rest: Vec<_> = said.collect();
-    assert!(rest.iter().any(|line| line.contains("1 letter came back")), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("1 replayed event failed again")), "{rest:?}");
     let ran = Ran::from(program.wait_with_output().unwrap());
     assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
 }
@@ -321,7 +323,7 @@ async fn a_bound_in_the_past_does_not_stop_a_staged_replay(store: Store) {
     }
     assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "2\n");
     store.import(15, 2).await;
-    let done = own(&store, "replay --app {app} --matching --created-before 1d --yes --brake --wait 0s");
+    let done = own(&store, "replay --app {app} --matching --created-before 1d --yes --staged --wait 0s");
     assert_eq!((done.code, &*done.out), (0, "15\n"), "{done:?}");
 }
 
@@ -350,13 +352,15 @@ async fn beside_ids_an_option_that_narrows_is_refused(store: Store) {
         }
     }
     for command in ["resolve", "reopen", "replay"] {
-        store.run(&format!("{command} --app {{app}} --matching --scan 2 --yes")).fails(2, "--scan");
+        store
+            .run(&format!("{command} --app {{app}} --matching --scan-limit 2 --yes"))
+            .fails(2, "--scan-limit");
     }
-    store.run(&format!("replay {id} --app {{app}} --wait 1s")).fails(2, "--brake");
+    store.run(&format!("replay {id} --app {{app}} --wait 1s")).fails(2, "--staged");
     assert_eq!(store.unresolved().await, 2);
 }
 
-async fn a_resolution_says_how_far_the_letters_are_settled(store: Store) {
+async fn a_resolution_implies_the_state_of_the_letters(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     store.letter("orders", "c").await;
     store.repo.resolve(ids[0], "ignored").await.unwrap();
@@ -376,11 +380,11 @@ async fn a_resolution_says_how_far_the_letters_are_settled(store: Store) {
 
 async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
     store.import(15, 2).await;
-    let line = "replay --app {app} --matching --created-before 1d --yes --brake --wait 2s";
+    let line = "replay --app {app} --matching --created-before 1d --yes --staged --wait 2s";
     let mut program = own_program(&store, line);
     let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
-    said.by_ref().find(|line| line.contains("waits for what comes back")).unwrap();
+    said.by_ref().find(|line| line.contains("waiting for events that fail again")).unwrap();
     // Another event is replayed by somebody else, and fails again.
     let event = Uuid::new_v4();
     for _ in 0..2 {
@@ -400,8 +404,9 @@ async fn a_bound_in_the_future_takes_what_is_ahead_of_the_clock(store: Store) {
     let dry = store.run(&format!("{line} --dry-run"));
     assert!(dry.err.contains("0 letters would be"), "{dry:?}");
     assert!(
-        dry.err
-            .contains("note: 1 letters that lie ahead of the database's clock match too, and are left alone"),
+        dry.err.contains(
+            "note: 1 letters also match but are ahead of the database's clock, and are not changed"
+        ),
         "{dry:?}"
     );
     let ran = store.run(&format!("{line} --yes"));

@@ -82,7 +82,7 @@ fn each_command_has_a_man_page_with_its_options() {
         assert!(page.out.contains(&format!(".TH dead-letters-{command} 1")), "{page:?}");
         assert!(page.out.contains("database\\-url"), "{page:?}");
     }
-    assert!(run(&["man", "sweep"]).out.contains("settled\\-after"));
+    assert!(run(&["man", "sweep"]).out.contains("delete\\-closed\\-after"));
 }
 
 #[test]
@@ -105,21 +105,21 @@ fn every_command_has_help_with_an_example() {
 /// Each message names what was wrong, the argument, and a value that would be right.
 #[tokio::test]
 async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
-    let (uuid, settled) =
-        ("an id is a UUID, such as 6f1c2a52", "--state closed: what is settled is left alone");
-    let (time, duration) = ("yesterday, today, now, 2026-03-01", "30d, 12h and 5m are durations");
+    let (uuid, closed) =
+        ("an id is a UUID, for example 6f1c2a52", "--state closed: closed letters are not changed");
+    let (time, duration) = ("yesterday, today, now, 2026-03-01", "write a duration as 30d, 12h or 5m");
     let store = Store::sqlite().await;
     for (line, wrong, right) in [
         ("", "Usage: dead-letters", "list"),
         ("lst", "unrecognized subcommand 'lst'", "'list'"),
-        ("list", "--app <APP>", "Usage: dead-letters list --app <APP>"),
+        ("list", "--app <APP_ID>", "Usage: dead-letters list --app <APP_ID>"),
         ("list --ap {app}", "unexpected argument '--ap'", "'--app'"),
         ("list --app x", "invalid value 'x' for '--app", uuid),
         ("apps --after x", "invalid value 'x' for '--after", uuid),
-        ("apps --limit 0", "invalid value '0' for '--limit", "from 1 to 1000"),
-        ("apps --limit many", "invalid value 'many' for '--limit", "from 1 to 1000"),
+        ("apps --limit 0", "invalid value '0' for '--limit", "between 1 and 1000"),
+        ("apps --limit many", "invalid value 'many' for '--limit", "between 1 and 1000"),
         ("apps --output xml", "invalid value 'xml' for '--output", "table, json, jsonl"),
-        ("list --app {app} --size 501", "invalid value '501' for '--size", "from 1 to 500"),
+        ("list --app {app} --size 501", "invalid value '501' for '--size", "between 1 and 500"),
         ("list --app {app} --after x", "invalid value 'x' for '--after", "not one of this listing"),
         (
             "list --app {app} --state new",
@@ -132,55 +132,87 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
             "handled_by_script or handler_failed",
         ),
         ("list --app {app} --ids x", "invalid value 'x' for '--ids", uuid),
-        ("list --app {app} --trigger-id x", "invalid value 'x' for '--trigger-id", "is a UUID, such as"),
+        (
+            "list --app {app} --trigger-id x",
+            "invalid value 'x' for '--trigger-id",
+            "none or a UUID, for example",
+        ),
         ("list --app {app} --script-id x", "invalid value 'x' for '--script-id", "or none"),
         ("list --app {app} --original-event-id x", "invalid value 'x' for '--original-event-id", uuid),
-        ("list --app {app} --created-from soon", "--created-from: \"soon\" is no time", time),
-        ("list --app {app} --created-before soon", "--created-before: \"soon\" is no time", time),
-        ("list --app {app} --scan 0", "invalid value '0' for '--scan", "from 1 to"),
-        ("show x --app {app}", "invalid value 'x' for '<ID>'", uuid),
-        ("groups --app {app} --limit 0", "invalid value '0' for '--limit", "from 1 to 500"),
-        ("count --app {app} --cap 0", "invalid value '0' for '--cap", "from 1 to"),
-        ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "from 1 to 1000"),
-        ("timeline --app {app} --from soon", "--from: \"soon\" is no time", time),
-        ("timeline --app {app} --until soon", "--until: \"soon\" is no time", time),
+        ("list --app {app} --created-from soon", "--created-from: \"soon\" is not a time", time),
+        ("list --app {app} --created-before soon", "--created-before: \"soon\" is not a time", time),
+        ("list --app {app} --scan-limit 0", "invalid value '0' for '--scan-limit", "between 1 and"),
+        ("show x --app {app}", "invalid value 'x' for '<LETTER_ID>'", uuid),
+        ("groups --app {app} --limit 0", "invalid value '0' for '--limit", "between 1 and 500"),
+        ("count --app {app} --cap 0", "invalid value '0' for '--cap", "between 1 and"),
+        ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "between 1 and 1000"),
+        ("timeline --app {app} --from soon", "--from: \"soon\" is not a time", time),
+        ("timeline --app {app} --until soon", "--until: \"soon\" is not a time", time),
         ("timeline --app {app} --from now --until 1h", "from must not be after until", ""),
-        ("resolve --app {app}", "no letter is named", "by their ids, or all that match by --matching"),
-        ("resolve x --app {app}", "invalid value 'x' for '[ID]", uuid),
+        (
+            "resolve --app {app}",
+            "no letter is given",
+            "pass the IDs of letters, or select letters with --matching",
+        ),
+        ("resolve x --app {app}", "invalid value 'x' for '[LETTER_ID]", uuid),
         ("resolve --app {app} --as done", "invalid value 'done' for '--as", "ignored, handled_by_script"),
         ("resolve --app {app} --dry-run", "not provided", "--matching"),
         ("resolve --app {app} --yes", "not provided", "--matching"),
         ("resolve {app} --app {app} --matching", "cannot be used with", "'--matching'"),
-        ("resolve --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
-        ("resolve --app {app} --matching --yes --state closed", settled, ""),
-        ("reopen --app {app}", "no letter is named", "--matching"),
-        ("reopen --app {app} --matching", "no terminal to ask on", "--yes does it without asking"),
-        ("reopen --app {app} --matching --state open", "--state open: what is not settled can't be", ""),
+        (
+            "resolve --app {app} --matching",
+            "cannot ask for confirmation without a terminal",
+            "--yes skips the question",
+        ),
+        ("resolve --app {app} --matching --yes --state closed", closed, "use open, unresolved or any"),
+        ("reopen --app {app}", "no letter is given", "--matching"),
+        (
+            "reopen --app {app} --matching",
+            "cannot ask for confirmation without a terminal",
+            "--yes skips the question",
+        ),
+        (
+            "reopen --app {app} --matching --state open",
+            "--state open: only resolved letters can be reopened",
+            "use closed or any",
+        ),
         (
             "replay --app {app} --matching",
             "replay is not available in this binary",
             "it needs your service's own build of this tool",
         ),
-        ("replay --app {app} --brake", "not provided", "--matching"),
+        ("replay --app {app} --staged", "not provided", "--matching"),
         ("import /nowhere.jsonl", "/nowhere.jsonl: No such file", ""),
-        ("sweep", "not provided", "--settled-after <DURATION>"),
-        ("sweep --all-after soon", "--all-after: \"soon\" is no duration", duration),
-        ("sweep --settled-after 1m", "--settled-after: \"1m\" is less than 3600 seconds", ""),
-        ("sweep --all-after 1d --every 0s", "--every: \"0s\" is less than 1 seconds", ""),
-        ("sweep --all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
-        ("sweep --all-after 1d --app x", "invalid value 'x' for '--app", uuid),
-        ("sweep --all-after 1d --yes --archive /nowhere", "--archive /nowhere: there is no such folder", ""),
-        ("import --all-after soon", "--all-after: \"soon\" is no duration", duration),
-        ("serve --listen x", "invalid value 'x' for '--listen", "such as 127.0.0.1:8025"),
-        ("serve --listen 0.0.0.0:0", "open to others, and there is no token", "--token-file"),
+        ("sweep", "not provided", "--delete-closed-after <DURATION>"),
+        ("sweep --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
+        (
+            "sweep --delete-closed-after 1m",
+            "--delete-closed-after: \"1m\" is shorter than the minimum of 3600 seconds",
+            "",
+        ),
+        (
+            "sweep --delete-all-after 1d --every 0s",
+            "--every: \"0s\" is shorter than the minimum of 1 seconds",
+            "",
+        ),
+        ("sweep --delete-all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
+        ("sweep --delete-all-after 1d --app x", "invalid value 'x' for '--app", uuid),
+        (
+            "sweep --delete-all-after 1d --yes --archive /nowhere",
+            "--archive /nowhere: the folder does not exist",
+            "",
+        ),
+        ("import --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
+        ("serve --listen x", "invalid value 'x' for '--listen", "for example 127.0.0.1:8025"),
+        ("serve --listen 0.0.0.0:0", "is not a loopback address, which requires a token", "--token-file"),
         ("serve --token-file /nowhere", "--token-file /nowhere: No such file", ""),
-        ("serve --host ops.example", "--host is for others, and there is no token", "--token-file"),
+        ("serve --host ops.example", "--host requires a token", "--token-file"),
         ("migrate", "Usage: dead-letters migrate", "status"),
         ("migrate down", "unrecognized subcommand 'down'", ""),
         ("completions", "<SHELL>", "Usage: dead-letters completions"),
         ("completions cmd", "invalid value 'cmd' for '<SHELL>'", "bash, elvish, fish"),
-        ("man lst", "there is no command \"lst\"", "dead-letters --help has them all"),
-        ("apps --database-url mysql://u:secret@h/db", "mysql", "PostgreSQL and SQLite"),
+        ("man lst", "unknown command \"lst\"", "see: dead-letters --help"),
+        ("apps --database-url mysql://u:secret@h/db", "mysql", "must be a postgres: or sqlite: URL"),
     ] {
         let ran = match line {
             "" => run(&[]),
@@ -268,7 +300,7 @@ fn a_url_in_the_wrong_place_shows_no_password() {
         &["import", url],
         &["man", url],
         &["serve", "--token-file", url],
-        &["sweep", "--all-after", "1d", "--yes", "--archive", url],
+        &["sweep", "--delete-all-after", "1d", "--yes", "--archive", url],
         &[&*format!("--database-ur={url}"), "apps"],
     ] {
         let args = [&["--database-url", "sqlite::memory:"], args].concat();

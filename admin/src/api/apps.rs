@@ -21,10 +21,10 @@ const CAP: u32 = 1_000;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct AppsQuery {
-    /// The page behind this app: the `next` of the page before.
+    /// The `next` of the previous page.
     #[param(value_type = Option<Uuid>)]
     after: Option<AppId>,
-    /// Apps at most.
+    /// The maximum number of apps.
     #[param(required = false, minimum = 1, maximum = 1_000, default = 100)]
     limit: u32,
 }
@@ -32,8 +32,8 @@ struct AppsQuery {
 impl AppsQuery {
     fn read(mut fields: Fields) -> Result<Self, Problem> {
         let query = Self {
-            after: fields.parse("after", "must be a uuid")?,
-            limit: fields.parse("limit", "must be from 1 to 1000")?.unwrap_or(LIMIT),
+            after: fields.parse("after", "must be a UUID")?,
+            limit: fields.parse("limit", "must be between 1 and 1,000")?.unwrap_or(LIMIT),
         };
         fields.end()?;
         Ok(query)
@@ -44,7 +44,7 @@ impl AppsQuery {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Apps {
     items: Vec<App>,
-    /// What to ask for the next page with, as `after`. Null where this is the last.
+    /// The `after` of the next page. Null on the last page.
     next: Option<Uuid>,
 }
 
@@ -52,26 +52,26 @@ pub(super) struct Apps {
 #[derive(Serialize, ToSchema)]
 struct App {
     app_id: Uuid,
-    /// What the service calls it, or its id.
+    /// The name that the service gives the app, or the app's id.
     name: String,
-    /// Its letters that nobody has settled for good, counted to 1,000.
+    /// Open letters. The count is capped at 1,000.
     open: Capped,
-    /// Those of them whose handler has not failed, counted to 1,000.
+    /// Open letters whose handler has not failed. The count is capped at 1,000.
     unresolved: Capped,
-    /// When the oldest open one was stored.
+    /// When the oldest open letter was stored.
     oldest: DateTime<Utc>,
-    /// When the newest open one was stored.
+    /// When the newest open letter was stored.
     newest: DateTime<Utc>,
 }
 
-/// The apps that have open letters
+/// Lists the apps that have open letters
 ///
-/// Those that the operator may see, by id.
+/// The list has the apps that the operator may see, sorted by id.
 #[utoipa::path(
     get,
     path = "/api/apps",
     params(AppsQuery),
-    responses((status = 200, description = "A page of them.", body = Apps))
+    responses((status = 200, description = "A page of apps.", body = Apps))
 )]
 pub(super) async fn apps(access: Access, Query(fields): Query) -> Result<Json<Apps>, Problem> {
     let AppsQuery { after, limit } = AppsQuery::read(fields)?;

@@ -1,4 +1,4 @@
-//! Which letters: as the query string of a view has it, and the body of a preview.
+//! The filter in the query string of a view and in the body of a preview.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterFilter, DeadLetterState, IdFilter, ListQuery, Resolution, ScriptId, TriggerId};
@@ -9,34 +9,34 @@ use uuid::Uuid;
 use super::model::{IdOrNone, ResolutionWords, StateWords};
 use crate::{access::Operator, input::Fields, problem::Problem};
 
-/// Where it is not said.
+/// The default of `scan_limit`.
 const SCAN: u32 = 10_000;
 const MAX_CHARACTERS: usize = 2_000;
 
-/// Which letters: those for which every field that is given holds.
+/// A filter of letters. A letter matches if it meets every given condition.
 // It documents the library's `DeadLetterFilter`.
 #[derive(Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the fields are documentation")]
 #[into_params(parameter_in = Query)]
 pub(super) struct Filter {
-    /// How far the letter is settled: `unresolved`, where it is not said.
+    /// The state of the letters. The default is `open`, or `any` if `resolution` or `ids` is given.
     #[schema(value_type = Option<StateWords>)]
     #[param(value_type = Option<StateWords>, inline)]
     state: Option<DeadLetterState>,
-    /// These letters, at most 1,000. In a query string it may be given again, or hold several with commas between.
+    /// The ids of the letters, at most 1,000. A query string may repeat the field or separate ids with commas.
     #[schema(max_items = 1_000)]
     #[param(max_items = 1_000)]
     ids: Option<Vec<Uuid>>,
-    /// What it was resolved as; that is never so of an unresolved one.
+    /// The resolution of the letters. An unresolved letter has none.
     #[schema(value_type = Option<ResolutionWords>)]
     #[param(value_type = Option<ResolutionWords>, inline)]
     resolution: Option<Resolution>,
-    /// What the event was about, exactly.
+    /// The source of the event, compared exactly.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     source: Option<String>,
-    /// The operation that failed, exactly.
+    /// The operation that failed, compared exactly.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     op: Option<String>,
@@ -48,13 +48,13 @@ pub(super) struct Filter {
     #[schema(value_type = Option<IdOrNone>)]
     #[param(value_type = Option<IdOrNone>, inline)]
     script_id: Option<IdFilter<ScriptId>>,
-    /// The outbox row.
+    /// The id of the event in the outbox.
     original_event_id: Option<Uuid>,
-    /// A part of the error. No character is a wildcard, and case counts.
+    /// A part of the error's text. The search is case-sensitive and has no wildcards.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     error_contains: Option<String>,
-    /// The error signature, exactly.
+    /// The error signature, compared exactly.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     error_signature: Option<String>,
@@ -62,35 +62,35 @@ pub(super) struct Filter {
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     group_key: Option<String>,
-    /// Whether the payload is truncated or erased: `false` leaves such letters out.
+    /// Whether the payload is truncated or erased. `false` excludes such letters.
     truncated: Option<bool>,
-    /// Letters that failed again: this run replayed their event, and they are none of its own.
+    /// Letters whose event this bulk run replayed and that failed again. The letters that it replayed do not match.
     failed_again_in_run: Option<Uuid>,
-    /// Stored at this time or later.
+    /// Letters that were stored at this time or later.
     created_from: Option<DateTime<Utc>>,
-    /// Stored before this time.
+    /// Letters that were stored before this time.
     created_before: Option<DateTime<Utc>>,
 }
 
-/// Returns an error if a text of the filter is longer than a query string may have it.
+/// Returns an error if a text of the filter is longer than a query string may contain.
 pub(super) fn check_lengths(filter: &DeadLetterFilter) -> Result<(), Problem> {
     let query = ListQuery::from(filter.clone());
     let is_long = |(name, text): &(&str, String)| *name != "ids" && text.chars().count() > MAX_CHARACTERS;
     match query.pairs().find(is_long) {
         Some((name, _)) => {
-            Err(Problem::invalid_field(&format!("filter.{name}"), "is longer than 2,000 characters"))
+            Err(Problem::invalid_field(&format!("filter.{name}"), "must have at most 2,000 characters"))
         }
         None => Ok(()),
     }
 }
 
-/// How far a view looks.
+/// The scan limit of a view.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Scan {
-    /// How many letters may be looked at: the newest of the app and the state, within the times and behind the
-    /// cursor. Where that is not enough, `scanned_back_to` says how far it went. The service may set an operator a
-    /// lower limit: it is 100,000, unless the service says otherwise.
+    /// How many letters the view may examine: the newest of the app and state, in the time range and after the cursor.
+    /// If the limit stops the view, `scanned_back_to` is where it stopped. The service sets the maximum of each
+    /// operator, 100,000 by default.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
     pub(super) scan_limit: u32,
 }
@@ -102,11 +102,11 @@ pub(super) fn listing(fields: Fields, operator: &Operator) -> Result<ListQuery, 
     Ok(query)
 }
 
-/// The same, of a view that has no pages.
+/// Returns the filter and the scan limit of a view that has no pages.
 pub(super) fn unpaged(mut fields: Fields, operator: &Operator) -> Result<(DeadLetterFilter, Scan), Problem> {
     for name in ["size", "after"] {
         if fields.take(name)?.is_some() {
-            return Err(Problem::invalid_field(name, "is no field of this view"));
+            return Err(Problem::invalid_field(name, "is not a field of this view: remove it"));
         }
     }
     let ListQuery { filter, page, .. } = listing(fields, operator)?;

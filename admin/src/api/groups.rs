@@ -19,62 +19,64 @@ use crate::{
 };
 
 const LIMIT: u32 = 50;
-/// Bounds the buckets of all groups of an answer, which are 6 MB of it.
+/// Maximum number of buckets of all groups of a response, which take 6 MB.
 const MAX_BUCKETS: u32 = 100_000;
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct GroupsQuery {
-    /// Groups at most. With `buckets` for each, an answer has 100,000 buckets at most.
+    /// The maximum number of groups. `limit` times `buckets` must be at most 100,000.
     #[param(required = false, minimum = 1, maximum = 500, default = 50)]
     limit: u32,
 }
 
 impl GroupsQuery {
     fn read(fields: &mut Fields) -> Result<Self, Problem> {
-        Ok(Self { limit: fields.parse("limit", "must be from 1 to 500")?.unwrap_or(LIMIT) })
+        Ok(Self { limit: fields.parse("limit", "must be between 1 and 500")?.unwrap_or(LIMIT) })
     }
 }
 
-/// Groups of letters that failed alike.
+/// Error groups.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Groups {
-    /// The largest first.
+    /// The groups, largest first.
     items: Vec<Group>,
-    /// Where the scan ended: letters before this are in no group. Null where nothing was left out.
+    /// Where the scan limit stopped the call. Letters that were stored earlier are in no group. Null if every matching
+    /// letter is in a group.
     scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// Letters that failed alike.
+/// Letters with the same source, operation, script and error signature.
 #[derive(Serialize, ToSchema)]
 struct Group {
-    /// The short name of the group: the letters with this `group_key` are its letters.
+    /// The key of the group. As the filter's `group_key` it selects the letters of the group.
     group_key: String,
-    /// What the events were about: at most 500 characters of it, then `…`.
+    /// The source of the events, cut after 500 characters with `…`.
     source: String,
-    /// The operation that failed: at most 500 characters of it, then `…`.
+    /// The operation that failed, cut after 500 characters with `…`.
     op: String,
-    /// The script, if it was known.
+    /// The script, if the service knew it.
     script_id: Option<Uuid>,
-    /// What their errors have in common: at most 500 characters of it, then `…`.
+    /// The signature of the errors, cut after 500 characters with `…`.
     error_signature: String,
-    /// The message of the newest letter's error: at most 500 characters of it, then `…`.
+    /// The error message of the newest letter, cut after 500 characters with `…`.
     sample: String,
-    /// Letters.
+    /// The number of letters.
     count: u64,
-    /// When the first one was stored.
+    /// When the oldest letter was stored.
     first_seen: DateTime<Utc>,
-    /// When the last one was stored.
+    /// When the newest letter was stored.
     last_seen: DateTime<Utc>,
-    /// The last one.
+    /// The newest letter.
     newest_id: Uuid,
-    /// How many of them are closed: none where the filter's state leaves those out.
+    /// The number of closed letters. It is 0 if the filter's state excludes closed letters.
     closed: u64,
-    /// When the last one of those was closed.
+    /// When the last of the closed letters was closed.
     last_closed_at: Option<DateTime<Utc>>,
-    /// Whether a letter was stored after the last of these was closed. Ask for the state `any` to find out.
+    /// Whether a letter was stored after `last_closed_at`. It is always false if the filter's state excludes closed
+    /// letters.
     regressed: bool,
-    /// The buckets, where `from`, `until` or `buckets` asked for them, else none.
+    /// The time buckets. It is empty if the request has none of `from`, `until` and `buckets`.
     timeline: Vec<Bucket>,
 }
 
@@ -100,14 +102,14 @@ impl From<ErrorGroup> for Group {
     }
 }
 
-/// The letters of an app by what failed alike
+/// Lists the error groups of an app
 ///
-/// By source, operation, script and error signature.
+/// The letters of a group have the same source, operation, script and error signature.
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/groups",
     params(("dead_letters_app" = Uuid, Path, description = "The app."), Filter, Scan, GroupsQuery, TimelineQuery),
-    responses((status = 200, description = "The largest groups.", body = Groups))
+    responses((status = 200, description = "The groups, largest first.", body = Groups))
 )]
 pub(super) async fn groups(
     access: Access,
@@ -122,7 +124,7 @@ pub(super) async fn groups(
     let buckets = timeline.map_or(0, |timeline| timeline.count);
     if limit.saturating_mul(buckets) > MAX_BUCKETS {
         let problem = format!(
-            "times \"limit\" must be at most 100000, and is {}",
+            "times \"limit\" must be at most 100,000 (got {}): lower one of them",
             u64::from(limit) * u64::from(buckets)
         );
         return Err(Problem::invalid_field("buckets", problem));

@@ -14,16 +14,16 @@ use crate::{
 
 const ERROR_CHARACTERS: u64 = 100_000;
 
-/// A letter, with all of its error.
+/// A letter with its whole error.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LetterWithError {
     #[serde(flatten)]
     letter: Letter,
-    /// What the last attempt said: the first 100,000 characters of it.
+    /// The first 100,000 characters of the last attempt's error.
     last_error: String,
 }
 
-/// One letter, without its payload
+/// Returns one letter, without its payload
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}",

@@ -20,32 +20,32 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(super) struct Letters {
     items: Vec<Letter>,
-    /// What to ask for the next page with, as `after`. Null where this is the last.
+    /// The `after` of the next page. Null on the last page.
     next: Option<String>,
-    /// Where the scan ended before the page was full: there are letters behind it, and `next` goes on there.
+    /// Where the scan limit stopped the call before the page was full. The next page continues there.
     scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// The letters of an app
+/// Lists the letters of an app
 ///
-/// The newest first. A page goes on behind the last letter of the one before: what is settled, swept or stored in
-/// between moves none of the others.
+/// The newest letters come first. Pages use keyset pagination: a letter that is resolved, swept or stored between two
+/// requests does not move the others.
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/letters",
     params(
         ("dead_letters_app" = Uuid, Path, description = "The app."),
         Filter,
-        ("size" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Letters a page: 50, where it is not said."),
+        ("size" = Option<u32>, Query, minimum = 1, maximum = 500, description = "The maximum number of letters, 50 by default."),
         (
             "after" = Option<String>,
             Query,
             pattern = "^[A-Za-z0-9_-]{44}$",
-            description = "The `next` of the page before, with the same filter."
+            description = "The `next` of the previous page. The filter must be the same."
         ),
         Scan,
     ),
-    responses((status = 200, description = "A page of them.", body = Letters))
+    responses((status = 200, description = "A page of letters.", body = Letters))
 )]
 pub(super) async fn letters(
     access: Access,

@@ -47,9 +47,9 @@ pub(crate) fn router() -> OpenApiRouter<State> {
 #[openapi(
     info(
         title = "Dead letters",
-        description = "Events that used up their retries: find them, see why they failed, settle or replay them. \
-                       Who may do so the service says. Times are RFC 3339, in UTC. A payload is never parsed: it is \
-                       its stored text. Every error is a problem as in RFC 9457."
+        description = "Finds, resolves and replays dead letters: events whose last attempt failed. The service decides \
+                       which operator may do what. Times are in RFC 3339 format, in UTC. Payloads are returned as \
+                       stored text and are not parsed. Every error is a problem (RFC 9457)."
     ),
     // The document's own address is one level below the mount's.
     servers((url = "..")),
@@ -59,23 +59,23 @@ struct Document;
 
 /// The problems that any operation may return: status, name and meaning.
 const PROBLEMS: [(&str, &str, &str); 10] = [
-    ("400", "Invalid", "Something in the request is wrong: `field` says which field."),
-    ("401", "Unauthenticated", "Nobody is logged in. The service may answer it its own way."),
-    ("403", "Forbidden", "The operator may not do this, or the request comes from another site."),
-    ("404", "NotFound", "There is no such app or letter, or the operator may not see it."),
-    ("408", "TooSlow", "The body took longer than 10 seconds."),
+    ("400", "Invalid", "A part of the request is invalid. `field` names the field."),
+    ("401", "Unauthenticated", "Nobody is logged in. The service may replace this response by its own."),
+    ("403", "Forbidden", "The operator lacks the right, or the request comes from another site."),
+    ("404", "NotFound", "The app or letter does not exist, or the operator may not see it."),
+    ("408", "TooSlow", "The body did not arrive within 10 seconds."),
     ("413", "TooLarge", "The body is larger than 256 KiB."),
-    ("415", "UnsupportedMediaType", "The body is not said to be `application/json`."),
+    ("415", "UnsupportedMediaType", "The `Content-Type` is not `application/json`."),
     ("421", "Misdirected", "The request's `Host` is not a name of the service."),
-    ("500", "Internal", "Something went wrong. The service's log says what."),
+    ("500", "Internal", "The request failed. The service's log has the cause."),
     (
         "503",
         "Unavailable",
-        "The database is busy or out of reach, or too many requests are. `Retry-After` says when to try again.",
+        "The database is busy or unreachable, or too many requests are running. Retry after `Retry-After` seconds.",
     ),
 ];
 
-/// With what holds for all operations.
+/// Adds what all operations share.
 pub(crate) fn document(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
         let is_of_app = path.contains('{');
@@ -116,7 +116,7 @@ fn add_problems(operation: &mut Operation, is_of_app: bool, is_post: bool) {
     }
 }
 
-/// Adds the ETag of JSON answers: see `guard`.
+/// Adds the ETag of JSON responses: see `guard`.
 fn add_not_modified(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
     let Some(RefOr::T(found)) = responses.get_mut("200") else { return };
@@ -125,11 +125,11 @@ fn add_not_modified(operation: &mut Operation) {
     }
     let header = Header::new(Object::with_type(Type::String));
     found.headers.insert("ETag".to_owned(), RefOr::T(header));
-    let meaning = "`If-None-Match` names the answer's `ETag`: the client has it already.";
+    let meaning = "`If-None-Match` names the response's `ETag`, so the client already has the response.";
     responses.insert("304".to_owned(), Response::new(meaning).into());
 }
 
-/// An empty value counts as none, as HTML forms send what was left empty.
+/// Marks every parameter as optional in value: HTML forms send unset fields as empty, and an empty value counts as none.
 fn add_query(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter
@@ -139,6 +139,6 @@ fn add_query(operation: &mut Operation) {
             parameter.extensions.get_or_insert_default().extend([may_be_empty]);
         }
     }
-    let meaning = "The address is longer than the service's HTTP server takes.";
+    let meaning = "The address is longer than the service's HTTP server accepts.";
     operation.responses.responses.insert("414".to_owned(), Response::new(meaning).into());
 }

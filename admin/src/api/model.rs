@@ -1,4 +1,4 @@
-//! The API's own types. A field of the library may change, and a field here may not.
+//! The API's own types. A field of the library may change; a field here must not.
 
 use chrono::{DateTime, Utc};
 use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, PayloadKind, Resolution};
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::{access::AppAccess, problem::Problem};
 
-/// Bounds a source, an operation, a signature and a name. A writer may have stored megabytes there, and a page
-/// of 500 letters has to stay small.
+/// Maximum length of a source, an operation, a signature and a name. A writer may have stored megabytes there, but a
+/// page of 500 letters must stay small.
 pub(super) const MAX_NAME_CHARACTERS: usize = 500;
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 
@@ -32,45 +32,45 @@ pub(super) fn cut(mut text: String, characters: usize) -> String {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Letter {
     id: Uuid,
-    /// The tenant.
+    /// The app, which is the tenant.
     app_id: Uuid,
-    /// The outbox row that used up its retries.
+    /// The id of the event in the outbox.
     original_event_id: Uuid,
-    /// What the event was about: at most 500 characters of it, then `…`.
+    /// The source of the event, cut after 500 characters with `…`.
     source: String,
-    /// The operation that failed: at most 500 characters of it, then `…`.
+    /// The operation that failed, cut after 500 characters with `…`.
     op: String,
-    /// The trigger, if it was known.
+    /// The trigger, if the service knew it.
     trigger_id: Option<Uuid>,
-    /// The script that it ran, if it was known.
+    /// The script that the trigger ran, if the service knew it.
     script_id: Option<Uuid>,
-    /// The payload's size as serialized, in bytes.
+    /// The size of the payload's stored text, in bytes.
     payload_bytes: u64,
-    /// What the stored text of the payload is. Null is a kind that this version does not know.
+    /// The kind of the payload's stored text. Null if this version does not know the kind.
     #[schema(value_type = Option<PayloadKindWords>)]
     payload_kind: Option<PayloadKind>,
-    /// Attempts made.
+    /// The number of attempts.
     attempt_count: u32,
     first_attempt_at: DateTime<Utc>,
     last_attempt_at: DateTime<Utc>,
-    /// The first 200 characters of what the last attempt said.
+    /// The first 200 characters of the last attempt's error.
     error_excerpt: String,
-    /// What the error has in common with its like: at most 500 characters of it, then `…`.
+    /// The signature of the error, cut after 500 characters with `…`. Similar errors have the same signature.
     error_signature: String,
-    /// The key of its error group.
+    /// The key of the letter's error group.
     group_key: String,
     /// When the letter was stored.
     created_at: DateTime<Utc>,
-    /// When it was last resolved. Null while it is unresolved.
+    /// When the letter was last resolved. Null while it is unresolved.
     resolved_at: Option<DateTime<Utc>>,
-    /// What became of it. Null beside a `resolved_at` is a resolution that this version does not know.
+    /// The resolution. Null although `resolved_at` is set if this version does not know the resolution.
     #[schema(value_type = Option<ResolutionWords>)]
     resolution: Option<Resolution>,
-    /// Who settled it, if that is known: at most 500 characters of it, then `…`.
+    /// The operator who resolved the letter, if known, cut after 500 characters with `…`.
     resolved_by: Option<String>,
-    /// Why: at most 2,000 characters of it, then `…`.
+    /// The operator's note, cut after 2,000 characters with `…`.
     resolution_note: Option<String>,
-    /// How often its event was replayed before, and died again.
+    /// How often the event was replayed.
     times_replayed: u64,
 }
 
@@ -79,7 +79,7 @@ impl Letter {
         Self::all(access, vec![summary]).await?.pop().ok_or_else(Problem::no_such_letter)
     }
 
-    /// At most 1,000.
+    /// Returns the letters of at most 1,000 summaries.
     pub(super) async fn all(
         access: &AppAccess,
         summaries: Vec<DeadLetterSummary>,
@@ -116,11 +116,11 @@ impl Letter {
     }
 }
 
-/// A count that ends at a cap.
+/// A capped count.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Capped {
     count: u64,
-    /// Whether there are more than `count`.
+    /// Whether the count stopped at its cap.
     capped: bool,
 }
 
@@ -133,9 +133,9 @@ impl From<CappedCount> for Capped {
 /// A bucket of a timeline.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Bucket {
-    /// Where it begins. It ends where the next one does.
+    /// When the bucket begins. It ends when the next one begins.
     from: DateTime<Utc>,
-    /// Letters that were stored within.
+    /// The number of letters that were stored in the bucket.
     count: u64,
 }
 
@@ -145,7 +145,7 @@ impl From<dead_letters::Bucket> for Bucket {
     }
 }
 
-/// Documents an enum of the library's by its own words.
+/// Documents an enum of the library by its words.
 macro_rules! words {
     ($($(#[doc = $doc:literal])+ $words:ident: $type:ty as $name:literal;)+) => {
         $(
@@ -185,18 +185,18 @@ impl PartialSchema for IdOrNone {
         let text = || ObjectBuilder::new().schema_type(Type::String);
         let id = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
         let none = text().enum_values(Some(["none"]));
-        // Not `oneOf`: a validator that does not check formats would find that `none` is both.
+        // A validator that does not check formats would reject `none` with `oneOf`, because it matches both schemas.
         AnyOfBuilder::new().description(Some("An id, or `none`.")).item(id).item(none).into()
     }
 }
 
 words! {
-    /// What became of a letter. It stays open where its handler failed.
+    /// The resolution of a letter. A letter with `handler_failed` is still open, the others are closed.
     ResolutionWords: Resolution as "Resolution";
-    /// What the text of a payload is: `json` is JSON of any depth, `text` is not JSON, `truncated` was cut or altered and
-    /// is not the whole event, and the content of `erased` was erased.
+    /// The kind of a payload's text: `json` is JSON of any depth, and `text` is not JSON. `truncated` was cut or altered,
+    /// so it is not the whole event. The content of `erased` was erased.
     PayloadKindWords: PayloadKind as "PayloadKind";
-    /// How far a letter is settled: `unresolved` is not at all, `open` is that or a handler failed, `resolved` is as
-    /// anything.
+    /// The state of a letter: `unresolved` has no resolution. `open` is unresolved or `handler_failed`. `closed` has any
+    /// other resolution. `any` is every letter.
     StateWords: DeadLetterState as "State";
 }

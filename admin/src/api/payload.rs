@@ -1,4 +1,4 @@
-//! A letter's payload, as it is stored: never through a JSON value, which would change its numbers.
+//! A letter's payload as stored text. A JSON value would change its numbers.
 
 use axum::{
     body::Body,
@@ -15,13 +15,13 @@ use crate::{
     problem::Problem,
 };
 
-/// A larger one is not parsed.
+/// A larger payload is not parsed.
 const MAX_REDACTED_BYTES: usize = 1_000_000;
 
-/// The stored text of a payload
+/// Downloads the stored text of a payload
 ///
-/// As a download, byte for byte. Where the service redacts payloads, the values in question are `"[redacted]"`; what
-/// is then no JSON object or array, or larger than 1 MB, is withheld (403).
+/// The text is returned byte for byte. If the service redacts payloads, redacted values are `"[redacted]"`. A payload
+/// that is not a JSON object or array, or that is larger than 1 MB, is then withheld (403).
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload",
@@ -60,7 +60,7 @@ pub(super) fn download(id: DeadLetterId, body: Body) -> Response {
     (headers, body).into_response()
 }
 
-/// Part by part, however large it is.
+/// Returns a body that streams the whole payload in parts.
 pub(super) async fn whole(access: &AppAccess, id: DeadLetterId) -> Result<Body, Problem> {
     let download = access.admin().downloads.take().await?;
     let first = beginning(access, id, PART_CHARACTERS).await?;
@@ -70,12 +70,12 @@ pub(super) async fn whole(access: &AppAccess, id: DeadLetterId) -> Result<Body, 
 async fn redacted(access: &AppAccess, id: DeadLetterId) -> Result<String, Problem> {
     let text = beginning(access, id, MAX_REDACTED_BYTES as u64 + 1).await?;
     if text.len() > MAX_REDACTED_BYTES {
-        return Err(Problem::withheld("it is over 1 MB, and this service redacts payloads"));
+        return Err(Problem::withheld("the payload is larger than 1 MB, and this service redacts payloads"));
     }
     let redaction = access.admin().redaction.clone();
     let redacted =
         spawn_blocking(move || redact(&text, &redaction)).await.map_err(|_| Problem::internal())?;
-    let withheld = "it is no JSON object or array, and this service redacts payloads";
+    let withheld = "the payload is not a JSON object or array, and this service redacts payloads";
     redacted.map_err(|_| Problem::withheld(withheld))
 }
 

@@ -17,17 +17,17 @@ use crate::{
     problem::Problem,
 };
 
-/// What a run is to do, and to which letters.
+/// The action of a bulk run, and the letters to change.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewRequest {
     action: Action,
-    /// Which letters: all that are unresolved, where it is empty. Of the state `any` only open ones are meant.
+    /// The letters to change. An empty filter selects every open letter. `any` selects open letters only.
     #[schema(value_type = Filter)]
     filter: DeadLetterFilter,
 }
 
-/// What becomes of the letters.
+/// The resolution that the run sets.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Action {
@@ -46,37 +46,38 @@ impl From<Action> for Resolution {
     }
 }
 
-/// What a run would do: nothing is done yet.
+/// The letters that a run would change. Nothing is changed yet.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Preview {
-    /// For the run: good for this operator, app, action and filter.
+    /// The token for the run. It is valid for this operator, app, action and filter only.
     token: String,
-    /// Letters, counted to 100,000.
+    /// The number of letters. The count is capped at 100,000.
     count: u64,
-    /// Whether there are more than `count`, or may be.
+    /// Whether more letters than `count` may match.
     capped: bool,
-    /// Letters that are stored from then on are left alone.
+    /// The run does not change letters that are stored at this time or later.
     cutoff: DateTime<Utc>,
-    /// Letters that match but lie ahead of the database's clock by a minute or more, and are left alone, counted to
-    /// 1,000. Resolve them by their ids, or with a later `created_before`.
+    /// Letters that match but whose time is ahead of the database's clock by a minute or more. The run does not change
+    /// them: resolve them by their ids, or with a later `created_before`. The count is capped at 1,000.
     ahead: Capped,
-    /// Letters that match but whose payload is truncated or erased, counted to 1,000. The service does not replay them.
+    /// Letters that match but whose payload is truncated or erased. The service does not replay them. The count is
+    /// capped at 1,000.
     truncated: Capped,
-    /// The newest of the letters, ten at most.
+    /// The newest letters, at most 10.
     sample: Vec<Letter>,
-    /// Until when the token is good.
+    /// When the token expires.
     expires_at: DateTime<Utc>,
 }
 
-/// Count what a bulk run would settle or replay
+/// Counts the letters that a bulk run would resolve or replay
 ///
-/// Letters that fail from then on are not touched by the run.
+/// The run does not change letters that fail after the preview.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/bulk/preview",
     params(("dead_letters_app" = Uuid, Path, description = "The app.")),
     request_body = PreviewRequest,
-    responses((status = 200, description = "What a run would do.", body = Preview))
+    responses((status = 200, description = "The letters that a run would change.", body = Preview))
 )]
 pub(super) async fn preview(
     access: Access,

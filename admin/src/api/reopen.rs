@@ -10,9 +10,9 @@ use crate::{
     problem::Problem,
 };
 
-/// Make a settled letter unresolved again
+/// Makes a resolved letter unresolved again
 ///
-/// By whom and why it was settled is forgotten. A replayed event is not taken back.
+/// Removes the resolution, its operator and its note. Does not take a replayed event back.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen",
@@ -21,10 +21,10 @@ use crate::{
         ("dead_letters_id" = Uuid, Path, description = "The letter."),
     ),
     responses(
-        (status = 200, description = "The letter, as it then is.", body = Letter),
+        (status = 200, description = "The reopened letter.", body = Letter),
         (
             status = 409,
-            description = "It is unresolved, or others settle it again at the same time.",
+            description = "The letter is unresolved already, or others resolve it at the same time.",
             body = Problem,
             content_type = "application/problem+json"
         ),

@@ -12,18 +12,18 @@ use crate::{
     problem::Problem,
 };
 
-/// How a letter is replayed.
+/// The body of a replay.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReplayRequest {
-    /// Why.
+    /// The reason, which is stored with the resolution.
     #[schema(max_length = 2_000)]
     note: Option<String>,
 }
 
-/// Replay an open letter
+/// Replays an open letter
 ///
-/// It is settled as `replayed`, and its event is back where the service takes events from: both, or none of it.
+/// Resolves the letter as `replayed` and puts its event back into the service's outbox, in one transaction.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replay",
@@ -33,12 +33,12 @@ pub(super) struct ReplayRequest {
     ),
     request_body = ReplayRequest,
     responses(
-        (status = 200, description = "The letter, as it then is.", body = Letter),
+        (status = 200, description = "The replayed letter.", body = Letter),
         (
             status = 409,
-            description = "It was settled already: `settled` says as what, when and by whom. Or another transaction \
-                           has locked it. Or its payload is truncated or erased, and the service replays whole ones \
-                           only.",
+            description = "The letter is closed already (`resolved_before` has its resolution), or another transaction \
+                           has locked it. Or its payload is truncated or erased, and the service replays only whole \
+                           payloads.",
             body = Problem,
             content_type = "application/problem+json"
         ),

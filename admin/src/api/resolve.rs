@@ -13,17 +13,17 @@ use crate::{
     problem::Problem,
 };
 
-/// How a letter is settled.
+/// The body of a resolve.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResolveRequest {
     resolution: Verdict,
-    /// Why.
+    /// The reason, which is stored with the resolution.
     #[schema(max_length = 2_000)]
     note: Option<String>,
 }
 
-/// What a person can say of a letter. A replay is done, not said, and only a handler knows that it failed.
+/// The resolutions that an operator may set. A replay sets `replayed`, and only a handler sets `handler_failed`.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
@@ -40,9 +40,10 @@ impl From<Verdict> for Resolution {
     }
 }
 
-/// Settle an open letter
+/// Resolves an open letter
 ///
-/// It is settled by the operator who asks. Of those who try at the same time, one wins.
+/// The letter's `resolved_by` is the operator who sends the request. If several operators resolve the same letter,
+/// exactly one succeeds.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
@@ -52,10 +53,10 @@ impl From<Verdict> for Resolution {
     ),
     request_body = ResolveRequest,
     responses(
-        (status = 200, description = "The letter, as it then is.", body = Letter),
+        (status = 200, description = "The resolved letter.", body = Letter),
         (
             status = 409,
-            description = "It was settled already: `settled` says as what, when and by whom. Or another transaction \
+            description = "The letter is closed already (`resolved_before` has its resolution), or another transaction \
                            has locked it.",
             body = Problem,
             content_type = "application/problem+json"

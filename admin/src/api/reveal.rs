@@ -1,5 +1,5 @@
-//! A letter's payload with all that is redacted of it. It is a POST: no prefetch, no cache and no link of another
-//! site asks for it.
+//! A letter's payload without redaction. The operation is a POST, so that no prefetch, cache or link of another site
+//! triggers it.
 
 use axum::response::Response;
 
@@ -11,9 +11,9 @@ use crate::{
     problem::Problem,
 };
 
-/// The stored text of a payload, with all that the service redacts
+/// Downloads the stored text of a payload, without redaction
 ///
-/// As a download, byte for byte, for operators who may see redacted values. It is audited.
+/// The text is returned byte for byte, to operators who may see redacted values. Each request is audited.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal",

@@ -1,4 +1,4 @@
-//! Does what a preview said.
+//! Runs the action of a preview.
 
 use axum::Json;
 use chrono::{DateTime, Utc};
@@ -15,58 +15,59 @@ use crate::{
 
 const LIMIT: u32 = 1_000;
 
-/// Which preview is run, and how much of it.
+/// The preview to run, and its limit.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunRequest {
-    /// Of the preview, or of the run before.
+    /// The token of the preview or of the previous run.
     token: String,
-    /// Why.
+    /// The reason, which is stored with each resolution.
     #[schema(max_length = 2_000)]
     note: Option<String>,
-    /// Letters at most, the oldest first: 1,000, where it is not said.
+    /// The maximum number of letters, 1,000 by default. The oldest letters come first.
     #[schema(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RunResult {
-    /// Letters, by this run.
+    /// Letters that this run changed.
     done: u64,
-    /// Letters, by this run and those before it.
+    /// Letters that this run and the previous runs of the preview changed.
     done_so_far: u64,
-    /// Letters that the service could not put back in this run. They are open, and the next run goes on behind them.
+    /// Letters whose event the service could not put back in this run. They are still open. The next run skips them.
     failures: Vec<Failure>,
-    /// The number of such letters in this run and those before it.
+    /// The number of failed letters in this run and the previous runs of the preview.
     failed_so_far: u64,
-    /// Letters of the preview that others settled meanwhile, or that were swept. Null as long as there is `more` to
-    /// do, and where the preview's count was not exact.
+    /// Letters of the preview that others closed or that were swept. Null while `more` is true, and if the preview's
+    /// count was not exact.
     closed_by_others: Option<u64>,
-    /// Whether letters are left that another transaction holds: try again later.
+    /// Whether the run skipped letters that another transaction has locked. Run again later.
     skipped_locked: bool,
-    /// Whether the next run may do more. Runs that go on with each other's token do no more than the preview counted.
-    /// A token that is sent twice counts anew.
+    /// Whether the next run may change more letters. Runs that continue with each other's token change no more letters
+    /// than the preview counted. A token that is sent twice starts a new count.
     more: bool,
-    /// Whether letters may match that the preview did not count: make a new preview for them. If it counts none, narrow
-    /// the time.
+    /// Whether letters may match that the preview did not count. Create a new preview for them. If it counts none, narrow
+    /// the time range.
     uncounted: bool,
-    /// When the first run began, by the database's clock: what came back was stored from then on.
+    /// When the first run began, by the database's clock. A letter that failed again was stored at this time or later.
     began: DateTime<Utc>,
-    /// The run. A list with `failed_again_in_run`, and `began` as its `created_from`, has what came back of it.
+    /// The id of the run. To list the letters that failed again, use it as `failed_again_in_run` and `began` as
+    /// `created_from`.
     run_id: Uuid,
-    /// What ended this run after some letters were done. `done` is done nonetheless.
+    /// The problem that stopped this run after it had changed some letters. The letters in `done` stay changed.
     stopped_by: Option<Problem>,
-    /// For the next run: good for 15 minutes more.
+    /// The token for the next run. It is valid for 15 more minutes.
     token: String,
 }
 
-/// A letter that the service could not put back.
+/// A letter whose event the service could not put back.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Failure {
     /// The letter.
     id: Uuid,
-    /// What the service said: at most 500 characters of it, then `…`.
+    /// The service's error message, cut after 500 characters with `…`.
     error: String,
 }
 
@@ -93,21 +94,21 @@ impl From<Outcome> for RunResult {
     }
 }
 
-/// Settle or replay what a preview counted
+/// Resolves or replays the letters of a preview
 ///
-/// A run goes in batches for ten seconds at most. Each batch is done as a whole or not at all. If the service can't put
-/// back some letters of a replay, the batch is split: these letters are the `failures`, and the rest is replayed. To go
-/// on, run again with the token of the answer as long as there is `more`.
+/// A run changes batches of letters for at most 10 seconds. Each batch is atomic. If the service cannot put back the
+/// events of some letters, the batch is split: these letters are the `failures`, and the others are replayed. While
+/// `more` is true, run again with the returned token.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/bulk/run",
     params(("dead_letters_app" = Uuid, Path, description = "The app.")),
     request_body = RunRequest,
     responses(
-        (status = 200, description = "What was done.", body = RunResult),
+        (status = 200, description = "The result of the run.", body = RunResult),
         (
             status = 410,
-            description = "The token is too old, or another operator's or app's: make a new preview.",
+            description = "The token has expired, or belongs to another operator or app. Create a new preview.",
             body = Problem,
             content_type = "application/problem+json"
         ),

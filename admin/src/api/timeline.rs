@@ -1,4 +1,4 @@
-//! When letters were stored.
+//! Letters over time.
 
 use axum::Json;
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
@@ -18,18 +18,18 @@ use crate::{
 
 const BUCKETS: u32 = 96;
 const SPAN: TimeDelta = TimeDelta::days(1);
-/// Until when, where it is not said: so that those who ask again within it are told that nothing changed.
+/// The default end is rounded up to this step, so that a repeated request in the same step gets the same response (304).
 const STEP: TimeDelta = TimeDelta::minutes(15);
-const A_TIME: &str = "must be a time as in RFC 3339";
+const A_TIME: &str = "must be a time in RFC 3339 format";
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TimelineQuery {
-    /// Where the first bucket begins: a day before `until`, where it is not said.
+    /// When the first bucket begins, by default a day before `until`.
     from: Option<DateTime<Utc>>,
-    /// Where the last one ends: the end of this quarter of an hour, where it is not said.
+    /// When the last bucket ends, by default at the end of the current quarter of an hour.
     until: Option<DateTime<Utc>>,
-    /// Buckets, of one width: 96, where it is not said.
+    /// The number of buckets, which have the same width. It is 96 by default.
     #[param(minimum = 1, maximum = 1_000)]
     buckets: Option<u32>,
 }
@@ -39,7 +39,7 @@ impl TimelineQuery {
         Ok(Self {
             from: fields.parse("from", A_TIME)?,
             until: fields.parse("until", A_TIME)?,
-            buckets: fields.parse("buckets", "must be from 1 to 1000")?,
+            buckets: fields.parse("buckets", "must be between 1 and 1,000")?,
         })
     }
 
@@ -55,21 +55,22 @@ impl TimelineQuery {
     }
 }
 
-/// Letters a time bucket.
+/// The number of letters per time bucket.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Timeline {
-    /// The oldest first, empty ones too.
+    /// The buckets, oldest first, including empty ones.
     items: Vec<Bucket>,
-    /// Where the scan ended: letters before this are not counted. Null where nothing was left out.
+    /// Where the scan limit stopped the call. Letters that were stored earlier are not counted. Null if every matching
+    /// letter is counted.
     scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// How many letters were stored when
+/// Counts matching letters over time
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/timeline",
     params(("dead_letters_app" = Uuid, Path, description = "The app."), Filter, Scan, TimelineQuery),
-    responses((status = 200, description = "Letters a time bucket.", body = Timeline))
+    responses((status = 200, description = "The number of letters per time bucket.", body = Timeline))
 )]
 pub(super) async fn timeline(
     access: Access,
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_said_it_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
+    fn by_default_it_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
         let query = TimelineQuery { from: None, until: None, buckets: None };
         let buckets = query.buckets(time("2026-03-01T10:07:12.5Z"));
         let (from, until) = (time("2026-02-28T10:15:00Z"), time("2026-03-01T10:15:00Z"));

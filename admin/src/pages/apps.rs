@@ -70,7 +70,7 @@ impl FromStr for Sort {
 }
 
 pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -> Result<Response, Problem> {
-    let after: Option<AppId> = fields.parse("after", "must be an app's id")?;
+    let after: Option<AppId> = fields.parse("after", "must be the id of an app")?;
     let by = fields.parse("sort", "must be oldest or most")?.unwrap_or(Sort::Oldest);
     fields.end()?;
     let mut request = BacklogRequest::default();

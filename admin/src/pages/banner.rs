@@ -36,7 +36,7 @@ pub(crate) struct Undo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
     /// One letter was resolved like this, which can be undone.
-    Settled(DeadLetterId, Resolution),
+    Resolved(DeadLetterId, Resolution),
     Replayed(DeadLetterId),
     Reopened(DeadLetterId),
     /// A bulk run changed `done` letters. `which` describes them.
@@ -89,10 +89,10 @@ impl Told {
     async fn text(self, access: &AppAccess) -> Result<String, Problem> {
         let (id, what) = match self {
             Self::Resolved(id, Resolution::HandledByScript) => {
-                (id, "The letter is settled as handled by script")
+                (id, "The letter is resolved as handled by script")
             }
             Self::Resolved(id, _) => (id, "The letter is ignored"),
-            Self::Replayed(id) => (id, "The letter is replayed and its event was put back"),
+            Self::Replayed(id) => (id, "The letter is replayed and its event is back in the outbox"),
             Self::Reopened(id) => (id, "The letter is unresolved again"),
             Self::Run { done, action, which } => {
                 let done = Amount::exactly(done);

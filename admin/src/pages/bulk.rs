@@ -29,7 +29,7 @@ pub(crate) async fn run(
     let before = fields.take("run")?;
     let note = fields.take("note")?;
     let back = back(&mut fields)?;
-    let limit = fields.parse("limit", "must be from 1 to 1000")?;
+    let limit = fields.parse("limit", "must be between 1 and 1,000")?;
     let anyway = fields.is_true("anyway")?;
     fields.end()?;
     let before = before.map(|before| Run::open(&access, before)).transpose()?;

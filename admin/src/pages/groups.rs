@@ -149,7 +149,7 @@ impl Group {
         let sample =
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
         let signature = match (is_keyed, group.error_signature.as_str()) {
-            (false, _) => "Letters without a group, of any source",
+            (false, _) => "Letters without a group, from any source",
             (true, "") => "No signature",
             (true, signature) => signature,
         };

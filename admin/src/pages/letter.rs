@@ -15,7 +15,7 @@ use super::{
     command::Command,
     frame::Frame,
     html,
-    letters::{Resolved, death},
+    letters::{Resolved, failed_again},
     listing::SCAN,
     text::{ErrorText, Text, Time, size},
 };
@@ -46,7 +46,7 @@ struct LetterPage {
     error: ErrorText,
     is_error_cut: bool,
     /// The address of similar failures, unless another writer stored this letter without a group key.
-    alike: Option<String>,
+    similar: Option<String>,
     /// The error signature of similar failures.
     signature: Text,
     payload: Payload,
@@ -69,7 +69,7 @@ struct Letter {
     first_attempt: Time,
     last_attempt: Time,
     created: Time,
-    death: Option<String>,
+    failed_again: Option<String>,
     resolved: Option<Resolved>,
     note: Option<Text>,
     is_open: bool,
@@ -184,16 +184,16 @@ async fn shows(
     let earlier = earlier_failures(access, root, &letter, times).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
-    let alike = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
-    let alike = root.letters(app_id, &alike.into());
-    let alike = Some(alike).filter(|_| !letter.group_key.is_empty());
+    let similar = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
+    let similar = root.letters(app_id, &similar.into());
+    let similar = Some(similar).filter(|_| !letter.group_key.is_empty());
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
             .here("Letter")
             .banner(Banner::read(access, root, banner, None).await?),
         error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
         is_error_cut: end.is_some(),
-        alike,
+        similar,
         signature: Text::cut(&letter.error_signature, 200),
         payload,
         actions: ActionsCard::new(access, root, &letter),
@@ -217,7 +217,7 @@ impl Letter {
             .state(DeadLetterState::Any)
             .original_event_id(letter.original_event_id);
         Self {
-            death: death(&letter, times),
+            failed_again: failed_again(&letter, times),
             resolved: Resolved::of(&letter),
             is_open: letter.is_open(),
             id: letter.id.to_string(),
@@ -346,11 +346,11 @@ async fn earlier_failures(
     let page = PageRequest::default().size(EARLIER_FAILURES).scan_limit(SCAN);
     let letters = access.store().list(access.app_id, &filter, &page).await?.items;
     let others = letters.into_iter().filter(|other| other.id != letter.id);
-    let death = |letter: DeadLetterSummary| EarlierFailure {
+    let failure = |letter: DeadLetterSummary| EarlierFailure {
         address: root.letter(access.app_id, letter.id),
         created: Time(letter.created_at),
         error: ErrorText::of_excerpt(&letter.error_excerpt),
         resolved: Resolved::of(&letter),
     };
-    Ok(others.map(death).collect())
+    Ok(others.map(failure).collect())
 }

@@ -44,7 +44,7 @@ pub(crate) fn back(fields: &mut Fields) -> Result<Option<ListQuery>, Problem> {
 /// Parses a list from a form field.
 pub(crate) fn list_query(field: &str, text: &str) -> Result<ListQuery, Problem> {
     let query = text.strip_prefix('?').unwrap_or(text).parse();
-    query.map_err(|_| Problem::invalid_field(field, "must be a list's query string"))
+    query.map_err(|_| Problem::invalid_field(field, "must be the query string of a list"))
 }
 
 pub(crate) async fn resolve(

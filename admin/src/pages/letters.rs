@@ -13,7 +13,7 @@ use super::{
     frame::Frame,
     html,
     listing::{Listing, SCAN, View, first_page},
-    text::{Amount, ErrorText, Text, Time, ordinal, resolution_words},
+    text::{Amount, ErrorText, Text, Time, resolution_words},
 };
 use crate::{
     access::{Access, AppAccess, Right},
@@ -80,8 +80,8 @@ pub(crate) struct Row {
     pub(crate) op: Text,
     pub(crate) attempts: u32,
     pub(crate) created: Time,
-    /// Says that the event was buried before, and how often.
-    pub(crate) death: Option<String>,
+    /// The mark of an event that failed again after a replay.
+    pub(crate) failed_again: Option<String>,
     /// The resolution, if the letter has one.
     pub(crate) resolved: Option<Resolved>,
     pub(crate) is_open: bool,
@@ -118,7 +118,7 @@ impl Row {
             op: Text::cut(&letter.op, 100),
             attempts: letter.attempt_count,
             created: Time(letter.created_at),
-            death: death(&letter, times),
+            failed_again: failed_again(&letter, times),
             resolved: Resolved::of(&letter),
             is_open,
             action: root.letter_action(access.app_id, letter.id, action),
@@ -126,11 +126,11 @@ impl Row {
     }
 }
 
-/// Returns the text of the mark, such as `third death`, for an event that was buried before. Returns `None` for
-/// a replayed letter, whose place among the `times` replays is unknown.
-pub(crate) fn death(letter: &DeadLetterSummary, times: u64) -> Option<String> {
+/// Returns the mark of an event that failed again, such as `failed again after 2 replays`. Returns `None` for a replayed
+/// letter, because its place among the `times` replays is unknown.
+pub(crate) fn failed_again(letter: &DeadLetterSummary, times: u64) -> Option<String> {
     let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
-    is_later.then(|| format!("{} death", ordinal(times + 1)))
+    is_later.then(|| format!("failed again after {times} replay{}", if times == 1 { "" } else { "s" }))
 }
 
 pub(crate) async fn page(

@@ -57,7 +57,7 @@ pub(crate) fn verb(action: Resolution) -> &'static str {
     match action {
         Resolution::Replayed => "Replay",
         Resolution::Ignored => "Ignore",
-        _ => "Settle as handled by script",
+        _ => "Resolve as handled by script",
     }
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn page(
     };
     // The list's form always sends `ids`, even if no letter is ticked.
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
-        return Err(Problem::invalid("no letter is ticked: go back, and tick at least one"));
+        return Err(Problem::invalid("no letter is ticked: go back and tick at least one"));
     }
     let preview = bulk::preview(&access, action, filter, Utc::now()).await?;
     let Preview { filter, count, capped, .. } = preview;
@@ -124,7 +124,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
         Some(format!("{} {cut}{end}", word(name)?.to_lowercase()))
     });
     let texts: Vec<_> = texts.collect();
-    if texts.is_empty() { "all that were unresolved".to_owned() } else { texts.join(", ") }
+    if texts.is_empty() { "all open letters".to_owned() } else { texts.join(", ") }
 }
 
 /// Returns the names and values of the filter.
@@ -137,7 +137,7 @@ fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> 
     let pairs = query.pairs().filter_map(|(name, value)| {
         let value = match (name, signature) {
             ("group_key", _) if filter.group_key.as_deref() == Some("") => {
-                "none: any source and error".to_owned()
+                "none (any source and error)".to_owned()
             }
             ("group_key", Some(signature)) => format!("{value} ({signature})"),
             _ => value,
@@ -151,7 +151,7 @@ fn word(name: &str) -> Option<&'static str> {
     match name {
         "source" => Some("Source"),
         "op" => Some("Operation"),
-        "resolution" => Some("Settled as"),
+        "resolution" => Some("Resolution"),
         "trigger_id" => Some("Trigger"),
         "script_id" => Some("Script"),
         "original_event_id" => Some("Event"),

@@ -69,7 +69,7 @@ fn as_page(
         frame: if is_transient { frame.live() } else { frame },
         title: problem.title(),
         detail: sentence(problem.detail()),
-        resolved: problem.resolved().map(|resolved| Before {
+        resolved: problem.resolved_before().map(|resolved| Before {
             as_what: resolution_words(resolved.resolution),
             by: resolved.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
             at: Time(resolved.resolved_at),

@@ -83,10 +83,12 @@ impl Run {
     /// Opens a token. Returns the run and the token.
     pub(crate) fn open(access: &AppAccess, token: String) -> Result<(Self, String), Problem> {
         let run: Option<Self> = access.admin().key.open(Purpose::Result, &token);
-        let run = run.ok_or_else(|| Problem::invalid_field("run", "is none that a run gave"))?;
+        let run = run.ok_or_else(|| Problem::invalid_field("run", "is not a token of a run"))?;
         match run.operator == access.operator().name() && run.app_id == access.app_id {
             true => Ok((run, token)),
-            false => Err(Problem::preview_expired("it was run by another operator, or for another app")),
+            false => Err(Problem::preview_expired(
+                "the run belongs to another operator or app: create a new preview",
+            )),
         }
     }
 

@@ -179,25 +179,6 @@ pub(crate) fn resolution_words(resolution: Option<Resolution>) -> &'static str {
     }
 }
 
-/// Formats an ordinal: `second`, `third`, `4th`.
-pub(crate) fn ordinal(number: u64) -> String {
-    match number {
-        1 => "first".to_owned(),
-        2 => "second".to_owned(),
-        3 => "third".to_owned(),
-        _ => {
-            let ending = match (number % 10, number % 100) {
-                (_, 11..=13) => "th",
-                (1, _) => "st",
-                (2, _) => "nd",
-                (3, _) => "rd",
-                _ => "th",
-            };
-            format!("{number}{ending}")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_sizes_and_ordinals_read_well() {
+    fn counts_and_sizes_are_readable() {
         let amounts = [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")];
         for (count, text) in amounts {
             assert_eq!(Amount::exactly(count).to_string(), text);
@@ -236,10 +217,6 @@ mod tests {
         let sizes = [(0, "0 B"), (999, "999 B"), (1_250, "1.2 KB"), (64_000_000, "64 MB")];
         for (bytes, text) in sizes {
             assert_eq!(size(bytes), text);
-        }
-        let ordinals = [(2, "second"), (3, "third"), (4, "4th"), (11, "11th"), (21, "21st"), (112, "112th")];
-        for (number, text) in ordinals {
-            assert_eq!(ordinal(number), text);
         }
     }
 }

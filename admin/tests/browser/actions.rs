@@ -12,7 +12,7 @@ use super::{Browser, Site, with_and_without_javascript};
 
 with_and_without_javascript! {
     a_letter_is_ignored_from_its_row_and_that_is_undone,
-    a_letter_is_settled_from_its_page_with_a_note_and_reopened,
+    a_letter_is_resolved_from_its_page_with_a_note_and_reopened,
     a_letter_is_replayed_once_whatever_back_and_reload_do,
     a_letter_is_reopened_from_its_row,
     ticked_letters_are_ignored_and_the_others_are_not,
@@ -20,7 +20,7 @@ with_and_without_javascript! {
     without_a_tick_nothing_happens,
     all_that_match_are_ignored_but_not_what_failed_after_the_preview,
     a_preview_that_is_cancelled_does_nothing,
-    a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_letters_come_back,
+    a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_again,
     of_two_browsers_the_second_is_told_who_was_first,
     five_thousand_letters_are_ignored_at_once,
     what_is_redacted_is_shown_to_those_who_ask,
@@ -58,7 +58,7 @@ async fn a_letter_is_ignored_from_its_row_and_that_is_undone(
     browser.sees("2 of 2").await
 }
 
-async fn a_letter_is_settled_from_its_page_with_a_note_and_reopened(
+async fn a_letter_is_resolved_from_its_page_with_a_note_and_reopened(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -66,9 +66,9 @@ async fn a_letter_is_settled_from_its_page_with_a_note_and_reopened(
     browser.open_list(site, "").await?;
     browser.press_first("smtp: 451").await?;
     browser.sees("Failed 5 times").await?;
-    browser.fill("Note optional", "the provider <i>was</i> down").await?;
-    browser.press("Handled by script").await?;
-    browser.sees("The letter is settled as handled by script:").await?;
+    browser.fill("Note (optional)", "the provider <i>was</i> down").await?;
+    browser.press("Resolve as handled by script").await?;
+    browser.sees("The letter is resolved as handled by script:").await?;
     browser.sees("the provider <i>was</i> down").await?;
     assert!(browser.address().await?.contains(&format!("letters/{id}")));
     assert_eq!(resolution(site, id).await, Some(Resolution::HandledByScript));
@@ -110,7 +110,7 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     browser.sees("by grace").await?;
     browser.press(&format!("Reopen orders insert {id}")).await?;
     browser.sees("The letter is unresolved again:").await?;
-    browser.sees("No letter is here").await?;
+    browser.sees("No letters here").await?;
     assert_eq!(resolution(site, id).await, None);
     browser.press_first("Unresolved").await?;
     browser.sees("1 of 1").await
@@ -144,7 +144,7 @@ async fn ticked_letters_are_replayed_once_whatever_back_and_reload_do(
     browser.tick(&ids[2].to_string()).await?;
     browser.press("Replay ticked…").await?;
     browser.sees("Replay 2 letters?").await?;
-    browser.fill("Note optional", "the provider is back").await?;
+    browser.fill("Note (optional)", "the provider is back").await?;
     browser.press("Replay all 2").await?;
     browser.sees("Replayed 2 of 2").await?;
     browser.driver.refresh().await?;
@@ -206,7 +206,7 @@ async fn a_preview_that_is_cancelled_does_nothing(site: &Site, browser: &Browser
     Ok(())
 }
 
-async fn a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_letters_come_back(
+async fn a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_again(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -218,18 +218,18 @@ async fn a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_letters_come_bac
     browser.sees("Replay 120 letters?").await?;
     browser.press("Replay one first").await?;
     browser.sees("Replayed 1 of 120").await?;
-    browser.sees("Nothing came back so far.").await?;
+    browser.sees("No event has failed again so far.").await?;
     browser.press("Replay 10 more").await?;
     browser.sees("Replayed 11 of 120").await?;
     browser.driver.refresh().await?;
     browser.sees("Replayed 11 of 120").await?;
     assert_eq!(replayed().await, 11);
 
-    // It dies again.
+    // The event fails again.
     let original_event_id = site.world.outbox.events()[3];
     repo.insert(NewDeadLetter { original_event_id, ..letter(site.app()) }).await.unwrap();
     browser.press("Replay 100 more").await?;
-    browser.sees("Came back").await?;
+    browser.sees("Failed again").await?;
     assert_eq!(replayed().await, 11);
     browser.tick("true").await?;
     browser.press("Replay 100 more").await?;
@@ -255,7 +255,7 @@ async fn of_two_browsers_the_second_is_told_who_was_first(
     browser.press("Replay").await?;
     browser.sees("The letter is replayed").await?;
     graces.press("Ignore").await?;
-    graces.sees("The letter was already settled").await?;
+    graces.sees("The letter is already closed").await?;
     graces.sees("replayed by ada").await?;
     let at = graces.find(By::Css("main time")).await?.attr("datetime").await?.unwrap_or_default();
     let resolved_at = site.world.row(id).await.resolved_at.map(|at| at.trunc_subsecs(0));
@@ -287,7 +287,7 @@ async fn what_is_redacted_is_shown_to_those_who_ask(site: &Site, browser: &Brows
     browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
     browser.sees("1 field redacted").await?;
     assert!(!browser.text().await?.contains("4711-0815"));
-    browser.press("Reveal").await?;
+    browser.press("Reveal (audited)").await?;
     browser.sees("4711-0815").await?;
     browser.press("Hide again").await?;
     browser.sees("1 field redacted").await
@@ -301,7 +301,7 @@ async fn an_action_that_the_database_could_not_do_is_tried_again(
     browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
     site.store.fail(Call::ResolveMatching, .., transient());
     browser.press("Ignore").await?;
-    browser.sees("The store can't be reached").await?;
+    browser.sees("The database is unavailable").await?;
     assert_eq!(resolution(site, id).await, None);
     site.store.recover();
     browser.press("Back to the letter").await?;

@@ -51,7 +51,7 @@ async fn pages(site: &Site) -> Vec<Page> {
             .unwrap();
     }
     let resolved = DeadLetterFilter::default().state(DeadLetterState::Closed);
-    let settled = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
+    let closed = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
     let again = repo.insert(again).await.unwrap();
     let large = json!({ "text": "x".repeat(200_000) });
     let large = repo.insert(NewDeadLetter { payload: large, ..letter(app) }).await.unwrap();
@@ -59,13 +59,13 @@ async fn pages(site: &Site) -> Vec<Page> {
     vec![
         page("apps", "apps".to_owned(), "Apps with open letters"),
         page("list", format!("apps/{app}"), "Failures, last 24 h"),
-        page("list-settled", format!("apps/{app}?state=closed"), "by grace"),
+        page("list-closed", format!("apps/{app}?state=closed"), "by grace"),
         page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),
         page("list-well", format!("apps/{}", Uuid::nil()), "Nothing failed"),
-        page("groups", format!("apps/{app}/groups"), "came back"),
+        page("groups", format!("apps/{app}/groups"), "Regressed"),
         page("groups-shared", format!("apps/{app}/groups?shares=true&source=contacts"), "/customer/name"),
-        page("letter", format!("apps/{app}/letters/{again}"), "third death"),
-        page("letter-settled", format!("apps/{app}/letters/{settled}"), "Reopen"),
+        page("letter", format!("apps/{app}/letters/{again}"), "failed again after 2 replays"),
+        page("letter-closed", format!("apps/{app}/letters/{closed}"), "Reopen"),
         page("letter-large", format!("apps/{app}/letters/{large}"), "too much to be shown"),
         page("problem", format!("apps/{app}/letters/{}", Uuid::nil()), "There is no such"),
     ]
@@ -205,8 +205,8 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
         ..letter(app)
     };
     let id = repo.insert(letter.clone()).await.unwrap();
-    let settled = repo.insert(letter).await.unwrap();
-    repo.resolve_once(app, settled, Resolution::Replayed, &Attribution::by(hostile).note(hostile))
+    let closed = repo.insert(letter).await.unwrap();
+    repo.resolve_once(app, closed, Resolution::Replayed, &Attribution::by(hostile).note(hostile))
         .await
         .unwrap();
     for path in [
@@ -214,7 +214,7 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
         format!("apps/{app}?state=any"),
         format!("apps/{app}/groups?state=any"),
         format!("apps/{app}/letters/{id}"),
-        format!("apps/{app}/letters/{settled}"),
+        format!("apps/{app}/letters/{closed}"),
         format!("apps/{app}?source=%3Cscript%3Ewindow.pwned%3D1%3C%2Fscript%3E"),
         "nowhere/%3Cscript%3Ewindow.pwned=1%3C%2Fscript%3E".to_owned(),
     ] {
@@ -231,7 +231,7 @@ async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Brows
     browser.sees("<script>window.pwned=1</script>").await?;
     browser.press_first("Ignore all 1").await?;
     browser.sees("<script>window.pwned=1</script>").await?;
-    browser.fill("Note optional", HOSTILE).await?;
+    browser.fill("Note (optional)", HOSTILE).await?;
     browser.press("Ignore 1 letter").await?;
     browser.sees("1 letter is ignored:").await?;
     let row = site.world.row(id).await;

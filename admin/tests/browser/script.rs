@@ -75,7 +75,7 @@ async fn the_list_is_worked_by_keys_alone(site: &Site, browser: &Browser) -> Web
     browser.key(Key::Enter).await?;
     browser.until("the letter", async || Ok(browser.address().await?.ends_with(&ids[2].to_string()))).await?;
     // Past the links above it to the first button of the letter.
-    browser.sees("Settle").await?;
+    browser.sees("Resolve").await?;
     browser.go_to("Replay").await?;
     browser.key(Key::Enter).await?;
     browser.sees("The letter is replayed").await?;
@@ -233,7 +233,7 @@ async fn an_answer_without_an_address_is_not_asked_for_again(
     browser.press("Replay ticked…").await?;
     browser.press("Replay one first").await?;
     browser.sees("Replayed 1 of 60").await?;
-    browser.press("Look again").await?;
+    browser.press("Refresh").await?;
     browser.sees("Replayed 1 of 60").await?;
     browser.driver.refresh().await?;
     browser.sees("59 of 59").await?;
@@ -265,11 +265,11 @@ async fn a_page_recovers_by_itself_once_the_database_is_back(
     site.world.letter().await;
     site.store.fail(Call::List, .., transient());
     browser.open_list(site, "").await?;
-    browser.sees("The store can't be reached").await?;
+    browser.sees("The database is unavailable").await?;
     site.store.recover();
     browser.sees("1 of 1").await?;
     site.store.fail(Call::List, .., transient());
-    browser.sees("Out of reach").await?;
+    browser.sees("Offline").await?;
     assert!(browser.text().await?.contains("1 of 1"));
     site.store.recover();
     browser.sees("Live").await

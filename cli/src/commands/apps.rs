@@ -35,7 +35,7 @@ pub(crate) async fn apps(
         ]
     })?;
     if let Some(next) = next {
-        say!("note: there may be more: --after {next}");
+        say!("note: there may be more apps: --after {next}");
     }
     Ok(())
 }

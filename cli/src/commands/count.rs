@@ -1,6 +1,6 @@
 use dead_letters::{CountRequest, DeadLetterStore};
 
-use super::warn_of_scan;
+use super::warn_of_scan_limit;
 use crate::{
     args::Count,
     error::Failure,
@@ -14,11 +14,11 @@ pub(crate) async fn count(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let (app_id, scan) = (count.filter.app, count.scan.scan);
+    let (app_id, scan_limit) = (count.filter.app, count.scan.scan_limit);
     let filter = settings.filter(count.filter)?;
     let found =
-        store.count(app_id, &filter, &CountRequest::default().cap(count.cap).scan_limit(scan)).await?;
+        store.count(app_id, &filter, &CountRequest::default().cap(count.cap).scan_limit(scan_limit)).await?;
     printer.print(&found, &[found], [number("letters")], |found| [amount(found.matching).into()])?;
-    warn_of_scan(found.scanned_back_to);
+    warn_of_scan_limit(found.scanned_back_to);
     Ok(())
 }

@@ -26,16 +26,16 @@ pub(crate) async fn export(
     settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let (app_id, scan) = (export.filter.app, export.scan);
+    let (app_id, scan_limit) = (export.filter.app, export.scan_limit);
     let filter = settings.filter(export.filter)?;
-    let mut page = PageRequest::default().size(PAGE).scan_limit(scan);
+    let mut page = PageRequest::default().size(PAGE).scan_limit(scan_limit);
     let (pages, written) = writer();
     let (mut sent, progress) = (0, Progress::of(None));
     let read = loop {
         let letters = tokio::select! {
             biased;
             () = stop.asked() => {
-                say!("note: it was stopped after {sent} letters, and there are more");
+                say!("note: stopped after {sent} letters; there are more");
                 break Err(Failure::silent(Exit::Partly));
             }
             letters = store.export(app_id, &filter, &page) => match letters {
@@ -55,7 +55,8 @@ pub(crate) async fn export(
         }
     };
     drop(pages);
-    let written = written.await.unwrap_or_else(|_| Err(io::Error::other("its writer broke")));
+    let written =
+        written.await.unwrap_or_else(|_| Err(io::Error::other("the writing thread ended unexpectedly")));
     ended(read.map_err(|failure| if sent == 0 { failure } else { failure.after_a_part() }), written)
 }
 

@@ -1,6 +1,6 @@
 use dead_letters::{DeadLetterStore, GroupRequest};
 
-use super::warn_of_scan;
+use super::warn_of_scan_limit;
 use crate::{
     args::Groups,
     error::Failure,
@@ -15,7 +15,7 @@ pub(crate) async fn groups(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let app_id = groups.filter.app;
-    let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan);
+    let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
     let filter = settings.filter(groups.filter)?;
     let found = store.error_groups(app_id, &filter, &request).await?;
     let columns = [
@@ -38,6 +38,6 @@ pub(crate) async fn groups(
             group.sample.as_str().into(),
         ]
     })?;
-    warn_of_scan(found.scanned_back_to);
+    warn_of_scan_limit(found.scanned_back_to);
     Ok(())
 }

@@ -91,7 +91,7 @@ async fn all(
         let next = tokio::select! {
             biased;
             () = stop.asked() => {
-                say!("note: it was stopped, and there may be more");
+                say!("note: stopped; there may be more letters");
                 return Err(Failure::silent(Exit::Partly));
             }
             next = batches.recv() => next,
@@ -110,7 +110,7 @@ async fn all(
                     .get(index)
                     .map_or_else(String::new, |(path, line)| format!("{}, line {line}", path.display()))
             };
-            Failure::failed(format!("{}: the {field} can't be stored", place(index))).hint(format!(
+            Failure::failed(format!("{}: cannot store the {field}", place(index))).hint(format!(
                 "the lines before {} were imported; fix the line and run the command again",
                 place(0)
             ))
@@ -168,11 +168,11 @@ fn undue(read: Result<ArchivedLetter, Failure>, due: DueAt) -> Result<ArchivedLe
         Some(option) => {
             let ArchivedLetter { path, line, letter, .. } = letter;
             Err(Failure::failed(format!(
-                "{}, line {line}: the letter {} is due by {option}: the next sweep would delete it",
+                "{}, line {line}: the letter {} is due by {option}, so the next sweep would delete it",
                 path.display(),
                 letter.id
             ))
-            .hint("--allow-due imports such letters too; the lines before it were imported"))
+            .hint("the lines before it were imported; --allow-due also imports such letters"))
         }
     }
 }
@@ -196,7 +196,7 @@ fn letters_of(path: &Path) -> Box<dyn Iterator<Item = Result<ArchivedLetter, Fai
     // Without this check a wrong folder would import nothing and report success.
     if path.is_dir() && letters.peek().is_none() {
         let nothing = format!(
-            "{}: the folder has no letters: it has no file that ends in .jsonl, or they are empty",
+            "{}: the folder has no letters: it has no file that ends in .jsonl, or its files are empty",
             path.display()
         );
         return Box::new(iter::once(Err(Failure::failed(nothing))));

@@ -2,7 +2,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterStore, DeadLetterSummary, Page, PageRequest};
 use serde::Serialize;
 
-use super::warn_of_scan;
+use super::warn_of_scan_limit;
 use crate::{
     args::List,
     error::Failure,
@@ -21,13 +21,14 @@ pub(crate) async fn list(
     let (app_id, moves) = (filter.app, Settings::moves(&filter));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
     let filter = Settings::filter_at(now, filter)?;
-    let page = PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan);
+    let page =
+        PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan_limit);
     let page = store.list(app_id, &filter, &page).await?;
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     print(printer, &page, next)?;
-    warn_of_scan(page.scanned_back_to);
+    warn_of_scan_limit(page.scanned_back_to);
     if let Some(next) = next {
-        say!("note: there are more: --after {next}");
+        say!("note: there are more letters: --after {next}");
     }
     Ok(())
 }

@@ -74,9 +74,9 @@ pub(crate) async fn confirmed(
         if ahead.matching.count > 0 {
             let letters = ahead.matching;
             say!(
-                "note: {letters} letters that lie ahead of the database's clock match too, and are left alone"
+                "note: {letters} letters also match but are ahead of the database's clock, and are not changed"
             );
-            say!("hint: --created-before takes them");
+            say!("hint: a later --created-before includes them");
         }
     }
     filter.created_before = Some(count.as_of);
@@ -89,10 +89,10 @@ pub(crate) async fn confirmed(
         return Ok(None);
     }
     if ask == Ask::First && letters.count > 0 {
-        confirm(&format!("{letters} letters of the app {app_id} will be {what}. Go on?"), stop).await?;
+        confirm(&format!("{letters} letters of the app {app_id} will be {what}. Continue?"), stop).await?;
     }
     if letters.capped {
-        say!("note: {letters} letters match; this run ends after the first {}", letters.count);
+        say!("note: {letters} letters match; this run stops after the first {}", letters.count);
     }
     Ok(Some(Matching { app_id, filter, count: letters.count, now: count.now }))
 }
@@ -103,6 +103,6 @@ pub(crate) fn of_open(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Fai
         Some(resolution) => {
             Failure::usage(format!("--resolution {resolution}: these letters are closed already"))
         }
-        None => Failure::usage("--state closed: closed letters are left alone"),
+        None => Failure::usage("--state closed: closed letters are not changed; use open, unresolved or any"),
     })
 }

@@ -26,9 +26,9 @@ pub(crate) use self::{
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// Prints to standard error where the scan limit stopped the call.
-fn warn_of_scan(scanned_back_to: Option<DateTime<Utc>>) {
+fn warn_of_scan_limit(scanned_back_to: Option<DateTime<Utc>>) {
     if let Some(time) = scanned_back_to {
         let time = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
-        say!("note: it looked back to {time}, and no further: see --scan");
+        say!("note: scanned back to {time}; raise --scan-limit to examine older letters");
     }
 }

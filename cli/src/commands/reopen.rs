@@ -50,7 +50,9 @@ fn of_resolved(filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
     };
     match filter.state {
         None | Some(DeadLetterState::Closed | DeadLetterState::Any) => Ok(filter.state(state)),
-        Some(state) => Err(Failure::usage(format!("--state {state}: an open letter can't be reopened"))),
+        Some(state) => Err(Failure::usage(format!(
+            "--state {state}: only resolved letters can be reopened; use closed or any"
+        ))),
     }
 }
 
@@ -69,7 +71,7 @@ async fn by_ids(
             Ok(()) => tally.done += 1,
             Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
             // The letter already has the state that the caller wants.
-            Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: it is unresolved already"),
+            Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: the letter is unresolved already"),
             Err(error) => return Err(error.into()),
         }
     }

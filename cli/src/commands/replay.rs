@@ -41,8 +41,8 @@ pub(crate) async fn replay(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
-    let Replay { which, brake, wait, note, by } = replay;
-    let wait = brake.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
+    let Replay { which, staged, wait, note, by } = replay;
+    let wait = staged.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
     let mut attribution = Attribution::default();
     (attribution.by, attribution.note) = (by, note);
     let app_id = which.filter.app;
@@ -73,20 +73,20 @@ async fn replayable(
     let accepts_truncated = replayer.accepts_truncated();
     let replayable = filter.replayable(accepts_truncated);
     let replayable = replayable
-        .ok_or_else(|| Failure::usage("--truncated true: the service replays whole payloads only"))?;
+        .ok_or_else(|| Failure::usage("--truncated true: the service replays only whole payloads"))?;
     if !accepts_truncated && filter.truncated.is_none() {
         let truncated = filter.clone().truncated(true);
         let left_out = store.count(app_id, &truncated, &CountRequest::default().cap(LEFT_OUT_CAP)).await?;
         if left_out.matching.count > 0 {
             let letters = left_out.matching;
-            say!("note: {letters} letters with a truncated payload match too, and are left out");
+            say!("note: {letters} letters with a truncated or erased payload also match, and are left out");
         }
     }
     Ok(replayable)
 }
 
 /// Formats in one line why the service could not requeue a letter.
-fn told(failure: &ReplayFailure) -> String {
+fn reason(failure: &ReplayFailure) -> String {
     format!("not replayed: {}", one_line(&failure.reason()))
 }
 
@@ -110,7 +110,7 @@ async fn by_ids(
                 | DeadLetterRepoError::PayloadNotWhole { .. }),
             ) => tally.left(id, &error.to_string()),
             Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
-                tally.left(id, &told(&ReplayFailure::new(id, error)));
+                tally.left(id, &reason(&ReplayFailure::new(id, error)));
             }
             Err(error) => return Err(error.into()),
         }
@@ -141,7 +141,7 @@ async fn matching(
         examined += (batch.ids.len() + batch.failed.len()) as u64;
         after = batch.next;
         for failure in &batch.failed {
-            tally.left(failure.id, &told(failure));
+            tally.left(failure.id, &reason(failure));
         }
         let has_more = tally.batch(batch.ids.len(), batch.more, batch.skipped_locked, &progress);
         if let Some(error) = batch.stopped {
@@ -151,7 +151,7 @@ async fn matching(
             return Ok(());
         }
         if let Some(wait) = wait {
-            say!("note: replayed {}, and waits for what comes back", tally.done);
+            say!("note: replayed {}; waiting for events that fail again", tally.done);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => {}
@@ -162,14 +162,14 @@ async fn matching(
                 .created_from(found.now);
             let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
             let page = store.list(found.app_id, &filter, &page).await?;
-            let back = page.items.len();
-            if back > 0 {
-                let letters = if back == 1 { "letter" } else { "letters" };
-                tally.stops_because(&format!("{back} {letters} came back"));
+            let again = page.items.len();
+            if again > 0 {
+                let events = if again == 1 { "event" } else { "events" };
+                tally.stops_because(&format!("{again} replayed {events} failed again"));
                 return Ok(());
             }
             if page.next.is_some() {
-                let why = format!("none of the newest {EXAMINED} letters came back, and there are more");
+                let why = format!("too many letters failed since the run began (more than {EXAMINED})");
                 tally.stops_because(&why);
                 return Ok(());
             }
@@ -188,12 +188,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_service_said_is_one_line() {
+    fn the_services_error_is_one_line() {
         let said = Box::<dyn std::error::Error + Send + Sync>::from("gone\n\terror: nothing was\rreplayed");
         let error = DeadLetterRepoError::Requeue(said.into());
         let failure = ReplayFailure::new(Uuid::nil().into(), error);
-        assert_eq!(told(&failure), "not replayed: gone  error: nothing was replayed");
+        assert_eq!(reason(&failure), "not replayed: gone  error: nothing was replayed");
         let failure = ReplayFailure::new(failure.id, testing::internal());
-        assert_eq!(told(&failure), "not replayed: database error XX000");
+        assert_eq!(reason(&failure), "not replayed: database error XX000");
     }
 }

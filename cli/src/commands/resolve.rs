@@ -38,7 +38,7 @@ pub(crate) async fn resolve(
     let ran = match which {
         Which { matching: true, dry_run, yes, filter, .. } => {
             let filter = of_open(&settings.filter(filter)?)?;
-            let what = format!("settled as {resolution}");
+            let what = format!("resolved as {resolution}");
             match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
                 Some(found) => matching(store, &found, resolution, &attribution, &mut tally, stop).await,
                 None => return Ok(()),
@@ -49,7 +49,7 @@ pub(crate) async fn resolve(
             by_ids(store, app_id, &letters, resolution, &attribution, &mut tally, stop).await
         }
     };
-    tally.end(ran, "settled", printer)
+    tally.end(ran, "resolved", printer)
 }
 
 async fn by_ids(
@@ -66,14 +66,14 @@ async fn by_ids(
             break;
         }
         let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
-        let settled = store.resolve_matching(app_id, &open, resolution, attribution, BATCH).await?.ids;
-        tally.done += settled.len() as u64;
-        for &id in ids.iter().filter(|id| !settled.contains(id)) {
+        let resolved = store.resolve_matching(app_id, &open, resolution, attribution, BATCH).await?.ids;
+        tally.done += resolved.len() as u64;
+        for &id in ids.iter().filter(|id| !resolved.contains(id)) {
             match store.summary(app_id, id).await? {
                 None => tally.missing(id),
                 Some(letter) => {
                     let by = letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-                    tally.left(id, &format!("it is {}{by}, and left as it is", state(&letter)));
+                    tally.left(id, &format!("the letter is {}{by} and was not changed", state(&letter)));
                 }
             }
         }
@@ -95,9 +95,9 @@ async fn matching(
         if limit == 0 {
             return Ok(());
         }
-        let settled =
+        let resolved =
             store.resolve_matching(found.app_id, &found.filter, resolution, attribution, limit).await?;
-        if !tally.batch(settled.ids.len(), settled.more, settled.skipped_locked, &progress)
+        if !tally.batch(resolved.ids.len(), resolved.more, resolved.skipped_locked, &progress)
             || tally.stops(stop)
         {
             return Ok(());

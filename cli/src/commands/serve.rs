@@ -47,22 +47,24 @@ pub(crate) async fn serve(
     // A byte order mark or white space that an editor or a shell adds is not part of the token.
     let token = token.map(|token| token.trim_start_matches('\u{feff}').trim().to_owned());
     if token.as_ref().is_some_and(String::is_empty) {
-        return Err(Failure::usage("the token is empty"));
+        return Err(Failure::usage("the token is empty; check --token-file or DEAD_LETTERS_TOKEN"));
     }
     if token.is_none() && !listen.ip().is_loopback() {
-        let failure = Failure::usage(format!("{listen} is open to others, and there is no token"));
-        return Err(failure.hint("--token-file, or DEAD_LETTERS_TOKEN in the environment"));
+        let failure =
+            Failure::usage(format!("--listen {listen} is not a loopback address, which requires a token"));
+        return Err(failure.hint("pass --token-file, or set DEAD_LETTERS_TOKEN"));
     }
     if token.is_none() && !host.is_empty() {
-        return Err(Failure::usage("--host is for others, and there is no token")
-            .hint("--token-file, or DEAD_LETTERS_TOKEN in the environment"));
+        return Err(
+            Failure::usage("--host requires a token").hint("pass --token-file, or set DEAD_LETTERS_TOKEN")
+        );
     }
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|error| Failure::failed(format!("{listen}: {error}")))?;
     let address = listener.local_addr()?;
     say!("note: http://{address}");
     if token.is_none() {
-        say!("note: there is no token: every local user may act");
+        say!("note: without a token, every local user can resolve letters");
     }
     if replayer.is_none() {
         say!("note: {NOT_HERE}");
@@ -121,9 +123,7 @@ async fn known_host(State(names): State<Arc<Vec<String>>>, request: Request, nex
     let host = host.and_then(|host| host.parse::<Uri>().ok()?.host().map(str::to_owned));
     match host.is_some_and(|host| is_known(&host, &names)) {
         true => next.run(request).await,
-        false => {
-            (StatusCode::MISDIRECTED_REQUEST, "this name is not known here: see --host\n").into_response()
-        }
+        false => (StatusCode::MISDIRECTED_REQUEST, "unknown host name: add it with --host\n").into_response(),
     }
 }
 

@@ -49,11 +49,11 @@ pub(crate) async fn show(
         ("attempts", summary.attempt_count.into()),
         ("first attempt", Cell::Time(summary.first_attempt_at)),
         ("last attempt", Cell::Time(summary.last_attempt_at)),
-        ("buried", Cell::Time(summary.created_at)),
-        ("replayed before", times_replayed.into()),
+        ("dead-lettered at", Cell::Time(summary.created_at)),
+        ("times replayed", times_replayed.into()),
         ("state", state(summary).into()),
-        ("settled", time(summary.resolved_at)),
-        ("by", maybe(summary.resolved_by.clone())),
+        ("resolved at", time(summary.resolved_at)),
+        ("resolved by", maybe(summary.resolved_by.clone())),
         ("note", maybe(summary.resolution_note.clone())),
         ("payload bytes", summary.payload_bytes.into()),
         ("payload kind", payload_kind(summary).into()),
@@ -70,6 +70,6 @@ fn payload_kind(letter: &DeadLetterSummary) -> &'static str {
         Some(PayloadKind::Truncated) => "truncated: not the whole event",
         Some(PayloadKind::Erased) => "erased",
         Some(other) => other.as_str(),
-        None => "of a newer version",
+        None => "unknown to this version",
     }
 }

@@ -92,7 +92,7 @@ impl Sum {
     fn note(&self, dry_run: bool, was_stopped: bool) {
         let Self { examined, stale, updated, left_out, .. } = self;
         if was_stopped {
-            say!("note: the rebuild was stopped: run it again");
+            say!("note: the rebuild was stopped; run it again");
         }
         if *left_out > 0 {
             say!("note: only the first {GROUPS} changes of groups are shown");
@@ -104,7 +104,7 @@ impl Sum {
             false => say!("note: {updated} of {examined} letters have a new signature"),
         }
         if !dry_run && stale > updated {
-            say!("note: {} letters were locked or changed: run it again", stale - updated);
+            say!("note: {} letters were locked or changed; run it again", stale - updated);
         }
     }
 }

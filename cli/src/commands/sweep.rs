@@ -40,7 +40,7 @@ struct Swept {
 /// How many letters are due. A letter that is due for both reasons counts twice.
 #[derive(Clone, Copy, Default, Serialize)]
 struct DueNow {
-    settled: Option<CappedCount>,
+    closed: Option<CappedCount>,
     all: Option<CappedCount>,
     /// Open letters that are due now or within a week, which operators can still close before.
     open_within_a_week: Option<CappedCount>,
@@ -63,7 +63,7 @@ pub(crate) async fn sweep(
     if let Some(folder) = sweep.archive {
         // The archive itself would check its folder only when there is a letter to write.
         if !folder.is_dir() {
-            return Err(Failure::usage(format!("--archive {}: there is no such folder", folder.display())));
+            return Err(Failure::usage(format!("--archive {}: the folder does not exist", folder.display())));
         }
         archive = Some(Arc::new(JsonLinesArchive::new(folder)));
     }
@@ -138,7 +138,7 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
             let failure = Failure::from(error).text().unwrap_or_default();
             say!("{time} {swept}, then: {failure}");
         }
-        SweepEnd::Stopped => say!("{time} {swept}, then it was stopped"),
+        SweepEnd::Stopped => say!("{time} {swept}, then stopped"),
         _ => say!("{time} {swept}"),
     }
 }
@@ -163,7 +163,7 @@ impl Plan {
         let count = async |due| store.count_due(&scope, due, DeadLetterState::Any, COUNT_CAP).await;
         let mut found = DueNow::default();
         if let Some(after) = self.retention.delete_closed_after {
-            found.settled = Some(count(Due::ClosedBefore(self.now - after)).await?);
+            found.closed = Some(count(Due::ClosedBefore(self.now - after)).await?);
         }
         if let Some(after) = self.retention.delete_all_after {
             found.all = Some(count(Due::CreatedBefore(self.now - after)).await?);
@@ -179,8 +179,8 @@ async fn ask(
     every: Option<Duration>,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let DueNow { settled, all, .. } = plan.counted(store).await?;
-    let due: Vec<_> = settled.into_iter().chain(all).filter(|count| count.count > 0).collect();
+    let DueNow { closed, all, .. } = plan.counted(store).await?;
+    let due: Vec<_> = closed.into_iter().chain(all).filter(|count| count.count > 0).collect();
     if due.is_empty() && every.is_none() {
         return Ok(());
     }
@@ -190,10 +190,10 @@ async fn ask(
     let letters = CappedCount { count, capped: due.iter().any(|count| count.capped) };
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
     let question = format!(
-        "{}{letters} {} of {of} will be deleted{}. Go on?",
+        "{}{letters} {} of {of} will be deleted{}. Continue?",
         if is_bound { "At most " } else { "" },
         if count == 1 { "letter" } else { "letters" },
-        if every.is_some() { ", and later what is due by then" } else { "" },
+        if every.is_some() { ", and later the letters that become due" } else { "" },
     );
     confirm(&question, stop).await
 }
@@ -205,9 +205,9 @@ async fn dry_run(store: &dyn DeadLetterStore, plan: &Plan, printer: &mut Printer
         found.open_within_a_week = Some(within);
     }
     let shown = |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count));
-    let columns = [number("settled and due"), number("stored and due"), number("open and due in a week")];
+    let columns = [number("due as closed"), number("due by age"), number("open and due in a week")];
     printer.print(&found, &[found], columns, |found| {
-        [found.settled, found.all, found.open_within_a_week].map(|count| shown(count).into())
+        [found.closed, found.all, found.open_within_a_week].map(|count| shown(count).into())
     })?;
     Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) struct Tally {
     pub(crate) done: u64,
     missing: u64,
     left: u64,
-    was_held: bool,
+    skipped_locked: bool,
     was_stopped: bool,
 }
 
@@ -36,7 +36,7 @@ impl Tally {
     pub(crate) fn stops(&mut self, stop: &Stop) -> bool {
         if stop.is_asked() {
             self.was_stopped = true;
-            say!("note: it was stopped, and there are more");
+            say!("note: stopped; there are more letters");
         }
         self.was_stopped
     }
@@ -44,17 +44,23 @@ impl Tally {
     /// Stops the action for this reason although letters are left.
     pub(crate) fn stops_because(&mut self, why: &str) {
         self.was_stopped = true;
-        say!("note: {why}, so that it stops here");
+        say!("note: stopped: {why}");
     }
 
     /// Counts a batch of matching letters. Returns whether there may be another batch.
-    pub(crate) fn batch(&mut self, done: usize, more: bool, held: bool, progress: &Progress) -> bool {
+    pub(crate) fn batch(
+        &mut self,
+        done: usize,
+        more: bool,
+        skipped_locked: bool,
+        progress: &Progress,
+    ) -> bool {
         self.done += done as u64;
         progress.is_at(self.done);
-        self.was_held |= held;
-        if !more && self.was_held {
+        self.skipped_locked |= skipped_locked;
+        if !more && self.skipped_locked {
             self.left += 1;
-            say!("note: some are left, which another transaction holds: try again");
+            say!("note: letters that another transaction has locked were skipped; run the command again");
         }
         more
     }
