@@ -14,7 +14,6 @@ use std::{
     env,
     error::Error,
     fs::File,
-    future,
     io::{self, BufRead, BufReader},
     path::Path,
     process::Stdio,
@@ -440,7 +439,7 @@ async fn sweep(repo: &SeaOrmDeadLetterRepo) -> Result<()> {
     let others = Retention::default().delete_all_after(RETENTION);
     let policy = RetentionPolicy::new(others);
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
-    let report = sweeper.sweep_once(Utc::now(), future::pending::<()>()).await;
+    let report = sweeper.sweep_once(Utc::now()).await;
     println!("  {} rows were deleted.", report.deleted);
     match report.end {
         SweepEnd::Failed(error) => Err(error.into()),

@@ -52,6 +52,8 @@ pub use connect::connect_options;
 pub use count::{Backlog, BacklogRequest, CappedCount, Count, CountRequest, UnresolvedCount};
 /// The generated entity, for queries of your own. If you write times yourself, SQLite's schema accepts microseconds
 /// at most (`trunc_subsecs(6)`).
+///
+/// The entity follows the table: a minor release may add a column, and with it a field.
 pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;

@@ -1,9 +1,11 @@
 //! The metrics that this crate reports to the [`metrics`](::metrics) crate.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::pin, time::Duration};
 
 use chrono::Utc;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::{AppId, BacklogRequest, DeadLetterRead, DeadLetterRepoError};
 
@@ -35,7 +37,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last tick began that finished |
 ///
 /// `call` is the name of the method: of each trait that [`SeaOrmDeadLetterRepo`](crate::SeaOrmDeadLetterRepo)
-/// implements, of replay, and of `bury`, `begin` and `commit`. A call that another call makes inside the crate does
+/// implements, of bury and replay, and of `begin` and `commit`. A call that another call makes inside the crate does
 /// not count.
 ///
 /// `outcome` is `ok`, `answer` (not found, a conflict, or invalid: see [`ErrorKind`](crate::ErrorKind)) or `failed`.
@@ -43,7 +45,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 ///
 /// The letters of a call are those that were stored, read, resolved, reopened or deleted, or the sum of a count, a
 /// timeline or groups. For [`backlogs`](DeadLetterRead::backlogs) they are the open letters, and for
-/// [`import`](DeadLetterRead::import) the letters that did not exist yet. `begin` and `commit` have no letters.
+/// [`import`](crate::DeadLetterTransfer::import) the letters that did not exist yet. `begin` and `commit` have no letters.
 ///
 /// The call `coalesced_insert` is an insert as the caller of a `CoalescingDeadLetterRepo` sees it, including the wait
 /// for its batch. It counts no letter, because `insert_many` or `insert` counts the letter when it stores it.
@@ -104,6 +106,28 @@ pub struct BacklogGauges {
 }
 
 impl BacklogGauges {
+    /// Updates the gauges now and then every `period`, until `shutdown` is ready.
+    ///
+    /// An update that fails leaves the gauges as they are, and is logged at WARN. The next one comes after `period`.
+    /// Requires a Tokio runtime with its time driver.
+    pub async fn run(
+        mut self,
+        store: &dyn DeadLetterRead,
+        period: Duration,
+        cap: u32,
+        shutdown: impl Future,
+    ) {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            if let Err(error) = self.update(store, cap).await {
+                warn!(%error, "the gauges of the backlogs could not be updated");
+            }
+            if timeout(period, shutdown.as_mut()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     /// Sets the gauges of the apps that have open letters: the first 1,000 apps by [`AppId`], with counts capped at
     /// `cap`.
     ///

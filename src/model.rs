@@ -73,7 +73,9 @@ pub struct NewDeadLetter {
 impl NewDeadLetter {
     /// Makes a letter of an event that failed once, now, in no known trigger or script.
     ///
-    /// Set other fields with `NewDeadLetter { attempt_count: 5, ..NewDeadLetter::new(…) }`.
+    /// Say how often it failed with [`attempts`](Self::attempts). Set other fields with
+    /// `NewDeadLetter { script_id: Some(script), ..NewDeadLetter::new(…) }`. A field may be added in a minor release,
+    /// so end every literal with `..NewDeadLetter::new(…)`.
     pub fn new(
         app_id: AppId,
         original_event_id: Uuid,
@@ -98,6 +100,13 @@ impl NewDeadLetter {
             last_error: last_error.into(),
             error_signature: None,
         }
+    }
+
+    /// Sets how many attempts were made, and when the first and the last one were made.
+    #[must_use]
+    pub fn attempts(mut self, count: u32, first: DateTime<Utc>, last: DateTime<Utc>) -> Self {
+        (self.attempt_count, self.first_attempt_at, self.last_attempt_at) = (count, first, last);
+        self
     }
 }
 
@@ -187,7 +196,8 @@ impl DeadLetterRow {
 ///
 /// [`DeadLetterRow`] would change some content: a payload that is not JSON, a number larger than JSON's own, and a
 /// resolution of a newer version. A `StoredLetter` serializes as one JSON object. Deserializing an unknown field is
-/// an error. `Debug` shows the texts by their size.
+/// an error. `Debug` shows the texts by their size. A field may be added in a minor release, so a literal ends with
+/// `..letter`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredLetter {

@@ -6,7 +6,13 @@
 mod pace;
 mod policy;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, pending},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::{
@@ -93,9 +99,14 @@ impl Sweeper {
 
     /// Runs one tick, for cron: sweeps what is due at `now`, and returns a report.
     ///
-    /// `now` should come from the clock of the database's host. The tick ends early once `shutdown` is ready;
-    /// [`std::future::pending`] never is.
-    pub async fn sweep_once(&self, now: DateTime<Utc>, shutdown: impl Future) -> SweepReport {
+    /// `now` should come from the clock of the database's host.
+    pub async fn sweep_once(&self, now: DateTime<Utc>) -> SweepReport {
+        self.sweep_once_until(now, pending::<()>()).await
+    }
+
+    /// Runs one tick as [`sweep_once`](Self::sweep_once) does, and ends it early once `shutdown` is ready, after the
+    /// current batch.
+    pub async fn sweep_once_until(&self, now: DateTime<Utc>, shutdown: impl Future) -> SweepReport {
         self.tick(now, &mut self.pace(), &mut Stop::new(shutdown)).await
     }
 

@@ -147,7 +147,7 @@ fn after(time: Duration) -> impl Future {
 #[tokio::test(start_paused = true)]
 async fn a_tick_takes_its_cutoff_once_and_goes_on_until_nothing_is_due() {
     let store = Script::of([deleted(1_000), deleted(999), deleted(17)]);
-    let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+    let report = builder(&store).build().unwrap().sweep_once(now()).await;
     assert_eq!((report.deleted, report.began_at), (2_016, now()));
     assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
     let asked = store.take();
@@ -165,7 +165,7 @@ async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_s
     let store = Script::of([next(7), next(8), last(), next(9), last()]);
     let policy = others(all_after(HOUR)).app(app(1), all_after(HOUR)).app(app(2), Retention::default());
     let sweeper = Sweeper::builder(store.clone(), policy).build().unwrap();
-    assert_eq!(sweeper.sweep_once(now(), future::pending::<()>()).await.deleted, 25);
+    assert_eq!(sweeper.sweep_once(now()).await.deleted, 25);
     let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.after)).collect();
     let own = |after| (SweepScope::App(app(1)), after);
     let others = |after| (SweepScope::AllAppsBut { excepted: vec![app(1), app(2)] }, after);
@@ -180,7 +180,7 @@ async fn rows_that_the_database_does_not_delete_are_counted_and_do_not_end_a_sco
     let next = |picked, deleted, n| Ok(sweep_of(picked, deleted, Some(cursor(n))));
     let store = Script::of([next(10, 0, 1), next(10, 3, 2), Ok(sweep_of(4, 3, None))]);
     let sweeper = builder(&store).batch(10).build().unwrap();
-    let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    let report = sweeper.sweep_once(now()).await;
     assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
     assert_eq!((report.deleted, report.refused, store.take().len()), (6, 18, 3));
 }
@@ -190,7 +190,7 @@ async fn an_error_of_one_app_leaves_the_apps_behind_it() {
     let DeadLetterRepoError::Db(error) = database_error("P0001") else { unreachable!() };
     let of_app = DeadLetterRepoError::AppNotSwept { app_id: app(7), error };
     let store = Script::of([deleted(0), deleted(0), deleted(5), Err(of_app), deleted(4)]);
-    let report = three_steps(&store).sweep_once(now(), future::pending::<()>()).await;
+    let report = three_steps(&store).sweep_once(now()).await;
     let SweepEnd::Failed(error) = &report.end else { panic!("{report:?}") };
     assert!(error.to_string().starts_with(&format!("app {} could not be swept: ", app(7))), "{error}");
     assert_eq!(report.deleted, 9);
@@ -205,7 +205,7 @@ async fn an_error_of_one_app_leaves_the_apps_behind_it() {
 #[tokio::test(start_paused = true)]
 async fn after_an_error_of_one_row_all_apps_are_swept_app_by_app() {
     let store = Script::of([deleted(5), refused("P0001"), deleted(4)]);
-    let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+    let report = builder(&store).build().unwrap().sweep_once(now()).await;
     assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
     assert_eq!(report.deleted, 9);
     let asked: Vec<_> = store.take().into_iter().map(|asked| (asked.scope, asked.after)).collect();
@@ -221,7 +221,7 @@ async fn after_an_error_of_one_row_all_apps_are_swept_app_by_app() {
     );
     // A table that is missing is missing for all.
     let store = Script::of([refused("42P01")]);
-    let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+    let report = builder(&store).build().unwrap().sweep_once(now()).await;
     assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
     assert_eq!(store.take().len(), 1);
 }
@@ -231,7 +231,7 @@ async fn its_share_of_the_time_is_bounded() {
     for (percent, pause) in [(25, 3 * BUSY), (50, BUSY), (100, Duration::ZERO)] {
         let store = Script::of([deleted(1_000), deleted(999)]);
         let sweeper = builder(&store).busy_percent(percent).build().unwrap();
-        let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+        let report = sweeper.sweep_once(now()).await;
         let starts: Vec<_> = store.take().iter().map(|asked| asked.at).collect();
         for pair in starts.windows(2) {
             let between = pair[1] - pair[0];
@@ -247,7 +247,7 @@ async fn a_batch_that_runs_out_of_time_shrinks_and_full_ones_make_it_grow_again(
     for code in ["57014", "55P03", "25P03", "25P04", "5", "517"] {
         let full = [deleted(250), deleted(312), deleted(374), deleted(20)];
         let store = Script::of([refused(code), refused(code)].into_iter().chain(full));
-        let report = builder(&store).build().unwrap().sweep_once(now(), future::pending::<()>()).await;
+        let report = builder(&store).build().unwrap().sweep_once(now()).await;
         assert_eq!(report.deleted, 956);
         // A batch that succeeded in the end is no failure.
         assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
@@ -258,7 +258,7 @@ async fn a_batch_that_runs_out_of_time_shrinks_and_full_ones_make_it_grow_again(
 #[tokio::test(start_paused = true)]
 async fn one_row_that_runs_out_of_time_does_not_keep_the_other_apps() {
     let store = Script::of(std::iter::repeat_with(|| refused("57014")).take(10));
-    let report = three_steps(&store).sweep_once(now(), future::pending::<()>()).await;
+    let report = three_steps(&store).sweep_once(now()).await;
     assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
     let asked = store.take();
     assert_eq!(asked.len(), 12);
@@ -270,7 +270,7 @@ async fn one_row_that_runs_out_of_time_does_not_keep_the_other_apps() {
 #[tokio::test(start_paused = true)]
 async fn what_is_wrong_with_one_apps_rows_does_not_keep_the_others_and_the_first_error_is_told() {
     let store = Script::of([deleted(5), refused("23503"), refused("P0001"), deleted(7)]);
-    let report = three_steps(&store).sweep_once(now(), future::pending::<()>()).await;
+    let report = three_steps(&store).sweep_once(now()).await;
     let SweepEnd::Failed(error) = &report.end else { panic!("{report:?}") };
     assert!(error.to_string().contains("23503"), "{error}");
     // Nothing that was deleted is forgotten.
@@ -282,7 +282,7 @@ async fn a_database_or_an_archive_that_fails_ends_the_tick() {
     let archive = Err(DeadLetterRepoError::Archive(Arc::from(Box::from("full"))));
     for error in [refused("53300"), refused("57P03"), archive] {
         let store = Script::of([deleted(5), error]);
-        let report = three_steps(&store).sweep_once(now(), future::pending::<()>()).await;
+        let report = three_steps(&store).sweep_once(now()).await;
         assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
         assert_eq!((report.deleted, store.take().len()), (5, 2));
     }
@@ -293,7 +293,7 @@ async fn told_to_stop_it_ends_the_batch_under_way_and_begins_no_other() {
     let full = || std::iter::repeat_with(|| deleted(1_000)).take(100);
     let store = Script::of(full());
     let sweeper = builder(&store).busy_percent(100).build().unwrap();
-    let report = sweeper.sweep_once(now(), after(BUSY / 2)).await;
+    let report = sweeper.sweep_once_until(now(), after(BUSY / 2)).await;
     assert!(matches!(report.end, SweepEnd::Stopped), "{report:?}");
     assert_eq!((report.deleted, store.take().len()), (1_000, 1));
     // In a pause at once, and before the first batch.
@@ -303,7 +303,7 @@ async fn told_to_stop_it_ends_the_batch_under_way_and_begins_no_other() {
     sweeper.run(after(stop)).await;
     assert_eq!(store.take().len(), 1);
     assert!(began.elapsed() <= stop + BUSY / 10);
-    let report = sweeper.sweep_once(now(), future::ready(())).await;
+    let report = sweeper.sweep_once_until(now(), future::ready(())).await;
     assert!(matches!(report.end, SweepEnd::Stopped), "{report:?}");
     assert_eq!((report.deleted, store.take().len()), (0, 0));
 }
@@ -375,10 +375,10 @@ async fn its_status_says_what_it_does_and_what_came_of_it() {
 async fn a_sweep_that_is_dropped_says_idle_and_keeps_the_last_report() {
     let store = Script::of([deleted(7)]);
     let sweeper = builder(&store).build().unwrap();
-    let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    let report = sweeper.sweep_once(now()).await;
     for dropped_after in [Duration::ZERO, BUSY / 2, 2 * BUSY] {
         store.answers.lock().unwrap().extend([deleted(1_000), deleted(1_000)]);
-        let sweep = sweeper.sweep_once(Utc::now(), future::pending::<()>());
+        let sweep = sweeper.sweep_once(Utc::now());
         tokio::time::timeout(dropped_after, sweep).await.unwrap_err();
         let status = sweeper.status().borrow().clone();
         assert_eq!(status.running_since, None);
@@ -455,14 +455,14 @@ async fn ticks_are_counted_by_their_end_and_the_last_success_is_a_gauge() {
     describe_metrics();
     let store = Script::of([refused("57P03"), Ok(sweep_of(9, 7, None))]);
     let sweeper = builder(&store).build().unwrap();
-    let failed = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    let failed = sweeper.sweep_once(now()).await;
     assert!(matches!(failed.end, SweepEnd::Failed(_)), "{failed:?}");
-    let finished = sweeper.sweep_once(now() + HOUR, future::pending::<()>()).await;
+    let finished = sweeper.sweep_once(now() + HOUR).await;
     assert!(matches!(finished.end, SweepEnd::Finished), "{finished:?}");
-    let stopped = sweeper.sweep_once(now() + 2 * HOUR, future::ready(())).await;
+    let stopped = sweeper.sweep_once_until(now() + 2 * HOUR, future::ready(())).await;
     assert!(matches!(stopped.end, SweepEnd::Stopped), "{stopped:?}");
     // Dropped under way: counted nowhere.
-    let dropped = sweeper.sweep_once(now() + 3 * HOUR, future::pending::<()>());
+    let dropped = sweeper.sweep_once(now() + 3 * HOUR);
     tokio::time::timeout(BUSY / 2, dropped).await.unwrap_err();
     let mut told: Vec<_> = snapshotter
         .snapshot()

@@ -2,7 +2,8 @@
 
 use std::{ops::RangeInclusive, pin::pin};
 
-use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr};
+use dead_letters_entity::dead_letters::{Column, Entity};
+use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait, QuerySelect};
 use uuid::Uuid;
 
 use crate::{
@@ -63,6 +64,23 @@ impl SeaOrmDeadLetterRepo {
     pub fn new(db: DatabaseConnection) -> Self {
         let dialect = Dialect::of(db.get_database_backend());
         Self { db: Connection(db), limits: Limits::default(), dialect }
+    }
+
+    /// Returns whether the store can work, for a health check: reads one row of the table, or none if it is empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database can't be reached, the table does not exist, or the role may not
+    /// read it.
+    pub async fn check_ready(&self) -> Result<(), DeadLetterRepoError> {
+        let one = Entity::find().select_only().column(Column::Id).limit(1);
+        observed(
+            call!("check_ready"),
+            pin!(async { Ok(one.into_tuple::<Uuid>().one(&self.db).await?) }),
+            |_| 0,
+        )
+        .await
+        .map(drop)
     }
 
     /// Returns the pool, for the service's own statements and for [`begin`](Self::begin).

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     AppId, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, SweepCursor,
@@ -10,18 +11,59 @@ use crate::{
 };
 
 /// How long letters are kept. The default keeps all letters forever.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+///
+/// It deserializes from a service's settings: each field is a whole number of seconds, and may be missing. An unknown
+/// field is an error.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use dead_letters::Retention;
+///
+/// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+///
+/// let retention: Retention = serde_json::from_str(r#"{ "delete_closed_after": 2592000 }"#)?;
+/// assert_eq!(retention, Retention::default().delete_closed_after(30 * DAY));
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Retention {
     /// How long closed letters are kept after they were resolved, if `delete_all_after` does not delete them earlier. It
     /// never applies to open letters. `None` keeps them.
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
     pub delete_closed_after: Option<Duration>,
     /// How long all letters are kept after they were stored, whether open or closed. `None` keeps them.
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
     pub delete_all_after: Option<Duration>,
 }
 
+/// A duration as a whole number of seconds.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        duration.as_ref().map(Duration::as_secs).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_secs))
+    }
+}
+
 /// How long each app's letters are kept. The default keeps all letters forever.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// It deserializes from a service's settings, as [`Retention`] does. `apps` is a map from the app's id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RetentionPolicy {
     /// The retention of every app that is not in `apps`.

@@ -76,7 +76,7 @@ async fn the_rest_is_swept_and_the_archive_has_all(db: &TestDb, folder: &Path, i
     let sweeper = sweeper(db, folder);
     // A connection that was lost may hold its rows for a moment more.
     while db.row_count().await > 0 {
-        let report = sweeper.sweep_once(tomorrow(), future::pending::<()>()).await;
+        let report = sweeper.sweep_once(tomorrow()).await;
         assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
     }
     assert_eq!(archived_ids(folder), *ids);
@@ -103,7 +103,7 @@ async fn what_is_deleted_is_in_the_archive_as_it_was_stored(db: TestDb) {
     db.repo().resolve(ids[3], "ignored").await.unwrap();
     let mut rows = table::Entity::find().all(&db.db).await.unwrap();
     rows.sort_by_key(|row| row.id);
-    let report = sweeper(&db, dir.path()).sweep_once(tomorrow(), future::pending::<()>()).await;
+    let report = sweeper(&db, dir.path()).sweep_once(tomorrow()).await;
     assert_eq!((report.deleted, db.row_count().await), (25, 0));
     let mut letters = archived(dir.path());
     letters.sort_by_key(|letter| letter.id);
@@ -127,7 +127,7 @@ async fn where_the_archive_fails_nothing_is_deleted(db: TestDb) {
     let dir = TempDir::new().unwrap();
     let ids = stored(&db, new_app()).await;
     let gone = dir.path().join("gone");
-    let report = sweeper(&db, &gone).sweep_once(tomorrow(), future::pending::<()>()).await;
+    let report = sweeper(&db, &gone).sweep_once(tomorrow()).await;
     let SweepEnd::Failed(DeadLetterRepoError::Archive(error)) = &report.end else { panic!("{report:?}") };
     let error = error.downcast_ref::<ArchiveError>().unwrap();
     assert!(matches!(error, ArchiveError::Io { path, .. } if path.starts_with(&gone)), "{error}");

@@ -1,7 +1,7 @@
 //! The sweeper at work on a database. Its loop by itself is in tests/sweeper.rs.
 
 use std::{
-    future::{self, Future},
+    future::Future,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
@@ -58,7 +58,7 @@ fn builder(repo: SeaOrmDeadLetterRepo, policy: RetentionPolicy) -> SweeperBuilde
 }
 
 async fn finished(sweeper: &Sweeper) -> u64 {
-    let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+    let report = sweeper.sweep_once(now()).await;
     assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
     report.deleted
 }
@@ -250,7 +250,7 @@ async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
         db.repo().count_due(&all, due, state, 100).await.unwrap().count
     };
     let before = open().await;
-    let report = sweeper.sweep_once(now + week, future::pending::<()>()).await;
+    let report = sweeper.sweep_once(now + week).await;
     assert_eq!((report.deleted, before - open().await), (8, 5));
 }
 
@@ -278,7 +278,7 @@ async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_ar
                 builder = builder.archive(Arc::new(JsonLinesArchive::new(folder.path())));
             }
             let sweeper = builder.build().unwrap();
-            let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+            let report = sweeper.sweep_once(now()).await;
             assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
             assert_eq!((report.deleted, report.refused), (50, 9), "{policy:?}");
             assert_eq!(left(&db).await, kept);
@@ -318,7 +318,7 @@ async fn errors_that_the_database_raises_for_some_apps_keep_no_other_app(db: Tes
                 of_failing.push(kept);
             }
             let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
-            let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+            let report = sweeper.sweep_once(now()).await;
             assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
             assert_eq!(left(&db).await, of_failing, "{policy:?} {batch}");
             assert_eq!((report.deleted, report.refused), (10, 0));
@@ -340,7 +340,7 @@ async fn a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sw
         set_source(&db, &[kept], "kept").await;
         stored(&db, third, 100, true).await;
         let sweeper = builder(db.repo(), policy.clone()).batch(batch).build().unwrap();
-        let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+        let report = sweeper.sweep_once(now()).await;
         assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
         assert_eq!(left(&db).await, [refused, kept], "{batch}");
         assert_eq!((report.deleted, report.refused), (1, 1));
@@ -389,7 +389,7 @@ async fn a_delete_that_runs_out_of_time_for_one_app_keeps_no_other_app_on_postgr
         set_source(&db, &[slow], "slow").await;
         stored(&db, third, 100, true).await;
         let sweeper = builder(db.repo_over(impatient.clone()), policy).batch(2).build().unwrap();
-        let report = sweeper.sweep_once(now(), future::pending::<()>()).await;
+        let report = sweeper.sweep_once(now()).await;
         assert!(matches!(report.end, SweepEnd::Failed(_)), "{report:?}");
         assert_eq!(left(&db).await, [slow]);
         set_source(&db, &[slow], "orders").await;
@@ -435,7 +435,7 @@ async fn a_sweep_that_is_dropped_at_any_await_did_whole_batches(db: TestDb) {
     let sweeper = builder(db.repo(), policy).batch(BATCH).build().unwrap();
     for polls in 0..40 {
         {
-            let mut sweep = Box::pin(sweeper.sweep_once(now(), future::pending::<()>()));
+            let mut sweep = Box::pin(sweeper.sweep_once(now()));
             for _ in 0..polls {
                 if sweep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
                     break;

@@ -516,8 +516,10 @@ async fn replay_at_most(given: &Given, limit: u32) -> Shown {
 async fn bury(given: Given) -> Shown {
     let event = given.event;
     let letter = NewDeadLetter { original_event_id: event, ..given.new_letter("called") };
-    let buried =
-        given.repo.bury_with(letter, async move |txn: &DatabaseTransaction| Ok(dequeue(txn, event).await?)).await;
+    let buried = given
+        .repo
+        .bury_with(letter, async move |txn: &DatabaseTransaction| Ok(dequeue(txn, event).await?))
+        .await;
     show(buried, |_| vec![])
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn sweep(
     }
     let (mut status, progress) = (sweeper.status(), Progress::of(None));
     let report = tokio::select! {
-        report = sweeper.sweep_once(settings.now, stop.asked()) => report,
+        report = sweeper.sweep_once_until(settings.now, stop.asked()) => report,
         never = show(&mut status, &progress) => match never {},
     };
     drop(progress);
