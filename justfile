@@ -2,7 +2,7 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-with_postgres := "cargo run --quiet --package dead-letters-test-postgres --"
+with_postgres := "cargo run --quiet --package dead-letters-test-support --"
 
 [private]
 default:

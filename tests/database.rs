@@ -1,4 +1,4 @@
-//! A migrated database for one test, on either backend.
+//! A database for one test, with its pool and its repos.
 
 use std::{
     sync::{Arc, Mutex},
@@ -6,57 +6,41 @@ use std::{
 };
 
 use dead_letters::{DeadLetterId, DeadLetterRow, SeaOrmDeadLetterRepo, entity::dead_letters as table};
-use dead_letters_migration::Migrator;
-use dead_letters_test_postgres::{TestDatabase, template};
+use dead_letters_test_support::{Error, TestDatabase};
 use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, EntityTrait, PaginatorTrait,
     QueryFilter, Statement, sqlx::sqlite::SqliteJournalMode,
 };
-use sea_orm_migration::MigratorTrait;
-use tempfile::TempDir;
 
 pub(crate) struct TestDb {
     pub(crate) db: DatabaseConnection,
-    url: String,
     pub(crate) keyed_by_app: bool,
     pub(crate) sharded: bool,
-    _storage: Storage,
-}
-
-/// Removed when the test is over.
-enum Storage {
-    Sqlite { _dir: TempDir },
-    Postgres { _database: TestDatabase },
+    database: TestDatabase,
 }
 
 impl TestDb {
     pub(crate) async fn sqlite() -> Self {
-        let this = Self::empty_sqlite().await;
-        Migrator::up(&this.db, None).await.unwrap();
-        this
+        Self::over(TestDatabase::sqlite().await).await
+    }
+
+    pub(crate) async fn empty_sqlite() -> Self {
+        Self::over(TestDatabase::empty_sqlite()).await
     }
 
     pub(crate) async fn postgres() -> Self {
-        let this = Self::empty_postgres().await;
-        Migrator::up(&this.db, None).await.unwrap();
-        this
+        Self::over(TestDatabase::postgres().await).await
     }
 
-    /// As it is where the table is distributed by `app_id`: such a table's keys begin with that.
+    pub(crate) async fn empty_postgres() -> Self {
+        Self::over(TestDatabase::empty_postgres()).await
+    }
+
     pub(crate) async fn postgres_keyed_by_app() -> Self {
-        // On Citus it is a copy of one that is.
-        if template().is_some() {
-            return Self { keyed_by_app: true, ..Self::empty_postgres().await };
-        }
-        let this = Self::postgres().await;
-        let by_app = "ALTER TABLE dead_letters
-            DROP CONSTRAINT dead_letters_pkey, ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (app_id, id)";
-        this.execute(by_app).await;
-        this.execute("CREATE INDEX idx_dead_letters_id ON dead_letters (id)").await;
-        Self { keyed_by_app: true, ..this }
+        Self { keyed_by_app: true, ..Self::over(TestDatabase::postgres_keyed_by_app().await).await }
     }
 
-    /// The same, and repos that know.
+    /// The same, and its repos are sharded.
     pub(crate) async fn postgres_sharded() -> Self {
         Self { sharded: true, ..Self::postgres_keyed_by_app().await }
     }
@@ -78,32 +62,14 @@ impl TestDb {
         this
     }
 
-    pub(crate) async fn empty_sqlite() -> Self {
-        let dir = TempDir::new().unwrap();
-        let url = format!("sqlite://{}?mode=rwc", dir.path().join("test.sqlite").display());
-        Self {
-            db: connect(options(&url)).await,
-            url,
-            keyed_by_app: false,
-            sharded: false,
-            _storage: Storage::Sqlite { _dir: dir },
-        }
-    }
-
-    pub(crate) async fn empty_postgres() -> Self {
-        let database = TestDatabase::create().await.unwrap();
-        let url = database.url().to_owned();
-        Self {
-            db: connect(options(&url)).await,
-            url,
-            keyed_by_app: false,
-            sharded: false,
-            _storage: Storage::Postgres { _database: database },
-        }
+    async fn over(database: Result<TestDatabase, Error>) -> Self {
+        let database = database.unwrap();
+        let db = connect(options(database.url())).await;
+        Self { db, keyed_by_app: false, sharded: false, database }
     }
 
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        self.database.url()
     }
 
     pub(crate) fn repo(&self) -> SeaOrmDeadLetterRepo {
@@ -120,7 +86,7 @@ impl TestDb {
         &self,
         configure: impl FnOnce(&mut ConnectOptions),
     ) -> DatabaseConnection {
-        let mut options = options(&self.url);
+        let mut options = options(self.url());
         configure(&mut options);
         connect(options).await
     }

@@ -23,7 +23,7 @@ use dead_letters::{
     migration::Migrator,
 };
 use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
-use dead_letters_test_postgres::TestDatabase;
+use dead_letters_test_support::TestDatabase;
 use http_body_util::BodyExt;
 use rustix::time::{ClockId, clock_gettime};
 use sea_orm::ConnectionTrait;
@@ -39,8 +39,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let database = TestDatabase::create().await?;
-    let repo = dead_letters::open(connect_options(database.url()), OnOpen::Migrate, Migrator).await?;
+    let database = TestDatabase::postgres().await?;
+    let repo = dead_letters::open(connect_options(database.url()), OnOpen::Check, Migrator).await?;
     let app = AppId::from(Uuid::from_u128(1));
     fill(&repo).await?;
 

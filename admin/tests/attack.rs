@@ -35,10 +35,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{
-    database::TestDb,
-    support::{Answer, Client, Outbox, World, let_in, memory, new_app, on_every_backend},
-};
+use crate::support::{Answer, Client, Outbox, World, let_in, memory, new_app, on_every_backend};
 
 on_every_backend! {
     an_action_is_not_done_by_another_method_or_from_another_site,
@@ -244,11 +241,11 @@ impl Link {
 
 #[tokio::test]
 async fn on_postgresql_a_database_that_is_gone_is_to_be_asked_again_until_it_is_back() {
-    let db = TestDb::postgres().await;
-    let database: Uri = db.url().parse().unwrap();
+    let world = World::postgres().await;
+    let database: Uri = world.url().parse().unwrap();
     let upstream = format!("{}:{}", database.host().unwrap(), database.port_u16().unwrap_or(5432));
     let link = Link::new(([127, 0, 0, 1], 0).into(), upstream.clone()).await;
-    let mut options = connect_options(db.url().replace(&upstream, &link.address.to_string()));
+    let mut options = connect_options(world.url().replace(&upstream, &link.address.to_string()));
     options.acquire_timeout(Duration::from_millis(200));
     let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let app = new_app();
@@ -274,31 +271,31 @@ async fn on_postgresql_a_database_that_is_gone_is_to_be_asked_again_until_it_is_
 
 #[tokio::test]
 async fn on_postgresql_a_database_that_is_read_only_is_read_and_actions_are_to_be_tried_again() {
-    let db = TestDb::postgres().await;
-    let (app, joint) = (new_app(), if db.url().contains('?') { '&' } else { '?' });
-    let id = db.repo().insert(letter(app)).await.unwrap();
-    let read_only = format!("{}{joint}options=-c%20default_transaction_read_only%3Don", db.url());
+    let world = World::postgres().await;
+    let (app, joint) = (new_app(), if world.url().contains('?') { '&' } else { '?' });
+    let id = world.repo.insert(letter(app)).await.unwrap();
+    let read_only = format!("{}{joint}options=-c%20default_transaction_read_only%3Don", world.url());
     actions_are_to_be_tried_again(connect_options(read_only), app, id).await;
 }
 
 #[tokio::test]
 async fn on_sqlite_while_another_writer_is_at_work_views_are_there_and_actions_are_to_be_tried_again() {
-    let db = TestDb::sqlite().await;
+    let world = World::sqlite().await;
     let app = new_app();
-    let id = db.repo().insert(letter(app)).await.unwrap();
-    let writer = db.repo().pool().begin().await.unwrap();
-    db.repo().in_transaction(&writer).insert(letter(app)).await.unwrap();
-    let mut impatient = connect_options(db.url());
+    let id = world.repo.insert(letter(app)).await.unwrap();
+    let writer = world.repo.pool().begin().await.unwrap();
+    world.repo.in_transaction(&writer).insert(letter(app)).await.unwrap();
+    let mut impatient = connect_options(world.url());
     impatient.map_sqlx_sqlite_opts(|sqlite| sqlite.busy_timeout(Duration::from_millis(10)));
     actions_are_to_be_tried_again(impatient, app, id).await;
 }
 
 #[tokio::test]
 async fn on_sqlite_a_database_that_is_read_only_is_read_and_actions_are_to_be_tried_again() {
-    let db = TestDb::sqlite().await;
+    let world = World::sqlite().await;
     let app = new_app();
-    let id = db.repo().insert(letter(app)).await.unwrap();
-    let mut read_only = connect_options(db.url());
+    let id = world.repo.insert(letter(app)).await.unwrap();
+    let mut read_only = connect_options(world.url());
     read_only.map_sqlx_sqlite_opts(|sqlite| sqlite.pragma("query_only", "on"));
     actions_are_to_be_tried_again(read_only, app, id).await;
 }

@@ -29,10 +29,7 @@ use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinSet};
 use uuid::Uuid;
 
-use crate::{
-    database::TestDb,
-    support::{Answer, Client, Outbox, World, let_in, memory, new_app, on_every_backend},
-};
+use crate::support::{Answer, Client, Outbox, World, let_in, memory, new_app, on_every_backend};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -225,8 +222,8 @@ async fn a_source_of_usual_length_is_not_cut() {
 // The pool is the service's
 
 /// A store whose pool has six connections.
-async fn small_pool(db: &TestDb) -> SeaOrmDeadLetterRepo {
-    let mut options = connect_options(db.url());
+async fn small_pool(world: &World) -> SeaOrmDeadLetterRepo {
+    let mut options = connect_options(world.url());
     options.max_connections(6).acquire_timeout(Duration::from_millis(500));
     open(options, OnOpen::Check, Migrator).await.unwrap()
 }
@@ -234,9 +231,9 @@ async fn small_pool(db: &TestDb) -> SeaOrmDeadLetterRepo {
 /// As the README opens the admin's own pool, whose timeout is shorter here.
 #[tokio::test]
 async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_its_turn_back() {
-    let db = TestDb::postgres().await;
-    let (other, app) = (db.repo(), new_app());
-    let mut options = connect_options(db.url());
+    let world = World::postgres().await;
+    let (other, app) = (world.repo.clone(), new_app());
+    let mut options = connect_options(world.url());
     options.max_connections(5).statement_timeout(Duration::from_millis(300));
     let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo), let_in(Operator::full("ada"))).concurrency(1));
@@ -259,13 +256,13 @@ async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_
 /// Whatever operators ask for, and whether they wait for it.
 #[tokio::test]
 async fn on_postgresql_readers_leave_connections_of_the_pool_to_the_service() {
-    let db = TestDb::postgres().await;
-    let repo = small_pool(&db).await;
+    let world = World::postgres().await;
+    let repo = small_pool(&world).await;
     let app = new_app();
     repo.insert(letter(app)).await.unwrap();
     let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada"))));
     // A lock on the table makes each statement of theirs wait.
-    let other = db.repo();
+    let other = world.repo.clone();
     let lock = other.pool().begin().await.unwrap();
     lock.execute_unprepared("LOCK TABLE dead_letters").await.unwrap();
     let mut readers = JoinSet::new();

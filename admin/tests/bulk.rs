@@ -19,10 +19,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::{
-    database::TestDb,
-    support::{Client, KEY, World, audited, listen, new_app, on_every_backend, time},
-};
+use crate::support::{Client, KEY, World, audited, listen, new_app, on_every_backend, time};
 
 on_every_backend! {
     a_run_does_what_the_preview_counted,
@@ -477,7 +474,7 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes
 /// SQLite has no row locks.
 #[tokio::test]
 async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_to_be() {
-    let world = World::new(TestDb::postgres().await);
+    let world = World::postgres().await;
     let ids = minutely(&world, 3).await;
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({})).await;

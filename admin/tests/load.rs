@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{database::TestDb, ledger};
+use crate::{ledger, support::World};
 
-async fn is_clean(db: TestDb) {
-    let tally = ledger::run(db.repo(), Duration::from_secs(3), 7).await.unwrap();
+async fn is_clean(world: World) {
+    let tally = ledger::run(world.repo.clone(), Duration::from_secs(3), 7).await.unwrap();
     assert_eq!(tally.contradictions, [""; 0], "{tally:?}");
     assert!(tally.replays > 0 && tally.hung_up > 0, "{tally:?}");
     assert!(tally.answers[&200] > 0 && tally.answers[&409] > 0, "{tally:?}");
@@ -13,10 +13,10 @@ async fn is_clean(db: TestDb) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_operators_were_told_is_contradicted_on_sqlite() {
-    is_clean(TestDb::sqlite().await).await;
+    is_clean(World::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_operators_were_told_is_contradicted_on_postgresql() {
-    is_clean(TestDb::postgres().await).await;
+    is_clean(World::postgres().await).await;
 }

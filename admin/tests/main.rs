@@ -11,7 +11,6 @@ mod browser;
 mod bulk;
 #[cfg(feature = "serve")]
 mod connections;
-mod database;
 mod document;
 mod fuzz;
 #[path = "../examples/load/ledger.rs"]

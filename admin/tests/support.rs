@@ -22,10 +22,13 @@ use axum::{
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow,
-    DeadLetterTransfer, NewDeadLetter, Requeue, SeaOrmDeadLetterRepo, StoredLetter,
+    DeadLetterTransfer, NewDeadLetter, OnOpen, Requeue, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
+    migration::Migrator,
+    open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Authorize, Denied, Operator};
+use dead_letters_test_support::{Error as TestError, TestDatabase};
 use http_body_util::BodyExt;
 use sea_orm::DatabaseTransaction;
 use serde_json::Value;
@@ -37,21 +40,19 @@ use tracing::{
 use tracing_subscriber::{Layer, layer::Context, prelude::*};
 use uuid::Uuid;
 
-use crate::database::TestDb;
-
 /// Runs each named case in a fresh world on every backend.
 macro_rules! on_every_backend {
     ($($case:ident),+ $(,)?) => {
         mod sqlite {
             $(#[tokio::test]
             async fn $case() {
-                super::$case(crate::support::World::new(crate::database::TestDb::sqlite().await)).await;
+                super::$case(crate::support::World::sqlite().await).await;
             })+
         }
         mod postgres {
             $(#[tokio::test]
             async fn $case() {
-                super::$case(crate::support::World::new(crate::database::TestDb::postgres().await)).await;
+                super::$case(crate::support::World::postgres().await).await;
             })+
         }
     };
@@ -63,16 +64,29 @@ pub(crate) const KEY: [u8; 32] = [7; 32];
 
 /// A service with a store, an outbox and one app.
 pub(crate) struct World {
-    /// Gone with the world.
-    _db: TestDb,
     pub(crate) repo: SeaOrmDeadLetterRepo,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) app: AppId,
+    database: TestDatabase,
 }
 
 impl World {
-    pub(crate) fn new(db: TestDb) -> Self {
-        Self { repo: db.repo(), _db: db, outbox: Arc::default(), app: new_app() }
+    pub(crate) async fn sqlite() -> Self {
+        Self::over(TestDatabase::sqlite().await).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        Self::over(TestDatabase::postgres().await).await
+    }
+
+    async fn over(database: Result<TestDatabase, TestError>) -> Self {
+        let database = database.unwrap();
+        let repo = open(connect_options(database.url()), OnOpen::Check, Migrator).await.unwrap();
+        Self { repo, outbox: Arc::default(), app: new_app(), database }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.database.url()
     }
 
     pub(crate) fn admin_of(&self, operator: Operator) -> Admin {

@@ -18,7 +18,7 @@ use dead_letters::{
     AppId, Attribution, CoalescingDeadLetterRepo, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
     PageRequest, Resolution,
 };
-use dead_letters_test_postgres::Server;
+use dead_letters_test_support::Server;
 use tokio::runtime::Handle;
 use url::Url;
 use uuid::Uuid;

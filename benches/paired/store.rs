@@ -8,7 +8,7 @@ use dead_letters::{
     PageRequest, SeaOrmDeadLetterRepo,
 };
 use dead_letters_migration::Migrator;
-use dead_letters_test_postgres::TestDatabase;
+use dead_letters_test_support::TestDatabase;
 use sea_orm::{Database, DatabaseConnection};
 use sea_orm_migration::MigratorTrait;
 use serde_json::json;
@@ -60,7 +60,7 @@ impl Store {
 
     /// Without a step of the schema. `rows` is what it is to have.
     pub(crate) async fn empty(server: &Url, rows: u32) -> Result<Self, Failure> {
-        let database = TestDatabase::create_on(server).await?;
+        let database = TestDatabase::empty_on(server)?;
         let mut options = dead_letters::connect_options(database.url());
         options.max_connections(CONNECTIONS).test_before_acquire(false);
         let db = Database::connect(options).await?;

@@ -14,7 +14,7 @@ use dead_letters::{
     },
     testing::letter,
 };
-use dead_letters_test_postgres::TestDatabase;
+use dead_letters_test_support::TestDatabase;
 use sea_orm::{ConnectionTrait, Database};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -128,25 +128,25 @@ impl MigratorTrait for Own {
 }
 
 /// A database with nothing in it.
-async fn empty(store: &Store) -> (String, Box<dyn std::any::Any>) {
+fn empty(store: &Store) -> TestDatabase {
     if store.url.starts_with("sqlite") {
-        let dir = TempDir::new().unwrap();
-        (format!("sqlite://{}?mode=rwc", dir.path().join("other.sqlite").display()), Box::new(dir))
+        TestDatabase::empty_sqlite()
     } else {
-        let database = TestDatabase::create().await.unwrap();
-        (database.url().to_owned(), Box::new(database))
+        TestDatabase::empty_postgres()
     }
+    .unwrap()
 }
 
 async fn a_service_that_keeps_its_steps_in_a_table_of_its_own_has_the_tool_too(store: Store) {
-    let (url, _storage) = empty(&store).await;
-    let db = Database::connect(connect_options(&url)).await.unwrap();
+    let database = empty(&store);
+    let url = database.url();
+    let db = Database::connect(connect_options(url)).await.unwrap();
     Locked(Own).up(&db, None).await.unwrap();
     let repo = SeaOrmDeadLetterRepo::new(db);
     let id = repo.insert(letter(store.app)).await.unwrap();
     repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     let app = store.app.to_string();
-    let with = |args: &[&str]| run(&[args, &["--database-url", &url]].concat());
+    let with = |args: &[&str]| run(&[args, &["--database-url", url]].concat());
     assert_eq!(with(&["count", "--app", &app, "--state", "any"]).lines(), [["1"]]);
     assert_eq!(with(&["reopen", &id.to_string(), "--app", &app]).lines(), [["1"]]);
     let status = with(&["migrate", "status"]);
@@ -158,9 +158,10 @@ async fn a_service_that_keeps_its_steps_in_a_table_of_its_own_has_the_tool_too(s
 }
 
 async fn a_database_without_the_table_is_named_with_what_creates_it(store: Store) {
-    let (url, _storage) = empty(&store).await;
+    let database = empty(&store);
+    let url = database.url();
     for args in [&["apps"][..], &["migrate", "status"], &["serve"]] {
-        let ran = run(&[args, &["--database-url", &url]].concat());
+        let ran = run(&[args, &["--database-url", url]].concat());
         ran.fails(1, "has no dead_letters table. Is this the service's database?");
         assert!(ran.err.contains("To create the table: dead-letters migrate up"), "{ran:?}");
         assert!(!ran.err.contains("m2026"), "{ran:?}");

@@ -15,10 +15,9 @@ use dead_letters::{
     open,
     testing::{letter, stored_letter},
 };
-use dead_letters_test_postgres::TestDatabase;
+use dead_letters_test_support::{Error, TestDatabase};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::Value;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_dead-letters");
@@ -28,24 +27,23 @@ pub(crate) struct Store {
     pub(crate) repo: SeaOrmDeadLetterRepo,
     pub(crate) url: String,
     pub(crate) app: AppId,
-    _storage: Box<dyn std::any::Any>,
+    database: TestDatabase,
 }
 
 impl Store {
     pub(crate) async fn sqlite() -> Self {
-        let dir = TempDir::new().unwrap();
-        let url = format!("sqlite://{}?mode=rwc", dir.path().join("test.sqlite").display());
-        Self::at(url, dir).await
+        Self::over(TestDatabase::sqlite().await).await
     }
 
     pub(crate) async fn postgres() -> Self {
-        let database = TestDatabase::create().await.unwrap();
-        Self::at(database.url().to_owned(), database).await
+        Self::over(TestDatabase::postgres().await).await
     }
 
-    async fn at(url: String, storage: impl std::any::Any) -> Self {
-        let repo = open(connect_options(&url), OnOpen::Migrate, Migrator).await.unwrap();
-        Self { repo, url, app: Uuid::new_v4().into(), _storage: Box::new(storage) }
+    async fn over(database: Result<TestDatabase, Error>) -> Self {
+        let database = database.unwrap();
+        let url = database.url().to_owned();
+        let repo = open(connect_options(&url), OnOpen::Check, Migrator).await.unwrap();
+        Self { repo, url, app: Uuid::new_v4().into(), database }
     }
 
     pub(crate) async fn letter(&self, source: &str, error: &str) -> DeadLetterId {
@@ -97,7 +95,7 @@ impl Store {
 
     /// The path of its SQLite file.
     pub(crate) fn file(&self) -> PathBuf {
-        self.url.trim_start_matches("sqlite://").trim_end_matches("?mode=rwc").into()
+        self.database.file().to_owned()
     }
 
     /// As many, from a day on before it, a second apart.

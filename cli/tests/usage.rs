@@ -8,7 +8,7 @@ use std::{
 };
 
 use dead_letters::{OnOpen, connect_options, migration::Migrator, open};
-use dead_letters_test_postgres::Server;
+use dead_letters_test_support::Server;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tempfile::TempDir;
 

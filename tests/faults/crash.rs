@@ -4,7 +4,7 @@ use std::{collections::HashSet, process::Command, sync::Arc};
 
 use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, SeaOrmDeadLetterRepo, testing};
 use dead_letters_migration::Migrator;
-use dead_letters_test_postgres::Server;
+use dead_letters_test_support::Server;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, Statement};
 use sea_orm_migration::MigratorTrait;
 use tokio::{sync::Mutex, task::JoinSet};

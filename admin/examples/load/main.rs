@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use dead_letters::{OnOpen, connect_options, migration::Migrator, open};
-use dead_letters_test_postgres::TestDatabase;
+use dead_letters_test_support::TestDatabase;
 
 mod ledger;
 
@@ -16,12 +16,11 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         _ => return Err("usage: load [--seconds SECONDS]".into()),
     };
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let folder = tempfile::TempDir::new()?;
-    let database = TestDatabase::create().await?;
-    let file = format!("sqlite://{}?mode=rwc", folder.path().join("load.sqlite").display());
     let mut is_clean = true;
-    for (name, url) in [("SQLite", file.as_str()), ("PostgreSQL", database.url())] {
-        let repo = open(connect_options(url), OnOpen::Migrate, Migrator).await?;
+    for (name, database) in
+        [("SQLite", TestDatabase::sqlite().await?), ("PostgreSQL", TestDatabase::postgres().await?)]
+    {
+        let repo = open(connect_options(database.url()), OnOpen::Check, Migrator).await?;
         // Half of the time each.
         let tally = ledger::run(repo, Duration::from_millis(seconds * 500), seed).await?;
         println!("{name}, seed {seed}: {tally:#?}");

@@ -15,10 +15,7 @@ use thirtyfour::{components::escape_string, prelude::*};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
 use self::driver::JavaScript;
-use crate::{
-    database::TestDb,
-    support::{World, let_in},
-};
+use crate::support::{World, let_in};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longer than a page that stays fresh waits between two looks.
@@ -39,9 +36,9 @@ macro_rules! browser_tests {
         mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let db = $crate::database::TestDb::$backend().await;
+                let world = $crate::support::World::$backend().await;
                 let name = concat!(stringify!($module), "_", stringify!($case));
-                $crate::browser::run(name, db, $crate::browser::driver::JavaScript::$script, async |site, browser| {
+                $crate::browser::run(name, world, $crate::browser::driver::JavaScript::$script, async |site, browser| {
                     super::$case(site, browser).await
                 })
                 .await;
@@ -54,11 +51,11 @@ use {browser_tests, with_and_without_javascript};
 /// A case, in a browser and on a site of its own. Where it fails, the last page is kept in target/browser.
 async fn run(
     name: &str,
-    db: TestDb,
+    world: World,
     script: JavaScript,
     case: impl AsyncFn(&Site, &Browser) -> WebDriverResult<()>,
 ) {
-    let site = Site::start(World::new(db)).await;
+    let site = Site::start(world).await;
     let driver = driver::open(script).await.unwrap();
     let browser = Browser { driver, base: site.base.clone(), script };
     let outcome = AssertUnwindSafe(async {

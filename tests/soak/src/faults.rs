@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dead_letters_test_postgres::{Error, Server};
+use dead_letters_test_support::{Error, Server};
 use sea_orm::{ConnectionTrait, DbBackend};
 use tokio::time::{sleep, timeout};
 

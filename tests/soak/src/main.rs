@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dead_letters_test_postgres::{Error, Server};
+use dead_letters_test_support::{Error, Server};
 use tokio::time::timeout;
 
 mod actors;

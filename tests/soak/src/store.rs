@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dead_letters_migration::Migrator;
-use dead_letters_test_postgres::{Error, Server, TestDatabase};
+use dead_letters_test_support::{Error, Server, TestDatabase};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, FromQueryResult,
     Statement, Value, sqlx::sqlite::SqliteJournalMode,
 };
 use sea_orm_migration::MigratorTrait;
-use tempfile::TempDir;
 use uuid::Uuid;
 
 /// `swept` is what the sweeps deleted, noted by a trigger in their own transactions; `enqueued` is what was
@@ -52,13 +51,7 @@ END;
 /// The source of the letters that the trigger keeps.
 pub(crate) const UNDELETABLE: &str = "undeletable";
 
-/// Dropped with the value.
-enum Storage {
-    Postgres(TestDatabase),
-    Sqlite(TempDir),
-}
-
-pub(crate) struct Store(Storage);
+pub(crate) struct Store(TestDatabase);
 
 /// All that is there once nobody works any more.
 pub(crate) struct Contents {
@@ -92,30 +85,24 @@ pub(crate) struct Enqueued {
 
 impl Store {
     pub(crate) async fn on_postgres(server: &Server) -> Result<Self, Error> {
-        let store = Self(Storage::Postgres(TestDatabase::create_on(server.url()).await?));
+        let store = Self(TestDatabase::empty_on(server.url())?);
         store.create_tables(TABLES_ON_POSTGRES).await?;
         Ok(store)
     }
 
     pub(crate) async fn on_sqlite() -> Result<Self, Error> {
-        let store = Self(Storage::Sqlite(TempDir::new()?));
+        let store = Self(TestDatabase::empty_sqlite()?);
         store.create_tables(TABLES_ON_SQLITE).await?;
         Ok(store)
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        match self.0 {
-            Storage::Postgres(_) => "postgres",
-            Storage::Sqlite(_) => "sqlite",
-        }
+        if self.0.url().starts_with("sqlite") { "sqlite" } else { "postgres" }
     }
 
     /// Short waits, so that their ends are tried as well.
     pub(crate) async fn connect(&self, connections: u32) -> Result<DatabaseConnection, DbErr> {
-        let mut options: ConnectOptions = dead_letters::connect_options(match &self.0 {
-            Storage::Postgres(database) => database.url().to_owned(),
-            Storage::Sqlite(dir) => format!("sqlite://{}?mode=rwc", dir.path().join("soak.sqlite").display()),
-        });
+        let mut options: ConnectOptions = dead_letters::connect_options(self.0.url());
         options.max_connections(connections).acquire_timeout(Duration::from_secs(2)).map_sqlx_sqlite_opts(
             |sqlite| sqlite.journal_mode(SqliteJournalMode::Wal).busy_timeout(Duration::from_millis(500)),
         );
@@ -132,7 +119,8 @@ impl Store {
     /// Once all that others have sent is done.
     pub(crate) async fn contents(&self) -> Result<Contents, DbErr> {
         let db = self.connect(1).await?;
-        if let Storage::Postgres(_) = self.0 {
+        let backend = db.get_database_backend();
+        if backend == DbBackend::Postgres {
             let others = "SELECT count(*) FROM pg_stat_activity \
                  WHERE datname = current_database() AND pid <> pg_backend_pid()";
             let others = sql(DbBackend::Postgres, others, []);
@@ -142,7 +130,6 @@ impl Store {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
-        let backend = db.get_database_backend();
         let events = async |outbox: &str| {
             let select = format!("SELECT event FROM {outbox}");
             let rows = db.query_all_raw(sql(backend, &select, [])).await?;

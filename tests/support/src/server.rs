@@ -12,9 +12,10 @@ use std::{
     process::{ChildStdin, ChildStdout, Command, Stdio},
 };
 
+use tempfile::TempDir;
 use url::Url;
 
-use crate::Error;
+use crate::{Error, folder};
 
 /// Starts the server, says so, and stops it when its standard input closes: that happens however the test
 /// process ends, kill -9 included. It outlives signals to be there for that. A line on its standard input
@@ -48,6 +49,8 @@ fi
 rm -rf "$dir"
 "#;
 
+const FOLDER: &str = "dead-letters-postgres-";
+
 /// A private server, which ends with this process.
 #[derive(Debug)]
 pub struct Server {
@@ -64,7 +67,7 @@ impl Server {
     ///
     /// PostgreSQL's programs are not installed, or it did not start: then the error is its log.
     pub fn start() -> Result<Self, Error> {
-        Self::start_with("off")
+        Self::start_in(folder::in_memory(FOLDER)?, "off")
     }
 
     /// Starts one that waits for its disk, as a server in use does: for benchmarks.
@@ -73,13 +76,12 @@ impl Server {
     ///
     /// As [`start`](Self::start).
     pub fn start_durable() -> Result<Self, Error> {
-        Self::start_with("on")
+        Self::start_in(tempfile::Builder::new().prefix(FOLDER).tempdir()?, "on")
     }
 
-    fn start_with(fsync: &str) -> Result<Self, Error> {
+    fn start_in(dir: TempDir, fsync: &str) -> Result<Self, Error> {
         let bin = binaries()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let dir = tempfile::Builder::new().prefix("dead-letters-postgres-").tempdir()?;
         let mut supervisor = Command::new("sh");
         supervisor
             .args(["-c", SUPERVISOR, "sh"])
