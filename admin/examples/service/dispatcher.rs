@@ -1,9 +1,11 @@
 //! Delivers what is in the outbox, and buries what used up its retries.
 
+use std::error::Error;
+
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait, QueryOrder, QuerySelect,
+    ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect,
 };
 use serde_json::Value;
 use tracing::info;
@@ -60,7 +62,7 @@ async fn bury(
         last_error: error,
         error_signature: None,
     };
-    let taken = async |txn: &DatabaseTransaction| -> Result<u64, DbErr> {
+    let taken = async |txn: &DatabaseTransaction| -> Result<u64, Box<dyn Error + Send + Sync>> {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)
     };
     repo.bury_with(letter, taken).await.map(drop)
