@@ -54,7 +54,7 @@ impl JsonLinesArchive {
     /// newest file, comes first.
     ///
     /// An import keeps the times of the letters, so the sweep that archived them deletes them again: see
-    /// [`import`](crate::DeadLetterTriage::import).
+    /// [`import`](crate::DeadLetterTransfer::import).
     ///
     /// The iterator reads the disk as it advances, and holds one letter at a time. In async code, run it on a thread
     /// of its own ([`spawn_blocking`](tokio::task::spawn_blocking)).

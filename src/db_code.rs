@@ -37,9 +37,8 @@ impl DbCode {
         const SQLITE_READONLY: u32 = 8;
         const SQLITE_FULL: u32 = 13;
         match self {
-            // Lost connection (08), deadlock and serialization failure (40), resources and disk (53), a lock that
-            // was not available, a statement or a transaction that ran out of time, and a server that is read-only,
-            // starting or stopping.
+            // A lost connection (08), a deadlock or a serialization failure (40), and missing resources (53). The
+            // others are locks, time-outs, and a server that is read-only, starting or stopping.
             Self::SqlState(state) => {
                 matches!(&state[..2], b"08" | b"40" | b"53")
                     || matches!(&state, b"55P03" | b"57014" | b"57P01" | b"57P02" | b"57P03" | b"57P05")

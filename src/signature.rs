@@ -49,8 +49,8 @@ pub(crate) fn error_message(error: &str) -> String {
     cause.map_or_else(|| text.to_owned(), |cause| format!("{text}{CAUSED_BY}{cause}"))
 }
 
-/// Returns the short name of the letters' error group: the first 16 hex digits of SHA-256 over source, op, the
-/// script's 16 bytes (none without a script) and signature, each after its length in bytes as a big-endian `u64`.
+/// Returns the key of the letter's error group: the first 16 hex digits of SHA-256 over source, op, script and
+/// signature. Each stands behind its length in bytes, as a big-endian `u64`. The script is its 16 bytes, or nothing.
 pub(crate) fn group_key(source: &str, op: &str, script_id: Option<Uuid>, signature: &str) -> String {
     let script_id = script_id.as_ref().map_or(&[][..], |id| id.as_bytes());
     let mut digest = Sha256::new();

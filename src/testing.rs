@@ -9,7 +9,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let store = Arc::new(FailingStore::new(testing::store().await?));
-//! // What is tested has store.clone(), an Arc<dyn DeadLetterStore>.
+//! // The code under test gets store.clone(), an Arc<dyn DeadLetterStore>.
 //! let app = AppId::from(Uuid::new_v4());
 //! store.fail(Call::Insert, ..2, testing::transient());
 //! assert!(store.insert(testing::letter(app)).await.is_err());

@@ -53,9 +53,9 @@ pub trait DeadLetterTransfer: Send + Sync {
     /// Nothing is stored after any of these:
     ///
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 letters, with the argument `letters`;
-    /// - [`NotStorable`](DeadLetterRepoError::NotStorable), with the index and the field of the first such letter,
-    ///   for an `attempt_count` over [`i32::MAX`], a `resolved_at` without a `resolution` or the reverse, a NUL in a
-    ///   text, and a resolution that the table does not know;
+    /// - [`NotStorable`](DeadLetterRepoError::NotStorable), with the index and the field of the first such letter. The
+    ///   table holds no `attempt_count` over [`i32::MAX`], no `resolved_at` without a `resolution` or the reverse, no
+    ///   NUL in a text, and no resolution but the four;
     /// - [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange), with the index and the field of the first such
     ///   letter.
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
