@@ -189,7 +189,7 @@ pub trait DeadLetterRead: Send + Sync {
     ) -> Result<Timeline, DeadLetterRepoError>;
 
     /// Groups the app's matching letters by source, op, script and error signature: at most `limit` groups, sorted by
-    /// count (largest first), then by last seen (newest first), then by [`group_key`](ErrorGroup::group_key).
+    /// count (largest first), then by last seen (newest first), then by [`group_key`](crate::ErrorGroup::group_key).
     ///
     /// The call reads every letter that matches. With a scan limit it examines at most so many letters, as
     /// [`count`](Self::count) does. For each group it reads up to 32,770 characters of one error.

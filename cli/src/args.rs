@@ -495,3 +495,21 @@ pub(crate) struct ScanLimit {
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", help_heading = "Filter", value_parser = number(1..=u32::MAX))]
     pub(crate) scan_limit: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use dead_letters::DeadLetterFilter;
+
+    use super::*;
+
+    #[test]
+    fn every_field_of_the_librarys_filter_is_an_option() {
+        let args = Args::command();
+        let list = args.find_subcommand("list").unwrap();
+        let filter = serde_json::json!(DeadLetterFilter::default());
+        for field in filter.as_object().unwrap().keys() {
+            assert!(list.get_arguments().any(|option| option.get_id() == field.as_str()), "{field}");
+        }
+    }
+}

@@ -112,3 +112,23 @@ pub(super) fn unpaged(mut fields: Fields, operator: &Operator) -> Result<(DeadLe
     let ListQuery { filter, page, .. } = listing(fields, operator)?;
     Ok((filter, Scan { scan_limit: page.scan_limit.unwrap_or(SCAN) }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use utoipa::{
+        PartialSchema,
+        openapi::{RefOr, Schema},
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_field_of_the_librarys_filter() {
+        let RefOr::T(Schema::Object(documented)) = Filter::schema() else { panic!("it is an object") };
+        let filter = serde_json::json!(DeadLetterFilter::default());
+        let fields: BTreeSet<_> = filter.as_object().unwrap().keys().collect();
+        assert_eq!(documented.properties.keys().collect::<BTreeSet<_>>(), fields);
+    }
+}

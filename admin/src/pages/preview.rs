@@ -147,7 +147,8 @@ fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> 
     pairs.collect()
 }
 
-fn word(name: &str) -> Option<&'static str> {
+/// Returns the label of a field of the filter. The page shows the ids and the end of the time range in other ways.
+fn word(name: &'static str) -> Option<&'static str> {
     match name {
         "source" => Some("Source"),
         "op" => Some("Operation"),
@@ -162,6 +163,8 @@ fn word(name: &str) -> Option<&'static str> {
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),
         "failed_again_in_run" => Some("Failed again in run"),
-        _ => None,
+        "ids" | "created_before" => None,
+        // A field without a label must be shown too.
+        name => Some(name),
     }
 }
