@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use axum::{
     extract::FromRequestParts,
     http::{
-        HeaderName,
+        HeaderName, StatusCode,
         header::{AUTHORIZATION, HOST},
         request::Parts,
         uri::Authority,
     },
     response::{IntoResponse, Response},
 };
-use dead_letters::{AppId, DeadLetterReplay, DeadLetterStore};
+use dead_letters::{AppId, DeadLetterReplay, DeadLetterRepoError, DeadLetterStore, ErrorKind};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::{
@@ -43,12 +43,36 @@ const MAX_NAME_CHARACTERS: usize = 200;
 /// every request except those of assets, and before it calls the store.
 #[async_trait]
 pub trait Authorize: Send + Sync + 'static {
-    /// Returns the operator who sends the request with these parts.
+    /// Returns the operator who sends the request with these parts. An implementation may run axum's extractors on
+    /// them.
+    ///
+    /// ```
+    /// use axum::{extract::FromRequestParts, http::request::Parts};
+    /// use dead_letters_admin::{Authorize, Denied, Operator};
+    /// # use axum::http::StatusCode;
+    /// # struct User { name: String }
+    /// # impl<S: Sync> FromRequestParts<S> for User {
+    /// #     type Rejection = StatusCode;
+    /// #     async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+    /// #         Err(StatusCode::UNAUTHORIZED)
+    /// #     }
+    /// # }
+    ///
+    /// struct Session;
+    ///
+    /// #[async_trait::async_trait]
+    /// impl Authorize for Session {
+    ///     async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied> {
+    ///         let user = User::from_request_parts(request, &()).await.map_err(Denied::with)?;
+    ///         Ok(Operator::full(user.name))
+    ///     }
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
     /// Returns the response for a request that is refused: see [`Denied`].
-    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied>;
+    async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied>;
 }
 
 #[async_trait]
@@ -56,8 +80,20 @@ impl<F> Authorize for F
 where
     F: Fn(&Parts) -> Result<Operator, Denied> + Send + Sync + 'static,
 {
-    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied> {
-        self(request)
+    async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied> {
+        self(&*request)
+    }
+}
+
+/// Returns the HTTP status for an error of the store, for a service's own endpoints. The admin's responses have the same
+/// statuses.
+pub fn status_of(error: &DeadLetterRepoError) -> StatusCode {
+    match error.kind() {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Conflict => StatusCode::CONFLICT,
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -70,9 +106,14 @@ where
 pub struct Denied(Box<Response>);
 
 impl Denied {
+    /// Returns any response, such as a redirect to a log-in page or an extractor's rejection.
+    pub fn with(response: impl IntoResponse) -> Self {
+        Self(Box::new(response.into_response()))
+    }
+
     /// Returns 401 with `WWW-Authenticate: Bearer`: nobody is logged in, or the credentials are wrong.
     pub fn unauthenticated() -> Self {
-        Problem::unauthenticated().into_response().into()
+        Self::with(Problem::unauthenticated())
     }
 
     /// Returns 421: the request's `Host` is not a name of the service.
@@ -80,18 +121,18 @@ impl Denied {
     /// Use it in a service that accepts every client that can reach it. A page of another site can point its own name
     /// at such a service (DNS rebinding).
     pub fn misdirected() -> Self {
-        Problem::misdirected().into_response().into()
+        Self::with(Problem::misdirected())
     }
 
     /// Returns 403: the operator may not use the admin at all.
     pub fn forbidden() -> Self {
-        Problem::forbidden("this operator may not use the admin").into_response().into()
+        Self::with(Problem::forbidden("this operator may not use the admin"))
     }
 }
 
-impl From<Response> for Denied {
-    fn from(response: Response) -> Self {
-        Self(Box::new(response))
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        *self.0
     }
 }
 
@@ -198,7 +239,7 @@ impl BearerToken {
 
 #[async_trait]
 impl Authorize for BearerToken {
-    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied> {
         let token = request.headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
             (scheme.eq_ignore_ascii_case(b"Bearer ") && !token.is_empty()).then_some(token)
@@ -233,7 +274,7 @@ impl<F: Fn(&str) -> Option<Operator> + Send + Sync + 'static> TrustedProxyHeader
 
 #[async_trait]
 impl<F: Fn(&str) -> Option<Operator> + Send + Sync + 'static> Authorize for TrustedProxyHeader<F> {
-    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied> {
         let mut values = request.headers.get_all(&self.header).iter();
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(Denied::unauthenticated());
@@ -256,7 +297,7 @@ pub struct InsecureAllowAll(pub Operator);
 
 #[async_trait]
 impl Authorize for InsecureAllowAll {
-    async fn authorize(&self, request: &Parts) -> Result<Operator, Denied> {
+    async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied> {
         if is_of_loopback(request) { Ok(self.0.clone()) } else { Err(Denied::misdirected()) }
     }
 }
@@ -317,7 +358,7 @@ impl FromRequestParts<State> for Access {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, admin: &State) -> Result<Self, Response> {
-        let operator = admin.authorize.authorize(parts).await.map_err(|denied| *denied.0)?;
+        let operator = admin.authorize.authorize(parts).await.map_err(Denied::into_response)?;
         Self::enter(parts, admin, operator).await.map_err(Problem::into_response)
     }
 }

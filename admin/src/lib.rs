@@ -29,7 +29,9 @@ use dead_letters::{AppId, DeadLetterReplay, DeadLetterStore, RetentionPolicy};
 use tower_http::csrf::CsrfLayer;
 
 use access::{Access, Turns};
-pub use access::{Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader};
+pub use access::{
+    Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader, status_of,
+};
 pub use guard::VIEW_TIMEOUT;
 use payload::Redaction;
 #[cfg(feature = "serve")]

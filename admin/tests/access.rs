@@ -195,7 +195,7 @@ async fn a_letter_of_an_app_is_not_there_under_another_one(world: World) {
 
 #[tokio::test]
 async fn nobody_gets_what_authorize_says_and_not_a_byte_of_the_store() {
-    let nobody = |_: &Parts| Err(Denied::from((StatusCode::IM_A_TEAPOT, "who goes there?").into_response()));
+    let nobody = |_: &Parts| Err(Denied::with((StatusCode::IM_A_TEAPOT, "who goes there?")));
     let client = witness(nobody).await;
     let (app, letter) = (new_app().to_string(), Uuid::new_v4().to_string());
     for route in routes() {
@@ -209,9 +209,8 @@ async fn nobody_gets_what_authorize_says_and_not_a_byte_of_the_store() {
 
 #[tokio::test]
 async fn a_redirect_of_authorize_goes_out_as_it_is() {
-    let to_login = |_: &Parts| {
-        Err(Denied::from((StatusCode::SEE_OTHER, [(header::LOCATION, "/login?next=here")]).into_response()))
-    };
+    let to_login =
+        |_: &Parts| Err(Denied::with((StatusCode::SEE_OTHER, [(header::LOCATION, "/login?next=here")])));
     let client = witness(to_login).await;
     let answer = client.get("/apps").await;
     assert_eq!((answer.status, answer.location()), (StatusCode::SEE_OTHER, "/login?next=here"));

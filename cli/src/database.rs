@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dead_letters::{
     connect_options,
     entity::dead_letters::Entity,
-    migration::{Locked, Migrator, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf},
+    migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf},
 };
 use dead_letters_admin::VIEW_TIMEOUT;
 use sea_orm::{
@@ -143,13 +143,14 @@ impl Opened {
     }
 
     /// Applies the missing migration steps.
-    pub(crate) async fn migrate(&self) -> Result<(), Failure> {
-        let migrator = Locked(Migrator);
+    pub(crate) async fn migrate(&self, migrator: impl MigratorTraitSelf) -> Result<(), Failure> {
+        let steps = migrator.migrations().len();
+        let migrator = Locked(migrator);
         let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
         if pending.is_empty() {
             return Ok(());
         }
-        if is_all(&pending)
+        if pending.len() == steps
             && let Err(failure) = self.require_no_table().await
         {
             // Another process may have migrated since the first check.
@@ -208,10 +209,10 @@ impl Opened {
     }
 
     /// Checks whether migration steps are missing.
-    pub(crate) async fn status(&self) -> Result<&'static str, Failure> {
-        match check_schema(&self.pool, &Migrator).await {
+    pub(crate) async fn status(&self, migrator: &impl MigratorTraitSelf) -> Result<&'static str, Failure> {
+        match check_schema(&self.pool, migrator).await {
             Ok(()) => Ok("the schema is current"),
-            Err(SchemaError::Missing(steps)) if is_all(&steps) => {
+            Err(SchemaError::Missing(steps)) if steps.len() == migrator.migrations().len() => {
                 self.require_table().await?;
                 Ok(
                     "the dead_letters table has every column that this version needs; its steps are recorded in another table",
@@ -224,10 +225,6 @@ impl Opened {
             Err(error) => Err(not_looked_up(error)),
         }
     }
-}
-
-fn is_all(steps: &[String]) -> bool {
-    steps.len() == Migrator.migrations().len()
 }
 
 fn not_looked_up(error: SchemaError) -> Failure {

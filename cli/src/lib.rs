@@ -31,7 +31,10 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser};
-use dead_letters::{DeadLetterStore, Requeue, SeaOrmDeadLetterRepo};
+use dead_letters::{
+    DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
+    migration::{Migrator, sea_orm_migration::MigratorTraitSelf},
+};
 use tokio::{runtime::Builder, sync::oneshot, time::timeout};
 use tracing_subscriber::filter::Targets;
 
@@ -49,20 +52,42 @@ const CLOSING: Duration = Duration::from_secs(10);
 const INTERRUPTED: Duration = Duration::from_secs(1);
 
 /// The command line tool, for a binary of the service's own.
-#[derive(Default)]
-pub struct Cli {
+///
+/// ```no_run
+/// use dead_letters::migration::Migrator;
+///
+/// // Pass the service's own migrator, and its `Requeue`.
+/// let exit = dead_letters_cli::Cli::new().migrator(Migrator).run(std::env::args_os());
+/// # let _ = exit;
+/// ```
+pub struct Cli<M = Migrator> {
     requeue: Option<Arc<dyn Requeue>>,
+    migrator: M,
 }
 
 impl Cli {
-    /// Returns the tool, whose `replay` fails until [`requeue`](Self::requeue) is called.
+    /// Returns the tool with the migration steps of dead-letters alone. Its `replay` fails until
+    /// [`requeue`](Self::requeue) is called.
     pub fn new() -> Self {
-        Self::default()
+        Self { requeue: None, migrator: Migrator }
     }
+}
 
+impl Default for Cli {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: MigratorTraitSelf + Send + 'static> Cli<M> {
     /// Enables `replay`. `requeue` puts events back into the service's outbox.
     pub fn requeue(self, requeue: impl Requeue + 'static) -> Self {
-        Self { requeue: Some(Arc::new(requeue)) }
+        Self { requeue: Some(Arc::new(requeue)), ..self }
+    }
+
+    /// Makes `migrate` apply and show the steps of the service's own migrator, which includes those of dead-letters.
+    pub fn migrator<N: MigratorTraitSelf + Send + 'static>(self, migrator: N) -> Cli<N> {
+        Cli { requeue: self.requeue, migrator }
     }
 
     /// Runs one command and returns the exit status for the process.
@@ -74,13 +99,16 @@ impl Cli {
     }
 }
 
-impl fmt::Debug for Cli {
+impl<M> fmt::Debug for Cli<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cli").field("has_requeue", &self.requeue.is_some()).finish()
+        f.debug_struct("Cli").field("has_requeue", &self.requeue.is_some()).finish_non_exhaustive()
     }
 }
 
-fn run(cli: Cli, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit {
+fn run<M: MigratorTraitSelf + Send + 'static>(
+    cli: Cli<M>,
+    args: impl IntoIterator<Item: Into<OsString> + Clone>,
+) -> Exit {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let ran = match Args::try_parse_from(&args) {
         Ok(args) => started(cli, args),
@@ -116,7 +144,7 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
 ///
 /// The command blocks while nobody reads its result. The rows that it reads from the database stay on one
 /// thread.
-fn started(cli: Cli, args: Args) -> Result<(), Failure> {
+fn started<M: MigratorTraitSelf + Send + 'static>(cli: Cli<M>, args: Args) -> Result<(), Failure> {
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let (signals, stop) = Signals::listen()?;
         let (done, ended) = oneshot::channel();
@@ -139,7 +167,7 @@ fn started(cli: Cli, args: Args) -> Result<(), Failure> {
     })
 }
 
-async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
+async fn command<M: MigratorTraitSelf>(cli: Cli<M>, args: Args, stop: &Stop) -> Result<(), Failure> {
     match &args.command {
         Command::Completions(Completions { shell }) => {
             let mut out = Vec::new();
@@ -186,8 +214,8 @@ async fn command(cli: Cli, args: Args, stop: &Stop) -> Result<(), Failure> {
     ran
 }
 
-async fn with_database(
-    cli: Cli,
+async fn with_database<M: MigratorTraitSelf>(
+    cli: Cli<M>,
     command: Command,
     settings: &Settings,
     database: &Opened,
@@ -195,12 +223,12 @@ async fn with_database(
 ) -> Result<(), Failure> {
     match command {
         Command::Migrate(Migrate::Up) => {
-            database.migrate().await?;
+            database.migrate(cli.migrator).await?;
             say!("note: the schema is current");
             return Ok(());
         }
         Command::Migrate(Migrate::Status) => {
-            say!("note: {}", database.status().await?);
+            say!("note: {}", database.status(&cli.migrator).await?);
             return Ok(());
         }
         // Nothing was changed yet, so the command can stop here.

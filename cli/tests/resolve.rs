@@ -27,6 +27,7 @@ on_every_backend! {
     a_terminal_shows_how_far_it_is,
     resolved_letters_are_reopened,
     a_services_own_program_replays,
+    a_services_own_program_applies_the_services_own_steps,
     letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
     a_staged_replay_stops_where_events_fail_again,
@@ -212,6 +213,15 @@ fn own_program(store: &Store, line: &str) -> Command {
     program.env_clear().stdin(Stdio::null()).env("DATABASE_URL", &store.url);
     program.args(line.split(' ').map(|word| word.replace("{app}", &app)));
     program
+}
+
+async fn a_services_own_program_applies_the_services_own_steps(store: Store) {
+    own(&store, "migrate status")
+        .fails(1, "the schema lacks these migration steps: m20270101_000001_create_orders");
+    let up = own(&store, "migrate up");
+    assert_eq!(up.code, 0, "{up:?}");
+    assert_eq!(own(&store, "migrate status").code, 0);
+    store.repo.pool().execute_unprepared("SELECT id FROM orders").await.unwrap();
 }
 
 async fn a_services_own_program_replays(store: Store) {

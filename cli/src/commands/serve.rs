@@ -115,7 +115,7 @@ impl Guard {
 fn unauthenticated() -> Denied {
     const ASK: HeaderValue = HeaderValue::from_static("Basic realm=\"dead-letters\", charset=\"UTF-8\"");
     let text = "the token is missing or wrong\n";
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, ASK)], text).into_response().into()
+    Denied::with((StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, ASK)], text))
 }
 
 async fn known_host(State(names): State<Arc<Vec<String>>>, request: Request, next: Next) -> Response {

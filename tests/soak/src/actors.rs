@@ -71,7 +71,8 @@ impl Actor {
             let stored = match self.rng.u8(..4) {
                 0..2 => {
                     let bury = async {
-                        let bury = world.repo.bury_with(letter, async move |txn| Ok(dequeue(txn, row).await?));
+                        let bury =
+                            world.repo.bury_with(letter, async move |txn| Ok(dequeue(txn, row).await?));
                         Ok(vec![(bury.await?, event)])
                     };
                     world.call("bury", &mut self.rng, bury).await
