@@ -313,7 +313,10 @@ impl From<DeadLetterRepoError> for Problem {
             FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),
             OutOfRange { argument, .. } => {
-                let field = argument.rsplit('.').next().unwrap_or(argument);
+                let field = match *argument {
+                    "buckets.count" => "buckets",
+                    argument => argument.rsplit('.').next().unwrap_or(argument),
+                };
                 return Self::invalid(error.to_string()).of_field(field);
             }
             _ => {}

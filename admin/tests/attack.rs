@@ -208,7 +208,7 @@ fn refused(answer: &Answer, field: &str) {
 fn unavailable(answer: &Answer) {
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
     assert_eq!(answer.header(RETRY_AFTER), "5");
-    assert!(answer.text().contains("be reached"), "{answer}");
+    assert!(answer.text().contains("The database is unavailable"), "{answer}");
 }
 
 /// A proxy between a service and its database.

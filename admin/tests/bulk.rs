@@ -432,7 +432,7 @@ async fn a_run_is_audited(world: World) {
     ] {
         assert_eq!(entry.field(field), value, "{field}");
     }
-    assert!(entry.field("letters").starts_with("op=insert&created_before="), "{entry:?}");
+    assert!(entry.field("letters").starts_with("state=open&op=insert&created_before="), "{entry:?}");
 }
 
 async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes_on(world: World) {

@@ -201,8 +201,8 @@ pub(crate) struct Field {
 const MORE_FIELDS: [(&str, &str, &str); 8] = [
     ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),
-    ("created_from", "Failed from", "2026-03-01T10:00:00Z"),
-    ("created_before", "Failed before", "2026-03-01T10:00:00Z"),
+    ("created_from", "Dead-lettered from", "2026-03-01T10:00:00Z"),
+    ("created_before", "Dead-lettered before", "2026-03-01T10:00:00Z"),
     ("original_event_id", "Event", "id"),
     ("trigger_id", "Trigger", "id, or none"),
     ("script_id", "Script", "id, or none"),

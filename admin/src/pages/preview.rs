@@ -115,10 +115,12 @@ pub(crate) async fn page(
 pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     const MAX_VALUE_CHARACTERS: usize = 40;
     if let Some(ids) = &filter.ids {
-        return format!("ticked, from {} on", ids.first().map_or_else(String::new, ToString::to_string));
+        return format!("ticked, the first is {}", ids.first().map_or_else(String::new, ToString::to_string));
     }
     let query = ListQuery::from(filter.clone());
-    let texts = query.pairs().filter_map(|(name, value)| {
+    // A run changes open letters only, so the text needs no state for them.
+    let pairs = query.pairs().filter(|(name, value)| (*name, &**value) != ("state", "open"));
+    let texts = pairs.filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
         Some(format!("{} {cut}{end}", word(name)?.to_lowercase()))
@@ -159,7 +161,7 @@ fn word(name: &'static str) -> Option<&'static str> {
         "error_contains" => Some("Error contains"),
         "error_signature" => Some("Signature"),
         "group_key" => Some("Group"),
-        "created_from" => Some("Failed from"),
+        "created_from" => Some("Dead-lettered from"),
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),
         "failed_again_in_run" => Some("Failed again in run"),
