@@ -54,7 +54,7 @@ async fn an_archiving_sweep_that_is_killed_loses_no_letter(store: Store) {
     store.import(10_000, 40).await;
     let before = store.run("export --app {app}").out;
     let folder = TempDir::new().unwrap();
-    let sweep = format!("sweep --all-after 30d --yes --archive {}", folder.path().display());
+    let sweep = format!("sweep --delete-all-after 30d --yes --archive {}", folder.path().display());
     let program = store.start(&sweep);
     while store.count().await == 10_000 {}
     kill(program);
@@ -126,7 +126,7 @@ async fn an_export_that_is_told_to_end_tells_how_many_it_wrote() {
 async fn a_sweep_that_goes_on_tells_each_and_ends_when_it_is_told_to() {
     let store = Store::sqlite().await;
     store.import(3, 2).await;
-    let mut program = store.start("sweep --all-after 1d --every 1s --yes");
+    let mut program = store.start("sweep --delete-all-after 1d --every 1s --yes");
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(said.next().unwrap().ends_with("Z deleted 3"));
     assert!(said.next().unwrap().ends_with("Z deleted 0"));

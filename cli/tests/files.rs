@@ -57,7 +57,7 @@ async fn every_command_leaves_a_sqlite_file_that_can_be_copied() {
         ("resolve --app {app} --matching --yes".to_owned(), 0),
         ("timeline --app {app} --from now --until 1h".to_owned(), 2),
         ("export --app {app} --state any".to_owned(), 0),
-        (format!("sweep --all-after 1d --yes --archive {}", archive.path().display()), 0),
+        (format!("sweep --delete-all-after 1d --yes --archive {}", archive.path().display()), 0),
         ("import /nowhere".to_owned(), 1),
         ("migrate status".to_owned(), 0),
         ("migrate up".to_owned(), 0),
@@ -99,7 +99,7 @@ async fn what_only_reads_leaves_a_rollback_journal_and_reads_a_file_that_is_read
         "timeline --app {app}",
         "export --app {app}",
         "resolve --app {app} --matching --dry-run",
-        "sweep --all-after 1d --dry-run",
+        "sweep --delete-all-after 1d --dry-run",
         "migrate status",
     ] {
         assert_eq!(store.run(line).code, 0, "{line}");

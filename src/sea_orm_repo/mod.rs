@@ -3,7 +3,10 @@
 use std::{ops::RangeInclusive, pin::pin};
 
 use dead_letters_entity::dead_letters::{Column, Entity};
-use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait, QuerySelect};
+use sea_orm::{
+    DatabaseConnection, DatabaseConnectionType, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait,
+    QuerySelect, RuntimeErr,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -62,7 +65,13 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The application opens the pool, and chooses its driver, TLS, size and timeouts.
     pub fn new(db: DatabaseConnection) -> Self {
-        let dialect = Dialect::of(db.get_database_backend());
+        let dialect = match db.inner {
+            // Asked for its backend, a connection that was never opened panics.
+            DatabaseConnectionType::Disconnected => {
+                Err(DbErr::Conn(RuntimeErr::Internal("Disconnected".to_owned())))
+            }
+            _ => Dialect::of(db.get_database_backend()),
+        };
         Self { db: Connection(db), limits: Limits::default(), dialect }
     }
 

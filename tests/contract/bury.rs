@@ -150,13 +150,10 @@ async fn a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox(db: T
     assert_eq!(places(&db).await, (1, 0));
 }
 
+type Taken = Result<u64, Box<dyn Error + Send + Sync>>;
+
 /// A delete that fails as a pool without connections does, so many times.
-fn fails(
-    times: u32,
-) -> (
-    Arc<AtomicU32>,
-    impl AsyncFnOnce(&DatabaseTransaction) -> Result<u64, Box<dyn Error + Send + Sync>> + Clone,
-) {
+fn fails(times: u32) -> (Arc<AtomicU32>, impl AsyncFnOnce(&DatabaseTransaction) -> Taken + Clone) {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = calls.clone();
     let delete = async move |txn: &DatabaseTransaction| {

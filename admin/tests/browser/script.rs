@@ -97,7 +97,7 @@ async fn letters_are_ticked_and_ignored_by_keys_alone(site: &Site, browser: &Bro
     browser.sees("2 letters are ignored:").await?;
     // Where a screen reader goes on.
     let focused = browser.driver.active_element().await?;
-    assert!(focused.text().await?.starts_with("Done. 2 letters are ignored: ticked, from "));
+    assert!(focused.text().await?.starts_with("Done. 2 letters are ignored: ticked, the first is "));
     let left = site.world.row(ids[0]).await;
     assert_eq!((left.resolution, site.world.repo.unresolved_count(site.app()).await.unwrap()), (None, 1));
     Ok(())

@@ -595,7 +595,7 @@ async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_po
     assert_eq!((first.ids.clone(), failed(&first)), (vec![stored[1].id], vec![stored[2].id]));
     assert_eq!((first.more, first.skipped_locked), (true, true));
     let second = replayer
-        .replay_matching(app, &all(), &Attribution::default(), &request.clone().after(first.next))
+        .replay_matching(app, &all(), &Attribution::default(), &request.after(first.next))
         .await
         .unwrap();
     assert_eq!((&second.ids, second.more, second.skipped_locked), (&ids(&stored[3..5]), true, false));

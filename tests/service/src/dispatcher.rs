@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dead_letters::{DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
-use sea_orm::{ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, DbErr, EntityTrait, QuerySelect};
+use sea_orm::{ActiveModelTrait, ActiveValue::Set, EntityTrait, QuerySelect};
 use serde_json::Value;
 use tokio::time::sleep;
 
