@@ -13,8 +13,8 @@ use crate::{
 
 /// The letters of an app that a call is about: those that match every field that is set.
 ///
-/// The default is every open letter. Every field may be missing when it is deserialized. An unknown field is an error: if it were ignored, a bulk call
-/// would take more letters than the sender meant. `Debug` shows the texts by their size.
+/// The default is every open letter. Every field may be missing when it is deserialized. An unknown field is an error:
+/// if it were ignored, a bulk call would take more letters than the sender meant. `Debug` shows the texts by their size.
 ///
 /// ```
 /// use chrono::Utc;

@@ -21,6 +21,7 @@ macro_rules! call {
             #[cfg(feature = "metrics")]
             name: $name,
             span: tracing::info_span!(
+                target: "dead_letters",
                 concat!("dead_letters.", $name),
                 $($($field)+,)?
                 rows = tracing::field::Empty

@@ -81,6 +81,8 @@ impl Cursor {
     ) -> Self {
         // The digest does not use a `Value`, because its field order depends on a feature that another crate of the
         // build may turn on. Other programs must be able to read the cursor. Serializing these types can't fail.
+        // The effective state, because a link may name the state that another one leaves out.
+        let filter = filter.clone().state(filter.effective_state());
         let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter);
         let digest = Sha256::digest(serde_json::to_vec(&listing).unwrap_or_default());
         let checksum = digest.first_chunk().copied().unwrap_or_default();

@@ -5,11 +5,11 @@ use std::{error::Error, pin::pin, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
-    DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest, PageRequest,
-    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    TimelineRequest,
+    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterFilter,
+    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest,
+    PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Take, TimelineRequest,
     testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
 };
 use sea_orm::DatabaseTransaction;
@@ -84,6 +84,13 @@ impl Archive for Nowhere {
 }
 
 #[async_trait]
+impl Take for Nowhere {
+    async fn take(&self, _: &DatabaseTransaction, _: Uuid) -> Result<u64, Box<dyn Error + Send + Sync>> {
+        Ok(1)
+    }
+}
+
+#[async_trait]
 impl Requeue for Nowhere {
     async fn requeue(
         &self,
@@ -94,9 +101,10 @@ impl Requeue for Nowhere {
     }
 }
 
-/// A store that fails, its replay, and the store itself.
+/// A store that fails, its burier, its replay, and the store itself.
 struct Given {
     store: FailingStore<SeaOrmDeadLetterRepo>,
+    bury: FailingStore<Arc<dyn DeadLetterBury>>,
     replay: FailingStore<Arc<dyn DeadLetterReplay>>,
     itself: SeaOrmDeadLetterRepo,
     app: AppId,
@@ -105,12 +113,13 @@ struct Given {
 impl Given {
     async fn new() -> Self {
         let itself = store().await.unwrap();
+        let bury = FailingStore::new(itself.burier(Nowhere));
         let replay = FailingStore::new(itself.replayer(Nowhere));
-        Self { store: FailingStore::new(itself.clone()), replay, itself, app: new_app() }
+        Self { store: FailingStore::new(itself.clone()), bury, replay, itself, app: new_app() }
     }
 
     async fn make(&self, call: Call) -> Result<(), DeadLetterRepoError> {
-        let Self { store, replay, itself, app } = self;
+        let Self { store, bury, replay, itself, app } = self;
         let app = *app;
         let max = DateTime::<Utc>::MAX_UTC;
         let filter = DeadLetterFilter::default().created_before(max);
@@ -156,6 +165,7 @@ impl Given {
             Call::Sweep => store.sweep(&scope, due, None, 1).await.map(drop),
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
+            Call::Bury => bury.bury(letter(app)).await.map(drop),
             Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
             Call::ReplayMatching => replay
                 .replay_matching(app, &filter, &Attribution::default(), &ReplayRequest::default())
@@ -171,6 +181,7 @@ async fn the_call_that_was_told_fails_and_no_other() {
     let given = Given::new().await;
     for &told in Call::ALL {
         given.store.fail(told, .., internal());
+        given.bury.fail(told, .., internal());
         given.replay.fail(told, .., internal());
         for &call in Call::ALL {
             let outcome = given.make(call).await.map_err(|error| error.to_string());
@@ -178,6 +189,7 @@ async fn the_call_that_was_told_fails_and_no_other() {
             assert_eq!(outcome, expected, "{call:?}, told {told:?}");
         }
         given.store.recover();
+        given.bury.recover();
         given.replay.recover();
     }
 }

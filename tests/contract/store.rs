@@ -5,7 +5,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, CappedCount, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRetention, DeadLetterState, DeadLetterStore, Due, PageRequest, SweepScope,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, DeadLetterStore, Due,
+    PageRequest, SweepScope,
 };
 use tokio::runtime::Handle;
 
@@ -15,6 +16,7 @@ use crate::database::TestDb;
 on_every_backend! {
     one_object_goes_wherever_one_of_its_traits_is_wanted,
     a_repo_behind_pointers_is_a_repo_for_what_is_built_on_one,
+    a_store_is_ready_while_its_table_can_be_read,
 }
 
 async fn stored(repo: impl DeadLetterRepo, app: AppId) -> DeadLetterId {
@@ -53,4 +55,13 @@ async fn a_repo_behind_pointers_is_a_repo_for_what_is_built_on_one(db: TestDb) {
     }
     coalescing.shut_down().await;
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 20);
+}
+
+async fn a_store_is_ready_while_its_table_can_be_read(db: TestDb) {
+    db.repo().check_ready().await.unwrap();
+    stored(db.repo(), new_app()).await;
+    db.repo().check_ready().await.unwrap();
+    db.execute("ALTER TABLE dead_letters RENAME TO moved_letters").await;
+    let error = db.repo().check_ready().await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::Db(_)), "{error}");
 }

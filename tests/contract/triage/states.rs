@@ -11,6 +11,7 @@ use crate::database::TestDb;
 on_every_backend! {
     a_filter_without_a_state_selects_open_letters,
     a_filter_with_a_resolution_or_ids_and_no_state_selects_any_state,
+    a_cursor_fits_the_same_letters_with_their_state_named_or_not,
 }
 
 /// An unresolved letter, then one of each resolution.
@@ -72,5 +73,18 @@ async fn a_filter_with_a_resolution_or_ids_and_no_state_selects_any_state(db: Te
         finds(&db, app, &by_ids.clone().resolution(resolution), &[id]).await;
         let of_state = if resolution == Resolution::HandlerFailed { &[id][..] } else { &[] };
         finds(&db, app, &filter.state(DeadLetterState::Open), of_state).await;
+    }
+}
+
+async fn a_cursor_fits_the_same_letters_with_their_state_named_or_not(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 2).await;
+    let unnamed = DeadLetterFilter::default();
+    let named = unnamed.clone().state(DeadLetterState::Open);
+    for (first, second) in [(&unnamed, &named), (&named, &unnamed)] {
+        let page = PageRequest::default().size(1);
+        let next = db.repo().list(app, first, &page).await.unwrap().next;
+        let rest = db.repo().list(app, second, &page.after(next)).await.unwrap();
+        assert_eq!(rest.items[0].id, stored[0]);
     }
 }
