@@ -226,8 +226,9 @@ pub(crate) struct Resolve {
     pub(crate) by: Option<String>,
 }
 
-/// Replay open letters, by ID or by filter: put their events back into the outbox (only in the service's own build of this
-/// tool)
+/// Replay open letters, by ID or by filter
+///
+/// Puts their events back into the outbox. Only the service's own build of this tool knows the outbox and can replay.
 #[derive(Debug, clap::Args)]
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to replay")),

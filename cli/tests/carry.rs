@@ -82,7 +82,7 @@ async fn a_bad_line_is_named_and_those_before_it_are_stored(store: Store) {
         (
             good.trim().replace("\"attempt_count\":5", "\"attempt_count\":4294967295"),
             1,
-            "standard input, line 3: the attempt_count can't be stored",
+            "standard input, line 3: cannot store the attempt_count",
         ),
     ] {
         let ran = store.fed("import", &format!("{good}{good}{bad}\n"));
@@ -217,7 +217,7 @@ async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
     let dry = store.run(&format!("{line} --dry-run --output json")).json();
     assert_eq!((&dry["all"]["count"], &dry["open_within_a_week"]["count"]), (&json!(2), &json!(2)));
     let asked = store.asked(line, "n\n");
-    assert!(asked.contains("2 letters of the app") && asked.contains("nothing was done"), "{asked}");
+    assert!(asked.contains("2 letters of the app") && asked.contains("nothing was changed"), "{asked}");
     assert_eq!(store.count().await, 2);
     assert!(store.asked(line, "y\n").contains("DELETED"));
     assert_eq!(store.count().await, 0);

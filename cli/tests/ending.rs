@@ -98,7 +98,7 @@ async fn a_second_signal_ends_what_nobody_reads(store: Store) {
     );
     terminate(&program);
     assert_eq!(program.wait().unwrap().code(), Some(1));
-    assert!(said.next().unwrap().contains("stopped: the current batch is done or not"));
+    assert!(said.next().unwrap().contains("stopped; the current batch was committed or rolled back"));
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
 async fn a_terminal_shows_how_far_it_is(store: Store) {
     store.import(2_500, 1).await;
     let shown = store.on_terminal(100, "resolve --app {app} --matching --yes");
-    assert!(shown.contains("of 2,500 letters") && shown.ends_with("RESOLVED\n    2500\n"), "{shown:?}");
+    assert!(shown.contains("of 2,500 letters") && shown.ends_with("RESOLVED\n     2500\n"), "{shown:?}");
     assert!(store.on_terminal(100, "sweep --delete-closed-after 1h").ends_with("0\n"));
 }
 

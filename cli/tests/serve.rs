@@ -48,7 +48,7 @@ fn serve(store: &Store, args: &[&str], token: Option<&str>) -> (Child, String, V
 async fn without_a_token_the_admin_is_for_names_of_the_loopback_interface(store: Store) {
     store.letter("orders", "smtp: 451").await;
     let (mut program, address, notes) = serve(&store, &[], None);
-    assert!(notes.iter().any(|note| note.contains("every local user may act")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("every local user can resolve letters")), "{notes:?}");
     for host in ["localhost", "localhost:9999", "127.0.0.1", "[::1]:80"] {
         let answer = ask(&address, &format!("GET /api/apps HTTP/1.1\r\nHost: {host}"));
         assert!(
@@ -101,7 +101,7 @@ async fn with_a_token_nobody_gets_in_without_it(store: Store) {
 #[tokio::test]
 async fn an_address_that_is_open_to_others_wants_a_token() {
     let store = Store::sqlite().await;
-    store.run("serve --listen 0.0.0.0:0").fails(2, "hint: --token-file");
+    store.run("serve --listen 0.0.0.0:0").fails(2, "hint: pass --token-file");
     store.run("serve --token-file /nowhere").fails(2, "--token-file /nowhere");
 }
 

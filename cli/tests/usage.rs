@@ -137,7 +137,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
             "invalid value 'x' for '--trigger-id",
             "none or a UUID, for example",
         ),
-        ("list --app {app} --script-id x", "invalid value 'x' for '--script-id", "or none"),
+        ("list --app {app} --script-id x", "invalid value 'x' for '--script-id", "none or a UUID"),
         ("list --app {app} --original-event-id x", "invalid value 'x' for '--original-event-id", uuid),
         ("list --app {app} --created-from soon", "--created-from: \"soon\" is not a time", time),
         ("list --app {app} --created-before soon", "--created-before: \"soon\" is not a time", time),
@@ -325,7 +325,7 @@ fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
         ("postgres://ada:1?s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("postgres://ada:1/s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("sqlite://x.sqlite?mod=ro", "mod"),
-        ("mysql://ada:s3cret@h/db", "PostgreSQL and SQLite"),
+        ("mysql://ada:s3cret@h/db", "must be a postgres: or sqlite: URL"),
     ] {
         let ran = run(&["apps", "--database-url", url]);
         ran.fails(2, said);

@@ -111,7 +111,7 @@ async fn all(
                     .map_or_else(String::new, |(path, line)| format!("{}, line {line}", path.display()))
             };
             Failure::failed(format!("{}: cannot store the {field}", place(index))).hint(format!(
-                "the lines before {} were imported; fix the line and run the command again",
+                "the letters from {} on were not imported; fix the line and run the command again",
                 place(0)
             ))
         })?;
