@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::{
     body::Body,
     http::{HeaderName, Method, Request, StatusCode, header, request::Parts},
-    response::IntoResponse,
 };
 use dead_letters::testing::{FailingStore, letter};
 use dead_letters::{AppId, DeadLetterReplay, DeadLetterRepo, DeadLetterStore, testing};

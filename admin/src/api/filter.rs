@@ -78,7 +78,7 @@ pub(super) fn check_lengths(filter: &DeadLetterFilter) -> Result<(), Problem> {
     let is_long = |(name, text): &(&str, String)| *name != "ids" && text.chars().count() > MAX_CHARACTERS;
     match query.pairs().find(is_long) {
         Some((name, _)) => {
-            Err(Problem::invalid_field(&format!("filter.{name}"), "must have at most 2,000 characters"))
+            Err(Problem::invalid_field(format!("filter.{name}"), "must have at most 2,000 characters"))
         }
         None => Ok(()),
     }

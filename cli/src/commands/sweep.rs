@@ -204,7 +204,7 @@ async fn dry_run(store: &dyn DeadLetterStore, plan: &Plan, printer: &mut Printer
         let within = plan.policy().due_within(store, plan.app_id, plan.now, WEEK, COUNT_CAP).await?;
         found.open_within_a_week = Some(within);
     }
-    let shown = |count: Option<CappedCount>| count.map_or(String::new(), |count| amount(count));
+    let shown = |count: Option<CappedCount>| count.map_or(String::new(), amount);
     let columns = [number("due as closed"), number("due by age"), number("open and due in a week")];
     printer.print(&found, &[found], columns, |found| {
         [found.closed, found.all, found.open_within_a_week].map(|count| shown(count).into())
