@@ -65,12 +65,10 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The application opens the pool, and chooses its driver, TLS, size and timeouts.
     pub fn new(db: DatabaseConnection) -> Self {
-        let dialect = match db.inner {
-            // Asked for its backend, a connection that was never opened panics.
-            DatabaseConnectionType::Disconnected => {
-                Err(DbErr::Conn(RuntimeErr::Internal("Disconnected".to_owned())))
-            }
-            _ => Dialect::of(db.get_database_backend()),
+        // Asked for its backend, a connection that was never opened panics.
+        let dialect = match matches!(db.inner, DatabaseConnectionType::Disconnected) {
+            true => Err(DbErr::Conn(RuntimeErr::Internal("Disconnected".to_owned()))),
+            false => Dialect::of(db.get_database_backend()),
         };
         Self { db: Connection(db), limits: Limits::default(), dialect }
     }
