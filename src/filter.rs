@@ -272,3 +272,31 @@ impl FromStr for DeadLetterState {
             .ok_or_else(|| DeadLetterRepoError::InvalidState(text.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bulk_call_takes_open_letters_or_refuses_a_filter_that_asks_for_closed_ones_only() {
+        let all = DeadLetterFilter::default;
+        let state = |filter: DeadLetterFilter| filter.resolvable().map(|filter| filter.effective_state());
+        assert_eq!(state(all()), Some(DeadLetterState::Open));
+        assert_eq!(state(all().state(DeadLetterState::Any)), Some(DeadLetterState::Open));
+        assert_eq!(state(all().state(DeadLetterState::Unresolved)), Some(DeadLetterState::Unresolved));
+        assert_eq!(state(all().resolution(Resolution::HandlerFailed)), Some(DeadLetterState::Open));
+        assert_eq!(state(all().ids([])), Some(DeadLetterState::Open));
+        assert_eq!(state(all().state(DeadLetterState::Closed)), None);
+        assert_eq!(state(all().resolution(Resolution::Ignored)), None);
+    }
+
+    #[test]
+    fn a_letters_state_follows_from_its_resolution() {
+        let at = Some(DateTime::UNIX_EPOCH);
+        assert_eq!(DeadLetterState::of(None, None), DeadLetterState::Unresolved);
+        assert_eq!(DeadLetterState::of(at, Some(Resolution::HandlerFailed)), DeadLetterState::Open);
+        assert_eq!(DeadLetterState::of(at, Some(Resolution::Replayed)), DeadLetterState::Closed);
+        // A resolution of a newer version.
+        assert_eq!(DeadLetterState::of(at, None), DeadLetterState::Closed);
+    }
+}

@@ -220,3 +220,19 @@ impl ReplayFailure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ReplayRequest;
+
+    #[test]
+    fn the_stages_are_1_then_10_then_100_then_1_000() {
+        let mut replayed = 0;
+        let stages = [(); 5].map(|()| {
+            let stage = ReplayRequest::next_stage(replayed);
+            replayed += u64::from(stage);
+            stage
+        });
+        assert_eq!(stages, [1, 10, 100, 1_000, 1_000]);
+    }
+}

@@ -266,14 +266,14 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
         repo.gc(before, 1_000).await.unwrap();
         log.expect(GC, InOrder, Some(1_000));
-        let (created, settled) = (Due::CreatedBefore(before), Due::ClosedBefore(before));
+        let (created, resolved) = (Due::CreatedBefore(before), Due::ClosedBefore(before));
         let excepted = vec![apps()[1], Uuid::from_u128(7).into()];
         for (scope, of_created) in [
             (SweepScope::App(app), APP),
             (SweepScope::AllApps, GC),
             (SweepScope::AllAppsBut { excepted }, APP),
         ] {
-            for (due, indexes) in [(created, of_created), (settled, CLOSED)] {
+            for (due, indexes) in [(created, of_created), (resolved, CLOSED)] {
                 // From the oldest on, and behind many rows that are due: by an index condition, not by reading those.
                 for after in [None, Some(half_way(app))] {
                     repo.sweep(&scope, due, after, 1_000).await.unwrap();
@@ -288,7 +288,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
                 (created, DeadLetterState::Unresolved, UNRESOLVED, InOrder, Some(1_001)),
                 // Among due rows of any state.
                 (created, DeadLetterState::Closed, APP, Filtering, None),
-                (settled, DeadLetterState::Any, CLOSED, InOrder, Some(1_001)),
+                (resolved, DeadLetterState::Any, CLOSED, InOrder, Some(1_001)),
             ] {
                 repo.count_due(&scope, due, state, 1_000).await.unwrap();
                 log.expect(indexes, reads, at_most);
@@ -459,11 +459,11 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
 }
 
 #[tokio::test]
-async fn on_postgres_no_statement_reads_many_rows_while_the_statistics_know_of_none_that_is_settled() {
+async fn on_postgres_no_statement_reads_many_rows_while_the_statistics_know_of_none_that_is_closed() {
     let db = with_statistics_of("resolved_at = NULL, resolution = NULL").await;
-    let settle = "UPDATE dead_letters SET resolved_at = now.resolved_at, resolution = now.resolution
+    let close = "UPDATE dead_letters SET resolved_at = now.resolved_at, resolution = now.resolution
         FROM now WHERE now.id = dead_letters.id AND now.resolution = 'replayed'";
-    db.execute(settle).await;
+    db.execute(close).await;
     no_plan_reads_many_rows(&db).await;
 }
 

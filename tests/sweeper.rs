@@ -416,11 +416,11 @@ async fn due_within_counts_open_rows_by_each_apps_own_retention_up_to_its_cap() 
 fn a_retention_of_less_than_an_hour_is_refused_unless_it_is_meant() {
     let store = Script::of([]);
     let short = HOUR - Duration::from_nanos(1);
-    let settled = Retention::default().delete_closed_after(short).delete_all_after(HOUR);
+    let resolved = Retention::default().delete_closed_after(short).delete_all_after(HOUR);
     let own = others(all_after(HOUR)).app(app(1), all_after(short));
     for (policy, app_id, field) in [
         (others(all_after(short)), None, "delete_all_after"),
-        (others(settled), None, "delete_closed_after"),
+        (others(resolved), None, "delete_closed_after"),
         (own, Some(app(1)), "delete_all_after"),
     ] {
         let refused = Sweeper::builder(store.clone(), policy.clone()).build().unwrap_err();

@@ -7,8 +7,10 @@ use axum::{
     http::{HeaderName, Method, Request, StatusCode, header, request::Parts},
 };
 use dead_letters::testing::{FailingStore, letter};
-use dead_letters::{AppId, DeadLetterReplay, DeadLetterRepo, DeadLetterStore, testing};
-use dead_letters_admin::{Admin, Authorize, BearerToken, Denied, Operator, Right, TrustedProxyHeader};
+use dead_letters::{AppId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterStore, testing};
+use dead_letters_admin::{
+    Admin, Authorize, BearerToken, Denied, Operator, Right, TrustedProxyHeader, status_of,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -203,6 +205,21 @@ async fn nobody_gets_what_authorize_says_and_not_a_byte_of_the_store() {
             let (status, text) = (answer.status, answer.text());
             assert_eq!((status, text), (StatusCode::IM_A_TEAPOT, "who goes there?"), "{}", route.path);
         }
+    }
+}
+
+#[test]
+fn an_error_of_the_store_has_a_status_by_its_kind() {
+    let id = Uuid::nil().into();
+    let errors = [
+        (DeadLetterRepoError::NotFound(id), StatusCode::NOT_FOUND),
+        (DeadLetterRepoError::NotResolved(id), StatusCode::CONFLICT),
+        (DeadLetterRepoError::InvalidCursor, StatusCode::BAD_REQUEST),
+        (testing::transient(), StatusCode::SERVICE_UNAVAILABLE),
+        (testing::internal(), StatusCode::INTERNAL_SERVER_ERROR),
+    ];
+    for (error, status) in errors {
+        assert_eq!(status_of(&error), status, "{error}");
     }
 }
 

@@ -101,7 +101,7 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
     let of_others = SweepScope::AllAppsBut { excepted: vec![store.app] };
     let of_others = (store.clone(), Arc::new(of_others));
     let all = DeadLetterFilter::default().state(DeadLetterState::Open).created_before(Utc::now());
-    let settle = (store.clone(), Arc::new((all, Attribution::default())));
+    let resolve = (store.clone(), Arc::new((all, Attribution::default())));
     let whole = |rows: u64, of: u64| if rows == of { Ok(()) } else { Err(format!("{rows} rows of {of}")) };
     vec![
         (
@@ -110,10 +110,10 @@ fn batches(store: &Arc<Store>) -> Vec<(&'static str, Call)> {
         ),
         (
             "resolve_matching of 500",
-            side!(settle, n => {
-                let (filter, nobody) = &*settle.1;
-                let settled = settle.0.repo.resolve_matching(settle.0.app, filter, Resolution::Ignored, nobody, 500).await?;
-                whole(settled.ids.len() as u64, 500)?
+            side!(resolve, n => {
+                let (filter, nobody) = &*resolve.1;
+                let closed = resolve.0.repo.resolve_matching(resolve.0.app, filter, Resolution::Ignored, nobody, 500).await?;
+                whole(closed.ids.len() as u64, 500)?
             }),
         ),
         ("gc of 500", side!(store, n => whole(store.repo.gc(FROM + TimeDelta::days(120), 500).await?, 500)?)),
@@ -178,7 +178,7 @@ async fn create(server: &Url, rows: u32) -> Result<Arc<Store>, Failure> {
     );
     let began = Instant::now();
     store.execute(&insertion("dead_letters", V7, PAYLOAD_BYTES, ["", ""], &apps_and_times)).await?;
-    store.settle("dead_letters").await?;
+    store.analyze("dead_letters").await?;
     println!("{rows} rows in {:.0} s", began.elapsed().as_secs_f64());
     store.with_ids().await
 }

@@ -208,7 +208,7 @@ impl Bench {
         let newer = AppId::from(Uuid::new_v4());
         for table in TABLES {
             store.fill(table, newer, 400_000, FROM + TimeDelta::days(60)).await?;
-            store.settle(table).await?;
+            store.analyze(table).await?;
         }
         let app = store.app;
         let peers = side!(store, n => store.peer.list(app.into(), true, 50, 0).await?);

@@ -20,7 +20,7 @@ use crate::{
 /// The limit of a bounded scan.
 const SCAN: Option<u32> = Some(10_000);
 /// Rows that are resolved by their ids.
-const SETTLED: usize = 100_000;
+const CLOSED: usize = 100_000;
 const AT_ONCE: u32 = 1_000;
 
 /// Each call that scans, with a filter that matches nothing.
@@ -70,7 +70,7 @@ pub(crate) async fn by_ids(store: &Store) -> Result<Bound, Failure> {
     let repo = SeaOrmDeadLetterRepo::new(Database::connect(options).await?);
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM dead_letters WHERE app_id = $1 LIMIT $2")
         .bind(store.app.into_inner())
-        .bind(SETTLED as i64)
+        .bind(CLOSED as i64)
         .fetch_all(&mut store.connect().await?)
         .await?;
     let mut took = Vec::new();
@@ -78,12 +78,12 @@ pub(crate) async fn by_ids(store: &Store) -> Result<Bound, Failure> {
         let ids: Vec<_> = ids.iter().copied().map(Into::into).collect();
         let filter = unresolved().ids(ids);
         let called = Instant::now();
-        let settled = repo
+        let closed = repo
             .resolve_matching(store.app, &filter, Resolution::Replayed, &Attribution::default(), AT_ONCE)
             .await?;
         took.push(called.elapsed().as_secs_f64() * 1e3);
-        if settled.ids.len() != AT_ONCE as usize {
-            return Err(format!("{} rows were settled, of {AT_ONCE}", settled.ids.len()).into());
+        if closed.ids.len() != AT_ONCE as usize {
+            return Err(format!("{} rows were closed, of {AT_ONCE}", closed.ids.len()).into());
         }
     }
     let last = quantile(&mut took[95..], 0.5);

@@ -43,7 +43,7 @@ pub(crate) async fn crowd(server: &Url, rows_of_excepted: u32) -> Result<Arc<Sto
          FROM generate_series(101, 10100) app, generate_series(1, 10) n WHERE app % 10 > 0"
     );
     store.fill_with("dead_letters", &rows).await?;
-    store.settle("dead_letters").await?;
+    store.analyze("dead_letters").await?;
     Ok(store)
 }
 

@@ -51,7 +51,7 @@ impl Store {
             for n in 1..=100 {
                 store.fill(table, Uuid::from_u128(n).into(), 100, FROM).await?;
             }
-            store.settle(table).await?;
+            store.analyze(table).await?;
         }
         store.peer_ids =
             store.peer.list(store.app.into(), true, IDS, 0).await?.iter().map(|row| row.id()).collect();
@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Vacuumed, with fresh statistics, and on the disk.
-    pub(crate) async fn settle(&self, table: &str) -> Result<(), Failure> {
+    pub(crate) async fn analyze(&self, table: &str) -> Result<(), Failure> {
         self.execute(&format!("VACUUM ANALYZE {table}")).await?;
         self.execute("CHECKPOINT").await
     }

@@ -40,7 +40,7 @@ pub(crate) async fn refill(store: &Store, side: usize) -> Result<(), Failure> {
     let table = TABLES[side];
     store.execute(&format!("TRUNCATE {table}")).await?;
     store.fill(table, store.app, ROWS, FROM).await?;
-    store.settle(table).await
+    store.analyze(table).await
 }
 
 /// Deletes all that is due.

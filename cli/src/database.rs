@@ -13,7 +13,9 @@ use dead_letters::{
 use dead_letters_admin::VIEW_TIMEOUT;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    QueryFilter, SqlxError, Statement, sea_query::Expr, sqlx::sqlite::SqliteJournalMode,
+    QueryFilter, SqlxError,
+    sea_query::{CaseStatement, Expr, ExprTrait, Func, JoinType, NullOrdering, Order, Query},
+    sqlx::sqlite::SqliteJournalMode,
 };
 use url::{Position, Url};
 
@@ -134,11 +136,26 @@ impl Opened {
     /// Returns a schema that has the table, which the search path does not show. Also returns the role if it lacks
     /// `USAGE` on that schema.
     async fn other_schema(&self) -> Result<Option<(String, Option<String>)>, DbErr> {
-        let schema = "SELECT quote_ident(nspname)::text, \
-                CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(current_user)::text END \
-            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-            WHERE c.relname = 'dead_letters' AND c.relkind IN ('r', 'p') ORDER BY 2 NULLS LAST, 1 LIMIT 1";
-        let found = self.pool.query_one_raw(Statement::from_string(DbBackend::Postgres, schema)).await?;
+        let quoted = |name: Expr| Expr::from(Func::cust("quote_ident").arg(name)).cast_as("text");
+        let may_use = Func::cust("has_schema_privilege").args([Expr::col(("schema", "oid")), "USAGE".into()]);
+        let role = quoted(Expr::custom_keyword("current_user"));
+        let schema = Query::select()
+            .expr(quoted(Expr::col(("schema", "nspname"))))
+            .expr(CaseStatement::new().case(Expr::from(may_use).not(), role))
+            .from_as("pg_class", "tables")
+            .join_as(
+                JoinType::InnerJoin,
+                "pg_namespace",
+                "schema",
+                Expr::col(("schema", "oid")).eq(Expr::col(("tables", "relnamespace"))),
+            )
+            .and_where(Expr::col(("tables", "relname")).eq("dead_letters"))
+            .and_where(Expr::col(("tables", "relkind")).cast_as("text").is_in(["r", "p"]))
+            .order_by_expr_with_nulls(Expr::Constant(2.into()), Order::Asc, NullOrdering::Last)
+            .order_by_expr(Expr::Constant(1.into()), Order::Asc)
+            .limit(1)
+            .take();
+        let found = self.pool.query_one(&schema).await?;
         found.map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).transpose()
     }
 
@@ -162,15 +179,18 @@ impl Opened {
 
     /// Returns an error if the table exists although no migration step is recorded.
     async fn require_no_table(&self) -> Result<(), Failure> {
-        let exists = match self.pool.get_database_backend() {
-            DbBackend::Sqlite => "SELECT 1 FROM sqlite_master WHERE name = 'dead_letters'",
+        let mut exists = Query::select().expr(Expr::Constant(1.into())).take();
+        match self.pool.get_database_backend() {
+            DbBackend::Sqlite => exists.from("sqlite_master").and_where(Expr::col("name").eq("dead_letters")),
             _ => {
-                "SELECT 1 FROM pg_class \
-                 WHERE relname = 'dead_letters' AND relnamespace = current_schema()::regnamespace"
+                let current = Expr::from(Func::cust("current_schema")).cast_as("regnamespace");
+                exists
+                    .from("pg_class")
+                    .and_where(Expr::col("relname").eq("dead_letters"))
+                    .and_where(Expr::col("relnamespace").eq(current))
             }
         };
-        let exists = Statement::from_string(self.pool.get_database_backend(), exists);
-        if self.pool.query_one_raw(exists).await.map_err(|error| explain(&error))?.is_some() {
+        if self.pool.query_one(&exists).await.map_err(|error| explain(&error))?.is_some() {
             return Err(Failure::failed(format!(
                 "{} already has a dead_letters table, but seaql_migrations lists none of its steps",
                 self.name

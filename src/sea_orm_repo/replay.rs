@@ -72,8 +72,8 @@ impl SeaOrmDeadLetterRepo {
     /// [`Resolved::more`] is then true. Letters that another transaction has locked are skipped.
     ///
     /// `enqueue` receives the letters oldest first, including those whose payload is truncated or erased. It does
-    /// not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with) and roll back the
-    /// whole batch. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
+    /// not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with), and roll
+    /// back the whole batch. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
     ///
     /// # Errors
     ///

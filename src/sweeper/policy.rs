@@ -232,6 +232,17 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_survives_its_serialization_and_refuses_an_unknown_field() {
+        let policy =
+            RetentionPolicy::new(retention(Some(30), Some(90))).app(app(1), retention(None, Some(7)));
+        let text = serde_json::to_string(&policy).unwrap();
+        assert!(text.contains("\"delete_closed_after\":2592000"), "{text}");
+        assert_eq!(serde_json::from_str::<RetentionPolicy>(&text).unwrap(), policy);
+        let misspelled = r#"{ "others": { "delete_closed_afer": 1 } }"#;
+        assert!(serde_json::from_str::<RetentionPolicy>(misspelled).is_err());
+    }
+
+    #[test]
     fn the_default_deletes_nothing() {
         assert_eq!(plan(&RetentionPolicy::default()), []);
         let forever = RetentionPolicy { apps: [(app(1), Retention::default())].into(), ..Default::default() };

@@ -23,6 +23,7 @@ on_every_backend! {
     a_delete_that_takes_another_number_of_rows_than_one_stores_nothing,
     an_error_of_the_delete_leaves_everything_as_it_was,
     an_error_of_the_services_own_is_the_source_of_the_calls_error,
+    an_error_of_the_services_own_that_wraps_a_transient_one_is_tried_again,
     a_burier_takes_the_event_by_its_id,
     a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox,
     a_transient_error_is_tried_again,
@@ -113,6 +114,22 @@ async fn an_error_of_the_services_own_is_the_source_of_the_calls_error(db: TestD
     assert!(matches!(error, DeadLetterRepoError::Take(_)) && !error.is_transient(), "{error:?}");
     assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("the outbox is closed"));
     assert_eq!(places(&db).await, (1, 0));
+}
+
+async fn an_error_of_the_services_own_that_wraps_a_transient_one_is_tried_again(db: TestDb) {
+    #[derive(Debug, thiserror::Error)]
+    #[error("the outbox is busy")]
+    struct Busy(#[source] DbErr);
+
+    outbox(&db, 1).await;
+    let tries = Arc::new(AtomicU32::new(0));
+    let counted = tries.clone();
+    let busy_once = async move |txn: &DatabaseTransaction| match counted.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(Busy(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)).into()),
+        _ => take(txn).await,
+    };
+    db.repo().bury_with(letter(new_app()), busy_once).await.unwrap();
+    assert_eq!((tries.load(Ordering::Relaxed), places(&db).await), (2, (0, 1)));
 }
 
 /// An outbox in which the ids of the events are texts.

@@ -424,7 +424,7 @@ async fn a_lost_connection_is_transient_and_the_next_call_works_on_postgres() {
     repo.insert(letter(app)).await.unwrap();
     // The pool pings the connection when it takes it back, which is behind the call.
     while repo.pool().get_postgres_connection_pool().num_idle() == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     db.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

@@ -16,12 +16,16 @@ use dead_letters::{
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive,
     NewDeadLetter, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, Retention,
     RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
+    testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::{runtime::Handle, task::JoinSet};
+use tokio::{
+    runtime::Handle,
+    task::{JoinSet, yield_now},
+};
 use uuid::Uuid;
 
 use super::{
@@ -36,6 +40,7 @@ on_every_backend! {
     a_call_that_is_dropped_is_counted_nowhere_and_its_span_is_closed,
     a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once,
     gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once,
+    gauges_that_run_go_on_after_an_error_until_the_shutdown,
     an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known,
     a_gauge_shows_the_open_letters_that_will_be_swept_soon,
     no_content_is_in_a_label,
@@ -394,14 +399,14 @@ async fn a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once(db: Te
 }
 
 async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db: TestDb) {
-    let (old, new, settled) = (new_app(), new_app(), new_app());
+    let (old, new, resolved) = (new_app(), new_app(), new_app());
     let repo = db.repo();
     let before = Utc::now().trunc_subsecs(3);
     let ids = repo.insert_many(vec![letter(old); 3]).await.unwrap();
     db.set_created_at(ids[1], before - chrono::Duration::hours(1)).await;
     let id = repo.insert(letter(new)).await.unwrap();
     db.set_created_at(id, before + chrono::Duration::days(1)).await;
-    let id = repo.insert(letter(settled)).await.unwrap();
+    let id = repo.insert(letter(resolved)).await.unwrap();
     db.set_created_at(id, before - chrono::Duration::hours(1)).await;
     repo.resolve(id, "handler_failed").await.unwrap();
 
@@ -421,7 +426,7 @@ async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db:
     let elapsed = (Utc::now() - before).as_seconds_f64();
     let open = |told: &Told, app: AppId| told.get(&format!("open app_id={app}")).copied();
     let age = |told: &Told, app: AppId| told.get(&format!("oldest_open_seconds app_id={app}")).copied();
-    for (app, count, is_old) in [(old, 2.0, true), (new, 1.0, false), (settled, 1.0, true)] {
+    for (app, count, is_old) in [(old, 2.0, true), (new, 1.0, false), (resolved, 1.0, true)] {
         assert_eq!(open(&told_first, app), Some(count));
         // One of the future is as one of now.
         let age = age(&told_first, app).unwrap_or_default();
@@ -429,17 +434,34 @@ async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db:
         assert!((hour..=hour + elapsed).contains(&age), "{age}");
     }
     assert_eq!(open(&told_then, old), Some(2.0));
-    assert_eq!((open(&told_then, settled), age(&told_then, settled)), (None, None));
+    assert_eq!((open(&told_then, resolved), age(&told_then, resolved)), (None, None));
 
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
     gauges.update(&repo, 2).await.unwrap();
     for (key, ..) in snapshotter.snapshot().into_vec() {
-        assert!(key.key().labels().all(|label| label.value() != settled.to_string()), "{key:?}");
+        assert!(key.key().labels().all(|label| label.value() != resolved.to_string()), "{key:?}");
     }
     db.execute("DROP TABLE dead_letters").await;
     gauges.update(&repo, 2).await.unwrap_err();
+}
+
+async fn gauges_that_run_go_on_after_an_error_until_the_shutdown(db: TestDb) {
+    let app = new_app();
+    let store = FailingStore::new(db.repo());
+    store.insert(letter(app)).await.unwrap();
+    store.fail(Call::Backlogs, ..1, testing::transient());
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let is_set = async {
+        while told(&snapshotter).get(&format!("open app_id={app}")) != Some(&1.0) {
+            yield_now().await;
+        }
+    };
+    // Without a second update it would never end.
+    BacklogGauges::default().run(&store, Duration::from_millis(1), 9, is_set).await;
 }
 
 async fn a_gauge_shows_the_open_letters_that_will_be_swept_soon(db: TestDb) {
@@ -488,8 +510,8 @@ async fn an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known(db: Tes
     assert!(open(&pushed, 5_000).unwrap().is_nan(), "{pushed:?}");
     repo.resolve_once(app(1), ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     gauges.update(&repo, 9).await.unwrap();
-    let settled = told(&snapshotter);
-    assert_eq!((open(&settled, 1), open(&settled, 1_001)), (None, Some(1.0)));
+    let resolved = told(&snapshotter);
+    assert_eq!((open(&resolved, 1), open(&resolved, 1_001)), (None, Some(1.0)));
 }
 
 async fn no_content_is_in_a_label(db: TestDb) {

@@ -73,7 +73,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     repo.list_for_app(app, true, 10, 0).await.unwrap();
     repo.gc(Utc::now() - chrono::Duration::days(1), 7).await.unwrap();
     repo.resolve(id, "nonsense").await.unwrap_err();
-    repo.reopen(app, id, &Attribution::default()).await.unwrap_err();
+    repo.reopen(app, id, &Attribution::by("ada")).await.unwrap_err();
     db.execute("DROP TABLE dead_letters").await;
     repo.get(id).await.unwrap_err();
     let text = heard();
@@ -83,7 +83,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
         format!("dead_letters.list_for_app{{app_id={app} rows=4}}"),
         " UTC rows=0}".to_owned(),
         format!("DEBUG dead_letters.resolve{{id={id}}}: "),
-        format!("DEBUG dead_letters.reopen{{app_id={app} id={id}}}: "),
+        format!("DEBUG dead_letters.reopen{{app_id={app} id={id} by=\"ada\"}}: "),
         format!("WARN dead_letters.get{{id={id}}}: "),
     ] {
         assert!(text.contains(&expected), "{expected} is not in\n{text}");

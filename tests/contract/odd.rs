@@ -243,7 +243,7 @@ async fn an_odd_letter_is_archived_and_swept_beside_the_others_on_sqlite() {
 }
 
 #[tokio::test]
-async fn an_odd_letter_is_replayed_and_settled_beside_the_others_on_sqlite() {
+async fn an_odd_letter_is_replayed_and_resolved_beside_the_others_on_sqlite() {
     let odd = Odd::new().await;
     let Odd { repo, app, id, .. } = &odd;
     let values = "payload = CAST(payload AS BLOB), source = CAST(X'ff' AS TEXT), attempt_count = 'three'";
@@ -263,12 +263,12 @@ async fn an_odd_letter_is_replayed_and_settled_beside_the_others_on_sqlite() {
     let mut replayed = Vec::new();
     let filter = DeadLetterFilter::default().created_before(Utc::now() + TimeDelta::days(1));
     let nobody = Attribution::default();
-    let settled =
+    let closed =
         repo.replay_matching_with(*app, &filter, &nobody, 100, async |_: &DatabaseTransaction, rows| {
             replayed.extend(rows.iter().map(|row| row.id));
             Ok::<_, DeadLetterRepoError>(())
         });
-    assert_eq!(settled.await.unwrap().ids.len(), 3);
+    assert_eq!(closed.await.unwrap().ids.len(), 3);
     assert!(replayed.len() == 3 && replayed.contains(id), "{replayed:?}");
     let error = repo.resolve_once(*app, *id, Resolution::Ignored, &Attribution::default()).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::AlreadyResolved { .. }), "{error}");

@@ -13,7 +13,7 @@ on_every_backend! {
     nothing_else_of_the_row_changes,
     only_that_row_is_resolved,
     resolving_again_replaces_resolution_and_time,
-    resolving_again_forgets_who_settled_it_and_why,
+    resolving_again_forgets_who_resolved_it_and_why,
     a_row_whose_handler_failed_may_be_replayed,
     the_time_is_the_databases_and_none_is_sent,
     an_unknown_id_is_not_found,
@@ -84,7 +84,7 @@ async fn resolving_again_replaces_resolution_and_time(db: TestDb) {
     assert!(second.resolved_at >= first.resolved_at);
 }
 
-async fn resolving_again_forgets_who_settled_it_and_why(db: TestDb) {
+async fn resolving_again_forgets_who_resolved_it_and_why(db: TestDb) {
     let app = new_app();
     let id = db.repo().insert(letter(app)).await.unwrap();
     db.repo().resolve_once(app, id, Resolution::Ignored, &Attribution::by("ada").note("old")).await.unwrap();

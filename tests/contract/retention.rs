@@ -28,14 +28,14 @@ use super::{
 use crate::database::TestDb;
 
 on_every_backend! {
-    a_sweep_of_settled_rows_goes_by_resolved_at_and_spares_what_is_open,
-    a_sweep_by_age_goes_by_created_at_and_takes_open_and_settled_rows,
+    a_sweep_of_closed_rows_goes_by_resolved_at_and_spares_what_is_open,
+    a_sweep_by_age_goes_by_created_at_and_takes_open_and_closed_rows,
     a_sweep_takes_the_oldest_first_and_never_more_than_its_limit,
     a_sweep_of_one_app_spares_the_others,
     a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age,
     a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped,
     a_reopened_row_is_spared,
-    a_resolution_of_a_newer_version_is_not_swept_as_settled,
+    a_resolution_of_a_newer_version_is_not_swept_as_closed,
     more_than_1000_excepted_apps_are_refused_and_nothing_is_sent,
     a_limit_of_0_deletes_and_archives_nothing,
     the_largest_and_smallest_times_delete_all_that_is_due_and_nothing,
@@ -152,7 +152,7 @@ async fn left(db: &TestDb) -> Vec<DeadLetterId> {
     ids
 }
 
-fn settled_before_ten() -> Due {
+fn resolved_before_ten() -> Due {
     Due::ClosedBefore(ten_oclock())
 }
 
@@ -161,7 +161,7 @@ fn created_before_noon() -> Due {
     Due::CreatedBefore(ten_oclock() + Duration::hours(2))
 }
 
-async fn a_sweep_of_settled_rows_goes_by_resolved_at_and_spares_what_is_open(db: TestDb) {
+async fn a_sweep_of_closed_rows_goes_by_resolved_at_and_spares_what_is_open(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
         let stored = rows(&db, app, 7).await;
@@ -175,13 +175,13 @@ async fn a_sweep_of_settled_rows_goes_by_resolved_at_and_spares_what_is_open(db:
         set_resolved_at(&db, stored[4], ten_oclock()).await;
         set_resolved_at(&db, stored[5], ten_oclock() + Duration::seconds(1)).await;
         db.set_created_at(stored[6], ten_oclock() - Duration::days(1)).await;
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 100).await, 3, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 100).await, 3, "{sweep:?}");
         assert_eq!(left(&db).await, stored[3..], "{sweep:?}");
         db.execute("DELETE FROM dead_letters").await;
     }
 }
 
-async fn a_sweep_by_age_goes_by_created_at_and_takes_open_and_settled_rows(db: TestDb) {
+async fn a_sweep_by_age_goes_by_created_at_and_takes_open_and_closed_rows(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
         let stored = rows(&db, app, 4).await;
@@ -200,7 +200,7 @@ async fn a_sweep_takes_the_oldest_first_and_never_more_than_its_limit(db: TestDb
         let stored = settled(&db, app, 25).await;
         for (limit, left_over) in [(1, 24), (10, 14), (10, 4), (u32::MAX, 0)] {
             let before = left(&db).await.len() as u64;
-            let deleted = sweep.run(&db.repo(), settled_before_ten(), limit).await;
+            let deleted = sweep.run(&db.repo(), resolved_before_ten(), limit).await;
             assert_eq!(deleted, before - left_over as u64, "{sweep:?}");
             assert_eq!(left(&db).await, stored[..left_over], "{sweep:?}");
         }
@@ -217,7 +217,7 @@ async fn a_sweep_of_one_app_spares_the_others(db: TestDb) {
     settled(&db, app, 3).await;
     let kept = settled(&db, other, 2).await;
     let scope = SweepScope::App(app);
-    assert_eq!(db.repo().sweep(&scope, settled_before_ten(), None, 2).await.unwrap().deleted, 2);
+    assert_eq!(db.repo().sweep(&scope, resolved_before_ten(), None, 2).await.unwrap().deleted, 2);
     assert_eq!(db.repo().sweep(&scope, created_before_noon(), None, 100).await.unwrap().deleted, 1);
     assert_eq!(left(&db).await, kept);
 }
@@ -234,7 +234,7 @@ async fn a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age(db: TestD
         spared.extend(stored);
     }
     spared.sort();
-    for due in [settled_before_ten(), created_before_noon()] {
+    for due in [resolved_before_ten(), created_before_noon()] {
         for into in [false, true] {
             for _ in 0..3 {
                 settled(&db, new_app(), 2).await;
@@ -293,26 +293,26 @@ async fn a_reopened_row_is_spared(db: TestDb) {
     for sweep in Sweep::all_of(app) {
         let stored = settled(&db, app, 2).await;
         db.repo().reopen(app, stored[0], &Attribution::default()).await.unwrap();
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 1, "{sweep:?}");
         assert_eq!(left(&db).await, stored[..1], "{sweep:?}");
         db.execute("DELETE FROM dead_letters").await;
     }
 }
 
-async fn a_resolution_of_a_newer_version_is_not_swept_as_settled(db: TestDb) {
+async fn a_resolution_of_a_newer_version_is_not_swept_as_closed(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
         let stored = settled(&db, app, 3).await;
-        settle_as_a_newer_version(&db, stored[1]).await;
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+        resolve_as_a_newer_version(&db, stored[1]).await;
+        assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 1).await, 1, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 1, "{sweep:?}");
         assert_eq!(left(&db).await, stored[1..2], "{sweep:?}");
         db.execute("DELETE FROM dead_letters").await;
     }
 }
 
 /// As its migration would have it; on SQLite for one connection.
-async fn settle_as_a_newer_version(db: &TestDb, id: DeadLetterId) {
+async fn resolve_as_a_newer_version(db: &TestDb, id: DeadLetterId) {
     let (allow, forbid, id) = if db.db.get_database_backend() == DbBackend::Sqlite {
         let id = format!("x'{}'", id.into_inner().simple());
         ("PRAGMA ignore_check_constraints = ON", "PRAGMA ignore_check_constraints = OFF", id)
@@ -328,7 +328,7 @@ async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     let mut excepted: Vec<AppId> = (0..1_001).map(|_| new_app()).collect();
-    let (scope, due) = (all_but(&excepted), settled_before_ten());
+    let (scope, due) = (all_but(&excepted), resolved_before_ten());
     for refused in [
         repo.sweep(&scope, due, None, 1).await.map(drop),
         repo.sweep(&scope, due, None, 0).await.map(drop),
@@ -350,7 +350,7 @@ async fn a_limit_of_0_deletes_and_archives_nothing(db: TestDb) {
     let app = new_app();
     let stored = settled(&db, app, 2).await;
     for sweep in Sweep::all_of(app) {
-        assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 0).await, 0, "{sweep:?}");
+        assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 0).await, 0, "{sweep:?}");
     }
     assert_eq!(left(&db).await, stored);
 }
@@ -416,10 +416,10 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
         (created_before_noon(), open, 3),
         (created_before_noon(), unresolved, 2),
         (created_before_noon(), resolved, 5),
-        (settled_before_ten(), any, 5),
-        (settled_before_ten(), resolved, 5),
-        (settled_before_ten(), open, 0),
-        (settled_before_ten(), unresolved, 0),
+        (resolved_before_ten(), any, 5),
+        (resolved_before_ten(), resolved, 5),
+        (resolved_before_ten(), open, 0),
+        (resolved_before_ten(), unresolved, 0),
     ] {
         for (scope, apps) in
             [(SweepScope::App(app), 1), (SweepScope::AllApps, 2), (all_but(&[kept]), 1), (all_but(&[]), 2)]
@@ -436,7 +436,7 @@ async fn count_due_ends_at_its_cap(db: TestDb) {
     let app = new_app();
     settled(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
-        for due in [created_before_noon(), settled_before_ten()] {
+        for due in [created_before_noon(), resolved_before_ten()] {
             for (cap, count, capped) in [(0, 0, true), (2, 2, true), (3, 3, false), (u32::MAX, 3, false)] {
                 let counted = db.repo().count_due(&scope, due, DeadLetterState::Any, cap).await.unwrap();
                 assert_eq!(counted, CappedCount { count, capped }, "{scope:?} {due:?} {cap}");
@@ -455,7 +455,7 @@ async fn the_archive_has_the_rows_that_are_deleted_as_they_are_stored(db: TestDb
     // A `Value` and a `Resolution` could not restore these texts.
     db.execute(r#"UPDATE dead_letters SET payload = '{"b":1, "a":18446744073709551616'"#).await;
     db.repo().resolve(stored[0], "ignored").await.unwrap();
-    settle_as_a_newer_version(&db, stored[0]).await;
+    resolve_as_a_newer_version(&db, stored[0]).await;
     let shelf = Shelf::default();
     let swept =
         db.repo().sweep_into(&SweepScope::App(app), created_before_noon(), None, 10, &shelf).await.unwrap();
@@ -485,7 +485,7 @@ async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: 
     let app = new_app();
     let stored = settled(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
-        let failed = db.repo().sweep_into(&scope, settled_before_ten(), None, 2, &Full).await.unwrap_err();
+        let failed = db.repo().sweep_into(&scope, resolved_before_ten(), None, 2, &Full).await.unwrap_err();
         assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
         assert_eq!(failed.to_string(), "the archive did not keep the letters: the shelf is full");
         // It is not asked where nothing is due.
@@ -556,7 +556,7 @@ async fn every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch(db: TestDb) {
         for _ in 0..2 {
             let shelf = Shelf::default();
             let scope = SweepScope::App(app);
-            let swept = db.repo().sweep_into(&scope, settled_before_ten(), None, 10, &shelf).await.unwrap();
+            let swept = db.repo().sweep_into(&scope, resolved_before_ten(), None, 10, &shelf).await.unwrap();
             assert_eq!((swept.deleted, shelf.letters().len()), (1, 1), "{column}");
         }
     }
@@ -626,7 +626,7 @@ async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: Te
         let stored = settled(&db, app, 3).await;
         let (repo, stuck) = (db.repo(), Stuck::default());
         tokio::select! {
-            swept = repo.sweep_into(&scope, settled_before_ten(), None, 10, &stuck) => panic!("{swept:?}"),
+            swept = repo.sweep_into(&scope, resolved_before_ten(), None, 10, &stuck) => panic!("{swept:?}"),
             () = stuck.has_them.notified() => {}
         }
         assert_eq!(stuck.shelf.ids(), stored);
@@ -635,7 +635,8 @@ async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: Te
         let mut deleted = 0;
         let again = Shelf::default();
         while deleted < 3 {
-            deleted += repo.sweep_into(&scope, settled_before_ten(), None, 10, &again).await.unwrap().deleted;
+            deleted +=
+                repo.sweep_into(&scope, resolved_before_ten(), None, 10, &again).await.unwrap().deleted;
         }
         assert_eq!(again.ids(), stored);
         assert_eq!(left(&db).await, []);
@@ -721,7 +722,7 @@ async fn rows_that_the_database_does_not_delete_are_picked_once_and_never_archiv
     // The first app there can be: its rows are the head by age, and by app.
     let app: AppId = Uuid::nil().into();
     for sweep in Sweep::all_of(app) {
-        for due in [created_before_noon(), settled_before_ten()] {
+        for due in [created_before_noon(), resolved_before_ten()] {
             let mut kept = settled(&db, app, KEPT).await;
             for &id in &kept {
                 db.set_created_at(id, ten_oclock() - Duration::days(1)).await;
@@ -761,14 +762,14 @@ async fn in_a_transaction_the_archive_also_gets_what_the_database_does_not_delet
         set_source(&db, &stored[1..2], "kept").await;
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let repo = db.repo().in_transaction(&txn);
-        let failed = repo.sweep_into(&scope, settled_before_ten(), None, 10, &Full).await.unwrap_err();
+        let failed = repo.sweep_into(&scope, resolved_before_ten(), None, 10, &Full).await.unwrap_err();
         assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
         SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
         assert_eq!(left(&db).await, stored, "{scope:?}");
 
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let (repo, shelf) = (db.repo().in_transaction(&txn), Shelf::default());
-        let swept = repo.sweep_into(&scope, settled_before_ten(), None, 10, &shelf).await.unwrap();
+        let swept = repo.sweep_into(&scope, resolved_before_ten(), None, 10, &shelf).await.unwrap();
         assert_eq!(swept, sweep_of(3, 2, None), "{scope:?}");
         SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
         assert_eq!(shelf.ids(), stored, "{scope:?}");
@@ -782,7 +783,7 @@ async fn rows_of_one_time_are_each_picked_once_across_batches(db: TestDb) {
     refuse_to_delete(&db, "kept").await;
     let apps = [1, 2].map(|app| AppId::from(Uuid::from_u128(app)));
     for sweep in Sweep::all_of(apps[0]) {
-        for due in [created_before_noon(), settled_before_ten()] {
+        for due in [created_before_noon(), resolved_before_ten()] {
             let mut stored = Vec::new();
             for &app in &apps {
                 stored.extend(settled(&db, app, 12).await);
@@ -806,7 +807,7 @@ async fn rows_of_one_time_are_each_picked_once_across_batches(db: TestDb) {
 async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
     let apps = [1, 2, 3].map(|app| AppId::from(Uuid::from_u128(app)));
     for sweep in Sweep::all_of(apps[1]) {
-        for due in [created_before_noon(), settled_before_ten()] {
+        for due in [created_before_noon(), resolved_before_ten()] {
             let mut stored = Vec::new();
             for &app in &apps {
                 let of_app = settled(&db, app, 4).await;
@@ -840,7 +841,7 @@ async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
         }
     }
     // Behind an app, wherever it is.
-    for due in [created_before_noon(), settled_before_ten()] {
+    for due in [created_before_noon(), resolved_before_ten()] {
         for app in apps {
             settled(&db, app, 2).await;
         }
@@ -857,8 +858,8 @@ async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_o
     for into in [false, true] {
         for (scope, due) in [
             (all_but(&[]), created_before_noon()),
-            (all_but(&[new_app()]), settled_before_ten()),
-            (SweepScope::AllApps, settled_before_ten()),
+            (all_but(&[new_app()]), resolved_before_ten()),
+            (SweepScope::AllApps, resolved_before_ten()),
         ] {
             let mut stored = Vec::new();
             for &app in &apps {
@@ -899,7 +900,7 @@ async fn a_letter_that_a_deferred_foreign_key_keeps_is_not_archived_on_postgres(
     db.execute(&format!("INSERT INTO notes VALUES ('{}')", kept[0])).await;
     let shelf = Shelf::default();
     let sweep =
-        async |after| db.repo().sweep_into(&all_but(&[]), settled_before_ten(), after, 10, &shelf).await;
+        async |after| db.repo().sweep_into(&all_but(&[]), resolved_before_ten(), after, 10, &shelf).await;
     let failed = sweep(None).await.unwrap_err();
     assert!(
         matches!(failed, DeadLetterRepoError::AppNotSwept { app_id, .. } if app_id == apps[0]),
@@ -935,7 +936,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
                 let mut in_turn = 0;
                 for scope in &scopes {
                     let sweep = Sweep { scope: scope.clone(), into };
-                    let batch = sweep.run(&repo, settled_before_ten(), 7).await;
+                    let batch = sweep.run(&repo, resolved_before_ten(), 7).await;
                     assert!(batch <= 7);
                     in_turn += batch;
                 }
@@ -968,7 +969,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
     let mut deleted: u64 = sweepers.join_all().await.into_iter().sum();
     // The last sweep deletes the rows that were locked when the sweepers stopped.
     let rest = Sweep { scope: all_but(&[long]), into: false };
-    deleted += rest.run(&db.repo(), settled_before_ten(), 1_000).await;
+    deleted += rest.run(&db.repo(), resolved_before_ten(), 1_000).await;
     assert_eq!(deleted as usize, apps.len() * DUE - reopened.len());
     let mut expected = [reopened, inserted.concat(), kept].concat();
     expected.sort();
@@ -984,10 +985,10 @@ async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
             let stored = settled(&db, app, 3).await;
             let txn = db.db.begin().await.unwrap();
             db.repo().in_transaction(&txn).reopen(app, stored[2], &Attribution::default()).await.unwrap();
-            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 1).await, 1, "{sweep:?}");
-            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 1, "{sweep:?}");
+            assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 1).await, 1, "{sweep:?}");
+            assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 1, "{sweep:?}");
             txn.commit().await.unwrap();
-            assert_eq!(sweep.run(&db.repo(), settled_before_ten(), 10).await, 0, "{sweep:?}");
+            assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 0, "{sweep:?}");
             assert_eq!(left(&db).await, stored[2..], "{sweep:?}");
             db.execute("DELETE FROM dead_letters").await;
         }
@@ -1074,15 +1075,18 @@ async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_
         let archive = Cutting(&db, Shelf::default());
         let failed = db
             .repo()
-            .sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &archive)
+            .sweep_into(&SweepScope::AllApps, resolved_before_ten(), None, 10, &archive)
             .await
             .unwrap_err();
         assert!(failed.is_transient(), "{failed}");
         assert_eq!(archive.1.ids(), stored);
         assert_eq!(left(&db).await, stored);
         let again = Shelf::default();
-        let swept =
-            db.repo().sweep_into(&SweepScope::AllApps, settled_before_ten(), None, 10, &again).await.unwrap();
+        let swept = db
+            .repo()
+            .sweep_into(&SweepScope::AllApps, resolved_before_ten(), None, 10, &again)
+            .await
+            .unwrap();
         assert_eq!((swept.deleted, again.ids()), (3, stored));
     }
 }

@@ -43,7 +43,7 @@ fn all_after(days: u32) -> Retention {
     Retention::default().delete_all_after(DAY * days)
 }
 
-fn settled_after(days: u32) -> Retention {
+fn closed_after(days: u32) -> Retention {
     Retention::default().delete_closed_after(DAY * days)
 }
 
@@ -63,12 +63,12 @@ async fn finished(sweeper: &Sweeper) -> u64 {
     report.deleted
 }
 
-/// Stores a letter of so many days ago, closed if `settled` is true.
-async fn stored(db: &TestDb, app: AppId, days: u32, settled: bool) -> DeadLetterId {
+/// Stores a letter of so many days ago, closed if `resolved` is true.
+async fn stored(db: &TestDb, app: AppId, days: u32, resolved: bool) -> DeadLetterId {
     let id = db.repo().insert(letter(app)).await.unwrap();
     let at = now() - DAY * days;
     db.set_created_at(id, at).await;
-    if settled {
+    if resolved {
         db.repo().resolve(id, "ignored").await.unwrap();
         let row = table::Entity::find_by_id(id.into_inner()).one(&db.db).await.unwrap().unwrap();
         let mut row = sea_orm::IntoActiveModel::into_active_model(row);
@@ -89,7 +89,7 @@ async fn rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone(db: Test
     let [short, long, forever, other] = [new_app(), new_app(), new_app(), new_app()];
     let mut kept = Vec::new();
     let mut due = 0;
-    for (app, days, settled, stays) in [
+    for (app, days, resolved, stays) in [
         (other, 29, true, true),
         (other, 31, true, false),
         (other, 89, false, true),
@@ -102,7 +102,7 @@ async fn rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone(db: Test
         (forever, 9_999, true, true),
         (forever, 9_999, false, true),
     ] {
-        let id = stored(&db, app, days, settled).await;
+        let id = stored(&db, app, days, resolved).await;
         if stays { kept.push(id) } else { due += 1 }
     }
     kept.sort();
@@ -193,7 +193,7 @@ async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
     let mut kept = Vec::new();
     let mut due = 0;
     for n in 0..25 {
-        for (app, days, settled, stays) in [
+        for (app, days, resolved, stays) in [
             // Only the first takes these.
             (other, 40 + n, true, false),
             // And both of them these.
@@ -203,13 +203,13 @@ async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
             (own, n, true, true),
             (other, 40 + n, false, true),
         ] {
-            let id = stored(&db, app, days, settled).await;
+            let id = stored(&db, app, days, resolved).await;
             if stays { kept.push(id) } else { due += 1 }
         }
     }
     kept.sort();
     let first = Retention::default().delete_closed_after(DAY * 30).delete_all_after(DAY * 365);
-    let first = RetentionPolicy::new(first).app(own, settled_after(60));
+    let first = RetentionPolicy::new(first).app(own, closed_after(60));
     let second = RetentionPolicy::new(all_after(365)).app(own, all_after(90));
     let mut sweepers = JoinSet::new();
     for policy in [&first, &second, &first, &second] {
@@ -260,7 +260,7 @@ async fn letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_ar
     let (own, other) = (new_app(), new_app());
     let by_app = RetentionPolicy::new(all_after(90)).app(own, all_after(90));
     let by_age = RetentionPolicy::new(all_after(90));
-    let closed = RetentionPolicy::new(settled_after(90));
+    let closed = RetentionPolicy::new(closed_after(90));
     for policy in [by_app, by_age, closed] {
         for archives in [false, true] {
             let mut kept = Vec::new();
@@ -299,7 +299,7 @@ async fn errors_that_the_database_raises_for_some_apps_keep_no_other_app(db: Tes
     let apps = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
     let by_app = RetentionPolicy::new(all_after(90)).app(apps[3], all_after(90));
     let by_age = RetentionPolicy::new(all_after(90));
-    let closed = RetentionPolicy::new(settled_after(90));
+    let closed = RetentionPolicy::new(closed_after(90));
     for policy in [by_app, by_age, closed] {
         for batch in [1, 4, 1_000] {
             let mut of_failing = Vec::new();

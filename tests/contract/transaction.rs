@@ -111,9 +111,9 @@ async fn every_triage_call_sees_what_the_transaction_did(db: TestDb) {
     );
     repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     assert_eq!(repo.unresolved_counts(&[app], Some(2)).await.unwrap()[0].unresolved.count, 2);
-    let settled =
+    let resolved =
         repo.resolve_matching(app, &all, Resolution::Ignored, &Attribution::default(), 2).await.unwrap();
-    assert_eq!((settled.ids, settled.more), (ids[1..3].to_vec(), true));
+    assert_eq!((resolved.ids, resolved.more), (ids[1..3].to_vec(), true));
     repo.reopen(app, ids[0], &Attribution::default()).await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 4);

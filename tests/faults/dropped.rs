@@ -278,27 +278,27 @@ async fn reopen(given: &Given) -> Outcome {
 }
 
 async fn sweep_of_one_app(given: &Given) -> Outcome {
-    given.repo.sweep(&SweepScope::App(given.app), settled(), None, 1).await.map(drop)
+    given.repo.sweep(&SweepScope::App(given.app), long_closed(), None, 1).await.map(drop)
 }
 
 async fn sweep_of_all_apps(given: &Given) -> Outcome {
-    given.repo.sweep(&SweepScope::AllApps, settled(), None, 1).await.map(drop)
+    given.repo.sweep(&SweepScope::AllApps, long_closed(), None, 1).await.map(drop)
 }
 
 async fn sweep_of_all_apps_but_some(given: &Given) -> Outcome {
-    given.repo.sweep(&all_apps_but_one(), settled(), None, 1).await.map(drop)
+    given.repo.sweep(&all_apps_but_one(), long_closed(), None, 1).await.map(drop)
 }
 
 async fn sweep_into(given: &Given) -> Outcome {
-    given.repo.sweep_into(&SweepScope::App(given.app), settled(), None, 1, &Nowhere).await.map(drop)
+    given.repo.sweep_into(&SweepScope::App(given.app), long_closed(), None, 1, &Nowhere).await.map(drop)
 }
 
 async fn sweep_of_all_apps_but_some_into(given: &Given) -> Outcome {
-    given.repo.sweep_into(&all_apps_but_one(), settled(), None, 1, &Nowhere).await.map(drop)
+    given.repo.sweep_into(&all_apps_but_one(), long_closed(), None, 1, &Nowhere).await.map(drop)
 }
 
 async fn count_due(given: &Given) -> Outcome {
-    given.repo.count_due(&all_apps_but_one(), settled(), DeadLetterState::Any, 9).await.map(drop)
+    given.repo.count_due(&all_apps_but_one(), long_closed(), DeadLetterState::Any, 9).await.map(drop)
 }
 
 async fn replay(given: &Given) -> Outcome {
@@ -478,7 +478,7 @@ fn all() -> DeadLetterFilter {
     DeadLetterFilter::default().state(DeadLetterState::Any).created_before(DateTime::<Utc>::MAX_UTC)
 }
 
-fn settled() -> Due {
+fn long_closed() -> Due {
     Due::ClosedBefore(Utc::now())
 }
 

@@ -88,8 +88,8 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     let repo = SeaOrmDeadLetterRepo::new(service.clone());
     let app_id = AppId::from(Uuid::new_v4());
     let id = repo.insert(letter(app_id)).await.unwrap();
-    let settled = repo.insert_many(vec![letter(app_id); 2]).await.unwrap()[1];
-    db.repo().resolve(settled, "ignored").await.unwrap();
+    let resolved = repo.insert_many(vec![letter(app_id); 2]).await.unwrap()[1];
+    db.repo().resolve(resolved, "ignored").await.unwrap();
     assert!(repo.get(id).await.unwrap().is_some());
     assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.list_for_app(app_id, false, 10, 0).await.unwrap().len(), 3);
@@ -102,7 +102,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     for refused in [
         repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.map(drop),
         replayed,
-        repo.reopen(app_id, settled, &Attribution::default()).await,
+        repo.reopen(app_id, resolved, &Attribution::default()).await,
     ] {
         assert_eq!(refused.unwrap_err().to_string(), "None of the records are updated");
     }

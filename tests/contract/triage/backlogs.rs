@@ -28,10 +28,10 @@ fn app_ids(backlogs: &[Backlog]) -> Vec<AppId> {
 }
 
 async fn apps_with_open_rows_are_shown_by_app_id(db: TestDb) {
-    let settled = rows(&db, app(2), 2).await;
+    let resolved = rows(&db, app(2), 2).await;
     let mixed = rows(&db, app(3), 5).await;
     let failed = rows(&db, app(1), 2).await;
-    for id in settled {
+    for id in resolved {
         db.repo().resolve(id, "ignored").await.unwrap();
     }
     for (&id, reason) in mixed.iter().zip(["ignored", "handler_failed"]) {

@@ -10,10 +10,10 @@ use super::{create_outbox, enqueue, enqueued, letter, new_app, resolved, row_of,
 use crate::database::TestDb;
 
 on_every_backend! {
-    the_oldest_are_settled_up_to_the_limit_and_more_is_said,
-    only_open_rows_that_match_are_settled,
+    the_oldest_are_resolved_up_to_the_limit_and_more_is_said,
+    only_open_rows_that_match_are_resolved,
     a_state_narrows_what_is_open,
-    a_handler_that_failed_is_not_settled_so_again,
+    a_handler_that_failed_is_not_resolved_so_again,
     a_filter_without_created_before_is_refused_and_nothing_is_sent,
     a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
     rows_that_arrive_meanwhile_are_not_swept_along,
@@ -32,11 +32,11 @@ fn all() -> DeadLetterFilter {
     before(ten_oclock() + Duration::days(1))
 }
 
-async fn settle(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Resolved {
+async fn resolve_them(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Resolved {
     db.repo().resolve_matching(app, filter, Resolution::Ignored, &seen(), limit).await.unwrap()
 }
 
-async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
+async fn the_oldest_are_resolved_up_to_the_limit_and_more_is_said(db: TestDb) {
     let app = new_app();
     let mut stored = rows(&db, app, 7).await;
     // Age and id now differ in order.
@@ -44,7 +44,7 @@ async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     stored.rotate_right(1);
     for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
     {
-        assert_eq!(settle(&db, app, &all(), 3).await, resolved(settled, more, false));
+        assert_eq!(resolve_them(&db, app, &all(), 3).await, resolved(settled, more, false));
     }
     let row = db.repo().get(stored[0]).await.unwrap().unwrap();
     assert_eq!(
@@ -54,7 +54,7 @@ async fn the_oldest_are_settled_up_to_the_limit_and_more_is_said(db: TestDb) {
     assert!(row.resolved_at.is_some());
 }
 
-async fn only_open_rows_that_match_are_settled(db: TestDb) {
+async fn only_open_rows_that_match_are_resolved(db: TestDb) {
     let (app, other) = (new_app(), new_app());
     let stored = rows(&db, app, 6).await;
     rows(&db, other, 2).await;
@@ -63,7 +63,7 @@ async fn only_open_rows_that_match_are_settled(db: TestDb) {
     let odd = row_of(&db, NewDeadLetter { source: "invoices".into(), ..letter(app) }).await;
     db.set_created_at(odd, ten_oclock()).await;
     let filter = before(ten_oclock() + Duration::minutes(4)).state(DeadLetterState::Any).source("orders");
-    assert_eq!(settle(&db, app, &filter, 1_000).await, resolved(&stored[1..4], false, false));
+    assert_eq!(resolve_them(&db, app, &filter, 1_000).await, resolved(&stored[1..4], false, false));
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 3);
     assert_eq!(db.repo().unresolved_count(other).await.unwrap(), 2);
@@ -74,7 +74,7 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     let stored = rows(&db, app, 2).await;
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
     let unresolved = all().state(DeadLetterState::Unresolved);
-    assert_eq!(settle(&db, app, &unresolved, 10).await.ids, stored[1..]);
+    assert_eq!(resolve_them(&db, app, &unresolved, 10).await.ids, stored[1..]);
     // No closed row is open, and none is resolved again.
     let (recording, recorded) = db.connect_recorded().await;
     let closed = all().state(DeadLetterState::Closed);
@@ -86,10 +86,10 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     assert_eq!(outcome, resolved(&[], false, false));
     assert_eq!(recorded.take(), []);
     let any = all().state(DeadLetterState::Any);
-    assert_eq!(settle(&db, app, &any, 10).await.ids, stored[..1]);
+    assert_eq!(resolve_them(&db, app, &any, 10).await.ids, stored[..1]);
 }
 
-async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
+async fn a_handler_that_failed_is_not_resolved_so_again(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 3).await;
     let open = all().state(DeadLetterState::Open);
@@ -103,7 +103,7 @@ async fn a_handler_that_failed_is_not_settled_so_again(db: TestDb) {
         db.repo().resolve_matching(app, &resolved, Resolution::HandlerFailed, &seen(), 2).await.unwrap().ids,
         []
     );
-    assert_eq!(settle(&db, app, &open, 10).await.ids, stored);
+    assert_eq!(resolve_them(&db, app, &open, 10).await.ids, stored);
 }
 
 async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: TestDb) {
@@ -149,7 +149,7 @@ async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
     });
     let mut settled = Vec::new();
     loop {
-        let batch = settle(&db, app, &filter, 10).await;
+        let batch = resolve_them(&db, app, &filter, 10).await;
         settled.extend(batch.ids);
         if !batch.more {
             break;
@@ -157,7 +157,7 @@ async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
     }
     let arrived = arriving.await.unwrap();
     assert_eq!(settled, old);
-    assert_eq!(settle(&db, app, &filter, 1_000).await.ids, []);
+    assert_eq!(resolve_them(&db, app, &filter, 1_000).await.ids, []);
     for id in arrived {
         assert_eq!(db.repo().get(id).await.unwrap().unwrap().resolution, None);
     }
@@ -255,7 +255,7 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     for (settled, more, skipped_locked) in
         [(&stored[1..3], true, false), (&stored[3..], false, true), (&[], false, true)]
     {
-        assert_eq!(settle(&db, app, &all(), 2).await, resolved(settled, more, skipped_locked));
+        assert_eq!(resolve_them(&db, app, &all(), 2).await, resolved(settled, more, skipped_locked));
     }
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
@@ -264,12 +264,12 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     assert_eq!(replayed.unwrap(), resolved(&[], false, true));
     txn.rollback().await.unwrap();
     let settled = resolved(&stored[..1], false, false);
-    assert_eq!(settle(&db, app, &all(), 2).await, settled);
+    assert_eq!(resolve_them(&db, app, &all(), 2).await, settled);
 }
 
 /// As with gc: the plan is made while the table is empty.
 #[tokio::test]
-async fn exactly_100_of_3000_are_settled_under_a_stale_plan_on_postgres() {
+async fn exactly_100_of_3000_are_resolved_under_a_stale_plan_on_postgres() {
     let db = TestDb::postgres().await;
     db.execute("ALTER TABLE dead_letters SET (autovacuum_enabled = off)").await;
     db.execute("VACUUM ANALYZE dead_letters").await;

@@ -10,7 +10,7 @@ use crate::database::TestDb;
 on_every_backend! {
     the_apps_rows_that_match_are_counted_up_to_the_cap,
     a_scan_counts_among_the_newest_rows,
-    a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer,
+    a_bulk_call_until_then_resolves_what_was_counted_and_nothing_newer,
     as_of_is_the_filters_own_end_and_now_is_the_databases_time,
     what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end_are_given,
 }
@@ -55,7 +55,7 @@ async fn a_scan_counts_among_the_newest_rows(db: TestDb) {
     assert_eq!((counted.matching.count, counted.matching.capped), (3, true));
 }
 
-async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: TestDb) {
+async fn a_bulk_call_until_then_resolves_what_was_counted_and_nothing_newer(db: TestDb) {
     let app = new_app();
     let stored = db.repo().insert_many(vec![letter(app); 3]).await.unwrap();
     let counted = db.repo().count(app, &any(), &CountRequest::default().cap(10)).await.unwrap();
@@ -73,9 +73,9 @@ async fn a_bulk_call_until_then_settles_what_was_counted_and_nothing_newer(db: T
         .await;
     };
     let until_then = any().created_before(counted.as_of);
-    let settled =
+    let resolved =
         db.repo().resolve_matching(app, &until_then, Resolution::Ignored, &seen(), 10).await.unwrap();
-    assert_eq!(settled.ids, stored);
+    assert_eq!(resolved.ids, stored);
     assert_eq!(db.repo().get(newer).await.unwrap().unwrap().resolution, None);
 }
 
@@ -106,7 +106,7 @@ async fn what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end
     );
     let counted = db.repo().count(app, &any(), &CountRequest::default().cap(10)).await.unwrap();
     let until_then = any().created_before(counted.as_of);
-    let settled =
+    let resolved =
         db.repo().resolve_matching(app, &until_then, Resolution::Ignored, &seen(), 10).await.unwrap();
-    assert_eq!(settled.ids, stored[..2]);
+    assert_eq!(resolved.ids, stored[..2]);
 }

@@ -51,8 +51,8 @@ async fn no_ids_are_no_rows(db: TestDb) {
     let app = new_app();
     rows(&db, app, 2).await;
     assert_eq!(db.repo().list(app, &of(&[]), &PageRequest::default()).await.unwrap().items, []);
-    let settled = db.repo().resolve_matching(app, &of(&[]), Resolution::Ignored, &seen(), 10).await.unwrap();
-    assert_eq!(settled.ids, []);
+    let resolved = db.repo().resolve_matching(app, &of(&[]), Resolution::Ignored, &seen(), 10).await.unwrap();
+    assert_eq!(resolved.ids, []);
 }
 
 async fn pages_of_ids_follow_each_other(db: TestDb) {
@@ -78,8 +78,8 @@ async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
     let stored = rows(&db, app, 6).await;
     db.repo().resolve(stored[0], "replayed").await.unwrap();
     let asked = of(&[stored[3], stored[0], stored[1]]);
-    let settled = db.repo().resolve_matching(app, &asked, Resolution::Ignored, &seen(), 10).await.unwrap();
-    assert_eq!((settled.ids.as_slice(), settled.more), ([stored[1], stored[3]].as_slice(), false));
+    let resolved = db.repo().resolve_matching(app, &asked, Resolution::Ignored, &seen(), 10).await.unwrap();
+    assert_eq!((resolved.ids.as_slice(), resolved.more), ([stored[1], stored[3]].as_slice(), false));
     assert_eq!(db.repo().get(stored[0]).await.unwrap().unwrap().resolution, Some(Resolution::Replayed));
 
     create_outbox(&db).await;

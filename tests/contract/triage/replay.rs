@@ -17,15 +17,15 @@ use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows
 use crate::database::TestDb;
 
 on_every_backend! {
-    the_row_is_settled_and_enqueued_and_the_closures_answer_returned,
+    the_row_is_resolved_and_enqueued_and_the_closures_value_returned,
     a_failing_closure_leaves_the_row_open_and_nothing_enqueued,
     of_8_concurrent_replays_one_enqueues,
     a_row_whose_handler_failed_is_replayed,
-    a_settled_row_is_not_replayed,
+    a_closed_row_is_not_replayed,
     it_works_in_a_spawned_task,
     a_failed_statement_that_the_closure_passes_over_is_no_success,
     what_goes_back_is_the_payload_as_it_was_handed_over,
-    a_replayer_settles_the_row_requeues_its_event_and_returns_it,
+    a_replayer_resolves_the_row_requeues_its_event_and_returns_it,
     a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where_none_does,
     of_8_concurrent_replayers_one_requeues,
     of_concurrent_replays_of_what_matches_each_event_is_requeued_once,
@@ -34,7 +34,7 @@ on_every_backend! {
     a_requeue_that_passes_over_a_failed_statement_is_no_success,
 }
 
-async fn the_row_is_settled_and_enqueued_and_the_closures_answer_returned(db: TestDb) {
+async fn the_row_is_resolved_and_enqueued_and_the_closures_value_returned(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -130,7 +130,7 @@ async fn a_row_whose_handler_failed_is_replayed(db: TestDb) {
     assert_eq!(replayed.unwrap(), id);
 }
 
-async fn a_settled_row_is_not_replayed(db: TestDb) {
+async fn a_closed_row_is_not_replayed(db: TestDb) {
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
     db.repo().resolve(id, "ignored").await.unwrap();
@@ -298,7 +298,7 @@ async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
     assert_eq!((replayed.unwrap().ids.len(), back), (1, vec!["not JSON".to_owned()]));
 }
 
-async fn a_replayer_settles_the_row_requeues_its_event_and_returns_it(db: TestDb) {
+async fn a_replayer_resolves_the_row_requeues_its_event_and_returns_it(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;

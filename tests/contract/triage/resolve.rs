@@ -13,7 +13,7 @@ on_every_backend! {
     a_letter_may_be_resolved_without_name_and_note,
     a_nul_in_name_and_note_becomes_the_replacement_character,
     a_row_whose_handler_failed_is_open,
-    a_settled_row_says_as_what_when_and_by_whom,
+    a_closed_row_says_as_what_when_and_by_whom,
     another_apps_row_is_not_found_in_any_call,
     of_two_callers_one_wins_and_its_resolution_is_stored,
     settling_takes_one_statement,
@@ -77,19 +77,19 @@ async fn a_row_whose_handler_failed_is_open(db: TestDb) {
     assert!(db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.is_err());
 }
 
-async fn a_settled_row_says_as_what_when_and_by_whom(db: TestDb) {
+async fn a_closed_row_says_as_what_when_and_by_whom(db: TestDb) {
     let app = new_app();
-    for settled in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
+    for closed in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
         let id = row_of(&db, letter(app)).await;
         let by = Attribution::by("Ada Lovelace").note("seen");
-        let first = db.repo().resolve_once(app, id, settled, &by).await.unwrap();
+        let first = db.repo().resolve_once(app, id, closed, &by).await.unwrap();
         let error = db.repo().resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap_err();
         // Neither of which tells who it was.
         assert!(!format!("{error} {error:?}").contains("Ada"), "{error}");
         let DeadLetterRepoError::AlreadyResolved { id: of, resolution, resolved_at, by } = error else {
             panic!("{error}")
         };
-        assert_eq!((of, resolution, Some(resolved_at)), (id, Some(settled), first.resolved_at));
+        assert_eq!((of, resolution, Some(resolved_at)), (id, Some(closed), first.resolved_at));
         assert_eq!(by.as_deref(), Some("Ada Lovelace"));
         assert_eq!(db.repo().summary(app, id).await.unwrap().unwrap(), first);
     }
@@ -156,9 +156,9 @@ async fn a_row_that_the_database_hides_from_the_update_is_an_error(db: TestDb) {
          CREATE TRIGGER pass_over BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION pass_over()"
     })
     .await;
-    let settled = db.repo().resolve_once(app, unresolved, Resolution::Ignored, &seen()).await;
+    let closed = db.repo().resolve_once(app, unresolved, Resolution::Ignored, &seen()).await;
     let reopened = db.repo().reopen(app, resolved, &Attribution::default()).await;
-    for error in [settled.unwrap_err(), reopened.unwrap_err()] {
+    for error in [closed.unwrap_err(), reopened.unwrap_err()] {
         assert_eq!(error.to_string(), "None of the records are updated");
     }
 }

@@ -133,8 +133,8 @@ async fn only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan(db: Test
     let page = db.repo().list(app, &filter, &scan(3)).await.unwrap();
     assert_eq!(ids(&page), stored[3..4]);
     // Closed rows are looked at by when they were closed.
-    let settled = filter.state(DeadLetterState::Closed);
-    let page = db.repo().list(app, &settled, &scan(1)).await.unwrap();
+    let resolved = filter.state(DeadLetterState::Closed);
+    let page = db.repo().list(app, &resolved, &scan(1)).await.unwrap();
     let last = db.repo().get(stored[7]).await.unwrap().unwrap().resolved_at;
     assert_eq!((page.items, page.scanned_back_to), (vec![], last));
 }

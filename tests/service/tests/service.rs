@@ -72,7 +72,7 @@ async fn an_event_that_fails_three_times_is_seen_and_can_be_replayed_once() -> R
 }
 
 #[tokio::test]
-async fn a_letter_is_settled_with_a_note() -> Result {
+async fn a_letter_is_resolved_with_a_note() -> Result {
     let repo = open().await?;
     let app = AppId::from(Uuid::new_v4());
     let id = repo.insert(letter(app)).await?;

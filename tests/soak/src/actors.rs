@@ -22,7 +22,7 @@ use crate::{
 /// The sweepers keep letters younger than this, and letters resolved more recently than this.
 pub(crate) const KEPT: TimeDelta = TimeDelta::seconds(20);
 pub(crate) const KEPT_IN_FIRST_APP: TimeDelta = TimeDelta::seconds(10);
-pub(crate) const KEPT_SETTLED: TimeDelta = TimeDelta::seconds(4);
+pub(crate) const KEPT_CLOSED: TimeDelta = TimeDelta::seconds(4);
 
 pub(crate) fn spawn(world: &Arc<World>, seeds: &mut fastrand::Rng) -> JoinSet<()> {
     let mut actors = JoinSet::new();
@@ -193,7 +193,7 @@ impl Actor {
                         async |txn: &DatabaseTransaction, row| enqueue_once(txn, &[row], &attempt).await;
                     let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay of a twin", rng, replay).await.is_some() {
-                        world.ledger().settled(&[id], &attempt);
+                        world.ledger().closed(&[id], &attempt);
                     }
                 }
                 3 | 4 => {
@@ -202,7 +202,7 @@ impl Actor {
                     };
                     let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
-                        world.ledger().settled(&replayed.ids, &attempt);
+                        world.ledger().closed(&replayed.ids, &attempt);
                     }
                 }
                 _ => {
@@ -233,14 +233,14 @@ impl Actor {
                 0 => {
                     let resolve = world.repo.resolve_once(app, id, Resolution::Ignored, &by);
                     if world.call("resolve_once", rng, resolve).await.is_some() {
-                        world.ledger().settled(&[id], &attempt);
+                        world.ledger().closed(&[id], &attempt);
                         may_be_reopened.push((app, id, attempt));
                     }
                 }
                 1 => {
                     let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, limit);
                     if let Some(resolved) = world.call("resolve_matching", rng, resolve).await {
-                        world.ledger().settled(&resolved.ids, &attempt);
+                        world.ledger().closed(&resolved.ids, &attempt);
                         may_be_reopened.extend(resolved.ids.into_iter().map(|id| (app, id, attempt.clone())));
                     }
                 }
@@ -248,7 +248,7 @@ impl Actor {
                     let enqueue = async |txn: &DatabaseTransaction, row| enqueue(txn, &[row], &attempt).await;
                     let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay", rng, replay).await.is_some() {
-                        world.ledger().settled(&[id], &attempt);
+                        world.ledger().closed(&[id], &attempt);
                     }
                 }
                 3 => {
@@ -256,7 +256,7 @@ impl Actor {
                         async |txn: &DatabaseTransaction, rows: Vec<_>| enqueue(txn, &rows, &attempt).await;
                     let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching", rng, replay).await {
-                        world.ledger().settled(&replayed.ids, &attempt);
+                        world.ledger().closed(&replayed.ids, &attempt);
                     }
                 }
                 _ => {
@@ -281,13 +281,13 @@ impl Actor {
             let limit = self.rng.u32(1..=200);
             let now = Utc::now();
             let (first_app, app) = (world.apps[0], self.app());
-            let settled = Due::ClosedBefore(now - KEPT_SETTLED);
+            let closed = Due::ClosedBefore(now - KEPT_CLOSED);
             let all_but_first = SweepScope::AllAppsBut { excepted: vec![first_app] };
             let (scope, due) = match self.rng.u8(..4) {
                 0 => (all_but_first, Due::CreatedBefore(now - KEPT)),
                 1 => (SweepScope::App(first_app), Due::CreatedBefore(now - KEPT_IN_FIRST_APP)),
-                2 => (SweepScope::App(app), settled),
-                _ => (SweepScope::AllApps, settled),
+                2 => (SweepScope::App(app), closed),
+                _ => (SweepScope::AllApps, closed),
             };
             let swept = match self.rng.u8(..3) {
                 0 => world.call("gc", &mut self.rng, world.repo.gc(now - KEPT, limit.into())).await,

@@ -10,7 +10,7 @@ use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError};
 use uuid::Uuid;
 
 use crate::{
-    actors::{KEPT, KEPT_IN_FIRST_APP, KEPT_SETTLED},
+    actors::{KEPT, KEPT_CLOSED, KEPT_IN_FIRST_APP},
     store::{Contents, Letter},
 };
 
@@ -47,7 +47,7 @@ struct Known {
     /// Its insert was acknowledged.
     stored: bool,
     /// The attempt that resolved it, if it was not reopened since.
-    settled_by: Option<String>,
+    resolved_by: Option<String>,
     /// The attempt that resolved it before it was reopened.
     reopened_from: Option<String>,
     /// A trigger keeps it.
@@ -125,18 +125,18 @@ impl Ledger {
         self.letters.entry(id).or_default().is_undeletable = true;
     }
 
-    pub(crate) fn settled(&mut self, ids: &[DeadLetterId], attempt: &str) {
+    pub(crate) fn closed(&mut self, ids: &[DeadLetterId], attempt: &str) {
         for id in ids {
             let known = self.letters.entry(*id).or_default();
-            if let Some(earlier) = known.settled_by.replace(attempt.to_owned()) {
-                self.violations.push(format!("{id} was settled by {earlier}, then by {attempt}"));
+            if let Some(earlier) = known.resolved_by.replace(attempt.to_owned()) {
+                self.violations.push(format!("{id} was closed by {earlier}, then by {attempt}"));
             }
         }
     }
 
     /// Must come before the call, because from here on others may resolve the letter.
     pub(crate) fn may_reopen(&mut self, id: DeadLetterId) {
-        self.letters.entry(id).or_default().settled_by = None;
+        self.letters.entry(id).or_default().resolved_by = None;
     }
 
     pub(crate) fn reopened(&mut self, id: DeadLetterId, attempt: &str) {
@@ -214,14 +214,14 @@ impl Ledger {
                 continue;
             };
             let by = &letter.resolved_by;
-            if known.settled_by.is_some() && *by != known.settled_by {
-                violations.push(format!("{id} was settled by {:?}, and is by {by:?}", known.settled_by));
+            if known.resolved_by.is_some() && *by != known.resolved_by {
+                violations.push(format!("{id} was closed by {:?}, and is by {by:?}", known.resolved_by));
             }
             if known.is_undeletable && letter.swept_at.is_some() {
                 violations.push(format!("{id} was swept, and the trigger does not let it go"));
             }
             if known.reopened_from.is_some() && *by == known.reopened_from {
-                violations.push(format!("{id} was reopened, and is settled by {by:?} as before"));
+                violations.push(format!("{id} was reopened, and is closed by {by:?} as before"));
             }
         }
     }
@@ -242,7 +242,7 @@ impl Ledger {
             violations.push(format!("{letter} is replayed by {attempt:?}, which did not put it back"));
         }
         for (letter, attempt) in enqueued.difference(&replayed) {
-            violations.push(format!("{letter} was put back by {attempt:?}, which did not settle it"));
+            violations.push(format!("{letter} was put back by {attempt:?}, which did not close it"));
         }
     }
 
@@ -287,7 +287,7 @@ impl Letter {
         };
         let kept = if self.app_id == first_app.into_inner() { KEPT_IN_FIRST_APP } else { KEPT };
         self.created_at < swept_at - kept
-            || self.resolved_at.is_some_and(|time| time < swept_at - KEPT_SETTLED)
+            || self.resolved_at.is_some_and(|time| time < swept_at - KEPT_CLOSED)
     }
 }
 
