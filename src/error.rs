@@ -15,8 +15,8 @@ use crate::{
 ///
 /// Neither `Display` nor `Debug` shows a letter's content, and no source of the error does: PostgreSQL puts the
 /// failing row into an error's detail, and the `Debug` of [`DbErr`] prints that detail. [`Db`](Self::Db) holds the
-/// whole error; consider its content before you log it. The sources of [`Take`](Self::Take) and [`Requeue`](Self::Requeue) are the service's
-/// own errors, and shows what the service put there.
+/// whole error; consider its content before you log it. The sources of [`Take`](Self::Take) and
+/// [`Requeue`](Self::Requeue) are the service's own errors, and show what the service put there.
 ///
 /// The type has no `PartialEq`, because a service's own error has none. Compare its [`kind`](Self::kind), or match on
 /// it.

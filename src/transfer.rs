@@ -10,8 +10,8 @@ use crate::{
 
 /// Exports and imports whole letters, and rebuilds error signatures after an upgrade.
 ///
-/// The trait is object-safe. Every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo).
-/// [`DeadLetterRead`](crate::DeadLetterRead) defines the terms.
+/// The trait is object-safe. Every call but [`rebuild_signatures`](Self::rebuild_signatures) is atomic, as in
+/// [`DeadLetterRepo`](crate::DeadLetterRepo). [`DeadLetterRead`](crate::DeadLetterRead) defines the terms.
 ///
 /// # Errors
 ///

@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, pin::pin};
 
 use dead_letters_entity::dead_letters::{Column, Entity};
 use sea_orm::{
-    DatabaseConnection, DatabaseConnectionType, DatabaseExecutor, DatabaseTransaction, DbErr, EntityTrait,
-    QuerySelect, RuntimeErr,
+    ConnectionTrait, DatabaseConnection, DatabaseConnectionType, DatabaseExecutor, DatabaseTransaction,
+    DbErr, EntityTrait, QuerySelect, QueryTrait, RuntimeErr,
 };
 use uuid::Uuid;
 
@@ -73,21 +73,19 @@ impl SeaOrmDeadLetterRepo {
         Self { db: Connection(db), limits: Limits::default(), dialect }
     }
 
-    /// Returns whether the store can work, for a health check: reads one row of the table, or none if it is empty.
+    /// Checks, for a health check, that the database can be reached and the table can be read. Reads no row.
     ///
     /// # Errors
     ///
     /// [`Db`](DeadLetterRepoError::Db) if the database can't be reached, the table does not exist, or the role may not
     /// read it.
     pub async fn check_ready(&self) -> Result<(), DeadLetterRepoError> {
-        let one = Entity::find().select_only().column(Column::Id).limit(1);
-        observed(
-            call!("check_ready"),
-            pin!(async { Ok(one.into_tuple::<Uuid>().one(&self.db).await?) }),
-            |_| 0,
-        )
-        .await
-        .map(drop)
+        let work = async {
+            let no_row = Entity::find().select_only().column(Column::Id).limit(0);
+            self.db.query_all_raw(self.dialect()?.build(no_row.as_query())).await?;
+            Ok(())
+        };
+        observed(call!("check_ready"), pin!(work), |()| 0).await
     }
 
     /// Returns the pool, for the service's own statements and for [`begin`](Self::begin).
