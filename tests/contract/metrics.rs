@@ -455,6 +455,7 @@ async fn gauges_that_run_go_on_after_an_error_until_the_shutdown(db: TestDb) {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
     let is_set = async {
         while told(&snapshotter).get(&format!("open app_id={app}")) != Some(&1.0) {
             yield_now().await;
