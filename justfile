@@ -65,7 +65,8 @@ features:
     cargo clippy --locked --package dead-letters --all-features -- -D warnings
     cargo clippy --locked --package dead-letters-migration --no-default-features -- -D warnings
     cargo clippy --locked --package dead-letters-admin -- -D warnings
-    cargo test --locked --package dead-letters-alone
+    cargo clippy --locked --package dead-letters-cli --no-default-features --features postgres -- -D warnings
+    cargo test --locked --package dead-letters-alone --features alone
 
 # what the crates depend on
 dependencies:

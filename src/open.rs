@@ -107,14 +107,17 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
             "dead-letters runs on PostgreSQL and SQLite only, and the database's URL begins with {scheme}:"
         )));
     }
+    // Without the feature `connect_options` leaves a SQLite file without WAL mode, and an insert could be lost.
+    if scheme == "sqlite" && !cfg!(feature = "sqlite") {
+        return Err(OpenError::Url(
+            "the database's URL is SQLite's: turn on the feature `sqlite` of dead-letters".to_owned(),
+        ));
+    }
     match Database::connect(options).await {
         // SeaORM's error text is the URL itself, which may hold a password.
-        Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => {
-            let feature = if scheme == "sqlite" { "sqlx-sqlite" } else { "sqlx-postgres" };
-            Err(OpenError::Url(format!(
-                "there is no driver for the database's URL: turn on sea-orm's feature {feature}"
-            )))
-        }
+        Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => Err(OpenError::Url(
+            "there is no driver for the database's URL: turn on sea-orm's feature sqlx-postgres".to_owned(),
+        )),
         connected => connected.map_err(|error| OpenError::Connect { database: without_secrets(&url), error }),
     }
 }

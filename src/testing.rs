@@ -22,17 +22,17 @@
 use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dead_letters_migration::Migrator;
+use dead_letters_migration::{Locked, Migrator, sea_orm_migration::MigratorTraitSelf};
 use sea_orm::{
-    DbErr, RuntimeErr, SqlxError,
+    Database, DbErr, RuntimeErr, SqlxError,
     sqlx::error::{DatabaseError, ErrorKind},
 };
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterRepoError, NewDeadLetter, OnOpen, OpenError, PayloadKind, SeaOrmDeadLetterRepo,
-    StoredLetter, connect_options, open,
+    AppId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, ErrorGroup, NewDeadLetter, PayloadKind,
+    SeaOrmDeadLetterRepo, StoredLetter, connect_options,
     signature::{self, SIGNATURE_VERSION},
 };
 
@@ -42,14 +42,17 @@ pub use failing::{Call, FailingStore};
 
 /// Opens a new, migrated and empty store in memory (`sqlite::memory:`), which ends with its last clone.
 ///
-/// The store has one connection. A call on it while a transaction is open waits, until it times out. To use another
-/// migrator, call [`open`] with these options.
+/// The store has one connection. A call on it while a transaction is open waits, until it times out. If the store
+/// needs the service's own tables too, apply the service's migrator to
+/// [`connect_options`](crate::connect_options)`("sqlite::memory:")` instead.
 ///
 /// # Errors
 ///
 /// No error that a test can fix.
-pub async fn store() -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    open(connect_options("sqlite::memory:"), OnOpen::Migrate, Migrator).await
+pub async fn store() -> Result<SeaOrmDeadLetterRepo, DbErr> {
+    let db = Database::connect(connect_options("sqlite::memory:")).await?;
+    Locked(Migrator).up(&db, None).await?;
+    Ok(SeaOrmDeadLetterRepo::new(db))
 }
 
 /// Returns a letter whose fields all differ, and that comes back from the store unchanged.
@@ -105,6 +108,92 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
         signature_version: SIGNATURE_VERSION,
         run_id: None,
         erased_at: None,
+    }
+}
+
+/// Returns the sample letter as [`get`](crate::DeadLetterRepo::get) returns it, unresolved, for a fake of the store.
+///
+/// ```
+/// use dead_letters::{Resolution, testing};
+/// use uuid::Uuid;
+///
+/// let mut row = testing::row(Uuid::new_v4().into());
+/// assert!(row.is_open());
+/// row.resolved_at = Some(row.created_at);
+/// row.resolution = Some(Resolution::Ignored);
+/// assert!(!row.is_open());
+/// ```
+pub fn row(app_id: AppId) -> DeadLetterRow {
+    let letter = letter(app_id);
+    DeadLetterRow {
+        id: Uuid::now_v7().into(),
+        app_id,
+        original_event_id: letter.original_event_id,
+        source: letter.source,
+        op: letter.op,
+        trigger_id: letter.trigger_id,
+        script_id: letter.script_id,
+        payload: letter.payload,
+        payload_kind: Some(PayloadKind::Json),
+        attempt_count: letter.attempt_count,
+        first_attempt_at: letter.first_attempt_at,
+        last_attempt_at: letter.last_attempt_at,
+        error_signature: error_signature(&letter.last_error),
+        last_error: letter.last_error,
+        created_at: letter.last_attempt_at,
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+    }
+}
+
+/// Returns the sample letter as [`list`](crate::DeadLetterRead::list) returns it, unresolved, for a fake of the store.
+pub fn summary(app_id: AppId) -> DeadLetterSummary {
+    let row = row(app_id);
+    let script_id = row.script_id.map(Into::into);
+    DeadLetterSummary {
+        id: row.id,
+        app_id,
+        original_event_id: row.original_event_id,
+        trigger_id: row.trigger_id,
+        script_id: row.script_id,
+        payload_bytes: row.payload.to_string().len() as u64,
+        payload_kind: row.payload_kind,
+        attempt_count: row.attempt_count,
+        first_attempt_at: row.first_attempt_at,
+        last_attempt_at: row.last_attempt_at,
+        error_excerpt: row.last_error,
+        group_key: signature::group_key(&row.source, &row.op, script_id, &row.error_signature),
+        source: row.source,
+        op: row.op,
+        error_signature: row.error_signature,
+        created_at: row.created_at,
+        resolved_at: None,
+        resolution: None,
+        resolved_by: None,
+        resolution_note: None,
+    }
+}
+
+/// Returns the error group of one sample letter, as [`error_groups`](crate::DeadLetterRead::error_groups) returns it,
+/// for a fake of the store.
+pub fn error_group(app_id: AppId) -> ErrorGroup {
+    let letter = summary(app_id);
+    ErrorGroup {
+        group_key: letter.group_key,
+        source: letter.source,
+        op: letter.op,
+        script_id: letter.script_id,
+        error_signature: letter.error_signature,
+        sample: letter.error_excerpt,
+        count: 1,
+        first_seen: letter.created_at,
+        last_seen: letter.created_at,
+        newest_id: letter.id,
+        closed: 0,
+        last_closed_at: None,
+        timeline: Vec::new(),
     }
 }
 

@@ -10,7 +10,10 @@ use dead_letters::{
     DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest,
     PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     SweepScope, Take, TimelineRequest,
-    testing::{Call, FailingStore, database_error, internal, letter, store, stored_letter, transient},
+    testing::{
+        Call, FailingStore, database_error, error_group, internal, letter, row, store, stored_letter,
+        summary, transient,
+    },
 };
 use sea_orm::DatabaseTransaction;
 use uuid::Uuid;
@@ -38,6 +41,42 @@ async fn a_letter_comes_back_as_it_is() {
         (row.original_event_id, row.payload, row.first_attempt_at, row.last_attempt_at, row.last_error),
         (sent.original_event_id, sent.payload, sent.first_attempt_at, sent.last_attempt_at, sent.last_error)
     );
+}
+
+#[tokio::test]
+async fn a_row_a_summary_and_a_group_are_those_of_the_stored_sample() {
+    let store = store().await.unwrap();
+    let (app, others, grouped) = (new_app(), new_app(), new_app());
+    let (row, summary, group) = (row(app), summary(others), error_group(grouped));
+    store
+        .import(&[
+            StoredLetter {
+                id: row.id,
+                original_event_id: row.original_event_id,
+                trigger_id: row.trigger_id,
+                script_id: row.script_id,
+                ..stored_letter(app, row.created_at)
+            },
+            StoredLetter {
+                id: summary.id,
+                original_event_id: summary.original_event_id,
+                trigger_id: summary.trigger_id,
+                script_id: summary.script_id,
+                ..stored_letter(others, summary.created_at)
+            },
+            StoredLetter {
+                id: group.newest_id,
+                script_id: group.script_id,
+                ..stored_letter(grouped, group.first_seen)
+            },
+        ])
+        .await
+        .unwrap();
+    assert_eq!(store.get(row.id).await.unwrap(), Some(row));
+    assert_eq!(store.summary(others, summary.id).await.unwrap(), Some(summary));
+    let (all, request) = (DeadLetterFilter::default(), GroupRequest::default());
+    let groups = store.error_groups(grouped, &all, &request).await.unwrap().groups;
+    assert_eq!(groups, [group]);
 }
 
 #[tokio::test]

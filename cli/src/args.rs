@@ -1,13 +1,15 @@
 //! The command line's options: clap's types, and nothing that runs.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
+#[cfg(feature = "serve")]
+use std::net::SocketAddr;
+use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
 
-use crate::next::Next;
+use crate::{database::Access, next::Next};
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "an id is a UUID, for example 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
@@ -24,6 +26,7 @@ fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + 
     }
 }
 
+#[cfg(feature = "serve")]
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected an address and a port, for example 127.0.0.1:8025 or [::1]:8025")
 }
@@ -79,6 +82,7 @@ pub(crate) enum Command {
     Sweep(Sweep),
     #[command(subcommand)]
     Signatures(Signatures),
+    #[cfg(feature = "serve")]
     Serve(Serve),
     #[command(subcommand)]
     Migrate(Migrate),
@@ -95,8 +99,19 @@ impl Command {
             | Self::Replay(Replay { which, .. }) => which.dry_run,
             Self::Sweep(Sweep { dry_run, .. }) => *dry_run,
             Self::Signatures(Signatures::Rebuild(rebuild)) => rebuild.dry_run,
-            Self::Import(_) | Self::Serve(_) | Self::Migrate(Migrate::Up) => false,
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => false,
+            Self::Import(_) | Self::Migrate(Migrate::Up) => false,
             _ => true,
+        }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        match self {
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => Access::Serves,
+            command if command.only_reads() => Access::Reads,
+            _ => Access::Writes,
         }
     }
 
@@ -361,6 +376,7 @@ pub(crate) struct Rebuild {
 }
 
 /// Serve the admin pages and their API
+#[cfg(feature = "serve")]
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example"

@@ -10,12 +10,10 @@ use dead_letters::{
     entity::dead_letters::Entity,
     migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf},
 };
-use dead_letters_admin::VIEW_TIMEOUT;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
     QueryFilter, SqlxError,
     sea_query::{CaseStatement, Expr, ExprTrait, Func, JoinType, NullOrdering, Order, Query},
-    sqlx::sqlite::SqliteJournalMode,
 };
 use url::{Position, Url};
 
@@ -30,6 +28,7 @@ pub(crate) enum Access {
     Reads,
     Writes,
     /// Serves the admin, whose operators read and write.
+    #[cfg(feature = "serve")]
     Serves,
 }
 
@@ -257,19 +256,20 @@ fn not_looked_up(error: SchemaError) -> Failure {
 /// Returns the library's connection options. A command that only reads keeps the journal mode of a SQLite file.
 fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
     let mut options = connect_options(given);
-    let is_read_only = url.query_pairs().any(|(name, value)| name == "mode" && value == "ro");
-    let is_in_memory = given.contains(":memory:") || given.contains("mode=memory");
-    options.map_sqlx_sqlite_opts(move |sqlite| {
-        let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
-        match access {
-            Access::Writes | Access::Serves if !is_read_only && !is_in_memory => {
-                sqlite.journal_mode(SqliteJournalMode::Wal)
-            }
-            _ => sqlite,
-        }
-    });
+    #[cfg(feature = "sqlite")]
+    {
+        use sea_orm::sqlx::sqlite::SqliteJournalMode;
+        let is_read_only = url.query_pairs().any(|(name, value)| name == "mode" && value == "ro");
+        let is_in_memory = given.contains(":memory:") || given.contains("mode=memory");
+        let keeps_mode = access == Access::Reads || is_read_only || is_in_memory;
+        options.map_sqlx_sqlite_opts(move |sqlite| {
+            let sqlite = sqlite.busy_timeout(Duration::from_secs(30));
+            if keeps_mode { sqlite } else { sqlite.journal_mode(SqliteJournalMode::Wal) }
+        });
+    }
+    #[cfg(feature = "serve")]
     if access == Access::Serves {
-        options.statement_timeout(VIEW_TIMEOUT);
+        options.statement_timeout(dead_letters_admin::VIEW_TIMEOUT);
     }
     options
 }
@@ -294,8 +294,13 @@ fn checked(given: &str) -> Result<Url, Failure> {
         Err(error) => return Err(Failure::usage(format!("cannot read DATABASE_URL: {error}"))),
     };
     match url.scheme() {
-        "sqlite" => return Ok(url),
-        "postgres" | "postgresql" => {}
+        "sqlite" if cfg!(feature = "sqlite") => return Ok(url),
+        "postgres" | "postgresql" if cfg!(feature = "postgres") => {}
+        "sqlite" | "postgres" | "postgresql" => {
+            let scheme = url.scheme();
+            return Err(Failure::usage(format!("this build of the tool has no driver for {scheme}: URLs"))
+                .hint("build it with the features `postgres` and `sqlite` of dead-letters-cli"));
+        }
         _ if !given.contains("://") => return Err(not_a_url()),
         scheme => {
             return Err(Failure::usage(format!(
@@ -367,10 +372,11 @@ fn said(error: &DbErr) -> String {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "serve")]
     #[test]
     fn a_statement_of_the_served_admin_ends_with_its_view() {
         let given = "postgres://service@localhost/service";
         let timeout = options(given, &Url::parse(given).unwrap(), Access::Serves).get_statement_timeout();
-        assert_eq!(timeout, Some(VIEW_TIMEOUT));
+        assert_eq!(timeout, Some(dead_letters_admin::VIEW_TIMEOUT));
     }
 }

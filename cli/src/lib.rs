@@ -39,7 +39,9 @@ use tokio::{runtime::Builder, sync::oneshot, time::timeout};
 use tracing_subscriber::filter::Targets;
 
 use args::{Args, Command, Completions, Man, Migrate, Signatures};
-use database::{Access, Opened};
+#[cfg(feature = "serve")]
+use database::Access;
+use database::Opened;
 pub use error::Exit;
 use error::Failure;
 use output::{Printer, without_passwords};
@@ -183,15 +185,12 @@ async fn command<M: MigratorTraitSelf>(cli: Cli<M>, args: Args, stop: &Stop) -> 
     }
     let settings = Settings::resolve(args.global)?;
     // Other commands print their own failures.
-    log::begin(match args.command {
-        Command::Serve(_) => log::of_server(),
+    let access = args.command.access();
+    log::begin(match access {
+        #[cfg(feature = "serve")]
+        Access::Serves => log::of_server(),
         _ => Targets::new(),
     });
-    let access = match &args.command {
-        Command::Serve(_) => Access::Serves,
-        command if command.only_reads() => Access::Reads,
-        _ => Access::Writes,
-    };
     let at_once = args.command.ends_at_once();
     let mut connecting = pin!(Opened::connect(&settings.database_url, access));
     let database = tokio::select! {
@@ -261,6 +260,7 @@ async fn with_database<M: MigratorTraitSelf>(
         Command::Signatures(Signatures::Rebuild(rebuild)) => {
             commands::rebuild(&*store, rebuild, &mut printer, stop).await
         }
+        #[cfg(feature = "serve")]
         Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,
         Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }

@@ -5,12 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    fmt,
-    layer::SubscriberExt,
-    util::SubscriberInitExt,
-};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::output::{visible, without_passwords};
 
@@ -31,7 +26,10 @@ pub(crate) fn begin(by_default: Targets) {
 }
 
 /// Returns the default filter of the server: warnings, errors and audit events.
+#[cfg(feature = "serve")]
 pub(crate) fn of_server() -> Targets {
+    use tracing_subscriber::filter::LevelFilter;
+
     Targets::new().with_default(LevelFilter::WARN).with_target("dead_letters::audit", LevelFilter::INFO)
 }
 

@@ -10,6 +10,7 @@ mod matching;
 mod reopen;
 mod replay;
 mod resolve;
+#[cfg(feature = "serve")]
 mod serve;
 mod show;
 mod signatures;
@@ -19,9 +20,11 @@ mod timeline;
 
 pub(crate) use self::{
     apps::apps, count::count, export::export, groups::groups, import::import, list::list, reopen::reopen,
-    replay::replay, resolve::resolve, serve::serve, show::show, signatures::rebuild, sweep::sweep,
-    timeline::timeline,
+    replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep, timeline::timeline,
 };
+
+#[cfg(feature = "serve")]
+pub(crate) use serve::serve;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
