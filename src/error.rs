@@ -61,6 +61,13 @@ pub enum DeadLetterRepoError {
     /// fail meanwhile.
     #[error("filter.created_before is missing: a bulk call must say where it ends, or name its filter.ids")]
     MissingCreatedBefore,
+    /// The filter of a bulk call that reopens has none of `resolved_before`, `run_id` and `ids`: the call would also
+    /// reopen letters that are closed meanwhile.
+    #[error(
+        "filter.resolved_before is missing: a call that reopens in bulk must say where it ends, or name its \
+         filter.run_id or filter.ids"
+    )]
+    MissingResolvedBefore,
     /// The `from` of a time range is after its `until`.
     #[error("from must not be after until")]
     FromAfterUntil,
@@ -191,6 +198,7 @@ impl DeadLetterRepoError {
             | Self::InvalidQuery { .. }
             | Self::OutOfRange { .. }
             | Self::MissingCreatedBefore
+            | Self::MissingResolvedBefore
             | Self::FromAfterUntil
             | Self::InvalidCursor
             | Self::NotStorable { .. }

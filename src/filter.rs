@@ -54,9 +54,18 @@ pub struct DeadLetterFilter {
     /// `Some(false)` matches all others.
     pub truncated: Option<bool>,
     /// The bulk run after which letters failed again: the run replayed a letter of the same event
-    /// ([`ReplayRequest::run_id`](crate::ReplayRequest::run_id)), and did not replay the letter that matches. Letters
+    /// ([`Attribution::run_id`](crate::Attribution::run_id)), and did not replay the letter that matches. Letters
     /// of the event from before the run match too, unless `created_from` leaves them out.
     pub failed_again_in_run: Option<Uuid>,
+    /// The bulk run that closed the letter ([`Attribution::run_id`](crate::Attribution::run_id)), if nobody changed its
+    /// resolution since.
+    pub run_id: Option<Uuid>,
+    /// Who resolved the letter, exactly.
+    pub resolved_by: Option<String>,
+    /// Resolved at this time or later. No unresolved letter matches it.
+    pub resolved_from: Option<DateTime<Utc>>,
+    /// Resolved before this time. No unresolved letter matches it.
+    pub resolved_before: Option<DateTime<Utc>>,
     /// Created at this time or later.
     pub created_from: Option<DateTime<Utc>>,
     /// Created before this time.
@@ -78,6 +87,10 @@ setters! {
         into group_key: String,
         some truncated: bool,
         some failed_again_in_run: Uuid,
+        some run_id: Uuid,
+        into resolved_by: String,
+        some resolved_from: DateTime<Utc>,
+        some resolved_before: DateTime<Utc>,
         some created_from: DateTime<Utc>,
         some created_before: DateTime<Utc>,
     }
@@ -85,12 +98,15 @@ setters! {
 
 impl DeadLetterFilter {
     /// Returns the state that the filter selects: its [`state`](field@Self::state). A filter without a state selects
-    /// open letters, or letters in any state if it names a resolution or ids.
+    /// open letters, or letters in any state if it has ids or a condition that only resolved letters match.
     pub fn effective_state(&self) -> DeadLetterState {
-        self.state.unwrap_or(match self.resolution.is_some() || self.ids.is_some() {
-            true => DeadLetterState::Any,
-            false => DeadLetterState::Open,
-        })
+        let is_any = self.ids.is_some()
+            || self.resolution.is_some()
+            || self.run_id.is_some()
+            || self.resolved_by.is_some()
+            || self.resolved_from.is_some()
+            || self.resolved_before.is_some();
+        self.state.unwrap_or(if is_any { DeadLetterState::Any } else { DeadLetterState::Open })
     }
 
     /// Returns this filter for the letters that a bulk call may resolve: the open ones.
@@ -104,6 +120,17 @@ impl DeadLetterFilter {
             DeadLetterState::Any => Some(self.clone().state(DeadLetterState::Open)),
             state => Some(self.clone().state(state)),
         }
+    }
+
+    /// Returns this filter for the letters that a bulk call may reopen: the closed ones, or the `handler_failed` ones if
+    /// that is the filter's resolution.
+    ///
+    /// Returns `None` if the filter asks for other letters only.
+    pub fn reopenable(&self) -> Option<Self> {
+        let is_handler_failed = self.resolution == Some(Resolution::HandlerFailed);
+        let state = if is_handler_failed { DeadLetterState::Open } else { DeadLetterState::Closed };
+        let is_possible = self.state.is_none_or(|own| own == state || own == DeadLetterState::Any);
+        is_possible.then(|| self.clone().state(state))
     }
 
     /// Returns this filter for the letters that a replay takes: without truncated and erased payloads, unless the
@@ -140,8 +167,8 @@ impl DeadLetterFilter {
 debug_without_content! {
     DeadLetterFilter {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
-        group_key, created_from, created_before;
-        source, op, error_contains, error_signature,
+        run_id, resolved_from, resolved_before, group_key, created_from, created_before;
+        source, op, error_contains, error_signature, resolved_by,
     }
 }
 
@@ -288,6 +315,24 @@ mod tests {
         assert_eq!(state(all().ids([])), Some(DeadLetterState::Open));
         assert_eq!(state(all().state(DeadLetterState::Closed)), None);
         assert_eq!(state(all().resolution(Resolution::Ignored)), None);
+    }
+
+    #[test]
+    fn a_bulk_call_reopens_closed_letters_or_handler_failed_ones_if_the_filter_names_them() {
+        let all = DeadLetterFilter::default;
+        let state = |filter: DeadLetterFilter| filter.reopenable().and_then(|filter| filter.state);
+        let failed = || all().resolution(Resolution::HandlerFailed);
+        for filter in [all(), all().resolution(Resolution::Ignored), all().ids([]), all().run_id(Uuid::nil())]
+        {
+            assert_eq!(state(filter.clone()), Some(DeadLetterState::Closed));
+            assert_eq!(state(filter.clone().state(DeadLetterState::Any)), Some(DeadLetterState::Closed));
+            assert_eq!(state(filter.clone().state(DeadLetterState::Closed)), Some(DeadLetterState::Closed));
+            assert_eq!(state(filter.clone().state(DeadLetterState::Open)), None);
+            assert_eq!(state(filter.state(DeadLetterState::Unresolved)), None);
+        }
+        assert_eq!(state(failed()), Some(DeadLetterState::Open));
+        assert_eq!(state(failed().state(DeadLetterState::Open)), Some(DeadLetterState::Open));
+        assert_eq!(state(failed().state(DeadLetterState::Closed)), None);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub use read::DeadLetterRead;
 pub use rebuild::{RebuildCursor, RebuildRequest, Rebuilt, Regrouped};
 pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
-pub use resolve::{Attribution, DeadLetterResolve, Resolved};
+pub use resolve::{Attribution, Changed, DeadLetterResolve, ReopenRequest};
 pub use retention::{Archive, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;

@@ -5,7 +5,6 @@ use std::{error::Error, iter};
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use sea_orm::DatabaseTransaction;
-use uuid::Uuid;
 
 use crate::{
     AppId, Attribution, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow,
@@ -133,9 +132,6 @@ pub trait DeadLetterReplay: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReplayRequest {
-    /// The bulk run that the batch belongs to. It is stored with each replayed letter, so that
-    /// [`filter.failed_again_in_run`](DeadLetterFilter::failed_again_in_run) finds the letters that failed again.
-    pub run_id: Option<Uuid>,
     /// The [`Replayed::next`] of the call before. `None` begins with the oldest letter.
     pub after: Option<Cursor>,
     /// How many letters the call examines, 1 to 1,000.
@@ -160,11 +156,11 @@ impl ReplayRequest {
 
 impl Default for ReplayRequest {
     fn default() -> Self {
-        Self { run_id: None, after: None, limit: 100 }
+        Self { after: None, limit: 100 }
     }
 }
 
-setters! { ReplayRequest { some run_id: Uuid, some after: Cursor, plain limit: u32 } }
+setters! { ReplayRequest { some after: Cursor, plain limit: u32 } }
 
 /// The result of a call of [`DeadLetterReplay::replay_matching`].
 #[derive(Debug, Clone, Default)]

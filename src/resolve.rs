@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterSummary, Resolution,
@@ -72,7 +73,7 @@ pub trait DeadLetterResolve: Send + Sync {
 
     /// Resolves open letters that match, oldest first, at most `limit`.
     ///
-    /// Letters locked by another transaction are skipped, and [`Resolved::skipped_locked`] reports that.
+    /// Letters locked by another transaction are skipped, and [`Changed::skipped_locked`] reports that.
     ///
     /// If the filter's state is [`Closed`](crate::DeadLetterState::Closed), no letter can be open, and the call sends
     /// no statement. Resolving as `handler_failed` skips letters that are `handler_failed` already. Each letter is
@@ -92,7 +93,65 @@ pub trait DeadLetterResolve: Send + Sync {
         resolution: Resolution,
         attribution: &Attribution,
         limit: u32,
-    ) -> Result<Resolved, DeadLetterRepoError>;
+    ) -> Result<Changed, DeadLetterRepoError>;
+
+    /// Reopens closed letters that match, at most `limit`: makes them unresolved again, as [`reopen`](Self::reopen)
+    /// does. With `filter.resolution` set to `handler_failed`, the call reopens those letters instead.
+    ///
+    /// To undo a bulk run, set `filter.run_id` to the run's id. The call then reopens the letters that the run closed
+    /// and that nobody changed since, because each change of a letter's resolution replaces its run id.
+    ///
+    /// The call leaves `replayed` letters out, because their events are back in the outbox. Set
+    /// [`ReopenRequest::include_replayed`] to reopen them too.
+    ///
+    /// The letters that were closed first come first, or the smallest ids if the filter has a run id. Letters locked
+    /// by another transaction are skipped, and [`Changed::skipped_locked`] reports that. The letters do not keep the
+    /// attribution.
+    ///
+    /// If the filter's state has no closed letters, the call sends no statement.
+    ///
+    /// # Errors
+    ///
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`MissingResolvedBefore`](DeadLetterRepoError::MissingResolvedBefore) if the filter has none of
+    ///   `resolved_before`, `run_id` and `ids`: the call would also reopen letters that are closed meanwhile;
+    /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000 ids.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use dead_letters::{AppId, DeadLetterRepo, testing};
+    /// use dead_letters::{
+    ///     Attribution, DeadLetterFilter, DeadLetterResolve, ReopenRequest, Resolution,
+    /// };
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = testing::store().await?;
+    /// # let app = AppId::from(Uuid::new_v4());
+    /// # let ids = repo.insert_many(vec![testing::letter(app), testing::letter(app)]).await?;
+    /// let run = Uuid::now_v7();
+    /// let ticked = DeadLetterFilter::default().ids(ids);
+    /// let by_ada = Attribution::by("ada").run_id(run);
+    /// repo.resolve_matching(app, &ticked, Resolution::Ignored, &by_ada, 100).await?;
+    ///
+    /// // It was a mistake.
+    /// let of_run = DeadLetterFilter::default().run_id(run);
+    /// let undone = repo.reopen_matching(app, &of_run, &by_ada, &ReopenRequest::default()).await?;
+    /// assert_eq!(undone.ids.len(), 2);
+    /// assert_eq!(repo.unresolved_count(app).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn reopen_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        attribution: &Attribution,
+        request: &ReopenRequest,
+    ) -> Result<Changed, DeadLetterRepoError>;
 
     /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
     /// and why.
@@ -111,7 +170,7 @@ pub trait DeadLetterResolve: Send + Sync {
     ) -> Result<(), DeadLetterRepoError>;
 }
 
-/// Who changes letters, and why. The default names nobody and gives no reason.
+/// Who changes letters, and why, and in which run. The default names nobody, no reason and no run.
 ///
 /// A NUL in a text becomes U+FFFD. Deserializing an unknown field is an error. `Debug` shows the texts by their size.
 ///
@@ -129,26 +188,53 @@ pub struct Attribution {
     pub by: Option<String>,
     /// Why it was decided.
     pub note: Option<String>,
+    /// The bulk run that the call belongs to: an id that the caller makes, such as [`Uuid::now_v7`], and passes with
+    /// each batch. The letters keep it until their resolution changes again, so that the run can be
+    /// [undone](DeadLetterResolve::reopen_matching).
+    pub run_id: Option<Uuid>,
 }
 
 impl Attribution {
     /// Returns an attribution that names somebody.
     pub fn by(by: impl Into<String>) -> Self {
-        Self { by: Some(by.into()), note: None }
+        Self { by: Some(by.into()), ..Self::default() }
     }
 }
 
-setters! { Attribution { into note: String } }
+setters! { Attribution { into note: String, some run_id: Uuid } }
 
-debug_without_content! { Attribution {; by, note } }
+debug_without_content! { Attribution { run_id; by, note } }
+
+/// Which letters [`reopen_matching`](DeadLetterResolve::reopen_matching) takes, beside its filter. The default is at most
+/// 1,000, without replayed ones.
+///
+/// Every field may be missing when it is deserialized. An unknown field is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ReopenRequest {
+    /// Whether to reopen `replayed` letters too. Their events are back in the outbox, so a letter that is then replayed
+    /// again delivers its event twice.
+    pub include_replayed: bool,
+    /// How many letters to reopen at most, 1 to 1,000.
+    pub limit: u32,
+}
+
+impl Default for ReopenRequest {
+    fn default() -> Self {
+        Self { include_replayed: false, limit: 1_000 }
+    }
+}
+
+setters! { ReopenRequest { plain include_replayed: bool, plain limit: u32 } }
 
 /// The result of a bulk call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Resolved {
-    /// The resolved letters, oldest first.
+pub struct Changed {
+    /// The letters that the call changed, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// Whether the call reached its limit. The next call may resolve more, or find nothing. A loop that continues
+    /// Whether the call reached its limit. The next call may change more, or find nothing. A loop that continues
     /// while this is true ends.
     pub more: bool,
     /// Whether matching letters are left because they could not be updated: a transaction that has not ended has

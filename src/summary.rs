@@ -56,12 +56,14 @@ pub struct DeadLetterSummary {
     pub resolved_by: Option<String>,
     /// Why it was resolved, at most 2,000 characters.
     pub resolution_note: Option<String>,
+    /// The bulk run that resolved the letter, if one did ([`Attribution::run_id`](crate::Attribution::run_id)).
+    pub run_id: Option<Uuid>,
 }
 
 debug_without_content! {
     DeadLetterSummary {
         id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
-        first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution;
+        first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution, run_id;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
     }
 }

@@ -173,6 +173,7 @@ pub fn summary(app_id: AppId) -> DeadLetterSummary {
         resolution: None,
         resolved_by: None,
         resolution_note: None,
+        run_id: None,
     }
 }
 

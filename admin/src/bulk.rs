@@ -1,31 +1,69 @@
-//! Bulk actions: a frozen preview, and runs that change only the previewed letters.
+//! Bulk actions, which resolve, replay or reopen: a frozen preview, and runs that change only the previewed letters.
 //!
-//! The preview's token holds the operator, the app, the filter, and the time before which a letter must have failed.
+//! The preview's token holds the operator, the app, the filter, and the time before which a letter must have failed or
+//! been closed.
 //! It is sealed and sent to the browser; the server keeps nothing.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
 //! rolls back as a whole. The same token continues where the run stopped, since closed letters are left alone.
 
-use std::{ops::Not, time::Duration};
+use std::{ops::Not, str::FromStr, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, CappedCount, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReplayFailure,
-    ReplayRequest, Replayed, Resolution,
+    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReopenRequest,
+    ReplayFailure, ReplayRequest, Replayed, Resolution,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
     access::{AppAccess, Right},
     audit::Entry,
     clock,
-    letter_actions::{attribution, may_be_set},
+    letter_actions::attribution,
     problem::Problem,
     token::Purpose,
 };
+
+/// What a bulk run does with its letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Action {
+    Ignored,
+    HandledByScript,
+    Replayed,
+    Reopened,
+}
+
+impl Action {
+    const ALL: [Self; 4] = [Self::Ignored, Self::HandledByScript, Self::Replayed, Self::Reopened];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        self.resolution().map_or("reopened", Resolution::as_str)
+    }
+
+    /// Returns the resolution that the run sets, or `None` if it clears it.
+    pub(crate) fn resolution(self) -> Option<Resolution> {
+        match self {
+            Self::Ignored => Some(Resolution::Ignored),
+            Self::HandledByScript => Some(Resolution::HandledByScript),
+            Self::Replayed => Some(Resolution::Replayed),
+            Self::Reopened => None,
+        }
+    }
+}
+
+impl FromStr for Action {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|action| action.as_str() == text).ok_or(())
+    }
+}
 
 /// How long a preview is valid.
 const GOOD_FOR: TimeDelta = TimeDelta::minutes(15);
@@ -51,7 +89,7 @@ const NEWEST: u32 = 500;
 struct Frozen {
     operator: String,
     app_id: AppId,
-    action: Resolution,
+    action: Action,
     query: ListQuery,
     counted: u64,
     capped: bool,
@@ -80,7 +118,7 @@ pub(crate) struct Preview {
     pub(crate) count: u64,
     /// Whether there are more than `count`, or may be.
     pub(crate) capped: bool,
-    /// A run leaves letters alone that fail at this time or later.
+    /// A run leaves letters alone that fail, or are closed, at this time or later.
     pub(crate) cutoff: DateTime<Utc>,
     /// Letters that match but lie ahead of the database's clock, so a run leaves them out.
     pub(crate) ahead: CappedCount,
@@ -93,7 +131,7 @@ pub(crate) struct Preview {
 }
 
 pub(crate) struct Outcome {
-    pub(crate) action: Resolution,
+    pub(crate) action: Action,
     /// The preview's filter, with its cutoff.
     pub(crate) filter: DeadLetterFilter,
     /// The preview's count.
@@ -113,12 +151,12 @@ pub(crate) struct Outcome {
     pub(crate) uncounted: bool,
     /// Whether locked letters were skipped.
     pub(crate) skipped_locked: bool,
-    /// Letters of the preview that others closed or that were swept. Known after the last run, if the count was
+    /// Letters of the preview that others changed or that were swept. Known after the last run, if the count was
     /// exact.
-    pub(crate) closed_by_others: Option<u64>,
+    pub(crate) changed_by_others: Option<u64>,
     /// When the first run began, by the database's clock.
     pub(crate) began: DateTime<Utc>,
-    /// The run's id, which is stored with each replayed letter.
+    /// The run's id, which is stored with each letter that it resolves.
     pub(crate) run_id: Uuid,
     /// The problem that stopped the run after a part of it was done.
     pub(crate) stopped_by: Option<Problem>,
@@ -161,9 +199,9 @@ pub(crate) struct FailedAgain {
     pub(crate) letters: Vec<DeadLetterSummary>,
 }
 
-fn may_run(access: &AppAccess, action: Resolution) -> Result<(), Problem> {
+fn may_run(access: &AppAccess, action: Action) -> Result<(), Problem> {
     match action {
-        Resolution::Replayed => access.replay().map(drop),
+        Action::Replayed => access.replay().map(drop),
         _ => access.needs(Right::Resolve),
     }
 }
@@ -171,36 +209,21 @@ fn may_run(access: &AppAccess, action: Resolution) -> Result<(), Problem> {
 /// Counts the letters that a run would change, and freezes the filter.
 pub(crate) async fn preview(
     access: &AppAccess,
-    action: Resolution,
-    mut filter: DeadLetterFilter,
+    action: Action,
+    filter: DeadLetterFilter,
     now: DateTime<Utc>,
 ) -> Result<Preview, Problem> {
-    if action != Resolution::Replayed {
-        may_be_set(action, "action")?;
-    }
     may_run(access, action)?;
-    if action == Resolution::Replayed {
-        let replayable = filter.replayable(access.replay()?.accepts_truncated());
-        filter = replayable.ok_or_else(|| {
-            Problem::invalid_field(
-                "truncated",
-                "must not be true, because the service replays only whole payloads",
-            )
-        })?;
-    }
-    let resolvable = filter.resolvable();
-    let mut filter = resolvable.ok_or_else(|| {
-        Problem::invalid_field(
-            "state",
-            "must be open, unresolved or any, because a bulk run does not change closed letters",
-        )
-    })?;
     let (store, app_id) = (access.store(), access.app_id);
     let scan_limit = access.operator().max_scan();
+    let mut filter = match action {
+        Action::Reopened => reopenable(access, &filter).await?,
+        _ => resolvable(access, action, filter)?,
+    };
     let count =
         store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit)).await?;
     let truncated = match filter.truncated {
-        Some(false) if action == Resolution::Replayed => {
+        Some(false) if action == Action::Replayed => {
             let filter = filter.clone().truncated(true);
             let found = store
                 .count(app_id, &filter, &CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(scan_limit))
@@ -209,10 +232,15 @@ pub(crate) async fn preview(
         }
         _ => CappedCount::default(),
     };
-    // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
-    filter.created_from = filter.created_from.max(count.scanned_back_to);
     let mut ahead = CappedCount::default();
-    if filter.ids.is_none() {
+    // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
+    match filter.effective_state() {
+        DeadLetterState::Closed => filter.resolved_from = filter.resolved_from.max(count.scanned_back_to),
+        _ => filter.created_from = filter.created_from.max(count.scanned_back_to),
+    }
+    if action == Action::Reopened {
+        filter.resolved_before = Some(filter.resolved_before.map_or(count.now, |at| at.min(count.now)));
+    } else if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
             let found = store
                 .count(app_id, &filter, &CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(scan_limit))
@@ -238,20 +266,62 @@ pub(crate) async fn preview(
         failed: 0,
         after: None,
         skipped_locked: false,
-        run_id: Uuid::new_v4(),
+        run_id: Uuid::now_v7(),
         began: None,
     };
     Ok(Preview {
         filter,
         count: counted,
         capped,
-        cutoff: count.as_of,
+        cutoff: if action == Action::Reopened { count.now } else { count.as_of },
         ahead,
         truncated,
         sample,
         token: access.admin().key.seal(Purpose::Preview, &frozen),
         expires_at: now + GOOD_FOR,
     })
+}
+
+fn resolvable(
+    access: &AppAccess,
+    action: Action,
+    mut filter: DeadLetterFilter,
+) -> Result<DeadLetterFilter, Problem> {
+    if action == Action::Replayed {
+        let replayable = filter.replayable(access.replay()?.accepts_truncated());
+        filter = replayable.ok_or_else(|| {
+            Problem::invalid_field(
+                "truncated",
+                "must not be true, because the service replays only whole payloads",
+            )
+        })?;
+    }
+    filter.resolvable().ok_or_else(|| {
+        Problem::invalid_field(
+            "state",
+            "must be open, unresolved or any, because this action does not change closed letters",
+        )
+    })
+}
+
+/// Returns the filter for the letters to reopen. The events of replayed letters are back in the outbox, so the request
+/// must name that resolution.
+async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Problem> {
+    let filter = filter.reopenable().ok_or_else(|| {
+        Problem::invalid_field("state", "must be closed or any, because only closed letters are reopened")
+    })?;
+    if filter.resolution.is_none() {
+        let replayed = filter.clone().resolution(Resolution::Replayed);
+        let request = CountRequest::default().cap(1).scan_limit(access.operator().max_scan());
+        if access.store().count(access.app_id, &replayed, &request).await?.matching.count > 0 {
+            return Err(Problem::invalid_field(
+                "resolution",
+                "is missing, and replayed letters match, whose events are back in the outbox: choose the resolution \
+                 to reopen",
+            ));
+        }
+    }
+    Ok(filter)
 }
 
 /// Changes at most `limit` of a preview's letters, oldest first. Without a limit, changes all of them, or as many as
@@ -265,7 +335,7 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Problem> {
     let frozen = open(access, token, now)?;
     may_run(access, frozen.action)?;
-    let attribution = attribution(access, note)?;
+    let attribution = attribution(access, note)?.run_id(frozen.run_id);
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
     }
@@ -305,7 +375,7 @@ async fn run_frozen(
 ) -> Result<Outcome, Problem> {
     // Only a replay may resolve letters as `replayed`, whatever was checked before.
     let replay = match frozen.action {
-        Resolution::Replayed => Some(access.replay()?),
+        Action::Replayed => Some(access.replay()?),
         _ => None,
     };
     let began = match frozen.began {
@@ -352,10 +422,10 @@ async fn run_frozen(
     frozen.done += done;
     let more = more && frozen.done + frozen.failed < frozen.counted;
     let uncounted = !more && frozen.capped;
-    let closed_by_others = match more || frozen.capped {
+    let changed_by_others = match more || frozen.capped {
         true => None,
         // The run is reported even if this count fails.
-        false => closed_by_others(access, &frozen).await.ok(),
+        false => changed_by_others(access, &frozen).await.ok(),
     };
     // The next run begins behind the failed letters, and so behind the locked letters before them.
     frozen.skipped_locked |= skipped_locked && frozen.after.is_some();
@@ -372,7 +442,7 @@ async fn run_frozen(
         more,
         uncounted,
         skipped_locked: skipped_locked || frozen.skipped_locked,
-        closed_by_others,
+        changed_by_others,
         began,
         run_id: frozen.run_id,
         stopped_by,
@@ -391,26 +461,31 @@ async fn batch(
     let (app_id, filter) = (access.app_id, &frozen.query.filter);
     match replay {
         Some(replay) => {
-            let request = ReplayRequest::default().run_id(frozen.run_id).after(frozen.after);
-            let request = request.limit(left.min(REPLAY_BATCH));
+            let request = ReplayRequest::default().after(frozen.after).limit(left.min(REPLAY_BATCH));
             replay.replay_matching(app_id, filter, attribution, &request).await
         }
         None => {
-            let (action, limit) = (frozen.action, left.min(RESOLVE_BATCH));
-            let resolved =
-                access.store().resolve_matching(app_id, filter, action, attribution, limit).await?;
-            let mut replayed = Replayed::default();
-            (replayed.ids, replayed.more) = (resolved.ids, resolved.more);
-            replayed.skipped_locked = resolved.skipped_locked;
-            Ok(replayed)
+            let (store, limit) = (access.store(), left.min(RESOLVE_BATCH));
+            let changed = match frozen.action.resolution() {
+                Some(to) => store.resolve_matching(app_id, filter, to, attribution, limit).await?,
+                None => {
+                    let is_replayed = filter.resolution == Some(Resolution::Replayed);
+                    let request = ReopenRequest::default().include_replayed(is_replayed).limit(limit);
+                    store.reopen_matching(app_id, filter, attribution, &request).await?
+                }
+            };
+            let mut batch = Replayed::default();
+            (batch.ids, batch.more) = (changed.ids, changed.more);
+            batch.skipped_locked = changed.skipped_locked;
+            Ok(batch)
         }
     }
 }
 
-/// Returns the counted letters minus those that the runs changed and those that are still open.
-async fn closed_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
+/// Returns the counted letters minus those that the runs changed and those that still match.
+async fn changed_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
     let scan_limit = access.operator().max_scan();
-    let open = access
+    let left = access
         .store()
         .count(
             access.app_id,
@@ -418,7 +493,7 @@ async fn closed_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Pr
             &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit),
         )
         .await?;
-    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(open.matching.count))
+    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(left.matching.count))
 }
 
 /// Returns the letters that were stored since `since` and whose event the run of this token replayed.
@@ -475,7 +550,7 @@ mod tests {
         let app_id = AppId::from(Uuid::new_v4());
         let access = access(app_id).await.app(app_id).unwrap();
         let (now, filter) = (Utc::now(), DeadLetterFilter::default());
-        let preview = preview(&access, Resolution::Ignored, filter, now).await.unwrap();
+        let preview = preview(&access, Action::Ignored, filter, now).await.unwrap();
         assert_eq!(preview.expires_at, now + GOOD_FOR);
         let late = now + GOOD_FOR + TimeDelta::seconds(1);
         assert_eq!(ran(&access, &preview.token, late).await, Err(ProblemType::PreviewExpired));
@@ -489,7 +564,7 @@ mod tests {
         let access = access(app_id).await;
         let now = Utc::now();
         let ada = access.clone().app(app_id).unwrap();
-        let token = preview(&ada, Resolution::Ignored, DeadLetterFilter::default(), now).await.unwrap().token;
+        let token = preview(&ada, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap().token;
         let grace = Access { operator: Arc::new(Operator::full("grace")), ..access.clone() };
         let others = [grace.app(app_id), access.app(Uuid::new_v4().into())];
         for other in others {
@@ -509,7 +584,7 @@ mod tests {
         let admin = Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada")));
         let access = entered(admin).await.app(app_id).unwrap();
         let now = Utc::now();
-        let preview = preview(&access, Resolution::Ignored, DeadLetterFilter::default(), now).await.unwrap();
+        let preview = preview(&access, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap();
         store.fail(testing::Call::ResolveMatching, 1.., testing::transient());
         let outcome = run(&access, &preview.token, None, None, now).await.unwrap();
         assert_eq!((outcome.done, outcome.more), (1_000, true));
@@ -517,6 +592,6 @@ mod tests {
         store.recover();
         let outcome = run(&access, &outcome.token, None, None, now).await.unwrap();
         assert_eq!((outcome.done, outcome.done_so_far, outcome.more), (200, 1_200, false));
-        assert_eq!(outcome.closed_by_others, Some(0));
+        assert_eq!(outcome.changed_by_others, Some(0));
     }
 }

@@ -88,7 +88,7 @@ async fn a_run_does_what_the_preview_counted(world: World) {
     for (field, value) in [
         ("done", json!(12)),
         ("done_so_far", json!(12)),
-        ("closed_by_others", json!(0)),
+        ("changed_by_others", json!(0)),
         ("skipped_locked", json!(false)),
         ("more", json!(false)),
         ("stopped_by", Value::Null),
@@ -112,7 +112,7 @@ async fn a_run_touches_nothing_that_failed_from_the_cutoff_on(world: World) {
     let late = [cutoff, cutoff + TimeDelta::minutes(1)].map(|at| stored_letter(world.app, at));
     world.repo.import(&late).await.unwrap();
     let done = run(&client, &world, &preview, None).await;
-    assert_eq!((&done["done"], &done["closed_by_others"]), (&json!(3), &json!(0)));
+    assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(3), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 3]);
     assert_eq!(resolutions(&world, &late.map(|letter| letter.id)).await, [None; 2]);
 }
@@ -176,7 +176,7 @@ async fn letters_that_others_closed_are_counted_and_not_changed(world: World) {
         .unwrap();
     let before = world.row(ids[1]).await;
     let done = run(&client, &world, &preview, None).await;
-    assert_eq!((&done["done"], &done["closed_by_others"]), (&json!(2), &json!(1)));
+    assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(1)));
     assert_eq!(world.row(ids[1]).await, before);
 }
 
@@ -188,7 +188,7 @@ async fn ids_are_resolved_and_no_others(world: World) {
     let preview = preview(&client, &world, "ignored", filter).await;
     assert_eq!(preview["count"], 2);
     let done = run(&client, &world, &preview, None).await;
-    assert_eq!((&done["done"], &done["closed_by_others"]), (&json!(2), &json!(0)));
+    assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(0)));
     let ignored = Some(Resolution::Ignored);
     assert_eq!(resolutions(&world, &ids).await, [ignored, None, ignored]);
     assert_eq!(world.row(of_other_app).await.resolved_at, None);
@@ -200,12 +200,12 @@ async fn a_limit_takes_the_oldest_first_and_the_next_run_goes_on(world: World) {
     let preview = preview(&client, &world, "ignored", json!({})).await;
     let first = run(&client, &world, &preview, Some(2)).await;
     assert_eq!((&first["done"], &first["more"]), (&json!(2), &json!(true)));
-    assert_eq!(first["closed_by_others"], Value::Null);
+    assert_eq!(first["changed_by_others"], Value::Null);
     let ignored = Some(Resolution::Ignored);
     assert_eq!(resolutions(&world, &ids).await, [ignored, ignored, None, None, None]);
     let rest = run(&client, &world, &first, None).await;
     assert_eq!((&rest["done"], &rest["done_so_far"], &rest["more"]), (&json!(3), &json!(5), &json!(false)));
-    assert_eq!((&rest["closed_by_others"], &rest["began"]), (&json!(0), &first["began"]));
+    assert_eq!((&rest["changed_by_others"], &rest["began"]), (&json!(0), &first["began"]));
 
     for limit in [0, 1_001] {
         let body = json!({ "token": preview["token"], "limit": limit });
@@ -264,7 +264,7 @@ async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
     let rest = run(&client, &world, &done, None).await;
     assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(118), &json!(false)));
     assert_eq!((&rest["failures"], &rest["failed_so_far"]), (&json!([]), &json!(32)));
-    assert_eq!(rest["closed_by_others"], 0);
+    assert_eq!(rest["changed_by_others"], 0);
     assert_eq!(world.outbox.events().len(), 118);
 }
 
@@ -288,7 +288,7 @@ async fn letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_repla
     assert_eq!(done["failures"], json!([{ "id": ids[1], "error": "the event is back already" }]));
     let rest = run(&client, &world, &done, None).await;
     assert_eq!((&rest["done_so_far"], &rest["failed_so_far"]), (&json!(4), &json!(1)));
-    assert_eq!((&rest["failures"], &rest["closed_by_others"]), (&json!([]), &json!(0)));
+    assert_eq!((&rest["failures"], &rest["changed_by_others"]), (&json!([]), &json!(0)));
     let replayed = Some(Resolution::Replayed);
     assert_eq!(resolutions(&world, &ids).await, [replayed, None, replayed, replayed, replayed]);
 }
@@ -308,7 +308,7 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(world: World) {
     let refused = client.post(world.path("bulk/preview"), body).await.problem(400, "invalid");
     assert_eq!(refused["field"], "truncated");
     let done = run(&client, &world, &of_replay, None).await;
-    assert_eq!((&done["done"], &done["closed_by_others"]), (&json!(2), &json!(0)));
+    assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Replayed); 2]);
     let path = world.path(&format!("letters/{}/replay", truncated.id));
     client.post(path, json!({})).await.problem(409, "not-whole");
@@ -486,7 +486,7 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
         (&done["done"], &done["skipped_locked"], &done["more"]),
         (&json!(2), &json!(true), &json!(false))
     );
-    assert_eq!(done["closed_by_others"], 0);
+    assert_eq!(done["changed_by_others"], 0);
 
     // The answer for a single letter says that another call has locked it.
     let path = world.path(&format!("letters/{}/resolve", ids[1]));

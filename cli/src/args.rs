@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
@@ -95,7 +95,7 @@ impl Command {
     pub(crate) fn only_reads(&self) -> bool {
         match self {
             Self::Resolve(Resolve { which, .. })
-            | Self::Reopen(Reopen { which })
+            | Self::Reopen(Reopen { which, .. })
             | Self::Replay(Replay { which, .. }) => which.dry_run,
             Self::Sweep(Sweep { dry_run, .. }) => *dry_run,
             Self::Signatures(Signatures::Rebuild(rebuild)) => rebuild.dry_run,
@@ -283,11 +283,17 @@ pub(crate) enum Verdict {
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to reopen")),
     mut_arg("matching", |all| all.help("Reopen every letter that matches; shows the count and asks (--yes skips the question)")),
-    after_help = "Examples:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --resolution ignored --source orders"
+    after_help = "Examples:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --resolution ignored --source orders\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --run 019eb2c8-7a51-7d3c-9f40-2b8f0f6f6b11"
 )]
 pub(crate) struct Reopen {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// Also reopen replayed letters, whose events are back in the outbox
+    #[arg(long)]
+    pub(crate) include_replayed: bool,
+    /// Name of the operator, for the log
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
+    pub(crate) by: Option<String>,
 }
 
 /// Export letters with their payloads as JSON lines, newest first
@@ -429,16 +435,17 @@ pub(crate) struct Man {
 
 /// Letters by id or by filter.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("bulk").multiple(true))]
 pub(crate) struct Which {
     #[arg(value_name = "LETTER_ID", conflicts_with_all = ["matching", "Narrow"], value_parser = id::<DeadLetterId>)]
     pub(crate) letters: Vec<DeadLetterId>,
-    #[arg(long)]
+    #[arg(long, group = "bulk")]
     pub(crate) matching: bool,
     /// Show how many letters match and the newest of them, and change nothing
-    #[arg(long, requires = "matching")]
+    #[arg(long, requires = "bulk")]
     pub(crate) dry_run: bool,
     /// Skip the question
-    #[arg(long, requires = "matching")]
+    #[arg(long, requires = "bulk")]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) filter: Filter,
@@ -458,7 +465,7 @@ pub(crate) struct Filter {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Narrow {
     /// State of the letters: open, unresolved, closed or any [default: open; any with
-    /// --resolution or --ids; closed for reopen]
+    /// --ids or an option that only resolved letters match; closed for reopen]
     #[arg(long, value_name = "STATE", help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,
     /// IDs of the letters, separated by commas
@@ -497,6 +504,18 @@ pub(crate) struct Narrow {
     /// Bulk run that replayed the event before it failed again
     #[arg(long, value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) failed_again_in_run: Option<Uuid>,
+    /// Bulk run that closed the letters, as printed by `resolve`; `reopen --run` undoes it
+    #[arg(long = "run", group = "bulk", value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
+    pub(crate) run_id: Option<Uuid>,
+    /// Name of the operator who resolved the letters, compared exactly
+    #[arg(long, value_name = "NAME", help_heading = "Filter")]
+    pub(crate) resolved_by: Option<String>,
+    /// Earliest time of the resolution
+    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    pub(crate) resolved_from: Option<String>,
+    /// End of the time of the resolution, exclusive
+    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    pub(crate) resolved_before: Option<String>,
     /// Earliest time of storage: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
     #[arg(long, value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_from: Option<String>,

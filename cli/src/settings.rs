@@ -46,6 +46,9 @@ impl Settings {
             .original_event_id(narrow.original_event_id)
             .truncated(narrow.truncated)
             .failed_again_in_run(narrow.failed_again_in_run)
+            .run_id(narrow.run_id)
+            .resolved_from(time("--resolved-from", narrow.resolved_from)?)
+            .resolved_before(time("--resolved-before", narrow.resolved_before)?)
             .created_from(time("--created-from", narrow.created_from)?)
             .created_before(time("--created-before", narrow.created_before)?);
         filter.ids = (!narrow.ids.is_empty()).then_some(narrow.ids);
@@ -55,14 +58,18 @@ impl Settings {
         filter.script_id = narrow.script_id;
         filter.error_contains = narrow.error_contains.map(unquoted);
         filter.error_signature = narrow.error_signature.map(unquoted);
+        filter.resolved_by = narrow.resolved_by.map(unquoted);
         filter.group_key = narrow.group_key.map(unquoted);
         Ok(filter)
     }
 
     /// Returns whether the filter has a time that moves with the clock.
     pub(crate) fn moves(filter: &Filter) -> bool {
-        let Narrow { created_from, created_before, .. } = &filter.narrow;
-        [created_from, created_before].into_iter().flatten().any(|text| !is_fixed(text))
+        let Narrow { resolved_from, resolved_before, created_from, created_before, .. } = &filter.narrow;
+        [resolved_from, resolved_before, created_from, created_before]
+            .into_iter()
+            .flatten()
+            .any(|text| !is_fixed(text))
     }
 
     /// Parses how long letters are kept.

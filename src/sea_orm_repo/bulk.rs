@@ -1,11 +1,11 @@
-//! The letters of a bulk call, which resolves or replays them.
+//! The letters of a bulk call, which resolves, replays or reopens them.
 
 use std::ops::RangeInclusive;
 
-use dead_letters_entity::dead_letters::{COLUMN, Column};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, JoinType,
-    QueryFilter, QueryResult, QueryTrait, Statement,
+    QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
@@ -18,15 +18,16 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
-        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_truncated, narrow,
+        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_resolved_within,
+        is_truncated, narrow,
     },
     connection::RepoConnection,
     convert::Row,
-    dialect::Dialect,
+    dialect::{Dialect, likely},
     hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
-    resolve::{Returned, resolve_rows},
+    resolve::{Returned, reopen_rows, resolve_rows},
     scan::{Place, to_tuple},
 };
 use crate::{
@@ -35,16 +36,20 @@ use crate::{
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 
-/// A bulk call: the open letters that it may resolve, and their resolution.
+/// What a bulk call does to its letters.
+#[derive(Clone, Copy)]
+pub(super) enum Change<'a> {
+    Resolve(Resolution, &'a Attribution),
+    Reopen { include_replayed: bool },
+}
+
+/// A bulk call: the letters that it may change, and the change.
 pub(super) struct Bulk<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
-    resolution: Resolution,
-    attribution: &'a Attribution,
-    limit: u32,
+    change: Change<'a>,
+    pub(super) limit: u32,
     dialect: Dialect,
-    /// The run that the resolution belongs to.
-    pub(super) run_id: Option<Uuid>,
     /// Selects only letters behind this place.
     pub(super) after: Option<Place>,
     /// Selects only letters whose payload is the whole event.
@@ -66,32 +71,37 @@ impl<'a> Bulk<'a> {
         repo: &SeaOrmDeadLetterRepo<C>,
         app_id: AppId,
         filter: &'a DeadLetterFilter,
-        resolution: Resolution,
-        attribution: &'a Attribution,
+        change: Change<'a>,
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
-        if filter.created_before.is_none() && filter.ids.is_none() {
-            return Err(DeadLetterRepoError::MissingCreatedBefore);
+        let missing = match change {
+            Change::Resolve(..) if filter.created_before.is_none() => {
+                Some(DeadLetterRepoError::MissingCreatedBefore)
+            }
+            Change::Reopen { .. } if filter.resolved_before.is_none() && filter.run_id.is_none() => {
+                Some(DeadLetterRepoError::MissingResolvedBefore)
+            }
+            _ => None,
+        };
+        if let Some(missing) = missing.filter(|_| filter.ids.is_none()) {
+            return Err(missing);
         }
         let limit = in_range("limit", limit, BULK_LIMITS)?;
-        Ok(Self {
-            app_id,
-            filter,
-            resolution,
-            attribution,
-            limit,
-            dialect: repo.dialect()?,
-            run_id: None,
-            after: None,
-            whole_only: false,
-        })
+        Ok(Self { app_id, filter, change, limit, dialect: repo.dialect()?, after: None, whole_only: false })
     }
 
-    /// Returns a condition for each index that finds letters that may get this resolution. Returns none if the
-    /// filter's state has no such letter.
+    /// Returns a condition for each index that finds letters that may be changed so. Returns none if the filter's
+    /// state has no such letter.
     fn conditions(&self) -> Vec<Condition> {
-        let target = match self.resolution {
+        match self.change {
+            Change::Resolve(resolution, _) => self.open(resolution),
+            Change::Reopen { include_replayed } => self.resolved(include_replayed),
+        }
+    }
+
+    fn open(&self, resolution: Resolution) -> Vec<Condition> {
+        let target = match resolution {
             // If `handler_failed` letters could get this resolution again, every batch would pick the same oldest
             // letters and never reach the rest.
             Resolution::HandlerFailed => DeadLetterState::Unresolved,
@@ -104,7 +114,10 @@ impl<'a> Bulk<'a> {
                 self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
             )
             .add_option(self.filter.created_before.map(is_before));
+        let [from, before] = is_resolved_within(self.filter);
         let matching = narrow(of_app, self.filter, self.dialect)
+            .add_option(from)
+            .add_option(before)
             .add_option(self.whole_only.then(|| is_truncated().not()));
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
@@ -117,25 +130,89 @@ impl<'a> Bulk<'a> {
         conditions(&parts, &matching)
     }
 
-    /// Resolves the oldest letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
-    pub(super) async fn resolve(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
+    fn resolved(&self, include_replayed: bool) -> Vec<Condition> {
+        let Some(filter) = self.filter.reopenable() else { return Vec::new() };
+        let part = match filter.resolution {
+            Some(Resolution::HandlerFailed) => Part::HandlerFailed,
+            _ => Part::Closed,
+        };
+        // SQLite would otherwise find closed rows by their creation time, and sort all of them.
+        let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { likely(time) } else { time };
+        let [from, before] = is_resolved_within(&filter);
+        let all = match filter.run_id {
+            // PostgreSQL reads the rows in the order of the index of runs. A run id that is equal to a value would be
+            // no order, and the app would tempt it to another index.
+            Some(run_id) if self.dialect != Dialect::Sharded => Condition::all()
+                .add(COLUMN.app_id.eq(self.app_id.into_inner()).is(Expr::Constant(true.into())))
+                .add(COLUMN.run_id.gte(run_id))
+                .add(COLUMN.run_id.lte(run_id)),
+            Some(run_id) => {
+                is_of_app(self.app_id, &filter, self.dialect).add(COLUMN.run_id.between(run_id, run_id))
+            }
+            None => is_of_app(self.app_id, &filter, self.dialect),
+        };
+        let matching = narrow(all, &filter, self.dialect)
+            .add_option(from)
+            .add_option(before)
+            .add_option(filter.created_from.map(is_from).map(unindexed))
+            .add_option(filter.created_before.map(is_before).map(unindexed))
+            .add_option((!include_replayed).then(|| COLUMN.resolution.ne(Resolution::Replayed.as_str())));
+        if filter.ids.is_some() || filter.run_id.is_some() {
+            return vec![matching.add_option(is_of_state(filter.effective_state()))];
+        }
+        conditions(&[part], &matching)
+    }
+
+    /// Returns the column that orders the letters, before their ids.
+    fn order(&self) -> Column {
+        match self.change {
+            Change::Reopen { .. } if self.filter.run_id.is_some() => Column::RunId,
+            Change::Reopen { .. } if self.filter.resolution == Some(Resolution::HandlerFailed) => {
+                Column::CreatedAt
+            }
+            Change::Reopen { .. } => Column::ResolvedAt,
+            Change::Resolve(..) => Column::CreatedAt,
+        }
+    }
+
+    fn sort(&self) -> [(Column, Order); 2] {
+        by_time(self.order(), Order::Asc)
+    }
+
+    /// Returns the SELECT of the columns that a bulk call reads of each letter.
+    fn columns(&self) -> SelectStatement {
+        let mut columns = Query::select().columns(PLACE).take();
+        if !matches!(self.order(), Column::CreatedAt) {
+            columns.column(self.order());
+        }
+        columns
+    }
+
+    /// Returns the UPDATE of the letters. The caller adds the condition.
+    fn update(&self) -> UpdateMany<Entity> {
+        match self.change {
+            Change::Resolve(resolution, attribution) => resolve_rows(self.dialect, resolution, attribution),
+            Change::Reopen { .. } => reopen_rows(),
+        }
+    }
+
+    /// Changes the first letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
+    pub(super) async fn run(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
         let conditions = self.conditions();
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
         }
         if self.dialect == Dialect::Sqlite {
-            let oldest = self.oldest(conditions, &places());
-            let oldest = Query::select().column(Column::Id).from_subquery(oldest, "oldest").take();
-            let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
-                .filter(Column::Id.in_subquery(oldest))
-                .into_query();
+            let first = self.first(conditions, &self.columns());
+            let first = Query::select().column(Column::Id).from_subquery(first, "first").take();
+            let mut update = self.update().filter(Column::Id.in_subquery(first)).into_query();
             update.returning(Query::returning().columns(PLACE));
             return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &update)).await?, false));
         }
-        let mut rows = db.query_all_raw(self.resolve_on_postgres(conditions)).await?;
+        let mut rows = db.query_all_raw(self.run_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
         if let [row] = rows.as_slice() {
-            // If no letter was resolved, the only row shows whether rows were skipped.
+            // If no letter was changed, the only row shows whether rows were skipped.
             if row.try_get::<Option<Uuid>>("", "id")?.is_none() {
                 rows.clear();
             }
@@ -151,7 +228,7 @@ impl<'a> Bulk<'a> {
         if conditions.is_empty() {
             return Ok(picked);
         }
-        let oldest = self.oldest(conditions.clone(), &places().expr_as(row_bytes(), BYTES).take());
+        let oldest = self.first(conditions.clone(), &self.columns().expr_as(row_bytes(), BYTES).take());
         let oldest = match self.dialect {
             Dialect::Sqlite => with_hidden_limits(self.dialect, &oldest),
             _ => self.pick_on_postgres(&conditions, oldest),
@@ -184,9 +261,7 @@ impl<'a> Bulk<'a> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
         let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
         let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
-        let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
-            .filter(is_picked)
-            .into_query();
+        let mut update = self.update().filter(is_picked).into_query();
         update.returning(Row::returning());
         let rows = Row::find_by_statement(self.dialect.build(&update)).all(txn).await?;
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
@@ -195,18 +270,26 @@ impl<'a> Bulk<'a> {
         Ok(letters)
     }
 
-    /// Selects and locks the oldest rows up to the limit. `columns` must select the columns of the place.
-    fn oldest(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
-        let oldest_first = by_time(Column::CreatedAt, Order::Asc);
-        first_locked(self.dialect, conditions, &oldest_first, self.limit.into(), columns)
+    /// Selects and locks the first rows up to the limit. `columns` must select [`columns`](Self::columns).
+    fn first(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
+        first_locked(self.dialect, conditions, &self.sort(), self.visible(self.limit), columns)
     }
 
-    /// Selects the place of the oldest matching letter that is not picked.
+    /// Returns the limit, which PostgreSQL sees only in a run. There it would otherwise read and sort a large part of
+    /// the table, because it expects to read a tenth of the run's rows.
+    fn visible(&self, limit: u32) -> u64 {
+        match self.order() {
+            Column::RunId => shown(limit.into()),
+            _ => limit.into(),
+        }
+    }
+
+    /// Selects the place of the first matching letter that is not picked.
     fn other(&self, conditions: &[Condition]) -> SelectStatement {
         let picked = || Query::select().column(Column::Id).from(PICKED).take();
         let others = conditions.iter().cloned();
         let others = others.map(|condition| condition.add(Column::Id.not_in_subquery(picked()))).collect();
-        first(self.dialect, others, &by_time(Column::CreatedAt, Order::Asc), 1, &places())
+        first(self.dialect, others, &self.sort(), self.visible(1), &self.columns())
     }
 
     fn is_below_limit(&self) -> Expr {
@@ -243,9 +326,9 @@ impl<'a> Bulk<'a> {
         with_hidden_limits(self.dialect, &picked)
     }
 
-    /// Returns a statement that resolves letters, and also finds whether it skipped any: letters that its snapshot
-    /// has and that it did not lock.
-    fn resolve_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
+    /// Returns a statement that changes letters, and also finds whether it skipped any: letters that its snapshot has
+    /// and that it did not lock.
+    fn run_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
         let is_picked = match self.dialect.shard(self.app_id) {
@@ -253,9 +336,7 @@ impl<'a> Bulk<'a> {
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
             None => is_any_of(ids_of(PICKED)),
         };
-        let mut update = resolve_rows(self.dialect, self.resolution, self.attribution, self.run_id)
-            .filter(is_picked)
-            .into_query();
+        let mut update = self.update().filter(is_picked).into_query();
         update.returning(Query::returning().columns(PLACE));
 
         let other = Query::select().column(Column::Id).from_subquery(self.other(&conditions), OTHER).take();
@@ -265,29 +346,25 @@ impl<'a> Bulk<'a> {
             CommonTableExpression::new().table_name(name).query(query).to_owned()
         };
         let mut with = WithClause::new();
-        with.cte(cte(PICKED, self.oldest(conditions, &places()).into()).materialized(true).to_owned());
-        with.cte(cte(RESOLVED, update.into()));
-        let resolved = Query::select()
-            .column((RESOLVED, Asterisk))
+        with.cte(cte(PICKED, self.first(conditions, &self.columns()).into()).materialized(true).to_owned());
+        with.cte(cte(CHANGED, update.into()));
+        let changed = Query::select()
+            .column((CHANGED, Asterisk))
             .column((OUTCOME, SKIPPED))
             .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), OUTCOME)
-            .join(JoinType::LeftJoin, RESOLVED, Condition::all().add(Expr::Constant(true.into())))
+            .join(JoinType::LeftJoin, CHANGED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
-        with_hidden_limits(self.dialect, &resolved)
+        with_hidden_limits(self.dialect, &changed)
     }
 }
 
-/// The columns that order letters, oldest first.
+/// The columns that order open letters, oldest first.
 const PLACE: [Column; 2] = [Column::CreatedAt, Column::Id];
 
-fn places() -> SelectStatement {
-    Query::select().columns(PLACE).take()
-}
-
 const BYTES: &str = "bytes";
+const CHANGED: &str = "changed";
 const OTHER: &str = "other";
 const OUTCOME: &str = "outcome";
 const PICKED: &str = "picked";
-const RESOLVED: &str = "resolved";
 const SKIPPED: &str = "skipped";

@@ -60,6 +60,12 @@ pub(super) fn is_before(time: DateTime<Utc>) -> Expr {
     COLUMN.created_at.lt(to_bound(time))
 }
 
+/// Returns the conditions on the time at which a letter was resolved.
+pub(super) fn is_resolved_within(filter: &DeadLetterFilter) -> [Option<Expr>; 2] {
+    let from = filter.resolved_from.map(|time| COLUMN.resolved_at.gte(to_bound(time)));
+    [from, filter.resolved_before.map(|time| COLUMN.resolved_at.lt(to_bound(time)))]
+}
+
 /// Adds the filter's conditions except its state and times. No index serves these conditions, except the one on
 /// the ids.
 pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
@@ -82,6 +88,13 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
             filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
         )
         .add_option(filter.failed_again_in_run.map(failed_again))
+        .add_option(filter.run_id.map(|run_id| is_true(COLUMN.run_id.eq(run_id))))
+        .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)))
+}
+
+/// Returns the condition in a form that no index serves, and that is false instead of NULL.
+fn is_true(condition: Expr) -> Expr {
+    Func::coalesce([condition, Expr::Constant(false.into())]).into()
 }
 
 /// Returns the condition of a letter that is not the run's own, but whose event the run replayed.
@@ -102,7 +115,7 @@ fn failed_again(run_id: Uuid) -> Condition {
         )
         // The coalesce hides the condition from the index of runs. With that index PostgreSQL would read all
         // letters that the run replayed, once for each letter.
-        .and_where(Func::coalesce([replayed(Column::RunId).eq(run_id), Expr::Constant(false.into())]).into())
+        .and_where(is_true(replayed(Column::RunId).eq(run_id)))
         .take();
     let is_of_run = own(Column::RunId).eq(run_id);
     let is_not_of_run = Func::coalesce([is_of_run.not(), Expr::Constant(true.into())]);

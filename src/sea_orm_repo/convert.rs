@@ -524,6 +524,7 @@ by_position! {
         resolved_by: Option<String>,
         #[sea_orm(from_expr = "beginning(Column::ResolutionNote.into_expr(), MAX_NOTE_CHARACTERS)")]
         resolution_note: Option<String>,
+        run_id: Option<Uuid>,
     }
 }
 
@@ -612,6 +613,7 @@ impl From<Summary> for DeadLetterSummary {
             resolution: to_resolution(row.resolution),
             resolved_by: row.resolved_by.map(to_name),
             resolution_note: row.resolution_note.map(|note| cut_to_characters(note, MAX_NOTE_CHARACTERS)),
+            run_id: row.run_id,
         }
     }
 }

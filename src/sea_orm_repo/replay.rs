@@ -14,16 +14,16 @@ use tracing::warn;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    bulk::{Bulk, Picked},
+    bulk::{Bulk, Change, Picked},
     conditions::TRUNCATED,
     convert::Row,
     resolve::resolve_once,
     transaction,
 };
 use crate::{
-    AppId, Attribution, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
-    DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue, Resolution, Resolved,
-    StoredLetter,
+    AppId, Attribution, Changed, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    DeadLetterRepoError, DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue,
+    Resolution, StoredLetter,
     observed::{Call, call, observed},
 };
 
@@ -69,7 +69,7 @@ impl SeaOrmDeadLetterRepo {
 
     /// Resolves matching open letters as `replayed`, oldest first and at most `limit` (1 to 1,000), and runs
     /// `enqueue` on them, in one transaction. A batch also ends at 16 MB of text, but has at least one letter.
-    /// [`Resolved::more`] is then true. Letters that another transaction has locked are skipped.
+    /// [`Changed::more`] is then true. Letters that another transaction has locked are skipped.
     ///
     /// `enqueue` receives the letters oldest first, including those whose payload is truncated or erased. It does
     /// not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with), and roll
@@ -86,7 +86,7 @@ impl SeaOrmDeadLetterRepo {
         attribution: &Attribution,
         limit: u32,
         enqueue: F,
-    ) -> Result<Resolved, E>
+    ) -> Result<Changed, E>
     where
         F: AsyncFnOnce(&DatabaseTransaction, Vec<StoredLetter>) -> Result<(), E>,
         E: From<DeadLetterRepoError>,
@@ -96,11 +96,12 @@ impl SeaOrmDeadLetterRepo {
             enqueue(txn, letters).await.map_err(|error| by_closure(error, &mut own))
         };
         let call = async {
-            let bulk = Bulk::new(self, app_id, filter, Resolution::Replayed, attribution, limit)?;
+            let change = Change::Resolve(Resolution::Replayed, attribution);
+            let bulk = Bulk::new(self, app_id, filter, change, limit)?;
             let (picked, replayed) = self.replay_batch(&bulk, enqueue).await;
             let ids = replayed?;
             let more = picked.more && !ids.is_empty();
-            Ok(Resolved { ids, more, skipped_locked: picked.skipped && !more })
+            Ok(Changed { ids, more, skipped_locked: picked.skipped && !more })
         };
         let outcome = observed(of_rows(app_id), pin!(call), |resolved| resolved.ids.len() as u64).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
@@ -210,7 +211,7 @@ impl<Q: Requeue> Replayer<Q> {
         attribution: &Attribution,
         request: &ReplayRequest,
     ) -> Result<Replayed, DeadLetterRepoError> {
-        let &ReplayRequest { run_id, after, limit } = request;
+        let &ReplayRequest { after, limit } = request;
         let place = after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
         let whole_only = !self.requeue.accepts_truncated();
         let mut replayed = Replayed { next: after, ..Default::default() };
@@ -219,8 +220,9 @@ impl<Q: Requeue> Replayer<Q> {
         // The last part is the next one, so an older half goes before the newer one.
         let mut parts = vec![(filter.clone(), limit)];
         while let Some((part, limit)) = parts.pop() {
-            let mut bulk = Bulk::new(&self.repo, app_id, &part, Resolution::Replayed, attribution, limit)?;
-            (bulk.run_id, bulk.after, bulk.whole_only) = (run_id, place, whole_only);
+            let change = Change::Resolve(Resolution::Replayed, attribution);
+            let mut bulk = Bulk::new(&self.repo, app_id, &part, change, limit)?;
+            (bulk.after, bulk.whole_only) = (place, whole_only);
             let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
                 // SQLite may hold a payload that can't be read as it is stored, whatever its stored kind.
                 let not_whole = letters.iter().filter(|_| whole_only).find_map(|letter| {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    bulk::Bulk,
+    bulk::{Bulk, Change},
     cached_sql::CachedSql,
     conditions::{is_open, is_row},
     connection::RepoConnection,
@@ -19,7 +19,10 @@ use super::{
     dialect::Dialect,
     get::{app_of, summary},
 };
-use crate::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Resolution, Resolved};
+use crate::{
+    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, ReopenRequest,
+    Resolution,
+};
 
 /// The most attempts at a row that other clients reopen and resolve between two statements. Attempts are bounded,
 /// because a trigger or a policy can hide the row from the UPDATE but not from the SELECT.
@@ -39,7 +42,7 @@ pub(super) async fn resolve<C: RepoConnection>(
     let null = || Value::String(None);
     let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
     let update = RESOLVE.with(dialect, values, || {
-        resolve_rows(dialect, resolution, &Attribution::default(), None)
+        resolve_rows(dialect, resolution, &Attribution::default())
             .filter(COLUMN.id.eq(id.into_inner()))
             .into_query()
     });
@@ -56,7 +59,7 @@ async fn resolve_where_it_is<C: RepoConnection>(
     resolution: Resolution,
 ) -> Result<(), DeadLetterRepoError> {
     let app_id = app_of(repo, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-    let resolved = resolve_rows(Dialect::Sharded, resolution, &Attribution::default(), None)
+    let resolved = resolve_rows(Dialect::Sharded, resolution, &Attribution::default())
         .filter(is_row(app_id, id))
         .exec(&repo.db)
         .await?;
@@ -75,7 +78,7 @@ pub(super) async fn resolve_once<C: RepoConnection, R: Returned>(
 ) -> Result<R, DeadLetterRepoError> {
     let dialect = repo.dialect()?;
     for _ in 0..ATTEMPTS {
-        let mut update = resolve_rows(dialect, resolution, attribution, None)
+        let mut update = resolve_rows(dialect, resolution, attribution)
             .filter(is_row(app_id, id))
             .filter(is_open())
             .into_query();
@@ -107,17 +110,35 @@ pub(super) async fn resolve_matching<C: RepoConnection>(
     resolution: Resolution,
     attribution: &Attribution,
     limit: u32,
-) -> Result<Resolved, DeadLetterRepoError> {
-    let bulk = Bulk::new(repo, app_id, filter, resolution, attribution, limit)?;
-    let (rows, skipped) = bulk.resolve(&repo.db).await?;
+) -> Result<Changed, DeadLetterRepoError> {
+    let change = Change::Resolve(resolution, attribution);
+    change_all(repo, Bulk::new(repo, app_id, filter, change, limit)?).await
+}
+
+pub(super) async fn reopen_matching<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    request: &ReopenRequest,
+) -> Result<Changed, DeadLetterRepoError> {
+    let &ReopenRequest { include_replayed, limit } = request;
+    let change = Change::Reopen { include_replayed };
+    change_all(repo, Bulk::new(repo, app_id, filter, change, limit)?).await
+}
+
+async fn change_all<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    bulk: Bulk<'_>,
+) -> Result<Changed, DeadLetterRepoError> {
+    let (rows, skipped) = bulk.run(&repo.db).await?;
     let mut ids = Vec::with_capacity(rows.len());
     for row in rows {
         ids.push((row.try_get::<DateTimeWithTimeZone>("", "created_at")?, row.try_get::<Uuid>("", "id")?));
     }
     ids.sort();
     let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
-    let more = ids.len() == limit as usize;
-    Ok(Resolved { ids, more, skipped_locked: skipped })
+    let more = ids.len() == bulk.limit as usize;
+    Ok(Changed { ids, more, skipped_locked: skipped })
 }
 
 pub(super) async fn reopen<C: RepoConnection>(
@@ -126,12 +147,7 @@ pub(super) async fn reopen<C: RepoConnection>(
     id: DeadLetterId,
 ) -> Result<(), DeadLetterRepoError> {
     for _ in 0..ATTEMPTS {
-        let reopened = Entity::update_many()
-            .col_expr(Column::Resolution, None::<String>.into())
-            .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
-            .col_expr(Column::ResolvedBy, None::<String>.into())
-            .col_expr(Column::ResolutionNote, None::<String>.into())
-            .col_expr(Column::RunId, None::<Uuid>.into())
+        let reopened = reopen_rows()
             .filter(is_row(app_id, id))
             .filter(COLUMN.resolution.is_not_null())
             .exec(&repo.db)
@@ -153,7 +169,6 @@ pub(super) fn resolve_rows(
     dialect: Dialect,
     resolution: Resolution,
     attribution: &Attribution,
-    run_id: Option<Uuid>,
 ) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
     Entity::update_many()
@@ -161,7 +176,17 @@ pub(super) fn resolve_rows(
         .col_expr(Column::ResolvedAt, dialect.now())
         .col_expr(Column::ResolvedBy, text(&attribution.by))
         .col_expr(Column::ResolutionNote, text(&attribution.note))
-        .col_expr(Column::RunId, run_id.into())
+        .col_expr(Column::RunId, attribution.run_id.into())
+}
+
+/// Returns the UPDATE that makes letters unresolved. The caller adds the condition.
+pub(super) fn reopen_rows() -> UpdateMany<Entity> {
+    Entity::update_many()
+        .col_expr(Column::Resolution, None::<String>.into())
+        .col_expr(Column::ResolvedAt, None::<DateTime<Utc>>.into())
+        .col_expr(Column::ResolvedBy, None::<String>.into())
+        .col_expr(Column::ResolutionNote, None::<String>.into())
+        .col_expr(Column::RunId, None::<Uuid>.into())
 }
 
 /// A row that an update returns, as it is after the update.

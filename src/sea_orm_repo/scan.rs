@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, narrow},
+    conditions::{check, is_before, is_from, is_of_app, is_of_state, is_resolved_within, narrow},
     connection::RepoConnection,
     dialect::{Dialect, likely},
     hidden_limits::{shown, with_hidden_limits},
@@ -174,7 +174,13 @@ impl<'a> Matching<'a> {
                     .filter(|&before| self.after.is_none_or(|(at, _)| at >= before))
                     .map(is_before),
             ],
-            _ => [None, None],
+            // The same holds here.
+            _ => {
+                let [from, before] = is_resolved_within(self.filter);
+                let is_past = self.after.zip(self.filter.resolved_before);
+                let is_past = is_past.is_some_and(|((at, _), before)| at < before);
+                [from.filter(|_| self.down_to.is_none()), before.filter(|_| !is_past)]
+            }
         };
         is_of_app(self.app_id, self.filter, self.dialect)
             .add_option(from)
@@ -197,7 +203,8 @@ impl<'a> Matching<'a> {
     fn narrow(&self, wide: Condition) -> Condition {
         let narrow = narrow(wide, self.filter, self.dialect);
         if matches!(self.time(), Column::CreatedAt) {
-            return narrow;
+            let [from, before] = is_resolved_within(self.filter);
+            return narrow.add_option(from).add_option(before);
         }
         let time = |time: Expr| match self.down_to {
             // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.

@@ -13,11 +13,11 @@ use super::{
     export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of, timeline,
 };
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter,
-    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
     ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt,
-    Resolution, Resolved, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest,
+    ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest,
     UnresolvedCount,
     observed::{call, observed},
 };
@@ -197,9 +197,21 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         resolution: Resolution,
         attribution: &Attribution,
         limit: u32,
-    ) -> Result<Resolved, DeadLetterRepoError> {
-        let settled = resolve::resolve_matching(self, app_id, filter, resolution, attribution, limit);
-        observed(call!("resolve_matching", %app_id), pin!(settled), |settled| settled.ids.len() as u64).await
+    ) -> Result<Changed, DeadLetterRepoError> {
+        let changed = resolve::resolve_matching(self, app_id, filter, resolution, attribution, limit);
+        observed(call!("resolve_matching", %app_id), pin!(changed), |changed| changed.ids.len() as u64).await
+    }
+
+    async fn reopen_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        attribution: &Attribution,
+        request: &ReopenRequest,
+    ) -> Result<Changed, DeadLetterRepoError> {
+        let changed = resolve::reopen_matching(self, app_id, filter, request);
+        let call = call!("reopen_matching", %app_id, by = attribution.by.as_deref());
+        observed(call, pin!(changed), |changed| changed.ids.len() as u64).await
     }
 
     async fn reopen(

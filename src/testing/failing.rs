@@ -12,12 +12,12 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterBury,
-    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest,
-    RebuildRequest, Rebuilt, ReplayRequest, Replayed, Resolution, Resolved, StoredLetter, SweepCursor,
-    SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
+    DeadLetterBury, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
+    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
+    PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter,
+    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -181,7 +181,13 @@ calls! {
             resolution: Resolution,
             attribution: &Attribution,
             limit: u32,
-        ) -> Resolved;
+        ) -> Changed;
+        ReopenMatching reopen_matching(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            attribution: &Attribution,
+            request: &ReopenRequest,
+        ) -> Changed;
         Reopen reopen(app_id: AppId, id: DeadLetterId, attribution: &Attribution) -> ();
     }
     DeadLetterTransfer {

@@ -2,11 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
+    AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterFilter, DeadLetterRead,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
     DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest, RebuildRequest, Resolution,
-    Resolved, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open,
-    testing::letter,
+    SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -109,7 +108,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
     // A call that finds its rows by locking them finds none, and deletes none.
     let max = DateTime::<Utc>::MAX_UTC;
     let filter = DeadLetterFilter::default().created_before(max);
-    let mut nothing = Resolved::default();
+    let mut nothing = Changed::default();
     nothing.skipped_locked = true;
     assert_eq!(
         repo.resolve_matching(app_id, &filter, Resolution::Ignored, &Attribution::default(), 10)

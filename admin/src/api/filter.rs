@@ -20,7 +20,8 @@ const MAX_CHARACTERS: usize = 2_000;
 #[expect(dead_code, reason = "the fields are documentation")]
 #[into_params(parameter_in = Query)]
 pub(super) struct Filter {
-    /// The state of the letters. The default is `open`, or `any` if `resolution` or `ids` is given.
+    /// The state of the letters. The default is `open`, or `any` if `ids` is given or a field that only resolved letters
+    /// match.
     #[schema(value_type = Option<StateWords>)]
     #[param(value_type = Option<StateWords>, inline)]
     state: Option<DeadLetterState>,
@@ -66,6 +67,16 @@ pub(super) struct Filter {
     truncated: Option<bool>,
     /// Letters whose event this bulk run replayed and that failed again. The letters that it replayed do not match.
     failed_again_in_run: Option<Uuid>,
+    /// The bulk run that closed the letters, if nobody changed them since.
+    run_id: Option<Uuid>,
+    /// Who resolved the letters, compared exactly.
+    #[schema(max_length = 2_000)]
+    #[param(max_length = 2_000)]
+    resolved_by: Option<String>,
+    /// Letters that were resolved at this time or later.
+    resolved_from: Option<DateTime<Utc>>,
+    /// Letters that were resolved before this time.
+    resolved_before: Option<DateTime<Utc>>,
     /// Letters that were stored at this time or later.
     created_from: Option<DateTime<Utc>>,
     /// Letters that were stored before this time.

@@ -70,6 +70,8 @@ pub(super) struct Letter {
     resolved_by: Option<String>,
     /// The operator's note, cut after 2,000 characters with `…`.
     resolution_note: Option<String>,
+    /// The bulk run that resolved the letter, if one did.
+    run_id: Option<Uuid>,
     /// How often the event was replayed.
     times_replayed: u64,
 }
@@ -111,6 +113,7 @@ impl Letter {
             resolution: summary.resolution,
             resolved_by: summary.resolved_by.map(|by| cut(by, MAX_NAME_CHARACTERS)),
             resolution_note: summary.resolution_note.map(|note| cut(note, MAX_NOTE_CHARACTERS)),
+            run_id: summary.run_id,
             times_replayed,
         }
     }

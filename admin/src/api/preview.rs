@@ -2,7 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterFilter, Resolution};
+use dead_letters::DeadLetterFilter;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    bulk,
+    bulk::{self, Action},
     input::{self, AppPath},
     problem::Problem,
 };
@@ -22,28 +22,10 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewRequest {
     action: Action,
-    /// The letters to change. An empty filter selects every open letter. `any` selects open letters only.
+    /// The letters to change. An empty filter selects every open letter, or every closed one to reopen. `any` is the
+    /// same.
     #[schema(value_type = Filter)]
     filter: DeadLetterFilter,
-}
-
-/// The resolution that the run sets.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum Action {
-    Ignored,
-    HandledByScript,
-    Replayed,
-}
-
-impl From<Action> for Resolution {
-    fn from(action: Action) -> Self {
-        match action {
-            Action::Ignored => Self::Ignored,
-            Action::HandledByScript => Self::HandledByScript,
-            Action::Replayed => Self::Replayed,
-        }
-    }
 }
 
 /// The letters that a run would change. Nothing is changed yet.
@@ -55,7 +37,7 @@ pub(super) struct Preview {
     count: u64,
     /// Whether more letters than `count` may match.
     capped: bool,
-    /// The run does not change letters that are stored at this time or later.
+    /// The run does not change letters that are stored, or closed, at this time or later.
     cutoff: DateTime<Utc>,
     /// Letters that match but whose time is ahead of the database's clock by a minute or more. The run does not change
     /// them: resolve them by their ids, or with a later `created_before`. The count is capped at 1,000.
@@ -69,9 +51,11 @@ pub(super) struct Preview {
     expires_at: DateTime<Utc>,
 }
 
-/// Counts the letters that a bulk run would resolve or replay
+/// Counts the letters that a bulk run would resolve, replay or reopen
 ///
-/// The run does not change letters that fail after the preview.
+/// The run does not change letters that fail, or are closed, after the preview. To undo a run, reopen the letters with
+/// its `run_id`. If replayed letters match, `filter.resolution` must say what to reopen, because their events are back in
+/// the outbox.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/bulk/preview",
@@ -86,7 +70,7 @@ pub(super) async fn preview(
 ) -> Result<Json<Preview>, Problem> {
     let access = access.app(app_id)?;
     check_lengths(&request.filter)?;
-    let preview = bulk::preview(&access, request.action.into(), request.filter, Utc::now()).await?;
+    let preview = bulk::preview(&access, request.action, request.filter, Utc::now()).await?;
     Ok(Json(Preview {
         token: preview.token,
         count: preview.count,

@@ -40,9 +40,9 @@ pub(super) struct RunResult {
     failures: Vec<Failure>,
     /// The number of failed letters in this run and the previous runs of the preview.
     failed_so_far: u64,
-    /// Letters of the preview that others closed or that were swept. Null while `more` is true, and if the preview's
+    /// Letters of the preview that others changed or that were swept. Null while `more` is true, and if the preview's
     /// count was not exact.
-    closed_by_others: Option<u64>,
+    changed_by_others: Option<u64>,
     /// Whether the run skipped letters that another transaction has locked. Run again later.
     skipped_locked: bool,
     /// Whether the next run may change more letters. Runs that continue with each other's token change no more letters
@@ -53,8 +53,8 @@ pub(super) struct RunResult {
     uncounted: bool,
     /// When the first run began, by the database's clock. A letter that failed again was stored at this time or later.
     began: DateTime<Utc>,
-    /// The id of the run. To list the letters that failed again, use it as `failed_again_in_run` and `began` as
-    /// `created_from`.
+    /// The id of the run, which the letters keep until they change again. To list the letters that failed again, use it
+    /// as `failed_again_in_run` and `began` as `created_from`. To undo the run, preview `reopened` with it as `run_id`.
     run_id: Uuid,
     /// The problem that stopped this run after it had changed some letters. The letters in `done` stay changed.
     stopped_by: Option<Problem>,
@@ -82,7 +82,7 @@ impl From<Outcome> for RunResult {
                 .map(|failure| Failure { id: failure.id.into(), error: failure.reason })
                 .collect(),
             failed_so_far: outcome.failed_so_far,
-            closed_by_others: outcome.closed_by_others,
+            changed_by_others: outcome.changed_by_others,
             skipped_locked: outcome.skipped_locked,
             more: outcome.more,
             uncounted: outcome.uncounted,
@@ -94,7 +94,7 @@ impl From<Outcome> for RunResult {
     }
 }
 
-/// Resolves or replays the letters of a preview
+/// Resolves, replays or reopens the letters of a preview
 ///
 /// A run changes batches of letters for at most 10 seconds. Each batch is atomic. If the service cannot put back the
 /// events of some letters, the batch is split: these letters are the `failures`, and the others are replayed. While

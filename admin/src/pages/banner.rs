@@ -7,13 +7,15 @@ use std::borrow::Cow;
 use axum::response::Response;
 use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     see_other,
-    text::{Amount, Text, resolution_words},
+    text::{Amount, Text, action_words},
 };
 use crate::{
     access::AppAccess,
+    bulk::Action,
     problem::Problem,
     token::Purpose,
     urls::{Root, with_field},
@@ -30,6 +32,8 @@ pub(crate) struct Undo {
     pub(crate) action: String,
     /// The list that the form returns to, or `None` for the letter.
     pub(crate) back: Option<String>,
+    /// The bulk run to undo, or `None` for a letter.
+    pub(crate) run_id: Option<Uuid>,
 }
 
 /// The outcome of an action.
@@ -39,11 +43,12 @@ pub(crate) enum Told {
     Resolved(DeadLetterId, Resolution),
     Replayed(DeadLetterId),
     Reopened(DeadLetterId),
-    /// A bulk run changed `done` letters. `which` describes them.
+    /// A bulk run changed `done` letters. `which` describes them. A run with an id can be undone.
     Run {
         done: u64,
-        action: Resolution,
+        action: Action,
         which: String,
+        run_id: Option<Uuid>,
     },
 }
 
@@ -78,6 +83,12 @@ impl Banner {
             Told::Resolved(id, _) => Some(Undo {
                 action: root.letter_action(access.app_id, id, "reopen"),
                 back: back.map(back_text),
+                run_id: None,
+            }),
+            Told::Run { run_id: Some(run_id), done: 1.., .. } => Some(Undo {
+                action: root.bulk(access.app_id, "undo"),
+                back: back.map(back_text),
+                run_id: Some(run_id),
             }),
             _ => None,
         };
@@ -94,10 +105,10 @@ impl Told {
             Self::Resolved(id, _) => (id, "The letter is ignored"),
             Self::Replayed(id) => (id, "The letter is replayed and its event is back in the outbox"),
             Self::Reopened(id) => (id, "The letter is unresolved again"),
-            Self::Run { done, action, which } => {
+            Self::Run { done, action, which, .. } => {
                 let done = Amount::exactly(done);
                 let verb = if done.is_one() { "is" } else { "are" };
-                return Ok(format!("{} {verb} {}: {which}", done.letters(), resolution_words(Some(action))));
+                return Ok(format!("{} {verb} {}: {which}", done.letters(), action_words(action)));
             }
         };
         // The letter may have been swept since.

@@ -2,7 +2,8 @@
 
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::Resolution;
+use dead_letters::{DeadLetterFilter, ListQuery};
+use uuid::Uuid;
 
 use super::{
     banner::{Told, tell},
@@ -11,8 +12,8 @@ use super::{
     result::Run,
 };
 use crate::{
-    access::Access,
-    bulk,
+    access::{Access, AppAccess},
+    bulk::{self, Action},
     input::{AppPath, Form},
     problem::Problem,
     urls::Root,
@@ -43,15 +44,45 @@ pub(crate) async fn run(
     let back = back.or_else(|| before.as_ref().map(|before| before.back.clone())).unwrap_or_default();
     let token = token.or(before.map(|before| before.token));
     let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
-    let outcome = bulk::run(&access, &token, note.clone(), limit, Utc::now()).await?;
+    step(&access, &root, &token, note, limit, back).await
+}
 
-    let is_finished =
-        !outcome.more && !outcome.skipped_locked && outcome.closed_by_others.is_none_or(|others| others == 0);
-    if is_finished && outcome.action != Resolution::Replayed {
+/// Undoes a bulk run: reopens the letters that it closed and that nobody changed since.
+pub(crate) async fn undo(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let run_id: Option<Uuid> = fields.parse("run_id", "must be the id of a run")?;
+    let run_id = run_id.ok_or_else(|| Problem::invalid_field("run_id", "is missing"))?;
+    let back = back(&mut fields)?.unwrap_or_default();
+    fields.end()?;
+    let of_run = DeadLetterFilter::default().run_id(run_id);
+    let preview = bulk::preview(&access, Action::Reopened, of_run, Utc::now()).await?;
+    step(&access, &root, &preview.token, None, None, back).await
+}
+
+async fn step(
+    access: &AppAccess,
+    root: &Root,
+    token: &str,
+    note: Option<String>,
+    limit: Option<u32>,
+    back: ListQuery,
+) -> Result<Response, Problem> {
+    let outcome = bulk::run(access, token, note.clone(), limit, Utc::now()).await?;
+
+    let is_finished = !outcome.more
+        && !outcome.skipped_locked
+        && outcome.changed_by_others.is_none_or(|others| others == 0);
+    if is_finished && outcome.action != Action::Replayed {
         let which = in_words(&outcome.filter);
-        let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which };
-        return Ok(tell(&access, root.letters(app_id, &back), told));
+        let run_id = outcome.action.resolution().map(|_| outcome.run_id);
+        let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which, run_id };
+        return Ok(tell(access, root.letters(access.app_id, &back), told));
     }
-    let run = Run::new(&access, outcome, note, back);
-    run.shown(&access, &root, &run.seal(&access)).await
+    let run = Run::new(access, outcome, note, back);
+    run.shown(access, root, &run.seal(access)).await
 }

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery, PageRequest, Resolution};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery, PageRequest};
 
 use super::text::is_hidden;
+use crate::bulk::Action;
 
 /// Placeholder for the address of the mount point, which the server cannot know behind a proxy. The script replaces
 /// it with the quoted address.
@@ -34,7 +35,7 @@ impl Command {
     }
 
     /// Returns the commands for the preview of a bulk run.
-    pub(crate) fn preview(app_id: AppId, action: Resolution, filter: &DeadLetterFilter) -> Self {
+    pub(crate) fn preview(app_id: AppId, action: Action, filter: &DeadLetterFilter) -> Self {
         let query = ListQuery::from(filter.clone());
         let mut filter = serde_json::json!(filter);
         if let Some(fields) = filter.as_object_mut() {
@@ -62,7 +63,11 @@ impl Command {
         for (name, value) in query.pairs() {
             // A value that begins with a dash would be read as an option.
             let joint = if value.starts_with('-') { '=' } else { ' ' };
-            let option = if name == "group_key" { "group" } else { &name.replace('_', "-") };
+            let option = match name {
+                "group_key" => "group",
+                "run_id" => "run",
+                name => &name.replace('_', "-"),
+            };
             cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
         }
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }

@@ -47,28 +47,39 @@ struct LettersPage {
 /// The buttons of bulk actions.
 struct Bulk {
     preview: String,
-    /// The filter of "all that match" as a query string, or `None` if it includes closed letters or matches none.
+    /// The filter of "all that match" as a query string, or `None` if it matches letters in any state, or
+    /// none.
     /// Separate form fields would not work, because browsers change line breaks.
     all: Option<String>,
     may_ignore: bool,
     may_replay: bool,
+    may_reopen: bool,
+    /// The state that the form of ticked letters sends.
+    state: DeadLetterState,
 }
 
 impl Bulk {
     fn new(access: &AppAccess, root: &Root, filter: &DeadLetterFilter, matching: Amount) -> Self {
         let state = filter.effective_state();
-        let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
+        let is_closed = state == DeadLetterState::Closed;
         let query = ListQuery::from(filter.clone());
         Self {
             preview: root.bulk(access.app_id, "preview"),
-            all: (is_open && matching.count > 0).then(|| back_text(&query)),
-            may_ignore: access.may(Right::Resolve) && state != DeadLetterState::Closed,
-            may_replay: access.may(Right::Replay) && state != DeadLetterState::Closed,
+            all: (state != DeadLetterState::Any && matching.count > 0).then(|| back_text(&query)),
+            may_ignore: access.may(Right::Resolve) && !is_closed,
+            may_replay: access.may(Right::Replay) && !is_closed,
+            may_reopen: access.may(Right::Resolve) && is_closed,
+            state: if is_closed { DeadLetterState::Closed } else { DeadLetterState::Open },
         }
     }
 
     fn is_any(&self) -> bool {
-        self.may_ignore || self.may_replay
+        self.may_ignore || self.may_replay || self.may_reopen
+    }
+
+    /// Returns whether a row has a box to tick.
+    fn takes(&self, row: &Row) -> bool {
+        row.is_open != (self.state == DeadLetterState::Closed)
     }
 }
 

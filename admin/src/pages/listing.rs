@@ -198,11 +198,15 @@ pub(crate) struct Field {
 }
 
 /// Name, label and example of each field.
-const MORE_FIELDS: [(&str, &str, &str); 8] = [
+const MORE_FIELDS: [(&str, &str, &str); 12] = [
     ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),
     ("created_from", "Dead-lettered from", "2026-03-01T10:00:00Z"),
     ("created_before", "Dead-lettered before", "2026-03-01T10:00:00Z"),
+    ("resolved_by", "Resolved by", ""),
+    ("resolved_from", "Resolved from", "2026-03-01T10:00:00Z"),
+    ("resolved_before", "Resolved before", "2026-03-01T10:00:00Z"),
+    ("run_id", "Closed by run", "id"),
     ("original_event_id", "Event", "id"),
     ("trigger_id", "Trigger", "id, or none"),
     ("script_id", "Script", "id, or none"),

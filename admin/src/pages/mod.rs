@@ -47,6 +47,7 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(letter_actions::reopen))
         .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
         .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
+        .route("/apps/{dead_letters_app}/bulk/undo", post(bulk::undo))
         .route("/apps/{dead_letters_app}/bulk/result", get(result::page).post(result::look))
 }
 

@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{DeadLetterFilter, DeadLetterSummary, ListQuery, Resolution};
+use dead_letters::{DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery};
 
 use super::{
     banner::back_text,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    bulk::{self, Preview},
+    bulk::{self, Action, Preview},
     input::{AppPath, Form},
     problem::Problem,
     urls::Root,
@@ -47,17 +47,19 @@ struct PreviewPage {
     token: String,
     back: String,
     cancel: String,
+    is_reopen: bool,
     /// Whether to offer a staged replay.
     is_staged: bool,
     command: Command,
 }
 
 /// Returns the label of a button: "Ignore", "Replay".
-pub(crate) fn verb(action: Resolution) -> &'static str {
+pub(crate) fn verb(action: Action) -> &'static str {
     match action {
-        Resolution::Replayed => "Replay",
-        Resolution::Ignored => "Ignore",
-        _ => "Resolve as handled by script",
+        Action::Replayed => "Replay",
+        Action::Ignored => "Ignore",
+        Action::HandledByScript => "Resolve as handled by script",
+        Action::Reopened => "Reopen",
     }
 }
 
@@ -68,8 +70,8 @@ pub(crate) async fn page(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let action = fields.parse("action", "must be ignored, handled_by_script or replayed")?;
-    let action: Resolution = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
+    let action = fields.parse("action", "must be ignored, handled_by_script, replayed or reopened")?;
+    let action: Action = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
     let back = back(&mut fields)?.unwrap_or_default();
     let filter = match fields.take("filter")? {
         Some(filter) => {
@@ -106,7 +108,8 @@ pub(crate) async fn page(
         token: preview.token,
         back: back_text(&back),
         cancel: root.letters(app_id, &back),
-        is_staged: action == Resolution::Replayed && (count > 1 || capped),
+        is_reopen: action == Action::Reopened,
+        is_staged: action == Action::Replayed && (count > 1 || capped),
         command: Command::preview(app_id, action, &filter),
     })
 }
@@ -118,15 +121,19 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
         return format!("ticked, the first is {}", ids.first().map_or_else(String::new, ToString::to_string));
     }
     let query = ListQuery::from(filter.clone());
-    // A run changes open letters only, so the text needs no state for them.
-    let pairs = query.pairs().filter(|(name, value)| (*name, &**value) != ("state", "open"));
+    // The action says which state its letters have.
+    let pairs = query.pairs().filter(|(name, value)| *name != "state" || value == "unresolved");
     let texts = pairs.filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
         Some(format!("{} {cut}{end}", word(name)?.to_lowercase()))
     });
     let texts: Vec<_> = texts.collect();
-    if texts.is_empty() { "all open letters".to_owned() } else { texts.join(", ") }
+    match texts.is_empty() {
+        false => texts.join(", "),
+        true if filter.effective_state() == DeadLetterState::Closed => "all closed letters".to_owned(),
+        true => "all open letters".to_owned(),
+    }
 }
 
 /// Returns the names and values of the filter.
@@ -165,7 +172,10 @@ fn word(name: &'static str) -> Option<&'static str> {
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),
         "failed_again_in_run" => Some("Failed again in run"),
-        "ids" | "created_before" => None,
+        "run_id" => Some("Closed by run"),
+        "resolved_by" => Some("Resolved by"),
+        "resolved_from" => Some("Resolved from"),
+        "ids" | "created_before" | "resolved_before" => None,
         // A field without a label must be shown too.
         name => Some(name),
     }

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRequest, Resolution};
+use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRequest};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -17,11 +17,11 @@ use super::{
     letters::Row,
     preview::verb,
     see_other,
-    text::{Amount, Text, Time, resolution_words},
+    text::{Amount, Text, Time, action_words},
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Failure, Outcome, failed_again, is_zero},
+    bulk::{Action, Failure, Outcome, failed_again, is_zero},
     input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
@@ -36,7 +36,7 @@ const MAX_ADDRESS_BYTES: usize = 1_800;
 pub(crate) struct Run {
     operator: String,
     app_id: AppId,
-    action: Resolution,
+    action: Action,
     counted: u64,
     capped: bool,
     done: u64,
@@ -48,7 +48,7 @@ pub(crate) struct Run {
     more: bool,
     uncounted: bool,
     skipped_locked: bool,
-    closed_by_others: Option<u64>,
+    changed_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
     note: Option<String>,
@@ -71,7 +71,7 @@ impl Run {
             more: outcome.more,
             uncounted: outcome.uncounted,
             skipped_locked: outcome.skipped_locked,
-            closed_by_others: outcome.closed_by_others,
+            changed_by_others: outcome.changed_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
             note,
@@ -112,7 +112,7 @@ impl Run {
     }
 
     pub(crate) fn is_replay(&self) -> bool {
-        self.action == Resolution::Replayed
+        self.action == Action::Replayed
     }
 }
 
@@ -124,7 +124,7 @@ struct ResultPage {
     verb: &'static str,
     done: u64,
     counted: Amount,
-    closed_by_others: Option<Amount>,
+    changed_by_others: Option<Amount>,
     /// Whether a new preview may count further letters.
     uncounted: bool,
     skipped_locked: bool,
@@ -220,7 +220,7 @@ async fn show(
     };
     let step = Amount::exactly(ReplayRequest::next_stage(run.done).into());
     let is_step = run.is_replay() && rest.count > step.count;
-    let what = resolution_words(Some(run.action));
+    let what = action_words(run.action);
     let title =
         format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
     let list = root.letters(app_id, &run.back);
@@ -232,7 +232,7 @@ async fn show(
         verb: verb(run.action),
         done: run.done,
         counted,
-        closed_by_others: run.closed_by_others.filter(|&others| others > 0).map(Amount::exactly),
+        changed_by_others: run.changed_by_others.filter(|&others| others > 0).map(Amount::exactly),
         uncounted: run.uncounted && !run.more,
         skipped_locked: run.skipped_locked,
         stopped_by: run.stopped_by.as_deref().map(Text::from),

@@ -6,6 +6,8 @@ use askama::filters::HtmlSafe;
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{CappedCount, Resolution};
 
+use crate::bulk::Action;
+
 /// Text that others wrote, with hidden characters as escapes. It can neither reverse a line, nor hide a part of
 /// itself, nor look like another text. Templates put it between `<bdi>` tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -177,6 +179,11 @@ pub(crate) fn resolution_words(resolution: Option<Resolution>) -> &'static str {
         // A resolution that this version does not know.
         _ => "closed",
     }
+}
+
+/// Returns what a bulk run did with its letters.
+pub(crate) fn action_words(action: Action) -> &'static str {
+    action.resolution().map_or("reopened", |resolution| resolution_words(Some(resolution)))
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Actions on all matching letters, after their number was shown and confirmed.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, CountRequest, DeadLetterFilter, DeadLetterStore, PageRequest};
+use dead_letters::{
+    AppId, Changed, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, PageRequest,
+};
 
-use super::list;
+use super::{list, tally::Tally};
 use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
     next::Next,
     output::Printer,
+    progress::Progress,
     stop::Stop,
 };
 
@@ -52,6 +55,29 @@ impl Matching {
     /// began before the count and commits after it adds an uncounted letter.
     pub(crate) fn limit(&self, done: u64, batch: u32) -> u32 {
         u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
+    }
+
+    /// Changes the letters in batches of at most this size.
+    pub(crate) async fn in_batches(
+        &self,
+        batch: u32,
+        tally: &mut Tally,
+        stop: &Stop,
+        change: impl AsyncFn(u32) -> Result<Changed, DeadLetterRepoError>,
+    ) -> Result<(), Failure> {
+        let progress = Progress::of(Some(self.count));
+        loop {
+            let limit = self.limit(tally.done, batch);
+            if limit == 0 {
+                return Ok(());
+            }
+            let changed = change(limit).await?;
+            if !tally.batch(changed.ids.len(), changed.more, changed.skipped_locked, &progress)
+                || tally.stops(stop)
+            {
+                return Ok(());
+            }
+        }
     }
 }
 

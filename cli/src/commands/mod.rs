@@ -1,6 +1,7 @@
 //! One module per command. A command takes plain values and a printer, and returns a result.
 
 mod apps;
+mod change;
 mod count;
 mod export;
 mod groups;

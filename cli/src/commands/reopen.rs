@@ -1,23 +1,19 @@
 use dead_letters::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState,
-    DeadLetterStore, PageRequest, Resolution,
+    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterStore,
+    ReopenRequest, Resolution,
 };
 
 use super::{
-    matching::{Ask, Matching, confirmed},
+    change::{Change, run},
+    matching::Matching,
     tally::Tally,
 };
-use crate::{
-    args::{Reopen, Which},
-    error::Failure,
-    output::Printer,
-    progress::Progress,
-    settings::Settings,
-    stop::Stop,
-};
+use crate::{args::Reopen, error::Failure, output::Printer, settings::Settings, stop::Stop};
 
-/// Letters per page.
-const PAGE: u32 = 500;
+/// Letters per batch. A batch is reopened as a whole or not at all.
+const BATCH: u32 = 1_000;
+/// Cap of the count of replayed letters.
+const REPLAYED_CAP: u32 = 1_000;
 
 pub(crate) async fn reopen(
     store: &dyn DeadLetterStore,
@@ -26,79 +22,77 @@ pub(crate) async fn reopen(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let app_id = reopen.which.filter.app;
-    let mut tally = Tally::default();
-    let ran = match reopen.which {
-        Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_resolved(settings.filter(filter)?)?;
-            match confirmed(store, app_id, filter, "reopened", Ask::of(dry_run, yes), printer, stop).await? {
-                Some(found) => matching(store, found, &mut tally, stop).await,
-                None => return Ok(()),
+    let Reopen { mut which, include_replayed, by } = reopen;
+    // A run is a filter by itself.
+    which.matching |= which.filter.narrow.run_id.is_some();
+    let mut attribution = Attribution::default();
+    attribution.by = by;
+    let change = Reopening { store, include_replayed, attribution };
+    run(&change, store, which, settings, printer, stop).await
+}
+
+struct Reopening<'a> {
+    store: &'a dyn DeadLetterStore,
+    include_replayed: bool,
+    attribution: Attribution,
+}
+
+impl Change for Reopening<'_> {
+    const DONE: &'static str = "reopened";
+
+    async fn filter(&self, app_id: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        let filter = filter.reopenable().ok_or_else(|| {
+            let state = filter.state.map(|state| state.to_string()).unwrap_or_default();
+            Failure::usage(format!("--state {state}: only closed letters can be reopened; use closed or any"))
+        })?;
+        let has_replayed = matches!(filter.resolution, None | Some(Resolution::Replayed));
+        if has_replayed && !self.include_replayed {
+            let replayed = filter.clone().resolution(Resolution::Replayed);
+            let request = CountRequest::default().cap(REPLAYED_CAP);
+            let replayed = self.store.count(app_id, &replayed, &request).await?.matching;
+            if replayed.count > 0 {
+                let message =
+                    format!("{replayed} of these letters were replayed; their events are back in the outbox");
+                return Err(Failure::usage(message).hint(
+                    "name another --resolution, or pass --include-replayed to reopen them nevertheless",
+                ));
             }
         }
-        Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => by_ids(store, app_id, letters, &mut tally, stop).await,
-    };
-    tally.end(ran, "reopened", printer)
-}
-
-/// Returns the filter for reopening: closed letters, or `handler_failed` ones if the filter asks for these.
-fn of_resolved(filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-    let state = match filter.resolution {
-        Some(Resolution::HandlerFailed) => DeadLetterState::Any,
-        _ => DeadLetterState::Closed,
-    };
-    match filter.state {
-        None | Some(DeadLetterState::Closed | DeadLetterState::Any) => Ok(filter.state(state)),
-        Some(state) => Err(Failure::usage(format!(
-            "--state {state}: only resolved letters can be reopened; use closed or any"
-        ))),
+        Ok(filter)
     }
-}
 
-async fn by_ids(
-    store: &dyn DeadLetterStore,
-    app_id: AppId,
-    ids: impl IntoIterator<Item = DeadLetterId>,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    for id in ids {
-        if tally.stops(stop) {
-            break;
+    async fn by_ids(
+        &self,
+        app_id: AppId,
+        ids: &[DeadLetterId],
+        tally: &mut Tally,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        for &id in ids {
+            if tally.stops(stop) {
+                break;
+            }
+            match self.store.reopen(app_id, id, &self.attribution).await {
+                Ok(()) => tally.done += 1,
+                Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
+                // The letter already has the state that the caller wants.
+                Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: the letter is unresolved already"),
+                Err(error) => return Err(error.into()),
+            }
         }
-        match store.reopen(app_id, id, &Attribution::default()).await {
-            Ok(()) => tally.done += 1,
-            Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-            // The letter already has the state that the caller wants.
-            Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: the letter is unresolved already"),
-            Err(error) => return Err(error.into()),
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-/// Reopens the letters one by one. Letters that were resolved since the count are left alone.
-async fn matching(
-    store: &dyn DeadLetterStore,
-    found: Matching,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let progress = Progress::of(Some(found.count));
-    let mut page = PageRequest::default().size(PAGE);
-    loop {
-        let limit = found.limit(tally.done, PAGE);
-        if limit == 0 {
-            return Ok(());
-        }
-        let letters = store.list(found.app_id, &found.filter, &page).await?;
-        let then = letters.items.iter().filter(|letter| letter.resolved_at < Some(found.now));
-        by_ids(store, found.app_id, then.map(|letter| letter.id).take(limit as usize), tally, stop).await?;
-        progress.is_at(tally.done);
-        match letters.next {
-            Some(next) if !stop.is_asked() => page.after = Some(next),
-            _ => return Ok(()),
-        }
+    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        // Letters that are closed after the count are left alone.
+        let before = found.filter.resolved_before.map_or(found.now, |before| before.min(found.now));
+        let filter = found.filter.clone().resolved_before(before);
+        let request = ReopenRequest::default().include_replayed(self.include_replayed);
+        found
+            .in_batches(BATCH, tally, stop, async |limit| {
+                let request = request.limit(limit);
+                self.store.reopen_matching(found.app_id, &filter, &self.attribution, &request).await
+            })
+            .await
     }
 }

@@ -7,11 +7,12 @@ use dead_letters::{
 use uuid::Uuid;
 
 use super::{
-    matching::{Ask, Matching, confirmed, of_open},
+    change::{Change, run},
+    matching::{Matching, of_open},
     tally::Tally,
 };
 use crate::{
-    args::{Replay, Which},
+    args::Replay,
     error::Failure,
     output::{Printer, one_line},
     progress::Progress,
@@ -43,23 +44,109 @@ pub(crate) async fn replay(
     let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
     let Replay { which, staged, wait, note, by } = replay;
     let wait = staged.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
-    let mut attribution = Attribution::default();
+    let run_id = Uuid::now_v7();
+    let mut attribution = Attribution::default().run_id(run_id);
     (attribution.by, attribution.note) = (by, note);
-    let app_id = which.filter.app;
-    let mut tally = Tally::default();
-    let ran = match which {
-        Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(&settings.filter(filter)?)?;
-            let filter = replayable(store, replayer, app_id, &filter).await?;
-            match confirmed(store, app_id, filter, "replayed", Ask::of(dry_run, yes), printer, stop).await? {
-                Some(found) => matching(store, replayer, &found, &attribution, wait, &mut tally, stop).await,
-                None => return Ok(()),
+    let change = Replaying { store, replayer, attribution, run_id, wait };
+    run(&change, store, which, settings, printer, stop).await
+}
+
+struct Replaying<'a> {
+    store: &'a dyn DeadLetterStore,
+    replayer: &'a dyn DeadLetterReplay,
+    attribution: Attribution,
+    run_id: Uuid,
+    /// The pause after each stage of a staged replay.
+    wait: Option<Duration>,
+}
+
+impl Change for Replaying<'_> {
+    const DONE: &'static str = "replayed";
+
+    async fn filter(&self, app_id: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        replayable(self.store, self.replayer, app_id, &of_open(&filter)?).await
+    }
+
+    async fn by_ids(
+        &self,
+        app_id: AppId,
+        ids: &[DeadLetterId],
+        tally: &mut Tally,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        for &id in ids {
+            if tally.stops(stop) {
+                break;
+            }
+            match self.replayer.replay(app_id, id, &self.attribution).await {
+                Ok(_) => tally.done += 1,
+                Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
+                Err(
+                    error @ (DeadLetterRepoError::AlreadyResolved { .. }
+                    | DeadLetterRepoError::PayloadNotWhole { .. }),
+                ) => tally.left(id, &error.to_string()),
+                Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
+                    tally.left(id, &reason(&ReplayFailure::new(id, error)));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => by_ids(replayer, app_id, &letters, &attribution, &mut tally, stop).await,
-    };
-    tally.end(ran, "replayed", printer)
+        Ok(())
+    }
+
+    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        let &Self { store, replayer, ref attribution, run_id, wait } = self;
+        let progress = Progress::of(Some(found.count));
+        let mut examined = 0;
+        let mut after = None;
+        loop {
+            let limit = found.limit(examined, wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.done)));
+            if limit == 0 {
+                return Ok(());
+            }
+            let request = ReplayRequest::default().after(after).limit(limit);
+            let batch = replayer.replay_matching(found.app_id, &found.filter, attribution, &request).await?;
+            examined += (batch.ids.len() + batch.failed.len()) as u64;
+            after = batch.next;
+            for failure in &batch.failed {
+                tally.left(failure.id, &reason(failure));
+            }
+            let has_more = tally.batch(batch.ids.len(), batch.more, batch.skipped_locked, &progress);
+            if let Some(error) = batch.stopped {
+                return Err(error.into());
+            }
+            if !has_more || found.limit(examined, BATCH) == 0 {
+                return Ok(());
+            }
+            if let Some(wait) = wait {
+                say!("note: replayed {}; waiting for events that fail again", tally.done);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.asked() => {}
+                }
+                let filter = DeadLetterFilter::default()
+                    .state(DeadLetterState::Any)
+                    .failed_again_in_run(run_id)
+                    .created_from(found.now);
+                let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
+                let page = store.list(found.app_id, &filter, &page).await?;
+                let again = page.items.len();
+                if again > 0 {
+                    let events = if again == 1 { "event" } else { "events" };
+                    tally.stops_because(&format!("{again} replayed {events} failed again"));
+                    return Ok(());
+                }
+                if page.next.is_some() {
+                    let why = format!("too many letters failed since the run began (more than {EXAMINED})");
+                    tally.stops_because(&why);
+                    return Ok(());
+                }
+            }
+            if tally.stops(stop) {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// Restricts the filter to letters that the service replays, so that the count is exact. Prints how many letters are
@@ -88,96 +175,6 @@ async fn replayable(
 /// Formats in one line why the service could not requeue a letter.
 fn reason(failure: &ReplayFailure) -> String {
     format!("not replayed: {}", one_line(&failure.reason()))
-}
-
-async fn by_ids(
-    replayer: &dyn DeadLetterReplay,
-    app_id: AppId,
-    ids: &[DeadLetterId],
-    attribution: &Attribution,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    for &id in ids {
-        if tally.stops(stop) {
-            break;
-        }
-        match replayer.replay(app_id, id, attribution).await {
-            Ok(_) => tally.done += 1,
-            Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-            Err(
-                error @ (DeadLetterRepoError::AlreadyResolved { .. }
-                | DeadLetterRepoError::PayloadNotWhole { .. }),
-            ) => tally.left(id, &error.to_string()),
-            Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
-                tally.left(id, &reason(&ReplayFailure::new(id, error)));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-async fn matching(
-    store: &dyn DeadLetterStore,
-    replayer: &dyn DeadLetterReplay,
-    found: &Matching,
-    attribution: &Attribution,
-    wait: Option<Duration>,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let progress = Progress::of(Some(found.count));
-    let run_id = Uuid::now_v7();
-    let mut examined = 0;
-    let mut after = None;
-    loop {
-        let limit = found.limit(examined, wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.done)));
-        if limit == 0 {
-            return Ok(());
-        }
-        let request = ReplayRequest::default().run_id(run_id).after(after).limit(limit);
-        let batch = replayer.replay_matching(found.app_id, &found.filter, attribution, &request).await?;
-        examined += (batch.ids.len() + batch.failed.len()) as u64;
-        after = batch.next;
-        for failure in &batch.failed {
-            tally.left(failure.id, &reason(failure));
-        }
-        let has_more = tally.batch(batch.ids.len(), batch.more, batch.skipped_locked, &progress);
-        if let Some(error) = batch.stopped {
-            return Err(error.into());
-        }
-        if !has_more || found.limit(examined, BATCH) == 0 {
-            return Ok(());
-        }
-        if let Some(wait) = wait {
-            say!("note: replayed {}; waiting for events that fail again", tally.done);
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = stop.asked() => {}
-            }
-            let filter = DeadLetterFilter::default()
-                .state(DeadLetterState::Any)
-                .failed_again_in_run(run_id)
-                .created_from(found.now);
-            let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
-            let page = store.list(found.app_id, &filter, &page).await?;
-            let again = page.items.len();
-            if again > 0 {
-                let events = if again == 1 { "event" } else { "events" };
-                tally.stops_because(&format!("{again} replayed {events} failed again"));
-                return Ok(());
-            }
-            if page.next.is_some() {
-                let why = format!("too many letters failed since the run began (more than {EXAMINED})");
-                tally.stops_because(&why);
-                return Ok(());
-            }
-        }
-        if tally.stops(stop) {
-            return Ok(());
-        }
-    }
 }
 
 #[cfg(test)]

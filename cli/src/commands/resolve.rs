@@ -1,17 +1,18 @@
 use dead_letters::{
     AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, Resolution,
 };
+use uuid::Uuid;
 
 use super::{
+    change::{Change, run},
     list::state,
-    matching::{Ask, Matching, confirmed, of_open},
+    matching::{Matching, of_open},
     tally::Tally,
 };
 use crate::{
-    args::{Resolve, Verdict, Which},
+    args::{Resolve, Verdict},
     error::Failure,
     output::Printer,
-    progress::Progress,
     settings::Settings,
     stop::Stop,
 };
@@ -31,76 +32,70 @@ pub(crate) async fn resolve(
         Verdict::Ignored => Resolution::Ignored,
         Verdict::HandledByScript => Resolution::HandledByScript,
     };
-    let mut attribution = Attribution::default();
+    let run_id = Uuid::now_v7();
+    let mut attribution = Attribution::default().run_id(run_id);
     (attribution.by, attribution.note) = (by, note);
-    let app_id = which.filter.app;
-    let mut tally = Tally::default();
-    let ran = match which {
-        Which { matching: true, dry_run, yes, filter, .. } => {
-            let filter = of_open(&settings.filter(filter)?)?;
-            let what = format!("resolved as {resolution}");
-            match confirmed(store, app_id, filter, &what, Ask::of(dry_run, yes), printer, stop).await? {
-                Some(found) => matching(store, &found, resolution, &attribution, &mut tally, stop).await,
-                None => return Ok(()),
-            }
-        }
-        Which { letters, .. } if letters.is_empty() => return Err(Failure::no_letter()),
-        Which { letters, .. } => {
-            by_ids(store, app_id, &letters, resolution, &attribution, &mut tally, stop).await
-        }
-    };
-    tally.end(ran, "resolved", printer)
+    let change = Resolving { store, resolution, attribution, run_id };
+    run(&change, store, which, settings, printer, stop).await
 }
 
-async fn by_ids(
-    store: &dyn DeadLetterStore,
-    app_id: AppId,
-    ids: &[DeadLetterId],
+struct Resolving<'a> {
+    store: &'a dyn DeadLetterStore,
     resolution: Resolution,
-    attribution: &Attribution,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    for ids in ids.chunks(BATCH as usize) {
-        if tally.stops(stop) {
-            break;
-        }
-        let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
-        let resolved = store.resolve_matching(app_id, &open, resolution, attribution, BATCH).await?.ids;
-        tally.done += resolved.len() as u64;
-        for &id in ids.iter().filter(|id| !resolved.contains(id)) {
-            match store.summary(app_id, id).await? {
-                None => tally.missing(id),
-                Some(letter) => {
-                    let by = letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-                    tally.left(id, &format!("the letter is {}{by} and was not changed", state(&letter)));
+    attribution: Attribution,
+    run_id: Uuid,
+}
+
+impl Change for Resolving<'_> {
+    const DONE: &'static str = "resolved";
+
+    fn words(&self) -> String {
+        format!("resolved as {}", self.resolution)
+    }
+
+    fn undo(&self, app_id: AppId) -> Option<String> {
+        Some(format!("dead-letters reopen --app {app_id} --run {}", self.run_id))
+    }
+
+    async fn filter(&self, _: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        of_open(&filter)
+    }
+
+    async fn by_ids(
+        &self,
+        app_id: AppId,
+        ids: &[DeadLetterId],
+        tally: &mut Tally,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        let Self { store, resolution, attribution, .. } = self;
+        for ids in ids.chunks(BATCH as usize) {
+            if tally.stops(stop) {
+                break;
+            }
+            let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
+            let resolved = store.resolve_matching(app_id, &open, *resolution, attribution, BATCH).await?.ids;
+            tally.done += resolved.len() as u64;
+            for &id in ids.iter().filter(|id| !resolved.contains(id)) {
+                match store.summary(app_id, id).await? {
+                    None => tally.missing(id),
+                    Some(letter) => {
+                        let by =
+                            letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+                        tally.left(id, &format!("the letter is {}{by} and was not changed", state(&letter)));
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-async fn matching(
-    store: &dyn DeadLetterStore,
-    found: &Matching,
-    resolution: Resolution,
-    attribution: &Attribution,
-    tally: &mut Tally,
-    stop: &Stop,
-) -> Result<(), Failure> {
-    let progress = Progress::of(Some(found.count));
-    loop {
-        let limit = found.limit(tally.done, BATCH);
-        if limit == 0 {
-            return Ok(());
-        }
-        let resolved =
-            store.resolve_matching(found.app_id, &found.filter, resolution, attribution, limit).await?;
-        if !tally.batch(resolved.ids.len(), resolved.more, resolved.skipped_locked, &progress)
-            || tally.stops(stop)
-        {
-            return Ok(());
-        }
+    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        let Self { store, resolution, attribution, .. } = self;
+        found
+            .in_batches(BATCH, tally, stop, async |limit| {
+                store.resolve_matching(found.app_id, &found.filter, *resolution, attribution, limit).await
+            })
+            .await
     }
 }

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterState, NewDeadLetter, Resolution, Resolved, StoredLetter,
+    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterState, NewDeadLetter, Resolution, StoredLetter,
     entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
@@ -32,7 +32,7 @@ fn all() -> DeadLetterFilter {
     before(ten_oclock() + Duration::days(1))
 }
 
-async fn resolve_them(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Resolved {
+async fn resolve_them(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit: u32) -> Changed {
     db.repo().resolve_matching(app, filter, Resolution::Ignored, &seen(), limit).await.unwrap()
 }
 

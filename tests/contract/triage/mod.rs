@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState, NewDeadLetter,
-    Resolved,
+    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState,
+    NewDeadLetter,
 };
 use sea_orm::ConnectionTrait;
 
@@ -51,8 +51,8 @@ fn seen() -> Attribution {
     Attribution::by("ada").note("seen")
 }
 
-fn resolved(ids: &[DeadLetterId], more: bool, skipped_locked: bool) -> Resolved {
-    let mut resolved = Resolved::default();
+fn resolved(ids: &[DeadLetterId], more: bool, skipped_locked: bool) -> Changed {
+    let mut resolved = Changed::default();
     (resolved.ids, resolved.more, resolved.skipped_locked) = (ids.to_vec(), more, skipped_locked);
     resolved
 }

@@ -510,15 +510,15 @@ async fn a_run_is_stored_with_its_letters_until_they_are_reopened(db: TestDb) {
     };
     let run_id = Some(Uuid::now_v7());
     let replayer = db.repo().replayer(Outbox::default());
-    let request = ReplayRequest::default().run_id(run_id).limit(1);
-    replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
+    let of_run = Attribution::default().run_id(run_id);
+    let request = ReplayRequest::default().limit(1);
+    replayer.replay_matching(app, &all(), &of_run, &request).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id, None]);
     db.repo().reopen(app, stored[0].id, &Attribution::default()).await.unwrap();
     assert_eq!(run_of(stored[0].id).await, None);
 
-    let request = ReplayRequest::default().run_id(run_id);
     db.execute("DELETE FROM outbox").await;
-    replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
+    replayer.replay_matching(app, &all(), &of_run, &ReplayRequest::default()).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id; 2]);
     // A letter that an operator resolves again is no longer part of the run.
     db.repo().resolve(stored[1].id, "ignored").await.unwrap();
@@ -532,12 +532,12 @@ async fn letters_failed_again_only_if_the_run_replayed_their_event(db: TestDb) {
     let replayer = db.repo().replayer(Outbox::default());
     let run = Uuid::now_v7();
     let these = all().ids(ids(&stored[..2]));
-    let request = ReplayRequest::default().run_id(run);
-    replayer.replay_matching(app, &these, &Attribution::default(), &request).await.unwrap();
+    let (of_run, request) = (Attribution::default().run_id(run), ReplayRequest::default());
+    replayer.replay_matching(app, &these, &of_run, &request).await.unwrap();
     // By another run, and by nobody's.
     let these = all().ids(ids(&stored[2..3]));
-    let request = ReplayRequest::default().run_id(Uuid::now_v7());
-    replayer.replay_matching(app, &these, &Attribution::default(), &request).await.unwrap();
+    let of_another = Attribution::default().run_id(Uuid::now_v7());
+    replayer.replay_matching(app, &these, &of_another, &request).await.unwrap();
     replayer.replay(app, stored[3].id, &Attribution::default()).await.unwrap();
 
     let at = ten_oclock() + Duration::hours(1);
