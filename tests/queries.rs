@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
-    DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -38,14 +38,16 @@ fn half_way(app_id: AppId) -> SweepCursor {
 }
 
 /// One row a second from 2026-01-01, each of its own event. Among ten rows one is unresolved, one is
-/// `handler_failed`, one is replayed, and seven are ignored.
+/// `handler_failed`, one is replayed, and seven are ignored,
+/// of which three belong to a run each.
 async fn fill(db: &TestDb, scale: u32) {
-    let (generate, app_id, event_id, time) = if db.db.get_database_backend() == DbBackend::Sqlite {
+    let (generate, app_id, event_id, time, run_id) = if db.db.get_database_backend() == DbBackend::Sqlite {
         (
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {total})",
             "unhex(printf('%032d', CASE WHEN n <= {older} THEN 1 ELSE 2 END))",
             "unhex(printf('%032d', n))",
             "strftime('%Y-%m-%dT%H:%M:%S+00:00', '2026-01-01', n || ' seconds')",
+            "unhex(printf('%032d', n % 10))",
         )
     } else {
         (
@@ -53,20 +55,24 @@ async fn fill(db: &TestDb, scale: u32) {
             "lpad(CASE WHEN n <= {older} THEN '1' ELSE '2' END, 32, '0')::uuid",
             "lpad(n::text, 32, '0')::uuid",
             "timestamptz '2026-01-01Z' + n * interval '1 second'",
+            "lpad((n % 10)::text, 32, '0')::uuid",
         )
     };
     let insert = "\
         {generate}
         INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count,
-            first_attempt_at, last_attempt_at, last_error, error_signature, created_at, resolved_at, resolution)
+            first_attempt_at, last_attempt_at, last_error, error_signature, created_at, resolved_at, resolution,
+            run_id)
         SELECT {app_id}, {event_id}, 'orders', 'insert', '{}', 5, {time}, {time}, 'smtp: 451', 'smtp: #', {time},
             CASE WHEN n % 10 > 0 THEN {time} END,
-            CASE n % 10 WHEN 0 THEN NULL WHEN 1 THEN 'handler_failed' WHEN 2 THEN 'replayed' ELSE 'ignored' END
+            CASE n % 10 WHEN 0 THEN NULL WHEN 1 THEN 'handler_failed' WHEN 2 THEN 'replayed' ELSE 'ignored' END,
+            CASE WHEN n % 10 > 6 THEN {run_id} END
         FROM numbers"
         .replace("{generate}", generate)
         .replace("{app_id}", app_id)
         .replace("{event_id}", event_id)
         .replace("{time}", time)
+        .replace("{run_id}", run_id)
         .replace("{total}", &(scale * 10).to_string())
         .replace("{older}", &(scale * 6).to_string());
     db.execute(&insert).await;
@@ -89,6 +95,7 @@ const CLOSED: &[&str] = &["idx_dead_letters_closed"];
 const GC: &[&str] = &["idx_dead_letters_gc"];
 const REPLAYS: &[&str] = &["idx_dead_letters_replays"];
 const APP_AND_REPLAYS: &[&str] = &["idx_dead_letters_app", "idx_dead_letters_replays"];
+const RUNS: &[&str] = &["idx_dead_letters_run"];
 const KEY: &[&str] = &["dead_letters_pkey"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -214,6 +221,20 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
             .await
             .unwrap();
         log.expect(UNRESOLVED, Whole, Some(100));
+    }
+
+    // Up to the limit, and below it. The letters of a run are those of both apps.
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        let due = DeadLetterFilter::default().resolved_before(before);
+        let (nobody, request) = (Attribution::default(), ReopenRequest::default().limit(100));
+        repo.reopen_matching(app, &due, &nobody, &request.include_replayed(true)).await.unwrap();
+        log.expect(CLOSED, Whole, Some(100));
+    }
+    for run in [7, 4_711] {
+        let of_run = DeadLetterFilter::default().run_id(Uuid::from_u128(run));
+        let request = ReopenRequest::default().limit(100);
+        repo.reopen_matching(app, &of_run, &Attribution::default(), &request).await.unwrap();
+        log.expect(RUNS, Whole, Some(100));
     }
 
     let failed_again = filter(DeadLetterState::Any)
@@ -460,7 +481,7 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
 
 #[tokio::test]
 async fn on_postgres_no_statement_reads_many_rows_while_the_statistics_know_of_none_that_is_closed() {
-    let db = with_statistics_of("resolved_at = NULL, resolution = NULL").await;
+    let db = with_statistics_of("resolved_at = NULL, resolution = NULL, run_id = NULL").await;
     let close = "UPDATE dead_letters SET resolved_at = now.resolved_at, resolution = now.resolution
         FROM now WHERE now.id = dead_letters.id AND now.resolution = 'replayed'";
     db.execute(close).await;
@@ -474,7 +495,7 @@ async fn on_postgres_no_statement_reads_many_rows_while_the_statistics_know_of_n
          resolution = CASE WHEN original_event_id::text LIKE '%2' THEN 'replayed' ELSE 'ignored' END",
     )
     .await;
-    let fail = "UPDATE dead_letters SET resolved_at = NULL, resolution = NULL
+    let fail = "UPDATE dead_letters SET resolved_at = NULL, resolution = NULL, run_id = NULL
         FROM now WHERE now.id = dead_letters.id AND now.resolution IS NULL";
     db.execute(fail).await;
     no_plan_reads_many_rows(&db).await;
@@ -625,6 +646,13 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
         .await;
     replayed.unwrap();
     repo.resolve_matching(app, &these, Resolution::Ignored, &Attribution::default(), 1).await.unwrap();
+    for filter in [
+        DeadLetterFilter::default().resolved_before(cutoff()),
+        DeadLetterFilter::default().run_id(Uuid::from_u128(7)),
+    ] {
+        let request = ReopenRequest::default().limit(1);
+        repo.reopen_matching(app, &filter, &Attribution::default(), &request).await.unwrap();
+    }
     // Below the limit it looks for what others hold.
     repo.resolve_matching(app, &due, Resolution::Ignored, &Attribution::default(), 1_000).await.unwrap();
     let behind = |after| ReplayRequest::default().after(after).limit(1);

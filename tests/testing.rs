@@ -8,8 +8,8 @@ use dead_letters::{
     AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterFilter,
     DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest,
-    PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Take, TimelineRequest,
+    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, Take, TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, row, store, stored_letter,
         summary, transient,
@@ -193,6 +193,15 @@ impl Given {
             }
             Call::ResolveMatching => store
                 .resolve_matching(app, &filter, Resolution::Ignored, &Attribution::default(), 1)
+                .await
+                .map(drop),
+            Call::ReopenMatching => store
+                .reopen_matching(
+                    app,
+                    &DeadLetterFilter::default().run_id(Uuid::nil()),
+                    &Attribution::default(),
+                    &ReopenRequest::default(),
+                )
                 .await
                 .map(drop),
             Call::Reopen => match store.reopen(app, id, &Attribution::default()).await {

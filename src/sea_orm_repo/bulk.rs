@@ -18,8 +18,8 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
-        check, is_any_of, is_any_of_ids, is_before, is_from, is_of_app, is_of_state, is_resolved_within,
-        is_truncated, narrow,
+        check, is_any_of, is_any_of_ids, is_before, is_from, is_not_replayed, is_of_app, is_of_state,
+        is_resolved_within, is_truncated, narrow,
     },
     connection::RepoConnection,
     convert::Row,
@@ -131,7 +131,7 @@ impl<'a> Bulk<'a> {
     }
 
     fn resolved(&self, include_replayed: bool) -> Vec<Condition> {
-        let Some(filter) = self.filter.reopenable() else { return Vec::new() };
+        let Some(mut filter) = self.filter.reopenable() else { return Vec::new() };
         let part = match filter.resolution {
             Some(Resolution::HandlerFailed) => Part::HandlerFailed,
             _ => Part::Closed,
@@ -139,25 +139,16 @@ impl<'a> Bulk<'a> {
         // SQLite would otherwise find closed rows by their creation time, and sort all of them.
         let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { likely(time) } else { time };
         let [from, before] = is_resolved_within(&filter);
-        let all = match filter.run_id {
-            // PostgreSQL reads the rows in the order of the index of runs. A run id that is equal to a value would be
-            // no order, and the app would tempt it to another index.
-            Some(run_id) if self.dialect != Dialect::Sharded => Condition::all()
-                .add(COLUMN.app_id.eq(self.app_id.into_inner()).is(Expr::Constant(true.into())))
-                .add(COLUMN.run_id.gte(run_id))
-                .add(COLUMN.run_id.lte(run_id)),
-            Some(run_id) => {
-                is_of_app(self.app_id, &filter, self.dialect).add(COLUMN.run_id.between(run_id, run_id))
-            }
-            None => is_of_app(self.app_id, &filter, self.dialect),
-        };
+        // A run id that is equal to a value would be no order, and PostgreSQL could read the rows by their key.
+        let is_of_run = filter.run_id.take().map(|run_id| COLUMN.run_id.between(run_id, run_id));
+        let all = is_of_app(self.app_id, &filter, self.dialect).add_option(is_of_run);
         let matching = narrow(all, &filter, self.dialect)
             .add_option(from)
             .add_option(before)
             .add_option(filter.created_from.map(is_from).map(unindexed))
             .add_option(filter.created_before.map(is_before).map(unindexed))
-            .add_option((!include_replayed).then(|| COLUMN.resolution.ne(Resolution::Replayed.as_str())));
-        if filter.ids.is_some() || filter.run_id.is_some() {
+            .add_option((!include_replayed).then(is_not_replayed));
+        if filter.ids.is_some() {
             return vec![matching.add_option(is_of_state(filter.effective_state()))];
         }
         conditions(&[part], &matching)
@@ -272,16 +263,7 @@ impl<'a> Bulk<'a> {
 
     /// Selects and locks the first rows up to the limit. `columns` must select [`columns`](Self::columns).
     fn first(&self, conditions: Vec<Condition>, columns: &SelectStatement) -> SelectStatement {
-        first_locked(self.dialect, conditions, &self.sort(), self.visible(self.limit), columns)
-    }
-
-    /// Returns the limit, which PostgreSQL sees only in a run. There it would otherwise read and sort a large part of
-    /// the table, because it expects to read a tenth of the run's rows.
-    fn visible(&self, limit: u32) -> u64 {
-        match self.order() {
-            Column::RunId => shown(limit.into()),
-            _ => limit.into(),
-        }
+        first_locked(self.dialect, conditions, &self.sort(), self.limit.into(), columns)
     }
 
     /// Selects the place of the first matching letter that is not picked.
@@ -289,7 +271,7 @@ impl<'a> Bulk<'a> {
         let picked = || Query::select().column(Column::Id).from(PICKED).take();
         let others = conditions.iter().cloned();
         let others = others.map(|condition| condition.add(Column::Id.not_in_subquery(picked()))).collect();
-        first(self.dialect, others, &self.sort(), self.visible(1), &self.columns())
+        first(self.dialect, others, &self.sort(), 1, &self.columns())
     }
 
     fn is_below_limit(&self) -> Expr {

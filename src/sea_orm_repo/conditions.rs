@@ -136,6 +136,14 @@ fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {
     }
 }
 
+/// Returns the condition of a letter that was not replayed. PostgreSQL has no statistics about the expression, and takes
+/// it for true.
+pub(super) fn is_not_replayed() -> Expr {
+    let constant = |text: &str| Expr::Constant(text.into());
+    let resolution = Func::coalesce([Column::Resolution.into_expr(), constant("")]);
+    Expr::expr(resolution).ne(constant(Resolution::Replayed.as_str()))
+}
+
 /// Returns the condition of a row whose id is one of these. On PostgreSQL it is a semi-join. A list in `IN` or `=
 /// ANY` changes to a generic plan after five calls, and that plan reads the whole app.
 fn is_one_of(ids: &[DeadLetterId], dialect: Dialect) -> Expr {

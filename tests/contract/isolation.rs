@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
-    PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
+    PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -62,12 +62,13 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
     }
 }
 
-const WRITES: [&str; 8] = [
+const WRITES: [&str; 9] = [
     "insert",
     "insert_many",
     "resolve",
     "resolve_once",
     "resolve_matching",
+    "reopen_matching",
     "reopen",
     "rebuild_signatures",
     "gc",
@@ -105,6 +106,10 @@ async fn call(
         "resolve_once" => repo.resolve_once(app, open, Resolution::Ignored, &nobody).await.map(drop),
         "resolve_matching" => {
             repo.resolve_matching(app, &all, Resolution::Ignored, &nobody, 10).await.map(drop)
+        }
+        "reopen_matching" => {
+            let closed = DeadLetterFilter::default().resolved_before(max);
+            repo.reopen_matching(app, &closed, &nobody, &ReopenRequest::default()).await.map(drop)
         }
         "reopen" => repo.reopen(app, closed, &nobody).await,
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),

@@ -14,7 +14,7 @@ use dead_letters::{
     AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
     CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive,
-    NewDeadLetter, PageRequest, RebuildRequest, ReplayRequest, Requeue, Resolution, Retention,
+    NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention,
     RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
@@ -208,6 +208,10 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
 
     // The first call resolves the letter. The others find it closed.
     calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
+    let (closed, one) = (DeadLetterFilter::default().resolved_before(max), ReopenRequest::default().limit(1));
+    let nobody = Attribution::default();
+    calls.ok("reopen_matching", 1, repo.reopen_matching(app, &closed, &nobody, &one)).await;
+    calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
     calls.ok("reopen", 1, repo.reopen(app, id, &Attribution::default())).await;
     calls
         .ok("resolve_once", 1, repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
@@ -224,7 +228,6 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
             repo.resolve_matching(app, &of_bulk, Resolution::Ignored, &Attribution::default(), 1),
         )
         .await;
-    let nobody = Attribution::default();
     calls.answer("replay", repo.replay_with(app, id, &nobody, async |_, _| Ok(()))).await;
     calls
         .ok(
@@ -261,6 +264,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
             repo.resolve_matching(app, &open, Resolution::Ignored, &Attribution::default(), 1),
         )
         .await;
+    let nobody = Attribution::default();
+    calls.answer("reopen_matching", repo.reopen_matching(app, &open, &nobody, &one)).await;
     calls.answer("reopen", repo.reopen(app, missing, &Attribution::default())).await;
     calls.answer("replay", replayer.replay(app, missing, &Attribution::default())).await;
     calls
@@ -306,6 +311,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
             repo.resolve_matching(app, &of_bulk, Resolution::Ignored, &Attribution::default(), 1),
         )
         .await;
+    calls.failed("reopen_matching", repo.reopen_matching(app, &closed, &nobody, &one)).await;
     calls.failed("reopen", repo.reopen(app, id, &Attribution::default())).await;
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;

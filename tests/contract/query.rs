@@ -46,23 +46,27 @@ fn any_time() -> impl Strategy<Value = Option<DateTime<Utc>>> {
 fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
-    let texts = (any_text(), any_text(), any_text(), any_text(), any_text());
+    let texts = (any_text(), any_text(), any_text(), any_text(), any_text(), any_text());
     let (triggers, scripts) = (id_filter::<TriggerId>(), id_filter::<ScriptId>());
-    let causes = (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()));
-    let times = (any_time(), any_time());
+    let causes =
+        (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()), option::of(id()));
+    let times = (any_time(), any_time(), any_time(), any_time());
     let truncated = option::of(any::<bool>());
     let state = option::of(select(DeadLetterState::ALL.to_vec()));
     (state, ids, resolution, texts, causes, truncated, times).prop_map(
         |(state, ids, resolution, texts, causes, truncated, times)| {
-            let (trigger_id, script_id, original_event_id, failed_again_in_run) = causes;
-            let (source, op, error_contains, error_signature, group_key) = texts;
-            let (created_from, created_before) = times;
+            let (trigger_id, script_id, original_event_id, failed_again_in_run, run_id) = causes;
+            let (source, op, error_contains, error_signature, group_key, resolved_by) = texts;
+            let (created_from, created_before, resolved_from, resolved_before) = times;
             let mut filter = DeadLetterFilter::default()
                 .state(state)
                 .resolution(resolution)
                 .original_event_id(original_event_id)
                 .truncated(truncated)
                 .failed_again_in_run(failed_again_in_run)
+                .run_id(run_id)
+                .resolved_from(resolved_from)
+                .resolved_before(resolved_before)
                 .created_from(created_from)
                 .created_before(created_before);
             filter.ids = ids;
@@ -73,6 +77,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
             filter.error_contains = error_contains;
             filter.error_signature = error_signature;
             filter.group_key = group_key;
+            filter.resolved_by = resolved_by;
             filter
         },
     )
@@ -120,6 +125,10 @@ fn full() -> ListQuery {
             .group_key("0123456789abcdef")
             .truncated(false)
             .failed_again_in_run(id(6))
+            .run_id(id(7))
+            .resolved_by("ada")
+            .resolved_from(time("2026-03-01T11:00:00Z"))
+            .resolved_before(time("2026-03-01T12:00:00Z"))
             .created_from(time("2026-03-01T10:00:00.000001Z"))
             .created_before(time("+10000-01-01T00:00:00Z")),
         PageRequest::default()
@@ -145,6 +154,10 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "group_key=0123456789abcdef",
         "truncated=false",
         "failed_again_in_run=00000000-0000-0000-0000-000000000006",
+        "run_id=00000000-0000-0000-0000-000000000007",
+        "resolved_by=ada",
+        "resolved_from=2026-03-01T11%3A00%3A00Z",
+        "resolved_before=2026-03-01T12%3A00%3A00Z",
         "created_from=2026-03-01T10%3A00%3A00.000001Z",
         "created_before=%2B10000-01-01T00%3A00%3A00Z",
         "size=20",

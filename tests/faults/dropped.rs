@@ -18,8 +18,8 @@ use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    TimelineRequest,
+    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -106,6 +106,7 @@ dropped! {
     backlogs,
     times_replayed,
     resolve_once,
+    reopen_matching,
     resolve_matching,
     reopen,
     rebuild_signatures,
@@ -157,6 +158,7 @@ dropped! {
     nested_insert_many_of_18_mb,
     nested_resolve_once,
     nested_resolve_matching,
+    nested_reopen_matching,
     nested_import,
     nested_import_of_18_mb,
 }
@@ -271,6 +273,11 @@ async fn resolve_matching(given: &Given) -> Outcome {
         .resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10)
         .await
         .map(drop)
+}
+
+async fn reopen_matching(given: &Given) -> Outcome {
+    let request = ReopenRequest::default();
+    given.repo.reopen_matching(given.app, &all_closed(), &Attribution::default(), &request).await.map(drop)
 }
 
 async fn reopen(given: &Given) -> Outcome {
@@ -463,6 +470,11 @@ async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Ou
         .map(drop)
 }
 
+async fn nested_reopen_matching(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+    let (repo, request) = (given.repo.in_transaction(txn), ReopenRequest::default());
+    repo.reopen_matching(given.app, &all_closed(), &Attribution::default(), &request).await.map(drop)
+}
+
 async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     let there = StoredLetter { id: given.open, ..stored() };
     given.repo.in_transaction(txn).import(&[there, stored()]).await.map(drop)
@@ -472,6 +484,10 @@ async fn nested_import_of_18_mb(given: &Given, txn: &DatabaseTransaction) -> Out
     let large = || StoredLetter { op: "x".repeat(6 << 20), ..stored() };
     let there = StoredLetter { id: given.open, ..large() };
     given.repo.in_transaction(txn).import(&[there, large(), large(), large()]).await.map(drop)
+}
+
+fn all_closed() -> DeadLetterFilter {
+    DeadLetterFilter::default().resolved_before(DateTime::<Utc>::MAX_UTC)
 }
 
 fn all() -> DeadLetterFilter {

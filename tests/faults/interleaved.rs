@@ -16,8 +16,8 @@ use dead_letters::{
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
     DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
-    ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept,
-    TimelineRequest,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
@@ -154,6 +154,7 @@ calls! {
     times_replayed: times_replayed Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
+    reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
     reopen: reopen Atomic, reopen_of_an_open_letter Atomic;
     import: import Atomic;
     rebuild_signatures: rebuild_signatures Atomic;
@@ -175,6 +176,8 @@ on! { where_it_is_sharded, postgres_sharded:
     insert_many Atomic,
     resolve Atomic,
     resolve_matching Atomic,
+    reopen_matching Atomic,
+    reopen_matching_of_a_run Atomic,
     backlogs Atomic,
     import Atomic,
     // A statement for each app.
@@ -420,6 +423,20 @@ async fn resolve_matching_of_all(given: Given) -> Shown {
     show(resolved, |resolved| given.of_resolved(&resolved.ids, resolved.more, resolved.skipped_locked))
 }
 
+async fn reopen_matching(given: Given) -> Shown {
+    reopen_all(&given, &DeadLetterFilter::default().resolved_before(given.ago(20))).await
+}
+
+async fn reopen_matching_of_a_run(given: Given) -> Shown {
+    reopen_all(&given, &DeadLetterFilter::default().run_id(Given::RUN)).await
+}
+
+async fn reopen_all(given: &Given, filter: &DeadLetterFilter) -> Shown {
+    let request = ReopenRequest::default().include_replayed(true).limit(2);
+    let reopened = given.repo.reopen_matching(given.app, filter, &by_the_call(), &request).await;
+    show(reopened, |reopened| given.of_resolved(&reopened.ids, reopened.more, reopened.skipped_locked))
+}
+
 async fn reopen(given: Given) -> Shown {
     show(given.repo.reopen(given.app, given.id("c"), &Attribution::default()).await, |()| vec![])
 }
@@ -604,6 +621,9 @@ struct Given {
 }
 
 impl Given {
+    /// The run that resolved the letters.
+    const RUN: Uuid = Uuid::from_u128(9);
+
     fn new(repo: SeaOrmDeadLetterRepo) -> Self {
         let (app, other) = (Uuid::max().into(), Uuid::from_u128(1).into());
         let (now, event) = (Utc::now().trunc_subsecs(6), Uuid::new_v4());
@@ -611,6 +631,7 @@ impl Given {
         let closed = |op, created, resolution: &str, resolved| StoredLetter {
             resolution: Some(resolution.to_owned()),
             resolved_at: Some(this.ago(resolved)),
+            run_id: Some(Self::RUN),
             ..this.stored_letter(op, created)
         };
         this.letters = Arc::new([

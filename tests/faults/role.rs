@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterFilter, DeadLetterRead,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
-    DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest, RebuildRequest, Resolution,
-    SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
+    DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest, RebuildRequest, ReopenRequest,
+    Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open,
+    testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -228,6 +229,9 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         1
     );
     let nobody = Attribution::default();
+    let closed = DeadLetterFilter::default().resolved_before(max);
+    let one = ReopenRequest::default().limit(1);
+    assert_eq!(repo.reopen_matching(app_id, &closed, &nobody, &one).await.unwrap().ids.len(), 1);
     let replayed =
         repo.replay_matching_with(app_id, &filter, &nobody, 1, async |_, _| Ok::<_, DeadLetterRepoError>(()));
     assert_eq!(replayed.await.unwrap().ids.len(), 1);

@@ -4,7 +4,7 @@ use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, GroupRequest, IdFilter,
-    Page, PageRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, TimelineRequest,
+    Page, PageRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, TimelineRequest,
     testing::stored_letter,
 };
 use uuid::Uuid;
@@ -20,7 +20,7 @@ const LETTERS: u32 = 24;
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 7] {
+fn cases() -> [Case; 11] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
@@ -34,6 +34,10 @@ fn cases() -> [Case; 7] {
         (none().group_key("2cf488a4aaa52e8a"), |letter, _| {
             letter.source == "orders" && letter.script_id.is_none()
         }),
+        (none().run_id(RUN), |letter, _| letter.run_id == Some(RUN)),
+        (none().resolved_by("ada"), |letter, _| letter.resolved_by.as_deref() == Some("ada")),
+        (none().resolved_from(middle()), |letter, _| letter.resolved_at >= Some(middle())),
+        (none().resolved_before(middle()), |letter, _| letter.resolved_at.is_some_and(|at| at < middle())),
         (none().failed_again_in_run(RUN), |letter, all| {
             letter.run_id != Some(RUN)
                 && all.iter().any(|other| {
@@ -77,11 +81,17 @@ fn letters(app: AppId) -> Vec<StoredLetter> {
             ),
             resolution: resolution.map(str::to_owned),
             resolved_at: resolution.map(|_| created_at + Duration::hours(1)),
+            resolved_by: resolution.map(|_| ["ada", "grace", "alan"][n as usize % 3].to_owned()),
             run_id: n.is_multiple_of(8).then_some(RUN),
             ..stored_letter(app, created_at)
         }
     };
     (0..LETTERS).map(letter).collect()
+}
+
+/// When half of them were resolved.
+fn middle() -> DateTime<Utc> {
+    ten_oclock() + Duration::hours(1) + Duration::minutes(i64::from(LETTERS / 2))
 }
 
 fn end() -> DateTime<Utc> {
@@ -123,6 +133,7 @@ async fn every_call_finds_the_same_letters_whatever_is_combined(db: TestDb) {
                 expected.retain(|letter| ids.as_ref().is_none_or(|ids| ids.contains(&letter.id)));
                 all_find(&repo, app, &filter, &expected).await;
                 resolves(&repo, app, &filter, &expected).await;
+                reopens(&repo, app, &filter, &expected).await;
             }
         }
     }
@@ -183,4 +194,30 @@ async fn resolves(
         .unwrap();
     txn.rollback().await.unwrap();
     assert_eq!(resolved.ids, open, "{filter:?}");
+}
+
+/// Reopens them in a transaction that is rolled back.
+async fn reopens(
+    repo: &SeaOrmDeadLetterRepo,
+    app: AppId,
+    filter: &DeadLetterFilter,
+    expected: &[&StoredLetter],
+) {
+    let is_asked = matches!(filter.state, None | Some(DeadLetterState::Closed | DeadLetterState::Any));
+    let is_closed = |letter: &&&StoredLetter| is_asked && is_of(DeadLetterState::Closed, letter);
+    let closed: Vec<_> = expected.iter().filter(is_closed).map(|letter| letter.id).collect();
+    // A filter without a state may be about open letters, and this call then means the closed ones.
+    if filter.state.is_none() && filter.effective_state() == DeadLetterState::Open {
+        return;
+    }
+    let filter = filter.clone().resolved_before(filter.resolved_before.unwrap_or(end()));
+    let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await.unwrap();
+    let request = ReopenRequest::default().include_replayed(true);
+    let reopened = repo
+        .in_transaction(&txn)
+        .reopen_matching(app, &filter, &Attribution::default(), &request)
+        .await
+        .unwrap();
+    txn.rollback().await.unwrap();
+    assert_eq!(reopened.ids, closed, "{filter:?}");
 }

@@ -21,6 +21,7 @@ mod export;
 mod groups;
 mod ids;
 mod list;
+mod reopen;
 mod replay;
 mod replay_parts;
 mod replayed;
