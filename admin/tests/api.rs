@@ -212,6 +212,7 @@ async fn a_letter_has_its_error_and_not_its_payload(world: World) {
         "resolution": null,
         "resolved_by": null,
         "resolution_note": null,
+        "run_id": null,
         "times_replayed": 0,
         "last_error": "first line\nsecond line",
     });

@@ -37,6 +37,8 @@ on_every_backend! {
     truncated_payloads_are_neither_counted_nor_replayed,
     a_preview_and_its_run_are_about_one_group,
     closed_letters_and_failed_handlers_are_told_apart,
+    a_run_is_undone_by_its_id_and_changes_since_stay,
+    replayed_letters_are_reopened_only_by_their_resolution,
     a_token_is_good_for_its_operator_and_app_alone,
     a_token_of_20_minutes_ago_is_expired,
     a_changed_token_is_refused,
@@ -345,6 +347,43 @@ async fn closed_letters_and_failed_handlers_are_told_apart(world: World) {
     run(&client, &world, &preview, None).await;
     let (by_script, ignored) = (Some(Resolution::HandledByScript), Some(Resolution::Ignored));
     assert_eq!(resolutions(&world, &ids).await, [by_script, ignored, by_script]);
+}
+
+async fn a_run_is_undone_by_its_id_and_changes_since_stay(world: World) {
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let ignore = preview(&client, &world, "ignored", json!({})).await;
+    let ignored = run(&client, &world, &ignore, None).await;
+    let (of_run, by_script) = (json!({ "run_id": ignored["run_id"] }), Some(Resolution::HandledByScript));
+    world.repo.resolve(ids[1], "handled_by_script").await.unwrap();
+    let letters = client.get(world.path(&format!("letters?run_id={}", ignored["run_id"].as_str().unwrap())));
+    let letters = letters.await.json();
+    assert_eq!(letters["items"].as_array().unwrap().len(), 2, "{letters}");
+    assert_eq!(letters["items"][0]["run_id"], ignored["run_id"]);
+
+    let undo = preview(&client, &world, "reopened", of_run.clone()).await;
+    assert_eq!(undo["count"], 2, "{undo}");
+    let undone = run(&client, &world, &undo, None).await;
+    assert_eq!((&undone["done"], &undone["changed_by_others"]), (&json!(2), &json!(0)));
+    assert_eq!(resolutions(&world, &ids).await, [None, by_script, None]);
+    assert_eq!(preview(&client, &world, "reopened", of_run).await["count"], 0);
+}
+
+async fn replayed_letters_are_reopened_only_by_their_resolution(world: World) {
+    let ids = minutely(&world, 2).await;
+    world.repo.resolve(ids[0], "replayed").await.unwrap();
+    world.repo.resolve(ids[1], "ignored").await.unwrap();
+    let client = world.client();
+    for (filter, field) in [(json!({}), "resolution"), (json!({ "state": "open" }), "state")] {
+        let body = json!({ "action": "reopened", "filter": filter });
+        let refused = client.post(world.path("bulk/preview"), body).await.problem(400, "invalid");
+        assert_eq!(refused["field"], field, "{refused}");
+    }
+    for (resolution, left) in [("ignored", [Some(Resolution::Replayed), None]), ("replayed", [None, None])] {
+        let preview = preview(&client, &world, "reopened", json!({ "resolution": resolution })).await;
+        assert_eq!(run(&client, &world, &preview, None).await["done"], 1, "{resolution}");
+        assert_eq!(resolutions(&world, &ids).await, left);
+    }
 }
 
 async fn a_token_is_good_for_its_operator_and_app_alone(world: World) {

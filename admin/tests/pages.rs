@@ -43,6 +43,8 @@ on_every_backend! {
     a_reader_has_no_buttons,
     a_conflict_shows_who_closed_the_letter_and_when,
     ticked_letters_are_previewed_and_no_others,
+    a_bulk_run_is_undone_from_its_banner,
+    closed_letters_are_reopened_from_their_tab,
     without_a_tick_nothing_is_previewed,
     all_that_match_are_ignored_and_what_fails_later_is_not,
     a_staged_replay_does_one_then_ten_then_the_rest,
@@ -560,6 +562,55 @@ async fn ticked_letters_are_previewed_and_no_others(world: World) {
     assert!(page.shows("2 letters are ignored:") && page.shows("1 of 1"), "{page}");
     assert_eq!(world.row(ids[0]).await.resolution_note.as_deref(), Some("known"));
     assert_eq!(world.row(ids[2]).await.resolution, None);
+}
+
+async fn a_bulk_run_is_undone_from_its_banner(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "ignored")])).await;
+    let fields = [("token", preview.hidden("token")), ("back", "?source=orders".to_owned())];
+    let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let page = world.act(&client, &world.at("/bulk/run"), &fields).await;
+    assert!(page.shows("3 letters are ignored:") && page.shows("Undo"), "{page}");
+    let (run_id, back) = (page.hidden("run_id"), page.hidden("back"));
+    let undo = [("run_id", run_id.as_str()), ("back", back.as_str())];
+    let page = world.act(&client, &world.at("/bulk/undo"), &undo).await;
+    assert!(page.shows("3 letters are reopened:") && !page.shows("Undo") && page.shows("3 of 3"), "{page}");
+    for id in ids {
+        assert_eq!(world.row(id).await.resolution, None);
+    }
+    let page = world.act(&client, &world.at("/bulk/undo"), &undo).await;
+    assert!(page.shows("0 letters are reopened:"), "{page}");
+}
+
+async fn closed_letters_are_reopened_from_their_tab(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    for id in &ids[..2] {
+        world.repo.resolve(*id, "ignored").await.unwrap();
+    }
+    let client = world.client();
+    let list = client.get(world.at("?state=closed")).await;
+    assert!(
+        list.shows("Reopen all 2…") && list.shows("Reopen ticked…") && !list.shows("Ignore all"),
+        "{list}"
+    );
+    let (filter, back) = (list.hidden("filter"), list.hidden("back"));
+    let one = ids[0].to_string();
+    for (fields, count) in [
+        (vec![("state", "closed"), ("ids", "\"\""), ("ids", &*one), ("action", "reopened")], "1 letter"),
+        (vec![("filter", &*filter), ("back", &*back), ("action", "reopened")], "2 letters"),
+    ] {
+        let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+        assert!(preview.shows(&format!("Reopen {count}?")), "{preview}");
+        if count == "2 letters" {
+            assert!(preview.shows("Letters that are closed later are not changed."), "{preview}");
+            let fields = [("token", preview.hidden("token"))];
+            let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
+            let page = world.act(&client, &world.at("/bulk/run"), &fields).await;
+            assert!(page.shows("2 letters are reopened: all closed letters"), "{page}");
+        }
+    }
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 3);
 }
 
 async fn without_a_tick_nothing_is_previewed(world: World) {

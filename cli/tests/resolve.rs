@@ -24,6 +24,8 @@ on_every_backend! {
     matching_letters_are_resolved_once_confirmed,
     what_fails_after_the_count_is_left_alone,
     matching_letters_are_reopened_but_not_those_resolved_later,
+    a_run_is_undone_by_the_printed_command,
+    replayed_letters_are_reopened_only_on_request,
     a_terminal_shows_how_far_it_is,
     resolved_letters_are_reopened,
     a_services_own_program_replays,
@@ -163,6 +165,30 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
     let failed = "reopen --app {app} --matching --resolution handler_failed --yes";
     assert_eq!(store.run(failed).lines(), [["1"]]);
     assert_eq!(store.repo.get(parcel).await.unwrap().unwrap().resolution, None);
+}
+
+async fn a_run_is_undone_by_the_printed_command(store: Store) {
+    store.import(3, 1).await;
+    let ran = store.run("resolve --app {app} --matching --yes");
+    let undo = ran.err.lines().find_map(|line| line.strip_prefix("note: to undo: dead-letters ")).unwrap();
+    let own = store.letter("orders", "a").await;
+    store.repo.resolve(own, "ignored").await.unwrap();
+    store.run(undo).fails(2, "hint: --yes");
+    assert_eq!(store.run(&format!("{undo} --yes")).lines(), [["3"]]);
+    assert_eq!(store.repo.get(own).await.unwrap().unwrap().resolution, Some(Resolution::Ignored));
+    assert_eq!(store.run(&format!("{undo} --yes")).lines(), [["0"]]);
+}
+
+async fn replayed_letters_are_reopened_only_on_request(store: Store) {
+    let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
+    store.repo.resolve(ids[0], "replayed").await.unwrap();
+    store.repo.resolve(ids[1], "ignored").await.unwrap();
+    let line = "reopen --app {app} --matching --yes";
+    store.run(line).fails(2, "1 of these letters were replayed");
+    assert_eq!(store.run(&format!("{line} --resolution ignored")).lines(), [["1"]]);
+    store.run(&format!("{line} --resolution replayed")).fails(2, "--include-replayed");
+    assert_eq!(store.run(&format!("{line} --include-replayed")).lines(), [["1"]]);
+    assert_eq!(store.unresolved().await, 2);
 }
 
 async fn a_terminal_shows_how_far_it_is(store: Store) {

@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use dead_letters::{
     AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, Due, NewDeadLetter,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqlErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -229,7 +229,7 @@ impl Actor {
             let attempt = Uuid::new_v4().to_string();
             let by = Attribution::by(&attempt);
             let rng = &mut self.rng;
-            match rng.u8(..5) {
+            match rng.u8(..6) {
                 0 => {
                     let resolve = world.repo.resolve_once(app, id, Resolution::Ignored, &by);
                     if world.call("resolve_once", rng, resolve).await.is_some() {
@@ -257,6 +257,25 @@ impl Actor {
                     let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching", rng, replay).await {
                         world.ledger().closed(&replayed.ids, &attempt);
+                    }
+                }
+                // A run that is undone at once.
+                4 => {
+                    let run_id = Uuid::new_v4();
+                    let by = by.run_id(run_id);
+                    let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, limit);
+                    let Some(resolved) = world.call("resolve_matching", rng, resolve).await else { continue };
+                    world.ledger().closed(&resolved.ids, &attempt);
+                    for &id in &resolved.ids {
+                        world.ledger().may_reopen(id);
+                    }
+                    let of_run = DeadLetterFilter::default().run_id(run_id);
+                    let request = ReopenRequest::default();
+                    let undo = world.repo.reopen_matching(app, &of_run, &by, &request);
+                    if let Some(reopened) = world.call("reopen_matching", rng, undo).await {
+                        for id in reopened.ids {
+                            world.ledger().reopened(id, &attempt);
+                        }
                     }
                 }
                 _ => {
