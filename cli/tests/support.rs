@@ -197,14 +197,19 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
+    /// What was said, without how to undo the command.
+    fn said(&self) -> String {
+        self.err.lines().filter(|line| !line.starts_with("note: to undo: ")).collect()
+    }
+
     /// All of it done, and nothing said.
     pub(crate) fn lines(&self) -> Vec<Vec<&str>> {
-        assert_eq!((self.code, &*self.err), (0, ""), "{self:?}");
+        assert_eq!((self.code, &*self.said()), (0, ""), "{self:?}");
         self.out.lines().map(|line| line.split('\t').collect()).collect()
     }
 
     pub(crate) fn json(&self) -> Value {
-        assert_eq!((self.code, &*self.err), (0, ""), "{self:?}");
+        assert_eq!((self.code, &*self.said()), (0, ""), "{self:?}");
         serde_json::from_str(&self.out).unwrap()
     }
 

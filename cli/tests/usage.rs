@@ -173,7 +173,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ),
         (
             "reopen --app {app} --matching --state open",
-            "--state open: only resolved letters can be reopened",
+            "--state open: only closed letters can be reopened",
             "use closed or any",
         ),
         (

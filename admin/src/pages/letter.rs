@@ -72,6 +72,8 @@ struct Letter {
     failed_again: Option<String>,
     resolved: Option<Resolved>,
     note: Option<Text>,
+    /// The address of the letters of the bulk run that resolved this one.
+    run: Option<String>,
     is_open: bool,
     /// The address of all letters of the event.
     event_letters: String,
@@ -230,6 +232,10 @@ impl Letter {
             first_attempt: Time(letter.first_attempt_at),
             last_attempt: Time(letter.last_attempt_at),
             created: Time(letter.created_at),
+            run: letter.run_id.map(|run_id| {
+                let of_run = DeadLetterFilter::default().state(DeadLetterState::Closed).run_id(run_id);
+                root.letters(access.app_id, &of_run.into())
+            }),
             note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 2_000)),
             event_letters: root.letters(access.app_id, &of_event.into()),
         }
