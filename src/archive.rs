@@ -46,6 +46,23 @@ pub struct JsonLinesArchive {
 
 impl JsonLinesArchive {
     /// Makes an archive in this folder. The folder is first accessed when there are letters to keep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Archive, JsonLinesArchive, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let app = uuid::Uuid::nil().into();
+    /// let archive = JsonLinesArchive::new(folder.path());
+    /// let letter = testing::stored_letter(app, chrono::Utc::now());
+    /// archive.keep(&[letter]).await.map_err(|error| error.to_string())?;
+    /// assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
     }
@@ -62,6 +79,30 @@ impl JsonLinesArchive {
     /// # Errors
     ///
     /// [`Io`](ArchiveError::Io) if the file or folder does not exist or can't be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterTransfer, JsonLinesArchive};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let folder = tempfile::tempdir()?;
+    /// # let letter = dead_letters::testing::stored_letter(app, chrono::Utc::now());
+    /// # let archive = JsonLinesArchive::new(folder.path());
+    /// # dead_letters::Archive::keep(&archive, &[letter]).await.map_err(|error| error.to_string())?;
+    /// let mut stored = 0;
+    /// for archived in JsonLinesArchive::read(folder.path())? {
+    ///     let archived = archived?;
+    ///     println!("{}, line {}", archived.path.display(), archived.line);
+    ///     stored += repo.import(&[archived.letter]).await?.stored;
+    /// }
+    /// assert_eq!(stored, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<ArchivedLetters, ArchiveError> {
         let path = path.as_ref();
         let files = if fs::metadata(path).map_err(|error| io_error(path, error))?.is_dir() {
@@ -164,6 +205,18 @@ pub struct ArchivedLetters {
 impl ArchivedLetters {
     /// Reads letters from another source, such as standard input or a decompressor. Errors and letters show `name` as
     /// their path.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Cursor;
+    ///
+    /// use dead_letters::ArchivedLetters;
+    ///
+    /// let mut letters = ArchivedLetters::from_reader("upload.jsonl", Cursor::new("not a letter\n"));
+    /// let error = letters.next().and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
+    /// assert!(error.starts_with("upload.jsonl, line 1: "));
+    /// ```
     pub fn from_reader(name: impl AsRef<Path>, reader: impl BufRead + Send + 'static) -> Self {
         let file = OpenFile::new(name.as_ref(), reader);
         Self { files: VecDeque::new(), open: Some(file), line: Vec::new() }

@@ -81,5 +81,44 @@ pub trait DeadLetterBury: Send + Sync {
     /// # Errors
     ///
     /// Those of [`bury_with`](crate::SeaOrmDeadLetterRepo::bury_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterBury, DeadLetterRepoError};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Take for Outbox {
+    /// #     async fn take(
+    /// #         &self,
+    /// #         txn: &sea_orm::DatabaseTransaction,
+    /// #         event_id: uuid::Uuid,
+    /// #     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    /// #         let delete = "DELETE FROM outbox WHERE id = ?";
+    /// #         let delete = sea_orm::Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, delete, [event_id.into()]);
+    /// #         Ok(sea_orm::ConnectionTrait::execute_raw(txn, delete).await?.rows_affected())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let create = "CREATE TABLE outbox (id BLOB PRIMARY KEY, payload TEXT)";
+    /// # sea_orm::ConnectionTrait::execute_unprepared(repo.pool(), create).await?;
+    /// # let letter = dead_letters::testing::letter(app);
+    /// # let event_id = letter.original_event_id;
+    /// # let insert = "INSERT INTO outbox (id) VALUES (?)";
+    /// # let insert = sea_orm::Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, insert, [event_id.into()]);
+    /// # sea_orm::ConnectionTrait::execute_raw(repo.pool(), insert).await?;
+    /// let burier = repo.burier(Outbox);
+    /// burier.bury(letter.clone()).await?;
+    /// // A second dispatcher that buries the same event does nothing.
+    /// let second = burier.bury(letter).await;
+    /// assert!(matches!(second, Err(DeadLetterRepoError::EventNotTaken { taken: 0 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn bury(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
 }

@@ -72,6 +72,25 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     /// Wraps another repo, with two workers on this runtime.
     ///
     /// The workers end after the value is dropped or shut down, once every waiting letter has its result.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{CoalescingDeadLetterRepo, DeadLetterRepo, testing};
+    /// use tokio::runtime::Handle;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let repo = CoalescingDeadLetterRepo::new(repo, &Handle::current());
+    /// let insert = || repo.insert(testing::letter(app));
+    /// // The second and the third letter are one batch.
+    /// let (first, second, third) = tokio::join!(insert(), insert(), insert());
+    /// assert!(first.is_ok() && second? != third?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(inner: R, runtime: &Handle) -> Self {
         let inner = Arc::new(inner);
         let (queue, jobs) = mpsc::channel(QUEUE);
@@ -89,6 +108,26 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     /// Waits until every waiting letter has its result.
     ///
     /// A later insert goes straight to the other repo. If a call is dropped, another call waits for the same letters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{CoalescingDeadLetterRepo, DeadLetterRepo, testing};
+    /// use tokio::runtime::Handle;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let pool = repo.pool().clone();
+    /// let repo = CoalescingDeadLetterRepo::new(repo, &Handle::current());
+    /// # repo.insert(testing::letter(app)).await?;
+    /// // When the service ends: first the letters that wait, and then the pool.
+    /// repo.shut_down().await;
+    /// pool.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn shut_down(&self) {
         drop(self.queue().take());
         let mut workers = self.workers.lock().await;

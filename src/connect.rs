@@ -15,6 +15,24 @@ use sea_orm::ConnectOptions;
 ///   a transaction of your own that reads before it writes with
 ///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate). Otherwise it fails if another
 ///   transaction wrote meanwhile. A connection that was dropped inside a transaction is closed.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use dead_letters::connect_options;
+/// use sea_orm::Database;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut options = connect_options("sqlite::memory:");
+/// options.acquire_timeout(Duration::from_secs(2));
+/// let db = Database::connect(options).await?;
+/// # db.ping().await?;
+/// # Ok(())
+/// # }
+/// ```
 pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
     let url = url.into();
     let in_memory = url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory"));

@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::{AppId, setters::setters};
 
 /// A count that stops at a cap. It prints as `1,234`, or as `1,000+` if there are more.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::CappedCount;
+///
+/// assert_eq!(CappedCount { count: 1_234, capped: false }.to_string(), "1,234");
+/// assert_eq!(CappedCount { count: 99, capped: true }.to_string(), "99+");
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CappedCount {
     /// The letters, or the cap if there are more.
@@ -34,6 +43,26 @@ impl fmt::Display for CappedCount {
 }
 
 /// How far a [`count`](crate::DeadLetterRead::count) goes. The default cap is 1,000, without a scan limit.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{CountRequest, DeadLetterFilter, DeadLetterRead};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// let timeouts = DeadLetterFilter::default().error_contains("timeout");
+/// // Reads at most 10,000 letters, because no index finds a part of an error.
+/// let count = repo.count(app, &timeouts, &CountRequest::default().cap(99).scan_limit(10_000)).await?;
+/// if let Some(time) = count.scanned_back_to {
+///     println!("{} letters since {time}", count.matching);
+/// }
+/// # assert_eq!(count.matching.to_string(), "0");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -86,6 +115,23 @@ pub struct UnresolvedCount {
 
 /// Which apps [`backlogs`](crate::DeadLetterRead::backlogs) returns. The default is the first 100 of all apps, with
 /// counts that stop at 1,000.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{BacklogRequest, DeadLetterRead};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+/// // The next page of the apps that an operator may see.
+/// let request = BacklogRequest::default().among([app]).after(app).limit(20);
+/// assert!(repo.backlogs(&request).await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

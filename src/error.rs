@@ -186,6 +186,21 @@ pub enum DeadLetterRepoError {
 
 impl DeadLetterRepoError {
     /// Returns the kind of the error, which tells a caller how to handle it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{ErrorKind, testing};
+    ///
+    /// let status = match testing::transient().kind() {
+    ///     ErrorKind::NotFound => 404,
+    ///     ErrorKind::Conflict => 409,
+    ///     ErrorKind::Invalid => 400,
+    ///     ErrorKind::Transient => 503,
+    ///     ErrorKind::Internal => 500,
+    /// };
+    /// assert_eq!(status, 503);
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
@@ -248,6 +263,30 @@ impl DeadLetterRepoError {
     ///
     /// In a transaction, retry the whole transaction. A lost connection leaves open whether the call was done: an
     /// insert that is retried may then be stored twice.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing::{self, Call, FailingStore}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let (store, letter) = (FailingStore::new(repo), testing::letter(app));
+    /// # store.fail(Call::Insert, ..2, testing::transient());
+    /// let mut tries = 1;
+    /// let outcome = loop {
+    ///     match store.insert(letter.clone()).await {
+    ///         Err(error) if error.is_transient() && tries < 5 => tries += 1,
+    ///         outcome => break outcome,
+    ///     }
+    ///     // A service pauses here.
+    /// };
+    /// assert!(outcome.is_ok() && tries == 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_transient(&self) -> bool {
         self.kind() == ErrorKind::Transient
     }

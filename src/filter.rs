@@ -99,6 +99,15 @@ setters! {
 impl DeadLetterFilter {
     /// Returns the state that the filter selects: its [`state`](field@Self::state). A filter without a state selects
     /// open letters, or letters in any state if it has ids or a condition that only resolved letters match.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution};
+    ///
+    /// let ignored = DeadLetterFilter::default().resolution(Resolution::Ignored);
+    /// assert_eq!(ignored.effective_state(), DeadLetterState::Any);
+    /// ```
     pub fn effective_state(&self) -> DeadLetterState {
         let is_any = self.ids.is_some()
             || self.resolution.is_some()
@@ -112,6 +121,17 @@ impl DeadLetterFilter {
     /// Returns this filter for the letters that a bulk call may resolve: the open ones.
     ///
     /// Returns `None` if the filter asks for closed letters only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution};
+    ///
+    /// let all = DeadLetterFilter::default().state(DeadLetterState::Any);
+    /// assert_eq!(all.resolvable().and_then(|filter| filter.state), Some(DeadLetterState::Open));
+    /// let ignored = DeadLetterFilter::default().resolution(Resolution::Ignored);
+    /// assert_eq!(ignored.resolvable(), None);
+    /// ```
     pub fn resolvable(&self) -> Option<Self> {
         let is_closed = self.resolution.is_some_and(|resolution| resolution != Resolution::HandlerFailed);
         match self.effective_state() {
@@ -137,6 +157,16 @@ impl DeadLetterFilter {
     /// service [accepts them](crate::DeadLetterReplay::accepts_truncated).
     ///
     /// Returns `None` if the filter asks for such payloads only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterFilter;
+    ///
+    /// let truncated = DeadLetterFilter::default().truncated(true);
+    /// assert_eq!(truncated.replayable(false), None);
+    /// assert_eq!(truncated.replayable(true), Some(truncated));
+    /// ```
     pub fn replayable(&self, accepts_truncated: bool) -> Option<Self> {
         match self.truncated {
             _ if accepts_truncated => Some(self.clone()),
@@ -152,6 +182,26 @@ impl DeadLetterFilter {
     ///
     /// Returns `None` if the filter has ids or a `created_before`, because it then includes those letters. Returns
     /// `None` too if the filter is about closed letters, which are found by the time at which they were closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{CountRequest, DeadLetterFilter, DeadLetterRead};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let orders = DeadLetterFilter::default().source("orders");
+    /// let count = repo.count(app, &orders, &CountRequest::default()).await?;
+    /// if let Some(ahead) = orders.ahead_of(count.as_of) {
+    ///     let left_out = repo.count(app, &ahead, &CountRequest::default()).await?;
+    ///     println!("{} letters are ahead of the database's clock", left_out.matching);
+    ///     # assert_eq!(left_out.matching.count, 0);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn ahead_of(&self, as_of: DateTime<Utc>) -> Option<Self> {
         if self.ids.is_some()
             || self.created_before.is_some()
@@ -245,6 +295,16 @@ impl<'de, T: FromStr> Deserialize<'de> for IdFilter<T> {
 }
 
 /// The state of a letter, as a filter selects it.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::DeadLetterState;
+///
+/// assert_eq!("closed".parse::<DeadLetterState>()?, DeadLetterState::Closed);
+/// assert_eq!(DeadLetterState::Closed.to_string(), "closed");
+/// # Ok::<(), dead_letters::DeadLetterRepoError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterState {

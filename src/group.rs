@@ -10,6 +10,26 @@ use crate::{Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without_conten
 /// The default is the 50 largest, without a scan limit and without timelines.
 ///
 /// Every field may be missing when it is deserialized. An unknown field is an error.
+///
+/// # Examples
+///
+/// ```
+/// use chrono::{TimeDelta, Utc};
+/// use dead_letters::{Buckets, DeadLetterFilter, DeadLetterRead, GroupRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+/// let until = Utc::now() + TimeDelta::minutes(1);
+/// let days = Buckets::new(until - TimeDelta::days(7)..until, 7);
+/// let request = GroupRequest::default().limit(10).scan_limit(100_000).timeline(days);
+/// let groups = repo.error_groups(app, &DeadLetterFilter::default(), &request).await?.groups;
+/// assert_eq!(groups[0].timeline[6].count, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -83,6 +103,29 @@ impl ErrorGroup {
     /// closed.
     ///
     /// It is always `false` if the filter's state leaves closed letters out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterRead, DeadLetterState, GroupRequest};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # use dead_letters::{DeadLetterRepo, testing};
+    /// # let letter = testing::letter(app);
+    /// # let id = repo.insert(letter.clone()).await?;
+    /// # repo.resolve(id, "ignored").await?;
+    /// # tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    /// # repo.insert(letter).await?;
+    /// // The letters of any state, because closed letters show that the group was closed.
+    /// let any = DeadLetterFilter::default().state(DeadLetterState::Any);
+    /// let groups = repo.error_groups(app, &any, &GroupRequest::default()).await?.groups;
+    /// assert!(groups[0].regressed());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn regressed(&self) -> bool {
         self.last_closed_at.is_some_and(|closed| closed < self.last_seen)
     }

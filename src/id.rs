@@ -53,6 +53,16 @@ macro_rules! uuid_newtype {
 
 uuid_newtype! {
     /// The app, or tenant, that a dead letter belongs to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::AppId;
+    ///
+    /// let app: AppId = "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01".parse()?;
+    /// assert_eq!(AppId::from(app.into_inner()), app);
+    /// # Ok::<(), uuid::Error>(())
+    /// ```
     AppId
 }
 uuid_newtype! {

@@ -52,6 +52,28 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// for its batch. It counts no letter, because `insert_many` or `insert` counts the letter when it stores it.
 ///
 /// [`BacklogGauges`] sets the gauges of letters. `end` is `finished`, `stopped` or `failed`.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterRepo, describe_metrics, testing};
+/// use metrics_util::debugging::DebuggingRecorder;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// // A service installs the recorder of its exporter here.
+/// let recorder = DebuggingRecorder::new();
+/// let snapshotter = recorder.snapshotter();
+/// let _guard = metrics::set_default_local_recorder(&recorder);
+/// describe_metrics();
+/// repo.insert(testing::letter(app)).await?;
+/// let metrics = snapshotter.snapshot().into_vec();
+/// assert!(metrics.iter().any(|(key, ..)| key.key().name() == "dead_letters_calls_total"));
+/// # Ok(())
+/// # }
+/// ```
 pub fn describe_metrics() {
     describe_counter!(CALLS, Unit::Count, "Calls of the dead-letter store that ended.");
     describe_histogram!(DURATION, Unit::Seconds, "How long calls of the dead-letter store took.");
@@ -111,6 +133,28 @@ impl BacklogGauges {
     ///
     /// An update that fails leaves the gauges as they are, and is logged at WARN. The next one comes after `period`.
     /// Requires a Tokio runtime with its time driver.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::BacklogGauges;
+    /// use tokio::sync::oneshot;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// let (stop, stopped) = oneshot::channel::<()>();
+    /// let gauges = tokio::spawn(async move {
+    ///     BacklogGauges::default().run(&repo, Duration::from_secs(30), 1_000, stopped).await;
+    /// });
+    /// // When the service ends:
+    /// drop(stop);
+    /// gauges.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn run(
         mut self,
         store: &dyn DeadLetterRead,
@@ -140,6 +184,22 @@ impl BacklogGauges {
     /// # Errors
     ///
     /// Those of [`backlogs`](DeadLetterRead::backlogs). The gauges then keep their values.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::BacklogGauges;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // Kept between two scrapes, so that an app without open letters is set to 0.
+    /// let mut gauges = BacklogGauges::default();
+    /// let all_apps = gauges.update(&repo, 1_000).await?;
+    /// assert!(all_apps);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn update(
         &mut self,
         store: &dyn DeadLetterRead,
@@ -175,6 +235,23 @@ impl BacklogGauges {
     /// # Errors
     ///
     /// Those of [`due_within`](crate::RetentionPolicy::due_within). The gauge then keeps its value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::{BacklogGauges, Retention, RetentionPolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let policy = RetentionPolicy::new(Retention::default().delete_all_after(90 * DAY));
+    /// BacklogGauges::default().update_expiring(&repo, &policy, 7 * DAY, 1_000).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "sweeper")]
     pub async fn update_expiring(
         &self,

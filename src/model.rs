@@ -76,6 +76,21 @@ impl NewDeadLetter {
     /// Say how often it failed with [`attempts`](Self::attempts). Set other fields with
     /// `NewDeadLetter { script_id: Some(script), ..NewDeadLetter::new(…) }`. A field may be added in a minor release,
     /// so end every literal with `..NewDeadLetter::new(…)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{AppId, NewDeadLetter, ScriptId};
+    /// use serde_json::json;
+    /// use uuid::Uuid;
+    ///
+    /// # let (app, event_id) = (AppId::from(Uuid::nil()), Uuid::nil());
+    /// let letter = NewDeadLetter {
+    ///     script_id: Some(ScriptId::from(Uuid::new_v4())),
+    ///     ..NewDeadLetter::new(app, event_id, "orders", "insert", json!({ "order": 4711 }), "exit status: 1")
+    /// };
+    /// assert_eq!(letter.attempt_count, 1);
+    /// ```
     pub fn new(
         app_id: AppId,
         original_event_id: Uuid,
@@ -103,6 +118,18 @@ impl NewDeadLetter {
     }
 
     /// Sets how many attempts were made, and when the first and the last one were made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// # use dead_letters::NewDeadLetter;
+    ///
+    /// # let letter = dead_letters::testing::letter(uuid::Uuid::nil().into());
+    /// let now = Utc::now();
+    /// let letter = letter.attempts(3, now - TimeDelta::minutes(5), now);
+    /// assert_eq!((letter.attempt_count, letter.last_attempt_at), (3, now));
+    /// ```
     #[must_use]
     pub fn attempts(mut self, count: u32, first: DateTime<Utc>, last: DateTime<Utc>) -> Self {
         (self.attempt_count, self.first_attempt_at, self.last_attempt_at) = (count, first, last);
@@ -187,6 +214,22 @@ impl DeadLetterRow {
     }
 
     /// Returns whether somebody still has to act: the letter is unresolved, or its handler failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// repo.resolve(id, "handler_failed").await?;
+    /// assert!(repo.get(id).await?.is_some_and(|letter| letter.is_open()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_open(&self) -> bool {
         self.state() != DeadLetterState::Closed
     }
@@ -198,6 +241,17 @@ impl DeadLetterRow {
 /// resolution of a newer version. A `StoredLetter` serializes as one JSON object. Deserializing an unknown field is
 /// an error. `Debug` shows the texts by their size. A field may be added in a minor release, so a literal ends with
 /// `..letter`.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{StoredLetter, testing};
+///
+/// let letter = testing::stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now());
+/// let line = serde_json::to_string(&letter)?;
+/// assert_eq!(serde_json::from_str::<StoredLetter>(&line)?.payload, letter.payload);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredLetter {
@@ -273,6 +327,22 @@ debug_without_content! {
 }
 
 /// The kind of a stored payload's text.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterRepo, NewDeadLetter, PayloadKind, testing};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// let payload_text = Some("<order>4711</order>".to_owned());
+/// let id = repo.insert(NewDeadLetter { payload_text, ..testing::letter(app) }).await?;
+/// assert_eq!(repo.get(id).await?.and_then(|letter| letter.payload_kind), Some(PayloadKind::Text));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -303,6 +373,18 @@ impl PayloadKind {
 }
 
 /// How a dead letter was resolved.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::Resolution;
+///
+/// let resolution: Resolution = "handled_by_script".parse()?;
+/// assert_eq!(resolution, Resolution::HandledByScript);
+/// let choices: Vec<_> = Resolution::ALL.iter().map(|resolution| resolution.as_str()).collect();
+/// assert_eq!(choices, ["replayed", "ignored", "handled_by_script", "handler_failed"]);
+/// # Ok::<(), dead_letters::DeadLetterRepoError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -13,6 +13,20 @@ use crate::{
 };
 
 /// How [`open`] treats the schema.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{OnOpen, OpenError, connect_options, migration::Migrator, open};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // The deploy did not migrate, so the service does not start.
+/// let refused = open(connect_options("sqlite::memory:"), OnOpen::Check, Migrator).await;
+/// assert!(matches!(refused, Err(OpenError::Schema(_))));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOpen {

@@ -13,6 +13,17 @@ use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, setters:
 /// Which page of a listing to return. The default is the first page, with 50 letters.
 ///
 /// Every field may be missing when it is deserialized. An unknown field is an error.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::PageRequest;
+///
+/// let request: PageRequest = serde_json::from_str(r#"{ "size": 20, "scan_limit": 10000 }"#)?;
+/// assert_eq!(request, PageRequest::default().size(20).scan_limit(10_000));
+/// assert!(serde_json::from_str::<PageRequest>(r#"{ "offset": 20 }"#).is_err());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -51,6 +62,16 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// Returns the last page of a listing, with these letters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterSummary, Page};
+    ///
+    /// // The response of a service's own store, which has no letters.
+    /// let page: Page<DeadLetterSummary> = Page::last(Vec::new());
+    /// assert!(page.items.is_empty() && page.next.is_none());
+    /// ```
     pub fn last(items: Vec<T>) -> Self {
         Self { items, next: None, scanned_back_to: None }
     }
@@ -61,6 +82,25 @@ impl<T> Page<T> {
 ///
 /// A checksum binds the cursor to its app and filter. The cursor is not signed: a forged one only reaches another
 /// position of the same listing.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{Cursor, DeadLetterFilter, DeadLetterRead, PageRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # let letters = vec![dead_letters::testing::letter(app), dead_letters::testing::letter(app)];
+/// # dead_letters::DeadLetterRepo::insert_many(&repo, letters).await?;
+/// let page = repo.list(app, &DeadLetterFilter::default(), &PageRequest::default().size(1)).await?;
+/// let cursor = page.next.ok_or("there is one page only")?;
+/// let link = format!("/letters?after={cursor}");
+/// assert_eq!(link["/letters?after=".len()..].parse::<Cursor>()?, cursor);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     created_at: DateTime<Utc>,

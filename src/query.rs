@@ -39,6 +39,18 @@ const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 /// `Display` and `FromStr` use the text without a question mark. For serde it is a map of texts, as axum's `Query`
 /// and `Form` take it. Flattened into a struct with other fields, it takes all fields that are not the struct's, so
 /// that an unknown one is an error there too.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterState, ListQuery};
+///
+/// let query: ListQuery = "state=closed&source=orders&size=20".parse()?;
+/// assert_eq!(query.filter.state, Some(DeadLetterState::Closed));
+/// assert_eq!(query.page.size, 20);
+/// assert_eq!(query.to_string(), "state=closed&source=orders&size=20");
+/// # Ok::<(), dead_letters::DeadLetterRepoError>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListQuery {
@@ -56,12 +68,31 @@ impl From<DeadLetterFilter> for ListQuery {
 
 impl ListQuery {
     /// Returns a query for a page of the letters that match.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, ListQuery, PageRequest};
+    ///
+    /// let query = ListQuery::new(DeadLetterFilter::default().source("orders & more"), PageRequest::default());
+    /// assert_eq!(format!("/letters?{query}"), "/letters?source=orders+%26+more");
+    /// ```
     pub fn new(filter: DeadLetterFilter, page: PageRequest) -> Self {
         Self { filter, page }
     }
 
     /// Returns the names and texts of the fields that are set, not encoded, for a form's hidden inputs or the options
     /// of a command.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, ListQuery};
+    ///
+    /// let query = ListQuery::from(DeadLetterFilter::default().source("orders").truncated(true));
+    /// let options: Vec<_> = query.pairs().map(|(name, text)| format!("--{name} {text}")).collect();
+    /// assert_eq!(options, ["--source orders", "--truncated true"]);
+    /// ```
     pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
         // The pattern names every field, so that a new field can't be forgotten.
         let DeadLetterFilter {
@@ -119,6 +150,18 @@ impl ListQuery {
     ///
     /// [`InvalidQuery`](DeadLetterRepoError::InvalidQuery) for a name that is no field or is given twice, and for a
     /// text that is no value of its field.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepoError, ListQuery};
+    ///
+    /// let query = ListQuery::from_pairs([("source", "orders"), ("size", "")])?;
+    /// assert_eq!(query.filter.source.as_deref(), Some("orders"));
+    /// let misspelled = ListQuery::from_pairs([("sourse", "orders")]);
+    /// assert!(matches!(misspelled, Err(DeadLetterRepoError::InvalidQuery { .. })));
+    /// # Ok::<(), DeadLetterRepoError>(())
+    /// ```
     pub fn from_pairs(
         pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
     ) -> Result<Self, DeadLetterRepoError> {

@@ -64,6 +64,24 @@ use crate::{
 #[auto_impl(&, Arc)]
 pub trait DeadLetterRead: Send + Sync {
     /// Returns one letter of the app, or `None` if the app has no letter with this id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{AppId, DeadLetterRead};
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// assert!(repo.get_for_app(app, id).await?.is_some());
+    /// let other_app = AppId::from(Uuid::new_v4());
+    /// assert!(repo.get_for_app(other_app, id).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn get_for_app(
         &self,
         app_id: AppId,
@@ -72,6 +90,24 @@ pub trait DeadLetterRead: Send + Sync {
 
     /// Returns one letter of the app without its payload, as a list shows it, or `None` if the app has no letter with
     /// this id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterRead;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// if let Some(letter) = repo.summary(app, id).await? {
+    ///     println!("{} {}: {}", letter.source, letter.op, letter.error_excerpt);
+    ///     assert!(letter.is_open() && letter.payload_bytes > 0);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn summary(
         &self,
         app_id: AppId,
@@ -82,6 +118,23 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// `characters` is a range of Unicode scalar values, clamped to the text: `0..u64::MAX` is the whole text. A
     /// caller can read a large payload in parts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, NewDeadLetter, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let text = "<order>4711</order>".to_owned();
+    /// let id = repo.insert(NewDeadLetter { payload_text: Some(text.clone()), ..testing::letter(app) }).await?;
+    /// assert_eq!(repo.payload_text(app, id, 0..7).await?.as_deref(), Some("<order>"));
+    /// assert_eq!(repo.payload_text(app, id, 0..u64::MAX).await?, Some(text));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn payload_text(
         &self,
         app_id: AppId,
@@ -90,6 +143,23 @@ pub trait DeadLetterRead: Send + Sync {
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
     /// Returns one letter's `last_error`, whole or in part, as [`payload_text`](Self::payload_text) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, NewDeadLetter, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let last_error = format!("timeout\n{}", "at deliver.rs:17\n".repeat(10_000));
+    /// let id = repo.insert(NewDeadLetter { last_error, ..testing::letter(app) }).await?;
+    /// let beginning = repo.error_text(app, id, 0..1_000).await?.unwrap_or_default();
+    /// assert!(beginning.len() == 1_000 && beginning.starts_with("timeout"));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn error_text(
         &self,
         app_id: AppId,
@@ -117,6 +187,30 @@ pub trait DeadLetterRead: Send + Sync {
     ///   more than 1,000 `filter.ids`;
     /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that belongs to another app or filter, or
     ///   that no listing returned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterRead, PageRequest};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let letters = (0..3).map(|_| dead_letters::testing::letter(app)).collect();
+    /// # dead_letters::DeadLetterRepo::insert_many(&repo, letters).await?;
+    /// # let mut listed = 0;
+    /// let mut request = Some(PageRequest::default().size(2));
+    /// while let Some(this) = request {
+    ///     let page = repo.list(app, &DeadLetterFilter::default(), &this).await?;
+    ///     # listed += page.items.len();
+    ///     page.items.iter().for_each(|letter| println!("{}", letter.error_excerpt));
+    ///     request = page.next.map(|cursor| this.after(cursor));
+    /// }
+    /// # assert_eq!(listed, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn list(
         &self,
         app_id: AppId,
@@ -139,6 +233,25 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, with nothing sent to the
     /// database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{BacklogRequest, DeadLetterRead};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let backlogs = repo.backlogs(&BacklogRequest::default().cap(99)).await?;
+    /// for backlog in &backlogs {
+    ///     println!("{}: {} open, the oldest since {}", backlog.app_id, backlog.open, backlog.oldest);
+    /// }
+    /// assert_eq!(backlogs.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn backlogs(&self, request: &BacklogRequest) -> Result<Vec<Backlog>, DeadLetterRepoError>;
 
     /// Counts the unresolved letters of each app, in the order of `app_ids`. An app without any has the count 0.
@@ -146,6 +259,26 @@ pub trait DeadLetterRead: Send + Sync {
     /// With a `cap`, every count is capped and reads at most `cap` + 1 index entries: a badge costs the same at
     /// 1,000,000 letters as at 1,000. The call sends one statement for every 1,000 apps. With a `cap` in a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it sends one statement per app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{AppId, DeadLetterRead};
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let letters = vec![dead_letters::testing::letter(app), dead_letters::testing::letter(app)];
+    /// # dead_letters::DeadLetterRepo::insert_many(&repo, letters).await?;
+    /// let quiet_app = AppId::from(Uuid::new_v4());
+    /// let counts = repo.unresolved_counts(&[app, quiet_app], Some(1)).await?;
+    /// let badges: Vec<_> = counts.iter().map(|count| count.unresolved.to_string()).collect();
+    /// assert_eq!(badges, ["1+", "0"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],
@@ -162,6 +295,26 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `scan_limit` of 0 and more than 1,000 `filter.ids`,
     /// with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterResolve, Resolution};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let orders = DeadLetterFilter::default().source("orders");
+    /// let count = repo.count(app, &orders, &CountRequest::default()).await?;
+    /// println!("{} letters will be ignored. Continue?", count.matching);
+    /// let counted = orders.created_before(count.as_of);
+    /// let ignored = repo.resolve_matching(app, &counted, Resolution::Ignored, &Attribution::by("ada"), 1_000).await?;
+    /// assert_eq!(ignored.ids.len() as u64, count.matching.count);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn count(
         &self,
         app_id: AppId,
@@ -181,6 +334,25 @@ pub trait DeadLetterRead: Send + Sync {
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a number of buckets outside 1 to 1,000, a `scan_limit`
     ///   of 0, and more than 1,000 `filter.ids`;
     /// - [`FromAfterUntil`](DeadLetterRepoError::FromAfterUntil).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{Buckets, DeadLetterFilter, DeadLetterRead};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let until = Utc::now() + TimeDelta::minutes(1);
+    /// let last_day = Buckets::new(until - TimeDelta::days(1)..until, 24);
+    /// let timeline = repo.timeline(app, &DeadLetterFilter::default(), &last_day.into()).await?;
+    /// assert_eq!((timeline.buckets.len(), timeline.buckets[23].count), (24, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn timeline(
         &self,
         app_id: AppId,
@@ -199,6 +371,25 @@ pub trait DeadLetterRead: Send + Sync {
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan_limit` of 0, and more than
     /// 1,000 `filter.ids`, and those of [`timeline`](Self::timeline). Each is returned with nothing sent to the
     /// database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterRead, GroupRequest, PageRequest};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let all = DeadLetterFilter::default();
+    /// let largest = repo.error_groups(app, &all, &GroupRequest::default().limit(1)).await?.groups.remove(0);
+    /// let of_group = all.group_key(largest.group_key);
+    /// let letters = repo.list(app, &of_group, &PageRequest::default().scan_limit(10_000)).await?.items;
+    /// assert_eq!(letters.len() as u64, largest.count);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn error_groups(
         &self,
         app_id: AppId,
@@ -215,6 +406,24 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 `event_ids`, with nothing sent to
     /// the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, Resolution, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let letter = testing::letter(app);
+    /// let event_id = letter.original_event_id;
+    /// let id = repo.insert(letter).await?;
+    /// repo.resolve_once(app, id, Resolution::Replayed, &Attribution::by("ada")).await?;
+    /// assert_eq!(repo.times_replayed(app, &[event_id]).await?, [1]);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn times_replayed(
         &self,
         app_id: AppId,

@@ -5,6 +5,23 @@ use serde::{Deserialize, Serialize};
 use crate::{AppId, DeadLetterId, debug::debug_without_content, setters::setters};
 
 /// Which letters [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) examines.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterTransfer, RebuildRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// let preview = repo.rebuild_signatures(&RebuildRequest::default().dry_run(true)).await?;
+/// for group in &preview.regrouped {
+///     println!("{} letters: {:?} -> {:?}", group.letters, group.signature_before, group.signature_after);
+/// }
+/// assert_eq!(preview.updated, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RebuildRequest {

@@ -15,6 +15,48 @@ use crate::{
 ///
 /// A service implements it once, and operators can then replay its letters: see
 /// [`replayer`](crate::SeaOrmDeadLetterRepo::replayer).
+///
+/// # Examples
+///
+/// ```
+/// use std::error::Error;
+///
+/// use async_trait::async_trait;
+/// use dead_letters::{Requeue, StoredLetter};
+/// use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+///
+/// struct Outbox;
+///
+/// #[async_trait]
+/// impl Requeue for Outbox {
+///     async fn requeue(
+///         &self,
+///         txn: &DatabaseTransaction,
+///         letters: &[StoredLetter],
+///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
+///         for letter in letters {
+///             let insert = "INSERT INTO outbox (id, payload) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
+///             let event = [letter.original_event_id.into(), letter.payload.as_str().into()];
+///             txn.execute_raw(Statement::from_sql_and_values(txn.get_database_backend(), insert, event)).await?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # let create = "CREATE TABLE outbox (id BLOB PRIMARY KEY, payload TEXT)";
+/// # sea_orm::ConnectionTrait::execute_unprepared(repo.pool(), create).await?;
+/// # let letter = dead_letters::testing::letter(app);
+/// # let id = dead_letters::DeadLetterRepo::insert(&repo, letter).await?;
+/// # repo.replayer(Outbox).replay(app, id, &dead_letters::Attribution::default()).await?;
+/// # let count = Statement::from_string(sea_orm::DbBackend::Sqlite, "SELECT count(*) FROM outbox");
+/// # assert_eq!(repo.pool().query_one_raw(count).await?.ok_or("no row")?.try_get_by_index::<i64>(0)?, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Requeue: Send + Sync {
@@ -83,6 +125,35 @@ pub trait DeadLetterReplay: Send + Sync {
     /// - [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if the letter's payload is truncated or erased and
     ///   the service [takes whole ones only](Self::accepts_truncated);
     /// - [`Requeue`](DeadLetterRepoError::Requeue) with the service's error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterReplay, DeadLetterRepo, Resolution, testing};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let replayer = repo.replayer(Outbox);
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// let letter = replayer.replay(app, id, &Attribution::by("ada")).await?;
+    /// assert_eq!(letter.resolution, Some(Resolution::Replayed));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn replay(
         &self,
         app_id: AppId,
@@ -116,6 +187,45 @@ pub trait DeadLetterReplay: Send + Sync {
     /// - those of [`resolve_matching`](crate::DeadLetterResolve::resolve_matching);
     /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` of another app or filter;
     /// - [`Requeue`](DeadLetterRepoError::Requeue) with a service's error that is transient.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterFilter, DeadLetterReplay, ReplayRequest};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let letters = (0..3).map(|_| dead_letters::testing::letter(app)).collect();
+    /// # let ids = dead_letters::DeadLetterRepo::insert_many(&repo, letters).await?;
+    /// # let (replayer, filter, mut back) = (repo.replayer(Outbox), DeadLetterFilter::default().ids(ids), 0);
+    /// let mut request = ReplayRequest::default().limit(2);
+    /// loop {
+    ///     let replayed = replayer.replay_matching(app, &filter, &Attribution::by("ada"), &request).await?;
+    ///     replayed.failed.iter().for_each(|failure| eprintln!("{}: {}", failure.id, failure.reason()));
+    ///     # back += replayed.ids.len();
+    ///     if !replayed.more {
+    ///         break;
+    ///     }
+    ///     request.after = replayed.next;
+    /// }
+    /// # assert_eq!(back, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn replay_matching(
         &self,
         app_id: AppId,
@@ -125,6 +235,36 @@ pub trait DeadLetterReplay: Send + Sync {
     ) -> Result<Replayed, DeadLetterRepoError>;
 
     /// Returns the service's [`Requeue::accepts_truncated`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterReplay};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let replayer = repo.replayer(Outbox);
+    /// // The letters that a replay of the source would take, for a preview.
+    /// let orders = DeadLetterFilter::default().source("orders");
+    /// let replayable = orders.replayable(replayer.accepts_truncated());
+    /// assert_eq!(replayable, Some(orders.truncated(false)));
+    /// # Ok(())
+    /// # }
+    /// ```
     fn accepts_truncated(&self) -> bool;
 }
 
@@ -144,6 +284,17 @@ impl ReplayRequest {
     ///
     /// Between two stages a front end waits, and ends the replay if letters
     /// [failed again](DeadLetterFilter::failed_again_in_run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::ReplayRequest;
+    ///
+    /// // The first call takes one letter. After it the next one takes ten.
+    /// let first = ReplayRequest::default().limit(ReplayRequest::next_stage(0));
+    /// let second = ReplayRequest::default().limit(ReplayRequest::next_stage(1));
+    /// assert_eq!((first.limit, second.limit), (1, 10));
+    /// ```
     pub const fn next_stage(replayed: u64) -> u32 {
         match replayed {
             0 => 1,
@@ -203,6 +354,19 @@ impl ReplayFailure {
 
     /// Returns the service's error and its sources as text. The service chose the text: escape it, like any untrusted
     /// text, before you show it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    ///
+    /// use dead_letters::{DeadLetterRepoError, ReplayFailure};
+    ///
+    /// # let id = uuid::Uuid::nil().into();
+    /// let error = Box::<dyn Error + Send + Sync>::from("the queue is full");
+    /// let failure = ReplayFailure::new(id, DeadLetterRepoError::Requeue(error.into()));
+    /// assert_eq!(failure.reason(), "the queue is full");
+    /// ```
     pub fn reason(&self) -> String {
         match self.error.source() {
             Some(error) => iter::successors(Some(error), |&error| error.source())

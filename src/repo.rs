@@ -33,6 +33,24 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if the payload is over the repo's cap, and
     /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Both are returned with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, NewDeadLetter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let event_id = uuid::Uuid::new_v4();
+    /// let payload = serde_json::json!({ "order": 4711 });
+    /// let letter = NewDeadLetter::new(app, event_id, "orders", "insert", payload, "smtp: 451 try again later");
+    /// let id = repo.insert(letter).await?;
+    /// assert_eq!(repo.get(id).await?.map(|letter| letter.original_event_id), Some(event_id));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn insert(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError>;
 
     /// Stores any number of letters, all of them or none, and returns their ids in the order of the letters.
@@ -45,12 +63,47 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// Those of [`insert`](Self::insert), with the index of the first such letter, and with nothing sent to the
     /// database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let ids = repo.insert_many(vec![testing::letter(app), testing::letter(app)]).await?;
+    /// assert!(ids[0] < ids[1]);
+    /// assert_eq!(repo.unresolved_count(app).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn insert_many(
         &self,
         letters: Vec<NewDeadLetter>,
     ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError>;
 
     /// Returns one letter, or `None` if no letter has this id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterId, DeadLetterRepo};
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = repo.insert(dead_letters::testing::letter(app)).await?;
+    /// if let Some(letter) = repo.get(id).await? {
+    ///     println!("attempt {} failed: {}", letter.attempt_count, letter.last_error);
+    /// }
+    /// assert!(repo.get(DeadLetterId::from(Uuid::nil())).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn get(&self, id: DeadLetterId) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
 
     /// Lists an app's letters: at most `limit` letters after the first `offset`.
@@ -63,6 +116,24 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a negative `limit` or `offset`, with nothing sent to the
     /// database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterRepo;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # repo.insert_many((0..3).map(|_| dead_letters::testing::letter(app)).collect()).await?;
+    /// let first_page = repo.list_for_app(app, true, 2, 0).await?;
+    /// let second_page = repo.list_for_app(app, true, 2, 2).await?;
+    /// assert_eq!((first_page.len(), second_page.len()), (2, 1));
+    /// assert!(first_page[1].created_at >= second_page[0].created_at);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn list_for_app(
         &self,
         app_id: AppId,
@@ -72,6 +143,23 @@ pub trait DeadLetterRepo: Send + Sync {
     ) -> Result<Vec<DeadLetterRow>, DeadLetterRepoError>;
 
     /// Counts an app's unresolved letters, for a dashboard's badge.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterRepo;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let ids = repo.insert_many(vec![dead_letters::testing::letter(app), dead_letters::testing::letter(app)]).await?;
+    /// repo.resolve(ids[0], "handler_failed").await?;
+    /// // A letter whose handler failed is open, but no longer unresolved.
+    /// assert_eq!(repo.unresolved_count(app).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn unresolved_count(&self, app_id: AppId) -> Result<i64, DeadLetterRepoError>;
 
     /// Sets a letter's `resolution` to `reason`, one of the texts of [`Resolution`](crate::Resolution), and its
@@ -83,6 +171,23 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// [`InvalidResolution`](DeadLetterRepoError::InvalidResolution) if `reason` is none of the four texts, with
     /// nothing sent to the database; [`NotFound`](DeadLetterRepoError::NotFound) if no letter has this id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, DeadLetterRepoError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = repo.insert(dead_letters::testing::letter(app)).await?;
+    /// repo.resolve(id, "ignored").await?;
+    /// let misspelled = repo.resolve(id, "ignore").await;
+    /// assert!(matches!(misspelled, Err(DeadLetterRepoError::InvalidResolution(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn resolve(&self, id: DeadLetterId, reason: &str) -> Result<(), DeadLetterRepoError>;
 
     /// Deletes letters of all apps with `created_at < older_than`, resolved or not: oldest first, **never more than
@@ -99,5 +204,24 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a negative `limit`, with nothing sent to the database.
     /// SQLite would read -1 as "no limit".
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::DeadLetterRepo;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - TimeDelta::days(31));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// let a_month_ago = Utc::now() - TimeDelta::days(30);
+    /// while repo.gc(a_month_ago, 1_000).await? == 1_000 {}
+    /// assert_eq!(repo.unresolved_count(app).await?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn gc(&self, older_than: DateTime<Utc>, limit: i64) -> Result<u64, DeadLetterRepoError>;
 }

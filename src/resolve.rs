@@ -63,6 +63,25 @@ pub trait DeadLetterResolve: Send + Sync {
     ///
     /// [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if the letter is not open,
     /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterResolve, ErrorKind, Resolution};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let by_ada = Attribution::by("ada").note("sold out");
+    /// let resolved = repo.resolve_once(app, id, Resolution::Ignored, &by_ada).await?;
+    /// assert_eq!(resolved.resolved_by.as_deref(), Some("ada"));
+    /// let by_ben = repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("ben")).await;
+    /// assert_eq!(by_ben.unwrap_err().kind(), ErrorKind::Conflict);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn resolve_once(
         &self,
         app_id: AppId,
@@ -86,6 +105,26 @@ pub trait DeadLetterResolve: Send + Sync {
     /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if the filter has neither
     ///   `created_before` nor `ids`: the call would also resolve letters that fail meanwhile;
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000 ids.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterFilter, DeadLetterResolve, Resolution};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let letters = vec![dead_letters::testing::letter(app), dead_letters::testing::letter(app)];
+    /// # let ids = dead_letters::DeadLetterRepo::insert_many(&repo, letters).await?;
+    /// // The letters that an operator ticked.
+    /// let ticked = DeadLetterFilter::default().ids(ids);
+    /// let by_ada = Attribution::by("ada");
+    /// let resolved = repo.resolve_matching(app, &ticked, Resolution::HandledByScript, &by_ada, 1_000).await?;
+    /// assert_eq!((resolved.ids.len(), resolved.more), (2, false));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn resolve_matching(
         &self,
         app_id: AppId,
@@ -162,6 +201,24 @@ pub trait DeadLetterResolve: Send + Sync {
     ///
     /// [`NotResolved`](DeadLetterRepoError::NotResolved) if the letter is unresolved,
     /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterRepo, DeadLetterResolve, Resolution};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = repo.insert(dead_letters::testing::letter(app)).await?;
+    /// let by_ada = Attribution::by("ada");
+    /// repo.resolve_once(app, id, Resolution::Ignored, &by_ada).await?;
+    /// repo.reopen(app, id, &by_ada.note("the customer called again")).await?;
+    /// assert_eq!(repo.unresolved_count(app).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn reopen(
         &self,
         app_id: AppId,

@@ -45,6 +45,32 @@ pub trait DeadLetterRetention: Send + Sync {
     /// error for a letter of the batch's first app, such as one that a trigger raised. [`SweepCursor::behind_app`]
     /// continues behind that app. If the error is about a later app, the call sweeps the first app alone and returns
     /// `Ok`. In a caller's transaction the error is [`Db`](DeadLetterRepoError::Db) for any app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{DeadLetterRetention, Due, SweepScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - TimeDelta::days(91));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// let due = Due::CreatedBefore(Utc::now() - TimeDelta::days(90));
+    /// let (mut deleted, mut after) = (0, None);
+    /// loop {
+    ///     let swept = repo.sweep(&SweepScope::AllApps, due, after, 1_000).await?;
+    ///     (deleted, after) = (deleted + swept.deleted, swept.next);
+    ///     if after.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(deleted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn sweep(
         &self,
         scope: &SweepScope,
@@ -73,6 +99,28 @@ pub trait DeadLetterRetention: Send + Sync {
     /// # Errors
     ///
     /// Those of [`sweep`](Self::sweep), and [`Archive`](DeadLetterRepoError::Archive) with the error of the archive.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{DeadLetterRetention, Due, JsonLinesArchive, SweepScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let folder = tempfile::tempdir()?;
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - TimeDelta::days(91));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// let archive = JsonLinesArchive::new(folder.path());
+    /// let due = Due::CreatedBefore(Utc::now() - TimeDelta::days(90));
+    /// let swept = repo.sweep_into(&SweepScope::App(app), due, None, 1_000, &archive).await?;
+    /// assert_eq!(swept.deleted, JsonLinesArchive::read(folder.path())?.count() as u64);
+    /// # assert_eq!(swept.deleted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn sweep_into(
         &self,
         scope: &SweepScope,
@@ -92,6 +140,27 @@ pub trait DeadLetterRetention: Send + Sync {
     /// # Errors
     ///
     /// Those of [`sweep`](Self::sweep).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{DeadLetterRetention, DeadLetterState, Due, SweepScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - TimeDelta::days(88));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// let in_a_week = Utc::now() + TimeDelta::weeks(1);
+    /// let due = Due::CreatedBefore(in_a_week - TimeDelta::days(90));
+    /// let soon = repo.count_due(&SweepScope::AllApps, due, DeadLetterState::Open, 1_000).await?;
+    /// println!("{soon} open letters will be deleted within a week");
+    /// # assert_eq!(soon.count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn count_due(
         &self,
         scope: &SweepScope,
@@ -102,6 +171,39 @@ pub trait DeadLetterRetention: Send + Sync {
 }
 
 /// Keeps letters before their deletion commits.
+///
+/// # Examples
+///
+/// ```
+/// use std::{error::Error, sync::Mutex};
+///
+/// use async_trait::async_trait;
+/// use dead_letters::{Archive, StoredLetter};
+///
+/// /// Collects lines, which another task uploads.
+/// struct Lines(Mutex<Vec<String>>);
+///
+/// #[async_trait]
+/// impl Archive for Lines {
+///     async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+///         let lines = letters.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+///         self.0.lock().map_err(|_| "the lines are lost")?.extend(lines);
+///         Ok(())
+///     }
+/// }
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # let letter = dead_letters::testing::stored_letter(app, chrono::Utc::now());
+/// # let lines = Lines(Mutex::default());
+/// # lines.keep(&[letter.clone(), letter]).await.map_err(|error| error.to_string())?;
+/// # assert_eq!(lines.0.lock().map_err(|_| "poisoned")?.len(), 2);
+/// # _ = repo;
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Archive: Send + Sync {
@@ -163,6 +265,28 @@ pub struct SweepCursor {
 
 impl SweepCursor {
     /// Returns the position behind all letters of an app, for sweeps that go app by app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let due = Due::ClosedBefore(chrono::Utc::now());
+    /// # let mut after = None;
+    /// let others = SweepScope::AllAppsBut { excepted: vec![app] };
+    /// after = match repo.sweep(&others, due, after, 1_000).await {
+    ///     Ok(swept) => swept.next,
+    ///     Err(DeadLetterRepoError::AppNotSwept { app_id, .. }) => Some(SweepCursor::behind_app(app_id)),
+    ///     Err(error) => return Err(error.into()),
+    /// };
+    /// # assert!(after.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn behind_app(app_id: AppId) -> Self {
         Self { app_id, time: DateTime::<Utc>::MAX_UTC, id: Uuid::max().into() }
     }

@@ -72,6 +72,23 @@ impl DeadLetterSummary {
     /// Returns the narrowest state that selects the letter: [`Unresolved`](DeadLetterState::Unresolved),
     /// [`Open`](DeadLetterState::Open) if it is resolved as `handler_failed`, or
     /// [`Closed`](DeadLetterState::Closed).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, DeadLetterState, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// repo.resolve(id, "ignored").await?;
+    /// let letter = repo.summary(app, id).await?.ok_or("the letter was deleted")?;
+    /// assert_eq!((letter.state(), letter.is_open()), (DeadLetterState::Closed, false));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn state(&self) -> DeadLetterState {
         DeadLetterState::of(self.resolved_at, self.resolution)
     }

@@ -62,6 +62,24 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Returns a builder with the default of each setting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use dead_letters::{Retention, RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let others = Retention::default().delete_closed_after(30 * DAY).delete_all_after(90 * DAY);
+    /// let sweeper = Sweeper::builder(Arc::new(repo), RetentionPolicy::new(others)).build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(store: Arc<dyn DeadLetterRetention>, policy: RetentionPolicy) -> SweeperBuilder {
         SweeperBuilder {
             sweeper: Self {
@@ -83,6 +101,28 @@ impl Sweeper {
     ///
     /// Errors do not stop the sweeper. After the first failure the next tick comes after one second. Each further
     /// failure doubles the pause, up to five minutes. Jitter shortens each pause by up to a half.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dead_letters::{RetentionPolicy, Sweeper};
+    /// use tokio::sync::oneshot;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let policy = RetentionPolicy::default();
+    /// let sweeper = Sweeper::builder(Arc::new(repo), policy).build()?;
+    /// let (stop, stopped) = oneshot::channel::<()>();
+    /// let sweeping = tokio::spawn(async move { sweeper.run(stopped).await });
+    /// // When the service ends:
+    /// drop(stop);
+    /// sweeping.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn run(&self, shutdown: impl Future) {
         let mut stop = Stop::new(shutdown);
         let mut pace = self.pace();
@@ -100,18 +140,84 @@ impl Sweeper {
     /// Runs one tick, for cron: sweeps what is due at `now`, and returns a report.
     ///
     /// `now` should come from the clock of the database's host.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::Utc;
+    /// use dead_letters::SweepEnd;
+    /// # use std::{sync::Arc, time::Duration};
+    /// # use dead_letters::{Retention, RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - chrono::TimeDelta::days(91));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// # let policy = RetentionPolicy::new(Retention::default().delete_all_after(Duration::from_secs(90 * 86_400)));
+    /// # let sweeper = Sweeper::builder(Arc::new(repo), policy).build()?;
+    /// let report = sweeper.sweep_once(Utc::now()).await;
+    /// println!("{} letters were deleted in {:?}", report.deleted, report.took);
+    /// if let SweepEnd::Failed(error) = report.end {
+    ///     return Err(error.into());
+    /// }
+    /// # assert_eq!(report.deleted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn sweep_once(&self, now: DateTime<Utc>) -> SweepReport {
         self.sweep_once_until(now, pending::<()>()).await
     }
 
     /// Runs one tick as [`sweep_once`](Self::sweep_once) does, and ends it early once `shutdown` is ready, after the
     /// current batch.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use chrono::Utc;
+    /// use tokio::time::sleep;
+    /// # use std::sync::Arc;
+    /// # use dead_letters::{RetentionPolicy, SweepEnd, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let sweeper = Sweeper::builder(Arc::new(repo), RetentionPolicy::default()).build()?;
+    /// // At night, for an hour at most.
+    /// let report = sweeper.sweep_once_until(Utc::now(), sleep(Duration::from_secs(60 * 60))).await;
+    /// # assert!(matches!(report.end, SweepEnd::Finished));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn sweep_once_until(&self, now: DateTime<Utc>, shutdown: impl Future) -> SweepReport {
         self.tick(now, &mut self.pace(), &mut Stop::new(shutdown)).await
     }
 
     /// Returns a receiver of the sweeper's status, for a health check or a page. If several calls run at the same
     /// time, the status is that of the last one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chrono::Utc;
+    /// # use dead_letters::{RetentionPolicy, Sweeper};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let sweeper = Sweeper::builder(Arc::new(repo), RetentionPolicy::default()).build()?;
+    /// let status = sweeper.status();
+    /// assert!(status.borrow().last_success_at.is_none());
+    /// # let _ =
+    /// sweeper.sweep_once(Utc::now()).await;
+    /// assert!(status.borrow().last_success_at.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> watch::Receiver<SweeperStatus> {
         self.status.subscribe()
     }
@@ -121,6 +227,31 @@ impl Sweeper {
     /// # Errors
     ///
     /// Those of [`count_due`](DeadLetterRetention::count_due).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use chrono::Utc;
+    /// # use std::sync::Arc;
+    /// # use dead_letters::{Retention, RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - chrono::TimeDelta::days(88));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// # let policy = RetentionPolicy::new(Retention::default().delete_all_after(Duration::from_secs(90 * 86_400)));
+    /// # let sweeper = Sweeper::builder(Arc::new(repo), policy).build()?;
+    /// const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    /// let soon = sweeper.due_within(None, Utc::now(), WEEK, 1_000).await?;
+    /// println!("{soon} open letters will be deleted within a week");
+    /// # assert_eq!(soon.count, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn due_within(
         &self,
         app_id: Option<AppId>,
@@ -359,12 +490,46 @@ impl SweeperBuilder {
     /// Sets the longest pause between two ticks, five minutes by default.
     ///
     /// The shortest is half of it, so that sweepers that started together do not stay in step.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use dead_letters::{RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let policy = RetentionPolicy::default();
+    /// let sweeper = Sweeper::builder(Arc::new(repo), policy).every(Duration::from_secs(60 * 60)).build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn every(mut self, period: Duration) -> Self {
         self.sweeper.period = period;
         self
     }
 
     /// Sets how many letters a batch deletes at most, 1,000 by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters::{RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let policy = RetentionPolicy::default();
+    /// // Short transactions, for letters with large payloads.
+    /// let sweeper = Sweeper::builder(Arc::new(repo), policy).batch(100).build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn batch(mut self, rows: u32) -> Self {
         self.sweeper.batch = rows;
         self
@@ -372,18 +537,71 @@ impl SweeperBuilder {
 
     /// Sets the sweeper's largest share of the time in percent, from 1 to 100, 25 by default. With 25, the sweeper
     /// pauses for 60 ms after a batch of 20 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters::{RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let policy = RetentionPolicy::default();
+    /// // No pauses, for a tick of cron when nobody works.
+    /// let sweeper = Sweeper::builder(Arc::new(repo), policy).busy_percent(100).build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn busy_percent(mut self, percent: u32) -> Self {
         self.sweeper.busy_percent = percent;
         self
     }
 
     /// Sets an archive, which gets the letters before their deletion commits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dead_letters::{JsonLinesArchive, RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let policy = RetentionPolicy::default();
+    /// let archive = Arc::new(JsonLinesArchive::new("/var/lib/orders/dead-letters"));
+    /// let sweeper = Sweeper::builder(Arc::new(repo), policy).archive(archive).build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn archive(mut self, archive: Arc<dyn Archive>) -> Self {
         self.sweeper.archive = Some(archive);
         self
     }
 
     /// Allows a retention of less than an hour.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use dead_letters::{Retention, RetentionPolicy, Sweeper};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // For a test, which can't wait for an hour.
+    /// let at_once = RetentionPolicy::new(Retention::default().delete_all_after(Duration::ZERO));
+    /// let sweeper = Sweeper::builder(Arc::new(repo), at_once).short_retention_is_meant().build()?;
+    /// # _ = sweeper;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn short_retention_is_meant(mut self) -> Self {
         self.short_retention_is_meant = true;
         self
@@ -394,6 +612,24 @@ impl SweeperBuilder {
     /// # Errors
     ///
     /// See the variants of [`SweeperConfigError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// use dead_letters::{Retention, RetentionPolicy, Sweeper, SweeperConfigError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // 30 seconds instead of 30 days.
+    /// let mistake = RetentionPolicy::new(Retention::default().delete_all_after(Duration::from_secs(30)));
+    /// let refused = Sweeper::builder(Arc::new(repo), mistake).build();
+    /// assert!(matches!(refused, Err(SweeperConfigError::ShortRetention { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build(self) -> Result<Sweeper, SweeperConfigError> {
         let Sweeper { policy, period, batch, busy_percent, .. } = &self.sweeper;
         if let Some((app_id, field, value)) =

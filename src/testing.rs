@@ -49,6 +49,20 @@ pub use failing::{Call, FailingStore};
 /// # Errors
 ///
 /// No error that a test can fix.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{AppId, DeadLetterRepo, testing};
+/// use uuid::Uuid;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = testing::store().await?;
+/// assert_eq!(store.unresolved_count(AppId::from(Uuid::new_v4())).await?, 0);
+/// # Ok(())
+/// # }
+/// ```
 pub async fn store() -> Result<SeaOrmDeadLetterRepo, DbErr> {
     let db = Database::connect(connect_options("sqlite::memory:")).await?;
     Locked(Migrator).up(&db, None).await?;
@@ -58,6 +72,22 @@ pub async fn store() -> Result<SeaOrmDeadLetterRepo, DbErr> {
 /// Returns a letter whose fields all differ, and that comes back from the store unchanged.
 ///
 /// Its event, trigger and script are new in each call, and all other fields are the same.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterRepo, NewDeadLetter, testing};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// let letter = NewDeadLetter { source: "payments".to_owned(), ..testing::letter(app) };
+/// let id = repo.insert(letter).await?;
+/// assert_eq!(repo.get(id).await?.map(|letter| letter.source), Some("payments".to_owned()));
+/// # Ok(())
+/// # }
+/// ```
 pub fn letter(app_id: AppId) -> NewDeadLetter {
     // 2026-03-01T10:00:00.123456Z
     let first_attempt_at = DateTime::from_timestamp_micros(1_772_359_200_123_456).unwrap_or_default();
@@ -81,6 +111,23 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
 /// Returns a sample letter as an export contains it, unresolved.
 ///
 /// [`import`](crate::DeadLetterTransfer::import) stores it with this `created_at`, so that a sweep can find it.
+///
+/// # Examples
+///
+/// ```
+/// use chrono::{TimeDelta, Utc};
+/// use dead_letters::{DeadLetterRepo, DeadLetterTransfer, testing};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// let a_year_old = testing::stored_letter(app, Utc::now() - TimeDelta::days(365));
+/// repo.import(&[a_year_old]).await?;
+/// assert_eq!(repo.gc(Utc::now() - TimeDelta::days(90), 10).await?, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
     let letter = letter(app_id);
     StoredLetter {
@@ -213,18 +260,47 @@ pub fn error_signature(error: &str) -> String {
 
 /// Returns a transient error ([`ErrorKind::Transient`](crate::ErrorKind::Transient)): PostgreSQL's error while the
 /// server is starting.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::testing;
+///
+/// // The code under test must retry after this error.
+/// assert!(testing::transient().is_transient());
+/// ```
 pub fn transient() -> DeadLetterRepoError {
     database_error("57P03")
 }
 
 /// Returns a permanent error ([`ErrorKind::Internal`](crate::ErrorKind::Internal)): PostgreSQL's error for its own
 /// internal faults.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{ErrorKind, testing};
+///
+/// // The code under test must give up after this error.
+/// assert_eq!(testing::internal().kind(), ErrorKind::Internal);
+/// ```
 pub fn internal() -> DeadLetterRepoError {
     database_error("XX000")
 }
 
 /// Returns the error of a call that the database refused with this code: one of PostgreSQL's SQLSTATEs, or one of
 /// SQLite's result codes.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::testing;
+///
+/// // A deadlock in PostgreSQL, and a full disk of SQLite.
+/// assert!(testing::database_error("40P01").is_transient());
+/// assert!(testing::database_error("13").is_transient());
+/// assert!(!testing::database_error("23505").is_transient());
+/// ```
 pub fn database_error(code: &'static str) -> DeadLetterRepoError {
     let error = SqlxError::Database(Box::new(MadeUp { code }));
     DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()

@@ -23,6 +23,19 @@ pub struct Buckets {
 
 impl Buckets {
     /// Splits a time range into this many buckets.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{DateTime, TimeDelta, Utc};
+    /// use dead_letters::{Buckets, TimelineRequest};
+    ///
+    /// let day: DateTime<Utc> = "2026-03-01T00:00:00Z".parse()?;
+    /// let hours = Buckets::new(day..day + TimeDelta::days(1), 24);
+    /// let request = TimelineRequest::from(hours).scan_limit(100_000);
+    /// assert_eq!(request.buckets.until, day + TimeDelta::days(1));
+    /// # Ok::<(), chrono::ParseError>(())
+    /// ```
     pub fn new(range: Range<DateTime<Utc>>, count: u32) -> Self {
         Self { from: range.start, until: range.end, count }
     }

@@ -28,6 +28,26 @@ pub trait DeadLetterTransfer: Send + Sync {
     /// # Errors
     ///
     /// Those of [`list`](crate::DeadLetterRead::list), except that `page.size` may be 1 to 1,000.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterState, DeadLetterTransfer, PageRequest};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let any = DeadLetterFilter::default().state(DeadLetterState::Any);
+    /// let page = repo.export(app, &any, &PageRequest::default().size(1_000)).await?;
+    /// for letter in &page.items {
+    ///     println!("{}", serde_json::to_string(letter)?);
+    /// }
+    /// assert!(page.next.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn export(
         &self,
         app_id: AppId,
@@ -58,6 +78,25 @@ pub trait DeadLetterTransfer: Send + Sync {
     ///   NUL in a text, and no resolution but the four;
     /// - [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange), with the index and the field of the first such
     ///   letter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterTransfer, PageRequest, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, testing::letter(app)).await?;
+    /// let letters = repo.export(app, &DeadLetterFilter::default(), &PageRequest::default()).await?.items;
+    /// let other = testing::store().await?;
+    /// assert_eq!(other.import(&letters).await?.stored, 1);
+    /// // An import that is repeated changes nothing.
+    /// assert_eq!(other.import(&letters).await?.present, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn import(&self, letters: &[StoredLetter]) -> Result<Imported, DeadLetterRepoError>;
 
     /// Recomputes the stale error signatures, and the group keys, of up to `limit` letters of all apps, in order of

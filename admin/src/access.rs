@@ -87,6 +87,30 @@ where
 
 /// Returns the HTTP status for an error of the store, for a service's own endpoints. The admin's responses have the same
 /// statuses.
+///
+/// # Examples
+///
+/// ```
+/// use axum::{Json, http::StatusCode};
+/// use dead_letters::{AppId, DeadLetterRepo, DeadLetterStore};
+/// use dead_letters_admin::status_of;
+///
+/// /// A handler of the service.
+/// async fn badge(store: &dyn DeadLetterStore, app: AppId) -> Result<Json<i64>, StatusCode> {
+///     store.unresolved_count(app).await.map(Json).map_err(|error| status_of(&error))
+/// }
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # assert_eq!(badge(&repo, app).await.map(|count| count.0), Ok(0));
+/// # let store = dead_letters::testing::FailingStore::new(repo);
+/// # store.fail(dead_letters::testing::Call::UnresolvedCount, .., dead_letters::testing::transient());
+/// # assert_eq!(badge(&store, app).await.map(|count| count.0), Err(StatusCode::SERVICE_UNAVAILABLE));
+/// # Ok(())
+/// # }
+/// ```
 pub fn status_of(error: &DeadLetterRepoError) -> StatusCode {
     match error.kind() {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
@@ -107,6 +131,21 @@ pub struct Denied(Box<Response>);
 
 impl Denied {
     /// Returns any response, such as a redirect to a log-in page or an extractor's rejection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{http::request::Parts, response::Redirect};
+    /// use dead_letters_admin::{Denied, Operator};
+    ///
+    /// // A visitor without a session logs in first.
+    /// fn authorize(request: &Parts) -> Result<Operator, Denied> {
+    ///     let user: Option<&String> = request.extensions.get();
+    ///     user.map(Operator::full).ok_or_else(|| Denied::with(Redirect::to("/login")))
+    /// }
+    /// # let (parts, ()) = axum::http::Request::new(()).into_parts();
+    /// # assert!(authorize(&parts).is_err());
+    /// ```
     pub fn with(response: impl IntoResponse) -> Self {
         Self(Box::new(response.into_response()))
     }
@@ -120,6 +159,22 @@ impl Denied {
     ///
     /// Use it in a service that accepts every client that can reach it. A page of another site can point its own name
     /// at such a service (DNS rebinding).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::http::{header::HOST, request::Parts};
+    /// use dead_letters_admin::{Denied, Operator};
+    ///
+    /// fn authorize(request: &Parts) -> Result<Operator, Denied> {
+    ///     match request.headers.get(HOST) {
+    ///         Some(host) if host == "ops.example" => Ok(Operator::reader("somebody on the network")),
+    ///         _ => Err(Denied::misdirected()),
+    ///     }
+    /// }
+    /// # let (parts, ()) = axum::http::Request::new(()).into_parts();
+    /// # assert!(authorize(&parts).is_err());
+    /// ```
     pub fn misdirected() -> Self {
         Self::with(Problem::misdirected())
     }
@@ -149,6 +204,16 @@ pub struct Operator {
 impl Operator {
     /// Returns an operator who may only read, in all apps. The name appears in
     /// [`resolved_by`](dead_letters::DeadLetterRow::resolved_by) and in the audit log.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_admin::{Operator, Right};
+    ///
+    /// // Resolves letters, and sees payloads with redacted fields alone.
+    /// let operator = Operator::reader("ada").with(Right::Resolve);
+    /// assert_ne!(operator, Operator::full("ada"));
+    /// ```
     pub fn reader(name: impl Into<String>) -> Self {
         Self { name: name.into(), apps: None, rights: BTreeSet::new(), scan_limit: SCAN_LIMIT }
     }
@@ -165,6 +230,19 @@ impl Operator {
     }
 
     /// Restricts the operator to these apps. All other apps look to them as if they did not exist.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::AppId;
+    /// use dead_letters_admin::Operator;
+    /// use uuid::Uuid;
+    ///
+    /// let (own, other) = (AppId::from(Uuid::new_v4()), AppId::from(Uuid::new_v4()));
+    /// // A customer, who sees the letters of two apps.
+    /// let customer = Operator::reader("ben").of_apps([own, other]);
+    /// # _ = customer;
+    /// ```
     pub fn of_apps(mut self, apps: impl IntoIterator<Item = AppId>) -> Self {
         self.apps = Some(apps.into_iter().collect());
         self
@@ -174,6 +252,16 @@ impl Operator {
     /// most.
     ///
     /// A view examines 10,000 letters unless its address sets `scan_limit`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_admin::Operator;
+    ///
+    /// // For a small database: a view stops after 20,000 letters.
+    /// let operator = Operator::full("ada").scan_limit(20_000);
+    /// # _ = operator;
+    /// ```
     pub fn scan_limit(mut self, letters: u32) -> Self {
         self.scan_limit = letters.clamp(1, MAX_SCAN);
         self
@@ -232,6 +320,24 @@ pub struct BearerToken {
 
 impl BearerToken {
     /// Returns an authorization by this token. An empty token refuses every request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dead_letters_admin::{Admin, BearerToken, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let token = "a token of the deploy".to_owned();
+    /// let ci = Operator::reader("ci");
+    /// let admin = Admin::new(Arc::new(repo), BearerToken::new(token, ci));
+    /// # _ = admin;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(token: impl AsRef<[u8]>, operator: Operator) -> Self {
         Self { digest: Sha256::digest(token).into(), operator }
     }
@@ -267,6 +373,25 @@ impl<F: Fn(&str) -> Option<Operator> + Send + Sync + 'static> TrustedProxyHeader
     /// Returns an authorization by this header. `operator` turns the header's text into an operator, or returns
     /// `None` to refuse them. A request is also refused if the header is missing, empty, repeated or not visible
     /// ASCII.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use axum::http::HeaderName;
+    /// use dead_letters_admin::{Admin, Operator, TrustedProxyHeader};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// let header = HeaderName::from_static("x-forwarded-user");
+    /// let operators = |name: &str| name.ends_with("@ops.example").then(|| Operator::full(name));
+    /// let admin = Admin::new(Arc::new(repo), TrustedProxyHeader::new(header, operators));
+    /// # _ = admin;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(header: HeaderName, operator: F) -> Self {
         Self { header, operator }
     }

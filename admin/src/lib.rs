@@ -63,6 +63,25 @@ pub struct Admin {
 
 impl Admin {
     /// Returns the admin of this store, for the operators that `authorize` accepts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use axum::Router;
+    /// use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // For a service on the loopback interface. Other services ask who the operator is.
+    /// let admin = Admin::new(Arc::new(repo), InsecureAllowAll(Operator::full("ada")));
+    /// let router = Router::from(admin);
+    /// # let _: Router = router;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(store: Arc<dyn DeadLetterStore>, authorize: impl Authorize) -> Self {
         Self {
             store,
@@ -79,12 +98,67 @@ impl Admin {
     }
 
     /// Enables replay for operators with [`Right::Replay`]. Without this call nobody can replay letters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::Admin;
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let authorize = InsecureAllowAll(Operator::full("ada"));
+    /// // `Outbox` implements `Requeue`.
+    /// let replayer = repo.replayer(Outbox);
+    /// let admin = Admin::new(Arc::new(repo), authorize).replay(replayer);
+    /// # _ = admin;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replay(mut self, replay: Arc<dyn DeadLetterReplay>) -> Self {
         self.replay = Some(replay);
         self
     }
 
     /// Sets the sweeper's policy, so that the pages warn about open letters that will be swept within a week.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::{Retention, RetentionPolicy, Sweeper};
+    /// use dead_letters_admin::Admin;
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let authorize = InsecureAllowAll(Operator::full("ada"));
+    /// # let store = Arc::new(repo);
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let policy = RetentionPolicy::new(Retention::default().delete_all_after(90 * DAY));
+    /// let sweeper = Sweeper::builder(store.clone(), policy.clone()).build()?;
+    /// let admin = Admin::new(store, authorize).retention(policy);
+    /// # _ = (admin, sweeper);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn retention(mut self, policy: RetentionPolicy) -> Self {
         self.retention = Some(policy);
         self
@@ -93,6 +167,27 @@ impl Admin {
     /// Sets the names of apps on the pages. An app without a name is shown by its id.
     ///
     /// The pages call `names` for each app that they show. It should read from memory, not from a database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use std::collections::HashMap;
+    ///
+    /// use dead_letters_admin::Admin;
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let admin = Admin::new(Arc::new(repo), InsecureAllowAll(Operator::full("ada")));
+    /// let names = HashMap::from([(app, "Shop of Ada".to_owned())]);
+    /// let admin = admin.app_names(move |app_id| names.get(&app_id).cloned());
+    /// # _ = admin;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn app_names(mut self, names: impl Fn(AppId) -> Option<String> + Send + Sync + 'static) -> Self {
         self.app_names = Arc::new(names);
         self
@@ -107,6 +202,24 @@ impl Admin {
     /// # Errors
     ///
     /// Returns [`Pointer`](AdminConfigError::Pointer) if a text is not a JSON pointer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::{Admin, AdminConfigError};
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
+    /// assert!(admin().redact(["/customer/email", "/lines/*/card"]).is_ok());
+    /// // A pointer begins with a slash.
+    /// assert!(matches!(admin().redact(["customer.email"]), Err(AdminConfigError::Pointer(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn redact(
         mut self,
         pointers: impl IntoIterator<Item: Into<String>>,
@@ -122,6 +235,24 @@ impl Admin {
     /// # Errors
     ///
     /// Returns [`ShortKey`](AdminConfigError::ShortKey) if the secret has fewer than 32 bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::{Admin, AdminConfigError};
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
+    /// # let secret_of_the_deploy = [7; 32];
+    /// assert!(admin().key(secret_of_the_deploy).is_ok());
+    /// assert!(matches!(admin().key("changeme"), Err(AdminConfigError::ShortKey)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, AdminConfigError> {
         self.key = Key::new(secret.as_ref()).ok_or(AdminConfigError::ShortKey)?;
         Ok(self)
@@ -131,6 +262,27 @@ impl Admin {
     ///
     /// **It must be smaller than the store's pool**, so that the service always finds a connection. Further requests
     /// wait for up to 5 seconds, first come, first served, and then get 503.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters::{connect_options, SeaOrmDeadLetterRepo};
+    /// use dead_letters_admin::Admin;
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (url, authorize) = ("sqlite::memory:", InsecureAllowAll(Operator::full("ada")));
+    /// // A pool of 20 connections, of which the service always finds 12.
+    /// let mut options = connect_options(url);
+    /// options.max_connections(20);
+    /// let repo = SeaOrmDeadLetterRepo::new(sea_orm::Database::connect(options).await?);
+    /// let admin = Admin::new(Arc::new(repo), authorize).concurrency(8);
+    /// # _ = admin;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn concurrency(mut self, requests: usize) -> Self {
         self.turns = Turns::new(requests);
         self
@@ -142,6 +294,23 @@ impl Admin {
     /// # Errors
     ///
     /// Returns [`Origin`](AdminConfigError::Origin) if the text is not an origin.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::{Admin, AdminConfigError};
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
+    /// assert!(admin().trusted_origin("https://ops.example").is_ok());
+    /// assert!(matches!(admin().trusted_origin("ops.example"), Err(AdminConfigError::Origin(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trusted_origin(mut self, origin: impl AsRef<str>) -> Result<Self, AdminConfigError> {
         let origin = origin.as_ref();
         self.csrf =
@@ -151,6 +320,25 @@ impl Admin {
 
     /// Returns a service for [`nest_service`](axum::Router::nest_service), which serves the prefix with and without
     /// its final slash. With [`nest`](axum::Router::nest), the host's own 404 handles the prefix with the slash.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use axum::{Router, body::Body, http::{Request, StatusCode}};
+    /// # use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+    /// use tower::ServiceExt;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = Admin::new(Arc::new(repo), InsecureAllowAll(Operator::full("ada")));
+    /// let router = Router::<()>::new().nest_service("/admin/dead-letters", admin.into_service());
+    /// let request = Request::get("/admin/dead-letters/api/apps").body(Body::empty())?;
+    /// assert_eq!(router.oneshot(request).await?.status(), StatusCode::OK);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_service(self) -> RouterIntoService<axum::body::Body> {
         self.into_router().into_service()
     }

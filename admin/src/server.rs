@@ -52,6 +52,23 @@ pub struct Server {
 
 impl Server {
     /// Returns a server of this router, which may be an [`Admin`](crate::Admin) with the program's own layers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use dead_letters_admin::Server;
+    ///
+    /// # let router = Router::new();
+    /// let server = Server::new(router)
+    ///     .max_connections(64)
+    ///     .head_timeout(Duration::from_secs(5))
+    ///     .stall_timeout(Duration::from_secs(10))
+    ///     .grace(Duration::from_secs(5));
+    /// # _ = server;
+    /// ```
     pub fn new(router: Router) -> Self {
         Self {
             router: router.layer(map_response(guard::headers)),
@@ -91,6 +108,27 @@ impl Server {
     ///
     /// The server then accepts no more connections and closes those on which no request has begun. It returns once
     /// the others are closed, at the latest after [`grace`](Self::grace).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use axum::Router;
+    /// use dead_letters_admin::Server;
+    /// use tokio::{net::TcpListener, sync::oneshot};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let router = Router::new();
+    /// let listener = TcpListener::bind("127.0.0.1:0").await?;
+    /// println!("http://{}", listener.local_addr()?);
+    /// let (stop, stopped) = oneshot::channel::<()>();
+    /// let serving = tokio::spawn(Server::new(router).run(listener, async { _ = stopped.await }));
+    /// // When the program ends:
+    /// drop(stop);
+    /// serving.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let mut shutdown = pin!(shutdown);
         let slots = Arc::new(Semaphore::new(self.max_connections));

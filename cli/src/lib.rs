@@ -70,6 +70,15 @@ pub struct Cli<M = Migrator> {
 impl Cli {
     /// Returns the tool with the migration steps of dead-letters alone. Its `replay` fails until
     /// [`requeue`](Self::requeue) is called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_cli::{Cli, Exit};
+    ///
+    /// assert_eq!(Cli::new().run(["dead-letters", "--version"]), Exit::Done);
+    /// assert_eq!(Cli::new().run(["dead-letters", "lst"]), Exit::Usage);
+    /// ```
     pub fn new() -> Self {
         Self { requeue: None, migrator: Migrator }
     }
@@ -83,11 +92,59 @@ impl Default for Cli {
 
 impl<M: MigratorTraitSelf + Send + 'static> Cli<M> {
     /// Enables `replay`. `requeue` puts events back into the service's outbox.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_cli::Cli;
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// // `Outbox` is what the service also passes to `replayer`.
+    /// let tool = Cli::new().requeue(Outbox);
+    /// # let status = ["orders", "migrate", "up", "--database-url", "sqlite::memory:"];
+    /// # assert_eq!(tool.run(status), dead_letters_cli::Exit::Done);
+    /// ```
     pub fn requeue(self, requeue: impl Requeue + 'static) -> Self {
         Self { requeue: Some(Arc::new(requeue)), ..self }
     }
 
     /// Makes `migrate` apply and show the steps of the service's own migrator, which includes those of dead-letters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::migration::{Migrator, sea_orm_migration::prelude::*};
+    /// use dead_letters_cli::Cli;
+    ///
+    /// /// The steps of dead-letters, and then those of the service.
+    /// struct OwnMigrator;
+    ///
+    /// impl MigratorTrait for OwnMigrator {
+    ///     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+    ///         let mut steps = Migrator::migrations();
+    ///         steps.extend(own_steps());
+    ///         steps
+    ///     }
+    /// }
+    /// # fn own_steps() -> Vec<Box<dyn MigrationTrait>> {
+    /// #     Vec::new()
+    /// # }
+    ///
+    /// let tool = Cli::new().migrator(OwnMigrator);
+    /// # let up = ["orders", "migrate", "up", "--database-url", "sqlite::memory:"];
+    /// # assert_eq!(tool.run(up), dead_letters_cli::Exit::Done);
+    /// ```
     pub fn migrator<N: MigratorTraitSelf + Send + 'static>(self, migrator: N) -> Cli<N> {
         Cli { requeue: self.requeue, migrator }
     }
@@ -96,6 +153,16 @@ impl<M: MigratorTraitSelf + Send + 'static> Cli<M> {
     ///
     /// Results go to standard output, everything else to standard error. Do not call this within a tokio runtime,
     /// because it creates its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_cli::{Cli, Exit};
+    ///
+    /// # let url = "sqlite::memory:";
+    /// let exit = Cli::new().run(["dead-letters", "--database-url", url, "migrate", "up"]);
+    /// assert_eq!(exit, Exit::Done);
+    /// ```
     pub fn run(self, args: impl IntoIterator<Item: Into<OsString> + Clone>) -> Exit {
         run(self, args)
     }

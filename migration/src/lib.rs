@@ -20,6 +20,34 @@ pub use sea_orm_migration;
 pub use status::{SchemaError, check_schema};
 
 /// The steps of `dead-letters`, in order. `up` runs them in [`Locked`].
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters_migration::{Locked, Migrator, sea_orm_migration::prelude::*};
+///
+/// /// The steps of dead-letters, and then those of the service.
+/// struct OwnMigrator;
+///
+/// impl MigratorTrait for OwnMigrator {
+///     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+///         let mut steps = Migrator::migrations();
+///         steps.extend(own_steps());
+///         steps
+///     }
+/// }
+/// # fn own_steps() -> Vec<Box<dyn MigrationTrait>> {
+/// #     Vec::new()
+/// # }
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let db = dead_letters_migration::sea_orm_migration::sea_orm::Database::connect("sqlite::memory:").await?;
+/// # dead_letters_migration::sea_orm_migration::MigratorTraitSelf::up(&Locked(OwnMigrator), &db, None).await?;
+/// # dead_letters_migration::check_schema(&db, &OwnMigrator).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Migrator;
 

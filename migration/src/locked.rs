@@ -69,6 +69,26 @@ impl<M: MigratorTraitSelf> Locked<M> {
     /// # Errors
     ///
     /// Every [`SchemaError`] except `Missing`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_migration::{
+    ///     Locked, Migrator,
+    ///     sea_orm_migration::{MigratorTraitSelf, sea_orm::Database},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = Database::connect("sqlite::memory:").await?;
+    /// let migrator = Locked(Migrator);
+    /// if !migrator.pending(&db).await?.is_empty() {
+    ///     migrator.up(&db, None).await?;
+    /// }
+    /// assert!(migrator.pending(&db).await?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn pending(&self, db: &impl ConnectionTrait) -> Result<Vec<String>, SchemaError> {
         status::missing(db, &self.0, Scope::CurrentSchema).await
     }

@@ -11,6 +11,21 @@ use sea_orm_migration::{
 use crate::encoding;
 
 /// A difference between a schema and the one that this version needs.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters_migration::{Migrator, SchemaError, check_schema, sea_orm_migration::sea_orm::Database};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let db = Database::connect("sqlite::memory:").await?;
+/// if let Err(SchemaError::Missing(steps)) = check_schema(&db, &Migrator).await {
+///     println!("the deploy must apply {}", steps.join(", "));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum SchemaError {

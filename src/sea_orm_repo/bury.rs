@@ -57,6 +57,35 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// [`TransactionLost`](DeadLetterRepoError::TransactionLost) if `take` ended the transaction.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, DeadLetterRepoError};
+    /// use sea_orm::{ConnectionTrait, Statement};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let create = "CREATE TABLE outbox (id BLOB PRIMARY KEY, payload TEXT)";
+    /// # sea_orm::ConnectionTrait::execute_unprepared(repo.pool(), create).await?;
+    /// # let letter = dead_letters::testing::letter(app);
+    /// # let event_id = letter.original_event_id;
+    /// # let insert = "INSERT INTO outbox (id) VALUES (?)";
+    /// # let insert = sea_orm::Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, insert, [event_id.into()]);
+    /// # sea_orm::ConnectionTrait::execute_raw(repo.pool(), insert).await?;
+    /// let id = repo
+    ///     .bury_with(letter, async |txn| {
+    ///         let delete = "DELETE FROM outbox WHERE id = $1";
+    ///         let delete = Statement::from_sql_and_values(txn.get_database_backend(), delete, [event_id.into()]);
+    ///         Ok(txn.execute_raw(delete).await?.rows_affected())
+    ///     })
+    ///     .await?;
+    /// assert!(repo.get(id).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn bury_with<F>(
         &self,
         letter: NewDeadLetter,
@@ -70,6 +99,46 @@ impl SeaOrmDeadLetterRepo {
     }
 
     /// Returns a burier that needs no closure, for a dispatcher that holds it as an object.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dead_letters::DeadLetterBury;
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Take for Outbox {
+    /// #     async fn take(
+    /// #         &self,
+    /// #         txn: &sea_orm::DatabaseTransaction,
+    /// #         event_id: uuid::Uuid,
+    /// #     ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    /// #         let delete = "DELETE FROM outbox WHERE id = ?";
+    /// #         let delete = sea_orm::Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, delete, [event_id.into()]);
+    /// #         Ok(sea_orm::ConnectionTrait::execute_raw(txn, delete).await?.rows_affected())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let create = "CREATE TABLE outbox (id BLOB PRIMARY KEY, payload TEXT)";
+    /// # sea_orm::ConnectionTrait::execute_unprepared(repo.pool(), create).await?;
+    /// # let letter = dead_letters::testing::letter(app);
+    /// # let event_id = letter.original_event_id;
+    /// # let insert = "INSERT INTO outbox (id) VALUES (?)";
+    /// # let insert = sea_orm::Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, insert, [event_id.into()]);
+    /// # sea_orm::ConnectionTrait::execute_raw(repo.pool(), insert).await?;
+    /// // `Outbox` implements `Take`. The dispatcher does not see it.
+    /// let burier: Arc<dyn DeadLetterBury> = repo.burier(Outbox);
+    /// let id = burier.bury(letter).await?;
+    /// # assert!(dead_letters::DeadLetterRepo::get(&repo, id).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn burier(&self, take: impl Take + 'static) -> Arc<dyn DeadLetterBury> {
         Arc::new(Burier { repo: self.clone(), take })
     }

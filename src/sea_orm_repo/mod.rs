@@ -64,6 +64,23 @@ impl SeaOrmDeadLetterRepo {
     /// Creates a repo over a pool. For a transaction, use [`in_transaction`](Self::in_transaction).
     ///
     /// The application opens the pool, and chooses its driver, TLS, size and timeouts.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{SeaOrmDeadLetterRepo, connect_options};
+    /// use sea_orm::Database;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = Database::connect(connect_options("sqlite::memory:")).await?;
+    /// let repo = SeaOrmDeadLetterRepo::new(db.clone());
+    /// // The service keeps its own handle to the pool.
+    /// db.ping().await?;
+    /// # _ = repo;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(db: DatabaseConnection) -> Self {
         // Asked for its backend, a connection that was never opened panics.
         let dialect = match matches!(db.inner, DatabaseConnectionType::Disconnected) {
@@ -79,6 +96,22 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// [`Db`](DeadLetterRepoError::Db) if the database can't be reached, the table does not exist, or the role may not
     /// read it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// let status = match repo.check_ready().await {
+    ///     Ok(()) => 200,
+    ///     Err(error) if error.is_transient() => 503,
+    ///     Err(_) => 500,
+    /// };
+    /// assert_eq!(status, 200);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn check_ready(&self) -> Result<(), DeadLetterRepoError> {
         let work = async {
             let no_row = Entity::find().select_only().column(Column::Id).limit(0);
@@ -89,6 +122,23 @@ impl SeaOrmDeadLetterRepo {
     }
 
     /// Returns the pool, for the service's own statements and for [`begin`](Self::begin).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::entity::dead_letters;
+    /// use sea_orm::{EntityTrait, PaginatorTrait};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # ::dead_letters::DeadLetterRepo::insert(&repo, ::dead_letters::testing::letter(app)).await?;
+    /// let rows = dead_letters::Entity::find().count(repo.pool()).await?;
+    /// assert_eq!(rows, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn pool(&self) -> &DatabaseConnection {
         &self.db.0
     }
@@ -96,6 +146,22 @@ impl SeaOrmDeadLetterRepo {
     /// Refuses payloads whose serialized text is longer than `bytes`, with
     /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge). [`bury_with`](Self::bury_with) cuts them instead. There is
     /// no cap by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, DeadLetterRepoError, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let repo = repo.max_payload_bytes(16);
+    /// let refused = repo.insert(testing::letter(app)).await;
+    /// assert!(matches!(refused, Err(DeadLetterRepoError::PayloadTooLarge { max: 16, .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.limits.payload_bytes = Some(bytes);
         self
@@ -106,6 +172,24 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// Below about 1,000 bytes the cut can reach into the part that the error signature is made of. Letters of one
     /// failure may then split into several groups.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, NewDeadLetter, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let repo = repo.max_error_bytes(4_096);
+    /// let last_error = "at deliver.rs:17\n".repeat(10_000);
+    /// let id = repo.insert(NewDeadLetter { last_error, ..testing::letter(app) }).await?;
+    /// let stored = repo.error_text(app, id, 0..u64::MAX).await?.unwrap_or_default();
+    /// assert!(stored.len() <= 4_096 && stored.contains(" [cut] "));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_error_bytes(mut self, bytes: usize) -> Self {
         self.limits.error_bytes = Some(bytes);
         self
@@ -132,6 +216,21 @@ impl SeaOrmDeadLetterRepo {
     /// Some calls cost more. `resolve` first looks up the app in all shards, as `get` does. `insert_many` and
     /// `import` are transactions, with a two-phase commit if they reach several workers. Bulk calls and filters by
     /// ids read all rows of an app that is new since its shard's last ANALYZE.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{SeaOrmDeadLetterRepo, connect_options};
+    /// use sea_orm::Database;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let url = "sqlite::memory:";
+    /// let repo = SeaOrmDeadLetterRepo::new(Database::connect(connect_options(url)).await?).sharded();
+    /// # _ = repo;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sharded(mut self) -> Self {
         self.dialect = self.dialect.map(Dialect::distributed);
         self
@@ -152,6 +251,24 @@ impl SeaOrmDeadLetterRepo {
     /// After a failed statement PostgreSQL aborts the transaction. SeaORM's `commit` then returns `Ok` and stores
     /// nothing. Therefore an error of any call must end in a rollback: return it from the closure or function that
     /// owns `txn`. Alternatively, commit with [`commit`](Self::commit), which then returns an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, SeaOrmDeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await?;
+    /// let id = repo.in_transaction(&txn).insert(testing::letter(app)).await?;
+    /// // The service's own statements, on `txn`.
+    /// SeaOrmDeadLetterRepo::commit(txn).await?;
+    /// assert!(repo.get(id).await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn in_transaction<'txn>(
         &self,
         txn: &'txn DatabaseTransaction,
@@ -176,6 +293,24 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) outside a Tokio runtime, or in one that is shutting
     /// down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, SeaOrmDeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await?;
+    /// let id = repo.in_transaction(&txn).insert(testing::letter(app)).await?;
+    /// // A transaction that is dropped is rolled back.
+    /// drop(txn);
+    /// assert!(repo.get(id).await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DeadLetterRepoError> {
         observed(call!("begin"), pin!(transaction::begin(db, None)), |_| 0).await
     }
@@ -192,6 +327,27 @@ impl SeaOrmDeadLetterRepo {
     /// [`Db`](DeadLetterRepoError::Db) if the transaction was aborted (25P02) or the commit failed. Nothing is
     /// stored. [`TransactionLost`](DeadLetterRepoError::TransactionLost) if the transaction had ended before.
     /// [`RuntimeEnded`](DeadLetterRepoError::RuntimeEnded) as for [`begin`](Self::begin).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, DeadLetterRepoError, SeaOrmDeadLetterRepo};
+    /// use sea_orm::ConnectionTrait;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await?;
+    /// repo.in_transaction(&txn).resolve(id, "ignored").await?;
+    /// txn.execute_unprepared("ROLLBACK").await?;
+    /// // The transaction's own `commit` would return `Ok`.
+    /// assert!(matches!(SeaOrmDeadLetterRepo::commit(txn).await, Err(DeadLetterRepoError::TransactionLost)));
+    /// assert_eq!(repo.unresolved_count(app).await?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn commit(txn: DatabaseTransaction) -> Result<(), DeadLetterRepoError> {
         observed(call!("commit"), pin!(transaction::commit(txn)), |()| 0).await
     }

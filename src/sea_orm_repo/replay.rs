@@ -47,6 +47,32 @@ impl SeaOrmDeadLetterRepo {
     /// # Errors
     ///
     /// The errors of [`resolve_once`](crate::DeadLetterResolve::resolve_once), and every error of `enqueue`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterRepoError};
+    /// use sea_orm::{ConnectionTrait, Statement};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let create = "CREATE TABLE outbox (id BLOB PRIMARY KEY, payload TEXT)";
+    /// # sea_orm::ConnectionTrait::execute_unprepared(repo.pool(), create).await?;
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let event_id = repo
+    ///     .replay_with(app, id, &Attribution::by("ada"), async |txn, letter| {
+    ///         let insert = "INSERT INTO outbox (id, payload) VALUES ($1, $2)";
+    ///         let event = [letter.original_event_id.into(), letter.payload.into()];
+    ///         txn.execute_raw(Statement::from_sql_and_values(txn.get_database_backend(), insert, event)).await?;
+    ///         Ok::<_, DeadLetterRepoError>(letter.original_event_id)
+    ///     })
+    ///     .await?;
+    /// println!("event {event_id} is back in the outbox");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn replay_with<F, T, E>(
         &self,
         app_id: AppId,
@@ -79,6 +105,28 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// The errors of [`resolve_matching`](crate::DeadLetterResolve::resolve_matching), and every error of
     /// `enqueue`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterFilter, DeadLetterRepo, DeadLetterRepoError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let ids = repo.insert_many(vec![dead_letters::testing::letter(app), dead_letters::testing::letter(app)]).await?;
+    /// let ticked = DeadLetterFilter::default().ids(ids);
+    /// let refused = repo
+    ///     .replay_matching_with(app, &ticked, &Attribution::by("ada"), 100, async |_txn, letters| {
+    ///         // Puts the events back on `_txn`. Any error rolls back the whole batch.
+    ///         if letters.len() > 1 { Err(DeadLetterRepoError::RuntimeEnded) } else { Ok(()) }
+    ///     })
+    ///     .await;
+    /// assert!(refused.is_err() && repo.unresolved_count(app).await? == 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn replay_matching_with<F, E>(
         &self,
         app_id: AppId,
@@ -109,6 +157,36 @@ impl SeaOrmDeadLetterRepo {
 
     /// Returns a replayer that needs no closure. Admin pages and command lines take it, beside the store, from the
     /// service that knows its outbox.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use dead_letters::{DeadLetterReplay, DeadLetterStore};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // `Outbox` implements `Requeue`. An admin takes both objects, and sees neither the repo nor the outbox.
+    /// let replayer: Arc<dyn DeadLetterReplay> = repo.replayer(Outbox);
+    /// let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
+    /// # _ = (replayer, store);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn replayer(&self, requeue: impl Requeue + 'static) -> Arc<dyn DeadLetterReplay> {
         Arc::new(Replayer { repo: self.clone(), requeue })
     }

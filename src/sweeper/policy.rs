@@ -62,6 +62,21 @@ mod seconds {
 /// How long each app's letters are kept. The default keeps all letters forever.
 ///
 /// It deserializes from a service's settings, as [`Retention`] does. `apps` is a map from the app's id.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::RetentionPolicy;
+///
+/// let policy: RetentionPolicy = serde_json::from_str(
+///     r#"{
+///         "others": { "delete_closed_after": 2592000, "delete_all_after": 7776000 },
+///         "apps": { "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01": { "delete_all_after": 604800 } }
+///     }"#,
+/// )?;
+/// assert_eq!(policy.apps.len(), 1);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -81,6 +96,22 @@ impl RetentionPolicy {
     }
 
     /// Gives an app a retention of its own, which replaces that of the others as a whole.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::{AppId, Retention, RetentionPolicy};
+    /// use uuid::Uuid;
+    ///
+    /// # let (audited, test) = (AppId::from(Uuid::from_u128(1)), AppId::from(Uuid::from_u128(2)));
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let policy = RetentionPolicy::new(Retention::default().delete_all_after(90 * DAY))
+    ///     .app(audited, Retention::default())
+    ///     .app(test, Retention::default().delete_all_after(DAY));
+    /// assert_eq!(policy.apps[&audited].delete_all_after, None);
+    /// ```
     #[must_use]
     pub fn app(mut self, app_id: AppId, retention: Retention) -> Self {
         self.apps.insert(app_id, retention);
@@ -103,6 +134,28 @@ impl RetentionPolicy {
     /// # Errors
     ///
     /// Those of [`count_due`](DeadLetterRetention::count_due).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{Retention, RetentionPolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let old = dead_letters::testing::stored_letter(app, Utc::now() - TimeDelta::days(2));
+    /// # dead_letters::DeadLetterTransfer::import(&repo, &[old]).await?;
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let policy = RetentionPolicy::new(Retention::default().delete_all_after(3 * DAY));
+    /// let of_app = policy.due_within(&repo, Some(app), Utc::now(), DAY, 1_000).await?;
+    /// assert_eq!(of_app.to_string(), "1");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn due_within(
         &self,
         store: &dyn DeadLetterRetention,

@@ -48,16 +48,71 @@ impl<S> FailingStore<S> {
     }
 
     /// Makes these calls return this error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing::{self, Call, FailingStore}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let store = FailingStore::new(repo);
+    /// store.fail(Call::Insert, 1.., testing::transient());
+    /// // Only the first insert succeeds.
+    /// assert!(store.insert(testing::letter(app)).await.is_ok());
+    /// assert!(store.insert(testing::letter(app)).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail(&self, call: Call, calls: impl RangeBounds<u64>, error: DeadLetterRepoError) {
         self.tell(call, calls, Some(error));
     }
 
     /// Makes these calls hang until [`recover`](Self::recover), and then continue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::{DeadLetterRepo, testing::{Call, FailingStore}};
+    /// use tokio::time::timeout;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let store = FailingStore::new(repo);
+    /// store.hang(Call::UnresolvedCount, ..);
+    /// let badge = timeout(Duration::from_millis(10), store.unresolved_count(app)).await;
+    /// assert!(badge.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn hang(&self, call: Call, calls: impl RangeBounds<u64>) {
         self.tell(call, calls, None);
     }
 
     /// Removes all settings, and lets the calls that hang continue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing::{Call, FailingStore}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let store = FailingStore::new(repo);
+    /// store.hang(Call::UnresolvedCount, ..);
+    /// let (badge, ()) = tokio::join!(store.unresolved_count(app), async { store.recover() });
+    /// assert_eq!(badge?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn recover(&self) {
         self.told().clear();
         self.recovered.notify_waiters();
