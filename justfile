@@ -28,7 +28,7 @@ bench *figures:
 # The tests come last, so that cargo's own lines close the run.
 
 # everything, as CI does: about an hour on two cores
-ci: format lints words documentation links features dependencies packages migrate entities dispatcher readme deploys api soak test
+ci: format lints words documentation links features dependencies packages migrate entities dispatcher examples readme deploys api soak test
 
 # format
 format:
@@ -109,6 +109,23 @@ dispatcher:
     DATABASE_URL="sqlite://$sqlite/dispatcher.sqlite?mode=rwc" cargo run --locked --example dispatcher
     {{ with_postgres }} cargo run --locked --example dispatcher
     rm -r "$sqlite"
+
+# the examples that need no database of their own
+examples:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --locked --workspace --examples
+    built="${CARGO_TARGET_DIR:-$PWD/target}/debug/examples"
+    for source in examples/*.rs admin/examples/*.rs; do
+        example=$(basename "$source" .rs)
+        # The recipe above runs this one on both databases.
+        if [ "$example" != dispatcher ]; then
+            echo "$source"
+            "$built/$example"
+        fi
+    done
+    echo cli/examples/own.rs
+    "$built/own" --database-url sqlite::memory: migrate up
 
 # the README's programs, with the README's dependencies
 readme:

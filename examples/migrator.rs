@@ -9,7 +9,10 @@ use std::error::Error;
 use async_trait::async_trait;
 use dead_letters::{
     OnOpen, connect_options,
-    migration::{Locked, Migrator, check_schema, sea_orm_migration::prelude::*},
+    migration::{
+        Locked, Migrator, check_schema,
+        sea_orm_migration::{MigratorTraitSelf, prelude::*},
+    },
     open,
 };
 use sea_orm::Database;
@@ -55,7 +58,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let db = Database::connect(connect_options(&url)).await?;
     println!("pending: {:?}", Locked(OwnMigrator).pending(&db).await?);
     // `OnOpen::Migrate` does the same at the start. Any number of replicas may do so at once.
-    MigratorTraitSelf::up(&Locked(OwnMigrator), &db, None).await?;
+    Locked(OwnMigrator).up(&db, None).await?;
     check_schema(&db, &OwnMigrator).await?;
     db.close().await?;
 

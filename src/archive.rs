@@ -373,7 +373,7 @@ pub enum ArchiveError {
     },
     /// A line is not a letter: it is not JSON, is cut off, or has a field that is missing, unknown or of another
     /// type.
-    #[error("{}, line {line}: from column {column} on it is no letter", path.display())]
+    #[error("{}, line {line}: not a letter, as an archive or an export has it (column {column})", path.display())]
     NotALetter {
         /// The file.
         path: Arc<Path>,
@@ -391,7 +391,7 @@ pub enum ArchiveError {
         format: &'static str,
     },
     /// A line has no end within 2 GiB. The rest of its file is not read.
-    #[error("{}, line {line}: it is longer than any letter", path.display())]
+    #[error("{}, line {line}: the line must have at most 2 GiB, as every letter has", path.display())]
     LineTooLong {
         /// The file.
         path: Arc<Path>,
@@ -411,7 +411,10 @@ mod tests {
     fn what_another_reader_gives_is_named_as_it_was_called() {
         let mut letters = ArchivedLetters::from_reader("standard input", &b"{\n"[..]);
         let error = letters.next().unwrap().unwrap_err().to_string();
-        assert_eq!(error, "standard input, line 1: from column 1 on it is no letter");
+        assert_eq!(
+            error,
+            "standard input, line 1: not a letter, as an archive or an export has it (column 1)"
+        );
         assert!(letters.next().is_none());
     }
 

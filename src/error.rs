@@ -45,7 +45,7 @@ pub enum DeadLetterRepoError {
         problem: &'static str,
     },
     /// A limit, an offset or a number of items is outside the range that the call takes.
-    #[error("{argument} must be {}, and is {value}", bounds(*min, *max))]
+    #[error("`{argument}` must be {} (got {value})", bounds(*min, *max))]
     OutOfRange {
         /// The argument's name.
         argument: &'static str,
@@ -59,7 +59,10 @@ pub enum DeadLetterRepoError {
     },
     /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve letters that
     /// fail meanwhile.
-    #[error("filter.created_before is missing: a bulk call must say where it ends, or name its filter.ids")]
+    #[error(
+        "the filter of a bulk call must have `created_before` or `ids`: without both the call would also take letters \
+         that fail meanwhile"
+    )]
     MissingCreatedBefore,
     /// The filter of a bulk call that reopens has none of `resolved_before`, `run_id` and `ids`: the call would also
     /// reopen letters that are closed meanwhile.
@@ -69,10 +72,10 @@ pub enum DeadLetterRepoError {
     )]
     MissingResolvedBefore,
     /// The `from` of a time range is after its `until`.
-    #[error("from must not be after until")]
+    #[error("`from` must not be after `until`")]
     FromAfterUntil,
     /// The cursor is damaged or made up, or belongs to another app or filter.
-    #[error("the cursor is not one of this listing")]
+    #[error("the cursor is damaged, or belongs to another app or filter: begin with the first page again")]
     InvalidCursor,
     /// The letter is closed already.
     #[error(
@@ -104,7 +107,7 @@ pub enum DeadLetterRepoError {
         kind: PayloadKind,
     },
     /// The letter to reopen is unresolved already.
-    #[error("the dead letter {0} is unresolved")]
+    #[error("the dead letter {0} is unresolved: only a resolved one can be reopened")]
     NotResolved(DeadLetterId),
     /// The outbox returned this error, and the event was neither taken nor stored.
     #[error("the event could not be taken from the outbox, and was not buried")]
@@ -113,7 +116,7 @@ pub enum DeadLetterRepoError {
     #[error("the events were not put back, and nothing was replayed")]
     Requeue(#[source] Arc<dyn Error + Send + Sync>),
     /// The store can't hold a letter of an import.
-    #[error("the {field} of letter {index} can't be stored")]
+    #[error("the {field} of letter {index} can't be stored: {}", requirement(field))]
     NotStorable {
         /// The letter's index in the call, from 0.
         index: usize,
@@ -121,7 +124,9 @@ pub enum DeadLetterRepoError {
         field: &'static str,
     },
     /// A payload is larger than the repo's cap.
-    #[error("the payload of letter {index} has {bytes} bytes, and the cap is {max}")]
+    #[error(
+        "the payload of letter {index} must have at most {max} bytes (got {bytes}): cut it, or raise `max_payload_bytes`"
+    )]
     PayloadTooLarge {
         /// The letter's index in the call, from 0.
         index: usize,
@@ -156,7 +161,7 @@ pub enum DeadLetterRepoError {
     },
     /// The outbox's delete did not take exactly one row, and nothing was stored. If it took no row, another
     /// dispatcher has taken the event.
-    #[error("the outbox's delete took {taken} rows, and must take one")]
+    #[error("the outbox's delete must take one row (got {taken}): {}", cause_of_taken(*taken))]
     EventNotTaken {
         /// How many rows the delete took.
         taken: u64,
@@ -167,7 +172,9 @@ pub enum DeadLetterRepoError {
     #[error("the transaction had ended before its commit, and what it did at first is rolled back")]
     TransactionLost,
     /// There is no tokio runtime, or it ended before the call did. The call may be done or not.
-    #[error("there is no tokio runtime, or it ended before the call did")]
+    #[error(
+        "there is no tokio runtime, or it ended before the call did: make the call in a runtime that outlives it"
+    )]
     RuntimeEnded,
     /// The database returned this error for a letter of the first app of a sweep that goes app by app: a trigger
     /// raised it, or a foreign key refused the delete. No letter of the batch was deleted.
@@ -331,9 +338,30 @@ impl fmt::Display for ErrorKind {
 
 fn bounds(min: i64, max: i64) -> impl fmt::Display {
     fmt::from_fn(move |f| match max < u32::MAX.into() {
-        true => write!(f, "from {min} to {max}"),
+        true => write!(f, "between {min} and {max}"),
         false => write!(f, "at least {min}"),
     })
+}
+
+/// Returns what a field of an imported letter must be.
+fn requirement(field: &str) -> &'static str {
+    match field {
+        "attempt_count" => "it must be at most 2147483647",
+        "metadata" => "it must be a JSON object of at most 16 KB, without a NUL",
+        "payload_kind" => "it must be json, text, truncated or erased",
+        "resolution" => {
+            "it must be replayed, ignored, handled_by_script or handler_failed, and is required with a `resolved_at`"
+        }
+        "resolved_at" => "it is required with a `resolution`",
+        _ => "it must not have a NUL",
+    }
+}
+
+fn cause_of_taken(taken: u64) -> &'static str {
+    match taken {
+        0 => "another dispatcher took the event, or the delete named another one",
+        _ => "the delete must name the event by its id",
+    }
 }
 
 fn kind_of_db(error: &DbErr) -> ErrorKind {

@@ -87,7 +87,7 @@ pub enum OpenError {
     #[error("{0}")]
     Url(String),
     /// The connection failed.
-    #[error("there is no connection to {database}: {}", Refusal(error))]
+    #[error("cannot connect to {database}: {}", Refusal(error))]
     Connect {
         /// The URL without user, password and parameters, as far as they can be recognized.
         database: String,
@@ -111,14 +111,17 @@ impl fmt::Debug for OpenError {
 async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenError> {
     let given = options.get_url().to_owned();
     let url = Url::parse(&given).map_err(|error| {
-        let hint =
-            if given.contains('@') { ": is a special character of the password not encoded?" } else { "" };
-        OpenError::Url(format!("the database's URL can't be read, {error}{hint}"))
+        let hint = if given.contains('@') {
+            "percent-encode the special characters of the password (@ is %40)"
+        } else {
+            "expected postgres://user@host/database or sqlite://orders.sqlite"
+        };
+        OpenError::Url(format!("the database's URL can't be read, {error}: {hint}"))
     })?;
     let scheme = url.scheme();
     if !matches!(scheme, "postgres" | "postgresql" | "sqlite") {
         return Err(OpenError::Url(format!(
-            "dead-letters runs on PostgreSQL and SQLite only, and the database's URL begins with {scheme}:"
+            "the database's URL must begin with postgres: or sqlite: (got {scheme}:)"
         )));
     }
     // Without the feature `connect_options` leaves a SQLite file without WAL mode, and an insert could be lost.
@@ -155,10 +158,12 @@ struct Refusal<'a>(&'a DbErr);
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match sqlx_error(self.0) {
-            Some(SqlxError::PoolTimedOut) => f.write_str("the server refuses it, or does not answer in time"),
+            Some(SqlxError::PoolTimedOut) => {
+                f.write_str("the server refuses the connection, or does not respond in time")
+            }
             Some(SqlxError::Database(error)) if DbCode::of(self.0) == Some(DbCode::Sqlite(14)) => write!(
                 f,
-                "{} (one that is not there is made with ?mode=rwc in the URL, in a folder that is there)",
+                "{} (to create a missing file in an existing folder, append ?mode=rwc to the URL)",
                 error.message()
             ),
             Some(SqlxError::Database(error)) => f.write_str(error.message()),

@@ -658,7 +658,7 @@ impl SweeperBuilder {
 pub enum SweeperConfigError {
     /// A retention is less than an hour, and `short_retention_is_meant` was not called.
     #[error(
-        "{field} of {} is {value:?}, less than an hour: short_retention_is_meant says that it is meant",
+        "{field} of {} must be at least an hour (got {value:?}): call `short_retention_is_meant` if it is meant",
         app_id.map_or("the other apps".to_owned(), |app_id| format!("app {app_id}"))
     )]
     ShortRetention {
@@ -670,13 +670,13 @@ pub enum SweeperConfigError {
         value: Duration,
     },
     /// More than 1,000 apps have a retention of their own.
-    #[error("{0} apps have a retention of their own, and at most 1,000 may")]
+    #[error("at most 1,000 apps may have a retention of their own (got {0})")]
     TooManyApps(usize),
     /// The pause between ticks is less than a second.
-    #[error("the period is {0:?}, and must be at least a second")]
+    #[error("`every` must be at least a second (got {0:?})")]
     ShortPeriod(Duration),
     /// A number is outside its range.
-    #[error("{argument} must be from {min} to {max}, and is {value}")]
+    #[error("`{argument}` must be between {min} and {max} (got {value})")]
     OutOfRange {
         /// The setting's name.
         argument: &'static str,

@@ -6,6 +6,7 @@ mod archive;
 mod contract;
 mod database;
 mod faults;
+mod messages;
 mod migrations;
 mod open;
 mod queries;

@@ -203,7 +203,9 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
             let error = open(options(url.as_str()), on_open, Migrator).await.unwrap_err();
             assert_eq!(
                 error.to_string(),
-                format!("dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}")
+                format!(
+                    "dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}: create one with ENCODING 'UTF8'"
+                )
             );
         }
         db.execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
@@ -219,8 +221,8 @@ async fn a_server_that_does_not_answer_is_named() {
     assert_eq!(
         sentence(&format!("postgres://ada:secret@{address}/orders?sslmode=disable")).await,
         format!(
-            "there is no connection to postgres://{address}/orders: the server refuses it, or does not \
-             answer in time"
+            "cannot connect to postgres://{address}/orders: the server refuses the connection, or does not \
+             respond in time"
         )
     );
 }
@@ -233,7 +235,7 @@ async fn a_database_that_is_not_there_is_named_on_postgres() {
     assert_eq!(
         sentence(url.as_str()).await,
         format!(
-            "there is no connection to postgres://{}:{}/no_such_database: database \"no_such_database\" does \
+            "cannot connect to postgres://{}:{}/no_such_database: database \"no_such_database\" does \
              not exist",
             url.host_str().unwrap(),
             url.port().unwrap()
@@ -249,8 +251,8 @@ async fn a_file_that_is_not_there_is_named_and_the_way_to_make_it_on_sqlite() {
         assert_eq!(
             sentence(&format!("{url}{mode}")).await,
             format!(
-                "there is no connection to {url}: unable to open database file (one that is not there is made \
-                 with ?mode=rwc in the URL, in a folder that is there)"
+                "cannot connect to {url}: unable to open database file (to create a missing file in an existing \
+                 folder, append ?mode=rwc to the URL)"
             )
         );
     }
@@ -264,14 +266,13 @@ async fn a_url_of_another_database_is_refused_by_its_scheme() {
         let scheme = url.split(':').next().unwrap();
         assert_eq!(
             sentence(url).await,
-            format!(
-                "dead-letters runs on PostgreSQL and SQLite only, and the database's URL begins with {scheme}:"
-            )
+            format!("the database's URL must begin with postgres: or sqlite: (got {scheme}:)")
         );
     }
     assert_eq!(
         sentence("orders.sqlite").await,
-        "the database's URL can't be read, relative URL without a base"
+        "the database's URL can't be read, relative URL without a base: expected postgres://user@host/database or \
+         sqlite://orders.sqlite"
     );
 }
 

@@ -358,7 +358,7 @@ async fn a_list_continues_after_its_last_letter(world: World) {
     // A cursor of another list.
     let wrong = client.get(resolved(&world.at(""), &older).replace("?", "?op=insert&")).await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
-    assert!(wrong.shows("The cursor is not one of this listing"), "{wrong}");
+    assert!(wrong.shows("The cursor is damaged, or belongs to another app or filter"), "{wrong}");
 }
 
 async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues(world: World) {

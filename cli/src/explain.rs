@@ -137,6 +137,32 @@ mod tests {
         }
     }
 
+    /// Returns the codes that the arms of a `match` in this file name, from `begin` to `end`.
+    fn codes(begin: &str, end: &str, is_code: fn(&&str) -> bool) -> Vec<&'static str> {
+        let source = include_str!("explain.rs").split_once(begin).unwrap().1.split_once(end).unwrap().0;
+        let arms = source.lines().filter_map(|line| line.split_once(" => ")).map(|(codes, _)| codes);
+        arms.flat_map(|codes| codes.split([' ', '|', '"'])).filter(is_code).collect()
+    }
+
+    /// Every explanation beside its code, so that a person can read them all. A new code changes the snapshot.
+    #[test]
+    fn every_explanation_stands_beside_its_code() {
+        let postgres = codes("fn of_postgres", "fn of_sqlite", |code| code.len() == 5);
+        let sqlite = codes("fn of_sqlite", "fn other", |code| code.parse::<u32>().is_ok());
+        assert!(postgres.len() > 12 && sqlite.len() > 7, "{postgres:?} {sqlite:?}");
+        let mut shown = String::new();
+        // At the end stand codes of no arm: a busy server, a deadlock, an internal error and a constraint.
+        for code in [postgres, sqlite, vec!["57P03", "40P01", "XX000", "23505", "19"]].concat() {
+            let failure = Failure::from(database_error(code));
+            shown += &format!("{code}: exit {:?}\n{}\n\n", failure.exit(), failure.text().unwrap());
+        }
+        insta::with_settings!({
+            omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "../tests/snapshots"
+        }, {
+            insta::assert_snapshot!("explanations", shown);
+        });
+    }
+
     #[test]
     fn an_answer_keeps_its_exit() {
         let missing = DeadLetterRepoError::NotFound(uuid::Uuid::nil().into());

@@ -82,7 +82,7 @@ async fn a_bad_line_is_named_and_those_before_it_are_stored(store: Store) {
         (
             good.trim().replace("\"attempt_count\":5", "\"attempt_count\":4294967295"),
             1,
-            "standard input, line 3: cannot store the attempt_count",
+            "standard input, line 3: the attempt_count can't be stored: it must be at most",
         ),
     ] {
         let ran = store.fed("import", &format!("{good}{good}{bad}\n"));

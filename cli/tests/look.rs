@@ -78,7 +78,7 @@ async fn a_list_continues_after_its_last_letter(store: Store) {
     let second = store.run(&format!("list --app {{app}} --size 1 --after {}", next.trim()));
     assert_eq!(second.lines()[0][0], ids[0].to_string());
     let other = store.run(&format!("list --app {{app}} --source orders --after {}", next.trim()));
-    other.fails(2, "the cursor is not one of this listing");
+    other.fails(2, "the cursor is damaged, or belongs to another app or filter");
 }
 
 async fn a_filter_takes_what_the_apis_takes(store: Store) {
@@ -167,7 +167,7 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     assert!(part.out == "2\n" && part.err.contains("--scan-limit"), "{part:?}");
     let ran = store.run("timeline --app {app} --from 1h --until 2999-01-01T00:00:00Z --buckets 1");
     assert_eq!(ran.lines()[0][1], "4");
-    store.run("timeline --app {app} --from now --until 1h").fails(2, "from must not be after until");
+    store.run("timeline --app {app} --from now --until 1h").fails(2, "`from` must not be after `until`");
 }
 
 async fn json_is_what_the_library_serializes(store: Store) {

@@ -24,6 +24,7 @@ mod carry;
 mod ending;
 mod files;
 mod look;
+mod messages;
 mod resolve;
 mod serve;
 mod support;

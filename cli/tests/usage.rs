@@ -120,7 +120,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("apps --limit many", "invalid value 'many' for '--limit", "between 1 and 1000"),
         ("apps --output xml", "invalid value 'xml' for '--output", "table, json, jsonl"),
         ("list --app {app} --size 501", "invalid value '501' for '--size", "between 1 and 500"),
-        ("list --app {app} --after x", "invalid value 'x' for '--after", "not one of this listing"),
+        ("list --app {app} --after x", "invalid value 'x' for '--after", "belongs to another app or filter"),
         (
             "list --app {app} --state new",
             "invalid value 'new' for '--state",
@@ -148,7 +148,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "between 1 and 1000"),
         ("timeline --app {app} --from soon", "--from: \"soon\" is not a time", time),
         ("timeline --app {app} --until soon", "--until: \"soon\" is not a time", time),
-        ("timeline --app {app} --from now --until 1h", "from must not be after until", ""),
+        ("timeline --app {app} --from now --until 1h", "`from` must not be after `until`", ""),
         (
             "resolve --app {app}",
             "no letter is given",

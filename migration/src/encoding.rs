@@ -20,5 +20,8 @@ pub(crate) async fn require_utf8(db: &impl ConnectionTrait) -> Result<(), DbErr>
 }
 
 pub(crate) fn refusal(encoding: &str) -> String {
-    format!("dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}")
+    format!(
+        "dead-letters needs a database whose encoding is UTF8, and this one's is {encoding}: create one with \
+         ENCODING 'UTF8'"
+    )
 }

@@ -126,15 +126,15 @@ impl SeaOrmDeadLetterRepo {
     /// # Examples
     ///
     /// ```
-    /// use dead_letters::entity::dead_letters;
+    /// use dead_letters::entity::dead_letters as table;
     /// use sea_orm::{EntityTrait, PaginatorTrait};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let repo = dead_letters::testing::store().await?;
     /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
-    /// # ::dead_letters::DeadLetterRepo::insert(&repo, ::dead_letters::testing::letter(app)).await?;
-    /// let rows = dead_letters::Entity::find().count(repo.pool()).await?;
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let rows = table::Entity::find().count(repo.pool()).await?;
     /// assert_eq!(rows, 1);
     /// # Ok(())
     /// # }

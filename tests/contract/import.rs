@@ -192,7 +192,7 @@ async fn no_letters_are_nothing(db: TestDb) {
 async fn more_than_1_000_letters_are_refused(db: TestDb) {
     let mut letters: Vec<_> = (0..1_001).map(|_| stored()).collect();
     let error = db.repo().import(&letters).await.unwrap_err();
-    assert_eq!(error.to_string(), "letters must be from 0 to 1000, and is 1001");
+    assert_eq!(error.to_string(), "`letters` must be between 0 and 1000 (got 1001)");
     assert_eq!(db.row_count().await, 0);
     letters.pop();
     assert_eq!(db.repo().import(&letters).await.unwrap(), import_of(1_000, 0));
@@ -217,7 +217,10 @@ async fn what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stor
     ];
     for (field, unstorable) in unstorable {
         let error = db.repo().import(&[stored(), stored(), unstorable]).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("the {field} of letter 2 can't be stored"));
+        assert!(
+            error.to_string().starts_with(&format!("the {field} of letter 2 can't be stored: it ")),
+            "{error}"
+        );
     }
     let outside = DateTime::<Utc>::MAX_UTC;
     let outside = [

@@ -133,9 +133,9 @@ fn an_error_kind_prints_as_its_text() {
 #[test]
 fn a_number_out_of_range_is_told_with_its_bounds_and_a_types_own_bound_is_none() {
     for (max, expected) in [
-        (500, "limit must be from 1 to 500, and is 0"),
-        (u32::MAX.into(), "limit must be at least 1, and is 0"),
-        (i64::MAX, "limit must be at least 1, and is 0"),
+        (500, "`limit` must be between 1 and 500 (got 0)"),
+        (u32::MAX.into(), "`limit` must be at least 1 (got 0)"),
+        (i64::MAX, "`limit` must be at least 1 (got 0)"),
     ] {
         let error = DeadLetterRepoError::OutOfRange { argument: "limit", value: 0, min: 1, max };
         assert_eq!(error.to_string(), expected);
@@ -206,7 +206,10 @@ fn requests_and_pages_go_through_json() {
     assert_eq!(serde_json::from_value::<PageRequest>(json!({})).unwrap(), PageRequest::default());
     assert_eq!(serde_json::from_value::<GroupRequest>(json!({})).unwrap(), GroupRequest::default());
     let error = serde_json::from_value::<Cursor>(json!("no cursor")).unwrap_err();
-    assert_eq!(error.to_string(), "the cursor is not one of this listing");
+    assert_eq!(
+        error.to_string(),
+        "the cursor is damaged, or belongs to another app or filter: begin with the first page again"
+    );
 }
 
 #[test]

@@ -415,7 +415,7 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
     url.set_path(&latin1);
     let pool = Database::connect(url.as_str()).await.unwrap();
 
-    let refusal = "dead-letters needs a database whose encoding is UTF8, and this one's is LATIN1";
+    let refusal = "dead-letters needs a database whose encoding is UTF8, and this one's is LATIN1: create one with ENCODING 'UTF8'";
     let error = Migrator.up(&pool, None).await.unwrap_err();
     assert_eq!(error, DbErr::Migration(refusal.to_owned()));
     assert!(!SchemaManager::new(&pool).has_table("dead_letters").await.unwrap());

@@ -100,17 +100,19 @@ async fn all(
         let (places, letters): (Vec<_>, Vec<_>) =
             letters.into_iter().map(|letter| ((letter.path, letter.line), letter.letter)).unzip();
         let Imported { stored, present, .. } = store.import(&letters).await.map_err(|error| {
-            let (DeadLetterRepoError::NotStorable { index, field }
-            | DeadLetterRepoError::TimeOutOfRange { index, field }) = error
+            let (DeadLetterRepoError::NotStorable { index, .. }
+            | DeadLetterRepoError::TimeOutOfRange { index, .. }) = error
             else {
                 return Failure::from(error);
             };
+            // The line of the file takes the place of the index in the batch.
+            let reason = error.to_string().replace(&format!(" of letter {index}"), "");
             let place = |index: usize| {
                 places
                     .get(index)
                     .map_or_else(String::new, |(path, line)| format!("{}, line {line}", path.display()))
             };
-            Failure::failed(format!("{}: cannot store the {field}", place(index))).hint(format!(
+            Failure::failed(format!("{}: {reason}", place(index))).hint(format!(
                 "the letters from {} on were not imported; fix the line and run the command again",
                 place(0)
             ))

@@ -158,7 +158,7 @@ async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let repo = db.repo_over(recording);
     for limit in [0, 1_001] {
         let error = repo.backlogs(&BacklogRequest::default().limit(limit).cap(10)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
     }
     assert_eq!(recorded.take(), []);
 }

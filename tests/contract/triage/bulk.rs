@@ -125,7 +125,7 @@ async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     for limit in [0, 1_001, u32::MAX] {
         let error =
             repo.resolve_matching(new_app(), &all(), Resolution::Ignored, &seen(), limit).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("limit must be from 1 to 1000, and is {limit}"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
     }
     assert_eq!(recorded.take(), []);
 }

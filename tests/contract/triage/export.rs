@@ -106,7 +106,7 @@ async fn a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent(db: TestD
     for size in [0, 1_001] {
         let page = PageRequest::default().size(size);
         let error = repo.export(new_app(), &any(), &page).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("page.size must be from 1 to 1000, and is {size}"));
+        assert_eq!(error.to_string(), format!("`page.size` must be between 1 and 1000 (got {size})"));
     }
     assert_eq!(recorded.take(), []);
 }

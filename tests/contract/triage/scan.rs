@@ -270,7 +270,7 @@ async fn a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
         ),
         (repo.error_groups(app, &any(), &groups).await.unwrap_err(), "scan_limit"),
     ] {
-        assert_eq!(error.to_string(), format!("{argument} must be at least 1, and is 0"));
+        assert_eq!(error.to_string(), format!("`{argument}` must be at least 1 (got 0)"));
     }
     assert_eq!(recorded.take(), []);
 }

@@ -121,9 +121,9 @@ async fn a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent(db: TestDb
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for (request, expected) in [
-        (request(0, 1, 0), "buckets.count must be from 1 to 1000, and is 0"),
-        (request(0, 1, 1_001), "buckets.count must be from 1 to 1000, and is 1001"),
-        (request(1, 0, 1), "from must not be after until"),
+        (request(0, 1, 0), "`buckets.count` must be between 1 and 1000 (got 0)"),
+        (request(0, 1, 1_001), "`buckets.count` must be between 1 and 1000 (got 1001)"),
+        (request(1, 0, 1), "`from` must not be after `until`"),
     ] {
         let error = repo.timeline(new_app(), &any(), &request.scan_limit(10)).await.unwrap_err();
         assert_eq!(error.to_string(), expected);

@@ -1,0 +1,305 @@
+//! Every message of the tool beside the command that triggers it, so that a person can read them all.
+
+use std::{fs, path::Path};
+
+use dead_letters::{DeadLetterTransfer, StoredLetter, testing::stored_letter};
+use sea_orm::ConnectionTrait;
+use tempfile::TempDir;
+
+use crate::support::{PROGRAM, Ran, Store, program};
+
+/// Messages that no command of this test triggers, and where they are tested.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("interrupted", "ending.rs: Ctrl-C"),
+    ("stopped; the current batch was committed or rolled back as a whole", "ending.rs: a second Ctrl-C"),
+    ("internal error (please report this bug)", "no command triggers it"),
+    (
+        "the arguments are invalid",
+        "no command triggers it: arguments with a password and without it fail alike",
+    ),
+    ("cannot write the result", "look.rs: a full disk"),
+    ("nothing was changed", "resolve.rs: a question that is not confirmed"),
+    ("another process is migrating this SQLite file", "usage.rs: several that migrate one file"),
+    ("has no USAGE on the schema", "usage.rs: PostgreSQL refuses it"),
+    ("GRANT USAGE ON SCHEMA", "usage.rs: PostgreSQL refuses it"),
+    ("which is not in the search_path", "usage.rs: PostgreSQL refuses it"),
+    ("append to the URL: ?options=-csearch_path%3D", "usage.rs: PostgreSQL refuses it"),
+    ("is it PgBouncer? Connect to the server directly", "PgBouncer answers 08P01"),
+    ("the server refuses the connection or does not respond within 5 seconds", "it takes 5 seconds"),
+];
+
+struct Shown<'a> {
+    store: &'a Store,
+    folder: &'a TempDir,
+    text: String,
+}
+
+impl Shown<'_> {
+    fn run(&mut self, line: &str) {
+        let ran = self.store.run(line);
+        self.show(line, &ran);
+    }
+
+    fn fed(&mut self, line: &str, what: &str, input: &str) {
+        let ran = self.store.fed(line, input);
+        self.show(&format!("{line} < {what}"), &ran);
+    }
+
+    fn with_url(&mut self, line: &str, url: &str) {
+        let ran = self.store.command(line).env("DATABASE_URL", url).output().unwrap();
+        self.show(&format!("{line}        # DATABASE_URL={url}"), &ran.into());
+    }
+
+    fn show(&mut self, line: &str, ran: &Ran) {
+        assert!(ran.code != 0 && !ran.err.is_empty(), "{line}: {ran:?}");
+        let said = format!("$ dead-letters {line}\n{}exit {}\n\n", ran.err, ran.code);
+        let file = self.store.file().display().to_string();
+        let said = said.replace(&self.store.app.to_string(), "{app}").replace(&file, "service.sqlite");
+        self.text += &said.replace(&self.folder.path().display().to_string(), "/folder");
+    }
+}
+
+#[tokio::test]
+async fn every_message_stands_beside_its_command() {
+    let (store, folder) = (Store::sqlite().await, TempDir::new().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut shown = Shown { store: &store, folder: &folder, text: String::new() };
+    of_arguments(&mut shown);
+    of_letters(&mut shown).await;
+    of_imports(&mut shown, &path);
+    of_urls(&mut shown, &path);
+    of_schemas(&mut shown, &path).await;
+    let text = shown.text;
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("messages", text);
+    });
+
+    let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let explanations = fs::read_to_string(snapshots.join("explanations.snap")).unwrap();
+    let read = one_line(&(text + &explanations));
+    let mut unlisted: Vec<_> = ELSEWHERE.iter().map(|(text, _)| one_line(text)).collect();
+    for message in messages_of_the_sources() {
+        let known = unlisted.iter().position(|text| message.contains(text.as_str()));
+        if let Some(known) = known {
+            unlisted.remove(known);
+        } else {
+            assert!(read.contains(&message), "no command here triggers {message:?}");
+        }
+    }
+    assert_eq!(unlisted, [""; 0], "these are in no source");
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the longest fixed part of each message and hint in the tool's sources.
+fn messages_of_the_sources() -> Vec<String> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut messages = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let source = fs::read_to_string(path).unwrap();
+                let source = source.split("#[cfg(test)]").next().unwrap().to_owned();
+                messages.extend(messages_of(&source));
+            }
+        }
+    }
+    assert!(messages.len() > 60, "{messages:?}");
+    messages
+}
+
+fn messages_of(source: &str) -> Vec<String> {
+    const BEGINNINGS: [&str; 7] =
+        ["::usage(", "::failed(", "::not_found(", "Exit::Failed,", ".hint(", " failed(", " cannot("];
+    let mut messages = Vec::new();
+    for beginning in BEGINNINGS {
+        for (at, _) in source.match_indices(beginning) {
+            let rest = source[at + beginning.len()..].trim_start();
+            let rest = rest.strip_prefix("format!(").unwrap_or(rest).trim_start();
+            let Some(rest) = rest.strip_prefix('"') else { continue };
+            let end = rest.char_indices().find(|&(at, c)| c == '"' && !rest[..at].ends_with('\\'));
+            let literal = rest[..end.unwrap().0].replace("\\\n", " ").replace("\\\"", "\"");
+            let fixed = literal.split('{').map(|part| part.split_once('}').map_or(part, |(_, after)| after));
+            let longest = fixed.map(one_line).max_by_key(String::len).unwrap();
+            // A message of values alone begins with them.
+            if longest.len() > 4 {
+                messages.push(longest);
+            }
+        }
+    }
+    messages
+}
+
+fn of_arguments(shown: &mut Shown) {
+    for line in [
+        "lst",
+        "list",
+        "list --ap {app}",
+        "list --app x",
+        "apps --after x",
+        "apps --limit 0",
+        "apps --limit many",
+        "apps --output xml",
+        "list --app {app} --size 501",
+        "list --app {app} --after x",
+        "list --app {app} --state new",
+        "list --app {app} --resolution x",
+        "list --app {app} --ids x",
+        "list --app {app} --trigger-id x",
+        "list --app {app} --original-event-id x",
+        "list --app {app} --truncated perhaps",
+        "list --app {app} --created-from soon",
+        "list --app {app} --scan-limit 0",
+        "show x --app {app}",
+        "groups --app {app} --limit 0",
+        "count --app {app} --cap 0",
+        "timeline --app {app} --buckets 0",
+        "timeline --app {app} --until soon",
+        "timeline --app {app} --from now --until 1h",
+        "resolve --app {app}",
+        "resolve --app {app} --as done",
+        "resolve --app {app} --dry-run",
+        "resolve {app} --app {app} --matching",
+        "resolve {app} --app {app} --source orders",
+        "resolve --app {app} --matching",
+        "resolve --app {app} --matching --yes --state closed",
+        "resolve --app {app} --matching --yes --resolution ignored",
+        "reopen --app {app} --matching --state open",
+        "replay --app {app} --matching",
+        "replay --app {app} --staged",
+        "sweep",
+        "sweep --delete-all-after soon",
+        "sweep --delete-closed-after 1m",
+        "sweep --delete-all-after 1d --every 0s",
+        "sweep --delete-all-after 1d --every 1h --dry-run",
+        "sweep --delete-all-after 1d --yes --archive /nowhere",
+        "serve --listen x",
+        "serve --listen 0.0.0.0:0",
+        "serve --token-file /nowhere",
+        "serve --token-file /dev/null",
+        "serve --host ops.example",
+        "migrate down",
+        "completions",
+        "completions cmd",
+        "man lst",
+    ] {
+        shown.run(line);
+    }
+    let ran: Ran = shown.store.command("apps").env_remove("DATABASE_URL").output().unwrap().into();
+    shown.show("apps        # without DATABASE_URL", &ran);
+    let mut list = shown.store.command("list --app {app} --created-from yesterday");
+    let ran: Ran = list.env("TZ", "Mars/Olympus").output().unwrap().into();
+    shown.show("list --app {app} --created-from yesterday        # TZ=Mars/Olympus", &ran);
+}
+
+async fn of_letters(shown: &mut Shown<'_>) {
+    let (store, at) = (shown.store, "2026-03-01T10:00:00Z".parse().unwrap());
+    let id = |n| uuid::Uuid::from_u128(n).into();
+    let open = StoredLetter { id: id(1), ..stored_letter(store.app, at) };
+    let closed = StoredLetter {
+        id: id(2),
+        resolved_at: Some(at),
+        resolution: Some("ignored".to_owned()),
+        ..stored_letter(store.app, at)
+    };
+    let cut = StoredLetter {
+        id: id(3),
+        payload_kind: Some("truncated".to_owned()),
+        ..stored_letter(store.app, at)
+    };
+    store.repo.import(&[open, closed, cut]).await.unwrap();
+    let [unknown, open, closed, cut] = [0, 1, 2, 3].map(|n| uuid::Uuid::from_u128(n).to_string());
+    shown.run(&format!("show {unknown} --app {{app}}"));
+    shown.run(&format!("resolve {unknown} {closed} --app {{app}}"));
+    shown.run(&format!("reopen {unknown} {open} --app {{app}}"));
+    // The service's own build, with replay: examples/own.rs.
+    let own = Path::new(PROGRAM).with_file_name("examples").join("own");
+    for line in [
+        format!("replay {closed} {cut} --app {{app}}"),
+        "replay --app {app} --matching --truncated true --yes".to_owned(),
+    ] {
+        let mut program = std::process::Command::new(&own);
+        let args = line.split(' ').map(|word| word.replace("{app}", &store.app.to_string()));
+        program.env_clear().env("DATABASE_URL", &store.url).env("TZ", "UTC").args(args);
+        shown.show(&format!("{line}        # a service's own build"), &program.output().unwrap().into());
+    }
+}
+
+fn of_imports(shown: &mut Shown, path: &dyn Fn(&str) -> String) {
+    let line = |letter: &StoredLetter| serde_json::to_string(letter).unwrap() + "\n";
+    let letter = StoredLetter {
+        id: uuid::Uuid::from_u128(9).into(),
+        ..stored_letter(shown.store.app, "2026-03-01T10:00:00Z".parse().unwrap())
+    };
+    let whole = line(&letter);
+    shown.run("import /nowhere.jsonl");
+    shown.fed("import", "a line that is cut off", "{\n");
+    shown.fed("import", "a whole line, and one that is cut off", &format!("{whole}{{\n"));
+    shown.fed("import", "two whole lines, and one that is cut off", &format!("{whole}{whole}{{\n"));
+    let nul = line(&StoredLetter {
+        id: uuid::Uuid::from_u128(8).into(),
+        source: "a\0b".to_owned(),
+        ..letter.clone()
+    });
+    shown.fed("import", "a whole line, and one with a NUL", &format!("{whole}{nul}"));
+    shown.fed("import --delete-all-after 1d", "a letter that is due", &whole);
+    shown.run("import --delete-all-after soon");
+    fs::create_dir(path("empty")).unwrap();
+    shown.run(&format!("import {}", path("empty")));
+    fs::write(path("letters.gz"), b"\x1f\x8b\x08").unwrap();
+    shown.run(&format!("import {}", path("letters.gz")));
+}
+
+fn of_urls(shown: &mut Shown, path: &dyn Fn(&str) -> String) {
+    for url in [
+        "service.sqlite",
+        "mysql://ada:secret@localhost/orders",
+        "postgres://ada:secret/x@127.0.0.1:1/db",
+        "postgres://ada@127.0.0.1:none/db",
+        "postgres://127.0.0.1:none/db",
+        "postgres://ada@127.0.0.1:1/db?sslmod=verify-full",
+        "postgres://ada@127.0.0.1:1/db?sslmode=sometimes",
+        "sqlite://service.sqlite?mod=ro",
+        "sqlite:///nowhere/service.sqlite",
+    ] {
+        shown.with_url("apps", url);
+    }
+    let text = "not a database, and long enough to have the header of a hundred bytes that SQLite reads first of a file";
+    fs::write(path("notes.txt"), text).unwrap();
+    shown.with_url("apps", &format!("sqlite://{}", path("notes.txt")));
+}
+
+async fn of_schemas(shown: &mut Shown<'_>, path: &dyn Fn(&str) -> String) {
+    fs::write(path("new.sqlite"), "").unwrap();
+    let new = format!("sqlite://{}", path("new.sqlite"));
+    shown.with_url("apps", &new);
+    shown.with_url("migrate status", &new);
+    shown.with_url("migrate up", &format!("{new}?mode=ro"));
+    // The last step of a service's own build is missing.
+    let own = Path::new(PROGRAM).with_file_name("examples").join("own");
+    let mut program = std::process::Command::new(&own);
+    program.env_clear().env("DATABASE_URL", &shown.store.url).args(["migrate", "status"]);
+    shown.show("migrate status        # a service's own build", &program.output().unwrap().into());
+
+    let db = shown.store.repo.pool();
+    db.execute_unprepared("UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'")
+        .await
+        .unwrap();
+    shown.run("migrate up");
+    db.execute_unprepared("UPDATE seaql_migrations SET version = 'm20300101_000001_other'").await.unwrap();
+    shown.run("migrate up");
+    db.execute_unprepared("ALTER TABLE dead_letters RENAME COLUMN resolution_note TO note").await.unwrap();
+    shown.run("apps");
+}
+
+#[test]
+fn a_message_is_read_from_a_source() {
+    let source = r#"Failure::usage(format!("{name}: {text:?} is not \
+        a \"time\"")).hint("write it as {x} so")"#;
+    assert_eq!(messages_of(source), ["is not a \"time\"", "write it as"]);
+}
