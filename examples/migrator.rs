@@ -9,13 +9,9 @@ use std::error::Error;
 use async_trait::async_trait;
 use dead_letters::{
     OnOpen, connect_options,
-    migration::{
-        Locked, Migrator, check_schema,
-        sea_orm_migration::{MigratorTraitSelf, prelude::*},
-    },
+    migration::{Locked, Migrator, sea_orm_migration::prelude::*},
     open,
 };
-use sea_orm::Database;
 use tempfile::TempDir;
 
 /// The steps of dead-letters, and then those of the service.
@@ -55,12 +51,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{error}");
     }
 
-    let db = Database::connect(connect_options(&url)).await?;
-    println!("pending: {:?}", Locked(OwnMigrator).pending(&db).await?);
-    // `OnOpen::Migrate` does the same at the start. Any number of replicas may do so at once.
-    Locked(OwnMigrator).up(&db, None).await?;
-    check_schema(&db, &OwnMigrator).await?;
-    db.close().await?;
+    // The deploy. Any number of replicas may do so at once.
+    let deployed = open(connect_options(&url), OnOpen::Migrate, OwnMigrator).await?;
+    println!("pending after the deploy: {:?}", Locked(OwnMigrator).pending(deployed.pool()).await?);
+    deployed.pool().clone().close().await?;
 
     let repo = open(connect_options(&url), OnOpen::Check, OwnMigrator).await?;
     repo.check_ready().await?;

@@ -399,7 +399,9 @@ pub enum ArchiveError {
         line: u64,
     },
     /// There is no tokio runtime, or it ended before the file was written.
-    #[error("there is no tokio runtime, or it ended before the archive was written")]
+    #[error(
+        "there is no tokio runtime, or it ended before the archive was written: archive in a runtime that outlives the call"
+    )]
     RuntimeEnded,
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sea_orm::{DbErr, RuntimeErr, SqlxError, sqlx::error::DatabaseError};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, SqlxError, sqlx::error::DatabaseError};
 
 use crate::db_code::DbCode;
 
@@ -24,10 +24,17 @@ impl fmt::Display for Described<'_> {
             return describe_sqlx(error, f);
         }
         match self.0 {
+            DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) => f.write_str(
+                "no connection of the pool became free in time: raise `max_connections`, or end transactions earlier",
+            ),
+            DbErr::RecordNotInserted => {
+                f.write_str("the database did not store the row: a trigger, a rule or a policy prevents it")
+            }
+            DbErr::RecordNotUpdated => {
+                f.write_str("the database did not change the row: a trigger, a rule or a policy prevents it")
+            }
             error @ (DbErr::ConnectionAcquire(_)
             | DbErr::Conn(_)
-            | DbErr::RecordNotInserted
-            | DbErr::RecordNotUpdated
             | DbErr::BackendNotSupported { .. }) => write!(f, "{error}"),
             _ => f.write_str("the database's answer could not be used"),
         }

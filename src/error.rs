@@ -30,10 +30,10 @@ pub enum DeadLetterRepoError {
     #[error("there is no dead letter {0}")]
     NotFound(DeadLetterId),
     /// The text is none of the four resolutions.
-    #[error("{0:?} is not a resolution: replayed, ignored, handled_by_script or handler_failed")]
+    #[error("{0:?} is not a resolution: expected replayed, ignored, handled_by_script or handler_failed")]
     InvalidResolution(String),
     /// The text is none of the four states.
-    #[error("{0:?} is not a state: open, unresolved, closed or any")]
+    #[error("{0:?} is not a state: expected open, unresolved, closed or any")]
     InvalidState(String),
     /// A field of a [`ListQuery`](crate::ListQuery) is unknown, is given twice, or has an invalid value. The error
     /// does not show the value.
@@ -45,7 +45,7 @@ pub enum DeadLetterRepoError {
         problem: &'static str,
     },
     /// A limit, an offset or a number of items is outside the range that the call takes.
-    #[error("`{argument}` must be {} (got {value})", bounds(*min, *max))]
+    #[error("`{argument}` must {} (got {value})", bounds(*min, *max))]
     OutOfRange {
         /// The argument's name.
         argument: &'static str,
@@ -138,7 +138,7 @@ pub enum DeadLetterRepoError {
     /// The letters of a call in a caller's transaction do not fit into the one statement that stores them there.
     /// Nothing was sent to the database. Pass fewer letters per call, or call over the pool.
     #[error(
-        "{argument} must be at most {max} {unit} in a caller's transaction (got {size}): pass fewer letters per \
+        "`{argument}` must have at most {max} {unit} in a caller's transaction (got {size}): pass fewer letters per \
          call, or call over the pool"
     )]
     TooLargeForTransaction {
@@ -338,8 +338,10 @@ impl fmt::Display for ErrorKind {
 
 fn bounds(min: i64, max: i64) -> impl fmt::Display {
     fmt::from_fn(move |f| match max < u32::MAX.into() {
-        true => write!(f, "between {min} and {max}"),
-        false => write!(f, "at least {min}"),
+        // Only numbers of items may be 0 and are bounded.
+        true if min == 0 => write!(f, "have at most {max} items"),
+        true => write!(f, "be between {min} and {max}"),
+        false => write!(f, "be at least {min}"),
     })
 }
 

@@ -19,7 +19,7 @@ const SHOWN_CHARACTERS: usize = 40;
 
 const A_UUID: &str = "must be a uuid";
 const A_UUID_OR_NONE: &str = "must be a uuid, or none";
-const A_TIME: &str = "must be a time as in RFC 3339";
+const A_TIME: &str = "must be a time in RFC 3339, such as 2026-03-01T10:00:00Z";
 const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 
 /// A listing's filter and page as a URL's query string, which a link holds and its page reads.
@@ -220,7 +220,7 @@ impl ListQuery {
             "size" => page.size = parse(text, A_NUMBER)?.unwrap_or(PageRequest::default().size),
             "after" => page.after = parse(text, "must be the cursor that a page gave as its next")?,
             "scan_limit" => page.scan_limit = parse(text, A_NUMBER)?,
-            _ => return Err("is no field"),
+            _ => return Err("is not a field of a filter or page"),
         }
         Ok(())
     }
@@ -252,7 +252,12 @@ fn split(text: &str) -> Result<Option<Vec<DeadLetterId>>, &'static str> {
     match text {
         "" => Ok(None),
         EMPTY => Ok(Some(Vec::new())),
-        _ => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Some).map_err(|_| "must be uuids"),
+        _ => text
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Some)
+            .map_err(|_| "must be uuids, with commas between them"),
     }
 }
 

@@ -109,7 +109,7 @@ async fn every_message_stands_beside_its_trigger() {
         messages.text()
     );
     let listed = messages.0.iter().map(|(variant, _)| variant.clone());
-    let listed: BTreeSet<_> = listed.filter(|variant| variant.contains("::")).collect();
+    let listed: BTreeSet<_> = listed.filter(|variant| !variant.ends_with("::Error")).collect();
     assert_eq!(listed, variants(), "each variant needs a case here");
 }
 

@@ -224,7 +224,7 @@ impl Opened {
                 "another process is migrating this SQLite file; check with: dead-letters migrate status",
             );
         }
-        explain(error)
+        explain(error).about(&self.name)
     }
 
     /// Checks whether migration steps are missing.

@@ -149,7 +149,7 @@ mod tests {
     fn every_explanation_stands_beside_its_code() {
         let postgres = codes("fn of_postgres", "fn of_sqlite", |code| code.len() == 5);
         let sqlite = codes("fn of_sqlite", "fn other", |code| code.parse::<u32>().is_ok());
-        assert!(postgres.len() > 12 && sqlite.len() > 7, "{postgres:?} {sqlite:?}");
+        assert!(postgres.len() > 11 && sqlite.len() > 7, "{postgres:?} {sqlite:?}");
         let mut shown = String::new();
         // At the end stand codes of no arm: a busy server, a deadlock, an internal error and a constraint.
         for code in [postgres, sqlite, vec!["57P03", "40P01", "XX000", "23505", "19"]].concat() {

@@ -91,9 +91,8 @@ impl Settings {
                 .hint("write a duration as 30d, 12h or 5m")
         })?;
         if duration < at_least {
-            let at_least = at_least.as_secs();
             return Err(Failure::usage(format!(
-                "{name}: {text:?} is shorter than the minimum of {at_least} seconds"
+                "{name}: {text:?} is shorter than the minimum of {at_least:?}"
             )));
         }
         Ok(duration)

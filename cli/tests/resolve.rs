@@ -260,7 +260,7 @@ async fn a_services_own_program_replays(store: Store) {
     assert!(done.err.contains(&format!("back: {}", row.original_event_id)), "{done:?}");
     assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Replayed), Some("ada")));
     let again = own(&store, &line);
-    assert!(again.code == 1 && again.err.contains("already resolved as replayed"), "{again:?}");
+    assert!(again.code == 1 && again.err.contains("already resolved as replayed by ada"), "{again:?}");
     assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "1\n");
     assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 0);
 }

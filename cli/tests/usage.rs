@@ -187,14 +187,10 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("sweep --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
         (
             "sweep --delete-closed-after 1m",
-            "--delete-closed-after: \"1m\" is shorter than the minimum of 3600 seconds",
+            "--delete-closed-after: \"1m\" is shorter than the minimum of 3600s",
             "",
         ),
-        (
-            "sweep --delete-all-after 1d --every 0s",
-            "--every: \"0s\" is shorter than the minimum of 1 seconds",
-            "",
-        ),
+        ("sweep --delete-all-after 1d --every 0s", "--every: \"0s\" is shorter than the minimum of 1s", ""),
         ("sweep --delete-all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
         ("sweep --delete-all-after 1d --app x", "invalid value 'x' for '--app", uuid),
         (

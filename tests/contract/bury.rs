@@ -163,7 +163,10 @@ async fn a_letter_that_the_database_refuses_leaves_its_event_in_the_outbox(db: T
     outbox(&db, 1).await;
     super::insert::drop_silently(&db, "orders").await;
     let error = db.repo().bury_with(letter(new_app()), take).await.unwrap_err();
-    assert_eq!(error.to_string(), "None of the records are inserted");
+    assert_eq!(
+        error.to_string(),
+        "the database did not store the row: a trigger, a rule or a policy prevents it"
+    );
     assert_eq!(places(&db).await, (1, 0));
 }
 

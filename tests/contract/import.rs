@@ -192,7 +192,7 @@ async fn no_letters_are_nothing(db: TestDb) {
 async fn more_than_1_000_letters_are_refused(db: TestDb) {
     let mut letters: Vec<_> = (0..1_001).map(|_| stored()).collect();
     let error = db.repo().import(&letters).await.unwrap_err();
-    assert_eq!(error.to_string(), "`letters` must be between 0 and 1000 (got 1001)");
+    assert_eq!(error.to_string(), "`letters` must have at most 1000 items (got 1001)");
     assert_eq!(db.row_count().await, 0);
     letters.pop();
     assert_eq!(db.repo().import(&letters).await.unwrap(), import_of(1_000, 0));
@@ -275,7 +275,10 @@ async fn a_letter_that_the_database_drops_silently_is_an_error_and_none_is_store
     drop_silently(&db, "dropped").await;
     let letters = [stored(), StoredLetter { source: "dropped".to_owned(), ..stored() }];
     let error = db.repo().import(&letters).await.unwrap_err();
-    assert_eq!(error.to_string(), "None of the records are inserted");
+    assert_eq!(
+        error.to_string(),
+        "the database did not store the row: a trigger, a rule or a policy prevents it"
+    );
     assert_eq!(db.row_count().await, 0);
 }
 

@@ -220,7 +220,10 @@ async fn large_texts_are_stored(db: TestDb) {
 async fn a_row_that_the_database_drops_silently_is_an_error(db: TestDb) {
     drop_silently(&db, "orders").await;
     let error = db.repo().insert(letter(new_app())).await.unwrap_err();
-    assert_eq!(error.to_string(), "None of the records are inserted");
+    assert_eq!(
+        error.to_string(),
+        "the database did not store the row: a trigger, a rule or a policy prevents it"
+    );
 }
 
 /// Creates a trigger that makes the database drop rows of this source without an error.

@@ -99,7 +99,10 @@ async fn a_row_that_the_database_drops_silently_takes_all_with_it(db: TestDb) {
     drop_silently(&db, "poison").await;
     for count in [1, 2, 3, 128, 129] {
         let error = db.repo().insert_many(poisoned_at_the_end(count)).await.unwrap_err();
-        assert_eq!(error.to_string(), "None of the records are inserted");
+        assert_eq!(
+            error.to_string(),
+            "the database did not store the row: a trigger, a rule or a policy prevents it"
+        );
         assert_eq!(db.row_count().await, 0);
     }
 }
@@ -222,7 +225,7 @@ async fn in_the_callers_transaction_more_letters_than_a_sharded_statement_binds_
     let error = db.repo().in_transaction(&txn).insert_many(letters(4_096)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "letters must be at most 4095 letters in a caller's transaction (got 4096): pass fewer letters per \
+        "`letters` must have at most 4095 letters in a caller's transaction (got 4096): pass fewer letters per \
          call, or call over the pool"
     );
     assert_eq!(recorded.take().len(), 0);

@@ -252,7 +252,7 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
     };
     for (field, expected) in [
         ("state", "must be open, unresolved, closed or any"),
-        ("ids", "must be uuids"),
+        ("ids", "must be uuids, with commas between them"),
         ("resolution", "must be replayed, ignored, handled_by_script or handler_failed"),
         ("trigger_id", "must be a uuid, or none"),
         ("script_id", "must be a uuid, or none"),
@@ -262,16 +262,16 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
         ("size", "must be a whole number"),
         ("after", "must be the cursor"),
         ("scan_limit", "must be a whole number"),
-        ("sorce", "is no field"),
+        ("sorce", "is not a field of a filter or page"),
     ] {
         refused(&format!("{field}={long}"), field, expected);
     }
-    refused("ids=00000000-0000-0000-0000-000000000001,", "ids", "must be uuids");
+    refused("ids=00000000-0000-0000-0000-000000000001,", "ids", "must be uuids, with commas between them");
     for number in ["-1", "1.5", "4294967296"] {
         refused(&format!("size={number}"), "size", "from 0 to 4294967295");
     }
-    refused("sorce=", "sorce", "is no field");
-    refused("Source=a", "Source", "is no field");
+    refused("sorce=", "sorce", "is not a field of a filter or page");
+    refused("Source=a", "Source", "is not a field of a filter or page");
     for (name, text) in full().pairs().filter(|&(name, _)| name != "ids") {
         let text = text.replace('&', "");
         refused(&format!("{name}=&{name}={text}"), name, "is given twice");

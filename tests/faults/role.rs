@@ -104,7 +104,10 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
         replayed,
         repo.reopen(app_id, resolved, &Attribution::default()).await,
     ] {
-        assert_eq!(refused.unwrap_err().to_string(), "None of the records are updated");
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "the database did not change the row: a trigger, a rule or a policy prevents it"
+        );
     }
     // A call that finds its rows by locking them finds none, and deletes none.
     let max = DateTime::<Utc>::MAX_UTC;

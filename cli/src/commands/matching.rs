@@ -126,9 +126,9 @@ pub(crate) async fn confirmed(
 /// Returns the filter for an action on open letters.
 pub(crate) fn of_open(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
     filter.resolvable().ok_or_else(|| match filter.resolution {
-        Some(resolution) => {
-            Failure::usage(format!("--resolution {resolution}: these letters are closed already"))
-        }
+        Some(resolution) => Failure::usage(format!(
+            "--resolution {resolution}: these letters are closed already; use handler_failed"
+        )),
         None => Failure::usage("--state closed: closed letters are not changed; use open, unresolved or any"),
     })
 }

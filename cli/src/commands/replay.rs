@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use dead_letters::{
     AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
-    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
+    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest, Resolution,
 };
 use uuid::Uuid;
 
@@ -81,10 +81,16 @@ impl Change for Replaying<'_> {
             match self.replayer.replay(app_id, id, &self.attribution).await {
                 Ok(_) => tally.done += 1,
                 Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-                Err(
-                    error @ (DeadLetterRepoError::AlreadyResolved { .. }
-                    | DeadLetterRepoError::PayloadNotWhole { .. }),
-                ) => tally.left(id, &error.to_string()),
+                Err(DeadLetterRepoError::AlreadyResolved { resolution, by, .. }) => {
+                    let resolution = resolution.map_or("something newer", Resolution::as_str);
+                    let by = by.map(|by| format!(" by {by}")).unwrap_or_default();
+                    tally.left(id, &format!("the letter was already resolved as {resolution}{by}"));
+                }
+                Err(DeadLetterRepoError::PayloadNotWhole { kind, .. }) => {
+                    let kind = kind.as_str();
+                    let why = format!("its payload is {kind}, and the service replays only whole ones: resolve it");
+                    tally.left(id, &why);
+                }
                 Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
                     tally.left(id, &reason(&ReplayFailure::new(id, error)));
                 }
@@ -159,8 +165,11 @@ async fn replayable(
 ) -> Result<DeadLetterFilter, Failure> {
     let accepts_truncated = replayer.accepts_truncated();
     let replayable = filter.replayable(accepts_truncated);
-    let replayable = replayable
-        .ok_or_else(|| Failure::usage("--truncated true: the service replays only whole payloads"))?;
+    let replayable = replayable.ok_or_else(|| {
+        Failure::usage(
+            "--truncated true: the service replays only whole payloads; resolve these letters instead",
+        )
+    })?;
     if !accepts_truncated && filter.truncated.is_none() {
         let truncated = filter.clone().truncated(true);
         let left_out = store.count(app_id, &truncated, &CountRequest::default().cap(LEFT_OUT_CAP)).await?;

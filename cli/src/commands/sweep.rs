@@ -63,7 +63,9 @@ pub(crate) async fn sweep(
     if let Some(folder) = sweep.archive {
         // The archive itself would check its folder only when there is a letter to write.
         if !folder.is_dir() {
-            return Err(Failure::usage(format!("--archive {}: the folder does not exist", folder.display())));
+            let failure =
+                Failure::usage(format!("--archive {}: the folder does not exist", folder.display()));
+            return Err(failure.hint("create the folder, or mount its disk"));
         }
         archive = Some(Arc::new(JsonLinesArchive::new(folder)));
     }

@@ -121,7 +121,7 @@ async fn more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent(db: Te
         repo.resolve_matching(app, &filter, Resolution::Ignored, &seen(), 1).await.unwrap_err(),
         replayed.unwrap_err(),
     ] {
-        assert_eq!(error.to_string(), "`filter.ids` must be between 0 and 1000 (got 1001)");
+        assert_eq!(error.to_string(), "`filter.ids` must have at most 1000 items (got 1001)");
     }
     assert_eq!(recorded.take(), []);
     repo.resolve_matching(app, &of(&ids[1..]), Resolution::Ignored, &seen(), 1).await.unwrap();

@@ -159,7 +159,10 @@ async fn a_row_that_the_database_hides_from_the_update_is_an_error(db: TestDb) {
     let closed = db.repo().resolve_once(app, unresolved, Resolution::Ignored, &seen()).await;
     let reopened = db.repo().reopen(app, resolved, &Attribution::default()).await;
     for error in [closed.unwrap_err(), reopened.unwrap_err()] {
-        assert_eq!(error.to_string(), "None of the records are updated");
+        assert_eq!(
+            error.to_string(),
+            "the database did not change the row: a trigger, a rule or a policy prevents it"
+        );
     }
 }
 
