@@ -13,6 +13,45 @@ use crate::{DeadLetterId, DeadLetterRepoError, NewDeadLetter};
 ///
 /// A service implements it once, and its dispatcher can then bury events without a closure: see
 /// [`burier`](crate::SeaOrmDeadLetterRepo::burier).
+///
+/// # Examples
+///
+/// ```
+/// use std::error::Error;
+///
+/// use async_trait::async_trait;
+/// use dead_letters::Take;
+/// use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+/// use uuid::Uuid;
+///
+/// /// Marks events instead of deleting them. Only a pending event can be taken.
+/// struct Events;
+///
+/// #[async_trait]
+/// impl Take for Events {
+///     async fn take(&self, txn: &DatabaseTransaction, id: Uuid) -> Result<u64, Box<dyn Error + Send + Sync>> {
+///         let mark = "UPDATE events SET state = 'buried' WHERE id = $1 AND state = 'pending'";
+///         let mark = Statement::from_sql_and_values(txn.get_database_backend(), mark, [id.into()]);
+///         Ok(txn.execute_raw(mark).await?.rows_affected())
+///     }
+/// }
+/// #
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # repo.pool().execute_unprepared("CREATE TABLE events (id BLOB PRIMARY KEY, state TEXT)").await?;
+/// # let letter = dead_letters::testing::letter(app);
+/// # let event = [letter.original_event_id.into()];
+/// # let insert = "INSERT INTO events VALUES (?, 'pending')";
+/// # let insert = Statement::from_sql_and_values(sea_orm::DbBackend::Sqlite, insert, event);
+/// # repo.pool().execute_raw(insert).await?;
+/// # let burier = repo.burier(Events);
+/// # dead_letters::DeadLetterBury::bury(&burier, letter.clone()).await?;
+/// # assert!(dead_letters::DeadLetterBury::bury(&burier, letter).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Take: Send + Sync {

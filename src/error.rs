@@ -302,6 +302,23 @@ impl DeadLetterRepoError {
 /// The kind of an error, by which a caller handles it: an admin page chooses its status, for example.
 ///
 /// Every new variant of the error has one of these five kinds, so a `match` may name each.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterRepo, ErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let unknown = uuid::Uuid::nil().into();
+/// let error = repo.resolve(unknown, "ignored").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// // For a log or a metric.
+/// assert_eq!(error.kind().as_str(), "not_found");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The letter does not exist.

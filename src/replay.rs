@@ -93,6 +93,54 @@ pub trait Requeue: Send + Sync {
     ///
     /// If the method returns `true`, [`requeue`](Self::requeue) reads in [`payload_kind`](StoredLetter::payload_kind)
     /// what each payload is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    ///
+    /// use async_trait::async_trait;
+    /// use dead_letters::{Requeue, StoredLetter};
+    /// use sea_orm::DatabaseTransaction;
+    ///
+    /// struct Outbox;
+    ///
+    /// #[async_trait]
+    /// impl Requeue for Outbox {
+    ///     async fn requeue(
+    ///         &self,
+    ///         txn: &DatabaseTransaction,
+    ///         letters: &[StoredLetter],
+    ///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ///         for letter in letters {
+    ///             // The dispatcher loads the whole event by its id if the payload is only a part of it.
+    ///             let is_whole = !matches!(letter.payload_kind.as_deref(), Some("truncated" | "erased"));
+    ///             insert(txn, letter.original_event_id, is_whole.then_some(&letter.payload)).await?;
+    ///         }
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn accepts_truncated(&self) -> bool {
+    ///         true
+    ///     }
+    /// }
+    /// # async fn insert(_: &DatabaseTransaction, _: uuid::Uuid, _: Option<&String>) -> Result<(), sea_orm::DbErr> {
+    /// #     Ok(())
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let cut = dead_letters::StoredLetter {
+    /// #     payload_kind: Some("truncated".to_owned()),
+    /// #     ..dead_letters::testing::stored_letter(app, chrono::Utc::now())
+    /// # };
+    /// # dead_letters::DeadLetterTransfer::import(&repo, std::slice::from_ref(&cut)).await?;
+    /// # repo.replayer(Outbox).replay(app, cut.id, &dead_letters::Attribution::default()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     fn accepts_truncated(&self) -> bool {
         false
     }

@@ -151,6 +151,20 @@ impl Denied {
     }
 
     /// Returns 401 with `WWW-Authenticate: Bearer`: nobody is logged in, or the credentials are wrong.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::{http::{StatusCode, request::Parts}, response::IntoResponse};
+    /// use dead_letters_admin::{Denied, Operator};
+    ///
+    /// fn authorize(request: &Parts) -> Result<Operator, Denied> {
+    ///     request.extensions.get::<String>().map(Operator::full).ok_or_else(Denied::unauthenticated)
+    /// }
+    /// # let (parts, ()) = axum::http::Request::new(()).into_parts();
+    /// # assert!(authorize(&parts).is_err());
+    /// assert_eq!(Denied::unauthenticated().into_response().status(), StatusCode::UNAUTHORIZED);
+    /// ```
     pub fn unauthenticated() -> Self {
         Self::with(Problem::unauthenticated())
     }
@@ -180,6 +194,27 @@ impl Denied {
     }
 
     /// Returns 403: the operator may not use the admin at all.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::http::request::Parts;
+    /// use dead_letters_admin::{Denied, Operator};
+    ///
+    /// #[derive(Clone)]
+    /// struct Session {
+    ///     user: String,
+    ///     is_staff: bool,
+    /// }
+    ///
+    /// fn authorize(request: &Parts) -> Result<Operator, Denied> {
+    ///     let session = request.extensions.get::<Session>().ok_or_else(Denied::unauthenticated)?;
+    ///     if session.is_staff { Ok(Operator::full(&session.user)) } else { Err(Denied::forbidden()) }
+    /// }
+    /// # let (mut parts, ()) = axum::http::Request::new(()).into_parts();
+    /// # parts.extensions.insert(Session { user: "ben".to_owned(), is_staff: false });
+    /// # assert!(authorize(&parts).is_err());
+    /// ```
     pub fn forbidden() -> Self {
         Self::with(Problem::forbidden("this operator may not use the admin"))
     }
@@ -224,6 +259,15 @@ impl Operator {
     }
 
     /// Adds a right.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_admin::{Operator, Right};
+    ///
+    /// let all = Right::ALL.into_iter().fold(Operator::reader("ada"), Operator::with);
+    /// assert_eq!(all, Operator::full("ada"));
+    /// ```
     pub fn with(mut self, right: Right) -> Self {
         self.rights.insert(right);
         self

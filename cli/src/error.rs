@@ -7,6 +7,20 @@ use dead_letters::{DeadLetterRepoError, ErrorKind};
 use crate::explain::explain;
 
 /// The exit status of the process.
+///
+/// # Examples
+///
+/// ```
+/// use std::process::ExitCode;
+///
+/// use dead_letters_cli::{Cli, Exit};
+///
+/// let exit = Cli::new().run(["dead-letters", "--version"]);
+/// assert_eq!(exit, Exit::Done);
+/// // The exit status of a `main` that returns it.
+/// let code: ExitCode = exit.into();
+/// # _ = code;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0: the command did all of its work.

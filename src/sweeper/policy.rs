@@ -91,6 +91,19 @@ setters! { Retention { some delete_closed_after: Duration, some delete_all_after
 
 impl RetentionPolicy {
     /// Returns a policy with one retention for every app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::{Retention, RetentionPolicy};
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let policy = RetentionPolicy::new(Retention::default().delete_closed_after(30 * DAY));
+    /// // Open letters are kept forever.
+    /// assert_eq!(policy.others.delete_all_after, None);
+    /// ```
     pub fn new(others: Retention) -> Self {
         Self { others, apps: BTreeMap::new() }
     }
