@@ -67,8 +67,8 @@ pub enum DeadLetterRepoError {
     /// The filter of a bulk call that reopens has none of `resolved_before`, `run_id` and `ids`: the call would also
     /// reopen letters that are closed meanwhile.
     #[error(
-        "filter.resolved_before is missing: a call that reopens in bulk must say where it ends, or name its \
-         filter.run_id or filter.ids"
+        "the filter of a bulk reopen must have `resolved_before`, `run_id` or `ids`: without one of them the call \
+         would also take letters that are closed meanwhile"
     )]
     MissingResolvedBefore,
     /// The `from` of a time range is after its `until`.

@@ -146,6 +146,16 @@ impl DeadLetterFilter {
     /// that is the filter's resolution.
     ///
     /// Returns `None` if the filter asks for other letters only.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterState};
+    ///
+    /// let of_ada = DeadLetterFilter::default().resolved_by("ada");
+    /// assert_eq!(of_ada.reopenable().and_then(|filter| filter.state), Some(DeadLetterState::Closed));
+    /// assert_eq!(DeadLetterFilter::default().state(DeadLetterState::Unresolved).reopenable(), None);
+    /// ```
     pub fn reopenable(&self) -> Option<Self> {
         let is_handler_failed = self.resolution == Some(Resolution::HandlerFailed);
         let state = if is_handler_failed { DeadLetterState::Open } else { DeadLetterState::Closed };

@@ -196,6 +196,17 @@ pub fn row(app_id: AppId) -> DeadLetterRow {
 }
 
 /// Returns the sample letter as [`list`](crate::DeadLetterRead::list) returns it, unresolved, for a fake of the store.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{Page, testing};
+///
+/// // The answer of a fake's `list`.
+/// let app = uuid::Uuid::nil().into();
+/// let page = Page::last(vec![testing::summary(app), testing::summary(app)]);
+/// assert!(page.items.iter().all(|letter| letter.is_open()));
+/// ```
 pub fn summary(app_id: AppId) -> DeadLetterSummary {
     let row = row(app_id);
     let script_id = row.script_id.map(Into::into);
@@ -226,6 +237,17 @@ pub fn summary(app_id: AppId) -> DeadLetterSummary {
 
 /// Returns the error group of one sample letter, as [`error_groups`](crate::DeadLetterRead::error_groups) returns it,
 /// for a fake of the store.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::testing;
+///
+/// // A group that a page shows as regressed.
+/// let mut group = testing::error_group(uuid::Uuid::nil().into());
+/// group.last_closed_at = Some(group.last_seen - chrono::TimeDelta::days(1));
+/// assert!(group.regressed());
+/// ```
 pub fn error_group(app_id: AppId) -> ErrorGroup {
     let letter = summary(app_id);
     ErrorGroup {

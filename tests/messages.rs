@@ -18,9 +18,9 @@ use dead_letters::{
     AppId, Archive, ArchiveError, ArchivedLetters, Attribution, BacklogRequest, Buckets, CountRequest,
     Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    JsonLinesArchive, ListQuery, OnOpen, OpenError, PageRequest, RebuildRequest, Requeue, Resolution,
-    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper, SweeperConfigError,
-    TimelineRequest, connect_options, open,
+    JsonLinesArchive, ListQuery, OnOpen, OpenError, PageRequest, RebuildRequest, ReopenRequest, Requeue,
+    Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper,
+    SweeperConfigError, TimelineRequest, connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -262,7 +262,20 @@ async fn of_changes(messages: &mut Messages) {
         DeadLetterRepoError::MissingCreatedBefore,
         repo.resolve_matching(app, &all, Resolution::Ignored, &by_ada, 100).await
     );
+    let any = all.clone().state(DeadLetterState::Any);
+    let request = ReopenRequest::default();
+    said!(
+        messages,
+        DeadLetterRepoError::MissingResolvedBefore,
+        repo.reopen_matching(app, &any, &by_ada, &request).await
+    );
     let ticked = all.ids([open]);
+    said!(
+        messages,
+        DeadLetterRepoError::OutOfRange,
+        repo.reopen_matching(app, &ticked.clone().state(DeadLetterState::Any), &by_ada, &request.limit(0))
+            .await
+    );
     said!(
         messages,
         DeadLetterRepoError::OutOfRange,

@@ -29,7 +29,7 @@ use crate::{
     token::Purpose,
 };
 
-/// What a bulk run does with its letters.
+/// The change that a bulk run makes to its letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Action {

@@ -24,6 +24,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("GRANT USAGE ON SCHEMA", "usage.rs: PostgreSQL refuses it"),
     ("which is not in the search_path", "usage.rs: PostgreSQL refuses it"),
     ("append to the URL: ?options=-csearch_path%3D", "usage.rs: PostgreSQL refuses it"),
+    ("this build of the tool has no driver for", "a build without a driver"),
+    ("build it with the features", "a build without a driver"),
     ("is it PgBouncer? Connect to the server directly", "PgBouncer answers 08P01"),
     ("the server refuses the connection or does not respond within 5 seconds", "it takes 5 seconds"),
 ];
@@ -219,11 +221,13 @@ async fn of_letters(shown: &mut Shown<'_>) {
         payload_kind: Some("truncated".to_owned()),
         ..stored_letter(store.app, at)
     };
-    store.repo.import(&[open, closed, cut]).await.unwrap();
+    let replayed = StoredLetter { id: id(4), resolution: Some("replayed".to_owned()), ..closed.clone() };
+    store.repo.import(&[open, closed, cut, replayed]).await.unwrap();
     let [unknown, open, closed, cut] = [0, 1, 2, 3].map(|n| uuid::Uuid::from_u128(n).to_string());
     shown.run(&format!("show {unknown} --app {{app}}"));
     shown.run(&format!("resolve {unknown} {closed} --app {{app}}"));
     shown.run(&format!("reopen {unknown} {open} --app {{app}}"));
+    shown.run("reopen --app {app} --matching --state closed --yes");
     // The service's own build, with replay: examples/own.rs.
     let own = Path::new(PROGRAM).with_file_name("examples").join("own");
     for line in [

@@ -36,7 +36,7 @@ use crate::{
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 
-/// What a bulk call does to its letters.
+/// The change that a bulk call makes to its letters.
 #[derive(Clone, Copy)]
 pub(super) enum Change<'a> {
     Resolve(Resolution, &'a Attribution),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{args::Which, error::Failure, output::Printer, settings::Settings, stop::Stop};
 
-/// What a command does to its letters.
+/// The change that a command makes to its letters.
 pub(super) trait Change {
     /// Names the changed letters in the result: `resolved`.
     const DONE: &'static str;

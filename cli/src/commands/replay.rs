@@ -88,7 +88,8 @@ impl Change for Replaying<'_> {
                 }
                 Err(DeadLetterRepoError::PayloadNotWhole { kind, .. }) => {
                     let kind = kind.as_str();
-                    let why = format!("its payload is {kind}, and the service replays only whole ones: resolve it");
+                    let why =
+                        format!("its payload is {kind}, and the service replays only whole ones: resolve it");
                     tally.left(id, &why);
                 }
                 Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {

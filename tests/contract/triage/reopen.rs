@@ -197,7 +197,7 @@ async fn a_limit_outside_1_to_1000_is_refused(db: TestDb) {
     for limit in [0, 1_001, u32::MAX] {
         let request = ReopenRequest::default().limit(limit);
         let outcome = db.repo().reopen_matching(new_app(), &of_run(Uuid::nil()), &seen(), &request).await;
-        let expected = format!("limit must be from 1 to 1000, and is {limit}");
+        let expected = format!("`limit` must be between 1 and 1000 (got {limit})");
         assert_eq!(outcome.unwrap_err().to_string(), expected);
     }
 }
