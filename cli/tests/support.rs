@@ -197,7 +197,7 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
-    /// What was said, without how to undo the command.
+    /// The notes on standard error, without the one that says how to undo the command.
     fn said(&self) -> String {
         self.err.lines().filter(|line| !line.starts_with("note: to undo: ")).collect()
     }
