@@ -162,4 +162,5 @@ api:
 
 # a minute of soak on each backend
 soak:
-    cargo run --locked --release --package dead-letters-soak -- --seconds 60
+    cargo build --locked --workspace --bins
+    "${CARGO_TARGET_DIR:-target}/debug/dead-letters-soak" --seconds 60

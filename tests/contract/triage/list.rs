@@ -96,6 +96,7 @@ async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
         "resolution": "handler_failed",
         "resolved_by": "ada",
         "resolution_note": "seen",
+        "run_id": null,
     });
     assert_eq!(serde_json::to_value(summary).unwrap(), expected);
 }
