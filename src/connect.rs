@@ -11,7 +11,7 @@ use sea_orm::ConnectOptions;
 /// - Statements are not logged. Each call opens a `tracing` span instead.
 /// - PostgreSQL cancels a statement after 30 seconds.
 /// - SQLite in memory has one connection, which is never closed, because the database would end with it.
-/// - With the feature `sqlite`, without which [`open`](crate::open) refuses SQLite, a file is in WAL mode, and a writer waits 30 seconds for another one. Begin
+/// - [`open`](crate::open) refuses SQLite without the feature `sqlite`. With it, a file is in WAL mode, and a writer waits 30 seconds for another one. Begin
 ///   a transaction of your own that reads before it writes with
 ///   [`SqliteTransactionMode::Immediate`](sea_orm::SqliteTransactionMode::Immediate). Otherwise it fails if another
 ///   transaction wrote meanwhile. A connection that was dropped inside a transaction is closed.

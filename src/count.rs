@@ -91,7 +91,7 @@ pub struct Count {
     /// The time of the count, by the database's clock.
     pub now: DateTime<Utc>,
     /// The filter's `created_before`, or [`now`](Self::now) if the filter has none. Letters created at this time or
-    /// later are not counted, unless the filter has `ids` and no `created_before`.
+    /// later are not counted, unless the filter has `ids` and no `created_before`, or is about closed letters.
     ///
     /// A bulk call that takes `as_of` as its `created_before` is about the letters that were counted, and leaves
     /// alone letters that fail later. A transaction that began before `as_of` and commits after the count adds

@@ -57,8 +57,8 @@ pub struct DeadLetterFilter {
     /// ([`Attribution::run_id`](crate::Attribution::run_id)), and did not replay the letter that matches. Letters
     /// of the event from before the run match too, unless `created_from` leaves them out.
     pub failed_again_in_run: Option<Uuid>,
-    /// The bulk run that closed the letter ([`Attribution::run_id`](crate::Attribution::run_id)), if nobody changed its
-    /// resolution since.
+    /// The bulk run that resolved the letter ([`Attribution::run_id`](crate::Attribution::run_id)), if nobody changed its
+    /// resolution since. A scan limit does not apply, because an index finds the letters of a run.
     pub run_id: Option<Uuid>,
     /// Who resolved the letter, exactly.
     pub resolved_by: Option<String>,

@@ -143,11 +143,14 @@ pub trait DeadLetterResolve: Send + Sync {
     /// The call leaves `replayed` letters out, because their events are back in the outbox. Set
     /// [`ReopenRequest::include_replayed`] to reopen them too.
     ///
-    /// The letters that were closed first come first, or the smallest ids if the filter has a run id. Letters locked
-    /// by another transaction are skipped, and [`Changed::skipped_locked`] reports that. The letters do not keep the
-    /// attribution.
+    /// A letter that was `handler_failed` before the run becomes unresolved too. Undo a run after its last batch has
+    /// committed, because the call does not wait for that batch.
     ///
-    /// If the filter's state has no closed letters, the call sends no statement.
+    /// The order is that of the ids if the filter has a run id, of `created_at` for `handler_failed` letters, and of
+    /// `resolved_at` otherwise, smallest first. Letters locked by another transaction are skipped, and
+    /// [`Changed::skipped_locked`] reports that. The letters do not keep the attribution.
+    ///
+    /// If the filter asks only for letters that can't be reopened so, the call sends no statement.
     ///
     /// # Errors
     ///

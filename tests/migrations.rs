@@ -378,7 +378,7 @@ async fn postgres_reports_the_indexes() {
              WHERE (COALESCE(resolution, ''::text) = 'handler_failed'::text)",
             "CREATE INDEX idx_dead_letters_replays (app_id, original_event_id) \
              WHERE (COALESCE(resolution, ''::text) = 'replayed'::text)",
-            "CREATE INDEX idx_dead_letters_run (app_id, run_id, id) WHERE (run_id IS NOT NULL)",
+            "CREATE INDEX idx_dead_letters_run (run_id, id) WHERE (run_id IS NOT NULL)",
             "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) \
              WHERE (COALESCE(resolution, ''::text) = ''::text)",
             "CREATE INDEX idx_dead_letters_unresolved_count (app_id) WHERE (resolved_at IS NULL)",
@@ -536,7 +536,7 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
              WHERE COALESCE(resolution, '') = 'handler_failed'",
             "CREATE INDEX idx_dead_letters_replays (app_id, original_event_id) \
              WHERE COALESCE(resolution, '') = 'replayed'",
-            "CREATE INDEX idx_dead_letters_run (app_id, run_id, id) WHERE run_id IS NOT NULL",
+            "CREATE INDEX idx_dead_letters_run (run_id, id) WHERE run_id IS NOT NULL",
             "CREATE INDEX idx_dead_letters_unresolved (app_id, created_at DESC, id DESC) \
              WHERE COALESCE(resolution, '') = ''",
             "CREATE INDEX idx_dead_letters_unresolved_count (app_id) WHERE resolved_at IS NULL",

@@ -39,7 +39,7 @@ fn half_way(app_id: AppId) -> SweepCursor {
 
 /// One row a second from 2026-01-01, each of its own event. Among ten rows one is unresolved, one is
 /// `handler_failed`, one is replayed, and seven are ignored,
-/// of which three belong to a run each.
+/// of which three belong to a run of the app each.
 async fn fill(db: &TestDb, scale: u32) {
     let (generate, app_id, event_id, time, run_id) = if db.db.get_database_backend() == DbBackend::Sqlite {
         (
@@ -47,7 +47,7 @@ async fn fill(db: &TestDb, scale: u32) {
             "unhex(printf('%032d', CASE WHEN n <= {older} THEN 1 ELSE 2 END))",
             "unhex(printf('%032d', n))",
             "strftime('%Y-%m-%dT%H:%M:%S+00:00', '2026-01-01', n || ' seconds')",
-            "unhex(printf('%032d', n % 10))",
+            "unhex(printf('%032d', n % 10 + CASE WHEN n <= {older} THEN 0 ELSE 10 END))",
         )
     } else {
         (
@@ -55,7 +55,7 @@ async fn fill(db: &TestDb, scale: u32) {
             "lpad(CASE WHEN n <= {older} THEN '1' ELSE '2' END, 32, '0')::uuid",
             "lpad(n::text, 32, '0')::uuid",
             "timestamptz '2026-01-01Z' + n * interval '1 second'",
-            "lpad((n % 10)::text, 32, '0')::uuid",
+            "lpad((n % 10 + CASE WHEN n <= {older} THEN 0 ELSE 10 END)::text, 32, '0')::uuid",
         )
     };
     let insert = "\
@@ -223,7 +223,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(UNRESOLVED, Whole, Some(100));
     }
 
-    // Up to the limit, and below it. The letters of a run are those of both apps.
+    // Up to the limit, and below it.
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
         let due = DeadLetterFilter::default().resolved_before(before);
         let (nobody, request) = (Attribution::default(), ReopenRequest::default().limit(100));
@@ -235,6 +235,10 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         let request = ReopenRequest::default().limit(100);
         repo.reopen_matching(app, &of_run, &Attribution::default(), &request).await.unwrap();
         log.expect(RUNS, Whole, Some(100));
+        repo.count(app, &of_run, &CountRequest::default().cap(10)).await.unwrap();
+        log.expect(RUNS, Whole, None);
+        repo.list(app, &of_run, &PageRequest::default().scan_limit(SCAN)).await.unwrap();
+        log.expect(RUNS, Whole, None);
     }
 
     let failed_again = filter(DeadLetterState::Any)

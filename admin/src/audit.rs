@@ -13,6 +13,7 @@ use axum::{
 };
 use dead_letters::{DeadLetterFilter, DeadLetterId, ListQuery};
 use tracing::info;
+use uuid::Uuid;
 
 use crate::{access::AppAccess, problem::Problem};
 
@@ -24,22 +25,24 @@ pub(crate) struct Entry<'a> {
     access: &'a AppAccess,
     action: &'static str,
     letters: String,
+    run_id: Option<Uuid>,
     count: u64,
     is_ended: bool,
 }
 
 impl<'a> Entry<'a> {
     pub(crate) fn of_letter(access: &'a AppAccess, action: &'static str, id: DeadLetterId) -> Self {
-        Self { access, action, letters: format!("ids={id}"), count: 0, is_ended: false }
+        Self { access, action, letters: format!("ids={id}"), run_id: None, count: 0, is_ended: false }
     }
 
     pub(crate) fn of_matching(
         access: &'a AppAccess,
         action: &'static str,
         filter: &DeadLetterFilter,
+        run_id: Uuid,
     ) -> Self {
         let letters = ListQuery::from(filter.clone()).to_string();
-        Self { access, action, letters, count: 0, is_ended: false }
+        Self { access, action, letters, run_id: Some(run_id), count: 0, is_ended: false }
     }
 
     /// Adds letters that the action changed or showed.
@@ -63,6 +66,7 @@ impl<'a> Entry<'a> {
             action = self.action,
             app_id = %self.access.app_id,
             letters = self.letters,
+            run_id = self.run_id.map(tracing::field::display),
             count = self.count,
             outcome,
             status = status.map(|status| status.as_u16()),
@@ -132,6 +136,7 @@ impl Target {
             (&Method::POST, ["letters", _, "reveal"]) => "reveal",
             (&Method::POST, ["bulk", "preview"]) => "preview",
             (&Method::POST, ["bulk", "run"]) => "run",
+            (&Method::POST, ["bulk", "undo"]) => "undo",
             (&Method::GET | &Method::HEAD, _) => "read",
             _ => return None,
         };

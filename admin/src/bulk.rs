@@ -5,7 +5,7 @@
 //! It is sealed and sent to the browser; the server keeps nothing.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
-//! rolls back as a whole. The same token continues where the run stopped, since closed letters are left alone.
+//! rolls back as a whole. The same token continues where the run stopped, since changed letters no longer match.
 
 use std::{ops::Not, str::FromStr, time::Duration};
 
@@ -164,6 +164,13 @@ pub(crate) struct Outcome {
     pub(crate) token: String,
 }
 
+impl Outcome {
+    /// Returns the id of the run, if the run can be undone. The events of a replay are back in the outbox.
+    pub(crate) fn undo(&self) -> Option<Uuid> {
+        matches!(self.action, Action::Ignored | Action::HandledByScript).then_some(self.run_id)
+    }
+}
+
 /// A letter that the service could not requeue.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Failure {
@@ -238,8 +245,13 @@ pub(crate) async fn preview(
         DeadLetterState::Closed => filter.resolved_from = filter.resolved_from.max(count.scanned_back_to),
         _ => filter.created_from = filter.created_from.max(count.scanned_back_to),
     }
+    let mut cutoff = count.as_of;
     if action == Action::Reopened {
-        filter.resolved_before = Some(filter.resolved_before.map_or(count.now, |at| at.min(count.now)));
+        cutoff = filter.resolved_before.map_or(count.now, |at| at.min(count.now));
+        // The id of a run leaves out later changes by itself.
+        if filter.run_id.is_none() {
+            filter.resolved_before = Some(cutoff);
+        }
     } else if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
             let found = store
@@ -273,7 +285,7 @@ pub(crate) async fn preview(
         filter,
         count: counted,
         capped,
-        cutoff: if action == Action::Reopened { count.now } else { count.as_of },
+        cutoff,
         ahead,
         truncated,
         sample,
@@ -324,7 +336,7 @@ async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Dea
     Ok(filter)
 }
 
-/// Changes at most `limit` of a preview's letters, oldest first. Without a limit, changes all of them, or as many as
+/// Changes at most `limit` of a preview's letters, the oldest first, or those that were closed first. Without a limit, changes all of them, or as many as
 /// ten seconds allow.
 pub(crate) async fn run(
     access: &AppAccess,
@@ -339,7 +351,7 @@ pub(crate) async fn run(
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
     }
-    let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter);
+    let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter, frozen.run_id);
     let result = run_frozen(access, frozen, &attribution, limit, now, &mut entry).await;
     entry.ended(result.as_ref().and_then(|outcome| outcome.stopped_by.as_ref().map_or(Ok(()), Err)));
     result

@@ -89,6 +89,11 @@ fn routes() -> Vec<Route> {
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=ignored"), Resolve),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=replayed"), Replay),
         post("/apps/{dead_letters_app}/bulk/run", Form("token={token}"), Resolve),
+        post(
+            "/apps/{dead_letters_app}/bulk/undo",
+            Form("run_id=00000000-0000-0000-0000-000000000001"),
+            Resolve,
+        ),
         get("/apps/{dead_letters_app}/bulk/result?run=nonsense"),
     ]
 }

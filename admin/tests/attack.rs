@@ -80,6 +80,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/reveal"), String::new()),
         ("bulk/preview".to_owned(), "action=ignored".to_owned()),
         ("bulk/run".to_owned(), format!("token={token}")),
+        ("bulk/undo".to_owned(), format!("run_id={}", Uuid::nil())),
     ];
     let by_api = by_api.into_iter().map(|(path, body)| Action {
         path: format!("/api/apps/{app}/{path}"),
@@ -183,6 +184,8 @@ async fn a_form_of_nonsense_is_a_page_that_names_the_field() {
         (&format!("/apps/{app}/bulk/preview"), "action=ignored&sauce=orders", "sauce"),
         (&format!("/apps/{app}/bulk/preview"), &format!("action=ignored&source={long}"), "source"),
         (&format!("/apps/{app}/bulk/run"), "token=x", "token"),
+        (&format!("/apps/{app}/bulk/undo"), "run_id=x", "run_id"),
+        (&format!("/apps/{app}/bulk/undo"), "back=", "run_id"),
         (&format!("/apps/{app}/bulk/run"), "token=x&limit=many", "limit"),
         (&format!("/apps/{app}/bulk/run"), "token=x&all=true", "all"),
     ] {

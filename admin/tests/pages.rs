@@ -618,6 +618,17 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
         }
     }
     assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 3);
+
+    // Ticked replayed letters are reopened from a list that says so.
+    world.repo.resolve(ids[0], "replayed").await.unwrap();
+    let list = client.get(world.at("?state=closed&resolution=replayed")).await;
+    let (state, resolution) = (list.hidden("state"), list.hidden("resolution"));
+    let fields = [("state", &*state), ("resolution", &*resolution), ("ids", &*one), ("action", "reopened")];
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    assert!(preview.shows("Reopen 1 letter?") && !preview.shows("Note (optional)"), "{preview}");
+    let fields = [("state", &*state), ("ids", &*one), ("action", "reopened")];
+    let refused = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    assert!(refused.shows("choose the resolution to reopen"), "{refused}");
 }
 
 async fn without_a_tick_nothing_is_previewed(world: World) {

@@ -291,9 +291,6 @@ pub(crate) struct Reopen {
     /// Also reopen replayed letters, whose events are back in the outbox
     #[arg(long)]
     pub(crate) include_replayed: bool,
-    /// Name of the operator, for the log
-    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
-    pub(crate) by: Option<String>,
 }
 
 /// Export letters with their payloads as JSON lines, newest first
@@ -504,7 +501,7 @@ pub(crate) struct Narrow {
     /// Bulk run that replayed the event before it failed again
     #[arg(long, value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) failed_again_in_run: Option<Uuid>,
-    /// Bulk run that closed the letters, as printed by `resolve`; `reopen --run` undoes it
+    /// Bulk run that resolved the letters, as printed by `resolve`; `reopen --run` undoes it
     #[arg(long = "run", group = "bulk", value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) run_id: Option<Uuid>,
     /// Name of the operator who resolved the letters, compared exactly

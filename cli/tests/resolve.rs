@@ -170,7 +170,11 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
 async fn a_run_is_undone_by_the_printed_command(store: Store) {
     store.import(3, 1).await;
     let ran = store.run("resolve --app {app} --matching --yes");
-    let undo = ran.err.lines().find_map(|line| line.strip_prefix("note: to undo: dead-letters ")).unwrap();
+    let undo = ran
+        .err
+        .lines()
+        .find_map(|line| line.strip_prefix("note: undo with `dead-letters ")?.strip_suffix('`'))
+        .unwrap();
     let own = store.letter("orders", "a").await;
     store.repo.resolve(own, "ignored").await.unwrap();
     store.run(undo).fails(2, "hint: --yes");
@@ -185,6 +189,7 @@ async fn replayed_letters_are_reopened_only_on_request(store: Store) {
     store.repo.resolve(ids[1], "ignored").await.unwrap();
     let line = "reopen --app {app} --matching --yes";
     store.run(line).fails(2, "1 of these letters were replayed");
+    store.run(&format!("reopen {} --app {{app}}", ids[0])).fails(1, "--include-replayed");
     assert_eq!(store.run(&format!("{line} --resolution ignored")).lines(), [["1"]]);
     store.run(&format!("{line} --resolution replayed")).fails(2, "--include-replayed");
     assert_eq!(store.run(&format!("{line} --include-replayed")).lines(), [["1"]]);

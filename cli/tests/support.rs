@@ -199,7 +199,7 @@ impl From<Output> for Ran {
 impl Ran {
     /// The notes on standard error, without the one that says how to undo the command.
     fn said(&self) -> String {
-        self.err.lines().filter(|line| !line.starts_with("note: to undo: ")).collect()
+        self.err.lines().filter(|line| !line.starts_with("note: undo with ")).collect()
     }
 
     /// All of it done, and nothing said.

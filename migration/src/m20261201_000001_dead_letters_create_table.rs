@@ -167,12 +167,7 @@ fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
             .col(OriginalEventId)
             .and_where(resolution().eq("replayed"))
             .to_owned(),
-        index("idx_dead_letters_run")
-            .col(AppId)
-            .col(RunId)
-            .col(Id)
-            .and_where(Expr::col(RunId).is_not_null())
-            .to_owned(),
+        index("idx_dead_letters_run").col(RunId).col(Id).and_where(Expr::col(RunId).is_not_null()).to_owned(),
     ]
 }
 

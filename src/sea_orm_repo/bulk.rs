@@ -116,6 +116,7 @@ impl<'a> Bulk<'a> {
             .add_option(self.filter.created_before.map(is_before));
         let [from, before] = is_resolved_within(self.filter);
         let matching = narrow(of_app, self.filter, self.dialect)
+            .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
             .add_option(from)
             .add_option(before)
             .add_option(self.whole_only.then(|| is_truncated().not()));
@@ -131,7 +132,7 @@ impl<'a> Bulk<'a> {
     }
 
     fn resolved(&self, include_replayed: bool) -> Vec<Condition> {
-        let Some(mut filter) = self.filter.reopenable() else { return Vec::new() };
+        let Some(filter) = self.filter.reopenable() else { return Vec::new() };
         let part = match filter.resolution {
             Some(Resolution::HandlerFailed) => Part::HandlerFailed,
             _ => Part::Closed,
@@ -139,8 +140,9 @@ impl<'a> Bulk<'a> {
         // SQLite would otherwise find closed rows by their creation time, and sort all of them.
         let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { likely(time) } else { time };
         let [from, before] = is_resolved_within(&filter);
-        // A run id that is equal to a value would be no order, and PostgreSQL could read the rows by their key.
-        let is_of_run = filter.run_id.take().map(|run_id| COLUMN.run_id.between(run_id, run_id));
+        // PostgreSQL reads these rows in the order of the index of runs. If the run id were equal to a value, it would
+        // be no part of the order, and the primary key would have that order too.
+        let is_of_run = filter.run_id.map(|run_id| COLUMN.run_id.between(run_id, run_id));
         let all = is_of_app(self.app_id, &filter, self.dialect).add_option(is_of_run);
         let matching = narrow(all, &filter, self.dialect)
             .add_option(from)

@@ -42,12 +42,15 @@ pub(super) fn is_of_state(state: DeadLetterState) -> Option<Expr> {
 pub(super) fn is_of_app(app_id: AppId, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
     let is_of_app = Column::AppId.eq(app_id.into_inner());
     Condition::all().add(match dialect {
-        _ if filter.ids.is_none() => is_of_app,
+        _ if filter.ids.is_none() && filter.run_id.is_none() => is_of_app,
         // Citus routes a statement to one shard only if the condition on the app is plain.
         Dialect::Sharded => is_of_app,
-        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
+        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids or run.
         Dialect::Sqlite => likely(is_of_app),
-        // PostgreSQL does the same if the app is new since the last ANALYZE.
+        // PostgreSQL has no statistics about the expression. If it expected few of the run's rows to be the app's, it
+        // would read and sort all of them.
+        Dialect::Postgres if filter.ids.is_none() => is_true(is_of_app),
+        // PostgreSQL does the same as SQLite if the app is new since the last ANALYZE.
         Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
     })
 }
@@ -88,7 +91,6 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
             filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
         )
         .add_option(filter.failed_again_in_run.map(failed_again))
-        .add_option(filter.run_id.map(|run_id| is_true(COLUMN.run_id.eq(run_id))))
         .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)))
 }
 

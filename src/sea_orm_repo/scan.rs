@@ -10,7 +10,7 @@
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{Column, Entity};
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
@@ -65,9 +65,12 @@ impl<'a> Matching<'a> {
         by_time(self.time(), Order::Desc)
     }
 
-    /// Leaves out rows that are created after the statement starts, unless the filter has `created_before` or ids.
+    /// Leaves out rows that are created after the statement starts, unless the filter has `created_before` or ids, or
+    /// is about closed rows.
     pub(super) fn until_now(self) -> Self {
-        let until_now = self.filter.created_before.is_none() && self.filter.ids.is_none();
+        let until_now = self.filter.created_before.is_none()
+            && self.filter.ids.is_none()
+            && self.filter.effective_state() != DeadLetterState::Closed;
         Self { until_now, ..self }
     }
 
@@ -155,6 +158,10 @@ impl<'a> Matching<'a> {
         let bounds = self.bounds();
         match self.filter.ids {
             Some(_) => vec![bounds.add_option(is_of_state(self.filter.effective_state()))],
+            // The index of runs finds these rows, whatever their state.
+            None if self.filter.run_id.is_some() => {
+                vec![bounds.add_option(is_of_state(self.filter.effective_state()))]
+            }
             None => conditions(Part::of(self.filter.effective_state()), &bounds),
         }
     }
@@ -183,20 +190,12 @@ impl<'a> Matching<'a> {
             }
         };
         is_of_app(self.app_id, self.filter, self.dialect)
+            .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
             .add_option(from)
             .add_option(before)
-            .add_option(self.until_now.then(|| self.is_until_now()))
+            .add_option(self.until_now.then(|| Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound())))
             .add_option(self.after.map(|after| place().lt(to_tuple(after))))
             .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
-    }
-
-    fn is_until_now(&self) -> Expr {
-        let is_until_now = Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound());
-        match (self.dialect, self.time()) {
-            // SQLite would otherwise find closed rows by their creation time, and sort all of them.
-            (Dialect::Sqlite, Column::ResolvedAt) => likely(is_until_now),
-            _ => is_until_now,
-        }
     }
 
     /// Adds the conditions that no index serves, and the one on the ids.
@@ -349,7 +348,10 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         matching: Matching<'a>,
         scan: Option<u32>,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
-        let Some(scan) = scan.filter(|_| matching.filter.ids.is_none()) else { return Ok(matching) };
+        let Some(scan) = scan.filter(|_| matching.filter.ids.is_none() && matching.filter.run_id.is_none())
+        else {
+            return Ok(matching);
+        };
         let matching = Matching { scan: Some(scan), ..matching };
         if matching.dialect != Dialect::Sqlite {
             return Ok(matching);

@@ -485,7 +485,7 @@ fn oldest_across_shards(
 
 /// The resolutions that a sweep of closed rows deletes. A row with a resolution that only a newer version knows is
 /// left to that version.
-const SETTLED: [Resolution; 3] = [Replayed, Ignored, HandledByScript];
+const CLOSED: [Resolution; 3] = [Replayed, Ignored, HandledByScript];
 
 /// Returns the resolution as a literal, because SQLite does not match a bound value to the condition of a partial
 /// index.
@@ -535,8 +535,8 @@ fn is_due_on_sqlite(due: Due, part: Part) -> Condition {
     let is_due = match due {
         Due::CreatedBefore(_) => COLUMN.created_at.lt(bound_of(due)),
         Due::ClosedBefore(_) => {
-            let is_settled = Column::Resolution.into_expr().is_in(SETTLED.map(inline));
-            COLUMN.resolved_at.lt(bound_of(due)).and(is_settled)
+            let is_closed = Column::Resolution.into_expr().is_in(CLOSED.map(inline));
+            COLUMN.resolved_at.lt(bound_of(due)).and(is_closed)
         }
     };
     // SQLite does not infer the index's condition, so the statement repeats it.

@@ -240,9 +240,9 @@ fn steps(
 ) -> impl Iterator<Item = Step> {
     // A duration that chrono can't represent is longer than its whole range of times, so no letter is that old.
     let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
-    let settled = before(retention.delete_closed_after).map(Due::ClosedBefore);
+    let closed = before(retention.delete_closed_after).map(Due::ClosedBefore);
     let all = before(retention.delete_all_after).map(Due::CreatedBefore);
-    settled.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
+    closed.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
 }
 
 /// Returns the rest of a scope after an error that does not end the tick: the apps behind the app that caused the

@@ -32,7 +32,7 @@ async fn a_services_own_columns_change_no_call_whatever_their_names(db: TestDb) 
     for column in Column::iter() {
         names.remove(column.as_str());
     }
-    for known in ["bucket", "counts", "letters", "due", "oldest"] {
+    for known in ["bucket", "counts", "letters", "due", "first"] {
         assert!(names.contains(known), "{known} of {names:?}");
     }
     for name in &names {

@@ -136,7 +136,7 @@ async fn set_resolved_at(db: &TestDb, id: DeadLetterId, at: DateTime<Utc>) {
 }
 
 /// Stores closed rows of one app, each resolved a minute before the one stored earlier.
-async fn settled(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
+async fn closed_letters(db: &TestDb, app: AppId, count: usize) -> Vec<DeadLetterId> {
     let ids = rows(db, app, count).await;
     for (minute, &id) in (1..).zip(&ids) {
         db.repo().resolve(id, "ignored").await.unwrap();
@@ -197,7 +197,7 @@ async fn a_sweep_by_age_goes_by_created_at_and_takes_open_and_closed_rows(db: Te
 async fn a_sweep_takes_the_oldest_first_and_never_more_than_its_limit(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
-        let stored = settled(&db, app, 25).await;
+        let stored = closed_letters(&db, app, 25).await;
         for (limit, left_over) in [(1, 24), (10, 14), (10, 4), (u32::MAX, 0)] {
             let before = left(&db).await.len() as u64;
             let deleted = sweep.run(&db.repo(), resolved_before_ten(), limit).await;
@@ -214,8 +214,8 @@ async fn a_sweep_takes_the_oldest_first_and_never_more_than_its_limit(db: TestDb
 
 async fn a_sweep_of_one_app_spares_the_others(db: TestDb) {
     let (app, other) = (new_app(), new_app());
-    settled(&db, app, 3).await;
-    let kept = settled(&db, other, 2).await;
+    closed_letters(&db, app, 3).await;
+    let kept = closed_letters(&db, other, 2).await;
     let scope = SweepScope::App(app);
     assert_eq!(db.repo().sweep(&scope, resolved_before_ten(), None, 2).await.unwrap().deleted, 2);
     assert_eq!(db.repo().sweep(&scope, created_before_noon(), None, 100).await.unwrap().deleted, 1);
@@ -226,7 +226,7 @@ async fn a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age(db: TestD
     let kept: Vec<AppId> = (0..3).map(|_| new_app()).collect();
     let mut spared = Vec::new();
     for &app in &kept {
-        let stored = settled(&db, app, 3).await;
+        let stored = closed_letters(&db, app, 3).await;
         for &id in &stored {
             db.set_created_at(id, ten_oclock() - Duration::days(100)).await;
             set_resolved_at(&db, id, ten_oclock() - Duration::days(99)).await;
@@ -237,7 +237,7 @@ async fn a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age(db: TestD
     for due in [resolved_before_ten(), created_before_noon()] {
         for into in [false, true] {
             for _ in 0..3 {
-                settled(&db, new_app(), 2).await;
+                closed_letters(&db, new_app(), 2).await;
             }
             let sweep = Sweep { scope: all_but(&kept), into };
             assert_eq!(sweep.run(&db.repo(), due, 100).await, 6, "{due:?} {sweep:?}");
@@ -253,7 +253,7 @@ async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: 
     for into in [false, true] {
         let mut stored = Vec::new();
         for (minutes, &app) in (0..).zip(&apps) {
-            for id in settled(&db, app, 2).await {
+            for id in closed_letters(&db, app, 2).await {
                 // The later the app, the older.
                 db.set_created_at(id, ten_oclock() - Duration::minutes(minutes)).await;
                 stored.push(id);
@@ -281,7 +281,7 @@ async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: 
         assert_eq!(sweep(place(6), 10).await, swept(3, None));
         assert_eq!(left(&db).await, stored[4..6]);
         // Not the apps before.
-        let before = settled(&db, apps[0], 1).await;
+        let before = closed_letters(&db, apps[0], 1).await;
         assert_eq!(sweep(place(3), 10).await, Swept::default());
         assert_eq!(left(&db).await, [&stored[4..6], &before].concat());
         db.execute("DELETE FROM dead_letters").await;
@@ -291,7 +291,7 @@ async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: 
 async fn a_reopened_row_is_spared(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
-        let stored = settled(&db, app, 2).await;
+        let stored = closed_letters(&db, app, 2).await;
         db.repo().reopen(app, stored[0], &Attribution::default()).await.unwrap();
         assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 1, "{sweep:?}");
         assert_eq!(left(&db).await, stored[..1], "{sweep:?}");
@@ -302,7 +302,7 @@ async fn a_reopened_row_is_spared(db: TestDb) {
 async fn a_resolution_of_a_newer_version_is_not_swept_as_closed(db: TestDb) {
     let app = new_app();
     for sweep in Sweep::all_of(app) {
-        let stored = settled(&db, app, 3).await;
+        let stored = closed_letters(&db, app, 3).await;
         resolve_as_a_newer_version(&db, stored[1]).await;
         assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 1).await, 1, "{sweep:?}");
         assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 10).await, 1, "{sweep:?}");
@@ -340,15 +340,15 @@ async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb
     }
     assert_eq!(recorded.take(), []);
     excepted.pop();
-    let kept = settled(&db, excepted[999], 1).await;
-    settled(&db, new_app(), 1).await;
+    let kept = closed_letters(&db, excepted[999], 1).await;
+    closed_letters(&db, new_app(), 1).await;
     assert_eq!(repo.sweep(&all_but(&excepted), due, None, 10).await.unwrap().deleted, 1);
     assert_eq!(left(&db).await, kept);
 }
 
 async fn a_limit_of_0_deletes_and_archives_nothing(db: TestDb) {
     let app = new_app();
-    let stored = settled(&db, app, 2).await;
+    let stored = closed_letters(&db, app, 2).await;
     for sweep in Sweep::all_of(app) {
         assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 0).await, 0, "{sweep:?}");
     }
@@ -382,7 +382,7 @@ async fn sweeps_delete(db: &TestDb, times: &[DateTime<Utc>], before: DateTime<Ut
     let app = new_app();
     for sweep in Sweep::all_of(app) {
         for due in [Due::CreatedBefore(before), Due::ClosedBefore(before)] {
-            for (id, &time) in settled(db, app, times.len()).await.into_iter().zip(times) {
+            for (id, &time) in closed_letters(db, app, times.len()).await.into_iter().zip(times) {
                 db.set_created_at(id, time).await;
                 set_resolved_at(db, id, time).await;
             }
@@ -402,7 +402,7 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
     let (app, kept) = (new_app(), new_app());
     for app in [app, kept] {
         // Five closed rows, one `handler_failed`, two unresolved ones, and one unresolved row that is not due.
-        let stored = settled(&db, app, 9).await;
+        let stored = closed_letters(&db, app, 9).await;
         for &id in &stored[6..] {
             db.repo().reopen(app, id, &Attribution::default()).await.unwrap();
         }
@@ -434,7 +434,7 @@ async fn count_due_counts_what_sweeps_would_delete_by_state(db: TestDb) {
 
 async fn count_due_ends_at_its_cap(db: TestDb) {
     let app = new_app();
-    settled(&db, app, 3).await;
+    closed_letters(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
         for due in [created_before_noon(), resolved_before_ten()] {
             for (cap, count, capped) in [(0, 0, true), (2, 2, true), (3, 3, false), (u32::MAX, 3, false)] {
@@ -483,7 +483,7 @@ impl Archive for Full {
 
 async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: TestDb) {
     let app = new_app();
-    let stored = settled(&db, app, 3).await;
+    let stored = closed_letters(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
         let failed = db.repo().sweep_into(&scope, resolved_before_ten(), None, 2, &Full).await.unwrap_err();
         assert!(matches!(failed, DeadLetterRepoError::Archive(_)), "{failed:?}");
@@ -549,7 +549,7 @@ async fn every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch(db: TestDb) {
         "resolution_note",
     ];
     for column in texts {
-        let stored = settled(&db, app, 2).await;
+        let stored = closed_letters(&db, app, 2).await;
         for &id in &stored {
             set_text(&db, id, column, 9 << 20).await;
         }
@@ -623,7 +623,7 @@ impl Archive for Stuck {
 async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: TestDb) {
     let app = new_app();
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
-        let stored = settled(&db, app, 3).await;
+        let stored = closed_letters(&db, app, 3).await;
         let (repo, stuck) = (db.repo(), Stuck::default());
         tokio::select! {
             swept = repo.sweep_into(&scope, resolved_before_ten(), None, 10, &stuck) => panic!("{swept:?}"),
@@ -645,7 +645,7 @@ async fn a_sweep_that_is_dropped_while_its_archive_writes_deletes_nothing(db: Te
 
 async fn in_a_transaction_a_sweep_is_undone_by_a_rollback(db: TestDb) {
     let app = new_app();
-    let stored = settled(&db, app, 2).await;
+    let stored = closed_letters(&db, app, 2).await;
     for sweep in Sweep::all_of(app) {
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let repo = db.repo().in_transaction(&txn);
@@ -723,14 +723,14 @@ async fn rows_that_the_database_does_not_delete_are_picked_once_and_never_archiv
     let app: AppId = Uuid::nil().into();
     for sweep in Sweep::all_of(app) {
         for due in [created_before_noon(), resolved_before_ten()] {
-            let mut kept = settled(&db, app, KEPT).await;
+            let mut kept = closed_letters(&db, app, KEPT).await;
             for &id in &kept {
                 db.set_created_at(id, ten_oclock() - Duration::days(1)).await;
                 set_resolved_at(&db, id, ten_oclock() - Duration::days(1)).await;
             }
             set_source(&db, &kept, "kept").await;
-            let mut gone = settled(&db, app, 21).await;
-            let others = settled(&db, new_app(), 20).await;
+            let mut gone = closed_letters(&db, app, 21).await;
+            let others = closed_letters(&db, new_app(), 20).await;
             match sweep.scope {
                 SweepScope::App(_) => kept.extend(others),
                 _ => gone.extend(others),
@@ -758,7 +758,7 @@ async fn in_a_transaction_the_archive_also_gets_what_the_database_does_not_delet
     refuse_to_delete(&db, "kept").await;
     let app = new_app();
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
-        let stored = settled(&db, app, 3).await;
+        let stored = closed_letters(&db, app, 3).await;
         set_source(&db, &stored[1..2], "kept").await;
         let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
         let repo = db.repo().in_transaction(&txn);
@@ -786,7 +786,7 @@ async fn rows_of_one_time_are_each_picked_once_across_batches(db: TestDb) {
         for due in [created_before_noon(), resolved_before_ten()] {
             let mut stored = Vec::new();
             for &app in &apps {
-                stored.extend(settled(&db, app, 12).await);
+                stored.extend(closed_letters(&db, app, 12).await);
             }
             for &id in &stored {
                 db.set_created_at(id, ten_oclock() - Duration::hours(1)).await;
@@ -810,7 +810,7 @@ async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
         for due in [created_before_noon(), resolved_before_ten()] {
             let mut stored = Vec::new();
             for &app in &apps {
-                let of_app = settled(&db, app, 4).await;
+                let of_app = closed_letters(&db, app, 4).await;
                 for (minute, &id) in (0..).zip(&of_app) {
                     let time = ten_oclock() - Duration::minutes(60 - minute);
                     db.set_created_at(id, time).await;
@@ -843,7 +843,7 @@ async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
     // Behind an app, wherever it is.
     for due in [created_before_noon(), resolved_before_ten()] {
         for app in apps {
-            settled(&db, app, 2).await;
+            closed_letters(&db, app, 2).await;
         }
         let after = Some(SweepCursor::behind_app(apps[1]));
         let swept = db.repo().sweep(&all_but(&[]), due, after, 100).await.unwrap();
@@ -863,7 +863,7 @@ async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_o
         ] {
             let mut stored = Vec::new();
             for &app in &apps {
-                stored.push(settled(&db, app, 3).await);
+                stored.push(closed_letters(&db, app, 3).await);
             }
             // One of the three.
             set_source(&db, &stored[1][1..2], "kept").await;
@@ -894,7 +894,7 @@ async fn an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_o
 async fn a_letter_that_a_deferred_foreign_key_keeps_is_not_archived_on_postgres() {
     let db = TestDb::postgres().await;
     let apps = [1, 2].map(|app| AppId::from(Uuid::from_u128(app)));
-    let (kept, due) = (settled(&db, apps[0], 1).await, settled(&db, apps[1], 1).await);
+    let (kept, due) = (closed_letters(&db, apps[0], 1).await, closed_letters(&db, apps[1], 1).await);
     db.execute("CREATE TABLE notes (letter uuid REFERENCES dead_letters (id) DEFERRABLE INITIALLY DEFERRED)")
         .await;
     db.execute(&format!("INSERT INTO notes VALUES ('{}')", kept[0])).await;
@@ -917,10 +917,10 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
     let apps: Vec<AppId> = (0..5).map(|_| new_app()).collect();
     let mut due = Vec::new();
     for &app in &apps {
-        due.push((app, settled(&db, app, DUE).await));
+        due.push((app, closed_letters(&db, app, DUE).await));
     }
     // Older than all, and kept for longer.
-    let kept = settled(&db, long, DUE).await;
+    let kept = closed_letters(&db, long, DUE).await;
     for &id in &kept {
         set_resolved_at(&db, id, ten_oclock() - Duration::days(100)).await;
     }
@@ -982,7 +982,7 @@ async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
     for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
         let app = new_app();
         for sweep in Sweep::all_of(app) {
-            let stored = settled(&db, app, 3).await;
+            let stored = closed_letters(&db, app, 3).await;
             let txn = db.db.begin().await.unwrap();
             db.repo().in_transaction(&txn).reopen(app, stored[2], &Attribution::default()).await.unwrap();
             assert_eq!(sweep.run(&db.repo(), resolved_before_ten(), 1).await, 1, "{sweep:?}");
@@ -1071,7 +1071,7 @@ impl Archive for Cutting<'_> {
 async fn a_sweep_whose_connection_is_lost_once_the_archive_has_the_rows_deletes_nothing_on_postgres() {
     for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
         let app = new_app();
-        let stored = settled(&db, app, 3).await;
+        let stored = closed_letters(&db, app, 3).await;
         let archive = Cutting(&db, Shelf::default());
         let failed = db
             .repo()

@@ -67,7 +67,7 @@ pub(super) struct Filter {
     truncated: Option<bool>,
     /// Letters whose event this bulk run replayed and that failed again. The letters that it replayed do not match.
     failed_again_in_run: Option<Uuid>,
-    /// The bulk run that closed the letters, if nobody changed them since.
+    /// The bulk run that resolved the letters, if nobody changed them since.
     run_id: Option<Uuid>,
     /// Who resolved the letters, compared exactly.
     #[schema(max_length = 2_000)]

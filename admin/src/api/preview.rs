@@ -22,8 +22,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(super) struct PreviewRequest {
     action: Action,
-    /// The letters to change. An empty filter selects every open letter, or every closed one to reopen. `any` is the
-    /// same.
+    /// The letters to change. An empty filter selects every open letter, or every closed one to reopen. The state
+    /// `any` selects the same letters.
     #[schema(value_type = Filter)]
     filter: DeadLetterFilter,
 }

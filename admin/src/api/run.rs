@@ -21,7 +21,7 @@ const LIMIT: u32 = 1_000;
 pub(super) struct RunRequest {
     /// The token of the preview or of the previous run.
     token: String,
-    /// The reason, which is stored with each resolution.
+    /// The reason, which is stored with each resolution. A reopened letter keeps none.
     #[schema(max_length = 2_000)]
     note: Option<String>,
     /// The maximum number of letters, 1,000 by default. The oldest letters come first.

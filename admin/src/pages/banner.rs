@@ -36,6 +36,12 @@ pub(crate) struct Undo {
     pub(crate) run_id: Option<Uuid>,
 }
 
+impl Undo {
+    pub(crate) fn of_run(root: &Root, app_id: AppId, run_id: Uuid, back: &ListQuery) -> Self {
+        Self { action: root.bulk(app_id, "undo"), back: Some(back_text(back)), run_id: Some(run_id) }
+    }
+}
+
 /// The outcome of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
@@ -85,11 +91,9 @@ impl Banner {
                 back: back.map(back_text),
                 run_id: None,
             }),
-            Told::Run { run_id: Some(run_id), done: 1.., .. } => Some(Undo {
-                action: root.bulk(access.app_id, "undo"),
-                back: back.map(back_text),
-                run_id: Some(run_id),
-            }),
+            Told::Run { run_id: Some(run_id), done: 1.., .. } => {
+                Some(Undo::of_run(root, access.app_id, run_id, back.unwrap_or(&ListQuery::default())))
+            }
             _ => None,
         };
         Ok(Some(Self { text: told.text(access).await?.into(), undo }))

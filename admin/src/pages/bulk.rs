@@ -75,12 +75,13 @@ async fn step(
     let outcome = bulk::run(access, token, note.clone(), limit, Utc::now()).await?;
 
     let is_finished = !outcome.more
+        && !outcome.uncounted
         && !outcome.skipped_locked
         && outcome.changed_by_others.is_none_or(|others| others == 0);
     if is_finished && outcome.action != Action::Replayed {
         let which = in_words(&outcome.filter);
-        let run_id = outcome.action.resolution().map(|_| outcome.run_id);
-        let told = Told::Run { done: outcome.done_so_far, action: outcome.action, which, run_id };
+        let (done, action, run_id) = (outcome.done_so_far, outcome.action, outcome.undo());
+        let told = Told::Run { done, action, which, run_id };
         return Ok(tell(access, root.letters(access.app_id, &back), told));
     }
     let run = Run::new(access, outcome, note, back);

@@ -233,7 +233,7 @@ impl Letter {
             last_attempt: Time(letter.last_attempt_at),
             created: Time(letter.created_at),
             run: letter.run_id.map(|run_id| {
-                let of_run = DeadLetterFilter::default().state(DeadLetterState::Closed).run_id(run_id);
+                let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(run_id);
                 root.letters(access.app_id, &of_run.into())
             }),
             note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 2_000)),

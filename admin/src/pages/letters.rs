@@ -56,6 +56,8 @@ struct Bulk {
     may_reopen: bool,
     /// The state that the form of ticked letters sends.
     state: DeadLetterState,
+    /// The resolution that it sends with closed letters. Replayed letters are reopened only if the form names it.
+    resolution: Option<Resolution>,
 }
 
 impl Bulk {
@@ -70,6 +72,7 @@ impl Bulk {
             may_replay: access.may(Right::Replay) && !is_closed,
             may_reopen: access.may(Right::Resolve) && is_closed,
             state: if is_closed { DeadLetterState::Closed } else { DeadLetterState::Open },
+            resolution: filter.resolution.filter(|_| is_closed),
         }
     }
 

@@ -206,7 +206,7 @@ const MORE_FIELDS: [(&str, &str, &str); 12] = [
     ("resolved_by", "Resolved by", ""),
     ("resolved_from", "Resolved from", "2026-03-01T10:00:00Z"),
     ("resolved_before", "Resolved before", "2026-03-01T10:00:00Z"),
-    ("run_id", "Closed by run", "id"),
+    ("run_id", "Resolved in run", "id"),
     ("original_event_id", "Event", "id"),
     ("trigger_id", "Trigger", "id, or none"),
     ("script_id", "Script", "id, or none"),

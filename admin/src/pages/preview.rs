@@ -123,6 +123,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     let query = ListQuery::from(filter.clone());
     // The action says which state its letters have.
     let pairs = query.pairs().filter(|(name, value)| *name != "state" || value == "unresolved");
+    let pairs = pairs.filter(|(name, _)| *name != cutoff(filter));
     let texts = pairs.filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
@@ -143,7 +144,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
 fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
     let query = ListQuery::from(filter.clone());
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
-    let pairs = query.pairs().filter_map(|(name, value)| {
+    let pairs = query.pairs().filter(|(name, _)| *name != cutoff(filter)).filter_map(|(name, value)| {
         let value = match (name, signature) {
             ("group_key", _) if filter.group_key.as_deref() == Some("") => {
                 "none (any source and error)".to_owned()
@@ -156,7 +157,12 @@ fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> 
     pairs.collect()
 }
 
-/// Returns the label of a field of the filter. The page shows the ids and the end of the time range in other ways.
+/// Returns the field that ends the time range of a preview's filter.
+fn cutoff(filter: &DeadLetterFilter) -> &'static str {
+    if filter.effective_state() == DeadLetterState::Closed { "resolved_before" } else { "created_before" }
+}
+
+/// Returns the label of a field of the filter. The page shows the ids in another way.
 fn word(name: &'static str) -> Option<&'static str> {
     match name {
         "source" => Some("Source"),
@@ -172,10 +178,12 @@ fn word(name: &'static str) -> Option<&'static str> {
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),
         "failed_again_in_run" => Some("Failed again in run"),
-        "run_id" => Some("Closed by run"),
+        "run_id" => Some("Resolved in run"),
         "resolved_by" => Some("Resolved by"),
         "resolved_from" => Some("Resolved from"),
-        "ids" | "created_before" | "resolved_before" => None,
+        "created_before" => Some("Dead-lettered before"),
+        "resolved_before" => Some("Resolved before"),
+        "ids" => None,
         // A field without a label must be shown too.
         name => Some(name),
     }

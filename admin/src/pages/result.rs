@@ -9,9 +9,10 @@ use axum::{
 use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRequest};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
-    banner::back_text,
+    banner::{Undo, back_text},
     frame::Frame,
     html,
     letters::Row,
@@ -51,6 +52,9 @@ pub(crate) struct Run {
     changed_by_others: Option<u64>,
     stopped_by: Option<String>,
     pub(crate) began: DateTime<Utc>,
+    /// The run's id, if it can be undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_id: Option<Uuid>,
     note: Option<String>,
     pub(crate) back: ListQuery,
     /// The preview's token, which continues the run.
@@ -59,6 +63,7 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn new(access: &AppAccess, outcome: Outcome, note: Option<String>, back: ListQuery) -> Self {
+        let run_id = outcome.undo();
         Self {
             operator: access.operator().name().to_owned(),
             app_id: access.app_id,
@@ -74,6 +79,7 @@ impl Run {
             changed_by_others: outcome.changed_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
+            run_id,
             note,
             back,
             token: outcome.token,
@@ -138,6 +144,7 @@ struct ResultPage {
     run: String,
     /// Where a form reloads a page that has no address.
     look: Option<String>,
+    undo: Option<Undo>,
     action: String,
     note: String,
     back: String,
@@ -228,6 +235,7 @@ async fn show(
     let mut response = html(&ResultPage {
         frame: if is_answer { frame.instead(list.clone()) } else { frame.live() },
         look: is_answer.then(|| root.bulk(app_id, "result")),
+        undo: run.run_id.filter(|_| run.done > 0).map(|run_id| Undo::of_run(root, app_id, run_id, &run.back)),
         title,
         verb: verb(run.action),
         done: run.done,

@@ -48,6 +48,8 @@ pub(super) async fn run<C: Change>(
 ) -> Result<(), Failure> {
     let Which { letters, matching, dry_run, yes, filter } = which;
     let app_id = filter.app;
+    // A run is a filter by itself.
+    let matching = matching || filter.narrow.run_id.is_some();
     let mut tally = Tally::default();
     let ran = if matching {
         let filter = change.filter(app_id, settings.filter(filter)?).await?;
@@ -62,7 +64,7 @@ pub(super) async fn run<C: Change>(
         change.by_ids(app_id, &letters, &mut tally, stop).await
     };
     if let Some(undo) = change.undo(app_id).filter(|_| tally.done > 0) {
-        say!("note: to undo: {undo}");
+        say!("note: undo with `{undo}`");
     }
     tally.end(ran, C::DONE, printer)
 }

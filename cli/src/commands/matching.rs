@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Changed, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, PageRequest,
+    AppId, Changed, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, DeadLetterStore,
+    PageRequest,
 };
 
 use super::{list, tally::Tally};
@@ -105,7 +106,9 @@ pub(crate) async fn confirmed(
             say!("hint: a later --created-before includes them");
         }
     }
-    filter.created_before = Some(count.as_of);
+    if filter.effective_state() != DeadLetterState::Closed {
+        filter.created_before = Some(count.as_of);
+    }
     let letters = count.matching;
     if ask == Ask::DryRun {
         let page = PageRequest::default().size(SAMPLE);

@@ -22,19 +22,14 @@ pub(crate) async fn reopen(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Reopen { mut which, include_replayed, by } = reopen;
-    // A run is a filter by itself.
-    which.matching |= which.filter.narrow.run_id.is_some();
-    let mut attribution = Attribution::default();
-    attribution.by = by;
-    let change = Reopening { store, include_replayed, attribution };
+    let Reopen { which, include_replayed } = reopen;
+    let change = Reopening { store, include_replayed };
     run(&change, store, which, settings, printer, stop).await
 }
 
 struct Reopening<'a> {
     store: &'a dyn DeadLetterStore,
     include_replayed: bool,
-    attribution: Attribution,
 }
 
 impl Change for Reopening<'_> {
@@ -72,7 +67,17 @@ impl Change for Reopening<'_> {
             if tally.stops(stop) {
                 break;
             }
-            match self.store.reopen(app_id, id, &self.attribution).await {
+            if !self.include_replayed {
+                let letter = self.store.summary(app_id, id).await?;
+                if letter.is_some_and(|letter| letter.resolution == Some(Resolution::Replayed)) {
+                    tally.left(
+                        id,
+                        "the letter was replayed; to reopen it nevertheless, pass --include-replayed",
+                    );
+                    continue;
+                }
+            }
+            match self.store.reopen(app_id, id, &Attribution::default()).await {
                 Ok(()) => tally.done += 1,
                 Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
                 // The letter already has the state that the caller wants.
@@ -84,14 +89,16 @@ impl Change for Reopening<'_> {
     }
 
     async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
-        // Letters that are closed after the count are left alone.
-        let before = found.filter.resolved_before.map_or(found.now, |before| before.min(found.now));
-        let filter = found.filter.clone().resolved_before(before);
+        let mut filter = found.filter.clone();
+        // Letters that are closed after the count are left alone. The id of a run leaves them out by itself.
+        if filter.run_id.is_none() {
+            filter.resolved_before = Some(filter.resolved_before.map_or(found.now, |at| at.min(found.now)));
+        }
         let request = ReopenRequest::default().include_replayed(self.include_replayed);
         found
             .in_batches(BATCH, tally, stop, async |limit| {
                 let request = request.limit(limit);
-                self.store.reopen_matching(found.app_id, &filter, &self.attribution, &request).await
+                self.store.reopen_matching(found.app_id, &filter, &Attribution::default(), &request).await
             })
             .await
     }
