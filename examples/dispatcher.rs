@@ -34,7 +34,7 @@ use sea_orm::{
     ModelTrait, NotSet, PaginatorTrait, QueryFilter, QueryOrder, Schema, Set,
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::{io::AsyncWriteExt, process::Command};
 use uuid::{Uuid, uuid};
 
@@ -364,6 +364,11 @@ impl Dispatcher<'_> {
             last_attempt_at: used_up.last_attempt_at,
             last_error: used_up.last_error,
             error_signature: None,
+            // A dispatcher that is traced has the traceparent of its own span.
+            metadata: Map::from_iter([(
+                "traceparent".to_owned(),
+                format!("00-{}-00f067aa0ba902b7-01", event.event_id.simple()).into(),
+            )]),
         };
         let take = async |txn: &DatabaseTransaction| {
             Ok(outbox::Entity::delete_by_id(event.position).exec(txn).await?.rows_affected)

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::{
     runtime::Handle,
     sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRow, NewDeadLetter,
     observed::{call, observed},
-    payload::nests_too_deep,
+    payload::{field_nests_too_deep, nests_too_deep},
 };
 
 /// How many letters a batch has at most.
@@ -142,8 +142,10 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     async fn hand_over(&self, letter: NewDeadLetter) -> Result<DeadLetterId, DeadLetterRepoError> {
         let direct = self.direct.try_acquire();
         let queue = self.queue().clone();
-        // A batch clones its letters, and cloning a very deep payload would end the process.
-        let Some(queue) = queue.filter(|_| direct.is_err() && !nests_too_deep(&letter.payload)) else {
+        // A batch clones its letters, and cloning a very deep value would end the process.
+        let is_deep =
+            || nests_too_deep(&letter.payload) || letter.metadata.values().any(field_nests_too_deep);
+        let Some(queue) = queue.filter(|_| direct.is_err() && !is_deep()) else {
             return self.inner.insert(letter).await;
         };
         let permits = u32::try_from(bytes_of(&letter)).unwrap_or(u32::MAX).min(QUEUE_BYTES);
@@ -162,19 +164,23 @@ impl<R: DeadLetterRepo + 'static> CoalescingDeadLetterRepo<R> {
     }
 }
 
-/// Returns about how many bytes of memory a letter takes. Its payload must not nest deeper than serde_json reads.
+/// Returns about how many bytes of memory a letter takes. No value in it may nest deeper than serde_json reads.
 fn bytes_of(letter: &NewDeadLetter) -> usize {
     let payload_text = letter.payload_text.as_ref().map_or(0, String::len);
     let signature = letter.error_signature.as_ref().map_or(0, String::len);
     let texts = letter.source.len() + letter.op.len() + letter.last_error.len() + payload_text + signature;
-    size_of::<NewDeadLetter>() + texts + bytes_of_payload(&letter.payload)
+    size_of::<NewDeadLetter>() + texts + bytes_of_value(&letter.payload) + bytes_of_fields(&letter.metadata)
 }
 
-fn bytes_of_payload(value: &Value) -> usize {
+fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
+    fields.iter().map(|(key, value)| key.len() + bytes_of_value(value)).sum()
+}
+
+fn bytes_of_value(value: &Value) -> usize {
     let parts = match value {
         Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(bytes_of_payload).sum(),
-        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + bytes_of_payload(value)).sum(),
+        Value::Array(items) => items.iter().map(bytes_of_value).sum(),
+        Value::Object(fields) => bytes_of_fields(fields),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     };
     size_of::<Value>() + parts

@@ -1,8 +1,8 @@
 //! A `Debug` that shows no content, because it ends up in logs.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::payload::nests_too_deep;
 
@@ -37,6 +37,18 @@ impl Size for String {
 impl Size for Option<String> {
     fn size(&self) -> impl fmt::Debug {
         self.as_ref().map(Size::size)
+    }
+}
+
+impl Size for Map<String, Value> {
+    fn size(&self) -> impl fmt::Debug {
+        fmt::from_fn(|f| write!(f, "{} fields", self.len()))
+    }
+}
+
+impl Size for BTreeMap<String, String> {
+    fn size(&self) -> impl fmt::Debug {
+        fmt::from_fn(|f| write!(f, "{} fields", self.len()))
     }
 }
 

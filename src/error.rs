@@ -57,6 +57,18 @@ pub enum DeadLetterRepoError {
         /// bounds it.
         max: i64,
     },
+    /// A key or a value in the metadata of a filter is too long, or a key is empty.
+    #[error("each {part} in `filter.metadata` must have {min} to {max} bytes (got {bytes})")]
+    FilterMetadataLength {
+        /// The part: `key` or `value`.
+        part: &'static str,
+        /// Its size, in bytes.
+        bytes: usize,
+        /// The smallest size that the call takes.
+        min: usize,
+        /// The largest size that the call takes.
+        max: usize,
+    },
     /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve letters that
     /// fail meanwhile.
     #[error(
@@ -133,6 +145,18 @@ pub enum DeadLetterRepoError {
         /// The size of its serialized payload, in bytes.
         bytes: usize,
         /// The cap, in bytes.
+        max: usize,
+    },
+    /// The metadata of a letter is larger than the store takes.
+    #[error(
+        "the metadata of letter {index} must have at most {max} bytes (got {bytes}): shorten or leave out values"
+    )]
+    MetadataTooLarge {
+        /// The letter's index in the call, from 0.
+        index: usize,
+        /// The size of its JSON text, in bytes.
+        bytes: usize,
+        /// The maximum, in bytes.
         max: usize,
     },
     /// The letters of a call in a caller's transaction do not fit into the one statement that stores them there.
@@ -219,12 +243,14 @@ impl DeadLetterRepoError {
             | Self::InvalidState(_)
             | Self::InvalidQuery { .. }
             | Self::OutOfRange { .. }
+            | Self::FilterMetadataLength { .. }
             | Self::MissingCreatedBefore
             | Self::MissingResolvedBefore
             | Self::FromAfterUntil
             | Self::InvalidCursor
             | Self::NotStorable { .. }
             | Self::PayloadTooLarge { .. }
+            | Self::MetadataTooLarge { .. }
             | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,
             Self::Db(error) | Self::AppNotSwept { error, .. } => kind_of_db(error),
@@ -246,7 +272,9 @@ impl DeadLetterRepoError {
     #[cfg(feature = "coalesce")]
     pub(crate) fn is_one_letters_own(&self) -> bool {
         match self {
-            Self::PayloadTooLarge { .. } | Self::TimeOutOfRange { .. } => true,
+            Self::PayloadTooLarge { .. } | Self::MetadataTooLarge { .. } | Self::TimeOutOfRange { .. } => {
+                true
+            }
             Self::Db(DbErr::RecordNotInserted) => true,
             Self::Db(error) => DbCode::of(error).is_some_and(DbCode::is_one_letters_own),
             _ => false,

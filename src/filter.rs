@@ -1,6 +1,6 @@
 //! The letters that a call is about.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -70,6 +70,12 @@ pub struct DeadLetterFilter {
     pub created_from: Option<DateTime<Utc>>,
     /// Created before this time.
     pub created_before: Option<DateTime<Utc>>,
+    /// Keys of the letter's [metadata](crate::NewDeadLetter::metadata) and their values: at most 10 keys of 1 to 200
+    /// bytes, with values of at most 1,000 bytes. A letter matches if each key has this value as a text, exactly. A
+    /// number never matches. No index serves this condition: set a scan limit. A call returns
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more keys, and
+    /// [`FilterMetadataLength`](DeadLetterRepoError::FilterMetadataLength) for longer ones.
+    pub metadata: BTreeMap<String, String>,
 }
 
 setters! {
@@ -97,6 +103,13 @@ setters! {
 }
 
 impl DeadLetterFilter {
+    /// Adds a key of the metadata and its value to [`metadata`](field@Self::metadata).
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
     /// Returns the state that the filter selects: its [`state`](field@Self::state). A filter without a state selects
     /// open letters, or letters in any state if it has ids or a condition that only resolved letters match.
     ///
@@ -228,7 +241,7 @@ debug_without_content! {
     DeadLetterFilter {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
         run_id, resolved_from, resolved_before, group_key, created_from, created_before;
-        source, op, error_contains, error_signature, resolved_by,
+        source, op, error_contains, error_signature, resolved_by, metadata,
     }
 }
 

@@ -40,6 +40,7 @@ mod sweeper;
 pub mod testing;
 mod time;
 mod timeline;
+mod trace_parent;
 mod transfer;
 
 #[cfg(feature = "metrics")]
@@ -81,6 +82,7 @@ pub use sweeper::{
     SweeperStatus,
 };
 pub use timeline::{Bucket, Buckets, Timeline, TimelineRequest};
+pub use trace_parent::TraceParent;
 pub use transfer::{DeadLetterTransfer, Imported};
 
 /// Compiles the programs of these pages as doctests, like those of the README.

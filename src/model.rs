@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
@@ -16,8 +16,9 @@ use crate::{
 ///
 /// An event is stored whatever its content. The store makes these changes:
 ///
-/// - a NUL in `source`, `op`, `last_error`, `error_signature` or `payload_text` becomes U+FFFD, because PostgreSQL's
-///   `text` can't hold a NUL;
+/// - a NUL in `source`, `op`, `last_error`, `error_signature`, `payload_text` or `metadata` becomes U+FFFD, because
+///   PostgreSQL's `text` and `jsonb` can't hold a NUL;
+/// - a value in `metadata` that nests deeper than 126 levels becomes its JSON text;
 /// - times lose digits below a microsecond, and a leap second becomes the second after it, as in PostgreSQL;
 /// - an `attempt_count` over [`i32::MAX`] is stored as [`i32::MAX`].
 ///
@@ -68,6 +69,28 @@ pub struct NewDeadLetter {
     /// # assert_eq!(letter.error_signature.as_deref(), Some("CardDeclined"));
     /// ```
     pub error_signature: Option<String>,
+    /// The service's data about the event that the store does not know: the `traceparent`, the tenant, the request id,
+    /// the queue, the host, the release. Empty by default.
+    ///
+    /// Its JSON text has at most 16 KB. An insert refuses more, and [`bury`](crate::DeadLetterBury::bury) cuts it.
+    /// Operators see it and [filter](crate::DeadLetterFilter::metadata) by it. With a `traceparent` the admin links to
+    /// the trace.
+    ///
+    /// ```
+    /// use dead_letters::{NewDeadLetter, AppId};
+    /// use serde_json::json;
+    /// use uuid::Uuid;
+    ///
+    /// # let (app_id, event_id, payload) = (AppId::from(Uuid::nil()), Uuid::nil(), json!({}));
+    /// let mut letter = NewDeadLetter::new(app_id, event_id, "payments", "charge", payload, "do not honor");
+    /// letter.metadata.insert("tenant".to_owned(), json!("acme"));
+    /// letter.metadata.insert(
+    ///     "traceparent".to_owned(),
+    ///     json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    /// );
+    /// # assert_eq!(letter.metadata.len(), 2);
+    /// ```
+    pub metadata: Map<String, Value>,
 }
 
 impl NewDeadLetter {
@@ -114,6 +137,7 @@ impl NewDeadLetter {
             last_attempt_at: now,
             last_error: last_error.into(),
             error_signature: None,
+            metadata: Map::new(),
         }
     }
 
@@ -140,7 +164,7 @@ impl NewDeadLetter {
 debug_without_content! {
     NewDeadLetter {
         app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at;
-        source, op, payload, payload_text, last_error, error_signature,
+        source, op, payload, payload_text, last_error, error_signature, metadata,
     }
 }
 
@@ -173,6 +197,10 @@ pub struct DeadLetterRow {
     /// It is also [`Truncated`](PayloadKind::Truncated) if SQLite holds bytes that are not UTF-8. Each of those bytes
     /// is U+FFFD in `payload`.
     pub payload_kind: Option<PayloadKind>,
+    /// The service's data about the event. It is empty if the stored text is not a JSON object that [`serde_json`] can
+    /// read, which only another writer can store.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
     /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -201,7 +229,7 @@ debug_without_content! {
     DeadLetterRow {
         id, app_id, original_event_id, trigger_id, script_id, payload_kind, attempt_count, first_attempt_at,
         last_attempt_at, created_at, resolved_at, resolution;
-        source, op, payload, last_error, resolved_by, resolution_note, error_signature,
+        source, op, payload, metadata, last_error, resolved_by, resolution_note, error_signature,
     }
 }
 

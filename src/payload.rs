@@ -17,6 +17,11 @@ pub(crate) fn nests_too_deep(payload: &Value) -> bool {
     is_deeper_than(MAX_PAYLOAD_DEPTH, payload)
 }
 
+/// Returns whether the field of an object nests too deep for serde_json to read the object back.
+pub(crate) fn field_nests_too_deep(field: &Value) -> bool {
+    is_deeper_than(MAX_PAYLOAD_DEPTH - 1, field)
+}
+
 fn is_deeper_than(levels: usize, value: &Value) -> bool {
     // Most parts are scalars, which need no call.
     let holds_parts = |part: &&Value| part.is_array() || part.is_object();

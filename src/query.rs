@@ -1,6 +1,6 @@
 //! The query string of a listing's filter and page.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use form_urlencoded::{Serializer as FormSerializer, parse as parse_form};
@@ -17,6 +17,9 @@ const EMPTY: &str = r#""""#;
 /// How many characters of a field's name an error shows, because the sender chose the name.
 const SHOWN_CHARACTERS: usize = 40;
 
+/// The beginning of the name of a field that is a condition on a key of the metadata.
+const METADATA: &str = "metadata.";
+
 const A_UUID: &str = "must be a uuid";
 const A_UUID_OR_NONE: &str = "must be a uuid, or none";
 const A_TIME: &str = "must be a time in RFC 3339, such as 2026-03-01T10:00:00Z";
@@ -27,7 +30,7 @@ const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
 /// As text it is `state=open&source=orders&created_before=2026-03-01T10%3A00%3A00Z&size=20`. The fields have the
 /// names, the texts and the order of those in [`DeadLetterFilter`] and [`PageRequest`]. Times are RFC 3339, and
 /// commas separate several `ids`. A field that is unset, or has its default, is left out. Every filter and page
-/// survives the round trip unchanged.
+/// survives the round trip unchanged. The filter's metadata is a field for each key: `metadata.tenant=acme`.
 ///
 /// When the text is parsed:
 ///
@@ -93,7 +96,7 @@ impl ListQuery {
     /// let options: Vec<_> = query.pairs().map(|(name, text)| format!("--{name} {text}")).collect();
     /// assert_eq!(options, ["--source orders", "--truncated true"]);
     /// ```
-    pub fn pairs(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub fn pairs(&self) -> impl Iterator<Item = (Cow<'static, str>, String)> {
         // The pattern names every field, so that a new field can't be forgotten.
         let DeadLetterFilter {
             state,
@@ -115,9 +118,10 @@ impl ListQuery {
             resolved_before,
             created_from,
             created_before,
+            metadata,
         } = &self.filter;
         let PageRequest { size, after, scan_limit } = &self.page;
-        let pairs = [
+        let of_filter = [
             ("state", to_text(state)),
             ("ids", ids.as_deref().map(join)),
             ("resolution", to_text(resolution)),
@@ -137,11 +141,16 @@ impl ListQuery {
             ("resolved_before", resolved_before.map(to_rfc3339)),
             ("created_from", created_from.map(to_rfc3339)),
             ("created_before", created_before.map(to_rfc3339)),
+        ];
+        let of_page = [
             ("size", to_text(&Some(*size).filter(|&size| size != PageRequest::default().size))),
             ("after", to_text(after)),
             ("scan_limit", to_text(scan_limit)),
         ];
-        pairs.into_iter().filter_map(|(name, text)| Some((name, text?)))
+        let set = |(name, text): (&'static str, Option<String>)| Some((name.into(), text?));
+        let of_metadata =
+            metadata.iter().map(|(key, value)| (format!("{METADATA}{key}").into(), quote_empty(value)));
+        of_filter.into_iter().filter_map(set).chain(of_metadata).chain(of_page.into_iter().filter_map(set))
     }
 
     /// Makes a query of names and texts that are not encoded, as [`pairs`](Self::pairs) returns them.
@@ -220,7 +229,12 @@ impl ListQuery {
             "size" => page.size = parse(text, A_NUMBER)?.unwrap_or(PageRequest::default().size),
             "after" => page.after = parse(text, "must be the cursor that a page gave as its next")?,
             "scan_limit" => page.scan_limit = parse(text, A_NUMBER)?,
-            _ => return Err("is not a field of a filter or page"),
+            _ => {
+                let key = name.strip_prefix(METADATA).ok_or("is not a field of a filter or page")?;
+                if let Some(value) = unquote_empty(text) {
+                    filter.metadata.insert(key.to_owned(), value);
+                }
+            }
         }
         Ok(())
     }

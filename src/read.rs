@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
@@ -166,6 +167,13 @@ pub trait DeadLetterRead: Send + Sync {
         id: DeadLetterId,
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError>;
+
+    /// Returns one letter's [metadata](DeadLetterRow::metadata), or `None` if the app has no letter with this id.
+    async fn metadata(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+    ) -> Result<Option<Map<String, Value>>, DeadLetterRepoError>;
 
     /// Lists the app's letters that match, sorted by `created_at` (newest first), then by `id` (largest first).
     ///

@@ -27,7 +27,7 @@ use sea_orm::{
     Database, DbErr, RuntimeErr, SqlxError,
     sqlx::error::{DatabaseError, ErrorKind},
 };
-use serde_json::json;
+use serde_json::{Map, json};
 use uuid::Uuid;
 
 use crate::{
@@ -105,6 +105,7 @@ pub fn letter(app_id: AppId) -> NewDeadLetter {
         last_attempt_at: first_attempt_at + TimeDelta::minutes(31),
         last_error: "smtp: 451 try again later".to_owned(),
         error_signature: None,
+        metadata: Map::new(),
     }
 }
 
@@ -182,6 +183,7 @@ pub fn row(app_id: AppId) -> DeadLetterRow {
         script_id: letter.script_id,
         payload: letter.payload,
         payload_kind: Some(PayloadKind::Json),
+        metadata: letter.metadata,
         attempt_count: letter.attempt_count,
         first_attempt_at: letter.first_attempt_at,
         last_attempt_at: letter.last_attempt_at,

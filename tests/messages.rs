@@ -187,6 +187,8 @@ async fn of_reads(messages: &mut Messages) {
     );
     let many = all.clone().ids(ids(1_001));
     said!(messages, DeadLetterRepoError::OutOfRange, repo.list(app, &many, &first).await);
+    let no_key = all.clone().metadata("", "acme");
+    said!(messages, DeadLetterRepoError::FilterMetadataLength, repo.list(app, &no_key, &first).await);
     said!(
         messages,
         DeadLetterRepoError::OutOfRange,
@@ -292,6 +294,9 @@ async fn of_changes(messages: &mut Messages) {
     );
     let capped = repo.max_payload_bytes(16);
     said!(messages, DeadLetterRepoError::PayloadTooLarge, capped.insert(letter(app)).await);
+    let mut large = letter(app);
+    large.metadata.insert("k".to_owned(), "x".repeat(16 << 10).into());
+    said!(messages, DeadLetterRepoError::MetadataTooLarge, capped.insert(large).await);
 }
 
 async fn of_transactions(messages: &mut Messages) {

@@ -319,6 +319,7 @@ async fn a_row_with_20_kb_in_every_text_is_stored() {
             last_attempt_at: Utc::now(),
             last_error: text.clone(),
             error_signature: None,
+            metadata: serde_json::Map::new(),
         };
         let id = db.repo().insert(letter).await.unwrap();
         let by = Attribution::by(text.clone()).note(text.clone());

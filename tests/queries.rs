@@ -197,6 +197,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
     repo.error_text(app, id, 0..100).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
+    repo.metadata(app, id).await.unwrap();
+    log.expect(KEY, InOrder, Some(1));
     repo.resolve(id, "handler_failed").await.unwrap();
     log.expect(KEY, InOrder, Some(1));
     repo.resolve_once(app, id, Resolution::HandlerFailed, &Attribution::default()).await.unwrap();
@@ -626,6 +628,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.summary(app, ids[0]).await.unwrap();
     repo.payload_text(app, ids[0], 0..100).await.unwrap();
     repo.error_text(app, ids[0], 0..100).await.unwrap();
+    repo.metadata(app, ids[0]).await.unwrap();
     repo.list_for_app(app, false, 50, 0).await.unwrap();
     repo.list_for_app(app, true, 50, 1).await.unwrap();
     repo.unresolved_count(app).await.unwrap();

@@ -180,6 +180,7 @@ impl Given {
             Call::Summary => store.summary(app, id).await.map(drop),
             Call::PayloadText => store.payload_text(app, id, 0..1).await.map(drop),
             Call::ErrorText => store.error_text(app, id, 0..1).await.map(drop),
+            Call::Metadata => store.metadata(app, id).await.map(drop),
             Call::List => store.list(app, &filter, &page).await.map(drop),
             Call::Export => store.export(app, &filter, &page).await.map(drop),
             Call::Backlogs => store.backlogs(&BacklogRequest::default().limit(1).cap(1)).await.map(drop),

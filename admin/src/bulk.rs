@@ -25,6 +25,7 @@ use crate::{
     audit::Entry,
     clock,
     letter_actions::attribution,
+    metadata::check_filter,
     problem::Problem,
     token::Purpose,
 };
@@ -221,6 +222,7 @@ pub(crate) async fn preview(
     now: DateTime<Utc>,
 ) -> Result<Preview, Problem> {
     may_run(access, action)?;
+    check_filter(access, &filter)?;
     let (store, app_id) = (access.store(), access.app_id);
     let scan_limit = access.operator().max_scan();
     let mut filter = match action {
@@ -347,6 +349,7 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Problem> {
     let frozen = open(access, token, now)?;
     may_run(access, frozen.action)?;
+    check_filter(access, &frozen.query.filter)?;
     let attribution = attribution(access, note)?.run_id(frozen.run_id);
     if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));

@@ -10,7 +10,7 @@ use dead_letters::{AppId, DeadLetterId, ListQuery};
 use form_urlencoded::parse;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{State, access::Operator, problem::Problem, urls::fits};
+use crate::{State, access::AppAccess, metadata::check_filter, problem::Problem, urls::fits};
 
 /// Longer fields are refused, because a search compares its text with every examined row.
 const MAX_CHARACTERS: usize = 2_000;
@@ -99,9 +99,10 @@ impl Fields {
     }
 
     /// Parses the remaining fields as filter and page.
-    pub(crate) fn listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
+    pub(crate) fn listing(self, access: &AppAccess) -> Result<ListQuery, Problem> {
         let query = ListQuery::from_pairs(self.0)?;
-        let max = operator.max_scan();
+        check_filter(access, &query.filter)?;
+        let max = access.operator().max_scan();
         match query.page.scan_limit {
             Some(scan) if scan > max => Err(Problem::invalid_field(
                 "scan_limit",
@@ -113,16 +114,31 @@ impl Fields {
 
     /// Parses the remaining fields for a page. The page links to itself, so a filter that is too long for an address
     /// is refused.
-    pub(crate) fn page_listing(self, operator: &Operator) -> Result<ListQuery, Problem> {
-        let query = self.listing(operator)?;
+    pub(crate) fn page_listing(mut self, access: &AppAccess) -> Result<ListQuery, Problem> {
+        self.join_metadata()?;
+        let query = self.listing(access)?;
         if !fits(&query) {
-            let longest = query.pairs().max_by_key(|(_, text)| text.len()).map_or("", |(name, _)| name);
+            let longest = query.pairs().max_by_key(|(_, text)| text.len());
             return Err(Problem::invalid_field(
-                longest,
+                longest.map_or_else(String::new, |(name, _)| shown(&name)),
                 "is too long for an address: shorten the filter, or use the API",
             ));
         }
         Ok(query)
+    }
+
+    /// Makes a field of the filter of the form's two inputs for a key of the metadata and its value.
+    fn join_metadata(&mut self) -> Result<(), Problem> {
+        match (self.take("metadata_key")?, self.take("metadata_value")?) {
+            (None, None) => {}
+            (Some(key), Some(value)) => self.0.push((format!("metadata.{key}"), value)),
+            (None, Some(_)) => return Err(Problem::invalid_field("metadata_key", "is missing")),
+            (Some(_), None) => {
+                let problem = "is missing: enter \"\" for the empty text";
+                return Err(Problem::invalid_field("metadata_value", problem));
+            }
+        }
+        Ok(())
     }
 
     /// Returns an error if a field is left.

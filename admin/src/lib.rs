@@ -10,6 +10,7 @@ mod clock;
 mod guard;
 mod input;
 mod letter_actions;
+mod metadata;
 mod pages;
 mod payload;
 mod problem;
@@ -33,6 +34,7 @@ pub use access::{
     Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader, status_of,
 };
 pub use guard::VIEW_TIMEOUT;
+use metadata::TraceUrl;
 use payload::Redaction;
 #[cfg(feature = "serve")]
 pub use server::Server;
@@ -55,6 +57,8 @@ pub struct Admin {
     retention: Option<RetentionPolicy>,
     app_names: Arc<AppNames>,
     redaction: Redaction,
+    metadata_redaction: Redaction,
+    trace_url: Option<TraceUrl>,
     key: Key,
     csrf: CsrfLayer,
     turns: Turns,
@@ -90,6 +94,8 @@ impl Admin {
             retention: None,
             app_names: Arc::new(|_| None),
             redaction: Redaction::default(),
+            metadata_redaction: Redaction::default(),
+            trace_url: None,
             key: Key::random(),
             csrf: CsrfLayer::new(),
             turns: Turns::new(CONCURRENCY),
@@ -224,8 +230,40 @@ impl Admin {
         mut self,
         pointers: impl IntoIterator<Item: Into<String>>,
     ) -> Result<Self, AdminConfigError> {
-        self.redaction =
-            Redaction::new(pointers).map_err(|error| AdminConfigError::Pointer(error.to_string()))?;
+        self.redaction = redaction(pointers)?;
+        Ok(self)
+    }
+
+    /// Redacts these values in the metadata of every letter, as [`redact`](Self::redact) does in payloads:
+    /// `/user/email`, or `/*` for all values.
+    ///
+    /// An operator without [`Right::Payloads`] can't filter by a key whose value is redacted, because the result would
+    /// reveal the value.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Pointer`](AdminConfigError::Pointer) if a text is not a JSON pointer.
+    pub fn redact_metadata(
+        mut self,
+        pointers: impl IntoIterator<Item: Into<String>>,
+    ) -> Result<Self, AdminConfigError> {
+        self.metadata_redaction = redaction(pointers)?;
+        Ok(self)
+    }
+
+    /// Links the page of a letter to its trace, if its metadata has a valid
+    /// [`traceparent`](dead_letters::TraceParent): `https://jaeger.example/trace/{trace_id}`.
+    ///
+    /// The URL is http or https. It contains `{trace_id}`, and may contain `{span_id}`. If the `traceparent` is
+    /// redacted, there is no link.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`TraceUrl`](AdminConfigError::TraceUrl) if the text is not such a URL.
+    pub fn trace_url(mut self, template: impl AsRef<str>) -> Result<Self, AdminConfigError> {
+        let template = template.as_ref();
+        let url = TraceUrl::new(template).ok_or_else(|| AdminConfigError::TraceUrl(template.to_owned()))?;
+        self.trace_url = Some(url);
         Ok(self)
     }
 
@@ -364,6 +402,10 @@ impl Admin {
     }
 }
 
+fn redaction(pointers: impl IntoIterator<Item: Into<String>>) -> Result<Redaction, AdminConfigError> {
+    Redaction::new(pointers).map_err(|error| AdminConfigError::Pointer(error.to_string()))
+}
+
 /// Returns a router that a host nests or merges.
 impl<S> From<Admin> for Router<S> {
     fn from(admin: Admin) -> Self {
@@ -384,7 +426,7 @@ type State = Arc<Admin>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminConfigError {
-    /// A text given to [`redact`](Admin::redact) is not a JSON pointer.
+    /// A text given to [`redact`](Admin::redact) or [`redact_metadata`](Admin::redact_metadata) is not a JSON pointer.
     #[error("{0}")]
     Pointer(String),
     /// The secret given to [`key`](Admin::key) is too short.
@@ -393,4 +435,9 @@ pub enum AdminConfigError {
     /// The text given to [`trusted_origin`](Admin::trusted_origin) is not an origin.
     #[error("{0:?} is not an origin: give scheme and host, as in https://ops.example")]
     Origin(String),
+    /// The text given to [`trace_url`](Admin::trace_url) is not an http or https URL with `{trace_id}`.
+    #[error(
+        "{0:?} is not a URL of a trace: give an http or https URL, as in https://jaeger.example/trace/{{trace_id}}"
+    )]
+    TraceUrl(String),
 }

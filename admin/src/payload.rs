@@ -71,6 +71,15 @@ impl Redaction {
         self.0.is_empty()
     }
 
+    /// Returns whether a pointer leads to this field of an object, or to the object.
+    pub(crate) fn hides_field(&self, key: &str) -> bool {
+        self.0.iter().any(|pointer| match pointer.as_slice() {
+            [] => true,
+            [segment] => segment == "*" || segment == key,
+            _ => false,
+        })
+    }
+
     /// Returns those of the `live` pointers whose segment at `depth` matches `name`.
     fn step(&self, live: &[usize], depth: usize, name: &str) -> Vec<usize> {
         let goes_on = |segment: &String| segment == "*" || segment == name;

@@ -188,6 +188,12 @@ impl Problem {
         Self::new(ProblemType::Forbidden, detail)
     }
 
+    /// The filter compares a value that the operator may not see.
+    pub(crate) fn redacted_filter(field: &str) -> Self {
+        let field: String = field.chars().take(40).collect();
+        Self::forbidden("this operator may not filter by a redacted field").of_field(field)
+    }
+
     pub(crate) fn cross_site() -> Self {
         Self::new(
             ProblemType::CrossSite,
@@ -292,8 +298,8 @@ impl Problem {
 impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
-            AlreadyResolved, FromAfterUntil, InvalidCursor, InvalidQuery, NotResolved, OutOfRange,
-            PayloadNotWhole,
+            AlreadyResolved, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidQuery, NotResolved,
+            OutOfRange, PayloadNotWhole,
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
@@ -310,6 +316,7 @@ impl From<DeadLetterRepoError> for Problem {
                 return Self::new(ProblemType::NotWhole, detail);
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
+            FilterMetadataLength { .. } => return Self::invalid(error.to_string()).of_field("metadata"),
             FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),
             OutOfRange { argument, .. } => {

@@ -7,7 +7,7 @@ use axum::{
     http::{Method, Request, StatusCode, header},
 };
 use dead_letters::{
-    Attribution, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution,
+    AppId, Attribution, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -42,6 +42,9 @@ on_every_backend! {
     of_a_redacted_payload_all_else_is_as_stored,
     what_can_not_be_redacted_is_withheld,
     a_revealed_payload_is_audited,
+    a_letter_has_its_metadata_without_what_is_redacted,
+    letters_are_found_by_their_metadata_in_every_view,
+    a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_to_see_it,
     every_action_is_audited,
     who_has_the_answer_already_is_told_so_until_it_changes,
 }
@@ -215,6 +218,7 @@ async fn a_letter_has_its_error_and_not_its_payload(world: World) {
         "run_id": null,
         "times_replayed": 0,
         "last_error": "first line\nsecond line",
+        "metadata": {},
     });
     assert_eq!(answer.json(), expected);
 }
@@ -476,6 +480,102 @@ async fn what_can_not_be_redacted_is_withheld(world: World) {
         let revealed = client.post(world.path(&format!("letters/{id}/reveal")), Value::Null).await;
         assert!(revealed.status == StatusCode::OK && revealed.text() == text);
     }
+}
+
+fn with_metadata(app: AppId, metadata: Value) -> NewDeadLetter {
+    NewDeadLetter { metadata: metadata.as_object().unwrap().clone(), ..letter(app) }
+}
+
+async fn a_letter_has_its_metadata_without_what_is_redacted(world: World) {
+    let metadata = json!({ "tenant": "acme", "user": { "email": "canary", "id": 7 }, "n": 1 });
+    let id = world.insert(with_metadata(world.app, metadata.clone())).await;
+    let none = world.letter().await;
+    let path = |id| world.path(&format!("letters/{id}"));
+    assert_eq!(world.client().get(path(id)).await.json()["metadata"], metadata);
+    assert_eq!(world.client().get(path(none)).await.json()["metadata"], json!({}));
+    for (pointers, shown) in [
+        (["/user/email"], json!({ "tenant": "acme", "user": { "email": "[redacted]", "id": 7 }, "n": 1 })),
+        (["/user"], json!({ "tenant": "acme", "user": "[redacted]", "n": 1 })),
+        (["/*"], json!({ "tenant": "[redacted]", "user": "[redacted]", "n": "[redacted]" })),
+        ([""], Value::Null),
+    ] {
+        // The API reveals payloads alone, to whomever.
+        for operator in [Operator::reader("bob"), Operator::full("ada")] {
+            let client = Client::from(world.admin_of(operator).redact_metadata(pointers).unwrap());
+            let answer = client.get(path(id)).await;
+            assert_eq!(answer.json()["metadata"], shown, "{pointers:?}");
+            assert!(!answer.text().contains("canary"));
+            let payload = client.get(path(id) + "/payload").await;
+            assert_eq!(payload.status, StatusCode::OK, "{payload}");
+        }
+    }
+}
+
+async fn letters_are_found_by_their_metadata_in_every_view(world: World) {
+    let id = world.insert(with_metadata(world.app, json!({ "tenant": "a=b & \"c\"", "host": "a1" }))).await;
+    world.insert(with_metadata(world.app, json!({ "tenant": "other", "host": "a1" }))).await;
+    let client = world.client();
+    let query = "metadata.tenant=a%3Db+%26+%22c%22&metadata.host=a1";
+    let found = client.get(world.path(&format!("letters?{query}"))).await.json();
+    assert_eq!(listed(&found), [json!(id)]);
+    let groups = client.get(world.path(&format!("groups?{query}"))).await.json();
+    assert_eq!(groups["items"][0]["count"], 1);
+    let timeline = client.get(world.path(&format!("timeline?{query}"))).await.json();
+    let counts = timeline["items"].as_array().unwrap().iter().map(|bucket| bucket["count"].as_u64().unwrap());
+    assert_eq!(counts.sum::<u64>(), 1);
+    let filter = json!({ "metadata": { "tenant": "a=b & \"c\"" } });
+    let preview =
+        client.post(world.path("bulk/preview"), json!({ "action": "ignored", "filter": filter })).await;
+    let preview = preview.json();
+    assert_eq!(preview["count"], 1);
+    let run = client.post(world.path("bulk/run"), json!({ "token": preview["token"] })).await.json();
+    assert_eq!(run["done"], 1);
+    assert_eq!(world.row(id).await.resolution, Some(Resolution::Ignored));
+
+    let long = format!("metadata.{}=v", "k".repeat(201));
+    let problem = client.get(world.path(&format!("letters?{long}"))).await.problem(400, "invalid");
+    assert_eq!(problem["field"], "metadata");
+}
+
+async fn a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_to_see_it(world: World) {
+    let id = world.insert(with_metadata(world.app, json!({ "email": "canary", "tenant": "acme" }))).await;
+    let reader = Operator::reader("bob").with(Right::Resolve);
+    let of = |operator| Client::from(world.admin_of(operator).redact_metadata(["/email"]).unwrap());
+    let (bob, ada) = (of(reader.clone()), of(Operator::full("ada")));
+    for guess in ["canary", "other"] {
+        for view in ["letters", "groups", "timeline"] {
+            let path = world.path(&format!("{view}?metadata.email={guess}"));
+            let problem = bob.get(&path).await.problem(403, "forbidden");
+            assert_eq!(problem["field"], "metadata.email");
+            assert_eq!(ada.get(&path).await.status, StatusCode::OK);
+        }
+        let body = json!({ "action": "ignored", "filter": { "metadata": { "email": guess } } });
+        bob.post(world.path("bulk/preview"), body.clone()).await.problem(403, "forbidden");
+        assert_eq!(
+            ada.post(world.path("bulk/preview"), body).await.json()["count"],
+            u64::from(guess == "canary")
+        );
+        for page in [
+            format!("/apps/{}?metadata.email={guess}", world.app),
+            format!("/apps/{}?metadata_key=email&metadata_value={guess}", world.app),
+            format!("/apps/{}/groups?metadata.email={guess}", world.app),
+        ] {
+            assert_eq!(bob.get(&page).await.status, StatusCode::FORBIDDEN, "{page}");
+            assert_eq!(ada.get(&page).await.status, StatusCode::OK, "{page}");
+        }
+        let form = format!("action=ignored&filter=%3Fmetadata.email%3D{guess}");
+        let preview = format!("/apps/{}/bulk/preview", world.app);
+        let refused = bob.post_as(&preview, "application/x-www-form-urlencoded", form).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    }
+    let found = bob.get(world.path("letters?metadata.tenant=acme")).await.json();
+    assert_eq!(listed(&found), [json!(id)]);
+
+    // A preview of the time before the service redacted the value.
+    let unredacted = Client::from(world.admin_of(reader));
+    let body = json!({ "action": "ignored", "filter": { "metadata": { "email": "canary" } } });
+    let token = unredacted.post(world.path("bulk/preview"), body).await.json()["token"].clone();
+    bob.post(world.path("bulk/run"), json!({ "token": token })).await.problem(403, "forbidden");
 }
 
 async fn a_revealed_payload_is_audited(world: World) {

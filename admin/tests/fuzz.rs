@@ -170,6 +170,8 @@ async fn names(site: &Site) -> BTreeSet<String> {
             "limit",
             "anyway",
             "resolution",
+            "metadata.tenant",
+            "metadata.",
         ]
         .map(str::to_owned),
     );

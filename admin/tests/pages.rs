@@ -54,6 +54,9 @@ on_every_backend! {
     another_operators_run_is_gone,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
+    a_letter_shows_its_metadata_as_text_and_leads_to_its_trace,
+    redacted_metadata_is_revealed_to_those_who_may_and_audited,
+    the_filter_sets_and_shows_keys_of_the_metadata,
     a_large_payload_is_offered_for_download,
     a_payload_that_is_no_json_is_shown_as_text_or_withheld,
     a_payload_is_shown_with_its_kind_and_text_as_text,
@@ -823,6 +826,114 @@ async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World)
     assert_eq!((audited[0].field("operator"), audited[0].field("outcome")), ("ada", "done"));
 }
 
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+fn with_metadata(world: &World, metadata: serde_json::Value) -> NewDeadLetter {
+    NewDeadLetter { metadata: metadata.as_object().unwrap().clone(), ..letter(world.app) }
+}
+
+async fn a_letter_shows_its_metadata_as_text_and_leads_to_its_trace(world: World) {
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let metadata = json!({ "traceparent": traceparent, "<b>key": "<i>value\u{202e}", "tags": ["a", 1] });
+    let id = world.insert(with_metadata(&world, metadata)).await;
+    let path = world.at(&format!("/letters/{id}"));
+    let page = world.client().get(&path).await;
+    for text in
+        ["Metadata", "<b>key <i>value\\u{202e}", "tags [\"a\",1]", &format!("traceparent {traceparent}")]
+    {
+        assert!(page.shows(text), "{text}: {page}");
+    }
+    assert!(!page.page().contains("<i>") && !page.shows("Trace "), "{page}");
+
+    let admin = || world.admin_of(Operator::reader("bob"));
+    let template = "https://jaeger.example/trace/{trace_id}?span={span_id}";
+    let tracing = Client::from(admin().trace_url(template).unwrap());
+    let page = tracing.get(&path).await;
+    let address = format!("https://jaeger.example/trace/{TRACE}?span=00f067aa0ba902b7");
+    assert!(page.shows(&format!("Trace {TRACE}")) && page.links().contains(&address), "{page}");
+    let hiding = admin().trace_url(template).unwrap().redact_metadata(["/traceparent"]).unwrap();
+    let page = Client::from(hiding).get(&path).await;
+    assert!(!page.page().contains(TRACE), "{page}");
+    for metadata in [json!({}), json!({ "traceparent": "javascript:alert(1)" })] {
+        let without = world.insert(with_metadata(&world, metadata)).await;
+        let page = tracing.get(world.at(&format!("/letters/{without}"))).await;
+        assert!(!page.page().contains("jaeger"), "{page}");
+    }
+    let error = admin().trace_url("https://jaeger.example/").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"https://jaeger.example/\" is not a URL of a trace: give an http or https URL, as in \
+         https://jaeger.example/trace/{trace_id}"
+    );
+}
+
+async fn redacted_metadata_is_revealed_to_those_who_may_and_audited(world: World) {
+    let payload = json!("x".repeat(200_000));
+    let large =
+        NewDeadLetter { payload, ..with_metadata(&world, json!({ "email": "canary", "tenant": "acme" })) };
+    let small = with_metadata(&world, json!({ "email": "canary", "tenant": "acme" }));
+    let admin = |operator| Client::from(world.admin_of(operator).redact_metadata(["/email"]).unwrap());
+    for new in [small, large] {
+        let id = world.insert(new).await;
+        let path = world.at(&format!("/letters/{id}"));
+        let reader = admin(Operator::reader("bob"));
+        let page = reader.get(&path).await;
+        assert!(page.shows("Some values are redacted.") && page.shows("tenant acme"), "{page}");
+        assert!(!page.page().contains("canary") && !page.shows("Reveal"), "{page}");
+        let reveal = format!("{path}/reveal");
+        assert_eq!(reader.post_as(&reveal, FORM, "").await.status, StatusCode::FORBIDDEN);
+        listen();
+        let seer = admin(Operator::reader("ada").with(Right::Payloads));
+        let page = seer.get(&path).await;
+        assert!(page.shows("Reveal (audited)") && !page.page().contains("canary"), "{page}");
+        assert_eq!(audited(), []);
+        let page = seer.post_as(&reveal, FORM, "").await;
+        assert!(page.shows("email canary") && !page.shows("Some values are redacted."), "{page}");
+        assert_eq!(page.header(header::CACHE_CONTROL), "no-store");
+        assert_eq!(audited().len(), 1);
+    }
+    let id = world.insert(with_metadata(&world, json!({ "email": "canary" }))).await;
+    let whole = world.admin_of(Operator::reader("bob")).redact_metadata([""]).unwrap();
+    let page = Client::from(whole).get(world.at(&format!("/letters/{id}"))).await;
+    assert!(page.shows("Some values are redacted.") && !page.shows("email"), "{page}");
+}
+
+async fn the_filter_sets_and_shows_keys_of_the_metadata(world: World) {
+    let key = "a.b c=d";
+    let id = world.insert(with_metadata(&world, json!({ key: "x&y", "tenant": "acme" }))).await;
+    world.insert(with_metadata(&world, json!({ key: "other", "tenant": "acme" }))).await;
+    let client = world.client();
+    let set = form(&[("metadata_key", key), ("metadata_value", "x&y")]);
+    let list = client.get(world.at(&format!("?{set}&metadata.tenant=acme"))).await;
+    assert!(list.shows("1 of 1") && list.page().contains(&id.to_string()), "{list}");
+    assert!(list.shows("Metadata a.b c=d") && list.shows("Metadata tenant"), "{list}");
+    assert_eq!(
+        (list.hidden(&format!("metadata.{key}")), list.hidden("metadata.tenant")),
+        ("x&y".into(), "acme".into())
+    );
+    assert!(list.shows("--metadata 'tenant=acme'"), "{list}");
+
+    // The tabs, the groups and the preview keep them.
+    let query = form(&[("metadata.a.b c=d", "x&y")]);
+    for link in list.links().iter().filter(|link| link.contains("state=closed")) {
+        assert!(link.contains(&query), "{link}");
+    }
+    let preview = [("action", "ignored"), ("filter", &format!("?{query}"))];
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&preview)).await;
+    assert!(preview.shows("Ignore 1 letter?") && preview.shows("metadata.a.b c=d x&y"), "{preview}");
+
+    for (query, said) in [
+        ("metadata_key=tenant", "\"metadata_value\" is missing"),
+        ("metadata_value=acme", "\"metadata_key\" is missing"),
+        ("metadata_key=tenant&metadata_value=acme&metadata.tenant=acme", "is given twice"),
+    ] {
+        let refused = client.get(world.at(&format!("?{query}"))).await;
+        assert!(refused.status == StatusCode::BAD_REQUEST && refused.shows(said), "{query}: {refused}");
+    }
+    let api = client.get(world.path("letters?metadata_key=tenant")).await;
+    api.problem(400, "invalid");
+}
+
 async fn a_large_payload_is_offered_for_download(world: World) {
     let payload = json!("x".repeat(200_000));
     let id = world.insert(NewDeadLetter { payload, ..letter(world.app) }).await;
@@ -993,6 +1104,7 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
         op: HOSTILE.into(),
         last_error: format!("{HOSTILE}\n{HOSTILE}"),
         payload: json!({ HOSTILE: HOSTILE, "list": [HOSTILE] }),
+        metadata: [(HOSTILE.to_owned(), json!(HOSTILE))].into_iter().collect(),
         ..letter(world.app)
     };
     let id = world.insert(new()).await;
@@ -1012,6 +1124,7 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
         "/apps".to_owned(),
         world.at("?state=any"),
         world.at(&format!("?{source}&error_contains=x")),
+        world.at(&format!("?{}", form(&[("metadata_key", HOSTILE), ("metadata_value", HOSTILE)]))),
         world.at("/groups?state=any&shares=true"),
         world.at(&format!("/letters/{id}")),
         world.at("?state=%3Cscript%3E"),
@@ -1020,6 +1133,8 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
     ] {
         pages.push(client.get(&path).await);
     }
+    let by_key = [("action", "replayed"), (&*format!("metadata.{HOSTILE}"), HOSTILE)];
+    pages.push(client.post_as(world.at("/bulk/preview"), FORM, form(&by_key)).await);
     let fields = [("action", "replayed"), ("source", HOSTILE), ("back", &format!("?{source}"))];
     let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
     let token = preview.hidden("token");
@@ -1032,6 +1147,7 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
         // Where a field is sent again it is as it was.
         let shown: String = page
             .page()
+            .replace(" name=\"", " value=\"")
             .split("value=\"")
             .map(|part| part.split_once('"').map_or(part, |(_, rest)| rest))
             .collect();

@@ -215,5 +215,6 @@ pub(crate) fn letter(app_id: AppId, payload_bytes: usize) -> NewDeadLetter {
         last_attempt_at: Utc::now(),
         last_error: "smtp: 451 try again later".to_owned(),
         error_signature: None,
+        metadata: serde_json::Map::new(),
     }
 }

@@ -26,6 +26,19 @@ fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + 
     }
 }
 
+/// Parses `KEY=VALUE`. The key ends at the first `=`, unless it is a JSON string.
+fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
+    let mut quoted = serde_json::Deserializer::from_str(text).into_iter::<String>();
+    let quoted =
+        text.starts_with('"').then(|| quoted.next().map(|key| (key, quoted.byte_offset()))).flatten();
+    let pair = match quoted {
+        Some((key, end)) => key.ok().zip(text.get(end..).and_then(|rest| rest.strip_prefix('='))),
+        None => text.split_once('=').map(|(key, value)| (key.to_owned(), value)),
+    };
+    let pair = pair.filter(|(key, _)| !key.is_empty()).map(|(key, value)| (key, value.to_owned()));
+    pair.ok_or("expected a key and a value, for example tenant=acme")
+}
+
 #[cfg(feature = "serve")]
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected an address and a port, for example 127.0.0.1:8025 or [::1]:8025")
@@ -495,6 +508,9 @@ pub(crate) struct Narrow {
     /// Key of an error group, as printed by `groups`
     #[arg(long = "group", value_name = "KEY", help_heading = "Filter")]
     pub(crate) group_key: Option<String>,
+    /// Key of the metadata and its value, a text compared exactly; repeat it for further keys
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Filter", value_parser = key_and_value)]
+    pub(crate) metadata: Vec<(String, String)>,
     /// Whether the payload is truncated or erased; `false` excludes such letters
     #[arg(long, value_name = "BOOL", help_heading = "Filter")]
     pub(crate) truncated: Option<bool>,

@@ -60,6 +60,12 @@ impl Settings {
         filter.error_signature = narrow.error_signature.map(unquoted);
         filter.resolved_by = narrow.resolved_by.map(unquoted);
         filter.group_key = narrow.group_key.map(unquoted);
+        for (key, value) in narrow.metadata {
+            if filter.metadata.contains_key(&key) {
+                return Err(Failure::usage(format!("--metadata: the key {key:?} is given twice")));
+            }
+            filter.metadata.insert(key, unquoted(value));
+        }
         Ok(filter)
     }
 

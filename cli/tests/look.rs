@@ -16,6 +16,7 @@ on_every_backend! {
     a_list_is_cut_on_a_terminal_and_whole_in_a_pipe,
     a_list_continues_after_its_last_letter,
     a_filter_takes_what_the_apis_takes,
+    letters_are_found_by_their_metadata_and_show_it,
     none_is_the_letters_without_a_script_or_without_a_trigger,
     a_letter_is_shown_and_its_payload_only_where_asked,
     groups_count_and_timeline_are_those_of_the_store,
@@ -107,6 +108,32 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
     ] {
         assert_eq!(found(&options).iter().collect::<Vec<_>>(), expected, "{options}");
     }
+}
+
+async fn letters_are_found_by_their_metadata_and_show_it(store: Store) {
+    let metadata = json!({ "tenant": "acme", "a=b": "c=d", "n": 1 });
+    let new = NewDeadLetter { metadata: metadata.as_object().unwrap().clone(), ..letter(store.app) };
+    let id = store.repo.insert(new).await.unwrap();
+    store.letter("orders", "smtp: 451").await;
+    let found = |options: &str| store.run(&format!("list --app {{app}} {options}")).lines().len();
+    for (options, count) in [
+        ("--metadata tenant=acme", 1),
+        ("--metadata tenant=acme --metadata tenants=acme", 0),
+        ("--metadata tenant=", 0),
+        ("--metadata \"a=b\"=c=d", 1),
+        ("--metadata a=b=c=d", 0),
+        ("--metadata n=1", 0),
+    ] {
+        assert_eq!(found(options), count, "{options}");
+    }
+    let resolved = store.run("resolve --app {app} --matching --metadata tenant=acme --yes");
+    assert_eq!((resolved.code, &*resolved.out), (0, "1\n"), "{resolved:?}");
+    let shown = store.run(&format!("show {id} --app {{app}}"));
+    assert!(shown.out.contains("\"tenant\": \"acme\""), "{shown:?}");
+    let json = store.run(&format!("show {id} --app {{app}} --output json")).json();
+    assert_eq!(json["metadata"], metadata);
+    let other = store.letter("orders", "smtp: 451").await;
+    assert!(!store.run(&format!("show {other} --app {{app}}")).out.contains("metadata"));
 }
 
 async fn none_is_the_letters_without_a_script_or_without_a_trigger(store: Store) {

@@ -162,6 +162,8 @@ fn of_arguments(shown: &mut Shown) {
         "list --app {app} --trigger-id x",
         "list --app {app} --original-event-id x",
         "list --app {app} --truncated perhaps",
+        "list --app {app} --metadata tenant",
+        "list --app {app} --metadata a=1 --metadata a=2",
         "list --app {app} --created-from soon",
         "list --app {app} --scan-limit 0",
         "show x --app {app}",

@@ -131,6 +131,9 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
             "invalid value 'x' for '--resolution",
             "handled_by_script or handler_failed",
         ),
+        ("list --app {app} --metadata tenant", "invalid value 'tenant' for '--metadata", "tenant=acme"),
+        ("list --app {app} --metadata =x", "invalid value '=x' for '--metadata", "tenant=acme"),
+        ("list --app {app} --metadata a=1 --metadata a=2", "--metadata", "the key \"a\" is given twice"),
         ("list --app {app} --ids x", "invalid value 'x' for '--ids", uuid),
         (
             "list --app {app} --trigger-id x",

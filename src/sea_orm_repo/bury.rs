@@ -38,6 +38,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// - A payload over the repo's cap is cut to it, with ` [cut]` at its end. Its kind is
     ///   [`Truncated`](crate::PayloadKind::Truncated).
+    /// - Metadata over 16 KB is cut. A text in it over 1,000 bytes is cut, with ` [cut]` at its end, and any other value
+    ///   over 1,000 bytes becomes `[cut]`. Keys that still do not fit are left out, and the key `[cut]` has their number.
     /// - A time outside the years 1 to 9999 becomes the nearest one inside.
     ///
     /// Pass the outbox's text unchanged, in [`payload_text`](NewDeadLetter::payload_text).

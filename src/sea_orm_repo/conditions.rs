@@ -74,7 +74,8 @@ pub(super) fn is_resolved_within(filter: &DeadLetterFilter) -> [Option<Expr>; 2]
 pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
     // The store replaces a NUL with U+FFFD, so the filter does too.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
-    wide.add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, dialect)))
+    let narrow = wide
+        .add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, dialect)))
         .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
         .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
         .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
@@ -91,7 +92,28 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
             filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
         )
         .add_option(filter.failed_again_in_run.map(failed_again))
-        .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)))
+        .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
+    filter.metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
+}
+
+/// Returns the condition of a letter whose metadata has this text as the value of this key. If the stored JSON has the
+/// key twice, the last one counts, as for serde_json.
+fn is_metadata(key: &str, value: &str, dialect: Dialect) -> Expr {
+    let condition = match dialect {
+        // Unlike jsonb, json parses no number, and no number of another writer is too large for it.
+        Dialect::Postgres | Dialect::Sharded => {
+            "json_typeof(json_extract_path(dead_letters.metadata::json, $1)) = 'string' \
+             AND json_extract_path_text(dead_letters.metadata::json, $1) = $2"
+        }
+        // Without a path the key needs no quotes.
+        Dialect::Sqlite => {
+            "(SELECT CASE field.type WHEN 'text' THEN field.atom END \
+             FROM json_each(CASE WHEN json_valid(dead_letters.metadata) THEN dead_letters.metadata END) AS field \
+             WHERE field.key = ? ORDER BY field.id DESC LIMIT 1) = ?"
+        }
+    };
+    let texts = [key, value].map(|text| convert::without_nul(text.to_owned()));
+    Expr::cust_with_values(condition, texts)
 }
 
 /// Returns the condition in a form that no index serves, and that is false instead of NULL.
@@ -182,8 +204,19 @@ pub(super) fn any_of(ids: SelectStatement) -> FunctionCall {
     Func::cust("ANY").arg(array)
 }
 
-/// Returns an error if the filter has more than 1,000 ids.
+/// Returns an error if the filter has more than 1,000 ids, or if its metadata is too large.
 pub(super) fn check(filter: &DeadLetterFilter) -> Result<(), DeadLetterRepoError> {
-    let ids = filter.ids.as_ref().map_or(0, Vec::len);
-    in_range("filter.ids", u32::try_from(ids).unwrap_or(u32::MAX), 0..=1_000).map(drop)
+    let items = |argument, number: usize, max| {
+        in_range(argument, u32::try_from(number).unwrap_or(u32::MAX), 0..=max).map(drop)
+    };
+    items("filter.ids", filter.ids.as_ref().map_or(0, Vec::len), 1_000)?;
+    items("filter.metadata", filter.metadata.len(), 10)?;
+    for (key, value) in &filter.metadata {
+        for (part, bytes, min, max) in [("key", key.len(), 1, 200), ("value", value.len(), 0, 1_000)] {
+            if !(min..=max).contains(&bytes) {
+                return Err(DeadLetterRepoError::FilterMetadataLength { part, bytes, min, max });
+            }
+        }
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use sea_orm::{
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::metadata;
 use crate::{
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, NewDeadLetter, PayloadKind,
     Resolution, StoredLetter,
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// The mark of a text whose end was cut.
-const CUT: &str = " [cut]";
+pub(super) const CUT: &str = " [cut]";
 /// The mark of a text whose middle was cut. It is not a line of its own, because that would look like a line of
 /// the error.
 const CUT_MIDDLE: &str = " [cut] ";
@@ -50,7 +51,7 @@ pub(super) type Values<const COLUMNS: usize> = [(Column, sea_query::Value); COLU
 /// The values of a new letter.
 pub(super) type NewRow = Values<NEW_COLUMNS>;
 
-pub(super) const NEW_COLUMNS: usize = 16;
+pub(super) const NEW_COLUMNS: usize = 17;
 /// The number of columns of an exported letter.
 pub(super) const STORED_COLUMNS: usize = 25;
 
@@ -66,7 +67,10 @@ pub(super) fn to_new_rows(
         .map(|(&id, (index, letter))| to_new_row(id, letter, OverCap::Refuse, index, limits))
         .collect();
     // Letters behind a refused one may have payloads of any depth, whose ordinary drop could overflow the stack.
-    letters.for_each(|(_, letter)| dismantle(letter.payload));
+    letters.for_each(|(_, letter)| {
+        dismantle(letter.payload);
+        dismantle(Value::Object(letter.metadata));
+    });
     rows
 }
 
@@ -78,6 +82,7 @@ pub(super) fn to_new_row(
     limits: Limits,
 ) -> Result<NewRow, DeadLetterRepoError> {
     let (mut payload, mut payload_kind) = to_payload(letter.payload, letter.payload_text);
+    let metadata = to_metadata(letter.metadata, over_cap, index)?;
     if let Some(max) = limits.payload_bytes.filter(|&max| payload.len() > max) {
         if over_cap == OverCap::Refuse {
             return Err(DeadLetterRepoError::PayloadTooLarge { index, bytes: payload.len(), max });
@@ -108,6 +113,7 @@ pub(super) fn to_new_row(
         (Column::ScriptId, script_id.into()),
         (Column::Payload, payload.into()),
         (Column::PayloadKind, payload_kind.as_str().into()),
+        (Column::Metadata, metadata.into()),
         (Column::AttemptCount, i32::try_from(letter.attempt_count).unwrap_or(i32::MAX).into()),
         (Column::FirstAttemptAt, to_time(letter.first_attempt_at, "first_attempt_at")?),
         (Column::LastAttemptAt, to_time(letter.last_attempt_at, "last_attempt_at")?),
@@ -129,6 +135,28 @@ fn to_payload(payload: Value, text: Option<String>) -> (String, PayloadKind) {
     }
     let kind = kind_of(&text);
     (text, kind)
+}
+
+/// Returns the text to store. Empty metadata is NULL.
+fn to_metadata(
+    metadata: Map<String, Value>,
+    over_cap: OverCap,
+    index: usize,
+) -> Result<Option<String>, DeadLetterRepoError> {
+    if metadata.is_empty() {
+        return Ok(None);
+    }
+    let metadata = Value::Object(metadata::to_storable(metadata));
+    let text = metadata.to_string();
+    match (metadata, over_cap) {
+        _ if text.len() <= metadata::MAX_BYTES => Ok(Some(text)),
+        (Value::Object(metadata), OverCap::Cut) => {
+            Ok(Some(Value::Object(metadata::cut_to_fit(metadata)).to_string()))
+        }
+        _ => {
+            Err(DeadLetterRepoError::MetadataTooLarge { index, bytes: text.len(), max: metadata::MAX_BYTES })
+        }
+    }
 }
 
 fn kind_of(payload: &str) -> PayloadKind {
@@ -158,7 +186,7 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
         _ if i32::try_from(letter.attempt_count).is_err() => Some("attempt_count"),
         _ if letter.resolution.is_some() && letter.resolved_at.is_none() => Some("resolved_at"),
         _ if letter.resolution.is_none() && letter.resolved_at.is_some() => Some("resolution"),
-        _ if letter.metadata.as_deref().is_some_and(|text| !is_metadata(text)) => Some("metadata"),
+        _ if letter.metadata.as_deref().is_some_and(|text| !metadata::is_storable(text)) => Some("metadata"),
         _ => with_nul.map(|&(field, _)| field),
     };
     if let Some(field) = unstorable {
@@ -173,14 +201,6 @@ pub(super) fn check_stored(letter: &StoredLetter, index: usize) -> Result<(), De
     ];
     let outside = times.iter().find(|(_, time)| time.is_some_and(|time| !is_held(to_microseconds(time))));
     outside.map_or(Ok(()), |&(field, _)| Err(DeadLetterRepoError::TimeOutOfRange { index, field }))
-}
-
-/// Returns whether both backends accept the metadata: a JSON object of at most 16 KB without `\u0000`, which jsonb
-/// refuses.
-fn is_metadata(text: &str) -> bool {
-    text.len() <= 16 << 10
-        && serde_json::from_str::<Map<String, Value>>(text).is_ok()
-        && !text.replace(r"\\", "").contains(r"\u0000")
 }
 
 /// Returns the values of all columns of an exported letter.
@@ -383,6 +403,13 @@ by_position! {
     }
 }
 
+by_position! {
+    /// The stored text of the metadata.
+    pub(super) struct StoredMetadata {
+        pub(super) metadata: Option<String>,
+    }
+}
+
 impl From<Row> for StoredLetter {
     fn from(row: Row) -> Self {
         let payload_kind = Some(row.payload_kind().to_owned());
@@ -435,6 +462,7 @@ by_position! {
         script_id: Option<Uuid>,
         payload: Payload,
         payload_kind: String,
+        metadata: Option<String>,
         attempt_count: i32,
         first_attempt_at: DateTimeWithTimeZone,
         last_attempt_at: DateTimeWithTimeZone,
@@ -471,6 +499,7 @@ macro_rules! shown_as_dead_letter_row {
                     payload: serde_json::from_str(&row.payload.text)
                         .unwrap_or(Value::String(row.payload.text)),
                     payload_kind,
+                    metadata: metadata::from_stored(row.metadata),
                     attempt_count: row.attempt_count.try_into().unwrap_or_default(),
                     first_attempt_at: row.first_attempt_at.to_utc(),
                     last_attempt_at: row.last_attempt_at.to_utc(),
@@ -630,7 +659,7 @@ fn to_payload_kind(text: &str) -> Option<PayloadKind> {
 
 /// Cuts the end of a text longer than `max` bytes, at a character's boundary. The mark counts toward `max`, and is
 /// cut too if it is longer.
-fn cut(mut text: String, max: Option<usize>) -> String {
+pub(super) fn cut(mut text: String, max: Option<usize>) -> String {
     if let Some(max) = max.filter(|&max| text.len() > max) {
         let mark = CUT.get(..max).unwrap_or(CUT);
         text.truncate(text.floor_char_boundary(max - mark.len()));

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect, sea_query::Func};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, cached_sql::CachedSql, conditions::is_row, connection::RepoConnection, convert,
+    metadata::from_stored,
 };
 use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary};
 
@@ -69,4 +71,14 @@ pub(super) async fn text<C: RepoConnection>(
     let part = Func::cust("substr").args([column.into_expr(), first.into(), length.into()]);
     let text = Entity::find().select_only().expr(part).filter(is_row(app_id, id));
     Ok(text.into_model::<convert::TextPart>().one(&repo.db).await?.map(|part| part.text))
+}
+
+pub(super) async fn metadata<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    id: DeadLetterId,
+) -> Result<Option<Map<String, Value>>, DeadLetterRepoError> {
+    let metadata = Entity::find().select_only().column(Column::Metadata).filter(is_row(app_id, id));
+    let row = metadata.into_model::<convert::StoredMetadata>().one(&repo.db).await?;
+    Ok(row.map(|row| from_stored(row.metadata)))
 }

@@ -31,6 +31,7 @@ mod hidden_limits;
 mod import;
 mod insert;
 mod list;
+mod metadata;
 mod parts;
 mod rebuild_signatures;
 mod replay;
@@ -243,7 +244,7 @@ impl SeaOrmDeadLetterRepo {
     /// [`import`](crate::DeadLetterTransfer::import) store all their letters with one statement, so that a dropped
     /// call leaves no part of them behind. They return
     /// [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB,
-    /// and over a [sharded](Self::sharded) table for more than 4,095 new ones.
+    /// and over a [sharded](Self::sharded) table for more than 3,855 new ones.
     ///
     /// Above READ COMMITTED any call may fail with a serialization failure (40001), which is
     /// [transient](DeadLetterRepoError::is_transient). Roll back, and try the whole transaction again.

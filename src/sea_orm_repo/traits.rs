@@ -6,6 +6,7 @@ use std::{ops::Range, pin::pin};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::Column;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
@@ -105,6 +106,15 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Option<String>, DeadLetterRepoError> {
         let text = get::text(self, Column::LastError, app_id, id, characters);
         observed(call!("error_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
+    }
+
+    async fn metadata(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+    ) -> Result<Option<Map<String, Value>>, DeadLetterRepoError> {
+        let metadata = get::metadata(self, app_id, id);
+        observed(call!("metadata", %app_id, %id), pin!(metadata), |found| found.is_some().into()).await
     }
 
     async fn list(

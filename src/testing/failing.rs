@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
@@ -207,6 +208,7 @@ calls! {
         Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
         PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         ErrorText error_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
+        Metadata metadata(app_id: AppId, id: DeadLetterId) -> Option<Map<String, Value>>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
         Backlogs backlogs(request: &BacklogRequest) -> Vec<Backlog>;
         UnresolvedCounts unresolved_counts(app_ids: &[AppId], cap: Option<u32>) -> Vec<UnresolvedCount>;

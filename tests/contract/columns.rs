@@ -84,6 +84,7 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     answers.of("summary", repo.summary(app, id).await);
     answers.of("payload_text", repo.payload_text(app, id, 0..5).await);
     answers.of("error_text", repo.error_text(app, id, 0..5).await);
+    answers.of("metadata", repo.metadata(app, id).await);
     answers.of("unresolved_count", repo.unresolved_count(app).await);
     for (unresolved_only, offset) in [(true, 0), (true, 2), (false, 0), (false, 2)] {
         answers.of("list_for_app", repo.list_for_app(app, unresolved_only, 3, offset).await);
@@ -92,8 +93,9 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     for &state in DeadLetterState::ALL {
         let all = DeadLetterFilter::default().state(state);
         let orders = all.clone().source("orders");
+        let by_metadata = all.clone().metadata("tenant", "acme");
         let by_id = all.clone().ids(letters.iter().map(|letter| letter.id).collect::<Vec<_>>());
-        for filter in [all, orders, by_id] {
+        for filter in [all, orders, by_metadata, by_id] {
             for scan in [None, Some(3)] {
                 let page = PageRequest::default().size(4).scan_limit(scan);
                 let list = repo.list(app, &filter, &page).await.unwrap();

@@ -28,10 +28,10 @@ on_every_backend! {
 #[test]
 fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
-        AlreadyResolved, Archive, Db, EventNotTaken, FromAfterUntil, InvalidCursor, InvalidQuery,
-        InvalidResolution, InvalidState, MissingCreatedBefore, NotResolved, NotStorable, OutOfRange,
-        PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange, TooLargeForTransaction,
-        TransactionLost,
+        AlreadyResolved, Archive, Db, EventNotTaken, FilterMetadataLength, FromAfterUntil, InvalidCursor,
+        InvalidQuery, InvalidResolution, InvalidState, MetadataTooLarge, MissingCreatedBefore, NotResolved,
+        NotStorable, OutOfRange, PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange,
+        TooLargeForTransaction, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -46,12 +46,14 @@ fn each_error_is_of_one_kind() {
                 InvalidResolution(String::new()),
                 InvalidState(String::new()),
                 InvalidQuery { field: "sorce".to_owned(), problem: "is no field" },
+                FilterMetadataLength { part: "key", bytes: 0, min: 1, max: 200 },
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
                 FromAfterUntil,
                 InvalidCursor,
                 NotStorable { index: 0, field: "source" },
                 PayloadTooLarge { index: 0, bytes: 3, max: 2 },
+                MetadataTooLarge { index: 0, bytes: 3, max: 2 },
                 TooLargeForTransaction { argument: "letters", unit: "bytes", size: 3, max: 2 },
                 TimeOutOfRange { index: 0, field: "created_at" },
             ],

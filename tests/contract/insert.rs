@@ -55,6 +55,7 @@ async fn a_letter_reads_back_as_it_was_handed_over(db: TestDb) {
         last_attempt_at: row.last_attempt_at,
         last_error: row.last_error,
         error_signature: None,
+        metadata: row.metadata,
     };
     assert_eq!(back, sent);
 }

@@ -141,7 +141,7 @@ async fn in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_a
         }
     };
     // More than SQLite takes as VALUES, and fewer.
-    for count in [2_048, 2_047, 3] {
+    for count in [1_928, 1_927, 3] {
         let sent: Vec<_> = (0..count).map(letter).collect();
         let over_the_pool = db.repo().insert_many(sent[..3].to_vec()).await.unwrap();
         let (recording, recorded) = db.connect_recorded().await;
@@ -222,14 +222,14 @@ async fn in_the_callers_transaction_more_letters_than_a_sharded_statement_binds_
     let db = TestDb::postgres_sharded().await;
     let (recording, recorded) = db.connect_recorded().await;
     let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
-    let error = db.repo().in_transaction(&txn).insert_many(letters(4_096)).await.unwrap_err();
+    let error = db.repo().in_transaction(&txn).insert_many(letters(3_856)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`letters` must have at most 4095 letters in a caller's transaction (got 4096): pass fewer letters per \
+        "`letters` must have at most 3855 letters in a caller's transaction (got 3856): pass fewer letters per \
          call, or call over the pool"
     );
     assert_eq!(recorded.take().len(), 0);
-    db.repo().in_transaction(&txn).insert_many(letters(4_095)).await.unwrap();
+    db.repo().in_transaction(&txn).insert_many(letters(3_855)).await.unwrap();
     assert_eq!(recorded.take().len(), 1);
 }
 

@@ -118,6 +118,7 @@ async fn call(
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),
         "summary" => repo.summary(app, open).await.map(drop),
         "payload_text" => repo.payload_text(app, open, 0..9).await.map(drop),
+        "metadata" => repo.metadata(app, open).await.map(drop),
         "list_for_app" => repo.list_for_app(app, false, 10, 0).await.map(drop),
         "list" => repo.list(app, &all, &page).await.map(drop),
         "export" => repo.export(app, &all, &page).await.map(drop),

@@ -196,6 +196,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("summary", 1, repo.summary(app, id)).await;
     calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
     calls.ok("error_text", 1, repo.error_text(app, id, 0..9)).await;
+    calls.ok("metadata", 1, repo.metadata(app, id)).await;
     calls.ok("list", 6, repo.list(app, &open, &page)).await;
     calls.ok("list", 5, repo.list(app, &open, &page.clone().size(5))).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
@@ -294,6 +295,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("summary", repo.summary(app, id)).await;
     calls.failed("payload_text", repo.payload_text(app, id, 0..9)).await;
     calls.failed("error_text", repo.error_text(app, id, 0..9)).await;
+    calls.failed("metadata", repo.metadata(app, id)).await;
     calls.failed("list", repo.list(app, &open, &page)).await;
     calls.failed("export", repo.export(app, &open, &page)).await;
     calls.failed("backlogs", repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;

@@ -46,6 +46,7 @@ mod insert;
 mod insert_many;
 mod isolation;
 mod list;
+mod metadata;
 mod metrics;
 mod observed;
 mod odd;

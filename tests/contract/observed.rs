@@ -145,6 +145,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
             repo.get(id).await.unwrap();
             repo.payload_text(app, id, 0..100).await.unwrap();
             repo.error_text(app, id, 0..100).await.unwrap();
+            repo.metadata(app, id).await.unwrap();
             repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap();
             repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap_err();
         }

@@ -159,6 +159,22 @@ async fn bytes_that_are_not_utf_8_become_replacement_characters_on_sqlite() {
 }
 
 #[tokio::test]
+async fn metadata_that_is_no_object_is_empty_and_matches_no_filter_on_sqlite() {
+    let odd = Odd::new().await;
+    let by_key = DeadLetterFilter::default().metadata("k", "v");
+    let stored =
+        ["'{broken'", "'[\"k\"]'", "'\"v\"'", "''", "7", "X'ff'", "X'8c'", "CAST(X'7b22ff' AS TEXT)", "NULL"];
+    for stored in stored {
+        odd.set(&format!("metadata = {stored}")).await;
+        assert_eq!(odd.read().await.0.metadata, Default::default(), "{stored}");
+        let metadata = odd.repo.metadata(odd.app, odd.id).await.unwrap();
+        assert_eq!(metadata, Some(Default::default()), "{stored}");
+        let page = odd.repo.list(odd.app, &by_key, &PageRequest::default()).await.unwrap();
+        assert_eq!(page.items, [], "{stored}");
+    }
+}
+
+#[tokio::test]
 async fn an_odd_kind_and_an_odd_resolution_are_ones_that_this_version_does_not_know_on_sqlite() {
     for cast in ["CAST(X'ff' AS TEXT)", "X'ff'"] {
         let odd = Odd::new().await;

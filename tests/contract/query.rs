@@ -1,6 +1,6 @@
 //! A filter and a page as a query string, without a database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
@@ -43,6 +43,11 @@ fn any_time() -> impl Strategy<Value = Option<DateTime<Utc>>> {
     prop_oneof![1 => leap, 9 => anywhere]
 }
 
+fn any_metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let value = any_text().prop_map(Option::unwrap_or_default);
+    proptest::collection::btree_map(prop_oneof![text(), "[.=&\"]{0,3}"], value, 0..3)
+}
+
 fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
@@ -51,10 +56,11 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let causes =
         (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()), option::of(id()));
     let times = (any_time(), any_time(), any_time(), any_time());
+    let metadata = any_metadata();
     let truncated = option::of(any::<bool>());
     let state = option::of(select(DeadLetterState::ALL.to_vec()));
-    (state, ids, resolution, texts, causes, truncated, times).prop_map(
-        |(state, ids, resolution, texts, causes, truncated, times)| {
+    (state, ids, resolution, texts, causes, truncated, times, metadata).prop_map(
+        |(state, ids, resolution, texts, causes, truncated, times, metadata)| {
             let (trigger_id, script_id, original_event_id, failed_again_in_run, run_id) = causes;
             let (source, op, error_contains, error_signature, group_key, resolved_by) = texts;
             let (created_from, created_before, resolved_from, resolved_before) = times;
@@ -78,6 +84,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
             filter.error_signature = error_signature;
             filter.group_key = group_key;
             filter.resolved_by = resolved_by;
+            filter.metadata = metadata;
             filter
         },
     )
@@ -130,7 +137,9 @@ fn full() -> ListQuery {
             .resolved_from(time("2026-03-01T11:00:00Z"))
             .resolved_before(time("2026-03-01T12:00:00Z"))
             .created_from(time("2026-03-01T10:00:00.000001Z"))
-            .created_before(time("+10000-01-01T00:00:00Z")),
+            .created_before(time("+10000-01-01T00:00:00Z"))
+            .metadata("tenant", "acme")
+            .metadata("a.b=c & \"d\"", ""),
         PageRequest::default()
             .size(20)
             .after("AQAAAAAAAAAA_-0000000000000000000000000000-_".parse::<Cursor>().unwrap())
@@ -160,6 +169,8 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "resolved_before=2026-03-01T12%3A00%3A00Z",
         "created_from=2026-03-01T10%3A00%3A00.000001Z",
         "created_before=%2B10000-01-01T00%3A00%3A00Z",
+        "metadata.a.b%3Dc+%26+%22d%22=%22%22",
+        "metadata.tenant=acme",
         "size=20",
         "after=AQAAAAAAAAAA_-0000000000000000000000000000-_",
         "scan_limit=10000",
@@ -173,7 +184,17 @@ fn a_query_strings_fields_have_the_names_of_the_filter_and_the_page() {
     let names = |value: Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
     let mut of_both = names(serde_json::to_value(full().filter).unwrap());
     of_both.append(&mut names(serde_json::to_value(full().page).unwrap()));
-    assert_eq!(full().pairs().map(|(name, _)| name.to_owned()).collect::<BTreeSet<_>>(), of_both);
+    assert_eq!(
+        full()
+            .pairs()
+            .map(|(name, _)| name.split('.').next().unwrap_or_default().to_owned())
+            .collect::<BTreeSet<_>>(),
+        of_both
+    );
+}
+
+fn encoded(text: &str) -> String {
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 fn read(text: &str) -> ListQuery {
@@ -186,7 +207,7 @@ fn with_filter(filter: DeadLetterFilter) -> ListQuery {
 
 #[test]
 fn an_empty_value_is_not_set_and_two_quotes_are_the_empty_one() {
-    let unset: Vec<_> = full().pairs().map(|(name, _)| format!("{name}=")).collect();
+    let unset: Vec<_> = full().pairs().map(|(name, _)| format!("{}=", encoded(&name))).collect();
     assert_eq!(read(&unset.join("&")), ListQuery::default());
     assert_eq!(read(""), ListQuery::default());
     assert_eq!(read("&&state"), ListQuery::default());
@@ -263,6 +284,7 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
         ("after", "must be the cursor"),
         ("scan_limit", "must be a whole number"),
         ("sorce", "is not a field of a filter or page"),
+        ("metadata", "is not a field of a filter or page"),
     ] {
         refused(&format!("{field}={long}"), field, expected);
     }
@@ -272,9 +294,9 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
     }
     refused("sorce=", "sorce", "is not a field of a filter or page");
     refused("Source=a", "Source", "is not a field of a filter or page");
-    for (name, text) in full().pairs().filter(|&(name, _)| name != "ids") {
-        let text = text.replace('&', "");
-        refused(&format!("{name}=&{name}={text}"), name, "is given twice");
+    for (name, text) in full().pairs().filter(|(name, _)| name != "ids") {
+        let (text, encoded) = (text.replace('&', ""), encoded(&name));
+        refused(&format!("{encoded}=&{encoded}={text}"), &name, "is given twice");
     }
 
     let error = format!("{}=1", "\u{202E}y".repeat(5_000)).parse::<ListQuery>().unwrap_err().to_string();

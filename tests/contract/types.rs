@@ -162,6 +162,7 @@ fn a_new_letter_failed_once_and_now() {
         last_attempt_at: new.first_attempt_at,
         last_error: "451".to_owned(),
         error_signature: None,
+        metadata: serde_json::Map::new(),
     };
     assert_eq!(new, expected);
 }
@@ -235,6 +236,7 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
         "script_id": null,
         "payload": { "order": 4711 },
         "payload_kind": "json",
+        "metadata": { "tenant": "acme" },
         "attempt_count": 5,
         "first_attempt_at": "2026-03-01T10:00:00.123456Z",
         "last_attempt_at": "2026-03-01T10:31:00Z",
@@ -255,6 +257,7 @@ fn a_row_serializes_as_an_admin_endpoint_would_send_it() {
     );
     assert_eq!((row.trigger_id, row.script_id), (Some(Uuid::from_u128(4).into()), None));
     assert_eq!((row.payload, row.payload_kind), (json!({ "order": 4711 }), Some(PayloadKind::Json)));
+    assert_eq!(row.metadata["tenant"], "acme");
     assert_eq!((row.attempt_count, row.first_attempt_at), (5, time("2026-03-01T10:00:00.123456Z")));
     assert_eq!((row.last_attempt_at, row.last_error.as_str()), (time("2026-03-01T10:31:00Z"), "451"));
     assert_eq!(

@@ -101,6 +101,7 @@ dropped! {
     summary,
     payload_text,
     error_text,
+    metadata,
     count,
     timeline,
     backlogs,
@@ -240,6 +241,10 @@ async fn payload_text(given: &Given) -> Outcome {
 
 async fn error_text(given: &Given) -> Outcome {
     given.repo.error_text(given.app, given.open, 0..10).await.map(drop)
+}
+
+async fn metadata(given: &Given) -> Outcome {
+    given.repo.metadata(given.app, given.open).await.map(drop)
 }
 
 async fn count(given: &Given) -> Outcome {

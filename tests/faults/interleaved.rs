@@ -144,6 +144,7 @@ calls! {
     summary: summary Atomic;
     payload_text: payload_text Atomic;
     error_text: error_text Atomic;
+    metadata: metadata Atomic;
     list: list Pages, list_with_a_scan Pages, list_of_closed_letters Pages;
     export: export Pages, export_of_few Pages, export_with_a_scan Pages;
     backlogs: backlogs Atomic, backlogs_among_1001_apps Atomic;
@@ -271,6 +272,12 @@ async fn payload_text(given: Given) -> Shown {
 
 async fn error_text(given: Given) -> Shown {
     show(given.repo.error_text(given.app, given.id("b"), 0..10).await, Vec::from_iter)
+}
+
+async fn metadata(given: Given) -> Shown {
+    show(given.repo.metadata(given.app, given.id("b")).await, |found| {
+        found.into_iter().map(|metadata| format!("{} keys", metadata.len())).collect()
+    })
 }
 
 async fn list(given: Given) -> Shown {

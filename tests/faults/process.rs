@@ -125,6 +125,7 @@ fn a_payload_of_100_000_levels_does_not_end_a_process_of_its_own() {
     for case in [
         "contract::insert::sqlite::a_payload_of_100_000_levels_is_stored_and_the_process_lives",
         "contract::insert_many::sqlite::letters_of_100_000_levels_side_by_side_leave_the_process_alive",
+        "contract::metadata::sqlite::metadata_of_100_000_levels_becomes_its_text_and_the_process_lives",
     ] {
         let output = this_test_alone(case).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -216,6 +216,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert!(repo.summary(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.payload_text(app_id, id, 0..1).await.unwrap().as_deref(), Some("{"));
     assert!(repo.error_text(app_id, id, 0..1).await.unwrap().is_some());
+    assert!(repo.metadata(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app_id, id, &Attribution::default()).await.unwrap();

@@ -7,8 +7,9 @@ use dead_letters::{DeadLetterRepoError, NewDeadLetter, SeaOrmDeadLetterRepo};
 use sea_orm::{
     ActiveModelTrait, ActiveValue::Set, DatabaseTransaction, EntityTrait, QueryOrder, QuerySelect,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tracing::info;
+use uuid::Uuid;
 
 use crate::{Result, outbox::event, triggers::Trigger};
 
@@ -37,6 +38,15 @@ pub(crate) async fn dispatch(repo: &SeaOrmDeadLetterRepo, triggers: &[Trigger]) 
     Ok(())
 }
 
+/// Returns the metadata of an event. A service that is traced has the traceparent of its own span.
+pub(crate) fn metadata(event: Uuid) -> Map<String, Value> {
+    let fields = [
+        ("traceparent", format!("00-{}-00f067aa0ba902b7-01", event.simple())),
+        ("release", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect()
+}
+
 /// Out of the outbox and into the store, in one transaction.
 async fn bury(
     repo: &SeaOrmDeadLetterRepo,
@@ -61,6 +71,7 @@ async fn bury(
         last_attempt_at: now,
         last_error: error,
         error_signature: None,
+        metadata: metadata(event.id),
     };
     let taken = async |txn: &DatabaseTransaction| -> Result<u64, Box<dyn Error + Send + Sync>> {
         Ok(event::Entity::delete_by_id(event.id).exec(txn).await?.rows_affected)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     Result,
-    dispatcher::ATTEMPTS,
+    dispatcher::{ATTEMPTS, metadata},
     events::app_of,
     triggers::{Past, Trigger, random},
 };
@@ -38,11 +38,13 @@ pub(crate) async fn fill(repo: &SeaOrmDeadLetterRepo, triggers: &[Trigger]) -> R
 async fn exported(scratch: &SeaOrmDeadLetterRepo, app_id: AppId, trigger: &Trigger) -> Result<StoredLetter> {
     let payload = serde_json::from_str(&trigger.payload())?;
     let (source, op, error) = (&trigger.source, &trigger.op, trigger.error());
+    let event = Uuid::now_v7();
     let letter = NewDeadLetter {
+        metadata: metadata(event),
         trigger_id: Some(trigger.id.into()),
         script_id: Some(trigger.script_id.into()),
         attempt_count: ATTEMPTS,
-        ..NewDeadLetter::new(app_id, Uuid::now_v7(), source, op, payload, error)
+        ..NewDeadLetter::new(app_id, event, source, op, payload, error)
     };
     let ids = Some(vec![scratch.insert(letter).await?]);
     let filter = {

@@ -64,6 +64,7 @@ async fn main() -> Result<()> {
         .replay(repo.replayer(outbox::Outbox))
         .retention(policy)
         .redact(["/customer/email", "/lines/*/card"])?
+        .trace_url("http://127.0.0.1:16686/trace/{trace_id}")?
         .app_names(events::app_name);
     let router = Router::new()
         .route("/", get(async || Redirect::to(PREFIX)))

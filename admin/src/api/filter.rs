@@ -1,5 +1,7 @@
 //! The filter in the query string of a view and in the body of a preview.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterFilter, DeadLetterState, IdFilter, ListQuery, Resolution, ScriptId, TriggerId};
 use serde::Deserialize;
@@ -7,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::model::{IdOrNone, ResolutionWords, StateWords};
-use crate::{access::Operator, input::Fields, problem::Problem};
+use crate::{access::AppAccess, input::Fields, problem::Problem};
 
 /// The default of `scan_limit`.
 const SCAN: u32 = 10_000;
@@ -81,12 +83,20 @@ pub(super) struct Filter {
     created_from: Option<DateTime<Utc>>,
     /// Letters that were stored before this time.
     created_before: Option<DateTime<Utc>>,
+    /// Keys of the letter's metadata and their values, at most 10. Each key must have this value as a text, compared
+    /// exactly. A key has 1 to 200 bytes, and a value at most 1,000. A query string has the field `metadata.KEY=VALUE`
+    /// for each key.
+    // A parameter of OpenAPI has a name of its own, and these names are open.
+    #[serde(default)]
+    #[param(ignore)]
+    metadata: BTreeMap<String, String>,
 }
 
 /// Returns an error if a text of the filter is longer than a query string may contain.
 pub(super) fn check_lengths(filter: &DeadLetterFilter) -> Result<(), Problem> {
     let query = ListQuery::from(filter.clone());
-    let is_long = |(name, text): &(&str, String)| *name != "ids" && text.chars().count() > MAX_CHARACTERS;
+    let is_long =
+        |(name, text): &(Cow<'static, str>, String)| name != "ids" && text.chars().count() > MAX_CHARACTERS;
     match query.pairs().find(is_long) {
         Some((name, _)) => {
             Err(Problem::invalid_field(format!("filter.{name}"), "must have at most 2,000 characters"))
@@ -107,20 +117,20 @@ pub(super) struct Scan {
 }
 
 /// Returns the filter and page that the rest of a query string describes.
-pub(super) fn listing(fields: Fields, operator: &Operator) -> Result<ListQuery, Problem> {
-    let mut query = fields.listing(operator)?;
-    query.page.scan_limit.get_or_insert(SCAN.min(operator.max_scan()));
+pub(super) fn listing(fields: Fields, access: &AppAccess) -> Result<ListQuery, Problem> {
+    let mut query = fields.listing(access)?;
+    query.page.scan_limit.get_or_insert(SCAN.min(access.operator().max_scan()));
     Ok(query)
 }
 
 /// Returns the filter and the scan limit of a view that has no pages.
-pub(super) fn unpaged(mut fields: Fields, operator: &Operator) -> Result<(DeadLetterFilter, Scan), Problem> {
+pub(super) fn unpaged(mut fields: Fields, access: &AppAccess) -> Result<(DeadLetterFilter, Scan), Problem> {
     for name in ["size", "after"] {
         if fields.take(name)?.is_some() {
             return Err(Problem::invalid_field(name, "is not a field of this view: remove it"));
         }
     }
-    let ListQuery { filter, page, .. } = listing(fields, operator)?;
+    let ListQuery { filter, page, .. } = listing(fields, access)?;
     Ok((filter, Scan { scan_limit: page.scan_limit.unwrap_or(SCAN) }))
 }
 

@@ -105,6 +105,9 @@ impl From<ErrorGroup> for Group {
 /// Lists the error groups of an app
 ///
 /// The letters of a group have the same source, operation, script and error signature.
+///
+/// Besides the parameters below, each field `metadata.KEY=VALUE` selects the letters whose metadata has this text as the
+/// value of this key: see `Filter`.
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/groups",
@@ -119,7 +122,7 @@ pub(super) async fn groups(
     let access = access.app(app_id)?;
     let GroupsQuery { limit } = GroupsQuery::read(&mut fields)?;
     let timeline = TimelineQuery::read(&mut fields)?;
-    let (filter, Scan { scan_limit }) = unpaged(fields, access.operator())?;
+    let (filter, Scan { scan_limit }) = unpaged(fields, &access)?;
     let timeline = (!timeline.is_empty()).then(|| timeline.buckets(Utc::now()));
     let buckets = timeline.map_or(0, |timeline| timeline.count);
     if limit.saturating_mul(buckets) > MAX_BUCKETS {

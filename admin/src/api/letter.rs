@@ -2,6 +2,7 @@
 
 use axum::Json;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::model::Letter;
@@ -9,6 +10,7 @@ use crate::{
     access::Access,
     input::{LetterPath, Query},
     letter_actions::summary,
+    metadata::Metadata,
     problem::Problem,
 };
 
@@ -21,6 +23,10 @@ pub(super) struct LetterWithError {
     letter: Letter,
     /// The first 100,000 characters of the last attempt's error.
     last_error: String,
+    /// The service's data about the event, such as its trace or its tenant. Redacted values are `"[redacted]"`. Null if
+    /// the service redacts the metadata as a whole.
+    #[schema(value_type = Option<BTreeMap<String, Value>>)]
+    metadata: Option<Map<String, Value>>,
 }
 
 /// Returns one letter, without its payload
@@ -43,5 +49,6 @@ pub(super) async fn letter(
     let letter = Letter::one(&access, summary(&access, id).await?).await?;
     let last_error = access.store().error_text(app_id, id, 0..ERROR_CHARACTERS).await?;
     let last_error = last_error.ok_or_else(Problem::no_such_letter)?;
-    Ok(Json(LetterWithError { letter, last_error }))
+    let metadata = Metadata::load(&access, id, false).await?.fields;
+    Ok(Json(LetterWithError { letter, last_error, metadata }))
 }

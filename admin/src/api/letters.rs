@@ -30,6 +30,9 @@ pub(super) struct Letters {
 ///
 /// The newest letters come first. Pages use keyset pagination: a letter that is resolved, swept or stored between two
 /// requests does not move the others.
+///
+/// Besides the parameters below, each field `metadata.KEY=VALUE` selects the letters whose metadata has this text as the
+/// value of this key: see `Filter`.
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/letters",
@@ -53,7 +56,7 @@ pub(super) async fn letters(
     Query(fields): Query,
 ) -> Result<Json<Letters>, Problem> {
     let access = access.app(app_id)?;
-    let ListQuery { filter, page, .. } = listing(fields, access.operator())?;
+    let ListQuery { filter, page, .. } = listing(fields, &access)?;
     let page = access.store().list(app_id, &filter, &page).await?;
     Ok(Json(Letters {
         items: Letter::all(&access, page.items).await?,

@@ -66,6 +66,9 @@ pub(super) struct Timeline {
 }
 
 /// Counts matching letters over time
+///
+/// Besides the parameters below, each field `metadata.KEY=VALUE` selects the letters whose metadata has this text as the
+/// value of this key: see `Filter`.
 #[utoipa::path(
     get,
     path = "/api/apps/{dead_letters_app}/timeline",
@@ -79,7 +82,7 @@ pub(super) async fn timeline(
 ) -> Result<Json<Timeline>, Problem> {
     let access = access.app(app_id)?;
     let buckets = TimelineQuery::read(&mut fields)?.buckets(Utc::now());
-    let (filter, Scan { scan_limit }) = unpaged(fields, access.operator())?;
+    let (filter, Scan { scan_limit }) = unpaged(fields, &access)?;
     let request = TimelineRequest::from(buckets).scan_limit(scan_limit);
     let timeline = access.store().timeline(app_id, &filter, &request).await?;
     Ok(Json(Timeline {

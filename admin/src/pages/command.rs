@@ -39,7 +39,7 @@ impl Command {
         let query = ListQuery::from(filter.clone());
         let mut filter = serde_json::json!(filter);
         if let Some(fields) = filter.as_object_mut() {
-            fields.retain(|_, value| !value.is_null());
+            fields.retain(|_, value| !value.is_null() && *value != serde_json::json!({}));
         }
         let body = serde_json::json!({ "action": action, "filter": filter }).to_string();
         let curl = curl(&format!("api/apps/{app_id}/bulk/preview"));
@@ -61,16 +61,25 @@ impl Command {
         let joint = if text.is_empty() { "" } else { "?" };
         let mut cli = format!("dead-letters {command} --app {app_id}");
         for (name, value) in query.pairs() {
+            let (option, value) = match name.strip_prefix("metadata.") {
+                Some(key) => ("metadata".to_owned(), format!("{}={value}", metadata_key(key))),
+                None if name == "group_key" => ("group".to_owned(), value),
+                None if name == "run_id" => ("run".to_owned(), value),
+                None => (name.replace('_', "-"), value),
+            };
             // A value that begins with a dash would be read as an option.
             let joint = if value.starts_with('-') { '=' } else { ' ' };
-            let option = match name {
-                "group_key" => "group",
-                "run_id" => "run",
-                name => &name.replace('_', "-"),
-            };
             cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
         }
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
+    }
+}
+
+/// Returns a key of the metadata for the option `--metadata`: as a JSON string, if its end would not be clear.
+fn metadata_key(key: &str) -> Cow<'_, str> {
+    match key.contains('=') || key.starts_with('"') {
+        true => serde_json::json!(key).to_string().into(),
+        false => key.into(),
     }
 }
 
@@ -128,18 +137,20 @@ mod tests {
             .state(DeadLetterState::Open)
             .source("-o \"$x\"")
             .script_id(IdFilter::None)
-            .error_contains("503");
+            .error_contains("503")
+            .metadata("a=b", "it's")
+            .metadata("tenant", "acme");
         let command = Command::letters(app_id, &filter.into());
         assert_eq!(
             command.curl,
             format!(
                 "curl \"$DEAD_LETTERS_URL\"'/api/apps/{app_id}/letters\
-                 ?state=open&source=-o+%22%24x%22&script_id=none&error_contains=503'"
+                 ?state=open&source=-o+%22%24x%22&script_id=none&error_contains=503&metadata.a%3Db=it%27s&metadata.tenant=acme'"
             )
         );
         let cli = format!(
             "dead-letters list --app {app_id} --state open --source='-o \"$x\"' --script-id none \
-             --error-contains 503"
+             --error-contains 503 --metadata '\"a=b\"=it'\\''s' --metadata 'tenant=acme'"
         );
         assert_eq!(command.cli, cli);
     }

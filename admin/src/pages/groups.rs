@@ -94,7 +94,7 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let shows_shares = fields.is_true("shares")?;
-    let query = fields.page_listing(access.operator())?;
+    let query = fields.page_listing(&access)?;
     let store = access.store();
 
     let listing = Listing::load(&access, &root, &query, View::Groups).await?;

@@ -10,6 +10,8 @@ use dead_letters::{
     ScriptId, TriggerId,
 };
 
+use serde_json::Value;
+
 use super::{
     banner::Banner,
     command::Command,
@@ -24,6 +26,7 @@ use crate::{
     audit::Entry,
     input::{Form, LetterPath, Query},
     letter_actions::summary,
+    metadata::Metadata,
     payload::{Kind, REDACTED, Redaction, Token, pretty, redact},
     problem::Problem,
     urls::Root,
@@ -55,7 +58,22 @@ struct LetterPage {
     earlier: Vec<EarlierFailure>,
     /// How many earlier failures of the event are not listed.
     more_earlier: u64,
+    metadata: MetadataCard,
     command: Command,
+}
+
+/// The metadata of the letter, and its trace.
+struct MetadataCard {
+    fields: Vec<(Text, Text)>,
+    is_redacted: bool,
+    /// Where a form reveals the redacted values, if the operator may see them.
+    reveal: Option<String>,
+    trace: Option<Trace>,
+}
+
+struct Trace {
+    id: String,
+    address: String,
 }
 
 struct Letter {
@@ -180,6 +198,7 @@ async fn shows(
     let letter = summary(access, id).await?;
     let error = store.error_text(app_id, id, 0..MAX_ERROR_CHARACTERS + 1).await?;
     let error = error.ok_or_else(Problem::no_such_letter)?;
+    let metadata = Metadata::load(access, id, reveals).await?;
     let payload = payload(access, root, &letter, reveals).await?;
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
@@ -198,6 +217,7 @@ async fn shows(
         similar,
         signature: Text::cut(&letter.error_signature, 200),
         payload,
+        metadata: MetadataCard::new(access, root, id, metadata),
         actions: ActionsCard::new(access, root, &letter),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
@@ -246,6 +266,23 @@ impl Letter {
     }
 }
 
+impl MetadataCard {
+    fn new(access: &AppAccess, root: &Root, id: DeadLetterId, metadata: Metadata) -> Self {
+        let url = access.admin().trace_url.as_ref().zip(metadata.trace_parent());
+        let field = |(key, value): (String, Value)| match value {
+            Value::String(text) => (Text::from(key), Text::from(text)),
+            other => (Text::from(key), Text::from(other.to_string())),
+        };
+        Self {
+            trace: url.map(|(url, parent)| Trace { id: parent.trace_id(), address: url.of(parent) }),
+            is_redacted: metadata.is_redacted,
+            reveal: (metadata.is_redacted && access.may(Right::Payloads))
+                .then(|| root.letter_action(access.app_id, id, "reveal")),
+            fields: metadata.fields.unwrap_or_default().into_iter().map(field).collect(),
+        }
+    }
+}
+
 impl ActionsCard {
     fn new(access: &AppAccess, root: &Root, letter: &DeadLetterSummary) -> Option<Self> {
         let action = |right, is_meant: bool, action| {
@@ -284,7 +321,7 @@ async fn payload(
         false => (Content::Large, 0),
     };
     let is_revealed = reveals && !matches!(content, Content::Large);
-    if is_revealed {
+    if reveals && (is_revealed || !access.admin().metadata_redaction.is_empty()) {
         let mut entry = Entry::of_letter(access, "revealed", id);
         entry.did(1);
         entry.ended(Ok(()));

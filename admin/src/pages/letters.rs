@@ -155,7 +155,7 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
-    let query = fields.page_listing(access.operator())?;
+    let query = fields.page_listing(&access)?;
     let store = access.store();
 
     let page = query.page.clone().scan_limit(query.page.scan_limit.or(Some(SCAN)));

@@ -1,6 +1,6 @@
 //! The parts that the pages of letters and groups share: an app's heading, tabs and filter.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
@@ -179,7 +179,7 @@ pub(crate) struct FilterForm {
     pub(crate) more: Vec<Field>,
     pub(crate) is_more_open: bool,
     /// Filter values that have no visible field.
-    pub(crate) hidden: Vec<(&'static str, String)>,
+    pub(crate) hidden: Vec<(Cow<'static, str>, String)>,
     /// The address of all letters with the same state, if a filter is set.
     pub(crate) clear: Option<String>,
 }
@@ -191,8 +191,9 @@ pub(crate) struct Choice {
 }
 
 pub(crate) struct Field {
-    pub(crate) name: &'static str,
-    pub(crate) label: &'static str,
+    pub(crate) id: Cow<'static, str>,
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) label: Text,
     pub(crate) value: String,
     pub(crate) hint: &'static str,
 }
@@ -215,18 +216,28 @@ const MORE_FIELDS: [(&str, &str, &str); 12] = [
 
 impl FilterForm {
     fn new(query: &ListQuery, clear: String) -> Self {
-        let mut pairs: Vec<_> = query.pairs().filter(|&(name, _)| name != "after").collect();
-        let is_filtered = pairs.iter().any(|&(name, _)| !["state", "size", "scan_limit"].contains(&name));
+        let mut pairs: Vec<_> = query.pairs().filter(|(name, _)| name != "after").collect();
+        let is_filtered = pairs.iter().any(|(name, _)| !["state", "size", "scan_limit"].contains(&&**name));
         let mut take = |name| {
             let at = pairs.iter().position(|pair| pair.0 == name);
             at.map(|at| pairs.remove(at).1).unwrap_or_default()
         };
         let (source, op, error_contains) = (take("source"), take("op"), take("error_contains"));
         let resolution = take("resolution");
-        let more: Vec<_> = MORE_FIELDS
-            .into_iter()
-            .map(|(name, label, hint)| Field { name, label, value: take(name), hint })
-            .collect();
+        let of_name = |(name, label, hint): (&'static str, &str, _)| Field {
+            id: name.into(),
+            name: name.into(),
+            label: label.into(),
+            value: take(name),
+            hint,
+        };
+        let mut more: Vec<_> = MORE_FIELDS.into_iter().map(of_name).collect();
+        for (at, (name, value)) in pairs.extract_if(.., |(name, _)| name.starts_with("metadata.")).enumerate()
+        {
+            let (id, label) = (format!("metadata-{at}").into(), name.replacen('.', " ", 1));
+            let label = Text::cut(&label.replacen('m', "M", 1), 60);
+            more.push(Field { id, name, label, value, hint: "" });
+        }
         let choice = |choice: Resolution| Choice {
             value: choice.as_str(),
             label: resolution_words(Some(choice)),

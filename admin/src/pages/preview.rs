@@ -30,7 +30,7 @@ struct PreviewPage {
     verb: &'static str,
     count: Amount,
     /// The filter in words, unless the letters were ticked.
-    conditions: Vec<(&'static str, Text)>,
+    conditions: Vec<(Text, Text)>,
     /// Letters that failed at this time or later are left alone. `None` if the letters were ticked.
     cutoff: Option<Time>,
     /// Letters ahead of the database's clock.
@@ -78,7 +78,7 @@ pub(crate) async fn page(
             fields.end()?;
             list_query("filter", &filter)?.filter
         }
-        None => fields.listing(access.operator())?.filter,
+        None => fields.listing(&access)?.filter,
     };
     // The list's form always sends `ids`, even if no letter is ticked.
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
@@ -117,23 +117,31 @@ pub(crate) async fn page(
 /// Describes the letters of a run in words.
 pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     const MAX_VALUE_CHARACTERS: usize = 40;
+    // The words are a part of an address.
+    const MAX_CHARACTERS: usize = 240;
     if let Some(ids) = &filter.ids {
         return format!("ticked, the first is {}", ids.first().map_or_else(String::new, ToString::to_string));
     }
     let query = ListQuery::from(filter.clone());
     // The action says which state its letters have.
-    let pairs = query.pairs().filter(|(name, value)| *name != "state" || value == "unresolved");
-    let pairs = pairs.filter(|(name, _)| *name != cutoff(filter));
+    let pairs = query.pairs().filter(|(name, value)| name != "state" || value == "unresolved");
+    let pairs = pairs.filter(|(name, _)| name != cutoff(filter));
     let texts = pairs.filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
-        Some(format!("{} {cut}{end}", word(name)?.to_lowercase()))
+        let word = word(&name)?;
+        let word = if word == name { word.to_owned() } else { word.to_lowercase() };
+        Some(format!("{word} {cut}{end}"))
     });
     let texts: Vec<_> = texts.collect();
-    match texts.is_empty() {
+    let words = match texts.is_empty() {
         false => texts.join(", "),
         true if filter.effective_state() == DeadLetterState::Closed => "all closed letters".to_owned(),
         true => "all open letters".to_owned(),
+    };
+    match words.char_indices().nth(MAX_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None => words,
     }
 }
 
@@ -141,18 +149,18 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
 ///
 /// A group key tells an operator little, so its value includes the signature of a letter of the group. Letters
 /// without a key may have many signatures.
-fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(&'static str, Text)> {
+fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(Text, Text)> {
     let query = ListQuery::from(filter.clone());
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
-    let pairs = query.pairs().filter(|(name, _)| *name != cutoff(filter)).filter_map(|(name, value)| {
-        let value = match (name, signature) {
+    let pairs = query.pairs().filter(|(name, _)| name != cutoff(filter)).filter_map(|(name, value)| {
+        let value = match (&*name, signature) {
             ("group_key", _) if filter.group_key.as_deref() == Some("") => {
                 "none (any source and error)".to_owned()
             }
             ("group_key", Some(signature)) => format!("{value} ({signature})"),
             _ => value,
         };
-        Some((word(name)?, Text::cut(&value, 200)))
+        Some((word(&name)?.into(), Text::cut(&value, 200)))
     });
     pairs.collect()
 }
@@ -163,7 +171,7 @@ fn cutoff(filter: &DeadLetterFilter) -> &'static str {
 }
 
 /// Returns the label of a field of the filter. The page shows the ids in another way.
-fn word(name: &'static str) -> Option<&'static str> {
+fn word(name: &str) -> Option<&str> {
     match name {
         "source" => Some("Source"),
         "op" => Some("Operation"),

@@ -1,5 +1,6 @@
 use dead_letters::{DeadLetterStore, DeadLetterSummary, PayloadKind};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::list::state;
 use crate::{
@@ -15,6 +16,7 @@ struct Letter {
     last_error: String,
     /// How often the letter's event was replayed.
     times_replayed: u64,
+    metadata: Map<String, Value>,
     /// The stored payload, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
@@ -30,12 +32,14 @@ pub(crate) async fn show(
     let summary = store.summary(app, id).await?.ok_or_else(missing)?;
     let last_error = store.error_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?;
     let times = store.times_replayed(app, &[summary.original_event_id]).await?;
+    let metadata = store.metadata(app, id).await?.ok_or_else(missing)?;
     let payload = match payload {
         true => Some(store.payload_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?),
         false => None,
     };
-    let letter = Letter { times_replayed: times.into_iter().sum(), summary, last_error, payload };
-    let Letter { summary, last_error, times_replayed, payload } = &letter;
+    let letter = Letter { times_replayed: times.into_iter().sum(), summary, last_error, metadata, payload };
+    let Letter { summary, last_error, times_replayed, metadata, payload } = &letter;
+    let metadata_text = serde_json::to_string_pretty(metadata).ok().filter(|_| !metadata.is_empty());
     let time = |time: Option<_>| time.map_or(Cell::None, Cell::Time);
     let maybe = |value: Option<String>| value.map_or(Cell::None, Cell::Text);
     let facts = vec![
@@ -57,6 +61,7 @@ pub(crate) async fn show(
         ("note", maybe(summary.resolution_note.clone())),
         ("payload bytes", summary.payload_bytes.into()),
         ("payload kind", payload_kind(summary).into()),
+        ("metadata", maybe(metadata_text)),
         ("error", last_error.as_str().into()),
         ("payload", maybe(payload.clone())),
     ];

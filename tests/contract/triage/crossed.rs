@@ -16,11 +16,12 @@ on_every_backend! { every_call_finds_the_same_letters_whatever_is_combined }
 
 const RUN: Uuid = Uuid::from_u128(7);
 const LETTERS: u32 = 24;
+const ACME: &str = r#"{"tenant":"acme","host":"a"}"#;
 
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 11] {
+fn cases() -> [Case; 12] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
@@ -38,6 +39,9 @@ fn cases() -> [Case; 11] {
         (none().resolved_by("ada"), |letter, _| letter.resolved_by.as_deref() == Some("ada")),
         (none().resolved_from(middle()), |letter, _| letter.resolved_at >= Some(middle())),
         (none().resolved_before(middle()), |letter, _| letter.resolved_at.is_some_and(|at| at < middle())),
+        (none().metadata("tenant", "acme").metadata("host", "a"), |letter, _| {
+            letter.metadata.as_deref() == Some(ACME)
+        }),
         (none().failed_again_in_run(RUN), |letter, all| {
             letter.run_id != Some(RUN)
                 && all.iter().any(|other| {
@@ -82,6 +86,8 @@ fn letters(app: AppId) -> Vec<StoredLetter> {
             resolution: resolution.map(str::to_owned),
             resolved_at: resolution.map(|_| created_at + Duration::hours(1)),
             resolved_by: resolution.map(|_| ["ada", "grace", "alan"][n as usize % 3].to_owned()),
+            metadata: (!n.is_multiple_of(5))
+                .then(|| if n.is_multiple_of(3) { ACME } else { r#"{"tenant":"acme"}"# }.to_owned()),
             run_id: n.is_multiple_of(8).then_some(RUN),
             ..stored_letter(app, created_at)
         }

@@ -3,8 +3,9 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterState,
-    NewDeadLetter,
+    AppId, Attribution, Buckets, Changed, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer,
+    GroupRequest, NewDeadLetter, PageRequest, Resolution, TimelineRequest,
 };
 use sea_orm::ConnectionTrait;
 
@@ -21,6 +22,7 @@ mod export;
 mod groups;
 mod ids;
 mod list;
+mod metadata;
 mod reopen;
 mod replay;
 mod replay_parts;
@@ -60,6 +62,30 @@ fn resolved(ids: &[DeadLetterId], more: bool, skipped_locked: bool) -> Changed {
 
 fn any() -> DeadLetterFilter {
     DeadLetterFilter::default().state(DeadLetterState::Any)
+}
+
+/// Checks that each call refuses the filter with this message, and sends nothing.
+async fn refused_in_every_call(db: &TestDb, filter: &DeadLetterFilter, message: &str) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let (repo, app) = (db.repo_over(recording), new_app());
+    let page = PageRequest::default().scan_limit(10);
+    let time = Buckets::new(ten_oclock()..ten_oclock(), 1);
+    let groups = GroupRequest::default().scan_limit(10);
+    let replayed: Result<_, DeadLetterRepoError> = repo
+        .replay_matching_with(app, filter, &Attribution::default(), 1, async |_, _| panic!("enqueued"))
+        .await;
+    for error in [
+        repo.list(app, filter, &page).await.unwrap_err(),
+        repo.export(app, filter, &page).await.unwrap_err(),
+        repo.count(app, filter, &CountRequest::default().cap(1).scan_limit(10)).await.unwrap_err(),
+        repo.timeline(app, filter, &TimelineRequest::from(time).scan_limit(10)).await.unwrap_err(),
+        repo.error_groups(app, filter, &groups).await.unwrap_err(),
+        repo.resolve_matching(app, filter, Resolution::Ignored, &seen(), 1).await.unwrap_err(),
+        replayed.unwrap_err(),
+    ] {
+        assert_eq!(error.to_string(), message);
+    }
+    assert_eq!(recorded.take(), []);
 }
 
 /// An outbox whose rows name the letters that were put back.

@@ -1,0 +1,133 @@
+//! The trace of an event, from its metadata.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// The key of the metadata that holds the `traceparent`. It is the name of the HTTP header.
+const KEY: &str = "traceparent";
+/// The length of version 00.
+const BYTES: usize = 55;
+
+/// A `traceparent` of [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header): the trace in which
+/// an event failed, and the span in it.
+///
+/// ```
+/// use dead_letters::TraceParent;
+///
+/// let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+/// let parent = parent.ok_or("not a traceparent")?;
+/// assert_eq!(parent.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+/// assert_eq!(parent.span_id(), "00f067aa0ba902b7");
+/// assert_eq!(TraceParent::parse("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);
+/// # Ok::<_, &str>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    trace_id: u128,
+    span_id: u64,
+    flags: u8,
+}
+
+impl TraceParent {
+    /// Parses a `traceparent`. Returns `None` if the text is not one.
+    ///
+    /// Text of a version above 00 may go on after the flags, with a dash. Its beginning is then read as version 00, as
+    /// the recommendation says. Version ff, upper case, and an id of zeros only are invalid.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (parent, rest) = text.split_at_checked(BYTES)?;
+        let mut parts = parent.split('-');
+        let mut hex = |digits: usize| {
+            let part = parts.next().filter(|part| part.len() == digits)?;
+            let is_hex = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            if is_hex { u128::from_str_radix(part, 16).ok() } else { None }
+        };
+        let (version, trace_id, span_id, flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
+        let is_complete = rest.is_empty() || (version > 0 && rest.starts_with('-'));
+        let is_valid = is_complete && version != 0xff && trace_id != 0 && span_id != 0;
+        is_valid.then_some(Self {
+            trace_id,
+            span_id: span_id.try_into().ok()?,
+            flags: flags.try_into().ok()?,
+        })
+    }
+
+    /// Returns the `traceparent` of a letter's [metadata](crate::DeadLetterRow::metadata), the value of its key
+    /// `traceparent`. Returns `None` if the metadata has no valid one.
+    pub fn of(metadata: &Map<String, Value>) -> Option<Self> {
+        metadata.get(KEY)?.as_str().and_then(Self::parse)
+    }
+
+    /// Returns the id of the trace: 32 hexadecimal digits, in lower case.
+    pub fn trace_id(self) -> String {
+        format!("{:032x}", self.trace_id)
+    }
+
+    /// Returns the id of the span, which the recommendation calls parent-id: 16 hexadecimal digits, in lower case.
+    pub fn span_id(self) -> String {
+        format!("{:016x}", self.span_id)
+    }
+}
+
+/// Writes version 00.
+impl fmt::Display for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_traceparent_of_version_00_is_read_and_written_back() {
+        let read = TraceParent::parse(PARENT).unwrap();
+        assert_eq!(read.to_string(), PARENT);
+        let ids = (read.trace_id(), read.span_id());
+        assert_eq!(ids, ("4bf92f3577b34da6a3ce929d0e0e4736".to_owned(), "00f067aa0ba902b7".to_owned()));
+    }
+
+    #[test]
+    fn a_newer_version_is_read_as_version_00_whatever_follows_a_dash() {
+        for newer in [PARENT.replacen("00", "01", 1), PARENT.replacen("00", "fe", 1) + "-more-ü"] {
+            assert_eq!(TraceParent::parse(&newer), TraceParent::parse(PARENT), "{newer}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_traceparent_is_none() {
+        let wrong = [
+            String::new(),
+            PARENT[..54].to_owned(),
+            format!("{PARENT}-more"),
+            format!("{PARENT} "),
+            PARENT.replacen("00", "01", 1) + "more",
+            PARENT.replacen("00", "ff", 1),
+            PARENT.replace("4bf", "4BF"),
+            PARENT.replace("4bf", "+bf"),
+            PARENT.replace("4bf", "4xf"),
+            PARENT.replace('-', "_"),
+            PARENT.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
+            PARENT.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            "00-4bf92f3577b34da6a3ce929d0e0e473600f067aa0ba902b7-01-".to_owned(),
+            "ü".repeat(28),
+        ];
+        for text in wrong {
+            assert_eq!(TraceParent::parse(&text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_traceparent_of_metadata_is_the_text_of_its_key() {
+        let of = |metadata: Value| TraceParent::of(metadata.as_object().unwrap());
+        assert_eq!(of(json!({ "traceparent": PARENT, "tenant": 1 })), TraceParent::parse(PARENT));
+        for none in [json!({}), json!({ "traceparent": 1 }), json!({ "Traceparent": PARENT })] {
+            assert_eq!(of(none), None);
+        }
+    }
+}
