@@ -146,7 +146,7 @@ async fn a_negative_limit_or_offset_is_refused_and_nothing_is_sent(db: TestDb) {
     assert_eq!(recorded.take(), []);
     assert_eq!(
         repo.list_for_app(new_app(), false, -5, 0).await.unwrap_err().to_string(),
-        "limit must be at least 0, and is -5"
+        "`limit` must be at least 0 (got -5)"
     );
 }
 
