@@ -18,6 +18,7 @@ const SWEEPS: &str = "dead_letters_sweeps_total";
 #[cfg(feature = "sweeper")]
 const EXPIRING: &str = "dead_letters_expiring";
 const REFUSED: &str = "dead_letters_sweep_refused_total";
+const ARCHIVE_FAILURES: &str = "dead_letters_archive_failures_total";
 const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 
 /// Describes the metrics of this crate to the installed recorder, so that an exporter can show what they mean.
@@ -34,6 +35,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// | `dead_letters_expiring` | | gauge of the open letters that sweepers will soon delete, up to a cap |
 /// | `dead_letters_sweeps_total` | `end` | counts ticks of the sweeper that ended |
 /// | `dead_letters_sweep_refused_total` | | counts letters that were due and that the database did not delete |
+/// | `dead_letters_archive_failures_total` | | counts calls of `sweep_into` that deleted nothing because the archive failed |
 /// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last tick began that finished |
 ///
 /// `call` is the name of the method: of each trait that [`SeaOrmDeadLetterRepo`](crate::SeaOrmDeadLetterRepo)
@@ -84,11 +86,21 @@ pub fn describe_metrics() {
     describe_gauge!(EXPIRING, Unit::Count, "Open dead letters that will be swept soon, up to a cap.");
     describe_counter!(SWEEPS, Unit::Count, "Ticks of the dead-letter sweeper that ended.");
     describe_counter!(REFUSED, Unit::Count, "Due dead letters that the database did not delete.");
+    describe_counter!(
+        ARCHIVE_FAILURES,
+        Unit::Count,
+        "Sweeps that deleted nothing because the archive failed."
+    );
     describe_gauge!(LAST_SUCCESS, Unit::Seconds, "When the last sweep began that finished, in Unix time.");
 }
 
 /// Counts a call by its outcome: the number of letters, or the error.
 pub(crate) fn count_call(call: &'static str, took: Duration, outcome: Result<u64, &DeadLetterRepoError>) {
+    if call == "sweep_into" {
+        // The first sweep sets the counter to 0. Otherwise an exporter would show the first failure as no increase.
+        let has_failed = matches!(outcome, Err(DeadLetterRepoError::Archive(_)));
+        counter!(ARCHIVE_FAILURES).increment(has_failed.into());
+    }
     let outcome = match outcome {
         Ok(rows) => {
             counter!(ROWS, "call" => call).increment(rows);

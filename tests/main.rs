@@ -5,6 +5,7 @@
 mod archive;
 mod contract;
 mod database;
+mod deploy;
 mod faults;
 mod messages;
 mod migrations;

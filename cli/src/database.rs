@@ -61,6 +61,7 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pool, and the database's name for error messages.
+#[derive(Clone)]
 pub(crate) struct Opened {
     pub(crate) pool: DatabaseConnection,
     name: String,

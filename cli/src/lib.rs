@@ -236,7 +236,11 @@ fn started<M: MigratorTraitSelf + Send + 'static>(cli: Cli<M>, args: Args) -> Re
     })
 }
 
-async fn command<M: MigratorTraitSelf>(cli: Cli<M>, args: Args, stop: &Stop) -> Result<(), Failure> {
+async fn command<M: MigratorTraitSelf + 'static>(
+    cli: Cli<M>,
+    args: Args,
+    stop: &Stop,
+) -> Result<(), Failure> {
     match &args.command {
         Command::Completions(Completions { shell }) => {
             let mut out = Vec::new();
@@ -280,7 +284,7 @@ async fn command<M: MigratorTraitSelf>(cli: Cli<M>, args: Args, stop: &Stop) -> 
     ran
 }
 
-async fn with_database<M: MigratorTraitSelf>(
+async fn with_database<M: MigratorTraitSelf + 'static>(
     cli: Cli<M>,
     command: Command,
     settings: &Settings,
@@ -307,6 +311,8 @@ async fn with_database<M: MigratorTraitSelf>(
     let repo = SeaOrmDeadLetterRepo::new(database.pool.clone());
     let repo = if settings.sharded { repo.sharded() } else { repo };
     let replayer = cli.requeue.map(|requeue| repo.replayer(requeue));
+    #[cfg(feature = "serve")]
+    let health = commands::Health::new(repo.clone(), database.clone(), cli.migrator);
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
     let mut printer = Printer::standard(settings);
     match command {
@@ -328,7 +334,7 @@ async fn with_database<M: MigratorTraitSelf>(
             commands::rebuild(&*store, rebuild, &mut printer, stop).await
         }
         #[cfg(feature = "serve")]
-        Command::Serve(serve) => commands::serve(store, replayer, serve, stop).await,
+        Command::Serve(serve) => commands::serve(store, replayer, health, serve, stop).await,
         Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }

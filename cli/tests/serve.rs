@@ -3,12 +3,16 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::{Child, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use dead_letters::DeadLetterRepo;
+use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
-use crate::support::{Store, program, terminate};
+use crate::support::{PROGRAM, Store, program, terminate};
 
 on_every_backend! {
     without_a_token_the_admin_is_for_names_of_the_loopback_interface,
@@ -16,6 +20,9 @@ on_every_backend! {
     a_token_file_wins_over_the_environment_and_is_read_without_what_editors_add,
     what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log,
     a_request_that_is_half_sent_does_not_keep_it_alive,
+    the_health_check_needs_no_token_and_shows_nothing,
+    the_health_check_fails_while_the_table_cannot_be_read,
+    the_health_check_fails_while_a_migration_step_is_missing,
 }
 
 /// Returns the admin's answer with its whole body.
@@ -163,7 +170,6 @@ async fn what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log(store:
     }
     // A table that is gone is a cause that the client is not told.
     let (program, address, log) = serve_with_log(&store);
-    use sea_orm::ConnectionTrait;
     store.repo.pool().execute_unprepared("ALTER TABLE dead_letters RENAME TO gone").await.unwrap();
     let answer = ask(&address, "GET /api/apps HTTP/1.1\r\nHost: localhost");
     assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
@@ -172,7 +178,10 @@ async fn what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log(store:
 }
 
 fn serve_with_log(store: &Store) -> (Child, String, impl Iterator<Item = String>) {
-    let mut program = program();
+    serve_with(program(), store)
+}
+
+fn serve_with(mut program: Command, store: &Store) -> (Child, String, impl Iterator<Item = String>) {
     program.args(["serve", "--listen", "127.0.0.1:0"]).env("DATABASE_URL", &store.url);
     let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -197,4 +206,100 @@ async fn a_request_that_is_half_sent_does_not_keep_it_alive(store: Store) {
     terminate(&program);
     assert!(program.wait().unwrap().success());
     drop((half_a_head, half_a_body));
+}
+
+/// Returns the status and the body of the health check.
+fn health(address: &str) -> (String, String) {
+    // A prober of a container sends its address as the host.
+    let answer = ask(address, "GET /healthz HTTP/1.1\r\nHost: 10.1.2.3:8025");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+}
+
+/// Waits until the health check returns this. An outcome is returned again for a second.
+fn becomes(address: &str, status: &str, body: &str) {
+    let began = Instant::now();
+    loop {
+        let health = health(address);
+        if health == (status.to_owned(), body.to_owned()) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{health:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+async fn the_health_check_needs_no_token_and_shows_nothing(store: Store) {
+    store.letter("orders", "smtp: 451").await;
+    let (mut program, address, _) = serve(&store, &[], Some("secret"));
+    assert_eq!(health(&address), ("200".to_owned(), "ok\n".to_owned()));
+    for path in ["/", "/apps", "/api/apps", "/healthz/", "/healthz/apps"] {
+        let answer = ask(&address, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1"));
+        assert!(answer.starts_with("HTTP/1.1 4") && !answer.contains("ok\n"), "{path}: {answer}");
+        let answer = ask(&address, &format!("GET {path} HTTP/1.1\r\nHost: 10.1.2.3"));
+        assert!(answer.starts_with("HTTP/1.1 421"), "{path}: {answer}");
+    }
+    let answer = ask(&address, "POST /healthz HTTP/1.1\r\nHost: 127.0.0.1");
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+}
+
+async fn the_health_check_fails_while_the_table_cannot_be_read(store: Store) {
+    let (mut program, address, _) = serve(&store, &[], None);
+    let rename = async |from: &str, to: &str| {
+        let rename = format!("ALTER TABLE {from} RENAME TO {to}");
+        store.repo.pool().execute_unprepared(&rename).await.unwrap();
+    };
+    rename("dead_letters", "gone").await;
+    becomes(&address, "503", "the dead_letters table cannot be read\n");
+    rename("gone", "dead_letters").await;
+    becomes(&address, "200", "ok\n");
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+}
+
+async fn the_health_check_fails_while_a_migration_step_is_missing(store: Store) {
+    // The service's own build has a step that the store lacks: examples/own.rs.
+    let own = || {
+        let mut own = Command::new(Path::new(PROGRAM).with_file_name("examples").join("own"));
+        own.env_clear().env("TZ", "UTC").env("DATABASE_URL", &store.url).stdin(Stdio::null());
+        own
+    };
+    let (mut program, address, _log) = serve_with(own(), &store);
+    let missing = "the schema is not current; see: dead-letters migrate status\n";
+    assert_eq!(health(&address), ("503".to_owned(), missing.to_owned()));
+    assert!(own().args(["migrate", "up"]).output().unwrap().status.success());
+    becomes(&address, "200", "ok\n");
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn on_postgres_the_health_check_waits_3_seconds_and_on_one_connection_for_a_locked_table() {
+    let store = Store::postgres().await;
+    let (mut program, address, _) = serve(&store, &[], None);
+    let lock = store.repo.pool().begin().await.unwrap();
+    lock.execute_unprepared("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let late = ("503".to_owned(), "the database did not respond within 3 seconds\n".to_owned());
+    for _ in 0..2 {
+        let began = Instant::now();
+        // Those that wait for the first one do not wait longer.
+        let checks = [(); 8].map(|()| {
+            let address = address.clone();
+            thread::spawn(move || health(&address))
+        });
+        for check in checks {
+            assert_eq!(check.join().unwrap(), late);
+        }
+        assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    }
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let waiting = store.repo.pool().query_one_raw(Statement::from_string(DbBackend::Postgres, waiting)).await;
+    assert_eq!(waiting.unwrap().unwrap().try_get_by_index::<i64>(0).unwrap(), 1);
+    lock.rollback().await.unwrap();
+    becomes(&address, "200", "ok\n");
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
 }

@@ -39,6 +39,7 @@ on_every_backend! {
     the_own_error_of_a_closure_that_replays_is_a_failure,
     a_call_that_is_dropped_is_counted_nowhere_and_its_span_is_closed,
     a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once,
+    an_archive_that_fails_is_counted_from_0_on,
     gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once,
     gauges_that_run_go_on_after_an_error_until_the_shutdown,
     an_app_that_is_pushed_out_of_the_first_1_000_is_no_longer_known,
@@ -404,6 +405,39 @@ async fn a_coalesced_insert_is_counted_for_its_caller_and_its_letter_once(db: Te
     assert_eq!(rows("coalesced_insert"), 0.0);
     assert!(rows("insert_many") > 1.0, "{told:?}");
     assert_eq!(rows("insert") + rows("insert_many"), 20.0);
+}
+
+async fn an_archive_that_fails_is_counted_from_0_on(db: TestDb) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe_metrics();
+    let failures = || {
+        let metrics = snapshotter.snapshot().into_vec();
+        let failures = metrics.into_iter().find(|(key, ..)| key.key().name().contains("archive_failures"));
+        failures.map(|(_, _, description, value)| {
+            assert!(description.is_some());
+            value
+        })
+    };
+    let repo = db.repo();
+    let app = new_app();
+    repo.insert_many(vec![letter(app); 2]).await.unwrap();
+    let (scope, due) = (SweepScope::App(app), Due::CreatedBefore(DateTime::<Utc>::MAX_UTC));
+    let dir = TempDir::new().unwrap();
+    assert_eq!(failures(), None);
+    repo.sweep_into(&scope, due, None, 1, &JsonLinesArchive::new(dir.path())).await.unwrap();
+    assert_eq!(failures(), Some(DebugValue::Counter(0)));
+    // An archive cannot create its folder in a file.
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let broken = JsonLinesArchive::new(&file);
+    repo.sweep_into(&scope, due, None, 1, &broken).await.unwrap_err();
+    assert_eq!(failures(), Some(DebugValue::Counter(1)));
+    // An error of the database is not the archive's.
+    db.execute("DROP TABLE dead_letters").await;
+    repo.sweep_into(&scope, due, None, 1, &broken).await.unwrap_err();
+    assert_eq!(failures(), Some(DebugValue::Counter(0)));
 }
 
 async fn gauges_show_open_letters_and_the_age_of_the_oldest_and_go_to_0_once(db: TestDb) {

@@ -5,6 +5,8 @@ mod change;
 mod count;
 mod export;
 mod groups;
+#[cfg(feature = "serve")]
+mod health;
 mod import;
 mod list;
 mod matching;
@@ -25,7 +27,7 @@ pub(crate) use self::{
 };
 
 #[cfg(feature = "serve")]
-pub(crate) use serve::serve;
+pub(crate) use {health::Health, serve::serve};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 

@@ -1,6 +1,6 @@
 //! Serves the admin without a host service.
 //!
-//! If a token is set, every request must carry it. Without a token the server listens only on the loopback interface
+//! If a token is set, every request but that of the health check must carry it. Without a token the server listens only on the loopback interface
 //! and accepts only its names. Otherwise a page of another site could point its own name there (DNS rebinding).
 
 use std::{fs, net::IpAddr, sync::Arc, time::Duration};
@@ -15,15 +15,16 @@ use axum::{
     },
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
+    routing::get,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use dead_letters::{DeadLetterReplay, DeadLetterStore};
+use dead_letters::{DeadLetterReplay, DeadLetterStore, migration::sea_orm_migration::MigratorTraitSelf};
 use dead_letters_admin::{Admin, Denied, Operator, Server};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
-use super::replay::NOT_HERE;
+use super::{health::Health, replay::NOT_HERE};
 use crate::{args::Serve, error::Failure, stop::Stop};
 
 /// How long running requests may take to end after a shutdown. A client that stops sending or reading must not keep
@@ -33,6 +34,7 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(
     store: Arc<dyn DeadLetterStore>,
     replayer: Option<Arc<dyn DeadLetterReplay>>,
+    health: Health<impl MigratorTraitSelf + 'static>,
     serve: Serve,
     stop: &Stop,
 ) -> Result<(), Failure> {
@@ -79,6 +81,10 @@ pub(crate) async fn serve(
         admin = admin.replay(replayer);
     }
     let router = Router::from(admin).layer(from_fn_with_state(Arc::new(names), known_host));
+    // A prober sends the address of a container as the host. The layer above does not apply to this route, because
+    // a page of another site could only read a constant here.
+    let health = Arc::new(health);
+    let router = router.route("/healthz", get(move || health.response()));
     Server::new(router).grace(GRACE).run(listener, stop.asked()).await;
     Ok(())
 }
