@@ -28,7 +28,7 @@ bench *figures:
 # The tests come last, so that cargo's own lines close the run.
 
 # everything, as CI does: about an hour on two cores
-ci: format lints words documentation links features dependencies packages migrate entities dispatcher examples readme deploys api soak test
+ci: format lints words documentation links features dependencies packages migrate entities dispatcher examples readme deploys api alerts soak test
 
 # format
 format:
@@ -159,6 +159,11 @@ deploys:
 # the admin's openapi.json and its answers
 api:
     admin/tests/schemathesis/run
+
+# the alert rules in deploy/prometheus, by promtool
+alerts:
+    promtool check rules deploy/prometheus/dead-letters.rules.yml
+    promtool test rules deploy/prometheus/dead-letters.test.yml
 
 # a minute of soak on each backend
 soak:
