@@ -44,7 +44,7 @@ pub use failing::{Call, FailingStore};
 ///
 /// The store has one connection. A call on it while a transaction is open waits, until it times out. If the store
 /// needs the service's own tables too, apply the service's migrator to
-/// [`connect_options`](crate::connect_options)`("sqlite::memory:")` instead.
+/// [`connect_options`]`("sqlite::memory:")` instead.
 ///
 /// # Errors
 ///
