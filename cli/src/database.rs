@@ -255,6 +255,10 @@ fn not_looked_up(error: SchemaError) -> Failure {
 }
 
 /// Returns the library's connection options. A command that only reads keeps the journal mode of a SQLite file.
+#[cfg_attr(
+    not(all(feature = "sqlite", feature = "serve")),
+    allow(unused_mut, unused_variables, reason = "without these features there is little to set")
+)]
 fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
     let mut options = connect_options(given);
     #[cfg(feature = "sqlite")]
