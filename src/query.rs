@@ -1,6 +1,6 @@
 //! The query string of a listing's filter and page.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, collections::HashSet, fmt, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use form_urlencoded::{Serializer as FormSerializer, parse as parse_form};
@@ -175,19 +175,19 @@ impl ListQuery {
         pairs: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
     ) -> Result<Self, DeadLetterRepoError> {
         let mut query = Self::default();
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
         for (name, text) in pairs {
             let (name, text) = (name.as_ref(), text.as_ref());
             let invalid = |problem| DeadLetterRepoError::InvalidQuery {
                 field: name.chars().take(SHOWN_CHARACTERS).collect(),
                 problem,
             };
-            if seen.iter().any(|seen| seen == name) {
+            if seen.contains(name) {
                 return Err(invalid("is given twice"));
             }
             query.set(name, text).map_err(invalid)?;
             if name != "ids" {
-                seen.push(name.to_owned());
+                seen.insert(name.to_owned());
             }
         }
         Ok(query)

@@ -41,7 +41,13 @@ impl<'a> Entry<'a> {
         filter: &DeadLetterFilter,
         run_id: Uuid,
     ) -> Self {
-        let letters = ListQuery::from(filter.clone()).to_string();
+        let mut filter = filter.clone();
+        for (key, value) in &mut filter.metadata {
+            if access.admin().metadata_redaction.hides_field(key) {
+                *value = "[redacted]".to_owned();
+            }
+        }
+        let letters = ListQuery::from(filter).to_string();
         Self { access, action, letters, run_id: Some(run_id), count: 0, is_ended: false }
     }
 

@@ -247,6 +247,8 @@ impl Admin {
         mut self,
         pointers: impl IntoIterator<Item: Into<String>>,
     ) -> Result<Self, AdminConfigError> {
+        // The store replaces each NUL of a key.
+        let pointers = pointers.into_iter().map(|pointer| pointer.into().replace('\0', "\u{FFFD}"));
         self.metadata_redaction = redaction(pointers)?;
         Ok(self)
     }

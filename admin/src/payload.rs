@@ -71,13 +71,9 @@ impl Redaction {
         self.0.is_empty()
     }
 
-    /// Returns whether a pointer leads to this field of an object, or to the object.
+    /// Returns whether a pointer leads to this field of an object or into it, or to the object. A text there is redacted.
     pub(crate) fn hides_field(&self, key: &str) -> bool {
-        self.0.iter().any(|pointer| match pointer.as_slice() {
-            [] => true,
-            [segment] => segment == "*" || segment == key,
-            _ => false,
-        })
+        self.0.iter().any(|pointer| pointer.first().is_none_or(|segment| segment == "*" || segment == key))
     }
 
     /// Returns those of the `live` pointers whose segment at `depth` matches `name`.
@@ -230,7 +226,7 @@ impl<'a, 'r> Walk<'a, 'r> {
                 self.enter_key(&token.text)?;
                 token
             }
-            _ if self.is_redacted() => {
+            _ if self.is_redacted(first) => {
                 self.take(Kind::Redacted, value_length(rest));
                 Token { kind: Kind::Redacted, text: REDACTED.into() }
             }
@@ -259,10 +255,11 @@ impl<'a, 'r> Walk<'a, 'r> {
         }
     }
 
-    fn is_redacted(&self) -> bool {
+    /// Returns whether the next value is redacted: a pointer ends there, or leads into a text, which may be JSON itself.
+    fn is_redacted(&self, first: u8) -> bool {
         let ends_here = |&pointer: &usize| self.redaction.0[pointer].len() == self.open.len();
         match self.open.last() {
-            Some(open) => open.here.iter().any(ends_here),
+            Some(open) => open.here.iter().any(|pointer| first == b'"' || ends_here(pointer)),
             None => (0..self.redaction.0.len()).any(|pointer| ends_here(&pointer)),
         }
     }
@@ -413,6 +410,15 @@ mod tests {
 
     fn text(tokens: &[Token<'_>]) -> String {
         tokens.iter().map(|token| &*token.text).collect()
+    }
+
+    #[test]
+    fn a_text_that_a_pointer_leads_into_is_redacted() {
+        let text = r#"{"user":"{\"email\":\"ada\"}","users":["x",{"email":"ada"},7],"other":"ada"}"#;
+        let redacted = redact(text, &redaction(&["/user/email", "/users/*/email"])).unwrap();
+        let expected =
+            r#"{"user":"[redacted]","users":["[redacted]",{"email":"[redacted]"},7],"other":"ada"}"#;
+        assert_eq!(redacted, expected);
     }
 
     #[test]

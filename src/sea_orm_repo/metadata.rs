@@ -15,7 +15,8 @@ const CUT_BYTES: usize = 64;
 /// Returns whether both backends accept the text: a JSON object of at most 16 KB without `\u0000`, which jsonb refuses.
 pub(super) fn is_storable(text: &str) -> bool {
     text.len() <= MAX_BYTES
-        && serde_json::from_str::<Map<String, Value>>(text).is_ok()
+        && serde_json::from_str::<Value>(text)
+            .is_ok_and(|json| json.is_object() && !holds(&json, &is_extreme))
         && !text.replace(r"\\", "").contains(r"\u0000")
 }
 
@@ -24,37 +25,63 @@ pub(super) fn from_stored(text: Option<String>) -> Map<String, Value> {
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// Returns the metadata with U+FFFD for each NUL. A field that serde_json would not read back becomes its JSON text.
+/// Returns the metadata with U+FFFD for each NUL. A number that jsonb may refuse becomes a text, as does a field that
+/// serde_json would not read back.
 pub(super) fn to_storable(metadata: Map<String, Value>) -> Map<String, Value> {
     let is_storable = |(key, field): (&String, &Value)| {
-        !key.contains('\0') && !field_nests_too_deep(field) && !holds_nul(field)
+        !key.contains('\0')
+            && !field_nests_too_deep(field)
+            && !holds(field, &|value| has_nul(value) || is_extreme(value))
     };
     if metadata.iter().all(is_storable) {
         return metadata;
     }
     let field = |field| match field_nests_too_deep(&field) {
         true => Value::String(to_text(field)),
-        false => replace_nul(field),
+        false => replaced(field),
     };
     metadata.into_iter().map(|(key, value)| (without_nul(key), field(value))).collect()
 }
 
-fn holds_nul(value: &Value) -> bool {
+/// Returns whether the value is like this, or a part of it.
+fn holds(value: &Value, is_such: &impl Fn(&Value) -> bool) -> bool {
+    is_such(value)
+        || match value {
+            Value::Array(items) => items.iter().any(|item| holds(item, is_such)),
+            Value::Object(fields) => fields.values().any(|field| holds(field, is_such)),
+            _ => false,
+        }
+}
+
+/// Returns whether the value itself has a NUL, or one of its keys.
+fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(fields) => fields.iter().any(|(key, field)| key.contains('\0') || holds_nul(field)),
+        Value::Object(fields) => fields.keys().any(|key| key.contains('\0')),
         _ => false,
     }
 }
 
-fn replace_nul(value: Value) -> Value {
+/// Returns whether jsonb may refuse the number. A service has such numbers if a crate of its build turns on serde_json's
+/// `arbitrary_precision`.
+fn is_extreme(value: &Value) -> bool {
+    matches!(value, Value::Number(number) if exceeds_f64(&number.to_string()))
+}
+
+fn exceeds_f64(number: &str) -> bool {
+    let exponent = number.rsplit_once(['e', 'E']).map(|(_, exponent)| exponent.parse::<i32>());
+    number.len() > 400
+        || exponent.is_some_and(|exponent| exponent.map_or(true, |exponent| exponent.abs() > 400))
+}
+
+fn replaced(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(without_nul(text)),
-        Value::Array(items) => items.into_iter().map(replace_nul).collect(),
+        Value::Array(items) => items.into_iter().map(replaced).collect(),
         Value::Object(fields) => {
-            fields.into_iter().map(|(key, field)| (without_nul(key), replace_nul(field))).collect()
+            fields.into_iter().map(|(key, field)| (without_nul(key), replaced(field))).collect()
         }
+        number if is_extreme(&number) => Value::String(number.to_string()),
         scalar => scalar,
     }
 }
@@ -86,4 +113,20 @@ pub(super) fn cut_to_fit(metadata: Map<String, Value>) -> Map<String, Value> {
         kept.insert(mark(), left_out.into());
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_beyond_every_float_is_extreme() {
+        for number in ["0", "-1.5", "1.7976931348623157e308", "5e-324", "18446744073709551615"] {
+            assert!(!exceeds_f64(number), "{number}");
+            assert!(!is_extreme(&serde_json::from_str(number).unwrap()), "{number}");
+        }
+        for number in ["1e200000", "-1E+200000", "1e-200000", "1e99999999999", &"9".repeat(401)] {
+            assert!(exceeds_f64(number), "{number}");
+        }
+    }
 }
