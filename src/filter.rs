@@ -53,9 +53,9 @@ pub struct DeadLetterFilter {
     /// Whether the payload is not the whole event. `Some(true)` matches letters whose payload is truncated or erased.
     /// `Some(false)` matches all others.
     pub truncated: Option<bool>,
-    /// The bulk run after which letters failed again: the run replayed a letter of the same event
-    /// ([`Attribution::run_id`](crate::Attribution::run_id)), and did not replay the letter that matches. Letters
-    /// of the event from before the run match too, unless `created_from` leaves them out.
+    /// A bulk run after which events failed again. A letter matches if the run replayed another letter of the
+    /// same event, but not this letter. The run is the [`Attribution::run_id`](crate::Attribution::run_id) of the replay.
+    /// Letters of the event from before the run match too, unless `created_from` leaves them out.
     pub failed_again_in_run: Option<Uuid>,
     /// The bulk run that resolved the letter ([`Attribution::run_id`](crate::Attribution::run_id)), if nobody changed its
     /// resolution since. A scan limit does not apply, because an index finds the letters of a run.

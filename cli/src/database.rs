@@ -56,7 +56,7 @@ const PARAMETERS: [&str; 18] = [
 ];
 
 /// If several processes turn on WAL mode for a new file at the same time, SQLite returns "busy" at once to all but one,
-/// without the busy timeout. For so long after the first attempt, another one follows.
+/// without the busy timeout. The command tries again until this much time has passed since its first attempt.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 

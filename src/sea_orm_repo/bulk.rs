@@ -62,7 +62,8 @@ pub(super) struct Picked {
     pub(super) places: Vec<Place>,
     /// Whether there may be more letters behind these.
     pub(super) more: bool,
-    /// Whether another transaction has locked letters before the last of these, or behind it if there are no more.
+    /// Whether letters that another transaction has locked were skipped before the last of these. If there are fewer than
+    /// the limit, skipped letters behind it count too.
     pub(super) skipped: bool,
 }
 
@@ -140,8 +141,8 @@ impl<'a> Bulk<'a> {
         // SQLite would otherwise find closed rows by their creation time, and sort all of them.
         let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { likely(time) } else { time };
         let [from, before] = is_resolved_within(&filter);
-        // PostgreSQL reads these rows in the order of the index of runs. If the run id were equal to a value, it would
-        // be no part of the order, and the primary key would have that order too.
+        // PostgreSQL reads these rows in the order of the index of runs. With `run_id = $1` it would drop the run id from
+        // the sort keys. The primary key has the remaining order too, and could be chosen. BETWEEN prevents this.
         let is_of_run = filter.run_id.map(|run_id| COLUMN.run_id.between(run_id, run_id));
         let all = is_of_app(self.app_id, &filter, self.dialect).add_option(is_of_run);
         let matching = narrow(all, &filter, self.dialect)

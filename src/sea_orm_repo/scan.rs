@@ -105,7 +105,7 @@ impl<'a> Matching<'a> {
         }
     }
 
-    /// Returns the condition by which a row that was found in another way is a matching row.
+    /// Returns the condition of a matching row, for a query that selects its rows in another way.
     pub(super) fn condition(&self) -> Condition {
         let condition = self.bounds().add_option(is_of_state(self.filter.effective_state()));
         self.narrow(condition)
