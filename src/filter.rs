@@ -58,7 +58,8 @@ pub struct DeadLetterFilter {
     /// Letters of the event from before the run match too, unless `created_from` leaves them out.
     pub failed_again_in_run: Option<Uuid>,
     /// The bulk run that resolved the letter ([`Attribution::run_id`](crate::Attribution::run_id)), if nobody changed its
-    /// resolution since. A scan limit does not apply, because an index finds the letters of a run.
+    /// resolution since. A scan limit does not apply, because an index finds the letters of a run. A call reads all of
+    /// them, and a page sorts them.
     pub run_id: Option<Uuid>,
     /// Who resolved the letter, exactly.
     pub resolved_by: Option<String>,

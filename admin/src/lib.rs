@@ -203,7 +203,8 @@ impl Admin {
     /// request is audited.
     ///
     /// The values are named by JSON pointers (RFC 6901) in which `*` matches any key or index: `/lines/*/card`. A
-    /// payload that cannot be parsed is withheld as a whole, and so is a payload over 1 MB.
+    /// payload that cannot be parsed is withheld as a whole, and so is a payload over 1 MB. A text that a pointer leads into
+    /// is redacted, because it may be JSON itself.
     ///
     /// # Errors
     ///

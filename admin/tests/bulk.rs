@@ -38,6 +38,7 @@ on_every_backend! {
     a_preview_and_its_run_are_about_one_group,
     closed_letters_and_failed_handlers_are_told_apart,
     a_run_is_undone_by_its_id_and_changes_since_stay,
+    a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit,
     replayed_letters_are_reopened_only_by_their_resolution,
     a_token_is_good_for_its_operator_and_app_alone,
     a_token_of_20_minutes_ago_is_expired,
@@ -367,6 +368,30 @@ async fn a_run_is_undone_by_its_id_and_changes_since_stay(world: World) {
     assert_eq!((&undone["done"], &undone["changed_by_others"]), (&json!(2), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [None, by_script, None]);
     assert_eq!(preview(&client, &world, "reopened", of_run).await["count"], 0);
+}
+
+async fn a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit(world: World) {
+    let ids = world.repo.insert_many(vec![letter(world.app); 2_100]).await.unwrap();
+    let client = world.client();
+    let mut ignored = preview(&client, &world, "ignored", json!({})).await;
+    for _ in 0..3 {
+        ignored = run(&client, &world, &ignored, Some(1_000)).await;
+    }
+    assert_eq!((&ignored["done_so_far"], &ignored["more"]), (&json!(2_100), &json!(false)));
+    // Letters that were closed later lie before the run's in every scan.
+    let later = world.repo.insert_many(vec![letter(world.app); 20]).await.unwrap();
+    for id in &later {
+        world.repo.resolve(*id, "ignored").await.unwrap();
+    }
+    let client = Client::from(world.admin_of(Operator::full("ada").scan_limit(10)));
+    let mut undo = preview(&client, &world, "reopened", json!({ "run_id": ignored["run_id"] })).await;
+    assert_eq!((&undo["count"], &undo["capped"]), (&json!(2_100), &json!(false)));
+    for _ in 0..3 {
+        undo = run(&client, &world, &undo, Some(1_000)).await;
+    }
+    assert_eq!((&undo["done_so_far"], &undo["changed_by_others"]), (&json!(2_100), &json!(0)));
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 2_100);
+    assert_eq!(world.row(ids[0]).await.resolution, None);
 }
 
 async fn replayed_letters_are_reopened_only_by_their_resolution(world: World) {

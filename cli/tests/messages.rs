@@ -26,7 +26,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("append to the URL: ?options=-csearch_path%3D", "usage.rs: PostgreSQL refuses it"),
     ("this build of the tool has no driver for", "a build without a driver"),
     ("build it with the features", "a build without a driver"),
-    ("is it PgBouncer? Connect to the server directly", "PgBouncer answers 08P01"),
+    ("is it PgBouncer? Connect to the server directly", "PgBouncer returns 08P01"),
     ("the server refuses the connection or does not respond within 5 seconds", "it takes 5 seconds"),
 ];
 

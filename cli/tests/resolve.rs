@@ -168,7 +168,8 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
 }
 
 async fn a_run_is_undone_by_the_printed_command(store: Store) {
-    store.import(3, 1).await;
+    // More than two batches.
+    store.import(2_100, 1).await;
     let ran = store.run("resolve --app {app} --matching --yes");
     let undo = ran
         .err
@@ -178,7 +179,7 @@ async fn a_run_is_undone_by_the_printed_command(store: Store) {
     let own = store.letter("orders", "a").await;
     store.repo.resolve(own, "ignored").await.unwrap();
     store.run(undo).fails(2, "hint: --yes");
-    assert_eq!(store.run(&format!("{undo} --yes")).lines(), [["3"]]);
+    assert_eq!(store.run(&format!("{undo} --yes")).lines(), [["2100"]]);
     assert_eq!(store.repo.get(own).await.unwrap().unwrap().resolution, Some(Resolution::Ignored));
     assert_eq!(store.run(&format!("{undo} --yes")).lines(), [["0"]]);
 }

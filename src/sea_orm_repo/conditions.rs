@@ -4,13 +4,17 @@ use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition,
-    sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, FunctionCall, Query, SelectStatement, Value},
+    sea_query::{
+        ArrayType, Asterisk, CaseStatement, Expr, ExprTrait, Func, FunctionCall, Order, Query,
+        SelectStatement, Value,
+    },
 };
 use uuid::Uuid;
 
 use super::{
     convert,
     dialect::{Dialect, likely},
+    hidden_limits::shown,
     in_range,
 };
 use crate::{
@@ -99,21 +103,30 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
 /// Returns the condition of a letter whose metadata has this text as the value of this key. If the stored JSON has the
 /// key twice, the last one counts, as for serde_json.
 fn is_metadata(key: &str, value: &str, dialect: Dialect) -> Expr {
-    let condition = match dialect {
+    let [key, value] = [key, value].map(|text| convert::without_nul(text.to_owned()));
+    let constant = |text: &str| Expr::Constant(text.into());
+    let stored = || Column::Metadata.into_expr();
+    if dialect != Dialect::Sqlite {
         // Unlike jsonb, json parses no number, and no number of another writer is too large for it.
-        Dialect::Postgres | Dialect::Sharded => {
-            "json_typeof(json_extract_path(dead_letters.metadata::json, $1)) = 'string' \
-             AND json_extract_path_text(dead_letters.metadata::json, $1) = $2"
-        }
-        // Without a path the key needs no quotes.
-        Dialect::Sqlite => {
-            "(SELECT CASE field.type WHEN 'text' THEN field.atom END \
-             FROM json_each(CASE WHEN json_valid(dead_letters.metadata) THEN dead_letters.metadata END) AS field \
-             WHERE field.key = ? ORDER BY field.id DESC LIMIT 1) = ?"
-        }
-    };
-    let texts = [key, value].map(|text| convert::without_nul(text.to_owned()));
-    Expr::cust_with_values(condition, texts)
+        let field = |function| Func::cust(function).arg(stored().cast_as("json")).arg(key.clone());
+        let kind = Func::cust("json_typeof").arg(field("json_extract_path"));
+        let is_text = Expr::from(kind).eq(constant("string"));
+        return is_text.and(Expr::from(field("json_extract_path_text")).eq(value));
+    }
+    // Without a path the key needs no quotes.
+    const FIELD: &str = "field";
+    let valid = CaseStatement::new().case(Expr::from(Func::cust("json_valid").arg(stored())), stored());
+    let fields = Func::cust("json_each").arg(Expr::Case(Box::new(valid)));
+    let is_text = Expr::col((FIELD, "type")).eq(constant("text"));
+    let text = CaseStatement::new().case(is_text, Expr::col((FIELD, "atom")));
+    let last = Query::select()
+        .expr(Expr::Case(Box::new(text)))
+        .from_function(fields, FIELD)
+        .and_where(Expr::col((FIELD, "key")).eq(key))
+        .order_by((FIELD, "id"), Order::Desc)
+        .limit(shown(1))
+        .take();
+    Expr::from(last).eq(value)
 }
 
 /// Returns the condition in a form that no index serves, and that is false instead of NULL.

@@ -26,7 +26,7 @@ on_every_backend! {
 async fn a_services_own_columns_change_no_call_whatever_their_names(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    let before = answers(&repo).await;
+    let before = results(&repo).await;
     let mut names: BTreeSet<_> =
         recorded.take().iter().flat_map(|statement| names_in(&statement.sql)).collect();
     for column in Column::iter() {
@@ -38,7 +38,7 @@ async fn a_services_own_columns_change_no_call_whatever_their_names(db: TestDb) 
     for name in &names {
         db.execute(&format!("ALTER TABLE dead_letters ADD COLUMN \"{name}\" text")).await;
     }
-    let after = answers(&repo).await;
+    let after = results(&repo).await;
     for (before, after) in before.iter().zip(&after) {
         assert_eq!(before, after, "with the columns {names:?}");
     }
@@ -69,25 +69,25 @@ fn names_in(sql: &str) -> Vec<String> {
 }
 
 /// Returns the result of each call on the same letters, and deletes the letters afterwards.
-async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
+async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     let app = AppId::from(Uuid::from_u128(7));
     let (max, until) = (DateTime::<Utc>::MAX_UTC, ten_oclock() + Duration::minutes(10));
-    let mut answers = Answers(Vec::new());
+    let mut results = Results(Vec::new());
     let letters: Vec<_> = (0..12).map(|n| of_number(app, n)).collect();
     for _ in 0..2 {
-        answers.of("import", repo.import(&letters).await);
+        results.of("import", repo.import(&letters).await);
     }
     let id = letters[0].id;
 
-    answers.of("get", repo.get(id).await);
-    answers.of("get_for_app", repo.get_for_app(app, id).await);
-    answers.of("summary", repo.summary(app, id).await);
-    answers.of("payload_text", repo.payload_text(app, id, 0..5).await);
-    answers.of("error_text", repo.error_text(app, id, 0..5).await);
-    answers.of("metadata", repo.metadata(app, id).await);
-    answers.of("unresolved_count", repo.unresolved_count(app).await);
+    results.of("get", repo.get(id).await);
+    results.of("get_for_app", repo.get_for_app(app, id).await);
+    results.of("summary", repo.summary(app, id).await);
+    results.of("payload_text", repo.payload_text(app, id, 0..5).await);
+    results.of("error_text", repo.error_text(app, id, 0..5).await);
+    results.of("metadata", repo.metadata(app, id).await);
+    results.of("unresolved_count", repo.unresolved_count(app).await);
     for (unresolved_only, offset) in [(true, 0), (true, 2), (false, 0), (false, 2)] {
-        answers.of("list_for_app", repo.list_for_app(app, unresolved_only, 3, offset).await);
+        results.of("list_for_app", repo.list_for_app(app, unresolved_only, 3, offset).await);
     }
     let timeline = Buckets::new(ten_oclock()..until, 3);
     for &state in DeadLetterState::ALL {
@@ -100,50 +100,50 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
                 let page = PageRequest::default().size(4).scan_limit(scan);
                 let list = repo.list(app, &filter, &page).await.unwrap();
                 let page = page.after(list.next);
-                answers.of("list", Ok(list));
-                answers.of("list", repo.list(app, &filter, &page).await);
-                answers.of("export", repo.export(app, &filter, &page).await);
+                results.of("list", Ok(list));
+                results.of("list", repo.list(app, &filter, &page).await);
+                results.of("export", repo.export(app, &filter, &page).await);
                 let count =
                     repo.count(app, &filter, &CountRequest::default().cap(5).scan_limit(scan)).await.unwrap();
-                answers.of("count", Ok((count.matching.count, count.matching.capped, count.scanned_back_to)));
-                answers.of(
+                results.of("count", Ok((count.matching.count, count.matching.capped, count.scanned_back_to)));
+                results.of(
                     "timeline",
                     repo.timeline(app, &filter, &TimelineRequest::from(timeline).scan_limit(scan)).await,
                 );
                 for timeline in [None, Some(timeline)] {
                     let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
-                    answers.of("error_groups", repo.error_groups(app, &filter, &request).await);
+                    results.of("error_groups", repo.error_groups(app, &filter, &request).await);
                 }
             }
         }
     }
     let backlogs = BacklogRequest::default().limit(10).cap(3);
     for backlogs in [backlogs.clone().among([app]), backlogs] {
-        answers.of("backlogs", repo.backlogs(&backlogs).await);
+        results.of("backlogs", repo.backlogs(&backlogs).await);
     }
     for cap in [None, Some(3)] {
-        answers.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
+        results.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
     }
-    answers.of("times_replayed", repo.times_replayed(app, &[letters[3].original_event_id]).await);
+    results.of("times_replayed", repo.times_replayed(app, &[letters[3].original_event_id]).await);
     for (scope, due) in sweeps(app) {
         for &state in DeadLetterState::ALL {
             let count = repo.count_due(&scope, due, state, 5).await.unwrap();
-            answers.of("count_due", Ok((count.count, count.capped)));
+            results.of("count_due", Ok((count.count, count.capped)));
         }
     }
 
-    answers.of(
+    results.of(
         "resolve_once",
         repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(|row| row.id),
     );
-    answers.of("reopen", repo.reopen(app, id, &Attribution::default()).await);
-    answers.of("resolve", repo.resolve(id, "handler_failed").await);
+    results.of("reopen", repo.reopen(app, id, &Attribution::default()).await);
+    results.of("resolve", repo.resolve(id, "handler_failed").await);
     let open = DeadLetterFilter::default().state(DeadLetterState::Open).created_before(until);
     let replayed = repo
         .replay_with(app, id, &Attribution::default(), async |_, row| Ok::<_, DeadLetterRepoError>(row.id))
         .await;
-    answers.of("replay", replayed);
-    answers.of(
+    results.of("replay", replayed);
+    results.of(
         "resolve_matching",
         repo.resolve_matching(app, &open, Resolution::Ignored, &Attribution::default(), 2).await,
     );
@@ -152,25 +152,25 @@ async fn answers(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
             Ok::<_, DeadLetterRepoError>(())
         })
         .await;
-    answers.of("replay_matching", replayed);
+    results.of("replay_matching", replayed);
     // All of them are stale.
-    answers.of("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default()).await);
+    results.of("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default()).await);
     for (scope, due) in sweeps(app) {
         let swept = repo.sweep(&scope, due, None, 1).await.unwrap();
-        answers.of("sweep", Ok((swept.deleted, swept.next)));
+        results.of("sweep", Ok((swept.deleted, swept.next)));
         let swept = repo.sweep_into(&scope, due, None, 1, &Nowhere).await.unwrap();
-        answers.of("sweep_into", Ok((swept.deleted, swept.next)));
+        results.of("sweep_into", Ok((swept.deleted, swept.next)));
     }
-    answers.of("insert", repo.insert(letter(app)).await.map(drop));
-    answers.of("insert_many", repo.insert_many(vec![letter(app); 3]).await.map(|ids| ids.len()));
-    answers.of("bury", repo.bury_with(letter(app), async |_| Ok(1)).await.map(drop));
-    answers.of("gc", repo.gc(max, 100).await);
-    answers.0
+    results.of("insert", repo.insert(letter(app)).await.map(drop));
+    results.of("insert_many", repo.insert_many(vec![letter(app); 3]).await.map(|ids| ids.len()));
+    results.of("bury", repo.bury_with(letter(app), async |_| Ok(1)).await.map(drop));
+    results.of("gc", repo.gc(max, 100).await);
+    results.0
 }
 
-struct Answers(Vec<String>);
+struct Results(Vec<String>);
 
-impl Answers {
+impl Results {
     fn of(&mut self, call: &str, answer: Result<impl Serialize, DeadLetterRepoError>) {
         let answer = answer.unwrap_or_else(|error| panic!("{call}: {error}"));
         self.0.push(format!("{call}: {}", serde_json::to_string(&answer).unwrap()));

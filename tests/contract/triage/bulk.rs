@@ -42,9 +42,9 @@ async fn the_oldest_are_resolved_up_to_the_limit_and_more_is_said(db: TestDb) {
     // Age and id now differ in order.
     db.set_created_at(stored[6], ten_oclock() - Duration::minutes(1)).await;
     stored.rotate_right(1);
-    for (settled, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
+    for (changed, more) in [(&stored[..3], true), (&stored[3..6], true), (&stored[6..], false), (&[], false)]
     {
-        assert_eq!(resolve_them(&db, app, &all(), 3).await, resolved(settled, more, false));
+        assert_eq!(resolve_them(&db, app, &all(), 3).await, resolved(changed, more, false));
     }
     let row = db.repo().get(stored[0]).await.unwrap().unwrap();
     assert_eq!(
@@ -93,10 +93,10 @@ async fn a_handler_that_failed_is_not_resolved_so_again(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 3).await;
     let open = all().state(DeadLetterState::Open);
-    for (settled, more) in [(&stored[..2], true), (&stored[2..], false), (&[], false)] {
+    for (changed, more) in [(&stored[..2], true), (&stored[2..], false), (&[], false)] {
         let outcome =
             db.repo().resolve_matching(app, &open, Resolution::HandlerFailed, &seen(), 2).await.unwrap();
-        assert_eq!((outcome.ids.as_slice(), outcome.more), (settled, more));
+        assert_eq!((outcome.ids.as_slice(), outcome.more), (changed, more));
     }
     let resolved = all().state(DeadLetterState::Closed);
     assert_eq!(
@@ -147,16 +147,16 @@ async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
         }
         arrived
     });
-    let mut settled = Vec::new();
+    let mut changed = Vec::new();
     loop {
         let batch = resolve_them(&db, app, &filter, 10).await;
-        settled.extend(batch.ids);
+        changed.extend(batch.ids);
         if !batch.more {
             break;
         }
     }
     let arrived = arriving.await.unwrap();
-    assert_eq!(settled, old);
+    assert_eq!(changed, old);
     assert_eq!(resolve_them(&db, app, &filter, 1_000).await.ids, []);
     for id in arrived {
         assert_eq!(db.repo().get(id).await.unwrap().unwrap().resolution, None);
@@ -182,14 +182,14 @@ async fn replayed_rows_are_enqueued_in_the_same_transaction(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 5).await;
     let mut seen = Vec::new();
-    let settled: Result<_, DeadLetterRepoError> = db
+    let changed: Result<_, DeadLetterRepoError> = db
         .repo()
         .replay_matching_with(app, &all(), &Attribution::by("ada"), 3, async |txn, rows| {
             seen.extend(rows.iter().map(|row| (row.id, row.resolution.clone(), row.payload.clone())));
             enqueue_all(txn, rows).await
         })
         .await;
-    assert_eq!(settled.unwrap(), resolved(&stored[..3], true, false));
+    assert_eq!(changed.unwrap(), resolved(&stored[..3], true, false));
     let expected =
         stored[..3].iter().map(|&id| (id, Some("replayed".to_owned()), letter(app).payload.to_string()));
     assert!(expected.eq(seen));
@@ -216,11 +216,11 @@ async fn a_failing_enqueue_leaves_every_row_open(db: TestDb) {
 }
 
 async fn with_nothing_to_replay_nothing_is_run(db: TestDb) {
-    let settled: Result<_, DeadLetterRepoError> = db
+    let changed: Result<_, DeadLetterRepoError> = db
         .repo()
         .replay_matching_with(new_app(), &all(), &Attribution::default(), 10, async |_, _| panic!("run"))
         .await;
-    assert_eq!(settled.unwrap(), resolved(&[], false, false));
+    assert_eq!(changed.unwrap(), resolved(&[], false, false));
 }
 
 async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
@@ -252,10 +252,10 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
     let stored = rows(&db, app, 4).await;
     let txn = db.db.begin().await.unwrap();
     table::Entity::find_by_id(stored[0].into_inner()).lock_exclusive().one(&txn).await.unwrap().unwrap();
-    for (settled, more, skipped_locked) in
+    for (changed, more, skipped_locked) in
         [(&stored[1..3], true, false), (&stored[3..], false, true), (&[], false, true)]
     {
-        assert_eq!(resolve_them(&db, app, &all(), 2).await, resolved(settled, more, skipped_locked));
+        assert_eq!(resolve_them(&db, app, &all(), 2).await, resolved(changed, more, skipped_locked));
     }
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
@@ -263,8 +263,8 @@ async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
         .await;
     assert_eq!(replayed.unwrap(), resolved(&[], false, true));
     txn.rollback().await.unwrap();
-    let settled = resolved(&stored[..1], false, false);
-    assert_eq!(resolve_them(&db, app, &all(), 2).await, settled);
+    let changed = resolved(&stored[..1], false, false);
+    assert_eq!(resolve_them(&db, app, &all(), 2).await, changed);
 }
 
 /// As with gc: the plan is made while the table is empty.
@@ -288,7 +288,7 @@ async fn exactly_100_of_3000_are_resolved_under_a_stale_plan_on_postgres() {
     }
     let stored = db.repo().insert_many(vec![letter(app); 3_000]).await.unwrap();
     db.execute("UPDATE dead_letters SET created_at = '2026-03-01 10:00Z'").await;
-    let settled = repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 100).await.unwrap();
-    assert_eq!(settled, resolved(&stored[..100], true, false));
+    let changed = repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 100).await.unwrap();
+    assert_eq!(changed, resolved(&stored[..100], true, false));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
 }
