@@ -338,8 +338,8 @@ async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Dea
     Ok(filter)
 }
 
-/// Changes at most `limit` of a preview's letters, the oldest first, or those that were closed first. Without a limit, changes all of them, or as many as
-/// ten seconds allow.
+/// Changes at most `limit` of a preview's letters: the oldest first, or those that were closed first. Without a limit,
+/// changes all of them, or as many as ten seconds allow.
 pub(crate) async fn run(
     access: &AppAccess,
     token: &str,

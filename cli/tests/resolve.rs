@@ -216,6 +216,26 @@ async fn resolved_letters_are_reopened(store: Store) {
     assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 2);
     let other = Uuid::new_v4();
     assert_eq!(store.run(&format!("reopen {} --app {other}", ids[0])).code, 3);
+    // A letter whose handler failed is reopened beside a closed one.
+    store.repo.resolve(ids[0], "handler_failed").await.unwrap();
+    store.repo.resolve(ids[1], "ignored").await.unwrap();
+    assert_eq!(store.run(&format!("reopen {} {} --app {{app}}", ids[0], ids[1])).lines(), [["2"]]);
+    assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 2);
+}
+
+/// SQLite has no row locks: there the command waits for the other writer.
+#[tokio::test]
+async fn a_letter_that_is_locked_is_named_and_not_reopened_on_postgres() {
+    let store = Store::postgres().await;
+    let id = store.letter("orders", "a").await;
+    store.repo.resolve(id, "ignored").await.unwrap();
+    let txn = store.repo.pool().begin().await.unwrap();
+    txn.execute_unprepared("SELECT FROM dead_letters FOR UPDATE").await.unwrap();
+    let ran = store.run(&format!("reopen {id} --app {{app}}"));
+    assert_eq!((ran.code, &*ran.out), (1, "0\n"), "{ran:?}");
+    assert!(ran.err.contains("another transaction has locked the letter; try again"), "{ran:?}");
+    txn.rollback().await.unwrap();
+    assert_eq!(store.run(&format!("reopen {id} --app {{app}}")).lines(), [["1"]]);
 }
 
 #[tokio::test]

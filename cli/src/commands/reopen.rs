@@ -1,6 +1,6 @@
 use dead_letters::{
-    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterStore,
-    ReopenRequest, Resolution,
+    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore, ReopenRequest,
+    Resolution,
 };
 
 use super::{
@@ -63,26 +63,35 @@ impl Change for Reopening<'_> {
         tally: &mut Tally,
         stop: &Stop,
     ) -> Result<(), Failure> {
-        for &id in ids {
+        // The call itself leaves replayed letters out: one may be replayed between a look at it and the call.
+        let request = ReopenRequest::default().include_replayed(self.include_replayed);
+        for ids in ids.chunks(BATCH as usize) {
             if tally.stops(stop) {
                 break;
             }
-            if !self.include_replayed {
-                let letter = self.store.summary(app_id, id).await?;
-                if letter.is_some_and(|letter| letter.resolution == Some(Resolution::Replayed)) {
-                    tally.left(
-                        id,
-                        "the letter was replayed; to reopen it nevertheless, pass --include-replayed",
-                    );
-                    continue;
-                }
+            let these = DeadLetterFilter::default().ids(ids);
+            let mut reopened = Vec::new();
+            for filter in [these.clone(), these.resolution(Resolution::HandlerFailed)] {
+                let changed =
+                    self.store.reopen_matching(app_id, &filter, &Attribution::default(), &request).await?;
+                tally.done += changed.ids.len() as u64;
+                reopened.extend(changed.ids);
             }
-            match self.store.reopen(app_id, id, &Attribution::default()).await {
-                Ok(()) => tally.done += 1,
-                Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
-                // The letter already has the state that the caller wants.
-                Err(DeadLetterRepoError::NotResolved(_)) => say!("{id}: the letter is unresolved already"),
-                Err(error) => return Err(error.into()),
+            for &id in ids.iter().filter(|id| !reopened.contains(id)) {
+                match self.store.summary(app_id, id).await? {
+                    None => tally.missing(id),
+                    // The letter already has the state that the caller wants.
+                    Some(letter) if letter.resolved_at.is_none() => {
+                        say!("{id}: the letter is unresolved already");
+                    }
+                    Some(letter) if letter.resolution == Some(Resolution::Replayed) => {
+                        tally.left(
+                            id,
+                            "the letter was replayed; to reopen it nevertheless, pass --include-replayed",
+                        );
+                    }
+                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
+                }
             }
         }
         Ok(())
