@@ -118,6 +118,15 @@ pub enum DeadLetterRepoError {
         /// The kind of its payload.
         kind: PayloadKind,
     },
+    /// The letter's content was erased, so there is no event to replay.
+    #[error("the content of the dead letter {0} was erased: it can be resolved, and not replayed")]
+    Erased(DeadLetterId),
+    /// An edited payload can't be replayed.
+    #[error("the edited payload must be {requirement}")]
+    InvalidPayload {
+        /// What it must be.
+        requirement: &'static str,
+    },
     /// The letter to reopen is unresolved already.
     #[error("the dead letter {0} is unresolved: only a resolved one can be reopened")]
     NotResolved(DeadLetterId),
@@ -237,6 +246,7 @@ impl DeadLetterRepoError {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyResolved { .. }
             | Self::PayloadNotWhole { .. }
+            | Self::Erased(_)
             | Self::NotResolved(_)
             | Self::EventNotTaken { taken: 0 } => ErrorKind::Conflict,
             Self::InvalidResolution(_)
@@ -250,6 +260,7 @@ impl DeadLetterRepoError {
             | Self::InvalidCursor
             | Self::NotStorable { .. }
             | Self::PayloadTooLarge { .. }
+            | Self::InvalidPayload { .. }
             | Self::MetadataTooLarge { .. }
             | Self::TooLargeForTransaction { .. }
             | Self::TimeOutOfRange { .. } => ErrorKind::Invalid,

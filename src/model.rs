@@ -1,6 +1,6 @@
 //! The letters that go into the store and come out of it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, mem, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -303,9 +303,13 @@ pub struct StoredLetter {
     /// `None` as `json` if the text is JSON, and as `text` if it is not.
     #[serde(default)]
     pub payload_kind: Option<String>,
-    /// The payload that was put back into the outbox, if a person edited it.
+    /// The payload that the last replay put back, if it was [edited](crate::DeadLetterReplay::replay_edited).
     #[serde(default)]
     pub replayed_payload: Option<String>,
+    /// The letter's own payload, where `payload` is an edited one that a [`Requeue`](crate::Requeue) puts back. It is
+    /// `None` in every other letter, and is not serialized.
+    #[serde(skip)]
+    pub original_payload: Option<String>,
     /// The service's data about the event: the text of a JSON object, of 16 KB at most.
     #[serde(default)]
     pub metadata: Option<String>,
@@ -340,6 +344,17 @@ pub struct StoredLetter {
     pub erased_at: Option<DateTime<Utc>>,
 }
 
+impl StoredLetter {
+    /// Returns the letter as a [`Requeue`](crate::Requeue) receives it if its payload was edited.
+    pub(crate) fn with_edited_payload(mut self) -> Self {
+        if let Some(edited) = self.replayed_payload.clone() {
+            self.original_payload = Some(mem::replace(&mut self.payload, edited));
+            self.payload_kind = Some(PayloadKind::Json.as_str().to_owned());
+        }
+        self
+    }
+}
+
 /// An export without a version was made under version 1 of the rules.
 fn first_signature_version() -> i16 {
     1
@@ -349,8 +364,8 @@ debug_without_content! {
     StoredLetter {
         id, app_id, original_event_id, trigger_id, script_id, attempt_count, first_attempt_at, last_attempt_at,
         created_at, resolved_at, signature_version, run_id, erased_at;
-        source, op, payload, payload_kind, replayed_payload, metadata, last_error, resolution, resolved_by,
-        resolution_note, error_signature,
+        source, op, payload, payload_kind, replayed_payload, original_payload, metadata, last_error, resolution,
+        resolved_by, resolution_note, error_signature,
     }
 }
 

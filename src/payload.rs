@@ -39,6 +39,23 @@ pub(crate) fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
+/// Returns whether a text that is JSON nests too deep for serde_json to read back.
+pub(crate) fn text_nests_too_deep(json: &str) -> bool {
+    let (mut depth, mut is_string, mut is_escaped) = (0_usize, false, false);
+    json.bytes().any(|byte| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_string = !is_string,
+            _ if is_string => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_PAYLOAD_DEPTH
+    })
+}
+
 /// Returns the JSON text of a payload, or `None` if the payload nests too deep.
 ///
 /// The check runs while the text is written, because a check beforehand would slow down every insert.
@@ -171,6 +188,10 @@ mod tests {
             Some(deepest)
         );
         let too_deep = nest(100_000);
+        assert!(!text_nests_too_deep(&to_text(nest(MAX_PAYLOAD_DEPTH - 1))));
+        assert!(text_nests_too_deep(&to_text(nest(MAX_PAYLOAD_DEPTH))));
+        let brackets = format!(r#"["\\", "\"{}", "{{"]"#, "[".repeat(200));
+        assert!(is_json(&brackets) && !text_nests_too_deep(&brackets));
         assert_eq!([to_readable_text(&nest(MAX_PAYLOAD_DEPTH)), to_readable_text(&too_deep)], [None, None]);
         dismantle(too_deep);
     }

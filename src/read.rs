@@ -143,6 +143,16 @@ pub trait DeadLetterRead: Send + Sync {
         characters: Range<u64>,
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
+    /// Returns the [edited payload](crate::StoredLetter::replayed_payload) that the last replay of the letter put back,
+    /// whole or in part, as [`payload_text`](Self::payload_text) does. Returns `None` if the app has no letter with this
+    /// id, or if its last replay put back its own payload.
+    async fn replayed_payload_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError>;
+
     /// Returns one letter's `last_error`, whole or in part, as [`payload_text`](Self::payload_text) does.
     ///
     /// # Examples

@@ -66,6 +66,8 @@ pub trait Requeue: Send + Sync {
     /// The letters belong to one app, and are sorted oldest first. There is at least one. They are as they are
     /// stored: [`payload`](StoredLetter::payload) is the text that the dispatcher passed, with its numbers, spaces
     /// and order of fields. Put that text back, rather than a [`Value`](serde_json::Value) that was parsed from it.
+    /// If somebody [edited](DeadLetterReplay::replay_edited) the payload, it is the edited text, and
+    /// [`original_payload`](StoredLetter::original_payload) is the letter's own.
     ///
     /// An event keeps its identity if it goes back under the letter's
     /// [`original_event_id`](StoredLetter::original_event_id). If it fails again, both letters can be found by that
@@ -206,6 +208,61 @@ pub trait DeadLetterReplay: Send + Sync {
         &self,
         app_id: AppId,
         id: DeadLetterId,
+        attribution: &Attribution,
+    ) -> Result<DeadLetterRow, DeadLetterRepoError>;
+
+    /// Replays the letter with this payload instead of its own, if the letter is open, and returns the resolved letter.
+    ///
+    /// The service's [`Requeue`] receives the edited text as the letter's [`payload`](StoredLetter::payload). The letter
+    /// keeps its own payload, and records the edited one as [`replayed_payload`](StoredLetter::replayed_payload) until
+    /// its next replay. The edited text goes back as it is passed, byte for byte. A letter whose own payload is truncated
+    /// or not JSON can be replayed in this way.
+    ///
+    /// The call is atomic, as [`replay`](Self::replay) is.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`replay`](Self::replay), except for `PayloadNotWhole`, and:
+    ///
+    /// - [`InvalidPayload`](DeadLetterRepoError::InvalidPayload) if the text is not JSON, or nests deeper than 127 levels,
+    ///   and [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if it is larger than the repo's cap. Nothing was
+    ///   sent to the database;
+    /// - [`Erased`](DeadLetterRepoError::Erased) if the letter's content was erased.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterRead, DeadLetterRepo, testing};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         letters: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         assert!(letters[0].original_payload.is_some());
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// let edited = r#"{ "order": 4712 }"#;
+    /// repo.replayer(Outbox).replay_edited(app, id, edited, &Attribution::by("ada")).await?;
+    /// assert_eq!(repo.replayed_payload_text(app, id, 0..u64::MAX).await?.as_deref(), Some(edited));
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn replay_edited(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        payload: &str,
         attribution: &Attribution,
     ) -> Result<DeadLetterRow, DeadLetterRepoError>;
 

@@ -34,6 +34,9 @@ pub struct DeadLetterSummary {
     pub payload_bytes: u64,
     /// The kind of the payload's stored text. `None` is a kind that this version does not know.
     pub payload_kind: Option<PayloadKind>,
+    /// The size of the [edited payload](crate::StoredLetter::replayed_payload) that the last replay put back, in bytes.
+    /// `None` if it put back the letter's own.
+    pub replayed_payload_bytes: Option<u64>,
     /// How many attempts were made.
     pub attempt_count: u32,
     /// When the first attempt was made.
@@ -62,8 +65,8 @@ pub struct DeadLetterSummary {
 
 debug_without_content! {
     DeadLetterSummary {
-        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind, attempt_count,
-        first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution, run_id;
+        id, app_id, original_event_id, trigger_id, script_id, payload_bytes, payload_kind,
+        replayed_payload_bytes, attempt_count, first_attempt_at, last_attempt_at, group_key, created_at, resolved_at, resolution, run_id;
         source, op, error_excerpt, error_signature, resolved_by, resolution_note,
     }
 }

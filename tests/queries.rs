@@ -195,6 +195,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
     repo.payload_text(app, id, 0..100).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
+    repo.replayed_payload_text(app, id, 0..100).await.unwrap();
+    log.expect(KEY, InOrder, Some(1));
     repo.error_text(app, id, 0..100).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
     repo.metadata(app, id).await.unwrap();
@@ -627,6 +629,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.get_for_app(app, ids[0]).await.unwrap();
     repo.summary(app, ids[0]).await.unwrap();
     repo.payload_text(app, ids[0], 0..100).await.unwrap();
+    repo.replayed_payload_text(app, ids[0], 0..100).await.unwrap();
     repo.error_text(app, ids[0], 0..100).await.unwrap();
     repo.metadata(app, ids[0]).await.unwrap();
     repo.list_for_app(app, false, 50, 0).await.unwrap();

@@ -179,6 +179,7 @@ impl Given {
             Call::GetForApp => store.get_for_app(app, id).await.map(drop),
             Call::Summary => store.summary(app, id).await.map(drop),
             Call::PayloadText => store.payload_text(app, id, 0..1).await.map(drop),
+            Call::ReplayedPayloadText => store.replayed_payload_text(app, id, 0..1).await.map(drop),
             Call::ErrorText => store.error_text(app, id, 0..1).await.map(drop),
             Call::Metadata => store.metadata(app, id).await.map(drop),
             Call::List => store.list(app, &filter, &page).await.map(drop),
@@ -216,6 +217,7 @@ impl Given {
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
             Call::Bury => bury.bury(letter(app)).await.map(drop),
             Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
+            Call::ReplayEdited => replay.replay_edited(app, id, "1", &Attribution::default()).await.map(drop),
             Call::ReplayMatching => replay
                 .replay_matching(app, &filter, &Attribution::default(), &ReplayRequest::default())
                 .await

@@ -185,7 +185,9 @@ impl<'a> Bulk<'a> {
     /// Returns the UPDATE of the letters. The caller adds the condition.
     fn update(&self) -> UpdateMany<Entity> {
         match self.change {
-            Change::Resolve(resolution, attribution) => resolve_rows(self.dialect, resolution, attribution),
+            Change::Resolve(resolution, attribution) => {
+                resolve_rows(self.dialect, resolution.into(), attribution)
+            }
             Change::Reopen { .. } => reopen_rows(),
         }
     }

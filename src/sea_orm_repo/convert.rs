@@ -362,7 +362,7 @@ macro_rules! read_as_they_are {
     )+};
 }
 
-read_as_they_are!(i64, Option<i64>, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
+read_as_they_are!(i64, Option<i32>, Option<i64>, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
 
 by_position! {
     /// A whole row: all columns of the entity, in its order.
@@ -399,7 +399,7 @@ by_position! {
 by_position! {
     /// A part of a text.
     pub(super) struct TextPart {
-        pub(super) text: String,
+        pub(super) text: Option<String>,
     }
 }
 
@@ -424,6 +424,7 @@ impl From<Row> for StoredLetter {
             payload: row.payload.text,
             payload_kind,
             replayed_payload: row.replayed_payload,
+            original_payload: None,
             metadata: row.metadata,
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
@@ -535,6 +536,10 @@ by_position! {
         #[sea_orm(from_expr = r#"Expr::from(Func::cust("octet_length").arg(Column::Payload.into_expr()))"#)]
         payload_bytes: i32,
         payload_kind: String,
+        #[sea_orm(
+            from_expr = r#"Expr::from(Func::cust("octet_length").arg(Column::ReplayedPayload.into_expr()))"#
+        )]
+        replayed_payload_bytes: Option<i32>,
         attempt_count: i32,
         first_attempt_at: DateTimeWithTimeZone,
         last_attempt_at: DateTimeWithTimeZone,
@@ -631,6 +636,9 @@ impl From<Summary> for DeadLetterSummary {
             script_id: row.script_id.map(Into::into),
             payload_bytes: row.payload_bytes.try_into().unwrap_or_default(),
             payload_kind: to_payload_kind(&row.payload_kind),
+            replayed_payload_bytes: row
+                .replayed_payload_bytes
+                .map(|bytes| bytes.try_into().unwrap_or_default()),
             attempt_count: row.attempt_count.try_into().unwrap_or_default(),
             first_attempt_at: row.first_attempt_at.to_utc(),
             last_attempt_at: row.last_attempt_at.to_utc(),

@@ -56,7 +56,7 @@ pub(super) async fn summary<C: RepoConnection>(
     Ok(row.map(DeadLetterSummary::from))
 }
 
-/// Finds a range of characters of the column's text.
+/// Finds a range of characters of the column's text. A NULL is no text.
 pub(super) async fn text<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     column: Column,
@@ -70,7 +70,7 @@ pub(super) async fn text<C: RepoConnection>(
     let length = clamp(characters.end.saturating_sub(characters.start));
     let part = Func::cust("substr").args([column.into_expr(), first.into(), length.into()]);
     let text = Entity::find().select_only().expr(part).filter(is_row(app_id, id));
-    Ok(text.into_model::<convert::TextPart>().one(&repo.db).await?.map(|part| part.text))
+    Ok(text.into_model::<convert::TextPart>().one(&repo.db).await?.and_then(|part| part.text))
 }
 
 pub(super) async fn metadata<C: RepoConnection>(

@@ -17,7 +17,7 @@ use super::{
     bulk::{Bulk, Change, Picked},
     conditions::TRUNCATED,
     convert::Row,
-    resolve::resolve_once,
+    resolve::{Resolved, resolve_once},
     transaction,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     DeadLetterRepoError, DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue,
     Resolution, StoredLetter,
     observed::{Call, call, observed},
+    payload::{is_json, text_nests_too_deep},
 };
 
 /// The most failed letters of a call. To find one, a call needs a transaction for each halving of the batch.
@@ -88,7 +89,7 @@ impl SeaOrmDeadLetterRepo {
         let enqueue = async |txn: &DatabaseTransaction, row: Row| {
             enqueue(txn, row.into()).await.map_err(|error| by_closure(error, &mut own))
         };
-        let call = self.replay_row(app_id, id, attribution, enqueue);
+        let call = self.replay_row(app_id, id, None, attribution, enqueue);
         let outcome = observed(of_row(app_id, id), pin!(call), |_| 1).await;
         outcome.map_err(|error| own.unwrap_or_else(|| error.into()))
     }
@@ -195,6 +196,7 @@ impl SeaOrmDeadLetterRepo {
         &self,
         app_id: AppId,
         id: DeadLetterId,
+        edited: Option<&str>,
         attribution: &Attribution,
         enqueue: F,
     ) -> Result<T, DeadLetterRepoError>
@@ -203,10 +205,22 @@ impl SeaOrmDeadLetterRepo {
     {
         let work = async |txn: &DatabaseTransaction| {
             let repo = self.in_transaction(txn);
-            let row = resolve_once(&repo, app_id, id, Resolution::Replayed, attribution).await?;
+            let row = resolve_once(&repo, app_id, id, Resolved::replayed(edited), attribution).await?;
             enqueue(txn, row).await
         };
         transaction::run_checked(self.pool(), work).await
+    }
+
+    /// Returns an error if the text can't be the payload of an event.
+    fn check_edited(&self, payload: &str) -> Result<(), DeadLetterRepoError> {
+        let (bytes, invalid) =
+            (payload.len(), |requirement| DeadLetterRepoError::InvalidPayload { requirement });
+        match self.limits.payload_bytes {
+            Some(max) if bytes > max => Err(DeadLetterRepoError::PayloadTooLarge { index: 0, bytes, max }),
+            _ if !is_json(payload) => Err(invalid("JSON")),
+            _ if text_nests_too_deep(payload) => Err(invalid("nested at most 127 levels deep")),
+            _ => Ok(()),
+        }
     }
 
     /// Replays one batch, in one transaction. Also returns the letters that the batch picked, whatever the
@@ -260,8 +274,30 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
             self.requeue.requeue(txn, slice::from_ref(&letter)).await.map_err(by_service)?;
             Ok(DeadLetterRow::from(row))
         };
-        let call = self.repo.replay_row(app_id, id, attribution, enqueue);
+        let call = self.repo.replay_row(app_id, id, None, attribution, enqueue);
         observed(of_row(app_id, id), pin!(call), |_| 1).await
+    }
+
+    async fn replay_edited(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        payload: &str,
+        attribution: &Attribution,
+    ) -> Result<DeadLetterRow, DeadLetterRepoError> {
+        let enqueue = async |txn: &DatabaseTransaction, row: Row| {
+            if row.payload_kind() == PayloadKind::Erased.as_str() {
+                return Err(DeadLetterRepoError::Erased(id));
+            }
+            let letter = StoredLetter::from(row.clone()).with_edited_payload();
+            self.requeue.requeue(txn, slice::from_ref(&letter)).await.map_err(by_service)?;
+            Ok(DeadLetterRow::from(row))
+        };
+        let call = async {
+            self.repo.check_edited(payload)?;
+            self.repo.replay_row(app_id, id, Some(payload), attribution, enqueue).await
+        };
+        observed(call!("replay_edited", %app_id, %id), pin!(call), |_| 1).await
     }
 
     async fn replay_matching(

@@ -34,15 +34,21 @@ pub(super) async fn resolve<C: RepoConnection>(
     reason: &str,
 ) -> Result<(), DeadLetterRepoError> {
     static RESOLVE: CachedSql = CachedSql::new();
+    static REPLAY: CachedSql = CachedSql::new();
     let resolution: Resolution = reason.parse()?;
     let dialect = repo.dialect()?;
     if dialect == Dialect::Sharded {
         return resolve_where_it_is(repo, id, resolution).await;
     }
     let null = || Value::String(None);
-    let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None), id.into_inner().into()];
-    let update = RESOLVE.with(dialect, values, || {
-        resolve_rows(dialect, resolution, &Attribution::default())
+    let (cached, edited) = match resolution {
+        Resolution::Replayed => (&REPLAY, Some(null())),
+        _ => (&RESOLVE, None),
+    };
+    let values = [resolution.as_str().into(), null(), null(), Value::Uuid(None)];
+    let values = values.into_iter().chain(edited).chain([id.into_inner().into()]);
+    let update = cached.with(dialect, values, || {
+        resolve_rows(dialect, resolution.into(), &Attribution::default())
             .filter(COLUMN.id.eq(id.into_inner()))
             .into_query()
     });
@@ -59,7 +65,7 @@ async fn resolve_where_it_is<C: RepoConnection>(
     resolution: Resolution,
 ) -> Result<(), DeadLetterRepoError> {
     let app_id = app_of(repo, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
-    let resolved = resolve_rows(Dialect::Sharded, resolution, &Attribution::default())
+    let resolved = resolve_rows(Dialect::Sharded, resolution.into(), &Attribution::default())
         .filter(is_row(app_id, id))
         .exec(&repo.db)
         .await?;
@@ -73,12 +79,12 @@ pub(super) async fn resolve_once<C: RepoConnection, R: Returned>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     id: DeadLetterId,
-    resolution: Resolution,
+    resolved: Resolved<'_>,
     attribution: &Attribution,
 ) -> Result<R, DeadLetterRepoError> {
     let dialect = repo.dialect()?;
     for _ in 0..ATTEMPTS {
-        let mut update = resolve_rows(dialect, resolution, attribution)
+        let mut update = resolve_rows(dialect, resolved, attribution)
             .filter(is_row(app_id, id))
             .filter(is_open())
             .into_query();
@@ -164,19 +170,46 @@ pub(super) async fn reopen<C: RepoConnection>(
     Err(DbErr::RecordNotUpdated.into())
 }
 
+/// What becomes of letters that are resolved.
+#[derive(Clone, Copy)]
+pub(super) struct Resolved<'a> {
+    resolution: Resolution,
+    /// The payload that a replay puts back instead of the letter's own.
+    edited: Option<&'a str>,
+}
+
+impl<'a> Resolved<'a> {
+    /// Replayed, with this payload if there is one.
+    pub(super) fn replayed(edited: Option<&'a str>) -> Self {
+        Self { resolution: Resolution::Replayed, edited }
+    }
+}
+
+impl From<Resolution> for Resolved<'_> {
+    fn from(resolution: Resolution) -> Self {
+        Self { resolution, edited: None }
+    }
+}
+
 /// Returns the UPDATE that resolves letters at the database's time. The caller adds the condition.
+///
+/// Each replay replaces the edited payload of the one before. Other resolutions keep it.
 pub(super) fn resolve_rows(
     dialect: Dialect,
-    resolution: Resolution,
+    Resolved { resolution, edited }: Resolved<'_>,
     attribution: &Attribution,
 ) -> UpdateMany<Entity> {
     let text = |text: &Option<String>| Expr::from(text.clone().map(convert::without_nul));
-    Entity::update_many()
+    let update = Entity::update_many()
         .col_expr(Column::Resolution, resolution.as_str().into())
         .col_expr(Column::ResolvedAt, dialect.now())
         .col_expr(Column::ResolvedBy, text(&attribution.by))
         .col_expr(Column::ResolutionNote, text(&attribution.note))
-        .col_expr(Column::RunId, attribution.run_id.into())
+        .col_expr(Column::RunId, attribution.run_id.into());
+    match resolution {
+        Resolution::Replayed => update.col_expr(Column::ReplayedPayload, edited.map(str::to_owned).into()),
+        _ => update,
+    }
 }
 
 /// Returns the UPDATE that makes letters unresolved. The caller adds the condition.

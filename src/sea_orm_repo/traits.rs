@@ -98,6 +98,16 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
         observed(call!("payload_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
     }
 
+    async fn replayed_payload_text(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError> {
+        let text = get::text(self, Column::ReplayedPayload, app_id, id, characters);
+        observed(call!("replayed_payload_text", %app_id, %id), pin!(text), |text| text.is_some().into()).await
+    }
+
     async fn error_text(
         &self,
         app_id: AppId,
@@ -194,7 +204,8 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
     ) -> Result<DeadLetterSummary, DeadLetterRepoError> {
         let row = async {
-            let row = resolve::resolve_once::<_, Summary>(self, app_id, id, resolution, attribution).await?;
+            let resolved = resolution.into();
+            let row = resolve::resolve_once::<_, Summary>(self, app_id, id, resolved, attribution).await?;
             Ok(row.into())
         };
         observed(call!("resolve_once", %app_id, %id), pin!(row), |_| 1).await

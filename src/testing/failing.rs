@@ -207,6 +207,11 @@ calls! {
         GetForApp get_for_app(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterRow>;
         Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
         PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
+        ReplayedPayloadText replayed_payload_text(
+            app_id: AppId,
+            id: DeadLetterId,
+            characters: Range<u64>,
+        ) -> Option<String>;
         ErrorText error_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         Metadata metadata(app_id: AppId, id: DeadLetterId) -> Option<Map<String, Value>>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
@@ -271,6 +276,12 @@ calls! {
         Replay replay(
             app_id: AppId,
             id: DeadLetterId,
+            attribution: &Attribution,
+        ) -> DeadLetterRow;
+        ReplayEdited replay_edited(
+            app_id: AppId,
+            id: DeadLetterId,
+            payload: &str,
             attribution: &Attribution,
         ) -> DeadLetterRow;
         ReplayMatching replay_matching(

@@ -83,6 +83,7 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     results.of("get_for_app", repo.get_for_app(app, id).await);
     results.of("summary", repo.summary(app, id).await);
     results.of("payload_text", repo.payload_text(app, id, 0..5).await);
+    results.of("replayed_payload_text", repo.replayed_payload_text(app, id, 0..5).await);
     results.of("error_text", repo.error_text(app, id, 0..5).await);
     results.of("metadata", repo.metadata(app, id).await);
     results.of("unresolved_count", repo.unresolved_count(app).await);

@@ -196,6 +196,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("get_for_app", 1, repo.get_for_app(app, id)).await;
     calls.ok("summary", 1, repo.summary(app, id)).await;
     calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
+    calls.ok("replayed_payload_text", 0, repo.replayed_payload_text(app, id, 0..9)).await;
     calls.ok("error_text", 1, repo.error_text(app, id, 0..9)).await;
     calls.ok("metadata", 1, repo.metadata(app, id)).await;
     calls.ok("list", 6, repo.list(app, &open, &page)).await;
@@ -219,6 +220,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
         .ok("resolve_once", 1, repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
         .await;
     let row = calls.ok("replay", 1, replayer.replay(app, ids[0], &Attribution::default())).await;
+    calls.ok("reopen", 1, repo.reopen(app, id, &nobody)).await;
+    calls.ok("replay_edited", 1, replayer.replay_edited(app, id, "1", &nobody)).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
@@ -269,6 +272,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let nobody = Attribution::default();
     calls.answer("reopen_matching", repo.reopen_matching(app, &open, &nobody, &one)).await;
     calls.answer("reopen", repo.reopen(app, missing, &Attribution::default())).await;
+    calls.answer("replay_edited", replayer.replay_edited(app, missing, "1", &nobody)).await;
     calls.answer("replay", replayer.replay(app, missing, &Attribution::default())).await;
     calls
         .answer("replay_matching", replayer.replay_matching(app, &open, &Attribution::default(), &two()))
@@ -295,6 +299,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("get_for_app", repo.get_for_app(app, id)).await;
     calls.failed("summary", repo.summary(app, id)).await;
     calls.failed("payload_text", repo.payload_text(app, id, 0..9)).await;
+    calls.failed("replayed_payload_text", repo.replayed_payload_text(app, id, 0..9)).await;
     calls.failed("error_text", repo.error_text(app, id, 0..9)).await;
     calls.failed("metadata", repo.metadata(app, id)).await;
     calls.failed("list", repo.list(app, &open, &page)).await;
@@ -319,6 +324,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
+    calls.failed("replay_edited", replayer.replay_edited(app, id, "1", &Attribution::default())).await;
     calls.failed("replay", replayer.replay(app, id, &Attribution::default())).await;
     calls
         .failed("replay_matching", replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))

@@ -144,6 +144,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
         if let Ok(id) = inserted {
             repo.get(id).await.unwrap();
             repo.payload_text(app, id, 0..100).await.unwrap();
+            repo.replayed_payload_text(app, id, 0..100).await.unwrap();
             repo.error_text(app, id, 0..100).await.unwrap();
             repo.metadata(app, id).await.unwrap();
             repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap();

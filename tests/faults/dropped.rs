@@ -100,6 +100,7 @@ dropped! {
     export,
     summary,
     payload_text,
+    replayed_payload_text,
     error_text,
     metadata,
     count,
@@ -120,6 +121,7 @@ dropped! {
     replay,
     replay_matching,
     replay_by_a_replayer,
+    replay_edited,
     replay_matching_by_a_replayer,
     replay_matching_in_parts,
     import,
@@ -239,6 +241,10 @@ async fn payload_text(given: &Given) -> Outcome {
     given.repo.payload_text(given.app, given.open, 0..10).await.map(drop)
 }
 
+async fn replayed_payload_text(given: &Given) -> Outcome {
+    given.repo.replayed_payload_text(given.app, given.open, 0..10).await.map(drop)
+}
+
 async fn error_text(given: &Given) -> Outcome {
     given.repo.error_text(given.app, given.open, 0..10).await.map(drop)
 }
@@ -341,6 +347,11 @@ impl Requeue for Outbox {
 
 async fn replay_by_a_replayer(given: &Given) -> Outcome {
     given.repo.replayer(Outbox).replay(given.app, given.open, &Attribution::default()).await.map(drop)
+}
+
+async fn replay_edited(given: &Given) -> Outcome {
+    let replayer = given.repo.replayer(Outbox);
+    replayer.replay_edited(given.app, given.open, "1", &Attribution::default()).await.map(drop)
 }
 
 async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {

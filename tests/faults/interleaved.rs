@@ -143,6 +143,7 @@ calls! {
     get_for_app: get_for_app Atomic;
     summary: summary Atomic;
     payload_text: payload_text Atomic;
+    replayed_payload_text: replayed_payload_text Atomic;
     error_text: error_text Atomic;
     metadata: metadata Atomic;
     list: list Pages, list_with_a_scan Pages, list_of_closed_letters Pages;
@@ -165,6 +166,7 @@ calls! {
         sweep_into_of_all_apps_but_some Atomic;
     count_due: count_due Atomic;
     replay: replay Atomic, replay_of_a_closed_letter Atomic;
+    replay_edited: replay_edited Atomic;
     replay_matching: replay_matching Atomic, replay_matching_of_all Atomic;
     bury: bury Atomic;
     check_ready: check_ready Atomic;
@@ -268,6 +270,10 @@ async fn summary(given: Given) -> Shown {
 
 async fn payload_text(given: Given) -> Shown {
     show(given.repo.payload_text(given.app, given.id("b"), 0..10).await, Vec::from_iter)
+}
+
+async fn replayed_payload_text(given: Given) -> Shown {
+    show(given.repo.replayed_payload_text(given.app, given.id("b"), 0..10).await, Vec::from_iter)
 }
 
 async fn error_text(given: Given) -> Shown {
@@ -512,6 +518,11 @@ async fn count_due(given: Given) -> Shown {
 async fn replay(given: Given) -> Shown {
     let replayed = given.repo.replayer(KeyedOutbox).replay(given.app, given.id("b"), &by_the_call()).await;
     show(replayed, |row| of_row(Some(row)))
+}
+
+async fn replay_edited(given: Given) -> Shown {
+    let replayer = given.repo.replayer(KeyedOutbox);
+    show(replayer.replay_edited(given.app, given.id("b"), "1", &by_the_call()).await, |row| of_row(Some(row)))
 }
 
 async fn replay_of_a_closed_letter(given: Given) -> Shown {

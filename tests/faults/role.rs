@@ -215,6 +215,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     );
     assert!(repo.summary(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.payload_text(app_id, id, 0..1).await.unwrap().as_deref(), Some("{"));
+    assert_eq!(repo.replayed_payload_text(app_id, id, 0..1).await.unwrap(), None);
     assert!(repo.error_text(app_id, id, 0..1).await.unwrap().is_some());
     assert!(repo.metadata(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);

@@ -37,6 +37,7 @@ async fn a_row_comes_as_it_is_stored(db: TestDb) {
         payload: "{broken".to_owned(),
         payload_kind: Some("json".to_owned()),
         replayed_payload: None,
+        original_payload: None,
         metadata: None,
         attempt_count: 5,
         first_attempt_at: sent.first_attempt_at,

@@ -7,11 +7,12 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterTransfer, ErrorKind, PageRequest, ReplayRequest, Requeue, Resolution,
-    StoredLetter, testing::stored_letter,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterTransfer, ErrorKind, PageRequest, ReopenRequest,
+    ReplayRequest, Requeue, Resolution, StoredLetter, testing::stored_letter,
 };
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
+use uuid::Uuid;
 
 use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, seen, ten_oclock};
 use crate::database::TestDb;
@@ -32,6 +33,12 @@ on_every_backend! {
     what_a_requeue_answers_is_carried_and_nothing_is_replayed,
     a_requeue_may_answer_a_transient_error,
     a_requeue_that_passes_over_a_failed_statement_is_no_success,
+    an_edited_payload_goes_back_as_it_is_and_the_letter_keeps_its_own,
+    only_another_replay_replaces_the_edited_payload,
+    an_edit_that_is_no_json_too_deep_or_over_the_cap_sends_nothing,
+    a_truncated_letter_is_replayed_with_an_edit_and_neither_an_erased_nor_a_closed_one_is,
+    of_8_concurrent_edits_one_goes_back,
+    an_edit_whose_requeue_fails_leaves_no_trace,
 }
 
 async fn the_row_is_resolved_and_enqueued_and_the_closures_value_returned(db: TestDb) {
@@ -484,4 +491,147 @@ async fn a_requeue_that_passes_over_a_failed_statement_is_no_success(db: TestDb)
     }
     let (open, back) = (db.repo().unresolved_count(app).await.unwrap(), enqueued(&db).await.len());
     assert_eq!(open + back as i64, 1);
+}
+
+const EDITED: &str = r#"{ "b":1.10,  "a":1e999, "a":18446744073709551616 }"#;
+
+async fn stored(db: &TestDb, app: AppId) -> StoredLetter {
+    db.repo().export(app, &any(), &PageRequest::default()).await.unwrap().items.remove(0)
+}
+
+async fn edited_text(db: &TestDb, app: AppId, id: DeadLetterId) -> Option<String> {
+    db.repo().replayed_payload_text(app, id, 0..u64::MAX).await.unwrap()
+}
+
+async fn an_edited_payload_goes_back_as_it_is_and_the_letter_keeps_its_own(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let before = stored(&db, app).await;
+    assert_eq!(edited_text(&db, app, id).await, None);
+    let outbox = Outbox::new();
+    let replayer: Arc<dyn DeadLetterReplay> = db.repo().replayer(Arc::clone(&outbox));
+    let row = replayer.replay_edited(app, id, EDITED, &seen()).await.unwrap();
+    assert_eq!((row.id, row.payload, row.resolution), (id, letter(app).payload, Some(Resolution::Replayed)));
+
+    let handed = &outbox.handed()[0][0];
+    assert_eq!((handed.payload.as_str(), handed.original_payload.as_ref()), (EDITED, Some(&before.payload)));
+    assert_eq!(handed.payload_kind.as_deref(), Some("json"));
+    let after = stored(&db, app).await;
+    assert_eq!((after.payload, after.payload_kind), (before.payload, before.payload_kind));
+    assert_eq!((after.replayed_payload.as_deref(), after.original_payload), (Some(EDITED), None));
+    assert_eq!((after.resolved_by.as_deref(), after.resolution_note.as_deref()), (Some("ada"), Some("seen")));
+    let part = db.repo().replayed_payload_text(app, id, 2..5).await.unwrap();
+    assert_eq!(part.as_deref(), Some(&EDITED[2..5]));
+    let summary = db.repo().summary(app, id).await.unwrap().unwrap();
+    assert_eq!(summary.replayed_payload_bytes, Some(EDITED.len() as u64));
+    assert_eq!(edited_text(&db, new_app(), id).await, None);
+}
+
+async fn only_another_replay_replaces_the_edited_payload(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let repo = db.repo();
+    let replayer = repo.replayer(Outbox::new());
+    let edit = async |text: &str| {
+        repo.reopen(app, id, &seen()).await.ok();
+        replayer.replay_edited(app, id, text, &seen()).await.unwrap();
+        repo.reopen(app, id, &seen()).await.unwrap();
+        assert_eq!(edited_text(&db, app, id).await.as_deref(), Some(text));
+    };
+    edit("1").await;
+    edit("2").await;
+    repo.resolve_once(app, id, Resolution::Ignored, &seen()).await.unwrap();
+    repo.reopen(app, id, &seen()).await.unwrap();
+    repo.resolve_matching(app, &any().ids([id]), Resolution::HandledByScript, &seen(), 1).await.unwrap();
+    repo.resolve(id, "ignored").await.unwrap();
+    repo.reopen_matching(app, &any().ids([id]), &seen(), &ReopenRequest::default()).await.unwrap();
+    assert_eq!(edited_text(&db, app, id).await.as_deref(), Some("2"));
+
+    replayer.replay(app, id, &seen()).await.unwrap();
+    assert_eq!(edited_text(&db, app, id).await, None);
+    edit("3").await;
+    let these = any().ids([id]);
+    replayer.replay_matching(app, &these, &seen(), &ReplayRequest::default()).await.unwrap();
+    assert_eq!(edited_text(&db, app, id).await, None);
+    edit("4").await;
+    repo.resolve(id, "replayed").await.unwrap();
+    assert_eq!(edited_text(&db, app, id).await, None);
+    edit("5").await;
+    repo.resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap();
+    assert_eq!(edited_text(&db, app, id).await, None);
+}
+
+async fn an_edit_that_is_no_json_too_deep_or_over_the_cap_sends_nothing(db: TestDb) {
+    let (recording, recorded) = db.connect_recorded().await;
+    let replayer = db.repo_over(recording).max_payload_bytes(1_000).replayer(Outbox::new());
+    let deep = "[".repeat(128) + &"]".repeat(128);
+    for (text, message) in [
+        ("", "the edited payload must be JSON"),
+        ("{\"order\": }", "the edited payload must be JSON"),
+        ("{} {}", "the edited payload must be JSON"),
+        (&deep, "the edited payload must be nested at most 127 levels deep"),
+        (
+            &format!("\"{}\"", "x".repeat(999)),
+            "the payload of letter 0 must have at most 1000 bytes (got 1001): cut it, or raise `max_payload_bytes`",
+        ),
+    ] {
+        let error = replayer
+            .replay_edited(new_app(), DeadLetterId::from(Uuid::now_v7()), text, &seen())
+            .await
+            .unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.kind()), (message, ErrorKind::Invalid));
+    }
+    assert_eq!(recorded.take(), []);
+}
+
+async fn a_truncated_letter_is_replayed_with_an_edit_and_neither_an_erased_nor_a_closed_one_is(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let letters = ["truncated", "text", "erased"]
+        .map(|kind| StoredLetter { payload_kind: Some(kind.to_owned()), ..stored_letter(app, ten_oclock()) });
+    db.repo().import(&letters).await.unwrap();
+    let outbox = Outbox::new();
+    let replayer = db.repo().replayer(Arc::clone(&outbox));
+    let [truncated, text, erased] = letters.map(|letter| letter.id);
+    for id in [truncated, text] {
+        replayer.replay_edited(app, id, EDITED, &seen()).await.unwrap();
+        let again = replayer.replay_edited(app, id, "1", &seen()).await.unwrap_err();
+        assert!(matches!(again, DeadLetterRepoError::AlreadyResolved { .. }), "{again}");
+        assert_eq!(edited_text(&db, app, id).await.as_deref(), Some(EDITED));
+    }
+    let error = replayer.replay_edited(app, erased, EDITED, &seen()).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::Erased(id) if id == erased), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+    assert!(db.repo().summary(app, erased).await.unwrap().unwrap().is_open());
+    assert_eq!((outbox.handed().len(), edited_text(&db, app, erased).await), (2, None));
+    let unknown = replayer.replay_edited(new_app(), text, EDITED, &seen()).await.unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::NotFound, "{unknown}");
+}
+
+async fn of_8_concurrent_edits_one_goes_back(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let outbox = Outbox::new();
+    let replays = (0..8).map(|nth: u8| {
+        let replayer = db.repo().replayer(Arc::clone(&outbox));
+        tokio::spawn(async move { replayer.replay_edited(app, id, &nth.to_string(), &seen()).await })
+    });
+    let mut won = 0;
+    for replay in replays.collect::<Vec<_>>() {
+        won += u8::from(replay.await.unwrap().is_ok());
+    }
+    assert_eq!((won, enqueued(&db).await.len()), (1, 1));
+}
+
+async fn an_edit_whose_requeue_fails_leaves_no_trace(db: TestDb) {
+    let app = new_app();
+    let id = row_of(&db, letter(app)).await;
+    let before = stored(&db, app).await;
+    // There is no outbox.
+    let error = db.repo().replayer(Outbox::new()).replay_edited(app, id, EDITED, &seen()).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::Requeue(_)), "{error}");
+    assert_eq!(stored(&db, app).await, before);
 }
