@@ -253,9 +253,10 @@ impl Operator {
         Self { name: name.into(), apps: None, rights: BTreeSet::new(), scan_limit: SCAN_LIMIT }
     }
 
-    /// Returns an operator with every right, in all apps.
+    /// Returns an operator who may reveal, resolve and replay, in all apps. [`Right::Edit`] is a right of its own.
     pub fn full(name: impl Into<String>) -> Self {
-        Right::ALL.into_iter().fold(Self::reader(name), Self::with)
+        let rights = [Right::Payloads, Right::Resolve, Right::Replay];
+        rights.into_iter().fold(Self::reader(name), Self::with)
     }
 
     /// Adds a right.
@@ -265,8 +266,10 @@ impl Operator {
     /// ```
     /// use dead_letters_admin::{Operator, Right};
     ///
+    /// // Also edits a payload before a replay, which no operator may by default.
+    /// let operator = Operator::full("ada").with(Right::Edit);
     /// let all = Right::ALL.into_iter().fold(Operator::reader("ada"), Operator::with);
-    /// assert_eq!(all, Operator::full("ada"));
+    /// assert_eq!(operator, all);
     /// ```
     pub fn with(mut self, right: Right) -> Self {
         self.rights.insert(right);
@@ -341,17 +344,21 @@ pub enum Right {
     Resolve,
     /// Replays letters.
     Replay,
+    /// Edits a letter's payload before a replay. The operator also needs [`Replay`](Self::Replay), and
+    /// [`Payloads`](Self::Payloads) if the service redacts payloads. No operator has this right by default.
+    Edit,
 }
 
 impl Right {
     /// All rights.
-    pub const ALL: [Self; 3] = [Self::Payloads, Self::Resolve, Self::Replay];
+    pub const ALL: [Self; 4] = [Self::Payloads, Self::Resolve, Self::Replay, Self::Edit];
 
     fn lacking(self) -> &'static str {
         match self {
             Self::Payloads => "this operator may not see redacted fields",
             Self::Resolve => "this operator may not resolve or reopen letters",
             Self::Replay => "this operator may not replay letters",
+            Self::Edit => "this operator may not edit payloads",
         }
     }
 }
@@ -604,6 +611,17 @@ impl AppAccess {
 
     pub(crate) fn needs(&self, right: Right) -> Result<(), Problem> {
         if self.operator().may(right) { Ok(()) } else { Err(Problem::forbidden(right.lacking())) }
+    }
+
+    /// Returns whether the operator may replay letters with an edited payload.
+    pub(crate) fn may_edit(&self) -> bool {
+        self.may(Right::Replay) && self.needs_edit().is_ok()
+    }
+
+    /// An edited payload comes from the stored one, so whoever edits must be allowed to see it.
+    pub(crate) fn needs_edit(&self) -> Result<(), Problem> {
+        self.needs(Right::Edit)?;
+        if self.admin().redaction.is_empty() { Ok(()) } else { self.needs(Right::Payloads) }
     }
 
     /// Returns the service's replay if there is one and the operator has the right.

@@ -139,7 +139,10 @@ impl Target {
             (&Method::POST, ["letters", _, "resolve"]) => "resolve",
             (&Method::POST, ["letters", _, "replay"]) => "replay",
             (&Method::POST, ["letters", _, "reopen"]) => "reopen",
-            (&Method::POST, ["letters", _, "reveal"]) => "reveal",
+            (&Method::POST, ["letters", _, "edit"] | ["letters", _, "edit", _]) => "edit",
+            (&Method::POST, ["letters", _, "reveal"] | ["letters", _, "replayed-payload", "reveal"]) => {
+                "reveal"
+            }
             (&Method::POST, ["bulk", "preview"]) => "preview",
             (&Method::POST, ["bulk", "run"]) => "run",
             (&Method::POST, ["bulk", "undo"]) => "undo",

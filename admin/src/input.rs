@@ -14,8 +14,9 @@ use crate::{State, access::AppAccess, metadata::check_filter, problem::Problem, 
 
 /// Longer fields are refused, because a search compares its text with every examined row.
 const MAX_CHARACTERS: usize = 2_000;
-/// Fields that only the limit of the body bounds: tokens, ticked letters, and encoded lists with their filter.
-const LONG_FIELDS: [&str; 6] = ["back", "banner", "filter", "ids", "run", "token"];
+/// Fields that only the limit of the body bounds: tokens, ticked letters, edited payloads, and encoded lists with their
+/// filter.
+const LONG_FIELDS: [&str; 7] = ["back", "banner", "filter", "ids", "payload", "run", "token"];
 
 /// The app in the address.
 pub(crate) struct AppPath(pub(crate) AppId);

@@ -59,24 +59,33 @@ async fn resolve_open(
             return Ok(());
         }
         let letter = summary(access, id).await?;
-        if let Some(resolved) = resolved_before(&letter).filter(|_| !letter.is_open()) {
-            return Err(Problem::already_resolved(resolved));
-        }
+        must_be_open(&letter)?;
         sleep(pause).await;
     }
     Err(Problem::locked())
 }
 
-/// Replays the letter if it is open.
+/// Replays the letter if it is open, with this payload if one is given.
 pub(crate) async fn replay(
     access: &AppAccess,
     id: DeadLetterId,
+    edited: Option<&str>,
     note: Option<String>,
 ) -> Result<(), Problem> {
     let replay = access.replay()?;
     let attribution = attribution(access, note)?;
-    let entry = Entry::of_letter(access, "replayed", id);
-    let result = replay.replay(access.app_id, id, &attribution).await;
+    let app_id = access.app_id;
+    let (entry, result) = match edited {
+        Some(payload) => {
+            access.needs_edit()?;
+            let entry = Entry::of_letter(access, "replayed_edited", id);
+            (entry, replay.replay_edited(app_id, id, payload, &attribution).await)
+        }
+        None => {
+            let entry = Entry::of_letter(access, "replayed", id);
+            (entry, replay.replay(app_id, id, &attribution).await)
+        }
+    };
     end(entry, result.map(drop).map_err(Problem::from))
 }
 
@@ -156,6 +165,14 @@ pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Prob
     match resolution {
         Resolution::Ignored | Resolution::HandledByScript => Ok(()),
         _ => Err(Problem::invalid_field(field, "must be ignored or handled_by_script")),
+    }
+}
+
+/// Returns a problem if the letter is closed.
+pub(crate) fn must_be_open(letter: &DeadLetterSummary) -> Result<(), Problem> {
+    match resolved_before(letter).filter(|_| !letter.is_open()) {
+        Some(resolved) => Err(Problem::already_resolved(resolved)),
+        None => Ok(()),
     }
 }
 

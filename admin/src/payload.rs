@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, io, ops::Range, time::Duration};
 
 use axum::body::{Body, Bytes};
-use dead_letters::DeadLetterId;
+use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterStore};
 use futures_util::stream::try_unfold;
 use serde::de::IgnoredAny;
 use tokio::{
@@ -11,7 +11,48 @@ use tokio::{
     time::timeout,
 };
 
-use crate::access::{AppAccess, Turn};
+use crate::{
+    access::{AppAccess, Turn},
+    problem::Problem,
+};
+
+/// The payloads of a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The event's own.
+    Own,
+    /// The edited one that the last replay put back.
+    Replayed,
+}
+
+impl Which {
+    /// Returns the characters of the payload's text, or a problem if there is none.
+    pub(crate) async fn text(
+        self,
+        access: &AppAccess,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<String, Problem> {
+        let text = self.of(access.store().as_ref(), access.app_id, id, characters).await?;
+        text.ok_or_else(match self {
+            Self::Own => Problem::no_such_letter,
+            Self::Replayed => Problem::no_edited_payload,
+        })
+    }
+
+    async fn of(
+        self,
+        store: &dyn DeadLetterStore,
+        app_id: AppId,
+        id: DeadLetterId,
+        characters: Range<u64>,
+    ) -> Result<Option<String>, DeadLetterRepoError> {
+        match self {
+            Self::Own => store.payload_text(app_id, id, characters).await,
+            Self::Replayed => store.replayed_payload_text(app_id, id, characters).await,
+        }
+    }
+}
 
 /// Nesting limit of serde_json.
 const MAX_LEVELS: usize = 127;
@@ -103,6 +144,19 @@ pub(crate) fn redact(text: &str, redaction: &Redaction) -> Result<String, NotJso
         redacted += &token.text;
     }
     Ok(redacted)
+}
+
+/// Returns JSON without the spaces between its values. Everything else is unchanged, byte for byte.
+pub(crate) fn compact(text: &str) -> Result<String, NotJson> {
+    let redaction = Redaction::default();
+    let mut walk = Walk::new(text, &redaction)?;
+    let mut compact = String::with_capacity(text.len());
+    while let Some(token) = walk.next()? {
+        if token.kind != Kind::Space {
+            compact += &token.text;
+        }
+    }
+    Ok(compact)
 }
 
 /// A payload laid out for people.
@@ -348,7 +402,13 @@ fn value_length(text: &[u8]) -> usize {
 ///
 /// The download is aborted if the client takes no piece for 30 seconds, if it takes more than ten minutes, if the
 /// letter is deleted, or if the store fails. The client then sees that the text is incomplete.
-pub(crate) fn stream(access: &AppAccess, id: DeadLetterId, download: Turn, first: String) -> Body {
+pub(crate) fn stream(
+    access: &AppAccess,
+    which: Which,
+    id: DeadLetterId,
+    download: Turn,
+    first: String,
+) -> Body {
     let (sender, receiver) = channel(1);
     let (admin, app_id) = (access.state(), access.app_id);
     let whole = async move {
@@ -365,7 +425,8 @@ pub(crate) fn stream(access: &AppAccess, id: DeadLetterId, download: Turn, first
             end = start.saturating_add(PART_CHARACTERS);
             drop(part);
             let _turn = admin.turns.take().await.map_err(|_| io::Error::other(Broken))?;
-            let text = admin.store.payload_text(app_id, id, start..end).await.map_err(io::Error::other)?;
+            let text =
+                which.of(admin.store.as_ref(), app_id, id, start..end).await.map_err(io::Error::other)?;
             part = text.ok_or_else(|| io::Error::other(Broken))?;
         }
     };

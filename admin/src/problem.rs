@@ -74,6 +74,10 @@ pub(crate) enum ProblemType {
     NotResolved,
     #[serde(rename = "urn:dead-letters:problem:not-whole")]
     NotWhole,
+    #[serde(rename = "urn:dead-letters:problem:changed")]
+    Changed,
+    #[serde(rename = "urn:dead-letters:problem:erased")]
+    Erased,
     #[serde(rename = "urn:dead-letters:problem:preview-expired")]
     PreviewExpired,
     #[serde(rename = "urn:dead-letters:problem:too-large")]
@@ -109,6 +113,8 @@ impl ProblemType {
             Self::AlreadyResolved => "already-resolved",
             Self::NotResolved => "not-resolved",
             Self::NotWhole => "not-whole",
+            Self::Changed => "changed",
+            Self::Erased => "erased",
             Self::PreviewExpired => "preview-expired",
             Self::TooLarge => "too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
@@ -139,6 +145,8 @@ impl ProblemType {
             Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter is already closed"),
             Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
             Self::NotWhole => (StatusCode::CONFLICT, "The payload is incomplete"),
+            Self::Changed => (StatusCode::CONFLICT, "The letter has changed"),
+            Self::Erased => (StatusCode::CONFLICT, "The letter's content was erased"),
             Self::PreviewExpired => (StatusCode::GONE, "The preview has expired"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
             Self::UnsupportedMediaType => {
@@ -216,6 +224,23 @@ impl Problem {
 
     pub(crate) fn no_such_letter() -> Self {
         Self::new(ProblemType::NotFound, "the app has no such letter")
+    }
+
+    pub(crate) fn erased() -> Self {
+        Self::new(ProblemType::Erased, "the letter's content was erased, so there is no event to replay")
+    }
+
+    pub(crate) fn no_edited_payload() -> Self {
+        Self::new(ProblemType::NotFound, "the letter's last replay put back its own payload")
+    }
+
+    /// The letter changed while somebody edited its payload.
+    pub(crate) fn changed_meanwhile() -> Self {
+        Self::new(
+            ProblemType::Changed,
+            "the letter changed after the editor was opened, and nothing was replayed: go back to keep your text, and \
+             open the editor again",
+        )
     }
 
     pub(crate) fn preview_expired(detail: &'static str) -> Self {
@@ -298,8 +323,8 @@ impl Problem {
 impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
-            AlreadyResolved, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidQuery, NotResolved,
-            OutOfRange, PayloadNotWhole,
+            AlreadyResolved, Erased, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidPayload,
+            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge,
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
@@ -314,6 +339,16 @@ impl From<DeadLetterRepoError> for Problem {
                 let detail = "the payload is truncated or erased, and the service replays only whole payloads: \
                               resolve the letter instead";
                 return Self::new(ProblemType::NotWhole, detail);
+            }
+            Erased(_) => return Self::erased(),
+            InvalidPayload { requirement } => {
+                return Self::invalid_field("payload", format!("must be {requirement}"));
+            }
+            PayloadTooLarge { bytes, max, .. } => {
+                return Self::invalid_field(
+                    "payload",
+                    format!("must have at most {max} bytes (got {bytes})"),
+                );
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
             FilterMetadataLength { .. } => return Self::invalid(error.to_string()).of_field("metadata"),

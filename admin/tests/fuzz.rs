@@ -131,11 +131,14 @@ const PAGES: [&str; 5] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}",
     "/apps/{dead_letters_app}/bulk/result",
 ];
-const FORMS: [&str; 6] = [
+const FORMS: [&str; 9] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/replay",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal",
+    "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit",
+    "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review",
+    "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay",
     "/apps/{dead_letters_app}/bulk/preview",
     "/apps/{dead_letters_app}/bulk/run",
 ];
@@ -166,6 +169,8 @@ async fn names(site: &Site) -> BTreeSet<String> {
             "run",
             "token",
             "note",
+            "payload",
+            "version",
             "back",
             "limit",
             "anyway",

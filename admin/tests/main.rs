@@ -12,6 +12,7 @@ mod bulk;
 #[cfg(feature = "serve")]
 mod connections;
 mod document;
+mod edit;
 mod fuzz;
 #[path = "../examples/load/ledger.rs"]
 mod ledger;

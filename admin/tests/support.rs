@@ -27,7 +27,7 @@ use dead_letters::{
     open,
     testing::{self, letter, stored_letter},
 };
-use dead_letters_admin::{Admin, Authorize, Denied, Operator};
+use dead_letters_admin::{Admin, Authorize, Denied, Operator, Right};
 use dead_letters_test_support::{Error as TestError, TestDatabase};
 use http_body_util::BodyExt;
 use sea_orm::DatabaseTransaction;
@@ -98,7 +98,7 @@ impl World {
 
     /// Ada may do everything.
     pub(crate) fn client(&self) -> Client {
-        self.admin_of(Operator::full("ada")).into()
+        self.admin_of(Operator::full("ada").with(Right::Edit)).into()
     }
 
     pub(crate) fn path(&self, rest: &str) -> String {

@@ -49,6 +49,8 @@ pub(super) struct Letter {
     /// The kind of the payload's stored text. Null if this version does not know the kind.
     #[schema(value_type = Option<PayloadKindWords>)]
     payload_kind: Option<PayloadKind>,
+    /// The size of the edited payload that the last replay put back, in bytes. Null if it put back the letter's own.
+    replayed_payload_bytes: Option<u64>,
     /// The number of attempts.
     attempt_count: u32,
     first_attempt_at: DateTime<Utc>,
@@ -102,6 +104,7 @@ impl Letter {
             script_id: summary.script_id.map(Uuid::from),
             payload_bytes: summary.payload_bytes,
             payload_kind: summary.payload_kind,
+            replayed_payload_bytes: summary.replayed_payload_bytes,
             attempt_count: summary.attempt_count,
             first_attempt_at: summary.first_attempt_at,
             last_attempt_at: summary.last_attempt_at,

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     access::{Access, AppAccess},
     input::{LetterPath, Query},
-    payload::{PART_CHARACTERS, redact, stream},
+    payload::{PART_CHARACTERS, Which, redact, stream},
     problem::Problem,
 };
 
@@ -44,31 +44,66 @@ pub(super) async fn payload(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     fields.end()?;
-    let body = match access.admin().redaction.is_empty() {
-        true => whole(&access, id).await?,
-        false => redacted(&access, id).await?.into(),
-    };
-    Ok(download(id, body))
+    shown(&access, Which::Own, id).await
 }
 
-pub(super) fn download(id: DeadLetterId, body: Body) -> Response {
+/// Downloads the stored text of an edited payload
+///
+/// It is the payload that the letter's last replay put back instead of the letter's own. 404 if there is none. It is
+/// redacted as the letter's own payload is.
+#[utoipa::path(
+    get,
+    path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replayed-payload",
+    params(
+        ("dead_letters_app" = Uuid, Path, description = "The app."),
+        ("dead_letters_id" = Uuid, Path, description = "The letter."),
+    ),
+    responses((
+        status = 200,
+        description = "The edited payload.",
+        body = String,
+        content_type = "text/plain",
+        headers(("Content-Disposition" = String, description = "`attachment`, with a file name."))
+    ))
+)]
+pub(super) async fn replayed_payload(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    Query(fields): Query,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    fields.end()?;
+    shown(&access, Which::Replayed, id).await
+}
+
+/// Returns the payload as every operator may see it.
+async fn shown(access: &AppAccess, which: Which, id: DeadLetterId) -> Result<Response, Problem> {
+    let body = match access.admin().redaction.is_empty() {
+        true => whole(access, which, id).await?,
+        false => redacted(access, which, id).await?.into(),
+    };
+    Ok(download(which, id, body))
+}
+
+pub(super) fn download(which: Which, id: DeadLetterId, body: Body) -> Response {
+    let replayed = if which == Which::Replayed { "-replayed" } else { "" };
     let headers = [
         (CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
-        (CONTENT_DISPOSITION, format!("attachment; filename=\"dead-letter-{id}.json\"")),
+        (CONTENT_DISPOSITION, format!("attachment; filename=\"dead-letter-{id}{replayed}.json\"")),
         (CACHE_CONTROL, "no-store".to_owned()),
     ];
     (headers, body).into_response()
 }
 
 /// Returns a body that streams the whole payload in parts.
-pub(super) async fn whole(access: &AppAccess, id: DeadLetterId) -> Result<Body, Problem> {
+pub(super) async fn whole(access: &AppAccess, which: Which, id: DeadLetterId) -> Result<Body, Problem> {
     let download = access.admin().downloads.take().await?;
-    let first = beginning(access, id, PART_CHARACTERS).await?;
-    Ok(stream(access, id, download, first))
+    let first = which.text(access, id, 0..PART_CHARACTERS).await?;
+    Ok(stream(access, which, id, download, first))
 }
 
-async fn redacted(access: &AppAccess, id: DeadLetterId) -> Result<String, Problem> {
-    let text = beginning(access, id, MAX_REDACTED_BYTES as u64 + 1).await?;
+async fn redacted(access: &AppAccess, which: Which, id: DeadLetterId) -> Result<String, Problem> {
+    let text = which.text(access, id, 0..MAX_REDACTED_BYTES as u64 + 1).await?;
     if text.len() > MAX_REDACTED_BYTES {
         return Err(Problem::withheld("the payload is larger than 1 MB, and this service redacts payloads"));
     }
@@ -77,9 +112,4 @@ async fn redacted(access: &AppAccess, id: DeadLetterId) -> Result<String, Proble
         spawn_blocking(move || redact(&text, &redaction)).await.map_err(|_| Problem::internal())?;
     let withheld = "the payload is not a JSON object or array, and this service redacts payloads";
     redacted.map_err(|_| Problem::withheld(withheld))
-}
-
-async fn beginning(access: &AppAccess, id: DeadLetterId, characters: u64) -> Result<String, Problem> {
-    let text = access.store().payload_text(access.app_id, id, 0..characters).await?;
-    text.ok_or_else(Problem::no_such_letter)
 }

@@ -19,6 +19,10 @@ pub(super) struct ReplayRequest {
     /// The reason, which is stored with the resolution.
     #[schema(max_length = 2_000)]
     note: Option<String>,
+    /// The text of the payload to put back instead of the letter's own: JSON, nested at most 127 levels deep. It is put
+    /// back as it is sent. The letter keeps its own payload. Requires the right to edit payloads, and to see redacted
+    /// values if the service redacts payloads.
+    payload: Option<String>,
 }
 
 /// Replays an open letter
@@ -37,8 +41,8 @@ pub(super) struct ReplayRequest {
         (
             status = 409,
             description = "The letter is closed already (`resolved_before` has its resolution), or another transaction \
-                           has locked it. Or its payload is truncated or erased, and the service replays only whole \
-                           payloads.",
+                           has locked it. Or its payload is truncated, and the service replays only whole payloads. Or \
+                           its content was erased.",
             body = Problem,
             content_type = "application/problem+json"
         ),
@@ -50,6 +54,6 @@ pub(super) async fn replay(
     input::Json(request): input::Json<ReplayRequest>,
 ) -> Result<Json<Letter>, Problem> {
     let access = access.app(app_id)?;
-    letter_actions::replay(&access, id, request.note).await?;
+    letter_actions::replay(&access, id, request.payload.as_deref(), request.note).await?;
     Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
 }

@@ -48,6 +48,7 @@ pub(crate) enum Told {
     /// One letter was resolved like this, which can be undone.
     Resolved(DeadLetterId, Resolution),
     Replayed(DeadLetterId),
+    ReplayedEdited(DeadLetterId),
     Reopened(DeadLetterId),
     /// A bulk run changed `done` letters. `which` describes them. A run with an id can be undone.
     Run {
@@ -108,6 +109,9 @@ impl Told {
             }
             Self::Resolved(id, _) => (id, "The letter is ignored"),
             Self::Replayed(id) => (id, "The letter is replayed and its event is back in the outbox"),
+            Self::ReplayedEdited(id) => {
+                (id, "The letter is replayed and its event is back in the outbox with the edited payload")
+            }
             Self::Reopened(id) => (id, "The letter is unresolved again"),
             Self::Run { done, action, which, .. } => {
                 let done = Amount::exactly(done);

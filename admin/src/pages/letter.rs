@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{
     banner::Banner,
     command::Command,
+    edit::is_editable,
     frame::Frame,
     html,
     letters::{Resolved, failed_again},
@@ -27,7 +28,7 @@ use crate::{
     input::{Form, LetterPath, Query},
     letter_actions::summary,
     metadata::Metadata,
-    payload::{Kind, REDACTED, Redaction, Token, pretty, redact},
+    payload::{Kind, REDACTED, Redaction, Token, Which, pretty, redact},
     problem::Problem,
     urls::Root,
 };
@@ -52,7 +53,8 @@ struct LetterPage {
     similar: Option<String>,
     /// The error signature of similar failures.
     signature: Text,
-    payload: Payload,
+    /// The letter's own payload, and the edited one that the last replay put back, if there is one.
+    payloads: Vec<Payload>,
     /// `None` if the operator may do nothing.
     actions: Option<ActionsCard>,
     earlier: Vec<EarlierFailure>,
@@ -100,6 +102,7 @@ struct Letter {
 struct ActionsCard {
     operator: Text,
     replay: Option<String>,
+    edit: Option<String>,
     resolve: Option<String>,
     reopen: Option<String>,
 }
@@ -112,6 +115,7 @@ struct EarlierFailure {
 }
 
 struct Payload {
+    which: Which,
     size: String,
     kind: &'static str,
     content: Content,
@@ -156,6 +160,25 @@ impl From<&Token<'_>> for Word {
 }
 
 impl Payload {
+    fn title(&self) -> &'static str {
+        match self.which {
+            Which::Own => "Payload",
+            Which::Replayed => "Edited payload, put back by the last replay",
+        }
+    }
+
+    /// Returns the id of the heading.
+    fn heading(&self) -> &'static str {
+        match self.which {
+            Which::Own => "payload",
+            Which::Replayed => "replayed-payload",
+        }
+    }
+
+    fn is_revealed(&self) -> bool {
+        self.hide.is_some()
+    }
+
     fn redacted_fields(&self) -> String {
         format!("{} field{} redacted", self.redacted, if self.redacted == 1 { "" } else { "s" })
     }
@@ -199,7 +222,16 @@ async fn shows(
     let error = store.error_text(app_id, id, 0..MAX_ERROR_CHARACTERS + 1).await?;
     let error = error.ok_or_else(Problem::no_such_letter)?;
     let metadata = Metadata::load(access, id, reveals).await?;
-    let payload = payload(access, root, &letter, reveals).await?;
+    let mut payloads = vec![payload(access, root, &letter, Which::Own, reveals).await?];
+    if letter.replayed_payload_bytes.is_some() {
+        payloads.push(payload(access, root, &letter, Which::Replayed, reveals).await?);
+    }
+    let has_revealed = payloads.iter().any(Payload::is_revealed);
+    if reveals && (has_revealed || !access.admin().metadata_redaction.is_empty()) {
+        let mut entry = Entry::of_letter(access, "revealed", id);
+        entry.did(1);
+        entry.ended(Ok(()));
+    }
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
     let earlier = earlier_failures(access, root, &letter, times).await?;
@@ -216,7 +248,7 @@ async fn shows(
         is_error_cut: end.is_some(),
         similar,
         signature: Text::cut(&letter.error_signature, 200),
-        payload,
+        payloads,
         metadata: MetadataCard::new(access, root, id, metadata),
         actions: ActionsCard::new(access, root, &letter),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
@@ -291,6 +323,7 @@ impl ActionsCard {
         let card = Self {
             operator: Text::cut(access.operator().name(), 100),
             replay: action(Right::Replay, letter.is_open(), "replay"),
+            edit: action(Right::Replay, letter.is_open() && access.may_edit() && is_editable(letter), "edit"),
             resolve: action(Right::Resolve, letter.is_open(), "resolve"),
             reopen: action(Right::Resolve, letter.resolved_at.is_some(), "reopen"),
         };
@@ -303,36 +336,38 @@ impl ActionsCard {
     }
 }
 
-/// Returns the payload as the page shows it. If `reveals` is set, nothing is redacted and the audit log records it.
+/// Returns a payload as the page shows it. If `reveals` is set, nothing is redacted.
 async fn payload(
     access: &AppAccess,
     root: &Root,
     letter: &DeadLetterSummary,
+    which: Which,
     reveals: bool,
 ) -> Result<Payload, Problem> {
     let (app_id, id) = (access.app_id, letter.id);
+    let (bytes, kind) = match which {
+        Which::Own => (letter.payload_bytes, letter.payload_kind),
+        Which::Replayed => (letter.replayed_payload_bytes.unwrap_or_default(), Some(PayloadKind::Json)),
+    };
     let nothing = Redaction::default();
     let redaction = if reveals { &nothing } else { &access.admin().redaction };
-    let (content, redacted) = match letter.payload_bytes <= MAX_SHOWN_BYTES {
-        true => {
-            let text = access.store().payload_text(app_id, id, 0..u64::MAX).await?;
-            shown(&text.ok_or_else(Problem::no_such_letter)?, letter.payload_kind, redaction)
-        }
+    let (content, redacted) = match bytes <= MAX_SHOWN_BYTES {
+        true => shown(&which.text(access, id, 0..u64::MAX).await?, kind, redaction),
         false => (Content::Large, 0),
     };
     let is_revealed = reveals && !matches!(content, Content::Large);
-    if reveals && (is_revealed || !access.admin().metadata_redaction.is_empty()) {
-        let mut entry = Entry::of_letter(access, "revealed", id);
-        entry.did(1);
-        entry.ended(Ok(()));
-    }
     let page = root.letter(app_id, id);
     let hides = redacted > 0 || matches!(content, Content::Withheld);
     let is_large = matches!(content, Content::Large) && !access.admin().redaction.is_empty();
     let may_see = access.may(Right::Payloads);
+    let (download, whole) = match which {
+        Which::Own => ("payload", "reveal"),
+        Which::Replayed => ("replayed-payload", "replayed-payload/reveal"),
+    };
     Ok(Payload {
-        size: size(letter.payload_bytes),
-        kind: match letter.payload_kind {
+        which,
+        size: size(bytes),
+        kind: match kind {
             // Another writer may also have stored a text that is not JSON.
             Some(PayloadKind::Json) if matches!(content, Content::Plain(_)) => {
                 "as stored: not JSON, or deeper than 127 levels"
@@ -346,9 +381,9 @@ async fn payload(
         },
         content,
         redacted,
-        download: root.payload(app_id, id, "payload"),
+        download: root.payload(app_id, id, download),
         reveal: (hides && may_see).then(|| root.letter_action(app_id, id, "reveal")),
-        whole: ((is_revealed || is_large) && may_see).then(|| root.payload(app_id, id, "reveal")),
+        whole: ((is_revealed || is_large) && may_see).then(|| root.payload(app_id, id, whole)),
         hide: is_revealed.then_some(page),
     })
 }

@@ -69,7 +69,7 @@ pub(crate) async fn replay(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let form = ActionForm::read(&mut fields)?;
-    letter_actions::replay(&access, id, form.note.clone()).await?;
+    letter_actions::replay(&access, id, None, form.note.clone()).await?;
     Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 

@@ -10,6 +10,7 @@ mod banner;
 mod bulk;
 mod chart;
 mod command;
+mod edit;
 mod frame;
 mod groups;
 mod letter;
@@ -45,6 +46,9 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(letter_actions::resolve))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", post(letter_actions::replay))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", post(letter_actions::reopen))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit", post(edit::page))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review", post(edit::review))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay", post(edit::replay))
         .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
         .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
         .route("/apps/{dead_letters_app}/bulk/undo", post(bulk::undo))

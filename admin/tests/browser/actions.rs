@@ -14,6 +14,7 @@ with_and_without_javascript! {
     a_letter_is_ignored_from_its_row_and_that_is_undone,
     a_letter_is_resolved_from_its_page_with_a_note_and_reopened,
     a_letter_is_replayed_once_whatever_back_and_reload_do,
+    a_payload_is_edited_and_replayed_once,
     a_letter_is_reopened_from_its_row,
     ticked_letters_are_ignored_and_the_others_are_not,
     ticked_letters_are_replayed_once_whatever_back_and_reload_do,
@@ -114,6 +115,27 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     assert_eq!(resolution(site, id).await, None);
     browser.press_first("Unresolved").await?;
     browser.sees("1 of 1").await
+}
+
+async fn a_payload_is_edited_and_replayed_once(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let id = site
+        .world
+        .insert(NewDeadLetter { payload: serde_json::json!({ "order": 4711 }), ..letter(site.app()) });
+    let id = id.await;
+    browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
+    browser.press("Edit and replay…").await?;
+    browser.fill("JSON", "{\n  \"order\": }").await?;
+    browser.press("Review changes").await?;
+    browser.sees("must be JSON").await?;
+    browser.fill("JSON", "{\n  \"order\": 4712\n}").await?;
+    browser.press("Review changes").await?;
+    browser.sees("Replay with the edited payload?").await?;
+    browser.press("Replay edited").await?;
+    browser.sees("with the edited payload").await?;
+    browser.sees("Edited payload, put back").await?;
+    let edited = site.world.repo.replayed_payload_text(site.app(), id, 0..u64::MAX).await.unwrap();
+    assert_eq!((edited.as_deref(), site.world.outbox.events().len()), (Some("{\"order\":4712}"), 1));
+    Ok(())
 }
 
 async fn ticked_letters_are_ignored_and_the_others_are_not(

@@ -73,6 +73,21 @@ async fn pages(site: &Site) -> Vec<Page> {
 
 /// Where it leads to that no address does.
 async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<()> {
+    if let "edit" | "edit-problem" | "edit-review" = name {
+        let filter = DeadLetterFilter::default().source("contacts");
+        let page = site.world.repo.list(site.app(), &filter, &PageRequest::default().size(1)).await.unwrap();
+        browser.open(&format!("apps/{}/letters/{}", site.app(), page.items[0].id)).await?;
+        browser.press("Edit and replay…").await?;
+        browser.sees("Review changes").await?;
+        let text = match name {
+            "edit" => return Ok(()),
+            "edit-problem" => "{ \"id\": }",
+            _ => "{\n  \"id\": 1,\n  \"customer\": { \"name\": \"Grace\" }\n}",
+        };
+        browser.fill("JSON", text).await?;
+        browser.press("Review changes").await?;
+        return browser.sees(if name == "edit-problem" { "must be JSON" } else { "Replay edited" }).await;
+    }
     browser.open_list(site, "?source=contacts").await?;
     browser.press_first("Replay all").await?;
     browser.sees("Replay one first").await?;
@@ -153,7 +168,7 @@ async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) ->
             browser.expect_accessible(&name).await?;
             browser.picture(&name).await?;
         }
-        for name in ["preview", "result"] {
+        for name in ["edit", "edit-problem", "edit-review", "preview", "result"] {
             run_to(browser, site, name).await?;
             let name = format!("{name}-{scheme}-{width}");
             browser.expect_accessible(&name).await?;
@@ -185,7 +200,7 @@ async fn no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size(
             browser.sees(page.says).await?;
             browser.expect_within_reach(&format!("{} at {width}", page.name)).await?;
         }
-        for name in ["preview", "result"] {
+        for name in ["edit", "edit-problem", "edit-review", "preview", "result"] {
             run_to(browser, site, name).await?;
             browser.expect_within_reach(&format!("{name} at {width}")).await?;
         }

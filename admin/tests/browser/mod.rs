@@ -9,7 +9,7 @@ use std::{fs, panic::AssertUnwindSafe, path::Path, sync::Arc, time::Duration};
 
 use axum::Router;
 use dead_letters::{AppId, Retention, RetentionPolicy, testing::FailingStore};
-use dead_letters_admin::{Admin, Operator};
+use dead_letters_admin::{Admin, Operator, Right};
 use futures_util::FutureExt;
 use thirtyfour::{components::escape_string, prelude::*};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
@@ -92,7 +92,7 @@ impl Site {
         let store = Arc::new(FailingStore::new(world.repo.clone()));
         let admin = |name: &str, app_name: &'static str| {
             let others = Retention::default().delete_all_after(90 * DAY);
-            Admin::new(store.clone(), let_in(Operator::full(name)))
+            Admin::new(store.clone(), let_in(Operator::full(name).with(Right::Edit)))
                 .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
                 .retention(RetentionPolicy::new(others))
                 .redact(["/secret"])

@@ -1,0 +1,346 @@
+//! Edits the payload of one letter, shows the changes, and replays it.
+//!
+//! The server keeps no state between the three steps: each form carries the text, and the version of the letter that the
+//! editor showed.
+
+use std::time::Duration;
+
+use askama::Template;
+use axum::{
+    http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
+    response::Response,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use dead_letters::{DeadLetterId, DeadLetterSummary, PayloadKind};
+use sha2::{Digest, Sha256};
+use similar::{ChangeTag, TextDiff};
+
+use super::{
+    banner::{Told, tell},
+    frame::Frame,
+    html,
+    text::{Text, is_hidden, size},
+};
+use crate::{
+    access::{Access, AppAccess},
+    audit::Entry,
+    input::{Fields, Form, LetterPath},
+    letter_actions::{self, summary},
+    payload::{Kind, Redaction, Which, compact, pretty},
+    problem::Problem,
+    urls::Root,
+};
+
+/// Larger payloads are edited in a file, with the command line tool.
+const MAX_EDITED_BYTES: usize = 64 << 10;
+/// Unchanged lines that are shown around a change.
+const CONTEXT_LINES: usize = 3;
+/// A comparison that takes longer shows larger changes than necessary.
+const DIFF_TIME: Duration = Duration::from_millis(500);
+
+#[derive(Template)]
+#[template(path = "edit.html")]
+struct EditPage {
+    frame: Frame,
+    source: Text,
+    op: Text,
+    /// As it is, since the form sends it back.
+    payload: String,
+    is_json: bool,
+    /// What is wrong with the text that was sent.
+    problem: Option<Text>,
+    version: String,
+    review: String,
+    cancel: String,
+}
+
+#[derive(Template)]
+#[template(path = "review.html")]
+struct ReviewPage {
+    frame: Frame,
+    hunks: Vec<Vec<Line>>,
+    payload: String,
+    version: String,
+    operator: Text,
+    replay: String,
+    edit: String,
+    cancel: String,
+}
+
+struct Line {
+    tag: ChangeTag,
+    text: Text,
+}
+
+impl Line {
+    fn is_removed(&self) -> bool {
+        self.tag == ChangeTag::Delete
+    }
+
+    fn is_added(&self) -> bool {
+        self.tag == ChangeTag::Insert
+    }
+}
+
+/// Returns whether the page can edit the letter's payload.
+pub(super) fn is_editable(letter: &DeadLetterSummary) -> bool {
+    letter.payload_bytes <= MAX_EDITED_BYTES as u64 && letter.payload_kind != Some(PayloadKind::Erased)
+}
+
+/// A letter whose payload an operator edits.
+struct Editing {
+    access: AppAccess,
+    letter: DeadLetterSummary,
+    stored: String,
+}
+
+impl Editing {
+    /// Returns an open letter and its payload, if the operator may edit it.
+    async fn load(access: AppAccess, id: DeadLetterId) -> Result<Self, Problem> {
+        access.replay()?;
+        access.needs_edit()?;
+        let letter = summary(&access, id).await?;
+        letter_actions::must_be_open(&letter)?;
+        if letter.payload_kind == Some(PayloadKind::Erased) {
+            return Err(Problem::erased());
+        }
+        if !is_editable(&letter) {
+            return Err(Problem::too_large(
+                "the page edits payloads of at most 64 KB: use `dead-letters replay --payload-file`",
+            ));
+        }
+        let stored = Which::Own.text(&access, id, 0..u64::MAX).await?;
+        Ok(Self { access, letter, stored })
+    }
+
+    /// Returns a text that differs if the letter's content or state differs.
+    fn version(&self) -> String {
+        let letter = &self.letter;
+        let facts = serde_json::json!([
+            self.stored,
+            letter.payload_kind,
+            letter.replayed_payload_bytes,
+            letter.resolved_at,
+            letter.resolution,
+            letter.run_id,
+        ]);
+        BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(facts.to_string())[..16])
+    }
+
+    fn editor(
+        &self,
+        root: &Root,
+        payload: String,
+        version: String,
+        problem: Option<&Problem>,
+    ) -> Result<Response, Problem> {
+        let (app_id, id) = (self.access.app_id, self.letter.id);
+        let mut response = html(&EditPage {
+            frame: Frame::of_app(root, &self.access).here("Edit the payload"),
+            source: Text::cut(&self.letter.source, 500),
+            op: Text::cut(&self.letter.op, 500),
+            payload,
+            is_json: compact(&self.stored).is_ok(),
+            problem: problem.map(|problem| problem.detail().into()),
+            version,
+            review: root.letter_action(app_id, id, "edit/review"),
+            cancel: root.letter(app_id, id),
+        })?;
+        if problem.is_some() {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        Ok(not_stored(response))
+    }
+}
+
+/// The text and the version that a form sent.
+struct Edit {
+    payload: String,
+    version: String,
+}
+
+impl Edit {
+    fn read(fields: &mut Fields) -> Result<Option<Self>, Problem> {
+        let (payload, version) = (fields.take("payload")?, fields.take("version")?);
+        // Browsers send each line's end as CRLF.
+        let payload = payload.map(|payload| payload.replace("\r\n", "\n"));
+        Ok(version.map(|version| Self { payload: payload.unwrap_or_default(), version }))
+    }
+
+    fn required(fields: &mut Fields) -> Result<Self, Problem> {
+        Self::read(fields)?.ok_or_else(|| Problem::invalid_field("version", "is missing"))
+    }
+
+    /// Returns the payload as it is put back, without the spaces between its values.
+    fn checked(&self, stored: &str) -> Result<String, Problem> {
+        let invalid = |problem| Problem::invalid_field("payload", problem);
+        let edited = compact(&self.payload)
+            .map_err(|_| invalid("must be JSON, nested at most 127 levels deep".to_owned()))?;
+        if edited.len() > MAX_EDITED_BYTES {
+            let problem = format!("must have at most 64 KB (got {})", size(edited.len() as u64));
+            return Err(invalid(problem));
+        }
+        match compact(stored) {
+            Ok(stored) if stored == edited => {
+                Err(invalid("is unchanged: change it, or replay the letter as it is".to_owned()))
+            }
+            _ => Ok(edited),
+        }
+    }
+}
+
+/// Opens the editor with the stored payload, or again with the text that the form sent.
+pub(crate) async fn page(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    // The button stands in the form of the letter's actions.
+    fields.take("note")?;
+    let edit = Edit::read(&mut fields)?;
+    fields.end()?;
+    let editing = Editing::load(access, id).await?;
+    if let Some(Edit { payload, version }) = edit {
+        return editing.editor(&root, payload, version, None);
+    }
+    let mut entry = Entry::of_letter(&editing.access, "opened_editor", id);
+    entry.did(1);
+    entry.ended(Ok(()));
+    editing.editor(&root, to_edit(&editing.stored), editing.version(), None)
+}
+
+/// Shows what the edit changes, or the editor again if the text can't be replayed.
+pub(crate) async fn review(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let edit = Edit::required(&mut fields)?;
+    fields.end()?;
+    let editing = Editing::load(access, id).await?;
+    if edit.version != editing.version() {
+        return Err(Problem::changed_meanwhile());
+    }
+    let edited = match edit.checked(&editing.stored) {
+        Ok(edited) => edited,
+        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(&problem)),
+    };
+    let access = &editing.access;
+    Ok(not_stored(html(&ReviewPage {
+        frame: Frame::of_app(&root, access).here("Edit the payload"),
+        hunks: hunks(&laid_out(&editing.stored), &laid_out(&edited)),
+        payload: edit.payload,
+        version: edit.version,
+        operator: Text::cut(access.operator().name(), 100),
+        replay: root.letter_action(app_id, id, "edit/replay"),
+        edit: root.letter_action(app_id, id, "edit"),
+        cancel: root.letter(app_id, id),
+    })?))
+}
+
+/// Replays the letter with the edited payload, if the letter is as the editor showed it.
+pub(crate) async fn replay(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let note = fields.take("note")?;
+    let edit = Edit::required(&mut fields)?;
+    fields.end()?;
+    let editing = Editing::load(access, id).await?;
+    if edit.version != editing.version() {
+        return Err(Problem::changed_meanwhile());
+    }
+    let edited = match edit.checked(&editing.stored) {
+        Ok(edited) => edited,
+        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(&problem)),
+    };
+    letter_actions::replay(&editing.access, id, Some(&edited), note).await?;
+    Ok(tell(&editing.access, root.letter(app_id, id), Told::ReplayedEdited(id)))
+}
+
+/// The page shows a payload.
+fn not_stored(mut response: Response) -> Response {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Returns the text to edit: JSON laid out, with hidden characters as its escapes.
+fn to_edit(stored: &str) -> String {
+    let laid_out = laid_out(stored);
+    if laid_out.len() > MAX_EDITED_BYTES { stored.to_owned() } else { laid_out }
+}
+
+/// Lays JSON out, with each hidden character as an escape of JSON. Returns any other text as it is.
+fn laid_out(text: &str) -> String {
+    let redaction = Redaction::default();
+    // A text of 64 KB has at most as many tokens. Beyond 1 MB it is not laid out.
+    let Ok(Some(pretty)) = pretty(text, &redaction, usize::MAX, 1 << 20) else { return text.to_owned() };
+    let mut laid_out = String::with_capacity(text.len());
+    for token in &pretty.tokens {
+        match token.kind {
+            Kind::Key | Kind::String => push_escaped(&mut laid_out, &token.text),
+            _ => laid_out += &token.text,
+        }
+    }
+    laid_out
+}
+
+fn push_escaped(json: &mut String, string: &str) {
+    for character in string.chars() {
+        if is_hidden(character) {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                *json += &format!("\\u{unit:04x}");
+            }
+        } else {
+            json.push(character);
+        }
+    }
+}
+
+/// Returns the changed lines with a few lines around them.
+fn hunks(before: &str, after: &str) -> Vec<Vec<Line>> {
+    let diff = TextDiff::configure().timeout(DIFF_TIME).diff_lines(before, after);
+    let line = |tag, text: &str| Line { tag, text: text.trim_end_matches('\n').into() };
+    let hunks = diff.grouped_ops(CONTEXT_LINES).into_iter();
+    hunks
+        .map(|ops| {
+            let changes = ops.iter().flat_map(|op| diff.iter_changes(op));
+            changes.map(|change| line(change.tag(), change.value())).collect()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_laid_out_with_hidden_characters_as_its_escapes() {
+        let text = "{\"a\u{202e}\":[1.10,\"\u{e0001}\\n\"]}";
+        let laid_out = laid_out(text);
+        assert_eq!(laid_out, "{\n  \"a\\u202e\": [\n    1.10,\n    \"\\udb40\\udc01\\n\"\n  ]\n}");
+        let same = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(same(&laid_out), same(text));
+        assert_eq!(super::laid_out("not JSON"), "not JSON");
+    }
+
+    #[test]
+    fn the_changed_lines_are_shown_with_three_lines_around_them() {
+        let before = (0..20).map(|line| format!("{line}\n")).collect::<String>();
+        let after = before.replace("\n10\n", "\nten\n");
+        let shown = |hunks: Vec<Vec<Line>>| {
+            let lines = hunks.into_iter().flatten().map(|line| format!("{}{}", line.tag, line.text));
+            lines.collect::<Vec<_>>().join("|")
+        };
+        assert_eq!(shown(hunks(&before, &after)), " 7| 8| 9|-10|+ten| 11| 12| 13");
+        assert_eq!(hunks(&before, &before).len(), 0);
+    }
+}
