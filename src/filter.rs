@@ -53,6 +53,8 @@ pub struct DeadLetterFilter {
     /// Whether the payload is not the whole event. `Some(true)` matches letters whose payload is truncated or erased.
     /// `Some(false)` matches all others.
     pub truncated: Option<bool>,
+    /// Whether the letter's content was [erased](crate::DeadLetterDelete::erase).
+    pub erased: Option<bool>,
     /// A bulk run after which events failed again. A letter matches if the run replayed another letter of the
     /// same event, but not this letter. The run is the [`Attribution::run_id`](crate::Attribution::run_id) of the replay.
     /// Letters of the event from before the run match too, unless `created_from` leaves them out.
@@ -93,6 +95,7 @@ setters! {
         into error_signature: String,
         into group_key: String,
         some truncated: bool,
+        some erased: bool,
         some failed_again_in_run: Uuid,
         some run_id: Uuid,
         into resolved_by: String,
@@ -177,8 +180,8 @@ impl DeadLetterFilter {
         is_possible.then(|| self.clone().state(state))
     }
 
-    /// Returns this filter for the letters that a replay takes: without truncated and erased payloads, unless the
-    /// service [accepts them](crate::DeadLetterReplay::accepts_truncated).
+    /// Returns this filter for the letters that a replay takes: without erased payloads, and without truncated ones
+    /// unless the service [accepts them](crate::DeadLetterReplay::accepts_truncated).
     ///
     /// Returns `None` if the filter asks for such payloads only.
     ///
@@ -189,12 +192,13 @@ impl DeadLetterFilter {
     ///
     /// let truncated = DeadLetterFilter::default().truncated(true);
     /// assert_eq!(truncated.replayable(false), None);
-    /// assert_eq!(truncated.replayable(true), Some(truncated));
+    /// assert_eq!(truncated.replayable(true), Some(truncated.erased(false)));
     /// ```
     pub fn replayable(&self, accepts_truncated: bool) -> Option<Self> {
-        match self.truncated {
-            _ if accepts_truncated => Some(self.clone()),
-            Some(true) => None,
+        match (self.erased, self.truncated) {
+            (Some(true), _) => None,
+            _ if accepts_truncated => Some(Self { erased: Some(false), ..self.clone() }),
+            (_, Some(true)) => None,
             _ => Some(Self { truncated: Some(false), ..self.clone() }),
         }
     }
@@ -240,8 +244,8 @@ impl DeadLetterFilter {
 
 debug_without_content! {
     DeadLetterFilter {
-        state, ids, resolution, trigger_id, script_id, original_event_id, truncated, failed_again_in_run,
-        run_id, resolved_from, resolved_before, group_key, created_from, created_before;
+        state, ids, resolution, trigger_id, script_id, original_event_id, truncated, erased,
+        failed_again_in_run, run_id, resolved_from, resolved_before, group_key, created_from, created_before;
         source, op, error_contains, error_signature, resolved_by, metadata,
     }
 }

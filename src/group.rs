@@ -87,7 +87,8 @@ pub struct ErrorGroup {
     pub first_seen: DateTime<Utc>,
     /// The `created_at` of the group's newest letter.
     pub last_seen: DateTime<Utc>,
-    /// The letter that was created last. If several have the same `created_at`, it is the one with the largest id.
+    /// The letter that was created last, except for [erased](crate::DeadLetterDelete::erase) ones unless all are. If
+    /// several have the same `created_at`, it is the one with the largest id. The group's texts are those of this letter.
     pub newest_id: DeadLetterId,
     /// How many of the group's letters are closed. It is 0 if the filter's state leaves closed letters out.
     pub closed: u64,

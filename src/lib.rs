@@ -9,6 +9,7 @@ mod connect;
 mod count;
 mod db_code;
 mod debug;
+mod delete;
 mod description;
 mod error;
 mod filter;
@@ -58,6 +59,7 @@ pub use count::{Backlog, BacklogRequest, CappedCount, Count, CountRequest, Unres
 pub use dead_letters_entity as entity;
 #[cfg(feature = "migration")]
 pub use dead_letters_migration as migration;
+pub use delete::{DeadLetterDelete, Erased};
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState, IdFilter};
 pub use group::{ErrorGroup, ErrorGroups, GroupRequest};

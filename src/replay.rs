@@ -87,8 +87,9 @@ pub trait Requeue: Send + Sync {
         letters: &[StoredLetter],
     ) -> Result<(), Box<dyn Error + Send + Sync>>;
 
-    /// Returns whether the service also takes letters whose payload is not the whole event: truncated letters
-    /// ([`bury_with`](crate::SeaOrmDeadLetterRepo::bury_with) truncates payloads over the repo's cap) and erased letters.
+    /// Returns whether the service also takes letters whose payload is truncated:
+    /// [`bury_with`](crate::SeaOrmDeadLetterRepo::bury_with) truncates payloads over the repo's cap. A letter whose content
+    /// was [erased](crate::DeadLetterDelete::erase) is never replayed.
     ///
     /// By default it takes whole events only, so that no dispatcher delivers a part of an event as if it were the
     /// event.
@@ -116,7 +117,7 @@ pub trait Requeue: Send + Sync {
     ///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
     ///         for letter in letters {
     ///             // The dispatcher loads the whole event by its id if the payload is only a part of it.
-    ///             let is_whole = !matches!(letter.payload_kind.as_deref(), Some("truncated" | "erased"));
+    ///             let is_whole = letter.payload_kind.as_deref() != Some("truncated");
     ///             insert(txn, letter.original_event_id, is_whole.then_some(&letter.payload)).await?;
     ///         }
     ///         Ok(())
@@ -172,8 +173,9 @@ pub trait DeadLetterReplay: Send + Sync {
     ///
     /// - [`AlreadyResolved`](DeadLetterRepoError::AlreadyResolved) if the letter is not open;
     /// - [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter;
-    /// - [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if the letter's payload is truncated or erased and
-    ///   the service [takes whole ones only](Self::accepts_truncated);
+    /// - [`PayloadNotWhole`](DeadLetterRepoError::PayloadNotWhole) if the letter's payload is truncated and the service
+    ///   [takes whole ones only](Self::accepts_truncated);
+    /// - [`Erased`](DeadLetterRepoError::Erased) if the letter's content was erased;
     /// - [`Requeue`](DeadLetterRepoError::Requeue) with the service's error.
     ///
     /// # Examples
@@ -225,9 +227,9 @@ pub trait DeadLetterReplay: Send + Sync {
     /// Those of [`replay`](Self::replay), except for `PayloadNotWhole`, and:
     ///
     /// - [`InvalidPayload`](DeadLetterRepoError::InvalidPayload) if the text is not JSON, or nests deeper than 127 levels,
-    ///   and [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if it is larger than the repo's cap. Nothing was
-    ///   sent to the database;
-    /// - [`Erased`](DeadLetterRepoError::Erased) if the letter's content was erased.
+    ///   with nothing sent to the database;
+    /// - [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if the text is larger than the repo's cap, with nothing
+    ///   sent either.
     ///
     /// # Examples
     ///
@@ -269,9 +271,9 @@ pub trait DeadLetterReplay: Send + Sync {
     /// Replays one batch of open letters that match, oldest first. The batch ends at the request's limit and at 16 MB
     /// of text, with at least one letter.
     ///
-    /// Letters locked by another transaction are skipped. Letters whose payload is truncated or erased are left out
-    /// if the service [takes whole ones only](Self::accepts_truncated). To count the letters that a replay would
-    /// take, set [`filter.truncated`](DeadLetterFilter::truncated)` = Some(false)`.
+    /// Letters locked by another transaction are skipped. Erased letters are left out, and truncated ones if the service
+    /// [takes whole ones only](Self::accepts_truncated). To count the letters that a replay would take, use
+    /// [`DeadLetterFilter::replayable`].
     ///
     /// The batch is one transaction if the service requeues all of it. If the service's [`Requeue`] or the commit
     /// fails, the call bisects the batch. Each part is a transaction of its own, which selects its letters anew, and

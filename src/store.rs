@@ -1,13 +1,16 @@
 //! The store as one trait object.
 
-use crate::{DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention, DeadLetterTransfer};
+use crate::{
+    DeadLetterDelete, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterTransfer,
+};
 
 /// Combines the traits of a service's store in one object: pass an `Arc<dyn DeadLetterStore>` wherever one of the
 /// traits is required.
 ///
 /// Replay is separate, because it needs the service's `Requeue`: [`DeadLetterReplay`](crate::DeadLetterReplay).
 ///
-/// Every type that implements the five traits implements this one. No method name occurs in two of them. A method that
+/// Every type that implements the six traits implements this one. No method name occurs in two of them. A method that
 /// is added to one of them later has a default body, so a service's own implementation keeps compiling.
 ///
 /// # Examples
@@ -38,7 +41,12 @@ use crate::{DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterRetenti
 /// # }
 /// ```
 pub trait DeadLetterStore:
-    DeadLetterRepo + DeadLetterRead + DeadLetterResolve + DeadLetterTransfer + DeadLetterRetention
+    DeadLetterRepo
+    + DeadLetterRead
+    + DeadLetterResolve
+    + DeadLetterDelete
+    + DeadLetterTransfer
+    + DeadLetterRetention
 {
 }
 
@@ -46,6 +54,7 @@ impl<S> DeadLetterStore for S where
     S: DeadLetterRepo
         + DeadLetterRead
         + DeadLetterResolve
+        + DeadLetterDelete
         + DeadLetterTransfer
         + DeadLetterRetention
         + ?Sized

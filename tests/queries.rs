@@ -6,10 +6,11 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
-    DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
-    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest,
+    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope,
+    TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -288,6 +289,20 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(KEY, Whole, Some(1));
         repo.count(other, &these, &CountRequest::default()).await.unwrap();
         log.expect(KEY, Whole, Some(1));
+    }
+
+    repo.erase(app, &[id], &Attribution::default()).await.unwrap();
+    log.expect(KEY, Whole, Some(1));
+    let closed = filter(DeadLetterState::Closed).resolved_before(cutoff());
+    for (filter, indexes) in [
+        (filter(DeadLetterState::Open).created_before(cutoff()), OPEN),
+        (filter(DeadLetterState::Unresolved).created_before(cutoff()), UNRESOLVED),
+        (filter(DeadLetterState::Any).created_before(cutoff()), APP),
+        (closed, CLOSED),
+        (filter(DeadLetterState::Closed).run_id(Uuid::from_u128(7)), RUNS),
+    ] {
+        repo.delete_matching(app, &filter, &Attribution::default(), 100).await.unwrap();
+        log.expect(indexes, Whole, Some(200));
     }
 
     // One sweep has much to do, and one is idle. The rows that the first one deletes stay deleted, which
@@ -674,6 +689,11 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
         let replayed = repo
             .replay_matching_with(app, &filter, &nobody, 10, async |_, _| Ok::<_, DeadLetterRepoError>(()));
         replayed.await.unwrap();
+    }
+    repo.erase(app, &ids, &nobody).await.unwrap();
+    let closed = DeadLetterFilter::default().state(DeadLetterState::Closed).resolved_before(cutoff());
+    for filter in [&these, &due, &closed] {
+        repo.delete_matching(app, filter, &nobody, 1).await.unwrap();
     }
     let scope = SweepScope::App(app);
     for due in [Due::ClosedBefore(cutoff()), Due::CreatedBefore(cutoff())] {

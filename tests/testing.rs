@@ -5,11 +5,11 @@ use std::{error::Error, pin::pin, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterFilter,
-    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest,
-    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepScope, Take, TimelineRequest,
+    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due,
+    ErrorKind, GroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take, TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, row, store, stored_letter,
         summary, transient,
@@ -218,6 +218,10 @@ impl Given {
             Call::Bury => bury.bury(letter(app)).await.map(drop),
             Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
             Call::ReplayEdited => replay.replay_edited(app, id, "1", &Attribution::default()).await.map(drop),
+            Call::DeleteMatching => {
+                store.delete_matching(app, &filter, &Attribution::default(), 1).await.map(drop)
+            }
+            Call::Erase => store.erase(app, &[id], &Attribution::default()).await.map(drop),
             Call::ReplayMatching => replay
                 .replay_matching(app, &filter, &Attribution::default(), &ReplayRequest::default())
                 .await

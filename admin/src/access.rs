@@ -253,7 +253,8 @@ impl Operator {
         Self { name: name.into(), apps: None, rights: BTreeSet::new(), scan_limit: SCAN_LIMIT }
     }
 
-    /// Returns an operator who may reveal, resolve and replay, in all apps. [`Right::Edit`] is a right of its own.
+    /// Returns an operator who may reveal, resolve and replay, in all apps. [`Right::Edit`] and
+    /// [`Right::Delete`] are rights of their own.
     pub fn full(name: impl Into<String>) -> Self {
         let rights = [Right::Payloads, Right::Resolve, Right::Replay];
         rights.into_iter().fold(Self::reader(name), Self::with)
@@ -266,8 +267,8 @@ impl Operator {
     /// ```
     /// use dead_letters_admin::{Operator, Right};
     ///
-    /// // Also edits a payload before a replay, which no operator may by default.
-    /// let operator = Operator::full("ada").with(Right::Edit);
+    /// // Also edits a payload before a replay, and deletes letters, which no operator may by default.
+    /// let operator = Operator::full("ada").with(Right::Edit).with(Right::Delete);
     /// let all = Right::ALL.into_iter().fold(Operator::reader("ada"), Operator::with);
     /// assert_eq!(operator, all);
     /// ```
@@ -347,11 +348,13 @@ pub enum Right {
     /// Edits a letter's payload before a replay. The operator also needs [`Replay`](Self::Replay), and
     /// [`Payloads`](Self::Payloads) if the service redacts payloads. No operator has this right by default.
     Edit,
+    /// Deletes chosen letters, and erases their content. No operator has this right by default.
+    Delete,
 }
 
 impl Right {
     /// All rights.
-    pub const ALL: [Self; 4] = [Self::Payloads, Self::Resolve, Self::Replay, Self::Edit];
+    pub const ALL: [Self; 5] = [Self::Payloads, Self::Resolve, Self::Replay, Self::Edit, Self::Delete];
 
     fn lacking(self) -> &'static str {
         match self {
@@ -359,6 +362,7 @@ impl Right {
             Self::Resolve => "this operator may not resolve or reopen letters",
             Self::Replay => "this operator may not replay letters",
             Self::Edit => "this operator may not edit payloads",
+            Self::Delete => "this operator may not delete or erase letters",
         }
     }
 }

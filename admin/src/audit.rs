@@ -35,6 +35,11 @@ impl<'a> Entry<'a> {
         Self { access, action, letters: format!("ids={id}"), run_id: None, count: 0, is_ended: false }
     }
 
+    pub(crate) fn of_letters(access: &'a AppAccess, action: &'static str, ids: &[DeadLetterId]) -> Self {
+        let letters = ListQuery::from(DeadLetterFilter::default().ids(ids)).to_string();
+        Self { access, action, letters, run_id: None, count: 0, is_ended: false }
+    }
+
     pub(crate) fn of_matching(
         access: &'a AppAccess,
         action: &'static str,
@@ -143,6 +148,7 @@ impl Target {
             (&Method::POST, ["letters", _, "reveal"] | ["letters", _, "replayed-payload", "reveal"]) => {
                 "reveal"
             }
+            (&Method::POST, ["letters", _, "erase"] | ["erase"]) => "erase",
             (&Method::POST, ["bulk", "preview"]) => "preview",
             (&Method::POST, ["bulk", "run"]) => "run",
             (&Method::POST, ["bulk", "undo"]) => "undo",

@@ -1,4 +1,4 @@
-//! Bulk actions, which resolve, replay or reopen: a frozen preview, and runs that change only the previewed letters.
+//! Bulk actions, which resolve, replay, reopen or delete: a frozen preview, and runs that change only the previewed letters.
 //!
 //! The preview's token holds the operator, the app, the filter, and the time before which a letter must have failed or
 //! been closed.
@@ -38,22 +38,28 @@ pub(crate) enum Action {
     HandledByScript,
     Replayed,
     Reopened,
+    Deleted,
 }
 
 impl Action {
-    const ALL: [Self; 4] = [Self::Ignored, Self::HandledByScript, Self::Replayed, Self::Reopened];
+    const ALL: [Self; 5] =
+        [Self::Ignored, Self::HandledByScript, Self::Replayed, Self::Reopened, Self::Deleted];
 
     pub(crate) fn as_str(self) -> &'static str {
-        self.resolution().map_or("reopened", Resolution::as_str)
+        match self {
+            Self::Reopened => "reopened",
+            Self::Deleted => "deleted",
+            _ => self.resolution().map_or("", Resolution::as_str),
+        }
     }
 
-    /// Returns the resolution that the run sets, or `None` if it clears it.
+    /// Returns the resolution that the run sets, if it sets one.
     pub(crate) fn resolution(self) -> Option<Resolution> {
         match self {
             Self::Ignored => Some(Resolution::Ignored),
             Self::HandledByScript => Some(Resolution::HandledByScript),
             Self::Replayed => Some(Resolution::Replayed),
-            Self::Reopened => None,
+            Self::Reopened | Self::Deleted => None,
         }
     }
 }
@@ -210,6 +216,7 @@ pub(crate) struct FailedAgain {
 fn may_run(access: &AppAccess, action: Action) -> Result<(), Problem> {
     match action {
         Action::Replayed => access.replay().map(drop),
+        Action::Deleted => access.needs(Right::Delete),
         _ => access.needs(Right::Resolve),
     }
 }
@@ -227,19 +234,27 @@ pub(crate) async fn preview(
     let scan_limit = access.operator().max_scan();
     let mut filter = match action {
         Action::Reopened => reopenable(access, &filter).await?,
+        Action::Deleted => deletable(filter)?,
         _ => resolvable(access, action, filter)?,
     };
+    let by_closing = action == Action::Reopened
+        || action == Action::Deleted && filter.effective_state() == DeadLetterState::Closed;
     let count =
         store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit)).await?;
-    let truncated = match filter.truncated {
-        Some(false) if action == Action::Replayed => {
-            let filter = filter.clone().truncated(true);
+    let left_out = match (filter.truncated, filter.erased) {
+        _ if action != Action::Replayed => None,
+        (Some(false), _) => Some(filter.clone().truncated(true)),
+        (_, Some(false)) => Some(filter.clone().erased(true)),
+        _ => None,
+    };
+    let truncated = match left_out {
+        Some(filter) => {
             let found = store
                 .count(app_id, &filter, &CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(scan_limit))
                 .await?;
             found.matching
         }
-        _ => CappedCount::default(),
+        None => CappedCount::default(),
     };
     let mut ahead = CappedCount::default();
     // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
@@ -248,7 +263,7 @@ pub(crate) async fn preview(
         _ => filter.created_from = filter.created_from.max(count.scanned_back_to),
     }
     let mut cutoff = count.as_of;
-    if action == Action::Reopened {
+    if by_closing {
         cutoff = filter.resolved_before.map_or(count.now, |at| at.min(count.now));
         // The id of a run leaves out later changes by itself.
         if filter.run_id.is_none() {
@@ -294,6 +309,19 @@ pub(crate) async fn preview(
         token: access.admin().key.seal(Purpose::Preview, &frozen),
         expires_at: now + GOOD_FOR,
     })
+}
+
+/// Returns the filter for the letters to delete. It must narrow them, because deleted letters can't be brought back.
+fn deletable(mut filter: DeadLetterFilter) -> Result<DeadLetterFilter, Problem> {
+    let state = filter.effective_state();
+    filter.state = Some(state);
+    match filter == DeadLetterFilter::default().state(state) {
+        true => Err(Problem::invalid_field(
+            "filter",
+            "must narrow the letters to delete: name at least one field",
+        )),
+        false => Ok(filter),
+    }
 }
 
 fn resolvable(
@@ -481,9 +509,10 @@ async fn batch(
         }
         None => {
             let (store, limit) = (access.store(), left.min(RESOLVE_BATCH));
-            let changed = match frozen.action.resolution() {
-                Some(to) => store.resolve_matching(app_id, filter, to, attribution, limit).await?,
-                None => {
+            let changed = match (frozen.action, frozen.action.resolution()) {
+                (_, Some(to)) => store.resolve_matching(app_id, filter, to, attribution, limit).await?,
+                (Action::Deleted, None) => store.delete_matching(app_id, filter, attribution, limit).await?,
+                (_, None) => {
                     let is_replayed = filter.resolution == Some(Resolution::Replayed);
                     let request = ReopenRequest::default().include_replayed(is_replayed).limit(limit);
                     store.reopen_matching(app_id, filter, attribution, &request).await?

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dead_letters::{
     Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
-    ErrorKind, Resolution,
+    Erased, ErrorKind, Resolution,
 };
 use tokio::time::sleep;
 
@@ -87,6 +87,36 @@ pub(crate) async fn replay(
         }
     };
     end(entry, result.map(drop).map_err(Problem::from))
+}
+
+/// Erases the content of the letter. Succeeds if it was erased before.
+pub(crate) async fn erase(access: &AppAccess, id: DeadLetterId, note: Option<String>) -> Result<(), Problem> {
+    for pause in PAUSES {
+        let erased = erase_all(access, &[id], note.clone()).await?;
+        if !erased.ids.is_empty() {
+            return Ok(());
+        }
+        if erased.skipped_locked.is_empty() {
+            return summary(access, id).await.map(drop);
+        }
+        sleep(pause).await;
+    }
+    Err(Problem::locked())
+}
+
+/// Erases the content of these letters.
+pub(crate) async fn erase_all(
+    access: &AppAccess,
+    ids: &[DeadLetterId],
+    note: Option<String>,
+) -> Result<Erased, Problem> {
+    access.needs(Right::Delete)?;
+    let attribution = attribution(access, note)?;
+    let mut entry = Entry::of_letters(access, "erased", ids);
+    let result = access.store().erase(access.app_id, ids, &attribution).await.map_err(Problem::from);
+    entry.did(result.as_ref().map_or(0, |erased| erased.ids.len() as u64));
+    entry.ended(result.as_ref().map(drop));
+    result
 }
 
 /// Makes the letter unresolved again.

@@ -336,8 +336,8 @@ impl From<DeadLetterRepoError> for Problem {
             }
             NotResolved(_) => return Self::new(ProblemType::NotResolved, "the letter is unresolved already"),
             PayloadNotWhole { .. } => {
-                let detail = "the payload is truncated or erased, and the service replays only whole payloads: \
-                              resolve the letter instead";
+                let detail = "the payload is truncated, and the service replays only whole payloads: resolve the \
+                              letter, or edit the payload";
                 return Self::new(ProblemType::NotWhole, detail);
             }
             Erased(_) => return Self::erased(),

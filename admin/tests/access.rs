@@ -50,10 +50,11 @@ fn post(path: &'static str, body: Sent, needs: Right) -> Route {
 }
 
 fn routes() -> Vec<Route> {
-    use Right::{Edit, Payloads, Replay, Resolve};
+    use Right::{Delete, Edit, Payloads, Replay, Resolve};
     use Sent::{Form, Json, Nothing};
     let ignored = r#"{"action":"ignored","filter":{}}"#;
     let replayed = r#"{"action":"replayed","filter":{}}"#;
+    let deleted = r#"{"action":"deleted","filter":{"source":"orders"}}"#;
     vec![
         get("/api/openapi.json"),
         get("/api/apps"),
@@ -81,6 +82,12 @@ fn routes() -> Vec<Route> {
             Nothing,
             Payloads,
         ),
+        post(
+            "/api/apps/{dead_letters_app}/erase",
+            Json(r#"{"ids":["00000000-0000-0000-0000-000000000001"]}"#),
+            Delete,
+        ),
+        post("/api/apps/{dead_letters_app}/bulk/preview", Json(deleted), Delete),
         post("/api/apps/{dead_letters_app}/bulk/preview", Json(ignored), Resolve),
         post("/api/apps/{dead_letters_app}/bulk/preview", Json(replayed), Replay),
         post("/api/apps/{dead_letters_app}/bulk/run", Json(r#"{"token":"{token}"}"#), Resolve),
@@ -108,6 +115,8 @@ fn routes() -> Vec<Route> {
             Edit,
         ),
         post("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", Form(""), Payloads),
+        post("/apps/{dead_letters_app}/letters/{dead_letters_id}/erase", Form(""), Delete),
+        post("/apps/{dead_letters_app}/bulk/preview", Form("action=deleted&source=orders"), Delete),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=ignored"), Resolve),
         post("/apps/{dead_letters_app}/bulk/preview", Form("action=replayed"), Replay),
         post("/apps/{dead_letters_app}/bulk/run", Form("token={token}"), Resolve),

@@ -204,6 +204,7 @@ async fn a_letter_has_its_error_and_not_its_payload(world: World) {
         "script_id": new.script_id,
         "payload_bytes": new.payload.to_string().len(),
         "payload_kind": "json",
+        "replayed_payload_bytes": null,
         "attempt_count": 5,
         "first_attempt_at": new.first_attempt_at,
         "last_attempt_at": new.last_attempt_at,

@@ -71,6 +71,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/reopen"), json!({})),
         (format!("letters/{id}/reveal"), json!({})),
         (format!("letters/{id}/replay"), json!({ "payload": "1" })),
+        ("erase".to_owned(), json!({ "ids": [id] })),
         ("bulk/preview".to_owned(), json!({ "action": "ignored", "filter": {} })),
         ("bulk/run".to_owned(), json!({ "token": token })),
     ];
@@ -79,6 +80,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/replay"), String::new()),
         (format!("letters/{id}/reopen"), String::new()),
         (format!("letters/{id}/reveal"), String::new()),
+        (format!("letters/{id}/erase"), String::new()),
         (format!("letters/{id}/edit"), String::new()),
         (format!("letters/{id}/edit/review"), "version=1&payload=1".to_owned()),
         (format!("letters/{id}/edit/replay"), "version=1&payload=1".to_owned()),
@@ -156,7 +158,10 @@ async fn an_action_is_not_done_by_another_method_or_from_another_site(world: Wor
 #[tokio::test]
 async fn a_body_of_100_mb_is_refused_after_its_beginning() {
     const PART: Bytes = Bytes::from_static(&[b' '; 1 << 16]);
-    let client = Client::from(Admin::new(Arc::new(memory().await), let_in(Operator::full("ada").with(Right::Edit))));
+    let client = Client::from(Admin::new(
+        Arc::new(memory().await),
+        let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)),
+    ));
     let actions = actions(new_app(), Uuid::new_v4().into(), "");
     for action in actions {
         let sent = Arc::new(AtomicUsize::new(0));
@@ -174,7 +179,10 @@ async fn a_body_of_100_mb_is_refused_after_its_beginning() {
 
 #[tokio::test]
 async fn a_form_of_nonsense_is_a_page_that_names_the_field() {
-    let client = Client::from(Admin::new(Arc::new(memory().await), let_in(Operator::full("ada").with(Right::Edit))));
+    let client = Client::from(Admin::new(
+        Arc::new(memory().await),
+        let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)),
+    ));
     let (app, id) = (new_app(), Uuid::new_v4());
     let resolve = format!("/apps/{app}/letters/{id}/resolve");
     let long = "x".repeat(10_000);
@@ -257,7 +265,10 @@ async fn on_postgresql_a_database_that_is_gone_is_to_be_asked_again_until_it_is_
     let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
     let app = new_app();
     let id = repo.insert(letter(app)).await.unwrap();
-    let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada").with(Right::Edit))));
+    let client = Client::from(Admin::new(
+        Arc::new(repo.clone()),
+        let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)),
+    ));
     for view in views(app, id) {
         assert_eq!(client.get(&view).await.status, StatusCode::OK, "{view}");
     }
@@ -310,7 +321,10 @@ async fn on_sqlite_a_database_that_is_read_only_is_read_and_actions_are_to_be_tr
 /// Checks that an admin with these connection options shows every view, and refuses actions as unavailable.
 async fn actions_are_to_be_tried_again(options: ConnectOptions, app: AppId, id: DeadLetterId) {
     let repo = open(options, OnOpen::Check, Migrator).await.unwrap();
-    let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada").with(Right::Edit))));
+    let client = Client::from(Admin::new(
+        Arc::new(repo.clone()),
+        let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)),
+    ));
     for view in views(app, id) {
         assert_eq!(client.get(&view).await.status, StatusCode::OK, "{view}");
     }
@@ -330,7 +344,9 @@ async fn a_store_that_hangs_is_given_up_until_it_goes_on() {
     let replay = Arc::new(FailingStore::new(repo.replayer(Arc::<Outbox>::default())));
     let app = new_app();
     let id = repo.insert(letter(app)).await.unwrap();
-    let admin = Admin::new(store.clone(), let_in(Operator::full("ada").with(Right::Edit))).replay(replay.clone());
+    let admin =
+        Admin::new(store.clone(), let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)))
+            .replay(replay.clone());
     let client = Client::from(admin);
     let actions = actions(app, id, &token(&client, app).await);
     for &call in Call::ALL {
@@ -364,7 +380,10 @@ async fn a_payload_of_64_mb_is_on_no_page_and_is_downloaded_as_stored(world: Wor
         })
         .await;
     let store = Arc::new(FailingStore::new(world.repo.clone()));
-    let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada").with(Right::Edit))));
+    let client = Client::from(Admin::new(
+        store.clone(),
+        let_in(Operator::full("ada").with(Right::Edit).with(Right::Delete)),
+    ));
     // By each of these calls a payload comes out of the store.
     for call in
         [Call::Get, Call::GetForApp, Call::ListForApp, Call::Export, Call::PayloadText, Call::ResolveOnce]

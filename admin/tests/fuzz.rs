@@ -131,11 +131,12 @@ const PAGES: [&str; 5] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}",
     "/apps/{dead_letters_app}/bulk/result",
 ];
-const FORMS: [&str; 9] = [
+const FORMS: [&str; 10] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/replay",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal",
+    "/apps/{dead_letters_app}/letters/{dead_letters_id}/erase",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay",

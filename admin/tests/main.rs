@@ -11,6 +11,7 @@ mod browser;
 mod bulk;
 #[cfg(feature = "serve")]
 mod connections;
+mod delete;
 mod document;
 mod edit;
 mod fuzz;

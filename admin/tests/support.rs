@@ -98,7 +98,7 @@ impl World {
 
     /// Ada may do everything.
     pub(crate) fn client(&self) -> Client {
-        self.admin_of(Operator::full("ada").with(Right::Edit)).into()
+        self.admin_of(Operator::full("ada").with(Right::Edit).with(Right::Delete)).into()
     }
 
     pub(crate) fn path(&self, rest: &str) -> String {

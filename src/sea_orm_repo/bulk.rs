@@ -1,15 +1,15 @@
-//! The letters of a bulk call, which resolves, replays or reopens them.
+//! The letters of a bulk call, which resolves, replays, reopens or deletes them.
 
 use std::ops::RangeInclusive;
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, JoinType,
-    QueryFilter, QueryResult, QueryTrait, Statement, UpdateMany,
+    QueryFilter, QueryResult, QueryTrait, Statement,
     prelude::DateTimeWithTimeZone,
     sea_query::{
-        Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
-        SubQueryStatement, WithClause,
+        Asterisk, CommonTableExpression, DeleteStatement, Expr, ExprTrait, Func, Order, Query,
+        SelectStatement, SubQueryStatement, UpdateStatement, WithClause,
     },
 };
 use uuid::Uuid;
@@ -18,8 +18,8 @@ use super::{
     SeaOrmDeadLetterRepo,
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
-        check, is_any_of, is_any_of_ids, is_before, is_from, is_not_replayed, is_of_app, is_of_state,
-        is_resolved_within, is_truncated, narrow,
+        check, is_any_of, is_any_of_ids, is_before, is_erased, is_from, is_not_replayed, is_of_app,
+        is_of_state, is_resolved_within, is_truncated, narrow,
     },
     connection::RepoConnection,
     convert::Row,
@@ -41,6 +41,16 @@ const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 pub(super) enum Change<'a> {
     Resolve(Resolution, &'a Attribution),
     Reopen { include_replayed: bool },
+    Delete,
+}
+
+/// The payloads that a bulk call takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Payloads {
+    All,
+    NotErased,
+    /// Neither truncated nor erased.
+    Whole,
 }
 
 /// A bulk call: the letters that it may change, and the change.
@@ -52,8 +62,23 @@ pub(super) struct Bulk<'a> {
     dialect: Dialect,
     /// Selects only letters behind this place.
     pub(super) after: Option<Place>,
-    /// Selects only letters whose payload is the whole event.
-    pub(super) whole_only: bool,
+    /// Selects only letters with such a payload.
+    pub(super) payloads: Payloads,
+}
+
+/// The statement that changes letters.
+enum Write {
+    Update(UpdateStatement),
+    Delete(DeleteStatement),
+}
+
+/// Returns whether the call finds its letters by the time at which they were closed.
+fn by_closing(change: Change<'_>, filter: &DeadLetterFilter) -> bool {
+    match change {
+        Change::Resolve(..) => false,
+        Change::Reopen { .. } => true,
+        Change::Delete => filter.effective_state() == DeadLetterState::Closed,
+    }
 }
 
 /// Letters that a transaction has locked and is about to resolve, oldest first.
@@ -76,11 +101,9 @@ impl<'a> Bulk<'a> {
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
-        let missing = match change {
-            Change::Resolve(..) if filter.created_before.is_none() => {
-                Some(DeadLetterRepoError::MissingCreatedBefore)
-            }
-            Change::Reopen { .. } if filter.resolved_before.is_none() && filter.run_id.is_none() => {
+        let missing = match by_closing(change, filter) {
+            false if filter.created_before.is_none() => Some(DeadLetterRepoError::MissingCreatedBefore),
+            true if filter.resolved_before.is_none() && filter.run_id.is_none() => {
                 Some(DeadLetterRepoError::MissingResolvedBefore)
             }
             _ => None,
@@ -89,25 +112,26 @@ impl<'a> Bulk<'a> {
             return Err(missing);
         }
         let limit = in_range("limit", limit, BULK_LIMITS)?;
-        Ok(Self { app_id, filter, change, limit, dialect: repo.dialect()?, after: None, whole_only: false })
+        let (dialect, payloads) = (repo.dialect()?, Payloads::All);
+        Ok(Self { app_id, filter, change, limit, dialect, after: None, payloads })
     }
 
     /// Returns a condition for each index that finds letters that may be changed so. Returns none if the filter's
     /// state has no such letter.
     fn conditions(&self) -> Vec<Condition> {
         match self.change {
-            Change::Resolve(resolution, _) => self.open(resolution),
-            Change::Reopen { include_replayed } => self.resolved(include_replayed),
+            // If `handler_failed` letters could get this resolution again, every batch would pick the same oldest
+            // letters and never reach the rest.
+            Change::Resolve(Resolution::HandlerFailed, _) => self.by_creation(DeadLetterState::Unresolved),
+            Change::Resolve(..) => self.by_creation(DeadLetterState::Open),
+            Change::Reopen { include_replayed } => self.by_closing(include_replayed),
+            Change::Delete if by_closing(self.change, self.filter) => self.by_closing(true),
+            Change::Delete => self.by_creation(DeadLetterState::Any),
         }
     }
 
-    fn open(&self, resolution: Resolution) -> Vec<Condition> {
-        let target = match resolution {
-            // If `handler_failed` letters could get this resolution again, every batch would pick the same oldest
-            // letters and never reach the rest.
-            Resolution::HandlerFailed => DeadLetterState::Unresolved,
-            _ => DeadLetterState::Open,
-        };
+    /// Returns the conditions of letters in this state that match.
+    fn by_creation(&self, target: DeadLetterState) -> Vec<Condition> {
         let of_app = is_of_app(self.app_id, self.filter, self.dialect)
             // The place implies this condition, and SQLite's index search has one condition on each side.
             .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
@@ -120,19 +144,26 @@ impl<'a> Bulk<'a> {
             .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
             .add_option(from)
             .add_option(before)
-            .add_option(self.whole_only.then(|| is_truncated().not()));
+            .add_option(match self.payloads {
+                Payloads::All => None,
+                Payloads::NotErased => Some(is_erased().not()),
+                Payloads::Whole => Some(is_truncated().not()),
+            });
         if self.filter.ids.is_some() {
             let matching = matching.add_option(is_of_state(target));
             return vec![matching.add_option(is_of_state(self.filter.effective_state()))];
         }
         let of_state = Part::of(self.filter.effective_state());
-        let of_target = Part::of(target).iter().copied();
-        let parts: Vec<_> =
-            of_target.filter(|part| of_state.contains(part) || of_state == [Part::All]).collect();
-        conditions(&parts, &matching)
+        let of_target = Part::of(target);
+        let is_of = |parts: &[Part], part: &Part| parts.contains(part) || parts == [Part::All];
+        // Of the two states, take the parts of the narrower one.
+        let narrower = if of_target == [Part::All] { of_state } else { of_target };
+        let parts = narrower.iter().copied().filter(|part| is_of(of_state, part) && is_of(of_target, part));
+        conditions(&parts.collect::<Vec<_>>(), &matching)
     }
 
-    fn resolved(&self, include_replayed: bool) -> Vec<Condition> {
+    /// Returns the conditions of closed letters that match, or of `handler_failed` ones.
+    fn by_closing(&self, include_replayed: bool) -> Vec<Condition> {
         let Some(filter) = self.filter.reopenable() else { return Vec::new() };
         let part = match filter.resolution {
             Some(Resolution::HandlerFailed) => Part::HandlerFailed,
@@ -159,13 +190,10 @@ impl<'a> Bulk<'a> {
 
     /// Returns the column that orders the letters, before their ids.
     fn order(&self) -> Column {
-        match self.change {
-            Change::Reopen { .. } if self.filter.run_id.is_some() => Column::RunId,
-            Change::Reopen { .. } if self.filter.resolution == Some(Resolution::HandlerFailed) => {
-                Column::CreatedAt
-            }
-            Change::Reopen { .. } => Column::ResolvedAt,
-            Change::Resolve(..) => Column::CreatedAt,
+        match by_closing(self.change, self.filter) {
+            true if self.filter.run_id.is_some() => Column::RunId,
+            true if self.filter.resolution != Some(Resolution::HandlerFailed) => Column::ResolvedAt,
+            _ => Column::CreatedAt,
         }
     }
 
@@ -182,14 +210,23 @@ impl<'a> Bulk<'a> {
         columns
     }
 
-    /// Returns the UPDATE of the letters. The caller adds the condition.
-    fn update(&self) -> UpdateMany<Entity> {
-        match self.change {
+    /// Returns the statement that changes these letters and returns each one's place.
+    fn write(&self, are_picked: Expr) -> Write {
+        let place = Query::returning().columns(PLACE);
+        let update = match self.change {
             Change::Resolve(resolution, attribution) => {
                 resolve_rows(self.dialect, resolution.into(), attribution)
             }
             Change::Reopen { .. } => reopen_rows(),
-        }
+            Change::Delete => {
+                let mut delete = Query::delete();
+                delete.from_table(Entity).and_where(are_picked).returning(place);
+                return Write::Delete(delete);
+            }
+        };
+        let mut update = update.filter(are_picked).into_query();
+        update.returning(place);
+        Write::Update(update)
     }
 
     /// Changes the first letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
@@ -201,9 +238,11 @@ impl<'a> Bulk<'a> {
         if self.dialect == Dialect::Sqlite {
             let first = self.first(conditions, &self.columns());
             let first = Query::select().column(Column::Id).from_subquery(first, "first").take();
-            let mut update = self.update().filter(Column::Id.in_subquery(first)).into_query();
-            update.returning(Query::returning().columns(PLACE));
-            return Ok((db.query_all_raw(with_hidden_limits(self.dialect, &update)).await?, false));
+            let write = match self.write(Column::Id.in_subquery(first)) {
+                Write::Update(update) => with_hidden_limits(self.dialect, &update),
+                Write::Delete(delete) => with_hidden_limits(self.dialect, &delete),
+            };
+            return Ok((db.query_all_raw(write).await?, false));
         }
         let mut rows = db.query_all_raw(self.run_on_postgres(conditions)).await?;
         let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
@@ -248,16 +287,18 @@ impl<'a> Bulk<'a> {
         Ok(picked)
     }
 
-    /// Resolves the picked letters, and returns each as it is afterwards, oldest first.
+    /// Resolves the picked letters as `replayed`, and returns each as it is afterwards, oldest first.
     pub(super) async fn resolve_picked(
         &self,
         txn: &DatabaseTransaction,
         picked: &Picked,
+        attribution: &Attribution,
     ) -> Result<Vec<StoredLetter>, DbErr> {
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
         let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
         let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
-        let mut update = self.update().filter(is_picked).into_query();
+        let update = resolve_rows(self.dialect, Resolution::Replayed.into(), attribution);
+        let mut update = update.filter(is_picked).into_query();
         update.returning(Row::returning());
         let rows = Row::find_by_statement(self.dialect.build(&update)).all(txn).await?;
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
@@ -323,8 +364,10 @@ impl<'a> Bulk<'a> {
             // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
             None => is_any_of(ids_of(PICKED)),
         };
-        let mut update = self.update().filter(is_picked).into_query();
-        update.returning(Query::returning().columns(PLACE));
+        let write = match self.write(is_picked) {
+            Write::Update(update) => update.into(),
+            Write::Delete(delete) => delete.into(),
+        };
 
         let other = Query::select().column(Column::Id).from_subquery(self.other(&conditions), OTHER).take();
         let has_other = self.is_below_limit().and(Expr::from(other).is_not_null());
@@ -334,7 +377,7 @@ impl<'a> Bulk<'a> {
         };
         let mut with = WithClause::new();
         with.cte(cte(PICKED, self.first(conditions, &self.columns()).into()).materialized(true).to_owned());
-        with.cte(cte(CHANGED, update.into()));
+        with.cte(cte(CHANGED, write));
         let changed = Query::select()
             .column((CHANGED, Asterisk))
             .column((OUTCOME, SKIPPED))

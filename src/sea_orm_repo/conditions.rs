@@ -95,6 +95,7 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
         .add_option(
             filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
         )
+        .add_option(filter.erased.map(|erased| if erased { is_erased() } else { is_erased().not() }))
         .add_option(filter.failed_again_in_run.map(failed_again))
         .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
     filter.metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
@@ -164,6 +165,10 @@ pub(super) const TRUNCATED: [PayloadKind; 2] = [PayloadKind::Truncated, PayloadK
 
 pub(super) fn is_truncated() -> Expr {
     Column::PayloadKind.is_in(TRUNCATED.map(PayloadKind::as_str))
+}
+
+pub(super) fn is_erased() -> Expr {
+    Column::PayloadKind.eq(PayloadKind::Erased.as_str())
 }
 
 fn is_id(column: Column, id: IdFilter<impl Into<Uuid>>) -> Expr {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
-    conditions::is_open,
+    conditions::{is_erased, is_open},
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
     hidden_limits::shown,
@@ -74,12 +74,15 @@ fn group_errors(
         CaseStatement::new().case(buckets.holds(), buckets.bucket()).into()
     });
     let if_closed = |then: Expr| CaseStatement::new().case(is_open().not(), then);
+    let if_kept = |then: Expr| CaseStatement::new().case(is_erased().not(), then);
+    let latest = |column| Expr::from(Func::max(Expr::col(("counts", column))));
     let counts = Query::select()
         .column(Column::GroupKey)
         .expr_as(bucket, "bucket")
         .expr_as(Func::count(Expr::col(Asterisk)), "in_bucket")
         .expr_as(Func::min(Expr::col(Column::CreatedAt)), "first_at")
         .expr_as(Func::max(Expr::col(Column::CreatedAt)), "last_at")
+        .expr_as(Func::max(if_kept(Column::CreatedAt.into_expr())), "last_kept_at")
         .expr_as(Func::count(if_closed(Expr::Constant(1.into()))), "closed_in_bucket")
         .expr_as(Func::max(if_closed(Column::ResolvedAt.into_expr())), "closed_at")
         .apply(|query| matching.select_all(query))
@@ -94,9 +97,10 @@ fn group_errors(
         .column(Column::GroupKey)
         .expr_as(sum("in_bucket"), "letters")
         .expr_as(Func::min(Expr::col(("counts", "first_at"))), "first_seen")
-        .expr_as(Func::max(Expr::col(("counts", "last_at"))), "last_seen")
+        .expr_as(latest("last_at"), "last_seen")
+        .expr_as(Func::coalesce([latest("last_kept_at"), latest("last_at")]), "shown_at")
         .expr_as(sum("closed_in_bucket"), "closed")
-        .expr_as(Func::max(Expr::col(("counts", "closed_at"))), "last_closed_at")
+        .expr_as(latest("closed_at"), "last_closed_at")
         .expr_as(Func::min(Expr::col(("counts", "bucket"))), "first_bucket")
         .from("counts")
         .group_by_col(Column::GroupKey)
@@ -112,8 +116,10 @@ fn group_errors(
         .column(Column::Id)
         .from(Entity)
         .cond_where(matching.condition())
-        .and_where(Column::CreatedAt.into_expr().eq(Expr::col(("largest", "last_seen"))))
+        .and_where(Column::CreatedAt.into_expr().eq(Expr::col(("largest", "shown_at"))))
         .and_where(Column::GroupKey.into_expr().eq(Expr::col(("largest", Column::GroupKey))))
+        // Erased letters last: false sorts before true.
+        .order_by_expr(is_erased(), Order::Asc)
         .order_by(Column::Id, Order::Desc)
         .limit(1)
         .take();

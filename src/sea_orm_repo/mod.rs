@@ -23,6 +23,7 @@ mod conditions;
 mod connection;
 mod convert;
 mod count;
+mod delete;
 mod dialect;
 mod error_groups;
 mod export;

@@ -14,8 +14,7 @@ use tracing::warn;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    bulk::{Bulk, Change, Picked},
-    conditions::TRUNCATED,
+    bulk::{Bulk, Change, Payloads, Picked},
     convert::Row,
     resolve::{Resolved, resolve_once},
     transaction,
@@ -39,7 +38,7 @@ impl SeaOrmDeadLetterRepo {
     /// return `AlreadyResolved` once it has committed.
     ///
     /// `enqueue` receives the letter as it is stored, with its payload as the stored text. It decides what to do
-    /// with a payload that is truncated or erased, which [`payload_kind`](StoredLetter::payload_kind) shows.
+    /// with a truncated payload, which [`payload_kind`](StoredLetter::payload_kind) shows.
     ///
     /// Returns the value that `enqueue` returns. An error of `enqueue` rolls everything back, and the letter stays
     /// open. `enqueue` must return every error. If it ignores a failed statement, PostgreSQL loses what `enqueue`
@@ -47,7 +46,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// # Errors
     ///
-    /// The errors of [`resolve_once`](crate::DeadLetterResolve::resolve_once), and every error of `enqueue`.
+    /// The errors of [`resolve_once`](crate::DeadLetterResolve::resolve_once), every error of `enqueue`, and
+    /// [`Erased`](DeadLetterRepoError::Erased) if the letter's content was erased.
     ///
     /// # Examples
     ///
@@ -98,8 +98,8 @@ impl SeaOrmDeadLetterRepo {
     /// `enqueue` on them, in one transaction. A batch also ends at 16 MB of text, but has at least one letter.
     /// [`Changed::more`] is then true. Letters that another transaction has locked are skipped.
     ///
-    /// `enqueue` receives the letters oldest first, including those whose payload is truncated or erased. It does
-    /// not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with), and roll
+    /// `enqueue` receives the letters oldest first, including those whose payload is truncated. Erased letters are left
+    /// out. It does not run if there are none. Its errors have the same effect as in [`replay_with`](Self::replay_with), and roll
     /// back the whole batch. [`replayer`](Self::replayer) finds the letters that fail, and replays the rest.
     ///
     /// # Errors
@@ -146,8 +146,9 @@ impl SeaOrmDeadLetterRepo {
         };
         let call = async {
             let change = Change::Resolve(Resolution::Replayed, attribution);
-            let bulk = Bulk::new(self, app_id, filter, change, limit)?;
-            let (picked, replayed) = self.replay_batch(&bulk, enqueue).await;
+            let mut bulk = Bulk::new(self, app_id, filter, change, limit)?;
+            bulk.payloads = Payloads::NotErased;
+            let (picked, replayed) = self.replay_batch(&bulk, attribution, enqueue).await;
             let ids = replayed?;
             let more = picked.more && !ids.is_empty();
             Ok(Changed { ids, more, skipped_locked: picked.skipped && !more })
@@ -205,7 +206,10 @@ impl SeaOrmDeadLetterRepo {
     {
         let work = async |txn: &DatabaseTransaction| {
             let repo = self.in_transaction(txn);
-            let row = resolve_once(&repo, app_id, id, Resolved::replayed(edited), attribution).await?;
+            let row: Row = resolve_once(&repo, app_id, id, Resolved::replayed(edited), attribution).await?;
+            if row.payload_kind() == PayloadKind::Erased.as_str() {
+                return Err(DeadLetterRepoError::Erased(id));
+            }
             enqueue(txn, row).await
         };
         transaction::run_checked(self.pool(), work).await
@@ -228,6 +232,7 @@ impl SeaOrmDeadLetterRepo {
     async fn replay_batch<F>(
         &self,
         bulk: &Bulk<'_>,
+        attribution: &Attribution,
         enqueue: F,
     ) -> (Picked, Result<Vec<DeadLetterId>, DeadLetterRepoError>)
     where
@@ -239,7 +244,7 @@ impl SeaOrmDeadLetterRepo {
             if picked.places.is_empty() {
                 return Ok(Vec::new());
             }
-            let letters = bulk.resolve_picked(txn, &picked).await?;
+            let letters = bulk.resolve_picked(txn, &picked, attribution).await?;
             let ids = letters.iter().map(|letter| letter.id).collect();
             if !letters.is_empty() {
                 enqueue(txn, letters).await?;
@@ -286,9 +291,6 @@ impl<Q: Requeue> DeadLetterReplay for Replayer<Q> {
         attribution: &Attribution,
     ) -> Result<DeadLetterRow, DeadLetterRepoError> {
         let enqueue = async |txn: &DatabaseTransaction, row: Row| {
-            if row.payload_kind() == PayloadKind::Erased.as_str() {
-                return Err(DeadLetterRepoError::Erased(id));
-            }
             let letter = StoredLetter::from(row.clone()).with_edited_payload();
             self.requeue.requeue(txn, slice::from_ref(&letter)).await.map_err(by_service)?;
             Ok(DeadLetterRow::from(row))
@@ -327,7 +329,7 @@ impl<Q: Requeue> Replayer<Q> {
     ) -> Result<Replayed, DeadLetterRepoError> {
         let &ReplayRequest { after, limit } = request;
         let place = after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let whole_only = !self.requeue.accepts_truncated();
+        let payloads = if self.requeue.accepts_truncated() { Payloads::NotErased } else { Payloads::Whole };
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
         let began = Instant::now();
@@ -336,10 +338,11 @@ impl<Q: Requeue> Replayer<Q> {
         while let Some((part, limit)) = parts.pop() {
             let change = Change::Resolve(Resolution::Replayed, attribution);
             let mut bulk = Bulk::new(&self.repo, app_id, &part, change, limit)?;
-            (bulk.after, bulk.whole_only) = (place, whole_only);
+            (bulk.after, bulk.payloads) = (place, payloads);
             let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
                 // SQLite may hold a payload that can't be read as it is stored, whatever its stored kind.
-                let not_whole = letters.iter().filter(|_| whole_only).find_map(|letter| {
+                let is_checked = payloads == Payloads::Whole;
+                let not_whole = letters.iter().filter(|_| is_checked).find_map(|letter| {
                     let kind = not_whole(letter.payload_kind.as_deref()?)?;
                     Some(DeadLetterRepoError::PayloadNotWhole { id: letter.id, kind })
                 });
@@ -348,7 +351,7 @@ impl<Q: Requeue> Replayer<Q> {
                     None => self.requeue.requeue(txn, &letters).await.map_err(by_service),
                 }
             };
-            let (picked, outcome) = self.repo.replay_batch(&bulk, enqueue).await;
+            let (picked, outcome) = self.repo.replay_batch(&bulk, attribution, enqueue).await;
             replayed.skipped_locked |= picked.skipped;
             if is_first {
                 is_first = false;
@@ -405,7 +408,8 @@ fn may_be_the_letters(error: &DeadLetterRepoError) -> bool {
 
 /// Returns the kind of a payload that is not the whole event.
 fn not_whole(kind: &str) -> Option<PayloadKind> {
-    TRUNCATED.into_iter().find(|truncated| truncated.as_str() == kind)
+    let truncated = PayloadKind::Truncated;
+    (kind == truncated.as_str()).then_some(truncated)
 }
 
 fn by_service(error: Box<dyn Error + Send + Sync>) -> DeadLetterRepoError {

@@ -132,7 +132,7 @@ pub(super) async fn reopen_matching<C: RepoConnection>(
     change_all(repo, Bulk::new(repo, app_id, filter, change, limit)?).await
 }
 
-async fn change_all<C: RepoConnection>(
+pub(super) async fn change_all<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     bulk: Bulk<'_>,
 ) -> Result<Changed, DeadLetterRepoError> {

@@ -10,16 +10,17 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, error_groups,
-    export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of, timeline,
+    SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete,
+    error_groups, export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of,
+    timeline,
 };
 use crate::{
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
-    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
-    ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt,
-    ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest,
-    UnresolvedCount,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
+    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest,
+    RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
+    Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -244,6 +245,32 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         let reopened = resolve::reopen(self, app_id, id);
         let call = call!("reopen", %app_id, %id, by = attribution.by.as_deref());
         observed(call, pin!(reopened), |()| 1).await
+    }
+}
+
+#[async_trait]
+impl<C: RepoConnection> DeadLetterDelete for SeaOrmDeadLetterRepo<C> {
+    async fn delete_matching(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        attribution: &Attribution,
+        limit: u32,
+    ) -> Result<Changed, DeadLetterRepoError> {
+        let deleted = delete::delete_matching(self, app_id, filter, limit);
+        let call = call!("delete_matching", %app_id, by = attribution.by.as_deref());
+        observed(call, pin!(deleted), |deleted| deleted.ids.len() as u64).await
+    }
+
+    async fn erase(
+        &self,
+        app_id: AppId,
+        ids: &[DeadLetterId],
+        attribution: &Attribution,
+    ) -> Result<Erased, DeadLetterRepoError> {
+        let erased = delete::erase(self, app_id, ids);
+        let call = call!("erase", %app_id, by = attribution.by.as_deref());
+        observed(call, pin!(erased), |erased| erased.ids.len() as u64).await
     }
 }
 

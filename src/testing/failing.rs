@@ -14,11 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
-    DeadLetterBury, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page,
-    PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter,
-    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
+    NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed,
+    Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -251,6 +251,15 @@ calls! {
             request: &ReopenRequest,
         ) -> Changed;
         Reopen reopen(app_id: AppId, id: DeadLetterId, attribution: &Attribution) -> ();
+    }
+    DeadLetterDelete {
+        DeleteMatching delete_matching(
+            app_id: AppId,
+            filter: &DeadLetterFilter,
+            attribution: &Attribution,
+            limit: u32,
+        ) -> Changed;
+        Erase erase(app_id: AppId, ids: &[DeadLetterId], attribution: &Attribution) -> Erased;
     }
     DeadLetterTransfer {
         Export export(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<StoredLetter>;

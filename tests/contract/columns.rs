@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column,
-    testing::stored_letter,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
 use serde::Serialize;
@@ -154,6 +154,10 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
         })
         .await;
     results.of("replay_matching", replayed);
+    let these = [letters[3].id, letters[4].id];
+    results.of("erase", repo.erase(app, &these, &Attribution::default()).await);
+    let filter = DeadLetterFilter::default().ids(these);
+    results.of("delete_matching", repo.delete_matching(app, &filter, &Attribution::default(), 2).await);
     // All of them are stale.
     results.of("rebuild_signatures", repo.rebuild_signatures(&RebuildRequest::default()).await);
     for (scope, due) in sweeps(app) {

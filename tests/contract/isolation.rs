@@ -62,7 +62,7 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
     }
 }
 
-const WRITES: [&str; 9] = [
+const WRITES: [&str; 11] = [
     "insert",
     "insert_many",
     "resolve",
@@ -70,6 +70,8 @@ const WRITES: [&str; 9] = [
     "resolve_matching",
     "reopen_matching",
     "reopen",
+    "delete_matching",
+    "erase",
     "rebuild_signatures",
     "gc",
 ];
@@ -112,6 +114,8 @@ async fn call(
             repo.reopen_matching(app, &closed, &nobody, &ReopenRequest::default()).await.map(drop)
         }
         "reopen" => repo.reopen(app, closed, &nobody).await,
+        "delete_matching" => repo.delete_matching(app, &all, &nobody, 1).await.map(drop),
+        "erase" => repo.erase(app, &[open], &nobody).await.map(drop),
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
         "get" => repo.get(open).await.map(drop),

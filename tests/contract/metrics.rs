@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
-    CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive,
-    NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention,
-    RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
+    CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
+    Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    describe_metrics,
     testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -118,7 +119,8 @@ impl Calls<'_> {
 /// Returns the methods of the store's traits, read from their source, so that the test cannot miss one.
 fn methods() -> BTreeSet<String> {
     let mut methods = BTreeSet::new();
-    for file in ["repo.rs", "read.rs", "resolve.rs", "transfer.rs", "retention.rs", "replay.rs"] {
+    for file in ["repo.rs", "read.rs", "resolve.rs", "delete.rs", "transfer.rs", "retention.rs", "replay.rs"]
+    {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();
         let (_, the_trait) = source.split_once("\npub trait DeadLetter").unwrap();
@@ -222,6 +224,9 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let row = calls.ok("replay", 1, replayer.replay(app, ids[0], &Attribution::default())).await;
     calls.ok("reopen", 1, repo.reopen(app, id, &nobody)).await;
     calls.ok("replay_edited", 1, replayer.replay_edited(app, id, "1", &nobody)).await;
+    calls.ok("erase", 1, repo.erase(app, &[id], &nobody)).await;
+    let this = DeadLetterFilter::default().ids([id]);
+    calls.ok("delete_matching", 1, repo.delete_matching(app, &this, &nobody, 1)).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
@@ -272,6 +277,9 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let nobody = Attribution::default();
     calls.answer("reopen_matching", repo.reopen_matching(app, &open, &nobody, &one)).await;
     calls.answer("reopen", repo.reopen(app, missing, &Attribution::default())).await;
+    let none = DeadLetterFilter::default();
+    calls.answer("delete_matching", repo.delete_matching(app, &none, &nobody, 1)).await;
+    calls.answer("erase", repo.erase(app, &[missing; 1_001], &nobody)).await;
     calls.answer("replay_edited", replayer.replay_edited(app, missing, "1", &nobody)).await;
     calls.answer("replay", replayer.replay(app, missing, &Attribution::default())).await;
     calls
@@ -283,7 +291,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
 
     calls.ok("sweep", 2, repo.sweep(&scope, due, None, 2)).await;
     calls.ok("sweep_into", 3, repo.sweep_into(&scope, due, None, 3, archive)).await;
-    calls.ok("gc", 2, repo.gc(max, 100)).await;
+    calls.ok("gc", 1, repo.gc(max, 100)).await;
 
     db.execute("DROP TABLE dead_letters").await;
     calls.failed("insert", repo.insert(letter(app))).await;
@@ -324,6 +332,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
+    calls.failed("delete_matching", repo.delete_matching(app, &of_bulk, &Attribution::default(), 1)).await;
+    calls.failed("erase", repo.erase(app, &[id], &Attribution::default())).await;
     calls.failed("replay_edited", replayer.replay_edited(app, id, "1", &Attribution::default())).await;
     calls.failed("replay", replayer.replay(app, id, &Attribution::default())).await;
     calls

@@ -8,8 +8,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Attribution, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
-    DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution,
+    Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
+    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -151,6 +151,8 @@ async fn no_content_reaches_the_log(db: TestDb) {
             repo.resolve_once(app, id, Resolution::Ignored, &by).await.unwrap_err();
         }
         repo.resolve_matching(app, &filter, Resolution::Ignored, &by, 1).await.ok();
+        repo.erase(app, &[], &by).await.ok();
+        repo.delete_matching(app, &filter, &by, 1).await.ok();
     }
     let text = heard();
     assert!(text.contains("DEBUG dead_letters.resolve_once"), "{text}");

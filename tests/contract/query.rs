@@ -57,7 +57,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
         (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()), option::of(id()));
     let times = (any_time(), any_time(), any_time(), any_time());
     let metadata = any_metadata();
-    let truncated = option::of(any::<bool>());
+    let truncated = (option::of(any::<bool>()), option::of(any::<bool>()));
     let state = option::of(select(DeadLetterState::ALL.to_vec()));
     (state, ids, resolution, texts, causes, truncated, times, metadata).prop_map(
         |(state, ids, resolution, texts, causes, truncated, times, metadata)| {
@@ -68,7 +68,8 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
                 .state(state)
                 .resolution(resolution)
                 .original_event_id(original_event_id)
-                .truncated(truncated)
+                .truncated(truncated.0)
+                .erased(truncated.1)
                 .failed_again_in_run(failed_again_in_run)
                 .run_id(run_id)
                 .resolved_from(resolved_from)
@@ -131,6 +132,7 @@ fn full() -> ListQuery {
             .error_signature("no stock for #")
             .group_key("0123456789abcdef")
             .truncated(false)
+            .erased(true)
             .failed_again_in_run(id(6))
             .run_id(id(7))
             .resolved_by("ada")
@@ -162,6 +164,7 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "error_signature=no+stock+for+%23",
         "group_key=0123456789abcdef",
         "truncated=false",
+        "erased=true",
         "failed_again_in_run=00000000-0000-0000-0000-000000000006",
         "run_id=00000000-0000-0000-0000-000000000007",
         "resolved_by=ada",

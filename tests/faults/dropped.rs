@@ -15,8 +15,8 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
-    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest,
     RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     SweepScope, TimelineRequest,
@@ -120,6 +120,8 @@ dropped! {
     count_due,
     replay,
     replay_matching,
+    delete_matching,
+    erase,
     replay_by_a_replayer,
     replay_edited,
     replay_matching_by_a_replayer,
@@ -352,6 +354,14 @@ async fn replay_by_a_replayer(given: &Given) -> Outcome {
 async fn replay_edited(given: &Given) -> Outcome {
     let replayer = given.repo.replayer(Outbox);
     replayer.replay_edited(given.app, given.open, "1", &Attribution::default()).await.map(drop)
+}
+
+async fn delete_matching(given: &Given) -> Outcome {
+    given.repo.delete_matching(given.app, &all(), &Attribution::default(), 10).await.map(drop)
+}
+
+async fn erase(given: &Given) -> Outcome {
+    given.repo.erase(given.app, &[given.open], &Attribution::default()).await.map(drop)
 }
 
 async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {

@@ -13,11 +13,11 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest,
-    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
-    ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    Swept, TimelineRequest,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
+    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
+    RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
@@ -158,6 +158,8 @@ calls! {
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
     reopen: reopen Atomic, reopen_of_an_open_letter Atomic;
+    delete_matching: delete_matching Atomic, delete_matching_of_closed_letters Atomic;
+    erase: erase Atomic;
     import: import Atomic;
     rebuild_signatures: rebuild_signatures Atomic;
     sweep: sweep_of_one_app Atomic, sweep_of_all_apps Atomic, sweep_of_all_apps_but_some Atomic,
@@ -523,6 +525,22 @@ async fn replay(given: Given) -> Shown {
 async fn replay_edited(given: Given) -> Shown {
     let replayer = given.repo.replayer(KeyedOutbox);
     show(replayer.replay_edited(given.app, given.id("b"), "1", &by_the_call()).await, |row| of_row(Some(row)))
+}
+
+async fn delete_matching(given: Given) -> Shown {
+    let deleted = given.repo.delete_matching(given.app, &given.old(), &by_the_call(), 2).await;
+    show(deleted, |deleted| given.of_resolved(&deleted.ids, deleted.more, deleted.skipped_locked))
+}
+
+async fn delete_matching_of_closed_letters(given: Given) -> Shown {
+    let closed = any().state(DeadLetterState::Closed).resolved_before(given.ago(20));
+    let deleted = given.repo.delete_matching(given.app, &closed, &by_the_call(), 2).await;
+    show(deleted, |deleted| given.of_resolved(&deleted.ids, deleted.more, deleted.skipped_locked))
+}
+
+async fn erase(given: Given) -> Shown {
+    let erased = given.repo.erase(given.app, &["a", "b", "c"].map(|op| given.id(op)), &by_the_call()).await;
+    show(erased, |erased| given.of_resolved(&erased.ids, false, !erased.skipped_locked.is_empty()))
 }
 
 async fn replay_of_a_closed_letter(given: Given) -> Shown {

@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterFilter, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
-    DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest, RebuildRequest, ReopenRequest,
-    Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open,
-    testing::letter,
+    AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest,
+    RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest,
+    connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -120,6 +120,9 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
             .unwrap(),
         nothing
     );
+    assert_eq!(repo.delete_matching(app_id, &filter, &Attribution::default(), 10).await.unwrap(), nothing);
+    let erased = repo.erase(app_id, &[resolved], &Attribution::default()).await.unwrap();
+    assert_eq!((erased.ids, erased.skipped_locked), (vec![], vec![resolved]));
     let replayed: Result<_, DeadLetterRepoError> = repo
         .replay_matching_with(app_id, &filter, &Attribution::default(), 10, async |_, _| panic!("enqueued"))
         .await;
@@ -183,7 +186,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     let app_id = AppId::from(Uuid::new_v4());
     let letter = letter(app_id);
     let id = repo.insert(letter.clone()).await.unwrap();
-    repo.insert_many(vec![letter; 9]).await.unwrap();
+    repo.insert_many(vec![letter.clone(); 9]).await.unwrap();
     assert!(repo.get(id).await.unwrap().is_some());
     assert_eq!(repo.list_for_app(app_id, true, 100, 0).await.unwrap().len(), 10);
     assert_eq!(repo.unresolved_count(app_id).await.unwrap(), 10);
@@ -221,6 +224,12 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app_id, id, &Attribution::default()).await.unwrap();
+    let this = DeadLetterFilter::default().ids([repo.insert(letter.clone()).await.unwrap()]);
+    assert_eq!(
+        repo.erase(app_id, this.ids.as_deref().unwrap(), &Attribution::default()).await.unwrap().ids.len(),
+        1
+    );
+    assert_eq!(repo.delete_matching(app_id, &this, &Attribution::default(), 1).await.unwrap().ids.len(), 1);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
     repo.replay_with(app_id, id, &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await

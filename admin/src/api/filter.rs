@@ -67,6 +67,8 @@ pub(super) struct Filter {
     group_key: Option<String>,
     /// Whether the payload is truncated or erased. `false` excludes such letters.
     truncated: Option<bool>,
+    /// Whether the letter's content was erased.
+    erased: Option<bool>,
     /// Letters whose event this bulk run replayed and that failed again. The letters that it replayed do not match.
     failed_again_in_run: Option<Uuid>,
     /// The bulk run that resolved the letters, if nobody changed them since.

@@ -13,6 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{State, problem::Problem};
 
 mod apps;
+mod erase;
 mod filter;
 mod groups;
 mod letter;
@@ -41,6 +42,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(reopen::reopen))
         .routes(routes!(groups::groups))
         .routes(routes!(timeline::timeline))
+        .routes(routes!(erase::erase))
         .routes(routes!(preview::preview))
         .routes(routes!(run::run))
 }

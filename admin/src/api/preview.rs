@@ -23,7 +23,8 @@ use crate::{
 pub(super) struct PreviewRequest {
     action: Action,
     /// The letters to change. An empty filter selects every open letter, or every closed one to reopen. The state
-    /// `any` selects the same letters.
+    /// `any` selects the same letters. To delete letters the filter must name a field; `any` then selects letters in any
+    /// state.
     #[schema(value_type = Filter)]
     filter: DeadLetterFilter,
 }
@@ -51,7 +52,7 @@ pub(super) struct Preview {
     expires_at: DateTime<Utc>,
 }
 
-/// Counts the letters that a bulk run would resolve, replay or reopen
+/// Counts the letters that a bulk run would resolve, replay, reopen or delete
 ///
 /// The run does not change letters that fail, or are closed, after the preview. To undo a run, reopen the letters with
 /// its `run_id`. If replayed letters match, `filter.resolution` must say what to reopen, because their events are back in

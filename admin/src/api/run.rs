@@ -94,7 +94,7 @@ impl From<Outcome> for RunResult {
     }
 }
 
-/// Resolves, replays or reopens the letters of a preview
+/// Resolves, replays, reopens or deletes the letters of a preview
 ///
 /// A run changes batches of letters for at most 10 seconds. Each batch is atomic. If the service cannot put back the
 /// events of some letters, the batch is split: these letters are the `failures`, and the others are replayed. While

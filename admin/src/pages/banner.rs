@@ -50,6 +50,7 @@ pub(crate) enum Told {
     Replayed(DeadLetterId),
     ReplayedEdited(DeadLetterId),
     Reopened(DeadLetterId),
+    Erased(DeadLetterId),
     /// A bulk run changed `done` letters. `which` describes them. A run with an id can be undone.
     Run {
         done: u64,
@@ -113,6 +114,7 @@ impl Told {
                 (id, "The letter is replayed and its event is back in the outbox with the edited payload")
             }
             Self::Reopened(id) => (id, "The letter is unresolved again"),
+            Self::Erased(id) => (id, "The content of the letter is erased"),
             Self::Run { done, action, which, .. } => {
                 let done = Amount::exactly(done);
                 let verb = if done.is_one() { "is" } else { "are" };

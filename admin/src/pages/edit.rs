@@ -12,6 +12,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use dead_letters::{DeadLetterId, DeadLetterSummary, PayloadKind};
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
 
@@ -132,21 +133,22 @@ impl Editing {
         root: &Root,
         payload: String,
         version: String,
-        problem: Option<&Problem>,
+        problem: Option<String>,
     ) -> Result<Response, Problem> {
         let (app_id, id) = (self.access.app_id, self.letter.id);
+        let is_problem = problem.is_some();
         let mut response = html(&EditPage {
             frame: Frame::of_app(root, &self.access).here("Edit the payload"),
             source: Text::cut(&self.letter.source, 500),
             op: Text::cut(&self.letter.op, 500),
             payload,
             is_json: compact(&self.stored).is_ok(),
-            problem: problem.map(|problem| problem.detail().into()),
+            problem: problem.map(|problem| format!("The payload {problem}.").into()),
             version,
             review: root.letter_action(app_id, id, "edit/review"),
             cancel: root.letter(app_id, id),
         })?;
-        if problem.is_some() {
+        if is_problem {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         Ok(not_stored(response))
@@ -171,18 +173,17 @@ impl Edit {
         Self::read(fields)?.ok_or_else(|| Problem::invalid_field("version", "is missing"))
     }
 
-    /// Returns the payload as it is put back, without the spaces between its values.
-    fn checked(&self, stored: &str) -> Result<String, Problem> {
-        let invalid = |problem| Problem::invalid_field("payload", problem);
-        let edited = compact(&self.payload)
-            .map_err(|_| invalid("must be JSON, nested at most 127 levels deep".to_owned()))?;
+    /// Returns the payload as it is put back, without the spaces between its values, or what is wrong with it.
+    fn checked(&self, stored: &str) -> Result<String, String> {
+        serde_json::from_str::<IgnoredAny>(&self.payload)
+            .map_err(|error| format!("must be JSON: {error}"))?;
+        let edited = compact(&self.payload).map_err(|_| "must be nested at most 127 levels deep")?;
         if edited.len() > MAX_EDITED_BYTES {
-            let problem = format!("must have at most 64 KB (got {})", size(edited.len() as u64));
-            return Err(invalid(problem));
+            return Err(format!("must have at most 64 KB (it has {})", size(edited.len() as u64)));
         }
         match compact(stored) {
             Ok(stored) if stored == edited => {
-                Err(invalid("is unchanged: change it, or replay the letter as it is".to_owned()))
+                Err("is unchanged: change it, or replay the letter as it is".to_owned())
             }
             _ => Ok(edited),
         }
@@ -227,7 +228,7 @@ pub(crate) async fn review(
     }
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
-        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(&problem)),
+        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(problem)),
     };
     let access = &editing.access;
     Ok(not_stored(html(&ReviewPage {
@@ -259,7 +260,7 @@ pub(crate) async fn replay(
     }
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
-        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(&problem)),
+        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(problem)),
     };
     letter_actions::replay(&editing.access, id, Some(&edited), note).await?;
     Ok(tell(&editing.access, root.letter(app_id, id), Told::ReplayedEdited(id)))

@@ -57,6 +57,8 @@ struct LetterPage {
     payloads: Vec<Payload>,
     /// `None` if the operator may do nothing.
     actions: Option<ActionsCard>,
+    /// `None` if the operator may not.
+    remove: Option<RemoveCard>,
     earlier: Vec<EarlierFailure>,
     /// How many earlier failures of the event are not listed.
     more_earlier: u64,
@@ -105,6 +107,14 @@ struct ActionsCard {
     edit: Option<String>,
     resolve: Option<String>,
     reopen: Option<String>,
+}
+
+/// How the letter is removed, or its content.
+struct RemoveCard {
+    id: DeadLetterId,
+    /// `None` if its content is erased already.
+    erase: Option<String>,
+    delete: String,
 }
 
 struct EarlierFailure {
@@ -251,6 +261,12 @@ async fn shows(
         payloads,
         metadata: MetadataCard::new(access, root, id, metadata),
         actions: ActionsCard::new(access, root, &letter),
+        remove: access.may(Right::Delete).then(|| RemoveCard {
+            id,
+            erase: (letter.payload_kind != Some(PayloadKind::Erased))
+                .then(|| root.letter_action(app_id, id, "erase")),
+            delete: root.bulk(app_id, "preview"),
+        }),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
         command: Command::letter(app_id, id),

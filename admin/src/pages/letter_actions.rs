@@ -84,3 +84,16 @@ pub(crate) async fn reopen(
     letter_actions::reopen(&access, id).await?;
     Ok(form.done(&access, &root, id, Told::Reopened(id)))
 }
+
+pub(crate) async fn erase(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let form = ActionForm::read(&mut fields)?;
+    fields.end()?;
+    letter_actions::erase(&access, id, form.note.clone()).await?;
+    Ok(form.done(&access, &root, id, Told::Erased(id)))
+}

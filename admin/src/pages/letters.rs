@@ -54,6 +54,7 @@ struct Bulk {
     may_ignore: bool,
     may_replay: bool,
     may_reopen: bool,
+    may_delete: bool,
     /// The state that the form of ticked letters sends.
     state: DeadLetterState,
     /// The resolution that it sends with closed letters. Replayed letters are reopened only if the form names it.
@@ -71,13 +72,14 @@ impl Bulk {
             may_ignore: access.may(Right::Resolve) && !is_closed,
             may_replay: access.may(Right::Replay) && !is_closed,
             may_reopen: access.may(Right::Resolve) && is_closed,
+            may_delete: access.may(Right::Delete),
             state: if is_closed { DeadLetterState::Closed } else { DeadLetterState::Open },
             resolution: filter.resolution.filter(|_| is_closed),
         }
     }
 
     fn is_any(&self) -> bool {
-        self.may_ignore || self.may_replay || self.may_reopen
+        self.may_ignore || self.may_replay || self.may_reopen || self.may_delete
     }
 
     /// Returns whether a row has a box to tick.

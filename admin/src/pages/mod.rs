@@ -49,6 +49,7 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit", post(edit::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review", post(edit::review))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay", post(edit::replay))
+        .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/erase", post(letter_actions::erase))
         .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
         .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
         .route("/apps/{dead_letters_app}/bulk/undo", post(bulk::undo))

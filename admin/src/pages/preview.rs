@@ -48,6 +48,9 @@ struct PreviewPage {
     back: String,
     cancel: String,
     is_reopen: bool,
+    is_delete: bool,
+    /// Whether the cutoff is about the time at which letters were closed.
+    is_by_closing: bool,
     /// Whether to offer a staged replay.
     is_staged: bool,
     command: Command,
@@ -60,6 +63,7 @@ pub(crate) fn verb(action: Action) -> &'static str {
         Action::Ignored => "Ignore",
         Action::HandledByScript => "Resolve as handled by script",
         Action::Reopened => "Reopen",
+        Action::Deleted => "Delete",
     }
 }
 
@@ -70,7 +74,8 @@ pub(crate) async fn page(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let action = fields.parse("action", "must be ignored, handled_by_script, replayed or reopened")?;
+    let action =
+        fields.parse("action", "must be ignored, handled_by_script, replayed, reopened or deleted")?;
     let action: Action = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
     let back = back(&mut fields)?.unwrap_or_default();
     let filter = match fields.take("filter")? {
@@ -109,6 +114,8 @@ pub(crate) async fn page(
         back: back_text(&back),
         cancel: root.letters(app_id, &back),
         is_reopen: action == Action::Reopened,
+        is_delete: action == Action::Deleted,
+        is_by_closing: filter.effective_state() == DeadLetterState::Closed,
         is_staged: action == Action::Replayed && (count > 1 || capped),
         command: Command::preview(app_id, action, &filter),
     })
@@ -185,6 +192,7 @@ fn word(name: &str) -> Option<&str> {
         "created_from" => Some("Dead-lettered from"),
         "state" => Some("State"),
         "truncated" => Some("Truncated payload"),
+        "erased" => Some("Erased content"),
         "failed_again_in_run" => Some("Failed again in run"),
         "run_id" => Some("Resolved in run"),
         "resolved_by" => Some("Resolved by"),

@@ -183,7 +183,7 @@ pub(crate) fn resolution_words(resolution: Option<Resolution>) -> &'static str {
 
 /// Returns what a bulk run did with its letters.
 pub(crate) fn action_words(action: Action) -> &'static str {
-    action.resolution().map_or("reopened", |resolution| resolution_words(Some(resolution)))
+    action.resolution().map_or(action.as_str(), |resolution| resolution_words(Some(resolution)))
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Site {
         let store = Arc::new(FailingStore::new(world.repo.clone()));
         let admin = |name: &str, app_name: &'static str| {
             let others = Retention::default().delete_all_after(90 * DAY);
-            Admin::new(store.clone(), let_in(Operator::full(name).with(Right::Edit)))
+            Admin::new(store.clone(), let_in(Operator::full(name).with(Right::Edit).with(Right::Delete)))
                 .replay(Arc::new(world.repo.replayer(world.outbox.clone())))
                 .retention(RetentionPolicy::new(others))
                 .redact(["/secret"])

@@ -28,6 +28,10 @@ fn cases() -> [Case; 12] {
         (none().script_id(IdFilter::None), |letter, _| letter.script_id.is_none()),
         (none().trigger_id(IdFilter::None), |letter, _| letter.trigger_id.is_none()),
         (none().truncated(false), |letter, _| !is_truncated(letter)),
+        (none().erased(true), |letter, _| letter.payload_kind.as_deref() == Some("erased")),
+        (none().erased(false).source("orders"), |letter, _| {
+            letter.payload_kind.as_deref() != Some("erased") && letter.source == "orders"
+        }),
         (none().truncated(true).source("orders"), |letter, _| {
             is_truncated(letter) && letter.source == "orders"
         }),

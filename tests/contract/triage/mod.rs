@@ -17,6 +17,7 @@ mod bulk;
 mod count;
 mod counts;
 mod crossed;
+mod delete;
 mod details;
 mod export;
 mod groups;

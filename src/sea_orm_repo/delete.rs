@@ -1,0 +1,111 @@
+//! Deletes chosen letters, and erases their content.
+
+use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryTrait, UpdateMany,
+    sea_query::{CommonTableExpression, Expr, LockBehavior, LockType, Query, UnionType, WithClause},
+};
+use uuid::Uuid;
+
+use super::{
+    SeaOrmDeadLetterRepo,
+    bulk::{Bulk, Change},
+    conditions::{is_any_of, is_any_of_ids, is_of_app},
+    connection::RepoConnection,
+    dialect::Dialect,
+    in_range,
+    resolve::change_all,
+};
+use crate::{
+    AppId, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased, PayloadKind,
+    signature::OWN_SIGNATURE,
+};
+
+/// The signature of an erased letter.
+const SIGNATURE: &str = "(erased)";
+
+pub(super) async fn delete_matching<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    limit: u32,
+) -> Result<Changed, DeadLetterRepoError> {
+    change_all(repo, Bulk::new(repo, app_id, filter, Change::Delete, limit)?).await
+}
+
+pub(super) async fn erase<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    ids: &[DeadLetterId],
+) -> Result<Erased, DeadLetterRepoError> {
+    in_range("ids", u32::try_from(ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
+    let dialect = repo.dialect()?;
+    let filter = DeadLetterFilter::default().ids(ids);
+    let are_theirs =
+        is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect)).add(COLUMN.erased_at.is_null());
+    let statement = match dialect {
+        Dialect::Sqlite => {
+            let mut update = erase_rows(dialect).filter(are_theirs).into_query();
+            update.returning(Query::returning().column(Column::Id));
+            dialect.build(&update)
+        }
+        Dialect::Postgres | Dialect::Sharded => {
+            let unlocked = Query::select()
+                .column(Column::Id)
+                .from(Entity)
+                .cond_where(are_theirs.clone())
+                .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+                .take();
+            let app = dialect.shard(app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
+            let are_unlocked = Condition::all().add(is_any_of(unlocked)).add_option(app);
+            let mut update = erase_rows(dialect).filter(are_unlocked).into_query();
+            update.returning(Query::returning().column(Column::Id));
+            let changed = CommonTableExpression::new().table_name(CHANGED).query(update).to_owned();
+            let ids_of_changed = Query::select().column(Column::Id).from(CHANGED).take();
+            // All parts of a statement see the rows as they were before it.
+            let others = Query::select()
+                .column(Column::Id)
+                .expr_as(Expr::Constant(false.into()), ERASED)
+                .from(Entity)
+                .cond_where(are_theirs)
+                .and_where(Column::Id.not_in_subquery(ids_of_changed))
+                .take();
+            let all = Query::select()
+                .column(Column::Id)
+                .expr_as(Expr::Constant(true.into()), ERASED)
+                .from(CHANGED)
+                .union(UnionType::All, others)
+                .with_cte(WithClause::new().cte(changed).to_owned())
+                .take();
+            dialect.build(&all)
+        }
+    };
+    let mut erased = Erased::default();
+    for row in repo.db.query_all_raw(statement).await? {
+        let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
+        let is_erased = dialect == Dialect::Sqlite || row.try_get("", ERASED)?;
+        let list = if is_erased { &mut erased.ids } else { &mut erased.skipped_locked };
+        list.push(id);
+    }
+    erased.ids.sort();
+    erased.skipped_locked.sort();
+    Ok(erased)
+}
+
+/// Returns the UPDATE that erases letters at the database's time. The caller adds the condition.
+fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
+    let none = || Expr::from(None::<String>);
+    Entity::update_many()
+        .col_expr(Column::Payload, "null".into())
+        .col_expr(Column::PayloadKind, PayloadKind::Erased.as_str().into())
+        .col_expr(Column::ReplayedPayload, none())
+        .col_expr(Column::Metadata, none())
+        .col_expr(Column::LastError, "".into())
+        .col_expr(Column::ErrorSignature, SIGNATURE.into())
+        .col_expr(Column::SignatureVersion, OWN_SIGNATURE.into())
+        .col_expr(Column::ResolutionNote, none())
+        .col_expr(Column::ErasedAt, dialect.now())
+}
+
+const CHANGED: &str = "changed";
+const ERASED: &str = "erased";
