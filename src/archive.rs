@@ -4,7 +4,7 @@
 //! file under an archive's name is complete.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     error::Error,
     ffi::OsStr,
     fmt,
@@ -15,10 +15,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::Utc;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::{Archive, StoredLetter};
+use crate::{Archive, DeadLetterId, StoredLetter};
 
 /// The extension of an archive's files. An unfinished file has another one.
 const EXTENSION: &str = "jsonl";
@@ -112,6 +113,80 @@ impl JsonLinesArchive {
         };
         Ok(ArchivedLetters { files, open: None, line: Vec::new() })
     }
+
+    /// Erases the content of these letters in one file, or in all files of a folder, as
+    /// [`DeadLetterDelete::erase`](crate::DeadLetterDelete::erase) does in the store. Returns how many letters were erased:
+    /// an archive may hold a letter several times.
+    ///
+    /// A file with such a letter is written anew beside the old one, synced, and put in its place. Other files and other
+    /// lines stay as they are. A crash leaves each file either as it was or erased, and perhaps a file whose name ends in
+    /// `.tmp`, which holds letters and must be removed. The call can be repeated. Sweeps may write new files meanwhile: so
+    /// erase letters in the store first.
+    ///
+    /// The call reads every line, and holds one letter in memory at a time. In async code, run it on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of the iterator that [`read`](Self::read) returns. The file that has the error stays as it was, and the files
+    /// before it are done.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Archive, JsonLinesArchive, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let app = uuid::Uuid::nil().into();
+    /// let letter = testing::stored_letter(app, chrono::Utc::now());
+    /// let archive = JsonLinesArchive::new(folder.path());
+    /// archive.keep(std::slice::from_ref(&letter)).await.map_err(|error| error.to_string())?;
+    /// assert_eq!(JsonLinesArchive::erase(folder.path(), &[letter.id])?, 1);
+    /// let archived = JsonLinesArchive::read(folder.path())?.next().ok_or("no letter")??;
+    /// assert_eq!(archived.letter.payload, "null");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn erase(path: impl AsRef<Path>, ids: &[DeadLetterId]) -> Result<u64, ArchiveError> {
+        let ids = ids.iter().copied().collect();
+        Self::read(path)?.files.iter().try_fold(0, |erased, file| Ok(erased + erase_in(file, &ids)?))
+    }
+}
+
+/// Erases the letters in one file.
+fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveError> {
+    let is_due = |letter: &StoredLetter| ids.contains(&letter.id) && letter.erased_at.is_none();
+    let (mut file, mut line, mut due) = (open(path)?, Vec::new(), 0);
+    while let Some(read) = file.next_letter(&mut line)? {
+        due += u64::from(is_due(&read.letter));
+    }
+    if due == 0 {
+        return Ok(0);
+    }
+    let unfinished = path.with_extension(format!("{}.tmp", Uuid::now_v7()));
+    let failed = |error| io_error(&unfinished, error);
+    let written = || -> Result<(), ArchiveError> {
+        let mut lines = BufWriter::new(new_file(&unfinished).map_err(failed)?);
+        let mut file = open(path)?;
+        while let Some(read) = file.next_letter(&mut line)? {
+            match is_due(&read.letter) {
+                true => serde_json::to_writer(&mut lines, &read.letter.erased(Utc::now())).map_err(io::Error::from),
+                false => lines.write_all(&line),
+            }
+            .and_then(|()| lines.write_all(b"\n"))
+            .map_err(failed)?;
+        }
+        let file = lines.into_inner().map_err(|error| failed(error.into_error()))?;
+        file.sync_all().and_then(|()| fs::rename(&unfinished, path)).map_err(failed)
+    };
+    if let Err(error) = written() {
+        fs::remove_file(&unfinished).ok();
+        return Err(error);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_folder(folder).map_err(|error| io_error(folder, error))?;
+    Ok(due)
 }
 
 /// If the future is dropped, the file is complete, or does not exist under its name.

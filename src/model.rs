@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::{
     AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, ScriptId, TriggerId,
     debug::debug_without_content,
+    signature::{ERASED_SIGNATURE, OWN_SIGNATURE},
 };
 
 /// An event that used up its retries, as the dispatcher passes it to the store.
@@ -352,6 +353,25 @@ impl StoredLetter {
             self.payload_kind = Some(PayloadKind::Json.as_str().to_owned());
         }
         self
+    }
+}
+
+impl StoredLetter {
+    /// Returns the letter without its content. The store erases the same fields: see `erase_rows` in `delete.rs`.
+    pub(crate) fn erased(self, at: DateTime<Utc>) -> Self {
+        Self {
+            payload: "null".to_owned(),
+            payload_kind: Some(PayloadKind::Erased.as_str().to_owned()),
+            replayed_payload: None,
+            original_payload: None,
+            metadata: None,
+            last_error: String::new(),
+            error_signature: ERASED_SIGNATURE.to_owned(),
+            signature_version: OWN_SIGNATURE,
+            resolution_note: None,
+            erased_at: Some(at),
+            ..self
+        }
     }
 }
 

@@ -16,6 +16,8 @@ mod words;
 pub(crate) const SIGNATURE_VERSION: i16 = 2;
 /// The version of signatures that a service made.
 pub(crate) const OWN_SIGNATURE: i16 = 0;
+/// The signature of a letter whose content was erased.
+pub(crate) const ERASED_SIGNATURE: &str = "(erased)";
 
 /// The most characters of a signature.
 const MAX_LENGTH: usize = 200;

@@ -350,3 +350,59 @@ async fn the_owner_alone_may_read_a_file() {
     let mode = fs::metadata(&names(dir.path())[0]).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
+
+fn kept(folder: &Path, letters: &[StoredLetter]) -> PathBuf {
+    let path = folder.join(format!("{}.jsonl", Uuid::now_v7()));
+    let lines: Vec<_> = letters.iter().map(|letter| serde_json::to_string(letter).unwrap()).collect();
+    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    path
+}
+
+fn letters_of(path: &Path) -> Vec<StoredLetter> {
+    JsonLinesArchive::read(path).unwrap().map(|read| read.unwrap().letter).collect()
+}
+
+#[test]
+fn a_letter_is_erased_wherever_the_archive_has_it_and_no_other_line_changes() {
+    let folder = TempDir::new().unwrap();
+    let [first, second, third] = [(); 3].map(|()| StoredLetter { id: Uuid::now_v7().into(), ..letter() });
+    let both = kept(folder.path(), &[first.clone(), second.clone()]);
+    let again = kept(folder.path(), std::slice::from_ref(&second));
+    let other = kept(folder.path(), std::slice::from_ref(&third));
+    let line_of_first = fs::read_to_string(&both).unwrap().lines().next().unwrap().to_owned();
+    let file_of_other = fs::metadata(&other).unwrap();
+
+    assert_eq!(JsonLinesArchive::erase(folder.path(), &[second.id]).unwrap(), 2);
+    assert_eq!(fs::read_to_string(&both).unwrap().lines().next(), Some(line_of_first.as_str()));
+    for erased in [&letters_of(&both)[1], &letters_of(&again)[0]] {
+        let expected = StoredLetter {
+            payload: "null".to_owned(),
+            payload_kind: Some("erased".to_owned()),
+            last_error: String::new(),
+            error_signature: "(erased)".to_owned(),
+            signature_version: 0,
+            resolution_note: None,
+            erased_at: erased.erased_at,
+            ..second.clone()
+        };
+        assert!(erased.erased_at.is_some());
+        assert_eq!(*erased, expected);
+    }
+    assert_eq!(letters_of(&other), [third]);
+    assert_eq!(fs::metadata(&other).unwrap().modified().unwrap(), file_of_other.modified().unwrap());
+    assert_eq!(JsonLinesArchive::erase(folder.path(), &[second.id]).unwrap(), 0);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    assert_eq!(JsonLinesArchive::erase(&both, &[first.id]).unwrap(), 1);
+}
+
+#[test]
+fn a_file_with_a_line_that_is_no_letter_stays_as_it_was() {
+    let folder = TempDir::new().unwrap();
+    let path = kept(folder.path(), &[letter()]);
+    let text = fs::read_to_string(&path).unwrap() + "{\n";
+    fs::write(&path, &text).unwrap();
+    let error = JsonLinesArchive::erase(folder.path(), &[letter().id]).unwrap_err();
+    assert!(matches!(error, ArchiveError::NotALetter { line: 2, .. }), "{error}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}

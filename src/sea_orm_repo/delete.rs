@@ -18,11 +18,8 @@ use super::{
 };
 use crate::{
     AppId, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased, PayloadKind,
-    signature::OWN_SIGNATURE,
+    signature::{ERASED_SIGNATURE, OWN_SIGNATURE},
 };
-
-/// The signature of an erased letter.
-const SIGNATURE: &str = "(erased)";
 
 pub(super) async fn delete_matching<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
@@ -92,7 +89,8 @@ pub(super) async fn erase<C: RepoConnection>(
     Ok(erased)
 }
 
-/// Returns the UPDATE that erases letters at the database's time. The caller adds the condition.
+/// Returns the UPDATE that erases letters at the database's time. The caller adds the condition. An archive erases the
+/// same fields: see `StoredLetter::erased`.
 fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
     let none = || Expr::from(None::<String>);
     Entity::update_many()
@@ -101,7 +99,7 @@ fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
         .col_expr(Column::ReplayedPayload, none())
         .col_expr(Column::Metadata, none())
         .col_expr(Column::LastError, "".into())
-        .col_expr(Column::ErrorSignature, SIGNATURE.into())
+        .col_expr(Column::ErrorSignature, ERASED_SIGNATURE.into())
         .col_expr(Column::SignatureVersion, OWN_SIGNATURE.into())
         .col_expr(Column::ResolutionNote, none())
         .col_expr(Column::ErasedAt, dialect.now())

@@ -21,7 +21,7 @@ const ACME: &str = r#"{"tenant":"acme","host":"a"}"#;
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 12] {
+fn cases() -> [Case; 14] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
