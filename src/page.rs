@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, setters::setters, time::is_held};
+use crate::{
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterSummary, setters::setters,
+    time::is_held,
+};
 
 /// Which page of a listing to return. The default is the first page, with 50 letters.
 ///
@@ -113,6 +116,53 @@ impl Cursor {
     const VERSION: u8 = 1;
 
     /// Returns the cursor behind a letter of the app's listing with this filter.
+    /// Returns the cursor behind this letter in one listing of all apps, which a caller merges from the listings of the
+    /// apps. [`in_app`](Self::in_app) makes it a cursor of each app's listing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Cursor, DeadLetterFilter, DeadLetterRead, PageRequest};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let (app, other) = (uuid::Uuid::new_v4().into(), uuid::Uuid::new_v4().into());
+    /// # for app in [app, other] {
+    /// #     dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// # }
+    /// let open = DeadLetterFilter::default();
+    /// let newest = repo.list(app, &open, &PageRequest::default().size(1)).await?.items.remove(0);
+    /// let behind = Cursor::of_all_apps(&newest, &open);
+    /// // The letters of both apps that are older than the newest one of the first app.
+    /// for app_id in [app, other] {
+    ///     let page = PageRequest::default().after(behind.in_app(app_id, &open)?);
+    ///     let older = repo.list(app_id, &open, &page).await?.items;
+    ///     # assert!(older.iter().all(|letter| letter.created_at <= newest.created_at));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of_all_apps(letter: &DeadLetterSummary, filter: &DeadLetterFilter) -> Self {
+        Self::behind(letter.listed_at(filter), letter.id, Self::all_apps(), filter)
+    }
+
+    /// Returns the cursor at the same place of this app's listing.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) if the cursor is not one
+    /// [of all apps](Self::of_all_apps), or belongs to another filter.
+    pub fn in_app(&self, app_id: AppId, filter: &DeadLetterFilter) -> Result<Self, DeadLetterRepoError> {
+        let (time, id) = self.place(Self::all_apps(), filter)?;
+        Ok(Self::behind(time, id, app_id, filter))
+    }
+
+    /// Returns the id that stands for all apps in a cursor's checksum.
+    fn all_apps() -> AppId {
+        Uuid::nil().into()
+    }
+
     pub(crate) fn behind(
         created_at: DateTime<Utc>,
         id: DeadLetterId,

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError,
-    DeadLetterRow, DeadLetterSummary, ErrorGroups, GroupRequest, Page, PageRequest, Timeline,
-    TimelineRequest, UnresolvedCount,
+    DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups, GroupRequest, Page, PageRequest,
+    Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.
@@ -271,6 +271,47 @@ pub trait DeadLetterRead: Send + Sync {
     /// # }
     /// ```
     async fn backlogs(&self, request: &BacklogRequest) -> Result<Vec<Backlog>, DeadLetterRepoError>;
+
+    /// Lists the apps that have letters in this state, smallest [`AppId`] first, at most `limit`.
+    ///
+    /// For the next page, pass the last app of this page as `after`. A page with fewer apps than `limit` is the last
+    /// one. The call reads one or two index entries per app. It sends one statement, and in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table one per app.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, with nothing sent to the
+    /// database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterState};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let (mut apps, mut after) = (Vec::new(), None);
+    /// loop {
+    ///     let page = repo.apps(DeadLetterState::Any, after, 1_000).await?;
+    ///     after = page.last().copied().filter(|_| page.len() == 1_000);
+    ///     apps.extend(page);
+    ///     if after.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(apps, [app]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn apps(
+        &self,
+        state: DeadLetterState,
+        after: Option<AppId>,
+        limit: u32,
+    ) -> Result<Vec<AppId>, DeadLetterRepoError>;
 
     /// Counts the unresolved letters of each app, in the order of `app_ids`. An app without any has the count 0.
     ///

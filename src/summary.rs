@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterId, DeadLetterState, PayloadKind, Resolution, ScriptId, TriggerId,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, PayloadKind, Resolution, ScriptId, TriggerId,
     debug::debug_without_content,
 };
 
@@ -99,5 +99,23 @@ impl DeadLetterSummary {
     /// Returns whether somebody still has to act: the letter is unresolved, or its handler failed.
     pub fn is_open(&self) -> bool {
         self.state() != DeadLetterState::Closed
+    }
+
+    /// Returns the time by which a listing with this filter sorts the letter: when it was closed if the listing is of
+    /// closed letters, and otherwise when it was stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, testing};
+    ///
+    /// let letter = testing::summary(uuid::Uuid::new_v4().into());
+    /// assert_eq!(letter.listed_at(&DeadLetterFilter::default()), letter.created_at);
+    /// ```
+    pub fn listed_at(&self, filter: &DeadLetterFilter) -> DateTime<Utc> {
+        match filter.effective_state() {
+            DeadLetterState::Closed => self.resolved_at.unwrap_or(self.created_at),
+            _ => self.created_at,
+        }
     }
 }

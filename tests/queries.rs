@@ -179,6 +179,12 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         repo.backlogs(&request).await.unwrap();
         log.expect(OPEN, Whole, Some(101));
     }
+    for (state, indexes) in [(DeadLetterState::Open, OPEN), (DeadLetterState::Any, APP)] {
+        for after in [None, Some(app)] {
+            repo.apps(state, after, 50).await.unwrap();
+            log.expect(indexes, Whole, Some(3));
+        }
+    }
     let events: Vec<_> = (0..50).map(|n| Uuid::parse_str(&format!("{:032}", n * 10 + 2)).unwrap()).collect();
     assert_eq!(repo.times_replayed(app, &events).await.unwrap(), [1; 50]);
     log.expect(REPLAYS, InOrder, Some(1));

@@ -185,6 +185,7 @@ impl Given {
             Call::List => store.list(app, &filter, &page).await.map(drop),
             Call::Export => store.export(app, &filter, &page).await.map(drop),
             Call::Backlogs => store.backlogs(&BacklogRequest::default().limit(1).cap(1)).await.map(drop),
+            Call::Apps => store.apps(DeadLetterState::Any, None, 1).await.map(drop),
             Call::UnresolvedCounts => store.unresolved_counts(&[app], None).await.map(drop),
             Call::Count => store.count(app, &filter, &CountRequest::default().cap(1)).await.map(drop),
             Call::Timeline => store.timeline(app, &filter, &TimelineRequest::from(timeline)).await.map(drop),

@@ -1,4 +1,4 @@
-//! Finds the apps that have open letters.
+//! Finds the apps that have letters in a state, and the backlogs of open letters.
 
 use std::collections::BTreeSet;
 
@@ -42,7 +42,10 @@ pub(super) async fn backlogs<C: RepoConnection>(
     }
     let mut backlogs = Vec::new();
     match among {
-        None => look_up(repo, skip_to_open(dialect, after, limit), cap, &mut backlogs).await?,
+        None => {
+            let apps = skip_to(dialect, DeadLetterState::Open, after, limit);
+            look_up(repo, apps, cap, &mut backlogs).await?;
+        }
         Some(among) => {
             let among: Vec<_> = among.into_iter().map(AppId::into_inner).collect();
             for among in among.chunks(APPS_PER_STATEMENT) {
@@ -55,6 +58,48 @@ pub(super) async fn backlogs<C: RepoConnection>(
         }
     }
     Ok(backlogs)
+}
+
+pub(super) async fn apps<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    state: DeadLetterState,
+    mut after: Option<AppId>,
+    limit: u32,
+) -> Result<Vec<AppId>, DeadLetterRepoError> {
+    let limit = in_range("limit", limit, 1..=1_000)?;
+    let dialect = repo.dialect()?;
+    let mut found = Vec::new();
+    if dialect == Dialect::Sharded {
+        while found.len() < limit as usize {
+            let Some(app_id) = next_app(repo, state, after).await? else { break };
+            found.push(app_id);
+            after = Some(app_id);
+        }
+        return Ok(found);
+    }
+    let apps = Query::select()
+        .column(APP_ID)
+        .from("apps")
+        .and_where(Expr::col(APP_ID).is_not_null())
+        .order_by(APP_ID, Order::Asc)
+        .with_cte(skip_to(dialect, state, after, limit))
+        .take();
+    for row in repo.db.query_all_raw(with_hidden_limits(dialect, &apps)).await? {
+        found.push(row.try_get_by_index::<Uuid>(0)?.into());
+    }
+    Ok(found)
+}
+
+/// Sends the statement for the first app behind `after`.
+async fn next_app<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    state: DeadLetterState,
+    after: Option<AppId>,
+) -> Result<Option<AppId>, DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let next = with_hidden_limits(dialect, &next_of(dialect, state, is_behind(after)));
+    let next = repo.db.query_one_raw(next).await?;
+    Ok(next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from))
 }
 
 async fn backlogs_one_by_one<C: RepoConnection>(
@@ -70,11 +115,7 @@ async fn backlogs_one_by_one<C: RepoConnection>(
     while backlogs.len() < limit as usize {
         let app_id = match &mut among {
             Some(among) => among.next(),
-            None => {
-                let next = with_hidden_limits(dialect, &next_open(dialect, is_behind(after)));
-                let next = repo.db.query_one_raw(next).await?;
-                next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from)
-            }
+            None => next_app(repo, DeadLetterState::Open, after).await?,
         };
         let Some(app_id) = app_id else { break };
         after = Some(app_id);
@@ -107,17 +148,23 @@ async fn look_up<C: RepoConnection>(
 /// The column of the apps that the statement looks up.
 const APP_ID: (&str, &str) = ("apps", "app_id");
 
-/// Selects the first open row in the order, of the rows that fulfill the condition.
-fn first_open(dialect: Dialect, condition: Condition, sort: Sort<'_>, column: Column) -> SelectStatement {
+/// Selects the first row of a state in the order, of the rows that fulfill the condition.
+fn first_of(
+    dialect: Dialect,
+    state: DeadLetterState,
+    condition: Condition,
+    sort: Sort<'_>,
+    column: Column,
+) -> SelectStatement {
     let columns = Query::select().columns(sort.iter().map(|&(column, _)| column)).take();
-    let first = first(dialect, conditions(Part::of(DeadLetterState::Open), &condition), sort, 1, &columns);
+    let first = first(dialect, conditions(Part::of(state), &condition), sort, 1, &columns);
     Query::select().column(column).from_subquery(first, "first").take()
 }
 
-/// Selects the first app within the bound that has open letters.
-fn next_open(dialect: Dialect, bound: Expr) -> SelectStatement {
+/// Selects the first app within the bound that has letters in the state.
+fn next_of(dialect: Dialect, state: DeadLetterState, bound: Expr) -> SelectStatement {
     let by_app = [(Column::AppId, Order::Asc)];
-    first_open(dialect, Condition::all().add(bound), &by_app, Column::AppId)
+    first_of(dialect, state, Condition::all().add(bound), &by_app, Column::AppId)
 }
 
 fn is_behind(after: Option<AppId>) -> Expr {
@@ -128,11 +175,11 @@ fn is_behind(after: Option<AppId>) -> Expr {
     }
 }
 
-/// Steps from one app to the next one that has open letters. Each step probes each index of open letters once.
-fn skip_to_open(dialect: Dialect, after: Option<AppId>, limit: u32) -> WithClause {
+/// Steps from one app to the next one that has letters in the state. Each step probes each index of the state once.
+fn skip_to(dialect: Dialect, state: DeadLetterState, after: Option<AppId>, limit: u32) -> WithClause {
     let one = || Expr::Constant(1.into());
     let further = Query::select()
-        .expr(next_open(dialect, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
+        .expr(next_of(dialect, state, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
         .expr(Expr::col("number").add(one()))
         .from("apps")
         // The last step finds no app.
@@ -140,7 +187,7 @@ fn skip_to_open(dialect: Dialect, after: Option<AppId>, limit: u32) -> WithClaus
         .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
         .take();
     let apps = Query::select()
-        .expr(next_open(dialect, is_behind(after)))
+        .expr(next_of(dialect, state, is_behind(after)))
         .expr(one())
         .union(UnionType::All, further)
         .take();
@@ -165,7 +212,8 @@ fn pick_open(dialect: Dialect, among: &[Uuid], limit: u32) -> WithClause {
 /// Selects when the app's newest or oldest open letter was created.
 fn seen(dialect: Dialect, app_id: Expr, order: Order) -> SelectStatement {
     let of_app = Condition::all().add(Column::AppId.into_expr().eq(app_id));
-    first_open(dialect, of_app, &by_time(Column::CreatedAt, order), Column::CreatedAt)
+    let by_time = by_time(Column::CreatedAt, order);
+    first_of(dialect, DeadLetterState::Open, of_app, &by_time, Column::CreatedAt)
 }
 
 fn backlogs_of(dialect: Dialect, apps: WithClause, cap: u32) -> SelectStatement {

@@ -212,7 +212,7 @@ impl SeaOrmDeadLetterRepo {
     ///   that was looked up. An archive receives the letters by app.
     /// - A sweep of all apps but some also reads the due rows of the excepted apps. `count_due` of many apps reads
     ///   due rows of every state.
-    /// - `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
+    /// - `apps`, `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
     ///   other. Their counts are of different moments. Without a cap, the counts of each shard are of one moment.
     ///
     /// Some calls cost more. `resolve` first looks up the app in all shards, as `get` does. `insert_many` and

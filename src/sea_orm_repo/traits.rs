@@ -143,6 +143,16 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
         observed(call!("backlogs"), pin!(apps), |apps| apps.iter().map(|app| app.open.count).sum()).await
     }
 
+    async fn apps(
+        &self,
+        state: DeadLetterState,
+        after: Option<AppId>,
+        limit: u32,
+    ) -> Result<Vec<AppId>, DeadLetterRepoError> {
+        let apps = backlogs::apps(self, state, after, limit);
+        observed(call!("apps"), pin!(apps), |apps| apps.len() as u64).await
+    }
+
     async fn unresolved_counts(
         &self,
         app_ids: &[AppId],

@@ -216,6 +216,7 @@ calls! {
         Metadata metadata(app_id: AppId, id: DeadLetterId) -> Option<Map<String, Value>>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
         Backlogs backlogs(request: &BacklogRequest) -> Vec<Backlog>;
+        Apps apps(state: DeadLetterState, after: Option<AppId>, limit: u32) -> Vec<AppId>;
         UnresolvedCounts unresolved_counts(app_ids: &[AppId], cap: Option<u32>) -> Vec<UnresolvedCount>;
         Count count(app_id: AppId, filter: &DeadLetterFilter, request: &CountRequest) -> Count;
         Timeline timeline(

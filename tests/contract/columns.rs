@@ -122,6 +122,7 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     for backlogs in [backlogs.clone().among([app]), backlogs] {
         results.of("backlogs", repo.backlogs(&backlogs).await);
     }
+    results.of("apps", repo.apps(DeadLetterState::Any, None, 10).await);
     for cap in [None, Some(3)] {
         results.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
     }

@@ -75,7 +75,7 @@ const WRITES: [&str; 11] = [
     "rebuild_signatures",
     "gc",
 ];
-const READS: [&str; 12] = [
+const READS: [&str; 13] = [
     "get",
     "get_for_app",
     "summary",
@@ -87,6 +87,7 @@ const READS: [&str; 12] = [
     "timeline",
     "error_groups",
     "backlogs",
+    "apps",
     "unresolved_count",
 ];
 
@@ -130,6 +131,7 @@ async fn call(
         "timeline" => repo.timeline(app, &all, &TimelineRequest::from(time)).await.map(drop),
         "error_groups" => repo.error_groups(app, &all, &GroupRequest::default()).await.map(drop),
         "backlogs" => repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop),
+        "apps" => repo.apps(DeadLetterState::Any, None, 10).await.map(drop),
         "unresolved_count" => repo.unresolved_count(app).await.map(drop),
         other => panic!("{other}"),
     }

@@ -205,6 +205,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("list", 5, repo.list(app, &open, &page.clone().size(5))).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
     calls.ok("backlogs", 5, repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
+    calls.ok("apps", 1, repo.apps(DeadLetterState::Any, None, 10)).await;
     calls.ok("unresolved_counts", 6, repo.unresolved_counts(&[app, new_app()], None)).await;
     calls.ok("count", 4, repo.count(app, &open, &CountRequest::default().cap(4))).await;
     calls.ok("timeline", 6, repo.timeline(app, &open, &TimelineRequest::from(day))).await;
@@ -261,6 +262,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("list", repo.list(app, &open, &no_page)).await;
     calls.answer("export", repo.export(app, &open, &no_page)).await;
     calls.answer("backlogs", repo.backlogs(&BacklogRequest::default().limit(0).cap(1))).await;
+    calls.answer("apps", repo.apps(DeadLetterState::Any, None, 0)).await;
     calls.answer("count", repo.count(app, &endless, &CountRequest::default().cap(1))).await;
     calls.answer("timeline", repo.timeline(app, &open, &TimelineRequest::from(backwards))).await;
     calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
@@ -313,6 +315,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("list", repo.list(app, &open, &page)).await;
     calls.failed("export", repo.export(app, &open, &page)).await;
     calls.failed("backlogs", repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
+    calls.failed("apps", repo.apps(DeadLetterState::Any, None, 10)).await;
     calls.failed("unresolved_counts", repo.unresolved_counts(&[app], None)).await;
     calls.failed("count", repo.count(app, &open, &CountRequest::default().cap(4))).await;
     calls.failed("timeline", repo.timeline(app, &open, &TimelineRequest::from(day))).await;

@@ -106,6 +106,7 @@ dropped! {
     count,
     timeline,
     backlogs,
+    apps,
     times_replayed,
     resolve_once,
     reopen_matching,
@@ -144,6 +145,7 @@ dropped! {
     gc,
     unresolved_counts,
     backlogs,
+    apps,
     sweep_of_all_apps_but_some,
     sweep_into,
     sweep_of_all_apps_but_some_into,
@@ -262,6 +264,10 @@ async fn count(given: &Given) -> Outcome {
 async fn timeline(given: &Given) -> Outcome {
     let request = Buckets::new(DateTime::UNIX_EPOCH..Utc::now(), 10);
     given.repo.timeline(given.app, &all(), &TimelineRequest::from(request).scan_limit(10)).await.map(drop)
+}
+
+async fn apps(given: &Given) -> Outcome {
+    given.repo.apps(DeadLetterState::Any, None, 10).await.map(drop)
 }
 
 async fn backlogs(given: &Given) -> Outcome {

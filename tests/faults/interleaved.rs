@@ -149,6 +149,7 @@ calls! {
     list: list Pages, list_with_a_scan Pages, list_of_closed_letters Pages;
     export: export Pages, export_of_few Pages, export_with_a_scan Pages;
     backlogs: backlogs Atomic, backlogs_among_1001_apps Atomic;
+    apps: apps Atomic;
     unresolved_counts: unresolved_counts_of_1001_apps Atomic;
     count: count Atomic, count_with_a_scan Scan;
     timeline: timeline Atomic, timeline_with_a_scan Scan;
@@ -340,6 +341,11 @@ async fn export_to_the_end(given: &Given, filter: &DeadLetterFilter, scan: Optio
         }
         after = page.next;
     }
+}
+
+async fn apps(given: Given) -> Shown {
+    let apps = given.repo.apps(DeadLetterState::Any, None, 10).await;
+    show(apps, |apps| apps.iter().map(ToString::to_string).collect())
 }
 
 async fn backlogs(given: Given) -> Shown {

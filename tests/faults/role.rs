@@ -201,6 +201,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(groups[0].count, 9);
     let page = PageRequest::default().scan_limit(4);
     assert_eq!(repo.export(app_id, &filter, &page).await.unwrap().items.len(), 4);
+    assert_eq!(repo.apps(DeadLetterState::Any, None, 1).await.unwrap(), [app_id]);
     assert_eq!(repo.backlogs(&BacklogRequest::default().limit(1).cap(3)).await.unwrap()[0].open.count, 3);
     assert_eq!(
         repo.count(app_id, &filter, &CountRequest::default().cap(100).scan_limit(4))

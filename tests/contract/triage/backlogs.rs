@@ -1,5 +1,7 @@
 use chrono::Duration;
-use dead_letters::{AppId, Backlog, BacklogRequest, CappedCount, DeadLetterRead, DeadLetterRepo};
+use dead_letters::{
+    AppId, Backlog, BacklogRequest, CappedCount, DeadLetterRead, DeadLetterRepo, DeadLetterState,
+};
 use uuid::Uuid;
 
 use super::{new_app, rows, ten_oclock};
@@ -13,6 +15,7 @@ on_every_backend! {
     a_cap_ends_the_counts_and_says_so,
     where_nothing_is_open_there_is_no_backlog,
     a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
+    apps_are_listed_by_the_state_of_their_letters_page_by_page,
 }
 
 fn exactly(count: u64) -> CappedCount {
@@ -159,6 +162,38 @@ async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     for limit in [0, 1_001] {
         let error = repo.backlogs(&BacklogRequest::default().limit(limit).cap(10)).await.unwrap_err();
         assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
+        let error = repo.apps(DeadLetterState::Any, None, limit).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
     }
     assert_eq!(recorded.take(), []);
+}
+
+async fn apps_are_listed_by_the_state_of_their_letters_page_by_page(db: TestDb) {
+    let closed = rows(&db, app(3), 3).await;
+    let failed = rows(&db, app(1), 2).await;
+    rows(&db, app(2), 2).await;
+    for (ids, reason) in [(closed, "ignored"), (failed, "handler_failed")] {
+        for id in ids {
+            db.repo().resolve(id, reason).await.unwrap();
+        }
+    }
+    for (state, expected) in [
+        (DeadLetterState::Any, &[1, 2, 3][..]),
+        (DeadLetterState::Open, &[1, 2]),
+        (DeadLetterState::Unresolved, &[2]),
+        (DeadLetterState::Closed, &[3]),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|&n| app(n)).collect();
+        for limit in 1..=4 {
+            let mut seen: Vec<AppId> = Vec::new();
+            loop {
+                let page = db.repo().apps(state, seen.last().copied(), limit).await.unwrap();
+                seen.extend(&page);
+                if page.len() < limit as usize {
+                    break;
+                }
+            }
+            assert_eq!(seen, expected, "{state}, {limit} a page");
+        }
+    }
 }

@@ -36,6 +36,7 @@ on_every_backend! {
     a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent,
     a_cursor_goes_through_a_url_and_comes_back,
     a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent,
+    the_listings_of_all_apps_are_merged_into_one_by_a_cursor_of_all_apps,
     a_broken_payload_is_listed,
 }
 
@@ -486,4 +487,44 @@ async fn a_broken_payload_is_listed(db: TestDb) {
     let page = page(&db, app, &any(), 10).await;
     assert_eq!(ids(&page.items), [stored[1], stored[0]]);
     assert_eq!(page.items[0].payload_bytes, 7);
+}
+
+async fn the_listings_of_all_apps_are_merged_into_one_by_a_cursor_of_all_apps(db: TestDb) {
+    let apps = [new_app(), new_app(), new_app()];
+    let (mut all, mut closed) = (Vec::new(), 0);
+    for app in apps {
+        // The letters of each app have the same times.
+        let ids = rows(&db, app, 4).await;
+        db.repo().resolve(ids[1], "ignored").await.unwrap();
+        db.repo().resolve(ids[2], "ignored").await.unwrap();
+        closed += 2;
+        all.extend(ids);
+    }
+    for (filter, count) in
+        [(any(), all.len()), (DeadLetterFilter::default().state(DeadLetterState::Closed), closed)]
+    {
+        for size in 1..=5 {
+            let (mut seen, mut after): (Vec<DeadLetterSummary>, Option<Cursor>) = (Vec::new(), None);
+            loop {
+                let mut letters = Vec::new();
+                for app in apps {
+                    let after = after.map(|after| after.in_app(app, &filter).unwrap());
+                    letters
+                        .extend(db.repo().list(app, &filter, &first(size).after(after)).await.unwrap().items);
+                }
+                letters.sort_by_key(|letter| std::cmp::Reverse((letter.listed_at(&filter), letter.id)));
+                letters.truncate(size as usize);
+                let Some(last) = letters.last() else { break };
+                after = Some(Cursor::of_all_apps(last, &filter));
+                seen.extend(letters);
+            }
+            let mut ids = ids(&seen);
+            assert!(seen.is_sorted_by_key(|letter| std::cmp::Reverse(letter.listed_at(&filter))));
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!((seen.len(), ids.len()), (count, count), "{size} a page");
+        }
+    }
+    let of_one_app = page(&db, apps[0], &any(), 1).await.next.unwrap();
+    assert!(matches!(of_one_app.in_app(apps[0], &any()), Err(DeadLetterRepoError::InvalidCursor)));
 }
