@@ -4,12 +4,16 @@
 use std::net::SocketAddr;
 use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
-use clap::{ArgGroup, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
+use dead_letters::{AppId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
 
-use crate::{database::Access, next::Next};
+use crate::{
+    database::Access,
+    ids::{App, Letter},
+    next::Next,
+};
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "an id is a UUID, for example 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
@@ -45,7 +49,7 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 /// Find, resolve, replay and delete dead letters
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "dead-letters", version, max_term_width = 100)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -54,32 +58,40 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// URL of the database: postgres://… or sqlite://…
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub(crate) database_url: Option<String>,
+    /// File that contains the URL; --database-url and DATABASE_URL override it
+    #[arg(long, env = "DATABASE_URL_FILE", hide_env_values = true, value_name = "FILE", global = true)]
+    pub(crate) database_url_file: Option<PathBuf>,
     /// Format of the result: `json` prints one document, `jsonl` one line per item
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
     pub(crate) output: Output,
     /// Use a table that is distributed by app, for example on Citus
     #[arg(long, global = true)]
     pub(crate) sharded: bool,
-    /// Show times in UTC instead of ages
+    /// Show times in UTC instead of local time
     #[arg(long, global = true)]
     pub(crate) utc: bool,
+    /// Show whole IDs and every column in a table, and do not cut it to the terminal's width
+    #[arg(long, global = true)]
+    pub(crate) wide: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// Columns that fit the terminal; tab-separated values without a heading if the output is not a terminal
+    /// Columns for people, cut to the terminal's width
     #[default]
     Table,
+    /// Tab-separated values without a heading: whole IDs, and times in RFC 3339
+    Tsv,
     Json,
     Jsonl,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     Apps(Apps),
     List(List),
@@ -119,6 +131,19 @@ impl Command {
         }
     }
 
+    /// Returns how often the command is repeated, if it is.
+    pub(crate) fn watch(&self) -> Option<&str> {
+        let watch = match self {
+            Self::Apps(Apps { watch, .. })
+            | Self::List(List { watch, .. })
+            | Self::Groups(Groups { watch, .. })
+            | Self::Count(Count { watch, .. })
+            | Self::Timeline(Timeline { watch, .. }) => watch,
+            _ => return None,
+        };
+        watch.watch.as_deref()
+    }
+
     pub(crate) fn access(&self) -> Access {
         match self {
             #[cfg(feature = "serve")]
@@ -136,21 +161,33 @@ impl Command {
 }
 
 /// List the apps that have open letters, sorted by id
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  dead-letters apps --output json | jq '.items[].app_id'")]
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters apps --watch\n  dead-letters apps --output json | jq '.items[].app_id'"
+)]
 pub(crate) struct Apps {
     /// List only apps after this one
     #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
     pub(crate) after: Option<AppId>,
     /// Maximum number of apps, 1 to 1000
-    #[arg(long, default_value_t = 100, value_name = "NUMBER", value_parser = number(1..=1_000))]
+    #[arg(short = 'n', long, default_value_t = 100, value_name = "NUMBER", value_parser = number(1..=1_000))]
     pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
 }
 
-/// List an app's dead letters, newest first
-#[derive(Debug, clap::Args)]
+/// Repeating a command that only reads.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Watch {
+    /// Repeat until Ctrl-C, with this pause
+    #[arg(short, long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "2s")]
+    pub(crate) watch: Option<String>,
+}
+
+/// List dead letters, newest first
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters list --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --source orders --created-from 2h"
+    after_help = "Examples:\n  dead-letters list --source orders --since 09:00 --until 10:00\n  dead-letters list -q --group 35e1b42c | dead-letters resolve - --note 'known'"
 )]
 pub(crate) struct List {
     #[command(flatten)]
@@ -158,50 +195,55 @@ pub(crate) struct List {
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Maximum number of letters, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) size: u32,
     /// List the next page: the `next` of the previous page
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<Next>,
+    /// Print only the IDs, one per line
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
 }
 
-/// Show one letter with its whole error
-#[derive(Debug, clap::Args)]
+/// Show one letter with its whole error: by ID, or the newest that matches
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters show 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --payload"
+    after_help = "Examples:\n  dead-letters show e59badc8\n  dead-letters show --group 35e1b42c --payload-only | jq ."
 )]
 pub(crate) struct Show {
-    /// ID of the letter
-    #[arg(value_name = "LETTER_ID", value_parser = id::<DeadLetterId>)]
-    pub(crate) id: DeadLetterId,
-    /// App of the letter
-    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
-    pub(crate) app: AppId,
+    /// ID of the letter, or its last 8 digits
+    #[arg(value_name = "LETTER_ID", conflicts_with = "Narrow", required_unless_present = "Narrow")]
+    pub(crate) id: Option<Letter>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
     /// Also show the payload, as stored
     #[arg(long)]
     pub(crate) payload: bool,
+    /// Print the payload alone, as stored
+    #[arg(long, conflicts_with = "payload")]
+    pub(crate) payload_only: bool,
 }
 
 /// List groups of similar failures, largest first
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  dead-letters groups --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --created-from yesterday"
-)]
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters groups --since yesterday --state any")]
 pub(crate) struct Groups {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Maximum number of groups, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
 }
 
 /// Count matching letters
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  dead-letters count --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --error-contains 'timed out'"
-)]
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters count --error-contains 'timed out'")]
 pub(crate) struct Count {
     #[command(flatten)]
     pub(crate) filter: Filter,
@@ -210,35 +252,35 @@ pub(crate) struct Count {
     /// Stop counting at this number
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = number(1..=u32::MAX))]
     pub(crate) cap: u32,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
 }
 
-/// Show matching letters over time
-#[derive(Debug, clap::Args)]
+/// Show matching letters over time, from --since to --until
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters timeline --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --from 24h --buckets 24"
+    mut_arg("created_from", |since| since.default_value("24h")),
+    mut_arg("created_before", |until| until.default_value("now")),
+    after_help = "Example:\n  dead-letters timeline --state any --since 24h --buckets 24"
 )]
 pub(crate) struct Timeline {
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
-    /// Start of the first bucket
-    #[arg(long, default_value = "24h", value_name = "TIME")]
-    pub(crate) from: String,
-    /// End of the last bucket
-    #[arg(long, default_value = "now", value_name = "TIME")]
-    pub(crate) until: String,
     /// Number of buckets, 1 to 1000
     #[arg(long, default_value_t = 24, value_name = "NUMBER", value_parser = number(1..=1_000))]
     pub(crate) buckets: u32,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
 }
 
 /// Resolve open letters, by ID or by filter
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("letters", |ids| ids.help("IDs of the letters to resolve")),
-    mut_arg("matching", |all| all.help("Resolve every letter that matches; shows the count and asks (--yes skips the question)")),
-    after_help = "Examples:\n  dead-letters resolve 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --note 'known'\n  dead-letters resolve --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --dry-run"
+    mut_arg("letters", |ids| ids.help("IDs of the letters to resolve, or their last 8 digits; `-` reads them from standard input")),
+    mut_arg("all", |all| all.help("Resolve every letter of the app, or of all apps; without it, a filter is needed")),
+    after_help = "Examples:\n  dead-letters resolve e59badc8 --note 'known'\n  dead-letters resolve --source orders --since 09:00 --dry-run"
 )]
 pub(crate) struct Resolve {
     #[command(flatten)]
@@ -257,20 +299,26 @@ pub(crate) struct Resolve {
 /// Replay open letters, by ID or by filter
 ///
 /// Puts their events back into the outbox. Only the service's own build of this tool knows the outbox and can replay.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("letters", |ids| ids.help("IDs of the letters to replay")),
-    mut_arg("matching", |all| all.help("Replay every letter that matches; shows the count and asks (--yes skips the question)")),
-    after_help = "Examples:\n  dead-letters replay 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters replay --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --source orders --staged"
+    mut_arg("letters", |ids| ids.help("IDs of the letters to replay, or their last 8 digits; `-` reads them from standard input")),
+    mut_arg("all", |all| all.help("Replay every letter of the app, or of all apps; without it, a filter is needed")),
+    after_help = "Examples:\n  dead-letters replay e59badc8\n  dead-letters replay --group 35e1b42c --staged"
 )]
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) which: Which,
     /// Replay 1, then 10, then 100 letters at a time; stop as soon as a replayed event fails again
-    #[arg(long, requires = "matching")]
+    #[arg(long, conflicts_with = "letters")]
     pub(crate) staged: bool,
     /// How long to wait after each step for events that fail again
-    #[arg(long, default_value = "10s", value_name = "DURATION", requires = "staged")]
+    #[arg(
+        long,
+        default_value = "10s",
+        value_name = "DURATION",
+        requires = "staged",
+        conflicts_with = "letters"
+    )]
     pub(crate) wait: String,
     /// Reason, stored with the resolution
     #[arg(long, value_name = "TEXT")]
@@ -292,11 +340,11 @@ pub(crate) enum Verdict {
 }
 
 /// Reopen closed letters, by ID or by filter
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("letters", |ids| ids.help("IDs of the letters to reopen")),
-    mut_arg("matching", |all| all.help("Reopen every letter that matches; shows the count and asks (--yes skips the question)")),
-    after_help = "Examples:\n  dead-letters reopen 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --matching --resolution ignored --source orders\n  dead-letters reopen --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --run 019eb2c8-7a51-7d3c-9f40-2b8f0f6f6b11"
+    mut_arg("letters", |ids| ids.help("IDs of the letters to reopen, or their last 8 digits; `-` reads them from standard input")),
+    mut_arg("all", |all| all.help("Reopen every letter of the app, or of all apps; without it, a filter is needed")),
+    after_help = "Examples:\n  dead-letters reopen e59badc8\n  dead-letters reopen --resolution ignored --resolved-by ada --resolved-since 2h\n  dead-letters reopen --run 019eb2c8-7a51-7d3c-9f40-2b8f0f6f6b11"
 )]
 pub(crate) struct Reopen {
     #[command(flatten)]
@@ -306,10 +354,11 @@ pub(crate) struct Reopen {
     pub(crate) include_replayed: bool,
 }
 
-/// Export letters with their payloads as JSON lines, newest first
-#[derive(Debug, clap::Args)]
+/// Export letters with their payloads as JSON lines: app by app, newest first
+#[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters export --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any > letters.jsonl"
+    mut_arg("state", |state| state.help("State of the letters: open, unresolved, closed or any [default: any]")),
+    after_help = "Examples:\n  dead-letters export > letters.jsonl\n  dead-letters export --app 6f1c2a52 --state open > letters.jsonl"
 )]
 pub(crate) struct Export {
     #[command(flatten)]
@@ -320,7 +369,7 @@ pub(crate) struct Export {
 }
 
 /// Import exported letters into their apps, skipping letters that are stored already
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "Examples:\n  dead-letters import < letters.jsonl\n  dead-letters import /var/lib/dead-letters"
 )]
@@ -336,7 +385,7 @@ pub(crate) struct Import {
 }
 
 /// How long letters are kept.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Retention {
     /// Delete letters that have been closed for this long
     #[arg(long, value_name = "DURATION")]
@@ -347,7 +396,7 @@ pub(crate) struct Retention {
 }
 
 /// Delete letters past their retention, once or repeatedly (--every)
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
     mut_arg("delete_closed_after", |after| after.required_unless_present("delete_all_after")),
     after_help = "Examples:\n  dead-letters sweep --delete-closed-after 30d --delete-all-after 90d --dry-run\n  dead-letters sweep --delete-all-after 90d --archive /var/lib/dead-letters --every 5m"
@@ -355,9 +404,9 @@ pub(crate) struct Retention {
 pub(crate) struct Sweep {
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// Sweep this app only [default: all apps]
-    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
-    pub(crate) app: Option<AppId>,
+    /// App to sweep: its ID or the beginning of it [default: all apps]
+    #[arg(short, long, value_name = "APP_ID")]
+    pub(crate) app: Option<App>,
     /// Archive letters in this existing folder before they are deleted, as JSON lines that `import` reads
     #[arg(long, value_name = "FOLDER")]
     pub(crate) archive: Option<PathBuf>,
@@ -368,19 +417,19 @@ pub(crate) struct Sweep {
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Skip the question
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
 /// Manage error signatures, which group similar failures
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 #[command(after_help = "Example:\n  dead-letters signatures rebuild --dry-run")]
 pub(crate) enum Signatures {
     Rebuild(Rebuild),
 }
 
 /// Recompute the signatures that an earlier version made, and print which groups split and merge
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
     long_about = "Recompute the signatures that an earlier version made, and print which groups split and merge\n\nRun it when every process of the service has this version. Signatures that a service made are left alone. Restart an interrupted rebuild: it does not change a letter twice.",
     after_help = "Examples:\n  dead-letters signatures rebuild --dry-run\n  dead-letters signatures rebuild"
@@ -393,7 +442,7 @@ pub(crate) struct Rebuild {
 
 /// Serve the admin pages and their API
 #[cfg(feature = "serve")]
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example"
 )]
@@ -416,17 +465,17 @@ pub(crate) struct Serve {
 }
 
 /// Manage the database schema
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 #[command(after_help = "Example:\n  dead-letters migrate status && echo current")]
 pub(crate) enum Migrate {
-    /// Apply missing migration steps; safe to run in several processes at the same time
+    /// Apply missing migration steps and list them; safe to run in several processes at the same time
     Up,
-    /// Show missing migration steps; exit with 1 if there are any
+    /// Show missing migration steps; exit with 5 if there are any
     Status,
 }
 
 /// Print shell completions
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters completions bash > /etc/bash_completion.d/dead-letters")]
 pub(crate) struct Completions {
     /// Shell to complete for
@@ -435,7 +484,7 @@ pub(crate) struct Completions {
 }
 
 /// Print the man page of the tool or of a command
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters man list | man -l -")]
 pub(crate) struct Man {
     /// Command to describe [default: the tool]
@@ -444,43 +493,42 @@ pub(crate) struct Man {
 }
 
 /// Letters by id or by filter.
-#[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("bulk").multiple(true))]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Which {
-    #[arg(value_name = "LETTER_ID", conflicts_with_all = ["matching", "Narrow"], value_parser = id::<DeadLetterId>)]
-    pub(crate) letters: Vec<DeadLetterId>,
-    #[arg(long, group = "bulk")]
-    pub(crate) matching: bool,
+    #[arg(value_name = "LETTER_ID", conflicts_with_all = ["all", "Narrow"])]
+    pub(crate) letters: Vec<Letter>,
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Show how many letters match and the newest of them, and change nothing
-    #[arg(long, requires = "bulk")]
+    #[arg(long, conflicts_with = "letters")]
     pub(crate) dry_run: bool,
     /// Skip the question
-    #[arg(long, requires = "bulk")]
+    #[arg(short, long, conflicts_with = "letters")]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) filter: Filter,
 }
 
 /// A filter of letters.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Filter {
-    /// App of the letters
-    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
-    pub(crate) app: AppId,
+    /// App of the letters: its ID or the beginning of it [default: all apps]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP_ID")]
+    pub(crate) app: Option<App>,
     #[command(flatten)]
     pub(crate) narrow: Narrow,
 }
 
 /// The conditions of a filter. A letter matches if it meets all of them.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Narrow {
     /// State of the letters: open, unresolved, closed or any [default: open; any with
     /// --ids or an option that only resolved letters match; closed for reopen]
     #[arg(long, value_name = "STATE", help_heading = "Filter")]
     pub(crate) state: Option<DeadLetterState>,
-    /// IDs of the letters, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "LETTER_ID", help_heading = "Filter", value_parser = id::<DeadLetterId>)]
-    pub(crate) ids: Vec<DeadLetterId>,
+    /// IDs of the letters, or their last 8 digits, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "LETTER_ID", help_heading = "Filter")]
+    pub(crate) ids: Vec<Letter>,
     /// Resolution: replayed, ignored, handled_by_script or handler_failed
     #[arg(long, value_name = "RESOLUTION", help_heading = "Filter")]
     pub(crate) resolution: Option<Resolution>,
@@ -505,8 +553,8 @@ pub(crate) struct Narrow {
     /// Error signature, compared exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_signature: Option<String>,
-    /// Key of an error group, as printed by `groups`
-    #[arg(long = "group", value_name = "KEY", help_heading = "Filter")]
+    /// Key of an error group, or the beginning of it, as printed by `groups`
+    #[arg(short = 'g', long = "group", value_name = "KEY", help_heading = "Filter")]
     pub(crate) group_key: Option<String>,
     /// Key of the metadata and its value, a text compared exactly; repeat it for further keys
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Filter", value_parser = key_and_value)]
@@ -518,27 +566,27 @@ pub(crate) struct Narrow {
     #[arg(long, value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) failed_again_in_run: Option<Uuid>,
     /// Bulk run that resolved the letters, as printed by `resolve`; `reopen --run` undoes it
-    #[arg(long = "run", group = "bulk", value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
+    #[arg(long = "run", value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) run_id: Option<Uuid>,
     /// Name of the operator who resolved the letters, compared exactly
     #[arg(long, value_name = "NAME", help_heading = "Filter")]
     pub(crate) resolved_by: Option<String>,
     /// Earliest time of the resolution
-    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    #[arg(long = "resolved-since", value_name = "TIME", help_heading = "Filter")]
     pub(crate) resolved_from: Option<String>,
     /// End of the time of the resolution, exclusive
-    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    #[arg(long = "resolved-until", value_name = "TIME", help_heading = "Filter")]
     pub(crate) resolved_before: Option<String>,
-    /// Earliest time of storage: 2h (ago), yesterday, today, 2026-03-01T10:00:00Z
-    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    /// Earliest time of storage: 09:00, 2h ago, yesterday 14:30, 2026-03-01T10:00:00Z
+    #[arg(short = 's', long = "since", value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_from: Option<String>,
     /// End of the time of storage, exclusive
-    #[arg(long, value_name = "TIME", help_heading = "Filter")]
+    #[arg(short = 'u', long = "until", value_name = "TIME", help_heading = "Filter")]
     pub(crate) created_before: Option<String>,
 }
 
 /// The scan limit of a command that reads once.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ScanLimit {
     /// How many letters the command may examine: the newest of the app and state
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", help_heading = "Filter", value_parser = number(1..=u32::MAX))]

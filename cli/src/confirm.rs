@@ -6,9 +6,9 @@ use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
 use crate::{error::Failure, output::visible, stop::Stop};
 
-/// Returns an error if standard input is not a terminal, because nobody can then be asked.
+/// Returns an error if standard input or standard error is not a terminal: nobody could answer, or see the question.
 pub(crate) fn can_ask() -> Result<(), Failure> {
-    if io::stdin().is_terminal() {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
         return Ok(());
     }
     Err(Failure::usage("cannot ask for confirmation without a terminal").hint("--yes skips the question"))

@@ -17,9 +17,12 @@ use sea_orm::{
 };
 use url::{Position, Url};
 
+use serde::Serialize;
+
 use crate::{
     error::Failure,
     explain::{code_of, explain, sqlx_error},
+    program,
 };
 
 /// How a command uses the database.
@@ -64,7 +67,19 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub(crate) struct Opened {
     pub(crate) pool: DatabaseConnection,
-    name: String,
+    pub(crate) name: String,
+}
+
+/// Whether the schema has every migration step.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    /// The missing steps, in order.
+    pub(crate) pending: Vec<String>,
+    /// Whether the table is complete although its steps are recorded in another table.
+    pub(crate) recorded_elsewhere: bool,
+    /// What to say if steps are missing.
+    #[serde(skip)]
+    pub(crate) failure: Option<Failure>,
 }
 
 impl Opened {
@@ -120,7 +135,7 @@ impl Opened {
             Some("1") if said(error).starts_with("no such table") => self.no_table(),
             Some("42703" | "1") => {
                 Failure::failed(format!("the dead_letters table of {name} belongs to another version: {}", said(error)))
-                    .hint("migrate it with the service, or run: dead-letters migrate up")
+                    .hint(format!("migrate it with the service, or run: {} migrate up", program::name()))
             }
             _ => explain(error),
         }
@@ -128,8 +143,9 @@ impl Opened {
 
     fn no_table(&self) -> Failure {
         Failure::failed(format!(
-            "{} has no dead_letters table. Is this the service's database? To create the table: dead-letters migrate up",
-            self.name
+            "{} has no dead_letters table. Is this the service's database? To create the table: {} migrate up",
+            self.name,
+            program::name()
         ))
     }
 
@@ -159,22 +175,23 @@ impl Opened {
         found.map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).transpose()
     }
 
-    /// Applies the missing migration steps.
-    pub(crate) async fn migrate(&self, migrator: impl MigratorTraitSelf) -> Result<(), Failure> {
+    /// Applies the missing migration steps and returns their names.
+    pub(crate) async fn migrate(&self, migrator: impl MigratorTraitSelf) -> Result<Vec<String>, Failure> {
         let steps = migrator.migrations().len();
         let migrator = Locked(migrator);
         let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
         if pending.is_empty() {
-            return Ok(());
+            return Ok(pending);
         }
         if pending.len() == steps
             && let Err(failure) = self.require_no_table().await
         {
             // Another process may have migrated since the first check.
             let pending = migrator.pending(&self.pool).await.map_err(not_looked_up)?;
-            return if pending.is_empty() { Ok(()) } else { Err(failure) };
+            return if pending.is_empty() { Ok(pending) } else { Err(failure) };
         }
-        migrator.up(&self.pool, None).await.map_err(|error| self.not_migrated(&error))
+        migrator.up(&self.pool, None).await.map_err(|error| self.not_migrated(&error))?;
+        Ok(pending)
     }
 
     /// Returns an error if the table exists although no migration step is recorded.
@@ -221,29 +238,41 @@ impl Opened {
             _ => false,
         };
         if is_sqlite && is_raced {
-            return Failure::failed(
-                "another process is migrating this SQLite file; check with: dead-letters migrate status",
-            );
+            return Failure::failed(format!(
+                "another process is migrating this SQLite file; check with: {} migrate status",
+                program::name()
+            ));
         }
         explain(error).about(&self.name)
     }
 
-    /// Checks whether migration steps are missing.
-    pub(crate) async fn status(&self, migrator: &impl MigratorTraitSelf) -> Result<&'static str, Failure> {
-        match check_schema(&self.pool, migrator).await {
-            Ok(()) => Ok("the schema is current"),
-            Err(SchemaError::Missing(steps)) if steps.len() == migrator.migrations().len() => {
-                self.require_table().await?;
-                Ok(
-                    "the dead_letters table has every column that this version needs; its steps are recorded in another table",
-                )
+    /// Looks up which migration steps are missing.
+    pub(crate) async fn status(&self, migrator: &impl MigratorTraitSelf) -> Result<Status, Failure> {
+        let pending = match check_schema(&self.pool, migrator).await {
+            Ok(()) => Vec::new(),
+            Err(SchemaError::Missing(steps)) => steps,
+            Err(error) => return Err(not_looked_up(error)),
+        };
+        let failure = match pending.len() {
+            0 => None,
+            steps if steps == migrator.migrations().len() => match self.require_table().await {
+                Ok(()) => {
+                    return Ok(Status { pending: Vec::new(), recorded_elsewhere: true, failure: None });
+                }
+                Err(failure) if failure == self.no_table() => Some(failure.as_pending()),
+                Err(failure) => return Err(failure),
+            },
+            steps => {
+                let steps = if steps == 1 {
+                    "a migration step".to_owned()
+                } else {
+                    format!("{steps} migration steps")
+                };
+                let failure = Failure::pending(format!("the schema of {} lacks {steps}", self.name));
+                Some(failure.hint(format!("run: {} migrate up", program::name())))
             }
-            Err(SchemaError::Missing(steps)) => {
-                Err(Failure::failed(format!("the schema lacks these migration steps: {}", steps.join(", ")))
-                    .hint("run: dead-letters migrate up"))
-            }
-            Err(error) => Err(not_looked_up(error)),
-        }
+        };
+        Ok(Status { pending, recorded_elsewhere: false, failure })
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Exit {
     NotFound,
     /// 4: the command did only a part of its work.
     Partly,
+    /// 5: `migrate status` found missing migration steps.
+    Pending,
 }
 
 impl From<Exit> for ExitCode {
@@ -43,11 +45,12 @@ impl From<Exit> for ExitCode {
             Exit::Usage => Self::from(2),
             Exit::NotFound => Self::from(3),
             Exit::Partly => Self::from(4),
+            Exit::Pending => Self::from(5),
         }
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     exit: Exit,
     /// `None` if there is nothing left to print.
@@ -68,6 +71,16 @@ impl Failure {
         Self::new(Exit::Failed, message)
     }
 
+    /// Returns a failure about a schema that lacks migration steps.
+    pub(crate) fn pending(message: impl Into<String>) -> Self {
+        Self::new(Exit::Pending, message)
+    }
+
+    /// Marks a failure about a table that is missing because no step was applied.
+    pub(crate) fn as_pending(self) -> Self {
+        Self { exit: Exit::Pending, ..self }
+    }
+
     /// Marks a failure that came after a part of the work was done.
     pub(crate) fn after_a_part(self) -> Self {
         Self { exit: Exit::Partly, ..self }
@@ -79,7 +92,8 @@ impl Failure {
     }
 
     pub(crate) fn no_letter() -> Self {
-        Self::usage("no letter is given").hint("pass the IDs of letters, or select letters with --matching")
+        Self::usage("no letter is given")
+            .hint("pass the IDs of letters, a filter such as --group or --since, or --all for every letter")
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {

@@ -13,9 +13,11 @@ mod confirm;
 mod database;
 mod error;
 mod explain;
+mod ids;
 mod log;
 mod next;
 mod output;
+mod program;
 mod progress;
 mod settings;
 mod stop;
@@ -30,15 +32,21 @@ use std::{
     time::Duration,
 };
 
-use clap::{CommandFactory, Parser};
+use chrono::Utc;
+use clap::FromArgMatches;
+use clap_complete::Shell;
 use dead_letters::{
-    DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
+    DeadLetterReplay, DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
     migration::{Migrator, sea_orm_migration::MigratorTraitSelf},
 };
-use tokio::{runtime::Builder, sync::oneshot, time::timeout};
+use tokio::{
+    runtime::Builder,
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 use tracing_subscriber::filter::Targets;
 
-use args::{Args, Command, Completions, Man, Migrate, Signatures};
+use args::{Args, Command, Completions, Man, Signatures};
 #[cfg(feature = "serve")]
 use database::Access;
 use database::Opened;
@@ -52,6 +60,9 @@ use stop::{Signals, Stop};
 const CLOSING: Duration = Duration::from_secs(10);
 /// How long a running statement keeps the pool open after Ctrl-C has ended the command.
 const INTERRUPTED: Duration = Duration::from_secs(1);
+
+/// The shortest pause of a repeated command.
+const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// The command line tool, for a binary of the service's own.
 ///
@@ -151,6 +162,8 @@ impl<M: MigratorTraitSelf + Send + 'static> Cli<M> {
 
     /// Runs one command and returns the exit status for the process.
     ///
+    /// Help, completions, man pages and messages show the program's name, which is that of the first argument.
+    ///
     /// Results go to standard output, everything else to standard error. Do not call this within a tokio runtime,
     /// because it creates its own.
     ///
@@ -179,7 +192,8 @@ fn run<M: MigratorTraitSelf + Send + 'static>(
     args: impl IntoIterator<Item: Into<OsString> + Clone>,
 ) -> Exit {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let ran = match Args::try_parse_from(&args) {
+    program::set(&args);
+    let ran = match parsed(&args) {
         Ok(args) => started(cli, args),
         Err(error) => refused(&args, error),
     };
@@ -194,6 +208,10 @@ fn run<M: MigratorTraitSelf + Send + 'static>(
     }
 }
 
+fn parsed(args: &[OsString]) -> Result<Args, clap::Error> {
+    Args::from_arg_matches(&program::command().try_get_matches_from(args)?)
+}
+
 /// Prints help, which goes to standard output as a result, or the error in the arguments.
 fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
     if !error.use_stderr() {
@@ -201,8 +219,9 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
         return Ok(io::stdout().flush()?);
     }
     // Parses the arguments again without passwords, so that the printed error quotes none.
-    let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned());
-    let Err(error) = Args::try_parse_from(shown) else {
+    let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned().into());
+    let shown: Vec<_> = shown.collect();
+    let Err(error) = parsed(&shown) else {
         return Err(Failure::usage("the arguments are invalid"));
     };
     _ = error.print();
@@ -243,9 +262,7 @@ async fn command<M: MigratorTraitSelf + 'static>(
 ) -> Result<(), Failure> {
     match &args.command {
         Command::Completions(Completions { shell }) => {
-            let mut out = Vec::new();
-            clap_complete::generate(*shell, &mut Args::command(), "dead-letters", &mut out);
-            return result(&out);
+            return result(&completions(*shell));
         }
         Command::Man(Man { command }) => {
             let mut out = Vec::new();
@@ -254,7 +271,7 @@ async fn command<M: MigratorTraitSelf + 'static>(
         }
         _ => {}
     }
-    let settings = Settings::resolve(args.global)?;
+    let mut settings = Settings::resolve(args.global)?;
     // Other commands print their own failures.
     let access = args.command.access();
     log::begin(match access {
@@ -263,7 +280,8 @@ async fn command<M: MigratorTraitSelf + 'static>(
         _ => Targets::new(),
     });
     let at_once = args.command.ends_at_once();
-    let mut connecting = pin!(Opened::connect(&settings.database_url, access));
+    let url = settings.database_url.clone();
+    let mut connecting = pin!(Opened::connect(&url, access));
     let database = tokio::select! {
         biased;
         () = stop.asked() => {
@@ -275,10 +293,16 @@ async fn command<M: MigratorTraitSelf + 'static>(
         }
         database = &mut connecting => database?,
     };
+    settings.database = database.name.clone();
+    let interrupted = match args.command.watch() {
+        // Ctrl-C is how a repeated command ends.
+        Some(_) => Ok(()),
+        None => Err(Failure::failed("interrupted")),
+    };
     let (ran, patience) = tokio::select! {
         biased;
-        () = stop.asked(), if at_once => (Err(Failure::failed("interrupted")), INTERRUPTED),
-        ran = with_database(cli, args.command, &settings, &database, stop) => (ran, CLOSING),
+        () = stop.asked(), if at_once => (interrupted, INTERRUPTED),
+        ran = with_database(cli, args.command, &mut settings, &database, stop) => (ran, CLOSING),
     };
     database.close(patience).await;
     ran
@@ -287,19 +311,14 @@ async fn command<M: MigratorTraitSelf + 'static>(
 async fn with_database<M: MigratorTraitSelf + 'static>(
     cli: Cli<M>,
     command: Command,
-    settings: &Settings,
+    settings: &mut Settings,
     database: &Opened,
     stop: &Stop,
 ) -> Result<(), Failure> {
     match command {
-        Command::Migrate(Migrate::Up) => {
-            database.migrate(cli.migrator).await?;
-            say!("note: the schema is current");
-            return Ok(());
-        }
-        Command::Migrate(Migrate::Status) => {
-            say!("note: {}", database.status(&cli.migrator).await?);
-            return Ok(());
+        Command::Migrate(migrate) => {
+            let mut printer = Printer::standard(settings)?;
+            return commands::migrate(database, cli.migrator, migrate, &mut printer).await;
         }
         // Nothing was changed yet, so the command can stop here.
         _ => tokio::select! {
@@ -314,29 +333,71 @@ async fn with_database<M: MigratorTraitSelf + 'static>(
     #[cfg(feature = "serve")]
     let health = commands::Health::new(repo.clone(), database.clone(), cli.migrator);
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
-    let mut printer = Printer::standard(settings);
+    #[cfg(feature = "serve")]
+    if let Command::Serve(serve) = command {
+        return commands::serve(store, replayer, health, serve, stop).await;
+    }
+    let every =
+        command.watch().map(|text| Settings::duration("--watch", text, SHORTEST_WATCH)).transpose()?;
+    loop {
+        let mut printer = Printer::standard(settings)?;
+        let Some(every) = every else {
+            return on_letters(store, replayer, command, settings, &mut printer, stop).await;
+        };
+        printer.clear()?;
+        on_letters(store.clone(), None, command.clone(), settings, &mut printer, stop).await?;
+        sleep(every).await;
+        settings.now = Utc::now();
+    }
+}
+
+/// Runs a command about letters.
+async fn on_letters(
+    store: Arc<dyn DeadLetterStore>,
+    replayer: Option<Arc<dyn DeadLetterReplay>>,
+    command: Command,
+    settings: &Settings,
+    printer: &mut Printer,
+    stop: &Stop,
+) -> Result<(), Failure> {
     match command {
-        Command::Apps(apps) => commands::apps(&*store, apps, &mut printer).await,
-        Command::List(list) => commands::list(&*store, list, settings, &mut printer).await,
-        Command::Show(show) => commands::show(&*store, show, &mut printer).await,
-        Command::Groups(groups) => commands::groups(&*store, groups, settings, &mut printer).await,
-        Command::Count(count) => commands::count(&*store, count, settings, &mut printer).await,
-        Command::Timeline(timeline) => commands::timeline(&*store, timeline, settings, &mut printer).await,
-        Command::Resolve(resolve) => commands::resolve(&*store, resolve, settings, &mut printer, stop).await,
-        Command::Reopen(reopen) => commands::reopen(&*store, reopen, settings, &mut printer, stop).await,
+        Command::Apps(apps) => commands::apps(&*store, apps, printer).await,
+        Command::List(list) => commands::list(&*store, list, settings, printer).await,
+        Command::Show(show) => commands::show(&*store, show, settings, printer).await,
+        Command::Groups(groups) => commands::groups(&*store, groups, settings, printer).await,
+        Command::Count(count) => commands::count(&*store, count, settings, printer).await,
+        Command::Timeline(timeline) => commands::timeline(&*store, timeline, settings, printer).await,
+        Command::Resolve(resolve) => commands::resolve(&*store, resolve, settings, printer, stop).await,
+        Command::Reopen(reopen) => commands::reopen(&*store, reopen, settings, printer, stop).await,
         Command::Replay(replay) => {
-            commands::replay(&*store, replayer.as_deref(), replay, settings, &mut printer, stop).await
+            commands::replay(&*store, replayer.as_deref(), replay, settings, printer, stop).await
         }
         Command::Export(export) => commands::export(&*store, export, settings, stop).await,
-        Command::Import(import) => commands::import(&*store, import, settings, &mut printer, stop).await,
-        Command::Sweep(sweep) => commands::sweep(store, sweep, settings, &mut printer, stop).await,
+        Command::Import(import) => commands::import(&*store, import, settings, printer, stop).await,
+        Command::Sweep(sweep) => commands::sweep(store, sweep, settings, printer, stop).await,
         Command::Signatures(Signatures::Rebuild(rebuild)) => {
-            commands::rebuild(&*store, rebuild, &mut printer, stop).await
+            commands::rebuild(&*store, rebuild, printer, stop).await
         }
         #[cfg(feature = "serve")]
-        Command::Serve(serve) => commands::serve(store, replayer, health, serve, stop).await,
+        Command::Serve(_) => Ok(()),
         Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
+}
+
+/// Returns the completions of the program under its name.
+fn completions(shell: Shell) -> Vec<u8> {
+    let (mut out, name) = (Vec::new(), program::name());
+    if shell != Shell::Bash {
+        clap_complete::generate(shell, &mut program::command(), name, &mut out);
+        return out;
+    }
+    // clap_complete's script for bash loses the subcommands of a program whose name has a hyphen. Only its last lines
+    // need the real name.
+    let plain = name.replace('-', "_");
+    let mut command = program::command().name(plain.clone()).bin_name(plain.clone());
+    clap_complete::generate(shell, &mut command, &plain, &mut out);
+    let script = String::from_utf8_lossy(&out);
+    script.replace(&format!("-o default {plain}\n"), &format!("-o default {name}\n")).into_bytes()
 }
 
 fn result(text: &[u8]) -> Result<(), Failure> {
@@ -347,10 +408,10 @@ fn result(text: &[u8]) -> Result<(), Failure> {
 
 /// Returns the tool or one of its commands, with the global options.
 fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
-    let mut tool = Args::command();
+    let mut tool = program::command();
     tool.build();
     let Some(name) = command else { return Ok(tool) };
-    tool.find_subcommand(name)
-        .cloned()
-        .ok_or_else(|| Failure::usage(format!("unknown command {name:?}")).hint("see: dead-letters --help"))
+    tool.find_subcommand(name).cloned().ok_or_else(|| {
+        Failure::usage(format!("unknown command {name:?}")).hint(format!("see: {} --help", program::name()))
+    })
 }

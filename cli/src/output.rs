@@ -1,46 +1,53 @@
-//! Prints results to standard output: for people on a terminal, for programs in a pipe.
+//! Prints results to standard output: a table for people, and lines or JSON for programs.
 
 use std::{
     borrow::Cow,
-    fmt,
+    env, fmt,
     io::{self, IsTerminal, Write},
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table, presets::NOTHING};
-use console::{Term, measure_text_width, truncate_str};
+use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
 use dead_letters::CappedCount;
 use serde::Serialize;
 
 use crate::{
     args::Output,
-    settings::{Settings, age},
+    error::Failure,
+    settings::{Clock, Settings},
 };
 
-/// Width that a text column needs. If the terminal is too narrow, each item becomes a block of lines.
-const LEGIBLE: usize = 16;
-/// Width that a message column needs.
-const LEGIBLE_MESSAGE: usize = 40;
+/// Width at which a text column of a terminal's table is cut.
+const WIDEST_TEXT: usize = 20;
+/// Width that a message column keeps on a narrow terminal.
+const NARROWEST_MESSAGE: usize = 8;
 const GAP: usize = 2;
-/// Width of a UUID.
-const ID: usize = 36;
+/// Width of an age, so that a column of them does not change its width.
+const AGE: usize = 4;
 
 /// Prints a line to standard error and ignores write errors, because `eprintln!` panics if standard error is closed.
 ///
 /// On a terminal the line replaces a progress bar, which is drawn again below it.
 pub(crate) fn say(text: fmt::Arguments<'_>) {
     let mut screen = io::stderr();
-    let clear = if screen.is_terminal() { "\r\x1b[K" } else { "" };
+    let clear = if screen.is_terminal() && !is_dumb() { "\r\x1b[K" } else { "" };
     _ = writeln!(screen, "{clear}{}", visible(&without_passwords(&text.to_string())));
+}
+
+/// Returns whether the terminal knows no escape sequences.
+pub(crate) fn is_dumb() -> bool {
+    env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 pub(crate) struct Printer {
     out: Box<dyn Write + Send>,
     output: Output,
-    /// The terminal's width, or `None` if standard output is not a terminal.
-    width: Option<u16>,
-    utc: bool,
-    now: DateTime<Utc>,
+    /// Whether standard output is a terminal.
+    on_terminal: bool,
+    /// The width to which a table is cut.
+    width: Option<usize>,
+    wide: bool,
+    clock: Clock,
 }
 
 pub(crate) struct Column {
@@ -48,7 +55,7 @@ pub(crate) struct Column {
     kind: Kind,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Id,
     Text,
@@ -56,7 +63,7 @@ enum Kind {
     Number,
 }
 
-/// Returns a column that is never cut, because other commands need the whole id.
+/// Returns a column that is never cut, because other commands need the whole value.
 pub(crate) const fn id(name: &'static str) -> Column {
     Column { name, kind: Kind::Id }
 }
@@ -65,6 +72,7 @@ pub(crate) const fn text(name: &'static str) -> Column {
     Column { name, kind: Kind::Text }
 }
 
+/// Returns a column that gets the room that the others leave.
 pub(crate) const fn message(name: &'static str) -> Column {
     Column { name, kind: Kind::Message }
 }
@@ -77,6 +85,8 @@ pub(crate) const fn number(name: &'static str) -> Column {
 pub(crate) enum Cell {
     Text(String),
     Time(DateTime<Utc>),
+    /// Programs get the time itself.
+    Age(DateTime<Utc>),
     None,
 }
 
@@ -86,13 +96,38 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
+/// The columns of a table, and the cells of each item.
+pub(crate) struct Layout<'a, T> {
+    pub(crate) columns: Vec<Column>,
+    pub(crate) cells: Box<dyn Fn(&T) -> Vec<Cell> + 'a>,
+}
+
 impl Printer {
-    pub(crate) fn standard(settings: &Settings) -> Self {
+    pub(crate) fn standard(settings: &Settings) -> Result<Self, Failure> {
         let out = io::stdout();
+        let Settings { output, wide, .. } = *settings;
+        let on_terminal = out.is_terminal();
         // The size is 80 columns if the terminal does not report one.
-        let width = out.is_terminal().then(|| Term::stdout().size().1);
-        let Settings { output, utc, now, .. } = *settings;
-        Self { out: Box::new(io::BufWriter::new(out)), output, width, utc, now }
+        let width = (on_terminal && !wide).then(|| Term::stdout().size().1.into());
+        // Only people need the local time zone.
+        let clock = match output {
+            Output::Table => settings.clock()?,
+            Output::Tsv | Output::Json | Output::Jsonl => Clock::utc(settings.now),
+        };
+        Ok(Self { out: Box::new(io::BufWriter::new(out)), output, on_terminal, width, wide, clock })
+    }
+
+    /// Returns how times are printed.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Clears the terminal before a repeated command prints.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        match self.on_terminal && !is_dumb() {
+            true => write!(self.out, "\x1b[H\x1b[2J"),
+            false => Ok(()),
+        }
     }
 
     /// Prints the items as a table, as one JSON document (`whole`, which contains them), or as one JSON line each.
@@ -103,27 +138,68 @@ impl Printer {
         columns: [Column; N],
         cells: impl Fn(&T) -> [Cell; N],
     ) -> io::Result<()> {
-        match (self.output, self.width) {
-            (Output::Json, _) => self.json(whole)?,
-            (Output::Jsonl, _) => self.lines(items)?,
-            (Output::Table, Some(width)) => {
-                let shown = |cell| self.shown(cell).replace('\t', " ");
-                let rows: Vec<_> = items.iter().map(|item| cells(item).map(shown)).collect();
-                let lines = match fits(&columns, &rows, width) {
-                    true => table(&columns, rows, width),
-                    false => blocks(&columns, &rows, width),
-                };
-                for line in lines {
-                    writeln!(self.out, "{}", line.trim_end())?;
-                }
-            }
-            (Output::Table, None) => {
+        let layout = Layout { columns: columns.into(), cells: Box::new(|item| cells(item).into()) };
+        self.print_as(whole, items, layout, None)
+    }
+
+    /// Prints the items as [`print`](Self::print) does. People see the `brief` table, unless they ask for a wide one.
+    pub(crate) fn print_as<T: Serialize>(
+        &mut self,
+        whole: &impl Serialize,
+        items: &[T],
+        full: Layout<'_, T>,
+        brief: Option<Layout<'_, T>>,
+    ) -> io::Result<()> {
+        match self.output {
+            Output::Json => self.json(whole)?,
+            Output::Jsonl => self.lines(items)?,
+            Output::Tsv => {
                 for item in items {
-                    let line = cells(item).map(|cell| one_line(&plain(cell)));
+                    let line: Vec<_> =
+                        (full.cells)(item).into_iter().map(|cell| one_line(&plain(cell))).collect();
                     writeln!(self.out, "{}", line.join("\t"))?;
                 }
             }
+            Output::Table => {
+                let Layout { columns, cells } = brief.filter(|_| !self.wide).unwrap_or(full);
+                let shown = |cell| one_line(&self.shown(cell));
+                let rows: Vec<Vec<_>> =
+                    items.iter().map(|item| cells(item).into_iter().map(shown).collect()).collect();
+                for line in table(&columns, &rows, self.width) {
+                    writeln!(self.out, "{line}")?;
+                }
+            }
         }
+        self.out.flush()
+    }
+
+    /// Prints a sentence, the values as a line for programs, or `whole` as JSON.
+    pub(crate) fn sentence(
+        &mut self,
+        whole: &impl Serialize,
+        sentence: &str,
+        values: &[String],
+    ) -> io::Result<()> {
+        match self.output {
+            Output::Json | Output::Jsonl => self.json(whole)?,
+            Output::Tsv => writeln!(self.out, "{}", values.join("\t"))?,
+            Output::Table => writeln!(self.out, "{}", visible(sentence))?,
+        }
+        self.out.flush()
+    }
+
+    /// Prints one value per line, for other commands.
+    pub(crate) fn values(&mut self, values: impl IntoIterator<Item: fmt::Display>) -> io::Result<()> {
+        for value in values {
+            writeln!(self.out, "{value}")?;
+        }
+        self.out.flush()
+    }
+
+    /// Prints a text as it is. On a terminal, hidden characters are replaced.
+    pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
+        let shown = if self.on_terminal { visible(text) } else { text.into() };
+        writeln!(self.out, "{shown}")?;
         self.out.flush()
     }
 
@@ -135,18 +211,25 @@ impl Printer {
 
     /// Prints one name and value per line, or `whole` as JSON.
     pub(crate) fn facts(&mut self, whole: &impl Serialize, facts: Vec<(&str, Cell)>) -> io::Result<()> {
+        let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
         match self.output {
             Output::Json | Output::Jsonl => self.json(whole)?,
-            Output::Table => {
-                let widest = facts.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+            Output::Tsv => {
                 for (name, cell) in facts {
-                    let value = if self.width.is_some() { self.shown(cell) } else { plain(cell) };
-                    match self.width {
-                        _ if value.is_empty() => {}
-                        Some(width) if usize::from(width) < widest + GAP + ID => {
-                            writeln!(self.out, "{name}\n  {value}")?;
-                        }
-                        _ => writeln!(self.out, "{name:widest$}  {value}")?,
+                    let value = one_line(&plain(cell));
+                    if !value.is_empty() {
+                        writeln!(self.out, "{name}\t{value}")?;
+                    }
+                }
+            }
+            Output::Table => {
+                for (name, cell) in facts {
+                    let value = match cell {
+                        Cell::Time(time) => format!("{}  {}", self.clock.time(time), self.clock.age(time)),
+                        cell => self.shown(cell),
+                    };
+                    if !value.is_empty() {
+                        writeln!(self.out, "{name:widest$}  {value}")?;
                     }
                 }
             }
@@ -155,17 +238,52 @@ impl Printer {
     }
 
     fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
-        json_line(&mut self.out, value, self.width.is_some())
+        json_line(&mut self.out, value, self.on_terminal)
     }
 
     fn shown(&self, cell: Cell) -> String {
         match cell {
-            // The zone makes the text a valid value of a filter option.
-            Cell::Time(time) if self.utc => time.format("%Y-%m-%d %H:%M:%SZ").to_string(),
-            Cell::Time(time) => age(time, self.now),
+            Cell::Time(time) => self.clock.time(time),
+            Cell::Age(time) => format!("{:>AGE$}", self.clock.age(time)),
             cell => visible(&plain(cell)).into_owned(),
         }
     }
+}
+
+/// Returns the heading and one line per row. With a width, each line is cut to it: ids and numbers stay whole, and
+/// messages get the room that the other columns leave.
+fn table(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<String> {
+    let natural = |(index, column): (usize, &Column)| {
+        let values = rows.iter().map(|row| measure_text_width(&row[index]));
+        let widest = values.max().unwrap_or_default().max(column.name.len());
+        match (column.kind, width) {
+            (Kind::Text, Some(_)) => widest.min(WIDEST_TEXT),
+            _ => widest,
+        }
+    };
+    let mut widths: Vec<_> = columns.iter().enumerate().map(natural).collect();
+    if let Some(width) = width {
+        let is_message = |index: &usize| columns[*index].kind == Kind::Message;
+        let messages = (0..columns.len()).filter(is_message).count();
+        let others: usize =
+            (0..columns.len()).filter(|index| !is_message(index)).map(|index| widths[index]).sum();
+        let gaps = GAP * columns.len().saturating_sub(1);
+        let room = width.saturating_sub(others + gaps).checked_div(messages).unwrap_or_default();
+        for index in (0..columns.len()).filter(is_message) {
+            widths[index] = widths[index].min(room.max(NARROWEST_MESSAGE));
+        }
+    }
+    let heading = columns.iter().map(|column| column.name.to_uppercase()).collect();
+    let line = |row: &Vec<String>| {
+        let cells = columns.iter().zip(&widths).zip(row).map(|((column, &width), value)| {
+            let alignment = if column.kind == Kind::Number { Alignment::Right } else { Alignment::Left };
+            pad_str(value, width, alignment, Some("…")).into_owned()
+        });
+        let line = cells.collect::<Vec<_>>().join(&" ".repeat(GAP));
+        let line = line.trim_end();
+        width.map_or(line.into(), |width| truncate_str(line, width, "…")).into_owned()
+    };
+    [&heading].into_iter().chain(rows).map(line).collect()
 }
 
 /// Writes a value as one line of JSON. On a terminal, hidden characters are escaped.
@@ -178,64 +296,10 @@ pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize, on_termina
     out.write_all(b"\n")
 }
 
-/// Returns whether each column of a table has room for its values, or for a legible part of them.
-fn fits<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> bool {
-    let needed = |(index, column): (usize, &Column)| {
-        let widest = rows.iter().map(|row| measure_text_width(&row[index])).max().unwrap_or_default();
-        let wanted = match column.kind {
-            Kind::Text => widest.min(LEGIBLE),
-            Kind::Message => widest.min(LEGIBLE_MESSAGE),
-            Kind::Id | Kind::Number => widest,
-        };
-        wanted.max(column.name.len()) + GAP
-    };
-    columns.iter().enumerate().map(needed).sum::<usize>() <= usize::from(width)
-}
-
-/// Returns one line per row, cut to the terminal's width.
-fn table<const N: usize>(columns: &[Column; N], rows: Vec<[String; N]>, width: u16) -> Vec<String> {
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    table.set_header(columns.iter().map(|column| column.name.to_uppercase()));
-    for (column, shown) in columns.iter().zip(table.column_iter_mut()) {
-        match column.kind {
-            Kind::Id => _ = shown.set_constraint(ColumnConstraint::ContentWidth),
-            Kind::Number => shown.set_cell_alignment(CellAlignment::Right),
-            Kind::Text | Kind::Message => {}
-        }
-    }
-    for row in rows {
-        let mut row = Row::from(row);
-        // Long values are cut, not wrapped.
-        row.max_height(1);
-        table.add_row(row);
-    }
-    table.lines().collect()
-}
-
-/// Returns a block of lines per row. Ids are never cut; the other values are cut to the terminal's width.
-fn blocks<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: u16) -> Vec<String> {
-    let widest = columns.iter().map(|column| column.name.len()).max().unwrap_or_default();
-    let line = |(column, value): (&Column, &String)| match column.kind {
-        Kind::Id => value.clone(),
-        Kind::Text | Kind::Message | Kind::Number => {
-            let line = format!("  {:widest$}  {}", column.name, one_line(value));
-            truncate_str(&line, width.into(), "…").into_owned()
-        }
-    };
-    // A line with an id stands out, so blocks with one need no empty line between them.
-    let is_apart = columns.iter().any(|column| column.kind == Kind::Id);
-    let between = |index| (index > 0 && !is_apart).then(String::new);
-    let blocks = rows.iter().enumerate();
-    blocks
-        .flat_map(|(index, row)| between(index).into_iter().chain(columns.iter().zip(row).map(line)))
-        .collect()
-}
-
 fn plain(cell: Cell) -> String {
     match cell {
         Cell::Text(text) => text,
-        Cell::Time(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+        Cell::Time(time) | Cell::Age(time) => time.to_rfc3339_opts(SecondsFormat::AutoSi, true),
         Cell::None => String::new(),
     }
 }
@@ -299,7 +363,7 @@ pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     words.collect::<String>().into()
 }
 
-/// Formats a count for a table: "1000+". It has no separators, because programs read a table in a pipe.
+/// Formats a count for a table: "1000+". It has no separators, because programs read it too.
 pub(crate) fn amount(CappedCount { count, capped }: CappedCount) -> String {
     format!("{count}{}", if capped { "+" } else { "" })
 }

@@ -1,6 +1,8 @@
-//! Shows progress on standard error if that is a terminal.
+//! Shows progress on standard error if that is a terminal with escape sequences.
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+use crate::output::is_dumb;
 
 /// A progress bar that is cleared when it is dropped.
 #[derive(Debug)]
@@ -13,6 +15,9 @@ impl Progress {
             Some(_) => "{bar:20} {human_pos} of {human_len} letters, {eta} left",
             None => "{spinner} {human_pos} letters, {per_sec}",
         };
+        if is_dumb() {
+            return Self(ProgressBar::hidden());
+        }
         let bar = letters.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         let bar = bar.with_finish(ProgressFinish::AndClear);
         match ProgressStyle::with_template(shown) {

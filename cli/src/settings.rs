@@ -1,44 +1,63 @@
 //! Turns the command line and the environment into plain values.
 
-use std::{env, time::Duration};
+use std::{env, fs, time::Duration};
 
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterFilter, Retention};
+use dead_letters::{DeadLetterFilter, DeadLetterId, Retention};
 use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
 
 use crate::{
-    args::{self, Filter, Global, Narrow, Output},
+    args::{self, Global, Narrow, Output},
     error::Failure,
 };
 
 /// The sweeper's minimum. Checking it here lets the error name the option.
 const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
+/// Days after which a printed date has its year.
+const WITHOUT_YEAR: i64 = 300;
 
 pub(crate) struct Settings {
     pub(crate) database_url: String,
+    /// The database's name, without user and password. It is empty before the connection.
+    pub(crate) database: String,
     pub(crate) sharded: bool,
     pub(crate) output: Output,
     pub(crate) utc: bool,
+    pub(crate) wide: bool,
     /// The current time, fixed for the whole command.
     pub(crate) now: DateTime<Utc>,
 }
 
 impl Settings {
     pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
-        let Global { database_url, sharded, output, utc } = global;
-        let database_url = database_url.filter(|url| !url.is_empty()).ok_or_else(|| {
-            Failure::usage("no database is given").hint("set DATABASE_URL, or pass --database-url")
-        })?;
-        Ok(Self { database_url, sharded, output, utc, now: Utc::now() })
+        let Global { database_url, database_url_file, sharded, output, utc, wide } = global;
+        let given = |url: &String| !url.is_empty();
+        let database_url = match (database_url.filter(given), database_url_file) {
+            (Some(url), _) => url,
+            (None, Some(file)) => {
+                let read = fs::read_to_string(&file);
+                let read = read.map_err(|error| {
+                    Failure::usage(format!("--database-url-file {}: {error}", file.display()))
+                })?;
+                read.trim_start_matches('\u{feff}').trim().to_owned()
+            }
+            (None, None) => String::new(),
+        };
+        if database_url.is_empty() {
+            return Err(Failure::usage("no database is given")
+                .hint("set DATABASE_URL or DATABASE_URL_FILE, or pass --database-url"));
+        }
+        let database = String::new();
+        Ok(Self { database_url, database, sharded, output, utc, wide, now: Utc::now() })
     }
 
-    pub(crate) fn filter(&self, filter: Filter) -> Result<DeadLetterFilter, Failure> {
-        Self::filter_at(self.now, filter)
-    }
-
-    /// Returns the filter, with relative times counted from `now`.
-    pub(crate) fn filter_at(now: DateTime<Utc>, filter: Filter) -> Result<DeadLetterFilter, Failure> {
-        let narrow = filter.narrow;
+    /// Returns the filter, with relative times counted from `now`. The ids are those that the short ids of the options
+    /// stand for.
+    pub(crate) fn filter_at(
+        now: DateTime<Utc>,
+        narrow: Narrow,
+        ids: Option<Vec<DeadLetterId>>,
+    ) -> Result<DeadLetterFilter, Failure> {
         let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
         let mut filter = DeadLetterFilter::default()
             .state(narrow.state)
@@ -47,11 +66,11 @@ impl Settings {
             .truncated(narrow.truncated)
             .failed_again_in_run(narrow.failed_again_in_run)
             .run_id(narrow.run_id)
-            .resolved_from(time("--resolved-from", narrow.resolved_from)?)
-            .resolved_before(time("--resolved-before", narrow.resolved_before)?)
-            .created_from(time("--created-from", narrow.created_from)?)
-            .created_before(time("--created-before", narrow.created_before)?);
-        filter.ids = (!narrow.ids.is_empty()).then_some(narrow.ids);
+            .resolved_from(time("--resolved-since", narrow.resolved_from)?)
+            .resolved_before(time("--resolved-until", narrow.resolved_before)?)
+            .created_from(time("--since", narrow.created_from)?)
+            .created_before(time("--until", narrow.created_before)?);
+        filter.ids = ids;
         filter.source = narrow.source.map(unquoted);
         filter.op = narrow.op.map(unquoted);
         filter.trigger_id = narrow.trigger_id;
@@ -70,8 +89,8 @@ impl Settings {
     }
 
     /// Returns whether the filter has a time that moves with the clock.
-    pub(crate) fn moves(filter: &Filter) -> bool {
-        let Narrow { resolved_from, resolved_before, created_from, created_before, .. } = &filter.narrow;
+    pub(crate) fn moves(filter: &Narrow) -> bool {
+        let Narrow { resolved_from, resolved_before, created_from, created_before, .. } = filter;
         [resolved_from, resolved_before, created_from, created_before]
             .into_iter()
             .flatten()
@@ -104,13 +123,60 @@ impl Settings {
         Ok(duration)
     }
 
-    pub(crate) fn time(&self, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
-        time_at(self.now, name, text)
+    /// Returns how times are printed.
+    pub(crate) fn clock(&self) -> Result<Clock, Failure> {
+        let zone = if self.utc { None } else { Some(zone()?) };
+        Ok(Clock { now: self.now, zone })
     }
 }
 
-/// Parses a time: `now`, `today` or `yesterday` (the start of the day), an age such as `2h`, or RFC 3339. Without an
-/// offset the time is local.
+/// Prints times so that an option reads them back.
+#[derive(Debug, Clone)]
+pub(crate) struct Clock {
+    now: DateTime<Utc>,
+    /// The local time zone. `None` prints UTC.
+    zone: Option<TimeZone>,
+}
+
+impl Clock {
+    pub(crate) fn utc(now: DateTime<Utc>) -> Self {
+        Self { now, zone: None }
+    }
+
+    /// Formats the time without its fraction: of today as `14:30:07`, of another day as `02-28 14:30`, and with the
+    /// year if that was long ago or is ahead.
+    pub(crate) fn time(&self, time: DateTime<Utc>) -> String {
+        let Some(zone) = &self.zone else { return time.format("%Y-%m-%d %H:%M:%SZ").to_string() };
+        let local = |time: DateTime<Utc>| {
+            Timestamp::from_microsecond(time.timestamp_micros()).map(|time| time.to_zoned(zone.clone()))
+        };
+        let (Ok(then), Ok(now)) = (local(time), local(self.now)) else {
+            return time.format("%Y-%m-%d %H:%M:%SZ").to_string();
+        };
+        let days = (self.now - time).num_days();
+        let format = match (time > self.now, then.date() == now.date(), days < WITHOUT_YEAR) {
+            (_, true, _) => "%H:%M:%S",
+            (false, _, true) => "%m-%d %H:%M",
+            _ => "%Y-%m-%d %H:%M",
+        };
+        then.strftime(format).to_string()
+    }
+
+    /// Formats an age in its largest unit: `3h`.
+    pub(crate) fn age(&self, time: DateTime<Utc>) -> String {
+        let seconds = (self.now - time).num_seconds();
+        if seconds < 0 {
+            return "ahead".to_owned();
+        }
+        let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+        let unit = units.into_iter().find(|&(size, _)| seconds >= size);
+        unit.map_or("now".to_owned(), |(size, name)| format!("{}{name}", seconds / size))
+    }
+}
+
+/// Parses a time: `now`, a day (`today`, `yesterday`, `02-28`, `2026-02-28`), a time of day (`09:00`) or both, an age
+/// such as `2h` or `2h ago`, or RFC 3339. A day alone is its start, and a time of day alone is today's. Without an offset
+/// the time is local.
 fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
     let zone = zone()?;
     let now = Timestamp::from_microsecond(now.timestamp_micros()).map(|now| now.to_zoned(zone));
@@ -118,7 +184,7 @@ fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, 
     let found = found.and_then(|time| DateTime::from_timestamp_micros(time.as_microsecond()));
     found.ok_or_else(|| {
         Failure::usage(format!("{name}: {text:?} is not a time"))
-            .hint("write a time as 2h (ago), yesterday, today, now, 2026-03-01 or 2026-03-01T10:00:00Z")
+            .hint("write a time as 09:00, 2h ago, yesterday 14:30, today, now, 2026-03-01 10:00 or 2026-03-01T10:00:00Z")
     })
 }
 
@@ -150,32 +216,49 @@ fn unquoted(text: String) -> String {
 }
 
 fn time(now: &Zoned, text: &str) -> Option<Timestamp> {
-    let midnight = |day: civil::Date| Some(day.to_zoned(now.time_zone().clone()).ok()?.timestamp());
-    match text {
-        "now" => return Some(now.timestamp()),
-        "today" => return midnight(now.date()),
-        "yesterday" => return midnight(now.date().checked_sub(1.day()).ok()?),
-        _ => {}
+    let text = text.trim();
+    let local = |time: civil::DateTime| Some(time.to_zoned(now.time_zone().clone()).ok()?.timestamp());
+    if text == "now" {
+        return Some(now.timestamp());
     }
     if let Ok(time) = text.parse::<Timestamp>() {
         return Some(time);
     }
     if let Ok(time) = text.parse::<civil::DateTime>() {
-        return Some(time.to_zoned(now.time_zone().clone()).ok()?.timestamp());
+        return local(time);
     }
-    let ago = SpanParser::new().parse_span(text).ok()?;
+    let (day, rest) = text.split_once(' ').unwrap_or((text, ""));
+    if let Some(day) = day_of(now, day) {
+        let time = if rest.is_empty() { civil::Time::midnight() } else { time_of_day(rest)? };
+        return local(day.to_datetime(time));
+    }
+    if let Some(time) = time_of_day(text) {
+        return local(now.date().to_datetime(time));
+    }
+    let ago = SpanParser::new().parse_span(text.strip_suffix(" ago").unwrap_or(text)).ok()?;
     (!ago.is_negative()).then(|| now.checked_sub(ago).ok()).flatten().map(|then| then.timestamp())
 }
 
-/// Formats an age in its largest unit: "3 h ago".
-pub(crate) fn age(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let seconds = (now - time).num_seconds();
-    if seconds < 0 {
-        return "ahead".to_owned();
+/// Parses a day as a word, or as month and day: the last such day.
+fn day_of(now: &Zoned, text: &str) -> Option<civil::Date> {
+    match text {
+        "today" => return Some(now.date()),
+        "yesterday" => return now.date().checked_sub(1.day()).ok(),
+        _ => {}
     }
-    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
-    let unit = units.into_iter().find(|&(size, _)| seconds >= size);
-    unit.map_or("now".to_owned(), |(size, name)| format!("{} {name} ago", seconds / size))
+    if text.len() != 5 {
+        return None;
+    }
+    let in_year = |year: i16| format!("{year:04}-{text}").parse::<civil::Date>().ok();
+    let years = [now.year(), now.year() - 1];
+    years.into_iter().filter_map(in_year).find(|&day| day <= now.date())
+}
+
+/// Parses `9:00`, `09:00` or `09:00:30`.
+fn time_of_day(text: &str) -> Option<civil::Time> {
+    let (hour, minutes) = text.split_once(':')?;
+    let is_number = hour.bytes().chain(minutes.bytes()).all(|byte| byte.is_ascii_digit() || byte == b':');
+    format!("{hour:0>2}:{minutes}").parse().ok().filter(|_| is_number)
 }
 
 #[cfg(test)]
@@ -190,16 +273,28 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_so_long_ago_a_day_or_rfc_3339() {
+    fn a_time_is_an_age_a_day_a_time_of_day_or_rfc_3339() {
         for (text, time) in [
             ("now", "2026-03-29T10:00:00Z"),
             ("2h", "2026-03-29T08:00:00Z"),
+            ("2h ago", "2026-03-29T08:00:00Z"),
             ("1h 30m", "2026-03-29T08:30:00Z"),
+            ("1h 30m ago", "2026-03-29T08:30:00Z"),
             // Daylight saving time began in this night, so the day is an hour short.
             ("today", "2026-03-28T23:00:00Z"),
             ("yesterday", "2026-03-27T23:00:00Z"),
             ("1d", "2026-03-28T11:00:00Z"),
+            ("09:00", "2026-03-29T07:00:00Z"),
+            ("9:00", "2026-03-29T07:00:00Z"),
+            ("23:59:59", "2026-03-29T21:59:59Z"),
+            ("today 00:30", "2026-03-28T23:30:00Z"),
+            ("yesterday 14:30", "2026-03-28T13:30:00Z"),
+            ("03-28 14:30", "2026-03-28T13:30:00Z"),
+            ("03-28", "2026-03-27T23:00:00Z"),
+            // This day is still to come this year.
+            ("12-31 23:00", "2025-12-31T22:00:00Z"),
             ("2026-03-01", "2026-02-28T23:00:00Z"),
+            ("2026-03-01 10:00", "2026-03-01T09:00:00Z"),
             ("2026-03-01T10:00:00", "2026-03-01T09:00:00Z"),
             ("2026-03-01T10:00:00Z", "2026-03-01T10:00:00Z"),
             ("2026-03-01T10:00:00+02:00", "2026-03-01T08:00:00Z"),
@@ -207,18 +302,50 @@ mod tests {
         ] {
             assert_eq!(at(text).as_deref(), Some(time), "{text}");
         }
-        for nonsense in ["", "soon", "-2h", "2", "tomorrow", "2026-13-01"] {
+        for nonsense in [
+            "",
+            "soon",
+            "-2h",
+            "2",
+            "tomorrow",
+            "2026-13-01",
+            "25:00",
+            "9",
+            ":30",
+            "yesterday noon",
+            "13-01",
+            "ago",
+        ] {
             assert_eq!(at(nonsense), None, "{nonsense}");
         }
     }
 
     #[test]
-    fn an_age_has_one_unit() {
+    fn a_printed_time_is_read_back_without_its_fraction() {
+        let now: Zoned = "2026-03-29T12:00:00+02:00[Europe/Berlin]".parse().unwrap();
+        let utc = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        let mut clock = Clock { now: utc("2026-03-29T10:00:00Z"), zone: Some(now.time_zone().clone()) };
+        for (stored, shown, read) in [
+            ("2026-03-29T07:41:07.5Z", "09:41:07", "2026-03-29T07:41:07Z"),
+            ("2026-03-28T13:30:07Z", "03-28 14:30", "2026-03-28T13:30:00Z"),
+            ("2025-12-31T22:00:00Z", "12-31 23:00", "2025-12-31T22:00:00Z"),
+            ("2025-02-01T09:00:00Z", "2025-02-01 10:00", "2025-02-01T09:00:00Z"),
+            ("2026-03-30T08:00:00Z", "2026-03-30 10:00", "2026-03-30T08:00:00Z"),
+        ] {
+            assert_eq!(clock.time(utc(stored)), shown);
+            assert_eq!(at(shown).as_deref(), Some(read), "{shown}");
+        }
+        clock.zone = None;
+        assert_eq!(clock.time(utc("2026-03-29T07:41:07.5Z")), "2026-03-29 07:41:07Z");
+    }
+
+    #[test]
+    fn an_age_has_one_unit_and_is_read_back() {
         let now = DateTime::from_timestamp(1_000_000, 0).unwrap();
-        let age = |seconds| age(now - chrono::TimeDelta::seconds(seconds), now);
+        let clock = Clock { now, zone: None };
+        let age = |seconds| clock.age(now - chrono::TimeDelta::seconds(seconds));
         let ages = [-5, 0, 1, 59, 60, 3_599, 3_600, 86_399, 86_400, 900_000].map(age);
-        let told = ["ahead", "now", "1 s ago", "59 s ago", "1 min ago", "59 min ago", "1 h ago", "23 h ago"];
-        assert_eq!(ages[..8], told);
-        assert_eq!(ages[8..], ["1 d ago", "10 d ago"]);
+        assert_eq!(ages, ["ahead", "now", "1s", "59s", "1m", "59m", "1h", "23h", "1d", "10d"]);
+        assert!(ages[1..].iter().all(|age| at(age).is_some()));
     }
 }

@@ -31,9 +31,9 @@ async fn what_is_exported_is_imported_as_it_was(store: Store) {
     store.repo.insert_many(vec![letter(store.app); 1_200]).await.unwrap();
     let page = PageRequest::default().size(500);
     let before = store.repo.export(store.app, &any, &page).await.unwrap().items;
-    let exported = store.run("export --app {app} --state any");
+    let exported = store.run("export --app {app}");
     assert_eq!(exported.out.lines().count(), 1_201);
-    let some = store.run("export --app {app} --state any --scan-limit 300");
+    let some = store.run("export --app {app} --scan-limit 300");
     assert_eq!(some.out, exported.out);
 
     let all = SweepScope::App(store.app);

@@ -27,12 +27,12 @@ fn kill(mut program: Child) {
 
 async fn a_bulk_run_that_is_killed_has_done_whole_batches(store: Store) {
     store.import(20_000, 1).await;
-    let program = store.start("resolve --app {app} --matching --yes");
+    let program = store.start("resolve --app {app} --all --yes");
     while store.unresolved().await == 20_000 {}
     kill(program);
     let left = store.unresolved().await;
     assert!(left > 0 && left % 1_000 == 0, "{left}");
-    assert_eq!(store.run("resolve --app {app} --matching --yes").lines(), [[left.to_string()]]);
+    assert_eq!(store.run("resolve --app {app} --all --yes").lines(), [[left.to_string()]]);
     assert_eq!(store.unresolved().await, 0);
 }
 
@@ -147,7 +147,7 @@ async fn a_bulk_run_that_is_told_to_end_does_so_after_the_batch_under_way() {
                     'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
                 CREATE TRIGGER slow AFTER UPDATE ON dead_letters EXECUTE FUNCTION slow()";
     store.repo.pool().execute_unprepared(slow).await.unwrap();
-    let program = store.start("resolve --app {app} --matching --yes");
+    let program = store.start("resolve --app {app} --all --yes");
     while store.unresolved().await == 30_000 {}
     terminate(&program);
     let ran = Ran::from(program.wait_with_output().unwrap());
@@ -179,7 +179,7 @@ async fn one_ctrl_c_ends_at_once_what_only_reads() {
         "count --app {app}",
         &format!("show {id} --app {{app}}"),
         "export --app {app}",
-        "resolve --app {app} --matching --dry-run",
+        "resolve --app {app} --all --dry-run",
     ] {
         // It has begun, and has the table.
         locked.execute_unprepared("LOCK TABLE dead_letters IN ACCESS EXCLUSIVE MODE").await.unwrap();

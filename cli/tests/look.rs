@@ -13,14 +13,14 @@ use crate::support::{Ran, Store};
 
 on_every_backend! {
     apps_are_listed_with_what_is_open,
-    a_list_is_cut_on_a_terminal_and_whole_in_a_pipe,
+    a_letter_is_one_line_of_a_terminal_and_whole_for_programs,
     a_list_continues_after_its_last_letter,
     a_filter_takes_what_the_apis_takes,
     letters_are_found_by_their_metadata_and_show_it,
     none_is_the_letters_without_a_script_or_without_a_trigger,
     a_letter_is_shown_and_its_payload_only_where_asked,
     groups_count_and_timeline_are_those_of_the_store,
-    a_narrow_terminal_gets_a_block_a_letter,
+    no_line_of_a_table_is_wider_than_the_terminal,
     json_is_what_the_library_serializes,
     json_stays_as_it_is,
     what_others_wrote_does_not_steer_the_terminal,
@@ -46,29 +46,43 @@ async fn apps_are_listed_with_what_is_open(store: Store) {
     assert_eq!(behind["next"], Value::Null);
 }
 
-async fn a_list_is_cut_on_a_terminal_and_whole_in_a_pipe(store: Store) {
+async fn a_letter_is_one_line_of_a_terminal_and_whole_for_programs(store: Store) {
     let id = store
         .letter("orders", "\u{1b}[31mHTTP 503 from https://crm.example.com/v2/contacts\tand so on\nat x")
         .await;
     let ran = store.run("list --app {app}");
     let [line] = &ran.lines()[..] else { panic!("{ran:?}") };
     let error = "\u{1b}[31mHTTP 503 from https://crm.example.com/v2/contacts and so on";
+    let app = store.app.to_string();
     assert_eq!((line[0], line[2], line[3], line[5]), (&*id.to_string(), "unresolved", "orders", error));
+    assert_eq!(line[6], app);
     assert!(line[1].parse::<chrono::DateTime<chrono::Utc>>().is_ok(), "{line:?}");
-    for width in [100, 120] {
-        let shown = store.on_terminal(width, "list --app {app}");
+    let short = &id.to_string()[28..];
+    for width in [60, 80, 120] {
+        let shown = store.on_terminal(width, "list");
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines.len(), 2, "{shown}");
-        assert!(lines.iter().all(|line| line.chars().count() <= width.into()), "{shown}");
-        assert!(lines[0].contains("WHEN") && lines[1].contains(&id.to_string()), "{shown}");
-        assert!(!shown.contains('\u{1b}') && !shown.contains("and so on"), "{shown}");
+        assert!(lines.iter().all(|line| measure_text_width(line) <= width.into()), "{shown}");
+        assert!(lines[0].starts_with("ID        APP       WHEN"), "{shown}");
+        assert!(lines[1].starts_with(&format!("{short}  {}  ", &app[..8])), "{shown}");
+        assert!(lines[1].contains("  orders/insert  ") && !shown.contains('\u{1b}'), "{shown}");
+        assert_eq!(shown.contains("and so on"), width == 120, "{shown}");
+    }
+    // In a pipe the table is not cut, and a wide one has whole ids.
+    let piped = store.run("list --app {app} --output table");
+    assert!(piped.out.contains(&format!("\n{short}  ")) && piped.out.contains("and so on\n"), "{piped:?}");
+    for wide in [store.run("list --output table --wide").out, store.on_terminal(60, "list --wide")] {
+        assert!(
+            wide.contains(&id.to_string()) && wide.contains(&app) && wide.contains("and so on"),
+            "{wide}"
+        );
     }
     let shown = store.on_terminal(200, "list --utc --app {app}");
     let created = store.repo.get(id).await.unwrap().unwrap().created_at;
-    assert!(shown.contains(&created.format("%Y-%m-%d %H:%M:%S").to_string()), "{shown}");
+    assert!(shown.contains(&created.format("%Y-%m-%d %H:%M:%SZ").to_string()), "{shown}");
     let earlier = stored_letter(store.app, chrono::Utc::now() - chrono::TimeDelta::hours(3));
     store.repo.import(&[earlier]).await.unwrap();
-    assert!(store.on_terminal(200, "list --app {app}").contains("3 h ago"));
+    assert!(store.on_terminal(80, "list --app {app}").contains("    3h  "));
 }
 
 async fn a_list_continues_after_its_last_letter(store: Store) {
@@ -102,9 +116,9 @@ async fn a_filter_takes_what_the_apis_takes(store: Store) {
         (format!("--script-id {}", Uuid::nil()), vec![&parcels, &orders]),
         (format!("--original-event-id {}", row.original_event_id), vec![&orders]),
         ("--error-contains smtp".to_owned(), vec![&parcels]),
-        ("--created-from 1h".to_owned(), vec![&parcels, &orders]),
-        ("--created-before 1h".to_owned(), vec![]),
-        ("--created-from 2000-01-01T00:00:00Z --scan-limit 2".to_owned(), vec![&parcels, &orders]),
+        ("--since 1h".to_owned(), vec![&parcels, &orders]),
+        ("--until 1h".to_owned(), vec![]),
+        ("--since 2000-01-01T00:00:00Z --scan-limit 2".to_owned(), vec![&parcels, &orders]),
     ] {
         assert_eq!(found(&options).iter().collect::<Vec<_>>(), expected, "{options}");
     }
@@ -126,7 +140,7 @@ async fn letters_are_found_by_their_metadata_and_show_it(store: Store) {
     ] {
         assert_eq!(found(options), count, "{options}");
     }
-    let resolved = store.run("resolve --app {app} --matching --metadata tenant=acme --yes");
+    let resolved = store.run("resolve --app {app} --metadata tenant=acme --yes");
     assert_eq!((resolved.code, &*resolved.out), (0, "1\n"), "{resolved:?}");
     let shown = store.run(&format!("show {id} --app {{app}}"));
     assert!(shown.out.contains("\"tenant\": \"acme\""), "{shown:?}");
@@ -144,7 +158,7 @@ async fn none_is_the_letters_without_a_script_or_without_a_trigger(store: Store)
     let no_trigger = store.repo.insert(no_trigger).await.unwrap();
     for (option, id) in [("--script-id none", no_script), ("--trigger-id none", no_trigger)] {
         assert_eq!(store.run(&format!("list --app {{app}} {option}")).lines()[0][0], id.to_string());
-        let resolved = store.run(&format!("resolve --app {{app}} --matching {option} --yes"));
+        let resolved = store.run(&format!("resolve --app {{app}} {option} --yes"));
         assert_eq!(resolved.lines(), [["1"]], "{option}");
         assert!(store.repo.get(id).await.unwrap().unwrap().resolved_at.is_some());
     }
@@ -153,9 +167,11 @@ async fn none_is_the_letters_without_a_script_or_without_a_trigger(store: Store)
 
 async fn a_letter_is_shown_and_its_payload_only_where_asked(store: Store) {
     let id = store.letter("orders", "first line\nsecond line").await;
-    let shown = store.run(&format!("show {id} --app {{app}}"));
-    shown.lines();
-    assert!(shown.out.contains("first line\nsecond line") && !shown.out.contains("4711"), "{shown:?}");
+    let shown = store.run(&format!("show {id} --app {{app}} --output table"));
+    assert!(shown.out.contains("first line\nsecond line\n") && !shown.out.contains("4711"), "{shown:?}");
+    // A line for each fact.
+    let lines = store.run(&format!("show {id} --app {{app}}"));
+    assert!(lines.lines().contains(&vec!["error", "first line second line"]), "{lines:?}");
     let whole = store.run(&format!("show {id} --app {{app}} --payload"));
     let payload = store.repo.payload_text(store.app, id, 0..u64::MAX).await.unwrap().unwrap();
     assert!(whole.out.contains(&payload), "{whole:?}");
@@ -165,7 +181,9 @@ async fn a_letter_is_shown_and_its_payload_only_where_asked(store: Store) {
     let json = store.run(&format!("show {id} --app {{app}} --payload --output jsonl")).json();
     assert_eq!(json["payload"], json!(payload));
     assert_eq!(json["payload_kind"], json!("json"));
-    assert!(whole.out.contains("payload kind") && whole.out.contains("  JSON\n"), "{whole:?}");
+    assert!(whole.out.contains("payload kind\tJSON\n"), "{whole:?}");
+    let alone = store.run(&format!("show {id} --payload-only"));
+    assert_eq!((alone.code, &*alone.out), (0, &*format!("{payload}\n")), "{alone:?}");
     let broken = NewDeadLetter { payload_text: Some("<order/>".to_owned()), ..letter(store.app) };
     let broken = store.repo.insert(broken).await.unwrap();
     let shown = store.run(&format!("show {broken} --app {{app}} --payload"));
@@ -192,9 +210,9 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     assert_eq!(store.run("count --app {app} --cap 2").lines(), [["2+"]]);
     let part = store.run("count --app {app} --scan-limit 2");
     assert!(part.out == "2\n" && part.err.contains("--scan-limit"), "{part:?}");
-    let ran = store.run("timeline --app {app} --from 1h --until 2999-01-01T00:00:00Z --buckets 1");
-    assert_eq!(ran.lines()[0][1], "4");
-    store.run("timeline --app {app} --from now --until 1h").fails(2, "`from` must not be after `until`");
+    let ran = store.run("timeline --app {app} --since 1h --until 2999-01-01T00:00:00Z --buckets 1");
+    assert_eq!(ran.lines()[0][2], "4");
+    store.run("timeline --app {app} --since now --until 1h").fails(2, "`from` must not be after `until`");
 }
 
 async fn json_is_what_the_library_serializes(store: Store) {
@@ -208,39 +226,28 @@ async fn json_is_what_the_library_serializes(store: Store) {
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(json!(lines), json!(page.items));
     let groups = store.repo.error_groups(app, &any, &GroupRequest::default()).await.unwrap();
-    assert_eq!(store.run("groups --app {app} --state any --output json").json(), json!(groups));
+    let mut groups = json!(groups);
+    groups["groups"][0]["app_id"] = json!(app);
+    assert_eq!(store.run("groups --app {app} --state any --output json").json(), groups);
     let backlogs = store.repo.backlogs(&BacklogRequest::default().limit(100).cap(10_000)).await.unwrap();
     assert_eq!(store.run("apps --output json").json(), json!({ "items": backlogs, "next": null }));
     let count = store.run("count --app {app} --output json").json();
     assert_eq!((&count["count"], &count["capped"]), (&json!(3), &json!(false)));
 }
 
-async fn a_narrow_terminal_gets_a_block_a_letter(store: Store) {
-    let ids = [
-        store.letter("orders", "HTTP 503 from https://crm.example.com/v2/contacts").await,
-        store.letter("parcels", "小包の配達が失敗しました、後でもう一度お試しください。").await,
-    ];
-    for line in ["list --app {app}", "groups --app {app}", "apps"] {
-        let shown = store.on_terminal(40, line);
-        assert!(shown.lines().all(|line| measure_text_width(line) <= 40), "{shown}");
+async fn no_line_of_a_table_is_wider_than_the_terminal(store: Store) {
+    store.letter("orders", "HTTP 503 from https://crm.example.com/v2/contacts").await;
+    let id = store.letter("parcels", "小包の配達が失敗しました、後でもう一度お試しください。").await;
+    store.repo.resolve(id, "handler_failed").await.unwrap();
+    for line in ["list", "groups", "apps", "timeline --buckets 3", "list --state any"] {
+        for width in [20, 40, 80] {
+            let shown = store.on_terminal(width, line);
+            assert!(shown.lines().all(|line| measure_text_width(line) <= width.into()), "{shown}");
+        }
     }
-    let shown = store.on_terminal(40, &format!("show {} --app {{app}}", ids[0]));
-    assert!(shown.starts_with(&format!("letter\n  {}\n", ids[0])), "{shown}");
-    let groups = store.on_terminal(40, "groups --app {app}");
-    assert_eq!(groups.lines().filter(|line| line.is_empty()).count(), 1, "{groups}");
-    // An error of a few letters would be worth nothing.
-    assert!(
-        store
-            .on_terminal(80, "list --app {app}")
-            .contains("\n  error   HTTP 503 from https://crm.example.com/v2/contacts\n")
-    );
-    assert!(store.on_terminal(80, "apps").starts_with(" APP "));
-    let list = store.on_terminal(40, "list --app {app}");
-    let lines: Vec<_> = list.lines().collect();
-    assert_eq!(lines.len(), 12, "{list}");
-    assert_eq!((lines[0], lines[6]), (&*ids[1].to_string(), &*ids[0].to_string()));
-    assert_eq!(lines[9], "  source  orders");
-    assert_eq!(lines[11], "  error   HTTP 503 from https://crm.exa…");
+    // A state is shown where it says something.
+    assert!(store.on_terminal(80, "list").contains("STATE"));
+    assert!(!store.on_terminal(80, "list --state unresolved").contains("STATE"));
 }
 
 /// Programs read this JSON. A change of it needs a new version of the tool.
@@ -271,9 +278,9 @@ async fn json_stays_as_it_is(mut store: Store) {
         "show {id} --app {app} --payload",
         "groups --app {app} --state any",
         "count --app {app}",
-        "timeline --app {app} --from 2026-03-01T10:00:00Z --until 2026-03-01T11:00:00Z --buckets 2",
+        "timeline --app {app} --since 2026-03-01T10:00:00Z --until 2026-03-01T11:00:00Z --buckets 2",
         "sweep --delete-all-after 1d --dry-run",
-        "export --app {app}",
+        "export --app {app} --state open",
         "resolve {id} --app {app}",
         "reopen {id} --app {app}",
         "sweep --delete-all-after 3650d --yes",
@@ -308,7 +315,7 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
         .resolve_once(store.app, id, Resolution::Ignored, &Attribution::by(&*hostile).note(&*hostile))
         .await
         .unwrap();
-    let told = store.run(&format!("resolve {id} --app {{app}}"));
+    let told = store.run(&format!("resolve {id} --app {{app}} --as handled_by_script"));
     assert_eq!(told.code, 1);
     let mut shown = vec![told.err];
     for line in [
@@ -340,7 +347,7 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
 
 async fn a_listing_of_the_last_hours_continues_on_its_next_page(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
-    for times in ["--created-from 2h", "--created-from 2h --created-before now", "--created-from yesterday"] {
+    for times in ["--since 2h", "--since 2h --until now", "--since yesterday"] {
         let first = store.run(&format!("list --app {{app}} --size 1 {times}"));
         assert!(first.out.starts_with(&ids[1].to_string()), "{first:?}");
         let (_, next) = first.err.split_once("--after ").unwrap();
@@ -359,7 +366,8 @@ async fn the_command_of_a_page_finds_an_empty_source(store: Store) {
     let quotes = store.letter("\"\"", "b").await;
     store.letter("orders", "c").await;
     for (source, id) in [("\"\"", empty), ("\"\"\"\"", quotes), ("", empty)] {
-        let ran = Ran::from(store.command("list --app {app} --source").arg(source).output().unwrap());
+        let ran =
+            Ran::from(store.command("list --output tsv --app {app} --source").arg(source).output().unwrap());
         assert_eq!((ran.lines().len(), ran.lines()[0][0]), (1, &*id.to_string()), "{source}");
     }
 }
@@ -373,10 +381,10 @@ async fn a_time_that_utc_printed_is_read_back_as_it_was(store: Store) {
     let time = time[..time.find("  ").unwrap()].trim();
     for zone in ["Asia/Tokyo", "UTC", "America/New_York"] {
         let found = |option: &str| {
-            let mut program = store.command("list --app {app}");
+            let mut program = store.command("list --output tsv --app {app}");
             Ran::from(program.args([option, time]).env("TZ", zone).output().unwrap()).lines().len()
         };
-        assert_eq!((found("--created-from"), found("--created-before")), (1, 0), "{zone}: {time}");
+        assert_eq!((found("--since"), found("--until")), (1, 0), "{zone}: {time}");
     }
 }
 
@@ -385,14 +393,14 @@ async fn a_time_zone_that_can_not_be_read_is_refused() {
     let store = Store::sqlite().await;
     for zone in ["Europe/Nowhere", "nonsense", "Mars/Olympus"] {
         for time in ["today", "2026-03-01", "2026-03-01T10:00:00"] {
-            let line = format!("list --app {{app}} --created-from {time}");
+            let line = format!("list --app {{app}} --since {time}");
             let ran = Ran::from(store.command(&line).env("TZ", zone).output().unwrap());
             ran.fails(2, "TZ");
             assert!(ran.err.contains(zone), "{ran:?}");
         }
     }
     for zone in ["", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3"] {
-        let line = "list --app {app} --created-from today";
+        let line = "list --output tsv --app {app} --since today";
         let ran = Ran::from(store.command(line).env("TZ", zone).output().unwrap());
         assert_eq!(ran.lines(), [[""; 0]; 0]);
     }

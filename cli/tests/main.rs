@@ -20,6 +20,7 @@ macro_rules! on_every_backend {
     };
 }
 
+mod apps;
 mod carry;
 mod ending;
 mod files;
@@ -28,4 +29,5 @@ mod messages;
 mod resolve;
 mod serve;
 mod support;
+mod terminal;
 mod usage;

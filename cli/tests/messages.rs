@@ -18,6 +18,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "no command triggers it: arguments with a password and without it fail alike",
     ),
     ("cannot write the result", "look.rs: a full disk"),
+    ("cannot read standard input", "no command triggers it: a disk that can not be read"),
+    ("--database-url-file", "usage.rs: a URL in a file"),
+    ("several apps begin so", "apps.rs: an app by the beginning of its id"),
+    ("several letters end so", "apps.rs: a letter by the last digits of its id"),
+    ("several groups begin so", "apps.rs: a group by the beginning of its key"),
+    ("standard input: a line is not the ID of a letter", "apps.rs: ids from standard input"),
+    ("standard input does not have the ID of one letter", "apps.rs: ids from standard input"),
+    ("standard input has more than", "no test has 100,000 IDs"),
     ("nothing was changed", "resolve.rs: a question that is not confirmed"),
     ("another process is migrating this SQLite file", "usage.rs: several that migrate one file"),
     ("has no USAGE on the schema", "usage.rs: PostgreSQL refuses it"),
@@ -38,8 +46,8 @@ struct Shown<'a> {
 
 impl Shown<'_> {
     fn run(&mut self, line: &str) {
-        let ran = self.store.run(line);
-        self.show(line, &ran);
+        let ran = self.store.command(line).output().unwrap();
+        self.show(line, &ran.into());
     }
 
     fn fed(&mut self, line: &str, what: &str, input: &str) {
@@ -147,7 +155,7 @@ fn messages_of(source: &str) -> Vec<Message> {
 fn of_arguments(shown: &mut Shown) {
     for line in [
         "lst",
-        "list",
+        "show",
         "list --ap {app}",
         "list --app x",
         "apps --after x",
@@ -164,24 +172,27 @@ fn of_arguments(shown: &mut Shown) {
         "list --app {app} --truncated perhaps",
         "list --app {app} --metadata tenant",
         "list --app {app} --metadata a=1 --metadata a=2",
-        "list --app {app} --created-from soon",
+        "list --app {app} --since soon",
         "list --app {app} --scan-limit 0",
         "show x --app {app}",
         "groups --app {app} --limit 0",
         "count --app {app} --cap 0",
         "timeline --app {app} --buckets 0",
         "timeline --app {app} --until soon",
-        "timeline --app {app} --from now --until 1h",
+        "timeline --app {app} --since now --until 1h",
         "resolve --app {app}",
         "resolve --app {app} --as done",
-        "resolve --app {app} --dry-run",
-        "resolve {app} --app {app} --matching",
+        "resolve --app {app} --state open --dry-run",
+        "resolve e59badc8 -",
+        "list --app e59b",
+        "list --group e59b",
+        "resolve {app} --app {app} --all",
         "resolve {app} --app {app} --source orders",
-        "resolve --app {app} --matching",
-        "resolve --app {app} --matching --yes --state closed",
-        "resolve --app {app} --matching --yes --resolution ignored",
-        "reopen --app {app} --matching --state open",
-        "replay --app {app} --matching",
+        "resolve --app {app} --all",
+        "resolve --app {app} --all --yes --state closed",
+        "resolve --app {app} --yes --resolution ignored",
+        "reopen --app {app} --all --state open",
+        "replay --app {app} --all",
         "replay --app {app} --staged",
         "sweep",
         "sweep --delete-all-after soon",
@@ -203,9 +214,9 @@ fn of_arguments(shown: &mut Shown) {
     }
     let ran: Ran = shown.store.command("apps").env_remove("DATABASE_URL").output().unwrap().into();
     shown.show("apps        # without DATABASE_URL", &ran);
-    let mut list = shown.store.command("list --app {app} --created-from yesterday");
+    let mut list = shown.store.command("list --app {app} --since yesterday");
     let ran: Ran = list.env("TZ", "Mars/Olympus").output().unwrap().into();
-    shown.show("list --app {app} --created-from yesterday        # TZ=Mars/Olympus", &ran);
+    shown.show("list --app {app} --since yesterday        # TZ=Mars/Olympus", &ran);
 }
 
 async fn of_letters(shown: &mut Shown<'_>) {
@@ -227,14 +238,17 @@ async fn of_letters(shown: &mut Shown<'_>) {
     store.repo.import(&[open, closed, cut, replayed]).await.unwrap();
     let [unknown, open, closed, cut] = [0, 1, 2, 3].map(|n| uuid::Uuid::from_u128(n).to_string());
     shown.run(&format!("show {unknown} --app {{app}}"));
+    shown.run(&format!("show {unknown}"));
+    shown.run("show ffffffff");
+    shown.run("show --source nobody");
     shown.run(&format!("resolve {unknown} {closed} --app {{app}}"));
     shown.run(&format!("reopen {unknown} {open} --app {{app}}"));
-    shown.run("reopen --app {app} --matching --state closed --yes");
+    shown.run("reopen --app {app} --all --state closed --yes");
     // The service's own build, with replay: examples/own.rs.
     let own = Path::new(PROGRAM).with_file_name("examples").join("own");
     for line in [
         format!("replay {closed} {cut} --app {{app}}"),
-        "replay --app {app} --matching --truncated true --yes".to_owned(),
+        "replay --app {app} --truncated true --yes".to_owned(),
     ] {
         let mut program = std::process::Command::new(&own);
         let args = line.split(' ').map(|word| word.replace("{app}", &store.app.to_string()));

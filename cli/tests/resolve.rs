@@ -33,6 +33,7 @@ on_every_backend! {
     letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
     a_staged_replay_stops_where_events_fail_again,
+    a_staged_replay_of_all_apps_stops_where_the_last_event_of_an_app_fails_again,
     a_bound_in_the_past_reopens_what_it_matches,
     a_bound_in_the_past_does_not_stop_a_staged_replay,
     what_others_replayed_does_not_stop_a_staged_replay,
@@ -93,9 +94,12 @@ async fn letters_are_resolved_by_their_ids_and_the_others_are_reported(store: St
     let partly = store.run(&line);
     assert_eq!((partly.code, &*partly.out), (4, "1\n"), "{partly:?}");
     assert!(partly.err.contains(&format!("{}: the letter is ignored by ada", ids[0])), "{partly:?}");
-    assert!(partly.err.contains(&format!("{missing}: the app has no such letter")), "{partly:?}");
+    assert!(partly.err.contains(&format!("{missing}: there is no such letter")), "{partly:?}");
     assert_eq!(store.run(&format!("resolve {missing} --app {{app}}")).code, 3);
-    assert_eq!(store.run(&format!("resolve {} --app {{app}}", ids[0])).code, 1);
+    // A letter that has this resolution is left as it is, and that is no failure.
+    let again = store.run(&format!("resolve {} --app {{app}}", ids[0]));
+    assert_eq!((again.code, &*again.out), (0, "0\n"), "{again:?}");
+    assert_eq!(store.run(&format!("resolve {} --app {{app}} --as handled_by_script", ids[0])).code, 1);
 }
 
 async fn matching_letters_are_resolved_once_confirmed(store: Store) {
@@ -104,32 +108,27 @@ async fn matching_letters_are_resolved_once_confirmed(store: Store) {
     }
     store.letter("parcels", "smtp: 451").await;
     let unresolved = async || store.repo.unresolved_count(store.app).await.unwrap();
-    let line = "resolve --app {app} --matching --source orders";
+    let line = "resolve --app {app} --source orders";
     store.run(line).fails(2, "hint: --yes");
     let dry = store.run(&format!("{line} --dry-run"));
     assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
     assert!(dry.err.contains("3 letters would be resolved as ignored"), "{dry:?}");
-    assert!(store.asked(line, "no\n").contains("3 letters of the app"));
+    assert!(store.asked(line, "no\n").contains("3 letters will be resolved as ignored:"));
     assert!(store.asked(line, "\n").contains("nothing was changed"));
     assert_eq!(unresolved().await, 4);
-    assert!(store.asked(line, "y\n").contains("RESOLVED"));
+    assert!(store.asked(line, "y\n").contains("3 letters resolved as ignored\n"));
     assert_eq!(unresolved().await, 1);
     assert_eq!(store.run(&format!("{line} --yes")).lines(), [["0"]]);
-    assert_eq!(
-        store.run("resolve --app {app} --matching --yes --output json").json(),
-        json!({ "resolved": 1 })
-    );
-    store
-        .run("resolve --app {app} --matching --state closed --yes")
-        .fails(2, "closed letters are not changed");
-    store.run("resolve --app {app}").fails(2, "--matching");
+    assert_eq!(store.run("resolve --app {app} --all --yes --output json").json(), json!({ "resolved": 1 }));
+    store.run("resolve --app {app} --all --state closed --yes").fails(2, "closed letters are not changed");
+    store.run("resolve --app {app}").fails(2, "--all for every letter");
 }
 
 async fn what_fails_after_the_count_is_left_alone(store: Store) {
     store.letter("orders", "smtp: 451").await;
     let later = stored_letter(store.app, Utc::now() + TimeDelta::hours(1));
     store.repo.import(std::slice::from_ref(&later)).await.unwrap();
-    let ran = store.run("resolve --app {app} --matching --yes");
+    let ran = store.run("resolve --app {app} --all --yes");
     assert_eq!((ran.code, &*ran.out), (0, "1\n"), "{ran:?}");
     assert_eq!(store.repo.get(later.id).await.unwrap().unwrap().resolved_at, None);
 }
@@ -149,20 +148,20 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
     };
     store.repo.import(std::slice::from_ref(&resolved_later)).await.unwrap();
 
-    let line = "reopen --app {app} --matching --source orders";
+    let line = "reopen --app {app} --source orders";
     store.run(line).fails(2, "hint: --yes");
     let dry = store.run(&format!("{line} --resolution ignored --dry-run"));
     assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
     assert!(dry.err.contains("3 letters would be reopened"), "{dry:?}");
     assert!(store.asked(line, "n\n").contains("nothing was changed"));
     assert_eq!(store.unresolved().await, 0);
-    assert!(store.asked(line, "y\n").contains("REOPENED"));
+    assert!(store.asked(line, "y\n").contains("2 letters reopened\n"));
     assert_eq!(store.unresolved().await, 2);
     let row = store.repo.get(resolved_later.id).await.unwrap().unwrap();
     assert_eq!(row.resolution, Some(Resolution::Ignored));
     // One whose handler failed is open.
-    assert_eq!(store.run("reopen --app {app} --matching --yes --source parcels").lines(), [["0"]]);
-    let failed = "reopen --app {app} --matching --resolution handler_failed --yes";
+    assert_eq!(store.run("reopen --app {app} --yes --source parcels").lines(), [["0"]]);
+    let failed = "reopen --app {app} --resolution handler_failed --yes";
     assert_eq!(store.run(failed).lines(), [["1"]]);
     assert_eq!(store.repo.get(parcel).await.unwrap().unwrap().resolution, None);
 }
@@ -170,7 +169,7 @@ async fn matching_letters_are_reopened_but_not_those_resolved_later(store: Store
 async fn a_run_is_undone_by_the_printed_command(store: Store) {
     // More than two batches.
     store.import(2_100, 1).await;
-    let ran = store.run("resolve --app {app} --matching --yes");
+    let ran = store.run("resolve --app {app} --all --yes");
     let undo = ran
         .err
         .lines()
@@ -188,7 +187,7 @@ async fn replayed_letters_are_reopened_only_on_request(store: Store) {
     let ids = [store.letter("orders", "a").await, store.letter("orders", "b").await];
     store.repo.resolve(ids[0], "replayed").await.unwrap();
     store.repo.resolve(ids[1], "ignored").await.unwrap();
-    let line = "reopen --app {app} --matching --yes";
+    let line = "reopen --app {app} --all --yes";
     store.run(line).fails(2, "1 of these letters were replayed");
     let by_id = store.run(&format!("reopen {} --app {{app}}", ids[0]));
     assert!(by_id.code == 1 && by_id.err.contains("pass --include-replayed"), "{by_id:?}");
@@ -200,8 +199,11 @@ async fn replayed_letters_are_reopened_only_on_request(store: Store) {
 
 async fn a_terminal_shows_how_far_it_is(store: Store) {
     store.import(2_500, 1).await;
-    let shown = store.on_terminal(100, "resolve --app {app} --matching --yes");
-    assert!(shown.contains("of 2,500 letters") && shown.ends_with("RESOLVED\n     2500\n"), "{shown:?}");
+    let shown = store.on_terminal(100, "resolve --app {app} --all --yes");
+    assert!(
+        shown.contains("of 2,500 letters") && shown.contains("2,500 letters resolved as ignored"),
+        "{shown:?}"
+    );
     assert!(store.on_terminal(100, "sweep --delete-closed-after 1h").ends_with("0\n"));
 }
 
@@ -248,10 +250,10 @@ async fn a_bulk_run_that_fails_after_its_first_batch_tells_what_it_did() {
                   CREATE TRIGGER refuse BEFORE UPDATE ON dead_letters FOR EACH ROW
                       WHEN (NEW.source = 'refused') EXECUTE FUNCTION refuse()";
     store.repo.pool().execute_unprepared(refuse).await.unwrap();
-    let ran = store.run("resolve --app {app} --matching --yes");
+    let ran = store.run("resolve --app {app} --all --yes");
     assert_eq!((ran.code, &*ran.out), (4, "1000\n"), "{ran:?}");
     assert!(ran.err.contains("P0001"), "{ran:?}");
-    assert_eq!(store.run("resolve --app {app} --matching --yes").code, 1);
+    assert_eq!(store.run("resolve --app {app} --all --yes").code, 1);
 }
 
 /// The service's own program, which has replay: examples/own.rs.
@@ -263,16 +265,17 @@ fn own_program(store: &Store, line: &str) -> Command {
     let own = Path::new(PROGRAM).with_file_name("examples").join("own");
     let app = store.app.to_string();
     let mut program = Command::new(own);
-    program.env_clear().stdin(Stdio::null()).env("DATABASE_URL", &store.url);
-    program.args(line.split(' ').map(|word| word.replace("{app}", &app)));
+    program.env_clear().stdin(Stdio::null()).env("DATABASE_URL", &store.url).env("TZ", "UTC");
+    program.args(line.split(' ').map(|word| word.replace("{app}", &app))).args(["--output", "tsv"]);
     program
 }
 
 async fn a_services_own_program_applies_the_services_own_steps(store: Store) {
-    own(&store, "migrate status")
-        .fails(1, "the schema lacks these migration steps: m20270101_000001_create_orders");
+    let pending = own(&store, "migrate status");
+    assert_eq!((pending.code, &*pending.out), (5, "m20270101_000001_create_orders\n"), "{pending:?}");
+    assert!(pending.err.contains("lacks a migration step\nhint: run: own migrate up"), "{pending:?}");
     let up = own(&store, "migrate up");
-    assert_eq!(up.code, 0, "{up:?}");
+    assert_eq!((up.code, &*up.out), (0, &*pending.out), "{up:?}");
     assert_eq!(own(&store, "migrate status").code, 0);
     store.repo.pool().execute_unprepared("SELECT id FROM orders").await.unwrap();
 }
@@ -288,7 +291,7 @@ async fn a_services_own_program_replays(store: Store) {
     assert_eq!((row.resolution, row.resolved_by.as_deref()), (Some(Resolution::Replayed), Some("ada")));
     let again = own(&store, &line);
     assert!(again.code == 1 && again.err.contains("already resolved as replayed by ada"), "{again:?}");
-    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "1\n");
+    assert_eq!(own(&store, "replay --app {app} --all --yes").out, "1\n");
     assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 0);
 }
 
@@ -308,7 +311,7 @@ async fn letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed(store
         ),
     };
     store.repo.pool().execute_unprepared(&trigger).await.unwrap();
-    let ran = own(&store, "replay --app {app} --matching --created-before 1d --yes");
+    let ran = own(&store, "replay --app {app} --until 1d --yes");
     assert_eq!((ran.code, &*ran.out), (4, "4\n"), "{ran:?}");
     assert!(ran.err.contains(&format!("{refused}: not replayed: ")), "{ran:?}");
     for letter in letters {
@@ -324,16 +327,16 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(store: Store) {
         ..stored_letter(store.app, Utc::now() - TimeDelta::hours(1))
     };
     store.repo.import(std::slice::from_ref(&truncated)).await.unwrap();
-    let dry = own(&store, "replay --app {app} --matching --dry-run");
-    assert!(dry.err.contains("1 letters would be replayed"), "{dry:?}");
+    let dry = own(&store, "replay --app {app} --all --dry-run");
+    assert!(dry.err.contains("1 letter would be replayed"), "{dry:?}");
     assert!(
-        dry.err.contains("note: 1 letters with a truncated or erased payload also match, and are left out"),
+        dry.err.contains("note: 1 letter with a truncated or erased payload also match, and are left out"),
         "{dry:?}"
     );
     assert_eq!(store.run("count --app {app} --truncated true").lines()[0][0], "1");
-    let refused = own(&store, "replay --app {app} --matching --truncated true --yes");
+    let refused = own(&store, "replay --app {app} --truncated true --yes");
     assert!(refused.code == 2 && refused.err.contains("--truncated true"), "{refused:?}");
-    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "1\n");
+    assert_eq!(own(&store, "replay --app {app} --all --yes").out, "1\n");
     let one = own(&store, &format!("replay {} --app {{app}}", truncated.id));
     assert!(one.code == 1 && one.err.contains("its payload is truncated"), "{one:?}");
     assert_eq!(store.unresolved().await, 1);
@@ -343,7 +346,7 @@ async fn a_staged_replay_stops_where_events_fail_again(store: Store) {
     let letters: Vec<_> =
         (0..150).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
     store.repo.import(&letters).await.unwrap();
-    let line = "replay --app {app} --matching --yes --staged --wait 0s";
+    let line = "replay --app {app} --all --yes --staged --wait 0s";
     let done = own(&store, line);
     assert_eq!((done.code, &*done.out), (0, "150\n"), "{done:?}");
     for step in ["replayed 1;", "replayed 11;", "replayed 111;"] {
@@ -353,7 +356,7 @@ async fn a_staged_replay_stops_where_events_fail_again(store: Store) {
     let letters: Vec<_> =
         (0..50).map(|n| stored_letter(store.app, Utc::now() - TimeDelta::minutes(200 - n))).collect();
     store.repo.import(&letters).await.unwrap();
-    let mut program = own_program(&store, "replay --app {app} --matching --yes --staged --wait 3s");
+    let mut program = own_program(&store, "replay --app {app} --all --yes --staged --wait 3s");
     let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let said = BufReader::new(program.stderr.take().unwrap());
     let mut said = said.lines().map(Result::unwrap);
@@ -367,11 +370,29 @@ async fn a_staged_replay_stops_where_events_fail_again(store: Store) {
     assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
 }
 
+async fn a_staged_replay_of_all_apps_stops_where_the_last_event_of_an_app_fails_again(store: Store) {
+    let letters = store.import(1, 2).await;
+    // The apps follow each other by their ids.
+    let last = (0..20).map(|_| stored_letter(Uuid::max().into(), Utc::now() - TimeDelta::days(1)));
+    store.repo.import(&last.collect::<Vec<_>>()).await.unwrap();
+    let mut program = own_program(&store, "replay --since 3d --yes --staged --wait 3s");
+    let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let said = BufReader::new(program.stderr.take().unwrap());
+    let mut said = said.lines().map(Result::unwrap);
+    said.by_ref().find(|line| line.contains("replayed 1; waiting")).unwrap();
+    let again = NewDeadLetter { original_event_id: letters[0].original_event_id, ..letter(store.app) };
+    store.repo.insert(again).await.unwrap();
+    let rest: Vec<_> = said.collect();
+    assert!(rest.iter().any(|line| line.contains("1 replayed event failed again")), "{rest:?}");
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+}
+
 async fn a_bound_in_the_past_reopens_what_it_matches(store: Store) {
     let letters = store.import(2, 2).await;
     store.letter("orders", "a").await;
-    assert_eq!(store.run("resolve --app {app} --matching --yes").lines(), [["3"]]);
-    assert_eq!(store.run("reopen --app {app} --matching --created-before 1d --yes").lines(), [["2"]]);
+    assert_eq!(store.run("resolve --app {app} --all --yes").lines(), [["3"]]);
+    assert_eq!(store.run("reopen --app {app} --until 1d --yes").lines(), [["2"]]);
     for letter in letters {
         assert_eq!(store.repo.get(letter.id).await.unwrap().unwrap().resolved_at, None);
     }
@@ -384,9 +405,9 @@ async fn a_bound_in_the_past_does_not_stop_a_staged_replay(store: Store) {
     for _ in 0..2 {
         store.repo.insert(NewDeadLetter { original_event_id: event, ..letter(store.app) }).await.unwrap();
     }
-    assert_eq!(own(&store, "replay --app {app} --matching --yes").out, "2\n");
+    assert_eq!(own(&store, "replay --app {app} --all --yes").out, "2\n");
     store.import(15, 2).await;
-    let done = own(&store, "replay --app {app} --matching --created-before 1d --yes --staged --wait 0s");
+    let done = own(&store, "replay --app {app} --until 1d --yes --staged --wait 0s");
     assert_eq!((done.code, &*done.out), (0, "15\n"), "{done:?}");
 }
 
@@ -406,8 +427,8 @@ async fn beside_ids_an_option_that_narrows_is_refused(store: Store) {
         "--error-signature x",
         "--truncated false",
         &format!("--failed-again-in-run {other}"),
-        "--created-from 1h",
-        "--created-before 1h",
+        "--since 1h",
+        "--until 1h",
     ] {
         let name = option.split(' ').next().unwrap();
         for command in ["resolve", "reopen", "replay"] {
@@ -415,11 +436,9 @@ async fn beside_ids_an_option_that_narrows_is_refused(store: Store) {
         }
     }
     for command in ["resolve", "reopen", "replay"] {
-        store
-            .run(&format!("{command} --app {{app}} --matching --scan-limit 2 --yes"))
-            .fails(2, "--scan-limit");
+        store.run(&format!("{command} --app {{app}} --all --scan-limit 2 --yes")).fails(2, "--scan-limit");
     }
-    store.run(&format!("replay {id} --app {{app}} --wait 1s")).fails(2, "--staged");
+    store.run(&format!("replay {id} --app {{app}} --wait 1s")).fails(2, "--wait");
     assert_eq!(store.unresolved().await, 2);
 }
 
@@ -432,18 +451,15 @@ async fn a_resolution_implies_the_state_of_the_letters(store: Store) {
         let ran = store.run(&format!("list --app {{app}} --resolution {resolution}"));
         assert_eq!((ran.lines().len(), ran.lines()[0][0]), (1, &*id.to_string()));
     }
-    let closed = "resolve --app {app} --matching --resolution ignored --yes";
+    let closed = "resolve --app {app} --resolution ignored --yes";
     store.run(closed).fails(2, "--resolution ignored: these letters are closed already");
-    assert_eq!(
-        store.run("resolve --app {app} --matching --resolution handler_failed --yes").lines(),
-        [["1"]]
-    );
+    assert_eq!(store.run("resolve --app {app} --resolution handler_failed --yes").lines(), [["1"]]);
     assert_eq!(store.unresolved().await, 1);
 }
 
 async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
     store.import(15, 2).await;
-    let line = "replay --app {app} --matching --created-before 1d --yes --staged --wait 2s";
+    let line = "replay --app {app} --until 1d --yes --staged --wait 2s";
     let mut program = own_program(&store, line);
     let mut program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -463,18 +479,17 @@ async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
 async fn a_bound_in_the_future_takes_what_is_ahead_of_the_clock(store: Store) {
     let ahead = stored_letter(store.app, Utc::now() + TimeDelta::hours(1));
     store.repo.import(std::slice::from_ref(&ahead)).await.unwrap();
-    let line = "resolve --app {app} --matching";
+    let line = "resolve --app {app} --all";
     let dry = store.run(&format!("{line} --dry-run"));
     assert!(dry.err.contains("0 letters would be"), "{dry:?}");
     assert!(
-        dry.err.contains(
-            "note: 1 letters also match but are ahead of the database's clock, and are not changed"
-        ),
+        dry.err
+            .contains("note: 1 letter also match but are ahead of the database's clock, and are not changed"),
         "{dry:?}"
     );
     let ran = store.run(&format!("{line} --yes"));
     assert_eq!((ran.code, &*ran.out), (0, "0\n"), "{ran:?}");
-    assert_eq!(store.run(&format!("{line} --created-before 2999-01-01 --yes")).lines(), [["1"]]);
+    assert_eq!(store.run(&format!("{line} --until 2999-01-01 --yes")).lines(), [["1"]]);
 }
 
 /// A letter whose transaction began before the count, and committed after it.
@@ -488,7 +503,7 @@ async fn a_bulk_run_takes_no_more_letters_than_it_counted() {
     store.repo.pool().execute_unprepared(slow).await.unwrap();
     let holder = store.repo.pool().begin().await.unwrap();
     holder.execute_unprepared("SELECT pg_advisory_xact_lock(1)").await.unwrap();
-    let program = store.start("resolve --app {app} --matching --yes");
+    let program = store.start("resolve --app {app} --all --yes");
     while !waits_for_a_lock(&holder).await {}
     store.import(1, 3).await;
     holder.commit().await.unwrap();

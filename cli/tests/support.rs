@@ -70,9 +70,12 @@ impl Store {
         ran
     }
 
-    /// Its standard streams are pipes.
+    /// Its standard streams are pipes. It prints tab-separated values, unless the line says otherwise.
     pub(crate) fn start(&self, line: &str) -> Child {
         let mut program = self.command(line);
+        if !line.contains("--output") {
+            program.args(["--output", "tsv"]);
+        }
         program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
@@ -197,9 +200,11 @@ impl From<Output> for Ran {
 }
 
 impl Ran {
-    /// The notes on standard error, without the one that says how to undo the command.
+    /// The notes on standard error, without the one that says what can be done next.
     fn said(&self) -> String {
-        self.err.lines().filter(|line| !line.starts_with("note: undo with ")).collect()
+        let is_hint =
+            |line: &&str| line.starts_with("note: undo with ") || line.starts_with("note: see what ");
+        self.err.lines().filter(|line| !is_hint(line)).collect()
     }
 
     /// All of it done, and nothing said.

@@ -12,7 +12,7 @@ use dead_letters_test_support::Server;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tempfile::TempDir;
 
-use crate::support::{Ran, Store, program, run};
+use crate::support::{PROGRAM, Ran, Store, program, run};
 
 const COMMANDS: [&str; 16] = [
     "apps",
@@ -41,10 +41,16 @@ async fn the_schema_is_looked_up_and_brought_up_to_date() {
     let dir = TempDir::new().unwrap();
     let url = format!("sqlite://{}?mode=rwc", dir.path().join("new.sqlite").display());
     let migrate = |step| run(&["migrate", step, "--database-url", &url]);
-    migrate("status").fails(1, "has no dead_letters table");
-    assert_eq!(migrate("up").code, 0);
+    let pending = migrate("status");
+    assert!(pending.code == 5 && pending.err.contains("has no dead_letters table"), "{pending:?}");
+    let applied = migrate("up");
+    assert_eq!((applied.code, applied.out.lines().next()), (0, Some("APPLIED")), "{applied:?}");
+    // What was missing is what was applied.
+    assert_eq!(pending.out.replace("PENDING", "APPLIED"), applied.out);
     assert_eq!(migrate("status").code, 0);
-    assert_eq!(run(&["apps", "--database-url", &url]).lines(), [[""; 0]; 0]);
+    let json = ["migrate", "status", "--output", "json", "--database-url", &url];
+    assert_eq!(run(&json).out, "{\"pending\":[],\"recorded_elsewhere\":false}\n");
+    assert_eq!(run(&["apps", "--output", "tsv", "--database-url", &url]).lines(), [[""; 0]; 0]);
 }
 
 #[tokio::test]
@@ -72,6 +78,94 @@ fn completions_and_the_man_page_name_every_command() {
             assert!(ran.out.contains(command), "{args:?}: {command}");
         }
     }
+}
+
+/// In a bash of its own, as the Tab key calls the function.
+#[test]
+fn bash_completes_the_options_of_a_subcommand() {
+    let folder = TempDir::new().unwrap();
+    let script = run(&["completions", "bash"]).out;
+    let complete = "
+        complete -p dead-letters
+        tab() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _dead_letters \"$1\" \"${!#}\" \"${*: -2:1}\"; echo \"${COMPREPLY[@]}\"; }
+        tab dead-letters l
+        tab dead-letters list --sin
+        tab dead-letters migrate s";
+    let file = folder.path().join("completions.bash");
+    fs::write(&file, script + complete).unwrap();
+    let ran = Ran::from(std::process::Command::new("bash").arg(&file).output().unwrap());
+    let lines: Vec<_> = ran.out.lines().collect();
+    assert!(lines[0].ends_with("-F _dead_letters dead-letters"), "{ran:?}");
+    assert_eq!(lines[1..], ["list", "--since", "status"], "{ran:?}");
+}
+
+#[test]
+fn completions_and_man_pages_are_those_of_the_snapshots() {
+    let mut pages = run(&["man"]).out;
+    for command in COMMANDS {
+        pages += &run(&["man", command]).out;
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!("man", pages);
+        for shell in ["bash", "fish", "zsh"] {
+            insta::assert_snapshot!(format!("completions_{shell}"), run(&["completions", shell]).out);
+        }
+    });
+}
+
+/// A service's own build has a name of its own, here that of a link.
+#[test]
+fn help_completions_man_pages_and_hints_have_the_programs_own_name() {
+    let folder = TempDir::new().unwrap();
+    let tool = folder.path().join("orders-tool");
+    std::os::unix::fs::symlink(PROGRAM, &tool).unwrap();
+    let run =
+        |args: &[&str]| Ran::from(std::process::Command::new(&tool).env_clear().args(args).output().unwrap());
+    for args in [
+        &["--help"][..],
+        &["list", "--help"],
+        &["migrate", "status", "--help"],
+        &["completions", "bash"],
+        &["completions", "fish"],
+        &["completions", "zsh"],
+        &["man", "list"],
+        &["man", "lst"],
+        &["apps", "--database-url", "sqlite::memory:"],
+    ] {
+        let ran = run(args);
+        let shown = (ran.out.clone() + &ran.err).replace("orders\\-tool", "orders-tool");
+        assert!(shown.contains("orders-tool"), "{args:?}: {ran:?}");
+        assert!(!shown.contains("dead-letters") && !shown.contains("dead\\-letters"), "{args:?}: {ran:?}");
+    }
+}
+
+#[tokio::test]
+async fn help_is_wrapped_to_the_terminal() {
+    let store = Store::sqlite().await;
+    for width in [60, 80] {
+        let help = store.on_terminal(width, "show --help");
+        let text = help.split("Examples:").next().unwrap();
+        assert!(text.lines().all(|line| console::measure_text_width(line) <= width.into()), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn the_url_is_read_from_a_file() {
+    let store = Store::sqlite().await;
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("url");
+    fs::write(&file, format!("{}\n", store.url)).unwrap();
+    let with = |variable: &str, value: &Path| {
+        let mut program = program();
+        Ran::from(program.args(["count", "--output", "tsv"]).env(variable, value).output().unwrap())
+    };
+    assert_eq!(with("DATABASE_URL_FILE", &file).lines(), [["0"]]);
+    with("DATABASE_URL_FILE", Path::new("/nowhere")).fails(2, "--database-url-file /nowhere: No such file");
+    fs::write(&file, "\n").unwrap();
+    with("DATABASE_URL_FILE", &file).fails(2, "no database is given");
+    let mut both = program();
+    let both = both.args(["count", "--output", "tsv"]).env("DATABASE_URL", &store.url);
+    assert_eq!(Ran::from(both.env("DATABASE_URL_FILE", "/nowhere").output().unwrap()).lines(), [["0"]]);
 }
 
 #[test]
@@ -107,18 +201,20 @@ fn every_command_has_help_with_an_example() {
 async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
     let (uuid, closed) =
         ("an id is a UUID, for example 6f1c2a52", "--state closed: closed letters are not changed");
-    let (time, duration) = ("yesterday, today, now, 2026-03-01", "write a duration as 30d, 12h or 5m");
+    let (time, duration) =
+        ("yesterday 14:30, today, now, 2026-03-01 10:00", "write a duration as 30d, 12h or 5m");
+    let (app, letter) =
+        ("an app is a UUID or the beginning of one", "a UUID or its last 8 digits, for example");
     let store = Store::sqlite().await;
     for (line, wrong, right) in [
         ("", "Usage: dead-letters", "list"),
         ("lst", "unrecognized subcommand 'lst'", "'list'"),
-        ("list", "--app <APP_ID>", "Usage: dead-letters list --app <APP_ID>"),
         ("list --ap {app}", "unexpected argument '--ap'", "'--app'"),
-        ("list --app x", "invalid value 'x' for '--app", uuid),
+        ("list --app x", "invalid value 'x' for '--app", app),
         ("apps --after x", "invalid value 'x' for '--after", uuid),
         ("apps --limit 0", "invalid value '0' for '--limit", "between 1 and 1000"),
         ("apps --limit many", "invalid value 'many' for '--limit", "between 1 and 1000"),
-        ("apps --output xml", "invalid value 'xml' for '--output", "table, json, jsonl"),
+        ("apps --output xml", "invalid value 'xml' for '--output", "table, tsv, json, jsonl"),
         ("list --app {app} --size 501", "invalid value '501' for '--size", "between 1 and 500"),
         ("list --app {app} --after x", "invalid value 'x' for '--after", "belongs to another app or filter"),
         (
@@ -134,7 +230,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("list --app {app} --metadata tenant", "invalid value 'tenant' for '--metadata", "tenant=acme"),
         ("list --app {app} --metadata =x", "invalid value '=x' for '--metadata", "tenant=acme"),
         ("list --app {app} --metadata a=1 --metadata a=2", "--metadata", "the key \"a\" is given twice"),
-        ("list --app {app} --ids x", "invalid value 'x' for '--ids", uuid),
+        ("list --app {app} --ids x", "invalid value 'x' for '--ids", letter),
         (
             "list --app {app} --trigger-id x",
             "invalid value 'x' for '--trigger-id",
@@ -142,49 +238,50 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ),
         ("list --app {app} --script-id x", "invalid value 'x' for '--script-id", "none or a UUID"),
         ("list --app {app} --original-event-id x", "invalid value 'x' for '--original-event-id", uuid),
-        ("list --app {app} --created-from soon", "--created-from: \"soon\" is not a time", time),
-        ("list --app {app} --created-before soon", "--created-before: \"soon\" is not a time", time),
+        ("list --app {app} --since soon", "--since: \"soon\" is not a time", time),
+        ("list --app {app} --until soon", "--until: \"soon\" is not a time", time),
         ("list --app {app} --scan-limit 0", "invalid value '0' for '--scan-limit", "between 1 and"),
-        ("show x --app {app}", "invalid value 'x' for '<LETTER_ID>'", uuid),
+        ("show x --app {app}", "invalid value 'x' for '[LETTER_ID]'", letter),
         ("groups --app {app} --limit 0", "invalid value '0' for '--limit", "between 1 and 500"),
         ("count --app {app} --cap 0", "invalid value '0' for '--cap", "between 1 and"),
         ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "between 1 and 1000"),
-        ("timeline --app {app} --from soon", "--from: \"soon\" is not a time", time),
+        ("timeline --app {app} --since soon", "--since: \"soon\" is not a time", time),
         ("timeline --app {app} --until soon", "--until: \"soon\" is not a time", time),
-        ("timeline --app {app} --from now --until 1h", "`from` must not be after `until`", ""),
+        ("timeline --app {app} --since now --until 1h", "`from` must not be after `until`", ""),
         (
             "resolve --app {app}",
             "no letter is given",
-            "pass the IDs of letters, or select letters with --matching",
+            "pass the IDs of letters, a filter such as --group or --since, or --all for every letter",
         ),
-        ("resolve x --app {app}", "invalid value 'x' for '[LETTER_ID]", uuid),
+        ("resolve x --app {app}", "invalid value 'x' for '[LETTER_ID]", letter),
         ("resolve --app {app} --as done", "invalid value 'done' for '--as", "ignored, handled_by_script"),
-        ("resolve --app {app} --dry-run", "not provided", "--matching"),
-        ("resolve --app {app} --yes", "not provided", "--matching"),
-        ("resolve {app} --app {app} --matching", "cannot be used with", "'--matching'"),
+        ("resolve --app {app} --dry-run", "no letter is given", "--all"),
+        ("resolve --app {app} --yes --state any", "no letter is given", "--all"),
+        ("resolve {app} --app {app} --yes", "cannot be used with", "--yes"),
+        ("resolve {app} --app {app} --all", "cannot be used with", "'--all'"),
         (
-            "resolve --app {app} --matching",
+            "resolve --app {app} --all",
             "cannot ask for confirmation without a terminal",
             "--yes skips the question",
         ),
-        ("resolve --app {app} --matching --yes --state closed", closed, "use open, unresolved or any"),
-        ("reopen --app {app}", "no letter is given", "--matching"),
+        ("resolve --app {app} --all --yes --state closed", closed, "use open, unresolved or any"),
+        ("reopen --app {app}", "no letter is given", "--all"),
         (
-            "reopen --app {app} --matching",
+            "reopen --app {app} --all",
             "cannot ask for confirmation without a terminal",
             "--yes skips the question",
         ),
         (
-            "reopen --app {app} --matching --state open",
+            "reopen --app {app} --all --state open",
             "--state open: only closed letters can be reopened",
             "use closed or any",
         ),
         (
-            "replay --app {app} --matching",
+            "replay --app {app} --all",
             "replay is not available in this binary",
             "it needs your service's own build of this tool",
         ),
-        ("replay --app {app} --staged", "not provided", "--matching"),
+        ("replay {app} --app {app} --staged", "cannot be used with", "--staged"),
         ("import /nowhere.jsonl", "/nowhere.jsonl: No such file", ""),
         ("sweep", "not provided", "--delete-closed-after <DURATION>"),
         ("sweep --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
@@ -195,7 +292,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ),
         ("sweep --delete-all-after 1d --every 0s", "--every: \"0s\" is shorter than the minimum of 1s", ""),
         ("sweep --delete-all-after 1d --every 1h --dry-run", "cannot be used with", "'--dry-run'"),
-        ("sweep --delete-all-after 1d --app x", "invalid value 'x' for '--app", uuid),
+        ("sweep --delete-all-after 1d --app x", "invalid value 'x' for '--app", app),
         (
             "sweep --delete-all-after 1d --yes --archive /nowhere",
             "--archive /nowhere: the folder does not exist",
@@ -222,7 +319,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         assert_eq!((ran.code, &*ran.out), (code, ""), "{line}: {ran:?}");
         assert!(!ran.err.contains("secret"), "{ran:?}");
     }
-    run(&["apps"]).fails(2, "hint: set DATABASE_URL, or pass --database-url");
+    run(&["apps"]).fails(2, "hint: set DATABASE_URL or DATABASE_URL_FILE, or pass --database-url");
 }
 
 #[test]
@@ -295,7 +392,7 @@ fn a_url_in_the_wrong_place_shows_no_password() {
         &[url],
         &["list", "--app", url],
         &["show", url, "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"],
-        &["list", "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01", "--created-from", url],
+        &["list", "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01", "--since", url],
         &["import", url],
         &["man", url],
         &["serve", "--token-file", url],

@@ -63,15 +63,26 @@ impl Command {
         for (name, value) in query.pairs() {
             let (option, value) = match name.strip_prefix("metadata.") {
                 Some(key) => ("metadata".to_owned(), format!("{}={value}", metadata_key(key))),
-                None if name == "group_key" => ("group".to_owned(), value),
-                None if name == "run_id" => ("run".to_owned(), value),
-                None => (name.replace('_', "-"), value),
+                None => (option(&name), value),
             };
             // A value that begins with a dash would be read as an option.
             let joint = if value.starts_with('-') { '=' } else { ' ' };
             cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
         }
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
+    }
+}
+
+/// Returns the tool's option for a field of the filter.
+fn option(name: &str) -> String {
+    match name {
+        "group_key" => "group".to_owned(),
+        "run_id" => "run".to_owned(),
+        "created_from" => "since".to_owned(),
+        "created_before" => "until".to_owned(),
+        "resolved_from" => "resolved-since".to_owned(),
+        "resolved_before" => "resolved-until".to_owned(),
+        name => name.replace('_', "-"),
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     args::Apps,
     error::Failure,
-    output::{Cell, Printer, amount, id, number, text},
+    output::{Cell, Printer, amount, id, number},
 };
 
 /// Cap of the counts of an app's letters.
@@ -24,14 +24,14 @@ pub(crate) async fn apps(
         items: &'a [T],
         next: Option<dead_letters::AppId>,
     }
-    let columns = [id("app"), number("open"), number("unresolved"), text("oldest"), text("newest")];
+    let columns = [id("app"), number("open"), number("unresolved"), id("oldest"), id("newest")];
     printer.print(&Page { items: &items, next }, &items, columns, |app| {
         [
             app.app_id.into(),
             amount(app.open).into(),
             amount(app.unresolved).into(),
-            Cell::Time(app.oldest),
-            Cell::Time(app.newest),
+            Cell::Age(app.oldest),
+            Cell::Age(app.newest),
         ]
     })?;
     if let Some(next) = next {

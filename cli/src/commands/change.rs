@@ -3,28 +3,32 @@
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterStore};
 
 use super::{
-    matching::{Ask, Matching, confirmed},
+    matching::{Ask, Matching, confirmed, is_filtered},
+    select::select,
     tally::Tally,
 };
-use crate::{args::Which, error::Failure, output::Printer, settings::Settings, stop::Stop};
+use crate::{args::Which, error::Failure, ids::locate, output::Printer, settings::Settings, stop::Stop};
 
 /// The change that a command makes to its letters.
 pub(super) trait Change {
     /// Names the changed letters in the result: `resolved`.
     const DONE: &'static str;
 
-    /// Says in the question what happens to the letters.
+    /// Says in the question and in the result what happens to the letters.
     fn words(&self) -> String {
         Self::DONE.to_owned()
     }
 
-    /// Returns the command line that undoes the change, if one does.
-    fn undo(&self, _: AppId) -> Option<String> {
+    /// Returns what to do next with the changed letters, such as the command that undoes the change.
+    fn hint(&self) -> Option<String> {
         None
     }
 
     /// Restricts the filter to letters that can be changed so.
-    async fn filter(&self, app_id: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure>;
+    fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure>;
+
+    /// Refuses the change of the matching letters, or prints which letters it leaves out.
+    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure>;
 
     async fn by_ids(
         &self,
@@ -34,8 +38,8 @@ pub(super) trait Change {
         stop: &Stop,
     ) -> Result<(), Failure>;
 
-    /// Changes the letters that were counted, in batches.
-    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure>;
+    /// Changes the letters that were counted, app by app, in batches.
+    async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure>;
 }
 
 pub(super) async fn run<C: Change>(
@@ -46,25 +50,41 @@ pub(super) async fn run<C: Change>(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Which { letters, matching, dry_run, yes, filter } = which;
-    let app_id = filter.app;
-    // A run is a filter by itself.
-    let matching = matching || filter.narrow.run_id.is_some();
+    let Which { letters, all, dry_run, yes, filter } = which;
     let mut tally = Tally::default();
-    let ran = if matching {
-        let filter = change.filter(app_id, settings.filter(filter)?).await?;
-        let ask = Ask::of(dry_run, yes);
-        match confirmed(store, app_id, filter, &change.words(), ask, printer, stop).await? {
+    let ran = if letters.is_empty() {
+        let mut narrow = |filter: DeadLetterFilter| match all || is_filtered(&filter) {
+            true => change.narrow(filter),
+            false => Err(Failure::no_letter()),
+        };
+        let selected = select(store, filter, settings.now, &mut narrow).await?;
+        let ask = Ask::of(dry_run, yes)?;
+        change.check(&selected.apps, &selected.filter).await?;
+        match confirmed(store, selected, &change.words(), ask, settings, printer, stop).await? {
             Some(found) => change.matching(&found, &mut tally, stop).await,
             None => return Ok(()),
         }
-    } else if letters.is_empty() {
-        return Err(Failure::no_letter());
     } else {
-        change.by_ids(app_id, &letters, &mut tally, stop).await
+        let located = locate(store, filter.app, letters).await?;
+        for id in located.missing {
+            tally.missing(id);
+        }
+        by_ids(change, &located.by_app, &mut tally, stop).await
     };
-    if let Some(undo) = change.undo(app_id).filter(|_| tally.done > 0) {
-        say!("note: undo with `{undo}`");
+    tally.end(ran, C::DONE, &change.words(), change.hint(), printer)
+}
+
+async fn by_ids<C: Change>(
+    change: &C,
+    by_app: &[(AppId, Vec<DeadLetterId>)],
+    tally: &mut Tally,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    for (app_id, ids) in by_app {
+        change.by_ids(*app_id, ids, tally, stop).await?;
+        if tally.was_stopped() {
+            break;
+        }
     }
-    tally.end(ran, C::DONE, printer)
+    Ok(())
 }

@@ -3,9 +3,10 @@ use std::{
     thread,
 };
 
-use dead_letters::{DeadLetterStore, PageRequest, StoredLetter};
+use dead_letters::{DeadLetterFilter, DeadLetterState, DeadLetterStore, PageRequest, StoredLetter};
 use tokio::sync::{mpsc, oneshot};
 
+use super::select::{Selected, select};
 use crate::{
     args::Export,
     error::{Exit, Failure, ended},
@@ -19,19 +20,22 @@ use crate::{
 const PAGE: u32 = 1_000;
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Prints letters as JSON lines, which `import` reads. Ignores `--output`.
+/// Prints letters as JSON lines, which `import` reads, app by app. Ignores `--output`.
 pub(crate) async fn export(
     store: &dyn DeadLetterStore,
     export: Export,
     settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let (app_id, scan_limit) = (export.filter.app, export.scan_limit);
-    let filter = settings.filter(export.filter)?;
-    let mut page = PageRequest::default().size(PAGE).scan_limit(scan_limit);
+    let any =
+        |filter: DeadLetterFilter| Ok(filter.clone().state(filter.state.or(Some(DeadLetterState::Any))));
+    let Selected { apps, filter } = select(store, export.filter, settings.now, any).await?;
+    let mut apps = apps.into_iter().peekable();
+    let mut page = PageRequest::default().size(PAGE).scan_limit(export.scan_limit);
     let (pages, written) = writer();
     let (mut sent, progress) = (0, Progress::of(None));
     let read = loop {
+        let Some(&app_id) = apps.peek() else { break Ok(()) };
         let letters = tokio::select! {
             biased;
             () = stop.asked() => {
@@ -51,7 +55,7 @@ pub(crate) async fn export(
         // A page that ends at the scan limit is not the last one: an export covers all matching letters.
         page.after = letters.next;
         if page.after.is_none() {
-            break Ok(());
+            apps.next();
         }
     };
     drop(pages);

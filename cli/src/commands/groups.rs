@@ -1,12 +1,53 @@
-use dead_letters::{DeadLetterStore, GroupRequest};
+use std::cmp::Reverse;
 
-use super::warn_of_scan_limit;
+use chrono::{DateTime, Utc};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterStore, ErrorGroup, GroupRequest};
+use serde::Serialize;
+
+use super::{
+    select::{Selected, select},
+    warn_of_scan_limit,
+};
 use crate::{
     args::Groups,
     error::Failure,
-    output::{Cell, Printer, message, number, text},
+    ids::{short_app, short_key},
+    output::{Cell, Layout, Printer, id, message, number, text},
     settings::Settings,
 };
+
+/// An error group of one app.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Group {
+    pub(crate) app_id: AppId,
+    #[serde(flatten)]
+    pub(crate) of_app: ErrorGroup,
+}
+
+/// The largest groups of some apps.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Found {
+    pub(crate) groups: Vec<Group>,
+    scanned_back_to: Option<DateTime<Utc>>,
+}
+
+impl Found {
+    /// Adds the groups of an app, and keeps the largest.
+    pub(crate) async fn add(
+        &mut self,
+        store: &dyn DeadLetterStore,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        request: &GroupRequest,
+    ) -> Result<(), Failure> {
+        let found = store.error_groups(app_id, filter, request).await?;
+        self.scanned_back_to = self.scanned_back_to.max(found.scanned_back_to);
+        self.groups.extend(found.groups.into_iter().map(|of_app| Group { app_id, of_app }));
+        self.groups.sort_by_key(|group| Reverse((group.of_app.count, group.of_app.last_seen)));
+        self.groups.truncate(request.limit as usize);
+        Ok(())
+    }
+}
 
 pub(crate) async fn groups(
     store: &dyn DeadLetterStore,
@@ -14,30 +55,49 @@ pub(crate) async fn groups(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let app_id = groups.filter.app;
+    let has_app = groups.filter.app.is_none();
     let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
-    let filter = settings.filter(groups.filter)?;
-    let found = store.error_groups(app_id, &filter, &request).await?;
-    let columns = [
-        number("letters"),
-        text("last"),
-        text("source"),
-        text("op"),
-        text("group"),
-        message("signature"),
-        message("sample"),
-    ];
-    printer.print(&found, &found.groups, columns, |group| {
-        [
-            group.count.into(),
-            Cell::Time(group.last_seen),
-            group.source.as_str().into(),
-            group.op.as_str().into(),
-            group.group_key.as_str().into(),
-            group.error_signature.as_str().into(),
-            group.sample.as_str().into(),
-        ]
-    })?;
-    warn_of_scan_limit(found.scanned_back_to);
+    let Selected { apps, filter } = select(store, groups.filter, settings.now, Ok).await?;
+    let mut found = Found::default();
+    for app_id in apps {
+        found.add(store, app_id, &filter, &request).await?;
+    }
+    let full = Layout {
+        columns: vec![
+            number("letters"),
+            text("last"),
+            text("source"),
+            text("op"),
+            id("group"),
+            message("signature"),
+            message("sample"),
+            id("app"),
+        ],
+        cells: Box::new(|Group { app_id, of_app: group }: &Group| {
+            vec![
+                group.count.into(),
+                Cell::Time(group.last_seen),
+                group.source.as_str().into(),
+                group.op.as_str().into(),
+                group.group_key.as_str().into(),
+                group.error_signature.as_str().into(),
+                group.sample.as_str().into(),
+                app_id.into(),
+            ]
+        }),
+    };
+    let mut columns = vec![id("group")];
+    columns.extend(has_app.then(|| id("app")));
+    columns.extend([number("letters"), id("last"), text("source/op"), message("sample")]);
+    let cells = move |Group { app_id, of_app: group }: &Group| {
+        let mut cells: Vec<Cell> = vec![short_key(&group.group_key).into()];
+        cells.extend(has_app.then(|| short_app(*app_id).into()));
+        cells.extend([group.count.into(), Cell::Age(group.last_seen)]);
+        cells.push(format!("{}/{}", group.source, group.op).into());
+        cells.push(group.sample.as_str().into());
+        cells
+    };
+    printer.print_as(&found, &found.groups, full, Some(Layout { columns, cells: Box::new(cells) }))?;
+    warn_of_scan_limit(printer, found.scanned_back_to);
     Ok(())
 }

@@ -72,7 +72,9 @@ impl<M: MigratorTraitSelf + 'static> Health<M> {
             Err(error) if error.is_transient() => return Err("the database is unreachable"),
             Err(_) => return Err("the dead_letters table cannot be read"),
         }
-        let status = self.database.status(&self.migrator).await;
-        status.map(drop).map_err(|_| "the schema is not current; see: dead-letters migrate status")
+        match self.database.status(&self.migrator).await {
+            Ok(status) if status.pending.is_empty() => Ok(()),
+            _ => Err("the schema is not current; see: dead-letters migrate status"),
+        }
     }
 }

@@ -1,24 +1,39 @@
 //! Actions on all matching letters, after their number was shown and confirmed.
 
 use chrono::{DateTime, Utc};
+use console::truncate_str;
 use dead_letters::{
-    AppId, Changed, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, DeadLetterStore,
-    PageRequest,
+    AppId, CappedCount, Changed, CountRequest, DeadLetterFilter, DeadLetterRepoError, DeadLetterState,
+    DeadLetterStore, GroupRequest, ListQuery, Page, PageRequest,
 };
 
-use super::{list, tally::Tally};
+use super::{
+    groups::{Found, Group},
+    list,
+    select::Selected,
+    tally::Tally,
+};
 use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
-    next::Next,
-    output::Printer,
+    ids::{short_app, short_key},
+    output::{Printer, one_line},
     progress::Progress,
+    settings::{Clock, Settings},
     stop::Stop,
 };
 
 const COUNT_CAP: u32 = 1_000_000;
 /// Cap of the count of letters ahead of the database's clock.
 const AHEAD_CAP: u32 = 1_000;
+/// Groups that the question shows, and the letters that are examined to find them.
+const LARGEST: u32 = 3;
+const EXAMINED: u32 = 100_000;
+/// Apps that the question shows.
+const APPS: usize = 10;
+/// Width of a line of the question, and of the filter in it.
+const LINE: usize = 80;
+const FILTER: usize = 68;
 /// Letters that a dry run lists.
 const SAMPLE: u32 = 10;
 
@@ -31,16 +46,17 @@ pub(crate) enum Ask {
 }
 
 impl Ask {
-    pub(crate) fn of(dry_run: bool, yes: bool) -> Self {
+    /// Returns an error if nobody can be asked.
+    pub(crate) fn of(dry_run: bool, yes: bool) -> Result<Self, Failure> {
         match (dry_run, yes) {
-            (true, _) => Self::DryRun,
-            (false, true) => Self::Not,
-            (false, false) => Self::First,
+            (true, _) => Ok(Self::DryRun),
+            (false, true) => Ok(Self::Not),
+            (false, false) => can_ask().map(|()| Self::First),
         }
     }
 }
 
-/// The letters that were counted.
+/// The letters of an app that were counted.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
     /// Ends at the time of the count, or at `--created-before`. Letters that fail later are neither counted nor
@@ -59,21 +75,23 @@ impl Matching {
     }
 
     /// Changes the letters in batches of at most this size.
-    pub(crate) async fn in_batches(
+    async fn in_batches(
         &self,
         batch: u32,
         tally: &mut Tally,
         stop: &Stop,
-        change: impl AsyncFn(u32) -> Result<Changed, DeadLetterRepoError>,
+        change: &impl AsyncFn(&Self, u32) -> Result<Changed, DeadLetterRepoError>,
     ) -> Result<(), Failure> {
-        let progress = Progress::of(Some(self.count));
+        let (progress, mut done) = (Progress::of(Some(self.count)), 0);
         loop {
-            let limit = self.limit(tally.done, batch);
+            let limit = self.limit(done, batch);
             if limit == 0 {
                 return Ok(());
             }
-            let changed = change(limit).await?;
-            if !tally.batch(changed.ids.len(), changed.more, changed.skipped_locked, &progress)
+            let changed = change(self, limit).await?;
+            done += changed.ids.len() as u64;
+            progress.is_at(done);
+            if !tally.batch(self.app_id, changed.ids.len(), changed.more, changed.skipped_locked)
                 || tally.stops(stop)
             {
                 return Ok(());
@@ -82,48 +100,167 @@ impl Matching {
     }
 }
 
-/// Counts the matching letters and asks for confirmation. Returns `None` after a dry run.
-pub(crate) async fn confirmed(
-    store: &dyn DeadLetterStore,
-    app_id: AppId,
-    mut filter: DeadLetterFilter,
-    what: &str,
-    ask: Ask,
-    printer: &mut Printer,
+/// Changes the letters of each app in batches of at most this size.
+pub(crate) async fn in_batches(
+    found: &[Matching],
+    batch: u32,
+    tally: &mut Tally,
     stop: &Stop,
-) -> Result<Option<Matching>, Failure> {
-    if ask == Ask::First {
-        can_ask()?;
-    }
-    let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
-    if let Some(ahead) = filter.ahead_of(count.as_of) {
-        let ahead = store.count(app_id, &ahead, &CountRequest::default().cap(AHEAD_CAP)).await?;
-        if ahead.matching.count > 0 {
-            let letters = ahead.matching;
-            say!(
-                "note: {letters} letters also match but are ahead of the database's clock, and are not changed"
-            );
-            say!("hint: a later --created-before includes them");
+    change: impl AsyncFn(&Matching, u32) -> Result<Changed, DeadLetterRepoError>,
+) -> Result<(), Failure> {
+    for found in found {
+        found.in_batches(batch, tally, stop, &change).await?;
+        if tally.was_stopped() {
+            break;
         }
     }
-    if filter.effective_state() != DeadLetterState::Closed {
-        filter.created_before = Some(count.as_of);
+    Ok(())
+}
+
+/// Returns whether the filter has a condition besides the state. Without one it selects every letter.
+pub(crate) fn is_filtered(filter: &DeadLetterFilter) -> bool {
+    filter.clone().state(None) != DeadLetterFilter::default()
+}
+
+/// Counts the matching letters of each app and asks for confirmation. Returns the apps that have any, or `None` after a
+/// dry run.
+pub(crate) async fn confirmed(
+    store: &dyn DeadLetterStore,
+    selected: Selected,
+    what: &str,
+    ask: Ask,
+    settings: &Settings,
+    printer: &mut Printer,
+    stop: &Stop,
+) -> Result<Option<Vec<Matching>>, Failure> {
+    let (mut found, mut sum, mut ahead) = (Vec::new(), CappedCount::default(), 0);
+    for &app_id in &selected.apps {
+        let mut filter = selected.filter.clone();
+        let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
+        if let Some(filter) = filter.ahead_of(count.as_of) {
+            ahead +=
+                store.count(app_id, &filter, &CountRequest::default().cap(AHEAD_CAP)).await?.matching.count;
+        }
+        if filter.effective_state() != DeadLetterState::Closed {
+            filter.created_before = Some(count.as_of);
+        }
+        sum.count += count.matching.count;
+        sum.capped |= count.matching.capped;
+        if count.matching.count > 0 {
+            found.push(Matching { app_id, filter, count: count.matching.count, now: count.now });
+        }
     }
-    let letters = count.matching;
+    if ahead > 0 {
+        say!(
+            "note: {} also match but are ahead of the database's clock, and are not changed",
+            letters(CappedCount { count: ahead, capped: false })
+        );
+        say!("hint: a later --until includes them");
+    }
     if ask == Ask::DryRun {
-        let page = PageRequest::default().size(SAMPLE);
-        let page = store.list(app_id, &filter, &page).await?;
-        list::print(printer, &page, page.next.map(|cursor| Next { cursor, now: None }))?;
-        say!("note: {letters} letters would be {what}");
+        let request = PageRequest::default().size(SAMPLE);
+        let page = list::of_all_apps(store, &selected, &request).await?;
+        list::print(printer, &Page::last(page.items), None, selected.apps.len() == 1)?;
+        say!("note: {} would be {what}", letters(sum));
         return Ok(None);
     }
-    if ask == Ask::First && letters.count > 0 {
-        confirm(&format!("{letters} letters of the app {app_id} will be {what}. Continue?"), stop).await?;
+    if ask == Ask::First && sum.count > 0 {
+        let question = question(store, &selected.filter, &found, sum, what, settings).await?;
+        confirm(&question, stop).await?;
     }
-    if letters.capped {
-        say!("note: {letters} letters match; this run stops after the first {}", letters.count);
+    if sum.capped {
+        say!(
+            "note: this run stops after the first {} of an app",
+            letters(CappedCount { count: COUNT_CAP.into(), capped: false })
+        );
     }
-    Ok(Some(Matching { app_id, filter, count: letters.count, now: count.now }))
+    Ok(Some(found))
+}
+
+/// Returns what will be changed and where: the database, the filter, the count of each app, and the largest groups.
+async fn question(
+    store: &dyn DeadLetterStore,
+    filter: &DeadLetterFilter,
+    found: &[Matching],
+    sum: CappedCount,
+    what: &str,
+    settings: &Settings,
+) -> Result<String, Failure> {
+    let clock = settings.clock()?;
+    let request = GroupRequest::default().limit(LARGEST).scan_limit(EXAMINED);
+    let mut largest = Found::default();
+    for found in found {
+        largest.add(store, found.app_id, &found.filter, &request).await?;
+    }
+    let mut lines =
+        vec![format!("{} will be {what}:", letters(sum)), format!("  database  {}", settings.database)];
+    let mut named = "filter";
+    for line in words(filter, &clock) {
+        lines.push(format!("  {named:8}  {line}"));
+        named = "";
+    }
+    let mut named = "app";
+    for Matching { app_id, count, .. } in found.iter().take(APPS) {
+        lines.push(format!("  {named:8}  {:>7}  {app_id}", grouped(*count)));
+        named = "";
+    }
+    if found.len() > APPS {
+        lines.push(format!("  {:17}  and {} more apps", "", found.len() - APPS));
+    }
+    let mut named = "largest";
+    for Group { app_id, of_app: group } in largest.groups {
+        let app = if found.len() > 1 { short_app(app_id) + "  " } else { String::new() };
+        let (count, key) = (grouped(group.count), short_key(&group.group_key));
+        let line = format!("  {named:8}  {count:>7}  {key}  {app}{}", one_line(&group.sample));
+        lines.push(truncate_str(&line, LINE, "…").into_owned());
+        named = "";
+    }
+    Ok(format!("{}\nContinue?", lines.join("\n")))
+}
+
+/// Returns the filter as lines of words, with times that an option reads back.
+fn words(filter: &DeadLetterFilter, clock: &Clock) -> Vec<String> {
+    let query = ListQuery::from(filter.clone());
+    let words = query.pairs().map(|(name, value)| {
+        let time = value.parse().ok().filter(|_| name.ends_with("_from") || name.ends_with("_before"));
+        let value = time.map_or(value, |time| clock.time(time));
+        match &*name {
+            "state" => value,
+            "created_from" => format!("since {value}"),
+            "created_before" => format!("until {value}"),
+            "resolved_from" => format!("resolved since {value}"),
+            "resolved_before" => format!("resolved until {value}"),
+            "group_key" => format!("group {}", short_key(&value)),
+            "truncated" => {
+                format!("payload {}", if value == "true" { "truncated or erased" } else { "whole" })
+            }
+            "run_id" => format!("run {value}"),
+            name => format!("{} {value}", name.replace('_', " ")),
+        }
+    });
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() + 2 < FILTER => *line += &format!(", {word}"),
+            last => {
+                if let Some(line) = last {
+                    line.push(',');
+                }
+                lines.push(word);
+            }
+        }
+    }
+    lines
+}
+
+/// Returns the count with its noun.
+pub(crate) fn letters(count: CappedCount) -> String {
+    format!("{count} {}", if count.count == 1 && !count.capped { "letter" } else { "letters" })
+}
+
+/// Returns the number with separators.
+pub(crate) fn grouped(count: u64) -> String {
+    CappedCount { count, capped: false }.to_string()
 }
 
 /// Returns the filter for an action on open letters.

@@ -10,9 +10,11 @@ mod health;
 mod import;
 mod list;
 mod matching;
+mod migrate;
 mod reopen;
 mod replay;
 mod resolve;
+mod select;
 #[cfg(feature = "serve")]
 mod serve;
 mod show;
@@ -22,19 +24,22 @@ mod tally;
 mod timeline;
 
 pub(crate) use self::{
-    apps::apps, count::count, export::export, groups::groups, import::import, list::list, reopen::reopen,
-    replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep, timeline::timeline,
+    apps::apps, count::count, export::export, groups::groups, import::import, list::list, migrate::migrate,
+    reopen::reopen, replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep,
+    timeline::timeline,
 };
 
 #[cfg(feature = "serve")]
 pub(crate) use {health::Health, serve::serve};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
+
+use crate::output::Printer;
 
 /// Prints to standard error where the scan limit stopped the call.
-fn warn_of_scan_limit(scanned_back_to: Option<DateTime<Utc>>) {
+fn warn_of_scan_limit(printer: &Printer, scanned_back_to: Option<DateTime<Utc>>) {
     if let Some(time) = scanned_back_to {
-        let time = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+        let time = printer.clock().time(time);
         say!("note: scanned back to {time}; raise --scan-limit to examine older letters");
     }
 }

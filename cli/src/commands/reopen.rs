@@ -1,11 +1,11 @@
 use dead_letters::{
-    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore, ReopenRequest,
-    Resolution,
+    AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore,
+    ReopenRequest, Resolution,
 };
 
 use super::{
     change::{Change, run},
-    matching::Matching,
+    matching::{Matching, in_batches},
     tally::Tally,
 };
 use crate::{args::Reopen, error::Failure, output::Printer, settings::Settings, stop::Stop};
@@ -35,17 +35,25 @@ struct Reopening<'a> {
 impl Change for Reopening<'_> {
     const DONE: &'static str = "reopened";
 
-    async fn filter(&self, app_id: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-        let filter = filter.reopenable().ok_or_else(|| {
+    fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        filter.reopenable().ok_or_else(|| {
             let state = filter.state.map(|state| state.to_string()).unwrap_or_default();
             Failure::usage(format!("--state {state}: only closed letters can be reopened; use closed or any"))
-        })?;
+        })
+    }
+
+    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure> {
         let has_replayed = matches!(filter.resolution, None | Some(Resolution::Replayed));
         if has_replayed && !self.include_replayed {
             let replayed = filter.clone().resolution(Resolution::Replayed);
             let request = CountRequest::default().cap(REPLAYED_CAP);
-            let replayed = self.store.count(app_id, &replayed, &request).await?.matching;
-            if replayed.count > 0 {
+            let mut count = 0;
+            for &app_id in apps {
+                count += self.store.count(app_id, &replayed, &request).await?.matching.count;
+            }
+            if count > 0 {
+                let capped = count >= REPLAYED_CAP.into();
+                let replayed = CappedCount { count: count.min(REPLAYED_CAP.into()), capped };
                 let message =
                     format!("{replayed} of these letters were replayed; their events are back in the outbox");
                 return Err(Failure::usage(message).hint(
@@ -53,7 +61,7 @@ impl Change for Reopening<'_> {
                 ));
             }
         }
-        Ok(filter)
+        Ok(())
     }
 
     async fn by_ids(
@@ -74,7 +82,7 @@ impl Change for Reopening<'_> {
             for filter in [these.clone(), these.resolution(Resolution::HandlerFailed)] {
                 let changed =
                     self.store.reopen_matching(app_id, &filter, &Attribution::default(), &request).await?;
-                tally.done += changed.ids.len() as u64;
+                tally.done(app_id, changed.ids.len());
                 reopened.extend(changed.ids);
             }
             for &id in ids.iter().filter(|id| !reopened.contains(id)) {
@@ -97,18 +105,18 @@ impl Change for Reopening<'_> {
         Ok(())
     }
 
-    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
-        let mut filter = found.filter.clone();
-        // Letters that are closed after the count are left alone. The id of a run leaves them out by itself.
-        if filter.run_id.is_none() {
-            filter.resolved_before = Some(filter.resolved_before.map_or(found.now, |at| at.min(found.now)));
-        }
+    async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         let request = ReopenRequest::default().include_replayed(self.include_replayed);
-        found
-            .in_batches(BATCH, tally, stop, async |limit| {
-                let request = request.limit(limit);
-                self.store.reopen_matching(found.app_id, &filter, &Attribution::default(), &request).await
-            })
-            .await
+        in_batches(found, BATCH, tally, stop, async |found, limit| {
+            let mut filter = found.filter.clone();
+            // Letters that are closed after the count are left alone. The id of a run leaves them out by itself.
+            if filter.run_id.is_none() {
+                filter.resolved_before =
+                    Some(filter.resolved_before.map_or(found.now, |at| at.min(found.now)));
+            }
+            let request = request.limit(limit);
+            self.store.reopen_matching(found.app_id, &filter, &Attribution::default(), &request).await
+        })
+        .await
     }
 }

@@ -1,20 +1,22 @@
 use std::time::Duration;
 
 use dead_letters::{
-    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
-    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest, Resolution,
+    AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
+    Resolution,
 };
 use uuid::Uuid;
 
 use super::{
     change::{Change, run},
-    matching::{Matching, of_open},
+    matching::{Matching, letters, of_open},
     tally::Tally,
 };
 use crate::{
     args::Replay,
     error::Failure,
     output::{Printer, one_line},
+    program,
     progress::Progress,
     settings::Settings,
     stop::Stop,
@@ -63,8 +65,41 @@ struct Replaying<'a> {
 impl Change for Replaying<'_> {
     const DONE: &'static str = "replayed";
 
-    async fn filter(&self, app_id: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-        replayable(self.store, self.replayer, app_id, &of_open(&filter)?).await
+    fn hint(&self) -> Option<String> {
+        let (name, run_id) = (program::name(), self.run_id);
+        Some(format!("see what fails again with `{name} list --failed-again-in-run {run_id}`"))
+    }
+
+    fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        let replayable = of_open(&filter)?.replayable(self.replayer.accepts_truncated());
+        replayable.ok_or_else(|| {
+            Failure::usage(
+                "--truncated true: the service replays only whole payloads; resolve these letters instead",
+            )
+        })
+    }
+
+    /// Prints how many letters are left out because their payload is not whole.
+    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure> {
+        if self.replayer.accepts_truncated() {
+            return Ok(());
+        }
+        let truncated = filter.clone().truncated(true);
+        let mut left_out = CappedCount::default();
+        for &app_id in apps {
+            let request = CountRequest::default().cap(LEFT_OUT_CAP);
+            let CappedCount { count, capped } =
+                self.store.count(app_id, &truncated, &request).await?.matching;
+            left_out.count += count;
+            left_out.capped |= capped;
+        }
+        if left_out.count > 0 {
+            say!(
+                "note: {} with a truncated or erased payload also match, and are left out",
+                letters(left_out)
+            );
+        }
+        Ok(())
     }
 
     async fn by_ids(
@@ -79,7 +114,7 @@ impl Change for Replaying<'_> {
                 break;
             }
             match self.replayer.replay(app_id, id, &self.attribution).await {
-                Ok(_) => tally.done += 1,
+                Ok(_) => tally.done(app_id, 1),
                 Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
                 Err(DeadLetterRepoError::AlreadyResolved { resolution, by, .. }) => {
                     let resolution = resolution.map_or("something newer", Resolution::as_str);
@@ -101,85 +136,88 @@ impl Change for Replaying<'_> {
         Ok(())
     }
 
-    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
-        let &Self { store, replayer, ref attribution, run_id, wait } = self;
-        let progress = Progress::of(Some(found.count));
-        let mut examined = 0;
-        let mut after = None;
-        loop {
-            let limit = found.limit(examined, wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.done)));
-            if limit == 0 {
-                return Ok(());
+    async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        for (index, app) in found.iter().enumerate() {
+            // The events of the earlier apps may fail again as well.
+            self.of_app(app, &found[..=index], index + 1 == found.len(), tally, stop).await?;
+            if tally.was_stopped() {
+                break;
             }
-            let request = ReplayRequest::default().after(after).limit(limit);
+        }
+        Ok(())
+    }
+}
+
+impl Replaying<'_> {
+    async fn of_app(
+        &self,
+        found: &Matching,
+        so_far: &[Matching],
+        is_last: bool,
+        tally: &mut Tally,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        let &Self { replayer, ref attribution, wait, .. } = self;
+        let progress = Progress::of(Some(found.count));
+        let (mut examined, mut after, mut has_more) = (0, None, true);
+        while has_more {
+            let stage = wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.changed()));
+            let request = ReplayRequest::default().after(after).limit(found.limit(examined, stage));
             let batch = replayer.replay_matching(found.app_id, &found.filter, attribution, &request).await?;
             examined += (batch.ids.len() + batch.failed.len()) as u64;
+            progress.is_at(examined);
             after = batch.next;
             for failure in &batch.failed {
                 tally.left(failure.id, &reason(failure));
             }
-            let has_more = tally.batch(batch.ids.len(), batch.more, batch.skipped_locked, &progress);
+            has_more = tally.batch(found.app_id, batch.ids.len(), batch.more, batch.skipped_locked);
             if let Some(error) = batch.stopped {
                 return Err(error.into());
             }
-            if !has_more || found.limit(examined, BATCH) == 0 {
-                return Ok(());
-            }
-            if let Some(wait) = wait {
-                say!("note: replayed {}; waiting for events that fail again", tally.done);
+            has_more &= found.limit(examined, BATCH) > 0;
+            if let Some(wait) = wait.filter(|_| has_more || !is_last) {
+                say!("note: replayed {}; waiting for events that fail again", tally.changed());
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = stop.asked() => {}
                 }
-                let filter = DeadLetterFilter::default()
-                    .state(DeadLetterState::Any)
-                    .failed_again_in_run(run_id)
-                    .created_from(found.now);
-                let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
-                let page = store.list(found.app_id, &filter, &page).await?;
-                let again = page.items.len();
-                if again > 0 {
-                    let events = if again == 1 { "event" } else { "events" };
-                    tally.stops_because(&format!("{again} replayed {events} failed again"));
-                    return Ok(());
-                }
-                if page.next.is_some() {
-                    let why = format!("too many letters failed since the run began (more than {EXAMINED})");
-                    tally.stops_because(&why);
+                if self.failed_again(so_far, tally).await? {
                     return Ok(());
                 }
             }
-            if tally.stops(stop) {
+            if has_more && tally.stops(stop) {
                 return Ok(());
             }
         }
-    }
-}
-
-/// Restricts the filter to letters that the service replays, so that the count is exact. Prints how many letters are
-/// left out.
-async fn replayable(
-    store: &dyn DeadLetterStore,
-    replayer: &dyn DeadLetterReplay,
-    app_id: AppId,
-    filter: &DeadLetterFilter,
-) -> Result<DeadLetterFilter, Failure> {
-    let accepts_truncated = replayer.accepts_truncated();
-    let replayable = filter.replayable(accepts_truncated);
-    let replayable = replayable.ok_or_else(|| {
-        Failure::usage(
-            "--truncated true: the service replays only whole payloads; resolve these letters instead",
-        )
-    })?;
-    if !accepts_truncated && filter.truncated.is_none() {
-        let truncated = filter.clone().truncated(true);
-        let left_out = store.count(app_id, &truncated, &CountRequest::default().cap(LEFT_OUT_CAP)).await?;
-        if left_out.matching.count > 0 {
-            let letters = left_out.matching;
-            say!("note: {letters} letters with a truncated or erased payload also match, and are left out");
+        if !is_last {
+            tally.stops(stop);
         }
+        Ok(())
     }
-    Ok(replayable)
+
+    /// Stops the replay if events of the run failed again.
+    async fn failed_again(&self, so_far: &[Matching], tally: &mut Tally) -> Result<bool, Failure> {
+        let mut again = 0;
+        for found in so_far {
+            let filter = DeadLetterFilter::default()
+                .state(DeadLetterState::Any)
+                .failed_again_in_run(self.run_id)
+                .created_from(found.now);
+            let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
+            let page = self.store.list(found.app_id, &filter, &page).await?;
+            again += page.items.len();
+            if again == 0 && page.next.is_some() {
+                let why = format!("too many letters failed since the run began (more than {EXAMINED})");
+                tally.stops_because(&why);
+                return Ok(true);
+            }
+        }
+        if again > 0 {
+            let events = if again == 1 { "event" } else { "events" };
+            tally.stops_because(&format!("{again} replayed {events} failed again"));
+        }
+        Ok(again > 0)
+    }
 }
 
 /// Formats in one line why the service could not requeue a letter.

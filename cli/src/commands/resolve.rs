@@ -6,13 +6,14 @@ use uuid::Uuid;
 use super::{
     change::{Change, run},
     list::state,
-    matching::{Matching, of_open},
+    matching::{Matching, in_batches, of_open},
     tally::Tally,
 };
 use crate::{
     args::{Resolve, Verdict},
     error::Failure,
     output::Printer,
+    program,
     settings::Settings,
     stop::Stop,
 };
@@ -53,12 +54,16 @@ impl Change for Resolving<'_> {
         format!("resolved as {}", self.resolution)
     }
 
-    fn undo(&self, app_id: AppId) -> Option<String> {
-        Some(format!("dead-letters reopen --app {app_id} --run {}", self.run_id))
+    fn hint(&self) -> Option<String> {
+        Some(format!("undo with `{} reopen --run {}`", program::name(), self.run_id))
     }
 
-    async fn filter(&self, _: AppId, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
         of_open(&filter)
+    }
+
+    async fn check(&self, _: &[AppId], _: &DeadLetterFilter) -> Result<(), Failure> {
+        Ok(())
     }
 
     async fn by_ids(
@@ -75,14 +80,19 @@ impl Change for Resolving<'_> {
             }
             let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
             let resolved = store.resolve_matching(app_id, &open, *resolution, attribution, BATCH).await?.ids;
-            tally.done += resolved.len() as u64;
+            tally.done(app_id, resolved.len());
             for &id in ids.iter().filter(|id| !resolved.contains(id)) {
                 match store.summary(app_id, id).await? {
                     None => tally.missing(id),
                     Some(letter) => {
                         let by =
                             letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-                        tally.left(id, &format!("the letter is {}{by} and was not changed", state(&letter)));
+                        let why = format!("the letter is {}{by} and was not changed", state(&letter));
+                        match letter.resolution == Some(*resolution) {
+                            // The letter already has the resolution that the caller wants.
+                            true => say!("{id}: {why}"),
+                            false => tally.left(id, &why),
+                        }
                     }
                 }
             }
@@ -90,12 +100,11 @@ impl Change for Resolving<'_> {
         Ok(())
     }
 
-    async fn matching(&self, found: &Matching, tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+    async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         let Self { store, resolution, attribution, .. } = self;
-        found
-            .in_batches(BATCH, tally, stop, async |limit| {
-                store.resolve_matching(found.app_id, &found.filter, *resolution, attribution, limit).await
-            })
-            .await
+        in_batches(found, BATCH, tally, stop, async |found, limit| {
+            store.resolve_matching(found.app_id, &found.filter, *resolution, attribution, limit).await
+        })
+        .await
     }
 }

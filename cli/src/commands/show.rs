@@ -1,13 +1,21 @@
-use dead_letters::{DeadLetterStore, DeadLetterSummary, PayloadKind};
+use dead_letters::{AppId, DeadLetterId, DeadLetterStore, DeadLetterSummary, PageRequest, PayloadKind};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::list::state;
-use crate::{
-    args::Show,
-    error::Failure,
-    output::{Cell, Printer},
+use super::{
+    list::{of_all_apps, state},
+    select::select,
 };
+use crate::{
+    args::{Filter, Show},
+    error::Failure,
+    ids::{self, App, locate},
+    output::{Cell, Printer},
+    settings::Settings,
+};
+
+/// How many letters of an app are examined to find the newest that matches.
+const EXAMINED: u32 = 100_000;
 
 #[derive(Serialize)]
 struct Letter {
@@ -25,10 +33,19 @@ struct Letter {
 pub(crate) async fn show(
     store: &dyn DeadLetterStore,
     show: Show,
+    settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let Show { id, app, payload } = show;
+    let Show { id, filter, payload, payload_only } = show;
+    let (app, id) = match id {
+        Some(id) => named(store, filter.app, id).await?,
+        None => newest(store, filter, settings).await?,
+    };
     let missing = || Failure::not_found(format!("the app {app} has no dead letter {id}"));
+    if payload_only {
+        let payload = store.payload_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?;
+        return Ok(printer.text(&payload)?);
+    }
     let summary = store.summary(app, id).await?.ok_or_else(missing)?;
     let last_error = store.error_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?;
     let times = store.times_replayed(app, &[summary.original_event_id]).await?;
@@ -66,6 +83,39 @@ pub(crate) async fn show(
         ("payload", maybe(payload.clone())),
     ];
     Ok(printer.facts(&letter, facts)?)
+}
+
+async fn named(
+    store: &dyn DeadLetterStore,
+    app: Option<App>,
+    id: ids::Letter,
+) -> Result<(AppId, DeadLetterId), Failure> {
+    let located = locate(store, app, vec![id]).await?;
+    if let Some(id) = located.missing.first() {
+        return Err(Failure::not_found(format!("no app has the dead letter {id}")));
+    }
+    let found = located.by_app.iter().flat_map(|(app, ids)| ids.iter().map(|id| (*app, *id)));
+    match found.collect::<Vec<_>>()[..] {
+        [letter] => Ok(letter),
+        // Standard input may have any number of ids.
+        _ => Err(Failure::usage("standard input does not have the ID of one letter")),
+    }
+}
+
+async fn newest(
+    store: &dyn DeadLetterStore,
+    filter: Filter,
+    settings: &Settings,
+) -> Result<(AppId, DeadLetterId), Failure> {
+    let selected = select(store, filter, settings.now, Ok).await?;
+    let request = PageRequest::default().size(1).scan_limit(EXAMINED);
+    let page = of_all_apps(store, &selected, &request).await?;
+    let newest = page.items.first().map(|letter| (letter.app_id, letter.id));
+    newest.ok_or_else(|| {
+        Failure::not_found("no letter matches").hint(
+            "the newest 100,000 letters of each app and state are examined; --state any includes closed ones",
+        )
+    })
 }
 
 fn payload_kind(letter: &DeadLetterSummary) -> &'static str {

@@ -16,8 +16,9 @@ use tokio::sync::watch;
 
 use crate::{
     args::Sweep,
-    confirm::confirm,
+    confirm::{can_ask, confirm},
     error::{Exit, Failure, ended},
+    ids::named_app,
     output::{Printer, amount, number},
     progress::Progress,
     settings::Settings,
@@ -55,7 +56,11 @@ pub(crate) async fn sweep(
 ) -> Result<(), Failure> {
     let retention = Settings::retention(sweep.retention)?;
     let every = sweep.every.map(|text| Settings::duration("--every", &text, SHORTEST_PERIOD)).transpose()?;
-    let plan = Plan { app_id: sweep.app, retention, now: settings.now };
+    let app_id = match sweep.app {
+        Some(app) => Some(named_app(&*store, app).await?),
+        None => None,
+    };
+    let plan = Plan { app_id, retention, now: settings.now };
     if sweep.dry_run {
         return dry_run(&*store, &plan, printer).await;
     }
@@ -71,7 +76,8 @@ pub(crate) async fn sweep(
     }
     // Cron runs a sweep without a terminal, and then nothing is asked.
     if !sweep.yes && stdin().is_terminal() {
-        ask(&*store, &plan, every, stop).await?;
+        can_ask()?;
+        ask(&*store, &plan, every, settings, stop).await?;
     }
     let mut sweeper = Sweeper::builder(store, plan.policy());
     if let Some(archive) = archive {
@@ -179,6 +185,7 @@ async fn ask(
     store: &dyn DeadLetterStore,
     plan: &Plan,
     every: Option<Duration>,
+    settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
     let DueNow { closed, all, .. } = plan.counted(store).await?;
@@ -192,9 +199,10 @@ async fn ask(
     let letters = CappedCount { count, capped: due.iter().any(|count| count.capped) };
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
     let question = format!(
-        "{}{letters} {} of {of} will be deleted{}. Continue?",
+        "{}{letters} {} of {of} in {} will be deleted{}. Continue?",
         if is_bound { "At most " } else { "" },
         if count == 1 { "letter" } else { "letters" },
+        settings.database,
         if every.is_some() { ", and later the letters that become due" } else { "" },
     );
     confirm(&question, stop).await

@@ -1,19 +1,25 @@
 //! Counts the outcomes of an action on many letters, and returns the exit status.
 
-use dead_letters::DeadLetterId;
+use std::collections::BTreeMap;
+
+use dead_letters::{AppId, CappedCount, DeadLetterId};
 use serde_json::json;
 
+use super::matching::{grouped, letters};
 use crate::{
     error::{Exit, Failure, ended},
-    output::{Printer, number},
-    progress::Progress,
+    ids::short_app,
+    output::Printer,
     stop::Stop,
 };
+
+/// Apps that the result names.
+const APPS: usize = 10;
 
 /// The outcomes of an action on many letters.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) done: u64,
+    changed: BTreeMap<AppId, u64>,
     missing: u64,
     left: u64,
     skipped_locked: bool,
@@ -21,9 +27,24 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Counts changed letters of an app.
+    pub(crate) fn done(&mut self, app_id: AppId, letters: usize) {
+        if letters > 0 {
+            *self.changed.entry(app_id).or_default() += letters as u64;
+        }
+    }
+
+    pub(crate) fn changed(&self) -> u64 {
+        self.changed.values().sum()
+    }
+
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.was_stopped
+    }
+
     pub(crate) fn missing(&mut self, id: DeadLetterId) {
         self.missing += 1;
-        say!("{id}: the app has no such letter");
+        say!("{id}: there is no such letter");
     }
 
     /// Counts a letter that is left unchanged, and prints why.
@@ -48,15 +69,8 @@ impl Tally {
     }
 
     /// Counts a batch of matching letters. Returns whether there may be another batch.
-    pub(crate) fn batch(
-        &mut self,
-        done: usize,
-        more: bool,
-        skipped_locked: bool,
-        progress: &Progress,
-    ) -> bool {
-        self.done += done as u64;
-        progress.is_at(self.done);
+    pub(crate) fn batch(&mut self, app_id: AppId, done: usize, more: bool, skipped_locked: bool) -> bool {
+        self.done(app_id, done);
         self.skipped_locked |= skipped_locked;
         if !more && self.skipped_locked {
             self.left += 1;
@@ -65,7 +79,8 @@ impl Tally {
         more
     }
 
-    /// Prints the number of changed letters under this name, and returns the exit status.
+    /// Prints what was changed, and returns the exit status. Programs get the number of changed letters, in JSON under
+    /// this name.
     ///
     /// | changed | missing | left unchanged | exit status |
     /// | --- | --- | --- | --- |
@@ -79,9 +94,12 @@ impl Tally {
         self,
         ran: Result<(), Failure>,
         name: &'static str,
+        words: &str,
+        hint: Option<String>,
         printer: &mut Printer,
     ) -> Result<(), Failure> {
-        let Self { done, missing, left, was_stopped, .. } = self;
+        let done = self.changed();
+        let Self { changed, missing, left, was_stopped, .. } = self;
         let ran = match ran {
             Err(failure) if done == 0 => return Err(failure),
             ran => ran.map_err(Failure::after_a_part),
@@ -93,7 +111,18 @@ impl Tally {
             (0, _, _) => Err(Failure::silent(Exit::Failed)),
             _ => Err(Failure::silent(Exit::Partly)),
         });
-        let done = json!({ name: done });
-        ended(ran, printer.print(&done, &[&done], [number(name)], |done| [done[name].to_string().into()]))
+        let mut sentence = format!("{} {words}", letters(CappedCount { count: done, capped: false }));
+        if changed.len() > 1 {
+            let of_app =
+                |(app_id, count): (&AppId, &u64)| format!("{} of {}", grouped(*count), short_app(*app_id));
+            let apps: Vec<_> = changed.iter().take(APPS).map(of_app).collect();
+            let more = if changed.len() > APPS { ", …" } else { "" };
+            sentence += &format!(": {}{more}", apps.join(", "));
+        }
+        let printed = printer.sentence(&json!({ name: done }), &sentence, &[done.to_string()]);
+        if let Some(hint) = hint.filter(|_| done > 0) {
+            say!("note: {hint}");
+        }
+        ended(ran, printed)
     }
 }

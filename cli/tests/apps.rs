@@ -1,0 +1,269 @@
+//! Tests of commands over all apps, and of ids, keys and times as people type them.
+
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, Resolution, StoredLetter,
+    testing::stored_letter,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::{Ran, Store};
+
+on_every_backend! {
+    without_an_app_a_command_is_about_all_apps,
+    a_list_of_all_apps_is_sorted_and_continues_on_its_next_page,
+    an_app_is_named_by_the_beginning_of_its_id,
+    a_letter_is_named_by_the_last_digits_of_its_id,
+    ids_are_read_from_standard_input,
+    a_group_is_named_by_the_beginning_of_its_key,
+    a_change_of_all_apps_is_asked_with_its_counts_and_undone_as_one_run,
+    a_change_without_a_filter_needs_all,
+    an_export_is_of_all_states_and_all_apps_and_imports_as_it_was,
+    undoing_a_run_leaves_the_work_of_others_alone,
+    a_repeated_command_shows_what_is_new,
+}
+
+/// Two letters of each app, of the last minutes: the first app's are the older ones.
+async fn of_two_apps(store: &Store) -> (AppId, Vec<StoredLetter>) {
+    let other = AppId::from(Uuid::new_v4());
+    let of = |app, minutes, error: &str| StoredLetter {
+        last_error: error.to_owned(),
+        error_signature: error.to_owned(),
+        script_id: None,
+        ..stored_letter(app, Utc::now() - TimeDelta::minutes(minutes))
+    };
+    let letters = vec![
+        of(store.app, 40, "crm: 503"),
+        of(other, 30, "crm: 503"),
+        of(store.app, 20, "smtp: 451"),
+        of(other, 10, "crm: 503"),
+    ];
+    store.repo.import(&letters).await.unwrap();
+    (other, letters)
+}
+
+fn ids(ran: &Ran) -> Vec<String> {
+    ran.lines().iter().map(|line| line[0].to_owned()).collect()
+}
+
+async fn without_an_app_a_command_is_about_all_apps(store: Store) {
+    let (other, letters) = of_two_apps(&store).await;
+    let newest_first: Vec<_> = letters.iter().rev().map(|letter| letter.id.to_string()).collect();
+    assert_eq!(ids(&store.run("list")), newest_first);
+    assert_eq!(store.run("count").lines(), [["4"]]);
+    assert_eq!(store.run("count --cap 3").lines(), [["3+"]]);
+    assert_eq!(store.run("count --cap 4").lines(), [["4"]]);
+    let groups = store.run("groups");
+    let lines = groups.lines();
+    assert_eq!(lines.iter().map(|line| line[0]).collect::<Vec<_>>(), ["2", "1", "1"]);
+    assert_eq!((lines[0][7], lines[0][6]), (&*other.to_string(), "crm: 503"));
+    assert_eq!(store.run("groups --limit 1").lines().len(), 1);
+    let buckets = store.run("timeline --since 1h --buckets 2");
+    assert_eq!(buckets.lines().iter().map(|line| line[2]).collect::<Vec<_>>(), ["2", "2"]);
+    let shown = store.run(&format!("show {}", letters[1].id));
+    assert!(shown.out.contains(&format!("app\t{other}\n")), "{shown:?}");
+    store.run(&format!("show {}", Uuid::nil())).fails(3, "no app has the dead letter");
+    let by_env = |line: &str| {
+        let mut program = store.command(line);
+        Ran::from(
+            program.args(["--output", "tsv"]).env("DEAD_LETTERS_APP", other.to_string()).output().unwrap(),
+        )
+    };
+    assert_eq!(by_env("count").lines(), [["2"]]);
+    assert_eq!(by_env("count --app {app} --source orders").lines(), [["2"]]);
+}
+
+async fn a_list_of_all_apps_is_sorted_and_continues_on_its_next_page(store: Store) {
+    let (other, mut letters) = of_two_apps(&store).await;
+    // Letters of one moment, as one statement stores them.
+    let at = Utc::now() - TimeDelta::minutes(25);
+    let of_one_moment: Vec<_> =
+        (0..5).map(|n| stored_letter(if n % 2 == 0 { store.app } else { other }, at)).collect();
+    store.repo.import(&of_one_moment).await.unwrap();
+    letters.extend(of_one_moment);
+    letters.sort_by_key(|letter| std::cmp::Reverse((letter.created_at, letter.id)));
+    let expected: Vec<_> = letters.iter().map(|letter| letter.id.to_string()).collect();
+    for size in 1..=4 {
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        loop {
+            let ran = store.run(&format!("list -n {size} --since 2h{after}"));
+            assert_eq!(ran.code, 0, "{ran:?}");
+            seen.extend(ran.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()));
+            let Some((_, next)) = ran.err.split_once("--after ") else { break };
+            after = format!(" --after {}", next.trim());
+        }
+        assert_eq!(seen, expected, "{size} a page");
+    }
+    // A cursor of all apps is not one of an app, and the other way round.
+    let all = store.run("list -n 1").err;
+    let one = store.run("list -n 1 --app {app}").err;
+    let after = |said: &str| said.split_once("--after ").unwrap().1.trim().to_owned();
+    store.run(&format!("list --app {{app}} --after {}", after(&all))).fails(2, "the cursor is damaged");
+    store.run(&format!("list --after {}", after(&one))).fails(2, "the cursor is damaged");
+}
+
+async fn an_app_is_named_by_the_beginning_of_its_id(store: Store) {
+    let (other, _) = of_two_apps(&store).await;
+    for app in [store.app, other] {
+        let beginning = &app.to_string()[..9];
+        let lines = store.run(&format!("list --app {beginning}"));
+        assert!(lines.lines().iter().all(|line| line[6] == app.to_string()), "{lines:?}");
+        assert_eq!(lines.lines().len(), 2);
+    }
+    let twins = [0, 1].map(|n| Uuid::from_u128(0xabcd_0123 << 96 | n));
+    let now = Utc::now();
+    store.repo.import(&twins.map(|app| stored_letter(app.into(), now))).await.unwrap();
+    let ambiguous = store.run("resolve --app abcd --all --yes");
+    ambiguous.fails(2, "several apps begin so");
+    assert!(twins.iter().all(|app| ambiguous.err.contains(&app.to_string())), "{ambiguous:?}");
+    store.run("list --app abcd012345").fails(2, "no app with letters has an id that begins so");
+    store.run("sweep --delete-all-after 1d --yes --app abcd").fails(2, "several apps begin so");
+    assert_eq!(store.run("list --app ABCD0123-0000-0000-0000-000000000001").lines().len(), 1);
+}
+
+async fn a_letter_is_named_by_the_last_digits_of_its_id(store: Store) {
+    let (_, letters) = of_two_apps(&store).await;
+    let short = |n: usize| letters[n].id.to_string()[28..].to_owned();
+    let shown = store.run(&format!("show {} --output json", short(1))).json();
+    assert_eq!(shown["id"], json!(letters[1].id));
+    assert_eq!(ids(&store.run(&format!("list --ids {},{}", short(0), short(3)))).len(), 2);
+    let resolved = store.run(&format!("resolve {} {}", short(0), short(1)));
+    assert_eq!(resolved.lines(), [["2"]]);
+    assert_eq!(store.run(&format!("reopen {} {}", short(0), letters[1].id)).lines(), [["2"]]);
+    store.run("show 00000000").fails(3, "no letter of any app has an ID that ends in 00000000");
+    store.run("resolve 00000000 --app {app}").fails(3, "no letter of the app");
+    let mut twins = [0, 1].map(|_| stored_letter(store.app, Utc::now()));
+    for (n, twin) in twins.iter_mut().enumerate() {
+        twin.id = Uuid::from_u128((n as u128 + 1) << 64 | 0x1234_5678).into();
+    }
+    store.repo.import(&twins).await.unwrap();
+    let ambiguous = store.run("resolve 12345678");
+    ambiguous.fails(2, "several letters end so");
+    assert!(twins.iter().all(|twin| ambiguous.err.contains(&twin.id.to_string())), "{ambiguous:?}");
+    assert_eq!(store.run("count").lines(), [["6"]]);
+}
+
+async fn ids_are_read_from_standard_input(store: Store) {
+    let (_, letters) = of_two_apps(&store).await;
+    let quiet = store.run("list -q --error-contains crm");
+    let crm = [3, 1, 0].map(|n| letters[n].id.to_string() + "\n").concat();
+    assert_eq!((quiet.code, &*quiet.out), (0, &*crm), "{quiet:?}");
+    assert_eq!(store.fed("resolve - --note known", &quiet.out).lines(), [["3"]]);
+    assert_eq!(store.run("count").lines(), [["1"]]);
+    store.fed("resolve -", "not an id\n").fails(2, "standard input: a line is not the ID of a letter");
+    store.fed("show -", &quiet.out).fails(2, "standard input does not have the ID of one letter");
+    let nothing = store.fed("resolve -", "");
+    assert_eq!((nothing.code, &*nothing.out), (0, "0\n"), "{nothing:?}");
+}
+
+async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
+    // Both apps have letters of the largest group.
+    of_two_apps(&store).await;
+    let groups = store.run("groups");
+    let key = groups.lines()[0][4].to_owned();
+    assert_eq!(key.len(), 16);
+    assert_eq!(ids(&store.run(&format!("list -g {}", &key[..8]))).len(), 3);
+    assert_eq!(ids(&store.run(&format!("list -g {key}"))).len(), 3);
+    let table = store.run("groups --output table");
+    assert!(table.out.contains(&format!("\n{}  ", &key[..8])), "{table:?}");
+    store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins so");
+    let resolved = store.run(&format!("resolve --group {} --yes", &key[..8]));
+    assert_eq!(resolved.lines(), [["3"]]);
+    // Of seventeen keys, two begin with the same digit.
+    let letters: Vec<_> = (0..17)
+        .map(|n| StoredLetter { source: format!("source {n}"), ..stored_letter(store.app, Utc::now()) })
+        .collect();
+    store.repo.import(&letters).await.unwrap();
+    let groups = store.run("groups --output tsv");
+    let keys: Vec<_> = groups.lines().iter().map(|line| line[4].to_owned()).collect();
+    let begins = |digit: &char| keys.iter().filter(|key| key.starts_with(*digit)).count() > 1;
+    let digit = "0123456789abcdef".chars().find(begins).unwrap();
+    let ambiguous = store.run(&format!("resolve --group {digit} --yes"));
+    ambiguous.fails(2, "several groups begin so");
+    assert!(keys.iter().all(|key| ambiguous.err.contains(key) == key.starts_with(digit)), "{ambiguous:?}");
+    // Among closed letters, because only these can be reopened.
+    let reopened = store.run(&format!("reopen --group {} --yes", &key[..8]));
+    assert_eq!(reopened.lines(), [["3"]]);
+}
+
+async fn a_change_of_all_apps_is_asked_with_its_counts_and_undone_as_one_run(store: Store) {
+    let (other, _) = of_two_apps(&store).await;
+    let asked = store.typed(80, "resolve --error-contains crm --since 2h", "y\n");
+    for line in [
+        "3 letters will be resolved as ignored:\n".to_owned(),
+        format!("       1  {}\n", store.app),
+        format!("       2  {other}\n"),
+        "  filter    open, error contains crm, since ".to_owned(),
+        "  crm: 503\n".to_owned(),
+        "\nContinue? [y/N] ".to_owned(),
+        format!("2 of {}", &other.to_string()[..8]),
+    ] {
+        assert!(asked.out.contains(&line), "{line}: {}", asked.out);
+    }
+    let database = asked.out.lines().find_map(|line| line.strip_prefix("  database  ")).unwrap();
+    let url = url::Url::parse(&store.url).unwrap();
+    assert!(database.contains(url.path()) && !database.contains('@'), "{database}");
+    assert_eq!(store.run("count").lines(), [["1"]]);
+    let undo =
+        asked.out.lines().find_map(|line| Some(line.split_once("undo with `dead-letters ")?.1)).unwrap();
+    let undone = store.run(&format!("{} --yes", undo.trim_end_matches('`')));
+    assert_eq!(undone.lines(), [["3"]]);
+    assert_eq!(store.run("count").lines(), [["4"]]);
+    // The dry run shows the newest of all apps.
+    let dry = store.run("resolve --error-contains crm --dry-run");
+    assert_eq!((dry.code, dry.out.lines().count()), (0, 3), "{dry:?}");
+}
+
+async fn a_change_without_a_filter_needs_all(store: Store) {
+    of_two_apps(&store).await;
+    for line in ["resolve --yes", "resolve --app {app} --yes", "resolve --state unresolved --yes"] {
+        store.run(line).fails(2, "or --all for every letter");
+    }
+    assert_eq!(store.run("resolve --app {app} --all --yes").lines(), [["2"]]);
+    assert_eq!(store.run("resolve --all --yes").lines(), [["2"]]);
+    // A question that nobody can see is not asked.
+    let unseen = store.typed(80, "reopen --all 2>/dev/null", "y\n");
+    assert_eq!((unseen.code, &*unseen.out.replace("y\n", "")), (2, ""), "{unseen:?}");
+    assert_eq!(store.run("count").lines(), [["0"]]);
+}
+
+async fn an_export_is_of_all_states_and_all_apps_and_imports_as_it_was(store: Store) {
+    let (other, letters) = of_two_apps(&store).await;
+    store.repo.resolve(letters[0].id, "ignored").await.unwrap();
+    store.repo.resolve(letters[1].id, "ignored").await.unwrap();
+    store.repo.resolve(letters[3].id, "ignored").await.unwrap();
+    let exported = store.run("export");
+    assert_eq!(exported.out.lines().count(), 4);
+    assert_eq!(store.run("export --state open").out.lines().count(), 1);
+    assert_eq!(store.run(&format!("export --app {other}")).out.lines().count(), 2);
+    let imported = store.fed("import", &exported.out);
+    assert_eq!(imported.lines(), [["0", "4"]]);
+}
+
+async fn undoing_a_run_leaves_the_work_of_others_alone(store: Store) {
+    let (_, letters) = of_two_apps(&store).await;
+    store.run("resolve --error-contains crm --yes --by ada");
+    store.repo.resolve(letters[2].id, "ignored").await.unwrap();
+    let by_ben = Attribution::by("ben");
+    store.repo.reopen(letters[3].app_id, letters[3].id, &by_ben).await.unwrap();
+    store.repo.resolve_once(letters[3].app_id, letters[3].id, Resolution::Ignored, &by_ben).await.unwrap();
+    assert_eq!(store.run("reopen --resolved-by ada --resolved-since 1h --yes").lines(), [["2"]]);
+    assert_eq!(store.run("list --state closed").lines().len(), 2);
+}
+
+async fn a_repeated_command_shows_what_is_new(store: Store) {
+    use std::io::{BufRead, BufReader};
+    let mut program = store.start("count --watch 1s");
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("0"));
+    of_two_apps(&store).await;
+    assert!(lines.any(|line| line == "4"));
+    crate::support::signal(&program, "INT");
+    assert_eq!(program.wait().unwrap().code(), Some(0));
+    let json: Value = store.run("count --output json").json();
+    assert_eq!(json["count"], json!(4));
+    store.run("count --watch 0s").fails(2, "--watch: \"0s\" is shorter than the minimum of 1s");
+    store.run("resolve --watch").fails(2, "--watch");
+    assert_eq!(store.repo.unresolved_count(store.app).await.unwrap(), 2);
+}
