@@ -77,7 +77,7 @@ pub(crate) struct Status {
     pub(crate) pending: Vec<String>,
     /// Whether the table is complete although its steps are recorded in another table.
     pub(crate) recorded_elsewhere: bool,
-    /// What to say if steps are missing.
+    /// The error if steps are missing.
     #[serde(skip)]
     pub(crate) failure: Option<Failure>,
 }

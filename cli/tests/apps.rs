@@ -170,7 +170,7 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins so");
     let resolved = store.run(&format!("resolve --group {} --yes", &key[..8]));
     assert_eq!(resolved.lines(), [["3"]]);
-    // Of seventeen keys, two begin with the same digit.
+    // At least two of seventeen keys begin with the same digit.
     let letters: Vec<_> = (0..17)
         .map(|n| StoredLetter { source: format!("source {n}"), ..stored_letter(store.app, Utc::now()) })
         .collect();

@@ -107,7 +107,7 @@ fn normalized(transcript: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What follows the words in the transcript, up to the next white space.
+/// Returns the word that follows these words in the transcript.
 fn after<'a>(transcript: &'a str, words: &str) -> &'a str {
     let (_, rest) = transcript.split_once(words).unwrap_or_else(|| panic!("no {words:?} in\n{transcript}"));
     rest.split([' ', '\n', '`']).next().unwrap()

@@ -45,7 +45,7 @@ async fn the_schema_is_looked_up_and_brought_up_to_date() {
     assert!(pending.code == 5 && pending.err.contains("has no dead_letters table"), "{pending:?}");
     let applied = migrate("up");
     assert_eq!((applied.code, applied.out.lines().next()), (0, Some("APPLIED")), "{applied:?}");
-    // What was missing is what was applied.
+    // The steps that were missing were applied.
     assert_eq!(pending.out.replace("PENDING", "APPLIED"), applied.out);
     assert_eq!(migrate("status").code, 0);
     let json = ["migrate", "status", "--output", "json", "--database-url", &url];

@@ -59,7 +59,7 @@ impl Ask {
 /// The letters of an app that were counted.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Ends at the time of the count, or at `--created-before`. Letters that fail later are neither counted nor
+    /// Ends at the time of the count, or at `--until`. Letters that fail later are neither counted nor
     /// changed.
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
@@ -108,11 +108,11 @@ pub(crate) async fn in_batches(
     stop: &Stop,
     change: impl AsyncFn(&Matching, u32) -> Result<Changed, DeadLetterRepoError>,
 ) -> Result<(), Failure> {
-    for found in found {
-        found.in_batches(batch, tally, stop, &change).await?;
-        if tally.was_stopped() {
+    for (index, found) in found.iter().enumerate() {
+        if tally.was_stopped() || index > 0 && tally.stops(stop) {
             break;
         }
+        found.in_batches(batch, tally, stop, &change).await?;
     }
     Ok(())
 }
