@@ -47,8 +47,8 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 ///
 /// The letters of a call are those that were stored, read, resolved, reopened or deleted, or the sum of a count, a
 /// timeline or groups. For [`backlogs`](DeadLetterRead::backlogs) they are the open letters, and for
-/// [`import`](crate::DeadLetterTransfer::import) the letters that did not exist yet. `begin`, `commit` and
-/// `check_ready` have no letters.
+/// [`import`](crate::DeadLetterTransfer::import) the letters that did not exist yet. `apps`, `begin`, `commit`
+/// and `check_ready` have no letters.
 ///
 /// The call `coalesced_insert` is an insert as the caller of a `CoalescingDeadLetterRepo` sees it, including the wait
 /// for its batch. It counts no letter, because `insert_many` or `insert` counts the letter when it stores it.

@@ -93,8 +93,8 @@ fn normalized(transcript: &str) -> String {
         let end = &part[word.len()..];
         let shown = match word {
             word if is_id(word) => "ID",
-            word if word.len() == 5 && word[2..3] == *"-" && is_all(word, '-') => "DAY",
-            word if word.len() == 5 && word[2..3] == *":" && is_all(word, ':') => "TIME",
+            word if word.len() == 5 && word.as_bytes()[2] == b'-' && is_all(word, '-') => "DAY",
+            word if word.len() == 5 && word.as_bytes()[2] == b':' && is_all(word, ':') => "TIME",
             word if word.len() < 5 && word.ends_with(['h', 'd']) && is_all(&word[..word.len() - 1], '0') => {
                 "AGE"
             }

@@ -205,7 +205,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("list", 5, repo.list(app, &open, &page.clone().size(5))).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
     calls.ok("backlogs", 5, repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
-    calls.ok("apps", 1, repo.apps(DeadLetterState::Any, None, 10)).await;
+    calls.ok("apps", 0, repo.apps(DeadLetterState::Any, None, 10)).await;
     calls.ok("unresolved_counts", 6, repo.unresolved_counts(&[app, new_app()], None)).await;
     calls.ok("count", 4, repo.count(app, &open, &CountRequest::default().cap(4))).await;
     calls.ok("timeline", 6, repo.timeline(app, &open, &TimelineRequest::from(day))).await;
