@@ -166,12 +166,13 @@ fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveErro
     }
     let unfinished = path.with_extension(format!("{}.tmp", Uuid::now_v7()));
     let failed = |error| io_error(&unfinished, error);
-    let written = || -> Result<(), ArchiveError> {
+    let mut written = || -> Result<(), ArchiveError> {
         let mut lines = BufWriter::new(new_file(&unfinished).map_err(failed)?);
         let mut file = open(path)?;
         while let Some(read) = file.next_letter(&mut line)? {
             match is_due(&read.letter) {
-                true => serde_json::to_writer(&mut lines, &read.letter.erased(Utc::now())).map_err(io::Error::from),
+                true => serde_json::to_writer(&mut lines, &read.letter.erased(Utc::now()))
+                    .map_err(io::Error::from),
                 false => lines.write_all(&line),
             }
             .and_then(|()| lines.write_all(b"\n"))

@@ -259,7 +259,7 @@ impl Opened {
                 Ok(()) => {
                     return Ok(Status { pending: Vec::new(), recorded_elsewhere: true, failure: None });
                 }
-                Err(failure) if failure == self.no_table() => Some(failure.as_pending()),
+                Err(failure) if failure == self.no_table() => Some(failure.before_the_first_step()),
                 Err(failure) => return Err(failure),
             },
             steps => {

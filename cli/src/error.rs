@@ -77,7 +77,7 @@ impl Failure {
     }
 
     /// Marks a failure about a table that is missing because no step was applied.
-    pub(crate) fn as_pending(self) -> Self {
+    pub(crate) fn before_the_first_step(self) -> Self {
         Self { exit: Exit::Pending, ..self }
     }
 

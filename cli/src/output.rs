@@ -96,10 +96,12 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
+type Cells<'a, T> = Box<dyn Fn(&T) -> Vec<Cell> + 'a>;
+
 /// The columns of a table, and the cells of each item.
 pub(crate) struct Layout<'a, T> {
     pub(crate) columns: Vec<Column>,
-    pub(crate) cells: Box<dyn Fn(&T) -> Vec<Cell> + 'a>,
+    pub(crate) cells: Cells<'a, T>,
 }
 
 impl Printer {
