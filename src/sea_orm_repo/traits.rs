@@ -10,11 +10,14 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
+    new_error_groups,
     SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete,
     error_groups, export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of,
     timeline,
 };
 use crate::{
+    NewGroupRequest,
+    NewErrorGroups,
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
@@ -183,6 +186,15 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
         let call = call!("error_groups", %app_id);
         let found = error_groups::error_groups(self, app_id, filter, request);
         observed(call, pin!(found), |found| found.groups.iter().map(|group| group.count).sum()).await
+    }
+
+    async fn new_error_groups(
+        &self,
+        request: &NewGroupRequest,
+    ) -> Result<NewErrorGroups, DeadLetterRepoError> {
+        let found = new_error_groups::new_error_groups(self, request);
+        let letters = |found: &NewErrorGroups| found.groups.iter().map(|group| group.count).sum();
+        observed(call!("new_error_groups"), pin!(found), letters).await
     }
 
     async fn times_replayed(

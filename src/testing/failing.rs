@@ -13,6 +13,8 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
+    NewGroupRequest,
+    NewErrorGroups,
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
     DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
@@ -228,6 +230,7 @@ calls! {
             filter: &DeadLetterFilter,
             request: &GroupRequest,
         ) -> ErrorGroups;
+        NewErrorGroups new_error_groups(request: &NewGroupRequest) -> NewErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
     }
     DeadLetterResolve {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
+    NewGroupRequest,
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
@@ -121,6 +122,10 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     let backlogs = BacklogRequest::default().limit(10).cap(3);
     for backlogs in [backlogs.clone().among([app]), backlogs] {
         results.of("backlogs", repo.backlogs(&backlogs).await);
+    }
+    let new = NewGroupRequest::since(ten_oclock() + Duration::minutes(3)).scan_limit(7);
+    for new in [new.clone().among([app]), new] {
+        results.of("new_error_groups", repo.new_error_groups(&new).await);
     }
     for cap in [None, Some(3)] {
         results.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);

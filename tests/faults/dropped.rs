@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
+    NewGroupRequest,
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest,
@@ -106,6 +107,7 @@ dropped! {
     count,
     timeline,
     backlogs,
+    new_error_groups,
     times_replayed,
     resolve_once,
     reopen_matching,
@@ -266,6 +268,11 @@ async fn timeline(given: &Given) -> Outcome {
 
 async fn backlogs(given: &Given) -> Outcome {
     given.repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop)
+}
+
+async fn new_error_groups(given: &Given) -> Outcome {
+    let request = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([given.app]);
+    given.repo.new_error_groups(&request).await.map(drop)
 }
 
 async fn times_replayed(given: &Given) -> Outcome {
