@@ -147,7 +147,7 @@ debug_without_content! {
 /// # let repo = dead_letters::testing::store().await?;
 /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
 /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
-/// // Of the apps that an operator may see.
+/// // The groups of the apps that an operator may see.
 /// let request = NewGroupRequest::since(Utc::now() - TimeDelta::hours(24)).among([app]).limit(20);
 /// let new = repo.new_error_groups(&request).await?;
 /// assert_eq!(new.groups[0].app_id, app);

@@ -418,15 +418,14 @@ pub trait DeadLetterRead: Send + Sync {
     /// Finds the error groups that have letters since `since` and are new or regressed, in all apps, or in those among
     /// the request's.
     ///
-    /// The call examines the newest letters of any state, at most `scan_limit`, and knows nothing of older ones. Of
-    /// the letters of a group that it examined:
+    /// The call examines the newest letters of any state, at most `scan_limit`, and knows nothing of older ones.
     ///
-    /// - every open one was created after the last close: the group [regressed](crate::NewGroupState::Regressed). An
-    ///   older letter that the call did not examine may still be open, or closed later.
-    /// - none was created before `since`, and the group did not regress: the group is
-    ///   [new](crate::NewGroupState::New), back to [`scanned_back_to`](NewErrorGroups::scanned_back_to). If more than
-    ///   `scan_limit` letters were created since `since`, the call examined no earlier one, and the group is
-    ///   [unknown](crate::NewGroupState::Unknown).
+    /// - A group [regressed](crate::NewGroupState::Regressed) if it has open letters, and all of them were created
+    ///   after its last close. An older letter that the call did not examine may still be open, or closed later.
+    /// - Another group is [new](crate::NewGroupState::New) if none of its letters was created before `since`, back to
+    ///   [`scanned_back_to`](NewErrorGroups::scanned_back_to).
+    /// - It is [unknown](crate::NewGroupState::Unknown) whether a group is new if the scan limit stopped the call
+    ///   before it came to `since`.
     ///
     /// All other groups are left out. Letters whose signature the rules of an earlier version made are of another
     /// group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
