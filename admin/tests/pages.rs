@@ -1002,6 +1002,8 @@ async fn groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps(w
     for &id in &orders {
         world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     }
+    let page = client.get("/apps").await;
+    assert!(page.shows("New in the last 24 hours") && !page.shows("Regressed"), "{page}");
     world.letters_of(1, "orders").await;
     let page = client.get("/apps").await;
     assert!(page.shows("Regressed last closed") && page.shows("3 letters"), "{page}");

@@ -185,11 +185,18 @@ pub(crate) struct Show {
 /// List groups of similar failures, largest first
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  dead-letters groups --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --created-from yesterday"
+    after_help = "Examples:\n  dead-letters groups --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01 --state any --created-from yesterday\n  dead-letters groups --new-since 24h"
 )]
 pub(crate) struct Groups {
+    /// App of the letters
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
+    pub(crate) app: Option<AppId>,
+    /// List the groups that are new since this time or regressed, of all apps or of --app: 24h (ago), yesterday,
+    /// 2026-03-01T10:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with = "Narrow")]
+    pub(crate) new_since: Option<String>,
     #[command(flatten)]
-    pub(crate) filter: Filter,
+    pub(crate) narrow: Narrow,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Maximum number of groups, 1 to 500
