@@ -6,12 +6,11 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    NewGroupRequest,
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest,
-    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope,
-    TimelineRequest,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor,
+    SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
+    conditions::is_erased,
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
     dialect::Dialect,
@@ -138,6 +139,7 @@ impl Look {
             Column::CreatedAt,
             Column::ResolvedAt,
             Column::Resolution,
+            Column::PayloadKind,
         ]);
         let newest_first = by_time(Column::CreatedAt, Order::Desc);
         let rows = u64::from(scan) + 1;
@@ -162,6 +164,7 @@ impl Look {
             .columns([Column::AppId, Column::GroupKey, Column::Id, Column::CreatedAt])
             .expr_as(if_closed(Column::ResolvedAt.into_expr()), "closed_at")
             .expr_as(if_open(Column::CreatedAt.into_expr()), "open_at")
+            .expr_as(CaseStatement::new().case(is_erased().not(), Expr::Constant(1.into())), "kept")
             .expr_window_as(Func::cust("row_number"), position, POSITION)
             .from_subquery(newest, Entity)
             .take()
@@ -181,9 +184,13 @@ impl Look {
     fn picked(&self, scan: u32) -> SelectStatement {
         let since = |column: &'static str| Expr::col(column).gte(self.since);
         let if_since = |then: Expr| CaseStatement::new().case(since("created_at"), then);
+        let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
         let groups = Query::select()
             .columns([Column::AppId, Column::GroupKey])
-            .expr_as(Func::min(Expr::col(POSITION)), POSITION)
+            .expr_as(
+                Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)),
+                POSITION,
+            )
             .expr_as(Func::count(if_since(Expr::Constant(1.into()))), LETTERS)
             .expr_as(Func::min(if_since(Expr::col("created_at"))), "first_seen")
             .expr_as(Func::min(Expr::col("created_at")), "oldest_at")
@@ -216,7 +223,7 @@ impl Look {
 }
 
 const SCANNED: &str = "scanned";
-/// The position of a letter among the scanned ones, and of a group's newest letter.
+/// The position of a letter among the scanned ones, and of the letter that a group shows.
 const POSITION: &str = "position";
 const PICKED: &str = "picked";
 const END: &str = "scan_end";

@@ -10,20 +10,17 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    new_error_groups,
     SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete,
-    error_groups, export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of,
-    timeline,
+    error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures, resolve, sweep,
+    sweep_sql::app_of, timeline,
 };
 use crate::{
-    NewGroupRequest,
-    NewErrorGroups,
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest,
-    RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
-    Timeline, TimelineRequest, UnresolvedCount,
+    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroups,
+    NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
+    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 

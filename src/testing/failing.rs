@@ -13,14 +13,13 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    NewGroupRequest,
-    NewErrorGroups,
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
     DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
     DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
-    NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed,
-    Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
+    Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    NewGroupRequest,
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
+    PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};

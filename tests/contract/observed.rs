@@ -8,9 +8,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    NewGroupRequest,
     Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
-    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution,
+    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest,
+    Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;

@@ -12,14 +12,12 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    NewGroupRequest,
-    NewErrorGroup,
     AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Swept, TimelineRequest,
+    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup,
+    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };

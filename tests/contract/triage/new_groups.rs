@@ -1,8 +1,8 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterState, GroupRequest, NewDeadLetter, NewErrorGroup, NewErrorGroups, NewGroupRequest,
-    NewGroupState, ScriptId,
+    AppId, DeadLetterDelete, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterState, GroupRequest, NewDeadLetter, NewErrorGroup, NewErrorGroups,
+    NewGroupRequest, NewGroupState, ScriptId,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -23,6 +23,7 @@ on_every_backend! {
     some_apps_share_the_scan_limit,
     the_group_that_broke_last_comes_first_and_the_limit_keeps_the_first,
     letters_without_a_key_are_one_group,
+    an_erased_letter_counts_but_shows_nothing_unless_all_are_erased,
     what_is_out_of_range_is_refused_and_nothing_is_sent,
 }
 
@@ -269,6 +270,21 @@ async fn letters_without_a_key_are_one_group(db: TestDb) {
     let found = find(&db, &since(4)).await.groups;
     let [group] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((group.group_key.as_str(), group.count, group.state), ("", 2, New));
+}
+
+async fn an_erased_letter_counts_but_shows_nothing_unless_all_are_erased(db: TestDb) {
+    let app = new_app();
+    let kept = at(&db, 5, failed(app, "new 1")).await;
+    let erased = at(&db, 6, failed(app, "new 2")).await;
+    db.repo().erase(app, &[erased], &seen()).await.unwrap();
+    // Erasing keeps the group.
+    let group = find(&db, &since(4)).await.groups.remove(0);
+    assert_eq!((group.count, group.newest_id, &*group.sample), (2, kept, "new 1"));
+    assert_eq!(group.last_seen, minute(6));
+    db.repo().erase(app, &[kept], &seen()).await.unwrap();
+    let group = find(&db, &since(4)).await.groups.remove(0);
+    assert_eq!((group.count, group.newest_id), (2, erased));
+    assert!(!group.sample.contains("new"), "{}", group.sample);
 }
 
 async fn what_is_out_of_range_is_refused_and_nothing_is_sent(db: TestDb) {
