@@ -86,6 +86,10 @@ pub enum DeadLetterRepoError {
     /// The `from` of a time range is after its `until`.
     #[error("`from` must not be after `until`")]
     FromAfterUntil,
+    /// The `since` of [`new_error_groups`](crate::DeadLetterRead::new_error_groups) is in the future, by the clock of
+    /// the caller's process.
+    #[error("`since` must not be in the future (got {0})")]
+    SinceInFuture(DateTime<Utc>),
     /// The cursor is damaged or made up, or belongs to another app or filter.
     #[error("the cursor is damaged, or belongs to another app or filter: begin with the first page again")]
     InvalidCursor,
@@ -257,6 +261,7 @@ impl DeadLetterRepoError {
             | Self::MissingCreatedBefore
             | Self::MissingResolvedBefore
             | Self::FromAfterUntil
+            | Self::SinceInFuture(_)
             | Self::InvalidCursor
             | Self::NotStorable { .. }
             | Self::PayloadTooLarge { .. }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without_content, setters::setters};
+use crate::{AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without_content, setters::setters};
 
 /// Which error groups to return.
 ///
@@ -64,6 +64,29 @@ pub struct ErrorGroups {
 /// Letters with the same source, op, script and error signature.
 ///
 /// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterFilter, DeadLetterRead, DeadLetterState, GroupRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # use dead_letters::{DeadLetterRepo, testing};
+/// # let letter = testing::letter(app);
+/// # let id = repo.insert(letter.clone()).await?;
+/// # repo.resolve(id, "ignored").await?;
+/// # tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+/// # repo.insert(letter).await?;
+/// // The letters of any state, because closed letters show that the group was closed.
+/// let any = DeadLetterFilter::default().state(DeadLetterState::Any);
+/// let groups = repo.error_groups(app, &any, &GroupRequest::default()).await?.groups;
+/// assert!(groups[0].regressed);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ErrorGroup {
@@ -94,47 +117,155 @@ pub struct ErrorGroup {
     pub closed: u64,
     /// When the last of the closed letters was resolved.
     pub last_closed_at: Option<DateTime<Utc>>,
+    /// Whether the group regressed: it has closed letters and open ones, and every open one was created after
+    /// `last_closed_at`. It is `false` if the filter's state leaves closed or open letters out.
+    pub regressed: bool,
     /// The buckets of the requested timeline, or none if the request has no timeline. Letters outside its time range
     /// still count in the group.
     pub timeline: Vec<Bucket>,
 }
 
-impl ErrorGroup {
-    /// Returns whether the group regressed: it has a letter that was created after the last of its letters was
-    /// closed.
-    ///
-    /// It is always `false` if the filter's state leaves closed letters out.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use dead_letters::{DeadLetterFilter, DeadLetterRead, DeadLetterState, GroupRequest};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let repo = dead_letters::testing::store().await?;
-    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
-    /// # use dead_letters::{DeadLetterRepo, testing};
-    /// # let letter = testing::letter(app);
-    /// # let id = repo.insert(letter.clone()).await?;
-    /// # repo.resolve(id, "ignored").await?;
-    /// # tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    /// # repo.insert(letter).await?;
-    /// // The letters of any state, because closed letters show that the group was closed.
-    /// let any = DeadLetterFilter::default().state(DeadLetterState::Any);
-    /// let groups = repo.error_groups(app, &any, &GroupRequest::default()).await?.groups;
-    /// assert!(groups[0].regressed());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn regressed(&self) -> bool {
-        self.last_closed_at.is_some_and(|closed| closed < self.last_seen)
+debug_without_content! {
+    ErrorGroup {
+        group_key, script_id, count, first_seen, last_seen, newest_id, closed, last_closed_at, regressed, timeline;
+        source, op, error_signature, sample,
     }
 }
 
+/// Which groups [`new_error_groups`](crate::DeadLetterRead::new_error_groups) returns.
+///
+/// Every field but `since` may be missing when it is deserialized. An unknown field is an error.
+///
+/// # Examples
+///
+/// ```
+/// use chrono::{TimeDelta, Utc};
+/// use dead_letters::{DeadLetterRead, NewGroupRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+/// // The groups of the apps that an operator may see.
+/// let request = NewGroupRequest::since(Utc::now() - TimeDelta::hours(24)).among([app]).limit(20);
+/// let new = repo.new_error_groups(&request).await?;
+/// assert_eq!(new.groups[0].app_id, app);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NewGroupRequest {
+    /// Only groups that have letters created at this time or later. It must not be in the future.
+    pub since: DateTime<Utc>,
+    /// Only groups of these apps, in any order. `None` is all apps.
+    #[serde(default)]
+    pub among: Option<Vec<AppId>>,
+    /// How many letters the call may examine, at least 1: 10,000 by default. It bounds the letters since `since` and the
+    /// earlier ones together.
+    #[serde(default = "default_scan_limit")]
+    pub scan_limit: u32,
+    /// How many groups to return at most, 1 to 500: 50 by default.
+    #[serde(default = "default_limit")]
+    pub limit: u32,
+}
+
+fn default_scan_limit() -> u32 {
+    10_000
+}
+
+fn default_limit() -> u32 {
+    50
+}
+
+impl NewGroupRequest {
+    /// Makes a request for the groups of all apps that have letters created at this time or later.
+    pub fn since(since: DateTime<Utc>) -> Self {
+        Self { since, among: None, scan_limit: default_scan_limit(), limit: default_limit() }
+    }
+}
+
+setters! { NewGroupRequest { into among: Vec<AppId>, plain scan_limit: u32, plain limit: u32 } }
+
+/// The error groups that are new or regressed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NewErrorGroups {
+    /// The groups. The group whose first letter since `since` was created last comes first, then groups go by app and
+    /// key.
+    pub groups: Vec<NewErrorGroup>,
+    /// Where the scan limit stopped the call: it knows nothing of letters created before this time. `None` if nothing
+    /// was left out. If the call went app by app, it is the latest of the apps' times.
+    pub scanned_back_to: Option<DateTime<Utc>>,
+}
+
+/// An error group that is new or regressed.
+///
+/// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NewErrorGroup {
+    /// The app.
+    pub app_id: AppId,
+    /// The key of the group, as in [`ErrorGroup::group_key`].
+    pub group_key: String,
+    /// The subject of the events, at most 500 characters.
+    pub source: String,
+    /// The operation that failed, at most 500 characters.
+    pub op: String,
+    /// The script, if it was known.
+    pub script_id: Option<ScriptId>,
+    /// The text that the errors have in common, at most 500 characters.
+    pub error_signature: String,
+    /// The message of the newest letter's error, as a signature reads it, at most 500 characters.
+    pub sample: String,
+    /// How many of the group's letters were created since `since`, among those that the call examined.
+    pub count: u64,
+    /// The `created_at` of the first of these letters.
+    pub first_seen: DateTime<Utc>,
+    /// The `created_at` of the last of these letters.
+    pub last_seen: DateTime<Utc>,
+    /// The newest letter of the group, chosen as for [`ErrorGroup::newest_id`]. The group's texts are those of this letter.
+    pub newest_id: DeadLetterId,
+    /// When the last of the group's closed letters was resolved, among the letters that the call examined.
+    pub last_closed_at: Option<DateTime<Utc>>,
+    /// Whether the group is new or regressed, as far as the call knows.
+    pub state: NewGroupState,
+}
+
 debug_without_content! {
-    ErrorGroup {
-        group_key, script_id, count, first_seen, last_seen, newest_id, closed, last_closed_at, timeline;
+    NewErrorGroup {
+        app_id, group_key, script_id, count, first_seen, last_seen, newest_id, last_closed_at, state;
         source, op, error_signature, sample,
+    }
+}
+
+/// Why [`new_error_groups`](crate::DeadLetterRead::new_error_groups) returned a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NewGroupState {
+    /// The group has no letter created before `since`, back to [`scanned_back_to`](NewErrorGroups::scanned_back_to).
+    New,
+    /// The group [regressed](ErrorGroup::regressed): it has closed letters and open ones, and every open one was
+    /// created after the last close.
+    Regressed,
+    /// The scan limit stopped the call before it came to `since`. The group may have earlier letters.
+    Unknown,
+}
+
+impl NewGroupState {
+    /// All variants.
+    pub const ALL: &'static [Self] = &[Self::New, Self::Regressed, Self::Unknown];
+
+    /// Returns the name for programs: `new`, `regressed` or `unknown`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Regressed => "regressed",
+            Self::Unknown => "unknown",
+        }
     }
 }

@@ -62,7 +62,9 @@ pub use dead_letters_migration as migration;
 pub use delete::{DeadLetterDelete, Erased};
 pub use error::{DeadLetterRepoError, ErrorKind};
 pub use filter::{DeadLetterFilter, DeadLetterState, IdFilter};
-pub use group::{ErrorGroup, ErrorGroups, GroupRequest};
+pub use group::{
+    ErrorGroup, ErrorGroups, GroupRequest, NewErrorGroup, NewErrorGroups, NewGroupRequest, NewGroupState,
+};
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]

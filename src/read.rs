@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError,
-    DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups, GroupRequest, Page, PageRequest,
-    Timeline, TimelineRequest, UnresolvedCount,
+    DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups, GroupRequest, NewErrorGroups,
+    NewGroupRequest, Page, PageRequest, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.
@@ -455,6 +455,57 @@ pub trait DeadLetterRead: Send + Sync {
         filter: &DeadLetterFilter,
         request: &GroupRequest,
     ) -> Result<ErrorGroups, DeadLetterRepoError>;
+
+    /// Finds the error groups that have letters since `since` and are new or regressed, in all apps, or in those among
+    /// the request's.
+    ///
+    /// The call examines the newest letters of any state, at most `scan_limit`, and knows nothing of older ones.
+    ///
+    /// - A group [regressed](crate::NewGroupState::Regressed) if it has open letters, and all of them were created
+    ///   after its last close. An older letter that the call did not examine may still be open, or closed later.
+    /// - Another group is [new](crate::NewGroupState::New) if none of its letters was created before `since`, back to
+    ///   [`scanned_back_to`](NewErrorGroups::scanned_back_to).
+    /// - It is [unknown](crate::NewGroupState::Unknown) whether a group is new if the scan limit stopped the call
+    ///   before it came to `since`.
+    ///
+    /// All other groups are left out. Letters whose signature the rules of an earlier version made are of another
+    /// group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
+    ///
+    /// For all apps the call is one statement, which reads the index of the sweeps; in a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it asks all shards. For some apps the call sends a
+    /// statement for each app, one after the other. The apps share the scan limit: each app gets an equal part of what
+    /// the apps before it left, and at least one letter. For each group the call reads up to 32,770 characters of one
+    /// error.
+    ///
+    /// # Errors
+    ///
+    /// [`SinceInFuture`](DeadLetterRepoError::SinceInFuture), and [`OutOfRange`](DeadLetterRepoError::OutOfRange) for
+    /// a `limit` outside 1 to 500 and a `scan_limit` of 0. Each is returned with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{DeadLetterRead, NewGroupRequest, NewGroupState};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// let request = NewGroupRequest::since(Utc::now() - TimeDelta::hours(24)).scan_limit(100_000);
+    /// let new = repo.new_error_groups(&request).await?;
+    /// for group in &new.groups {
+    ///     println!("{} {}: {} letters, such as {}", group.state.as_str(), group.source, group.count, group.sample);
+    /// }
+    /// assert_eq!(new.groups[0].state, NewGroupState::New);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn new_error_groups(
+        &self,
+        request: &NewGroupRequest,
+    ) -> Result<NewErrorGroups, DeadLetterRepoError>;
 
     /// Counts the app's letters of each event that are resolved as `replayed`, in the order of `event_ids`: how often
     /// the event was put back before.

@@ -31,8 +31,8 @@ use serde_json::{Map, json};
 use uuid::Uuid;
 
 use crate::{
-    AppId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, ErrorGroup, NewDeadLetter, PayloadKind,
-    SeaOrmDeadLetterRepo, StoredLetter, connect_options,
+    AppId, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, ErrorGroup, NewDeadLetter, NewErrorGroup,
+    NewGroupState, PayloadKind, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
     signature::{self, SIGNATURE_VERSION},
 };
 
@@ -250,7 +250,7 @@ pub fn summary(app_id: AppId) -> DeadLetterSummary {
 /// // A group that a page shows as regressed.
 /// let mut group = testing::error_group(uuid::Uuid::nil().into());
 /// group.last_closed_at = Some(group.last_seen - chrono::TimeDelta::days(1));
-/// assert!(group.regressed());
+/// group.regressed = true;
 /// ```
 pub fn error_group(app_id: AppId) -> ErrorGroup {
     let letter = summary(app_id);
@@ -267,7 +267,38 @@ pub fn error_group(app_id: AppId) -> ErrorGroup {
         newest_id: letter.id,
         closed: 0,
         last_closed_at: None,
+        regressed: false,
         timeline: Vec::new(),
+    }
+}
+
+/// Returns the new error group of one sample letter, as
+/// [`new_error_groups`](crate::DeadLetterRead::new_error_groups) returns it, for a fake of the store.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{NewErrorGroups, testing};
+///
+/// let mut new = NewErrorGroups::default();
+/// new.groups.push(testing::new_error_group(uuid::Uuid::nil().into()));
+/// ```
+pub fn new_error_group(app_id: AppId) -> NewErrorGroup {
+    let group = error_group(app_id);
+    NewErrorGroup {
+        app_id,
+        group_key: group.group_key,
+        source: group.source,
+        op: group.op,
+        script_id: group.script_id,
+        error_signature: group.error_signature,
+        sample: group.sample,
+        count: group.count,
+        first_seen: group.first_seen,
+        last_seen: group.last_seen,
+        newest_id: group.newest_id,
+        last_closed_at: None,
+        state: NewGroupState::New,
     }
 }
 

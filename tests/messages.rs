@@ -18,9 +18,9 @@ use dead_letters::{
     AppId, Archive, ArchiveError, ArchivedLetters, Attribution, BacklogRequest, Buckets, CountRequest,
     Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    JsonLinesArchive, ListQuery, OnOpen, OpenError, PageRequest, RebuildRequest, ReopenRequest, Requeue,
-    Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper,
-    SweeperConfigError, TimelineRequest, connect_options, open,
+    JsonLinesArchive, ListQuery, NewGroupRequest, OnOpen, OpenError, PageRequest, RebuildRequest,
+    ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -203,6 +203,17 @@ async fn of_reads(messages: &mut Messages) {
         messages,
         DeadLetterRepoError::OutOfRange,
         repo.error_groups(app, &all, &GroupRequest::default().limit(501)).await
+    );
+    let since = NewGroupRequest::since;
+    said!(
+        messages,
+        DeadLetterRepoError::OutOfRange,
+        repo.new_error_groups(&since(DateTime::UNIX_EPOCH).scan_limit(0)).await
+    );
+    said!(
+        messages,
+        DeadLetterRepoError::SinceInFuture,
+        repo.new_error_groups(&since(time("2999-03-01T00:00:00Z"))).await
     );
     let (from, until) = (time("2026-03-01T00:00:00Z"), time("2026-03-02T00:00:00Z"));
     let none = TimelineRequest::from(Buckets::new(from..until, 0));

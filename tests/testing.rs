@@ -8,11 +8,11 @@ use dead_letters::{
     AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterDelete,
     DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due,
-    ErrorKind, GroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take, TimelineRequest,
+    ErrorKind, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take, TimelineRequest,
     testing::{
-        Call, FailingStore, database_error, error_group, internal, letter, row, store, stored_letter,
-        summary, transient,
+        Call, FailingStore, database_error, error_group, internal, letter, new_error_group, row, store,
+        stored_letter, summary, transient,
     },
 };
 use sea_orm::DatabaseTransaction;
@@ -76,7 +76,13 @@ async fn a_row_a_summary_and_a_group_are_those_of_the_stored_sample() {
     assert_eq!(store.summary(others, summary.id).await.unwrap(), Some(summary));
     let (all, request) = (DeadLetterFilter::default(), GroupRequest::default());
     let groups = store.error_groups(grouped, &all, &request).await.unwrap().groups;
+    let (newest_id, script_id, key) = (group.newest_id, group.script_id, group.group_key.clone());
     assert_eq!(groups, [group]);
+    let request = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([grouped]);
+    let new = store.new_error_groups(&request).await.unwrap().groups;
+    let mut expected = new_error_group(grouped);
+    (expected.newest_id, expected.script_id, expected.group_key) = (newest_id, script_id, key);
+    assert_eq!(new, [expected]);
 }
 
 #[tokio::test]
@@ -190,6 +196,9 @@ impl Given {
             Call::Count => store.count(app, &filter, &CountRequest::default().cap(1)).await.map(drop),
             Call::Timeline => store.timeline(app, &filter, &TimelineRequest::from(timeline)).await.map(drop),
             Call::ErrorGroups => store.error_groups(app, &filter, &GroupRequest::default()).await.map(drop),
+            Call::NewErrorGroups => {
+                store.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
+            }
             Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
             Call::ResolveOnce => {
                 store.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)

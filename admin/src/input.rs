@@ -103,14 +103,8 @@ impl Fields {
     pub(crate) fn listing(self, access: &AppAccess) -> Result<ListQuery, Problem> {
         let query = ListQuery::from_pairs(self.0)?;
         check_filter(access, &query.filter)?;
-        let max = access.operator().max_scan();
-        match query.page.scan_limit {
-            Some(scan) if scan > max => Err(Problem::invalid_field(
-                "scan_limit",
-                format!("must be between 1 and {max} for this operator (got {scan})"),
-            )),
-            _ => Ok(query),
-        }
+        check_scan(query.page.scan_limit, access.operator().max_scan())?;
+        Ok(query)
     }
 
     /// Parses the remaining fields for a page. The page links to itself, so a filter that is too long for an address
@@ -148,6 +142,17 @@ impl Fields {
             Some((name, _)) => Err(Problem::invalid_field(shown(name), "is not a field: remove it")),
             None => Ok(()),
         }
+    }
+}
+
+/// Returns the scan limit, or an error if it is above the operator's maximum.
+pub(crate) fn check_scan(scan_limit: Option<u32>, max: u32) -> Result<Option<u32>, Problem> {
+    match scan_limit {
+        Some(scan) if scan > max => Err(Problem::invalid_field(
+            "scan_limit",
+            format!("must be between 1 and {max} for this operator (got {scan})"),
+        )),
+        _ => Ok(scan_limit),
     }
 }
 

@@ -58,6 +58,7 @@ fn routes() -> Vec<Route> {
     vec![
         get("/api/openapi.json"),
         get("/api/apps"),
+        get("/api/groups/new"),
         get("/api/apps/{dead_letters_app}/letters"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload"),

@@ -7,7 +7,7 @@ use axum::{
     http::{Method, Request, StatusCode, header},
 };
 use dead_letters::{
-    AppId, Attribution, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution,
+    AppId, Attribution, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution, StoredLetter,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -35,7 +35,9 @@ on_every_backend! {
     a_replay_puts_the_event_back_once,
     a_letter_is_reopened_once,
     groups_have_timelines_where_they_are_asked_for,
-    a_group_regresses_if_a_letter_fails_after_the_last_was_closed,
+    a_group_regresses_if_all_its_open_letters_failed_after_the_last_was_closed,
+    new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_see,
+    what_new_groups_can_not_be_asked_for_is_refused_with_the_field,
     a_timeline_has_every_bucket,
     a_payload_is_its_stored_text_to_the_byte,
     a_payload_of_many_parts_is_streamed_whole,
@@ -363,7 +365,7 @@ async fn groups_have_timelines_where_they_are_asked_for(world: World) {
     assert_eq!(groups["items"][0]["timeline"], timeline);
 }
 
-async fn a_group_regresses_if_a_letter_fails_after_the_last_was_closed(world: World) {
+async fn a_group_regresses_if_all_its_open_letters_failed_after_the_last_was_closed(world: World) {
     let closed = |mut letter: dead_letters::StoredLetter, at: &str| {
         letter.script_id = None;
         letter.resolved_at = Some(time(at));
@@ -381,10 +383,86 @@ async fn a_group_regresses_if_a_letter_fails_after_the_last_was_closed(world: Wo
         letter.script_id = None;
         letter
     };
-    world.stored("2026-03-01T10:59:00Z", unresolved).await;
-    assert_eq!(regressed().await, (json!(1), json!(false)));
     world.stored("2026-03-01T11:01:00Z", unresolved).await;
     assert_eq!(regressed().await, (json!(1), json!(true)));
+    world.stored("2026-03-01T10:59:00Z", unresolved).await;
+    assert_eq!(regressed().await, (json!(1), json!(false)));
+}
+
+async fn new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_see(world: World) {
+    let of_other =
+        world.stored("2026-03-01T10:00:00Z", |letter| StoredLetter { app_id: new_app(), ..letter });
+    let of_other = world.row(of_other.await).await;
+    let of_source = |source: &str| {
+        let source = source.to_owned();
+        |letter| StoredLetter { source, script_id: None, ..letter }
+    };
+    world.stored("2026-03-01T09:00:00Z", of_source("old")).await;
+    world.stored("2026-03-01T10:01:00Z", of_source("old")).await;
+    let ignored = |letter| StoredLetter {
+        resolution: Some("ignored".to_owned()),
+        resolved_at: Some(time("2026-03-01T09:30:00Z")),
+        ..of_source("again")(letter)
+    };
+    world.stored("2026-03-01T09:00:00Z", ignored).await;
+    world.stored("2026-03-01T10:02:00Z", of_source("again")).await;
+    let newest = world.stored("2026-03-01T10:03:00Z", of_source("new")).await;
+
+    let path = "/api/groups/new?since=2026-03-01T10:00:00Z";
+    let all = world.client().get(path).await.json();
+    let shown = |item: &Value| (item["app_id"].clone(), item["source"].clone(), item["state"].clone());
+    let expected = [
+        (json!(world.app), json!("new"), json!("new")),
+        (json!(world.app), json!("again"), json!("regressed")),
+        (json!(of_other.app_id), json!("orders"), json!("new")),
+    ];
+    assert_eq!(all["items"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>(), expected);
+    let new = json!({
+        "app_id": world.app,
+        "name": world.app,
+        "group_key": world.group_key(newest).await,
+        "source": "new",
+        "op": "insert",
+        "script_id": null,
+        "error_signature": "smtp: 451 try again later",
+        "sample": "smtp: 451 try again later",
+        "count": 1,
+        "first_seen": "2026-03-01T10:03:00Z",
+        "last_seen": "2026-03-01T10:03:00Z",
+        "newest_id": newest,
+        "last_closed_at": null,
+        "state": "new",
+    });
+    assert_eq!((&all["items"][0], &all["scanned_back_to"]), (&new, &Value::Null));
+    assert_eq!(all["items"][1]["last_closed_at"], "2026-03-01T09:30:00Z");
+
+    let client = Client::from(world.admin_of(Operator::reader("bob").of_apps([of_other.app_id])));
+    let items = client.get(path).await.json()["items"].clone();
+    assert_eq!(items.as_array().unwrap().iter().map(shown).collect::<Vec<_>>(), expected[2..]);
+    let few = world.client().get(format!("{path}&limit=1&scan_limit=2")).await.json();
+    assert_eq!((few["items"].as_array().unwrap().len(), &few["items"][0]["state"]), (1, &json!("unknown")));
+    assert_eq!(few["scanned_back_to"], "2026-03-01T10:02:00Z");
+    // The last 24 hours.
+    assert_eq!(world.client().get("/api/groups/new").await.json()["items"], json!([]));
+    world.letter().await;
+    let last_day = world.client().get("/api/groups/new").await.json();
+    assert_eq!(last_day["items"].as_array().unwrap().len(), 1);
+}
+
+async fn what_new_groups_can_not_be_asked_for_is_refused_with_the_field(world: World) {
+    for (query, field) in [
+        ("since=2999-01-01T00:00:00Z", "since"),
+        ("since=yesterday", "since"),
+        ("limit=0", "limit"),
+        ("limit=501", "limit"),
+        ("scan_limit=0", "scan_limit"),
+        ("scan_limit=100001", "scan_limit"),
+        ("scan_limit=-1", "scan_limit"),
+        ("size=1", "size"),
+    ] {
+        let problem = world.client().get(format!("/api/groups/new?{query}")).await.problem(400, "invalid");
+        assert_eq!(problem["field"], field, "{problem}");
+    }
 }
 
 async fn a_timeline_has_every_bucket(world: World) {

@@ -27,6 +27,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 on_every_backend! {
     the_root_leads_to_the_apps,
     the_apps_are_sorted_by_trouble,
+    groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps,
     more_apps_than_can_be_sorted_are_paged_by_id,
     a_list_has_tabs_with_counts_and_keeps_its_filter,
     a_list_continues_after_its_last_letter,
@@ -985,19 +986,53 @@ async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
 
 // Groups
 
+async fn groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps(world: World) {
+    let old = |letter| StoredLetter { source: "old".to_owned(), ..letter };
+    world.stored("2026-03-01T10:00:00Z", old).await;
+    let client = world.client();
+    assert!(!client.get("/apps").await.shows("New in the last 24 hours"));
+    let orders = world.letters_of(2, "orders").await;
+    let page = client.get("/apps").await;
+    assert!(page.shows("New in the last 24 hours") && page.shows("2 letters"), "{page}");
+    assert!(!page.shows("Regressed") && !page.shows("Not known"), "{page}");
+    let key = world.group_key(orders[0]).await;
+    let letters = page.links().into_iter().find(|link| link.contains(&key)).unwrap();
+    assert!(client.get(resolved("/apps", &letters)).await.shows("2 of 2"));
+
+    for &id in &orders {
+        world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
+    }
+    let page = client.get("/apps").await;
+    assert!(page.shows("New in the last 24 hours") && !page.shows("Regressed"), "{page}");
+    world.letters_of(1, "orders").await;
+    let page = client.get("/apps").await;
+    assert!(page.shows("Regressed last closed") && page.shows("3 letters"), "{page}");
+    let few = Client::from(world.admin_of(Operator::reader("bob").scan_limit(1)));
+    let page = few.get("/apps").await;
+    assert!(page.shows("Not known whether it is new") && page.shows("Scanned back to"), "{page}");
+    let others = Client::from(world.admin_of(Operator::reader("bob").of_apps([new_app()])));
+    assert!(!others.get("/apps").await.shows("New in the last 24 hours"));
+    let many = (0..100).map(|_| new_app()).chain([world.app]);
+    let many = Client::from(world.admin_of(Operator::reader("bob").of_apps(many)));
+    let page = many.get("/apps").await;
+    assert!(page.shows("Apps with open letters") && !page.shows("New in the last 24 hours"), "{page}");
+}
+
 async fn a_regressed_group_is_marked(world: World) {
     let ids = world.letters_of(2, "orders").await;
     world.letters_of(1, "invoices").await;
-    world.repo.resolve_once(world.app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
+    for &id in &ids {
+        world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
+    }
     let client = world.client();
     assert!(!client.get(world.at("/groups")).await.shows("Regressed"));
     world.letters_of(1, "orders").await;
     for state in ["unresolved", "any"] {
         let page = client.get(world.at(&format!("/groups?state={state}"))).await;
-        assert!(page.shows("Regressed last closed") && page.shows("1 closed"), "{state}: {page}");
+        assert!(page.shows("Regressed last closed") && page.shows("2 closed"), "{state}: {page}");
         let key = world.group_key(ids[0]).await;
         let letters = page.links().into_iter().find(|link| link.contains(&key)).unwrap();
-        let expected = if state == "any" { "3 of 3" } else { "2 of 2" };
+        let expected = if state == "any" { "3 of 3" } else { "1 of 1" };
         assert!(client.get(resolved(&world.at("/groups"), &letters)).await.shows(expected));
     }
 }

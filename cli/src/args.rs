@@ -6,7 +6,7 @@ use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
+use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
 
 use crate::{
@@ -102,9 +102,13 @@ pub(crate) enum Command {
     Resolve(Resolve),
     Reopen(Reopen),
     Replay(Replay),
+    Delete(Delete),
+    Erase(Erase),
     Export(Export),
     Import(Import),
     Sweep(Sweep),
+    #[command(subcommand)]
+    Archive(Archive),
     #[command(subcommand)]
     Signatures(Signatures),
     #[cfg(feature = "serve")]
@@ -121,12 +125,13 @@ impl Command {
         match self {
             Self::Resolve(Resolve { which, .. })
             | Self::Reopen(Reopen { which, .. })
-            | Self::Replay(Replay { which, .. }) => which.dry_run,
+            | Self::Replay(Replay { which, .. })
+            | Self::Delete(Delete { which, .. }) => which.dry_run,
             Self::Sweep(Sweep { dry_run, .. }) => *dry_run,
             Self::Signatures(Signatures::Rebuild(rebuild)) => rebuild.dry_run,
             #[cfg(feature = "serve")]
             Self::Serve(_) => false,
-            Self::Import(_) | Self::Migrate(Migrate::Up) => false,
+            Self::Erase(_) | Self::Import(_) | Self::Migrate(Migrate::Up) => false,
             _ => true,
         }
     }
@@ -228,8 +233,13 @@ pub(crate) struct Show {
 
 /// List groups of similar failures, largest first
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Example:\n  dead-letters groups --since yesterday --state any")]
+#[command(
+    after_help = "Examples:\n  dead-letters groups --since yesterday --state any\n  dead-letters groups --new-since 24h"
+)]
 pub(crate) struct Groups {
+    /// List the groups that are new since this time, or regressed, newest first
+    #[arg(long, value_name = "TIME", conflicts_with = "Narrow")]
+    pub(crate) new_since: Option<String>,
     #[command(flatten)]
     pub(crate) filter: Filter,
     #[command(flatten)]
@@ -308,6 +318,9 @@ pub(crate) struct Resolve {
 pub(crate) struct Replay {
     #[command(flatten)]
     pub(crate) which: Which,
+    /// Replay one letter with the JSON of this file instead of its own payload; `-` reads standard input
+    #[arg(long, value_name = "FILE", requires = "letters")]
+    pub(crate) payload_file: Option<PathBuf>,
     /// Replay 1, then 10, then 100 letters at a time; stop as soon as a replayed event fails again
     #[arg(long, conflicts_with = "letters")]
     pub(crate) staged: bool,
@@ -352,6 +365,71 @@ pub(crate) struct Reopen {
     /// Also reopen replayed letters, whose events are back in the outbox
     #[arg(long)]
     pub(crate) include_replayed: bool,
+}
+
+/// Delete chosen letters, by ID or by filter
+///
+/// Deleted letters can't be brought back. `sweep` deletes what is past its retention.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    mut_arg("letters", |ids| ids.help("IDs of the letters to delete, or their last 8 digits; `-` reads them from standard input")),
+    mut_arg("all", |all| all.help("Delete every open letter of the app, or of all apps; without it, a filter is needed")),
+    after_help = "Examples:\n  dead-letters delete e59badc8\n  dead-letters delete --source load-test --state any --dry-run"
+)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Reason
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Name of the operator
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+}
+
+/// Erase the content of letters: payload, error, metadata and note
+///
+/// The letters stay for statistics, and can't be replayed. Erase them here first, and then in each archive.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  dead-letters erase e59badc8 --note 'request 17'")]
+pub(crate) struct Erase {
+    /// IDs of the letters to erase, or their last 8 digits; `-` reads them from standard input
+    #[arg(value_name = "LETTER_ID", required = true)]
+    pub(crate) letters: Vec<Letter>,
+    /// App of the letters: its ID or the beginning of it [default: all apps]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", value_name = "APP_ID")]
+    pub(crate) app: Option<App>,
+    /// Reason
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Name of the operator
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
+    pub(crate) by: Option<String>,
+    /// Skip the question
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// Work on an archive's files
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Archive {
+    Erase(EraseArchived),
+}
+
+/// Erase the content of letters in the files of an archive
+///
+/// A file is replaced as a whole, so an interrupted command can be run again.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Example:\n  dead-letters archive erase /var/lib/dead-letters --ids 01a21d05-39cf-732a-8680-093ee59badc8"
+)]
+pub(crate) struct EraseArchived {
+    /// Folder of the archive, or one of its files
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// IDs of the letters, separated by commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "LETTER_ID", value_parser = id::<DeadLetterId>)]
+    pub(crate) ids: Vec<DeadLetterId>,
 }
 
 /// Export letters with their payloads as JSON lines: app by app, newest first
@@ -503,7 +581,7 @@ pub(crate) struct Which {
     #[arg(long, conflicts_with = "letters")]
     pub(crate) dry_run: bool,
     /// Skip the question
-    #[arg(short, long, conflicts_with = "letters")]
+    #[arg(short, long)]
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) filter: Filter,
@@ -562,6 +640,9 @@ pub(crate) struct Narrow {
     /// Whether the payload is truncated or erased; `false` excludes such letters
     #[arg(long, value_name = "BOOL", help_heading = "Filter")]
     pub(crate) truncated: Option<bool>,
+    /// Whether the content of the letter was erased
+    #[arg(long, value_name = "BOOLEAN", help_heading = "Filter")]
+    pub(crate) erased: Option<bool>,
     /// Bulk run that replayed the event before it failed again
     #[arg(long, value_name = "RUN_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) failed_again_in_run: Option<Uuid>,

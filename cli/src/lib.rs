@@ -269,6 +269,12 @@ async fn command<M: MigratorTraitSelf + 'static>(
             clap_mangen::Man::new(described(command.as_deref())?).render(&mut out)?;
             return result(&out);
         }
+        Command::Archive(Archive::Erase(erase)) => {
+            return commands::erase_archived(
+                erase,
+                &mut Printer::standard(&Settings::without_database(args.global))?,
+            );
+        }
         _ => {}
     }
     let mut settings = Settings::resolve(args.global)?;
@@ -372,6 +378,8 @@ async fn on_letters(
         Command::Replay(replay) => {
             commands::replay(&*store, replayer.as_deref(), replay, settings, printer, stop).await
         }
+        Command::Delete(delete) => commands::delete(&*store, delete, settings, printer, stop).await,
+        Command::Erase(erase) => commands::erase(&*store, erase, settings, printer, stop).await,
         Command::Export(export) => commands::export(&*store, export, settings, stop).await,
         Command::Import(import) => commands::import(&*store, import, settings, printer, stop).await,
         Command::Sweep(sweep) => commands::sweep(store, sweep, settings, printer, stop).await,
@@ -380,7 +388,7 @@ async fn on_letters(
         }
         #[cfg(feature = "serve")]
         Command::Serve(_) => Ok(()),
-        Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Archive(_) | Command::Migrate(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
     }
 }
 

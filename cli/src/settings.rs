@@ -29,6 +29,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Returns the settings of a command that uses no database.
+    pub(crate) fn without_database(global: Global) -> Self {
+        let Global { sharded, output, utc, wide, .. } = global;
+        let nothing = String::new;
+        Self { database_url: nothing(), database: nothing(), sharded, output, utc, wide, now: Utc::now() }
+    }
+
     pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
         let Global { database_url, database_url_file, sharded, output, utc, wide } = global;
         let given = |url: &String| !url.is_empty();
@@ -64,6 +71,7 @@ impl Settings {
             .resolution(narrow.resolution)
             .original_event_id(narrow.original_event_id)
             .truncated(narrow.truncated)
+            .erased(narrow.erased)
             .failed_again_in_run(narrow.failed_again_in_run)
             .run_id(narrow.run_id)
             .resolved_from(time("--resolved-since", narrow.resolved_from)?)
@@ -177,7 +185,7 @@ impl Clock {
 /// Parses a time: `now`, a day (`today`, `yesterday`, `02-28`, `2026-02-28`), a time of day (`09:00`) or both, an age
 /// such as `2h` or `2h ago`, or RFC 3339. A day alone is its start, and a time of day alone is today's. Without an offset
 /// the time is local.
-fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
+pub(crate) fn time_at(now: DateTime<Utc>, name: &str, text: &str) -> Result<DateTime<Utc>, Failure> {
     let zone = zone()?;
     let now = Timestamp::from_microsecond(now.timestamp_micros()).map(|now| now.to_zoned(zone));
     let found = now.ok().and_then(|now| time(&now, text));

@@ -1,9 +1,11 @@
 //! Tests of the commands that show letters.
 
+use chrono::DateTime;
 use console::measure_text_width;
 use dead_letters::{
-    Attribution, BacklogRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
-    DeadLetterState, DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution, StoredLetter,
+    AppId, Attribution, BacklogRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterState, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest,
+    Resolution, StoredLetter,
     testing::{letter, stored_letter},
 };
 use serde_json::{Value, json};
@@ -20,6 +22,7 @@ on_every_backend! {
     none_is_the_letters_without_a_script_or_without_a_trigger,
     a_letter_is_shown_and_its_payload_only_where_asked,
     groups_count_and_timeline_are_those_of_the_store,
+    groups_that_are_new_or_regressed_are_found_in_all_apps_or_in_one,
     no_line_of_a_table_is_wider_than_the_terminal,
     json_is_what_the_library_serializes,
     json_stays_as_it_is,
@@ -213,6 +216,27 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     let ran = store.run("timeline --app {app} --since 1h --until 2999-01-01T00:00:00Z --buckets 1");
     assert_eq!(ran.lines()[0][2], "4");
     store.run("timeline --app {app} --since now --until 1h").fails(2, "`from` must not be after `until`");
+}
+
+async fn groups_that_are_new_or_regressed_are_found_in_all_apps_or_in_one(store: Store) {
+    let id = store.letter("parcels", "smtp: 451").await;
+    store.repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
+    assert_eq!(store.run("groups --new-since 24h").lines()[0][0], "new");
+    store.letter("parcels", "smtp: 451").await;
+    store.letter("orders", "order 1 timed out").await;
+    let other = AppId::from(Uuid::new_v4());
+    store.repo.insert(letter(other)).await.unwrap();
+    let ran = store.run("groups --new-since 24h");
+    let lines = ran.lines();
+    let shown: Vec<_> = lines.iter().map(|line| (line[0], line[1], line[4])).collect();
+    assert_eq!(shown, [("new", "1", "orders"), ("new", "1", "orders"), ("regressed", "2", "parcels")]);
+    assert_eq!((lines[0][3], lines[1][3]), (&*other.to_string(), &*store.app.to_string()));
+    assert_eq!(store.run(&format!("groups --new-since 24h --app {other}")).lines().len(), 1);
+    let part = store.run("groups --new-since 24h --scan-limit 1");
+    assert!(part.out.starts_with("unknown\t") && part.err.contains("--scan-limit"), "{part:?}");
+    let request = NewGroupRequest::since(DateTime::UNIX_EPOCH);
+    let all = store.repo.new_error_groups(&request).await.unwrap();
+    assert_eq!(store.run("groups --new-since 1970-01-01T00:00:00Z --output json").json(), json!(all));
 }
 
 async fn json_is_what_the_library_serializes(store: Store) {

@@ -22,6 +22,7 @@ macro_rules! on_every_backend {
 
 mod apps;
 mod carry;
+mod delete;
 mod ending;
 mod files;
 mod look;

@@ -175,6 +175,7 @@ fn of_arguments(shown: &mut Shown) {
         "list --app {app} --since soon",
         "list --app {app} --scan-limit 0",
         "show x --app {app}",
+        "groups --new-since 2999-01-01T00:00:00Z",
         "groups --app {app} --limit 0",
         "count --app {app} --cap 0",
         "timeline --app {app} --buckets 0",

@@ -257,7 +257,7 @@ async fn a_bulk_run_that_fails_after_its_first_batch_tells_what_it_did() {
 }
 
 /// The service's own program, which has replay: examples/own.rs.
-fn own(store: &Store, line: &str) -> Ran {
+pub(crate) fn own(store: &Store, line: &str) -> Ran {
     own_program(store, line).output().unwrap().into()
 }
 

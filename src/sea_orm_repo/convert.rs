@@ -362,7 +362,15 @@ macro_rules! read_as_they_are {
     )+};
 }
 
-read_as_they_are!(i64, Option<i32>, Option<i64>, Uuid, DateTimeWithTimeZone, Option<DateTimeWithTimeZone>);
+read_as_they_are!(
+    bool,
+    i64,
+    Option<i32>,
+    Option<i64>,
+    Uuid,
+    DateTimeWithTimeZone,
+    Option<DateTimeWithTimeZone>,
+);
 
 by_position! {
     /// A whole row: all columns of the entity, in its order.

@@ -59,7 +59,25 @@ pub(super) async fn error_groups<C: RepoConnection>(
 const BUCKET: i32 = 2;
 
 /// The columns that the statement computes for each group.
-const OF_GROUP: [&str; 6] = ["letters", "first_seen", "last_seen", "closed", "last_closed_at", "newest_id"];
+const OF_GROUP: [&str; 7] =
+    ["letters", "first_seen", "last_seen", "closed", "last_closed_at", "regressed", "newest_id"];
+
+/// Returns the value for a closed letter, and otherwise NULL.
+pub(super) fn if_closed(value: Expr) -> CaseStatement {
+    CaseStatement::new().case(is_open().not(), value)
+}
+
+/// Returns the value for an open letter, and otherwise NULL.
+pub(super) fn if_open(value: Expr) -> CaseStatement {
+    CaseStatement::new().case(is_open(), value)
+}
+
+/// Returns whether a group regressed, by the time of its last close and the creation of its oldest open letter.
+/// Either is NULL if the group has no such letter.
+pub(super) fn has_regressed(last_closed: Expr, oldest_open: Expr) -> Expr {
+    let constant = |value: bool| Expr::Constant(value.into());
+    Expr::case(last_closed.lt(oldest_open), constant(true)).finally(constant(false)).into()
+}
 
 /// Selects a row for each bucket of each group. The statement reads the letters once, counts them by group and
 /// bucket, and sums the groups from these counts. A group's texts are those of its newest letter, and are only on
@@ -73,7 +91,6 @@ fn group_errors(
     let bucket = buckets.map_or(Expr::Keyword(Keyword::Null), |buckets| {
         CaseStatement::new().case(buckets.holds(), buckets.bucket()).into()
     });
-    let if_closed = |then: Expr| CaseStatement::new().case(is_open().not(), then);
     let if_kept = |then: Expr| CaseStatement::new().case(is_erased().not(), then);
     let latest = |column| Expr::from(Func::max(Expr::col(("counts", column))));
     let counts = Query::select()
@@ -85,6 +102,7 @@ fn group_errors(
         .expr_as(Func::max(if_kept(Column::CreatedAt.into_expr())), "last_kept_at")
         .expr_as(Func::count(if_closed(Expr::Constant(1.into()))), "closed_in_bucket")
         .expr_as(Func::max(if_closed(Column::ResolvedAt.into_expr())), "closed_at")
+        .expr_as(Func::min(if_open(Column::CreatedAt.into_expr())), "open_at")
         .apply(|query| matching.select_all(query))
         .group_by_col(Column::GroupKey)
         // The position, because a name would mean a column that a service added to the table.
@@ -93,6 +111,7 @@ fn group_errors(
 
     // In PostgreSQL the sum of a bigint is numeric.
     let sum = |column| Expr::from(Func::sum(Expr::col(("counts", column)))).cast_as("bigint");
+    let oldest_open = Func::min(Expr::col(("counts", "open_at"))).into();
     let largest = Query::select()
         .column(Column::GroupKey)
         .expr_as(sum("in_bucket"), "letters")
@@ -101,6 +120,7 @@ fn group_errors(
         .expr_as(Func::coalesce([latest("last_kept_at"), latest("last_at")]), "shown_at")
         .expr_as(sum("closed_in_bucket"), "closed")
         .expr_as(latest("closed_at"), "last_closed_at")
+        .expr_as(has_regressed(latest("closed_at"), oldest_open), "regressed")
         .expr_as(Func::min(Expr::col(("counts", "bucket"))), "first_bucket")
         .from("counts")
         .group_by_col(Column::GroupKey)
@@ -187,6 +207,7 @@ by_position! {
         last_seen: DateTimeWithTimeZone,
         closed: i64,
         last_closed_at: Option<DateTimeWithTimeZone>,
+        regressed: bool,
         newest_id: Uuid,
     }
 }
@@ -206,6 +227,7 @@ impl ErrorGroupRow {
             newest_id: self.newest_id.into(),
             closed: self.closed.unsigned_abs(),
             last_closed_at: self.last_closed_at.map(|at| at.to_utc()),
+            regressed: self.regressed,
             timeline,
         }
     }

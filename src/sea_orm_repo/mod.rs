@@ -33,6 +33,7 @@ mod import;
 mod insert;
 mod list;
 mod metadata;
+mod new_error_groups;
 mod parts;
 mod rebuild_signatures;
 mod replay;
@@ -212,6 +213,7 @@ impl SeaOrmDeadLetterRepo {
     ///   that was looked up. An archive receives the letters by app.
     /// - A sweep of all apps but some also reads the due rows of the excepted apps. `count_due` of many apps reads
     ///   due rows of every state.
+    /// - `new_error_groups` of all apps reads up to `scan_limit` letters of each shard.
     /// - `apps`, `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
     ///   other. Their counts are of different moments. Without a cap, the counts of each shard are of one moment.
     ///

@@ -31,7 +31,7 @@ use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
 };
 
-const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
+pub(super) const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
 /// A row's position in an app's listing: the time and the id. A listing of closed letters uses `resolved_at`,
 /// every other one `created_at`.

@@ -11,16 +11,16 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete,
-    error_groups, export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of,
-    timeline,
+    error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures, resolve, sweep,
+    sweep_sql::app_of, timeline,
 };
 use crate::{
     AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest,
-    RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
-    Timeline, TimelineRequest, UnresolvedCount,
+    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroups,
+    NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
+    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -193,6 +193,15 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
         let call = call!("error_groups", %app_id);
         let found = error_groups::error_groups(self, app_id, filter, request);
         observed(call, pin!(found), |found| found.groups.iter().map(|group| group.count).sum()).await
+    }
+
+    async fn new_error_groups(
+        &self,
+        request: &NewGroupRequest,
+    ) -> Result<NewErrorGroups, DeadLetterRepoError> {
+        let found = new_error_groups::new_error_groups(self, request);
+        let letters = |found: &NewErrorGroups| found.groups.iter().map(|group| group.count).sum();
+        observed(call!("new_error_groups"), pin!(found), letters).await
     }
 
     async fn times_replayed(

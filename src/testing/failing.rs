@@ -17,8 +17,9 @@ use crate::{
     DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
     DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
-    NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed,
-    Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
+    Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -229,6 +230,7 @@ calls! {
             filter: &DeadLetterFilter,
             request: &GroupRequest,
         ) -> ErrorGroups;
+        NewErrorGroups new_error_groups(request: &NewGroupRequest) -> NewErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
     }
     DeadLetterResolve {

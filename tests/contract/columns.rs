@@ -6,8 +6,8 @@ use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
+    PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
@@ -123,6 +123,10 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
         results.of("backlogs", repo.backlogs(&backlogs).await);
     }
     results.of("apps", repo.apps(DeadLetterState::Any, None, 10).await);
+    let new = NewGroupRequest::since(ten_oclock() + Duration::minutes(3)).scan_limit(7);
+    for new in [new.clone().among([app]), new] {
+        results.of("new_error_groups", repo.new_error_groups(&new).await);
+    }
     for cap in [None, Some(3)] {
         results.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
     }

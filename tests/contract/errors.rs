@@ -30,8 +30,8 @@ fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, EventNotTaken, FilterMetadataLength, FromAfterUntil, InvalidCursor,
         InvalidQuery, InvalidResolution, InvalidState, MetadataTooLarge, MissingCreatedBefore, NotResolved,
-        NotStorable, OutOfRange, PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, TimeOutOfRange,
-        TooLargeForTransaction, TransactionLost,
+        NotStorable, OutOfRange, PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, SinceInFuture,
+        TimeOutOfRange, TooLargeForTransaction, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -50,6 +50,7 @@ fn each_error_is_of_one_kind() {
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
                 FromAfterUntil,
+                SinceInFuture(Utc::now()),
                 InvalidCursor,
                 NotStorable { index: 0, field: "source" },
                 PayloadTooLarge { index: 0, bytes: 3, max: 2 },

@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
-    PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
+    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
+    TimelineRequest,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -86,6 +87,7 @@ const READS: [&str; 13] = [
     "count",
     "timeline",
     "error_groups",
+    "new_error_groups",
     "backlogs",
     "apps",
     "unresolved_count",
@@ -130,6 +132,9 @@ async fn call(
         "count" => repo.count(app, &all, &CountRequest::default().cap(10)).await.map(drop),
         "timeline" => repo.timeline(app, &all, &TimelineRequest::from(time)).await.map(drop),
         "error_groups" => repo.error_groups(app, &all, &GroupRequest::default()).await.map(drop),
+        "new_error_groups" => {
+            repo.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
+        }
         "backlogs" => repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop),
         "apps" => repo.apps(DeadLetterState::Any, None, 10).await.map(drop),
         "unresolved_count" => repo.unresolved_count(app).await.map(drop),

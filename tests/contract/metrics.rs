@@ -14,9 +14,9 @@ use dead_letters::{
     AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
     CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
-    Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
-    describe_metrics,
+    JsonLinesArchive, NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest,
+    ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -170,6 +170,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let page = PageRequest::default();
     let no_page = PageRequest::default().size(0);
     let groups = GroupRequest::default();
+    let new = NewGroupRequest::since(now - chrono::Duration::days(1)).among([app]);
     let from = now - chrono::Duration::days(1);
     let day = Buckets::new(from..from + chrono::Duration::days(2), 2);
     let backwards = Buckets::new(now..from, 2);
@@ -210,6 +211,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("count", 4, repo.count(app, &open, &CountRequest::default().cap(4))).await;
     calls.ok("timeline", 6, repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.ok("error_groups", 6, repo.error_groups(app, &open, &groups)).await;
+    calls.ok("new_error_groups", 6, repo.new_error_groups(&new)).await;
     calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
 
     // The first call resolves the letter. The others find it closed.
@@ -266,6 +268,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("count", repo.count(app, &endless, &CountRequest::default().cap(1))).await;
     calls.answer("timeline", repo.timeline(app, &open, &TimelineRequest::from(backwards))).await;
     calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
+    calls.answer("new_error_groups", repo.new_error_groups(&new.clone().limit(0))).await;
     calls.answer("times_replayed", repo.times_replayed(app, &[Uuid::nil(); 1_001])).await;
     calls
         .answer("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
@@ -320,6 +323,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("count", repo.count(app, &open, &CountRequest::default().cap(4))).await;
     calls.failed("timeline", repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.failed("error_groups", repo.error_groups(app, &open, &groups)).await;
+    calls.failed("new_error_groups", repo.new_error_groups(&new)).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
     calls
         .failed("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))

@@ -9,7 +9,8 @@ use std::{
 use chrono::{DateTime, Utc};
 use dead_letters::{
     Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
-    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, PageRequest, Resolution,
+    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest,
+    Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -138,6 +139,7 @@ async fn no_content_reaches_the_log(db: TestDb) {
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
         repo.list(app, &filter, &PageRequest::default().size(10)).await.unwrap();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
+        repo.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.unwrap();
         repo.count(app, &filter, &CountRequest::default().cap(10).scan_limit(10)).await.unwrap();
         repo.export(app, &filter, &PageRequest::default()).await.unwrap();
         repo.export(app, &DeadLetterFilter::default(), &PageRequest::default()).await.unwrap();

@@ -9,8 +9,8 @@ use chrono::Utc;
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, Cursor, DeadLetterFilter, DeadLetterId,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter, Page,
-    PageRequest, PayloadKind, Resolution, ScriptId, TimelineRequest, TriggerId,
+    DeadLetterSummary, DeadLetterTransfer, ErrorGroup, ErrorKind, GroupRequest, NewDeadLetter, NewErrorGroup,
+    NewGroupRequest, Page, PageRequest, PayloadKind, Resolution, ScriptId, TimelineRequest, TriggerId,
     entity::dead_letters::{COLUMN, Column, Entity},
 };
 use sea_orm::{EntityTrait, QueryFilter, QuerySelect};
@@ -298,6 +298,7 @@ fn what_callers_send_with_a_field_that_does_not_exist_is_refused() {
     check::<TimelineRequest>(json!({ "buckets": buckets }));
     check::<CountRequest>(json!({ "cap": 20 }));
     check::<BacklogRequest>(json!({ "limit": 20 }));
+    check::<NewGroupRequest>(json!({ "since": from }));
 }
 
 const CANARY: &str = "canary-4711";
@@ -347,11 +348,15 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         "newest_id": Uuid::new_v4(),
         "closed": 0,
         "last_closed_at": null,
+        "regressed": false,
+        // A new group has these besides.
+        "state": "new",
         "timeline": [],
     });
     let row: DeadLetterRow = serde_json::from_value(of_all.clone()).unwrap();
     let summary: DeadLetterSummary = serde_json::from_value(of_all.clone()).unwrap();
-    let group: ErrorGroup = serde_json::from_value(of_all).unwrap();
+    let group: ErrorGroup = serde_json::from_value(of_all.clone()).unwrap();
+    let new_group: NewErrorGroup = serde_json::from_value(of_all).unwrap();
     let filter = DeadLetterFilter::default()
         .script_id(row.script_id.unwrap())
         .source(CANARY)
@@ -364,6 +369,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         format!("{row:?} {row:#?}"),
         format!("{summary:?} {summary:#?}"),
         format!("{group:?} {group:#?}"),
+        format!("{new_group:?} {new_group:#?}"),
         format!("{filter:?} {filter:#?}"),
     ] {
         assert!(!shown.contains(CANARY), "{shown}");

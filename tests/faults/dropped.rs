@@ -17,9 +17,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, TimelineRequest,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter,
+    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -107,6 +107,7 @@ dropped! {
     timeline,
     backlogs,
     apps,
+    new_error_groups,
     times_replayed,
     resolve_once,
     reopen_matching,
@@ -272,6 +273,11 @@ async fn apps(given: &Given) -> Outcome {
 
 async fn backlogs(given: &Given) -> Outcome {
     given.repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop)
+}
+
+async fn new_error_groups(given: &Given) -> Outcome {
+    let request = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([given.app]);
+    given.repo.new_error_groups(&request).await.map(drop)
 }
 
 async fn times_replayed(given: &Given) -> Outcome {

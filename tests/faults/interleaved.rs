@@ -15,9 +15,9 @@ use dead_letters::{
     AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Swept, TimelineRequest,
+    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup,
+    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept, TimelineRequest,
     entity::dead_letters as table,
     testing::{self, Call, letter, stored_letter},
 };
@@ -154,6 +154,8 @@ calls! {
     count: count Atomic, count_with_a_scan Scan;
     timeline: timeline Atomic, timeline_with_a_scan Scan;
     error_groups: error_groups Atomic, error_groups_with_a_scan Scan;
+    new_error_groups: new_error_groups Atomic, new_error_groups_with_a_scan Atomic,
+        new_error_groups_of_one_app Atomic, new_error_groups_of_two_apps Calls;
     times_replayed: times_replayed Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
@@ -412,6 +414,31 @@ async fn error_groups_of(given: &Given, scan: Option<u32>) -> Shown {
     let groups = given.repo.error_groups(given.app, &narrow(), &request).await;
     let ops = |groups: Vec<ErrorGroup>| groups.into_iter().map(|group| group.op).collect();
     show(groups, |groups| given.of_scan(ops(groups.groups), groups.scanned_back_to))
+}
+
+async fn new_error_groups(given: Given) -> Shown {
+    new_error_groups_of(&given, None, 100).await
+}
+
+async fn new_error_groups_with_a_scan(given: Given) -> Shown {
+    new_error_groups_of(&given, None, 3).await
+}
+
+async fn new_error_groups_of_one_app(given: Given) -> Shown {
+    new_error_groups_of(&given, Some(vec![given.app]), 3).await
+}
+
+async fn new_error_groups_of_two_apps(given: Given) -> Shown {
+    new_error_groups_of(&given, Some(vec![given.other, given.app]), 100).await
+}
+
+async fn new_error_groups_of(given: &Given, among: Option<Vec<AppId>>, scan: u32) -> Shown {
+    let mut request = NewGroupRequest::since(given.ago(45)).scan_limit(scan);
+    request.among = among;
+    let of_group = |group: NewErrorGroup| format!("{} {:?}", group.op, group.state);
+    show(given.repo.new_error_groups(&request).await, |found| {
+        given.of_scan(found.groups.into_iter().map(of_group).collect(), found.scanned_back_to)
+    })
 }
 
 async fn times_replayed(given: Given) -> Shown {

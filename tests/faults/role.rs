@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest,
-    RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest,
-    connect_options, open, testing::letter,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, NewGroupRequest, OnOpen,
+    PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept,
+    TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -199,6 +199,8 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].unresolved.count, 3);
     let groups = repo.error_groups(app_id, &filter, &GroupRequest::default()).await.unwrap().groups;
     assert_eq!(groups[0].count, 9);
+    let since = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([app_id]);
+    assert_eq!(repo.new_error_groups(&since).await.unwrap().groups[0].count, 10);
     let page = PageRequest::default().scan_limit(4);
     assert_eq!(repo.export(app_id, &filter, &page).await.unwrap().items.len(), 4);
     assert_eq!(repo.apps(DeadLetterState::Any, None, 1).await.unwrap(), [app_id]);

@@ -12,7 +12,7 @@ use super::model::{IdOrNone, ResolutionWords, StateWords};
 use crate::{access::AppAccess, input::Fields, problem::Problem};
 
 /// The default of `scan_limit`.
-const SCAN: u32 = 10_000;
+pub(super) const SCAN: u32 = 10_000;
 const MAX_CHARACTERS: usize = 2_000;
 
 /// A filter of letters. A letter matches if it meets every given condition.

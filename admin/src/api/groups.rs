@@ -73,8 +73,8 @@ struct Group {
     closed: u64,
     /// When the last of the closed letters was closed.
     last_closed_at: Option<DateTime<Utc>>,
-    /// Whether a letter was stored after `last_closed_at`. It is always false if the filter's state excludes closed
-    /// letters.
+    /// Whether the group has closed letters and open ones, and all open ones were stored after `last_closed_at`. It is
+    /// false if the filter's state excludes closed or open letters.
     regressed: bool,
     /// The time buckets. It is empty if the request has none of `from`, `until` and `buckets`.
     timeline: Vec<Bucket>,
@@ -82,7 +82,6 @@ struct Group {
 
 impl From<ErrorGroup> for Group {
     fn from(group: ErrorGroup) -> Self {
-        let regressed = group.regressed();
         Self {
             group_key: cut(group.group_key, MAX_NAME_CHARACTERS),
             source: cut(group.source, MAX_NAME_CHARACTERS),
@@ -94,7 +93,7 @@ impl From<ErrorGroup> for Group {
             first_seen: group.first_seen,
             last_seen: group.last_seen,
             newest_id: group.newest_id.into(),
-            regressed,
+            regressed: group.regressed,
             closed: group.closed,
             last_closed_at: group.last_closed_at,
             timeline: group.timeline.into_iter().map(Bucket::from).collect(),

@@ -19,6 +19,7 @@ mod groups;
 mod letter;
 mod letters;
 mod model;
+mod new_groups;
 mod payload;
 mod preview;
 mod reopen;
@@ -31,6 +32,7 @@ mod timeline;
 pub(crate) fn router() -> OpenApiRouter<State> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(apps::apps))
+        .routes(routes!(new_groups::new_groups))
         .routes(routes!(letters::letters))
         .routes(routes!(letter::letter))
         .routes(routes!(payload::payload))

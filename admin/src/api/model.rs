@@ -1,7 +1,7 @@
 //! The API's own types. A field of the library may change; a field here must not.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, PayloadKind, Resolution};
+use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, NewGroupState, PayloadKind, Resolution};
 use serde::Serialize;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -202,6 +202,10 @@ words! {
     /// The kind of a payload's text: `json` is JSON of any depth, and `text` is not JSON. `truncated` was cut or altered,
     /// so it is not the whole event. The content of `erased` was erased.
     PayloadKindWords: PayloadKind as "PayloadKind";
+    /// Why a group is listed: `new` has no letter that was stored before `since`, back to `scanned_back_to`. `regressed`
+    /// has closed letters and open ones, and all open ones were stored after the last close. `unknown` means that the
+    /// scan limit stopped the call before it came to `since`.
+    NewGroupStateWords: NewGroupState as "NewGroupState";
     /// The state of a letter: `unresolved` has no resolution. `open` is unresolved or `handler_failed`. `closed` has any
     /// other resolution. `any` is every letter.
     StateWords: DeadLetterState as "State";

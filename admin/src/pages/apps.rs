@@ -1,17 +1,22 @@
-//! The overview: the apps that have open letters, sorted by the oldest or by the most letters.
+//! The overview: the error groups that are new, and the apps that have open letters, sorted by the oldest or by the most
+//! letters.
 
 use std::{cmp::Reverse, str::FromStr};
 
 use askama::Template;
 use axum::response::Response;
-use chrono::Utc;
-use dead_letters::{AppId, Backlog, BacklogRequest, ListQuery};
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, NewErrorGroup,
+    NewErrorGroups, NewGroupRequest, NewGroupState,
+};
 
 use super::{
     command::Command,
     frame::Frame,
+    groups::signature,
     html,
-    listing::{self, COUNT_CAP},
+    listing::{self, COUNT_CAP, SCAN},
     text::{Amount, Text, Time},
 };
 use crate::{access::Access, input::Query, problem::Problem, urls::Root, urls::with_field};
@@ -21,12 +26,19 @@ const SORTED: u32 = 1_000;
 const PAGE: u32 = 100;
 /// If the policy names more apps, the overview does not show how many letters will be swept.
 const MAX_OWN_RETENTIONS: usize = 100;
+/// How many new error groups the overview shows.
+const NEW_GROUPS: u32 = 10;
+/// If an operator may see more apps, but not all, the overview shows no new error groups: each app takes a statement.
+const MAX_APPS_OF_NEW_GROUPS: usize = 100;
 
 #[derive(Template)]
 #[template(path = "apps.html")]
 struct AppsPage {
     frame: Frame,
     swept: Option<Amount>,
+    new: Vec<NewGroup>,
+    /// Where the search for new groups stopped.
+    scanned_back_to: Option<Time>,
     apps: Vec<App>,
     sort: Option<Sorted>,
     next: Option<String>,
@@ -42,6 +54,23 @@ struct App {
     open: Amount,
     oldest: Time,
     newest: Time,
+}
+
+/// An error group that is new in the last 24 hours.
+struct NewGroup {
+    app: Text,
+    /// The address of the group's letters.
+    address: String,
+    signature: Text,
+    /// The message of the newest letter, unless it equals the signature.
+    sample: Option<Text>,
+    source: Text,
+    op: Text,
+    count: Amount,
+    first: Time,
+    is_known: bool,
+    /// When the last letter of the group was closed, if the group regressed.
+    regressed_at: Option<Time>,
 }
 
 /// The links that sort the overview, unless there are too many apps.
@@ -100,6 +129,31 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         _ => None,
     };
     let name = |app_id| Text::cut(&access.admin.app_name(app_id), 200);
+    let mut new = NewErrorGroups::default();
+    if after.is_none() && request.among.as_ref().is_none_or(|among| among.len() <= MAX_APPS_OF_NEW_GROUPS) {
+        let mut last_day = NewGroupRequest::since(Utc::now() - TimeDelta::hours(24))
+            .scan_limit(SCAN.min(access.operator.max_scan()))
+            .limit(NEW_GROUPS);
+        last_day.among = request.among;
+        new = store.new_error_groups(&last_day).await?;
+    }
+    let new_group = |group: NewErrorGroup| NewGroup {
+        app: name(group.app_id),
+        signature: signature(&group.group_key, &group.error_signature),
+        sample: Some(&group.sample)
+            .filter(|sample| !sample.is_empty() && **sample != group.error_signature)
+            .map(|sample| Text::cut(sample, 500)),
+        source: Text::cut(&group.source, 100),
+        op: Text::cut(&group.op, 100),
+        count: Amount::exactly(group.count),
+        first: Time(group.first_seen),
+        is_known: group.state != NewGroupState::Unknown,
+        regressed_at: group.last_closed_at.filter(|_| group.state == NewGroupState::Regressed).map(Time),
+        address: root.letters(
+            group.app_id,
+            &DeadLetterFilter::default().state(DeadLetterState::Any).group_key(group.group_key).into(),
+        ),
+    };
     let app = |backlog: Backlog| App {
         name: name(backlog.app_id),
         address: root.letters(backlog.app_id, &ListQuery::default()),
@@ -111,6 +165,8 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     html(&AppsPage {
         frame: Frame::new(&root, &access).here("Apps").live(),
         swept,
+        new: new.groups.into_iter().map(new_group).collect(),
+        scanned_back_to: new.scanned_back_to.map(Time),
         apps: apps.into_iter().map(app).collect(),
         sort: (!is_by_app).then_some(sort),
         next,

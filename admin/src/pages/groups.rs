@@ -59,7 +59,7 @@ struct Group {
     last: Time,
     spark: Spark,
     closed: Option<Amount>,
-    /// When the last letter of the group was closed, if others failed since (regressed).
+    /// When the last letter of the group was closed, if the group regressed.
     regressed_at: Option<Time>,
     /// The address of the page that shows what the group's letters share.
     shares: String,
@@ -141,22 +141,19 @@ pub(crate) async fn page(
 
 impl Group {
     fn new(app_id: AppId, root: &Root, query: &ListQuery, closed: &Closed, mut group: ErrorGroup) -> Self {
-        (group.closed, group.last_closed_at) = closed.of_group(&group);
-        let regressed_at = group.last_closed_at.filter(|_| group.regressed());
-        let is_keyed = !group.group_key.is_empty();
+        if let Some(of_any) = closed.0.get(&group.group_key) {
+            (group.closed, group.last_closed_at, group.regressed) = *of_any;
+        }
+        let regressed_at = group.last_closed_at.filter(|_| group.regressed);
+        let signature = signature(&group.group_key, &group.error_signature);
         let filter = query.filter.clone().group_key(group.group_key);
         let letters = ListQuery::new(filter, query.page.clone().after(None));
         let sample =
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
-        let signature = match (is_keyed, group.error_signature.as_str()) {
-            (false, _) => "Letters without a group, from any source",
-            (true, "") => "No signature",
-            (true, signature) => signature,
-        };
         Self {
             address: root.letters(app_id, &letters),
             shares: with_field(root.groups(app_id, &letters), "shares", "true"),
-            signature: Text::cut(signature, 200),
+            signature,
             sample: sample.map(|sample| Text::cut(&sample, 500)),
             source: Text::cut(&group.source, 100),
             op: Text::cut(&group.op, 100),
@@ -170,18 +167,29 @@ impl Group {
     }
 }
 
-/// How many letters of each group are closed, and when the last one was closed, by group key.
+/// Returns the signature of a group as a page shows it.
+pub(super) fn signature(group_key: &str, error_signature: &str) -> Text {
+    Text::cut(
+        match (group_key, error_signature) {
+            ("", _) => "Letters without a group, from any source",
+            (_, "") => "No signature",
+            (_, signature) => signature,
+        },
+        200,
+    )
+}
+
+/// How many letters of each group are closed, when the last one was closed, and whether the group regressed, by group
+/// key.
 #[derive(Default)]
-struct Closed(HashMap<String, (u64, Option<DateTime<Utc>>)>);
+struct Closed(HashMap<String, (u64, Option<DateTime<Utc>>, bool)>);
 
 impl Closed {
     fn of(groups: &[ErrorGroup]) -> Self {
-        let closed = |group: &ErrorGroup| (group.group_key.clone(), (group.closed, group.last_closed_at));
+        let closed = |group: &ErrorGroup| {
+            (group.group_key.clone(), (group.closed, group.last_closed_at, group.regressed))
+        };
         Self(groups.iter().map(closed).collect())
-    }
-
-    fn of_group(&self, group: &ErrorGroup) -> (u64, Option<DateTime<Utc>>) {
-        self.0.get(&group.group_key).copied().unwrap_or_default()
     }
 }
 

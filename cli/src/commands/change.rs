@@ -1,18 +1,23 @@
-//! The commands that change letters, by id or by filter: resolve, replay and reopen.
+//! The commands that change letters, by id or by filter: resolve, replay, reopen and delete.
 
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterStore};
+use dead_letters::{AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore};
 
 use super::{
-    matching::{Ask, Matching, confirmed, is_filtered},
+    matching::{Ask, Matching, confirmed, is_filtered, letters as number},
     select::select,
     tally::Tally,
 };
-use crate::{args::Which, error::Failure, ids::locate, output::Printer, settings::Settings, stop::Stop};
+use crate::{
+    args::Which, confirm::confirm, error::Failure, ids::locate, output::Printer, settings::Settings,
+    stop::Stop,
+};
 
 /// The change that a command makes to its letters.
 pub(super) trait Change {
     /// Names the changed letters in the result: `resolved`.
     const DONE: &'static str;
+    /// Whether the command also asks before it changes letters by their ids, because it can't be undone.
+    const ASKS_ABOUT_IDS: bool = false;
 
     /// Says in the question and in the result what happens to the letters.
     fn words(&self) -> String {
@@ -65,7 +70,14 @@ pub(super) async fn run<C: Change>(
             None => return Ok(()),
         }
     } else {
+        let ask = if C::ASKS_ABOUT_IDS { Ask::of(false, yes)? } else { Ask::Not };
         let located = locate(store, filter.app, letters).await?;
+        let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
+        if ask == Ask::First && count > 0 {
+            let letters = number(CappedCount { count, capped: false });
+            let (what, database) = (change.words(), &settings.database);
+            confirm(&format!("{letters} will be {what} in {database}.\nContinue?"), stop).await?;
+        }
         for id in located.missing {
             tally.missing(id);
         }

@@ -1,7 +1,9 @@
 use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterStore, ErrorGroup, GroupRequest};
+use dead_letters::{
+    AppId, DeadLetterFilter, DeadLetterStore, ErrorGroup, GroupRequest, NewErrorGroup, NewGroupRequest,
+};
 use serde::Serialize;
 
 use super::{
@@ -11,9 +13,9 @@ use super::{
 use crate::{
     args::Groups,
     error::Failure,
-    ids::{short_app, short_key},
+    ids::{named_app, short_app, short_key},
     output::{Cell, Layout, Printer, id, message, number, text},
-    settings::Settings,
+    settings::{Settings, time_at},
 };
 
 /// An error group of one app.
@@ -56,6 +58,15 @@ pub(crate) async fn groups(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let has_app = groups.filter.app.is_none();
+    if let Some(since) = &groups.new_since {
+        let since = time_at(settings.now, "--new-since", since)?;
+        let mut request =
+            NewGroupRequest::since(since).limit(groups.limit).scan_limit(groups.scan.scan_limit);
+        if let Some(app) = groups.filter.app {
+            request.among = Some(vec![named_app(store, app).await?]);
+        }
+        return new_groups(store, &request, has_app, printer).await;
+    }
     let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
     let Selected { apps, filter } = select(store, groups.filter, settings.now, Ok).await?;
     let mut found = Found::default();
@@ -93,6 +104,56 @@ pub(crate) async fn groups(
         let mut cells: Vec<Cell> = vec![short_key(&group.group_key).into()];
         cells.extend(has_app.then(|| short_app(*app_id).into()));
         cells.extend([group.count.into(), Cell::Age(group.last_seen)]);
+        cells.push(format!("{}/{}", group.source, group.op).into());
+        cells.push(group.sample.as_str().into());
+        cells
+    };
+    printer.print_as(&found, &found.groups, full, Some(Layout { columns, cells: Box::new(cells) }))?;
+    warn_of_scan_limit(printer, found.scanned_back_to);
+    Ok(())
+}
+
+async fn new_groups(
+    store: &dyn DeadLetterStore,
+    request: &NewGroupRequest,
+    has_app: bool,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let found = store.new_error_groups(request).await?;
+    let full = Layout {
+        columns: vec![
+            text("state"),
+            number("letters"),
+            text("first"),
+            id("app"),
+            text("source"),
+            text("op"),
+            id("group"),
+            message("signature"),
+            message("sample"),
+        ],
+        cells: Box::new(|group: &NewErrorGroup| {
+            vec![
+                group.state.as_str().into(),
+                group.count.into(),
+                Cell::Time(group.first_seen),
+                group.app_id.into(),
+                group.source.as_str().into(),
+                group.op.as_str().into(),
+                group.group_key.as_str().into(),
+                group.error_signature.as_str().into(),
+                group.sample.as_str().into(),
+            ]
+        }),
+    };
+    let mut columns = vec![id("group")];
+    columns.extend(has_app.then(|| id("app")));
+    columns.extend([text("state"), number("letters"), id("first"), text("source/op"), message("sample")]);
+    let cells = move |group: &NewErrorGroup| {
+        let mut cells: Vec<Cell> = vec![short_key(&group.group_key).into()];
+        cells.extend(has_app.then(|| short_app(group.app_id).into()));
+        cells.push(group.state.as_str().into());
+        cells.extend([group.count.into(), Cell::Age(group.first_seen)]);
         cells.push(format!("{}/{}", group.source, group.op).into());
         cells.push(group.sample.as_str().into());
         cells

@@ -74,6 +74,15 @@ impl Matching {
         u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
     }
 
+    /// Returns the filter without letters that were closed after the count. The id of a run leaves them out by itself.
+    pub(crate) fn closed_by_now(&self) -> DeadLetterFilter {
+        let mut filter = self.filter.clone();
+        if filter.run_id.is_none() {
+            filter.resolved_before = Some(filter.resolved_before.map_or(self.now, |at| at.min(self.now)));
+        }
+        filter
+    }
+
     /// Changes the letters in batches of at most this size.
     async fn in_batches(
         &self,
@@ -234,6 +243,7 @@ fn words(filter: &DeadLetterFilter, clock: &Clock) -> Vec<String> {
             "truncated" => {
                 format!("payload {}", if value == "true" { "truncated or erased" } else { "whole" })
             }
+            "erased" => format!("content {}", if value == "true" { "erased" } else { "not erased" }),
             "run_id" => format!("run {value}"),
             name => format!("{} {value}", name.replace('_', " ")),
         }

@@ -1,8 +1,11 @@
 //! One module per command. A command takes plain values and a printer, and returns a result.
 
 mod apps;
+mod archive;
 mod change;
 mod count;
+mod delete;
+mod erase;
 mod export;
 mod groups;
 #[cfg(feature = "serve")]
@@ -24,9 +27,9 @@ mod tally;
 mod timeline;
 
 pub(crate) use self::{
-    apps::apps, count::count, export::export, groups::groups, import::import, list::list, migrate::migrate,
-    reopen::reopen, replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep,
-    timeline::timeline,
+    apps::apps, archive::erase_archived, count::count, delete::delete, erase::erase, export::export,
+    groups::groups, import::import, list::list, migrate::migrate, reopen::reopen, replay::replay,
+    resolve::resolve, show::show, signatures::rebuild, sweep::sweep, timeline::timeline,
 };
 
 #[cfg(feature = "serve")]

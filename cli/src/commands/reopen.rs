@@ -108,12 +108,7 @@ impl Change for Reopening<'_> {
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         let request = ReopenRequest::default().include_replayed(self.include_replayed);
         in_batches(found, BATCH, tally, stop, async |found, limit| {
-            let mut filter = found.filter.clone();
-            // Letters that are closed after the count are left alone. The id of a run leaves them out by itself.
-            if filter.run_id.is_none() {
-                filter.resolved_before =
-                    Some(filter.resolved_before.map_or(found.now, |at| at.min(found.now)));
-            }
+            let filter = found.closed_by_now();
             let request = request.limit(limit);
             self.store.reopen_matching(found.app_id, &filter, &Attribution::default(), &request).await
         })

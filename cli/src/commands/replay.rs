@@ -1,4 +1,9 @@
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    time::Duration,
+};
 
 use dead_letters::{
     AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
@@ -13,8 +18,9 @@ use super::{
     tally::Tally,
 };
 use crate::{
-    args::Replay,
+    args::{Replay, Which},
     error::Failure,
+    ids::Letter,
     output::{Printer, one_line},
     program,
     progress::Progress,
@@ -24,6 +30,7 @@ use crate::{
 
 /// Letters per batch. A batch is in memory with its payloads.
 const BATCH: u32 = 100;
+const MAX_PAYLOAD_BYTES: u64 = 256 << 20;
 /// Cap of the count of letters that are left out.
 const LEFT_OUT_CAP: u32 = 1_000;
 /// Cap of the count of letters that failed again.
@@ -44,12 +51,13 @@ pub(crate) async fn replay(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
-    let Replay { which, staged, wait, note, by } = replay;
+    let Replay { which, payload_file, staged, wait, note, by } = replay;
+    let edited = payload_file.map(|file| edited(&file, &which)).transpose()?;
     let wait = staged.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
     let run_id = Uuid::now_v7();
     let mut attribution = Attribution::default().run_id(run_id);
     (attribution.by, attribution.note) = (by, note);
-    let change = Replaying { store, replayer, attribution, run_id, wait };
+    let change = Replaying { store, replayer, attribution, run_id, edited, wait };
     run(&change, store, which, settings, printer, stop).await
 }
 
@@ -58,6 +66,8 @@ struct Replaying<'a> {
     replayer: &'a dyn DeadLetterReplay,
     attribution: Attribution,
     run_id: Uuid,
+    /// The payload to put back instead of the letter's own.
+    edited: Option<String>,
     /// The pause after each stage of a staged replay.
     wait: Option<Duration>,
 }
@@ -74,17 +84,17 @@ impl Change for Replaying<'_> {
         let replayable = of_open(&filter)?.replayable(self.replayer.accepts_truncated());
         replayable.ok_or_else(|| {
             Failure::usage(
-                "--truncated true: the service replays only whole payloads; resolve these letters instead",
+                "--truncated true, --erased true: the service does not replay these letters; resolve them instead",
             )
         })
     }
 
     /// Prints how many letters are left out because their payload is not whole.
     async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure> {
-        if self.replayer.accepts_truncated() {
-            return Ok(());
-        }
-        let truncated = filter.clone().truncated(true);
+        let truncated = match self.replayer.accepts_truncated() {
+            true => filter.clone().erased(true),
+            false => filter.clone().truncated(true),
+        };
         let mut left_out = CappedCount::default();
         for &app_id in apps {
             let request = CountRequest::default().cap(LEFT_OUT_CAP);
@@ -113,7 +123,11 @@ impl Change for Replaying<'_> {
             if tally.stops(stop) {
                 break;
             }
-            match self.replayer.replay(app_id, id, &self.attribution).await {
+            let replayed = match &self.edited {
+                Some(payload) => self.replayer.replay_edited(app_id, id, payload, &self.attribution).await,
+                None => self.replayer.replay(app_id, id, &self.attribution).await,
+            };
+            match replayed {
                 Ok(_) => tally.done(app_id, 1),
                 Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
                 Err(DeadLetterRepoError::AlreadyResolved { resolution, by, .. }) => {
@@ -127,6 +141,7 @@ impl Change for Replaying<'_> {
                         format!("its payload is {kind}, and the service replays only whole ones: resolve it");
                     tally.left(id, &why);
                 }
+                Err(DeadLetterRepoError::Erased(_)) => tally.left(id, "its content was erased: resolve it"),
                 Err(error @ DeadLetterRepoError::Requeue(_)) if !error.is_transient() => {
                     tally.left(id, &reason(&ReplayFailure::new(id, error)));
                 }
@@ -217,6 +232,24 @@ impl Replaying<'_> {
             tally.stops_because(&format!("{again} replayed {events} failed again"));
         }
         Ok(again > 0)
+    }
+}
+
+/// Reads the edited payload of one letter.
+fn edited(file: &Path, which: &Which) -> Result<String, Failure> {
+    if which.letters.len() != 1 || which.letters.contains(&Letter::Stdin) {
+        return Err(Failure::usage("--payload-file replays one letter; name its ID"));
+    }
+    let failed = |error| Failure::usage(format!("{}: {error}", file.display()));
+    let read: Box<dyn Read> = match file == Path::new("-") {
+        true => Box::new(io::stdin()),
+        false => Box::new(File::open(file).map_err(failed)?),
+    };
+    let mut text = String::new();
+    read.take(MAX_PAYLOAD_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    match text.len() as u64 > MAX_PAYLOAD_BYTES {
+        true => Err(Failure::usage(format!("{}: the payload must have at most 256 MiB", file.display()))),
+        false => Ok(text),
     }
 }
 

@@ -28,6 +28,9 @@ struct Letter {
     /// The stored payload, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<String>,
+    /// The edited payload that the last replay put back, if there is one and it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed_payload: Option<String>,
 }
 
 pub(crate) async fn show(
@@ -54,8 +57,13 @@ pub(crate) async fn show(
         true => Some(store.payload_text(app, id, 0..u64::MAX).await?.ok_or_else(missing)?),
         false => None,
     };
-    let letter = Letter { times_replayed: times.into_iter().sum(), summary, last_error, metadata, payload };
-    let Letter { summary, last_error, times_replayed, metadata, payload } = &letter;
+    let replayed_payload = match payload {
+        Some(_) => store.replayed_payload_text(app, id, 0..u64::MAX).await?,
+        None => None,
+    };
+    let times_replayed = times.into_iter().sum();
+    let letter = Letter { times_replayed, summary, last_error, metadata, payload, replayed_payload };
+    let Letter { summary, last_error, times_replayed, metadata, payload, replayed_payload } = &letter;
     let metadata_text = serde_json::to_string_pretty(metadata).ok().filter(|_| !metadata.is_empty());
     let time = |time: Option<_>| time.map_or(Cell::None, Cell::Time);
     let maybe = |value: Option<String>| value.map_or(Cell::None, Cell::Text);
@@ -81,6 +89,7 @@ pub(crate) async fn show(
         ("metadata", maybe(metadata_text)),
         ("error", last_error.as_str().into()),
         ("payload", maybe(payload.clone())),
+        ("edited payload", maybe(replayed_payload.clone())),
     ];
     Ok(printer.facts(&letter, facts)?)
 }

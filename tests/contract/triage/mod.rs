@@ -24,6 +24,7 @@ mod groups;
 mod ids;
 mod list;
 mod metadata;
+mod new_groups;
 mod reopen;
 mod replay;
 mod replay_parts;

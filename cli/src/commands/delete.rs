@@ -1,0 +1,79 @@
+use dead_letters::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore};
+use uuid::Uuid;
+
+use super::{
+    change::{Change, run},
+    matching::{Matching, in_batches},
+    tally::Tally,
+};
+use crate::{args::Delete, error::Failure, output::Printer, settings::Settings, stop::Stop};
+
+/// Letters per batch. A batch is deleted as a whole or not at all.
+const BATCH: u32 = 1_000;
+
+pub(crate) async fn delete(
+    store: &dyn DeadLetterStore,
+    delete: Delete,
+    settings: &Settings,
+    printer: &mut Printer,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let Delete { which, note, by } = delete;
+    let mut attribution = Attribution::default().run_id(Uuid::now_v7());
+    (attribution.by, attribution.note) = (by, note);
+    run(&Deleting { store, attribution }, store, which, settings, printer, stop).await
+}
+
+struct Deleting<'a> {
+    store: &'a dyn DeadLetterStore,
+    attribution: Attribution,
+}
+
+impl Change for Deleting<'_> {
+    const DONE: &'static str = "deleted";
+    const ASKS_ABOUT_IDS: bool = true;
+
+    fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+        let state = filter.effective_state();
+        Ok(filter.state(state))
+    }
+
+    async fn check(&self, _: &[AppId], _: &DeadLetterFilter) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn by_ids(
+        &self,
+        app_id: AppId,
+        ids: &[DeadLetterId],
+        tally: &mut Tally,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
+        for ids in ids.chunks(BATCH as usize) {
+            if tally.stops(stop) {
+                break;
+            }
+            let these = DeadLetterFilter::default().ids(ids);
+            let deleted = self.store.delete_matching(app_id, &these, &self.attribution, BATCH).await?.ids;
+            tally.done(app_id, deleted.len());
+            for &id in ids.iter().filter(|id| !deleted.contains(id)) {
+                match self.store.summary(app_id, id).await? {
+                    None => tally.missing(id),
+                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        in_batches(found, BATCH, tally, stop, async |found, limit| {
+            let filter = match found.filter.effective_state() {
+                DeadLetterState::Closed => found.closed_by_now(),
+                _ => found.filter.clone(),
+            };
+            self.store.delete_matching(found.app_id, &filter, &self.attribution, limit).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,77 @@
+use dead_letters::{Attribution, CappedCount, DeadLetterStore, PayloadKind};
+
+use super::{
+    matching::{Ask, letters},
+    tally::Tally,
+};
+use crate::{
+    args::Erase,
+    confirm::confirm,
+    error::Failure,
+    ids::{Located, locate},
+    output::Printer,
+    settings::Settings,
+    stop::Stop,
+};
+
+/// Letters per batch. A batch is erased as a whole or not at all.
+const BATCH: usize = 1_000;
+
+pub(crate) async fn erase(
+    store: &dyn DeadLetterStore,
+    erase: Erase,
+    settings: &Settings,
+    printer: &mut Printer,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    let Erase { letters: ids, app, note, by, yes } = erase;
+    let ask = Ask::of(false, yes)?;
+    let mut attribution = Attribution::default();
+    (attribution.by, attribution.note) = (by, note);
+    let located = locate(store, app, ids).await?;
+    let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
+    if ask == Ask::First && count > 0 {
+        let letters = letters(CappedCount { count, capped: false });
+        let database = &settings.database;
+        let question = format!(
+            "The content of {letters} will be erased in {database}: payload, error, metadata and note. It can't be \
+             restored.\nContinue?"
+        );
+        confirm(&question, stop).await?;
+    }
+    let mut tally = Tally::default();
+    let ran = erase_all(store, located, &attribution, &mut tally, stop).await;
+    tally.end(ran, "erased", "erased", None, printer)
+}
+
+async fn erase_all(
+    store: &dyn DeadLetterStore,
+    located: Located,
+    attribution: &Attribution,
+    tally: &mut Tally,
+    stop: &Stop,
+) -> Result<(), Failure> {
+    for id in located.missing {
+        tally.missing(id);
+    }
+    for (app_id, ids) in located.by_app {
+        for ids in ids.chunks(BATCH) {
+            if tally.stops(stop) {
+                return Ok(());
+            }
+            let erased = store.erase(app_id, ids, attribution).await?;
+            tally.done(app_id, erased.ids.len());
+            for &id in ids.iter().filter(|id| !erased.ids.contains(id)) {
+                match store.summary(app_id, id).await? {
+                    None => tally.missing(id),
+                    // The letter already has the state that the caller wants.
+                    Some(letter) if letter.payload_kind == Some(PayloadKind::Erased) => {
+                        say!("{id}: the content of the letter is erased already");
+                    }
+                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! Finds the error groups that are new or regressed.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use chrono::{DateTime, Utc};
+use dead_letters_entity::dead_letters::{Column, Entity};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, FromQueryResult,
+    prelude::DateTimeWithTimeZone,
+    sea_query::{
+        Asterisk, CaseStatement, CommonTableExpression, Expr, ExprTrait, Func, JoinType, Order, Query,
+        SelectStatement, WindowStatement, WithClause,
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    PAGE_SIZES, SeaOrmDeadLetterRepo,
+    conditions::is_erased,
+    connection::RepoConnection,
+    convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
+    dialect::Dialect,
+    error_groups::{has_regressed, if_closed, if_open},
+    hidden_limits::{shown, with_hidden_limits},
+    in_range,
+    parts::{by_time, first},
+    scan::SCANS,
+};
+use crate::{
+    AppId, DeadLetterRepoError, NewErrorGroup, NewErrorGroups, NewGroupRequest, NewGroupState,
+    signature::error_message, time::to_bound,
+};
+
+pub(super) async fn new_error_groups<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    request: &NewGroupRequest,
+) -> Result<NewErrorGroups, DeadLetterRepoError> {
+    let &NewGroupRequest { since, ref among, scan_limit, limit } = request;
+    let limit = in_range("limit", limit, PAGE_SIZES)?;
+    let scan_limit = in_range("scan_limit", scan_limit, SCANS)?;
+    if since > Utc::now() {
+        return Err(DeadLetterRepoError::SinceInFuture(since));
+    }
+    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit };
+    let mut found = NewErrorGroups::default();
+    let Some(among) = among else {
+        look.at(repo, None, scan_limit, &mut found).await?;
+        return Ok(found);
+    };
+    let among: BTreeSet<_> = among.iter().copied().collect();
+    let mut left = scan_limit;
+    for (app_id, apps) in among.iter().zip((1..=among.len() as u32).rev()) {
+        let share = Ord::max(left / apps, 1);
+        left = left.saturating_sub(look.at(repo, Some(*app_id), share, &mut found).await?);
+    }
+    found.groups.sort_by(|a, b| order(a).cmp(&order(b)));
+    found.groups.truncate(limit as usize);
+    Ok(found)
+}
+
+/// Returns what sorts the groups as [`in_order`] does.
+fn order(group: &NewErrorGroup) -> impl Ord {
+    (Reverse(group.first_seen), group.app_id, &group.group_key)
+}
+
+struct Look {
+    dialect: Dialect,
+    since: DateTime<Utc>,
+    limit: u32,
+}
+
+impl Look {
+    /// Adds the groups of one app, or of all apps, and returns how many letters were examined.
+    async fn at<C: RepoConnection>(
+        &self,
+        repo: &SeaOrmDeadLetterRepo<C>,
+        app_id: Option<AppId>,
+        scan: u32,
+        found: &mut NewErrorGroups,
+    ) -> Result<u32, DeadLetterRepoError> {
+        let groups = with_hidden_limits(self.dialect, &self.groups(app_id, scan));
+        let mut examined = 0;
+        for row in repo.db.query_all_raw(groups).await? {
+            examined = u32::try_from(row.try_get::<i64>("", READ)?).map_or(scan, |read| Ord::min(read, scan));
+            let end = row.try_get::<Option<DateTimeWithTimeZone>>("", END_TIME)?.map(|end| end.to_utc());
+            found.scanned_back_to = Ord::max(found.scanned_back_to, end);
+            // The LEFT JOIN returns one row if there is no group.
+            if row.try_get::<Option<i64>>("", LETTERS)?.is_some() {
+                let is_complete = end.is_none_or(|end| end < self.since);
+                found.groups.push(NewGroupRow::from_query_result(&row, "")?.into_group(is_complete));
+            }
+        }
+        Ok(examined)
+    }
+
+    /// Selects the groups, with the end of the scan on each row.
+    fn groups(&self, app_id: Option<AppId>, scan: u32) -> SelectStatement {
+        let cte = |name: &'static str, query| {
+            CommonTableExpression::new().table_name(name).query(query).materialized(true).to_owned()
+        };
+        let with = WithClause::new()
+            .cte(cte(SCANNED, self.scanned(app_id, scan)))
+            .cte(cte(PICKED, self.picked(scan)))
+            .to_owned();
+        let letter = |column: Column| Expr::col(("newest", column));
+        let of_shard = app_id.and_then(|app_id| self.dialect.shard(app_id));
+        let is_newest = Condition::all()
+            .add(letter(Column::Id).eq(Expr::col((PICKED, "newest_id"))))
+            .add(letter(Column::AppId).eq(Expr::col((PICKED, Column::AppId))))
+            .add_option(of_shard.map(|app_id| letter(Column::AppId).eq(app_id.into_inner())));
+        let [start_of_error, end_of_error] = ends_of_error(letter(Column::LastError));
+        let mut groups = Query::select();
+        groups
+            .expr(beginning_of_name(letter(Column::Source)))
+            .expr(beginning_of_name(letter(Column::Op)))
+            .column(("newest", Column::ScriptId))
+            .expr(beginning_of_name(letter(Column::ErrorSignature)))
+            .expr(start_of_error)
+            .expr(end_of_error)
+            .expr(beginning_of_name(Expr::col((PICKED, Column::GroupKey))))
+            .columns(OF_GROUP.map(|column| (PICKED, column)))
+            .columns([(END, READ), (END, END_TIME)])
+            .from_subquery(end(scan), END)
+            .join(JoinType::LeftJoin, PICKED, Expr::Constant(true.into()))
+            .join_as(JoinType::LeftJoin, Entity, "newest", is_newest)
+            .with_cte(with);
+        in_order(&mut groups);
+        groups
+    }
+
+    /// Selects the newest letters of one app, or of all apps, and one letter more, which shows whether the scan limit
+    /// left any out.
+    fn scanned(&self, app_id: Option<AppId>, scan: u32) -> SelectStatement {
+        let mut columns = Query::select();
+        columns.columns([
+            Column::AppId,
+            Column::GroupKey,
+            Column::Id,
+            Column::CreatedAt,
+            Column::ResolvedAt,
+            Column::Resolution,
+            Column::PayloadKind,
+        ]);
+        let newest_first = by_time(Column::CreatedAt, Order::Desc);
+        let rows = u64::from(scan) + 1;
+        let newest = match app_id {
+            Some(app_id) => {
+                let of_app = Condition::all().add(Column::AppId.eq(app_id.into_inner()));
+                first(self.dialect, vec![of_app], &newest_first, rows, &columns)
+            }
+            // The limit is visible, because there is no condition that PostgreSQL could take for a rare one.
+            None => columns
+                .from(Entity)
+                .order_by_expr(self.time_in_index(), Order::Desc)
+                .order_by(Column::Id, Order::Desc)
+                .limit(shown(rows))
+                .take(),
+        };
+        let mut position = WindowStatement::new();
+        for (column, order) in newest_first {
+            position.order_by(column, order);
+        }
+        Query::select()
+            .columns([Column::AppId, Column::GroupKey, Column::Id, Column::CreatedAt])
+            .expr_as(if_closed(Column::ResolvedAt.into_expr()), "closed_at")
+            .expr_as(if_open(Column::CreatedAt.into_expr()), "open_at")
+            .expr_as(CaseStatement::new().case(is_erased().not(), Expr::Constant(1.into())), "kept")
+            .expr_window_as(Func::cust("row_number"), position, POSITION)
+            .from_subquery(newest, Entity)
+            .take()
+    }
+
+    /// Returns the time by which the index of all apps is sorted. PostgreSQL parses `created_at AT TIME ZONE 'UTC'`
+    /// as this function.
+    fn time_in_index(&self) -> Expr {
+        let created_at = Column::CreatedAt.into_expr();
+        match self.dialect {
+            Dialect::Sqlite => created_at,
+            _ => Func::cust("timezone").arg(Expr::Constant("UTC".into())).arg(created_at).into(),
+        }
+    }
+
+    /// Selects the groups of the scanned letters that are new or regressed.
+    fn picked(&self, scan: u32) -> SelectStatement {
+        let since = |column: &'static str| Expr::col(column).gte(self.since);
+        let if_since = |then: Expr| CaseStatement::new().case(since("created_at"), then);
+        let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
+        let groups = Query::select()
+            .columns([Column::AppId, Column::GroupKey])
+            .expr_as(
+                Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)),
+                POSITION,
+            )
+            .expr_as(Func::count(if_since(Expr::Constant(1.into()))), LETTERS)
+            .expr_as(Func::min(if_since(Expr::col("created_at"))), "first_seen")
+            .expr_as(Func::min(Expr::col("created_at")), "oldest_at")
+            .expr_as(Func::max(Expr::col("created_at")), "last_seen")
+            .expr_as(Func::max(Expr::col("closed_at")), "last_closed_at")
+            .expr_as(Func::min(Expr::col("open_at")), "open_at")
+            .from(SCANNED)
+            .and_where(Expr::col(POSITION).lte(i64::from(scan)))
+            .group_by_columns([Column::AppId, Column::GroupKey])
+            .take();
+        let of_group = |column: &'static str| Expr::col((PICKED, column));
+        let regressed = || has_regressed(of_group("last_closed_at"), of_group("open_at"));
+        let is_new = of_group("oldest_at").gte(self.since);
+        let mut picked = Query::select();
+        picked
+            .columns([Column::AppId, Column::GroupKey].map(|column| (PICKED, column)))
+            .columns([LETTERS, "first_seen", "last_seen", "last_closed_at"].map(|column| (PICKED, column)))
+            .expr_as(regressed(), "regressed")
+            .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id")
+            .from_subquery(groups, PICKED)
+            .join(JoinType::InnerJoin, SCANNED, Expr::col((SCANNED, POSITION)).eq(of_group(POSITION)))
+            .and_where(of_group(LETTERS).gt(Expr::Constant(0.into())))
+            .and_where(is_new.or(regressed()))
+            // The limit is visible, so that PostgreSQL expects few groups. Otherwise it would read the whole table for
+            // their newest letters.
+            .limit(shown(self.limit.into()));
+        in_order(&mut picked);
+        picked
+    }
+}
+
+const SCANNED: &str = "scanned";
+/// The position of a letter among the scanned ones, and of the letter that a group shows.
+const POSITION: &str = "position";
+const PICKED: &str = "picked";
+const END: &str = "scan_end";
+const END_TIME: &str = "scan_end_time";
+/// How many letters were scanned.
+const READ: &str = "scanned_letters";
+const LETTERS: &str = "letters";
+
+/// The columns that the statement computes for each group.
+const OF_GROUP: [&str; 7] =
+    ["app_id", LETTERS, "first_seen", "last_seen", "last_closed_at", "regressed", "newest_id"];
+
+/// Sorts the groups as [`order`] does.
+fn in_order(groups: &mut SelectStatement) {
+    for (column, order) in [("first_seen", Order::Desc), ("app_id", Order::Asc), ("group_key", Order::Asc)] {
+        groups.order_by((PICKED, column), order);
+    }
+}
+
+/// Selects how many letters were scanned, and the time of the last one if more lie behind.
+fn end(scan: u32) -> SelectStatement {
+    let scan = || Expr::val(i64::from(scan));
+    let letters = || Expr::from(Func::count(Expr::col(Asterisk)));
+    let last = CaseStatement::new().case(Expr::col(POSITION).eq(scan()), Expr::col("created_at"));
+    let end = CaseStatement::new().case(letters().gt(scan()), Func::min(last));
+    Query::select().expr_as(letters(), READ).expr_as(end, END_TIME).from(SCANNED).take()
+}
+
+by_position! {
+    struct NewGroupRow {
+        source: String,
+        op: String,
+        script_id: Option<Uuid>,
+        error_signature: String,
+        start_of_error: String,
+        end_of_error: Option<String>,
+        group_key: String,
+        app_id: Uuid,
+        letters: i64,
+        first_seen: DateTimeWithTimeZone,
+        last_seen: DateTimeWithTimeZone,
+        last_closed_at: Option<DateTimeWithTimeZone>,
+        regressed: bool,
+        newest_id: Uuid,
+    }
+}
+
+impl NewGroupRow {
+    /// `is_complete` says whether the scan came to the letters before `since`.
+    fn into_group(self, is_complete: bool) -> NewErrorGroup {
+        let error = join_ends(self.start_of_error, self.end_of_error);
+        NewErrorGroup {
+            app_id: self.app_id.into(),
+            group_key: to_name(self.group_key),
+            source: to_name(self.source),
+            op: to_name(self.op),
+            script_id: self.script_id.map(Into::into),
+            error_signature: to_name(self.error_signature),
+            sample: to_name(error_message(&error)),
+            count: self.letters.unsigned_abs(),
+            first_seen: self.first_seen.to_utc(),
+            last_seen: self.last_seen.to_utc(),
+            newest_id: self.newest_id.into(),
+            last_closed_at: self.last_closed_at.map(|at| at.to_utc()),
+            state: match self.regressed {
+                true => NewGroupState::Regressed,
+                false if is_complete => NewGroupState::New,
+                false => NewGroupState::Unknown,
+            },
+        }
+    }
+}
