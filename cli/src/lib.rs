@@ -46,7 +46,7 @@ use tokio::{
 };
 use tracing_subscriber::filter::Targets;
 
-use args::{Args, Command, Completions, Man, Signatures};
+use args::{Archive, Args, Command, Completions, Man, Signatures};
 #[cfg(feature = "serve")]
 use database::Access;
 use database::Opened;

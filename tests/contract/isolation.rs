@@ -76,7 +76,7 @@ const WRITES: [&str; 11] = [
     "rebuild_signatures",
     "gc",
 ];
-const READS: [&str; 13] = [
+const READS: [&str; 14] = [
     "get",
     "get_for_app",
     "summary",
