@@ -6,7 +6,7 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter, ActionRequest,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
     DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest,
     ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope,
@@ -77,6 +77,20 @@ async fn fill(db: &TestDb, scale: u32) {
         .replace("{total}", &(scale * 10).to_string())
         .replace("{older}", &(scale * 6).to_string());
     db.execute(&insert).await;
+    let history = "\
+        {generate}
+        INSERT INTO dead_letter_actions (app_id, id, action, created_at, actor, letter_id, filter, letters, run_id)
+        SELECT {app_id}, {event_id}, 'resolve', {time}, 'ada', CASE WHEN n % 2 = 0 THEN {event_id} END,
+            CASE WHEN n % 2 = 1 THEN '' END, 1, CASE WHEN n % 10 > 6 THEN {run_id} END
+        FROM numbers"
+        .replace("{generate}", generate)
+        .replace("{app_id}", app_id)
+        .replace("{event_id}", event_id)
+        .replace("{time}", time)
+        .replace("{run_id}", run_id)
+        .replace("{total}", &scale.to_string())
+        .replace("{older}", &(scale / 10 * 6).to_string());
+    db.execute(&history).await;
 }
 
 struct Expected {
@@ -98,6 +112,9 @@ const REPLAYS: &[&str] = &["idx_dead_letters_replays"];
 const APP_AND_REPLAYS: &[&str] = &["idx_dead_letters_app", "idx_dead_letters_replays"];
 const RUNS: &[&str] = &["idx_dead_letters_run"];
 const KEY: &[&str] = &["dead_letters_pkey"];
+const ACTIONS: &[&str] = &["dead_letter_actions_pkey"];
+const ACTIONS_OF_LETTER: &[&str] = &["idx_dead_letter_actions_letter"];
+const ACTIONS_OF_RUN: &[&str] = &["idx_dead_letter_actions_run"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
@@ -219,6 +236,25 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     // Whether it is there is asked where it was not stored.
     repo.import(&[StoredLetter { id, ..stored() }]).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
+
+    // The history has the order of its key and of its indexes.
+    let history = ActionRequest::default();
+    for (request, index) in [
+        (history, ACTIONS),
+        (history.letter_id(id), ACTIONS_OF_LETTER),
+        (history.run_id(Uuid::from_u128(7)), ACTIONS_OF_RUN),
+    ] {
+        repo.actions(app, &request).await.unwrap();
+        log.expect(index, InOrder, Some(50));
+        repo.actions(app, &request.after(Uuid::from_u128(u128::MAX))).await.unwrap();
+        log.expect(index, InOrder, Some(50));
+    }
+    repo.actions(app, &history.letter_id(id).run_id(Uuid::from_u128(7))).await.unwrap();
+    log.expect(ACTIONS_OF_LETTER, Whole, Some(50));
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        repo.sweep_actions(before, None, 1_000).await.unwrap();
+        log.expect(ACTIONS, InOrder, Some(1_000));
+    }
 
     // They were stored without a key.
     repo.rebuild_signatures(&RebuildRequest::default().limit(50)).await.unwrap();
@@ -346,6 +382,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
             }
         }
     }
+    // A plan is shown by running the statement again, with the ids of its rows in the history.
+    db.execute("DELETE FROM dead_letter_actions WHERE actor IS NULL").await;
     log.statements
 }
 
@@ -376,7 +414,8 @@ impl Requeue for Full {
 
 /// Whether the statement is about rows of the table: a commit's are not, and an import's rows are none yet.
 fn is_of_rows(statement: &Statement) -> bool {
-    statement.sql.contains("dead_letters") && !statement.sql.starts_with("INSERT")
+    ["dead_letters", "dead_letter_actions"].iter().any(|table| statement.sql.contains(table))
+        && !statement.sql.starts_with("INSERT")
 }
 
 /// Whether the statement is about rows that it names.
@@ -487,7 +526,7 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
 async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_either_plan() {
     let db = TestDb::postgres().await;
     fill(&db, 100_000).await;
-    db.execute("VACUUM ANALYZE dead_letters").await;
+    db.execute("VACUUM ANALYZE dead_letters, dead_letter_actions").await;
     for Expected { statement, indexes, reads, at_most } in statements(&db).await {
         for generic in [false, true] {
             let plan = plan(&db, &statement, generic).await;

@@ -14,6 +14,7 @@ use crate::{
     observed::{call, observed},
 };
 
+mod actions;
 mod backlogs;
 mod bulk;
 mod bury;

@@ -13,12 +13,7 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
-    DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
-    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
-    NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed,
-    Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount, ActionRequest, DeadLetterAction, SweptActions,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -230,6 +225,7 @@ calls! {
             request: &GroupRequest,
         ) -> ErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
+        Actions actions(app_id: AppId, request: &ActionRequest) -> Vec<DeadLetterAction>;
     }
     DeadLetterResolve {
         ResolveOnce resolve_once(
@@ -277,6 +273,11 @@ calls! {
             archive: &dyn Archive,
         ) -> Swept;
         CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
+        SweepActions sweep_actions(
+            before: DateTime<Utc>,
+            first_app: Option<AppId>,
+            limit: u32,
+        ) -> SweptActions;
     }
     DeadLetterBury {
         Bury bury(letter: NewDeadLetter) -> DeadLetterId;

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
     PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest,
 };
@@ -75,7 +75,8 @@ const WRITES: [&str; 11] = [
     "rebuild_signatures",
     "gc",
 ];
-const READS: [&str; 13] = [
+const READS: [&str; 14] = [
+    "actions",
     "get",
     "get_for_app",
     "summary",
@@ -119,6 +120,7 @@ async fn call(
         "erase" => repo.erase(app, &[open], &nobody).await.map(drop),
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
+        "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
         "get" => repo.get(open).await.map(drop),
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),
         "summary" => repo.summary(app, open).await.map(drop),
@@ -210,7 +212,9 @@ async fn a_read_over_the_pool_is_sent_again_three_times_on_postgres() {
     may_fail(&db).await;
     db.execute(
         "ALTER TABLE dead_letters RENAME TO letters;
-         CREATE VIEW dead_letters AS SELECT * FROM letters WHERE try()",
+         CREATE VIEW dead_letters AS SELECT * FROM letters WHERE try();
+         ALTER TABLE dead_letter_actions RENAME TO actions;
+         CREATE VIEW dead_letter_actions AS SELECT * FROM actions WHERE try()",
     )
     .await;
     each_is_sent_again_three_times(&db, &READS).await;
