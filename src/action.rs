@@ -74,7 +74,7 @@ pub struct DeadLetterAction {
     pub actor: Option<String>,
     /// Why it was done, at most 2,000 characters.
     pub note: Option<String>,
-    /// The letter, if the call named one.
+    /// The letter, if the call named one. A bulk call names a letter if that is its filter's only id.
     pub letter_id: Option<DeadLetterId>,
     /// The filter of a bulk call, as the text of a [`ListQuery`](crate::ListQuery), at most 1,000 bytes. Of a filter's
     /// ids it has only the number: `ids=3+letters`.
@@ -83,7 +83,7 @@ pub struct DeadLetterAction {
     pub letters: u64,
     /// The resolution that the letters got. `None` if they were reopened, or if this version does not know it.
     pub resolution: Option<Resolution>,
-    /// The resolution that the letter had before. It is `None` if the letter was unresolved, for a bulk call, and if
+    /// The resolution that the letter had before. It is `None` if the letter was unresolved, for every bulk call, and if
     /// this version does not know it.
     pub previous_resolution: Option<Resolution>,
     /// The bulk run that the call belongs to ([`Attribution::run_id`](crate::Attribution::run_id)).

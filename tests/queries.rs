@@ -6,11 +6,11 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter, ActionRequest,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, ReopenRequest,
-    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope,
-    TimelineRequest,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor,
+    SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -82,7 +82,7 @@ async fn fill(db: &TestDb, scale: u32) {
         INSERT INTO dead_letter_actions (app_id, id, action, created_at, actor, letter_id, filter, letters, run_id)
         SELECT {app_id}, {event_id}, 'resolve', {time}, 'ada', CASE WHEN n % 2 = 0 THEN {event_id} END,
             CASE WHEN n % 2 = 1 THEN '' END, 1, CASE WHEN n % 10 > 6 THEN {run_id} END
-        FROM numbers"
+        FROM numbers WHERE true ON CONFLICT DO NOTHING"
         .replace("{generate}", generate)
         .replace("{app_id}", app_id)
         .replace("{event_id}", event_id)

@@ -5,11 +5,12 @@ use std::{error::Error, pin::pin, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterDelete, ActionRequest,
-    DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due,
-    ErrorKind, GroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take, TimelineRequest,
+    ActionRequest, AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore,
+    DeadLetterTransfer, Due, ErrorKind, GroupRequest, PageRequest, RebuildRequest, ReopenRequest,
+    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take,
+    TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, row, store, stored_letter,
         summary, transient,

@@ -238,7 +238,11 @@ impl<'a> Bulk<'a> {
             Change::Resolve(resolution, attribution) => (Some(resolution), attribution),
             Change::Reopen { attribution, .. } | Change::Delete(attribution) => (None, attribution),
         };
-        Entry { app_id: self.app_id, action, target: Target::Filter(self.filter), resolution, attribution }
+        let target = match self.filter.ids.as_deref() {
+            Some(&[id]) => Target::Letter(id),
+            _ => Target::Filter(self.filter),
+        };
+        Entry { app_id: self.app_id, action, target, resolution, attribution }
     }
 
     /// Returns what [`run`](Self::run) does.

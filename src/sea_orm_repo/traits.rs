@@ -10,12 +10,17 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete, actions,
+    SeaOrmDeadLetterRepo, actions, backlogs, connection::RepoConnection, convert::Summary, count, delete,
     error_groups, export, get, import, insert, list, rebuild_signatures, resolve, sweep, sweep_sql::app_of,
     timeline,
 };
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount, Action, ActionRequest, DeadLetterAction, SweptActions,
+    Action, ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
+    CountRequest, DeadLetterAction, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
+    NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
+    SweepCursor, SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 

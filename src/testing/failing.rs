@@ -13,7 +13,13 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount, ActionRequest, DeadLetterAction, SweptActions,
+    ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
+    CountRequest, DeadLetterAction, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
+    ErrorGroups, GroupRequest, Imported, NewDeadLetter, Page, PageRequest, RebuildRequest, Rebuilt,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
+    SweptActions, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
     Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterFilter, DeadLetterId,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterTransfer, Due, ReopenRequest, Resolution, SweepScope, testing::stored_letter,
+    DeadLetterTransfer, Due, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, SweptActions,
+    entity::dead_letter_actions as table, testing::stored_letter,
 };
+use sea_orm::{ActiveValue::Set, DbBackend, EntityTrait};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -28,6 +30,9 @@ on_every_backend! {
     a_limit_outside_1_to_500_is_refused_and_nothing_is_sent,
     of_callers_at_one_time_only_those_that_changed_the_letter_write_a_row,
     an_action_that_only_a_newer_version_knows_is_shown_without_it,
+    a_sweep_deletes_old_rows_app_by_app_and_no_younger_one,
+    rows_that_the_database_does_not_delete_end_no_sweep,
+    in_a_callers_transaction_a_change_is_rolled_back_with_its_row,
 }
 
 fn seen() -> Attribution {
@@ -231,13 +236,17 @@ async fn of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut(db: TestDb
     let ids = letters(&db, app, 3).await;
     let ticked = DeadLetterFilter::default().ids(ids[..2].to_vec());
     repo.resolve_matching(app, &ticked, Resolution::Ignored, &seen(), 10).await.unwrap();
+    let one = DeadLetterFilter::default().ids([ids[2]]);
+    repo.resolve_matching(app, &one, Resolution::Ignored, &seen(), 10).await.unwrap();
+    let of_letter = found(&db, app, ActionRequest::default().letter_id(ids[2])).await;
+    assert_eq!((of_letter.len(), of_letter[0].filter.as_deref()), (1, None));
     let of_source = ticked.source("orders");
     repo.reopen_matching(app, &of_source, &seen(), &ReopenRequest::default()).await.unwrap();
     let long = "é".repeat(2_000);
     let every = DeadLetterFilter::default().created_before(DateTime::<Utc>::MAX_UTC);
     db.execute(&format!("UPDATE dead_letters SET op = '{long}'")).await;
     repo.resolve_matching(app, &every.op(long), Resolution::Ignored, &seen(), 10).await.unwrap();
-    let filters: Vec<_> = history(&db, app).await.into_iter().map(|row| row.filter.unwrap()).collect();
+    let filters: Vec<_> = history(&db, app).await.into_iter().filter_map(|row| row.filter).collect();
     assert_eq!(filters[..2], ["ids=2+letters", "ids=2+letters&source=orders"]);
     let cut = filters[2].strip_suffix(" [cut]").unwrap();
     assert!(cut.starts_with("op=%C3%A9") && filters[2].len() == 1_000, "{cut}");
@@ -245,7 +254,7 @@ async fn of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut(db: TestDb
 
 async fn long_texts_are_cut_where_they_are_read_and_debug_shows_none(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
-    let ids = letters(&db, app, 1).await;
+    let ids = letters(&db, app, 2).await;
     let by = Attribution::by("ada\0".repeat(1_000)).note("seen".repeat(1_000));
     let all = DeadLetterFilter::default().ids(ids).source("orders");
     repo.resolve_matching(app, &all, Resolution::Ignored, &by, 10).await.unwrap();
@@ -310,4 +319,109 @@ async fn an_action_that_only_a_newer_version_knows_is_shown_without_it(db: TestD
     db.execute("UPDATE dead_letter_actions SET action = 'reveal', resolution = 'snoozed'").await;
     let row = history(&db, app).await.remove(0);
     assert_eq!((row.action, row.resolution, row.letter_id), (None, None, Some(id)));
+}
+
+/// Stores a row of so many days ago.
+pub(super) async fn old_row(db: &TestDb, app: AppId, days: i64) -> Uuid {
+    let at = Utc::now() - TimeDelta::days(days);
+    let random = Uuid::new_v4().as_u128() >> 48;
+    let id = Uuid::from_u128(u128::try_from(at.timestamp_millis()).unwrap() << 80 | random);
+    let row = table::ActiveModel {
+        app_id: Set(app.into_inner()),
+        id: Set(id),
+        action: Set("resolve".to_owned()),
+        created_at: Set(at.trunc_subsecs(6).into()),
+        letter_id: Set(Some(Uuid::new_v4())),
+        letters: Set(1),
+        ..Default::default()
+    };
+    table::Entity::insert(row).exec_without_returning(&db.db).await.unwrap();
+    id
+}
+
+/// Sweeps to the end, and returns how many rows each batch deleted.
+async fn swept(db: &TestDb, days: i64, limit: u32) -> Vec<u64> {
+    let (before, mut first_app, mut deleted) = (Utc::now() - TimeDelta::days(days), None, Vec::new());
+    loop {
+        let swept = db.repo().sweep_actions(before, first_app, limit).await.unwrap();
+        deleted.push(swept.deleted);
+        assert!(swept.next >= first_app || swept.next.is_none());
+        first_app = swept.next;
+        if first_app.is_none() {
+            return deleted;
+        }
+    }
+}
+
+async fn a_sweep_deletes_old_rows_app_by_app_and_no_younger_one(db: TestDb) {
+    let [one, young, two]: [AppId; 3] = [1, 2, u128::MAX].map(|app| Uuid::from_u128(app).into());
+    let mut kept = Vec::new();
+    for days in [40, 9, 50, 30] {
+        let id = old_row(&db, one, days).await;
+        kept.extend((days < 10).then_some(id));
+    }
+    old_row(&db, young, 1).await;
+    let oldest = old_row(&db, two, 20).await;
+    assert_eq!(db.repo().sweep_actions(Utc::now(), None, 0).await.unwrap(), SweptActions::default());
+    assert_eq!(swept(&db, 45, 2).await, [1, 0]);
+    assert_eq!(swept(&db, 10, 2).await, [2, 1]);
+    assert_eq!(history(&db, one).await.iter().map(|row| row.id).collect::<Vec<_>>(), kept);
+    assert_eq!((history(&db, young).await.len(), history(&db, two).await.len()), (1, 0));
+    assert!(!kept.contains(&oldest));
+    for time in [DateTime::<Utc>::MIN_UTC, DateTime::UNIX_EPOCH] {
+        assert_eq!(db.repo().sweep_actions(time, None, 10).await.unwrap(), SweptActions::default());
+    }
+    let max = DateTime::<Utc>::MAX_UTC;
+    assert_eq!(db.repo().sweep_actions(max, Some(young), 10).await.unwrap().deleted, 1);
+    assert_eq!(db.repo().sweep_actions(max, Some(two), 10).await.unwrap(), SweptActions::default());
+    assert_eq!(history(&db, one).await.len(), 1);
+}
+
+async fn rows_that_the_database_does_not_delete_end_no_sweep(db: TestDb) {
+    let [one, two]: [AppId; 2] = [1, 2].map(|app| Uuid::from_u128(app).into());
+    let kept = old_row(&db, one, 90).await;
+    for app in [one, one, one, two] {
+        old_row(&db, app, 30).await;
+    }
+    let refuse = match db.db.get_database_backend() {
+        DbBackend::Sqlite => format!(
+            "CREATE TRIGGER refuse BEFORE DELETE ON dead_letter_actions WHEN OLD.id = x'{}'
+                 BEGIN SELECT RAISE(IGNORE); END",
+            kept.simple()
+        ),
+        _ => format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF OLD.id = '{kept}' THEN RETURN NULL; END IF;
+                 RETURN OLD;
+             END $$;
+             CREATE TRIGGER refuse BEFORE DELETE ON dead_letter_actions
+                 FOR EACH ROW EXECUTE FUNCTION refuse()"
+        ),
+    };
+    db.execute(&refuse).await;
+    // The first app's other rows are left to the next tick.
+    assert_eq!(swept(&db, 10, 2).await, [1, 1, 0]);
+    assert_eq!(swept(&db, 10, 100).await, [2, 0]);
+    assert_eq!(swept(&db, 10, 100).await, [0, 0]);
+    assert_eq!(history(&db, one).await.iter().map(|row| row.id).collect::<Vec<_>>(), [kept]);
+}
+
+async fn in_a_callers_transaction_a_change_is_rolled_back_with_its_row(db: TestDb) {
+    let app = new_app();
+    let ids = letters(&db, app, 2).await;
+    for commits in [false, true] {
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        let repo = db.repo();
+        let repo = repo.in_transaction(&txn);
+        repo.resolve_once(app, ids[0], Resolution::Ignored, &seen()).await.unwrap();
+        repo.reopen(app, ids[0], &seen()).await.unwrap();
+        let all = DeadLetterFilter::default().ids(ids.clone());
+        repo.resolve_matching(app, &all, Resolution::Ignored, &seen(), 10).await.unwrap();
+        assert_eq!(repo.actions(app, &ActionRequest::default()).await.unwrap().len(), 3);
+        match commits {
+            true => SeaOrmDeadLetterRepo::commit(txn).await.unwrap(),
+            false => txn.rollback().await.unwrap(),
+        }
+        assert_eq!(history(&db, app).await.len(), if commits { 3 } else { 0 });
+    }
 }

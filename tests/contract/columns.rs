@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column, testing::stored_letter, ActionRequest,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, PageRequest, RebuildRequest,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
 use serde::Serialize;

@@ -143,7 +143,8 @@ async fn two_letters(db: &TestDb) -> (AppId, DeadLetterId, DeadLetterId) {
     let app = new_app();
     let repo = db.repo();
     let [open, closed] = repo.insert_many(vec![letter(app); 2]).await.unwrap()[..] else { panic!() };
-    repo.resolve(closed, "ignored").await.unwrap();
+    // With a row of the history.
+    repo.resolve_once(app, closed, Resolution::Ignored, &Attribution::default()).await.unwrap();
     // For a rebuild.
     db.execute("UPDATE dead_letters SET signature_version = 1").await;
     (app, open, closed)

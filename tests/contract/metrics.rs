@@ -11,7 +11,12 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics, ActionRequest,
+    ActionRequest, AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets,
+    CoalescingDeadLetterRepo, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};

@@ -12,11 +12,12 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, ActionRequest,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Swept, TimelineRequest,
+    ActionRequest, AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
+    CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter,
+    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, Swept, TimelineRequest,
     entity::{dead_letter_actions as actions, dead_letters as table},
     testing::{self, Call, letter, stored_letter},
 };

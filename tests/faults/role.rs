@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter, ActionRequest,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen, PageRequest,
-    RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest,
-    connect_options, open, testing::letter,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, OnOpen,
+    PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept,
+    TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
