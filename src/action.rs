@@ -18,7 +18,7 @@ use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, sette
 /// use dead_letters::Action;
 ///
 /// let names: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
-/// assert_eq!(names, ["resolve", "replay", "reopen"]);
+/// assert_eq!(names, ["resolve", "replay", "edit", "reopen"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,19 +29,22 @@ pub enum Action {
     Resolve,
     /// Replayed letters, and put their events back.
     Replay,
+    /// Replayed a letter with an edited payload.
+    Edit,
     /// Made letters unresolved again.
     Reopen,
 }
 
 impl Action {
     /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Resolve, Self::Replay, Self::Reopen];
+    pub const ALL: &'static [Self] = &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen];
 
     /// Returns the text of the column `action`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",
             Self::Replay => "replay",
+            Self::Edit => "edit",
             Self::Reopen => "reopen",
         }
     }

@@ -13,7 +13,7 @@ use sea_orm::{ActiveValue::Set, DbBackend, EntityTrait};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{letter, new_app};
+use super::{letter, new_app, retention::Nowhere};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -22,6 +22,7 @@ on_every_backend! {
     a_call_that_changes_nothing_writes_no_row,
     calls_that_are_no_operators_write_no_row,
     a_replay_writes_its_row_with_the_requeue_or_not_at_all,
+    an_edited_replay_is_an_edit_without_its_payload,
     rows_outlive_their_letters,
     pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run,
     of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut,
@@ -179,6 +180,15 @@ async fn a_replay_writes_its_row_with_the_requeue_or_not_at_all(db: TestDb) {
     assert_eq!(history(&db, app).await, []);
     replay(&db, app, id, &seen()).await;
     assert_eq!(history(&db, app).await.len(), 1);
+}
+
+async fn an_edited_replay_is_an_edit_without_its_payload(db: TestDb) {
+    let (app, repo) = (new_app(), db.repo());
+    let id = letters(&db, app, 1).await[0];
+    repo.replayer(Nowhere).replay_edited(app, id, "\"edited\"", &seen()).await.unwrap();
+    let row = history(&db, app).await.remove(0);
+    assert_eq!(shown(&row), (Action::Edit, 1, Some(Resolution::Replayed), None));
+    assert_eq!((row.letter_id, row.filter, row.actor.as_deref()), (Some(id), None, Some("ada")));
 }
 
 async fn rows_outlive_their_letters(db: TestDb) {

@@ -60,6 +60,7 @@ fn words(action: &DeadLetterAction) -> String {
     match action.action {
         Some(Action::Resolve) => format!("Resolved: {}{before}", resolution_words(action.resolution)),
         Some(Action::Replay) => format!("Replayed{before}"),
+        Some(Action::Edit) => format!("Replayed with an edited payload{before}"),
         Some(Action::Reopen) => format!("Reopened{before}"),
         Some(other) => format!("{other}{before}"),
         None => "Changed by a newer version".to_owned(),
