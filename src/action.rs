@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, setters::setters};
 
-/// What an operator did.
+/// The kind of a call of an operator.
 ///
 /// Serialized, and in the column `action`, it is the name in lower case.
 ///
@@ -69,7 +69,7 @@ pub struct DeadLetterAction {
     pub id: Uuid,
     /// The app whose letters were changed.
     pub app_id: AppId,
-    /// What was done. `None` is an action that this version does not know.
+    /// The kind of call. `None` is an action that this version does not know.
     pub action: Option<Action>,
     /// When it was done, by the database's clock.
     pub created_at: DateTime<Utc>,
@@ -79,8 +79,8 @@ pub struct DeadLetterAction {
     pub note: Option<String>,
     /// The letter, if the call named one. A bulk call names a letter if that is its filter's only id.
     pub letter_id: Option<DeadLetterId>,
-    /// The filter of a bulk call, as the text of a [`ListQuery`](crate::ListQuery), at most 1,000 bytes. Of a filter's
-    /// ids it has only the number: `ids=3+letters`.
+    /// The filter of a bulk call, as the text of a [`ListQuery`](crate::ListQuery), at most 1,000 bytes. It has only
+    /// the number of a filter's ids: `ids=3+letters`.
     pub filter: Option<String>,
     /// How many letters the call changed.
     pub letters: u64,

@@ -789,12 +789,16 @@ async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
         let plan: String =
             rows.iter().map(|row| row.try_get::<String>("", "detail").unwrap() + "\n").collect();
         for index in indexes {
-            let index = index.replace("dead_letters_pkey", "sqlite_autoindex_dead_letters_1");
+            let index = match index.strip_suffix("_pkey") {
+                Some(table) => format!("sqlite_autoindex_{table}_1"),
+                None => (*index).to_owned(),
+            };
             assert!(plan.contains(&format!("INDEX {index} ")), "not by {index}: {}\n{plan}", statement.sql);
         }
         // Not by the filter's times, which are wider than the places.
         for side in ["<", ">"] {
-            let by_place = statement.sql.contains(&format!(r#""id") {side}"#));
+            let is_of_letters = statement.sql.contains("dead_letters");
+            let by_place = is_of_letters && statement.sql.contains(&format!(r#""id") {side}"#));
             let searched = plan.contains(&format!("_at,id){side}(?,?)"));
             assert!(searched || !by_place, "{}\n{plan}", statement.sql);
         }

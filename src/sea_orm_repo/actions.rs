@@ -36,7 +36,7 @@ use crate::{
 const LIMITS: RangeInclusive<u32> = 1..=500;
 const MAX_FILTER_BYTES: usize = 1_000;
 
-/// What a change writes of itself into the history.
+/// The row that a change writes into the history.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
     pub(super) app_id: AppId,

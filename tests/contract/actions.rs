@@ -55,7 +55,7 @@ async fn history(db: &TestDb, app: AppId) -> Vec<DeadLetterAction> {
     rows
 }
 
-/// What was done, how many letters it changed, and the resolution after it and before it.
+/// Returns the action, how many letters it changed, and the resolution after it and before it.
 fn shown(row: &DeadLetterAction) -> (Action, u64, Option<Resolution>, Option<Resolution>) {
     (row.action.unwrap(), row.letters, row.resolution, row.previous_resolution)
 }
@@ -204,7 +204,7 @@ async fn pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run
     let (app, repo, run) = (new_app(), db.repo(), Uuid::now_v7());
     let ids = letters(&db, app, 4).await;
     repo.resolve_once(app, ids[0], Resolution::HandlerFailed, &seen()).await.unwrap();
-    // Of the run, and of another letter.
+    // Another letter of the run.
     repo.resolve_once(app, ids[3], Resolution::Ignored, &seen().run_id(run)).await.unwrap();
     let all = DeadLetterFilter::default().ids(ids.clone());
     while repo.resolve_matching(app, &all, Resolution::Ignored, &seen().run_id(run), 2).await.unwrap().more {}

@@ -54,12 +54,12 @@ pub(super) struct Actions {
     next: Option<Uuid>,
 }
 
-/// What an operator did: a call that changed one letter, or one batch of a bulk run.
+/// A call of an operator that changed one letter, or one batch of a bulk run.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterAction)]
 struct ActionItem {
     id: Uuid,
-    /// What was done. Null if this version does not know the action.
+    /// The kind of call. Null if this version does not know the action.
     #[schema(value_type = Option<ActionWords>)]
     action: Option<Action>,
     /// When it was done.
@@ -70,7 +70,7 @@ struct ActionItem {
     note: Option<String>,
     /// The letter. Null for a bulk call.
     letter_id: Option<Uuid>,
-    /// The filter of a bulk call as a query string, at most 1,000 bytes. Of a filter's ids it has only the number. Redacted
+    /// The filter of a bulk call as a query string, at most 1,000 bytes. It has only the number of a filter's ids. Redacted
     /// values are `[redacted]`. Null for a call that named a letter.
     filter: Option<String>,
     /// The number of letters that the call changed.

@@ -197,7 +197,7 @@ impl PartialSchema for IdOrNone {
 }
 
 words! {
-    /// What an operator did to letters.
+    /// The kind of a call of an operator.
     ActionWords: Action as "Action";
     /// The resolution of a letter. A letter with `handler_failed` is still open, the others are closed.
     ResolutionWords: Resolution as "Resolution";

@@ -7,6 +7,7 @@ mod export;
 mod groups;
 #[cfg(feature = "serve")]
 mod health;
+mod history;
 mod import;
 mod list;
 mod matching;
@@ -24,7 +25,7 @@ mod tally;
 mod timeline;
 
 pub(crate) use self::{
-    apps::apps, count::count, export::export, groups::groups, import::import, list::list, migrate::migrate,
+    apps::apps, count::count, export::export, groups::groups, history::history, import::import, list::list, migrate::migrate,
     reopen::reopen, replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep,
     timeline::timeline,
 };
