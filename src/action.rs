@@ -18,7 +18,7 @@ use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, sette
 /// use dead_letters::Action;
 ///
 /// let names: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
-/// assert_eq!(names, ["resolve", "replay", "edit", "reopen"]);
+/// assert_eq!(names, ["resolve", "replay", "edit", "reopen", "delete"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,11 +33,13 @@ pub enum Action {
     Edit,
     /// Made letters unresolved again.
     Reopen,
+    /// Deleted letters, by [`delete_matching`](crate::DeadLetterDelete::delete_matching).
+    Delete,
 }
 
 impl Action {
     /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen];
+    pub const ALL: &'static [Self] = &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete];
 
     /// Returns the text of the column `action`.
     pub const fn as_str(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Action {
             Self::Replay => "replay",
             Self::Edit => "edit",
             Self::Reopen => "reopen",
+            Self::Delete => "delete",
         }
     }
 }
@@ -84,7 +87,7 @@ pub struct DeadLetterAction {
     pub filter: Option<String>,
     /// How many letters the call changed.
     pub letters: u64,
-    /// The resolution that the letters got. `None` if they were reopened, or if this version does not know it.
+    /// The resolution that the letters got. `None` if they were reopened or deleted, or if this version does not know it.
     pub resolution: Option<Resolution>,
     /// The resolution that the letter had before. It is `None` if the letter was unresolved, for every bulk call, and if
     /// this version does not know it.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterFilter, DeadLetterId,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterTransfer, Due, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, SweptActions,
-    entity::dead_letter_actions as table, testing::stored_letter,
+    Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterTransfer, Due, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
+    SweepScope, SweptActions, entity::dead_letter_actions as table, testing::stored_letter,
 };
 use sea_orm::{ActiveValue::Set, DbBackend, EntityTrait};
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ on_every_backend! {
     a_replay_writes_its_row_with_the_requeue_or_not_at_all,
     an_edited_replay_is_an_edit_without_its_payload,
     rows_outlive_their_letters,
+    a_deletion_is_in_the_history_with_its_count,
     pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run,
     of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut,
     long_texts_are_cut_where_they_are_read_and_debug_shows_none,
@@ -198,6 +199,19 @@ async fn rows_outlive_their_letters(db: TestDb) {
     repo.gc(DateTime::<Utc>::MAX_UTC, 10).await.unwrap();
     assert!(repo.summary(app, id).await.unwrap().is_none());
     assert_eq!(found(&db, app, ActionRequest::default().letter_id(id)).await.len(), 1);
+}
+
+async fn a_deletion_is_in_the_history_with_its_count(db: TestDb) {
+    let (app, repo) = (new_app(), db.repo());
+    let ids = letters(&db, app, 3).await;
+    let two = DeadLetterFilter::default().ids(ids[..2].to_vec());
+    for deleted in [2, 0] {
+        let changed = repo.delete_matching(app, &two, &seen(), 10).await.unwrap();
+        assert_eq!(changed.ids.len(), deleted);
+    }
+    let rows = history(&db, app).await;
+    assert_eq!(rows.iter().map(shown).collect::<Vec<_>>(), [(Action::Delete, 2, None, None)]);
+    assert_eq!((rows[0].actor.as_deref(), rows[0].filter.as_deref()), (Some("ada"), Some("ids=2+letters")));
 }
 
 async fn pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run(db: TestDb) {

@@ -61,6 +61,7 @@ fn words(action: &DeadLetterAction) -> String {
         Some(Action::Resolve) => format!("Resolved: {}{before}", resolution_words(action.resolution)),
         Some(Action::Replay) => format!("Replayed{before}"),
         Some(Action::Edit) => format!("Replayed with an edited payload{before}"),
+        Some(Action::Delete) => format!("Deleted{before}"),
         Some(Action::Reopen) => format!("Reopened{before}"),
         Some(other) => format!("{other}{before}"),
         None => "Changed by a newer version".to_owned(),
