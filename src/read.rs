@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups, GroupRequest, Page, PageRequest, Timeline, TimelineRequest, UnresolvedCount, ActionRequest, DeadLetterAction,
+    ActionRequest, AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterAction, DeadLetterFilter,
+    DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups,
+    GroupRequest, Page, PageRequest, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.

@@ -6,7 +6,7 @@ use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
+use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
 use uuid::Uuid;
 
 use crate::{

@@ -25,9 +25,9 @@ mod tally;
 mod timeline;
 
 pub(crate) use self::{
-    apps::apps, count::count, export::export, groups::groups, history::history, import::import, list::list, migrate::migrate,
-    reopen::reopen, replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep,
-    timeline::timeline,
+    apps::apps, count::count, export::export, groups::groups, history::history, import::import, list::list,
+    migrate::migrate, reopen::reopen, replay::replay, resolve::resolve, show::show, signatures::rebuild,
+    sweep::sweep, timeline::timeline,
 };
 
 #[cfg(feature = "serve")]
