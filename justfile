@@ -137,7 +137,7 @@ deploys:
     set -euo pipefail
     cargo build --locked --package dead-letters-migration --package dead-letters-cli
     tool="${CARGO_TARGET_DIR:-$PWD/target}/debug/dead-letters"
-    # There is one step here. tests/faults/migrate.rs adds a service's steps, and tests pending ones.
+    # tests/faults/migrate.rs adds a service's steps, and tests pending ones.
     deploys='
         six() {
             pids=()

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod action;
 mod archive;
 mod bury;
 #[cfg(feature = "coalesce")]
@@ -46,6 +47,7 @@ mod transfer;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
+pub use action::{Action, ActionRequest, DeadLetterAction};
 pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
 pub use bury::{DeadLetterBury, Take};
 #[cfg(feature = "coalesce")]
@@ -76,7 +78,7 @@ pub use rebuild::{RebuildCursor, RebuildRequest, Rebuilt, Regrouped};
 pub use replay::{DeadLetterReplay, ReplayFailure, ReplayRequest, Replayed, Requeue};
 pub use repo::DeadLetterRepo;
 pub use resolve::{Attribution, Changed, DeadLetterResolve, ReopenRequest};
-pub use retention::{Archive, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept};
+pub use retention::{Archive, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept, SweptActions};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
 pub use store::DeadLetterStore;
 pub use summary::DeadLetterSummary;

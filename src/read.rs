@@ -8,9 +8,10 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRepoError,
-    DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups, GroupRequest, NewErrorGroups,
-    NewGroupRequest, Page, PageRequest, Timeline, TimelineRequest, UnresolvedCount,
+    ActionRequest, AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterAction, DeadLetterFilter,
+    DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups,
+    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, Timeline, TimelineRequest,
+    UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.
@@ -539,4 +540,48 @@ pub trait DeadLetterRead: Send + Sync {
         app_id: AppId,
         event_ids: &[Uuid],
     ) -> Result<Vec<u64>, DeadLetterRepoError>;
+
+    /// Returns the app's history: what operators did to its letters, newest first, by the id of the action. A row stands
+    /// for each call that resolved, replayed or reopened letters, and that changed one at least.
+    ///
+    /// The seed's [`resolve`](crate::DeadLetterRepo::resolve) and the sweeps write no row.
+    ///
+    /// For the next page, pass the id of the last row as [`after`](ActionRequest::after). A page with fewer rows than the
+    /// request's limit is the last one.
+    ///
+    /// A letter does not show which batch of a bulk run changed it. Its history therefore consists of the calls that named
+    /// it, and of the batches of the run that it still has. After a later change of the letter, only the app's history
+    /// shows the earlier run.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{
+    ///     Action, ActionRequest, Attribution, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, Resolution, testing,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("ada").note("sold out")).await?;
+    /// repo.reopen(app, id, &Attribution::by("ben")).await?;
+    ///
+    /// let history = repo.actions(app, &ActionRequest::default().letter_id(id)).await?;
+    /// assert_eq!(history.iter().map(|of| of.action).collect::<Vec<_>>(), [Some(Action::Reopen), Some(Action::Resolve)]);
+    /// assert_eq!(history[0].previous_resolution, Some(Resolution::Ignored));
+    /// assert_eq!(history[1].note.as_deref(), Some("sold out"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn actions(
+        &self,
+        app_id: AppId,
+        request: &ActionRequest,
+    ) -> Result<Vec<DeadLetterAction>, DeadLetterRepoError>;
 }

@@ -55,7 +55,9 @@ pub trait DeadLetterResolve: Send + Sync {
     /// Resolves the letter if it is open, and returns the resolved letter. If several callers close the same letter
     /// at the same time, exactly one succeeds.
     ///
-    /// The call sends one conditional UPDATE, with no read before it, and does not read the payload. A
+    /// The call is one statement on PostgreSQL, and a transaction on SQLite and over a
+    /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table. It does not read the payload. It writes a row of the app's
+    /// [history](crate::DeadLetterRead::actions), as every call of this trait that changes letters does. A
     /// `handler_failed` letter stays open: it can be resolved as `handler_failed` again, and its `resolved_at` is then
     /// the last time that its handler failed.
     ///
@@ -148,7 +150,8 @@ pub trait DeadLetterResolve: Send + Sync {
     ///
     /// The order is that of the ids if the filter has a run id, of `created_at` for `handler_failed` letters, and of
     /// `resolved_at` otherwise, smallest first. Letters locked by another transaction are skipped, and
-    /// [`Changed::skipped_locked`] reports that. The letters do not keep the attribution.
+    /// [`Changed::skipped_locked`] reports that. The letters do not keep the attribution; the
+    /// [history](crate::DeadLetterRead::actions) does.
     ///
     /// If the filter asks only for letters that can't be reopened so, the call sends no statement.
     ///
@@ -198,7 +201,8 @@ pub trait DeadLetterResolve: Send + Sync {
     /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
     /// and why.
     ///
-    /// The letter does not keep the attribution. Its `by` is in the call's tracing span.
+    /// The letter does not keep the attribution; the [history](crate::DeadLetterRead::actions) does. Its `by` is in the call's
+    /// tracing span.
     ///
     /// # Errors
     ///

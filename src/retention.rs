@@ -168,6 +168,61 @@ pub trait DeadLetterRetention: Send + Sync {
         state: DeadLetterState,
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError>;
+
+    /// Deletes rows of the [history](crate::DeadLetterRead::actions) that are older than `before`: those of one app, oldest
+    /// first and at most `limit`. The app is the first one by its id, from `first_app` on, that has such rows.
+    ///
+    /// A loop that passes [`SweptActions::next`] on as `first_app` ends. Rows locked by another transaction are skipped. If
+    /// the database refuses to delete rows, a batch may delete fewer than `limit`, and the next one begins with the next
+    /// app. A `limit` of 0 deletes nothing.
+    ///
+    /// The age is the time in the row's id, which is by the clock of the process that acted. The call is a transaction of
+    /// two statements, which find the app and delete its rows. In a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table
+    /// the first one may read the key of every row.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{DeadLetterRepo, DeadLetterResolve, DeadLetterRetention};
+    /// # use dead_letters::{Attribution, Resolution, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = repo.insert(testing::letter(app)).await?;
+    /// # repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("ada")).await?;
+    /// # let years = |_| TimeDelta::minutes(-1);
+    /// let before = Utc::now() - years(2);
+    /// let (mut deleted, mut first_app) = (0, None);
+    /// loop {
+    ///     let swept = repo.sweep_actions(before, first_app, 1_000).await?;
+    ///     (deleted, first_app) = (deleted + swept.deleted, swept.next);
+    ///     if first_app.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(deleted, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn sweep_actions(
+        &self,
+        before: DateTime<Utc>,
+        first_app: Option<AppId>,
+        limit: u32,
+    ) -> Result<SweptActions, DeadLetterRepoError>;
+}
+
+/// The result of one batch of [`sweep_actions`](DeadLetterRetention::sweep_actions).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SweptActions {
+    /// How many rows of the history were deleted.
+    pub deleted: u64,
+    /// The app that the next batch begins with. `None` if no further app has due rows.
+    pub next: Option<AppId>,
 }
 
 /// Keeps letters before their deletion commits.

@@ -26,7 +26,7 @@ use crate::{
     Swept, time::jittered,
 };
 use pace::{Pace, back_off};
-use policy::without_failed;
+use policy::{DELETE_ACTIONS_AFTER, without_failed};
 pub use policy::{Retention, RetentionPolicy};
 
 /// The shortest retention that `build` accepts without `short_retention_is_meant`.
@@ -265,15 +265,26 @@ impl Sweeper {
     async fn tick(&self, now: DateTime<Utc>, pace: &mut Pace, stop: &mut Stop<impl Future>) -> SweepReport {
         let mut running = Running::begin(&self.status, now);
         let began = Instant::now();
-        let (Done { deleted, refused }, end) = self.sweep_all(now, pace, stop).await;
-        let report = SweepReport { began_at: now, took: began.elapsed(), deleted, refused, end };
+        let (mut done, mut end) = self.sweep_all(now, pace, stop).await;
+        if !end.ends_the_tick() {
+            let of_actions = self.sweep_actions(now, pace, stop, &mut done).await;
+            // The report shows the first error of the tick.
+            if !end.is_failure() {
+                end = of_actions;
+            }
+        }
+        let Done { deleted, refused, actions_deleted } = done;
+        let report =
+            SweepReport { began_at: now, took: began.elapsed(), deleted, refused, actions_deleted, end };
         if refused > 0 {
             warn!(refused, "letters are due that the database does not delete");
         }
         match &report.end {
             SweepEnd::Failed(error) => warn!(deleted, %error, "sweep failed"),
             SweepEnd::Stopped => info!(deleted, "sweep stopped"),
-            SweepEnd::Finished if deleted > 0 => info!(deleted, took = ?report.took, "swept"),
+            SweepEnd::Finished if deleted + actions_deleted > 0 => {
+                info!(deleted, actions_deleted, took = ?report.took, "swept");
+            }
             SweepEnd::Finished => debug!("nothing to sweep"),
         }
         #[cfg(feature = "metrics")]
@@ -329,6 +340,42 @@ impl Sweeper {
         (done, end)
     }
 
+    /// Deletes the due rows of the history. No archive gets them.
+    async fn sweep_actions(
+        &self,
+        now: DateTime<Utc>,
+        pace: &mut Pace,
+        stop: &mut Stop<impl Future>,
+        done: &mut Done,
+    ) -> SweepEnd {
+        let Some(before) = self.policy.actions_before(now) else { return SweepEnd::Finished };
+        let mut first_app = None;
+        loop {
+            if stop.within(pace.pause()).await {
+                return SweepEnd::Stopped;
+            }
+            let began = Instant::now();
+            let limit = pace.limit();
+            let outcome = self.store.sweep_actions(before, first_app, limit).await;
+            pace.took(began.elapsed());
+            match outcome {
+                Ok(swept) => {
+                    done.actions_deleted += swept.deleted;
+                    if swept.deleted >= limit.into() {
+                        pace.grow();
+                    }
+                    // A loop that does not advance would never end.
+                    if swept.next.is_none() || swept.deleted == 0 && swept.next == first_app {
+                        return SweepEnd::Finished;
+                    }
+                    first_app = swept.next;
+                }
+                Err(error) if error.is_time_out() && pace.shrink() => {}
+                Err(error) => return SweepEnd::Failed(error),
+            }
+        }
+    }
+
     async fn sweep_batch(
         &self,
         scope: &SweepScope,
@@ -372,6 +419,7 @@ fn fails_others_too(error: &DeadLetterRepoError) -> bool {
 struct Done {
     deleted: u64,
     refused: u64,
+    actions_deleted: u64,
 }
 
 impl Done {
@@ -454,6 +502,9 @@ pub struct SweepReport {
     /// How many due letters the database did not delete, because a trigger or a policy forbids it. The tick skipped
     /// them. A letter that is due both by its age and by when it was resolved counts twice.
     pub refused: u64,
+    /// How many rows of the history the tick deleted
+    /// ([`delete_actions_after`](RetentionPolicy::delete_actions_after)).
+    pub actions_deleted: u64,
     /// How the tick ended.
     pub end: SweepEnd,
 }
@@ -474,6 +525,15 @@ pub enum SweepEnd {
 }
 
 impl SweepEnd {
+    /// Returns whether the rest of the tick is left to the next one.
+    fn ends_the_tick(&self) -> bool {
+        match self {
+            Self::Finished => false,
+            Self::Stopped => true,
+            Self::Failed(error) => fails_others_too(error),
+        }
+    }
+
     fn is_failure(&self) -> bool {
         matches!(self, Self::Failed(_))
     }
@@ -658,13 +718,13 @@ impl SweeperBuilder {
 pub enum SweeperConfigError {
     /// A retention is less than an hour, and `short_retention_is_meant` was not called.
     #[error(
-        "{field} of {} must be at least an hour (got {value:?}): call `short_retention_is_meant` if it is meant",
-        app_id.map_or("the other apps".to_owned(), |app_id| format!("app {app_id}"))
+        "{} must be at least an hour (got {value:?}): call `short_retention_is_meant` if it is meant",
+        name_of(*app_id, field)
     )]
     ShortRetention {
-        /// The app whose own retention it is. `None` is the retention of all other apps.
+        /// The app whose own retention it is. `None` is the retention of all other apps, or that of the history.
         app_id: Option<AppId>,
-        /// The field's name in [`Retention`].
+        /// The field's name in [`Retention`] or [`RetentionPolicy`].
         field: &'static str,
         /// The value that was passed.
         value: Duration,
@@ -687,4 +747,12 @@ pub enum SweeperConfigError {
         /// The largest allowed value.
         max: u32,
     },
+}
+
+fn name_of(app_id: Option<AppId>, field: &str) -> String {
+    match app_id {
+        Some(app_id) => format!("{field} of app {app_id}"),
+        None if field == DELETE_ACTIONS_AFTER => field.to_owned(),
+        None => format!("{field} of the other apps"),
+    }
 }

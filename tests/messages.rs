@@ -492,7 +492,8 @@ async fn of_start(messages: &mut Messages) {
     let folder = TempDir::new().unwrap();
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("orders.sqlite").display());
     let repo = open(options(&url), OnOpen::Migrate, Migrator).await.unwrap();
-    let foreign = "UPDATE seaql_migrations SET version = 'm20300101_000001_other'";
+    let foreign =
+        "UPDATE seaql_migrations SET version = 'm20300101_000001_other' WHERE version LIKE '%_000001_%'";
     repo.pool().execute_unprepared(foreign).await.unwrap();
     said!(
         messages,
@@ -502,7 +503,8 @@ async fn of_start(messages: &mut Messages) {
     );
     let db = repo.pool();
     said!(messages, SchemaError::Missing, check_schema(db, &Migrator).await);
-    let old = "UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'";
+    let old = "UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'
+        WHERE version LIKE '%_000001_%'";
     db.execute_unprepared(old).await.unwrap();
     said!(
         messages,

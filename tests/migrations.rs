@@ -525,7 +525,7 @@ async fn postgres_reports_that_the_table_is_analyzed_sooner_than_by_default() {
 async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
     let db = TestDb::sqlite().await;
     let indexes = "SELECT replace(replace(sql, '\"', ''), ' ON dead_letters', '') FROM sqlite_schema
-        WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+        WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = 'dead_letters' ORDER BY name";
     assert_eq!(
         column::<String>(&db.db, indexes).await,
         [
@@ -543,6 +543,58 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
             "CREATE INDEX idx_dead_letters_unresolved_count (app_id) WHERE resolved_at IS NULL",
         ]
     );
+}
+
+#[tokio::test]
+async fn the_history_has_an_index_of_letters_and_one_of_runs_on_both() {
+    let on_sqlite = "SELECT replace(sql, '\"', '') FROM sqlite_schema
+        WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = 'dead_letter_actions' ORDER BY name";
+    let on_postgres =
+        "SELECT replace(replace(replace(indexdef, ' USING btree', ''), 'public.', ''), '))', ')')
+        FROM pg_indexes WHERE tablename = 'dead_letter_actions' AND indexname LIKE 'idx%' ORDER BY indexname";
+    for (db, indexes) in [(TestDb::sqlite().await, on_sqlite), (TestDb::postgres().await, on_postgres)] {
+        let found = column::<String>(&db.db, indexes).await;
+        let found: Vec<_> =
+            found.iter().map(|index| index.replace("WHERE (", "WHERE ").replace("NULL)", "NULL")).collect();
+        assert_eq!(
+            found,
+            [
+                "CREATE INDEX idx_dead_letter_actions_letter ON dead_letter_actions (app_id, letter_id, id) \
+                 WHERE letter_id IS NOT NULL",
+                "CREATE INDEX idx_dead_letter_actions_run ON dead_letter_actions (app_id, run_id, id) \
+                 WHERE run_id IS NOT NULL",
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_history_refuses_what_no_call_writes_on_both() {
+    for db in [TestDb::sqlite().await, TestDb::postgres().await] {
+        let id = match db.db.get_database_backend() {
+            DbBackend::Sqlite => "randomblob(16)",
+            _ => "gen_random_uuid()",
+        };
+        let insert = async |action: &str, letter_id: &str, filter: &str, letters: &str| {
+            let row = format!("{id}, {id}, '{action}', {letter_id}, {filter}, {letters}");
+            let columns = "app_id, id, action, letter_id, filter, letters";
+            let insert = format!("INSERT INTO dead_letter_actions ({columns}) VALUES ({row})");
+            db.db.execute_unprepared(&insert).await.map(drop).map_err(|error| error.to_string())
+        };
+        for action in ["resolve", "replay", "reopen", "edit", "delete", "erase", "reveal"] {
+            insert(action, id, "NULL", "1").await.unwrap();
+        }
+        insert("resolve", "NULL", "''", "1000").await.unwrap();
+        for (action, letter_id, filter, letters, check) in [
+            ("other", id, "NULL", "1", "dead_letter_actions_action_check"),
+            ("resolve", "NULL", "NULL", "1", "dead_letter_actions_target_check"),
+            ("resolve", id, "''", "1", "dead_letter_actions_target_check"),
+            ("resolve", id, "NULL", "0", "dead_letter_actions_letters_check"),
+        ] {
+            let refusal = insert(action, letter_id, filter, letters).await.unwrap_err();
+            assert!(refusal.contains(check), "{refusal}");
+        }
+    }
 }
 
 #[tokio::test]

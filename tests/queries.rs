@@ -6,11 +6,11 @@ use std::error::Error;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest,
-    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor,
-    SweepScope, TimelineRequest,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
+    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -77,6 +77,20 @@ async fn fill(db: &TestDb, scale: u32) {
         .replace("{total}", &(scale * 10).to_string())
         .replace("{older}", &(scale * 6).to_string());
     db.execute(&insert).await;
+    let history = "\
+        {generate}
+        INSERT INTO dead_letter_actions (app_id, id, action, created_at, actor, letter_id, filter, letters, run_id)
+        SELECT {app_id}, {event_id}, 'resolve', {time}, 'ada', CASE WHEN n % 2 = 0 THEN {event_id} END,
+            CASE WHEN n % 2 = 1 THEN '' END, 1, CASE WHEN n % 10 > 6 THEN {run_id} END
+        FROM numbers WHERE true ON CONFLICT DO NOTHING"
+        .replace("{generate}", generate)
+        .replace("{app_id}", app_id)
+        .replace("{event_id}", event_id)
+        .replace("{time}", time)
+        .replace("{run_id}", run_id)
+        .replace("{total}", &scale.to_string())
+        .replace("{older}", &(scale / 10 * 6).to_string());
+    db.execute(&history).await;
 }
 
 struct Expected {
@@ -98,6 +112,9 @@ const REPLAYS: &[&str] = &["idx_dead_letters_replays"];
 const APP_AND_REPLAYS: &[&str] = &["idx_dead_letters_app", "idx_dead_letters_replays"];
 const RUNS: &[&str] = &["idx_dead_letters_run"];
 const KEY: &[&str] = &["dead_letters_pkey"];
+const ACTIONS: &[&str] = &["dead_letter_actions_pkey"];
+const ACTIONS_OF_LETTER: &[&str] = &["idx_dead_letter_actions_letter"];
+const ACTIONS_OF_RUN: &[&str] = &["idx_dead_letter_actions_run"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
@@ -225,6 +242,25 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     repo.import(&[StoredLetter { id, ..stored() }]).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
 
+    // The history has the order of its key and of its indexes.
+    let history = ActionRequest::default();
+    for (request, index) in [
+        (history, ACTIONS),
+        (history.letter_id(id), ACTIONS_OF_LETTER),
+        (history.run_id(Uuid::from_u128(7)), ACTIONS_OF_RUN),
+    ] {
+        repo.actions(app, &request).await.unwrap();
+        log.expect(index, InOrder, Some(50));
+        repo.actions(app, &request.after(Uuid::from_u128(u128::MAX))).await.unwrap();
+        log.expect(index, InOrder, Some(50));
+    }
+    repo.actions(app, &history.letter_id(id).run_id(Uuid::from_u128(7))).await.unwrap();
+    log.expect(ACTIONS_OF_LETTER, Whole, Some(50));
+    for before in [cutoff(), DateTime::UNIX_EPOCH] {
+        repo.sweep_actions(before, None, 1_000).await.unwrap();
+        log.expect(ACTIONS, InOrder, Some(1_000));
+    }
+
     // They were stored without a key.
     repo.rebuild_signatures(&RebuildRequest::default().limit(50)).await.unwrap();
     log.expect_each(&[(KEY, InOrder, Some(51)), (KEY, Whole, Some(50)), (KEY, Whole, Some(50))]);
@@ -351,6 +387,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
             }
         }
     }
+    // A plan is shown by running the statement again, with the ids of its rows in the history.
+    db.execute("DELETE FROM dead_letter_actions WHERE actor IS NULL").await;
     log.statements
 }
 
@@ -381,7 +419,8 @@ impl Requeue for Full {
 
 /// Whether the statement is about rows of the table: a commit's are not, and an import's rows are none yet.
 fn is_of_rows(statement: &Statement) -> bool {
-    statement.sql.contains("dead_letters") && !statement.sql.starts_with("INSERT")
+    ["dead_letters", "dead_letter_actions"].iter().any(|table| statement.sql.contains(table))
+        && !statement.sql.starts_with("INSERT")
 }
 
 /// Whether the statement is about rows that it names.
@@ -492,7 +531,7 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
 async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_either_plan() {
     let db = TestDb::postgres().await;
     fill(&db, 100_000).await;
-    db.execute("VACUUM ANALYZE dead_letters").await;
+    db.execute("VACUUM ANALYZE dead_letters, dead_letter_actions").await;
     for Expected { statement, indexes, reads, at_most } in statements(&db).await {
         for generic in [false, true] {
             let plan = plan(&db, &statement, generic).await;
@@ -756,13 +795,17 @@ async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
         let plan: String =
             rows.iter().map(|row| row.try_get::<String>("", "detail").unwrap() + "\n").collect();
         for index in indexes {
-            let index = index.replace("dead_letters_pkey", "sqlite_autoindex_dead_letters_1");
+            let index = match index.strip_suffix("_pkey") {
+                Some(table) => format!("sqlite_autoindex_{table}_1"),
+                None => (*index).to_owned(),
+            };
             let is_used = [' ', '\n'].iter().any(|end| plan.contains(&format!("INDEX {index}{end}")));
             assert!(is_used, "not by {index}: {}\n{plan}", statement.sql);
         }
         // Not by the filter's times, which are wider than the places.
         for side in ["<", ">"] {
-            let by_place = statement.sql.contains(&format!(r#""id") {side}"#));
+            let is_of_letters = statement.sql.contains("dead_letters");
+            let by_place = is_of_letters && statement.sql.contains(&format!(r#""id") {side}"#));
             let searched = plan.contains(&format!("_at,id){side}(?,?)"));
             assert!(searched || !by_place, "{}\n{plan}", statement.sql);
         }

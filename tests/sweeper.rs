@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due, Retention,
     RetentionPolicy, SweepCursor, SweepEnd, SweepScope, Sweeper, SweeperBuilder, SweeperConfigError, Swept,
-    describe_metrics, testing::database_error,
+    SweptActions, describe_metrics, testing::database_error,
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::{sync::oneshot, time::Instant};
@@ -83,6 +83,15 @@ impl DeadLetterRetention for Script {
         let asked = Asked { at: Instant::now(), scope: scope.clone(), due, after: None, limit: cap };
         self.asked.lock().unwrap().push(asked);
         Ok(CappedCount { count: 10.min(cap).into(), capped: cap < 10 })
+    }
+
+    async fn sweep_actions(
+        &self,
+        _: DateTime<Utc>,
+        _: Option<AppId>,
+        _: u32,
+    ) -> Result<SweptActions, DeadLetterRepoError> {
+        unreachable!("the policy keeps the history")
     }
 }
 

@@ -5,11 +5,12 @@ use std::{error::Error, pin::pin, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury, DeadLetterDelete,
-    DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore, DeadLetterTransfer, Due,
-    ErrorKind, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
-    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take, TimelineRequest,
+    ActionRequest, AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore,
+    DeadLetterTransfer, Due, ErrorKind, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take,
+    TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, new_error_group, row, store,
         stored_letter, summary, transient,
@@ -200,6 +201,7 @@ impl Given {
                 store.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
             }
             Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
+            Call::Actions => store.actions(app, &ActionRequest::default()).await.map(drop),
             Call::ResolveOnce => {
                 store.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)
             }
@@ -225,6 +227,7 @@ impl Given {
             Call::Sweep => store.sweep(&scope, due, None, 1).await.map(drop),
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
+            Call::SweepActions => store.sweep_actions(max, None, 1).await.map(drop),
             Call::Bury => bury.bury(letter(app)).await.map(drop),
             Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
             Call::ReplayEdited => replay.replay_edited(app, id, "1", &Attribution::default()).await.map(drop),

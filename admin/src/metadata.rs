@@ -54,6 +54,23 @@ pub(crate) fn check_filter(access: &AppAccess, filter: &DeadLetterFilter) -> Res
     }
 }
 
+/// Returns the text of a filter of the history without the values that are redacted for this operator.
+pub(crate) fn shown_filter(access: &AppAccess, filter: &str) -> String {
+    let redaction = &access.admin().metadata_redaction;
+    if redaction.is_empty() || access.may(Right::Payloads) {
+        return filter.to_owned();
+    }
+    let shown = |field: &str| {
+        let name = field.split('=').next().unwrap_or_default();
+        let decoded = form_urlencoded::parse(name.as_bytes()).next();
+        let hides = decoded.is_some_and(|(name, _)| {
+            name.strip_prefix("metadata.").is_some_and(|key| redaction.hides_field(key))
+        });
+        if hides { format!("{name}=[redacted]") } else { field.to_owned() }
+    };
+    filter.split('&').map(shown).collect::<Vec<_>>().join("&")
+}
+
 /// The address of a trace in the service's tracing system, with `{trace_id}` and perhaps `{span_id}`.
 pub(crate) struct TraceUrl(String);
 

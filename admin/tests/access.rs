@@ -64,6 +64,7 @@ fn routes() -> Vec<Route> {
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replayed-payload"),
         get("/api/apps/{dead_letters_app}/groups"),
+        get("/api/apps/{dead_letters_app}/actions"),
         get("/api/apps/{dead_letters_app}/timeline"),
         post(
             "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",

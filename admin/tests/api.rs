@@ -7,7 +7,8 @@ use axum::{
     http::{Method, Request, StatusCode, header},
 };
 use dead_letters::{
-    AppId, Attribution, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution, StoredLetter,
+    AppId, Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterResolve, NewDeadLetter, Resolution,
+    StoredLetter,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -34,6 +35,8 @@ on_every_backend! {
     a_replay_and_a_failed_handler_are_not_to_be_said,
     a_replay_puts_the_event_back_once,
     a_letter_is_reopened_once,
+    the_history_has_each_action_and_goes_on_behind_its_last,
+    a_filter_of_the_history_hides_redacted_metadata_without_the_right_to_see_it,
     groups_have_timelines_where_they_are_asked_for,
     a_group_regresses_if_all_its_open_letters_failed_after_the_last_was_closed,
     new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_see,
@@ -334,6 +337,68 @@ async fn a_letter_is_reopened_once(world: World) {
     let reopened = client.post(&path, Value::Null).await.json();
     assert_eq!((&reopened["resolved_at"], &reopened["resolved_by"]), (&Value::Null, &Value::Null));
     client.post(&path, Value::Null).await.problem(409, "not-resolved");
+}
+
+async fn the_history_has_each_action_and_goes_on_behind_its_last(world: World) {
+    let client = world.client();
+    let (id, other) = (world.letter().await, world.letter().await);
+    let path = |id, action: &str| world.path(&format!("letters/{id}/{action}"));
+    let ignored = json!({ "resolution": "ignored", "note": "sold out" });
+    client.post(path(id, "resolve"), ignored).await;
+    client.post(path(id, "reopen"), json!({})).await;
+    client.post(path(other, "replay"), json!({})).await;
+
+    let all = client.get(world.path("actions")).await.json();
+    assert_eq!(all["next"], Value::Null);
+    let items = all["items"].as_array().unwrap();
+    let shown = |item: &Value| {
+        json!([
+            item["action"],
+            item["letter_id"],
+            item["letters"],
+            item["resolution"],
+            item["previous_resolution"]
+        ])
+    };
+    assert_eq!(
+        items.iter().map(shown).collect::<Vec<_>>(),
+        [
+            json!(["replay", other, 1, "replayed", null]),
+            json!(["reopen", id, 1, null, "ignored"]),
+            json!(["resolve", id, 1, "ignored", null]),
+        ]
+    );
+    assert_eq!((&items[2]["actor"], &items[2]["note"]), (&json!("ada"), &json!("sold out")));
+    assert_eq!((&items[2]["filter"], &items[2]["run_id"]), (&Value::Null, &Value::Null));
+
+    let of_letter = client.get(world.path(&format!("actions?letter_id={id}&limit=1"))).await.json();
+    assert_eq!(of_letter["items"], json!([items[1]]));
+    let next = of_letter["next"].as_str().unwrap();
+    let rest = client.get(world.path(&format!("actions?letter_id={id}&limit=2&after={next}"))).await.json();
+    assert_eq!((&rest["items"], &rest["next"]), (&json!([items[2]]), &Value::Null));
+    let none = client.get(world.path(&format!("actions?run_id={}", Uuid::nil()))).await.json();
+    assert_eq!(none["items"], json!([]));
+    for wrong in ["letter_id=x", "run_id=x", "after=x", "limit=0", "limit=501", "source=orders"] {
+        let problem = client.get(world.path(&format!("actions?{wrong}"))).await.problem(400, "invalid");
+        assert_eq!(problem["field"], wrong.split('=').next().unwrap());
+    }
+}
+
+async fn a_filter_of_the_history_hides_redacted_metadata_without_the_right_to_see_it(world: World) {
+    let metadata = json!({ "user": "canary", "tenant": "acme" });
+    world.insert(with_metadata(world.app, metadata)).await;
+    let max = time("2100-01-01T00:00:00Z");
+    let filter = DeadLetterFilter::default().metadata("user", "canary").metadata("tenant", "acme");
+    let by = Attribution::by("ben");
+    let filter = filter.created_before(max);
+    world.repo.resolve_matching(world.app, &filter, Resolution::Ignored, &by, 10).await.unwrap();
+    for (operator, user) in [(Operator::reader("ada"), "[redacted]"), (Operator::full("ada"), "canary")] {
+        let client = Client::from(world.admin_of(operator).redact_metadata(["/user"]).unwrap());
+        let item = client.get(world.path("actions")).await.json()["items"][0].clone();
+        let shown = item["filter"].as_str().unwrap();
+        assert!(shown.contains(&format!("metadata.user={user}")), "{shown}");
+        assert!(shown.contains("metadata.tenant=acme"), "{shown}");
+    }
 }
 
 async fn groups_have_timelines_where_they_are_asked_for(world: World) {

@@ -9,8 +9,8 @@ use std::{
 
 use axum::http::{Method, StatusCode, header};
 use dead_letters::{
-    Attribution, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterResolve, NewDeadLetter,
-    Resolution, Retention, RetentionPolicy, StoredLetter,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterResolve,
+    NewDeadLetter, Resolution, Retention, RetentionPolicy, StoredLetter,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -54,6 +54,7 @@ on_every_backend! {
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
     another_operators_run_is_gone,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
+    a_letter_shows_its_history_and_a_bulk_run_once,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
     a_letter_shows_its_metadata_as_text_and_leads_to_its_trace,
     redacted_metadata_is_revealed_to_those_who_may_and_audited,
@@ -796,6 +797,28 @@ async fn a_letter_shows_its_error_its_payload_and_its_earlier_failures(world: Wo
     let missing = world.client().get(world.at(&format!("/letters/{}", Uuid::now_v7()))).await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
     assert!(missing.shows("The app has no such letter."));
+}
+
+async fn a_letter_shows_its_history_and_a_bulk_run_once(world: World) {
+    let (id, other) = (world.letter().await, world.letter().await);
+    let path = world.at(&format!("/letters/{id}"));
+    assert!(!world.client().get(&path).await.shows("History"));
+    let by = |name: &str| Attribution::by(name);
+    let sold_out = by("ben").note("sold out");
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &sold_out).await.unwrap();
+    world.repo.reopen(world.app, id, &by("carol")).await.unwrap();
+    let both = DeadLetterFilter::default().ids([id, other]);
+    let by_ben = by("ben").run_id(Uuid::now_v7());
+    let resolve = async || {
+        world.repo.resolve_matching(world.app, &both, Resolution::HandledByScript, &by_ben, 1).await.unwrap()
+    };
+    while resolve().await.more {}
+    let page = world.client().get(&path).await;
+    for text in ["History", "Reopened, was ignored by carol", "Resolved: ignored by ben", "sold out"] {
+        assert!(page.shows(text), "{text}: {page}");
+    }
+    // Once as the letter's resolution, and once in its history.
+    assert_eq!(page.page().matches("in a bulk run").count(), 2, "{page}");
 }
 
 async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World) {

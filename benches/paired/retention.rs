@@ -9,11 +9,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use dead_letters::{
     AppId, Archive, CappedCount, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState,
     Due, JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepCursor, SweepScope,
-    Sweeper, Swept,
+    Sweeper, Swept, SweptActions,
 };
 use tokio::sync::oneshot;
 use url::Url;
@@ -172,6 +172,15 @@ impl DeadLetterRetention for Timed {
         cap: u32,
     ) -> Result<CappedCount, DeadLetterRepoError> {
         self.repo.count_due(scope, due, state, cap).await
+    }
+
+    async fn sweep_actions(
+        &self,
+        before: DateTime<Utc>,
+        first_app: Option<AppId>,
+        limit: u32,
+    ) -> Result<SweptActions, DeadLetterRepoError> {
+        self.repo.sweep_actions(before, first_app, limit).await
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Apps(Apps),
     List(List),
     Show(Show),
+    History(History),
     Groups(Groups),
     Count(Count),
     Timeline(Timeline),
@@ -229,6 +230,29 @@ pub(crate) struct Show {
     /// Print the payload alone, as stored
     #[arg(long, conflicts_with = "payload")]
     pub(crate) payload_only: bool,
+}
+
+/// List what operators did to an app's letters, or to one letter, newest first
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  dead-letters history --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters history 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"
+)]
+pub(crate) struct History {
+    /// List only what was done to this letter, with the bulk run that resolved it
+    #[arg(value_name = "LETTER_ID", value_parser = id::<DeadLetterId>)]
+    pub(crate) id: Option<DeadLetterId>,
+    /// App of the letters
+    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
+    pub(crate) app: AppId,
+    /// List only the batches of this bulk run
+    #[arg(long, value_name = "RUN_ID", conflicts_with = "id", value_parser = id::<Uuid>)]
+    pub(crate) run: Option<Uuid>,
+    /// List only actions before this one
+    #[arg(long, value_name = "ACTION_ID", value_parser = id::<Uuid>)]
+    pub(crate) after: Option<Uuid>,
+    /// Maximum number of actions, 1 to 500
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
+    pub(crate) limit: u32,
 }
 
 /// List groups of similar failures, largest first
@@ -476,12 +500,15 @@ pub(crate) struct Retention {
 /// Delete letters past their retention, once or repeatedly (--every)
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("delete_closed_after", |after| after.required_unless_present("delete_all_after")),
+    mut_arg("delete_closed_after", |after| after.required_unless_present_any(["delete_all_after", "delete_actions_after"])),
     after_help = "Examples:\n  dead-letters sweep --delete-closed-after 30d --delete-all-after 90d --dry-run\n  dead-letters sweep --delete-all-after 90d --archive /var/lib/dead-letters --every 5m"
 )]
 pub(crate) struct Sweep {
     #[command(flatten)]
     pub(crate) retention: Retention,
+    /// Delete what operators did this long ago from the history of all apps. --dry-run does not count it
+    #[arg(long, value_name = "DURATION", conflicts_with = "app")]
+    pub(crate) delete_actions_after: Option<String>,
     /// App to sweep: its ID or the beginning of it [default: all apps]
     #[arg(short, long, value_name = "APP_ID")]
     pub(crate) app: Option<App>,

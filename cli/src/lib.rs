@@ -370,6 +370,7 @@ async fn on_letters(
         Command::Apps(apps) => commands::apps(&*store, apps, printer).await,
         Command::List(list) => commands::list(&*store, list, settings, printer).await,
         Command::Show(show) => commands::show(&*store, show, settings, printer).await,
+        Command::History(history) => commands::history(&*store, history, printer).await,
         Command::Groups(groups) => commands::groups(&*store, groups, settings, printer).await,
         Command::Count(count) => commands::count(&*store, count, settings, printer).await,
         Command::Timeline(timeline) => commands::timeline(&*store, timeline, settings, printer).await,

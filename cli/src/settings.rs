@@ -115,6 +115,11 @@ impl Settings {
             .delete_all_after(duration("--delete-all-after", given.delete_all_after)?))
     }
 
+    /// Parses the retention of the history.
+    pub(crate) fn actions_retention(text: Option<String>) -> Result<Option<Duration>, Failure> {
+        text.map(|text| Self::duration("--delete-actions-after", &text, SHORTEST_RETENTION)).transpose()
+    }
+
     /// Parses a duration such as `30d` or `5m`. A day has 24 hours.
     pub(crate) fn duration(name: &str, text: &str, at_least: Duration) -> Result<Duration, Failure> {
         let span = SpanParser::new().parse_span(text).ok();

@@ -25,6 +25,7 @@ on_every_backend! {
     groups_that_are_new_or_regressed_are_found_in_all_apps_or_in_one,
     no_line_of_a_table_is_wider_than_the_terminal,
     json_is_what_the_library_serializes,
+    the_history_is_that_of_an_app_a_letter_or_a_run,
     json_stays_as_it_is,
     what_others_wrote_does_not_steer_the_terminal,
     a_listing_of_the_last_hours_continues_on_its_next_page,
@@ -272,6 +273,40 @@ async fn no_line_of_a_table_is_wider_than_the_terminal(store: Store) {
     // A state is shown where it says something.
     assert!(store.on_terminal(80, "list").contains("STATE"));
     assert!(!store.on_terminal(80, "list --state unresolved").contains("STATE"));
+}
+
+async fn the_history_is_that_of_an_app_a_letter_or_a_run(store: Store) {
+    let (id, other) = (store.letter("orders", "smtp: 451").await, store.letter("orders", "smtp: 451").await);
+    let (run, by) = (Uuid::now_v7(), Attribution::by("ada").note("sold out"));
+    store.repo.resolve_once(store.app, id, Resolution::Ignored, &by).await.unwrap();
+    store.repo.reopen(store.app, id, &Attribution::default()).await.unwrap();
+    let both = DeadLetterFilter::default().ids([id, other]);
+    let of_run = Attribution::by("ben").run_id(run);
+    store.repo.resolve_matching(store.app, &both, Resolution::Ignored, &of_run, 10).await.unwrap();
+
+    let (all, id) = (store.run("history --app {app}"), id.to_string());
+    let lines: Vec<_> = all.lines().into_iter().map(|line| line[1..].to_vec()).collect();
+    assert_eq!(
+        lines,
+        [
+            vec!["resolve", "ignored", "2", "ben", "", "ids=2+letters"],
+            vec!["reopen", "", "1", "", "", &id],
+            vec!["resolve", "ignored", "1", "ada", "sold out", &id],
+        ]
+    );
+    assert_eq!(store.run(&format!("history {id} --app {{app}}")).out, all.out);
+    assert_eq!(store.run(&format!("history {other} --app {{app}}")).lines().len(), 1);
+    assert_eq!(store.run(&format!("history --run {run} --app {{app}}")).lines().len(), 1);
+    let first = store.run("history --app {app} --limit 1 --output json");
+    assert!(first.err.contains("there may be more actions"), "{first:?}");
+    let first: Value = serde_json::from_str(&first.out).unwrap();
+    let next = first["next"].as_str().unwrap();
+    assert_eq!(first["items"][0]["run_id"], json!(run));
+    assert_eq!(store.run(&format!("history --app {{app}} --after {next}")).lines().len(), 2);
+
+    let kept = store.run("sweep --delete-actions-after 1d");
+    assert!(kept.err.contains("0 actions were deleted"), "{kept:?}");
+    assert_eq!(store.run("history --app {app}").lines().len(), 3);
 }
 
 /// Programs read this JSON. A change of it needs a new version of the tool.

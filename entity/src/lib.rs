@@ -2,4 +2,5 @@
 
 pub mod prelude;
 
+pub mod dead_letter_actions;
 pub mod dead_letters;

@@ -12,8 +12,10 @@ mod encoding;
 mod lock;
 mod locked;
 mod m20261201_000001_dead_letters_create_table;
+mod m20261201_000002_dead_letter_actions_create_table;
 mod settings;
 mod status;
+mod types;
 
 pub use locked::Locked;
 pub use sea_orm_migration;
@@ -54,7 +56,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261201_000001_dead_letters_create_table::Migration)]
+        vec![
+            Box::new(m20261201_000001_dead_letters_create_table::Migration),
+            Box::new(m20261201_000002_dead_letter_actions_create_table::Migration),
+        ]
     }
 
     async fn up<'c, C>(db: C, steps: Option<u32>) -> Result<(), DbErr>

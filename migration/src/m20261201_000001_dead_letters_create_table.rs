@@ -2,7 +2,10 @@
 
 use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
-use crate::{encoding, require_supported};
+use crate::{
+    encoding, require_supported,
+    types::{Types, are_times_on_postgres, id_check_on_sqlite, time_check_on_sqlite},
+};
 
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -116,10 +119,10 @@ fn table(backend: DbBackend) -> TableCreateStatement {
             table.check((name, Expr::col(integer).between(min, max)));
         }
         for time in times {
-            table.check(time_check_on_sqlite(&time.to_string()));
+            table.check(time_check_on_sqlite(Table, time));
         }
         for id in [Id, AppId, OriginalEventId, TriggerId, ScriptId, RunId] {
-            table.check(id_check_on_sqlite(&id.to_string()));
+            table.check(id_check_on_sqlite(Table, id));
         }
     } else {
         table.check(("dead_letters_attempt_count_check", Expr::col(AttemptCount).gte(0)));
@@ -169,133 +172,4 @@ fn indexes(backend: DbBackend) -> [IndexCreateStatement; 8] {
             .to_owned(),
         index("idx_dead_letters_run").col(RunId).col(Id).and_where(Expr::col(RunId).is_not_null()).to_owned(),
     ]
-}
-
-/// The types, defaults and CHECKs of each backend.
-///
-/// SQLite's table is STRICT, which allows few types. Ids are blobs and times are text, as sqlx writes them. SQLite
-/// compares times as text, so every writer must print them in the same format.
-struct Types {
-    backend: DbBackend,
-}
-
-impl Types {
-    fn is_sqlite(&self) -> bool {
-        self.backend == DbBackend::Sqlite
-    }
-
-    fn column(
-        &self,
-        name: DeadLetters,
-        on_sqlite: &'static str,
-        on_postgres: fn(&mut ColumnDef) -> &mut ColumnDef,
-    ) -> ColumnDef {
-        let mut column = ColumnDef::new(name);
-        match self.is_sqlite() {
-            true => column.custom(on_sqlite),
-            false => on_postgres(&mut column),
-        };
-        column
-    }
-
-    fn id(&self, name: DeadLetters) -> ColumnDef {
-        self.column(name, "BLOB", ColumnDef::uuid)
-    }
-
-    fn text(&self, name: DeadLetters) -> ColumnDef {
-        self.column(name, "TEXT", ColumnDef::text)
-    }
-
-    fn time(&self, name: DeadLetters) -> ColumnDef {
-        self.column(name, "TEXT", ColumnDef::timestamp_with_time_zone)
-    }
-
-    fn integer(&self, name: DeadLetters) -> ColumnDef {
-        self.column(name, "INTEGER", ColumnDef::integer)
-    }
-
-    fn small_integer(&self, name: DeadLetters) -> ColumnDef {
-        self.column(name, "INTEGER", ColumnDef::small_integer)
-    }
-
-    /// Returns the default id, for a letter that another writer inserts.
-    fn new_id(&self) -> Expr {
-        Expr::cust(if self.is_sqlite() { "(randomblob(16))" } else { "gen_random_uuid()" })
-    }
-
-    fn now(&self) -> Expr {
-        match self.is_sqlite() {
-            // sqlx prints no fraction at a whole second.
-            true => Expr::cust("(replace(strftime('%Y-%m-%dT%H:%M:%f+00:00','now'),'.000+','+'))"),
-            false => Expr::current_timestamp(),
-        }
-    }
-
-    fn options(&self) -> &'static str {
-        match self.is_sqlite() {
-            true => "STRICT",
-            // By default autovacuum waits until a tenth of the table has changed. Until ANALYZE has run,
-            // PostgreSQL has no statistics about a new app.
-            false => "WITH (autovacuum_analyze_scale_factor = 0.01, autovacuum_analyze_threshold = 1000)",
-        }
-    }
-
-    /// Returns the CHECK of a column with fixed texts. PostgreSQL parses each CHECK anew for each statement, and
-    /// parses one array faster than a list of items.
-    fn is_one_of(&self, column: DeadLetters, texts: &[&str]) -> Expr {
-        match self.is_sqlite() {
-            true => Expr::col(column).is_in(texts.iter().copied()),
-            false => Expr::cust(format!("{} = ANY ('{{{}}}'::text[])", column.to_string(), texts.join(","))),
-        }
-    }
-
-    /// Returns the CHECK of the metadata: a JSON object of at most 16 KB that both backends can read.
-    fn is_metadata(&self) -> Expr {
-        Expr::cust(match self.is_sqlite() {
-            true => {
-                "metadata IS NULL OR length(CAST(metadata AS BLOB)) <= 16384 \
-                 AND CASE WHEN json_valid(metadata) THEN json_type(metadata) = 'object' ELSE false END \
-                 AND instr(replace(metadata, '\\\\', ''), '\\u0000') = 0"
-            }
-            // The cast to jsonb refuses \u0000.
-            false => "octet_length(metadata) <= 16384 AND jsonb_typeof(metadata::jsonb) = 'object'",
-        })
-    }
-}
-
-/// Returns the CHECK of all times: the years 1 to 9999, which sqlx can read. NULL passes. PostgreSQL parses this
-/// faster than a CHECK for each column.
-fn are_times_on_postgres(times: [DeadLetters; 5]) -> Expr {
-    let times = times.map(|time| time.to_string()).join(", ");
-    Expr::cust(format!(
-        "tstzrange '[0001-01-01 00:00:00+00, 10000-01-01 00:00:00+00)' @> ALL (ARRAY[{times}])"
-    ))
-}
-
-/// Returns the name and the CHECK of a time in the years 1 to 9999. SQLite reports a failed CHECK by its name
-/// alone, so the name describes the format.
-fn time_check_on_sqlite(column: &str) -> (String, Expr) {
-    let name = format!(
-        "dead_letters_{column}_check: UTC as 2026-03-01T10:00:00[.123[456]]+00:00, of the years 1 to 9999, no longer \
-         than need be"
-    );
-    // Without `+0 days` SQLite would accept 30 February and 24:00.
-    let is_time = format!(
-        "{column} IS NULL \
-         OR (substr({column}, 20) = '+00:00' \
-             OR substr({column}, 20) GLOB '.[0-9][0-9][0-9]+00:00' \
-                 AND substr({column}, 21, 3) <> '000' \
-             OR substr({column}, 20) GLOB '.[0-9][0-9][0-9][0-9][0-9][0-9]+00:00' \
-                 AND substr({column}, 24, 3) <> '000') \
-         AND substr({column}, 1, 19) IS strftime('%Y-%m-%dT%H:%M:%S', substr({column}, 1, 19), '+0 days') \
-         AND {column} >= '0001'"
-    );
-    (name, Expr::cust(is_time))
-}
-
-fn id_check_on_sqlite(column: &str) -> (String, Expr) {
-    (
-        format!("dead_letters_{column}_check: a uuid as a blob of 16 bytes"),
-        Expr::cust(format!("length({column}) = 16")),
-    )
 }

@@ -16,12 +16,13 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    actions::{CHANGED, Entry, Target},
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_erased, is_from, is_not_replayed, is_of_app,
         is_of_state, is_resolved_within, is_truncated, narrow,
     },
-    connection::RepoConnection,
+    connection::{Connection, RepoConnection},
     convert::Row,
     dialect::{Dialect, likely},
     hidden_limits::{shown, with_hidden_limits},
@@ -29,9 +30,11 @@ use super::{
     parts::{Part, by_time, conditions, first, first_locked},
     resolve::{Returned, reopen_rows, resolve_rows},
     scan::{Place, to_tuple},
+    transaction,
 };
 use crate::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution, StoredLetter,
+    Action, AppId, Attribution, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution,
+    StoredLetter,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
@@ -40,8 +43,8 @@ const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
 #[derive(Clone, Copy)]
 pub(super) enum Change<'a> {
     Resolve(Resolution, &'a Attribution),
-    Reopen { include_replayed: bool },
-    Delete,
+    Reopen { include_replayed: bool, attribution: &'a Attribution },
+    Delete(&'a Attribution),
 }
 
 /// The payloads that a bulk call takes.
@@ -77,7 +80,7 @@ fn by_closing(change: Change<'_>, filter: &DeadLetterFilter) -> bool {
     match change {
         Change::Resolve(..) => false,
         Change::Reopen { .. } => true,
-        Change::Delete => filter.effective_state() == DeadLetterState::Closed,
+        Change::Delete(_) => filter.effective_state() == DeadLetterState::Closed,
     }
 }
 
@@ -124,9 +127,9 @@ impl<'a> Bulk<'a> {
             // letters and never reach the rest.
             Change::Resolve(Resolution::HandlerFailed, _) => self.by_creation(DeadLetterState::Unresolved),
             Change::Resolve(..) => self.by_creation(DeadLetterState::Open),
-            Change::Reopen { include_replayed } => self.by_closing(include_replayed),
-            Change::Delete if by_closing(self.change, self.filter) => self.by_closing(true),
-            Change::Delete => self.by_creation(DeadLetterState::Any),
+            Change::Reopen { include_replayed, .. } => self.by_closing(include_replayed),
+            Change::Delete(_) if by_closing(self.change, self.filter) => self.by_closing(true),
+            Change::Delete(_) => self.by_creation(DeadLetterState::Any),
         }
     }
 
@@ -218,7 +221,7 @@ impl<'a> Bulk<'a> {
                 resolve_rows(self.dialect, resolution.into(), attribution)
             }
             Change::Reopen { .. } => reopen_rows(),
-            Change::Delete => {
+            Change::Delete(_) => {
                 let mut delete = Query::delete();
                 delete.from_table(Entity).and_where(are_picked).returning(place);
                 return Write::Delete(delete);
@@ -229,12 +232,66 @@ impl<'a> Bulk<'a> {
         Write::Update(update)
     }
 
-    /// Changes the first letters. Returns each row's place, and on PostgreSQL whether rows were skipped.
-    pub(super) async fn run(&self, db: &impl ConnectionTrait) -> Result<(Vec<QueryResult>, bool), DbErr> {
+    /// Returns what the call writes of itself into the history.
+    fn entry(&self, action: Action) -> Entry<'_> {
+        let (resolution, attribution) = match self.change {
+            Change::Resolve(resolution, attribution) => (Some(resolution), attribution),
+            Change::Reopen { attribution, .. } | Change::Delete(attribution) => (None, attribution),
+        };
+        let target = match self.filter.ids.as_deref() {
+            Some(&[id]) => Target::Letter(id),
+            _ => Target::Filter(self.filter),
+        };
+        Entry { app_id: self.app_id, action, target, resolution, attribution }
+    }
+
+    /// Returns what [`run`](Self::run) does.
+    fn action(&self) -> Action {
+        match self.change {
+            Change::Resolve(..) => Action::Resolve,
+            Change::Reopen { .. } => Action::Reopen,
+            Change::Delete(_) => Action::Delete,
+        }
+    }
+
+    /// Changes the first letters, and writes the row of the history. Returns each letter's place, and on PostgreSQL
+    /// whether rows were skipped.
+    pub(super) async fn run<C: RepoConnection>(
+        &self,
+        db: &Connection<C>,
+    ) -> Result<(Vec<QueryResult>, bool), DeadLetterRepoError> {
         let conditions = self.conditions();
         if conditions.is_empty() {
             return Ok((Vec::new(), false));
         }
+        match db.pool() {
+            _ if self.dialect == Dialect::Postgres => Ok(self.change(db, conditions).await?),
+            Some(pool) => {
+                transaction::run(pool, async |txn| Ok(self.change_and_record(txn, conditions).await?)).await
+            }
+            None => Ok(self.change_and_record(db, conditions).await?),
+        }
+    }
+
+    async fn change_and_record(
+        &self,
+        db: &impl ConnectionTrait,
+        conditions: Vec<Condition>,
+    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
+        let changed = self.change(db, conditions).await?;
+        if !changed.0.is_empty() {
+            self.entry(self.action()).record(db, self.dialect, changed.0.len()).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Changes the first letters with one statement. On PostgreSQL it also writes the row of the history, unless the
+    /// table is distributed.
+    async fn change(
+        &self,
+        db: &impl ConnectionTrait,
+        conditions: Vec<Condition>,
+    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
         if self.dialect == Dialect::Sqlite {
             let first = self.first(conditions, &self.columns());
             let first = Query::select().column(Column::Id).from_subquery(first, "first").take();
@@ -287,7 +344,8 @@ impl<'a> Bulk<'a> {
         Ok(picked)
     }
 
-    /// Resolves the picked letters as `replayed`, and returns each as it is afterwards, oldest first.
+    /// Replays the picked letters, and writes the row of the history. Returns each letter as it is afterwards, oldest
+    /// first.
     pub(super) async fn resolve_picked(
         &self,
         txn: &DatabaseTransaction,
@@ -304,6 +362,9 @@ impl<'a> Bulk<'a> {
         let mut letters: Vec<StoredLetter> = rows.into_iter().map(Into::into).collect();
         // RETURNING has no order.
         letters.sort_by_key(|letter| (letter.created_at, letter.id));
+        if !letters.is_empty() {
+            self.entry(Action::Replay).record(txn, self.dialect, letters.len()).await?;
+        }
         Ok(letters)
     }
 
@@ -355,7 +416,7 @@ impl<'a> Bulk<'a> {
     }
 
     /// Returns a statement that changes letters, and also finds whether it skipped any: letters that its snapshot has
-    /// and that it did not lock.
+    /// and that it did not lock. If the table is not distributed, it also writes the row of the history.
     fn run_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
@@ -378,6 +439,13 @@ impl<'a> Bulk<'a> {
         let mut with = WithClause::new();
         with.cte(cte(PICKED, self.first(conditions, &self.columns()).into()).materialized(true).to_owned());
         with.cte(cte(CHANGED, write));
+        if self.dialect == Dialect::Postgres {
+            let letters = || Expr::from(Func::count(Expr::col(Asterisk)));
+            let changed = Query::select().from(CHANGED).and_having(letters().gt(Expr::val(0_i64))).take();
+            let entry = self.entry(self.action());
+            let recorded = entry.insert_from(self.dialect, changed, letters(), None::<String>.into());
+            with.cte(cte("recorded", recorded.into()));
+        }
         let changed = Query::select()
             .column((CHANGED, Asterisk))
             .column((OUTCOME, SKIPPED))
@@ -393,7 +461,6 @@ impl<'a> Bulk<'a> {
 const PLACE: [Column; 2] = [Column::CreatedAt, Column::Id];
 
 const BYTES: &str = "bytes";
-const CHANGED: &str = "changed";
 const OTHER: &str = "other";
 const OUTCOME: &str = "outcome";
 const PICKED: &str = "picked";

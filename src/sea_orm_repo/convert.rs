@@ -29,7 +29,7 @@ const CUT_MIDDLE: &str = " [cut] ";
 /// The most characters of a source, an op, a signature or a name in summaries and groups. A writer may have stored
 /// megabytes there, and a page must stay small.
 const MAX_NAME_CHARACTERS: usize = 500;
-const MAX_NOTE_CHARACTERS: usize = 2_000;
+pub(super) const MAX_NOTE_CHARACTERS: usize = 2_000;
 
 /// The caps on a letter that the application sets.
 #[derive(Debug, Clone, Copy, Default)]
@@ -571,7 +571,7 @@ by_position! {
 }
 
 /// Selects one character more than is kept, which shows whether the text is longer.
-fn beginning(text: Expr, characters: usize) -> Expr {
+pub(super) fn beginning(text: Expr, characters: usize) -> Expr {
     let read = i32::try_from(characters + 1).unwrap_or(i32::MAX);
     let constant = |number: i32| Expr::Constant(number.into());
     Func::cust("substr").args([text, constant(1), constant(read)]).into()
@@ -582,7 +582,7 @@ pub(super) fn beginning_of_name(text: Expr) -> Expr {
 }
 
 /// Cuts a text that [`beginning`] selected.
-fn cut_to_characters(mut text: String, characters: usize) -> String {
+pub(super) fn cut_to_characters(mut text: String, characters: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
         text.push_str(CUT);
@@ -664,7 +664,7 @@ impl From<Summary> for DeadLetterSummary {
 }
 
 /// Returns the resolution, or `None` if only a newer version knows it.
-fn to_resolution(text: Option<String>) -> Option<Resolution> {
+pub(super) fn to_resolution(text: Option<String>) -> Option<Resolution> {
     text?.parse().ok()
 }
 

@@ -17,7 +17,7 @@ use super::{
     resolve::change_all,
 };
 use crate::{
-    AppId, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased, PayloadKind,
+    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased, PayloadKind,
     signature::{ERASED_SIGNATURE, OWN_SIGNATURE},
 };
 
@@ -25,9 +25,10 @@ pub(super) async fn delete_matching<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     filter: &DeadLetterFilter,
+    attribution: &Attribution,
     limit: u32,
 ) -> Result<Changed, DeadLetterRepoError> {
-    change_all(repo, Bulk::new(repo, app_id, filter, Change::Delete, limit)?).await
+    change_all(repo, Bulk::new(repo, app_id, filter, Change::Delete(attribution), limit)?).await
 }
 
 pub(super) async fn erase<C: RepoConnection>(

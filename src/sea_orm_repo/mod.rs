@@ -14,6 +14,7 @@ use crate::{
     observed::{call, observed},
 };
 
+mod actions;
 mod backlogs;
 mod bulk;
 mod bury;
@@ -214,6 +215,7 @@ impl SeaOrmDeadLetterRepo {
     /// - A sweep of all apps but some also reads the due rows of the excepted apps. `count_due` of many apps reads
     ///   due rows of every state.
     /// - `new_error_groups` of all apps reads up to `scan_limit` letters of each shard.
+    /// - `sweep_actions` may read the key of every row of the history to find the next app.
     /// - `apps`, `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
     ///   other. Their counts are of different moments. Without a cap, the counts of each shard are of one moment.
     ///
@@ -248,6 +250,10 @@ impl SeaOrmDeadLetterRepo {
     /// call leaves no part of them behind. They return
     /// [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB,
     /// and over a [sharded](Self::sharded) table for more than 3,855 new ones.
+    ///
+    /// On SQLite and over a [sharded](Self::sharded) table, `resolve_once`, `reopen` and the bulk calls send their change and
+    /// its row in the [history](crate::DeadLetterRead::actions) one after the other. If such a call is dropped in between, the
+    /// row is missing: roll the transaction back.
     ///
     /// Above READ COMMITTED any call may fail with a serialization failure (40001), which is
     /// [transient](DeadLetterRepoError::is_transient). Roll back, and try the whole transaction again.

@@ -20,7 +20,7 @@ use super::{
     transaction,
 };
 use crate::{
-    AppId, Attribution, Changed, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    Action, AppId, Attribution, Changed, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepoError, DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue,
     Resolution, StoredLetter,
     observed::{Call, call, observed},
@@ -206,7 +206,9 @@ impl SeaOrmDeadLetterRepo {
     {
         let work = async |txn: &DatabaseTransaction| {
             let repo = self.in_transaction(txn);
-            let row: Row = resolve_once(&repo, app_id, id, Resolved::replayed(edited), attribution).await?;
+            let action = if edited.is_some() { Action::Edit } else { Action::Replay };
+            let resolved = Resolved::replayed(edited);
+            let row: Row = resolve_once(&repo, app_id, id, action, resolved, attribution).await?;
             if row.payload_kind() == PayloadKind::Erased.as_str() {
                 return Err(DeadLetterRepoError::Erased(id));
             }

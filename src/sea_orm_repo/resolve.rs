@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    actions::{self, Entry, Target},
     bulk::{Bulk, Change},
     cached_sql::CachedSql,
     conditions::{is_open, is_row},
@@ -20,7 +21,7 @@ use super::{
     get::{app_of, summary},
 };
 use crate::{
-    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, ReopenRequest,
+    Action, AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, ReopenRequest,
     Resolution,
 };
 
@@ -79,18 +80,21 @@ pub(super) async fn resolve_once<C: RepoConnection, R: Returned>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     id: DeadLetterId,
+    action: Action,
     resolved: Resolved<'_>,
     attribution: &Attribution,
 ) -> Result<R, DeadLetterRepoError> {
     let dialect = repo.dialect()?;
     for _ in 0..ATTEMPTS {
-        let mut update = resolve_rows(dialect, resolved, attribution)
-            .filter(is_row(app_id, id))
-            .filter(is_open())
-            .into_query();
-        update.returning(R::returning());
-        if let Some(row) = R::find_by_statement(dialect.build(&update)).one(&repo.db).await? {
-            return Ok(row);
+        let target = Target::Letter(id);
+        let change = actions::Change {
+            entry: Entry { app_id, action, target, resolution: Some(resolved.resolution), attribution },
+            update: resolve_rows(dialect, resolved, attribution),
+            is_target: is_row(app_id, id).add(is_open()),
+            returning: R::returning(),
+        };
+        if let Some(row) = change.run(repo).await? {
+            return Ok(R::from_query_result(&row, "")?);
         }
         let row = summary(repo, app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
         match row.resolved_at {
@@ -125,10 +129,11 @@ pub(super) async fn reopen_matching<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     filter: &DeadLetterFilter,
+    attribution: &Attribution,
     request: &ReopenRequest,
 ) -> Result<Changed, DeadLetterRepoError> {
     let &ReopenRequest { include_replayed, limit } = request;
-    let change = Change::Reopen { include_replayed };
+    let change = Change::Reopen { include_replayed, attribution };
     change_all(repo, Bulk::new(repo, app_id, filter, change, limit)?).await
 }
 
@@ -151,14 +156,17 @@ pub(super) async fn reopen<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     id: DeadLetterId,
+    attribution: &Attribution,
 ) -> Result<(), DeadLetterRepoError> {
     for _ in 0..ATTEMPTS {
-        let reopened = reopen_rows()
-            .filter(is_row(app_id, id))
-            .filter(COLUMN.resolution.is_not_null())
-            .exec(&repo.db)
-            .await?;
-        if reopened.rows_affected > 0 {
+        let (action, target) = (Action::Reopen, Target::Letter(id));
+        let change = actions::Change {
+            entry: Entry { app_id, action, target, resolution: None, attribution },
+            update: reopen_rows(),
+            is_target: is_row(app_id, id).add(COLUMN.resolution.is_not_null()),
+            returning: Query::returning().column(Column::Id),
+        };
+        if change.run(repo).await?.is_some() {
             return Ok(());
         }
         let row = summary(repo, app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;

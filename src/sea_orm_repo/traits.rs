@@ -10,17 +10,18 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, backlogs, connection::RepoConnection, convert::Summary, count, delete,
+    SeaOrmDeadLetterRepo, actions, backlogs, connection::RepoConnection, convert::Summary, count, delete,
     error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures, resolve, sweep,
     sweep_sql::app_of, timeline,
 };
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
-    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroups,
-    NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
-    SweepCursor, SweepScope, Swept, Timeline, TimelineRequest, UnresolvedCount,
+    Action, ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
+    CountRequest, DeadLetterAction, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
+    NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt,
+    ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, SweptActions, Timeline,
+    TimelineRequest, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -212,6 +213,15 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
         let times = count::times_replayed(self, app_id, event_ids);
         observed(call!("times_replayed", %app_id), pin!(times), |times| times.iter().sum()).await
     }
+
+    async fn actions(
+        &self,
+        app_id: AppId,
+        request: &ActionRequest,
+    ) -> Result<Vec<DeadLetterAction>, DeadLetterRepoError> {
+        let found = actions::actions(self, app_id, request);
+        observed(call!("actions", %app_id), pin!(found), |found| found.len() as u64).await
+    }
 }
 
 #[async_trait]
@@ -224,8 +234,9 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
     ) -> Result<DeadLetterSummary, DeadLetterRepoError> {
         let row = async {
-            let resolved = resolution.into();
-            let row = resolve::resolve_once::<_, Summary>(self, app_id, id, resolved, attribution).await?;
+            let (action, resolved) = (Action::Resolve, resolution.into());
+            let row =
+                resolve::resolve_once::<_, Summary>(self, app_id, id, action, resolved, attribution).await?;
             Ok(row.into())
         };
         observed(call!("resolve_once", %app_id, %id), pin!(row), |_| 1).await
@@ -250,7 +261,7 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
         request: &ReopenRequest,
     ) -> Result<Changed, DeadLetterRepoError> {
-        let changed = resolve::reopen_matching(self, app_id, filter, request);
+        let changed = resolve::reopen_matching(self, app_id, filter, attribution, request);
         let call = call!("reopen_matching", %app_id, by = attribution.by.as_deref());
         observed(call, pin!(changed), |changed| changed.ids.len() as u64).await
     }
@@ -261,7 +272,7 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         id: DeadLetterId,
         attribution: &Attribution,
     ) -> Result<(), DeadLetterRepoError> {
-        let reopened = resolve::reopen(self, app_id, id);
+        let reopened = resolve::reopen(self, app_id, id, attribution);
         let call = call!("reopen", %app_id, %id, by = attribution.by.as_deref());
         observed(call, pin!(reopened), |()| 1).await
     }
@@ -276,7 +287,7 @@ impl<C: RepoConnection> DeadLetterDelete for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
         limit: u32,
     ) -> Result<Changed, DeadLetterRepoError> {
-        let deleted = delete::delete_matching(self, app_id, filter, limit);
+        let deleted = delete::delete_matching(self, app_id, filter, attribution, limit);
         let call = call!("delete_matching", %app_id, by = attribution.by.as_deref());
         observed(call, pin!(deleted), |deleted| deleted.ids.len() as u64).await
     }
@@ -352,5 +363,15 @@ impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
     ) -> Result<CappedCount, DeadLetterRepoError> {
         let call = call!("count_due", app_id = app_of(scope).map(tracing::field::display), ?due);
         observed(call, pin!(sweep::count_due(self, scope, due, state, cap)), |counted| counted.count).await
+    }
+
+    async fn sweep_actions(
+        &self,
+        before: DateTime<Utc>,
+        first_app: Option<AppId>,
+        limit: u32,
+    ) -> Result<SweptActions, DeadLetterRepoError> {
+        let swept = actions::sweep_actions(self, before, first_app, limit.into());
+        observed(call!("sweep_actions", %before), pin!(swept), |swept| swept.deleted).await
     }
 }

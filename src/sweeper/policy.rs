@@ -59,7 +59,7 @@ mod seconds {
     }
 }
 
-/// How long each app's letters are kept. The default keeps all letters forever.
+/// How long each app's letters are kept, and the history of what operators did. The default keeps everything forever.
 ///
 /// It deserializes from a service's settings, as [`Retention`] does. `apps` is a map from the app's id.
 ///
@@ -85,8 +85,13 @@ pub struct RetentionPolicy {
     pub others: Retention,
     /// The retention of single apps, at most 1,000. It replaces `others` as a whole.
     pub apps: BTreeMap<AppId, Retention>,
+    /// How long the rows of the [history](crate::DeadLetterRead::actions) of all apps are kept, also those of letters that
+    /// were deleted. `None` keeps them.
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    pub delete_actions_after: Option<Duration>,
 }
 
+setters! { RetentionPolicy { some delete_actions_after: Duration } }
 setters! { Retention { some delete_closed_after: Duration, some delete_all_after: Duration } }
 
 impl RetentionPolicy {
@@ -105,7 +110,7 @@ impl RetentionPolicy {
     /// assert_eq!(policy.others.delete_all_after, None);
     /// ```
     pub fn new(others: Retention) -> Self {
-        Self { others, apps: BTreeMap::new() }
+        Self { others, ..Self::default() }
     }
 
     /// Gives an app a retention of its own, which replaces that of the others as a whole.
@@ -131,6 +136,9 @@ impl RetentionPolicy {
         self
     }
 }
+
+/// The name of the field of the history's retention.
+pub(super) const DELETE_ACTIONS_AFTER: &str = "delete_actions_after";
 
 /// One step of a tick: the apps, and the letters that are due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,9 +227,15 @@ impl RetentionPolicy {
         }
     }
 
+    /// Returns the time before which rows of the history are due.
+    pub(super) fn actions_before(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        before(now, self.delete_actions_after)
+    }
+
     /// Returns the shortest retention: its app (`None` for all others), its field's name, and its duration.
     pub(super) fn shortest(&self) -> Option<(Option<AppId>, &'static str, Duration)> {
         let own = self.apps.iter().map(|(&app_id, &retention)| (Some(app_id), retention));
+        let actions = self.delete_actions_after.map(|value| (None, DELETE_ACTIONS_AFTER, value));
         own.chain([(None, self.others)])
             .flat_map(|(app_id, retention)| {
                 let Retention { delete_closed_after, delete_all_after } = retention;
@@ -229,6 +243,7 @@ impl RetentionPolicy {
                     .into_iter()
                     .filter_map(move |(field, value)| Some((app_id, field, value?)))
             })
+            .chain(actions)
             .min_by_key(|&(.., value)| value)
     }
 }
@@ -238,11 +253,15 @@ fn steps(
     retention: Retention,
     now: DateTime<Utc>,
 ) -> impl Iterator<Item = Step> {
-    // A duration that chrono can't represent is longer than its whole range of times, so no letter is that old.
-    let before = |after: Option<Duration>| now.checked_sub_signed(TimeDelta::from_std(after?).ok()?);
-    let closed = before(retention.delete_closed_after).map(Due::ClosedBefore);
-    let all = before(retention.delete_all_after).map(Due::CreatedBefore);
+    let closed = before(now, retention.delete_closed_after).map(Due::ClosedBefore);
+    let all = before(now, retention.delete_all_after).map(Due::CreatedBefore);
     closed.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
+}
+
+/// Returns the time that is this long ago. A duration that chrono can't represent is longer than its whole range of times,
+/// so nothing is that old.
+fn before(now: DateTime<Utc>, after: Option<Duration>) -> Option<DateTime<Utc>> {
+    now.checked_sub_signed(TimeDelta::from_std(after?).ok()?)
 }
 
 /// Returns the rest of a scope after an error that does not end the tick: the apps behind the app that caused the
@@ -301,6 +320,7 @@ mod tests {
     fn a_policy_survives_its_serialization_and_refuses_an_unknown_field() {
         let policy =
             RetentionPolicy::new(retention(Some(30), Some(90))).app(app(1), retention(None, Some(7)));
+        let policy = policy.delete_actions_after(DAY * 365);
         let text = serde_json::to_string(&policy).unwrap();
         assert!(text.contains("\"delete_closed_after\":2592000"), "{text}");
         assert_eq!(serde_json::from_str::<RetentionPolicy>(&text).unwrap(), policy);
@@ -317,7 +337,7 @@ mod tests {
 
     #[test]
     fn without_apps_of_their_own_all_apps_are_one_scope_and_closed_letters_go_by_app() {
-        let policy = RetentionPolicy { others: retention(Some(30), Some(90)), apps: BTreeMap::new() };
+        let policy = RetentionPolicy::new(retention(Some(30), Some(90)));
         let by_app = SweepScope::AllAppsBut { excepted: Vec::new() };
         assert_eq!(
             plan(&policy),
@@ -332,7 +352,8 @@ mod tests {
             (app(1), retention(Some(1), None)),
             (app(2), retention(None, None)),
         ];
-        let policy = RetentionPolicy { others: retention(None, Some(90)), apps: apps.into() };
+        let policy =
+            RetentionPolicy { others: retention(None, Some(90)), apps: apps.into(), ..Default::default() };
         let others = SweepScope::AllAppsBut { excepted: vec![app(1), app(2), app(3)] };
         assert_eq!(
             plan(&policy),
@@ -348,7 +369,8 @@ mod tests {
     fn a_retention_longer_than_all_of_time_keeps_for_ever() {
         for longest in [Duration::MAX, DAY * 365 * 1_000_000] {
             let others = Retention { delete_closed_after: Some(longest), delete_all_after: Some(longest) };
-            assert_eq!(plan(&RetentionPolicy { others, apps: BTreeMap::new() }), []);
+            let policy = RetentionPolicy::new(others).delete_actions_after(longest);
+            assert_eq!((plan(&policy), policy.actions_before(now())), (vec![], None));
         }
     }
 }

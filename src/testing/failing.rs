@@ -13,13 +13,13 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count, CountRequest,
-    DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
-    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
-    NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt,
-    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
-    Timeline, TimelineRequest, UnresolvedCount,
+    ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
+    CountRequest, DeadLetterAction, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
+    ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest,
+    RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor,
+    SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -232,6 +232,7 @@ calls! {
         ) -> ErrorGroups;
         NewErrorGroups new_error_groups(request: &NewGroupRequest) -> NewErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
+        Actions actions(app_id: AppId, request: &ActionRequest) -> Vec<DeadLetterAction>;
     }
     DeadLetterResolve {
         ResolveOnce resolve_once(
@@ -279,6 +280,11 @@ calls! {
             archive: &dyn Archive,
         ) -> Swept;
         CountDue count_due(scope: &SweepScope, due: Due, state: DeadLetterState, cap: u32) -> CappedCount;
+        SweepActions sweep_actions(
+            before: DateTime<Utc>,
+            first_app: Option<AppId>,
+            limit: u32,
+        ) -> SweptActions;
     }
     DeadLetterBury {
         Bury bury(letter: NewDeadLetter) -> DeadLetterId;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
-    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
     PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     entity::dead_letters::Column, testing::stored_letter,
@@ -143,6 +143,11 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
         repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(|row| row.id),
     );
     results.of("reopen", repo.reopen(app, id, &Attribution::default()).await);
+    let history = repo.actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
+    results.of(
+        "actions",
+        Ok(history.iter().map(|row| (row.action, row.previous_resolution)).collect::<Vec<_>>()),
+    );
     results.of("resolve", repo.resolve(id, "handler_failed").await);
     let open = DeadLetterFilter::default().state(DeadLetterState::Open).created_before(until);
     let replayed = repo
@@ -175,6 +180,7 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     results.of("insert_many", repo.insert_many(vec![letter(app); 3]).await.map(|ids| ids.len()));
     results.of("bury", repo.bury_with(letter(app), async |_| Ok(1)).await.map(drop));
     results.of("gc", repo.gc(max, 100).await);
+    results.of("sweep_actions", repo.sweep_actions(max, None, 100).await);
     results.0
 }
 

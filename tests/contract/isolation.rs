@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
     NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
     TimelineRequest,
@@ -76,7 +76,8 @@ const WRITES: [&str; 11] = [
     "rebuild_signatures",
     "gc",
 ];
-const READS: [&str; 14] = [
+const READS: [&str; 15] = [
+    "actions",
     "get",
     "get_for_app",
     "summary",
@@ -121,6 +122,7 @@ async fn call(
         "erase" => repo.erase(app, &[open], &nobody).await.map(drop),
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
+        "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
         "get" => repo.get(open).await.map(drop),
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),
         "summary" => repo.summary(app, open).await.map(drop),
@@ -146,7 +148,8 @@ async fn two_letters(db: &TestDb) -> (AppId, DeadLetterId, DeadLetterId) {
     let app = new_app();
     let repo = db.repo();
     let [open, closed] = repo.insert_many(vec![letter(app); 2]).await.unwrap()[..] else { panic!() };
-    repo.resolve(closed, "ignored").await.unwrap();
+    // With a row of the history.
+    repo.resolve_once(app, closed, Resolution::Ignored, &Attribution::default()).await.unwrap();
     // For a rebuild.
     db.execute("UPDATE dead_letters SET signature_version = 1").await;
     (app, open, closed)
@@ -215,7 +218,9 @@ async fn a_read_over_the_pool_is_sent_again_three_times_on_postgres() {
     may_fail(&db).await;
     db.execute(
         "ALTER TABLE dead_letters RENAME TO letters;
-         CREATE VIEW dead_letters AS SELECT * FROM letters WHERE try()",
+         CREATE VIEW dead_letters AS SELECT * FROM letters WHERE try();
+         ALTER TABLE dead_letter_actions RENAME TO actions;
+         CREATE VIEW dead_letter_actions AS SELECT * FROM actions WHERE try()",
     )
     .await;
     each_is_sent_again_three_times(&db, &READS).await;

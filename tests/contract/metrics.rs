@@ -11,12 +11,12 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
-    CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    JsonLinesArchive, NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest,
-    ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, TimelineRequest, describe_metrics,
+    ActionRequest, AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets,
+    CoalescingDeadLetterRepo, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, NewGroupRequest, PageRequest,
+    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -230,6 +230,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("erase", 1, repo.erase(app, &[id], &nobody)).await;
     let this = DeadLetterFilter::default().ids([id]);
     calls.ok("delete_matching", 1, repo.delete_matching(app, &this, &nobody, 1)).await;
+    calls.ok("actions", 7, repo.actions(app, &ActionRequest::default())).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
@@ -269,6 +270,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("timeline", repo.timeline(app, &open, &TimelineRequest::from(backwards))).await;
     calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
     calls.answer("new_error_groups", repo.new_error_groups(&new.clone().limit(0))).await;
+    calls.answer("actions", repo.actions(app, &ActionRequest::default().limit(0))).await;
     calls.answer("times_replayed", repo.times_replayed(app, &[Uuid::nil(); 1_001])).await;
     calls
         .answer("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
@@ -297,8 +299,10 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("sweep", 2, repo.sweep(&scope, due, None, 2)).await;
     calls.ok("sweep_into", 3, repo.sweep_into(&scope, due, None, 3, archive)).await;
     calls.ok("gc", 1, repo.gc(max, 100)).await;
+    calls.ok("sweep_actions", 2, repo.sweep_actions(max, None, 2)).await;
 
     db.execute("DROP TABLE dead_letters").await;
+    db.execute("DROP TABLE dead_letter_actions").await;
     calls.failed("insert", repo.insert(letter(app))).await;
     calls.failed("insert_many", repo.insert_many(vec![letter(app)])).await;
     calls.failed("bury", repo.bury_with(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
@@ -324,6 +328,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("timeline", repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.failed("error_groups", repo.error_groups(app, &open, &groups)).await;
     calls.failed("new_error_groups", repo.new_error_groups(&new)).await;
+    calls.failed("actions", repo.actions(app, &ActionRequest::default())).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
     calls
         .failed("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
@@ -338,6 +343,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("reopen", repo.reopen(app, id, &Attribution::default())).await;
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
+    calls.failed("sweep_actions", repo.sweep_actions(max, None, 2)).await;
     calls.failed("count_due", repo.count_due(&scope, due, any, 10)).await;
     calls.failed("delete_matching", repo.delete_matching(app, &of_bulk, &Attribution::default(), 1)).await;
     calls.failed("erase", repo.erase(app, &[id], &Attribution::default())).await;

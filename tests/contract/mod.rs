@@ -34,6 +34,7 @@ macro_rules! on_every_backend {
     };
 }
 
+mod actions;
 mod archive;
 mod bury;
 mod coalesce;

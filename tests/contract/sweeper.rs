@@ -9,15 +9,16 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterRetention, DeadLetterState, Due,
-    JsonLinesArchive, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, SweepEnd, SweepScope, Sweeper,
-    SweeperBuilder, entity::dead_letters as table,
+    ActionRequest, AppId, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterRetention, DeadLetterState, Due, JsonLinesArchive, Retention, RetentionPolicy,
+    SeaOrmDeadLetterRepo, SweepEnd, SweepScope, Sweeper, SweeperBuilder, entity::dead_letters as table,
 };
 use sea_orm::{ConnectionTrait, EntityTrait};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{
+    actions::old_row,
     coalesce::hold_table,
     letter, new_app,
     retention::{on_delete, raise_on_delete, refuse_to_delete, set_source},
@@ -35,6 +36,7 @@ on_every_backend! {
     a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sweep,
     a_locked_table_does_not_end_it,
     a_sweep_that_is_dropped_at_any_await_did_whole_batches,
+    the_history_goes_by_its_own_retention,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -450,4 +452,30 @@ async fn a_sweep_that_is_dropped_at_any_await_did_whole_batches(db: TestDb) {
     while db.row_count().await > 0 {
         finished(&sweeper).await;
     }
+}
+
+async fn the_history_goes_by_its_own_retention(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    let letter = stored(&db, app, 400, true).await;
+    for of in [app, app, other] {
+        old_row(&db, of, 400).await;
+    }
+    let young = old_row(&db, app, 300).await;
+    let policy = RetentionPolicy::default().delete_actions_after(DAY * 365);
+    let sweeper = builder(db.repo(), policy.clone()).batch(1).build().unwrap();
+    let report = sweeper.sweep_once(now()).await;
+    assert!(matches!(report.end, SweepEnd::Finished), "{report:?}");
+    assert_eq!((report.actions_deleted, report.deleted), (3, 0));
+    let rows = db.repo().actions(app, &ActionRequest::default()).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [young]);
+    assert!(db.repo().get(letter).await.unwrap().is_some());
+
+    let kept = builder(db.repo(), RetentionPolicy::new(all_after(1))).build().unwrap();
+    assert_eq!(finished(&kept).await, 1);
+    assert_eq!(db.repo().actions(app, &ActionRequest::default()).await.unwrap().len(), 1);
+    let short = builder(db.repo(), policy.delete_actions_after(Duration::from_secs(30))).build();
+    assert_eq!(
+        short.unwrap_err().to_string(),
+        "delete_actions_after must be at least an hour (got 30s): call `short_retention_is_meant` if it is meant"
+    );
 }

@@ -15,11 +15,11 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete, DeadLetterFilter,
-    DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter,
-    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -109,6 +109,8 @@ dropped! {
     apps,
     new_error_groups,
     times_replayed,
+    actions,
+    sweep_actions,
     resolve_once,
     reopen_matching,
     resolve_matching,
@@ -143,6 +145,11 @@ dropped! {
     no_insert_after_it_is_lost_where_it_is_sharded:
     insert_many,
     resolve,
+    resolve_once,
+    resolve_matching,
+    reopen,
+    reopen_matching,
+    sweep_actions,
     gc,
     unresolved_counts,
     backlogs,
@@ -282,6 +289,15 @@ async fn new_error_groups(given: &Given) -> Outcome {
 
 async fn times_replayed(given: &Given) -> Outcome {
     given.repo.times_replayed(given.app, &[given.event]).await.map(drop)
+}
+
+async fn actions(given: &Given) -> Outcome {
+    given.repo.actions(given.app, &ActionRequest::default()).await.map(drop)
+}
+
+async fn sweep_actions(given: &Given) -> Outcome {
+    given.repo.resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default()).await.ok();
+    given.repo.sweep_actions(DateTime::<Utc>::MAX_UTC, None, 1).await.map(drop)
 }
 
 async fn resolve_once(given: &Given) -> Outcome {
@@ -550,6 +566,86 @@ pub(super) async fn enqueue(db: &impl ConnectionTrait, event: Uuid) -> Result<()
 
 pub(super) async fn dequeue(db: &impl ConnectionTrait, event: Uuid) -> Result<u64, DbErr> {
     Ok(db.execute_raw(outbox(db, "DELETE FROM outbox WHERE id = $1", event)).await?.rows_affected())
+}
+
+/// Drops each change over a pool at any of its round trips, and in a caller's transaction that is then committed. Returns,
+/// of each transaction, whether the letter was changed, and how many rows the history has of that.
+async fn changes_that_are_dropped(pools: &Pools, in_a_transaction: bool) -> Vec<(bool, usize)> {
+    let mut seen = Vec::new();
+    for call in 0..4 {
+        for when in [When::Asked, When::UnderWay, When::Answered] {
+            for nth in 1.. {
+                let given = pools.given().await;
+                let make = async |db: &dyn DeadLetterResolve| match call {
+                    0 => resolve_once_over(db, &given).await,
+                    1 => resolve_matching_over(db, &given).await,
+                    2 => db.reopen(given.app, given.resolved, &Attribution::default()).await,
+                    _ => reopen_matching_over(db, &given).await,
+                };
+                let outcome = if in_a_transaction {
+                    let txn = SeaOrmDeadLetterRepo::begin(&given.db).await.unwrap();
+                    let repo = given.repo.in_transaction(&txn);
+                    let outcome = pools.drop_at(nth, when, make(&repo)).await;
+                    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+                    outcome
+                } else {
+                    pools.drop_at(nth, when, make(&given.repo)).await
+                };
+                // The next caller waits until the dropped call has ended.
+                pools.store_20_letters(&given, &format!("{when:?}, {nth}")).await;
+                let direct = pools.direct.repo();
+                let is_open = async |id| direct.summary(given.app, id).await.unwrap().unwrap().is_open();
+                let changed = !is_open(given.open).await || is_open(given.resolved).await;
+                let rows = direct.actions(given.app, &ActionRequest::default()).await.unwrap().len();
+                seen.push((changed, rows));
+                if let Some(outcome) = outcome {
+                    outcome.unwrap();
+                    assert_eq!((changed, rows), (true, 1));
+                    break;
+                }
+            }
+        }
+    }
+    seen
+}
+
+async fn resolve_once_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
+    db.resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default()).await.map(drop)
+}
+
+async fn resolve_matching_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
+    db.resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10).await.map(drop)
+}
+
+async fn reopen_matching_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
+    let (nobody, request) = (Attribution::default(), ReopenRequest::default());
+    db.reopen_matching(given.app, &all_closed(), &nobody, &request).await.map(drop)
+}
+
+/// Where a change is two statements, a caller's transaction may have the change alone, and never the row alone.
+async fn a_change_that_is_dropped_has_its_row(pools: Pools, statements_in_a_transaction: usize) {
+    let whole = [(false, 0), (true, 1)];
+    let seen = changes_that_are_dropped(&pools, false).await;
+    assert!(seen.iter().all(|seen| whole.contains(seen)), "{seen:?}");
+    let seen = changes_that_are_dropped(&pools, true).await;
+    let halves = seen.iter().filter(|seen| !whole.contains(seen));
+    assert!(halves.clone().all(|half| *half == (true, 0)), "{seen:?}");
+    assert_eq!(halves.count() > 0, statements_in_a_transaction > 1, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_change_that_is_dropped_has_its_row_on_postgres() {
+    a_change_that_is_dropped_has_its_row(Pools::postgres().await, 1).await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_dropped_has_its_row_over_a_pool_where_it_is_sharded() {
+    a_change_that_is_dropped_has_its_row(Pools::postgres_sharded().await, 2).await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_dropped_has_its_row_over_a_pool_on_sqlite() {
+    a_change_that_is_dropped_has_its_row(Pools::sqlite().await, 2).await;
 }
 
 /// At any of its round trips: each letter is replayed and its event is back, or neither.

@@ -12,18 +12,18 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo, CountRequest,
-    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState,
-    DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup,
-    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept, TimelineRequest,
-    entity::dead_letters as table,
+    ActionRequest, AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
+    CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
+    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter,
+    NewErrorGroup, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept, TimelineRequest,
+    entity::{dead_letter_actions as actions, dead_letters as table},
     testing::{self, Call, letter, stored_letter},
 };
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, EntityTrait,
-    QueryFilter, Statement, sqlx::sqlite::SqliteJournalMode,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend,
+    EntityTrait, QueryFilter, Statement, sqlx::sqlite::SqliteJournalMode,
 };
 use tokio::{runtime::Handle, sync::watch, task};
 use uuid::Uuid;
@@ -157,6 +157,7 @@ calls! {
     new_error_groups: new_error_groups Atomic, new_error_groups_with_a_scan Atomic,
         new_error_groups_of_one_app Atomic, new_error_groups_of_two_apps Calls;
     times_replayed: times_replayed Atomic;
+    actions: actions Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
@@ -170,6 +171,7 @@ calls! {
     sweep_into: sweep_into_of_one_app Atomic, sweep_into_of_all_apps Atomic,
         sweep_into_of_all_apps_but_some Atomic;
     count_due: count_due Atomic;
+    sweep_actions: sweep_actions Atomic;
     replay: replay Atomic, replay_of_a_closed_letter Atomic;
     replay_edited: replay_edited Atomic;
     replay_matching: replay_matching Atomic, replay_matching_of_all Atomic;
@@ -183,6 +185,9 @@ calls! {
 on! { where_it_is_sharded, postgres_sharded:
     insert_many Atomic,
     resolve Atomic,
+    resolve_once Atomic,
+    reopen Atomic,
+    sweep_actions Atomic,
     resolve_matching Atomic,
     reopen_matching Atomic,
     reopen_matching_of_a_run Atomic,
@@ -445,6 +450,17 @@ async fn times_replayed(given: Given) -> Shown {
     let events: Vec<_> = given.letters.iter().map(|letter| letter.original_event_id).collect();
     let times = given.repo.times_replayed(given.app, &events).await;
     show(times, |times| times.iter().map(u64::to_string).collect())
+}
+
+async fn actions(given: Given) -> Shown {
+    let found = given.repo.actions(given.app, &ActionRequest::default()).await;
+    show(found, |rows| rows.into_iter().map(|row| format!("{:?} {}", row.action, row.letters)).collect())
+}
+
+/// None is old enough but the one that is there.
+async fn sweep_actions(given: Given) -> Shown {
+    let before = given.now - TimeDelta::days(1);
+    show(given.repo.sweep_actions(before, None, 10).await, |swept| vec![swept.deleted.to_string()])
 }
 
 async fn resolve_once(given: Given) -> Shown {
@@ -918,9 +934,20 @@ impl Setting {
     async fn given(&self) -> Given {
         self.db.execute("DELETE FROM dead_letters").await;
         self.db.execute("DELETE FROM outbox").await;
+        self.db.execute("DELETE FROM dead_letter_actions").await;
         let given = Given::new(self.repo.clone());
         self.db.repo().import(&given.letters).await.unwrap();
         enqueue(&self.db.db, given.event).await.unwrap();
+        let old = actions::ActiveModel {
+            app_id: Set(given.app.into_inner()),
+            id: Set(Uuid::from_u128(1)),
+            action: Set("resolve".to_owned()),
+            created_at: Set(given.ago(60).into()),
+            letter_id: Set(Some(given.id("c").into_inner())),
+            letters: Set(1),
+            ..Default::default()
+        };
+        actions::Entity::insert(old).exec_without_returning(&self.db.db).await.unwrap();
         given
     }
 
@@ -991,7 +1018,7 @@ impl Setting {
     }
 }
 
-/// All letters, and the outbox.
+/// All letters, the outbox, and the history.
 async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
     let rows = table::Entity::find().all(db).await.unwrap();
     let letters = rows.into_iter().map(|row| {
@@ -1005,7 +1032,15 @@ async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
         let event: Uuid = row.try_get_by_index(0).unwrap();
         format!("in the outbox: {}", if event == given.event { "the event" } else { given.name(event) })
     });
-    let mut left: Shown = letters.chain(events).collect();
+    let history = actions::Entity::find().all(db).await.unwrap().into_iter().map(|row| {
+        let of = row.letter_id.map(|id| given.name(id).to_owned());
+        let (previous, resolution) = (row.previous_resolution, row.resolution);
+        format!(
+            "{} {} {of:?} from {previous:?} to {resolution:?} by {:?}",
+            row.action, row.letters, row.actor
+        )
+    });
+    let mut left: Shown = letters.chain(events).chain(history).collect();
     left.sort();
     left
 }

@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter, NewGroupRequest, OnOpen,
-    PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept,
-    TimelineRequest, connect_options, open, testing::letter,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter,
+    NewGroupRequest, OnOpen, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
+    SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -43,7 +43,7 @@ async fn drop_role(db: &TestDb, role: &str, service: DatabaseConnection) {
 #[tokio::test]
 async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgres() {
     let db = TestDb::postgres().await;
-    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters, dead_letter_actions TO {role};
          GRANT SELECT ON seaql_migrations TO {role}";
     let (role, url) = new_role(&db, rights).await;
 
@@ -55,7 +55,9 @@ async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgre
     Migrator::fresh(&service).await.unwrap_err();
     every_call_works(&SeaOrmDeadLetterRepo::new(service.clone())).await;
 
-    service.execute_unprepared("DROP TABLE dead_letters").await.unwrap_err();
+    for table in ["dead_letters", "dead_letter_actions"] {
+        service.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap_err();
+    }
     drop_role(&db, &role, service).await;
 }
 
@@ -75,11 +77,42 @@ async fn a_role_that_may_only_insert_can_insert_on_postgres() {
     drop_role(&db, &role, service).await;
 }
 
+/// The change and its row in the history are one statement, so that neither is made.
+#[tokio::test]
+async fn without_rights_on_the_history_inserts_and_reads_work_and_a_change_is_refused_on_postgres() {
+    let db = TestDb::postgres().await;
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role}";
+    let (role, service) = service(&db, rights).await;
+    let repo = SeaOrmDeadLetterRepo::new(service.clone());
+    let app_id = AppId::from(Uuid::new_v4());
+    let id = repo.insert(letter(app_id)).await.unwrap();
+    let closed = repo.insert(letter(app_id)).await.unwrap();
+    repo.resolve(closed, "ignored").await.unwrap();
+    let (nobody, all) = (Attribution::default(), DeadLetterFilter::default().ids([id, closed]));
+    let replayed: Result<(), _> =
+        repo.replay_with(app_id, id, &nobody, async |_, _| panic!("enqueued")).await;
+    for refused in [
+        repo.resolve_once(app_id, id, Resolution::Ignored, &nobody).await.map(drop),
+        repo.resolve_matching(app_id, &all, Resolution::Ignored, &nobody, 10).await.map(drop),
+        repo.reopen(app_id, closed, &nobody).await,
+        repo.reopen_matching(app_id, &all, &nobody, &ReopenRequest::default()).await.map(drop),
+        repo.actions(app_id, &ActionRequest::default()).await.map(drop),
+        repo.sweep_actions(Utc::now(), None, 10).await.map(drop),
+        replayed,
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("42501") && !error.is_transient(), "{error}");
+    }
+    assert_eq!(repo.unresolved_count(app_id).await.unwrap(), 1);
+    assert_eq!(repo.gc(DateTime::<Utc>::MAX_UTC, 10).await.unwrap(), 2);
+    drop_role(&db, &role, service).await;
+}
+
 /// With row level security and no policy for UPDATE a row can be seen and not changed.
 #[tokio::test]
 async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_on_postgres() {
     let db = TestDb::postgres().await;
-    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters, dead_letter_actions TO {role};
          ALTER TABLE dead_letters ENABLE ROW LEVEL SECURITY;
          CREATE POLICY read ON dead_letters FOR SELECT USING (true);
          CREATE POLICY write ON dead_letters FOR INSERT WITH CHECK (true);
@@ -127,6 +160,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
         .replay_matching_with(app_id, &filter, &Attribution::default(), 10, async |_, _| panic!("enqueued"))
         .await;
     assert_eq!(replayed.unwrap(), nothing);
+    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap(), []);
     assert_eq!(repo.gc(max, 10).await.unwrap(), 0);
     for scope in scopes(app_id) {
         for due in [Due::CreatedBefore(max), Due::ClosedBefore(max)] {
@@ -143,7 +177,7 @@ async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_o
 #[tokio::test]
 async fn rows_that_row_level_security_keeps_from_a_sweep_are_picked_and_skipped_on_postgres() {
     let db = TestDb::postgres().await;
-    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters TO {role};
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters, dead_letter_actions TO {role};
          ALTER TABLE dead_letters ENABLE ROW LEVEL SECURITY;
          CREATE POLICY read ON dead_letters FOR SELECT USING (true);
          CREATE POLICY write ON dead_letters FOR INSERT WITH CHECK (true);
@@ -233,6 +267,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         1
     );
     assert_eq!(repo.delete_matching(app_id, &this, &Attribution::default(), 1).await.unwrap().ids.len(), 1);
+    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap().len(), 3);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
     repo.replay_with(app_id, id, &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await
@@ -259,6 +294,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         assert_eq!(repo.sweep_into(&scope, due, None, 1, &Nowhere).await.unwrap().deleted, 1);
     }
     assert_eq!(repo.gc(max, 100).await.unwrap(), 4);
+    assert_eq!(repo.sweep_actions(max, None, 100).await.unwrap().deleted, 7);
     import_works(repo).await;
 }
 

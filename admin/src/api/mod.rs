@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{State, problem::Problem};
 
+mod actions;
 mod apps;
 mod erase;
 mod filter;
@@ -42,6 +43,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(resolve::resolve))
         .routes(routes!(replay::replay))
         .routes(routes!(reopen::reopen))
+        .routes(routes!(actions::actions))
         .routes(routes!(groups::groups))
         .routes(routes!(timeline::timeline))
         .routes(routes!(erase::erase))

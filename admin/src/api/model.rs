@@ -1,7 +1,9 @@
 //! The API's own types. A field of the library may change; a field here must not.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{CappedCount, DeadLetterState, DeadLetterSummary, NewGroupState, PayloadKind, Resolution};
+use dead_letters::{
+    Action, CappedCount, DeadLetterState, DeadLetterSummary, NewGroupState, PayloadKind, Resolution,
+};
 use serde::Serialize;
 use utoipa::{
     PartialSchema, ToSchema,
@@ -17,7 +19,7 @@ use crate::{access::AppAccess, problem::Problem};
 /// Maximum length of a source, an operation, a signature and a name. A writer may have stored megabytes there, but a
 /// page of 500 letters must stay small.
 pub(super) const MAX_NAME_CHARACTERS: usize = 500;
-const MAX_NOTE_CHARACTERS: usize = 2_000;
+pub(super) const MAX_NOTE_CHARACTERS: usize = 2_000;
 
 /// Returns the text, or its beginning and `…`.
 pub(super) fn cut(mut text: String, characters: usize) -> String {
@@ -197,6 +199,8 @@ impl PartialSchema for IdOrNone {
 }
 
 words! {
+    /// The kind of a call of an operator.
+    ActionWords: Action as "Action";
     /// The resolution of a letter. A letter with `handler_failed` is still open, the others are closed.
     ResolutionWords: Resolution as "Resolution";
     /// The kind of a payload's text: `json` is JSON of any depth, and `text` is not JSON. `truncated` was cut or altered,

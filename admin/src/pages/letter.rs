@@ -17,6 +17,7 @@ use super::{
     command::Command,
     edit::is_editable,
     frame::Frame,
+    history::History,
     html,
     letters::{Resolved, failed_again},
     listing::SCAN,
@@ -60,6 +61,7 @@ struct LetterPage {
     /// `None` if the operator may not.
     remove: Option<RemoveCard>,
     earlier: Vec<EarlierFailure>,
+    history: History,
     /// How many earlier failures of the event are not listed.
     more_earlier: u64,
     metadata: MetadataCard,
@@ -245,6 +247,7 @@ async fn shows(
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
     let earlier = earlier_failures(access, root, &letter, times).await?;
+    let history = History::of(access, root, &letter).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
     let similar = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
@@ -269,6 +272,7 @@ async fn shows(
         }),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
+        history,
         command: Command::letter(app_id, id),
         letter: Letter::new(access, root, letter, times),
     })?;

@@ -13,6 +13,7 @@ mod command;
 mod edit;
 mod frame;
 mod groups;
+mod history;
 mod letter;
 mod letter_actions;
 mod letters;

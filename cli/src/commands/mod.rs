@@ -10,6 +10,7 @@ mod export;
 mod groups;
 #[cfg(feature = "serve")]
 mod health;
+mod history;
 mod import;
 mod list;
 mod matching;
@@ -28,8 +29,8 @@ mod timeline;
 
 pub(crate) use self::{
     apps::apps, archive::erase_archived, count::count, delete::delete, erase::erase, export::export,
-    groups::groups, import::import, list::list, migrate::migrate, reopen::reopen, replay::replay,
-    resolve::resolve, show::show, signatures::rebuild, sweep::sweep, timeline::timeline,
+    groups::groups, history::history, import::import, list::list, migrate::migrate, reopen::reopen,
+    replay::replay, resolve::resolve, show::show, signatures::rebuild, sweep::sweep, timeline::timeline,
 };
 
 #[cfg(feature = "serve")]

@@ -60,7 +60,8 @@ pub(crate) async fn sweep(
         Some(app) => Some(named_app(&*store, app).await?),
         None => None,
     };
-    let plan = Plan { app_id, retention, now: settings.now };
+    let delete_actions_after = Settings::actions_retention(sweep.delete_actions_after)?;
+    let plan = Plan { app_id, retention, delete_actions_after, now: settings.now };
     if sweep.dry_run {
         return dry_run(&*store, &plan, printer).await;
     }
@@ -104,6 +105,9 @@ pub(crate) async fn sweep(
         never = show(&mut status, &progress) => match never {},
     };
     drop(progress);
+    if delete_actions_after.is_some() {
+        say!("note: {} actions were deleted from the history", report.actions_deleted);
+    }
     let swept = Swept { deleted: report.deleted, refused: report.refused };
     let ran = match report.end {
         SweepEnd::Failed(error) if report.deleted == 0 => return Err(error.into()),
@@ -155,15 +159,17 @@ fn tell_last(status: &watch::Receiver<SweeperStatus>) {
 struct Plan {
     app_id: Option<AppId>,
     retention: Retention,
+    delete_actions_after: Option<Duration>,
     now: DateTime<Utc>,
 }
 
 impl Plan {
     fn policy(&self) -> RetentionPolicy {
-        match self.app_id {
+        let policy = match self.app_id {
             Some(app_id) => RetentionPolicy::default().app(app_id, self.retention),
             None => RetentionPolicy::new(self.retention),
-        }
+        };
+        policy.delete_actions_after(self.delete_actions_after)
     }
 
     async fn counted(&self, store: &dyn DeadLetterStore) -> Result<DueNow, Failure> {
