@@ -18,7 +18,7 @@ use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, sette
 /// use dead_letters::Action;
 ///
 /// let names: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
-/// assert_eq!(names, ["resolve", "replay", "edit", "reopen", "delete"]);
+/// assert_eq!(names, ["resolve", "replay", "edit", "reopen", "delete", "erase"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,11 +35,14 @@ pub enum Action {
     Reopen,
     /// Deleted letters, by [`delete_matching`](crate::DeadLetterDelete::delete_matching).
     Delete,
+    /// Erased the content of letters, by [`erase`](crate::DeadLetterDelete::erase).
+    Erase,
 }
 
 impl Action {
     /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete];
+    pub const ALL: &'static [Self] =
+        &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete, Self::Erase];
 
     /// Returns the text of the column `action`.
     pub const fn as_str(self) -> &'static str {
@@ -49,6 +52,7 @@ impl Action {
             Self::Edit => "edit",
             Self::Reopen => "reopen",
             Self::Delete => "delete",
+            Self::Erase => "erase",
         }
     }
 }

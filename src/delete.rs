@@ -92,7 +92,8 @@ pub trait DeadLetterDelete: Send + Sync {
     ) -> Result<Changed, DeadLetterRepoError>;
 
     /// Erases the content of these letters of the app, at most 1,000: payload, edited payload, error, error signature,
-    /// metadata and note.
+    /// metadata and note, and the notes of the letters' own rows in the [history](crate::DeadLetterRead::actions). Rows of
+    /// bulk runs keep their notes.
     ///
     /// Each letter keeps its facts: ids, source, op, attempts, times, state, who resolved it, and its group. Its payload
     /// is `null` with the kind [`Erased`](crate::PayloadKind::Erased), its error is empty, its signature is `(erased)`,

@@ -340,7 +340,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     }
 
     repo.erase(app, &[id], &Attribution::default()).await.unwrap();
-    log.expect(KEY, Whole, Some(1));
+    log.expect_each(&[(KEY, Whole, Some(1)), (ACTIONS_OF_LETTER, Whole, Some(10))]);
     let closed = filter(DeadLetterState::Closed).resolved_before(cutoff());
     for (filter, indexes) in [
         (filter(DeadLetterState::Open).created_before(cutoff()), OPEN),

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::any_of,
+    conditions::{any_of, each_of},
     connection::RepoConnection,
     convert::MAX_NOTE_CHARACTERS,
     convert::{beginning, beginning_of_name, cut, cut_to_characters, to_name, to_resolution, without_nul},
@@ -114,6 +114,22 @@ impl Entry<'_> {
             (Column::RunId, self.attribution.run_id.into()),
         ]
     }
+}
+
+/// Returns the UPDATE that erases the notes in the history of these letters.
+pub(super) fn without_notes(dialect: Dialect, app_id: AppId, ids: &[DeadLetterId]) -> Statement {
+    let are_theirs = match dialect {
+        Dialect::Sqlite => Column::LetterId.is_in(ids.iter().map(|id| id.into_inner())),
+        Dialect::Postgres | Dialect::Sharded => Column::LetterId.into_expr().eq(any_of(each_of(ids))),
+    };
+    let update = Query::update()
+        .table(Entity)
+        .value(Column::Note, None::<String>)
+        .and_where(COLUMN.app_id.eq(app_id.into_inner()))
+        .and_where(are_theirs)
+        .and_where(COLUMN.note.is_not_null())
+        .take();
+    dialect.build(&update)
 }
 
 /// Returns the filter's text, with the number of its ids instead of the ids.

@@ -203,7 +203,8 @@ pub(super) fn is_any_of_ids(ids: &[DeadLetterId], dialect: Dialect) -> Expr {
     }
 }
 
-fn each_of(ids: &[DeadLetterId]) -> SelectStatement {
+/// Selects the ids, as one array whose length the planner does not see.
+pub(super) fn each_of(ids: &[DeadLetterId]) -> SelectStatement {
     let ids = ids.iter().map(|id| Value::from(id.into_inner())).collect();
     let ids = Value::Array(ArrayType::Uuid, Some(Box::new(ids)));
     Query::select().expr(Func::cust("unnest").arg(ids)).take()

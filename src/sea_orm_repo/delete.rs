@@ -2,13 +2,15 @@
 
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, QueryFilter, QueryTrait, UpdateMany,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryTrait,
+    UpdateMany,
     sea_query::{CommonTableExpression, Expr, LockBehavior, LockType, Query, UnionType, WithClause},
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    actions::{self, Entry, Target},
     bulk::{Bulk, Change},
     conditions::{is_any_of, is_any_of_ids, is_of_app},
     connection::RepoConnection,
@@ -17,7 +19,8 @@ use super::{
     resolve::change_all,
 };
 use crate::{
-    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased, PayloadKind,
+    Action, AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, Erased,
+    PayloadKind,
     signature::{ERASED_SIGNATURE, OWN_SIGNATURE},
 };
 
@@ -35,6 +38,7 @@ pub(super) async fn erase<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     ids: &[DeadLetterId],
+    attribution: &Attribution,
 ) -> Result<Erased, DeadLetterRepoError> {
     in_range("ids", u32::try_from(ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
     let dialect = repo.dialect()?;
@@ -78,16 +82,28 @@ pub(super) async fn erase<C: RepoConnection>(
             dialect.build(&all)
         }
     };
-    let mut erased = Erased::default();
-    for row in repo.db.query_all_raw(statement).await? {
-        let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
-        let is_erased = dialect == Dialect::Sqlite || row.try_get("", ERASED)?;
-        let list = if is_erased { &mut erased.ids } else { &mut erased.skipped_locked };
-        list.push(id);
-    }
-    erased.ids.sort();
-    erased.skipped_locked.sort();
-    Ok(erased)
+    let work = async |txn: &DatabaseTransaction| {
+        let mut erased = Erased::default();
+        for row in txn.query_all_raw(statement).await? {
+            let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
+            let is_erased = dialect == Dialect::Sqlite || row.try_get("", ERASED)?;
+            let list = if is_erased { &mut erased.ids } else { &mut erased.skipped_locked };
+            list.push(id);
+        }
+        erased.ids.sort();
+        erased.skipped_locked.sort();
+        if !erased.ids.is_empty() {
+            txn.execute_raw(actions::without_notes(dialect, app_id, &erased.ids)).await?;
+            let target = match erased.ids[..] {
+                [id] => Target::Letter(id),
+                _ => Target::Filter(&filter),
+            };
+            let entry = Entry { app_id, action: Action::Erase, target, resolution: None, attribution };
+            entry.record(txn, dialect, erased.ids.len()).await?;
+        }
+        Ok(erased)
+    };
+    repo.db.in_transaction(work).await
 }
 
 /// Returns the UPDATE that erases letters at the database's time. The caller adds the condition. An archive erases the

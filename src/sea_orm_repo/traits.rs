@@ -298,7 +298,7 @@ impl<C: RepoConnection> DeadLetterDelete for SeaOrmDeadLetterRepo<C> {
         ids: &[DeadLetterId],
         attribution: &Attribution,
     ) -> Result<Erased, DeadLetterRepoError> {
-        let erased = delete::erase(self, app_id, ids);
+        let erased = delete::erase(self, app_id, ids, attribution);
         let call = call!("erase", %app_id, by = attribution.by.as_deref());
         observed(call, pin!(erased), |erased| erased.ids.len() as u64).await
     }

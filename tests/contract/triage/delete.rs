@@ -2,10 +2,10 @@
 
 use chrono::{Duration, Utc};
 use dead_letters::{
-    AppId, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, Erased,
-    ErrorKind, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
-    Requeue, Resolution, StoredLetter, entity::dead_letters as table,
+    Action, ActionRequest, AppId, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
+    DeadLetterTransfer, Erased, ErrorKind, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, StoredLetter, entity::dead_letters as table,
 };
 use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect, TransactionTrait};
 use serde_json::json;
@@ -160,6 +160,9 @@ async fn an_erased_letter_keeps_its_facts_and_loses_its_content(db: TestDb) {
     };
     assert_eq!(after, expected);
     assert!(!serde_json::to_string(&after).unwrap().contains("secret"));
+    let history = db.repo().actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
+    let shown: Vec<_> = history.iter().map(|row| (row.action, row.note.as_deref(), row.letters)).collect();
+    assert_eq!(shown, [(Some(Action::Erase), Some("seen"), 1), (Some(Action::Edit), None, 1)]);
     assert_eq!(db.repo().summary(app, id).await.unwrap().unwrap().group_key, key);
 }
 
