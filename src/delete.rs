@@ -12,8 +12,8 @@ use crate::{AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLet
 /// Every call is atomic, as in [`DeadLetterRepo`](crate::DeadLetterRepo). [`DeadLetterRead`](crate::DeadLetterRead)
 /// defines the terms.
 ///
-/// Neither call changes archives, backups, the write-ahead log, or the pages of the database file that held the content.
-/// PostgreSQL overwrites those after a VACUUM, and SQLite only with `secure_delete` or a VACUUM.
+/// Neither call changes archives, backups or the write-ahead log. The old content also stays in the pages of the database
+/// file, until PostgreSQL overwrites them after a VACUUM, and on SQLite until a VACUUM, or with `secure_delete` at once.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ pub trait DeadLetterDelete: Send + Sync {
     /// The call skips letters that are erased already. Letters that it could not erase are in
     /// [`Erased::skipped_locked`]; an id in neither list is of an erased letter or of none. An
     /// [import](crate::DeadLetterTransfer::import) does not restore the content of an erased letter that is stored, but it
-    /// restores a letter that was swept. So erase the letter in the store first, and then in each archive.
+    /// restores a letter that was swept. Erase the letter in the store first, and then in each archive.
     ///
     /// # Errors
     ///

@@ -128,7 +128,7 @@ pub enum DeadLetterRepoError {
     /// An edited payload can't be replayed.
     #[error("the edited payload must be {requirement}")]
     InvalidPayload {
-        /// What it must be.
+        /// The requirement: "JSON", for example.
         requirement: &'static str,
     },
     /// The letter to reopen is unresolved already.

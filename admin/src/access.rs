@@ -622,7 +622,7 @@ impl AppAccess {
         self.may(Right::Replay) && self.needs_edit().is_ok()
     }
 
-    /// An edited payload comes from the stored one, so whoever edits must be allowed to see it.
+    /// Returns a problem if the operator may not edit payloads. An operator who edits a payload sees it.
     pub(crate) fn needs_edit(&self) -> Result<(), Problem> {
         self.needs(Right::Edit)?;
         if self.admin().redaction.is_empty() { Ok(()) } else { self.needs(Right::Payloads) }

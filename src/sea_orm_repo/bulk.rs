@@ -159,7 +159,7 @@ impl<'a> Bulk<'a> {
         let of_state = Part::of(self.filter.effective_state());
         let of_target = Part::of(target);
         let is_of = |parts: &[Part], part: &Part| parts.contains(part) || parts == [Part::All];
-        // Of the two states, take the parts of the narrower one.
+        // The narrower state of the two has fewer parts.
         let narrower = if of_target == [Part::All] { of_state } else { of_target };
         let parts = narrower.iter().copied().filter(|part| is_of(of_state, part) && is_of(of_target, part));
         conditions(&parts.collect::<Vec<_>>(), &matching)

@@ -178,7 +178,7 @@ pub(super) async fn reopen<C: RepoConnection>(
     Err(DbErr::RecordNotUpdated.into())
 }
 
-/// What becomes of letters that are resolved.
+/// The resolution that letters get, and what a replay puts back.
 #[derive(Clone, Copy)]
 pub(super) struct Resolved<'a> {
     resolution: Resolution,

@@ -48,7 +48,7 @@ struct EditPage {
     /// As it is, since the form sends it back.
     payload: String,
     is_json: bool,
-    /// What is wrong with the text that was sent.
+    /// The fault of the text that was sent.
     problem: Option<Text>,
     version: String,
     review: String,
