@@ -54,7 +54,7 @@ pub trait DeadLetterDelete: Send + Sync {
     /// If the filter's state is closed, the order is that of `resolved_at`, or of the ids if the filter has a run id.
     /// Letters locked by another transaction are skipped, and [`Changed::skipped_locked`] reports that.
     ///
-    /// A deleted letter can't be brought back. The `by` of the attribution is in the call's tracing span.
+    /// A deleted letter can't be brought back. The [history](crate::DeadLetterRead::actions) keeps who deleted how many.
     ///
     /// # Errors
     ///

@@ -201,8 +201,7 @@ pub trait DeadLetterResolve: Send + Sync {
     /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
     /// and why.
     ///
-    /// The letter does not keep the attribution; the [history](crate::DeadLetterRead::actions) does. Its `by` is in the call's
-    /// tracing span.
+    /// The letter does not keep the attribution; the [history](crate::DeadLetterRead::actions) does.
     ///
     /// # Errors
     ///

@@ -16,11 +16,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Archive, ArchiveError, ArchivedLetters, Attribution, BacklogRequest, Buckets, CountRequest,
-    Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    JsonLinesArchive, ListQuery, NewGroupRequest, OnOpen, OpenError, PageRequest, RebuildRequest,
-    ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
+    Cursor, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due,
+    GroupRequest, JsonLinesArchive, ListQuery, NewGroupRequest, OnOpen, OpenError, PageRequest,
+    RebuildRequest, ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -295,6 +295,21 @@ async fn of_changes(messages: &mut Messages) {
         repo.resolve_matching(app, &ticked, Resolution::Ignored, &by_ada, 1_001).await
     );
     let replayer = repo.replayer(Full);
+    said!(
+        messages,
+        DeadLetterRepoError::InvalidPayload,
+        replayer.replay_edited(app, open, "{", &by_ada).await
+    );
+    let too_deep = "[".repeat(128) + "]".repeat(128).as_str();
+    said!(
+        messages,
+        DeadLetterRepoError::InvalidPayload,
+        replayer.replay_edited(app, open, &too_deep, &by_ada).await
+    );
+    let erased = stored(4);
+    repo.import(std::slice::from_ref(&erased)).await.unwrap();
+    repo.erase(app, &[erased.id], &by_ada).await.unwrap();
+    said!(messages, DeadLetterRepoError::Erased, replayer.replay(app, erased.id, &by_ada).await);
     said!(messages, DeadLetterRepoError::PayloadNotWhole, replayer.replay(app, truncated, &by_ada).await);
     said!(messages, DeadLetterRepoError::Requeue, replayer.replay(app, open, &by_ada).await);
     said!(messages, DeadLetterRepoError::OutOfRange, repo.gc(Utc::now(), -1).await);

@@ -764,7 +764,9 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
 async fn on_postgres_each_statement_on_one_apps_rows_touches_one_partition_where_it_is_sharded() {
     let db = TestDb::postgres_partitioned().await;
     fill(&db, 1_000).await;
-    for statement in statements_of_one_app(&db).await {
+    // The history has one partition here.
+    let is_of_letters = |statement: &Statement| statement.sql.contains("\"dead_letters\"");
+    for statement in statements_of_one_app(&db).await.into_iter().filter(is_of_letters) {
         let plan = plan(&db, &statement, false).await;
         let is_touched = |shard: &usize| plan.contains(&format!(" on shard_{shard} "));
         assert_eq!((0..4).filter(is_touched).count(), 1, "{}\n{plan}", statement.sql);

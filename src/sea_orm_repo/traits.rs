@@ -262,7 +262,7 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         request: &ReopenRequest,
     ) -> Result<Changed, DeadLetterRepoError> {
         let changed = resolve::reopen_matching(self, app_id, filter, attribution, request);
-        let call = call!("reopen_matching", %app_id, by = attribution.by.as_deref());
+        let call = call!("reopen_matching", %app_id);
         observed(call, pin!(changed), |changed| changed.ids.len() as u64).await
     }
 
@@ -273,7 +273,7 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
     ) -> Result<(), DeadLetterRepoError> {
         let reopened = resolve::reopen(self, app_id, id, attribution);
-        let call = call!("reopen", %app_id, %id, by = attribution.by.as_deref());
+        let call = call!("reopen", %app_id, %id);
         observed(call, pin!(reopened), |()| 1).await
     }
 }
@@ -288,7 +288,7 @@ impl<C: RepoConnection> DeadLetterDelete for SeaOrmDeadLetterRepo<C> {
         limit: u32,
     ) -> Result<Changed, DeadLetterRepoError> {
         let deleted = delete::delete_matching(self, app_id, filter, attribution, limit);
-        let call = call!("delete_matching", %app_id, by = attribution.by.as_deref());
+        let call = call!("delete_matching", %app_id);
         observed(call, pin!(deleted), |deleted| deleted.ids.len() as u64).await
     }
 
@@ -299,7 +299,7 @@ impl<C: RepoConnection> DeadLetterDelete for SeaOrmDeadLetterRepo<C> {
         attribution: &Attribution,
     ) -> Result<Erased, DeadLetterRepoError> {
         let erased = delete::erase(self, app_id, ids, attribution);
-        let call = call!("erase", %app_id, by = attribution.by.as_deref());
+        let call = call!("erase", %app_id);
         observed(call, pin!(erased), |erased| erased.ids.len() as u64).await
     }
 }

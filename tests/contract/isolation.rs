@@ -63,7 +63,7 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
     }
 }
 
-const WRITES: [&str; 11] = [
+const WRITES: [&str; 10] = [
     "insert",
     "insert_many",
     "resolve",
@@ -72,7 +72,6 @@ const WRITES: [&str; 11] = [
     "reopen_matching",
     "reopen",
     "delete_matching",
-    "erase",
     "rebuild_signatures",
     "gc",
 ];
@@ -119,7 +118,6 @@ async fn call(
         }
         "reopen" => repo.reopen(app, closed, &nobody).await,
         "delete_matching" => repo.delete_matching(app, &all, &nobody, 1).await.map(drop),
-        "erase" => repo.erase(app, &[open], &nobody).await.map(drop),
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
         "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),

@@ -84,7 +84,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
         format!("dead_letters.list_for_app{{app_id={app} rows=4}}"),
         " UTC rows=0}".to_owned(),
         format!("DEBUG dead_letters.resolve{{id={id}}}: "),
-        format!("DEBUG dead_letters.reopen{{app_id={app} id={id} by=\"ada\"}}: "),
+        format!("DEBUG dead_letters.reopen{{app_id={app} id={id}}}: "),
         format!("WARN dead_letters.get{{id={id}}}: "),
     ] {
         assert!(text.contains(&expected), "{expected} is not in\n{text}");

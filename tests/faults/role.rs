@@ -267,7 +267,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         1
     );
     assert_eq!(repo.delete_matching(app_id, &this, &Attribution::default(), 1).await.unwrap().ids.len(), 1);
-    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap().len(), 3);
+    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap().len(), 4);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
     repo.replay_with(app_id, id, &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await

@@ -86,6 +86,7 @@ async fn a_summary_is_the_row_without_its_payload(db: TestDb) {
         "script_id": row.script_id,
         "payload_bytes": payload.to_string().len(),
         "payload_kind": "json",
+        "replayed_payload_bytes": null,
         "attempt_count": row.attempt_count,
         "first_attempt_at": row.first_attempt_at,
         "last_attempt_at": row.last_attempt_at,
