@@ -164,7 +164,7 @@ async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
         }
     }
     for db in empty().await {
-        Locked(Service).up(&db.db, Some(2)).await.unwrap();
+        Locked(Service).up(&db.db, Some(1)).await.unwrap();
         db.execute(NEWER).await;
         let error = opened(&db, OnOpen::Migrate, Service).await.unwrap_err();
         assert_eq!(

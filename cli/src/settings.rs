@@ -270,7 +270,8 @@ fn day_of(now: &Zoned, text: &str) -> Option<civil::Date> {
 /// Parses `9:00`, `09:00` or `09:00:30`.
 fn time_of_day(text: &str) -> Option<civil::Time> {
     let (hour, minutes) = text.split_once(':')?;
-    let is_number = hour.bytes().chain(minutes.bytes()).all(|byte| byte.is_ascii_digit() || byte == b':');
+    let is_number = !hour.is_empty()
+        && hour.bytes().chain(minutes.bytes()).all(|byte| byte.is_ascii_digit() || byte == b':');
     format!("{hour:0>2}:{minutes}").parse().ok().filter(|_| is_number)
 }
 

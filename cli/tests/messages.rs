@@ -26,6 +26,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("standard input: a line is not the ID of a letter", "apps.rs: ids from standard input"),
     ("standard input does not have the ID of one letter", "apps.rs: ids from standard input"),
     ("standard input has more than", "no test has 100,000 IDs"),
+    ("--payload-file replays one letter; name its ID", "delete.rs: two letters, in a service's own build"),
+    ("the payload must have at most 256 MiB", "no test has such a file"),
     ("nothing was changed", "resolve.rs: a question that is not confirmed"),
     ("another process is migrating this SQLite file", "usage.rs: several that migrate one file"),
     ("has no USAGE on the schema", "usage.rs: PostgreSQL refuses it"),
@@ -175,6 +177,7 @@ fn of_arguments(shown: &mut Shown) {
         "list --app {app} --since soon",
         "list --app {app} --scan-limit 0",
         "show x --app {app}",
+        "archive erase /nowhere --ids 01a21d05-39cf-732a-8680-093ee59badc8",
         "groups --new-since 2999-01-01T00:00:00Z",
         "groups --app {app} --limit 0",
         "count --app {app} --cap 0",
@@ -326,6 +329,8 @@ async fn of_schemas(shown: &mut Shown<'_>, path: &dyn Fn(&str) -> String) {
     let old = "UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'";
     db.execute_unprepared(&format!("{old} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");
+    let second = "DELETE FROM seaql_migrations WHERE version LIKE '%_000002_%'";
+    db.execute_unprepared(second).await.unwrap();
     let foreign = "UPDATE seaql_migrations SET version = 'm20300101_000001_other'";
     db.execute_unprepared(&format!("{foreign} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");

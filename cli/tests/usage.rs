@@ -260,7 +260,6 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("resolve --app {app} --as done", "invalid value 'done' for '--as", "ignored, handled_by_script"),
         ("resolve --app {app} --dry-run", "no letter is given", "--all"),
         ("resolve --app {app} --yes --state any", "no letter is given", "--all"),
-        ("resolve {app} --app {app} --yes", "cannot be used with", "--yes"),
         ("resolve {app} --app {app} --all", "cannot be used with", "'--all'"),
         (
             "resolve --app {app} --all",

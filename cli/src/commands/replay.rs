@@ -83,9 +83,14 @@ impl Change for Replaying<'_> {
     fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
         let replayable = of_open(&filter)?.replayable(self.replayer.accepts_truncated());
         replayable.ok_or_else(|| {
-            Failure::usage(
-                "--truncated true, --erased true: the service does not replay these letters; resolve them instead",
-            )
+            Failure::usage(match filter.erased {
+                Some(true) => {
+                    "--erased true: an erased letter cannot be replayed; resolve these letters instead"
+                }
+                _ => {
+                    "--truncated true: the service replays only whole payloads; resolve these letters instead"
+                }
+            })
         })
     }
 
