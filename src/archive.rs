@@ -123,6 +123,9 @@ impl JsonLinesArchive {
     /// `.tmp`, which holds letters and must be removed. The call can be repeated. Sweeps may write new files meanwhile: so
     /// erase letters in the store first.
     ///
+    /// On Unix two calls on one folder wait for each other. On other systems make one call at a time. A file keeps its
+    /// permissions, and gets the owner of the process.
+    ///
     /// The call reads every line, and holds one letter in memory at a time. In async code, run it on a thread of its own.
     ///
     /// # Errors
@@ -156,6 +159,11 @@ impl JsonLinesArchive {
 
 /// Erases the letters in one file.
 fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveError> {
+    // The content is behind a symbolic link, not in it.
+    let path = &fs::canonicalize(path).map_err(|error| io_error(path, error))?;
+    let folder = path.parent().unwrap_or(path);
+    // The later of two calls would bring back what the other one has erased.
+    let _alone = lock_folder(folder).map_err(|error| io_error(folder, error))?;
     let is_due = |letter: &StoredLetter| ids.contains(&letter.id) && letter.erased_at.is_none();
     let (mut file, mut line, mut due) = (open(path)?, Vec::new(), 0);
     while let Some(read) = file.next_letter(&mut line)? {
@@ -179,13 +187,14 @@ fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveErro
             .map_err(failed)?;
         }
         let file = lines.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.sync_all().and_then(|()| fs::rename(&unfinished, path)).map_err(failed)
+        let as_before =
+            fs::metadata(path).and_then(|old| fs::set_permissions(&unfinished, old.permissions()));
+        as_before.and_then(|()| file.sync_all()).and_then(|()| fs::rename(&unfinished, path)).map_err(failed)
     };
     if let Err(error) = written() {
         fs::remove_file(&unfinished).ok();
         return Err(error);
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_folder(folder).map_err(|error| io_error(folder, error))?;
     Ok(due)
 }
@@ -244,6 +253,16 @@ fn write_lines(file: &mut File, letters: &[StoredLetter]) -> io::Result<()> {
     lines.flush()?;
     drop(lines);
     file.sync_all()
+}
+
+/// Locks the folder for this process, until the file is closed. Other systems can't open a folder as a file.
+fn lock_folder(folder: &Path) -> io::Result<Option<File>> {
+    if !cfg!(unix) {
+        return Ok(None);
+    }
+    let folder = File::open(folder)?;
+    folder.lock()?;
+    Ok(Some(folder))
 }
 
 /// Makes the name of the new file durable.

@@ -93,14 +93,16 @@ pub trait DeadLetterDelete: Send + Sync {
 
     /// Erases the content of these letters of the app, at most 1,000: payload, edited payload, error, error signature,
     /// metadata and note, and the notes of the letters' own rows in the [history](crate::DeadLetterRead::actions). Rows of
-    /// bulk runs keep their notes.
+    /// bulk runs keep their notes, and every row keeps its filter, which may quote metadata or errors:
+    /// [`sweep_actions`](crate::DeadLetterRetention::sweep_actions) deletes old rows.
     ///
     /// Each letter keeps its facts: ids, source, op, attempts, times, state, who resolved it, and its group. Its payload
     /// is `null` with the kind [`Erased`](crate::PayloadKind::Erased), its error is empty, its signature is `(erased)`,
     /// and `erased_at` is the time by the database's clock. It can be resolved, reopened, swept, exported and archived.
     /// It can't be replayed.
     ///
-    /// The call skips letters that are erased already. Letters that it could not erase are in
+    /// The call skips letters that are erased already, unless somebody wrote a note since. It also empties the history of
+    /// letters that were deleted before. Letters that it could not erase are in
     /// [`Erased::skipped_locked`]; an id in neither list is of an erased letter or of none. An
     /// [import](crate::DeadLetterTransfer::import) does not restore the content of an erased letter that is stored, but it
     /// restores a letter that was swept. Erase the letter in the store first, and then in each archive.

@@ -406,3 +406,32 @@ fn a_file_with_a_line_that_is_no_letter_stays_as_it_was() {
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn of_erasures_at_one_time_none_brings_back_what_another_erased() {
+    let folder = TempDir::new().unwrap();
+    let letters: Vec<_> = (0..8).map(|_| StoredLetter { id: Uuid::now_v7().into(), ..letter() }).collect();
+    let path = kept(folder.path(), &letters);
+    std::thread::scope(|scope| {
+        for letter in &letters {
+            scope.spawn(|| assert_eq!(JsonLinesArchive::erase(&path, &[letter.id]).unwrap(), 1));
+        }
+    });
+    assert!(letters_of(&path).iter().all(|letter| letter.payload == "null"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_behind_a_link_is_erased_and_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let letter = letter();
+    let cold = kept(elsewhere.path(), std::slice::from_ref(&letter));
+    fs::set_permissions(&cold, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink(&cold, folder.path().join("cold.jsonl")).unwrap();
+    assert_eq!(JsonLinesArchive::erase(folder.path(), &[letter.id]).unwrap(), 1);
+    assert_eq!(letters_of(&cold)[0].payload, "null");
+    assert_eq!(fs::metadata(&cold).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(fs::symlink_metadata(folder.path().join("cold.jsonl")).unwrap().is_symlink());
+}

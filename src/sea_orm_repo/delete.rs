@@ -4,7 +4,9 @@ use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryTrait,
     UpdateMany,
-    sea_query::{CommonTableExpression, Expr, LockBehavior, LockType, Query, UnionType, WithClause},
+    sea_query::{
+        CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Query, UnionType, WithClause,
+    },
 };
 use uuid::Uuid;
 
@@ -43,8 +45,8 @@ pub(super) async fn erase<C: RepoConnection>(
     in_range("ids", u32::try_from(ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
     let dialect = repo.dialect()?;
     let filter = DeadLetterFilter::default().ids(ids);
-    let are_theirs =
-        is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect)).add(COLUMN.erased_at.is_null());
+    let has_content = COLUMN.erased_at.is_null().or(COLUMN.resolution_note.is_not_null());
+    let are_theirs = is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect)).add(has_content);
     let statement = match dialect {
         Dialect::Sqlite => {
             let mut update = erase_rows(dialect).filter(are_theirs).into_query();
@@ -92,8 +94,12 @@ pub(super) async fn erase<C: RepoConnection>(
         }
         erased.ids.sort();
         erased.skipped_locked.sort();
+        // A letter that was deleted or erased before may still have notes in its history.
+        let unlocked: Vec<_> = ids.iter().copied().filter(|id| !erased.skipped_locked.contains(id)).collect();
+        if !unlocked.is_empty() {
+            txn.execute_raw(actions::without_notes(dialect, app_id, &unlocked)).await?;
+        }
         if !erased.ids.is_empty() {
-            txn.execute_raw(actions::without_notes(dialect, app_id, &erased.ids)).await?;
             let target = match erased.ids[..] {
                 [id] => Target::Letter(id),
                 _ => Target::Filter(&filter),
@@ -119,7 +125,7 @@ fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
         .col_expr(Column::ErrorSignature, ERASED_SIGNATURE.into())
         .col_expr(Column::SignatureVersion, OWN_SIGNATURE.into())
         .col_expr(Column::ResolutionNote, none())
-        .col_expr(Column::ErasedAt, dialect.now())
+        .col_expr(Column::ErasedAt, Func::coalesce([Column::ErasedAt.into_expr(), dialect.now()]).into())
 }
 
 const CHANGED: &str = "changed";

@@ -22,6 +22,7 @@ on_every_backend! {
     letters_of_another_app_are_neither_deleted_nor_erased,
     an_erased_letter_keeps_its_facts_and_loses_its_content,
     an_id_that_is_erased_already_or_of_no_letter_is_in_neither_list,
+    notes_that_were_written_since_or_outlived_their_letter_are_erased_too,
     an_erased_letter_is_resolved_reopened_exported_and_swept,
     an_erased_letter_is_not_replayed_and_blocks_no_batch,
     an_import_does_not_restore_the_content_of_an_erased_letter,
@@ -175,6 +176,32 @@ async fn an_id_that_is_erased_already_or_of_no_letter_is_in_neither_list(db: Tes
     assert_eq!((again.ids, again.skipped_locked), (vec![ids[1]], vec![]));
     assert_eq!(stored(&db, app).await.id, first.id);
     assert_eq!(erase(&db, app, &[]).await, Erased::default());
+}
+
+async fn notes_that_were_written_since_or_outlived_their_letter_are_erased_too(db: TestDb) {
+    let app = new_app();
+    let ids = rows(&db, app, 2).await;
+    let notes = async |id| {
+        let history = db.repo().actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
+        let of_others = history.into_iter().filter(|row| row.action != Some(Action::Erase));
+        of_others.filter_map(|row| row.note).collect::<Vec<_>>()
+    };
+    for id in &ids {
+        db.repo().resolve_once(app, *id, Resolution::Ignored, &seen()).await.unwrap();
+    }
+    delete(&db, app, &any().ids(&ids[1..]), 1).await;
+    assert_eq!((notes(ids[0]).await.len(), notes(ids[1]).await.len()), (1, 2));
+    assert_eq!(erase(&db, app, &ids).await.ids, ids[..1]);
+    assert_eq!((notes(ids[0]).await, notes(ids[1]).await), (vec![], vec![]));
+
+    let first = stored(&db, app).await;
+    db.repo().reopen(app, ids[0], &seen()).await.unwrap();
+    db.repo().resolve_once(app, ids[0], Resolution::Ignored, &seen()).await.unwrap();
+    assert_eq!(erase(&db, app, &ids).await.ids, ids[..1]);
+    let again = stored(&db, app).await;
+    assert_eq!((again.resolution_note, again.erased_at), (None, first.erased_at));
+    assert_eq!(notes(ids[0]).await, Vec::<String>::new());
+    assert_eq!(erase(&db, app, &ids).await, Erased::default());
 }
 
 async fn an_erased_letter_is_resolved_reopened_exported_and_swept(db: TestDb) {
