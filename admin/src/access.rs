@@ -33,6 +33,8 @@ use crate::{Admin, State, audit::Attempt, problem::Problem};
 const SCAN_LIMIT: u32 = 100_000;
 /// Maximum of [`Operator::scan_limit`].
 const MAX_SCAN: u32 = 1_000_000;
+/// The most apps of an operator whose new error groups are looked for, since each app takes a statement.
+pub(crate) const MAX_APPS_OF_NEW_GROUPS: usize = 100;
 /// Operators with a longer name are refused, because each action stores the name and writes it to the audit log.
 const MAX_NAME_CHARACTERS: usize = 200;
 

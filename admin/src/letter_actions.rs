@@ -91,11 +91,20 @@ pub(crate) async fn replay(
 
 /// Erases the content of the letter. Succeeds if it was erased before.
 pub(crate) async fn erase(access: &AppAccess, id: DeadLetterId, note: Option<String>) -> Result<(), Problem> {
+    access.needs(Right::Delete)?;
+    let attribution = attribution(access, note)?;
+    let entry = Entry::of_letter(access, "erased", id);
+    end(entry, erase_unlocked(access, id, &attribution).await)
+}
+
+/// Erases the letter, and retries while another transaction has locked it.
+async fn erase_unlocked(
+    access: &AppAccess,
+    id: DeadLetterId,
+    attribution: &Attribution,
+) -> Result<(), Problem> {
     for pause in PAUSES {
-        let erased = erase_all(access, &[id], note.clone()).await?;
-        if !erased.ids.is_empty() {
-            return Ok(());
-        }
+        let erased = access.store().erase(access.app_id, &[id], attribution).await?;
         if erased.skipped_locked.is_empty() {
             return summary(access, id).await.map(drop);
         }

@@ -114,6 +114,8 @@ impl Redaction {
 
     /// Returns whether a pointer leads to this field of an object or into it, or to the object. A text there is redacted.
     pub(crate) fn hides_field(&self, key: &str) -> bool {
+        // The store compares a key with U+FFFD for each NUL.
+        let key = &*key.replace('\0', "\u{FFFD}");
         self.0.iter().any(|pointer| pointer.first().is_none_or(|segment| segment == "*" || segment == key))
     }
 

@@ -131,6 +131,11 @@ async fn an_edit_that_can_not_be_replayed_opens_the_editor_again_with_its_text(w
         }
     }
     assert_eq!((replayed(&world, id).await, world.row(id).await.is_open()), (None, true));
+    let hidden_one = stored(&world, "{\"a\":\"\u{202e}\"}").await;
+    let editor = edit(&client, &world, hidden_one, "", &[]).await;
+    let fields = [("version", &*hidden(&editor, "version")), ("payload", &*edited_text(&editor))];
+    let page = edit(&client, &world, hidden_one, "/review", &fields).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.text().contains("is unchanged"), "{page}");
     let page = edit(&client, &world, id, "/review", &[("payload", "1")]).await;
     assert_eq!(page.status, StatusCode::BAD_REQUEST, "{page}");
 }

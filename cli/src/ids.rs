@@ -1,6 +1,9 @@
 //! Apps and letters as people name them: by a whole id, or by a part of it.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    str::FromStr,
+};
 
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, PageRequest};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
@@ -151,8 +154,10 @@ pub(crate) async fn locate(
         Some(app) => Some(named_app(store, app).await?),
         None => None,
     };
+    let mut seen = HashSet::new();
     let whole: Vec<_> = letters.iter().filter_map(is_whole).collect();
     if let Some(app) = app.filter(|_| whole.len() == letters.len()) {
+        let whole = whole.into_iter().filter(|&id| seen.insert(id)).collect();
         return Ok(Located { by_app: vec![(app, whole)], missing: Vec::new() });
     }
     let mut found: BTreeMap<&str, Vec<(AppId, DeadLetterId)>> = BTreeMap::new();
@@ -178,13 +183,16 @@ pub(crate) async fn locate(
             Letter::Is(id) => match app.or_else(|| of_whole.get(id).copied()) {
                 Some(app_id) => (app_id, *id),
                 None => {
-                    located.missing.push(*id);
+                    located.missing.extend(seen.insert(*id).then_some(*id));
                     continue;
                 }
             },
             Letter::Ends(end) => only(end, &found[&**end], app)?,
             Letter::Stdin => continue,
         };
+        if !seen.insert(id) {
+            continue;
+        }
         match located.by_app.iter_mut().find(|(of, _)| *of == app_id) {
             Some((_, ids)) => ids.push(id),
             None => located.by_app.push((app_id, vec![id])),

@@ -12,7 +12,7 @@ use super::{
     model::{MAX_NAME_CHARACTERS, NewGroupStateWords, cut},
 };
 use crate::{
-    access::Access,
+    access::{Access, MAX_APPS_OF_NEW_GROUPS},
     input::{Fields, Query, check_scan},
     problem::Problem,
 };
@@ -105,6 +105,11 @@ pub(super) async fn new_groups(access: Access, Query(fields): Query) -> Result<J
         NewGroupsQuery::read(fields, access.operator.max_scan())?;
     let mut request = NewGroupRequest::since(since).scan_limit(scan_limit).limit(limit);
     request.among = access.operator.apps().map(|apps| apps.iter().copied().collect());
+    if request.among.as_ref().is_some_and(|apps| apps.len() > MAX_APPS_OF_NEW_GROUPS) {
+        return Err(Problem::forbidden(
+            "this operator has more than 100 apps: use an operator of fewer apps",
+        ));
+    }
     let found = access.store().new_error_groups(&request).await?;
     let items = found.groups.into_iter().map(|group| new_group(&access, group)).collect();
     Ok(Json(NewGroups { items, scanned_back_to: found.scanned_back_to }))

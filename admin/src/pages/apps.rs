@@ -19,7 +19,13 @@ use super::{
     listing::{self, COUNT_CAP, SCAN},
     text::{Amount, Text, Time},
 };
-use crate::{access::Access, input::Query, problem::Problem, urls::Root, urls::with_field};
+use crate::{
+    access::{Access, MAX_APPS_OF_NEW_GROUPS},
+    input::Query,
+    problem::Problem,
+    urls::Root,
+    urls::with_field,
+};
 
 /// The most apps that the overview sorts. If there are more, it lists them by id, page by page.
 const SORTED: u32 = 1_000;
@@ -28,8 +34,6 @@ const PAGE: u32 = 100;
 const MAX_OWN_RETENTIONS: usize = 100;
 /// How many new error groups the overview shows.
 const NEW_GROUPS: u32 = 10;
-/// If an operator may see more apps, but not all, the overview shows no new error groups: each app takes a statement.
-const MAX_APPS_OF_NEW_GROUPS: usize = 100;
 
 #[derive(Template)]
 #[template(path = "apps.html")]

@@ -196,7 +196,7 @@ async fn ask(
 ) -> Result<(), Failure> {
     let DueNow { closed, all, .. } = plan.counted(store).await?;
     let due: Vec<_> = closed.into_iter().chain(all).filter(|count| count.count > 0).collect();
-    if due.is_empty() && every.is_none() {
+    if due.is_empty() && every.is_none() && plan.delete_actions_after.is_none() {
         return Ok(());
     }
     // A letter that is due for both reasons is counted twice.
@@ -204,8 +204,12 @@ async fn ask(
     let count = due.iter().map(|count| count.count).sum();
     let letters = CappedCount { count, capped: due.iter().any(|count| count.capped) };
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
+    let history = match plan.delete_actions_after {
+        Some(after) => format!(" and the history of all apps older than {after:?}"),
+        None => String::new(),
+    };
     let question = format!(
-        "{}{letters} {} of {of} in {} will be deleted{}. Continue?",
+        "{}{letters} {} of {of}{history} in {} will be deleted{}. Continue?",
         if is_bound { "At most " } else { "" },
         if count == 1 { "letter" } else { "letters" },
         settings.database,
