@@ -200,7 +200,7 @@ impl PartialSchema for IdOrNone {
 
 words! {
     /// The kind of a call of an operator.
-    ActionWords: Action as "Action";
+    ActionWords: Action as "ActionInHistory";
     /// The resolution of a letter. A letter with `handler_failed` is still open, the others are closed.
     ResolutionWords: Resolution as "Resolution";
     /// The kind of a payload's text: `json` is JSON of any depth, and `text` is not JSON. `truncated` was cut or altered,
