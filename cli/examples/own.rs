@@ -4,14 +4,19 @@ use std::{env::args_os, error::Error, process::ExitCode};
 
 use async_trait::async_trait;
 use dead_letters::{
-    Requeue, StoredLetter,
+    AppId, Requeue, StoredLetter,
     migration::{Migrator, sea_orm_migration::prelude::*},
 };
 use dead_letters_cli::Cli;
 use sea_orm::DatabaseTransaction;
 
 fn main() -> ExitCode {
-    Cli::new().requeue(Outbox).migrator(OwnMigrator).run(args_os()).into()
+    Cli::new().requeue(Outbox).app_names(name).migrator(OwnMigrator).run(args_os()).into()
+}
+
+/// Names the app of the shop.
+fn name(app_id: AppId) -> Option<String> {
+    (app_id.to_string() == "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01").then(|| "shop".to_owned())
 }
 
 /// The steps of dead-letters, and then those of the service.

@@ -232,18 +232,16 @@ pub(crate) struct Show {
     pub(crate) payload_only: bool,
 }
 
-/// List what operators did to an app's letters, or to one letter, newest first
+/// List what operators did to letters, or to one letter, newest first
 #[derive(Debug, Clone, clap::Args)]
-#[command(
-    after_help = "Examples:\n  dead-letters history --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01\n  dead-letters history 01a21d05-39cf-732a-8680-093ee59badc8 --app 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"
-)]
+#[command(after_help = "Examples:\n  dead-letters history\n  dead-letters history e59badc8")]
 pub(crate) struct History {
-    /// List only what was done to this letter, with the bulk run that resolved it
-    #[arg(value_name = "LETTER_ID", value_parser = id::<DeadLetterId>)]
-    pub(crate) id: Option<DeadLetterId>,
-    /// App of the letters
-    #[arg(long, value_name = "APP_ID", value_parser = id::<AppId>)]
-    pub(crate) app: AppId,
+    /// List only what was done to this letter, with the bulk run that resolved it: its ID or its last 8 digits
+    #[arg(value_name = "LETTER_ID")]
+    pub(crate) id: Option<Letter>,
+    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps that have letters]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
+    pub(crate) app: Option<App>,
     /// List only the batches of this bulk run
     #[arg(long, value_name = "RUN_ID", conflicts_with = "id", value_parser = id::<Uuid>)]
     pub(crate) run: Option<Uuid>,
@@ -420,8 +418,8 @@ pub(crate) struct Erase {
     /// IDs of the letters to erase, or their last 8 digits; `-` reads them from standard input
     #[arg(value_name = "LETTER_ID", required = true)]
     pub(crate) letters: Vec<Letter>,
-    /// App of the letters: its ID or the beginning of it [default: all apps]
-    #[arg(short, long, env = "DEAD_LETTERS_APP", value_name = "APP_ID")]
+    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Reason
     #[arg(long, value_name = "TEXT")]
@@ -509,8 +507,8 @@ pub(crate) struct Sweep {
     /// Delete what operators did this long ago from the history of all apps. --dry-run does not count it
     #[arg(long, value_name = "DURATION", conflicts_with = "app")]
     pub(crate) delete_actions_after: Option<String>,
-    /// App to sweep: its ID or the beginning of it [default: all apps]
-    #[arg(short, long, value_name = "APP_ID")]
+    /// App to sweep: its name, its ID or the beginning of the ID [default: all apps]
+    #[arg(short, long, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Archive letters in this existing folder before they are deleted, as JSON lines that `import` reads
     #[arg(long, value_name = "FOLDER")]
@@ -617,8 +615,8 @@ pub(crate) struct Which {
 /// A filter of letters.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Filter {
-    /// App of the letters: its ID or the beginning of it [default: all apps]
-    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP_ID")]
+    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     #[command(flatten)]
     pub(crate) narrow: Narrow,

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt,
     str::FromStr,
+    sync::Arc,
 };
 
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, PageRequest};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
-use uuid::Uuid;
 
-use crate::error::Failure;
+use crate::{error::Failure, settings::Settings};
 
 /// Digits of a short id. The tables print as many.
 const SHORT: usize = 8;
@@ -19,29 +20,60 @@ const NEWEST: usize = 10_000;
 const PAGE: u32 = 500;
 /// Apps per page of all apps.
 const APPS: u32 = 1_000;
+/// Apps that an error names.
+const CANDIDATES: usize = 10;
 /// The most ids that are read from standard input.
 const READ: usize = 100_000;
 
-/// An app's id, or the beginning of one.
+/// An app's id, the beginning of one, or the app's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum App {
     Is(AppId),
-    /// Lowercase digits and hyphens.
-    Begins(String),
+    Named(String),
 }
 
 impl FromStr for App {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(id) = text.parse() {
-            return Ok(Self::Is(id));
+        match text.parse() {
+            Ok(id) => Ok(Self::Is(id)),
+            Err(_) if text.is_empty() => {
+                Err("an app is a UUID or the beginning of one, for example 6f1c2a52")
+            }
+            Err(_) => Ok(Self::Named(text.to_owned())),
         }
-        let is_part = |c: char| c.is_ascii_hexdigit() || c == '-';
-        match !text.is_empty() && text.len() < 36 && text.chars().all(is_part) {
-            true => Ok(Self::Begins(text.to_ascii_lowercase())),
-            false => Err("an app is a UUID or the beginning of one, for example 6f1c2a52"),
-        }
+    }
+}
+
+/// The service's names of its apps.
+#[derive(Clone)]
+pub(crate) struct AppNames(Arc<dyn Fn(AppId) -> Option<String> + Send + Sync>);
+
+impl AppNames {
+    pub(crate) fn new(name: impl Fn(AppId) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(name))
+    }
+
+    pub(crate) fn name(&self, id: AppId) -> Option<String> {
+        (self.0)(id)
+    }
+
+    /// Returns the app's name, or the beginning of its id, as the tables print it.
+    pub(crate) fn short(&self, id: AppId) -> String {
+        self.name(id).unwrap_or_else(|| id.to_string().chars().take(SHORT).collect())
+    }
+}
+
+impl Default for AppNames {
+    fn default() -> Self {
+        Self::new(|_| None)
+    }
+}
+
+impl fmt::Debug for AppNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppNames").finish_non_exhaustive()
     }
 }
 
@@ -72,11 +104,6 @@ impl FromStr for Letter {
     }
 }
 
-/// Returns an app's id as the tables print it.
-pub(crate) fn short_app(id: AppId) -> String {
-    id.to_string().chars().take(SHORT).collect()
-}
-
 /// Returns a letter's id as the tables print it.
 pub(crate) fn short_letter(id: DeadLetterId) -> String {
     let id = id.to_string();
@@ -91,12 +118,17 @@ pub(crate) fn short_key(key: &str) -> String {
 /// Returns the app of the option, or every app that has letters in the state.
 pub(crate) async fn apps(
     store: &dyn DeadLetterStore,
+    settings: &Settings,
     app: Option<App>,
     state: DeadLetterState,
 ) -> Result<Vec<AppId>, Failure> {
-    if let Some(app) = app {
-        return Ok(vec![named_app(store, app).await?]);
+    match app {
+        Some(app) => Ok(vec![named_app(store, settings, app).await?]),
+        None => all_apps(store, state).await,
     }
+}
+
+async fn all_apps(store: &dyn DeadLetterStore, state: DeadLetterState) -> Result<Vec<AppId>, Failure> {
     let mut apps = Vec::new();
     loop {
         let page = store.apps(state, apps.last().copied(), APPS).await?;
@@ -108,25 +140,31 @@ pub(crate) async fn apps(
     }
 }
 
-pub(crate) async fn named_app(store: &dyn DeadLetterStore, app: App) -> Result<AppId, Failure> {
-    let beginning = match app {
+/// Finds the app among those that have letters: by its name, or else by the beginning of its id.
+pub(crate) async fn named_app(
+    store: &dyn DeadLetterStore,
+    settings: &Settings,
+    app: App,
+) -> Result<AppId, Failure> {
+    let text = match app {
         App::Is(id) => return Ok(id),
-        App::Begins(beginning) => beginning,
+        App::Named(text) => text,
     };
-    // The smallest id that begins so. Every other app that begins so follows it.
-    let mut found = Vec::new();
-    if let Ok(smallest) = Uuid::try_parse(&format!("{:0<32}", beginning.replace('-', ""))) {
-        let after = smallest.as_u128().checked_sub(1).map(|before| Uuid::from_u128(before).into());
-        found = store.apps(DeadLetterState::Any, after, 3).await?;
-        found.retain(|id| id.to_string().starts_with(&beginning));
+    let mut found = all_apps(store, DeadLetterState::Any).await?;
+    let has_name = |id: &AppId| settings.apps.name(*id).as_deref() == Some(&*text);
+    match found.iter().any(has_name) {
+        true => found.retain(has_name),
+        false => found.retain(|id| id.to_string().starts_with(&text.to_ascii_lowercase())),
     }
     match found[..] {
         [id] => Ok(id),
-        [] => Err(Failure::usage(format!("--app {beginning}: no app with letters has an id that begins so"))
-            .hint("pass the whole id, or list the apps with `apps`")),
+        [] => Err(Failure::usage(format!(
+            "--app {text}: no app with letters has this name, or an ID that begins so"
+        ))
+        .hint("pass the whole ID, or list the apps with `apps`")),
         _ => {
-            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
-            Err(Failure::usage(format!("--app {beginning}: several apps begin so: {}", found.join(", "))))
+            let found: Vec<_> = found.iter().take(CANDIDATES).map(ToString::to_string).collect();
+            Err(Failure::usage(format!("--app {text}: it can be one of several apps: {}", found.join(", "))))
         }
     }
 }
@@ -142,6 +180,7 @@ pub(crate) struct Located {
 /// Finds the letters: in the app, or in all apps. Reads the ids from standard input if one of them is `-`.
 pub(crate) async fn locate(
     store: &dyn DeadLetterStore,
+    settings: &Settings,
     app: Option<App>,
     letters: Vec<Letter>,
 ) -> Result<Located, Failure> {
@@ -151,7 +190,7 @@ pub(crate) async fn locate(
         Letter::Ends(_) | Letter::Stdin => None,
     };
     let app = match app {
-        Some(app) => Some(named_app(store, app).await?),
+        Some(app) => Some(named_app(store, settings, app).await?),
         None => None,
     };
     let mut seen = HashSet::new();
@@ -167,7 +206,7 @@ pub(crate) async fn locate(
         }
     }
     let mut of_whole = BTreeMap::new();
-    for app_id in apps(store, app.map(App::Is), DeadLetterState::Any).await? {
+    for app_id in apps(store, settings, app.map(App::Is), DeadLetterState::Any).await? {
         if !found.is_empty() {
             look_up(store, app_id, &mut found).await?;
         }
@@ -274,15 +313,17 @@ mod tests {
 
     #[test]
     fn an_app_is_named_by_the_beginning_of_its_id_and_a_letter_by_the_end() {
-        assert_eq!("6F1c".parse(), Ok(App::Begins("6f1c".to_owned())));
+        assert_eq!("6F1c".parse(), Ok(App::Named("6F1c".to_owned())));
         assert_eq!("e59BADC8".parse(), Ok(Letter::Ends("e59badc8".to_owned())));
         assert_eq!("-".parse(), Ok(Letter::Stdin));
-        for not in ["", "x", "6f1c_", "orders"] {
-            assert!(not.parse::<App>().is_err() && not.parse::<Letter>().is_err(), "{not}");
+        assert!("".parse::<App>().is_err());
+        for not in ["", "x", "6f1c_", "orders", "e59badc"] {
+            assert!(not.parse::<Letter>().is_err(), "{not}");
         }
-        assert!("e59badc".parse::<Letter>().is_err());
         let id: DeadLetterId = "01a21d05-39cf-732a-8680-093ee59badc8".parse().unwrap();
         assert_eq!(short_letter(id), "e59badc8");
-        assert_eq!(short_app(id.into_inner().into()), "01a21d05");
+        let app_id = id.into_inner().into();
+        assert_eq!(AppNames::default().short(app_id), "01a21d05");
+        assert_eq!(AppNames::new(|_| Some("shop".to_owned())).short(app_id), "shop");
     }
 }

@@ -36,7 +36,7 @@ use chrono::Utc;
 use clap::FromArgMatches;
 use clap_complete::Shell;
 use dead_letters::{
-    DeadLetterReplay, DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
+    AppId, DeadLetterReplay, DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
     migration::{Migrator, sea_orm_migration::MigratorTraitSelf},
 };
 use tokio::{
@@ -52,6 +52,7 @@ use database::Access;
 use database::Opened;
 pub use error::Exit;
 use error::Failure;
+use ids::AppNames;
 use output::{Printer, without_passwords};
 use settings::Settings;
 use stop::{Signals, Stop};
@@ -75,6 +76,7 @@ const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 /// ```
 pub struct Cli<M = Migrator> {
     requeue: Option<Arc<dyn Requeue>>,
+    apps: AppNames,
     migrator: M,
 }
 
@@ -91,7 +93,7 @@ impl Cli {
     /// assert_eq!(Cli::new().run(["dead-letters", "lst"]), Exit::Usage);
     /// ```
     pub fn new() -> Self {
-        Self { requeue: None, migrator: Migrator }
+        Self { requeue: None, apps: AppNames::default(), migrator: Migrator }
     }
 }
 
@@ -157,7 +159,30 @@ impl<M: MigratorTraitSelf + Send + 'static> Cli<M> {
     /// # assert_eq!(tool.run(up), dead_letters_cli::Exit::Done);
     /// ```
     pub fn migrator<N: MigratorTraitSelf + Send + 'static>(self, migrator: N) -> Cli<N> {
-        Cli { requeue: self.requeue, migrator }
+        Cli { requeue: self.requeue, apps: self.apps, migrator }
+    }
+
+    /// Names apps. Tables show the name instead of the id, `--app` takes it, and so do the pages of `serve`.
+    ///
+    /// `names` must return at once. It is called for every app that has letters where `--app` is not a whole id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    ///
+    /// use dead_letters::AppId;
+    /// use dead_letters_cli::Cli;
+    ///
+    /// let names: HashMap<AppId, String> =
+    ///     HashMap::from([("6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01".parse()?, "shop".to_owned())]);
+    /// let tool = Cli::new().app_names(move |app_id| names.get(&app_id).cloned());
+    /// # let up = ["orders", "migrate", "up", "--database-url", "sqlite::memory:"];
+    /// # assert_eq!(tool.run(up), dead_letters_cli::Exit::Done);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn app_names(self, names: impl Fn(AppId) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self { apps: AppNames::new(names), ..self }
     }
 
     /// Runs one command and returns the exit status for the process.
@@ -277,7 +302,7 @@ async fn command<M: MigratorTraitSelf + 'static>(
         }
         _ => {}
     }
-    let mut settings = Settings::resolve(args.global)?;
+    let mut settings = Settings::resolve(args.global, cli.apps.clone())?;
     // Other commands print their own failures.
     let access = args.command.access();
     log::begin(match access {
@@ -341,7 +366,7 @@ async fn with_database<M: MigratorTraitSelf + 'static>(
     let store: Arc<dyn DeadLetterStore> = Arc::new(repo);
     #[cfg(feature = "serve")]
     if let Command::Serve(serve) = command {
-        return commands::serve(store, replayer, health, serve, stop).await;
+        return commands::serve(store, replayer, health, serve, settings, stop).await;
     }
     let every =
         command.watch().map(|text| Settings::duration("--watch", text, SHORTEST_WATCH)).transpose()?;
@@ -367,10 +392,10 @@ async fn on_letters(
     stop: &Stop,
 ) -> Result<(), Failure> {
     match command {
-        Command::Apps(apps) => commands::apps(&*store, apps, printer).await,
+        Command::Apps(apps) => commands::apps(&*store, apps, settings, printer).await,
         Command::List(list) => commands::list(&*store, list, settings, printer).await,
         Command::Show(show) => commands::show(&*store, show, settings, printer).await,
-        Command::History(history) => commands::history(&*store, history, printer).await,
+        Command::History(history) => commands::history(&*store, history, settings, printer).await,
         Command::Groups(groups) => commands::groups(&*store, groups, settings, printer).await,
         Command::Count(count) => commands::count(&*store, count, settings, printer).await,
         Command::Timeline(timeline) => commands::timeline(&*store, timeline, settings, printer).await,

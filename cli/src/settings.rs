@@ -9,6 +9,7 @@ use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanP
 use crate::{
     args::{self, Global, Narrow, Output},
     error::Failure,
+    ids::AppNames,
 };
 
 /// The sweeper's minimum. Checking it here lets the error name the option.
@@ -16,10 +17,12 @@ const SHORTEST_RETENTION: Duration = Duration::from_secs(60 * 60);
 /// Days after which a printed date has its year.
 const WITHOUT_YEAR: i64 = 300;
 
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) database_url: String,
     /// The database's name, without user and password. It is empty before the connection.
     pub(crate) database: String,
+    pub(crate) apps: AppNames,
     pub(crate) sharded: bool,
     pub(crate) output: Output,
     pub(crate) utc: bool,
@@ -32,11 +35,12 @@ impl Settings {
     /// Returns the settings of a command that uses no database.
     pub(crate) fn without_database(global: Global) -> Self {
         let Global { sharded, output, utc, wide, .. } = global;
-        let nothing = String::new;
-        Self { database_url: nothing(), database: nothing(), sharded, output, utc, wide, now: Utc::now() }
+        let (nothing, apps) = (String::new, AppNames::default());
+        let now = Utc::now();
+        Self { database_url: nothing(), database: nothing(), apps, sharded, output, utc, wide, now }
     }
 
-    pub(crate) fn resolve(global: Global) -> Result<Self, Failure> {
+    pub(crate) fn resolve(global: Global, apps: AppNames) -> Result<Self, Failure> {
         let Global { database_url, database_url_file, sharded, output, utc, wide } = global;
         let given = |url: &String| !url.is_empty();
         let database_url = match (database_url.filter(given), database_url_file) {
@@ -55,7 +59,7 @@ impl Settings {
                 .hint("set DATABASE_URL or DATABASE_URL_FILE, or pass --database-url"));
         }
         let database = String::new();
-        Ok(Self { database_url, database, sharded, output, utc, wide, now: Utc::now() })
+        Ok(Self { database_url, database, apps, sharded, output, utc, wide, now: Utc::now() })
     }
 
     /// Returns the filter, with relative times counted from `now`. The ids are those that the short ids of the options

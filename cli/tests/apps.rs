@@ -8,12 +8,16 @@ use dead_letters::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Ran, Store};
+use crate::{
+    resolve::own,
+    support::{Ran, Store},
+};
 
 on_every_backend! {
     without_an_app_a_command_is_about_all_apps,
     a_list_of_all_apps_is_sorted_and_continues_on_its_next_page,
     an_app_is_named_by_the_beginning_of_its_id,
+    a_service_names_its_apps,
     a_letter_is_named_by_the_last_digits_of_its_id,
     ids_are_read_from_standard_input,
     a_group_is_named_by_the_beginning_of_its_key,
@@ -115,11 +119,30 @@ async fn an_app_is_named_by_the_beginning_of_its_id(store: Store) {
     let now = Utc::now();
     store.repo.import(&twins.map(|app| stored_letter(app.into(), now))).await.unwrap();
     let ambiguous = store.run("resolve --app abcd --all --yes");
-    ambiguous.fails(2, "several apps begin so");
+    ambiguous.fails(2, "it can be one of several apps");
     assert!(twins.iter().all(|app| ambiguous.err.contains(&app.to_string())), "{ambiguous:?}");
-    store.run("list --app abcd012345").fails(2, "no app with letters has an id that begins so");
-    store.run("sweep --delete-all-after 1d --yes --app abcd").fails(2, "several apps begin so");
+    store.run("list --app abcd012345").fails(2, "no app with letters has this name, or an ID that begins so");
+    store.run("sweep --delete-all-after 1d --yes --app abcd").fails(2, "it can be one of several apps");
     assert_eq!(store.run("list --app ABCD0123-0000-0000-0000-000000000001").lines().len(), 1);
+}
+
+async fn a_service_names_its_apps(mut store: Store) {
+    let (other, _) = of_two_apps(&store).await;
+    store.app = "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01".parse().unwrap();
+    let id = store.letter("orders", "crm: 503").await;
+    let apps = own(&store, "apps");
+    let names: Vec<_> = apps.lines().iter().map(|line| (line[0].to_owned(), line[1].to_owned())).collect();
+    assert_eq!(names.len(), 3);
+    let name = |app: AppId| if app == store.app { "shop".to_owned() } else { String::new() };
+    assert!(names.iter().all(|(app, of)| *of == name(app.parse().unwrap())), "{names:?}");
+    assert_eq!(ids(&own(&store, "list --app shop")), [id.to_string()]);
+    own(&store, "list --app Shop").fails(2, "no app with letters has this name");
+    store.run("list --app shop").fails(2, "no app with letters has this name");
+    for line in ["list", "groups"] {
+        let table = own(&store, &format!("{line} --output table"));
+        assert!(table.out.contains("  shop  ") && table.out.contains(&other.to_string()[..8]), "{table:?}");
+    }
+    assert_eq!(own(&store, "resolve --app shop --all --yes").lines(), [["1"]]);
 }
 
 async fn a_letter_is_named_by_the_last_digits_of_its_id(store: Store) {

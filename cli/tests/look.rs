@@ -1,6 +1,6 @@
 //! Tests of the commands that show letters.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use console::measure_text_width;
 use dead_letters::{
     AppId, Attribution, BacklogRequest, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
@@ -284,17 +284,18 @@ async fn the_history_is_that_of_an_app_a_letter_or_a_run(store: Store) {
     let of_run = Attribution::by("ben").run_id(run);
     store.repo.resolve_matching(store.app, &both, Resolution::Ignored, &of_run, 10).await.unwrap();
 
-    let (all, id) = (store.run("history --app {app}"), id.to_string());
+    let (all, id, app) = (store.run("history --app {app}"), id.to_string(), store.app.to_string());
     let lines: Vec<_> = all.lines().into_iter().map(|line| line[1..].to_vec()).collect();
     assert_eq!(
         lines,
         [
-            vec!["resolve", "ignored", "2", "ben", "", "ids=2+letters"],
-            vec!["reopen", "", "1", "", "", &id],
-            vec!["resolve", "ignored", "1", "ada", "sold out", &id],
+            vec!["resolve", "ignored", "2", "ben", "", "ids=2+letters", &app],
+            vec!["reopen", "", "1", "", "", &id, &app],
+            vec!["resolve", "ignored", "1", "ada", "sold out", &id, &app],
         ]
     );
     assert_eq!(store.run(&format!("history {id} --app {{app}}")).out, all.out);
+    assert_eq!(store.run(&format!("history {}", &id[28..])).out, all.out);
     assert_eq!(store.run(&format!("history {other} --app {{app}}")).lines().len(), 1);
     assert_eq!(store.run(&format!("history --run {run} --app {{app}}")).lines().len(), 1);
     let first = store.run("history --app {app} --limit 1 --output json");
@@ -304,9 +305,25 @@ async fn the_history_is_that_of_an_app_a_letter_or_a_run(store: Store) {
     assert_eq!(first["items"][0]["run_id"], json!(run));
     assert_eq!(store.run(&format!("history --app {{app}} --after {next}")).lines().len(), 2);
 
+    // All apps, page by page, and a letter that is gone.
+    let elsewhere = stored_letter(Uuid::from_u128(0xe15e).into(), Utc::now());
+    store.repo.import(std::slice::from_ref(&elsewhere)).await.unwrap();
+    store.run(&format!("resolve {}", elsewhere.id)).lines();
+    assert_eq!(store.run("history").lines().len(), 4);
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    while seen.len() < 4 {
+        let page = store.run(&format!("history --limit 1 --output json{after}"));
+        let page: Value = serde_json::from_str(&page.out).unwrap();
+        seen.push(page["items"][0]["app_id"].clone());
+        after = format!(" --after {}", page["items"][0]["id"].as_str().unwrap());
+    }
+    assert_eq!(seen, [json!(elsewhere.app_id), json!(store.app), json!(store.app), json!(store.app)]);
+    store.run(&format!("delete {id} --yes")).lines();
+    assert_eq!(store.run(&format!("history {id}")).lines().len(), 3);
+
     let kept = store.run("sweep --delete-actions-after 1d");
     assert!(kept.err.contains("0 actions were deleted"), "{kept:?}");
-    assert_eq!(store.run("history --app {app}").lines().len(), 3);
+    assert_eq!(store.run("history --app {app}").lines().len(), 4);
 }
 
 /// Programs read this JSON. A change of it needs a new version of the tool.
@@ -347,10 +364,10 @@ async fn json_stays_as_it_is(mut store: Store) {
         for output in ["json", "jsonl"] {
             let command = line.replace("{id}", &letters[1].id.to_string());
             let ran = store.run(&format!("{command} --output {output}"));
-            // By the database's clock.
+            // By the database's clock, or a new id.
             let mut out = ran.out;
-            for time in ["now", "as_of"] {
-                let field = format!("\"{time}\":\"");
+            for field in ["now", "as_of", "run_id"] {
+                let field = format!("\"{field}\":\"");
                 if let Some((before, rest)) = out.split_once(&field) {
                     out = format!("{before}{field}…\"{}", &rest[rest.find('"').unwrap() + 1..]);
                 }

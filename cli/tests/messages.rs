@@ -20,7 +20,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("cannot write the result", "look.rs: a full disk"),
     ("cannot read standard input", "no command triggers it: a disk that can not be read"),
     ("--database-url-file", "usage.rs: a URL in a file"),
-    ("several apps begin so", "apps.rs: an app by the beginning of its id"),
+    ("it can be one of several apps", "apps.rs: an app by the beginning of its id"),
     ("several letters end so", "apps.rs: a letter by the last digits of its id"),
     ("several groups begin so", "apps.rs: a group by the beginning of its key"),
     ("standard input: a line is not the ID of a letter", "apps.rs: ids from standard input"),

@@ -119,7 +119,13 @@ async fn matching_letters_are_resolved_once_confirmed(store: Store) {
     assert!(store.asked(line, "y\n").contains("3 letters resolved as ignored\n"));
     assert_eq!(unresolved().await, 1);
     assert_eq!(store.run(&format!("{line} --yes")).lines(), [["0"]]);
-    assert_eq!(store.run("resolve --app {app} --all --yes --output json").json(), json!({ "resolved": 1 }));
+    let resolved = store.run("resolve --app {app} --all --yes --output json").json();
+    let run = resolved["run_id"].as_str().unwrap();
+    assert_eq!(resolved, json!({ "resolved": 1, "run_id": run }));
+    assert_eq!(store.run(&format!("reopen --run {run} --yes")).lines(), [["1"]]);
+    let nothing = store.run("resolve --source none --yes --output json").json();
+    assert_eq!(nothing, json!({ "resolved": 0 }));
+    assert_eq!(store.run("resolve --app {app} --all --yes").lines(), [["1"]]);
     store.run("resolve --app {app} --all --state closed --yes").fails(2, "closed letters are not changed");
     store.run("resolve --app {app}").fails(2, "--all for every letter");
 }
@@ -266,7 +272,10 @@ fn own_program(store: &Store, line: &str) -> Command {
     let app = store.app.to_string();
     let mut program = Command::new(own);
     program.env_clear().stdin(Stdio::null()).env("DATABASE_URL", &store.url).env("TZ", "UTC");
-    program.args(line.split(' ').map(|word| word.replace("{app}", &app))).args(["--output", "tsv"]);
+    program.args(line.split(' ').map(|word| word.replace("{app}", &app)));
+    if !line.contains("--output") {
+        program.args(["--output", "tsv"]);
+    }
     program
 }
 

@@ -1,6 +1,7 @@
 //! The commands that change letters, by id or by filter: resolve, replay, reopen and delete.
 
 use dead_letters::{AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore};
+use uuid::Uuid;
 
 use super::{
     matching::{Ask, Matching, confirmed, is_filtered, letters as number},
@@ -26,6 +27,11 @@ pub(super) trait Change {
 
     /// Returns what to do next with the changed letters, such as the command that undoes the change.
     fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns the id of the run, if the letters keep it.
+    fn run_id(&self) -> Option<Uuid> {
         None
     }
 
@@ -56,13 +62,13 @@ pub(super) async fn run<C: Change>(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let Which { letters, all, dry_run, yes, filter } = which;
-    let mut tally = Tally::default();
+    let mut tally = Tally::of(settings);
     let ran = if letters.is_empty() {
         let mut narrow = |filter: DeadLetterFilter| match all || is_filtered(&filter) {
             true => change.narrow(filter),
             false => Err(Failure::no_letter()),
         };
-        let selected = select(store, filter, settings.now, &mut narrow).await?;
+        let selected = select(store, filter, settings, &mut narrow).await?;
         let ask = Ask::of(dry_run, yes)?;
         change.check(&selected.apps, &selected.filter).await?;
         match confirmed(store, selected, &change.words(), ask, settings, printer, stop).await? {
@@ -71,7 +77,7 @@ pub(super) async fn run<C: Change>(
         }
     } else {
         let ask = if C::ASKS_ABOUT_IDS { Ask::of(false, yes)? } else { Ask::Not };
-        let located = locate(store, filter.app, letters).await?;
+        let located = locate(store, settings, filter.app, letters).await?;
         let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
         if ask == Ask::First && count > 0 {
             let letters = number(CappedCount { count, capped: false });
@@ -83,7 +89,7 @@ pub(super) async fn run<C: Change>(
         }
         by_ids(change, &located.by_app, &mut tally, stop).await
     };
-    tally.end(ran, C::DONE, &change.words(), change.hint(), printer)
+    tally.end(ran, C::DONE, &change.words(), change.run_id(), change.hint(), printer)
 }
 
 async fn by_ids<C: Change>(

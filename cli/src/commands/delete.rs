@@ -33,6 +33,10 @@ impl Change for Deleting<'_> {
     const DONE: &'static str = "deleted";
     const ASKS_ABOUT_IDS: bool = true;
 
+    fn run_id(&self) -> Option<Uuid> {
+        self.attribution.run_id
+    }
+
     fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
         let state = filter.effective_state();
         Ok(filter.state(state))

@@ -28,7 +28,7 @@ pub(crate) async fn erase(
     let ask = Ask::of(false, yes)?;
     let mut attribution = Attribution::default();
     (attribution.by, attribution.note) = (by, note);
-    let located = locate(store, app, ids).await?;
+    let located = locate(store, settings, app, ids).await?;
     let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
     if ask == Ask::First && count > 0 {
         let letters = letters(CappedCount { count, capped: false });
@@ -39,9 +39,9 @@ pub(crate) async fn erase(
         );
         confirm(&question, stop).await?;
     }
-    let mut tally = Tally::default();
+    let mut tally = Tally::of(settings);
     let ran = erase_all(store, located, &attribution, &mut tally, stop).await;
-    tally.end(ran, "erased", "erased", None, printer)
+    tally.end(ran, "erased", "erased", None, None, printer)
 }
 
 async fn erase_all(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     args::Groups,
     error::Failure,
-    ids::{named_app, short_app, short_key},
+    ids::{AppNames, named_app, short_key},
     output::{Cell, Layout, Printer, id, message, number, text},
     settings::{Settings, time_at},
 };
@@ -63,12 +63,12 @@ pub(crate) async fn groups(
         let mut request =
             NewGroupRequest::since(since).limit(groups.limit).scan_limit(groups.scan.scan_limit);
         if let Some(app) = groups.filter.app {
-            request.among = Some(vec![named_app(store, app).await?]);
+            request.among = Some(vec![named_app(store, settings, app).await?]);
         }
-        return new_groups(store, &request, has_app, printer).await;
+        return new_groups(store, &request, has_app, &settings.apps, printer).await;
     }
     let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
-    let Selected { apps, filter } = select(store, groups.filter, settings.now, Ok).await?;
+    let Selected { apps, filter } = select(store, groups.filter, settings, Ok).await?;
     let mut found = Found::default();
     for app_id in apps {
         found.add(store, app_id, &filter, &request).await?;
@@ -102,7 +102,7 @@ pub(crate) async fn groups(
     columns.extend([number("letters"), id("last"), text("source/op"), message("sample")]);
     let cells = move |Group { app_id, of_app: group }: &Group| {
         let mut cells: Vec<Cell> = vec![short_key(&group.group_key).into()];
-        cells.extend(has_app.then(|| short_app(*app_id).into()));
+        cells.extend(has_app.then(|| settings.apps.short(*app_id).into()));
         cells.extend([group.count.into(), Cell::Age(group.last_seen)]);
         cells.push(format!("{}/{}", group.source, group.op).into());
         cells.push(group.sample.as_str().into());
@@ -117,6 +117,7 @@ async fn new_groups(
     store: &dyn DeadLetterStore,
     request: &NewGroupRequest,
     has_app: bool,
+    apps: &AppNames,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let found = store.new_error_groups(request).await?;
@@ -151,7 +152,7 @@ async fn new_groups(
     columns.extend([text("state"), number("letters"), id("first"), text("source/op"), message("sample")]);
     let cells = move |group: &NewErrorGroup| {
         let mut cells: Vec<Cell> = vec![short_key(&group.group_key).into()];
-        cells.extend(has_app.then(|| short_app(group.app_id).into()));
+        cells.extend(has_app.then(|| apps.short(group.app_id).into()));
         cells.push(group.state.as_str().into());
         cells.extend([group.count.into(), Cell::Age(group.first_seen)]);
         cells.push(format!("{}/{}", group.source, group.op).into());

@@ -1,55 +1,114 @@
-use dead_letters::{ActionRequest, DeadLetterAction, DeadLetterStore};
+use std::cmp::Reverse;
+
+use dead_letters::{ActionRequest, DeadLetterAction, DeadLetterState, DeadLetterStore};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
     args::History,
     error::Failure,
-    output::{Cell, Printer, message, number, text},
+    ids::{apps, locate, short_letter},
+    output::{Cell, Layout, Printer, id, message, number, text},
+    settings::Settings,
 };
 
 pub(crate) async fn history(
     store: &dyn DeadLetterStore,
     history: History,
+    settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let History { id, app, run, after, limit } = history;
-    let mut request = ActionRequest::default().letter_id(id).run_id(run).after(after).limit(limit);
-    if let Some(id) = id {
-        // If the letter was deleted, only the actions that named it are known.
-        request.run_id = store.summary(app, id).await?.and_then(|letter| letter.run_id);
+    let History { id: letter, app, run, after, limit } = history;
+    let has_app = app.is_none();
+    let mut request = ActionRequest::default().run_id(run).after(after).limit(limit);
+    let apps = match letter {
+        None => apps(store, settings, app, DeadLetterState::Any).await?,
+        Some(letter) => {
+            let located = locate(store, settings, app, vec![letter]).await?;
+            let found: Vec<_> =
+                located.by_app.iter().flat_map(|(app, ids)| ids.iter().map(|id| (*app, *id))).collect();
+            match (&found[..], &located.missing[..]) {
+                (&[(app_id, id)], []) => {
+                    let run_id = store.summary(app_id, id).await?.and_then(|letter| letter.run_id);
+                    request = request.letter_id(id).run_id(run_id);
+                    vec![app_id]
+                }
+                // A letter that was deleted is in no app. The actions that named it are.
+                ([], &[id]) => {
+                    request = request.letter_id(id);
+                    apps(store, settings, None, DeadLetterState::Any).await?
+                }
+                _ => return Err(Failure::usage("standard input does not have the ID of one letter")),
+            }
+        }
+    };
+    let (mut items, mut has_more) = (Vec::new(), false);
+    for app_id in apps {
+        let page = store.actions(app_id, &request).await?;
+        has_more |= page.len() >= limit as usize;
+        items.extend(page);
+        items.sort_by_key(|action: &DeadLetterAction| Reverse(action.id));
+        has_more |= items.len() > limit as usize;
+        items.truncate(limit as usize);
     }
-    let items = store.actions(app, &request).await?;
-    let next = items.last().filter(|_| items.len() >= limit as usize).map(|last| last.id);
+    let next = items.last().filter(|_| has_more).map(|last| last.id);
+    print(printer, &items, next, has_app.then_some(settings))?;
+    if let Some(next) = next {
+        say!("note: there may be more actions: --after {next}");
+    }
+    Ok(())
+}
+
+/// Prints the actions. With the settings, people see each action's app.
+fn print(
+    printer: &mut Printer,
+    items: &[DeadLetterAction],
+    next: Option<Uuid>,
+    with_app: Option<&Settings>,
+) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Page<'a> {
         items: &'a [DeadLetterAction],
         next: Option<Uuid>,
     }
-    let columns = [
-        text("when"),
-        text("action"),
-        text("resolution"),
-        number("letters"),
-        text("by"),
-        text("note"),
-        message("letter or filter"),
-    ];
     let cell = |text: Option<&str>| text.map_or(Cell::None, Cell::from);
-    printer.print(&Page { items: &items, next }, &items, columns, |action| {
-        let target = action.letter_id.map(|id| id.to_string());
-        [
+    let cells = move |action: &DeadLetterAction, letter: Option<String>| -> Vec<Cell> {
+        vec![
             Cell::Time(action.created_at),
             action.action.map_or("unknown", |action| action.as_str()).into(),
             cell(action.resolution.map(|resolution| resolution.as_str())),
             action.letters.into(),
             cell(action.actor.as_deref()),
             cell(action.note.as_deref()),
-            cell(target.as_deref().or(action.filter.as_deref())),
+            cell(letter.as_deref().or(action.filter.as_deref())),
         ]
-    })?;
-    if let Some(next) = next {
-        say!("note: there may be more actions: --after {next}");
-    }
+    };
+    let columns = || {
+        vec![
+            id("when"),
+            id("action"),
+            text("resolution"),
+            number("letters"),
+            text("by"),
+            text("note"),
+            message("letter or filter"),
+        ]
+    };
+    let full = Layout {
+        columns: columns().into_iter().chain([id("app")]).collect(),
+        cells: Box::new(|action: &DeadLetterAction| {
+            let mut cells = cells(action, action.letter_id.map(|id| id.to_string()));
+            cells.push(action.app_id.into());
+            cells
+        }),
+    };
+    let brief = Layout {
+        columns: with_app.map(|_| id("app")).into_iter().chain(columns()).collect(),
+        cells: Box::new(|action: &DeadLetterAction| {
+            let app = with_app.map(|settings| settings.apps.short(action.app_id).into());
+            app.into_iter().chain(cells(action, action.letter_id.map(short_letter))).collect()
+        }),
+    };
+    printer.print_as(&Page { items, next }, items, full, Some(brief))?;
     Ok(())
 }

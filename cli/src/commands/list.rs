@@ -11,7 +11,7 @@ use super::{
 use crate::{
     args::List,
     error::Failure,
-    ids::{short_app, short_letter},
+    ids::short_letter,
     next::Next,
     output::{Cell, Layout, Printer, first_line, id, message, text},
     settings::Settings,
@@ -26,7 +26,7 @@ pub(crate) async fn list(
     let List { filter, scan, size, after, quiet, watch: _ } = list;
     let (is_of_one, moves) = (filter.app.is_some(), Settings::moves(&filter.narrow));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
-    let selected = select(store, filter, now, Ok).await?;
+    let selected = select(store, filter, &Settings { now, ..settings.clone() }, Ok).await?;
     let request =
         PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan_limit);
     let page = match is_of_one {
@@ -36,7 +36,7 @@ pub(crate) async fn list(
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     match quiet {
         true => printer.values(page.items.iter().map(|letter| letter.id))?,
-        false => print(printer, &page, next, is_of_one)?,
+        false => print(settings, printer, &page, next, is_of_one)?,
     }
     warn_of_scan_limit(printer, page.scanned_back_to);
     if let Some(next) = next {
@@ -80,6 +80,7 @@ pub(crate) async fn of_all_apps(
 }
 
 pub(crate) fn print(
+    settings: &Settings,
     printer: &mut Printer,
     page: &Page<DeadLetterSummary>,
     next: Option<Next>,
@@ -125,7 +126,7 @@ pub(crate) fn print(
     columns.extend([text("source/op"), message("error")]);
     let cells = move |letter: &DeadLetterSummary| {
         let mut cells: Vec<Cell> = vec![short_letter(letter.id).into()];
-        cells.extend(has_app.then(|| short_app(letter.app_id).into()));
+        cells.extend(has_app.then(|| settings.apps.short(letter.app_id).into()));
         cells.extend([Cell::Time(letter.created_at), Cell::Age(letter.created_at)]);
         cells.extend(has_state.then(|| Cell::from(state(letter))));
         cells.push(format!("{}/{}", letter.source, letter.op).into());

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
-    ids::{short_app, short_key},
+    ids::short_key,
     output::{Printer, one_line},
     progress::Progress,
     settings::{Clock, Settings},
@@ -169,7 +169,7 @@ pub(crate) async fn confirmed(
     if ask == Ask::DryRun {
         let request = PageRequest::default().size(SAMPLE);
         let page = list::of_all_apps(store, &selected, &request).await?;
-        list::print(printer, &Page::last(page.items), None, selected.apps.len() == 1)?;
+        list::print(settings, printer, &Page::last(page.items), None, selected.apps.len() == 1)?;
         say!("note: {} would be {what}", letters(sum));
         return Ok(None);
     }
@@ -210,7 +210,9 @@ async fn question(
     }
     let mut named = "app";
     for Matching { app_id, count, .. } in found.iter().take(APPS) {
-        lines.push(format!("  {named:8}  {:>7}  {app_id}", grouped(*count)));
+        let name =
+            settings.apps.name(*app_id).map(|name| format!("  {}", one_line(&name))).unwrap_or_default();
+        lines.push(format!("  {named:8}  {:>7}  {app_id}{name}", grouped(*count)));
         named = "";
     }
     if found.len() > APPS {
@@ -218,7 +220,7 @@ async fn question(
     }
     let mut named = "largest";
     for Group { app_id, of_app: group } in largest.groups {
-        let app = if found.len() > 1 { short_app(app_id) + "  " } else { String::new() };
+        let app = if found.len() > 1 { settings.apps.short(app_id) + "  " } else { String::new() };
         let (count, key) = (grouped(group.count), short_key(&group.group_key));
         let line = format!("  {named:8}  {count:>7}  {key}  {app}{}", one_line(&group.sample));
         lines.push(truncate_str(&line, LINE, "…").into_owned());

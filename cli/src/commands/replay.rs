@@ -75,6 +75,10 @@ struct Replaying<'a> {
 impl Change for Replaying<'_> {
     const DONE: &'static str = "replayed";
 
+    fn run_id(&self) -> Option<Uuid> {
+        Some(self.run_id)
+    }
+
     fn hint(&self) -> Option<String> {
         let (name, run_id) = (program::name(), self.run_id);
         Some(format!("see what fails again with `{name} list --failed-again-in-run {run_id}`"))

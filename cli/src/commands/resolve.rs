@@ -54,6 +54,10 @@ impl Change for Resolving<'_> {
         format!("resolved as {}", self.resolution)
     }
 
+    fn run_id(&self) -> Option<Uuid> {
+        Some(self.run_id)
+    }
+
     fn hint(&self) -> Option<String> {
         Some(format!("undo with `{} reopen --run {}`", program::name(), self.run_id))
     }

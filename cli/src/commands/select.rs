@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterFilter, DeadLetterStore, GroupRequest};
 
 use crate::{
@@ -29,7 +28,7 @@ pub(crate) struct Selected {
 pub(crate) async fn select(
     store: &dyn DeadLetterStore,
     filter: Filter,
-    now: DateTime<Utc>,
+    settings: &Settings,
     narrow: impl FnOnce(DeadLetterFilter) -> Result<DeadLetterFilter, Failure>,
 ) -> Result<Selected, Failure> {
     let Filter { app, narrow: mut fields } = filter;
@@ -37,12 +36,12 @@ pub(crate) async fn select(
     let ids = match ids.is_empty() {
         true => None,
         false => {
-            let located = locate(store, app.clone(), ids).await?;
+            let located = locate(store, settings, app.clone(), ids).await?;
             Some(located.by_app.into_iter().flat_map(|(_, ids)| ids).chain(located.missing).collect())
         }
     };
-    let mut filter = narrow(Settings::filter_at(now, fields, ids)?)?;
-    let apps = apps(store, app, filter.effective_state()).await?;
+    let mut filter = narrow(Settings::filter_at(settings.now, fields, ids)?)?;
+    let apps = apps(store, settings, app, filter.effective_state()).await?;
     if let Some(beginning) = filter.group_key.take_if(|key| key.len() < KEY && !key.is_empty()) {
         filter.group_key = Some(whole_key(store, &apps, &filter, &beginning).await?);
     }

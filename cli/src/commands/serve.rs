@@ -25,7 +25,7 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
 use super::{health::Health, replay::NOT_HERE};
-use crate::{args::Serve, error::Failure, stop::Stop};
+use crate::{args::Serve, error::Failure, settings::Settings, stop::Stop};
 
 /// How long running requests may take to end after a shutdown. A client that stops sending or reading must not keep
 /// the server alive.
@@ -36,6 +36,7 @@ pub(crate) async fn serve(
     replayer: Option<Arc<dyn DeadLetterReplay>>,
     health: Health<impl MigratorTraitSelf + 'static>,
     serve: Serve,
+    settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
     let Serve { listen, token_file, token, operator, host } = serve;
@@ -76,7 +77,9 @@ pub(crate) async fn serve(
         names.push(address.ip().to_string());
     }
     let guard = Guard { token: token.map(|token| Sha256::digest(token).into()), operator };
-    let mut admin = Admin::new(store, move |request: &Parts| guard.operator(request));
+    let admin = Admin::new(store, move |request: &Parts| guard.operator(request));
+    let apps = settings.apps.clone();
+    let mut admin = admin.app_names(move |app_id| apps.name(app_id));
     if let Some(replayer) = replayer {
         admin = admin.replay(replayer);
     }

@@ -41,7 +41,7 @@ pub(crate) async fn show(
 ) -> Result<(), Failure> {
     let Show { id, filter, payload, payload_only } = show;
     let (app, id) = match id {
-        Some(id) => named(store, filter.app, id).await?,
+        Some(id) => named(store, settings, filter.app, id).await?,
         None => newest(store, filter, settings).await?,
     };
     let missing = || Failure::not_found(format!("the app {app} has no dead letter {id}"));
@@ -96,10 +96,11 @@ pub(crate) async fn show(
 
 async fn named(
     store: &dyn DeadLetterStore,
+    settings: &Settings,
     app: Option<App>,
     id: ids::Letter,
 ) -> Result<(AppId, DeadLetterId), Failure> {
-    let located = locate(store, app, vec![id]).await?;
+    let located = locate(store, settings, app, vec![id]).await?;
     if let Some(id) = located.missing.first() {
         return Err(Failure::not_found(format!("no app has the dead letter {id}")));
     }
@@ -116,7 +117,7 @@ async fn newest(
     filter: Filter,
     settings: &Settings,
 ) -> Result<(AppId, DeadLetterId), Failure> {
-    let selected = select(store, filter, settings.now, Ok).await?;
+    let selected = select(store, filter, settings, Ok).await?;
     let request = PageRequest::default().size(1).scan_limit(EXAMINED);
     let page = of_all_apps(store, &selected, &request).await?;
     let newest = page.items.first().map(|letter| (letter.app_id, letter.id));

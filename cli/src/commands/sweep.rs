@@ -57,7 +57,7 @@ pub(crate) async fn sweep(
     let retention = Settings::retention(sweep.retention)?;
     let every = sweep.every.map(|text| Settings::duration("--every", &text, SHORTEST_PERIOD)).transpose()?;
     let app_id = match sweep.app {
-        Some(app) => Some(named_app(&*store, app).await?),
+        Some(app) => Some(named_app(&*store, settings, app).await?),
         None => None,
     };
     let delete_actions_after = Settings::actions_retention(sweep.delete_actions_after)?;

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use dead_letters::{AppId, CappedCount, DeadLetterId};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::matching::{grouped, letters};
 use crate::{
     error::{Exit, Failure, ended},
-    ids::short_app,
+    ids::AppNames,
     output::Printer,
+    settings::Settings,
     stop::Stop,
 };
 
@@ -19,6 +21,7 @@ const APPS: usize = 10;
 /// The outcomes of an action on many letters.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    apps: AppNames,
     changed: BTreeMap<AppId, u64>,
     missing: u64,
     left: u64,
@@ -27,6 +30,10 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self { apps: settings.apps.clone(), ..Self::default() }
+    }
+
     /// Counts changed letters of an app.
     pub(crate) fn done(&mut self, app_id: AppId, letters: usize) {
         if letters > 0 {
@@ -80,7 +87,7 @@ impl Tally {
     }
 
     /// Prints what was changed, and returns the exit status. Programs get the number of changed letters, in JSON under
-    /// this name.
+    /// this name, beside the run's id.
     ///
     /// | changed | missing | left unchanged | exit status |
     /// | --- | --- | --- | --- |
@@ -95,11 +102,12 @@ impl Tally {
         ran: Result<(), Failure>,
         name: &'static str,
         words: &str,
+        run_id: Option<Uuid>,
         hint: Option<String>,
         printer: &mut Printer,
     ) -> Result<(), Failure> {
         let done = self.changed();
-        let Self { changed, missing, left, was_stopped, .. } = self;
+        let Self { apps: names, changed, missing, left, was_stopped, .. } = self;
         let ran = match ran {
             Err(failure) if done == 0 => return Err(failure),
             ran => ran.map_err(Failure::after_a_part),
@@ -114,12 +122,16 @@ impl Tally {
         let mut sentence = format!("{} {words}", letters(CappedCount { count: done, capped: false }));
         if changed.len() > 1 {
             let of_app =
-                |(app_id, count): (&AppId, &u64)| format!("{} of {}", grouped(*count), short_app(*app_id));
+                |(app_id, count): (&AppId, &u64)| format!("{} of {}", grouped(*count), names.short(*app_id));
             let apps: Vec<_> = changed.iter().take(APPS).map(of_app).collect();
             let more = if changed.len() > APPS { ", …" } else { "" };
             sentence += &format!(": {}{more}", apps.join(", "));
         }
-        let printed = printer.sentence(&json!({ name: done }), &sentence, &[done.to_string()]);
+        let mut whole = json!({ name: done });
+        if let Some(run_id) = run_id.filter(|_| done > 0) {
+            whole["run_id"] = json!(run_id);
+        }
+        let printed = printer.sentence(&whole, &sentence, &[done.to_string()]);
         if let Some(hint) = hint.filter(|_| done > 0) {
             say!("note: {hint}");
         }
