@@ -144,6 +144,27 @@ function fillCommands() {
   }
 }
 
+// A replay at a rate continues by itself. Stop also cancels the request under way, and the run ends after its batch.
+
+const STEP_AFTER = 1_000;
+
+function keepRunning() {
+  const form = main.querySelector("form[data-continue]");
+  if (!form) return;
+  const rest = [...form.querySelectorAll("button")].at(-1);
+  const status = Object.assign(document.createElement("p"), { className: "muted", textContent: "The run continues by itself." });
+  status.setAttribute("role", "status");
+  const stop = Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: "Stop" });
+  const next = setTimeout(() => form.requestSubmit(rest), STEP_AFTER);
+  stop.addEventListener("click", () => {
+    clearTimeout(next);
+    window.stop();
+    status.textContent = "Stopped. Continue with the buttons above.";
+    stop.remove();
+  });
+  rest.parentElement.after(status, stop);
+}
+
 // All of that, of a page that is new or fresh
 
 function dress() {
@@ -385,5 +406,6 @@ forgetBanner();
 dress();
 showTicked();
 addHelp();
+keepRunning();
 keepFresh();
 setInterval(showAges, 30_000);

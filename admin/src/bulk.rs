@@ -13,10 +13,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, CappedCount, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
     DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReopenRequest,
-    ReplayFailure, ReplayRequest, Replayed, Resolution,
+    ReplayFailure, ReplayRate, ReplayRequest, Replayed, Resolution,
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -366,24 +366,36 @@ async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Dea
     Ok(filter)
 }
 
-/// Changes at most `limit` of a preview's letters: the oldest first, or those that were closed first. Without a limit,
-/// changes all of them, or as many as ten seconds allow.
+/// What the operator chooses for each step of a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Step {
+    pub(crate) note: Option<String>,
+    /// The most letters of the step. Without a limit the step takes as many as ten seconds allow.
+    pub(crate) limit: Option<u32>,
+    /// Letters a second, of a replay.
+    pub(crate) rate: Option<u32>,
+}
+
+/// Changes the preview's letters: the oldest first, or those that were closed first.
 pub(crate) async fn run(
     access: &AppAccess,
     token: &str,
-    note: Option<String>,
-    limit: Option<u32>,
+    step: Step,
     now: DateTime<Utc>,
 ) -> Result<Outcome, Problem> {
     let frozen = open(access, token, now)?;
     may_run(access, frozen.action)?;
     check_filter(access, &frozen.query.filter)?;
-    let attribution = attribution(access, note)?.run_id(frozen.run_id);
-    if limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
+    let attribution = attribution(access, step.note)?.run_id(frozen.run_id);
+    if step.limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
         return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
     }
+    if step.rate.is_some() && frozen.action != Action::Replayed {
+        return Err(Problem::invalid_field("rate", "must be left out, because only a replay has a rate"));
+    }
+    let rate = step.rate.map(ReplayRate::per_second).transpose()?;
     let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter, frozen.run_id);
-    let result = run_frozen(access, frozen, &attribution, limit, now, &mut entry).await;
+    let result = run_frozen(access, frozen, &attribution, step.limit, rate, now, &mut entry).await;
     entry.ended(result.as_ref().and_then(|outcome| outcome.stopped_by.as_ref().map_or(Ok(()), Err)));
     result
 }
@@ -413,6 +425,7 @@ async fn run_frozen(
     mut frozen: Frozen,
     attribution: &Attribution,
     limit: Option<u32>,
+    rate: Option<ReplayRate>,
     now: DateTime<Utc>,
     entry: &mut Entry<'_>,
 ) -> Result<Outcome, Problem> {
@@ -436,7 +449,9 @@ async fn run_frozen(
         if left == 0 {
             break (true, None);
         }
-        match batch(access, replay, &frozen, attribution, left).await {
+        let began = Instant::now();
+        let largest = rate.map_or(left, |rate| rate.batch(left.into()));
+        match batch(access, replay, &frozen, attribution, largest).await {
             Ok(batch) => {
                 let count = batch.ids.len() as u64;
                 done += count;
@@ -451,10 +466,15 @@ async fn run_frozen(
                     break (true, Some(error.into()));
                 }
                 // If the client hung up, the run stops, since the operator may not want the rest.
-                let is_over =
-                    failures.len() >= MAX_FAILURES || Instant::now() >= deadline || access.is_given_up();
-                if !batch.more || is_over {
+                if !batch.more || failures.len() >= MAX_FAILURES || access.is_given_up() {
                     break (batch.more, None);
+                }
+                if let Some(rate) = rate {
+                    // The run also waits after its last batch, because the next run may follow at once.
+                    sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
+                }
+                if Instant::now() >= deadline {
+                    break (true, None);
                 }
             }
             Err(error) if done == 0 && failures.is_empty() => return Err(error.into()),
@@ -584,8 +604,12 @@ mod tests {
         entered(Admin::new(store, InsecureAllowAll(Operator::full("ada")))).await
     }
 
+    fn one() -> Step {
+        Step { limit: Some(1), ..Step::default() }
+    }
+
     async fn ran(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<u64, ProblemType> {
-        let outcome = run(access, token, None, Some(1), now).await;
+        let outcome = run(access, token, one(), now).await;
         outcome.map(|outcome| outcome.done).map_err(|problem| problem.kind())
     }
 
@@ -598,7 +622,7 @@ mod tests {
         assert_eq!(preview.expires_at, now + GOOD_FOR);
         let late = now + GOOD_FOR + TimeDelta::seconds(1);
         assert_eq!(ran(&access, &preview.token, late).await, Err(ProblemType::PreviewExpired));
-        let first = run(&access, &preview.token, None, Some(1), now + GOOD_FOR).await.unwrap();
+        let first = run(&access, &preview.token, one(), now + GOOD_FOR).await.unwrap();
         assert_eq!(ran(&access, &first.token, late).await, Ok(1));
     }
 
@@ -630,11 +654,11 @@ mod tests {
         let now = Utc::now();
         let preview = preview(&access, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap();
         store.fail(testing::Call::ResolveMatching, 1.., testing::transient());
-        let outcome = run(&access, &preview.token, None, None, now).await.unwrap();
+        let outcome = run(&access, &preview.token, Step::default(), now).await.unwrap();
         assert_eq!((outcome.done, outcome.more), (1_000, true));
         assert_eq!(outcome.stopped_by.unwrap().kind(), ProblemType::Unavailable);
         store.recover();
-        let outcome = run(&access, &outcome.token, None, None, now).await.unwrap();
+        let outcome = run(&access, &outcome.token, Step::default(), now).await.unwrap();
         assert_eq!((outcome.done, outcome.done_so_far, outcome.more), (200, 1_200, false));
         assert_eq!(outcome.changed_by_others, Some(0));
     }

@@ -31,6 +31,8 @@ on_every_backend! {
     ids_are_resolved_and_no_others,
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
     a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found,
+    a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_continues,
+    a_rate_is_refused_out_of_range_and_for_other_actions,
     a_replay_that_fails_half_way_says_what_it_did,
     a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
     letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed,
@@ -246,6 +248,36 @@ async fn a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found(wo
         .map(|letter| &letter["id"])
         .collect();
     assert_eq!(failed_again, [&json!(back)]);
+}
+
+async fn a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_continues(world: World) {
+    minutely(&world, 30).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let body = json!({ "token": preview["token"], "rate": 2 });
+    let first = client.post(world.path("bulk/run"), body).await.json();
+    let done = first["done"].as_u64().unwrap();
+    assert!((2..=22).contains(&done) && first["more"] == true, "{first}");
+    let history = client.get(world.path("actions")).await.json();
+    let batches = history["items"].as_array().unwrap().iter().map(|batch| batch["letters"].clone());
+    assert!(batches.clone().all(|letters| letters == 2), "{history}");
+    assert_eq!(batches.count() as u64 * 2, done);
+    let rest = run(&client, &world, &first, None).await;
+    assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(30), &json!(false)));
+    assert_eq!(world.outbox.events().len(), 30);
+}
+
+async fn a_rate_is_refused_out_of_range_and_for_other_actions(world: World) {
+    minutely(&world, 2).await;
+    let client = world.client();
+    for (action, rate) in [("replayed", 0), ("replayed", 1_001), ("replayed", 1_000_000_000), ("ignored", 20)]
+    {
+        let preview = preview(&client, &world, action, json!({})).await;
+        let body = json!({ "token": preview["token"], "rate": rate });
+        let refused = client.post(world.path("bulk/run"), body).await.problem(400, "invalid");
+        assert_eq!(refused["field"], "rate", "{refused}");
+    }
+    assert_eq!(world.outbox.events().len(), 0);
 }
 
 async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {

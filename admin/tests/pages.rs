@@ -49,6 +49,7 @@ on_every_backend! {
     without_a_tick_nothing_is_previewed,
     all_that_match_are_ignored_and_what_fails_later_is_not,
     a_staged_replay_does_one_then_ten_then_the_rest,
+    a_rate_stays_from_step_to_step_and_says_when_the_run_ends,
     a_staged_replay_continues_after_an_event_failed_again_only_on_request,
     what_others_replayed_does_not_stop_a_run,
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
@@ -706,6 +707,26 @@ async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
     assert_eq!(world.outbox.events().len(), 20);
     let last = world.repo.list_for_app(world.app, false, 1, 0).await.unwrap();
     assert_eq!(last[0].resolution_note.as_deref(), Some("carried on"));
+}
+
+async fn a_rate_stays_from_step_to_step_and_says_when_the_run_ends(world: World) {
+    world.letters_of(20, "orders").await;
+    let client = world.client();
+    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let run = world.at("/bulk/run");
+    let step = [("token", &*preview.hidden("token")), ("limit", "1"), ("rate", "50")];
+    let page = world.act(&client, &run, &step).await;
+    assert!(page.shows("Replayed 1 of 20") && page.shows("At this rate the run ends at"), "{page}");
+    assert!(
+        page.text()
+            .contains(r#"name="rate" type="number" min="1" max="1000" inputmode="numeric" value="50""#)
+    );
+    // After a stage the operator decides.
+    assert!(!page.text().contains("data-continue"), "{page}");
+    let refused = client.post_as(&run, FORM, form(&[("run", &page.hidden("run")), ("rate", "0")])).await;
+    assert!(refused.shows("rate"), "{refused}");
+    let page = world.act(&client, &run, &[("run", &page.hidden("run")), ("rate", "50")]).await;
+    assert!(page.shows("Replayed 20 of 20") && !page.shows("Continue"), "{page}");
 }
 
 async fn a_staged_replay_continues_after_an_event_failed_again_only_on_request(world: World) {

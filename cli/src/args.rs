@@ -6,7 +6,9 @@ use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use dead_letters::{AppId, DeadLetterId, DeadLetterState, IdFilter, Resolution, ScriptId, TriggerId};
+use dead_letters::{
+    AppId, DeadLetterId, DeadLetterState, IdFilter, ReplayRate, Resolution, ScriptId, TriggerId,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -41,6 +43,12 @@ fn key_and_value(text: &str) -> Result<(String, String), &'static str> {
     };
     let pair = pair.filter(|(key, _)| !key.is_empty()).map(|(key, value)| (key, value.to_owned()));
     pair.ok_or("expected a key and a value, for example tenant=acme")
+}
+
+fn rate(text: &str) -> Result<ReplayRate, &'static str> {
+    let letters = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    let rate = letters.and_then(|letters| ReplayRate::per_second(letters).ok());
+    rate.ok_or("expected a number of letters a second from 1/s to 1000/s, for example 20/s")
 }
 
 #[cfg(feature = "serve")]
@@ -335,7 +343,7 @@ pub(crate) struct Resolve {
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to replay, or their last 8 digits; `-` reads them from standard input")),
     mut_arg("all", |all| all.help("Replay every letter of the app, or of all apps; without it, a filter is needed")),
-    after_help = "Examples:\n  dead-letters replay e59badc8\n  dead-letters replay --group 35e1b42c --staged"
+    after_help = "Examples:\n  dead-letters replay e59badc8\n  dead-letters replay --group 35e1b42c --staged\n  dead-letters replay --group 35e1b42c --rate 20/s"
 )]
 pub(crate) struct Replay {
     #[command(flatten)]
@@ -355,6 +363,9 @@ pub(crate) struct Replay {
         conflicts_with = "letters"
     )]
     pub(crate) wait: String,
+    /// Replay at most this many letters a second, so that the receiving systems keep up, from 1/s to 1000/s
+    #[arg(long, value_name = "NUMBER/s", value_parser = rate)]
+    pub(crate) rate: Option<ReplayRate>,
     /// Reason, stored with the resolution
     #[arg(long, value_name = "TEXT")]
     pub(crate) note: Option<String>,

@@ -16,7 +16,7 @@ use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{PROGRAM, Ran, Store, waits_for_a_lock};
+use crate::support::{PROGRAM, Ran, Store, signal, waits_for_a_lock};
 
 on_every_backend! {
     stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them,
@@ -34,6 +34,7 @@ on_every_backend! {
     truncated_payloads_are_neither_counted_nor_replayed,
     a_staged_replay_stops_where_events_fail_again,
     a_staged_replay_of_all_apps_stops_where_the_last_event_of_an_app_fails_again,
+    a_replay_at_a_rate_is_stopped_between_two_batches,
     a_bound_in_the_past_reopens_what_it_matches,
     a_bound_in_the_past_does_not_stop_a_staged_replay,
     what_others_replayed_does_not_stop_a_staged_replay,
@@ -395,6 +396,29 @@ async fn a_staged_replay_of_all_apps_stops_where_the_last_event_of_an_app_fails_
     assert!(rest.iter().any(|line| line.contains("1 replayed event failed again")), "{rest:?}");
     let ran = Ran::from(program.wait_with_output().unwrap());
     assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+}
+
+async fn a_replay_at_a_rate_is_stopped_between_two_batches(store: Store) {
+    let ids: Vec<_> = store.import(300, 2).await.iter().map(|letter| letter.id.to_string()).collect();
+    for which in ["--all --yes", &ids[..100].join(" ")] {
+        let before = store.unresolved().await;
+        let mut program = own_program(&store, &format!("replay --app {{app}} --rate 1/s {which}"));
+        let program = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while store.unresolved().await > before - 2 {}
+        signal(&program, "INT");
+        let ran = Ran::from(program.wait_with_output().unwrap());
+        let done: i64 = ran.out.trim().parse().unwrap();
+        // Without a rate all of them would be done by now: a batch takes 100 letters.
+        assert!(ran.code == 4 && (2..100).contains(&done), "{ran:?}");
+        assert_eq!(store.unresolved().await, before - done);
+        let said = "the replay takes at most 1/s and ends at about";
+        assert_eq!(ran.err.contains(said), which.starts_with("--all"), "{ran:?}");
+    }
+    let done = own(&store, "replay --app {app} --all --yes --rate 1000/s --staged --wait 0s");
+    assert_eq!((done.code, store.unresolved().await), (0, 0), "{done:?}");
+    for step in ["replayed 1;", "replayed 11;", "replayed 111;"] {
+        assert!(done.err.contains(step), "{done:?}");
+    }
 }
 
 async fn a_bound_in_the_past_reopens_what_it_matches(store: Store) {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     access::Access,
-    bulk::{self, Outcome},
+    bulk::{self, Outcome, Step},
     input::{self, AppPath},
     problem::Problem,
 };
@@ -27,6 +27,10 @@ pub(super) struct RunRequest {
     /// The maximum number of letters, 1,000 by default. The oldest letters come first.
     #[schema(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
+    /// The most letters a second, for a replay. The run takes at most 10 seconds, and waits for a second after its last
+    /// batch, so that the next run may follow at once.
+    #[schema(minimum = 1, maximum = 1_000)]
+    rate: Option<u32>,
 }
 
 /// The result of a run.
@@ -121,6 +125,7 @@ pub(super) async fn run(
 ) -> Result<Json<RunResult>, Problem> {
     let access = access.app(app_id)?;
     let limit = Some(request.limit.unwrap_or(LIMIT));
-    let outcome = bulk::run(&access, &request.token, request.note, limit, Utc::now()).await?;
+    let step = Step { note: request.note, limit, rate: request.rate };
+    let outcome = bulk::run(&access, &request.token, step, Utc::now()).await?;
     Ok(Json(outcome.into()))
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{self, Action},
+    bulk::{self, Action, Step},
     input::{AppPath, Form},
     problem::Problem,
     urls::Root,
@@ -31,6 +31,7 @@ pub(crate) async fn run(
     let note = fields.take("note")?;
     let back = back(&mut fields)?;
     let limit = fields.parse("limit", "must be between 1 and 1,000")?;
+    let rate = fields.parse("rate", "must be between 1 and 1,000")?;
     let anyway = fields.is_true("anyway")?;
     fields.end()?;
     let before = before.map(|before| Run::open(&access, before)).transpose()?;
@@ -44,7 +45,7 @@ pub(crate) async fn run(
     let back = back.or_else(|| before.as_ref().map(|before| before.back.clone())).unwrap_or_default();
     let token = token.or(before.map(|before| before.token));
     let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
-    step(&access, &root, &token, note, limit, back).await
+    step(&access, &root, &token, Step { note, limit, rate }, back).await
 }
 
 /// Undoes a bulk run: reopens the letters that it closed and that nobody changed since.
@@ -61,18 +62,17 @@ pub(crate) async fn undo(
     fields.end()?;
     let of_run = DeadLetterFilter::default().run_id(run_id);
     let preview = bulk::preview(&access, Action::Reopened, of_run, Utc::now()).await?;
-    step(&access, &root, &preview.token, None, None, back).await
+    step(&access, &root, &preview.token, Step::default(), back).await
 }
 
 async fn step(
     access: &AppAccess,
     root: &Root,
     token: &str,
-    note: Option<String>,
-    limit: Option<u32>,
+    step: Step,
     back: ListQuery,
 ) -> Result<Response, Problem> {
-    let outcome = bulk::run(access, token, note.clone(), limit, Utc::now()).await?;
+    let outcome = bulk::run(access, token, step.clone(), Utc::now()).await?;
 
     let is_finished = !outcome.more
         && !outcome.uncounted
@@ -84,6 +84,6 @@ async fn step(
         let told = Told::Run { done, action, which, run_id };
         return Ok(tell(access, root.letters(access.app_id, &back), told));
     }
-    let run = Run::new(access, outcome, note, back);
+    let run = Run::new(access, outcome, step, back);
     run.shown(access, root, &run.seal(access)).await
 }

@@ -53,6 +53,7 @@ struct PreviewPage {
     is_by_closing: bool,
     /// Whether to offer a staged replay.
     is_staged: bool,
+    rate: Option<u32>,
     command: Command,
 }
 
@@ -117,6 +118,7 @@ pub(crate) async fn page(
         is_delete: action == Action::Deleted,
         is_by_closing: filter.effective_state() == DeadLetterState::Closed,
         is_staged: action == Action::Replayed && (count > 1 || capped),
+        rate: None,
         command: Command::preview(app_id, action, &filter),
     })
 }

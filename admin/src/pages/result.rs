@@ -1,13 +1,15 @@
 //! The result of a bulk run so far: what it changed, which events failed again, and the next step (1 letter, then 10,
 //! then 100).
 
+use std::ops::Not;
+
 use askama::Template;
 use axum::{
     http::{HeaderValue, header::CACHE_CONTROL},
     response::Response,
 };
-use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRequest};
+use chrono::{DateTime, TimeDelta, Utc};
+use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRate, ReplayRequest};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,7 +24,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Action, Failure, Outcome, failed_again, is_zero},
+    bulk::{Action, Failure, Outcome, Step, failed_again, is_zero},
     input::{AppPath, Form, Query},
     problem::Problem,
     token::Purpose,
@@ -56,13 +58,18 @@ pub(crate) struct Run {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     run_id: Option<Uuid>,
     note: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<u32>,
+    /// Whether the last step was to take all letters that are left.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    is_all: bool,
     pub(crate) back: ListQuery,
     /// The preview's token, which continues the run.
     pub(crate) token: String,
 }
 
 impl Run {
-    pub(crate) fn new(access: &AppAccess, outcome: Outcome, note: Option<String>, back: ListQuery) -> Self {
+    pub(crate) fn new(access: &AppAccess, outcome: Outcome, step: Step, back: ListQuery) -> Self {
         let run_id = outcome.undo();
         Self {
             operator: access.operator().name().to_owned(),
@@ -80,7 +87,9 @@ impl Run {
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
             began: outcome.began,
             run_id,
-            note,
+            note: step.note,
+            rate: step.rate,
+            is_all: step.limit.is_none(),
             back,
             token: outcome.token,
         }
@@ -117,6 +126,13 @@ impl Run {
         show(access, root, self, token.to_owned(), true).await
     }
 
+    /// Returns when a replay of this many letters ends at the run's rate, at the earliest.
+    fn end(&self, letters: u64) -> Option<Time> {
+        let rate = ReplayRate::per_second(self.rate?).ok()?;
+        let time = TimeDelta::from_std(rate.time_for(letters)).ok()?;
+        Utc::now().checked_add_signed(time).map(Time)
+    }
+
     pub(crate) fn is_replay(&self) -> bool {
         self.action == Action::Replayed
     }
@@ -147,6 +163,7 @@ struct ResultPage {
     undo: Option<Undo>,
     action: String,
     note: String,
+    rate: Option<u32>,
     back: String,
     list: String,
 }
@@ -168,6 +185,10 @@ struct Next {
     /// The size of the next step, or `None` if the rest is not larger.
     step: Option<Amount>,
     rest: Amount,
+    /// When the run ends at its rate, at the earliest.
+    end: Option<Time>,
+    /// Whether a browser with JavaScript continues by itself.
+    is_automatic: bool,
 }
 
 pub(crate) async fn page(
@@ -227,13 +248,24 @@ async fn show(
     };
     let step = Amount::exactly(ReplayRequest::next_stage(run.done).into());
     let is_step = run.is_replay() && rest.count > step.count;
+    let is_automatic = run.rate.is_some()
+        && run.is_all
+        && run.stopped_by.is_none()
+        && run.failures.is_empty()
+        && !run.skipped_locked
+        && failed_again.is_none();
     let what = action_words(run.action);
     let title =
         format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
     let list = root.letters(app_id, &run.back);
     let frame = Frame::of_app(root, access).here(verb(run.action));
     let mut response = html(&ResultPage {
-        frame: if is_answer { frame.instead(list.clone()) } else { frame.live() },
+        frame: match (is_answer, is_automatic && run.more) {
+            (true, _) => frame.instead(list.clone()),
+            // The next step replaces the page.
+            (false, true) => frame,
+            (false, false) => frame.live(),
+        },
         look: is_answer.then(|| root.bulk(app_id, "result")),
         undo: run.run_id.filter(|_| run.done > 0).map(|run_id| Undo::of_run(root, app_id, run_id, &run.back)),
         title,
@@ -248,11 +280,16 @@ async fn show(
         failures: run.failures.iter().map(failed).collect(),
         began: Time(run.began),
         failed_again,
-        next: (rest.count > 0 && (run.more || run.skipped_locked))
-            .then_some(Next { step: is_step.then_some(step), rest }),
+        next: (rest.count > 0 && (run.more || run.skipped_locked)).then(|| Next {
+            step: is_step.then_some(step),
+            rest,
+            end: run.end(rest.count),
+            is_automatic,
+        }),
         is_replay: run.is_replay(),
         action: root.bulk(app_id, "run"),
         note: run.note.clone().unwrap_or_default(),
+        rate: run.rate,
         back: back_text(&run.back),
         list,
         run: token,

@@ -25,6 +25,7 @@ browser_tests! { sqlite: sqlite, On;
     a_refresh_of_groups_moves_none,
     a_command_has_the_address_as_one_word_of_a_shell,
     an_answer_without_an_address_is_not_asked_for_again,
+    a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
     an_error_is_copied_as_it_is,
 }
 
@@ -238,6 +239,26 @@ async fn an_answer_without_an_address_is_not_asked_for_again(
     browser.driver.refresh().await?;
     browser.sees("59 of 59").await?;
     assert_eq!(site.world.outbox.events().len(), 1);
+    Ok(())
+}
+
+async fn a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.repo.insert_many((0..28).map(|_| letter(site.app())).collect()).await.unwrap();
+    browser.open_list(site, "?source=orders").await?;
+    browser.press("Replay all 28…").await?;
+    browser.find(By::Name("rate")).await?.send_keys("1").await?;
+    browser.press("Replay all 28").await?;
+    // Each step is ten seconds' worth.
+    browser.sees("The run continues by itself.").await?;
+    let first = site.world.outbox.events().len();
+    assert!(first < 28);
+    browser.until("the next step", async || Ok(site.world.outbox.events().len() > first)).await?;
+    browser.press("Stop").await?;
+    browser.sees("Stopped.").await?;
+    assert!(site.world.outbox.events().len() < 28);
     Ok(())
 }
 

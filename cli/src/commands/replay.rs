@@ -2,13 +2,14 @@ use std::{
     fs::File,
     io::{self, Read},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use chrono::{TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRequest,
-    Resolution,
+    DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRate,
+    ReplayRequest, Resolution,
 };
 use uuid::Uuid;
 
@@ -24,12 +25,12 @@ use crate::{
     output::{Printer, one_line},
     program,
     progress::Progress,
-    settings::Settings,
+    settings::{Clock, Settings},
     stop::Stop,
 };
 
 /// Letters per batch. A batch is in memory with its payloads.
-const BATCH: u32 = 100;
+const MAX_BATCH: u32 = 100;
 const MAX_PAYLOAD_BYTES: u64 = 256 << 20;
 /// Cap of the count of letters that are left out.
 const LEFT_OUT_CAP: u32 = 1_000;
@@ -51,13 +52,14 @@ pub(crate) async fn replay(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let replayer = replayer.ok_or_else(|| Failure::usage(NOT_HERE))?;
-    let Replay { which, payload_file, staged, wait, note, by } = replay;
+    let Replay { which, payload_file, staged, wait, rate, note, by } = replay;
     let edited = payload_file.map(|file| edited(&file, &which)).transpose()?;
     let wait = staged.then(|| Settings::duration("--wait", &wait, Duration::ZERO)).transpose()?;
     let run_id = Uuid::now_v7();
     let mut attribution = Attribution::default().run_id(run_id);
     (attribution.by, attribution.note) = (by, note);
-    let change = Replaying { store, replayer, attribution, run_id, edited, wait };
+    let clock = settings.clock()?;
+    let change = Replaying { store, replayer, attribution, run_id, edited, wait, rate, clock };
     run(&change, store, which, settings, printer, stop).await
 }
 
@@ -70,6 +72,8 @@ struct Replaying<'a> {
     edited: Option<String>,
     /// The pause after each stage of a staged replay.
     wait: Option<Duration>,
+    rate: Option<ReplayRate>,
+    clock: Clock,
 }
 
 impl Change for Replaying<'_> {
@@ -132,12 +136,18 @@ impl Change for Replaying<'_> {
             if tally.stops(stop) {
                 break;
             }
+            let began = Instant::now();
             let replayed = match &self.edited {
                 Some(payload) => self.replayer.replay_edited(app_id, id, payload, &self.attribution).await,
                 None => self.replayer.replay(app_id, id, &self.attribution).await,
             };
             match replayed {
-                Ok(_) => tally.done(app_id, 1),
+                Ok(_) => {
+                    tally.done(app_id, 1);
+                    if Some(&id) != ids.last() {
+                        self.pause(1, began, stop).await;
+                    }
+                }
                 Err(DeadLetterRepoError::NotFound(_)) => tally.missing(id),
                 Err(DeadLetterRepoError::AlreadyResolved { resolution, by, .. }) => {
                     let resolution = resolution.map_or("something newer", Resolution::as_str);
@@ -161,6 +171,14 @@ impl Change for Replaying<'_> {
     }
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
+        let count = found.iter().map(|app| app.count).sum();
+        if let Some(rate) = self.rate.filter(|_| count > 0) {
+            let end = TimeDelta::from_std(rate.time_for(count)).ok();
+            let end = end.and_then(|time| Utc::now().checked_add_signed(time));
+            let end =
+                end.map(|end| format!(" and ends at about {}", self.clock.time(end))).unwrap_or_default();
+            say!("note: the replay takes at most {}/s{end}", rate.letters_per_second());
+        }
         for (index, app) in found.iter().enumerate() {
             // The events of the earlier apps may fail again as well.
             self.of_app(app, &found[..=index], index + 1 == found.len(), tally, stop).await?;
@@ -181,14 +199,24 @@ impl Replaying<'_> {
         tally: &mut Tally,
         stop: &Stop,
     ) -> Result<(), Failure> {
-        let &Self { replayer, ref attribution, wait, .. } = self;
+        let &Self { replayer, ref attribution, wait, rate, .. } = self;
         let progress = Progress::of(Some(found.count));
-        let (mut examined, mut after, mut has_more) = (0, None, true);
+        let (mut examined, mut left_of_stage, mut after, mut has_more) = (0, 0, None, true);
         while has_more {
-            let stage = wait.map_or(BATCH, |_| ReplayRequest::next_stage(tally.changed()));
-            let request = ReplayRequest::default().after(after).limit(found.limit(examined, stage));
+            if left_of_stage == 0 {
+                left_of_stage = match wait {
+                    Some(_) => ReplayRequest::next_stage(tally.changed()).into(),
+                    None => u64::MAX,
+                };
+            }
+            let largest = rate.map_or(MAX_BATCH, |rate| rate.batch(u64::MAX));
+            let largest = u32::try_from(left_of_stage).map_or(largest, |left| left.min(largest));
+            let request = ReplayRequest::default().after(after).limit(found.limit(examined, largest));
+            let began = Instant::now();
             let batch = replayer.replay_matching(found.app_id, &found.filter, attribution, &request).await?;
-            examined += (batch.ids.len() + batch.failed.len()) as u64;
+            let taken = (batch.ids.len() + batch.failed.len()) as u64;
+            examined += taken;
+            left_of_stage = left_of_stage.saturating_sub(taken);
             progress.is_at(examined);
             after = batch.next;
             for failure in &batch.failed {
@@ -198,13 +226,14 @@ impl Replaying<'_> {
             if let Some(error) = batch.stopped {
                 return Err(error.into());
             }
-            has_more &= found.limit(examined, BATCH) > 0;
-            if let Some(wait) = wait.filter(|_| has_more || !is_last) {
+            has_more &= found.limit(examined, MAX_BATCH) > 0;
+            if has_more || !is_last {
+                self.pause(batch.ids.len(), began, stop).await;
+            }
+            let is_stage = left_of_stage == 0 || !has_more;
+            if let Some(wait) = wait.filter(|_| is_stage && (has_more || !is_last)) {
                 say!("note: replayed {}; waiting for events that fail again", tally.changed());
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = stop.asked() => {}
-                }
+                sleep(wait, stop).await;
                 if self.failed_again(so_far, tally).await? {
                     return Ok(());
                 }
@@ -217,6 +246,13 @@ impl Replaying<'_> {
             tally.stops(stop);
         }
         Ok(())
+    }
+
+    /// Waits after a batch as long as the rate demands.
+    async fn pause(&self, replayed: usize, began: Instant, stop: &Stop) {
+        if let Some(rate) = self.rate {
+            sleep(rate.pause(replayed, began.elapsed()), stop).await;
+        }
     }
 
     /// Stops the replay if events of the run failed again.
@@ -241,6 +277,14 @@ impl Replaying<'_> {
             tally.stops_because(&format!("{again} replayed {events} failed again"));
         }
         Ok(again > 0)
+    }
+}
+
+/// Waits, or returns at once if the command is to stop.
+async fn sleep(time: Duration, stop: &Stop) {
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = stop.asked() => {}
     }
 }
 
