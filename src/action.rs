@@ -18,7 +18,7 @@ use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, sette
 /// use dead_letters::Action;
 ///
 /// let names: Vec<_> = Action::ALL.iter().map(|action| action.as_str()).collect();
-/// assert_eq!(names, ["resolve", "replay", "edit", "reopen", "delete", "erase"]);
+/// assert_eq!(names, ["resolve", "replay", "edit", "reopen", "delete", "erase", "reveal"]);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,12 +37,14 @@ pub enum Action {
     Delete,
     /// Erased the content of letters, by [`erase`](crate::DeadLetterDelete::erase).
     Erase,
+    /// Saw the redacted content of a letter, recorded by [`record_reveal`](crate::DeadLetterResolve::record_reveal).
+    Reveal,
 }
 
 impl Action {
     /// All variants.
     pub const ALL: &'static [Self] =
-        &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete, Self::Erase];
+        &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete, Self::Erase, Self::Reveal];
 
     /// Returns the text of the column `action`.
     pub const fn as_str(self) -> &'static str {
@@ -53,6 +55,7 @@ impl Action {
             Self::Reopen => "reopen",
             Self::Delete => "delete",
             Self::Erase => "erase",
+            Self::Reveal => "reveal",
         }
     }
 }
@@ -63,7 +66,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// A row of the history: one call of an operator that changed one letter, or one batch of a bulk run.
+/// A row of the history: one call of an operator that changed one letter or saw its redacted content, or one batch of a
+/// bulk run.
 ///
 /// The row was written together with the change, and nothing changes it later. It outlives its letters, until
 /// [`sweep_actions`](crate::DeadLetterRetention::sweep_actions) deletes it.
@@ -89,9 +93,9 @@ pub struct DeadLetterAction {
     /// The filter of a bulk call, as the text of a [`ListQuery`](crate::ListQuery), at most 1,000 bytes. It has only
     /// the number of a filter's ids: `ids=3+letters`.
     pub filter: Option<String>,
-    /// How many letters the call changed.
+    /// How many letters the call changed or showed.
     pub letters: u64,
-    /// The resolution that the letters got. `None` if they were reopened or deleted, or if this version does not know it.
+    /// The resolution that the letters got. `None` if the call set none, or if this version does not know it.
     pub resolution: Option<Resolution>,
     /// The resolution that the letter had before. It is `None` if the letter was unresolved, for every bulk call, and if
     /// this version does not know it.

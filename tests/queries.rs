@@ -237,6 +237,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
     repo.reopen(app, id, &Attribution::default()).await.unwrap();
     log.expect(KEY, Filtering, Some(1));
+    repo.record_reveal(app, id, None).await.unwrap();
+    log.expect(KEY, Filtering, Some(1));
 
     // Whether it is there is asked where it was not stored.
     repo.import(&[StoredLetter { id, ..stored() }]).await.unwrap();
@@ -718,6 +720,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
 
     repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app, ids[0], &Attribution::default()).await.unwrap();
+    repo.record_reveal(app, ids[0], None).await.unwrap();
     let replayed = repo
         .replay_with(app, ids[2], &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await;

@@ -94,6 +94,21 @@ impl Drop for Entry<'_> {
     }
 }
 
+/// Records, in the history and in the audit log, that the operator sees content of the letter that is redacted for others.
+/// The content must not be shown if this fails.
+pub(crate) async fn record_reveal(
+    access: &AppAccess,
+    action: &'static str,
+    id: DeadLetterId,
+) -> Result<(), Problem> {
+    let mut entry = Entry::of_letter(access, action, id);
+    let by = access.operator().name();
+    let recorded = access.store().record_reveal(access.app_id, id, Some(by)).await.map_err(Problem::from);
+    entry.did(recorded.is_ok().into());
+    entry.ended(recorded.as_ref().copied());
+    recorded
+}
+
 /// The facts about a request that are known so far. The layer that logs refused attempts shares them with the
 /// handlers.
 #[derive(Clone, Default)]
@@ -145,9 +160,7 @@ impl Target {
             (&Method::POST, ["letters", _, "replay"]) => "replay",
             (&Method::POST, ["letters", _, "reopen"]) => "reopen",
             (&Method::POST, ["letters", _, "edit"] | ["letters", _, "edit", _]) => "edit",
-            (&Method::POST, ["letters", _, "reveal"] | ["letters", _, "replayed-payload", "reveal"]) => {
-                "reveal"
-            }
+            (&Method::POST, ["letters", _, "reveal"] | ["letters", _, _, "reveal"]) => "reveal",
             (&Method::POST, ["letters", _, "erase"] | ["erase"]) => "erase",
             (&Method::POST, ["bulk", "preview"]) => "preview",
             (&Method::POST, ["bulk", "run"]) => "run",

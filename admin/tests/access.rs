@@ -84,6 +84,7 @@ fn routes() -> Vec<Route> {
             Nothing,
             Payloads,
         ),
+        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/metadata/reveal", Nothing, Payloads),
         post(
             "/api/apps/{dead_letters_app}/erase",
             Json(r#"{"ids":["00000000-0000-0000-0000-000000000001"]}"#),

@@ -12,6 +12,7 @@ use dead_letters::{
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -47,6 +48,8 @@ on_every_backend! {
     of_a_redacted_payload_all_else_is_as_stored,
     what_can_not_be_redacted_is_withheld,
     a_revealed_payload_is_audited,
+    redacted_metadata_is_revealed_by_an_audited_call,
+    content_is_not_revealed_if_the_history_cannot_be_written,
     a_letter_has_its_metadata_without_what_is_redacted,
     letters_are_found_by_their_metadata_in_every_view,
     a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_to_see_it,
@@ -643,7 +646,7 @@ async fn a_letter_has_its_metadata_without_what_is_redacted(world: World) {
         (["/*"], json!({ "tenant": "[redacted]", "user": "[redacted]", "n": "[redacted]" })),
         ([""], Value::Null),
     ] {
-        // The API reveals payloads alone, to whomever.
+        // Only the audited call reveals it, whatever the operator may do.
         for operator in [Operator::reader("bob"), Operator::full("ada")] {
             let client = Client::from(world.admin_of(operator).redact_metadata(pointers).unwrap());
             let answer = client.get(path(id)).await;
@@ -746,6 +749,48 @@ async fn a_revealed_payload_is_audited(world: World) {
     ] {
         assert_eq!(entry.field(field), value, "{field}");
     }
+}
+
+async fn redacted_metadata_is_revealed_by_an_audited_call(world: World) {
+    let metadata = json!({ "tenant": "acme", "user": { "email": "canary" } });
+    let id = world.insert(with_metadata(world.app, metadata.clone())).await;
+    let admin = |operator| Client::from(world.admin_of(operator).redact_metadata(["/user"]).unwrap());
+    let path = |id| world.path(&format!("letters/{id}/metadata/reveal"));
+    listen();
+    let reader = admin(Operator::reader("bob"));
+    reader.post(path(id), Value::Null).await.problem(403, "forbidden");
+    let seer = admin(Operator::reader("ada").with(Right::Payloads));
+    let answer = seer.post(path(id), Value::Null).await;
+    assert_eq!(answer.json(), json!({ "metadata": metadata }));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    seer.post(path(Uuid::nil().into()), Value::Null).await.problem(404, "not-found");
+    let audited = audited();
+    let seen =
+        audited.iter().map(|entry| (entry.field("operator"), entry.field("action"), entry.field("outcome")));
+    let expected =
+        [("bob", "reveal", "refused"), ("ada", "revealed", "done"), ("ada", "revealed", "refused")];
+    assert!(seen.eq(expected), "{audited:?}");
+    let history = seer.get(world.path("actions")).await.json();
+    assert_eq!(history["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&history["items"][0]["action"], &history["items"][0]["actor"]),
+        (&json!("reveal"), &json!("ada"))
+    );
+    assert_eq!(history["items"][0]["letter_id"], json!(id));
+}
+
+async fn content_is_not_revealed_if_the_history_cannot_be_written(world: World) {
+    let id = world.insert(NewDeadLetter { payload: json!({ "card": "canary" }), ..letter(world.app) }).await;
+    world.repo.pool().execute_unprepared("DROP TABLE dead_letter_actions").await.unwrap();
+    let client = redacting(&world, Operator::full("ada"));
+    for what in ["reveal", "metadata/reveal"] {
+        let refused = client.post(world.path(&format!("letters/{id}/{what}")), Value::Null).await;
+        assert!(refused.status.is_server_error() && !refused.text().contains("canary"), "{refused}");
+    }
+    let page = client
+        .post_as(format!("/apps/{}/letters/{id}/reveal", world.app), "application/x-www-form-urlencoded", "")
+        .await;
+    assert!(page.status.is_server_error() && !page.text().contains("canary"), "{page}");
 }
 
 async fn every_action_is_audited(world: World) {

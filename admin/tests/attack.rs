@@ -70,6 +70,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/replay"), json!({})),
         (format!("letters/{id}/reopen"), json!({})),
         (format!("letters/{id}/reveal"), json!({})),
+        (format!("letters/{id}/metadata/reveal"), json!({})),
         (format!("letters/{id}/replay"), json!({ "payload": "1" })),
         ("erase".to_owned(), json!({ "ids": [id] })),
         ("bulk/preview".to_owned(), json!({ "action": "ignored", "filter": {} })),

@@ -41,6 +41,7 @@ fn actions(token: &str) -> Vec<Action> {
         action("/api/apps/{app}/letters/{id}/reopen", JSON, "", "reopen"),
         action("/api/apps/{app}/letters/{id}/reveal", JSON, "", "reveal"),
         action("/api/apps/{app}/letters/{id}/replayed-payload/reveal", JSON, "", "reveal"),
+        action("/api/apps/{app}/letters/{id}/metadata/reveal", JSON, "", "reveal"),
         action("/api/apps/{app}/bulk/preview", JSON, r#"{"action":"ignored","filter":{}}"#, "preview"),
         action("/api/apps/{app}/bulk/run", JSON, &json!({ "token": token }).to_string(), "run"),
         action("/apps/{app}/letters/{id}/resolve", FORM, "resolution=ignored", "resolve"),

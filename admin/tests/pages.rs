@@ -869,6 +869,8 @@ async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World)
     let audited = audited();
     assert_eq!(audited.len(), 1);
     assert_eq!((audited[0].field("operator"), audited[0].field("outcome")), ("ada", "done"));
+    let page = seer.get(&path).await;
+    assert!(page.shows("Revealed the redacted content") && page.shows("ada"), "{page}");
 }
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

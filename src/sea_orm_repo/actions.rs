@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{any_of, each_of},
+    conditions::{any_of, each_of, is_row},
     connection::RepoConnection,
     convert::MAX_NOTE_CHARACTERS,
     convert::{beginning, beginning_of_name, cut, cut_to_characters, to_name, to_resolution, without_nul},
@@ -252,6 +252,24 @@ struct Row {
     resolution: Option<String>,
     previous_resolution: Option<String>,
     run_id: Option<Uuid>,
+}
+
+pub(super) async fn record_reveal<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    id: DeadLetterId,
+    by: Option<&str>,
+) -> Result<(), DeadLetterRepoError> {
+    let dialect = repo.dialect()?;
+    let attribution = Attribution { by: by.map(str::to_owned), ..Attribution::default() };
+    let (action, target) = (Action::Reveal, Target::Letter(id));
+    let entry = Entry { app_id, action, target, resolution: None, attribution: &attribution };
+    let letter = Query::select().from(dead_letters::Entity).cond_where(is_row(app_id, id)).take();
+    let insert = entry.insert_from(dialect, letter, 1.into(), None::<String>.into());
+    match repo.db.execute_raw(dialect.build(&insert)).await?.rows_affected() {
+        0 => Err(DeadLetterRepoError::NotFound(id)),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn actions<C: RepoConnection>(

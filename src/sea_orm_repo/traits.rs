@@ -276,6 +276,16 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         let call = call!("reopen", %app_id, %id);
         observed(call, pin!(reopened), |()| 1).await
     }
+
+    async fn record_reveal(
+        &self,
+        app_id: AppId,
+        id: DeadLetterId,
+        by: Option<&str>,
+    ) -> Result<(), DeadLetterRepoError> {
+        let recorded = actions::record_reveal(self, app_id, id, by);
+        observed(call!("record_reveal", %app_id, %id), pin!(recorded), |()| 1).await
+    }
 }
 
 #[async_trait]

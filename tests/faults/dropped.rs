@@ -115,6 +115,7 @@ dropped! {
     reopen_matching,
     resolve_matching,
     reopen,
+    record_reveal,
     rebuild_signatures,
     sweep_of_one_app,
     sweep_of_all_apps,
@@ -148,6 +149,7 @@ dropped! {
     resolve_once,
     resolve_matching,
     reopen,
+    record_reveal,
     reopen_matching,
     sweep_actions,
     gc,
@@ -323,6 +325,10 @@ async fn reopen_matching(given: &Given) -> Outcome {
 
 async fn reopen(given: &Given) -> Outcome {
     given.repo.reopen(given.app, given.resolved, &Attribution::default()).await
+}
+
+async fn record_reveal(given: &Given) -> Outcome {
+    given.repo.record_reveal(given.app, given.open, Some("ada")).await
 }
 
 async fn sweep_of_one_app(given: &Given) -> Outcome {

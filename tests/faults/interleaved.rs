@@ -162,6 +162,7 @@ calls! {
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
     reopen: reopen Atomic, reopen_of_an_open_letter Atomic;
+    record_reveal: record_reveal Atomic;
     delete_matching: delete_matching Atomic, delete_matching_of_closed_letters Atomic;
     erase: erase Atomic;
     import: import Atomic;
@@ -187,6 +188,7 @@ on! { where_it_is_sharded, postgres_sharded:
     resolve Atomic,
     resolve_once Atomic,
     reopen Atomic,
+    record_reveal Atomic,
     sweep_actions Atomic,
     resolve_matching Atomic,
     reopen_matching Atomic,
@@ -507,6 +509,10 @@ async fn reopen(given: Given) -> Shown {
 
 async fn reopen_of_an_open_letter(given: Given) -> Shown {
     show(given.repo.reopen(given.app, given.id("b"), &Attribution::default()).await, |()| vec![])
+}
+
+async fn record_reveal(given: Given) -> Shown {
+    show(given.repo.record_reveal(given.app, given.id("b"), Some("ada")).await, |()| vec![])
 }
 
 async fn import(given: Given) -> Shown {

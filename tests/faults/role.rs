@@ -96,6 +96,7 @@ async fn without_rights_on_the_history_inserts_and_reads_work_and_a_change_is_re
         repo.resolve_matching(app_id, &all, Resolution::Ignored, &nobody, 10).await.map(drop),
         repo.reopen(app_id, closed, &nobody).await,
         repo.reopen_matching(app_id, &all, &nobody, &ReopenRequest::default()).await.map(drop),
+        repo.record_reveal(app_id, id, None).await,
         repo.actions(app_id, &ActionRequest::default()).await.map(drop),
         repo.sweep_actions(Utc::now(), None, 10).await.map(drop),
         replayed,
@@ -261,13 +262,14 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app_id, id, &Attribution::default()).await.unwrap();
+    repo.record_reveal(app_id, id, None).await.unwrap();
     let this = DeadLetterFilter::default().ids([repo.insert(letter.clone()).await.unwrap()]);
     assert_eq!(
         repo.erase(app_id, this.ids.as_deref().unwrap(), &Attribution::default()).await.unwrap().ids.len(),
         1
     );
     assert_eq!(repo.delete_matching(app_id, &this, &Attribution::default(), 1).await.unwrap().ids.len(), 1);
-    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap().len(), 4);
+    assert_eq!(repo.actions(app_id, &ActionRequest::default()).await.unwrap().len(), 5);
     assert_eq!(repo.rebuild_signatures(&RebuildRequest::default()).await.unwrap().examined, 10);
     repo.replay_with(app_id, id, &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await
@@ -294,7 +296,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
         assert_eq!(repo.sweep_into(&scope, due, None, 1, &Nowhere).await.unwrap().deleted, 1);
     }
     assert_eq!(repo.gc(max, 100).await.unwrap(), 4);
-    assert_eq!(repo.sweep_actions(max, None, 100).await.unwrap().deleted, 8);
+    assert_eq!(repo.sweep_actions(max, None, 100).await.unwrap().deleted, 9);
     import_works(repo).await;
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Actions {
     next: Option<Uuid>,
 }
 
-/// A call of an operator that changed one letter, or one batch of a bulk run.
+/// A call of an operator that changed one letter or saw its redacted content, or one batch of a bulk run.
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetterAction)]
 struct ActionItem {
@@ -73,9 +73,9 @@ struct ActionItem {
     /// The filter of a bulk call as a query string, at most 1,000 bytes. It has only the number of a filter's ids. Redacted
     /// values are `[redacted]`. Null for a call that named a letter.
     filter: Option<String>,
-    /// The number of letters that the call changed.
+    /// The number of letters that the call changed or showed.
     letters: u64,
-    /// The resolution that the letters got. Null if they were reopened, or if this version does not know the resolution.
+    /// The resolution that the letters got. Null if the call set none, or if this version does not know the resolution.
     #[schema(value_type = Option<ResolutionWords>)]
     resolution: Option<Resolution>,
     /// The resolution that the letter had before. Null if it was unresolved, for a bulk call, and if this version does not

@@ -40,6 +40,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(payload::replayed_payload))
         .routes(routes!(reveal::reveal))
         .routes(routes!(reveal::reveal_replayed))
+        .routes(routes!(reveal::reveal_metadata))
         .routes(routes!(resolve::resolve))
         .routes(routes!(replay::replay))
         .routes(routes!(reopen::reopen))

@@ -1,21 +1,30 @@
-//! A letter's payload without redaction. The operation is a POST, so that no prefetch, cache or link of another site
+//! A letter's payload and metadata without redaction. The operation is a POST, so that no prefetch, cache or link of another site
 //! triggers it.
 
-use axum::response::Response;
+use axum::{
+    Json,
+    http::header::CACHE_CONTROL,
+    response::{IntoResponse, Response},
+};
 use dead_letters::{AppId, DeadLetterId};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::payload::{download, whole};
 use crate::{
     access::{Access, Right},
-    audit::Entry,
+    audit::record_reveal,
     input::LetterPath,
+    metadata::Metadata,
     payload::Which,
     problem::Problem,
 };
 
 /// Downloads the stored text of a payload, without redaction
 ///
-/// The text is returned byte for byte, to operators who may see redacted values. Each request is audited.
+/// The text is returned byte for byte, to operators who may see redacted values. Each request is in the audit log and in the
+/// letter's history.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal",
@@ -38,7 +47,7 @@ pub(super) async fn reveal(access: Access, LetterPath(app_id, id): LetterPath) -
 /// Downloads the stored text of an edited payload, without redaction
 ///
 /// It is the payload that the letter's last replay put back instead of the letter's own. 404 if there is none. Each
-/// request is audited.
+/// request is in the audit log and in the letter's history.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replayed-payload/reveal",
@@ -69,9 +78,37 @@ async fn unredacted(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     access.needs(Right::Payloads)?;
-    let mut entry = Entry::of_letter(&access, "revealed", id);
-    let body = whole(&access, which, id).await;
-    entry.did(body.is_ok().into());
-    entry.ended(body.as_ref().map(|_| ()));
-    Ok(download(which, id, body?))
+    record_reveal(&access, "revealed", id).await?;
+    Ok(download(which, id, whole(&access, which, id).await?))
+}
+
+/// The metadata of a letter.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RevealedMetadata {
+    /// What the service knew about the event.
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// Returns the metadata of a letter, without redaction
+///
+/// For operators who may see redacted values. Each request is in the audit log and in the letter's history.
+#[utoipa::path(
+    post,
+    path = "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/metadata/reveal",
+    params(
+        ("dead_letters_app" = Uuid, Path, description = "The app."),
+        ("dead_letters_id" = Uuid, Path, description = "The letter."),
+    ),
+    responses((status = 200, description = "The metadata.", body = RevealedMetadata))
+)]
+pub(super) async fn reveal_metadata(
+    access: Access,
+    LetterPath(app_id, id): LetterPath,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    access.needs(Right::Payloads)?;
+    record_reveal(&access, "revealed", id).await?;
+    let metadata = Metadata::load(&access, id, true).await?.fields.unwrap_or_default();
+    Ok(([(CACHE_CONTROL, "no-store")], Json(RevealedMetadata { metadata })).into_response())
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess},
-    audit::Entry,
+    audit::{Entry, record_reveal},
     input::{Fields, Form, LetterPath},
     letter_actions::{self, summary},
     payload::{Kind, Redaction, Which, compact, pretty},
@@ -205,9 +205,14 @@ pub(crate) async fn page(
     if let Some(Edit { payload, version }) = edit {
         return editing.editor(&root, payload, version, None);
     }
-    let mut entry = Entry::of_letter(&editing.access, "opened_editor", id);
-    entry.did(1);
-    entry.ended(Ok(()));
+    let (access, action) = (&editing.access, "opened_editor");
+    if access.admin().redaction.is_empty() {
+        let mut entry = Entry::of_letter(access, action, id);
+        entry.did(1);
+        entry.ended(Ok(()));
+    } else {
+        record_reveal(access, action, id).await?;
+    }
     editing.editor(&root, to_edit(&editing.stored), editing.version(), None)
 }
 

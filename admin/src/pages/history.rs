@@ -63,6 +63,7 @@ fn words(action: &DeadLetterAction) -> String {
         Some(Action::Edit) => format!("Replayed with an edited payload{before}"),
         Some(Action::Delete) => format!("Deleted{before}"),
         Some(Action::Reopen) => format!("Reopened{before}"),
+        Some(Action::Reveal) => "Revealed the redacted content".to_owned(),
         Some(other) => format!("{other}{before}"),
         None => "Changed by a newer version".to_owned(),
     }

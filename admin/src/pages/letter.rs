@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess, Right},
-    audit::Entry,
+    audit::record_reveal,
     input::{Form, LetterPath, Query},
     letter_actions::summary,
     metadata::Metadata,
@@ -240,9 +240,7 @@ async fn shows(
     }
     let has_revealed = payloads.iter().any(Payload::is_revealed);
     if reveals && (has_revealed || !access.admin().metadata_redaction.is_empty()) {
-        let mut entry = Entry::of_letter(access, "revealed", id);
-        entry.did(1);
-        entry.ended(Ok(()));
+        record_reveal(access, "revealed", id).await?;
     }
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
