@@ -4,8 +4,6 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// The key of the metadata that holds the `traceparent`. It is the name of the HTTP header.
-const KEY: &str = "traceparent";
 /// The length of version 00.
 const BYTES: usize = 55;
 
@@ -30,6 +28,9 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
+    /// The key of the metadata that holds the `traceparent`. It is the name of the HTTP header.
+    pub const KEY: &str = "traceparent";
+
     /// Parses a `traceparent`. Returns `None` if the text is not one.
     ///
     /// Text of a version above 00 may go on after the flags, with a dash. Its beginning is then read as version 00, as
@@ -55,7 +56,47 @@ impl TraceParent {
     /// Returns the `traceparent` of a letter's [metadata](crate::DeadLetterRow::metadata), the value of its key
     /// `traceparent`. Returns `None` if the metadata has no valid one.
     pub fn of(metadata: &Map<String, Value>) -> Option<Self> {
-        metadata.get(KEY)?.as_str().and_then(Self::parse)
+        metadata.get(Self::KEY)?.as_str().and_then(Self::parse)
+    }
+
+    /// Returns the `traceparent` of the current [`tracing`] span, for the [metadata](crate::NewDeadLetter::metadata) of a
+    /// letter. Returns `None` outside a span, and if the service's subscriber has no layer of `tracing-opentelemetry` 0.34.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{NewDeadLetter, TraceParent, testing};
+    /// use opentelemetry::trace::TracerProvider;
+    /// use opentelemetry_sdk::trace::SdkTracerProvider;
+    /// use tracing_subscriber::layer::SubscriberExt;
+    ///
+    /// // A service has such a subscriber already, with an exporter.
+    /// let tracer = SdkTracerProvider::builder().build().tracer("orders");
+    /// let subscriber = tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer));
+    /// tracing::subscriber::with_default(subscriber, || {
+    ///     let _span = tracing::info_span!("deliver").entered();
+    ///     # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    ///     let mut letter = testing::letter(app);
+    ///     if let Some(parent) = TraceParent::current() {
+    ///         letter.metadata.insert(TraceParent::KEY.to_owned(), parent.to_string().into());
+    ///     }
+    ///     assert_eq!(TraceParent::of(&letter.metadata), TraceParent::current());
+    ///     assert!(TraceParent::current().is_some());
+    /// });
+    /// ```
+    #[cfg(feature = "opentelemetry")]
+    pub fn current() -> Option<Self> {
+        use opentelemetry::trace::TraceContextExt;
+        use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+        let context = tracing::Span::current().context();
+        let span = context.span();
+        let span = span.span_context();
+        span.is_valid().then(|| Self {
+            trace_id: u128::from_be_bytes(span.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(span.span_id().to_bytes()),
+            flags: span.trace_flags().to_u8(),
+        })
     }
 
     /// Returns the id of the trace: 32 hexadecimal digits, in lower case.
@@ -120,6 +161,40 @@ mod tests {
         for text in wrong {
             assert_eq!(TraceParent::parse(&text), None, "{text}");
         }
+    }
+
+    #[cfg(feature = "opentelemetry")]
+    #[test]
+    fn the_current_traceparent_is_that_of_the_span_and_none_outside_one() {
+        use opentelemetry::trace::{TraceContextExt, TracerProvider};
+        use opentelemetry_sdk::trace::SdkTracerProvider;
+        use tracing_opentelemetry::OpenTelemetrySpanExt;
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let tracer = SdkTracerProvider::builder().build().tracer("test");
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            assert_eq!(TraceParent::current(), None);
+            let outer = tracing::info_span!("outer");
+            let context = outer.context();
+            let (trace_id, span_id) = {
+                let span = context.span();
+                (span.span_context().trace_id().to_string(), span.span_context().span_id().to_string())
+            };
+            let outer = outer.entered();
+            let parent = TraceParent::current().unwrap();
+            assert_eq!((parent.trace_id(), parent.span_id()), (trace_id.clone(), span_id.clone()));
+            assert_eq!(TraceParent::parse(&parent.to_string()), Some(parent));
+            let inner = tracing::info_span!("inner").entered();
+            let parent = TraceParent::current().unwrap();
+            assert!(parent.trace_id() == trace_id && parent.span_id() != span_id);
+            drop((inner, outer));
+        });
+        let plain = tracing_subscriber::registry();
+        tracing::subscriber::with_default(plain, || {
+            let _span = tracing::info_span!("span").entered();
+            assert_eq!(TraceParent::current(), None);
+        });
     }
 
     #[test]
