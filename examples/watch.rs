@@ -85,11 +85,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (repo, app) = (testing::store().await?, AppId::from(Uuid::new_v4()));
     let watch = GroupWatch::builder(Arc::new(repo.clone()), Arc::new(webhook)).build()?;
-    let fails = |error: &str| NewDeadLetter {
-        last_error: error.to_owned(),
-        script_id: None,
-        ..testing::letter(app)
-    };
+    let fails =
+        |error: &str| NewDeadLetter { last_error: error.to_owned(), script_id: None, ..testing::letter(app) };
 
     repo.insert(fails("no stock for order 17")).await?;
     let first = repo.insert(fails("smtp: 451 greylisted")).await?;

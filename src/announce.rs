@@ -38,9 +38,9 @@ pub trait DeadLetterAnnounce: Send + Sync {
     /// was announced, if any. A group that is [new](crate::NewGroupState::New) is not found again until
     /// [`sweep_announcements`](Self::sweep_announcements) deletes its row.
     ///
-    /// If a claimed group was not announced yet, the call looks back to 15 minutes before the group's first letter,
-    /// also if `since` is later. The group is then found again after its lease. It is not found if its letters lie
-    /// beyond the scan limit.
+    /// If a claimed group was not announced yet, the call begins 15 minutes before the group's first letter, also if
+    /// `since` is later. The group is then found again after its lease. It is not found if its letters lie beyond the
+    /// scan limit.
     ///
     /// The call sends one statement for that time, and then those of `new_error_groups`.
     ///
@@ -77,8 +77,8 @@ pub trait DeadLetterAnnounce: Send + Sync {
         request: &NewGroupRequest,
     ) -> Result<UnannouncedGroups, DeadLetterRepoError>;
 
-    /// Claims a group for the time of the lease, which is a day at most. Of callers at one time exactly one gets the
-    /// claim.
+    /// Claims a group for the time of the lease, which is a day at most. If several callers claim it at once, exactly
+    /// one gets the claim.
     ///
     /// Returns `None` if another caller has a lease on the group, or if the group was announced and did not regress
     /// since. A lease that ran out without [`confirm_announcement`](Self::confirm_announcement) is no obstacle.
@@ -134,13 +134,14 @@ pub trait DeadLetterAnnounce: Send + Sync {
     /// ```
     async fn confirm_announcement(&self, claim: &AnnouncementClaim) -> Result<bool, DeadLetterRepoError>;
 
-    /// Deletes rows that are of no use any more, at most `limit`, and returns how many it deleted: those of groups that
-    /// were announced before `announced_before`, and those of claims whose lease ended before `abandoned_before` and that
-    /// were not confirmed.
+    /// Deletes rows that are of no use any more, at most `limit`, and returns how many it deleted.
     ///
-    /// If a group whose row was deleted is new or regressed, it is announced again. `abandoned_before` should therefore be
-    /// the [`as_of`](UnannouncedGroups::as_of) of a look whose groups were all claimed: each row with an earlier lease is
-    /// then one of a group that is not new any more, or whose letters are gone.
+    /// These are the rows of groups that were announced before `announced_before`, and the rows of claims that were not
+    /// confirmed and whose lease ended before `abandoned_before`.
+    ///
+    /// If a group whose row was deleted is new or regressed, it is announced again. Pass the
+    /// [`as_of`](UnannouncedGroups::as_of) of a look as `abandoned_before`, after all its groups were claimed. A row with
+    /// an earlier lease then belongs to a group that is not new any more, or whose letters are gone.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What the loops that run beside a service share: the shutdown, and the pause after failures.
+//! The shutdown and the pause after failures, which the loops beside a service share.
 
 use std::{future::Future, pin::Pin, time::Duration};
 

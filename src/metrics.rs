@@ -132,8 +132,10 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
 
 #[cfg(feature = "watch")]
 pub(crate) fn count_announcement(is_announced: bool) {
-    let outcome = if is_announced { "announced" } else { "failed" };
-    counter!(ANNOUNCEMENTS, "outcome" => outcome).increment(1);
+    // The first announcement sets both counters. Otherwise an exporter would show the first failure as no increase.
+    for (outcome, counts) in [("announced", is_announced), ("failed", !is_announced)] {
+        counter!(ANNOUNCEMENTS, "outcome" => outcome).increment(counts.into());
+    }
 }
 
 /// How many apps a page of [`backlogs`](DeadLetterRead::backlogs) holds.

@@ -33,7 +33,7 @@ const FORGOTTEN: u32 = 1_000;
 const MAX_FAILURES_IN_A_ROW: u32 = 3;
 const LEASES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 60 * 60)];
 
-/// Tells somebody of an error group: by a chat message, a webhook, or a page to whoever is on call.
+/// Tells somebody of an error group: by a chat message, by a webhook, or by a page to the person on call.
 ///
 /// # Examples
 ///
@@ -89,8 +89,8 @@ pub trait Notify: Send + Sync {
 /// - A group whose novelty is [unknown](crate::NewGroupState::Unknown), because more letters than the scan limit failed
 ///   since the last tick, is announced too. Otherwise nobody would be told in the hour in which most fails. `Notify` sees
 ///   the group's state, and may return `Ok` without a message.
-/// - A tick looks back to 15 minutes before the last complete tick. It therefore finds a letter whose transaction
-///   committed up to 15 minutes after it began.
+/// - A tick examines letters from 15 minutes before the last complete tick on. It therefore finds a letter whose
+///   transaction committed up to 15 minutes after it began.
 /// - If `Notify` fails, or the process ends before the announcement is recorded, the group is announced again after its
 ///   [lease](GroupWatchBuilder::lease).
 /// - After 90 days a group's row is deleted. If the group is new again, because its letters were deleted, it is announced
@@ -98,8 +98,9 @@ pub trait Notify: Send + Sync {
 ///
 /// Letters that were imported or rebuilt are as old as they were before, so that their groups are announced only if these
 /// letters are new. After an upgrade of this crate that changes the error signatures, let
-/// [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) end before the watch starts: until then the
-/// letters that fail are of other groups than the older ones, and all of these groups are new.
+/// [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) end before the watch starts. Until then letters
+/// that fail belong to other groups than the older letters, and all of these groups are new. If all letters of a group
+/// are newer than the look-back of the tick, a rebuild that changes its key makes it a new group once more.
 ///
 /// [`run`](Self::run) and [`announce_once`](Self::announce_once) need a tokio runtime with its time driver. Their futures
 /// may be dropped at any time. The group that `Notify` was called for is then announced again after its lease.
@@ -208,9 +209,9 @@ impl GroupWatch {
     /// Runs one tick, for cron: announces the groups that are new or regressed, at most
     /// [`limit`](GroupWatchBuilder::limit), and returns a report.
     ///
-    /// The first tick of a watch looks back by its [`lookback`](GroupWatchBuilder::lookback), which must be longer than
-    /// the time between two runs of a process that makes one tick. Each later tick looks back to 15 minutes before the
-    /// start of the last complete one, and further if a group was claimed and not announced.
+    /// The first tick of a watch begins at its [`lookback`](GroupWatchBuilder::lookback), which must be longer than the
+    /// time between two runs of a process that makes one tick. Each later tick begins 15 minutes before the start of the
+    /// last complete one, or earlier if a group was claimed and not announced.
     ///
     /// # Examples
     ///

@@ -81,12 +81,14 @@ impl Recorder for Exported {
     }
 }
 
-struct Nobody;
+struct Somebody {
+    reached: bool,
+}
 
 #[async_trait]
-impl Notify for Nobody {
+impl Notify for Somebody {
     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
+        if self.reached { Ok(()) } else { Err("out of reach".into()) }
     }
 }
 
@@ -108,9 +110,12 @@ async fn exported() -> Exported {
     let fails = Sweeper::builder(Arc::new(repo.clone()), policy.clone());
     let fails = fails.archive(Arc::new(JsonLinesArchive::new(file))).build().unwrap();
     assert!(matches!(fails.sweep_once(Utc::now()).await.end, SweepEnd::Failed(_)));
-    repo.import(&[testing::stored_letter(app, Utc::now())]).await.unwrap();
-    let watch = GroupWatch::builder(Arc::new(repo.clone()), Arc::new(Nobody)).build().unwrap();
-    assert_eq!(watch.announce_once().await.announced, 1);
+    for reached in [false, true] {
+        repo.import(&[testing::stored_letter(app, Utc::now())]).await.unwrap();
+        let watch = GroupWatch::builder(Arc::new(repo.clone()), Arc::new(Somebody { reached }));
+        let report = watch.build().unwrap().announce_once().await;
+        assert_eq!((report.announced > 0, report.failed > 0), (reached, !reached));
+    }
     let finishes = Sweeper::builder(Arc::new(repo), policy).build().unwrap();
     assert!(matches!(finishes.sweep_once(Utc::now()).await.end, SweepEnd::Finished));
     drop(guard);

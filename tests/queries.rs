@@ -96,7 +96,7 @@ async fn fill(db: &TestDb, scale: u32) {
         {generate}
         INSERT INTO dead_letter_announcements (app_id, group_key, first_seen, claimed_at, leased_until, announced_at)
         SELECT {app_id}, 'group ' || n, {time}, {time}, {time}, CASE WHEN n % 10 > 0 THEN {time} END
-        FROM numbers"
+        FROM numbers WHERE true ON CONFLICT DO NOTHING"
         .replace("{generate}", generate)
         .replace("{app_id}", app_id)
         .replace("{time}", time)
@@ -544,12 +544,13 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
     txn.execute_unprepared("SET LOCAL plan_cache_mode = force_generic_plan").await.unwrap();
     let values = &statement.values.as_ref().unwrap().0;
     let types: Vec<_> = values.iter().map(type_of).collect();
-    let prepare = format!("PREPARE repo ({}) AS {}", types.join(", "), statement.sql);
+    let in_parentheses = |list: String| if list.is_empty() { list } else { format!(" ({list})") };
+    let prepare = format!("PREPARE repo{} AS {}", in_parentheses(types.join(", ")), statement.sql);
     txn.execute_unprepared(&prepare).await.unwrap();
     let value = |(value, type_of)| format!("{}::{type_of}", PostgresQueryBuilder.value_to_string(value));
     let values: Vec<_> = values.iter().zip(types).map(value).collect();
-    let values = values.join(", ");
-    let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo ({values})");
+    let values = in_parentheses(values.join(", "));
+    let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo{values}");
     let plan = lines(txn, Statement::from_string(DbBackend::Postgres, execute)).await;
     let generic_plans = "SELECT generic_plans FROM pg_prepared_statements WHERE name = 'repo'";
     let generic_plans = Statement::from_string(DbBackend::Postgres, generic_plans);

@@ -109,7 +109,8 @@ pub(super) fn likely(condition: Expr) -> Expr {
 
 /// Returns SQLite's time in the driver's format, which has no fraction at a whole second.
 fn sqlite_time(time: impl IntoIterator<Item = Expr>) -> Expr {
-    let time = Func::cust("strftime").arg(constant("%Y-%m-%dT%H:%M:%f+00:00")).args(time);
+    let format = constant("%Y-%m-%dT%H:%M:%f+00:00");
+    let time = Func::cust("strftime").args([format].into_iter().chain(time));
     Func::cust("replace").args([time.into(), constant(".000+"), constant("+")]).into()
 }
 

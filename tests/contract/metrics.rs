@@ -225,7 +225,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let claim = calls.ok("claim_announcement", 1, repo.claim_announcement(group, lease)).await.unwrap();
     calls.ok("claim_announcement", 0, repo.claim_announcement(group, lease)).await;
     calls.ok("confirm_announcement", 1, repo.confirm_announcement(&claim)).await;
-    calls.ok("unannounced_groups", 0, repo.unannounced_groups(&new)).await;
+    calls.ok("unannounced_groups", 5, repo.unannounced_groups(&new)).await;
     calls.ok("sweep_announcements", 1, repo.sweep_announcements(max, max, 10)).await;
     calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
 
