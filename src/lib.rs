@@ -2,7 +2,10 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod action;
+mod announce;
 mod archive;
+#[cfg(any(feature = "sweeper", feature = "watch"))]
+mod background;
 mod bury;
 #[cfg(feature = "coalesce")]
 mod coalesce;
@@ -45,10 +48,13 @@ mod time;
 mod timeline;
 mod trace_parent;
 mod transfer;
+#[cfg(feature = "watch")]
+mod watch;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
 pub use action::{Action, ActionRequest, DeadLetterAction};
+pub use announce::{AnnouncementClaim, DeadLetterAnnounce, UnannouncedGroups};
 pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
 pub use bury::{DeadLetterBury, Take};
 #[cfg(feature = "coalesce")]
@@ -92,6 +98,10 @@ pub use sweeper::{
 pub use timeline::{Bucket, Buckets, Timeline, TimelineRequest};
 pub use trace_parent::TraceParent;
 pub use transfer::{DeadLetterTransfer, Imported};
+#[cfg(feature = "watch")]
+pub use watch::{
+    GroupWatch, GroupWatchBuilder, GroupWatchConfigError, GroupWatchEnd, GroupWatchReport, Notify,
+};
 
 /// Compiles the programs of these pages as doctests, like those of the README.
 #[cfg(doctest)]

@@ -20,6 +20,7 @@ const EXPIRING: &str = "dead_letters_expiring";
 const REFUSED: &str = "dead_letters_sweep_refused_total";
 const ARCHIVE_FAILURES: &str = "dead_letters_archive_failures_total";
 const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
+const ANNOUNCEMENTS: &str = "dead_letters_announcements_total";
 
 /// Describes the metrics of this crate to the installed recorder, so that an exporter can show what they mean.
 ///
@@ -37,6 +38,7 @@ const LAST_SUCCESS: &str = "dead_letters_sweep_last_success_timestamp_seconds";
 /// | `dead_letters_sweep_refused_total` | | counts letters that were due and that the database did not delete |
 /// | `dead_letters_archive_failures_total` | | counts calls of `sweep_into` that deleted nothing because the archive failed |
 /// | `dead_letters_sweep_last_success_timestamp_seconds` | | gauge: when the last tick began that finished |
+/// | `dead_letters_announcements_total` | `outcome` | counts the calls of `Notify` for new error groups, `announced` or `failed` |
 ///
 /// `call` is the name of the method: of each trait that [`SeaOrmDeadLetterRepo`](crate::SeaOrmDeadLetterRepo)
 /// implements, of bury and replay, and of `begin` and `commit`. A call that another call makes inside the crate does
@@ -92,6 +94,7 @@ pub fn describe_metrics() {
         "Sweeps that deleted nothing because the archive failed."
     );
     describe_gauge!(LAST_SUCCESS, Unit::Seconds, "When the last sweep began that finished, in Unix time.");
+    describe_counter!(ANNOUNCEMENTS, Unit::Count, "Announcements of new or regressed error groups.");
 }
 
 /// Counts a call by its outcome: the number of letters, or the error.
@@ -125,6 +128,14 @@ pub(crate) fn count_sweep(report: &crate::SweepReport) {
     };
     counter!(SWEEPS, "end" => end).increment(1);
     counter!(REFUSED).increment(report.refused);
+}
+
+#[cfg(feature = "watch")]
+pub(crate) fn count_announcement(is_announced: bool) {
+    // The first announcement sets both counters. Otherwise an exporter would show the first failure as no increase.
+    for (outcome, counts) in [("announced", is_announced), ("failed", !is_announced)] {
+        counter!(ANNOUNCEMENTS, "outcome" => outcome).increment(counts.into());
+    }
 }
 
 /// How many apps a page of [`backlogs`](DeadLetterRead::backlogs) holds.

@@ -1,8 +1,8 @@
 //! The store as one trait object.
 
 use crate::{
-    DeadLetterDelete, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterTransfer,
+    DeadLetterAnnounce, DeadLetterDelete, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterTransfer,
 };
 
 /// Combines the traits of a service's store in one object: pass an `Arc<dyn DeadLetterStore>` wherever one of the
@@ -10,7 +10,7 @@ use crate::{
 ///
 /// Replay is separate, because it needs the service's `Requeue`: [`DeadLetterReplay`](crate::DeadLetterReplay).
 ///
-/// Every type that implements the six traits implements this one. No method name occurs in two of them. A method that
+/// Every type that implements the seven traits implements this one. No method name occurs in two of them. A method that
 /// is added to one of them later has a default body, so a service's own implementation keeps compiling.
 ///
 /// # Examples
@@ -47,6 +47,7 @@ pub trait DeadLetterStore:
     + DeadLetterDelete
     + DeadLetterTransfer
     + DeadLetterRetention
+    + DeadLetterAnnounce
 {
 }
 
@@ -57,6 +58,7 @@ impl<S> DeadLetterStore for S where
         + DeadLetterDelete
         + DeadLetterTransfer
         + DeadLetterRetention
+        + DeadLetterAnnounce
         + ?Sized
 {
 }

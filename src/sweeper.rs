@@ -9,23 +9,21 @@ mod policy;
 use std::{
     fmt,
     future::{Future, pending},
-    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout},
-};
+use tokio::{sync::watch, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope,
-    Swept, time::jittered,
+    Swept,
+    background::{Stop, back_off},
+    time::jittered,
 };
-use pace::{Pace, back_off};
+use pace::Pace;
 use policy::{DELETE_ACTIONS_AFTER, without_failed};
 pub use policy::{Retention, RetentionPolicy};
 
@@ -426,25 +424,6 @@ impl Done {
     fn add(&mut self, swept: Swept) {
         self.deleted += swept.deleted;
         self.refused += swept.picked.saturating_sub(swept.deleted);
-    }
-}
-
-/// The shutdown signal, and every wait of the sweeper.
-struct Stop<F> {
-    shutdown: Pin<Box<F>>,
-    told: bool,
-}
-
-impl<F: Future> Stop<F> {
-    fn new(shutdown: F) -> Self {
-        Self { shutdown: Box::pin(shutdown), told: false }
-    }
-
-    /// Waits for `pause`, or until the shutdown, and returns whether the sweeper was told to stop.
-    async fn within(&mut self, pause: Duration) -> bool {
-        // A future that was ready must not be polled again.
-        self.told = self.told || timeout(pause, self.shutdown.as_mut()).await.is_ok();
-        self.told
     }
 }
 

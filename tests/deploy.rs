@@ -3,16 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fs,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, BacklogGauges, DeadLetterTransfer, JsonLinesArchive, Retention, RetentionPolicy, SweepEnd,
-    Sweeper, describe_metrics, testing,
+    AppId, BacklogGauges, DeadLetterTransfer, GroupWatch, JsonLinesArchive, NewErrorGroup, Notify, Retention,
+    RetentionPolicy, SweepEnd, Sweeper, describe_metrics, testing,
 };
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use serde_json::Value;
@@ -79,6 +81,17 @@ impl Recorder for Exported {
     }
 }
 
+struct Somebody {
+    reached: bool,
+}
+
+#[async_trait]
+impl Notify for Somebody {
+    async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if self.reached { Ok(()) } else { Err("out of reach".into()) }
+    }
+}
+
 /// Reports every metric once.
 async fn exported() -> Exported {
     let exported = Exported::default();
@@ -97,6 +110,12 @@ async fn exported() -> Exported {
     let fails = Sweeper::builder(Arc::new(repo.clone()), policy.clone());
     let fails = fails.archive(Arc::new(JsonLinesArchive::new(file))).build().unwrap();
     assert!(matches!(fails.sweep_once(Utc::now()).await.end, SweepEnd::Failed(_)));
+    for reached in [false, true] {
+        repo.import(&[testing::stored_letter(app, Utc::now())]).await.unwrap();
+        let watch = GroupWatch::builder(Arc::new(repo.clone()), Arc::new(Somebody { reached }));
+        let report = watch.build().unwrap().announce_once().await;
+        assert_eq!((report.announced > 0, report.failed > 0), (reached, !reached));
+    }
     let finishes = Sweeper::builder(Arc::new(repo), policy).build().unwrap();
     assert!(matches!(finishes.sweep_once(Utc::now()).await.end, SweepEnd::Finished));
     drop(guard);

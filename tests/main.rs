@@ -14,3 +14,4 @@ mod queries;
 mod sources;
 mod sweeper;
 mod testing;
+mod watch;

@@ -16,11 +16,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Archive, ArchiveError, ArchivedLetters, Attribution, BacklogRequest, Buckets, CountRequest,
-    Cursor, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due,
-    GroupRequest, JsonLinesArchive, ListQuery, NewGroupRequest, OnOpen, OpenError, PageRequest,
-    RebuildRequest, ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
+    Cursor, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, Due, GroupRequest, GroupWatch, GroupWatchConfigError, JsonLinesArchive, ListQuery,
+    NewErrorGroup, NewGroupRequest, Notify, OnOpen, OpenError, PageRequest, RebuildRequest, ReopenRequest,
+    Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper,
+    SweeperConfigError, TimelineRequest, connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -95,6 +96,7 @@ async fn every_message_stands_beside_its_trigger() {
     of_start(&mut messages).await;
     of_archives(&mut messages);
     of_sweepers(&mut messages).await;
+    of_watches(&mut messages).await;
     messages.0.sort_by(|(one, _), (other, _)| one.cmp(other));
 
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/messages.txt");
@@ -246,6 +248,13 @@ impl Requeue for Full {
 impl Archive for Full {
     async fn keep(&self, _: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
         Err("the disk is full".into())
+    }
+}
+
+#[async_trait]
+impl Notify for Full {
+    async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Err("the channel is full".into())
     }
 }
 
@@ -585,6 +594,18 @@ fn of_archives(messages: &mut Messages) {
         "keep(letters).await, on a full disk",
         ArchiveError::Io { path: Path::new("/var/lib/orders/dead-letters").into(), source: full }
     );
+}
+
+async fn of_watches(messages: &mut Messages) {
+    let store = std::sync::Arc::new(testing::store().await.unwrap());
+    let max = DateTime::<Utc>::MAX_UTC;
+    said!(messages, DeadLetterRepoError::OutOfRange, store.sweep_announcements(max, max, 1_001).await);
+    let watch = || GroupWatch::builder(store.clone(), std::sync::Arc::new(Full));
+    let zero = TimeDelta::zero().to_std().unwrap();
+    said!(messages, GroupWatchConfigError::ShortPeriod, watch().every(zero).build());
+    said!(messages, GroupWatchConfigError::Lease, watch().lease(zero).build());
+    said!(messages, GroupWatchConfigError::Limit, watch().limit(501).build());
+    said!(messages, GroupWatchConfigError::NoScan, watch().scan_limit(0).build());
 }
 
 async fn of_sweepers(messages: &mut Messages) {

@@ -569,6 +569,28 @@ async fn the_history_has_an_index_of_letters_and_one_of_runs_on_both() {
 }
 
 #[tokio::test]
+async fn the_announcements_have_an_index_of_the_pending_ones_and_one_of_the_others_on_both() {
+    let on_sqlite = "SELECT replace(sql, '\"', '') FROM sqlite_schema
+        WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = 'dead_letter_announcements' ORDER BY name";
+    let on_postgres = "SELECT replace(replace(replace(indexdef, ' USING btree', ''), 'public.', ''), '))', ')')
+        FROM pg_indexes WHERE tablename = 'dead_letter_announcements' AND indexname LIKE 'idx%' ORDER BY indexname";
+    for (db, indexes) in [(TestDb::sqlite().await, on_sqlite), (TestDb::postgres().await, on_postgres)] {
+        let found = column::<String>(&db.db, indexes).await;
+        let found: Vec<_> =
+            found.iter().map(|index| index.replace("WHERE (", "WHERE ").replace("NULL)", "NULL")).collect();
+        assert_eq!(
+            found,
+            [
+                "CREATE INDEX idx_dead_letter_announcements_announced ON dead_letter_announcements (announced_at) \
+                 WHERE announced_at IS NOT NULL",
+                "CREATE INDEX idx_dead_letter_announcements_pending ON dead_letter_announcements (first_seen) \
+                 WHERE announced_at IS NULL",
+            ]
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_history_refuses_what_no_call_writes_on_both() {
     for db in [TestDb::sqlite().await, TestDb::postgres().await] {
         let id = match db.db.get_database_backend() {

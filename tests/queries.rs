@@ -1,16 +1,16 @@
 //! Query plans of the statements that the repo really sends, over enough skewed rows that a wrong one would
 //! show.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
-    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
-    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest, testing::new_error_group,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -91,6 +91,18 @@ async fn fill(db: &TestDb, scale: u32) {
         .replace("{total}", &scale.to_string())
         .replace("{older}", &(scale / 10 * 6).to_string());
     db.execute(&history).await;
+    // One of ten was not announced.
+    let announcements = "\
+        {generate}
+        INSERT INTO dead_letter_announcements (app_id, group_key, first_seen, claimed_at, leased_until, announced_at)
+        SELECT {app_id}, 'group ' || n, {time}, {time}, {time}, CASE WHEN n % 10 > 0 THEN {time} END
+        FROM numbers WHERE true ON CONFLICT DO NOTHING"
+        .replace("{generate}", generate)
+        .replace("{app_id}", app_id)
+        .replace("{time}", time)
+        .replace("{total}", &(scale / 2).to_string())
+        .replace("{older}", &(scale / 10 * 3).to_string());
+    db.execute(&announcements).await;
 }
 
 struct Expected {
@@ -115,6 +127,15 @@ const KEY: &[&str] = &["dead_letters_pkey"];
 const ACTIONS: &[&str] = &["dead_letter_actions_pkey"];
 const ACTIONS_OF_LETTER: &[&str] = &["idx_dead_letter_actions_letter"];
 const ACTIONS_OF_RUN: &[&str] = &["idx_dead_letter_actions_run"];
+const PENDING: &[&str] = &["idx_dead_letter_announcements_pending"];
+const ANNOUNCEMENTS: &[&str] = &["dead_letter_announcements_pkey"];
+const GC_AND_ANNOUNCEMENTS: &[&str] = &["idx_dead_letters_gc", "dead_letter_announcements_pkey"];
+const APP_AND_ANNOUNCEMENTS: &[&str] = &["idx_dead_letters_app", "dead_letter_announcements_pkey"];
+const OLD_ANNOUNCEMENTS: &[&str] = &[
+    "idx_dead_letter_announcements_pending",
+    "idx_dead_letter_announcements_announced",
+    "dead_letter_announcements_pkey",
+];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {
@@ -206,8 +227,17 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     let new = NewGroupRequest::since("2026-01-01T00:00:00Z".parse().unwrap()).scan_limit(SCAN);
     repo.new_error_groups(&new).await.unwrap();
     log.expect(GC, Whole, Some(SCAN + 1));
-    repo.new_error_groups(&new.among([app])).await.unwrap();
+    repo.new_error_groups(&new.clone().among([app])).await.unwrap();
     log.expect(APP, Whole, Some(SCAN + 1));
+    for (new, indexes) in [(new.clone(), GC_AND_ANNOUNCEMENTS), (new.among([app]), APP_AND_ANNOUNCEMENTS)] {
+        repo.unannounced_groups(&new).await.unwrap();
+        log.expect_each(&[(PENDING, InOrder, Some(1)), (indexes, Whole, Some(SCAN + 1))]);
+    }
+    let claim = repo.claim_announcement(&new_error_group(app), Duration::from_secs(60)).await.unwrap();
+    repo.confirm_announcement(&claim.unwrap()).await.unwrap();
+    log.expect(ANNOUNCEMENTS, InOrder, Some(1));
+    repo.sweep_announcements(cutoff(), cutoff(), 100).await.unwrap();
+    log.expect(OLD_ANNOUNCEMENTS, Whole, Some(100));
     let events: Vec<_> = (0..50).map(|n| Uuid::parse_str(&format!("{:032}", n * 10 + 2)).unwrap()).collect();
     assert_eq!(repo.times_replayed(app, &events).await.unwrap(), [1; 50]);
     log.expect(REPLAYS, InOrder, Some(1));
@@ -421,7 +451,9 @@ impl Requeue for Full {
 
 /// Whether the statement is about rows of the table: a commit's are not, and an import's rows are none yet.
 fn is_of_rows(statement: &Statement) -> bool {
-    ["dead_letters", "dead_letter_actions"].iter().any(|table| statement.sql.contains(table))
+    ["dead_letters", "dead_letter_actions", "dead_letter_announcements"]
+        .iter()
+        .any(|table| statement.sql.contains(table))
         && !statement.sql.starts_with("INSERT")
 }
 
@@ -514,12 +546,13 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
     txn.execute_unprepared("SET LOCAL plan_cache_mode = force_generic_plan").await.unwrap();
     let values = &statement.values.as_ref().unwrap().0;
     let types: Vec<_> = values.iter().map(type_of).collect();
-    let prepare = format!("PREPARE repo ({}) AS {}", types.join(", "), statement.sql);
+    let in_parentheses = |list: String| if list.is_empty() { list } else { format!(" ({list})") };
+    let prepare = format!("PREPARE repo{} AS {}", in_parentheses(types.join(", ")), statement.sql);
     txn.execute_unprepared(&prepare).await.unwrap();
     let value = |(value, type_of)| format!("{}::{type_of}", PostgresQueryBuilder.value_to_string(value));
     let values: Vec<_> = values.iter().zip(types).map(value).collect();
-    let values = values.join(", ");
-    let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo ({values})");
+    let values = in_parentheses(values.join(", "));
+    let execute = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE repo{values}");
     let plan = lines(txn, Statement::from_string(DbBackend::Postgres, execute)).await;
     let generic_plans = "SELECT generic_plans FROM pg_prepared_statements WHERE name = 'repo'";
     let generic_plans = Statement::from_string(DbBackend::Postgres, generic_plans);
@@ -533,7 +566,7 @@ async fn generic_plan(txn: &DatabaseTransaction, statement: &Statement) -> Strin
 async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_either_plan() {
     let db = TestDb::postgres().await;
     fill(&db, 100_000).await;
-    db.execute("VACUUM ANALYZE dead_letters, dead_letter_actions").await;
+    db.execute("VACUUM ANALYZE dead_letters, dead_letter_actions, dead_letter_announcements").await;
     for Expected { statement, indexes, reads, at_most } in statements(&db).await {
         for generic in [false, true] {
             let plan = plan(&db, &statement, generic).await;
@@ -706,7 +739,9 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.unresolved_counts(&[app], None).await.unwrap();
     repo.unresolved_counts(&[app], Some(10)).await.unwrap();
     repo.backlogs(&BacklogRequest::default().among([app]).limit(50).cap(10)).await.unwrap();
-    repo.new_error_groups(&NewGroupRequest::since(cutoff()).among([app])).await.unwrap();
+    let new = NewGroupRequest::since(cutoff()).among([app]);
+    repo.new_error_groups(&new).await.unwrap();
+    repo.unannounced_groups(&new).await.unwrap();
     repo.times_replayed(app, &[Uuid::nil()]).await.unwrap();
     for filter in [&all, &these, &due] {
         let page = PageRequest::default().size(1).scan_limit(10);

@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 #[test]
 fn the_domain_does_not_know_sea_orm() {
     for file in [
+        "announce.rs",
         "archive.rs",
+        "background.rs",
         "count.rs",
         "filter.rs",
         "group.rs",
@@ -30,6 +32,7 @@ fn the_domain_does_not_know_sea_orm() {
         "time.rs",
         "timeline.rs",
         "transfer.rs",
+        "watch.rs",
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();

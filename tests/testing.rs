@@ -1,16 +1,16 @@
 //! Tests of the helpers that services test with.
 
-use std::{error::Error, pin::pin, sync::Arc};
+use std::{error::Error, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterBury,
-    DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterStore,
-    DeadLetterTransfer, Due, ErrorKind, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest,
-    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Take,
-    TimelineRequest,
+    ActionRequest, AnnouncementClaim, AppId, Archive, Attribution, BacklogRequest, Buckets, CountRequest,
+    DeadLetterAnnounce, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest, NewGroupRequest, PageRequest,
+    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Take, TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, new_error_group, row, store,
         stored_letter, summary, transient,
@@ -229,6 +229,17 @@ impl Given {
             Call::SweepInto => store.sweep_into(&scope, due, None, 1, &Nowhere).await.map(drop),
             Call::CountDue => store.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
             Call::SweepActions => store.sweep_actions(max, None, 1).await.map(drop),
+            Call::UnannouncedGroups => {
+                store.unannounced_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
+            }
+            Call::ClaimAnnouncement => {
+                store.claim_announcement(&new_error_group(app), Duration::ZERO).await.map(drop)
+            }
+            Call::ConfirmAnnouncement => {
+                let claim = AnnouncementClaim::new(&new_error_group(app), DateTime::UNIX_EPOCH);
+                store.confirm_announcement(&claim).await.map(drop)
+            }
+            Call::SweepAnnouncements => store.sweep_announcements(max, max, 1).await.map(drop),
             Call::Bury => bury.bury(letter(app)).await.map(drop),
             Call::Replay => replay.replay(app, id, &Attribution::default()).await.map(drop),
             Call::ReplayEdited => replay.replay_edited(app, id, "1", &Attribution::default()).await.map(drop),

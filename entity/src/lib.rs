@@ -3,4 +3,5 @@
 pub mod prelude;
 
 pub mod dead_letter_actions;
+pub mod dead_letter_announcements;
 pub mod dead_letters;

@@ -13,6 +13,7 @@ mod lock;
 mod locked;
 mod m20261201_000001_dead_letters_create_table;
 mod m20261201_000002_dead_letter_actions_create_table;
+mod m20261201_000003_dead_letter_announcements_create_table;
 mod settings;
 mod status;
 mod types;
@@ -59,6 +60,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261201_000001_dead_letters_create_table::Migration),
             Box::new(m20261201_000002_dead_letter_actions_create_table::Migration),
+            Box::new(m20261201_000003_dead_letter_announcements_create_table::Migration),
         ]
     }
 

@@ -1,8 +1,10 @@
 //! How SQL differs between the databases.
 
+use std::time::Duration;
+
 use sea_orm::{
     DbBackend, DbErr, Statement, StatementBuilder,
-    sea_query::{Expr, Func},
+    sea_query::{Expr, ExprTrait, Func},
 };
 
 use super::insert::Form;
@@ -68,9 +70,18 @@ impl Dialect {
             // The transaction's start may be earlier than the row's creation, and the time of each row is volatile.
             return Func::cust("statement_timestamp").into();
         }
-        let now = Func::cust("strftime").args(["%Y-%m-%dT%H:%M:%f+00:00", "now"].map(constant));
-        // The driver writes no fraction at a whole second.
-        Func::cust("replace").args([now.into(), constant(".000+"), constant("+")]).into()
+        sqlite_time([constant("now")])
+    }
+
+    /// Returns [`now`](Self::now) and this time more.
+    pub(super) fn now_and(self, time: Duration) -> Expr {
+        let seconds = time.as_secs_f64();
+        if self != Self::Sqlite {
+            // make_interval takes years, months, weeks, days, hours and minutes first.
+            let interval = Func::cust("make_interval").args([0; 6].map(constant_number)).arg(seconds);
+            return self.now().add(interval);
+        }
+        sqlite_time([constant("now"), format!("+{seconds:.3} seconds").into()])
     }
 
     /// Returns [`now`](Self::now) as an upper bound. All rows that a statement sees were created before it, except
@@ -96,8 +107,19 @@ pub(super) fn likely(condition: Expr) -> Expr {
     Func::cust("likely").arg(condition).into()
 }
 
+/// Returns SQLite's time in the driver's format, which has no fraction at a whole second.
+fn sqlite_time(time: impl IntoIterator<Item = Expr>) -> Expr {
+    let format = constant("%Y-%m-%dT%H:%M:%f+00:00");
+    let time = Func::cust("strftime").args([format].into_iter().chain(time));
+    Func::cust("replace").args([time.into(), constant(".000+"), constant("+")]).into()
+}
+
 fn constant(text: &str) -> Expr {
     Expr::Constant(text.into())
+}
+
+fn constant_number(number: i32) -> Expr {
+    Expr::Constant(number.into())
 }
 
 #[cfg(test)]

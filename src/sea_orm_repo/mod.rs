@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod actions;
+mod announcements;
 mod backlogs;
 mod bulk;
 mod bury;
@@ -214,7 +215,7 @@ impl SeaOrmDeadLetterRepo {
     ///   that was looked up. An archive receives the letters by app.
     /// - A sweep of all apps but some also reads the due rows of the excepted apps. `count_due` of many apps reads
     ///   due rows of every state.
-    /// - `new_error_groups` of all apps reads up to `scan_limit` letters of each shard.
+    /// - `new_error_groups` and `unannounced_groups` of all apps read up to `scan_limit` letters of each shard.
     /// - `sweep_actions` may read the key of every row of the history to find the next app.
     /// - `apps`, `backlogs`, and `unresolved_counts` with a cap, send one or two statements for each app, one after the
     ///   other. Their counts are of different moments. Without a cap, the counts of each shard are of one moment.

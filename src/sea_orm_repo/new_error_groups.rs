@@ -3,7 +3,10 @@
 use std::{cmp::Reverse, collections::BTreeSet};
 
 use chrono::{DateTime, Utc};
-use dead_letters_entity::dead_letters::{Column, Entity};
+use dead_letters_entity::{
+    dead_letter_announcements as announcements,
+    dead_letters::{Column, Entity},
+};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, FromQueryResult,
     prelude::DateTimeWithTimeZone,
@@ -16,6 +19,7 @@ use uuid::Uuid;
 
 use super::{
     PAGE_SIZES, SeaOrmDeadLetterRepo,
+    announcements::{is_row_of, may_be_claimed},
     conditions::is_erased,
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
@@ -35,13 +39,28 @@ pub(super) async fn new_error_groups<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     request: &NewGroupRequest,
 ) -> Result<NewErrorGroups, DeadLetterRepoError> {
-    let &NewGroupRequest { since, ref among, scan_limit, limit } = request;
-    let limit = in_range("limit", limit, PAGE_SIZES)?;
-    let scan_limit = in_range("scan_limit", scan_limit, SCANS)?;
-    if since > Utc::now() {
-        return Err(DeadLetterRepoError::SinceInFuture(since));
+    check(request)?;
+    find(repo, request, false).await
+}
+
+/// Returns an error if the request is invalid.
+pub(super) fn check(request: &NewGroupRequest) -> Result<(), DeadLetterRepoError> {
+    in_range("limit", request.limit, PAGE_SIZES)?;
+    in_range("scan_limit", request.scan_limit, SCANS)?;
+    if request.since > Utc::now() {
+        return Err(DeadLetterRepoError::SinceInFuture(request.since));
     }
-    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit };
+    Ok(())
+}
+
+/// Finds the groups of a checked request. With `unannounced` it leaves out those that may not be claimed.
+pub(super) async fn find<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    request: &NewGroupRequest,
+    unannounced: bool,
+) -> Result<NewErrorGroups, DeadLetterRepoError> {
+    let &NewGroupRequest { since, ref among, scan_limit, limit } = request;
+    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit, unannounced };
     let mut found = NewErrorGroups::default();
     let Some(among) = among else {
         look.at(repo, None, scan_limit, &mut found).await?;
@@ -67,6 +86,7 @@ struct Look {
     dialect: Dialect,
     since: DateTime<Utc>,
     limit: u32,
+    unannounced: bool,
 }
 
 impl Look {
@@ -98,10 +118,12 @@ impl Look {
         let cte = |name: &'static str, query| {
             CommonTableExpression::new().table_name(name).query(query).materialized(true).to_owned()
         };
-        let with = WithClause::new()
-            .cte(cte(SCANNED, self.scanned(app_id, scan)))
-            .cte(cte(PICKED, self.picked(scan)))
-            .to_owned();
+        let mut with = WithClause::new();
+        with.cte(cte(SCANNED, self.scanned(app_id, scan)));
+        if self.joins_announcements() {
+            with.cte(cte(GROUPED, grouped(self.since, scan))).cte(cte(HELD, self.held(app_id)));
+        }
+        with.cte(cte(PICKED, self.picked(scan)));
         let letter = |column: Column| Expr::col(("newest", column));
         let of_shard = app_id.and_then(|app_id| self.dialect.shard(app_id));
         let is_newest = Condition::all()
@@ -182,26 +204,6 @@ impl Look {
 
     /// Selects the groups of the scanned letters that are new or regressed.
     fn picked(&self, scan: u32) -> SelectStatement {
-        let since = |column: &'static str| Expr::col(column).gte(self.since);
-        let if_since = |then: Expr| CaseStatement::new().case(since("created_at"), then);
-        let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
-        let groups = Query::select()
-            .columns([Column::AppId, Column::GroupKey])
-            .expr_as(
-                Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)),
-                POSITION,
-            )
-            .expr_as(Func::count(if_since(Expr::Constant(1.into()))), LETTERS)
-            .expr_as(Func::min(if_since(Expr::col("created_at"))), "first_seen")
-            .expr_as(Func::min(Expr::col("created_at")), "oldest_at")
-            .expr_as(Func::max(Expr::col("created_at")), "last_seen")
-            .expr_as(Func::max(Expr::col("closed_at")), "last_closed_at")
-            .expr_as(Func::min(Expr::col("open_at")), "open_at")
-            .from(SCANNED)
-            .and_where(Expr::col(POSITION).lte(i64::from(scan)))
-            .group_by_columns([Column::AppId, Column::GroupKey])
-            .take();
-        let of_group = |column: &'static str| Expr::col((PICKED, column));
         let regressed = || has_regressed(of_group("last_closed_at"), of_group("open_at"));
         let is_new = of_group("oldest_at").gte(self.since);
         let mut picked = Query::select();
@@ -209,8 +211,22 @@ impl Look {
             .columns([Column::AppId, Column::GroupKey].map(|column| (PICKED, column)))
             .columns([LETTERS, "first_seen", "last_seen", "last_closed_at"].map(|column| (PICKED, column)))
             .expr_as(regressed(), "regressed")
-            .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id")
-            .from_subquery(groups, PICKED)
+            .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id");
+        if self.joins_announcements() {
+            let is_held = [Column::AppId, Column::GroupKey]
+                .map(|column| Expr::col((HELD, column)).eq(Expr::col((PICKED, column))));
+            let is_held = is_held.into_iter().fold(Condition::all(), Condition::add);
+            picked
+                .from_as(GROUPED, PICKED)
+                .join(JoinType::LeftJoin, HELD, is_held)
+                .and_where(Expr::col((HELD, Column::AppId)).is_null());
+        } else {
+            picked.from_subquery(grouped(self.since, scan), PICKED);
+            if self.unannounced {
+                picked.and_where(self.may_be_claimed());
+            }
+        }
+        picked
             .join(JoinType::InnerJoin, SCANNED, Expr::col((SCANNED, POSITION)).eq(of_group(POSITION)))
             .and_where(of_group(LETTERS).gt(Expr::Constant(0.into())))
             .and_where(is_new.or(regressed()))
@@ -220,11 +236,82 @@ impl Look {
         in_order(&mut picked);
         picked
     }
+
+    /// Returns the condition of a group without an announcement, or of one that may be claimed again. PostgreSQL does not
+    /// turn this form into a join, which could read all announcements.
+    fn may_be_claimed(&self) -> Expr {
+        let of_row = Query::select()
+            .expr(self.row_may_be_claimed())
+            .from(announcements::Entity)
+            .and_where(is_row_of(of_group("app_id"), of_group("group_key")))
+            .take();
+        let true_without_row = Expr::Constant(true.into());
+        Func::coalesce([Expr::SubQuery(None, Box::new(of_row.into())), true_without_row]).into()
+    }
+
+    fn row_may_be_claimed(&self) -> Expr {
+        let last_closed = || {
+            let regressed = has_regressed(of_group("last_closed_at"), of_group("open_at"));
+            CaseStatement::new().case(regressed, of_group("last_closed_at")).into()
+        };
+        may_be_claimed(self.dialect.now(), last_closed)
+    }
+
+    /// Returns whether the announcements are joined before the groups are picked. Across shards no subquery can depend on
+    /// the group.
+    fn joins_announcements(&self) -> bool {
+        self.unannounced && self.dialect == Dialect::Sharded
+    }
+
+    /// Selects the keys of the groups that were announced or are claimed.
+    fn held(&self, app_id: Option<AppId>) -> SelectStatement {
+        let app_id = app_id.map(|app_id| {
+            Expr::col((announcements::Entity, announcements::Column::AppId)).eq(app_id.into_inner())
+        });
+        Query::select()
+            .columns([Column::AppId, Column::GroupKey].map(|column| (PICKED, column)))
+            .from_as(GROUPED, PICKED)
+            .join(
+                JoinType::InnerJoin,
+                announcements::Entity,
+                is_row_of(of_group("app_id"), of_group("group_key")),
+            )
+            .and_where_option(app_id)
+            .and_where(self.row_may_be_claimed().not())
+            .take()
+    }
+}
+
+fn of_group(column: &'static str) -> Expr {
+    Expr::col((PICKED, column))
+}
+
+/// Selects the groups of the scanned letters.
+fn grouped(since: DateTime<Utc>, scan: u32) -> SelectStatement {
+    let if_since = |then: Expr| CaseStatement::new().case(Expr::col("created_at").gte(since), then);
+    let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
+    Query::select()
+        .columns([Column::AppId, Column::GroupKey])
+        .expr_as(Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)), POSITION)
+        .expr_as(Func::count(if_since(Expr::Constant(1.into()))), LETTERS)
+        .expr_as(Func::min(if_since(Expr::col("created_at"))), "first_seen")
+        .expr_as(Func::min(Expr::col("created_at")), "oldest_at")
+        .expr_as(Func::max(Expr::col("created_at")), "last_seen")
+        .expr_as(Func::max(Expr::col("closed_at")), "last_closed_at")
+        .expr_as(Func::min(Expr::col("open_at")), "open_at")
+        .from(SCANNED)
+        .and_where(Expr::col(POSITION).lte(i64::from(scan)))
+        .group_by_columns([Column::AppId, Column::GroupKey])
+        .take()
 }
 
 const SCANNED: &str = "scanned";
 /// The position of a letter among the scanned ones, and of the letter that a group shows.
 const POSITION: &str = "position";
+/// The groups, where the announcements are joined.
+const GROUPED: &str = "grouped";
+/// The groups that may not be claimed.
+const HELD: &str = "held";
 const PICKED: &str = "picked";
 const END: &str = "scan_end";
 const END_TIME: &str = "scan_end_time";

@@ -1,7 +1,7 @@
 //! Implements the traits of the store on SeaORM. Each method observes one function, which has the method's name and
 //! stands in a module of this folder.
 
-use std::{ops::Range, pin::pin};
+use std::{ops::Range, pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -10,18 +10,18 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    SeaOrmDeadLetterRepo, actions, backlogs, connection::RepoConnection, convert::Summary, count, delete,
-    error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures, resolve, sweep,
-    sweep_sql::app_of, timeline,
+    SeaOrmDeadLetterRepo, actions, announcements, backlogs, connection::RepoConnection, convert::Summary,
+    count, delete, error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures,
+    resolve, sweep, sweep_sql::app_of, timeline,
 };
 use crate::{
-    Action, ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
-    CountRequest, DeadLetterAction, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
-    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported,
-    NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt,
-    ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, SweptActions, Timeline,
-    TimelineRequest, UnresolvedCount,
+    Action, ActionRequest, AnnouncementClaim, AppId, Archive, Attribution, Backlog, BacklogRequest,
+    CappedCount, Changed, Count, CountRequest, DeadLetterAction, DeadLetterAnnounce, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
+    ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup, NewErrorGroups, NewGroupRequest, Page,
+    PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope,
+    Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -383,5 +383,43 @@ impl<C: RepoConnection> DeadLetterRetention for SeaOrmDeadLetterRepo<C> {
     ) -> Result<SweptActions, DeadLetterRepoError> {
         let swept = actions::sweep_actions(self, before, first_app, limit.into());
         observed(call!("sweep_actions", %before), pin!(swept), |swept| swept.deleted).await
+    }
+}
+
+#[async_trait]
+impl<C: RepoConnection> DeadLetterAnnounce for SeaOrmDeadLetterRepo<C> {
+    async fn unannounced_groups(
+        &self,
+        request: &NewGroupRequest,
+    ) -> Result<UnannouncedGroups, DeadLetterRepoError> {
+        let found = announcements::unannounced_groups(self, request);
+        let letters = |found: &UnannouncedGroups| found.groups.iter().map(|group| group.count).sum();
+        observed(call!("unannounced_groups"), pin!(found), letters).await
+    }
+
+    async fn claim_announcement(
+        &self,
+        group: &NewErrorGroup,
+        lease: Duration,
+    ) -> Result<Option<AnnouncementClaim>, DeadLetterRepoError> {
+        let call = call!("claim_announcement", app_id = %group.app_id);
+        let claim = announcements::claim_announcement(self, group, lease);
+        observed(call, pin!(claim), |claim| claim.is_some().into()).await
+    }
+
+    async fn confirm_announcement(&self, claim: &AnnouncementClaim) -> Result<bool, DeadLetterRepoError> {
+        let call = call!("confirm_announcement", app_id = %claim.app_id);
+        let confirmed = announcements::confirm_announcement(self, claim);
+        observed(call, pin!(confirmed), |&confirmed| confirmed.into()).await
+    }
+
+    async fn sweep_announcements(
+        &self,
+        announced_before: DateTime<Utc>,
+        abandoned_before: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64, DeadLetterRepoError> {
+        let swept = announcements::sweep_announcements(self, announced_before, abandoned_before, limit);
+        observed(call!("sweep_announcements", %announced_before), pin!(swept), |&deleted| deleted).await
     }
 }

@@ -1,10 +1,6 @@
-//! The sweeper's pace: batch size, pauses and back-off.
+//! The sweeper's pace: batch size and pauses.
 
 use std::time::Duration;
-
-/// The pause after the first failure.
-const BACK_OFF: Duration = Duration::from_secs(1);
-const MAX_BACK_OFF: Duration = Duration::from_secs(5 * 60);
 
 /// The pace of one sweeper, which it keeps from tick to tick.
 #[derive(Debug)]
@@ -48,12 +44,6 @@ impl Pace {
     }
 }
 
-/// Returns the pause after so many failures in a row, or `None` after 0.
-pub(super) fn back_off(failures: u32) -> Option<Duration> {
-    let doublings = failures.checked_sub(1)?.min(16);
-    Some((BACK_OFF * (1 << doublings)).min(MAX_BACK_OFF))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,12 +82,5 @@ mod tests {
         let mut one = Pace::new(1, 25);
         assert!(!one.shrink());
         assert_eq!(one.limit(), 1);
-    }
-
-    #[test]
-    fn back_off_doubles_from_a_second_to_five_minutes() {
-        let seconds = |failures| back_off(failures).map(|pause| pause.as_secs());
-        assert_eq!(seconds(0), None);
-        assert_eq!([1, 2, 3, 9, 10, u32::MAX].map(seconds), [1, 2, 4, 256, 300, 300].map(Some));
     }
 }

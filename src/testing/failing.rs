@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     ops::{Bound, Range, RangeBounds},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,13 +14,14 @@ use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 use crate::{
-    ActionRequest, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount, Changed, Count,
-    CountRequest, DeadLetterAction, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
-    DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
-    ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroups, NewGroupRequest, Page, PageRequest,
-    RebuildRequest, Rebuilt, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor,
-    SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnresolvedCount,
+    ActionRequest, AnnouncementClaim, AppId, Archive, Attribution, Backlog, BacklogRequest, CappedCount,
+    Changed, Count, CountRequest, DeadLetterAction, DeadLetterAnnounce, DeadLetterBury, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
+    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup,
+    NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest,
+    ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, SweptActions,
+    Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -286,6 +288,19 @@ calls! {
             first_app: Option<AppId>,
             limit: u32,
         ) -> SweptActions;
+    }
+    DeadLetterAnnounce {
+        UnannouncedGroups unannounced_groups(request: &NewGroupRequest) -> UnannouncedGroups;
+        ClaimAnnouncement claim_announcement(
+            group: &NewErrorGroup,
+            lease: Duration,
+        ) -> Option<AnnouncementClaim>;
+        ConfirmAnnouncement confirm_announcement(claim: &AnnouncementClaim) -> bool;
+        SweepAnnouncements sweep_announcements(
+            announced_before: DateTime<Utc>,
+            abandoned_before: DateTime<Utc>,
+            limit: u32,
+        ) -> u64;
     }
     DeadLetterBury {
         Bury bury(letter: NewDeadLetter) -> DeadLetterId;

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
-    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
-    PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
-    entity::dead_letters::Column, testing::stored_letter,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    NewGroupRequest, PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    TimelineRequest, entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
 use serde::Serialize;
@@ -126,7 +126,14 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
     let new = NewGroupRequest::since(ten_oclock() + Duration::minutes(3)).scan_limit(7);
     for new in [new.clone().among([app]), new] {
         results.of("new_error_groups", repo.new_error_groups(&new).await);
+        let found = repo.unannounced_groups(&new).await.map(|found| found.groups);
+        let group = found.as_ref().unwrap()[0].clone();
+        results.of("unannounced_groups", found);
+        let lease = std::time::Duration::from_secs(60);
+        let claim = repo.claim_announcement(&group, lease).await.unwrap().unwrap();
+        results.of("confirm_announcement", repo.confirm_announcement(&claim).await);
     }
+    results.of("sweep_announcements", repo.sweep_announcements(max, max, 100).await);
     for cap in [None, Some(3)] {
         results.of("unresolved_counts", repo.unresolved_counts(&[app], cap).await);
     }

@@ -3,10 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
-    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
-    TimelineRequest,
+    ActionRequest, AnnouncementClaim, AppId, Attribution, BacklogRequest, Buckets, CountRequest,
+    DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
+    DeadLetterStore, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution,
+    SeaOrmDeadLetterRepo, TimelineRequest, testing::new_error_group,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -63,7 +63,7 @@ async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolat
     }
 }
 
-const WRITES: [&str; 10] = [
+const WRITES: [&str; 13] = [
     "insert",
     "insert_many",
     "resolve",
@@ -74,8 +74,11 @@ const WRITES: [&str; 10] = [
     "delete_matching",
     "rebuild_signatures",
     "gc",
+    "claim_announcement",
+    "confirm_announcement",
+    "sweep_announcements",
 ];
-const READS: [&str; 15] = [
+const READS: [&str; 16] = [
     "actions",
     "get",
     "get_for_app",
@@ -88,6 +91,7 @@ const READS: [&str; 15] = [
     "timeline",
     "error_groups",
     "new_error_groups",
+    "unannounced_groups",
     "backlogs",
     "apps",
     "unresolved_count",
@@ -120,6 +124,14 @@ async fn call(
         "delete_matching" => repo.delete_matching(app, &all, &nobody, 1).await.map(drop),
         "rebuild_signatures" => repo.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
         "gc" => repo.gc(max, 10).await.map(drop),
+        "claim_announcement" => {
+            repo.claim_announcement(&new_error_group(app), std::time::Duration::ZERO).await.map(drop)
+        }
+        "confirm_announcement" => {
+            let claim = AnnouncementClaim::new(&new_error_group(app), DateTime::UNIX_EPOCH);
+            repo.confirm_announcement(&claim).await.map(drop)
+        }
+        "sweep_announcements" => repo.sweep_announcements(max, max, 10).await.map(drop),
         "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
         "get" => repo.get(open).await.map(drop),
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),
@@ -134,6 +146,9 @@ async fn call(
         "error_groups" => repo.error_groups(app, &all, &GroupRequest::default()).await.map(drop),
         "new_error_groups" => {
             repo.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
+        }
+        "unannounced_groups" => {
+            repo.unannounced_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
         }
         "backlogs" => repo.backlogs(&BacklogRequest::default().limit(10).cap(10)).await.map(drop),
         "apps" => repo.apps(DeadLetterState::Any, None, 10).await.map(drop),
@@ -204,6 +219,8 @@ async fn a_write_over_the_pool_is_sent_again_three_times_on_postgres() {
     may_fail(&db).await;
     db.execute(
         "CREATE TRIGGER try_write BEFORE INSERT OR UPDATE OR DELETE ON dead_letters
+             FOR EACH STATEMENT EXECUTE FUNCTION try_write();
+         CREATE TRIGGER try_write BEFORE INSERT OR UPDATE OR DELETE ON dead_letter_announcements
              FOR EACH STATEMENT EXECUTE FUNCTION try_write()",
     )
     .await;

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, Utc};
 use dead_letters::{
     ActionRequest, AppId, Archive, Attribution, BacklogGauges, BacklogRequest, Buckets,
-    CoalescingDeadLetterRepo, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
-    DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, NewGroupRequest, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention, RetentionPolicy,
-    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
+    CoalescingDeadLetterRepo, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, NewGroupRequest,
+    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention,
+    RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
@@ -119,8 +119,16 @@ impl Calls<'_> {
 /// Returns the methods of the store's traits, read from their source, so that the test cannot miss one.
 fn methods() -> BTreeSet<String> {
     let mut methods = BTreeSet::new();
-    for file in ["repo.rs", "read.rs", "resolve.rs", "delete.rs", "transfer.rs", "retention.rs", "replay.rs"]
-    {
+    for file in [
+        "repo.rs",
+        "read.rs",
+        "resolve.rs",
+        "delete.rs",
+        "transfer.rs",
+        "retention.rs",
+        "announce.rs",
+        "replay.rs",
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
         let source = fs::read_to_string(path).unwrap();
         let (_, the_trait) = source.split_once("\npub trait DeadLetter").unwrap();
@@ -212,6 +220,13 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("timeline", 6, repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.ok("error_groups", 6, repo.error_groups(app, &open, &groups)).await;
     calls.ok("new_error_groups", 6, repo.new_error_groups(&new)).await;
+    let found = calls.ok("unannounced_groups", 6, repo.unannounced_groups(&new)).await;
+    let (group, lease) = (&found.groups[0], Duration::from_secs(60));
+    let claim = calls.ok("claim_announcement", 1, repo.claim_announcement(group, lease)).await.unwrap();
+    calls.ok("claim_announcement", 0, repo.claim_announcement(group, lease)).await;
+    calls.ok("confirm_announcement", 1, repo.confirm_announcement(&claim)).await;
+    calls.ok("unannounced_groups", 5, repo.unannounced_groups(&new)).await;
+    calls.ok("sweep_announcements", 1, repo.sweep_announcements(max, max, 10)).await;
     calls.ok("count_due", 6, repo.count_due(&scope, due, any, 10)).await;
 
     // The first call resolves the letter. The others find it closed.
@@ -270,6 +285,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("timeline", repo.timeline(app, &open, &TimelineRequest::from(backwards))).await;
     calls.answer("error_groups", repo.error_groups(app, &endless, &groups)).await;
     calls.answer("new_error_groups", repo.new_error_groups(&new.clone().limit(0))).await;
+    calls.answer("unannounced_groups", repo.unannounced_groups(&new.clone().limit(0))).await;
+    calls.answer("sweep_announcements", repo.sweep_announcements(max, max, 0)).await;
     calls.answer("actions", repo.actions(app, &ActionRequest::default().limit(0))).await;
     calls.answer("times_replayed", repo.times_replayed(app, &[Uuid::nil(); 1_001])).await;
     calls
@@ -303,6 +320,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
 
     db.execute("DROP TABLE dead_letters").await;
     db.execute("DROP TABLE dead_letter_actions").await;
+    db.execute("DROP TABLE dead_letter_announcements").await;
     calls.failed("insert", repo.insert(letter(app))).await;
     calls.failed("insert_many", repo.insert_many(vec![letter(app)])).await;
     calls.failed("bury", repo.bury_with(letter(app), async |_: &DatabaseTransaction| take(1).await)).await;
@@ -328,6 +346,10 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("timeline", repo.timeline(app, &open, &TimelineRequest::from(day))).await;
     calls.failed("error_groups", repo.error_groups(app, &open, &groups)).await;
     calls.failed("new_error_groups", repo.new_error_groups(&new)).await;
+    calls.failed("unannounced_groups", repo.unannounced_groups(&new)).await;
+    calls.failed("claim_announcement", repo.claim_announcement(group, lease)).await;
+    calls.failed("confirm_announcement", repo.confirm_announcement(&claim)).await;
+    calls.failed("sweep_announcements", repo.sweep_announcements(max, max, 10)).await;
     calls.failed("actions", repo.actions(app, &ActionRequest::default())).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
     calls

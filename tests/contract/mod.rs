@@ -35,6 +35,7 @@ macro_rules! on_every_backend {
 }
 
 mod actions;
+mod announce;
 mod archive;
 mod bury;
 mod coalesce;
@@ -61,6 +62,7 @@ mod sweeper;
 mod transaction;
 mod triage;
 mod types;
+mod watch;
 
 fn new_app() -> AppId {
     Uuid::new_v4().into()

@@ -4,13 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     io,
     sync::Once,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
-    DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest,
-    Resolution,
+    Attribution, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter, DeadLetterRead,
+    DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest,
+    PageRequest, Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -139,7 +140,12 @@ async fn no_content_reaches_the_log(db: TestDb) {
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
         repo.list(app, &filter, &PageRequest::default().size(10)).await.unwrap();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
-        repo.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.unwrap();
+        let new = NewGroupRequest::since(DateTime::UNIX_EPOCH);
+        repo.new_error_groups(&new).await.unwrap();
+        for group in repo.unannounced_groups(&new).await.unwrap().groups {
+            let claim = repo.claim_announcement(&group, Duration::ZERO).await.unwrap().unwrap();
+            repo.confirm_announcement(&claim).await.unwrap();
+        }
         repo.count(app, &filter, &CountRequest::default().cap(10).scan_limit(10)).await.unwrap();
         repo.export(app, &filter, &PageRequest::default()).await.unwrap();
         repo.export(app, &DeadLetterFilter::default(), &PageRequest::default()).await.unwrap();

@@ -10,17 +10,18 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::Poll,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
-    DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
-    testing::{letter, stored_letter},
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due,
+    GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    testing::{letter, new_error_group, stored_letter},
 };
 use sea_orm::{
     ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbErr, Statement, TransactionTrait,
@@ -108,6 +109,9 @@ dropped! {
     backlogs,
     apps,
     new_error_groups,
+    unannounced_groups,
+    announcement,
+    sweep_announcements,
     times_replayed,
     actions,
     sweep_actions,
@@ -156,6 +160,7 @@ dropped! {
     unresolved_counts,
     backlogs,
     apps,
+    unannounced_groups,
     sweep_of_all_apps_but_some,
     sweep_into,
     sweep_of_all_apps_but_some_into,
@@ -287,6 +292,23 @@ async fn backlogs(given: &Given) -> Outcome {
 async fn new_error_groups(given: &Given) -> Outcome {
     let request = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([given.app]);
     given.repo.new_error_groups(&request).await.map(drop)
+}
+
+async fn unannounced_groups(given: &Given) -> Outcome {
+    let request = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([given.app]);
+    given.repo.unannounced_groups(&request).await.map(drop)
+}
+
+async fn announcement(given: &Given) -> Outcome {
+    if let Some(claim) = given.repo.claim_announcement(&new_error_group(given.app), Duration::ZERO).await? {
+        given.repo.confirm_announcement(&claim).await?;
+    }
+    Ok(())
+}
+
+async fn sweep_announcements(given: &Given) -> Outcome {
+    let max = DateTime::<Utc>::MAX_UTC;
+    given.repo.sweep_announcements(max, max, 1).await.map(drop)
 }
 
 async fn times_replayed(given: &Given) -> Outcome {

@@ -12,14 +12,17 @@ use std::{fs, future::Future, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, Backlog, BacklogRequest, Buckets, CoalescingDeadLetterRepo,
-    CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterRow,
-    DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, ErrorGroup, GroupRequest, NewDeadLetter,
-    NewErrorGroup, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Replayed,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Swept, TimelineRequest,
-    entity::{dead_letter_actions as actions, dead_letters as table},
-    testing::{self, Call, letter, stored_letter},
+    ActionRequest, AnnouncementClaim, AppId, Attribution, Backlog, BacklogRequest, Buckets,
+    CoalescingDeadLetterRepo, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
+    ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup, NewGroupRequest, PageRequest, RebuildRequest,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    Swept, TimelineRequest,
+    entity::{
+        dead_letter_actions as actions, dead_letter_announcements as announcements, dead_letters as table,
+    },
+    testing::{self, Call, letter, new_error_group, stored_letter},
 };
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend,
@@ -156,6 +159,10 @@ calls! {
     error_groups: error_groups Atomic, error_groups_with_a_scan Scan;
     new_error_groups: new_error_groups Atomic, new_error_groups_with_a_scan Atomic,
         new_error_groups_of_one_app Atomic, new_error_groups_of_two_apps Calls;
+    unannounced_groups: unannounced_groups Atomic, unannounced_groups_of_two_apps Calls;
+    claim_announcement: claim_announcement Atomic;
+    confirm_announcement: confirm_announcement Atomic;
+    sweep_announcements: sweep_announcements Atomic;
     times_replayed: times_replayed Atomic;
     actions: actions Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
@@ -190,6 +197,7 @@ on! { where_it_is_sharded, postgres_sharded:
     reopen Atomic,
     record_reveal Atomic,
     sweep_actions Atomic,
+    unannounced_groups Atomic,
     resolve_matching Atomic,
     reopen_matching Atomic,
     reopen_matching_of_a_run Atomic,
@@ -446,6 +454,38 @@ async fn new_error_groups_of(given: &Given, among: Option<Vec<AppId>>, scan: u32
     show(given.repo.new_error_groups(&request).await, |found| {
         given.of_scan(found.groups.into_iter().map(of_group).collect(), found.scanned_back_to)
     })
+}
+
+async fn unannounced_groups(given: Given) -> Shown {
+    unannounced_groups_of(&given, None).await
+}
+
+async fn unannounced_groups_of_two_apps(given: Given) -> Shown {
+    unannounced_groups_of(&given, Some(vec![given.other, given.app])).await
+}
+
+async fn unannounced_groups_of(given: &Given, among: Option<Vec<AppId>>) -> Shown {
+    let mut request = NewGroupRequest::since(given.ago(5));
+    request.among = among;
+    let of_group = |group: NewErrorGroup| format!("{} {:?}", group.op, group.state);
+    show(given.repo.unannounced_groups(&request).await, |found| {
+        given.of_scan(found.groups.into_iter().map(of_group).collect(), found.scanned_back_to)
+    })
+}
+
+async fn claim_announcement(given: Given) -> Shown {
+    let claim = given.repo.claim_announcement(&given.pending(), Duration::from_secs(60)).await;
+    show(claim, |claim| claim.into_iter().map(|claim| claim.group_key).collect())
+}
+
+async fn confirm_announcement(given: Given) -> Shown {
+    let claim = AnnouncementClaim::new(&given.pending(), given.ago(55));
+    show(given.repo.confirm_announcement(&claim).await, |confirmed| vec![confirmed.to_string()])
+}
+
+async fn sweep_announcements(given: Given) -> Shown {
+    let swept = given.repo.sweep_announcements(given.now, given.now, 10).await;
+    show(swept, |deleted| vec![deleted.to_string()])
 }
 
 async fn times_replayed(given: Given) -> Shown {
@@ -762,6 +802,13 @@ impl Given {
         self.letters.iter().find(is_named).map_or("new", |letter| letter.op.as_str())
     }
 
+    /// A group that was claimed, and not announced.
+    fn pending(&self) -> NewErrorGroup {
+        let mut group = new_error_group(self.app);
+        group.group_key = "pending".to_owned();
+        group
+    }
+
     /// `a`, `b` and `d` are the open ones of them.
     fn old(&self) -> DeadLetterFilter {
         any().created_before(self.ago(25))
@@ -941,6 +988,7 @@ impl Setting {
         self.db.execute("DELETE FROM dead_letters").await;
         self.db.execute("DELETE FROM outbox").await;
         self.db.execute("DELETE FROM dead_letter_actions").await;
+        self.db.execute("DELETE FROM dead_letter_announcements").await;
         let given = Given::new(self.repo.clone());
         self.db.repo().import(&given.letters).await.unwrap();
         enqueue(&self.db.db, given.event).await.unwrap();
@@ -954,6 +1002,15 @@ impl Setting {
             ..Default::default()
         };
         actions::Entity::insert(old).exec_without_returning(&self.db.db).await.unwrap();
+        let pending = announcements::ActiveModel {
+            app_id: Set(given.app.into_inner()),
+            group_key: Set(given.pending().group_key),
+            first_seen: Set(given.ago(40).into()),
+            claimed_at: Set(given.ago(55).into()),
+            leased_until: Set(given.ago(50).into()),
+            ..Default::default()
+        };
+        announcements::Entity::insert(pending).exec_without_returning(&self.db.db).await.unwrap();
         given
     }
 
@@ -1024,7 +1081,7 @@ impl Setting {
     }
 }
 
-/// All letters, the outbox, and the history.
+/// All letters, the outbox, the history, and the announcements.
 async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
     let rows = table::Entity::find().all(db).await.unwrap();
     let letters = rows.into_iter().map(|row| {
@@ -1046,7 +1103,11 @@ async fn left(db: &DatabaseConnection, given: &Given) -> Shown {
             row.action, row.letters, row.actor
         )
     });
-    let mut left: Shown = letters.chain(events).chain(history).collect();
+    let announcements = announcements::Entity::find().all(db).await.unwrap().into_iter().map(|row| {
+        let is_claimed = row.claimed_at.to_utc() > given.ago(55);
+        format!("{} claimed: {is_claimed}, announced: {}", row.group_key, row.announced_at.is_some())
+    });
+    let mut left: Shown = letters.chain(events).chain(history).chain(announcements).collect();
     left.sort();
     left
 }

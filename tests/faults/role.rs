@@ -1,12 +1,14 @@
 //! The role that a service should run as.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterDelete,
-    DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewDeadLetter,
-    NewGroupRequest, OnOpen, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
-    SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
+    ActionRequest, AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterAnnounce,
+    DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    NewDeadLetter, NewGroupRequest, OnOpen, PageRequest, RebuildRequest, ReopenRequest, Resolution,
+    SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -43,7 +45,8 @@ async fn drop_role(db: &TestDb, role: &str, service: DatabaseConnection) {
 #[tokio::test]
 async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgres() {
     let db = TestDb::postgres().await;
-    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters, dead_letter_actions TO {role};
+    let rights = "GRANT SELECT, INSERT, UPDATE, DELETE
+             ON dead_letters, dead_letter_actions, dead_letter_announcements TO {role};
          GRANT SELECT ON seaql_migrations TO {role}";
     let (role, url) = new_role(&db, rights).await;
 
@@ -55,7 +58,7 @@ async fn a_role_that_may_only_read_and_write_rows_can_make_every_call_on_postgre
     Migrator::fresh(&service).await.unwrap_err();
     every_call_works(&SeaOrmDeadLetterRepo::new(service.clone())).await;
 
-    for table in ["dead_letters", "dead_letter_actions"] {
+    for table in ["dead_letters", "dead_letter_actions", "dead_letter_announcements"] {
         service.execute_unprepared(&format!("DROP TABLE {table}")).await.unwrap_err();
     }
     drop_role(&db, &role, service).await;
@@ -236,6 +239,11 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(groups[0].count, 9);
     let since = NewGroupRequest::since(DateTime::UNIX_EPOCH).among([app_id]);
     assert_eq!(repo.new_error_groups(&since).await.unwrap().groups[0].count, 10);
+    let group = repo.unannounced_groups(&since).await.unwrap().groups.remove(0);
+    let claim = repo.claim_announcement(&group, Duration::ZERO).await.unwrap().unwrap();
+    assert!(repo.confirm_announcement(&claim).await.unwrap());
+    assert!(repo.claim_announcement(&group, Duration::ZERO).await.unwrap().is_none());
+    assert_eq!(repo.sweep_announcements(max, max, 10).await.unwrap(), 1);
     let page = PageRequest::default().scan_limit(4);
     assert_eq!(repo.export(app_id, &filter, &page).await.unwrap().items.len(), 4);
     assert_eq!(repo.apps(DeadLetterState::Any, None, 1).await.unwrap(), [app_id]);

@@ -2,9 +2,11 @@
 
 use std::{env, error::Error, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use axum::routing::get;
 use dead_letters::{
-    BacklogGauges, OnOpen, Retention, RetentionPolicy, Sweeper, connect_options, describe_metrics,
+    BacklogGauges, GroupWatch, NewErrorGroup, Notify, OnOpen, Retention, RetentionPolicy, Sweeper,
+    connect_options, describe_metrics,
 };
 use dead_letters_admin::{BearerToken, Operator};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -15,6 +17,17 @@ use orders::{
 use tokio::{net::TcpListener, signal::ctrl_c, sync::watch, time::sleep};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Writes to the log. Another service posts to a channel here.
+struct Log;
+
+#[async_trait]
+impl Notify for Log {
+    async fn notify(&self, group: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+        eprintln!("{} {}: {}", group.source, group.state.as_str(), group.error_signature);
+        Ok(())
+    }
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -29,6 +42,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy).build()?;
     let mut told = stop.subscribe();
     let sweeping = tokio::spawn(async move { sweeper.run(told.changed()).await });
+    let watch = GroupWatch::builder(Arc::new(repo.clone()), Arc::new(Log)).build()?;
+    let mut told = stop.subscribe();
+    let watching = tokio::spawn(async move { watch.run(told.changed()).await });
     let dispatching =
         tokio::spawn(dispatcher::run(repo.clone(), |_| Err("smtp: 451 try again later".to_owned())));
 
@@ -55,5 +71,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     dispatching.abort();
     gauging.abort();
     sweeping.await?;
+    watching.await?;
     Ok(())
 }
