@@ -6,6 +6,10 @@
 //! On PostgreSQL one statement finds that row and the call's rows, in one snapshot. The call reads the rows of the
 //! scan from a subquery, whose LIMIT shows the planner how few they are. SQLite would copy payloads into such a
 //! subquery. There, one statement finds where the scan ends, and the call's own statement reads down to that row.
+//!
+//! A search in payloads has these two statements on both databases. Its scan also ends by the size of the payloads, and
+//! the first statement sums the sizes without reading a payload. Letters that are stored between the two statements and
+//! are newer than the scan's end are examined too, beyond the limits.
 
 use std::ops::RangeInclusive;
 
@@ -14,14 +18,20 @@ use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DbErr, QueryResult,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Asterisk, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement, WindowStatement},
+    sea_query::{
+        Asterisk, CaseStatement, Expr, ExprTrait, Frame, FrameType, Func, JoinType, Order, Query,
+        SelectStatement, WindowStatement,
+    },
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, is_resolved_within, narrow},
+    conditions::{
+        check, is_before, is_erased, is_from, is_of_app, is_of_state, is_one_of, is_resolved_within, narrow,
+    },
     connection::RepoConnection,
+    convert,
     dialect::{Dialect, likely},
     hidden_limits::{shown, with_hidden_limits},
     in_range,
@@ -29,9 +39,15 @@ use super::{
 };
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
+    PayloadSearch,
 };
 
 pub(super) const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
+
+/// How many letters a search in payloads examines if its request has no scan limit.
+const SEARCHED_ROWS: u32 = 10_000;
+/// The most payload that one search examines, unless its first letter has more.
+const SEARCHED_BYTES: i64 = 64 << 20;
 
 /// A row's position in an app's listing: the time and the id. A listing of closed letters uses `resolved_at`,
 /// every other one `created_at`.
@@ -48,8 +64,11 @@ pub(super) struct Matching<'a> {
     until_now: bool,
     /// The scan limit.
     scan: Option<u32>,
-    /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place.
+    /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place, unless the call
+    /// is a search in payloads.
     down_to: Option<Place>,
+    /// The text of a search in payloads.
+    payload_contains: Option<&'a str>,
 }
 
 impl<'a> Matching<'a> {
@@ -200,19 +219,73 @@ impl<'a> Matching<'a> {
 
     /// Adds the conditions that no index serves, and the one on the ids.
     fn narrow(&self, wide: Condition) -> Condition {
-        let narrow = narrow(wide, self.filter, self.dialect);
+        let narrow = narrow(wide, self.filter, self.dialect).add_option(self.has_text());
         if matches!(self.time(), Column::CreatedAt) {
             let [from, before] = is_resolved_within(self.filter);
             return narrow.add_option(from).add_option(before);
         }
         let time = |time: Expr| match self.down_to {
             // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.
-            Some(_) => likely(time),
-            None => time,
+            Some(_) if self.dialect == Dialect::Sqlite => likely(time),
+            _ => time,
         };
         let from = self.filter.created_from.map(is_from).map(time);
         let before = self.filter.created_before.map(is_before).map(time);
         narrow.add_option(from).add_option(before)
+    }
+
+    /// Returns the condition of a payload that has the text. In a CASE, because a database may check conditions in any
+    /// order, and would otherwise read payloads that the scan does not examine.
+    fn has_text(&self) -> Option<Expr> {
+        let text = convert::without_nul(self.payload_contains?.to_owned());
+        let examined = self.bounds().add_option(is_of_state(self.filter.effective_state()));
+        let position = self.dialect.position(Column::Payload.into_expr(), text);
+        let has_text = CaseStatement::new()
+            .case(examined.add(is_erased().not()), position.gt(0))
+            .finally(Expr::Constant(false.into()));
+        Some(has_text.into())
+    }
+
+    /// Selects the last row that a search in payloads examines, if there is a row behind it.
+    ///
+    /// Both limits count the rows that the scan examines, whatever their source or error: then one condition says what
+    /// is examined. Neither database reads a large payload for its length.
+    fn end_of_search(&self, rows: u32) -> SelectStatement {
+        const BYTES: &str = "bytes";
+        const NUMBER: &str = "number";
+        const TOTAL: &str = "total";
+        const BEHIND: &str = "behind";
+        let ids = self.filter.ids.as_deref();
+        let examined = self.conditions().into_iter();
+        let examined = examined.map(|rows| rows.add_option(ids.map(|ids| is_one_of(ids, self.dialect))));
+        let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
+        let sizes = Query::select().columns([self.time(), Column::Id]).expr_as(bytes, BYTES).take();
+        let limit = u64::from(rows) + 1;
+        let sizes = parts::first(self.dialect, examined.collect(), &self.newest_first(), limit, &sizes);
+        let mut window = WindowStatement::new();
+        for (column, order) in self.newest_first() {
+            window.order_by(column, order);
+        }
+        window.frame_start(FrameType::Rows, Frame::UnboundedPreceding);
+        let totals = Query::select()
+            .columns([self.time(), Column::Id])
+            .expr_window_as(Func::cust("row_number"), window.clone(), NUMBER)
+            .expr_window_as(Func::sum(Expr::col(BYTES)), window.clone(), TOTAL)
+            .expr_window_as(Func::cust("lead").arg(Expr::col(BYTES)), window, BEHIND)
+            .from_subquery(sizes, Entity)
+            .take();
+        let is_full = Expr::col(TOTAL).add(Expr::col(BEHIND)).gt(SEARCHED_BYTES);
+        let mut end = Query::select()
+            .expr_as(Expr::col(self.time()), END_TIME)
+            .expr_as(Expr::col(Column::Id), END_ID)
+            .from_subquery(totals, END)
+            .and_where(Expr::col(BEHIND).is_not_null())
+            .and_where(Expr::col(NUMBER).eq(i64::from(rows)).or(is_full))
+            .take();
+        for (column, order) in self.newest_first() {
+            end.order_by((END, column), order);
+        }
+        end.limit(shown(1)).take()
     }
 
     /// Selects the rows that a scan examines.
@@ -315,6 +388,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             until_now: false,
             scan: None,
             down_to: None,
+            payload_contains: None,
         })
     }
 
@@ -331,6 +405,22 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // If the filter takes every row, a page that is smaller than the scan is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
+    }
+
+    /// Returns the rows from which a page of a search in payloads is taken.
+    pub(super) async fn searched<'a>(
+        &self,
+        app_id: AppId,
+        search: &'a PayloadSearch,
+    ) -> Result<Matching<'a>, DeadLetterRepoError> {
+        let PayloadSearch { contains, filter, page } = search;
+        let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
+        let rows = in_range("page.scan_limit", page.scan_limit.unwrap_or(SEARCHED_ROWS), SCANS)?;
+        let matching = Matching { after, ..self.matching(app_id, filter)? };
+        let end = with_hidden_limits(matching.dialect, &matching.end_of_search(rows));
+        let end = self.db.query_one_raw(end).await?;
+        let down_to = end.as_ref().map(end_of).transpose()?.flatten();
+        Ok(Matching { down_to, payload_contains: Some(contains), ..matching })
     }
 
     /// Bounds the matching rows by a scan limit.
