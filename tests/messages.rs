@@ -19,8 +19,9 @@ use dead_letters::{
     Cursor, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due,
     GroupRequest, JsonLinesArchive, ListQuery, NewGroupRequest, OnOpen, OpenError, PageRequest,
-    RebuildRequest, ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
+    PayloadSearch, RebuildRequest, ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper, SweeperConfigError, TimelineRequest,
+    connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -189,6 +190,11 @@ async fn of_reads(messages: &mut Messages) {
     said!(messages, DeadLetterRepoError::OutOfRange, repo.list(app, &many, &first).await);
     let no_key = all.clone().metadata("", "acme");
     said!(messages, DeadLetterRepoError::FilterMetadataLength, repo.list(app, &no_key, &first).await);
+    said!(
+        messages,
+        DeadLetterRepoError::SearchLength,
+        repo.search_payloads(app, &PayloadSearch::new("")).await
+    );
     said!(
         messages,
         DeadLetterRepoError::OutOfRange,

@@ -9,8 +9,8 @@ use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
     DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, NewGroupRequest,
-    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepCursor, SweepScope, TimelineRequest,
+    PageRequest, PayloadSearch, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution,
+    SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait,
@@ -294,6 +294,22 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         log.expect(RUNS, Whole, None);
     }
 
+    // Where the scan ends, and then the letters. With ids and with a run too.
+    let hundred = db.repo().list_for_app(other, false, 100, 0).await.unwrap();
+    let these = hundred.iter().map(|row| row.id).collect::<Vec<_>>();
+    for (app, filter, indexes) in [
+        (other, filter(DeadLetterState::Any).ids(these), KEY),
+        (app, DeadLetterFilter::default().run_id(Uuid::from_u128(7)), RUNS),
+    ] {
+        let search = PayloadSearch::new("no such text").filter(filter);
+        let first = PageRequest::default().scan_limit(10);
+        let after = repo.search_payloads(app, &search.clone().page(first.clone())).await.unwrap().next;
+        log.expect(indexes, Whole, None);
+        assert!(after.is_some());
+        repo.search_payloads(app, &search.page(first.after(after))).await.unwrap();
+        log.expect(indexes, Whole, None);
+    }
+
     let failed_again = filter(DeadLetterState::Any)
         .failed_again_in_run(Uuid::from_u128(7))
         .created_from(DateTime::UNIX_EPOCH);
@@ -465,6 +481,14 @@ async fn bounded(
         repo.count(app, none, &CountRequest::default().cap(100).scan_limit(scan)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
     }
+    for filter in [&all, &no_source, &all.clone().created_from(DateTime::UNIX_EPOCH)] {
+        let search = PayloadSearch::new("no such text").filter(filter.clone());
+        let first = PageRequest::default().scan_limit(scan);
+        let after = repo.search_payloads(app, &search.clone().page(first.clone())).await.unwrap().next;
+        log.expect_each(&SEARCH.map(|reads| (indexes, reads, Some(SCAN + 1))));
+        repo.search_payloads(app, &search.page(first.after(after))).await.unwrap();
+        log.expect_each(&SEARCH.map(|reads| (indexes, reads, Some(SCAN + 1))));
+    }
 
     // And of a filter that all match.
     repo.count(app, &all, &CountRequest::default().cap(100)).await.unwrap();
@@ -480,6 +504,9 @@ async fn bounded(
 }
 
 const SCAN: u32 = 1_000;
+
+/// The statement that finds where a search ends adds sizes up, and sorts them on SQLite. The next one finds the letters.
+const SEARCH: [Reads; 2] = [Whole, Filtering];
 
 async fn lines(txn: &DatabaseTransaction, statement: Statement) -> String {
     let rows = txn.query_all_raw(statement).await.unwrap();
@@ -710,6 +737,8 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
         let page = PageRequest::default().size(1).scan_limit(10);
         let after = repo.list(app, filter, &page).await.unwrap().next;
         repo.list(app, filter, &page.clone().after(after)).await.unwrap();
+        let search = PayloadSearch::new("{").filter(filter.clone()).page(page.clone());
+        repo.search_payloads(app, &search).await.unwrap();
         repo.export(app, filter, &page).await.unwrap();
         repo.count(app, filter, &CountRequest::default().cap(10)).await.unwrap();
         repo.timeline(app, filter, &TimelineRequest::from(timeline)).await.unwrap();

@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterId,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterStore, GroupRequest,
-    NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
-    TimelineRequest,
+    NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest, ReopenRequest, Resolution,
+    SeaOrmDeadLetterRepo, TimelineRequest,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -75,7 +75,7 @@ const WRITES: [&str; 10] = [
     "rebuild_signatures",
     "gc",
 ];
-const READS: [&str; 15] = [
+const READS: [&str; 16] = [
     "actions",
     "get",
     "get_for_app",
@@ -83,6 +83,7 @@ const READS: [&str; 15] = [
     "payload_text",
     "list_for_app",
     "list",
+    "search_payloads",
     "export",
     "count",
     "timeline",
@@ -128,6 +129,7 @@ async fn call(
         "metadata" => repo.metadata(app, open).await.map(drop),
         "list_for_app" => repo.list_for_app(app, false, 10, 0).await.map(drop),
         "list" => repo.list(app, &all, &page).await.map(drop),
+        "search_payloads" => repo.search_payloads(app, &PayloadSearch::new("{").filter(all)).await.map(drop),
         "export" => repo.export(app, &all, &page).await.map(drop),
         "count" => repo.count(app, &all, &CountRequest::default().cap(10)).await.map(drop),
         "timeline" => repo.timeline(app, &all, &TimelineRequest::from(time)).await.map(drop),

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo,
     DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest,
-    Resolution,
+    PayloadSearch, Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -138,6 +138,8 @@ async fn no_content_reaches_the_log(db: TestDb) {
         let inserted = repo.insert(sent.clone()).await;
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
         repo.list(app, &filter, &PageRequest::default().size(10)).await.unwrap();
+        repo.search_payloads(app, &PayloadSearch::new(CANARY).filter(filter.clone())).await.unwrap();
+        repo.search_payloads(app, &PayloadSearch::new(CANARY.repeat(100))).await.unwrap_err();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
         repo.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.unwrap();
         repo.count(app, &filter, &CountRequest::default().cap(10).scan_limit(10)).await.unwrap();

@@ -18,8 +18,8 @@ use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterDelete,
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    NewDeadLetter, NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest, ReopenRequest, ReplayRequest,
+    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     testing::{letter, stored_letter},
 };
 use sea_orm::{
@@ -95,6 +95,7 @@ dropped! {
     gc,
     get_for_app,
     list,
+    search_payloads,
     unresolved_counts,
     error_groups,
     export,
@@ -230,6 +231,10 @@ async fn get_for_app(given: &Given) -> Outcome {
 
 async fn list(given: &Given) -> Outcome {
     given.repo.list(given.app, &all(), &PageRequest::default().size(10)).await.map(drop)
+}
+
+async fn search_payloads(given: &Given) -> Outcome {
+    given.repo.search_payloads(given.app, &PayloadSearch::new("{").filter(all())).await.map(drop)
 }
 
 async fn unresolved_counts(given: &Given) -> Outcome {
