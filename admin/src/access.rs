@@ -341,7 +341,7 @@ impl Operator {
 /// A right of an [`Operator`], besides reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
-    /// Reveals the redacted parts of a payload, on request. Each request is audited.
+    /// Reveals the redacted parts of a payload, and searches in redacted payloads, on request. Each request is audited.
     Payloads,
     /// Resolves and reopens letters.
     Resolve,
