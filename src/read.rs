@@ -249,9 +249,6 @@ pub trait DeadLetterRead: Send + Sync {
     /// letters than requested, or none, and still a [`next`](Page::next) cursor; [`scanned_back_to`](Page::scanned_back_to)
     /// is where the call stopped. With a `run_id` the call also reads the times of all letters of the run.
     ///
-    /// The call sends two statements: the first one finds where the scan ends, and reads no payload. Letters that are
-    /// stored in between, and are newer than the scan's end, are examined too, beyond the limits.
-    ///
     /// Bulk calls take no such text. Pass them the [ids](DeadLetterFilter::ids) of the letters that were found.
     ///
     /// # Errors

@@ -305,7 +305,6 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
         let first = PageRequest::default().scan_limit(10);
         let after = repo.search_payloads(app, &search.clone().page(first.clone())).await.unwrap().next;
         log.expect(indexes, Whole, None);
-        assert!(after.is_some());
         repo.search_payloads(app, &search.page(first.after(after))).await.unwrap();
         log.expect(indexes, Whole, None);
     }
@@ -481,13 +480,19 @@ async fn bounded(
         repo.count(app, none, &CountRequest::default().cap(100).scan_limit(scan)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
     }
+    // On SQLite the statement that finds where a search ends also sorts the sizes that it adds up.
+    let reads: &[Reads] = match repo.pool().get_database_backend() {
+        DbBackend::Sqlite => &[Whole, Filtering],
+        _ => &[Filtering],
+    };
+    let expected: Vec<_> = reads.iter().map(|&reads| (indexes, reads, Some(SCAN + 1))).collect();
     for filter in [&all, &no_source, &all.clone().created_from(DateTime::UNIX_EPOCH)] {
         let search = PayloadSearch::new("no such text").filter(filter.clone());
         let first = PageRequest::default().scan_limit(scan);
         let after = repo.search_payloads(app, &search.clone().page(first.clone())).await.unwrap().next;
-        log.expect_each(&SEARCH.map(|reads| (indexes, reads, Some(SCAN + 1))));
+        log.expect_each(&expected);
         repo.search_payloads(app, &search.page(first.after(after))).await.unwrap();
-        log.expect_each(&SEARCH.map(|reads| (indexes, reads, Some(SCAN + 1))));
+        log.expect_each(&expected);
     }
 
     // And of a filter that all match.
@@ -504,9 +509,6 @@ async fn bounded(
 }
 
 const SCAN: u32 = 1_000;
-
-/// The statement that finds where a search ends adds sizes up, and sorts them on SQLite. The next one finds the letters.
-const SEARCH: [Reads; 2] = [Whole, Filtering];
 
 async fn lines(txn: &DatabaseTransaction, statement: Statement) -> String {
     let rows = txn.query_all_raw(statement).await.unwrap();
@@ -836,7 +838,8 @@ async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
         // Not by the filter's times, which are wider than the places.
         for side in ["<", ">"] {
             let is_of_letters = statement.sql.contains("dead_letters");
-            let by_place = is_of_letters && statement.sql.contains(&format!(r#""id") {side}"#));
+            let by_other = [KEY, RUNS].contains(&indexes);
+            let by_place = is_of_letters && !by_other && statement.sql.contains(&format!(r#""id") {side}"#));
             let searched = plan.contains(&format!("_at,id){side}(?,?)"));
             assert!(searched || !by_place, "{}\n{plan}", statement.sql);
         }

@@ -7,16 +7,15 @@
 //! scan from a subquery, whose LIMIT shows the planner how few they are. SQLite would copy payloads into such a
 //! subquery. There, one statement finds where the scan ends, and the call's own statement reads down to that row.
 //!
-//! A search in payloads has these two statements on both databases. Its scan also ends by the size of the payloads, and
-//! the first statement sums the sizes without reading a payload. Letters that are stored between the two statements and
-//! are newer than the scan's end are examined too, beyond the limits.
+//! The scan of a search in payloads also ends by their sizes. A window function adds these up, and neither database reads
+//! a large payload for it.
 
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbErr, QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
     sea_query::{
         Asterisk, CaseStatement, Expr, ExprTrait, Frame, FrameType, Func, JoinType, Order, Query,
@@ -64,8 +63,7 @@ pub(super) struct Matching<'a> {
     until_now: bool,
     /// The scan limit.
     scan: Option<u32>,
-    /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place, unless the call
-    /// is a search in payloads.
+    /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place.
     down_to: Option<Place>,
     /// The text of a search in payloads.
     payload_contains: Option<&'a str>,
@@ -226,8 +224,8 @@ impl<'a> Matching<'a> {
         }
         let time = |time: Expr| match self.down_to {
             // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.
-            Some(_) if self.dialect == Dialect::Sqlite => likely(time),
-            _ => time,
+            Some(_) => likely(time),
+            None => time,
         };
         let from = self.filter.created_from.map(is_from).map(time);
         let before = self.filter.created_before.map(is_before).map(time);
@@ -238,7 +236,10 @@ impl<'a> Matching<'a> {
     /// order, and would otherwise read payloads that the scan does not examine.
     fn has_text(&self) -> Option<Expr> {
         let text = convert::without_nul(self.payload_contains?.to_owned());
-        let examined = self.bounds().add_option(is_of_state(self.filter.effective_state()));
+        let examined = match self.dialect {
+            Dialect::Sqlite => self.bounds().add_option(is_of_state(self.filter.effective_state())),
+            _ => Condition::all().add(Expr::col(NUMBER).eq(1).or(Expr::col(TOTAL).lte(SEARCHED_BYTES))),
+        };
         let position = self.dialect.position(Column::Payload.into_expr(), text);
         let has_text = CaseStatement::new()
             .case(examined.add(is_erased().not()), position.gt(0))
@@ -246,41 +247,53 @@ impl<'a> Matching<'a> {
         Some(has_text.into())
     }
 
-    /// Selects the last row that a search in payloads examines, if there is a row behind it.
+    /// Selects the first rows that a search in payloads may examine.
     ///
-    /// Both limits count the rows that the scan examines, whatever their source or error: then one condition says what
-    /// is examined. Neither database reads a large payload for its length.
-    fn end_of_search(&self, rows: u32) -> SelectStatement {
-        const BYTES: &str = "bytes";
-        const NUMBER: &str = "number";
-        const TOTAL: &str = "total";
-        const BEHIND: &str = "behind";
+    /// Both of its limits count the rows that the scan examines, whatever their source or error: then one condition says
+    /// what is examined.
+    fn first_searched(&self, rows: u64, columns: &SelectStatement) -> SelectStatement {
         let ids = self.filter.ids.as_deref();
-        let examined = self.conditions().into_iter();
-        let examined = examined.map(|rows| rows.add_option(ids.map(|ids| is_one_of(ids, self.dialect))));
-        let bytes = Func::cust("octet_length").arg(Column::Payload.into_expr());
-        let sizes = Query::select().columns([self.time(), Column::Id]).expr_as(bytes, BYTES).take();
-        let limit = u64::from(rows) + 1;
-        let sizes = parts::first(self.dialect, examined.collect(), &self.newest_first(), limit, &sizes);
+        let conditions = self.conditions().into_iter();
+        let conditions = conditions.map(|rows| rows.add_option(ids.map(|ids| is_one_of(ids, self.dialect))));
+        parts::first(self.dialect, conditions.collect(), &self.newest_first(), rows, columns)
+    }
+
+    /// Adds the number of each row, and the sum of the sizes up to it. Neither database reads a large payload for its
+    /// length.
+    fn add_totals(&self, query: &mut SelectStatement, bytes: Expr) {
+        query.expr_window_as(Func::cust("row_number"), self.up_to_here(), NUMBER).expr_window_as(
+            Func::sum(bytes),
+            self.up_to_here(),
+            TOTAL,
+        );
+    }
+
+    fn up_to_here(&self) -> WindowStatement {
         let mut window = WindowStatement::new();
         for (column, order) in self.newest_first() {
             window.order_by(column, order);
         }
-        window.frame_start(FrameType::Rows, Frame::UnboundedPreceding);
-        let totals = Query::select()
-            .columns([self.time(), Column::Id])
-            .expr_window_as(Func::cust("row_number"), window.clone(), NUMBER)
-            .expr_window_as(Func::sum(Expr::col(BYTES)), window.clone(), TOTAL)
-            .expr_window_as(Func::cust("lead").arg(Expr::col(BYTES)), window, BEHIND)
-            .from_subquery(sizes, Entity)
-            .take();
+        window.frame_start(FrameType::Rows, Frame::UnboundedPreceding).take()
+    }
+
+    /// Selects the last row that a search in payloads examines, if there is a row behind it.
+    fn end_of_search(&self, scan: u32) -> SelectStatement {
+        const BYTES: &str = "bytes";
+        const BEHIND: &str = "behind";
+        let place = Query::select().columns([self.time(), Column::Id]).take();
+        let sizes = self.first_searched(u64::from(scan) + 1, place.clone().expr_as(payload_bytes(), BYTES));
+        let mut totals = place;
+        totals
+            .expr_window_as(Func::cust("lead").arg(Expr::col(BYTES)), self.up_to_here(), BEHIND)
+            .from_subquery(sizes, Entity);
+        self.add_totals(&mut totals, Expr::col(BYTES));
         let is_full = Expr::col(TOTAL).add(Expr::col(BEHIND)).gt(SEARCHED_BYTES);
         let mut end = Query::select()
             .expr_as(Expr::col(self.time()), END_TIME)
             .expr_as(Expr::col(Column::Id), END_ID)
             .from_subquery(totals, END)
             .and_where(Expr::col(BEHIND).is_not_null())
-            .and_where(Expr::col(NUMBER).eq(i64::from(rows)).or(is_full))
+            .and_where(Expr::col(NUMBER).eq(i64::from(scan)).or(is_full))
             .take();
         for (column, order) in self.newest_first() {
             end.order_by((END, column), order);
@@ -291,6 +304,13 @@ impl<'a> Matching<'a> {
     /// Selects the rows that a scan examines.
     fn scanned(&self, scan: u32) -> SelectStatement {
         let all = Query::select().column(Asterisk).take();
+        if self.payload_contains.is_some() {
+            // The table's own columns by name: a service may have added one that is called like a sum.
+            let mut scanned = Entity::find().into_query();
+            scanned.from_clear().from_subquery(self.first_searched(scan.into(), &all), Entity);
+            self.add_totals(&mut scanned, payload_bytes());
+            return scanned;
+        }
         parts::first(self.dialect, self.conditions(), &self.newest_first(), scan.into(), &all)
     }
 
@@ -304,6 +324,9 @@ impl<'a> Matching<'a> {
 
     /// Selects the last row that a scan examines, if there is a row behind it.
     fn end(&self, scan: u32) -> SelectStatement {
+        if self.payload_contains.is_some() {
+            return self.end_of_search(scan);
+        }
         let mut newest_first = WindowStatement::new();
         for (column, order) in self.newest_first() {
             newest_first.order_by(column, order);
@@ -361,6 +384,12 @@ pub(super) fn to_tuple((time, id): Place) -> Expr {
     Expr::tuple([Expr::val(time), Expr::val(id.into_inner())])
 }
 
+fn payload_bytes() -> Expr {
+    Func::cust("octet_length").arg(Column::Payload.into_expr()).into()
+}
+
+const NUMBER: &str = "number";
+const TOTAL: &str = "total";
 const ROWS: &str = "matching";
 const IS_ROW: &str = "is_row";
 const END: &str = "scan_end";
@@ -415,12 +444,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let PayloadSearch { contains, filter, page } = search;
         let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let rows = in_range("page.scan_limit", page.scan_limit.unwrap_or(SEARCHED_ROWS), SCANS)?;
-        let matching = Matching { after, ..self.matching(app_id, filter)? };
-        let end = with_hidden_limits(matching.dialect, &matching.end_of_search(rows));
+        let scan = in_range("page.scan_limit", page.scan_limit.unwrap_or(SEARCHED_ROWS), SCANS)?;
+        let payload_contains = Some(contains.as_str());
+        let matching = self.matching(app_id, filter)?;
+        let matching = Matching { after, scan: Some(scan), payload_contains, ..matching };
+        if matching.dialect != Dialect::Sqlite {
+            return Ok(matching);
+        }
+        let end = with_hidden_limits(matching.dialect, &matching.end_of_search(scan));
         let end = self.db.query_one_raw(end).await?;
         let down_to = end.as_ref().map(end_of).transpose()?.flatten();
-        Ok(Matching { down_to, payload_contains: Some(contains), ..matching })
+        Ok(Matching { down_to, ..matching })
     }
 
     /// Bounds the matching rows by a scan limit.
