@@ -69,6 +69,14 @@ pub enum DeadLetterRepoError {
         /// The largest size that the call takes.
         max: usize,
     },
+    /// The text of a [`PayloadSearch`](crate::PayloadSearch) is empty or too long. The error does not show the text.
+    #[error("`contains` must have 1 to {max} bytes (got {bytes})")]
+    SearchLength {
+        /// Its size, in bytes.
+        bytes: usize,
+        /// The largest size that the call takes.
+        max: usize,
+    },
     /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve letters that
     /// fail meanwhile.
     #[error(
@@ -258,6 +266,7 @@ impl DeadLetterRepoError {
             | Self::InvalidQuery { .. }
             | Self::OutOfRange { .. }
             | Self::FilterMetadataLength { .. }
+            | Self::SearchLength { .. }
             | Self::MissingCreatedBefore
             | Self::MissingResolvedBefore
             | Self::FromAfterUntil

@@ -36,6 +36,7 @@ mod repo;
 mod resolve;
 mod retention;
 mod sea_orm_repo;
+mod search;
 mod setters;
 mod signature;
 mod store;
@@ -88,6 +89,7 @@ pub use repo::DeadLetterRepo;
 pub use resolve::{Attribution, Changed, DeadLetterResolve, ReopenRequest};
 pub use retention::{Archive, DeadLetterRetention, Due, SweepCursor, SweepScope, Swept, SweptActions};
 pub use sea_orm_repo::SeaOrmDeadLetterRepo;
+pub use search::PayloadSearch;
 pub use store::DeadLetterStore;
 pub use summary::DeadLetterSummary;
 #[cfg(feature = "sweeper")]

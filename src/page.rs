@@ -38,7 +38,8 @@ pub struct PageRequest {
     /// How many letters the call may examine, at least 1. It examines the newest letters of the app
     /// and the filter's state, within the filter's times and after the cursor. It examines closed letters in the
     /// order in which they were closed, whatever the filter's times. `None` is no limit: if few letters match, a page
-    /// then reads all letters.
+    /// then reads all letters. A [search](crate::DeadLetterRead::search_payloads) always has a limit, also with ids or a
+    /// run.
     pub scan_limit: Option<u32>,
 }
 

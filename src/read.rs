@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::{
     ActionRequest, AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterAction, DeadLetterFilter,
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups,
-    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, Timeline, TimelineRequest,
-    UnresolvedCount,
+    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, Timeline,
+    TimelineRequest, UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.
@@ -235,6 +235,63 @@ pub trait DeadLetterRead: Send + Sync {
         app_id: AppId,
         filter: &DeadLetterFilter,
         page: &PageRequest,
+    ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError>;
+
+    /// Lists the app's letters whose payload contains a text, and that match the filter, in the order of
+    /// [`list`](Self::list) and page by page as it does.
+    ///
+    /// The call compares the payload's stored text as it is: case-sensitive, and JSON with its escapes. It does not search
+    /// [edited payloads](crate::StoredLetter::replayed_payload), and finds no erased letter. No index serves the search.
+    ///
+    /// One call examines at most `page.scan_limit` letters, or 10,000 without a scan limit, and at most 64 MB of their
+    /// payloads, or one letter with more. Both limits count the letters that a scan limit counts: those of the app and the
+    /// filter's state, within the filter's times, ids and run, whatever their source or error. A page may then have fewer
+    /// letters than requested, or none, and still a [`next`](Page::next) cursor; [`scanned_back_to`](Page::scanned_back_to)
+    /// is where the call stopped. With a `run_id` the call also reads the times of all letters of the run.
+    ///
+    /// Bulk calls take no such text. Pass them the [ids](DeadLetterFilter::ids) of the letters that were found.
+    ///
+    /// # Errors
+    ///
+    /// [`SearchLength`](DeadLetterRepoError::SearchLength) for a text of no bytes, or of more than 1,000, and the errors of
+    /// [`list`](Self::list). Each is returned with nothing sent to the database.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{
+    ///     Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, PayloadSearch, Resolution,
+    ///     testing,
+    /// };
+    /// use serde_json::json;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # for order in [4711, 4712] {
+    /// #     let mut letter = testing::letter(app);
+    /// #     letter.payload = json!({ "order": order });
+    /// #     repo.insert(letter).await?;
+    /// # }
+    /// let mut search = PayloadSearch::new(r#""order":4711"#);
+    /// let mut ids = Vec::new();
+    /// loop {
+    ///     let page = repo.search_payloads(app, &search).await?;
+    ///     ids.extend(page.items.into_iter().map(|letter| letter.id));
+    ///     let Some(next) = page.next else { break };
+    ///     search.page.after = Some(next);
+    /// }
+    /// let found = DeadLetterFilter::default().ids(ids);
+    /// let ignored = repo.resolve_matching(app, &found, Resolution::Ignored, &Attribution::by("ada"), 1_000).await?;
+    /// assert_eq!(ignored.ids.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn search_payloads(
+        &self,
+        app_id: AppId,
+        search: &PayloadSearch,
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError>;
 
     /// Lists the apps that have open letters, sorted by [`AppId`], smallest first: all such apps, or those among the

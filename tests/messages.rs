@@ -19,9 +19,9 @@ use dead_letters::{
     Cursor, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
     DeadLetterTransfer, Due, GroupRequest, GroupWatch, GroupWatchConfigError, JsonLinesArchive, ListQuery,
-    NewErrorGroup, NewGroupRequest, Notify, OnOpen, OpenError, PageRequest, RebuildRequest, ReopenRequest,
-    Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, Sweeper,
-    SweeperConfigError, TimelineRequest, connect_options, open,
+    NewErrorGroup, NewGroupRequest, Notify, OnOpen, OpenError, PageRequest, PayloadSearch, RebuildRequest,
+    ReopenRequest, Requeue, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Sweeper, SweeperConfigError, TimelineRequest, connect_options, open,
     testing::{self, letter, stored_letter},
 };
 use dead_letters_migration::{Migrator, SchemaError, check_schema};
@@ -191,6 +191,11 @@ async fn of_reads(messages: &mut Messages) {
     said!(messages, DeadLetterRepoError::OutOfRange, repo.list(app, &many, &first).await);
     let no_key = all.clone().metadata("", "acme");
     said!(messages, DeadLetterRepoError::FilterMetadataLength, repo.list(app, &no_key, &first).await);
+    said!(
+        messages,
+        DeadLetterRepoError::SearchLength,
+        repo.search_payloads(app, &PayloadSearch::new("")).await
+    );
     said!(
         messages,
         DeadLetterRepoError::OutOfRange,

@@ -9,8 +9,8 @@ use dead_letters::{
     DeadLetterAnnounce, DeadLetterBury, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay,
     DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
     DeadLetterStore, DeadLetterTransfer, Due, ErrorKind, GroupRequest, NewGroupRequest, PageRequest,
-    RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    SweepScope, Take, TimelineRequest,
+    PayloadSearch, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, Take, TimelineRequest,
     testing::{
         Call, FailingStore, database_error, error_group, internal, letter, new_error_group, row, store,
         stored_letter, summary, transient,
@@ -190,6 +190,7 @@ impl Given {
             Call::ErrorText => store.error_text(app, id, 0..1).await.map(drop),
             Call::Metadata => store.metadata(app, id).await.map(drop),
             Call::List => store.list(app, &filter, &page).await.map(drop),
+            Call::SearchPayloads => store.search_payloads(app, &PayloadSearch::new("{")).await.map(drop),
             Call::Export => store.export(app, &filter, &page).await.map(drop),
             Call::Backlogs => store.backlogs(&BacklogRequest::default().limit(1).cap(1)).await.map(drop),
             Call::Apps => store.apps(DeadLetterState::Any, None, 1).await.map(drop),

@@ -341,7 +341,7 @@ impl Operator {
 /// A right of an [`Operator`], besides reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
-    /// Reveals the redacted parts of a payload, on request. Each request is audited.
+    /// Reveals the redacted parts of a payload, and searches in redacted payloads, on request. Each request is audited.
     Payloads,
     /// Resolves and reopens letters.
     Resolve,
@@ -627,6 +627,12 @@ impl AppAccess {
     /// Returns a problem if the operator may not edit payloads. An operator who edits a payload sees it.
     pub(crate) fn needs_edit(&self) -> Result<(), Problem> {
         self.needs(Right::Edit)?;
+        self.needs_whole_payloads()
+    }
+
+    /// Returns a problem if the service redacts payloads and the operator may not see the redacted values. A search needs
+    /// the same, because its result tells what payloads contain.
+    pub(crate) fn needs_whole_payloads(&self) -> Result<(), Problem> {
         if self.admin().redaction.is_empty() { Ok(()) } else { self.needs(Right::Payloads) }
     }
 

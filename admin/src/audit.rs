@@ -46,6 +46,13 @@ impl<'a> Entry<'a> {
         filter: &DeadLetterFilter,
         run_id: Uuid,
     ) -> Self {
+        let mut entry = Self::of_search(access, filter);
+        (entry.action, entry.run_id) = (action, Some(run_id));
+        entry
+    }
+
+    /// Returns the entry of a search in payloads, without its text.
+    pub(crate) fn of_search(access: &'a AppAccess, filter: &DeadLetterFilter) -> Self {
         let mut filter = filter.clone();
         for (key, value) in &mut filter.metadata {
             if access.admin().metadata_redaction.hides_field(key) {
@@ -53,7 +60,7 @@ impl<'a> Entry<'a> {
             }
         }
         let letters = ListQuery::from(filter).to_string();
-        Self { access, action, letters, run_id: Some(run_id), count: 0, is_ended: false }
+        Self { access, action: "searched", letters, run_id: None, count: 0, is_ended: false }
     }
 
     /// Adds letters that the action changed or showed.
@@ -152,6 +159,7 @@ impl Target {
         let (Some("apps"), Some(app_id)) = (parts.next(), parts.next()) else { return None };
         let rest: Vec<_> = parts.collect();
         let letters = match rest[..] {
+            ["letters", "search"] => None,
             ["letters", id, ..] => Some(format!("ids={}", shown(id))),
             _ => None,
         };
@@ -162,6 +170,7 @@ impl Target {
             (&Method::POST, ["letters", _, "edit"] | ["letters", _, "edit", _]) => "edit",
             (&Method::POST, ["letters", _, "reveal"] | ["letters", _, _, "reveal"]) => "reveal",
             (&Method::POST, ["letters", _, "erase"] | ["erase"]) => "erase",
+            (&Method::POST, ["letters", "search"] | ["search"]) => "search",
             (&Method::POST, ["bulk", "preview"]) => "preview",
             (&Method::POST, ["bulk", "run"]) => "run",
             (&Method::POST, ["bulk", "undo"]) => "undo",

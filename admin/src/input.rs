@@ -16,7 +16,7 @@ use crate::{State, access::AppAccess, metadata::check_filter, problem::Problem, 
 const MAX_CHARACTERS: usize = 2_000;
 /// Fields that only the limit of the body bounds: tokens, ticked letters, edited payloads, and encoded lists with their
 /// filter.
-const LONG_FIELDS: [&str; 7] = ["back", "banner", "filter", "ids", "payload", "run", "token"];
+const LONG_FIELDS: [&str; 8] = ["back", "banner", "filter", "ids", "list", "payload", "run", "token"];
 
 /// The app in the address.
 pub(crate) struct AppPath(pub(crate) AppId);

@@ -14,6 +14,7 @@ mod metadata;
 mod pages;
 mod payload;
 mod problem;
+mod search;
 #[cfg(feature = "serve")]
 mod server;
 mod shares;

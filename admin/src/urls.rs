@@ -54,6 +54,10 @@ impl Root {
         self.to(with_query(format_args!("apps/{app_id}/groups"), query))
     }
 
+    pub(crate) fn search(&self, app_id: AppId) -> String {
+        self.to(format_args!("apps/{app_id}/search"))
+    }
+
     pub(crate) fn letter(&self, app_id: AppId, id: DeadLetterId) -> String {
         self.to(format_args!("apps/{app_id}/letters/{id}"))
     }

@@ -49,6 +49,11 @@ fn post(path: &'static str, body: Sent, needs: Right) -> Route {
     Route { method: Method::POST, path, body, needs: Some(needs) }
 }
 
+/// What every reader may do where nothing is redacted.
+fn search(path: &'static str, body: Sent) -> Route {
+    Route { needs: None, ..post(path, body, Right::Payloads) }
+}
+
 fn routes() -> Vec<Route> {
     use Right::{Delete, Edit, Payloads, Replay, Resolve};
     use Sent::{Form, Json, Nothing};
@@ -60,6 +65,7 @@ fn routes() -> Vec<Route> {
         get("/api/apps"),
         get("/api/groups/new"),
         get("/api/apps/{dead_letters_app}/letters"),
+        search("/api/apps/{dead_letters_app}/letters/search", Json(r#"{"contains":"4711"}"#)),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/payload"),
         get("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replayed-payload"),
@@ -97,6 +103,7 @@ fn routes() -> Vec<Route> {
         get("/"),
         get("/apps"),
         get("/apps/{dead_letters_app}"),
+        search("/apps/{dead_letters_app}/search", Form("contains=4711")),
         get("/apps/{dead_letters_app}/groups"),
         get("/apps/{dead_letters_app}/letters/{dead_letters_id}"),
         post(

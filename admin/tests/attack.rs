@@ -73,6 +73,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/metadata/reveal"), json!({})),
         (format!("letters/{id}/replay"), json!({ "payload": "1" })),
         ("erase".to_owned(), json!({ "ids": [id] })),
+        ("letters/search".to_owned(), json!({ "contains": "4711" })),
         ("bulk/preview".to_owned(), json!({ "action": "ignored", "filter": {} })),
         ("bulk/run".to_owned(), json!({ "token": token })),
     ];
@@ -85,6 +86,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/edit"), String::new()),
         (format!("letters/{id}/edit/review"), "version=1&payload=1".to_owned()),
         (format!("letters/{id}/edit/replay"), "version=1&payload=1".to_owned()),
+        ("search".to_owned(), "contains=4711".to_owned()),
         ("bulk/preview".to_owned(), "action=ignored".to_owned()),
         ("bulk/run".to_owned(), format!("token={token}")),
         ("bulk/undo".to_owned(), format!("run_id={}", Uuid::nil())),

@@ -131,7 +131,7 @@ const PAGES: [&str; 5] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}",
     "/apps/{dead_letters_app}/bulk/result",
 ];
-const FORMS: [&str; 10] = [
+const FORMS: [&str; 11] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/replay",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen",
@@ -140,6 +140,7 @@ const FORMS: [&str; 10] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay",
+    "/apps/{dead_letters_app}/search",
     "/apps/{dead_letters_app}/bulk/preview",
     "/apps/{dead_letters_app}/bulk/run",
 ];
@@ -222,7 +223,12 @@ async fn no_field_of_a_form_makes_it_fail_or_does_something() {
             for value in extremes() {
                 // The rest of the form is valid, so that the handler reads the field.
                 let rest = if name == "action" { "" } else { "&action=ignored" };
-                let body = format!("{name}={value}{}", if form.ends_with("preview") { rest } else { "" });
+                let rest = match form.rsplit('/').next() {
+                    Some("preview") => rest,
+                    Some("search") if name != "contains" => "&contains=4711",
+                    _ => "",
+                };
+                let body = format!("{name}={value}{rest}");
                 if form.ends_with("replay") || form.ends_with("reopen") || form.ends_with("reveal") {
                     // Where no field is needed: the letter is another one, that is not there.
                     let none = path.replace(&site.id.to_string(), &Uuid::nil().to_string());
@@ -253,6 +259,7 @@ async fn no_field_of_a_body_makes_it_fail_or_does_something() {
         .collect();
     for (route, fields) in [
         ("letters/{dead_letters_id}/resolve", &["note", "resolution", "by"][..]),
+        ("letters/search", &["contains", "filter", "size", "after", "scan_limit"]),
         ("bulk/preview", &["action", "filter"]),
         ("bulk/run", &["token", "note", "limit"]),
     ] {

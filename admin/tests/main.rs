@@ -21,4 +21,5 @@ mod load;
 mod mount;
 mod nginx;
 mod pages;
+mod search;
 mod support;

@@ -527,8 +527,8 @@ async fn a_reader_has_no_buttons(world: World) {
     for path in [world.at(""), world.at("?state=any"), world.at(&format!("/letters/{id}"))] {
         let page = client.get(&path).await;
         let forms: Vec<_> = tags(page.page()).into_iter().filter(|(name, _)| name == "button").collect();
-        // "Filter" is none that changes anything.
-        assert!(forms.len() <= 1, "{path}: {forms:?}");
+        // "Filter" and "Search" change nothing.
+        assert!(forms.len() <= 2, "{path}: {forms:?}");
     }
     let answer = client.post_as(world.at(&format!("/letters/{id}/reopen")), FORM, "").await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
@@ -1219,6 +1219,10 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
     let fields = [("action", "replayed"), ("source", HOSTILE), ("back", &format!("?{source}"))];
     let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
     let token = preview.hidden("token");
+    let search = form(&[("contains", "alert"), ("list", &format!("?{source}"))]);
+    pages.push(client.post_as(world.at("/search"), FORM, search).await);
+    let nothing = form(&[("contains", HOSTILE)]);
+    pages.push(client.post_as(world.at("/search"), FORM, nothing).await);
     pages.push(world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("note", HOSTILE)]).await);
     pages.push(preview);
     for page in pages {

@@ -201,11 +201,14 @@ pub(crate) struct Watch {
 /// List dead letters, newest first
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  dead-letters list --source orders --since 09:00 --until 10:00\n  dead-letters list -q --group 35e1b42c | dead-letters resolve - --note 'known'"
+    after_help = "Examples:\n  dead-letters list --source orders --since 09:00 --until 10:00\n  dead-letters list -q --group 35e1b42c | dead-letters resolve - --note 'known'\n  dead-letters list -q --payload-contains 4711 | dead-letters replay -"
 )]
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
+    /// Part of the payload's stored text, 1 to 1000 bytes, case-sensitive, without wildcards; only `list` takes it
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) payload_contains: Option<String>,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Maximum number of letters, 1 to 500

@@ -28,6 +28,7 @@ mod files;
 mod look;
 mod messages;
 mod resolve;
+mod search;
 mod serve;
 mod support;
 mod terminal;

@@ -188,7 +188,7 @@ pub(super) fn is_not_replayed() -> Expr {
 
 /// Returns the condition of a row whose id is one of these. On PostgreSQL it is a semi-join. A list in `IN` or `=
 /// ANY` changes to a generic plan after five calls, and that plan reads the whole app.
-fn is_one_of(ids: &[DeadLetterId], dialect: Dialect) -> Expr {
+pub(super) fn is_one_of(ids: &[DeadLetterId], dialect: Dialect) -> Expr {
     match dialect {
         Dialect::Postgres => Column::Id.in_subquery(each_of(ids)),
         Dialect::Sharded | Dialect::Sqlite => is_any_of_ids(ids, dialect),

@@ -1,4 +1,4 @@
-//! Lists letters.
+//! Lists letters, and searches in their payloads.
 
 use dead_letters_entity::dead_letters::{COLUMN, Column};
 use sea_orm::{Condition, DbErr, FromQueryResult, sea_query::Order};
@@ -11,10 +11,14 @@ use super::{
     hidden_limits::{shown, with_hidden_limits},
     in_range, non_negative,
     parts::{Part, by_time, conditions, first},
+    scan::Matching,
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page, PageRequest,
+    PayloadSearch,
 };
+
+const MAX_SEARCH_BYTES: usize = 1_000;
 
 pub(super) async fn list_for_app<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
@@ -53,7 +57,29 @@ pub(super) async fn list<C: RepoConnection>(
     page: &PageRequest,
 ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
     let size = in_range("page.size", page.size, PAGE_SIZES)?;
-    let mut listed = repo.listed(app_id, filter, page).await?;
+    let listed = repo.listed(app_id, filter, page).await?;
+    page_of(repo, listed, size).await
+}
+
+pub(super) async fn search_payloads<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    app_id: AppId,
+    search: &PayloadSearch,
+) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
+    let bytes = search.contains.len();
+    if !(1..=MAX_SEARCH_BYTES).contains(&bytes) {
+        return Err(DeadLetterRepoError::SearchLength { bytes, max: MAX_SEARCH_BYTES });
+    }
+    let size = in_range("page.size", search.page.size, PAGE_SIZES)?;
+    let searched = repo.searched(app_id, search).await?;
+    page_of(repo, searched, size).await
+}
+
+async fn page_of<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    mut listed: Matching<'_>,
+    size: u32,
+) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
     let page = listed.page(size, &convert::Summary::columns());
     let rows = listed.fetch(&repo.db, page).await?;
     let items = rows.iter().map(|row| Ok(convert::Summary::from_query_result(row, "")?.into()));

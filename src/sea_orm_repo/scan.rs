@@ -6,22 +6,31 @@
 //! On PostgreSQL one statement finds that row and the call's rows, in one snapshot. The call reads the rows of the
 //! scan from a subquery, whose LIMIT shows the planner how few they are. SQLite would copy payloads into such a
 //! subquery. There, one statement finds where the scan ends, and the call's own statement reads down to that row.
+//!
+//! The scan of a search in payloads also ends by their sizes. A window function adds these up, and neither database reads
+//! a large payload for it.
 
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, Utc};
 use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DbErr, QueryResult,
+    ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryResult, QueryTrait,
     prelude::DateTimeWithTimeZone,
-    sea_query::{Asterisk, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement, WindowStatement},
+    sea_query::{
+        Asterisk, CaseStatement, Expr, ExprTrait, Frame, FrameType, Func, JoinType, Order, Query,
+        SelectStatement, WindowStatement,
+    },
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    conditions::{check, is_before, is_from, is_of_app, is_of_state, is_resolved_within, narrow},
+    conditions::{
+        check, is_before, is_erased, is_from, is_of_app, is_of_state, is_one_of, is_resolved_within, narrow,
+    },
     connection::RepoConnection,
+    convert,
     dialect::{Dialect, likely},
     hidden_limits::{shown, with_hidden_limits},
     in_range,
@@ -29,9 +38,15 @@ use super::{
 };
 use crate::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
+    PayloadSearch,
 };
 
 pub(super) const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
+
+/// How many letters a search in payloads examines if its request has no scan limit.
+const SEARCHED_ROWS: u32 = 10_000;
+/// The most payload that one search examines, unless its first letter has more.
+const SEARCHED_BYTES: i64 = 64 << 20;
 
 /// A row's position in an app's listing: the time and the id. A listing of closed letters uses `resolved_at`,
 /// every other one `created_at`.
@@ -50,6 +65,8 @@ pub(super) struct Matching<'a> {
     scan: Option<u32>,
     /// Where the scan ends, if more rows lie behind. On PostgreSQL the call's statement finds this place.
     down_to: Option<Place>,
+    /// The text of a search in payloads.
+    payload_contains: Option<&'a str>,
 }
 
 impl<'a> Matching<'a> {
@@ -200,7 +217,7 @@ impl<'a> Matching<'a> {
 
     /// Adds the conditions that no index serves, and the one on the ids.
     fn narrow(&self, wide: Condition) -> Condition {
-        let narrow = narrow(wide, self.filter, self.dialect);
+        let narrow = narrow(wide, self.filter, self.dialect).add_option(self.has_text());
         if matches!(self.time(), Column::CreatedAt) {
             let [from, before] = is_resolved_within(self.filter);
             return narrow.add_option(from).add_option(before);
@@ -215,9 +232,85 @@ impl<'a> Matching<'a> {
         narrow.add_option(from).add_option(before)
     }
 
+    /// Returns the condition of a payload that has the text. In a CASE, because a database may check conditions in any
+    /// order, and would otherwise read payloads that the scan does not examine.
+    fn has_text(&self) -> Option<Expr> {
+        let text = convert::without_nul(self.payload_contains?.to_owned());
+        let examined = match self.dialect {
+            Dialect::Sqlite => self.bounds().add_option(is_of_state(self.filter.effective_state())),
+            _ => Condition::all().add(Expr::col(NUMBER).eq(1).or(Expr::col(TOTAL).lte(SEARCHED_BYTES))),
+        };
+        let position = self.dialect.position(Column::Payload.into_expr(), text);
+        let has_text = CaseStatement::new()
+            .case(examined.add(is_erased().not()), position.gt(0))
+            .finally(Expr::Constant(false.into()));
+        Some(has_text.into())
+    }
+
+    /// Selects the first rows that a search in payloads may examine.
+    ///
+    /// Both of its limits count the rows that the scan examines, whatever their source or error: then one condition says
+    /// what is examined.
+    fn first_searched(&self, rows: u64, columns: &SelectStatement) -> SelectStatement {
+        let ids = self.filter.ids.as_deref();
+        let conditions = self.conditions().into_iter();
+        let conditions = conditions.map(|rows| rows.add_option(ids.map(|ids| is_one_of(ids, self.dialect))));
+        parts::first(self.dialect, conditions.collect(), &self.newest_first(), rows, columns)
+    }
+
+    /// Adds the number of each row, and the sum of the sizes up to it. Neither database reads a large payload for its
+    /// length.
+    fn add_totals(&self, query: &mut SelectStatement, bytes: Expr) {
+        query.expr_window_as(Func::cust("row_number"), self.up_to_here(), NUMBER).expr_window_as(
+            Func::sum(bytes),
+            self.up_to_here(),
+            TOTAL,
+        );
+    }
+
+    fn up_to_here(&self) -> WindowStatement {
+        let mut window = WindowStatement::new();
+        for (column, order) in self.newest_first() {
+            window.order_by(column, order);
+        }
+        window.frame_start(FrameType::Rows, Frame::UnboundedPreceding).take()
+    }
+
+    /// Selects the last row that a search in payloads examines, if there is a row behind it.
+    fn end_of_search(&self, scan: u32) -> SelectStatement {
+        const BYTES: &str = "bytes";
+        const BEHIND: &str = "behind";
+        let place = Query::select().columns([self.time(), Column::Id]).take();
+        let sizes = self.first_searched(u64::from(scan) + 1, place.clone().expr_as(payload_bytes(), BYTES));
+        let mut totals = place;
+        totals
+            .expr_window_as(Func::cust("lead").arg(Expr::col(BYTES)), self.up_to_here(), BEHIND)
+            .from_subquery(sizes, Entity);
+        self.add_totals(&mut totals, Expr::col(BYTES));
+        let is_full = Expr::col(TOTAL).add(Expr::col(BEHIND)).gt(SEARCHED_BYTES);
+        let mut end = Query::select()
+            .expr_as(Expr::col(self.time()), END_TIME)
+            .expr_as(Expr::col(Column::Id), END_ID)
+            .from_subquery(totals, END)
+            .and_where(Expr::col(BEHIND).is_not_null())
+            .and_where(Expr::col(NUMBER).eq(i64::from(scan)).or(is_full))
+            .take();
+        for (column, order) in self.newest_first() {
+            end.order_by((END, column), order);
+        }
+        end.limit(shown(1)).take()
+    }
+
     /// Selects the rows that a scan examines.
     fn scanned(&self, scan: u32) -> SelectStatement {
         let all = Query::select().column(Asterisk).take();
+        if self.payload_contains.is_some() {
+            // The table's own columns by name: a service may have added one that is called like a sum.
+            let mut scanned = Entity::find().into_query();
+            scanned.from_clear().from_subquery(self.first_searched(scan.into(), &all), Entity);
+            self.add_totals(&mut scanned, payload_bytes());
+            return scanned;
+        }
         parts::first(self.dialect, self.conditions(), &self.newest_first(), scan.into(), &all)
     }
 
@@ -231,6 +324,9 @@ impl<'a> Matching<'a> {
 
     /// Selects the last row that a scan examines, if there is a row behind it.
     fn end(&self, scan: u32) -> SelectStatement {
+        if self.payload_contains.is_some() {
+            return self.end_of_search(scan);
+        }
         let mut newest_first = WindowStatement::new();
         for (column, order) in self.newest_first() {
             newest_first.order_by(column, order);
@@ -288,6 +384,12 @@ pub(super) fn to_tuple((time, id): Place) -> Expr {
     Expr::tuple([Expr::val(time), Expr::val(id.into_inner())])
 }
 
+fn payload_bytes() -> Expr {
+    Func::cust("octet_length").arg(Column::Payload.into_expr()).into()
+}
+
+const NUMBER: &str = "number";
+const TOTAL: &str = "total";
 const ROWS: &str = "matching";
 const IS_ROW: &str = "is_row";
 const END: &str = "scan_end";
@@ -315,6 +417,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             until_now: false,
             scan: None,
             down_to: None,
+            payload_contains: None,
         })
     }
 
@@ -331,6 +434,27 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         // If the filter takes every row, a page that is smaller than the scan is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
+    }
+
+    /// Returns the rows from which a page of a search in payloads is taken.
+    pub(super) async fn searched<'a>(
+        &self,
+        app_id: AppId,
+        search: &'a PayloadSearch,
+    ) -> Result<Matching<'a>, DeadLetterRepoError> {
+        let PayloadSearch { contains, filter, page } = search;
+        let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
+        let scan = in_range("page.scan_limit", page.scan_limit.unwrap_or(SEARCHED_ROWS), SCANS)?;
+        let payload_contains = Some(contains.as_str());
+        let matching = self.matching(app_id, filter)?;
+        let matching = Matching { after, scan: Some(scan), payload_contains, ..matching };
+        if matching.dialect != Dialect::Sqlite {
+            return Ok(matching);
+        }
+        let end = with_hidden_limits(matching.dialect, &matching.end_of_search(scan));
+        let end = self.db.query_one_raw(end).await?;
+        let down_to = end.as_ref().map(end_of).transpose()?.flatten();
+        Ok(Matching { down_to, ..matching })
     }
 
     /// Bounds the matching rows by a scan limit.

@@ -20,8 +20,9 @@ use crate::{
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
     ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup, NewErrorGroups, NewGroupRequest, Page,
-    PageRequest, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter, SweepCursor, SweepScope,
-    Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
+    PageRequest, PayloadSearch, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
+    SweepCursor, SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups,
+    UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -137,6 +138,15 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
         let page = list::list(self, app_id, filter, page);
         observed(call!("list", %app_id), pin!(page), |page| page.items.len() as u64).await
+    }
+
+    async fn search_payloads(
+        &self,
+        app_id: AppId,
+        search: &PayloadSearch,
+    ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
+        let page = list::search_payloads(self, app_id, search);
+        observed(call!("search_payloads", %app_id), pin!(page), |page| page.items.len() as u64).await
     }
 
     async fn backlogs(&self, request: &BacklogRequest) -> Result<Vec<Backlog>, DeadLetterRepoError> {

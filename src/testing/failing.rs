@@ -19,9 +19,9 @@ use crate::{
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
     DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, Page, PageRequest, RebuildRequest, Rebuilt, ReopenRequest,
-    ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept, SweptActions,
-    Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
+    NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest, Rebuilt,
+    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
+    SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -218,6 +218,7 @@ calls! {
         ErrorText error_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
         Metadata metadata(app_id: AppId, id: DeadLetterId) -> Option<Map<String, Value>>;
         List list(app_id: AppId, filter: &DeadLetterFilter, page: &PageRequest) -> Page<DeadLetterSummary>;
+        SearchPayloads search_payloads(app_id: AppId, search: &PayloadSearch) -> Page<DeadLetterSummary>;
         Backlogs backlogs(request: &BacklogRequest) -> Vec<Backlog>;
         Apps apps(state: DeadLetterState, after: Option<AppId>, limit: u32) -> Vec<AppId>;
         UnresolvedCounts unresolved_counts(app_ids: &[AppId], cap: Option<u32>) -> Vec<UnresolvedCount>;

@@ -7,8 +7,8 @@ use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    NewGroupRequest, PageRequest, RebuildRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    TimelineRequest, entity::dead_letters::Column, testing::stored_letter,
+    NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope, TimelineRequest, entity::dead_letters::Column, testing::stored_letter,
 };
 use sea_orm::{IdenStatic, Iterable};
 use serde::Serialize;
@@ -103,6 +103,8 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
                 let page = page.after(list.next);
                 results.of("list", Ok(list));
                 results.of("list", repo.list(app, &filter, &page).await);
+                let search = PayloadSearch::new("1").filter(filter.clone()).page(page.clone());
+                results.of("search_payloads", repo.search_payloads(app, &search).await);
                 results.of("export", repo.export(app, &filter, &page).await);
                 let count =
                     repo.count(app, &filter, &CountRequest::default().cap(5).scan_limit(scan)).await.unwrap();

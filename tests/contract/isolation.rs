@@ -5,8 +5,8 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     ActionRequest, AnnouncementClaim, AppId, Attribution, BacklogRequest, Buckets, CountRequest,
     DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
-    DeadLetterStore, GroupRequest, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, Resolution,
-    SeaOrmDeadLetterRepo, TimelineRequest, testing::new_error_group,
+    DeadLetterStore, GroupRequest, NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest,
+    ReopenRequest, Resolution, SeaOrmDeadLetterRepo, TimelineRequest, testing::new_error_group,
 };
 use sea_orm::DatabaseConnection;
 use tokio::task::JoinSet;
@@ -78,7 +78,7 @@ const WRITES: [&str; 13] = [
     "confirm_announcement",
     "sweep_announcements",
 ];
-const READS: [&str; 16] = [
+const READS: [&str; 17] = [
     "actions",
     "get",
     "get_for_app",
@@ -86,6 +86,7 @@ const READS: [&str; 16] = [
     "payload_text",
     "list_for_app",
     "list",
+    "search_payloads",
     "export",
     "count",
     "timeline",
@@ -140,6 +141,7 @@ async fn call(
         "metadata" => repo.metadata(app, open).await.map(drop),
         "list_for_app" => repo.list_for_app(app, false, 10, 0).await.map(drop),
         "list" => repo.list(app, &all, &page).await.map(drop),
+        "search_payloads" => repo.search_payloads(app, &PayloadSearch::new("{").filter(all)).await.map(drop),
         "export" => repo.export(app, &all, &page).await.map(drop),
         "count" => repo.count(app, &all, &CountRequest::default().cap(10)).await.map(drop),
         "timeline" => repo.timeline(app, &all, &TimelineRequest::from(time)).await.map(drop),

@@ -15,7 +15,7 @@ use dead_letters::{
     CoalescingDeadLetterRepo, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter,
     DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
     DeadLetterState, DeadLetterTransfer, Due, GroupRequest, JsonLinesArchive, NewDeadLetter, NewGroupRequest,
-    PageRequest, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention,
+    PageRequest, PayloadSearch, RebuildRequest, ReopenRequest, ReplayRequest, Requeue, Resolution, Retention,
     RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest, describe_metrics,
     testing::{self, Call, FailingStore},
 };
@@ -212,6 +212,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("metadata", 1, repo.metadata(app, id)).await;
     calls.ok("list", 6, repo.list(app, &open, &page)).await;
     calls.ok("list", 5, repo.list(app, &open, &page.clone().size(5))).await;
+    calls.ok("search_payloads", 6, repo.search_payloads(app, &PayloadSearch::new("{"))).await;
     calls.ok("export", 6, repo.export(app, &open, &page)).await;
     calls.ok("backlogs", 5, repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
     calls.ok("apps", 0, repo.apps(DeadLetterState::Any, None, 10)).await;
@@ -278,6 +279,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.answer("resolve", repo.resolve(id, "nonsense")).await;
     calls.answer("gc", repo.gc(now, -1)).await;
     calls.answer("list", repo.list(app, &open, &no_page)).await;
+    calls.answer("search_payloads", repo.search_payloads(app, &PayloadSearch::new(""))).await;
     calls.answer("export", repo.export(app, &open, &no_page)).await;
     calls.answer("backlogs", repo.backlogs(&BacklogRequest::default().limit(0).cap(1))).await;
     calls.answer("apps", repo.apps(DeadLetterState::Any, None, 0)).await;
@@ -338,6 +340,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("error_text", repo.error_text(app, id, 0..9)).await;
     calls.failed("metadata", repo.metadata(app, id)).await;
     calls.failed("list", repo.list(app, &open, &page)).await;
+    calls.failed("search_payloads", repo.search_payloads(app, &PayloadSearch::new("{"))).await;
     calls.failed("export", repo.export(app, &open, &page)).await;
     calls.failed("backlogs", repo.backlogs(&BacklogRequest::default().limit(10).cap(5))).await;
     calls.failed("apps", repo.apps(DeadLetterState::Any, None, 10)).await;

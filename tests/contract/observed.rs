@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     Attribution, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter, DeadLetterRead,
     DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, GroupRequest, NewDeadLetter, NewGroupRequest,
-    PageRequest, Resolution,
+    PageRequest, PayloadSearch, Resolution,
 };
 use sea_orm::DbBackend;
 use serde_json::json;
@@ -139,6 +139,8 @@ async fn no_content_reaches_the_log(db: TestDb) {
         let inserted = repo.insert(sent.clone()).await;
         repo.insert_many(vec![sent.clone(); 2]).await.ok();
         repo.list(app, &filter, &PageRequest::default().size(10)).await.unwrap();
+        repo.search_payloads(app, &PayloadSearch::new(CANARY).filter(filter.clone())).await.unwrap();
+        repo.search_payloads(app, &PayloadSearch::new(CANARY.repeat(100))).await.unwrap_err();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
         let new = NewGroupRequest::since(DateTime::UNIX_EPOCH);
         repo.new_error_groups(&new).await.unwrap();

@@ -19,8 +19,8 @@ use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
     DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due,
-    GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest, RebuildRequest, ReopenRequest, ReplayRequest,
-    Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
+    GroupRequest, NewDeadLetter, NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest, ReopenRequest,
+    ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, TimelineRequest,
     testing::{letter, new_error_group, stored_letter},
 };
 use sea_orm::{
@@ -96,6 +96,7 @@ dropped! {
     gc,
     get_for_app,
     list,
+    search_payloads,
     unresolved_counts,
     error_groups,
     export,
@@ -237,6 +238,10 @@ async fn get_for_app(given: &Given) -> Outcome {
 
 async fn list(given: &Given) -> Outcome {
     given.repo.list(given.app, &all(), &PageRequest::default().size(10)).await.map(drop)
+}
+
+async fn search_payloads(given: &Given) -> Outcome {
+    given.repo.search_payloads(given.app, &PayloadSearch::new("{").filter(all())).await.map(drop)
 }
 
 async fn unresolved_counts(given: &Given) -> Outcome {

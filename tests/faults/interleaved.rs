@@ -16,9 +16,9 @@ use dead_letters::{
     CoalescingDeadLetterRepo, CountRequest, DeadLetterAnnounce, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due,
-    ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup, NewGroupRequest, PageRequest, RebuildRequest,
-    ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
-    Swept, TimelineRequest,
+    ErrorGroup, GroupRequest, NewDeadLetter, NewErrorGroup, NewGroupRequest, PageRequest, PayloadSearch,
+    RebuildRequest, ReopenRequest, ReplayRequest, Replayed, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    SweepScope, Swept, TimelineRequest,
     entity::{
         dead_letter_actions as actions, dead_letter_announcements as announcements, dead_letters as table,
     },
@@ -150,6 +150,7 @@ calls! {
     error_text: error_text Atomic;
     metadata: metadata Atomic;
     list: list Pages, list_with_a_scan Pages, list_of_closed_letters Pages;
+    search_payloads: search_payloads Pages, search_payloads_with_a_scan Pages;
     export: export Pages, export_of_few Pages, export_with_a_scan Pages;
     backlogs: backlogs Atomic, backlogs_among_1001_apps Atomic;
     apps: apps Atomic;
@@ -316,6 +317,28 @@ async fn list_with_a_scan(given: Given) -> Shown {
 
 async fn list_of_closed_letters(given: Given) -> Shown {
     list_to_the_end(&given, &any().state(DeadLetterState::Closed), None).await
+}
+
+async fn search_payloads(given: Given) -> Shown {
+    search_to_the_end(&given, None).await
+}
+
+async fn search_payloads_with_a_scan(given: Given) -> Shown {
+    search_to_the_end(&given, Some(2)).await
+}
+
+async fn search_to_the_end(given: &Given, scan: Option<u32>) -> Shown {
+    let mut shown = Vec::new();
+    let mut search = PayloadSearch::new("{").filter(any());
+    search.page = PageRequest::default().size(2).scan_limit(scan);
+    loop {
+        let page = given.repo.search_payloads(given.app, &search).await.unwrap();
+        shown.extend(page.items.into_iter().map(|row| row.op));
+        if page.next.is_none() {
+            return shown;
+        }
+        search.page.after = page.next;
+    }
 }
 
 async fn list_to_the_end(given: &Given, filter: &DeadLetterFilter, scan: Option<u32>) -> Shown {

@@ -7,8 +7,9 @@ use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, Changed, CountRequest, DeadLetterAnnounce,
     DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
-    NewDeadLetter, NewGroupRequest, OnOpen, PageRequest, RebuildRequest, ReopenRequest, Resolution,
-    SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open, testing::letter,
+    NewDeadLetter, NewGroupRequest, OnOpen, PageRequest, PayloadSearch, RebuildRequest, ReopenRequest,
+    Resolution, SeaOrmDeadLetterRepo, SweepScope, Swept, TimelineRequest, connect_options, open,
+    testing::letter,
 };
 use dead_letters_migration::Migrator;
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -234,6 +235,8 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     let filter = DeadLetterFilter::default().state(DeadLetterState::Unresolved).created_before(max);
     assert!(repo.get_for_app(app_id, id).await.unwrap().is_some());
     assert_eq!(repo.list(app_id, &filter, &PageRequest::default().size(5)).await.unwrap().items.len(), 5);
+    let search = PayloadSearch::new("{").filter(filter.clone());
+    assert_eq!(repo.search_payloads(app_id, &search).await.unwrap().items.len(), 9);
     assert_eq!(repo.unresolved_counts(&[app_id], Some(3)).await.unwrap()[0].unresolved.count, 3);
     let groups = repo.error_groups(app_id, &filter, &GroupRequest::default()).await.unwrap().groups;
     assert_eq!(groups[0].count, 9);

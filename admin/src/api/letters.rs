@@ -2,7 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::ListQuery;
+use dead_letters::{DeadLetterSummary, ListQuery, Page};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -11,7 +11,7 @@ use super::{
     model::Letter,
 };
 use crate::{
-    access::Access,
+    access::{Access, AppAccess},
     input::{AppPath, Query},
     problem::Problem,
 };
@@ -24,6 +24,16 @@ pub(super) struct Letters {
     next: Option<String>,
     /// Where the scan limit stopped the call before the page was full. The next page continues there.
     scanned_back_to: Option<DateTime<Utc>>,
+}
+
+impl Letters {
+    pub(super) async fn of(access: &AppAccess, page: Page<DeadLetterSummary>) -> Result<Self, Problem> {
+        Ok(Self {
+            items: Letter::all(access, page.items).await?,
+            next: page.next.map(|cursor| cursor.to_string()),
+            scanned_back_to: page.scanned_back_to,
+        })
+    }
 }
 
 /// Lists the letters of an app
@@ -58,9 +68,5 @@ pub(super) async fn letters(
     let access = access.app(app_id)?;
     let ListQuery { filter, page, .. } = listing(fields, &access)?;
     let page = access.store().list(app_id, &filter, &page).await?;
-    Ok(Json(Letters {
-        items: Letter::all(&access, page.items).await?,
-        next: page.next.map(|cursor| cursor.to_string()),
-        scanned_back_to: page.scanned_back_to,
-    }))
+    Letters::of(&access, page).await.map(Json)
 }

@@ -28,6 +28,7 @@ mod replay;
 mod resolve;
 mod reveal;
 mod run;
+mod search;
 mod timeline;
 
 pub(crate) fn router() -> OpenApiRouter<State> {
@@ -35,6 +36,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(apps::apps))
         .routes(routes!(new_groups::new_groups))
         .routes(routes!(letters::letters))
+        .routes(routes!(search::search_letters))
         .routes(routes!(letter::letter))
         .routes(routes!(payload::payload))
         .routes(routes!(payload::replayed_payload))

@@ -270,8 +270,8 @@ pub(crate) async fn replay(
     Ok(tell(&editing.access, root.letter(app_id, id), Told::ReplayedEdited(id)))
 }
 
-/// The page shows a payload.
-fn not_stored(mut response: Response) -> Response {
+/// Keeps caches from storing a page that shows a payload or a part of one.
+pub(super) fn not_stored(mut response: Response) -> Response {
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

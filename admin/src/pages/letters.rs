@@ -13,6 +13,7 @@ use super::{
     frame::Frame,
     html,
     listing::{Listing, SCAN, View, first_page},
+    search::SearchForm,
     text::{Amount, ErrorText, Text, Time, resolution_words},
 };
 use crate::{
@@ -41,28 +42,30 @@ struct LettersPage {
     scanned_back_to: Option<Time>,
     /// Whether an empty page means that nothing failed.
     is_all_well: bool,
+    /// `None` if the operator may not search in payloads.
+    search: Option<SearchForm>,
     command: Command,
 }
 
 /// The buttons of bulk actions.
-struct Bulk {
-    preview: String,
+pub(super) struct Bulk {
+    pub(super) preview: String,
     /// The filter of "all that match" as a query string, or `None` if it matches letters in any state, or
     /// none.
     /// Separate form fields would not work, because browsers change line breaks.
-    all: Option<String>,
-    may_ignore: bool,
-    may_replay: bool,
-    may_reopen: bool,
-    may_delete: bool,
+    pub(super) all: Option<String>,
+    pub(super) may_ignore: bool,
+    pub(super) may_replay: bool,
+    pub(super) may_reopen: bool,
+    pub(super) may_delete: bool,
     /// The state that the form of ticked letters sends.
-    state: DeadLetterState,
+    pub(super) state: DeadLetterState,
     /// The resolution that it sends with closed letters. Replayed letters are reopened only if the form names it.
-    resolution: Option<Resolution>,
+    pub(super) resolution: Option<Resolution>,
 }
 
 impl Bulk {
-    fn new(access: &AppAccess, root: &Root, filter: &DeadLetterFilter, matching: Amount) -> Self {
+    pub(super) fn new(access: &AppAccess, root: &Root, filter: &DeadLetterFilter, matching: Amount) -> Self {
         let state = filter.effective_state();
         let is_closed = state == DeadLetterState::Closed;
         let query = ListQuery::from(filter.clone());
@@ -78,12 +81,12 @@ impl Bulk {
         }
     }
 
-    fn is_any(&self) -> bool {
+    pub(super) fn is_any(&self) -> bool {
         self.may_ignore || self.may_replay || self.may_reopen || self.may_delete
     }
 
     /// Returns whether a row has a box to tick.
-    fn takes(&self, row: &Row) -> bool {
+    pub(super) fn takes(&self, row: &Row) -> bool {
         row.is_open != (self.state == DeadLetterState::Closed)
     }
 }
@@ -193,6 +196,10 @@ pub(crate) async fn page(
         older: next.map(|next| root.letters(app_id, &next)),
         scanned_back_to: page.scanned_back_to.map(Time),
         is_all_well: is_open && listing.filter.clear.is_none() && query.page.after.is_none(),
+        search: access
+            .needs_whole_payloads()
+            .is_ok()
+            .then(|| SearchForm::new(&root, app_id, &query, String::new())),
         command: Command::letters(app_id, &query),
         listing,
     })

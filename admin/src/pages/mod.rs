@@ -21,6 +21,7 @@ mod listing;
 mod preview;
 mod problem;
 mod result;
+mod search;
 mod text;
 
 use askama::Template;
@@ -42,6 +43,7 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps", get(apps::page))
         .route("/apps/{dead_letters_app}", get(letters::page))
         .route("/apps/{dead_letters_app}/groups", get(groups::page))
+        .route("/apps/{dead_letters_app}/search", post(search::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}", get(letter::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", post(letter::reveal))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve", post(letter_actions::resolve))

@@ -180,7 +180,7 @@ fn cutoff(filter: &DeadLetterFilter) -> &'static str {
 }
 
 /// Returns the label of a field of the filter. The page shows the ids in another way.
-fn word(name: &str) -> Option<&str> {
+pub(super) fn word(name: &str) -> Option<&str> {
     match name {
         "source" => Some("Source"),
         "op" => Some("Operation"),

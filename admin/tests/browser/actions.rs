@@ -19,6 +19,7 @@ with_and_without_javascript! {
     ticked_letters_are_ignored_and_the_others_are_not,
     ticked_letters_are_replayed_once_whatever_back_and_reload_do,
     without_a_tick_nothing_happens,
+    letters_that_are_found_by_their_payload_are_ticked_and_ignored,
     all_that_match_are_ignored_but_not_what_failed_after_the_preview,
     a_preview_that_is_cancelled_does_nothing,
     a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_again,
@@ -26,6 +27,34 @@ with_and_without_javascript! {
     five_thousand_letters_are_ignored_at_once,
     what_is_redacted_is_shown_to_those_who_ask,
     an_action_that_the_database_could_not_do_is_tried_again,
+}
+
+/// By the page of the result, and by the one that its button leads to.
+async fn letters_that_are_found_by_their_payload_are_ticked_and_ignored(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let mut ids = Vec::new();
+    for order in [4711, 4712, 14711] {
+        let payload = serde_json::json!({ "order": order });
+        ids.push(site.world.insert(NewDeadLetter { payload, ..letter(site.app()) }).await);
+    }
+    browser.open_list(site, "?size=1").await?;
+    browser.unfold("Search in payloads").await?;
+    browser.fill("Payload contains", "4711").await?;
+    browser.press("Search").await?;
+    browser.sees("Earlier letters may contain the text.").await?;
+    assert!(browser.driver.source().await?.contains(&ids[2].to_string()));
+    browser.press("Search on").await?;
+    browser.sees("No earlier letter contains the text.").await?;
+    assert!(!browser.address().await?.contains("4711"), "no address has the text");
+    browser.tick(&ids[0].to_string()).await?;
+    browser.press("Ignore ticked…").await?;
+    browser.press("Ignore 1 letter").await?;
+    browser.sees("1 letter is ignored:").await?;
+    assert_eq!(resolution(site, ids[0]).await, Some(Resolution::Ignored));
+    assert_eq!((resolution(site, ids[1]).await, resolution(site, ids[2]).await), (None, None));
+    Ok(())
 }
 
 async fn resolution(site: &Site, id: dead_letters::DeadLetterId) -> Option<Resolution> {

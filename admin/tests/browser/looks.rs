@@ -88,6 +88,13 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
         browser.press("Review changes").await?;
         return browser.sees(if name == "edit-problem" { "must be JSON" } else { "Replay edited" }).await;
     }
+    if name == "search" {
+        browser.open_list(site, "?source=contacts&size=5").await?;
+        browser.unfold("Search in payloads").await?;
+        browser.fill("Payload contains", "Ada Lovelace").await?;
+        browser.press("Search").await?;
+        return browser.sees("Search on").await;
+    }
     browser.open_list(site, "?source=contacts").await?;
     browser.press_first("Replay all").await?;
     browser.sees("Replay one first").await?;
@@ -168,7 +175,7 @@ async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) ->
             browser.expect_accessible(&name).await?;
             browser.picture(&name).await?;
         }
-        for name in ["edit", "edit-problem", "edit-review", "preview", "result"] {
+        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
             run_to(browser, site, name).await?;
             let name = format!("{name}-{scheme}-{width}");
             browser.expect_accessible(&name).await?;
@@ -200,7 +207,7 @@ async fn no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size(
             browser.sees(page.says).await?;
             browser.expect_within_reach(&format!("{} at {width}", page.name)).await?;
         }
-        for name in ["edit", "edit-problem", "edit-review", "preview", "result"] {
+        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
             run_to(browser, site, name).await?;
             browser.expect_within_reach(&format!("{name} at {width}")).await?;
         }

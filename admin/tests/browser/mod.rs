@@ -173,6 +173,11 @@ impl Browser {
         self.click(&format!("(//main//button{begins} | //main//a{begins})[1]")).await
     }
 
+    /// Opens what is folded under this summary.
+    pub(crate) async fn unfold(&self, name: &str) -> WebDriverResult<()> {
+        self.click(&format!("//main//summary[normalize-space()={}]", escape_string(name))).await
+    }
+
     /// The link to what is new.
     pub(crate) async fn press_new(&self, name: &str) -> WebDriverResult<()> {
         self.click(&format!("/html/body/a[normalize-space()={}]", escape_string(name))).await

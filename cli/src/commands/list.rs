@@ -1,7 +1,10 @@
 use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
-use dead_letters::{Cursor, DeadLetterStore, DeadLetterSummary, Page, PageRequest};
+use dead_letters::{
+    AppId, Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, DeadLetterSummary, Page,
+    PageRequest, PayloadSearch,
+};
 use serde::Serialize;
 
 use super::{
@@ -17,21 +20,25 @@ use crate::{
     settings::Settings,
 };
 
+/// How many letters one call of a search examines at most. A call also ends at 64 MB of payloads.
+const SEARCHED: u32 = 10_000;
+
 pub(crate) async fn list(
     store: &dyn DeadLetterStore,
     list: List,
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let List { filter, scan, size, after, quiet, watch: _ } = list;
+    let List { filter, payload_contains, scan, size, after, quiet, watch: _ } = list;
+    let contains = payload_contains.as_deref();
     let (is_of_one, moves) = (filter.app.is_some(), Settings::moves(&filter.narrow));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
     let selected = select(store, filter, &Settings { now, ..settings.clone() }, Ok).await?;
     let request =
         PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan_limit);
     let page = match is_of_one {
-        true => store.list(selected.apps[0], &selected.filter, &request).await?,
-        false => of_all_apps(store, &selected, &request).await?,
+        true => of_app(store, selected.apps[0], &selected.filter, contains, &request).await?,
+        false => of_all_apps(store, &selected, contains, &request).await?,
     };
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     match quiet {
@@ -45,6 +52,42 @@ pub(crate) async fn list(
     Ok(())
 }
 
+/// Returns a page of the letters that match, or of those among them whose payload contains a text.
+///
+/// A search calls the store until the page is full. Together its calls examine no more letters than the scan limit,
+/// and fewer if large payloads end a call early.
+async fn of_app(
+    store: &dyn DeadLetterStore,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    contains: Option<&str>,
+    request: &PageRequest,
+) -> Result<Page<DeadLetterSummary>, Failure> {
+    let Some(contains) = contains else { return Ok(store.list(app_id, filter, request).await?) };
+    let mut search = PayloadSearch::new(contains).filter(filter.clone()).page(request.clone());
+    let mut left = request.scan_limit.unwrap_or(u32::MAX);
+    let mut items = Vec::new();
+    loop {
+        let scan = left.min(SEARCHED);
+        search.page.scan_limit = Some(scan);
+        let mut page = store.search_payloads(app_id, &search).await.map_err(|error| match error {
+            DeadLetterRepoError::SearchLength { bytes, max } => {
+                Failure::usage(format!("--payload-contains must have 1 to {max} bytes (got {bytes})"))
+            }
+            error => error.into(),
+        })?;
+        left -= scan;
+        search.page.size =
+            search.page.size.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
+        items.append(&mut page.items);
+        if page.scanned_back_to.is_none() || search.page.size == 0 || left == 0 {
+            page.items = items;
+            return Ok(page);
+        }
+        search.page.after = page.next;
+    }
+}
+
 /// Merges the pages of the apps into one, newest first. No more than two pages are in memory.
 ///
 /// If the scan limit stops the page of an app, letters that are older than its end are left out, because that app may
@@ -52,6 +95,7 @@ pub(crate) async fn list(
 pub(crate) async fn of_all_apps(
     store: &dyn DeadLetterStore,
     selected: &Selected,
+    contains: Option<&str>,
     request: &PageRequest,
 ) -> Result<Page<DeadLetterSummary>, Failure> {
     let Selected { apps, filter } = selected;
@@ -60,7 +104,7 @@ pub(crate) async fn of_all_apps(
     for &app_id in apps {
         let in_app = |after: Cursor| after.in_app(app_id, filter);
         let after = request.after.map(in_app).transpose()?;
-        let page = store.list(app_id, filter, &request.clone().after(after)).await?;
+        let page = of_app(store, app_id, filter, contains, &request.clone().after(after)).await?;
         has_more |= page.next.is_some() && page.scanned_back_to.is_none();
         scanned_back_to = scanned_back_to.max(page.scanned_back_to);
         items.extend(page.items);

@@ -168,7 +168,7 @@ pub(crate) async fn confirmed(
     }
     if ask == Ask::DryRun {
         let request = PageRequest::default().size(SAMPLE);
-        let page = list::of_all_apps(store, &selected, &request).await?;
+        let page = list::of_all_apps(store, &selected, None, &request).await?;
         list::print(settings, printer, &Page::last(page.items), None, selected.apps.len() == 1)?;
         say!("note: {} would be {what}", letters(sum));
         return Ok(None);

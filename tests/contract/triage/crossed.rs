@@ -4,8 +4,8 @@ use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, GroupRequest, IdFilter,
-    Page, PageRequest, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, TimelineRequest,
-    testing::stored_letter,
+    Page, PageRequest, PayloadSearch, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    TimelineRequest, testing::stored_letter,
 };
 use uuid::Uuid;
 
@@ -28,10 +28,8 @@ fn cases() -> [Case; 14] {
         (none().script_id(IdFilter::None), |letter, _| letter.script_id.is_none()),
         (none().trigger_id(IdFilter::None), |letter, _| letter.trigger_id.is_none()),
         (none().truncated(false), |letter, _| !is_truncated(letter)),
-        (none().erased(true), |letter, _| letter.payload_kind.as_deref() == Some("erased")),
-        (none().erased(false).source("orders"), |letter, _| {
-            letter.payload_kind.as_deref() != Some("erased") && letter.source == "orders"
-        }),
+        (none().erased(true), |letter, _| is_erased(letter)),
+        (none().erased(false).source("orders"), |letter, _| !is_erased(letter) && letter.source == "orders"),
         (none().truncated(true).source("orders"), |letter, _| {
             is_truncated(letter) && letter.source == "orders"
         }),
@@ -57,6 +55,10 @@ fn cases() -> [Case; 14] {
 
 fn is_truncated(letter: &StoredLetter) -> bool {
     matches!(letter.payload_kind.as_deref(), Some("truncated" | "erased"))
+}
+
+fn is_erased(letter: &StoredLetter) -> bool {
+    letter.payload_kind.as_deref() == Some("erased")
 }
 
 fn is_of(state: DeadLetterState, letter: &StoredLetter) -> bool {
@@ -165,6 +167,14 @@ async fn all_find(
         let exported =
             to_the_end(async |page| repo.export(app, filter, &page).await, scan, |item| item.id).await;
         assert_eq!(exported, ids, "export {filter:?} {scan:?}");
+        let search = async |page| {
+            let search = PayloadSearch::new("{").filter(filter.clone()).page(page);
+            repo.search_payloads(app, &search).await
+        };
+        let mut whole: Vec<_> =
+            expected.iter().filter(|letter| !is_erased(letter)).map(|letter| letter.id).collect();
+        whole.sort();
+        assert_eq!(to_the_end(search, scan, |item| item.id).await, whole, "search {filter:?} {scan:?}");
         let counted = repo.count(app, filter, &CountRequest::default().scan_limit(scan)).await.unwrap();
         let request = Buckets::new(ten_oclock()..end(), 3);
         let timeline =

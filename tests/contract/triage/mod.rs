@@ -31,6 +31,7 @@ mod replay_parts;
 mod replayed;
 mod resolve;
 mod scan;
+mod search;
 mod signatures;
 mod states;
 mod timeline;

@@ -176,7 +176,10 @@ async fn a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite(db: TestD
 }
 
 /// A pool on which these letters are stored behind its first statement, before the next one is sent.
-async fn storing_behind_a_statement(db: &TestDb, letters: Vec<StoredLetter>) -> SeaOrmDeadLetterRepo {
+pub(super) async fn storing_behind_a_statement(
+    db: &TestDb,
+    letters: Vec<StoredLetter>,
+) -> SeaOrmDeadLetterRepo {
     let mut pool = db.connect_with(|_| ()).await;
     let (url, letters) = (db.url().to_owned(), Mutex::new(Some(letters)));
     pool.set_metric_callback(move |_| {

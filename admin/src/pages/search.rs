@@ -1,0 +1,101 @@
+//! A search in the payloads of an app's letters. The page is the response to a POST, so that no address holds the text.
+
+use askama::Template;
+use axum::response::Response;
+use dead_letters::{AppId, Cursor, ListQuery, PayloadSearch};
+
+use super::{
+    banner::back_text,
+    edit::not_stored,
+    frame::Frame,
+    html,
+    letter_actions::list_query,
+    letters::{Bulk, Row},
+    listing::first_page,
+    preview::word,
+    text::{Amount, Text, Time},
+};
+use crate::{
+    access::{Access, Right},
+    input::{AppPath, Form},
+    problem::Problem,
+    search::search,
+    urls::{Root, fits},
+};
+
+#[derive(Template)]
+#[template(path = "search.html")]
+struct SearchPage {
+    frame: Frame,
+    search: SearchForm,
+    conditions: Vec<(Text, Text)>,
+    rows: Vec<Row>,
+    shown: Amount,
+    back: String,
+    bulk: Bulk,
+    may_resolve: bool,
+    /// The cursor of the next page.
+    next: Option<Cursor>,
+    /// Where the call stopped before the page was full.
+    scanned_back_to: Option<Time>,
+    list: String,
+}
+
+/// The form of a search.
+pub(super) struct SearchForm {
+    pub(super) address: String,
+    /// The list whose letters are searched, as a query string.
+    pub(super) list: String,
+    /// The text as it was sent, because the form sends it again.
+    pub(super) contains: String,
+}
+
+impl SearchForm {
+    pub(super) fn new(root: &Root, app_id: AppId, query: &ListQuery, contains: String) -> Self {
+        Self { address: root.search(app_id), list: back_text(&first_page(query)), contains }
+    }
+}
+
+pub(crate) async fn page(
+    access: Access,
+    AppPath(app_id): AppPath,
+    root: Root,
+    Form(mut fields): Form,
+) -> Result<Response, Problem> {
+    let access = access.app(app_id)?;
+    let contains =
+        fields.take("contains")?.ok_or_else(|| Problem::invalid_field("contains", "is missing"))?;
+    let after = fields.parse("after", "must be the cursor of a page")?;
+    let query = fields.take("list")?.map(|list| list_query("list", &list)).transpose()?;
+    fields.end()?;
+    // A list that is too long for an address comes from no page of the admin.
+    let query = first_page(&query.unwrap_or_default());
+    if !fits(&query) {
+        return Err(Problem::invalid_field("list", "is too long for an address"));
+    }
+    let request = PayloadSearch::new(contains.as_str()).filter(query.filter.clone());
+    let found = search(&access, request.page(query.page.clone().after(after))).await?;
+    let events: Vec<_> = found.items.iter().map(|letter| letter.original_event_id).collect();
+    let times = access.store().times_replayed(app_id, &events).await?;
+    let pairs = ListQuery::from(query.filter.clone());
+    let conditions =
+        pairs.pairs().filter_map(|(name, value)| Some((word(&name)?.into(), Text::cut(&value, 200))));
+    Ok(not_stored(html(&SearchPage {
+        frame: Frame::of_app(&root, &access).here("Search in payloads"),
+        conditions: conditions.collect(),
+        search: SearchForm::new(&root, app_id, &query, contains),
+        shown: Amount::exactly(found.items.len() as u64),
+        rows: found
+            .items
+            .into_iter()
+            .zip(times)
+            .map(|(letter, times)| Row::new(&access, &root, letter, times))
+            .collect(),
+        back: back_text(&query),
+        bulk: Bulk::new(&access, &root, &query.filter, Amount::exactly(0)),
+        may_resolve: access.may(Right::Resolve),
+        next: found.next,
+        scanned_back_to: found.scanned_back_to.map(Time),
+        list: root.letters(app_id, &query),
+    })?))
+}
