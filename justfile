@@ -82,7 +82,6 @@ dependencies:
 
 # the packages, and a service built on them
 packages:
-    cargo publish --dry-run --locked --workspace
     .ci/service
 
 # sea-orm-cli migrate: up, status, down, fresh

@@ -1,6 +1,6 @@
 //! The service's own tests: with the real store in memory, and with one that fails as told.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, process::Command, sync::Arc};
 
 use axum::{
     Router,
@@ -123,4 +123,14 @@ async fn a_database_that_is_busy_is_503_and_one_that_is_broken_is_500() -> Resul
     store.fail(Call::Backlogs, .., internal());
     assert_eq!(send(&service, "GET", "/api/apps", "").await?.0, StatusCode::INTERNAL_SERVER_ERROR);
     Ok(())
+}
+
+#[test]
+fn the_services_own_tool_creates_its_tables() {
+    let tool = Command::new(env!("CARGO_BIN_EXE_orders-dead-letters"))
+        .args(["--database-url", "sqlite::memory:", "migrate", "up"])
+        .output()
+        .unwrap();
+    let applied = String::from_utf8(tool.stdout).unwrap();
+    assert!(tool.status.success() && applied.contains("create_outbox"), "{applied}");
 }
