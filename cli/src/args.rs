@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     database::Access,
     ids::{App, Letter},
+    log::LogFormat,
     next::Next,
 };
 
@@ -579,6 +580,9 @@ pub(crate) struct Serve {
     /// Host name that clients use besides localhost; requires a token
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Vec<String>,
+    /// Format of the log on standard error
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
 }
 
 /// Manage the database schema

@@ -305,11 +305,11 @@ async fn command<M: MigratorTraitSelf + 'static>(
     let mut settings = Settings::resolve(args.global, cli.apps.clone())?;
     // Other commands print their own failures.
     let access = args.command.access();
-    log::begin(match access {
+    match &args.command {
         #[cfg(feature = "serve")]
-        Access::Serves => log::of_server(),
-        _ => Targets::new(),
-    });
+        Command::Serve(serve) => log::begin(log::of_server(), serve.log_format),
+        _ => log::begin(Targets::new(), LogFormat::Text),
+    }
     let at_once = args.command.ends_at_once();
     let url = settings.database_url.clone();
     let mut connecting = pin!(Opened::connect(&url, access));

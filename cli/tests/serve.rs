@@ -19,6 +19,7 @@ on_every_backend! {
     with_a_token_nobody_gets_in_without_it,
     a_token_file_wins_over_the_environment_and_is_read_without_what_editors_add,
     what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log,
+    requests_and_actions_are_logged_as_json,
     a_request_that_is_half_sent_does_not_keep_it_alive,
     the_health_check_needs_no_token_and_shows_nothing,
     the_health_check_fails_while_the_table_cannot_be_read,
@@ -175,6 +176,42 @@ async fn what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log(store:
     assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
     let said = log_of(program, log);
     assert!(said.iter().any(|line| line.contains("dead_letters") && line.contains("ERROR")), "{said:?}");
+}
+
+async fn requests_and_actions_are_logged_as_json(store: Store) {
+    let id = store.letter("orders", "smtp: 451").await;
+    let mut program = program();
+    program.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    program
+        .env("DATABASE_URL", &store.url)
+        .env("RUST_LOG", "dead_letters::access=info,dead_letters::audit=info");
+    let mut program = program.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let address = log.next().unwrap().rsplit('/').next().unwrap().to_owned();
+    let letters = format!("/api/apps/{}/letters", store.app);
+    ask(&address, &format!("GET {letters}?source=canary HTTP/1.1\r\nHost: localhost"));
+    ask(&address, &format!("POST {letters}/{id}/reopen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0"));
+    ask(&address, "GET /healthz HTTP/1.1\r\nHost: localhost");
+    ask(&address, "GET /api/apps HTTP/1.1\r\nHost: elsewhere");
+    let said = log_of(program, log);
+    let events: Vec<serde_json::Value> =
+        said.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of =
+        |target: &str| events.iter().filter(|event| event["target"] == target).cloned().collect::<Vec<_>>();
+    let requests: Vec<_> = of("dead_letters::access")
+        .iter()
+        .map(|event| (event["method"].clone(), event["path"].clone(), event["status"].clone()))
+        .collect();
+    let request = |method: &str, path: &str, status: u16| (method.into(), path.into(), status.into());
+    let expected = [
+        request("GET", &letters, 200),
+        request("POST", &format!("{letters}/{id}/reopen"), 409),
+        request("GET", "/api/apps", 421),
+    ];
+    assert_eq!(requests, expected, "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("canary")), "{said:?}");
+    let [audited] = &of("dead_letters::audit")[..] else { panic!("{said:?}") };
+    assert_eq!((&audited["outcome"], &audited["status"]), (&"refused".into(), &409.into()));
 }
 
 fn serve_with_log(store: &Store) -> (Child, String, impl Iterator<Item = String>) {

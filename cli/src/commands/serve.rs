@@ -3,7 +3,12 @@
 //! If a token is set, every request but that of the health check must carry it. Without a token the server listens only on the loopback interface
 //! and accepts only its names. Otherwise a page of another site could point its own name there (DNS rebinding).
 
-use std::{fs, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -13,7 +18,7 @@ use axum::{
         header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE},
         request::Parts,
     },
-    middleware::{Next, from_fn_with_state},
+    middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -23,6 +28,7 @@ use dead_letters_admin::{Admin, Denied, Operator, Server};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
+use tracing::info;
 
 use super::{health::Health, replay::NOT_HERE};
 use crate::{args::Serve, error::Failure, settings::Settings, stop::Stop};
@@ -39,7 +45,7 @@ pub(crate) async fn serve(
     settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Serve { listen, token_file, token, operator, host } = serve;
+    let Serve { listen, token_file, token, operator, host, log_format: _ } = serve;
     let token = match token_file {
         Some(file) => {
             let read = fs::read_to_string(&file);
@@ -83,7 +89,8 @@ pub(crate) async fn serve(
     if let Some(replayer) = replayer {
         admin = admin.replay(replayer);
     }
-    let router = Router::from(admin).layer(from_fn_with_state(Arc::new(names), known_host));
+    let router = Router::from(admin);
+    let router = router.layer(from_fn_with_state(Arc::new(names), known_host)).layer(from_fn(log_request));
     // A prober sends the address of a container as the host. The layer above does not apply to this route, because
     // a page of another site could only read a constant here.
     let health = Arc::new(health);
@@ -125,6 +132,16 @@ fn unauthenticated() -> Denied {
     const ASK: HeaderValue = HeaderValue::from_static("Basic realm=\"dead-letters\", charset=\"UTF-8\"");
     let text = "the token is missing or wrong\n";
     Denied::with((StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, ASK)], text))
+}
+
+/// Logs each request once it is answered. The query string is left out, because it has texts of a filter and tokens.
+async fn log_request(request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let (status, time) = (response.status().as_u16(), began.elapsed());
+    info!(target: "dead_letters::access", %method, path, status, milliseconds = time.as_millis() as u64);
+    response
 }
 
 async fn known_host(State(names): State<Arc<Vec<String>>>, request: Request, next: Next) -> Response {
