@@ -213,7 +213,7 @@ async fn the_letters_that_were_found_are_ticked_and_previewed(world: World) {
     for id in &stored {
         assert!(text.contains(&format!("name=\"ids\" value=\"{id}\"")), "{page}");
     }
-    let preview = format!("../apps/{}/bulk/preview", world.app);
+    let preview = format!("../../apps/{}/bulk/preview", world.app);
     assert!(
         text.contains(&format!("form=\"rows\" formaction=\"{preview}\" name=\"action\" value=\"ignored\""))
     );
