@@ -324,7 +324,8 @@ impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
             AlreadyResolved, Erased, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidPayload,
-            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge, SinceInFuture,
+            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge, SearchLength,
+            SinceInFuture,
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
@@ -352,6 +353,7 @@ impl From<DeadLetterRepoError> for Problem {
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
             FilterMetadataLength { .. } => return Self::invalid(error.to_string()).of_field("metadata"),
+            SearchLength { .. } => return Self::invalid(error.to_string()).of_field("contains"),
             SinceInFuture(_) => return Self::invalid(error.to_string()).of_field("since"),
             FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),

@@ -49,7 +49,7 @@ fn post(path: &'static str, body: Sent, needs: Right) -> Route {
     Route { method: Method::POST, path, body, needs: Some(needs) }
 }
 
-/// What every reader may do where nothing is redacted.
+/// A search, which every reader may do where nothing is redacted.
 fn search(path: &'static str, body: Sent) -> Route {
     Route { needs: None, ..post(path, body, Right::Payloads) }
 }

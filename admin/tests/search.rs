@@ -179,6 +179,7 @@ async fn the_page_of_a_search_has_the_letters_and_the_text_in_its_form_alone(wor
     assert!(text.contains("<dt><bdi>Source</bdi></dt><dd><bdi>orders</bdi></dd>"), "{page}");
     assert!(text.contains(">Search on</button>") && text.contains("name=\"after\""), "{page}");
     let none = world.search(&client, &[("contains", "none such")]).await;
+    assert!(none.text().contains("<dt><bdi>State</bdi></dt><dd><bdi>open</bdi></dd>"), "{none}");
     assert!(none.text().contains("No payload contains the text") && !none.text().contains("Search on"));
 }
 
@@ -213,7 +214,7 @@ async fn the_letters_that_were_found_are_ticked_and_previewed(world: World) {
     for id in &stored {
         assert!(text.contains(&format!("name=\"ids\" value=\"{id}\"")), "{page}");
     }
-    let preview = format!("../apps/{}/bulk/preview", world.app);
+    let preview = format!("../../apps/{}/bulk/preview", world.app);
     assert!(
         text.contains(&format!("form=\"rows\" formaction=\"{preview}\" name=\"action\" value=\"ignored\""))
     );

@@ -77,7 +77,8 @@ pub(crate) async fn page(
     let found = search(&access, request.page(query.page.clone().after(after))).await?;
     let events: Vec<_> = found.items.iter().map(|letter| letter.original_event_id).collect();
     let times = access.store().times_replayed(app_id, &events).await?;
-    let pairs = ListQuery::from(query.filter.clone());
+    // With the state that the list leaves out.
+    let pairs = ListQuery::from(query.filter.clone().state(query.filter.effective_state()));
     let conditions =
         pairs.pairs().filter_map(|(name, value)| Some((word(&name)?.into(), Text::cut(&value, 200))));
     Ok(not_stored(html(&SearchPage {

@@ -80,7 +80,11 @@ async fn of_app(
         search.page.size =
             search.page.size.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
         items.append(&mut page.items);
-        if page.scanned_back_to.is_none() || search.page.size == 0 || left == 0 {
+        if search.page.size == 0 {
+            // A full page continues behind its last letter, wherever the call stopped.
+            page.scanned_back_to = None;
+        }
+        if page.scanned_back_to.is_none() || left == 0 {
             page.items = items;
             return Ok(page);
         }
