@@ -73,7 +73,7 @@ async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone()
 #[tokio::test]
 async fn steps_that_are_pending_are_applied_where_that_is_asked_and_else_named() {
     for db in empty().await {
-        Locked(Service).up(&db.db, Some(2)).await.unwrap();
+        Locked(Service).up(&db.db, Some(3)).await.unwrap();
         let error = opened(&db, OnOpen::Check, Service).await.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -97,8 +97,8 @@ impl MigratorTraitSelf for First {
 async fn a_migrator_may_be_a_value() {
     for db in empty().await {
         opened(&db, OnOpen::Check, First(0)).await.unwrap();
-        assert_eq!(missing(opened(&db, OnOpen::Check, First(2)).await), names(Migrator));
-        works(&opened(&db, OnOpen::Migrate, First(2)).await.unwrap()).await;
+        assert_eq!(missing(opened(&db, OnOpen::Check, First(3)).await), names(Migrator));
+        works(&opened(&db, OnOpen::Migrate, First(3)).await.unwrap()).await;
     }
 }
 

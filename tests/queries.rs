@@ -132,11 +132,8 @@ const PENDING: &[&str] = &["idx_dead_letter_announcements_pending"];
 const ANNOUNCEMENTS: &[&str] = &["dead_letter_announcements_pkey"];
 const GC_AND_ANNOUNCEMENTS: &[&str] = &["idx_dead_letters_gc", "dead_letter_announcements_pkey"];
 const APP_AND_ANNOUNCEMENTS: &[&str] = &["idx_dead_letters_app", "dead_letter_announcements_pkey"];
-const OLD_ANNOUNCEMENTS: &[&str] = &[
-    "idx_dead_letter_announcements_pending",
-    "idx_dead_letter_announcements_announced",
-    "dead_letter_announcements_pkey",
-];
+const OLD_ANNOUNCEMENTS: &[&str] =
+    &["idx_dead_letter_announcements_pending", "idx_dead_letter_announcements_announced"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reads {

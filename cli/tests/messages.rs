@@ -330,8 +330,8 @@ async fn of_schemas(shown: &mut Shown<'_>, path: &dyn Fn(&str) -> String) {
     let old = "UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'";
     db.execute_unprepared(&format!("{old} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");
-    let second = "DELETE FROM seaql_migrations WHERE version LIKE '%_000002_%'";
-    db.execute_unprepared(second).await.unwrap();
+    let others = format!("DELETE FROM seaql_migrations WHERE NOT {first_step}");
+    db.execute_unprepared(&others).await.unwrap();
     let foreign = "UPDATE seaql_migrations SET version = 'm20300101_000001_other'";
     db.execute_unprepared(&format!("{foreign} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");

@@ -12,6 +12,7 @@ use sea_orm::{
 
 use super::{
     SeaOrmDeadLetterRepo,
+    conditions::any_of,
     connection::RepoConnection,
     dialect::Dialect,
     hidden_limits::{shown, with_hidden_limits},
@@ -156,9 +157,13 @@ fn sweep(
     };
     let is_abandoned =
         || Condition::all().add(COLUMN.announced_at.is_null()).add(COLUMN.leased_until.lt(abandoned_before));
+    // PostgreSQL may join keys by reading all rows, and reads the rows at these places alone.
+    let place: &[&'static str] =
+        if dialect == Dialect::Postgres { &["ctid"] } else { &["app_id", "group_key"] };
+    let places = || place.iter().copied();
     let first = |condition, order| {
         let first = Query::select()
-            .columns([Column::AppId, Column::GroupKey])
+            .columns(places())
             .from(Entity)
             .cond_where(condition)
             .order_by(order, Order::Asc)
@@ -169,15 +174,14 @@ fn sweep(
     let due = first(is_old(), Column::AnnouncedAt)
         .union(UnionType::All, first(is_abandoned(), Column::FirstSeen))
         .take();
-    let due = Query::select()
-        .columns([Column::AppId, Column::GroupKey])
-        .from_subquery(due, "due")
-        .limit(shown(limit))
-        .take();
-    let key = Expr::tuple([Column::AppId, Column::GroupKey].map(Expr::col));
+    let due = Query::select().columns(places()).from_subquery(due, "due").limit(shown(limit)).take();
+    let is_due = match dialect {
+        Dialect::Postgres => Expr::col("ctid").eq(any_of(due)),
+        Dialect::Sharded | Dialect::Sqlite => Expr::tuple(places().map(Expr::col)).in_subquery(due),
+    };
     let delete = Query::delete()
         .from_table(Entity)
-        .and_where(key.in_subquery(due))
+        .and_where(is_due)
         // A group that is claimed meanwhile stays.
         .cond_where(Condition::any().add(is_old()).add(is_abandoned()))
         .take();

@@ -32,6 +32,8 @@ async fn a_services_own_columns_change_no_call_whatever_their_names(db: TestDb) 
     for column in Column::iter() {
         names.remove(column.as_str());
     }
+    // PostgreSQL gives every table this column.
+    names.remove("ctid");
     for known in ["bucket", "counts", "letters", "due", "first"] {
         assert!(names.contains(known), "{known} of {names:?}");
     }
