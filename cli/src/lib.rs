@@ -47,12 +47,11 @@ use tokio::{
 use tracing_subscriber::filter::Targets;
 
 use args::{Archive, Args, Command, Completions, Man, Signatures};
-#[cfg(feature = "serve")]
-use database::Access;
 use database::Opened;
 pub use error::Exit;
 use error::Failure;
 use ids::AppNames;
+use log::LogFormat;
 use output::{Printer, without_passwords};
 use settings::Settings;
 use stop::{Signals, Stop};

@@ -132,5 +132,5 @@ fn the_services_own_tool_creates_its_tables() {
         .output()
         .unwrap();
     let applied = String::from_utf8(tool.stdout).unwrap();
-    assert!(tool.status.success() && applied.contains("create_outbox"), "{applied}");
+    assert!(tool.status.success() && applied.lines().any(|step| step == "outbox"), "{applied}");
 }

@@ -6,9 +6,10 @@ use std::{error::Error, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterFilter, DeadLetterId, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention, DeadLetterState, Due, NewDeadLetter,
-    ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
+    AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
+    DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
+    DeadLetterState, Due, NewDeadLetter, ReopenRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqlErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -43,6 +44,9 @@ pub(crate) fn spawn(world: &Arc<World>, seeds: &mut fastrand::Rng) -> JoinSet<()
     actors.spawn(actor().insert_undeletable());
     for _ in 0..2 {
         actors.spawn(actor().replay_twins());
+    }
+    for _ in 0..2 {
+        actors.spawn(actor().remove());
     }
     actors
 }
@@ -194,6 +198,7 @@ impl Actor {
                     let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay of a twin", rng, replay).await.is_some() {
                         world.ledger().closed(&[id], &attempt);
+                        world.ledger().acted(&attempt, "replay", 1);
                     }
                 }
                 3 | 4 => {
@@ -203,6 +208,7 @@ impl Actor {
                     let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching of twins", rng, replay).await {
                         world.ledger().closed(&replayed.ids, &attempt);
+                        world.ledger().acted(&attempt, "replay", replayed.ids.len());
                     }
                 }
                 _ => {
@@ -234,6 +240,7 @@ impl Actor {
                     let resolve = world.repo.resolve_once(app, id, Resolution::Ignored, &by);
                     if world.call("resolve_once", rng, resolve).await.is_some() {
                         world.ledger().closed(&[id], &attempt);
+                        world.ledger().acted(&attempt, "resolve", 1);
                         may_be_reopened.push((app, id, attempt));
                     }
                 }
@@ -241,6 +248,7 @@ impl Actor {
                     let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, limit);
                     if let Some(resolved) = world.call("resolve_matching", rng, resolve).await {
                         world.ledger().closed(&resolved.ids, &attempt);
+                        world.ledger().acted(&attempt, "resolve", resolved.ids.len());
                         may_be_reopened.extend(resolved.ids.into_iter().map(|id| (app, id, attempt.clone())));
                     }
                 }
@@ -249,6 +257,7 @@ impl Actor {
                     let replay = world.repo.replay_with(app, id, &by, enqueue);
                     if world.call("replay", rng, replay).await.is_some() {
                         world.ledger().closed(&[id], &attempt);
+                        world.ledger().acted(&attempt, "replay", 1);
                     }
                 }
                 3 => {
@@ -257,6 +266,7 @@ impl Actor {
                     let replay = world.repo.replay_matching_with(app, &open, &by, limit, enqueue);
                     if let Some(replayed) = world.call("replay_matching", rng, replay).await {
                         world.ledger().closed(&replayed.ids, &attempt);
+                        world.ledger().acted(&attempt, "replay", replayed.ids.len());
                     }
                 }
                 // A run that is undone at once.
@@ -266,6 +276,7 @@ impl Actor {
                     let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, limit);
                     let Some(resolved) = world.call("resolve_matching", rng, resolve).await else { continue };
                     world.ledger().closed(&resolved.ids, &attempt);
+                    world.ledger().acted(&attempt, "resolve", resolved.ids.len());
                     for &id in &resolved.ids {
                         world.ledger().may_reopen(id);
                     }
@@ -273,6 +284,7 @@ impl Actor {
                     let request = ReopenRequest::default();
                     let undo = world.repo.reopen_matching(app, &of_run, &by, &request);
                     if let Some(reopened) = world.call("reopen_matching", rng, undo).await {
+                        world.ledger().acted(&attempt, "reopen", reopened.ids.len());
                         for id in reopened.ids {
                             world.ledger().reopened(id, &attempt);
                         }
@@ -287,6 +299,69 @@ impl Actor {
                         .is_some()
                     {
                         world.ledger().reopened(id, &attempt);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes letters, erases their content, and replays them with another payload.
+    async fn remove(mut self) {
+        let world = Arc::clone(&self.world);
+        let app = world.removed;
+        let mut ids: Vec<DeadLetterId> = Vec::new();
+        while !world.is_stopped() {
+            let attempt = Uuid::new_v4().to_string();
+            let by = Attribution::by(&attempt).note("a request of the customer");
+            let rng = &mut self.rng;
+            let some: Vec<_> = (0..3).filter_map(|_| rng.choice(&ids).copied()).collect();
+            match rng.u8(..6) {
+                0 => {
+                    let events: Vec<_> = (0..rng.usize(2..10)).map(|_| Uuid::new_v4()).collect();
+                    let letters = events.iter().map(|&event| letter(app, event)).collect();
+                    let insert = world.call("insert_many to remove", rng, world.repo.insert_many(letters));
+                    for (id, event) in insert.await.into_iter().flatten().zip(events) {
+                        world.ledger().stored(id, event);
+                        ids.push(id);
+                    }
+                }
+                1 | 2 => {
+                    let limit = rng.u32(1..=4);
+                    let filter = match rng.bool() {
+                        true => DeadLetterFilter::default().state(DeadLetterState::Any).ids(some),
+                        // Letters of the other actor, too.
+                        false => all_open(),
+                    };
+                    let delete = world.repo.delete_matching(app, &filter, &by, limit);
+                    let deleted = world.call("delete_matching", rng, delete).await.map(|deleted| deleted.ids);
+                    world.ledger().swept(deleted.as_ref().map(|deleted| deleted.len() as u64), limit.into());
+                    if let Some(deleted) = deleted {
+                        world.ledger().deleted(&deleted);
+                        world.ledger().acted(&attempt, "delete", deleted.len());
+                        ids.retain(|id| !deleted.contains(id));
+                    }
+                }
+                3 => {
+                    if let Some(erased) = world.call("erase", rng, world.repo.erase(app, &some, &by)).await {
+                        world.ledger().erased(&erased.ids);
+                        world.ledger().acted(&attempt, "erase", erased.ids.len());
+                    }
+                }
+                4 => {
+                    let Some(&id) = some.first() else { continue };
+                    let replayer = world.repo.replayer(PutBack(attempt.clone()));
+                    let replay = replayer.replay_edited(app, id, r#"{"edited":true}"#, &by);
+                    if world.call("replay_edited", rng, replay).await.is_some() {
+                        world.ledger().closed(&[id], &attempt);
+                        world.ledger().acted(&attempt, "edit", 1);
+                    }
+                }
+                _ => {
+                    let open = all_open();
+                    let resolve = world.repo.resolve_matching(app, &open, Resolution::Ignored, &by, 2);
+                    if let Some(resolved) = world.call("resolve_matching", rng, resolve).await {
+                        world.ledger().closed(&resolved.ids, &attempt);
+                        world.ledger().acted(&attempt, "resolve", resolved.ids.len());
                     }
                 }
             }
@@ -340,6 +415,20 @@ impl Archive for Nowhere {
             self.0.ledger().archived_undeletable(letter.id);
         }
         Ok(())
+    }
+}
+
+/// Puts events back for this attempt.
+struct PutBack(String);
+
+#[async_trait]
+impl Requeue for PutBack {
+    async fn requeue(
+        &self,
+        txn: &DatabaseTransaction,
+        letters: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(enqueue(txn, letters, &self.0).await?)
     }
 }
 

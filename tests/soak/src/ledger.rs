@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     actors::{KEPT, KEPT_CLOSED, KEPT_IN_FIRST_APP},
-    store::{Contents, Letter},
+    store::{Acted, Contents, Letter},
 };
 
 /// How a call ended.
@@ -30,9 +30,11 @@ pub(crate) enum Ending {
 
 impl Ending {
     pub(crate) fn of(error: &DeadLetterRepoError) -> Self {
-        use DeadLetterRepoError::{AlreadyResolved, Db, EventNotTaken, NotFound, NotResolved};
+        use DeadLetterRepoError::{AlreadyResolved, Db, Erased, EventNotTaken, NotFound, NotResolved};
         match error {
-            AlreadyResolved { .. } | NotFound(_) | NotResolved(_) | EventNotTaken { .. } => Self::Refused,
+            AlreadyResolved { .. } | Erased(_) | NotFound(_) | NotResolved(_) | EventNotTaken { .. } => {
+                Self::Refused
+            }
             // Our own: of a dispatcher that came second, or of an event that is in the outbox already.
             Db(sea_orm::DbErr::RecordNotUpdated) => Self::Refused,
             error if error.is_transient() => Self::Transient,
@@ -52,17 +54,23 @@ struct Known {
     reopened_from: Option<String>,
     /// A trigger keeps it.
     is_undeletable: bool,
+    is_deleted: bool,
+    is_erased: bool,
 }
 
 pub(crate) struct Ledger {
     first_app: AppId,
     /// In this app, two letters have the same event.
     twins: AppId,
+    /// In this app, letters are deleted before they are due.
+    removed: AppId,
     calls: BTreeMap<&'static str, BTreeMap<Ending, usize>>,
     pub(crate) kills: usize,
     pub(crate) cuts: usize,
     pub(crate) locks: usize,
     letters: HashMap<DeadLetterId, Known>,
+    /// How many letters the acknowledged calls of an attempt changed so.
+    acted: HashMap<(String, &'static str), i64>,
     /// Events that must be somewhere.
     events: HashSet<Uuid>,
     /// Events of one call each, of which all must be somewhere or none.
@@ -75,15 +83,17 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(first_app: AppId, twins: AppId) -> Self {
+    pub(crate) fn new(first_app: AppId, twins: AppId, removed: AppId) -> Self {
         Self {
             first_app,
             twins,
+            removed,
             calls: BTreeMap::new(),
             kills: 0,
             cuts: 0,
             locks: 0,
             letters: HashMap::new(),
+            acted: HashMap::new(),
             events: HashSet::new(),
             together: Vec::new(),
             swept: 0,
@@ -143,6 +153,23 @@ impl Ledger {
         self.letters.entry(id).or_default().reopened_from = Some(attempt.to_owned());
     }
 
+    /// Notes that a call of this attempt was acknowledged, and how many letters it changed.
+    pub(crate) fn acted(&mut self, attempt: &str, action: &'static str, letters: usize) {
+        *self.acted.entry((attempt.to_owned(), action)).or_default() += letters as i64;
+    }
+
+    pub(crate) fn deleted(&mut self, ids: &[DeadLetterId]) {
+        for id in ids {
+            self.letters.entry(*id).or_default().is_deleted = true;
+        }
+    }
+
+    pub(crate) fn erased(&mut self, ids: &[DeadLetterId]) {
+        for id in ids {
+            self.letters.entry(*id).or_default().is_erased = true;
+        }
+    }
+
     pub(crate) fn swept(&mut self, rows: Option<u64>, limit: u64) {
         match rows {
             Some(rows) if rows > limit => {
@@ -168,6 +195,7 @@ impl Ledger {
         self.compare_replays(contents, &mut violations);
         self.compare_sweeps(contents, &mut violations);
         self.compare_twins(contents, &mut violations);
+        self.compare_history(contents, &mut violations);
         violations
     }
 
@@ -220,6 +248,12 @@ impl Ledger {
             if known.is_undeletable && letter.swept_at.is_some() {
                 violations.push(format!("{id} was swept, and the trigger does not let it go"));
             }
+            if known.is_deleted && letter.swept_at.is_none() {
+                violations.push(format!("{id} was deleted, and is there"));
+            }
+            if known.is_erased && !letter.is_erased && letter.swept_at.is_none() {
+                violations.push(format!("{id} was erased, and has its content"));
+            }
             if known.reopened_from.is_some() && *by == known.reopened_from {
                 violations.push(format!("{id} was reopened, and is closed by {by:?} as before"));
             }
@@ -263,13 +297,35 @@ impl Ledger {
         }
     }
 
+    /// Checks that the history has each acknowledged change with its letters, and the attempt of each closed letter.
+    fn compare_history(&self, contents: &Contents, violations: &mut Vec<String>) {
+        let key = |row: &Acted| (row.attempt.clone(), row.action.clone());
+        let found: HashMap<_, _> = contents.history.iter().map(|row| (key(row), row.letters)).collect();
+        for ((attempt, action), letters) in &self.acted {
+            let found = found.get(&(attempt.clone(), (*action).to_owned())).copied().unwrap_or_default();
+            if found != *letters {
+                violations
+                    .push(format!("{attempt} did {action} {letters} letters, and the history has {found}"));
+            }
+        }
+        let attempts: HashSet<_> = contents.history.iter().map(|row| row.attempt.as_str()).collect();
+        for letter in &contents.letters {
+            if let Some(by) = letter.resolved_by.as_deref().filter(|by| !attempts.contains(by)) {
+                violations
+                    .push(format!("{} was closed by {by}, of which the history has nothing", letter.id));
+            }
+        }
+    }
+
     fn compare_sweeps(&self, contents: &Contents, violations: &mut Vec<String>) {
         let swept: Vec<_> = contents.letters.iter().filter(|letter| letter.swept_at.is_some()).collect();
         let (rows, least, most) = (swept.len() as u64, self.swept, self.swept + self.may_be_swept);
         if !(least..=most).contains(&rows) {
             violations.push(format!("sweeps deleted {rows}, and said {least} to {most}"));
         }
-        for letter in swept.iter().filter(|letter| !letter.was_due(self.first_app)) {
+        let is_removed = |letter: &Letter| letter.app_id == self.removed.into_inner();
+        let early = swept.iter().filter(|letter| !letter.was_due(self.first_app) && !is_removed(letter));
+        for letter in early {
             violations.push(format!("{} was swept before its time", letter.id));
         }
     }

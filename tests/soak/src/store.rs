@@ -62,6 +62,15 @@ pub(crate) struct Contents {
     pub(crate) enqueued: Vec<Enqueued>,
     /// The events that were put back into the outbox of twins, delivered or not.
     pub(crate) twins: Vec<Uuid>,
+    pub(crate) history: Vec<Acted>,
+}
+
+/// What the history has of one attempt.
+#[derive(FromQueryResult)]
+pub(crate) struct Acted {
+    pub(crate) attempt: String,
+    pub(crate) action: String,
+    pub(crate) letters: i64,
 }
 
 #[derive(FromQueryResult)]
@@ -74,6 +83,7 @@ pub(crate) struct Letter {
     pub(crate) resolution: Option<String>,
     pub(crate) resolved_by: Option<String>,
     pub(crate) swept_at: Option<DateTime<Utc>>,
+    pub(crate) is_erased: bool,
 }
 
 /// A letter that an attempt of an admin put back into the outbox.
@@ -136,13 +146,17 @@ impl Store {
             rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<Uuid>, DbErr>>()
         };
         let letters = "SELECT id, app_id, original_event_id AS event, created_at, resolved_at, resolution, \
-             resolved_by, NULL AS swept_at FROM dead_letters UNION ALL SELECT * FROM swept";
+             resolved_by, NULL AS swept_at, erased_at IS NOT NULL AS is_erased FROM dead_letters \
+             UNION ALL SELECT *, false FROM swept";
+        let history = "SELECT actor AS attempt, action, CAST(sum(letters) AS bigint) AS letters \
+             FROM dead_letter_actions WHERE actor IS NOT NULL GROUP BY actor, action";
         let enqueued = "SELECT letter, attempt FROM enqueued";
         let contents = Contents {
             outbox: events("outbox").await?,
             twins: events("twin_outbox").await?,
             letters: Letter::find_by_statement(sql(backend, letters, [])).all(&db).await?,
             enqueued: Enqueued::find_by_statement(sql(backend, enqueued, [])).all(&db).await?,
+            history: Acted::find_by_statement(sql(backend, history, [])).all(&db).await?,
         };
         db.close().await?;
         Ok(contents)

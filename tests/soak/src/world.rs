@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) apps: [AppId; 3],
     /// The app in which two letters have one event.
     pub(crate) twins: AppId,
+    /// The app whose letters are deleted and erased.
+    pub(crate) removed: AppId,
     ledger: Mutex<Ledger>,
     targets: Mutex<VecDeque<(AppId, DeadLetterId)>>,
     calm: AtomicBool,
@@ -52,14 +54,15 @@ impl World {
     pub(crate) async fn new(store: &Store) -> Result<Self, DbErr> {
         let db = store.connect(CONNECTIONS).await?;
         let apps = [(); 3].map(|()| AppId::from(Uuid::new_v4()));
-        let twins = Uuid::new_v4().into();
+        let [twins, removed] = [(); 2].map(|()| AppId::from(Uuid::new_v4()));
         Ok(Self {
             repo: SeaOrmDeadLetterRepo::new(db.clone()),
             db,
             side: store.connect(4).await?,
-            ledger: Mutex::new(Ledger::new(apps[0], twins)),
+            ledger: Mutex::new(Ledger::new(apps[0], twins, removed)),
             apps,
             twins,
+            removed,
             targets: Mutex::default(),
             calm: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
