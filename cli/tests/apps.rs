@@ -142,6 +142,10 @@ async fn a_service_names_its_apps(mut store: Store) {
         let table = own(&store, &format!("{line} --output table"));
         assert!(table.out.contains("  shop  ") && table.out.contains(&other.to_string()[..8]), "{table:?}");
     }
+    let shown = own(&store, &format!("show {id}"));
+    assert!(shown.out.contains("\napp name\tshop\n"), "{shown:?}");
+    let wide = own(&store, "list --output table --wide").out;
+    assert!(wide.lines().next().unwrap().ends_with("  NAME") && wide.contains("  shop\n"), "{wide}");
     assert_eq!(own(&store, "resolve --app shop --all --yes").lines(), [["1"]]);
 }
 
