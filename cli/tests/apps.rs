@@ -194,7 +194,7 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     assert_eq!(ids(&store.run(&format!("list -g {key}"))).len(), 3);
     let table = store.run("groups --output table");
     assert!(table.out.contains(&format!("\n{}  ", &key[..8])), "{table:?}");
-    store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins so");
+    store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins with 0");
     let resolved = store.run(&format!("resolve --group {} --yes", &key[..8]));
     assert_eq!(resolved.lines(), [["3"]]);
     // At least two of seventeen keys begin with the same digit.

@@ -220,6 +220,7 @@ fn of_arguments(shown: &mut Shown) {
         "man --output json",
         "serve --output json",
         "list --app {app} --since 1h --until 2h",
+        "list --app {app} --payload-contains=",
     ] {
         shown.run(line);
     }
@@ -336,8 +337,8 @@ async fn of_schemas(shown: &mut Shown<'_>, path: &dyn Fn(&str) -> String) {
     let old = "UPDATE seaql_migrations SET version = 'm20261123_000001_create_dead_letters'";
     db.execute_unprepared(&format!("{old} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");
-    let second = "DELETE FROM seaql_migrations WHERE version LIKE '%_000002_%'";
-    db.execute_unprepared(second).await.unwrap();
+    let later = "DELETE FROM seaql_migrations WHERE version LIKE '%_000002_%' OR version LIKE '%_000003_%'";
+    db.execute_unprepared(later).await.unwrap();
     let foreign = "UPDATE seaql_migrations SET version = 'm20300101_000001_other'";
     db.execute_unprepared(&format!("{foreign} WHERE {first_step}")).await.unwrap();
     shown.run("migrate up");
