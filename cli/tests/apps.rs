@@ -207,7 +207,7 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     let begins = |digit: &char| keys.iter().filter(|key| key.starts_with(*digit)).count() > 1;
     let digit = "0123456789abcdef".chars().find(begins).unwrap();
     let ambiguous = store.run(&format!("resolve --group {digit} --yes"));
-    ambiguous.fails(2, "several groups begin so");
+    ambiguous.fails(2, "several groups have a key that begins with");
     assert!(keys.iter().all(|key| ambiguous.err.contains(key) == key.starts_with(digit)), "{ambiguous:?}");
     // Among closed letters, because only these can be reopened.
     let reopened = store.run(&format!("reopen --group {} --yes", &key[..8]));

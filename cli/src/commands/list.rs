@@ -85,6 +85,8 @@ async fn of_app(
         items.append(&mut page.items);
         if page.scanned_back_to.is_none() || search.page.size == 0 || left == 0 {
             page.items = items;
+            // A full page ends at its size, and not where its last call stopped.
+            page.scanned_back_to = page.scanned_back_to.filter(|_| search.page.size > 0);
             return Ok(page);
         }
         search.page.after = page.next;
