@@ -2,9 +2,12 @@
 
 #[cfg(feature = "serve")]
 use std::net::SocketAddr;
-use std::{ops::RangeInclusive, path::PathBuf, str::FromStr};
+use std::{error::Error, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgGroup, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use clap_complete::Shell;
 use dead_letters::{
     AppId, DeadLetterId, DeadLetterState, IdFilter, ReplayRate, Resolution, ScriptId, TriggerId,
@@ -13,6 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     database::Access,
+    error::Failure,
     ids::{App, Letter},
     log::LogFormat,
     next::Next,
@@ -25,6 +29,16 @@ fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
 fn id_or_none<T: FromStr>(text: &str) -> Result<IdFilter<T>, &'static str> {
     text.parse().map_err(|_| "expected none or a UUID, for example 6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01")
 }
+
+/// Parses one of these words, which the completions of a shell offer.
+fn one_of<T: FromStr<Err: Error + Send + Sync + 'static> + Clone + Send + Sync + 'static>(
+    words: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<T>())
+}
+
+const STATES: [&str; 4] = ["open", "unresolved", "closed", "any"];
+const RESOLUTIONS: [&str; 4] = ["replayed", "ignored", "handled_by_script", "handler_failed"];
 
 fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
     move |text| {
@@ -67,6 +81,20 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+impl Args {
+    /// Returns an error if an option about the format is given to a command that has one format.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let Some((command, printed)) = self.command.only_format() else { return Ok(()) };
+        let is_this = self.global.output == Some(Output::Jsonl) && matches!(self.command, Command::Export(_));
+        let option = match &self.global {
+            Global { output: Some(_), .. } if !is_this => "--output",
+            Global { wide: true, .. } => "--wide",
+            _ => return Ok(()),
+        };
+        Err(Failure::usage(format!("{option} cannot be used with `{command}`, which prints {printed}")))
+    }
+}
+
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// URL of the database: postgres://… or sqlite://…
@@ -75,9 +103,9 @@ pub(crate) struct Global {
     /// File that contains the URL; --database-url and DATABASE_URL override it
     #[arg(long, env = "DATABASE_URL_FILE", hide_env_values = true, value_name = "FILE", global = true)]
     pub(crate) database_url_file: Option<PathBuf>,
-    /// Format of the result: `json` prints one document, `jsonl` one line per item
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
-    pub(crate) output: Output,
+    /// Format of the result: `json` prints one document, `jsonl` one line per item [default: table]
+    #[arg(short, long, value_enum, value_name = "FORMAT", global = true)]
+    pub(crate) output: Option<Output>,
     /// Use a table that is distributed by app, for example on Citus
     #[arg(long, global = true)]
     pub(crate) sharded: bool,
@@ -144,6 +172,22 @@ impl Command {
             Self::Erase(_) | Self::Import(_) | Self::Migrate(Migrate::Up) => false,
             _ => true,
         }
+    }
+
+    /// Returns the command's name and what it prints, if it has one format.
+    fn only_format(&self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Self::List(List { quiet: true, .. }) => ("list --quiet", "IDs alone"),
+            Self::Show(Show { payload_only: true, .. }) => {
+                ("show --payload-only", "the payload alone, as stored")
+            }
+            Self::Export(_) => ("export", "JSON lines"),
+            Self::Completions(_) => ("completions", "a script"),
+            Self::Man(_) => ("man", "a man page"),
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => ("serve", "its log"),
+            _ => return None,
+        })
     }
 
     /// Returns how often the command is repeated, if it is.
@@ -261,7 +305,7 @@ pub(crate) struct History {
     #[arg(long, value_name = "ACTION_ID", value_parser = id::<Uuid>)]
     pub(crate) after: Option<Uuid>,
     /// Maximum number of actions, 1 to 500
-    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
+    #[arg(short = 'n', long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) limit: u32,
 }
 
@@ -393,6 +437,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     mut_arg("letters", |ids| ids.help("IDs of the letters to reopen, or their last 8 digits; `-` reads them from standard input")),
+    mut_arg("state", |state| state.help("State of the letters: closed or any. Without it, closed letters are reopened")),
     mut_arg("all", |all| all.help("Reopen every letter of the app, or of all apps; without it, a filter is needed")),
     after_help = "Examples:\n  dead-letters reopen e59badc8\n  dead-letters reopen --resolution ignored --resolved-by ada --resolved-since 2h\n  dead-letters reopen --run 019eb2c8-7a51-7d3c-9f40-2b8f0f6f6b11"
 )]
@@ -402,6 +447,12 @@ pub(crate) struct Reopen {
     /// Also reopen replayed letters, whose events are back in the outbox
     #[arg(long)]
     pub(crate) include_replayed: bool,
+    /// Reason, stored in the history
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Name of the operator, stored in the history
+    #[arg(long, env = "USER", hide_env_values = true, value_name = "NAME")]
+    pub(crate) by: Option<String>,
 }
 
 /// Delete chosen letters, by ID or by filter
@@ -434,7 +485,7 @@ pub(crate) struct Erase {
     #[arg(value_name = "LETTER_ID", required = true)]
     pub(crate) letters: Vec<Letter>,
     /// App of the letters: its name, its ID or the beginning of the ID [default: all apps]
-    #[arg(short, long, env = "DEAD_LETTERS_APP", value_name = "APP")]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Reason
     #[arg(long, value_name = "TEXT")]
@@ -472,7 +523,7 @@ pub(crate) struct EraseArchived {
 /// Export letters with their payloads as JSON lines: app by app, newest first
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("state", |state| state.help("State of the letters: open, unresolved, closed or any [default: any]")),
+    mut_arg("state", |state| state.help("State of the letters. Without it, letters of any state are exported")),
     after_help = "Examples:\n  dead-letters export > letters.jsonl\n  dead-letters export --app 6f1c2a52 --state open > letters.jsonl"
 )]
 pub(crate) struct Export {
@@ -513,7 +564,7 @@ pub(crate) struct Retention {
 /// Delete letters past their retention, once or repeatedly (--every)
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    mut_arg("delete_closed_after", |after| after.required_unless_present_any(["delete_all_after", "delete_actions_after"])),
+    group = ArgGroup::new("due").required(true).multiple(true).args(["delete_closed_after", "delete_all_after", "delete_actions_after"]),
     after_help = "Examples:\n  dead-letters sweep --delete-closed-after 30d --delete-all-after 90d --dry-run\n  dead-letters sweep --delete-all-after 90d --archive /var/lib/dead-letters --every 5m"
 )]
 pub(crate) struct Sweep {
@@ -608,9 +659,9 @@ pub(crate) struct Completions {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Example:\n  dead-letters man list | man -l -")]
 pub(crate) struct Man {
-    /// Command to describe [default: the tool]
+    /// Command to describe, for example `list` or `migrate up` [default: the tool]
     #[arg(value_name = "COMMAND")]
-    pub(crate) command: Option<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// Letters by id or by filter.
@@ -643,15 +694,15 @@ pub(crate) struct Filter {
 /// The conditions of a filter. A letter matches if it meets all of them.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Narrow {
-    /// State of the letters: open, unresolved, closed or any [default: open; any with
-    /// --ids or an option that only resolved letters match; closed for reopen]
-    #[arg(long, value_name = "STATE", help_heading = "Filter")]
+    /// State of the letters. Without it, open letters match, or letters of any state beside --ids and options about
+    /// resolutions
+    #[arg(long, value_name = "STATE", help_heading = "Filter", value_parser = one_of::<DeadLetterState>(&STATES))]
     pub(crate) state: Option<DeadLetterState>,
     /// IDs of the letters, or their last 8 digits, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "LETTER_ID", help_heading = "Filter")]
     pub(crate) ids: Vec<Letter>,
-    /// Resolution: replayed, ignored, handled_by_script or handler_failed
-    #[arg(long, value_name = "RESOLUTION", help_heading = "Filter")]
+    /// Resolution of the letters
+    #[arg(long, value_name = "RESOLUTION", help_heading = "Filter", value_parser = one_of::<Resolution>(&RESOLUTIONS))]
     pub(crate) resolution: Option<Resolution>,
     /// Source of the event, compared exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
@@ -681,7 +732,7 @@ pub(crate) struct Narrow {
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Filter", value_parser = key_and_value)]
     pub(crate) metadata: Vec<(String, String)>,
     /// Whether the payload is truncated or erased; `false` excludes such letters
-    #[arg(long, value_name = "BOOL", help_heading = "Filter")]
+    #[arg(long, value_name = "BOOLEAN", help_heading = "Filter")]
     pub(crate) truncated: Option<bool>,
     /// Whether the content of the letter was erased
     #[arg(long, value_name = "BOOLEAN", help_heading = "Filter")]

@@ -378,7 +378,9 @@ fn not_connected(error: &DbErr, name: &str) -> Failure {
         Some(SqlxError::PoolTimedOut) => {
             cannot("the server refuses the connection or does not respond within 5 seconds")
         }
-        Some(SqlxError::Configuration(error)) => Failure::usage(format!("cannot read DATABASE_URL: {error}")),
+        Some(SqlxError::Configuration(error)) => {
+            Failure::usage(format!("cannot read DATABASE_URL: {}", without_values(&error.to_string())))
+        }
         Some(SqlxError::Database(database)) => match database.code().as_deref() {
             Some("14") => cannot(database.message())
                 .hint("to create a missing file in an existing folder, append ?mode=rwc to the URL"),
@@ -391,6 +393,14 @@ fn not_connected(error: &DbErr, name: &str) -> Failure {
         },
         Some(error) => cannot(&error.to_string()),
         None => cannot(&error.to_string()),
+    }
+}
+
+/// Removes the quoted values of URL parameters, because a password may stand in the wrong place.
+fn without_values(said: &str) -> String {
+    match said.find('"').zip(said.rfind('"')) {
+        Some((from, to)) => format!("{}\"…\"{}", &said[..from], &said[to + 1..]),
+        None => said.to_owned(),
     }
 }
 

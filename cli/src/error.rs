@@ -126,7 +126,8 @@ impl From<DeadLetterRepoError> for Failure {
         }
         let failure = match error.kind() {
             ErrorKind::NotFound => Self::not_found(error.to_string()),
-            ErrorKind::Invalid => Self::usage(error.to_string()),
+            // The library names a field of its filter where people gave an option.
+            ErrorKind::Invalid => Self::usage(error.to_string().replace("`filter.", "`--")),
             ErrorKind::Conflict | ErrorKind::Transient | ErrorKind::Internal => {
                 Self::new(Exit::Failed, error.to_string())
             }

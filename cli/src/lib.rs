@@ -52,7 +52,7 @@ pub use error::Exit;
 use error::Failure;
 use ids::AppNames;
 use log::LogFormat;
-use output::{Printer, without_passwords};
+use output::{Printer, visible, without_passwords};
 use settings::Settings;
 use stop::{Signals, Stop};
 
@@ -218,7 +218,7 @@ fn run<M: MigratorTraitSelf + Send + 'static>(
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     program::set(&args);
     let ran = match parsed(&args) {
-        Ok(args) => started(cli, args),
+        Ok(args) => args.check().and_then(|()| started(cli, args)),
         Err(error) => refused(&args, error),
     };
     match ran {
@@ -242,9 +242,9 @@ fn refused(args: &[OsString], error: clap::Error) -> Result<(), Failure> {
         error.print()?;
         return Ok(io::stdout().flush()?);
     }
-    // Parses the arguments again without passwords, so that the printed error quotes none.
-    let shown = args.iter().map(|arg| without_passwords(&arg.to_string_lossy()).into_owned().into());
-    let shown: Vec<_> = shown.collect();
+    // Parses the arguments again without passwords and hidden characters, so that the printed error quotes none.
+    let shown = |arg: &OsString| visible(&without_passwords(&arg.to_string_lossy())).into_owned().into();
+    let shown: Vec<_> = args.iter().map(shown).collect();
     let Err(error) = parsed(&shown) else {
         return Err(Failure::usage("the arguments are invalid"));
     };
@@ -290,7 +290,7 @@ async fn command<M: MigratorTraitSelf + 'static>(
         }
         Command::Man(Man { command }) => {
             let mut out = Vec::new();
-            clap_mangen::Man::new(described(command.as_deref())?).render(&mut out)?;
+            clap_mangen::Man::new(described(command)?).render(&mut out)?;
             return result(&out);
         }
         Command::Archive(Archive::Erase(erase)) => {
@@ -439,12 +439,15 @@ fn result(text: &[u8]) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Returns the tool or one of its commands, with the global options.
-fn described(command: Option<&str>) -> Result<clap::Command, Failure> {
+/// Returns the tool or one of its commands, with the global options. The words of a nested command may also be joined by
+/// a hyphen, as in the name of its page.
+fn described(command: &[String]) -> Result<clap::Command, Failure> {
     let mut tool = program::command();
     tool.build();
-    let Some(name) = command else { return Ok(tool) };
-    tool.find_subcommand(name).cloned().ok_or_else(|| {
-        Failure::usage(format!("unknown command {name:?}")).hint(format!("see: {} --help", program::name()))
+    let mut words = command.iter().flat_map(|words| words.split([' ', '-'])).filter(|word| !word.is_empty());
+    let found = words.try_fold(&tool, |command, word| command.find_subcommand(word));
+    found.cloned().ok_or_else(|| {
+        Failure::usage(format!("unknown command {:?}", command.join(" ")))
+            .hint(format!("see: {} --help", program::name()))
     })
 }

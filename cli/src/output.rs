@@ -25,6 +25,9 @@ const GAP: usize = 2;
 /// Width of an age, so that a column of them does not change its width.
 const AGE: usize = 4;
 
+/// Characters of a sentence that may follow a URL's host.
+const AFTER_A_URL: [char; 7] = ['\'', '"', '`', ':', ',', ';', '.'];
+
 /// Prints a line to standard error and ignores write errors, because `eprintln!` panics if standard error is closed.
 ///
 /// On a terminal the line replaces a progress bar, which is drawn again below it.
@@ -46,6 +49,10 @@ pub(crate) struct Printer {
     on_terminal: bool,
     /// The width to which a table is cut.
     width: Option<usize>,
+    /// The number of lines to which a repeated table is cut.
+    height: Option<usize>,
+    /// Whether a table is cut at its beginning, because its last rows are the newest.
+    newest_last: bool,
     wide: bool,
     clock: Clock,
 }
@@ -116,7 +123,8 @@ impl Printer {
             Output::Table => settings.clock()?,
             Output::Tsv | Output::Json | Output::Jsonl => Clock::utc(settings.now),
         };
-        Ok(Self { out: Box::new(io::BufWriter::new(out)), output, on_terminal, width, wide, clock })
+        let out = Box::new(io::BufWriter::new(out));
+        Ok(Self { out, output, on_terminal, width, height: None, newest_last: false, wide, clock })
     }
 
     /// Returns how times are printed.
@@ -124,8 +132,20 @@ impl Printer {
         &self.clock
     }
 
-    /// Clears the terminal before a repeated command prints.
+    /// Returns whether people read the result in a table with every column.
+    pub(crate) fn is_wide_table(&self) -> bool {
+        self.wide && self.output == Output::Table
+    }
+
+    /// Cuts a repeated table at its beginning, because its last rows are the newest.
+    pub(crate) fn newest_last(&mut self) {
+        self.newest_last = true;
+    }
+
+    /// Clears the terminal before a repeated command prints, and cuts its table to the terminal's height.
     pub(crate) fn clear(&mut self) -> io::Result<()> {
+        // The cursor and a note about the scan limit need a line each.
+        self.height = self.on_terminal.then(|| usize::from(Term::stdout().size().0).saturating_sub(2));
         match self.on_terminal && !is_dumb() {
             true => write!(self.out, "\x1b[H\x1b[2J"),
             false => Ok(()),
@@ -158,7 +178,7 @@ impl Printer {
             Output::Tsv => {
                 for item in items {
                     let line: Vec<_> =
-                        (full.cells)(item).into_iter().map(|cell| one_line(&plain(cell))).collect();
+                        (full.cells)(item).into_iter().map(|cell| self.field(&plain(cell))).collect();
                     writeln!(self.out, "{}", line.join("\t"))?;
                 }
             }
@@ -167,7 +187,8 @@ impl Printer {
                 let shown = |cell| one_line(&self.shown(cell));
                 let rows: Vec<Vec<_>> =
                     items.iter().map(|item| cells(item).into_iter().map(shown).collect()).collect();
-                for line in table(&columns, &rows, self.width) {
+                let lines = table(&columns, &rows, self.width);
+                for line in fitted(lines, self.height.unwrap_or(usize::MAX), self.newest_last) {
                     writeln!(self.out, "{line}")?;
                 }
             }
@@ -184,7 +205,10 @@ impl Printer {
     ) -> io::Result<()> {
         match self.output {
             Output::Json | Output::Jsonl => self.json(whole)?,
-            Output::Tsv => writeln!(self.out, "{}", values.join("\t"))?,
+            Output::Tsv => {
+                let values: Vec<_> = values.iter().map(|value| self.field(value)).collect();
+                writeln!(self.out, "{}", values.join("\t"))?;
+            }
             Output::Table => writeln!(self.out, "{}", visible(sentence))?,
         }
         self.out.flush()
@@ -218,7 +242,7 @@ impl Printer {
             Output::Json | Output::Jsonl => self.json(whole)?,
             Output::Tsv => {
                 for (name, cell) in facts {
-                    let value = one_line(&plain(cell));
+                    let value = self.field(&plain(cell));
                     if !value.is_empty() {
                         writeln!(self.out, "{name}\t{value}")?;
                     }
@@ -241,6 +265,12 @@ impl Printer {
 
     fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         json_line(&mut self.out, value, self.on_terminal)
+    }
+
+    /// Returns a text as a field of tab-separated values. On a terminal, hidden characters are replaced.
+    fn field(&self, text: &str) -> String {
+        let text = one_line(text);
+        if self.on_terminal { visible(&text).into_owned() } else { text }
     }
 
     fn shown(&self, cell: Cell) -> String {
@@ -286,6 +316,26 @@ fn table(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> Vec<
         width.map_or(line.into(), |width| truncate_str(line, width, "…")).into_owned()
     };
     [&heading].into_iter().chain(rows).map(line).collect()
+}
+
+/// Cuts a table, whose first line is its heading, to this many lines. The line of an omission says how many rows it
+/// stands for.
+fn fitted(mut lines: Vec<String>, height: usize, newest_last: bool) -> Vec<String> {
+    if lines.len() <= height {
+        return lines;
+    }
+    // The heading and the line of the omission stay.
+    let kept = height.saturating_sub(2);
+    let omitted = lines.len().saturating_sub(kept + 1);
+    let omission = format!("… {omitted} more");
+    match newest_last {
+        true => drop(lines.splice(1..=omitted, [omission])),
+        false => {
+            lines.truncate(kept + 1);
+            lines.push(omission);
+        }
+    }
+    lines
 }
 
 /// Writes a value as one line of JSON. On a terminal, hidden characters are escaped.
@@ -349,20 +399,42 @@ fn is_hidden(c: char) -> bool {
     }
 }
 
-/// Removes user and password from each URL that has both. They end at the last `@`, because a password may hold
-/// unencoded characters that end a host.
+/// Removes from each URL what may be a password: user and password, what stands where the port would, and parameters.
+///
+/// User and password end at the last `@`, because a password may hold unencoded characters that end a host. If that `@`
+/// stands behind a `?`, it may belong to a parameter, and nothing of the URL is shown.
 pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
         return text.into();
     }
     let words = text.split_inclusive(char::is_whitespace).map(|word| {
-        let found = word.find("://").zip(word.rfind('@'));
-        match found.filter(|&(scheme, at)| word.get(scheme + 3..at).is_some_and(|user| user.contains(':'))) {
-            Some((scheme, at)) => format!("{}{}", &word[..scheme + 3], &word[at + 1..]),
-            None => word.to_owned(),
-        }
+        let Some((scheme, rest)) = word.split_once("://") else { return word.to_owned() };
+        let rest = rest.trim_end();
+        let space = &word[scheme.len() + 3 + rest.len()..];
+        format!("{scheme}://{}{space}", without_password(rest))
     });
     words.collect::<String>().into()
+}
+
+/// Shortens what follows the scheme of a URL.
+fn without_password(rest: &str) -> String {
+    let place = match rest.rsplit_once('@') {
+        Some((before, _)) if before.contains('?') => return "…".to_owned(),
+        Some((user, place)) if user.contains(':') => place,
+        _ => rest,
+    };
+    let (host, path) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
+    // A host in brackets has colons of its own.
+    let from = host.rfind(']').unwrap_or_default();
+    let port = host[from..].find(':').map(|at| from + at + 1);
+    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(port) = port.filter(|&port| !is_port(host[port..].trim_end_matches(AFTER_A_URL))) {
+        return format!("{}…", &host[..port]);
+    }
+    match path.find(['?', '#']) {
+        Some(end) => format!("{host}{}…", &path[..=end]),
+        None => format!("{host}{path}"),
+    }
 }
 
 /// Formats a count for a table: "1000+". It has no separators, because programs read it too.
@@ -384,12 +456,35 @@ mod tests {
         for (text, cut) in [
             ("no URL at all, ada@db", "no URL at all, ada@db"),
             ("http://127.0.0.1:8025", "http://127.0.0.1:8025"),
-            ("'postgres://ada:p@ss/w#rd?@h/db' found", "'postgres://h/db' found"),
+            ("'postgres://ada:p@ss/w#rd@h/db' found", "'postgres://h/db' found"),
+            ("'postgres://ada:p@ss/w#rd?@h/db' found", "'postgres://… found"),
+            ("postgres://h:1/d?user=u&password=s3cret\n", "postgres://h:1/d?…\n"),
+            ("postgres://h:1/d?user=u&password=s3c@ret", "postgres://…"),
+            ("postgres://u:s3cret", "postgres://u:…"),
+            ("postgres://u:s3cret/db is", "postgres://u:… is"),
+            ("postgres://u:1#s3cret", "postgres://u:1#…"),
+            ("http://[::1]:8025/x, or", "http://[::1]:8025/x, or"),
+            ("postgres://127.0.0.1:1: refused", "postgres://127.0.0.1:1: refused"),
             ("a://u:p@h and b://u:@i\n", "a://h and b://i\n"),
             ("postgres://user@host/db", "postgres://user@host/db"),
             ("x@y://h", "x@y://h"),
         ] {
             assert_eq!(without_passwords(text), cut);
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_too_long_keeps_its_heading_and_its_newest_rows() {
+        let table =
+            |rows: usize| ["heading", "1", "2", "3", "4"].iter().take(rows + 1).map(ToString::to_string);
+        let cut =
+            |rows: usize, height, newest_last| fitted(table(rows).collect(), height, newest_last).join(" ");
+        assert_eq!(cut(4, 5, false), "heading 1 2 3 4");
+        assert_eq!(cut(4, 4, false), "heading 1 2 … 2 more");
+        assert_eq!(cut(4, 4, true), "heading … 2 more 3 4");
+        for newest_last in [false, true] {
+            assert_eq!(cut(4, 2, newest_last), "heading … 4 more");
+            assert_eq!(cut(4, 0, newest_last), "heading … 4 more");
         }
     }
 

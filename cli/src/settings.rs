@@ -1,6 +1,6 @@
 //! Turns the command line and the environment into plain values.
 
-use std::{env, fs, time::Duration};
+use std::{env, fmt, fs, time::Duration};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterFilter, DeadLetterId, Retention};
@@ -37,6 +37,7 @@ impl Settings {
         let Global { sharded, output, utc, wide, .. } = global;
         let (nothing, apps) = (String::new, AppNames::default());
         let now = Utc::now();
+        let output = output.unwrap_or_default();
         Self { database_url: nothing(), database: nothing(), apps, sharded, output, utc, wide, now }
     }
 
@@ -46,11 +47,16 @@ impl Settings {
         let database_url = match (database_url.filter(given), database_url_file) {
             (Some(url), _) => url,
             (None, Some(file)) => {
-                let read = fs::read_to_string(&file);
-                let read = read.map_err(|error| {
-                    Failure::usage(format!("--database-url-file {}: {error}", file.display()))
-                })?;
-                read.trim_start_matches('\u{feff}').trim().to_owned()
+                let refused = |why: &dyn fmt::Display| {
+                    Failure::usage(format!("--database-url-file {}: {why}", file.display()))
+                };
+                let read = fs::read_to_string(&file).map_err(|error| refused(&error))?;
+                let url = read.trim_start_matches('\u{feff}').trim();
+                match url.lines().count() {
+                    0 => return Err(refused(&"the file is empty")),
+                    1 => url.to_owned(),
+                    _ => return Err(refused(&"the file must have one line, the URL")),
+                }
             }
             (None, None) => String::new(),
         };
@@ -59,6 +65,7 @@ impl Settings {
                 .hint("set DATABASE_URL or DATABASE_URL_FILE, or pass --database-url"));
         }
         let database = String::new();
+        let output = output.unwrap_or_default();
         Ok(Self { database_url, database, apps, sharded, output, utc, wide, now: Utc::now() })
     }
 
@@ -82,6 +89,14 @@ impl Settings {
             .resolved_before(time("--resolved-until", narrow.resolved_before)?)
             .created_from(time("--since", narrow.created_from)?)
             .created_before(time("--until", narrow.created_before)?);
+        for (since, until, from, before) in [
+            ("--since", "--until", filter.created_from, filter.created_before),
+            ("--resolved-since", "--resolved-until", filter.resolved_from, filter.resolved_before),
+        ] {
+            if from.zip(before).is_some_and(|(from, before)| from > before) {
+                return Err(Failure::usage(format!("{since} must not be after {until}")));
+            }
+        }
         filter.ids = ids;
         filter.source = narrow.source.map(unquoted);
         filter.op = narrow.op.map(unquoted);

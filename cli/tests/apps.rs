@@ -142,6 +142,10 @@ async fn a_service_names_its_apps(mut store: Store) {
         let table = own(&store, &format!("{line} --output table"));
         assert!(table.out.contains("  shop  ") && table.out.contains(&other.to_string()[..8]), "{table:?}");
     }
+    let shown = own(&store, &format!("show {id}"));
+    assert!(shown.out.contains("\napp name\tshop\n"), "{shown:?}");
+    let wide = own(&store, "list --output table --wide").out;
+    assert!(wide.lines().next().unwrap().ends_with("  NAME") && wide.contains("  shop\n"), "{wide}");
     assert_eq!(own(&store, "resolve --app shop --all --yes").lines(), [["1"]]);
 }
 
@@ -190,7 +194,7 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     assert_eq!(ids(&store.run(&format!("list -g {key}"))).len(), 3);
     let table = store.run("groups --output table");
     assert!(table.out.contains(&format!("\n{}  ", &key[..8])), "{table:?}");
-    store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins so");
+    store.run("list --group 0").fails(2, "no matching letter is in a group whose key begins with 0");
     let resolved = store.run(&format!("resolve --group {} --yes", &key[..8]));
     assert_eq!(resolved.lines(), [["3"]]);
     // At least two of seventeen keys begin with the same digit.
@@ -203,7 +207,7 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     let begins = |digit: &char| keys.iter().filter(|key| key.starts_with(*digit)).count() > 1;
     let digit = "0123456789abcdef".chars().find(begins).unwrap();
     let ambiguous = store.run(&format!("resolve --group {digit} --yes"));
-    ambiguous.fails(2, "several groups begin so");
+    ambiguous.fails(2, "several groups have a key that begins with");
     assert!(keys.iter().all(|key| ambiguous.err.contains(key) == key.starts_with(digit)), "{ambiguous:?}");
     // Among closed letters, because only these can be reopened.
     let reopened = store.run(&format!("reopen --group {} --yes", &key[..8]));

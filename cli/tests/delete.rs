@@ -120,3 +120,23 @@ async fn letters_are_erased_in_an_archive_without_a_database() {
     let missing = crate::support::run(&["archive", "erase", "/nowhere", "--ids", &second.id.to_string()]);
     missing.fails(1, "/nowhere");
 }
+
+#[test]
+fn ids_that_no_file_of_an_archive_has_are_named() {
+    let folder = TempDir::new().unwrap();
+    let letter = stored_letter(uuid::Uuid::new_v4().into(), chrono::Utc::now());
+    let line = serde_json::to_string(&letter).unwrap() + "\n";
+    fs::write(folder.path().join("a.jsonl"), line).unwrap();
+    let missing = uuid::Uuid::new_v4().to_string();
+    let erase = |ids: &str| {
+        crate::support::run(&["archive", "erase", folder.path().to_str().unwrap(), "--ids", ids, "-o", "tsv"])
+    };
+    let said = format!("{missing}: no file of the archive has this letter\n");
+    let none = erase(&missing);
+    assert_eq!((none.code, &*none.out, &*none.err), (3, "0\n", &*said));
+    let some = erase(&format!("{missing},{}", letter.id));
+    assert_eq!((some.code, &*some.out, &*some.err), (4, "1\n", &*said));
+    // A letter that was erased before is there.
+    let again = erase(&letter.id.to_string());
+    assert_eq!((again.code, &*again.out, &*again.err), (0, "0\n", ""));
+}

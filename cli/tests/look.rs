@@ -31,6 +31,10 @@ on_every_backend! {
     a_listing_of_the_last_hours_continues_on_its_next_page,
     the_command_of_a_page_finds_an_empty_source,
     a_time_that_utc_printed_is_read_back_as_it_was,
+    the_history_of_an_app_without_letters_is_named_by_its_app,
+    a_wide_list_has_the_age_and_marks_an_error_that_is_cut,
+    a_letter_that_is_shown_names_its_group,
+    the_bounds_of_a_time_are_in_order_and_a_limit_names_its_option,
 }
 
 async fn apps_are_listed_with_what_is_open(store: Store) {
@@ -216,7 +220,7 @@ async fn groups_count_and_timeline_are_those_of_the_store(store: Store) {
     assert!(part.out == "2\n" && part.err.contains("--scan-limit"), "{part:?}");
     let ran = store.run("timeline --app {app} --since 1h --until 2999-01-01T00:00:00Z --buckets 1");
     assert_eq!(ran.lines()[0][2], "4");
-    store.run("timeline --app {app} --since now --until 1h").fails(2, "`from` must not be after `until`");
+    store.run("timeline --app {app} --since now --until 1h").fails(2, "--since must not be after --until");
 }
 
 async fn groups_that_are_new_or_regressed_are_found_in_all_apps_or_in_one(store: Store) {
@@ -289,13 +293,16 @@ async fn the_history_is_that_of_an_app_a_letter_or_a_run(store: Store) {
     assert_eq!(
         lines,
         [
-            vec!["resolve", "ignored", "2", "ben", "", "ids=2+letters", &app],
-            vec!["reopen", "", "1", "", "", &id, &app],
-            vec!["resolve", "ignored", "1", "ada", "sold out", &id, &app],
+            vec!["resolve", "ignored", "2", "ben", "", "ids=2+letters", &app, &run.to_string()],
+            vec!["reopen", "", "1", "", "", &id, &app, ""],
+            vec!["resolve", "ignored", "1", "ada", "sold out", &id, &app, ""],
         ]
     );
     assert_eq!(store.run(&format!("history {id} --app {{app}}")).out, all.out);
     assert_eq!(store.run(&format!("history {}", &id[28..])).out, all.out);
+    assert!(store.run("history --app {app} --output table --wide").out.contains(&run.to_string()));
+    let shown = store.run(&format!("show {id}"));
+    assert!(shown.out.contains(&format!("run\t{run}\n")), "{shown:?}");
     assert_eq!(store.run(&format!("history {other} --app {{app}}")).lines().len(), 1);
     assert_eq!(store.run(&format!("history --run {run} --app {{app}}")).lines().len(), 1);
     let first = store.run("history --app {app} --limit 1 --output json");
@@ -361,7 +368,9 @@ async fn json_stays_as_it_is(mut store: Store) {
         "reopen {id} --app {app}",
         "sweep --delete-all-after 3650d --yes",
     ] {
-        for output in ["json", "jsonl"] {
+        // An export has one format.
+        let outputs = if line.starts_with("export") { &["jsonl"][..] } else { &["json", "jsonl"] };
+        for output in outputs {
             let command = line.replace("{id}", &letters[1].id.to_string());
             let ran = store.run(&format!("{command} --output {output}"));
             // By the database's clock, or a new id.
@@ -382,8 +391,10 @@ async fn json_stays_as_it_is(mut store: Store) {
 
 /// Escape sequences, C1 controls, and what turns the direction of text.
 async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
-    let steering =
-        ['\u{1b}', '\u{7}', '\u{7f}', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{200f}', '\u{2028}'];
+    let steering = [
+        '\u{1b}', '\u{7}', '\u{8}', '\u{7f}', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{200f}',
+        '\u{2028}',
+    ];
     let hostile = steering.iter().map(|c| format!("a{c}31mb")).collect::<String>();
     let id = store.letter(&hostile, &hostile).await;
     store
@@ -403,6 +414,13 @@ async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
         "list --app {app} --state any --output json",
         "list --app {app} --state any --output jsonl",
         &format!("show {id} --app {{app}} --output json"),
+        "list --app {app} --state any --output tsv",
+        "groups --app {app} --state any --output tsv",
+        "groups --new-since 24h --output tsv",
+        "history --app {app} --output tsv",
+        &format!("show {id} --payload --output tsv"),
+        // Without its note, before which the terminal's line is cleared.
+        "reopen --app {app} --all --dry-run --output tsv 2>/dev/null",
     ] {
         shown.push(store.on_terminal(200, line));
         shown.push(store.on_terminal(60, line));
@@ -462,6 +480,64 @@ async fn a_time_that_utc_printed_is_read_back_as_it_was(store: Store) {
         };
         assert_eq!((found("--since"), found("--until")), (1, 0), "{zone}: {time}");
     }
+}
+
+/// The rows of the history outlive the letters.
+async fn the_history_of_an_app_without_letters_is_named_by_its_app(store: Store) {
+    let id = store.letter("orders", "smtp: 451").await;
+    store.run(&format!("delete {id} --by ada --yes")).lines();
+    for line in ["history".to_owned(), format!("history {id}")] {
+        let ran = store.run(&line);
+        assert_eq!((ran.code, &*ran.out), (0, ""), "{ran:?}");
+        assert!(ran.err.contains("only apps that have letters are searched"), "{ran:?}");
+        assert!(ran.err.contains("--app APP_ID, the whole ID"), "{ran:?}");
+    }
+    for line in ["history --app {app}".to_owned(), format!("history {id} --app {{app}}")] {
+        assert_eq!(store.run(&line).lines()[0][4], "ada", "{line}");
+    }
+}
+
+async fn a_wide_list_has_the_age_and_marks_an_error_that_is_cut(store: Store) {
+    let long = "x".repeat(300);
+    store.letter("orders", &long).await;
+    store.letter("orders", &format!("short\n{long}")).await;
+    let wide = store.run("list --output table --wide").out;
+    let lines: Vec<_> = wide.lines().collect();
+    assert!(lines[0].contains("  AGE"), "{wide}");
+    assert!(lines[1].contains("  short  ") && lines[2].contains("xxx…  "), "{wide}");
+    assert!(!store.run("list").out.contains('…'));
+}
+
+async fn a_letter_that_is_shown_names_its_group(store: Store) {
+    let id = store.letter("orders", "smtp: 451").await;
+    let shown = store.run(&format!("show {id}"));
+    let group = shown.out.split("group\t").nth(1).unwrap().lines().next().unwrap();
+    assert_eq!(store.run(&format!("list --group {group}")).lines()[0][0], id.to_string());
+}
+
+async fn the_bounds_of_a_time_are_in_order_and_a_limit_names_its_option(store: Store) {
+    for command in [
+        "list",
+        "show",
+        "count",
+        "groups",
+        "export",
+        "timeline",
+        "resolve --yes",
+        "reopen --yes",
+        "delete --yes",
+    ] {
+        for (since, until) in [("--since", "--until"), ("--resolved-since", "--resolved-until")] {
+            let line = format!("{command} --app {{app}} {since} 1h {until} 2h");
+            store.run(&line).fails(2, &format!("{since} must not be after {until}"));
+        }
+    }
+    let ids: Vec<_> = (0..1_001).map(|n| Uuid::from_u128(n).to_string()).collect();
+    store
+        .run(&format!("list --app {{app}} --ids {}", ids.join(",")))
+        .fails(2, "`--ids` must have at most 1000");
+    let line = format!("list --app {{app}} --metadata k={}", "x".repeat(1_001));
+    store.run(&line).fails(2, "each value in `--metadata`");
 }
 
 #[tokio::test]

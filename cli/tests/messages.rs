@@ -22,7 +22,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--database-url-file", "usage.rs: a URL in a file"),
     ("it can be one of several apps", "apps.rs: an app by the beginning of its id"),
     ("several letters end so", "apps.rs: a letter by the last digits of its id"),
-    ("several groups begin so", "apps.rs: a group by the beginning of its key"),
+    ("several groups have a key that begins with", "apps.rs: a group by the beginning of its key"),
     ("standard input: a line is not the ID of a letter", "apps.rs: ids from standard input"),
     ("standard input does not have the ID of one letter", "apps.rs: ids from standard input"),
     ("standard input has more than", "no test has 100,000 IDs"),
@@ -214,6 +214,14 @@ fn of_arguments(shown: &mut Shown) {
         "completions",
         "completions cmd",
         "man lst",
+        "export --output json",
+        "list --quiet --output json",
+        "show --source orders --payload-only --output json",
+        "completions bash --wide",
+        "man --output json",
+        "serve --output json",
+        "list --app {app} --since 1h --until 2h",
+        "list --app {app} --payload-contains=",
     ] {
         shown.run(line);
     }

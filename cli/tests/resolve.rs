@@ -28,6 +28,7 @@ on_every_backend! {
     replayed_letters_are_reopened_only_on_request,
     a_terminal_shows_how_far_it_is,
     resolved_letters_are_reopened,
+    the_history_has_who_reopened_letters_and_why,
     a_services_own_program_replays,
     a_services_own_program_applies_the_services_own_steps,
     letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
@@ -212,6 +213,28 @@ async fn a_terminal_shows_how_far_it_is(store: Store) {
         "{shown:?}"
     );
     assert!(store.on_terminal(100, "sweep --delete-closed-after 1h").ends_with("0\n"));
+}
+
+async fn the_history_has_who_reopened_letters_and_why(store: Store) {
+    let id = store.letter("orders", "a").await;
+    let by_env = |line: &str| {
+        let mut program = store.command(line);
+        Ran::from(program.args(["--output", "tsv"]).env("USER", "ben").output().unwrap())
+    };
+    for (which, by, actor) in [(id.to_string(), " --by ada", "ada"), ("--all --yes".to_owned(), "", "ben")] {
+        store.repo.resolve(id, "ignored").await.unwrap();
+        let line = format!("reopen {which} --app {{app}} --note wrong{by}");
+        assert_eq!(by_env(&line).lines(), [["1"]], "{line}");
+        let history = store.run("history --app {app} --limit 1 --output json").out;
+        let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+        let row = &history["items"][0];
+        assert_eq!(
+            (&row["action"], &row["actor"], &row["note"]),
+            (&"reopen".into(), &actor.into(), &"wrong".into())
+        );
+        let letter = store.repo.get(id).await.unwrap().unwrap();
+        assert_eq!((letter.resolved_by, letter.resolution_note), (None, None));
+    }
 }
 
 async fn resolved_letters_are_reopened(store: Store) {

@@ -143,3 +143,44 @@ async fn an_operators_day_takes_six_commands_and_stands_in_the_readme() {
     let shown = shown.unwrap_or_default();
     assert_eq!(normalized(shown), normalized(&day), "the README does not show this day:\n{day}");
 }
+
+#[tokio::test]
+async fn a_repeated_list_fits_the_terminal_and_shows_the_newest() {
+    let folder = folder().await;
+    for (line, newest) in [("list --watch", "09:44"), ("timeline --since 60h --buckets 60 --watch", "  1h")] {
+        let screen = of_a_repeated(&folder, &format!("dead-letters {line}"));
+        let lines: Vec<_> = screen.lines().collect();
+        assert!(lines.len() <= 23, "{} lines: {screen}", lines.len());
+        assert!(screen.contains(newest) && screen.contains(" more\n"), "{screen}");
+        assert!(!screen.contains("--after"), "{screen}");
+    }
+}
+
+/// Returns what the first round prints to a terminal of 24 lines. Ctrl-C then ends the command.
+fn of_a_repeated(folder: &TempDir, line: &str) -> String {
+    let mut script = Command::new("script");
+    script.args([
+        "--quiet",
+        "--return",
+        "--command",
+        &format!("stty rows 24 cols 80; exec {line}"),
+        "/dev/null",
+    ]);
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let script = script.current_dir(folder).env_clear().env("PATH", path).env("TZ", "UTC");
+    let script = script.env("TERM", "xterm").env("DATABASE_URL", "sqlite://service.sqlite");
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut out, mut input) = (script.stdout.take().unwrap(), script.stdin.take().unwrap());
+    let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+    // The second round begins with the sequence that clears the terminal.
+    while shown.matches("\u{1b}[2J").count() < 2 {
+        let read = out.read(&mut bytes).unwrap();
+        assert!(read > 0, "{shown}");
+        shown += &String::from_utf8_lossy(&bytes[..read]);
+    }
+    input.write_all(b"\x03").unwrap();
+    while out.read(&mut bytes).unwrap() > 0 {}
+    assert!(script.wait().unwrap().success());
+    let first = shown.split("\u{1b}[2J").nth(1).unwrap();
+    first.replace('\r', "").replace("\u{1b}[H", "")
+}

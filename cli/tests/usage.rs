@@ -90,13 +90,19 @@ fn bash_completes_the_options_of_a_subcommand() {
         tab() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _dead_letters \"$1\" \"${!#}\" \"${*: -2:1}\"; echo \"${COMPREPLY[@]}\"; }
         tab dead-letters l
         tab dead-letters list --sin
-        tab dead-letters migrate s";
+        tab dead-letters migrate s
+        tab dead-letters list --state ''
+        tab dead-letters reopen --resolution hand";
     let file = folder.path().join("completions.bash");
     fs::write(&file, script + complete).unwrap();
     let ran = Ran::from(std::process::Command::new("bash").arg(&file).output().unwrap());
     let lines: Vec<_> = ran.out.lines().collect();
     assert!(lines[0].ends_with("-F _dead_letters dead-letters"), "{ran:?}");
-    assert_eq!(lines[1..], ["list", "--since", "status"], "{ran:?}");
+    assert_eq!(
+        lines[1..],
+        ["list", "--since", "status", "open unresolved closed any", "handled_by_script handler_failed"],
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -161,8 +167,13 @@ async fn the_url_is_read_from_a_file() {
     };
     assert_eq!(with("DATABASE_URL_FILE", &file).lines(), [["0"]]);
     with("DATABASE_URL_FILE", Path::new("/nowhere")).fails(2, "--database-url-file /nowhere: No such file");
-    fs::write(&file, "\n").unwrap();
-    with("DATABASE_URL_FILE", &file).fails(2, "no database is given");
+    for (text, why) in [
+        ("\n".to_owned(), "the file is empty"),
+        (format!("{}\n{}\n", store.url, store.url), "the file must have one line, the URL"),
+    ] {
+        fs::write(&file, text).unwrap();
+        with("DATABASE_URL_FILE", &file).fails(2, &format!("--database-url-file {}: {why}", file.display()));
+    }
     let mut both = program();
     let both = both.args(["count", "--output", "tsv"]).env("DATABASE_URL", &store.url);
     assert_eq!(Ran::from(both.env("DATABASE_URL_FILE", "/nowhere").output().unwrap()).lines(), [["0"]]);
@@ -175,6 +186,11 @@ fn each_command_has_a_man_page_with_its_options() {
         assert_eq!((page.code, &*page.err), (0, ""), "{page:?}");
         assert!(page.out.contains(&format!(".TH dead-letters-{command} 1")), "{page:?}");
         assert!(page.out.contains("database\\-url"), "{page:?}");
+    }
+    for args in [&["archive", "erase"][..], &["archive erase"], &["archive-erase"], &["migrate", "up"]] {
+        let page = run(&[&["man"], args].concat());
+        let title = format!(".TH dead-letters-{} 1", args.join("-").replace(' ', "-"));
+        assert!(page.code == 0 && page.out.contains(&title), "{page:?}");
     }
     assert!(run(&["man", "sweep"]).out.contains("delete\\-closed\\-after"));
 }
@@ -194,6 +210,53 @@ fn every_command_has_help_with_an_example() {
     let mut program = program();
     let with_password = program.args(["apps", "--help"]).env("DATABASE_URL", "postgres://ada:s3cret@h/db");
     assert!(!Ran::from(with_password.output().unwrap()).out.contains("s3cret"));
+    for command in COMMANDS.into_iter().chain(["history", "delete", "erase"]) {
+        let mut program = crate::support::program();
+        let with_app = program.args([command, "--help"]).env("DEAD_LETTERS_APP", "s3cret");
+        assert!(!Ran::from(with_app.output().unwrap()).out.contains("s3cret"), "{command}");
+    }
+}
+
+/// An option that is given holds, or is refused.
+#[tokio::test]
+async fn a_format_that_a_command_does_not_have_is_refused() {
+    let store = Store::sqlite().await;
+    let id = store.letter("orders", "smtp: 451").await;
+    let only = format!("show {id} --payload-only");
+    for (command, named) in [
+        ("export", "export"),
+        ("list -q", "list --quiet"),
+        (&*only, "show --payload-only"),
+        ("completions bash", "completions"),
+        ("man", "man"),
+        ("serve --listen 127.0.0.1:0", "serve"),
+    ] {
+        for option in ["--output json", "--output tsv", "--output table", "--wide"] {
+            let ran = Ran::from(store.command(&format!("{command} {option}")).output().unwrap());
+            let option = option.split(' ').next().unwrap();
+            ran.fails(2, &format!("{option} cannot be used with `{named}`, which prints "));
+        }
+    }
+    let lines = store.run("export").out;
+    assert_eq!((lines.lines().count(), &*store.run("export --output jsonl").out), (1, &*lines));
+}
+
+#[test]
+fn an_argument_that_is_refused_does_not_steer_the_terminal() {
+    let steering = ['\u{9b}', '\u{1b}', '\u{202e}', '\u{2066}', '\r', '\u{8}'];
+    let hostile: String = steering.iter().map(|c| format!("a{c}b")).collect();
+    for args in [
+        &["list", "--state", &*hostile][..],
+        &[&*hostile],
+        &["list", &hostile],
+        &["list", &format!("--{hostile}")],
+        &["list", "--since", &hostile, "--database-url", "sqlite::memory:"],
+        &["man", &hostile],
+    ] {
+        let ran = run(args);
+        assert!(ran.code != 0 && !ran.err.is_empty(), "{ran:?}");
+        assert!(!ran.err.contains(steering), "{args:?}: {ran:?}");
+    }
 }
 
 /// Each message names what was wrong, the argument, and a value that would be right.
@@ -220,12 +283,12 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         (
             "list --app {app} --state new",
             "invalid value 'new' for '--state",
-            "open, unresolved, closed or any",
+            "[possible values: open, unresolved, closed, any]",
         ),
         (
             "list --app {app} --resolution x",
             "invalid value 'x' for '--resolution",
-            "handled_by_script or handler_failed",
+            "[possible values: replayed, ignored, handled_by_script, handler_failed]",
         ),
         ("list --app {app} --metadata tenant", "invalid value 'tenant' for '--metadata", "tenant=acme"),
         ("list --app {app} --metadata =x", "invalid value '=x' for '--metadata", "tenant=acme"),
@@ -246,11 +309,11 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("count --app {app} --cap 0", "invalid value '0' for '--cap", "between 1 and"),
         ("timeline --app {app} --buckets 0", "invalid value '0' for '--buckets", "between 1 and 1000"),
         ("groups --new-since soon", "--new-since: \"soon\" is not a time", time),
-        ("groups --new-since 2999-01-01T00:00:00Z", "`since` must not be in the future", ""),
+        ("groups --new-since 2999-01-01T00:00:00Z", "--new-since must not be in the future", ""),
         ("groups --new-since 24h --source orders", "cannot be used with", "--source"),
         ("timeline --app {app} --since soon", "--since: \"soon\" is not a time", time),
         ("timeline --app {app} --until soon", "--until: \"soon\" is not a time", time),
-        ("timeline --app {app} --since now --until 1h", "`from` must not be after `until`", ""),
+        ("timeline --app {app} --since now --until 1h", "--since must not be after --until", ""),
         (
             "resolve --app {app}",
             "no letter is given",
@@ -288,7 +351,12 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("replay --app {app} --all --rate 1000000000/s", "from 1/s to 1000/s", ""),
         ("replay --app {app} --all --rate fast", "expected a number of letters a second", ""),
         ("import /nowhere.jsonl", "/nowhere.jsonl: No such file", ""),
-        ("sweep", "not provided", "--delete-closed-after <DURATION>"),
+        (
+            "sweep",
+            "not provided",
+            "--delete-closed-after <DURATION>|--delete-all-after <DURATION>|--delete-actions-after",
+        ),
+        ("sweep --yes", "not provided", "--delete-actions-after <DURATION>"),
         ("sweep --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
         (
             "sweep --delete-closed-after 1m",
@@ -313,6 +381,7 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("completions", "<SHELL>", "Usage: dead-letters completions"),
         ("completions cmd", "invalid value 'cmd' for '<SHELL>'", "bash, elvish, fish"),
         ("man lst", "unknown command \"lst\"", "see: dead-letters --help"),
+        ("man archive lst", "unknown command \"archive lst\"", "see: dead-letters --help"),
         ("apps --database-url mysql://u:secret@h/db", "mysql", "must be a postgres: or sqlite: URL"),
     ] {
         let ran = match line {
@@ -391,10 +460,22 @@ async fn a_server_is_reached_over_tls_and_its_certificate_is_verified() {
 
 #[test]
 fn a_url_in_the_wrong_place_shows_no_password() {
-    let url = "postgres://ada:s3cret/#x@db.example/service";
+    for url in [
+        "postgres://ada:s3cret/#x@db.example/service",
+        "postgres://127.0.0.1:1/d?user=u&password=s3cret",
+        "postgres://u:s3cret",
+        "postgres://127.0.0.1:1/d?user=u&password=x@s3cret",
+    ] {
+        a_misplaced_url_shows_no_password(url);
+    }
+}
+
+fn a_misplaced_url_shows_no_password(url: &str) {
     for args in [
         &["apps", url][..],
         &[url],
+        &["list", url],
+        &["show", url],
         &["list", "--app", url],
         &["show", url, "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01"],
         &["list", "--app", "6f1c2a52-6c1e-4a57-9a3e-0f6d2f8b1a01", "--since", url],
@@ -427,6 +508,9 @@ fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
         ("postgres://ada:1/s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("sqlite://x.sqlite?mod=ro", "mod"),
         ("mysql://ada:s3cret@h/db", "must be a postgres: or sqlite: URL"),
+        ("postgres://ada@127.0.0.1:1/db?sslmode=s3cret", "unknown value \"…\" for `ssl_mode`"),
+        ("sqlite://x.sqlite?mode=s3cret", "unknown value \"…\" for `mode`"),
+        ("postgres://u:s3cret", "cannot read DATABASE_URL"),
     ] {
         let ran = run(&["apps", "--database-url", url]);
         ran.fails(2, said);

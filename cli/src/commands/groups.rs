@@ -2,7 +2,8 @@ use std::cmp::Reverse;
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterStore, ErrorGroup, GroupRequest, NewErrorGroup, NewGroupRequest,
+    AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, ErrorGroup, GroupRequest, NewErrorGroup,
+    NewGroupRequest,
 };
 use serde::Serialize;
 
@@ -120,7 +121,12 @@ async fn new_groups(
     apps: &AppNames,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let found = store.new_error_groups(request).await?;
+    let found = store.new_error_groups(request).await.map_err(|error| match error {
+        DeadLetterRepoError::SinceInFuture(since) => {
+            Failure::usage(format!("--new-since must not be in the future (got {since})"))
+        }
+        error => error.into(),
+    })?;
     let full = Layout {
         columns: vec![
             text("state"),

@@ -53,6 +53,11 @@ pub(crate) async fn history(
     }
     let next = items.last().filter(|_| has_more).map(|last| last.id);
     print(printer, &items, next, has_app.then_some(settings))?;
+    if items.is_empty() && has_app {
+        say!(
+            "note: without --app, only apps that have letters are searched; for another app: --app APP_ID, the whole ID"
+        );
+    }
     if let Some(next) = next {
         say!("note: there may be more actions: --after {next}");
     }
@@ -95,10 +100,11 @@ fn print(
         ]
     };
     let full = Layout {
-        columns: columns().into_iter().chain([id("app")]).collect(),
+        columns: columns().into_iter().chain([id("app"), id("run")]).collect(),
         cells: Box::new(|action: &DeadLetterAction| {
             let mut cells = cells(action, action.letter_id.map(|id| id.to_string()));
             cells.push(action.app_id.into());
+            cells.push(action.run_id.map_or(Cell::None, Cell::from));
             cells
         }),
     };

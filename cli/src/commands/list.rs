@@ -22,6 +22,8 @@ use crate::{
 
 /// How many letters one call of a search examines at most. A call also ends at 64 MB of payloads.
 const SEARCHED: u32 = 10_000;
+/// Characters of an error's excerpt.
+const EXCERPT: usize = 200;
 
 pub(crate) async fn list(
     store: &dyn DeadLetterStore,
@@ -29,7 +31,7 @@ pub(crate) async fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let List { filter, payload_contains, scan, size, after, quiet, watch: _ } = list;
+    let List { filter, payload_contains, scan, size, after, quiet, watch } = list;
     let contains = payload_contains.as_deref();
     let (is_of_one, moves) = (filter.app.is_some(), Settings::moves(&filter.narrow));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
@@ -46,7 +48,8 @@ pub(crate) async fn list(
         false => print(settings, printer, &page, next, is_of_one)?,
     }
     warn_of_scan_limit(printer, page.scanned_back_to);
-    if let Some(next) = next {
+    // A repeated list has other letters on its next page each time.
+    if let Some(next) = next.filter(|_| watch.watch.is_none()) {
         say!("note: there are more letters: --after {next}");
     }
     Ok(())
@@ -143,26 +146,36 @@ pub(crate) fn print(
     }
     let Page { items, scanned_back_to, .. } = page;
     let shown = Shown { items, next, scanned_back_to: *scanned_back_to };
+    // Programs compute an age from the time, and know the apps.
+    let is_wide = printer.is_wide_table();
+    let has_name = is_wide && items.iter().any(|letter| settings.apps.name(letter.app_id).is_some());
+    let columns = [
+        Some(id("id")),
+        Some(text("when")),
+        is_wide.then(|| id("age")),
+        Some(text("state")),
+        Some(text("source")),
+        Some(text("op")),
+        Some(message("error")),
+        Some(id("app")),
+        has_name.then(|| text("name")),
+    ];
     let full = Layout {
-        columns: vec![
-            id("id"),
-            text("when"),
-            text("state"),
-            text("source"),
-            text("op"),
-            message("error"),
-            id("app"),
-        ],
+        columns: columns.into_iter().flatten().collect(),
         cells: Box::new(|letter: &DeadLetterSummary| {
-            vec![
-                letter.id.into(),
-                Cell::Time(letter.created_at),
-                state(letter).into(),
-                letter.source.as_str().into(),
-                letter.op.as_str().into(),
-                first_line(&letter.error_excerpt).into(),
-                letter.app_id.into(),
-            ]
+            let error = first_line(&letter.error_excerpt);
+            let cells = [
+                Some(letter.id.into()),
+                Some(Cell::Time(letter.created_at)),
+                is_wide.then_some(Cell::Age(letter.created_at)),
+                Some(state(letter).into()),
+                Some(letter.source.as_str().into()),
+                Some(letter.op.as_str().into()),
+                Some(if is_wide { marked(letter, error).into() } else { error.into() }),
+                Some(letter.app_id.into()),
+                has_name.then(|| settings.apps.name(letter.app_id).map_or(Cell::None, Cell::Text)),
+            ];
+            cells.into_iter().flatten().collect()
         }),
     };
     // A column that would be the same in every line is left out.
@@ -178,11 +191,17 @@ pub(crate) fn print(
         cells.extend([Cell::Time(letter.created_at), Cell::Age(letter.created_at)]);
         cells.extend(has_state.then(|| Cell::from(state(letter))));
         cells.push(format!("{}/{}", letter.source, letter.op).into());
-        cells.push(first_line(&letter.error_excerpt).into());
+        cells.push(marked(letter, first_line(&letter.error_excerpt)).into());
         cells
     };
     printer.print_as(&shown, items, full, Some(Layout { columns, cells: Box::new(cells) }))?;
     Ok(())
+}
+
+/// Returns the line with a mark if the error may continue behind the excerpt.
+fn marked(letter: &DeadLetterSummary, line: &str) -> String {
+    let is_cut = letter.error_excerpt.chars().count() >= EXCERPT && letter.error_excerpt.ends_with(line);
+    format!("{line}{}", if is_cut { "…" } else { "" })
 }
 
 /// Returns the letter's state as the tables show it.

@@ -22,14 +22,17 @@ pub(crate) async fn reopen(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Reopen { which, include_replayed } = reopen;
-    let change = Reopening { store, include_replayed };
+    let Reopen { which, include_replayed, note, by } = reopen;
+    let mut attribution = Attribution::default();
+    (attribution.by, attribution.note) = (by, note);
+    let change = Reopening { store, include_replayed, attribution };
     run(&change, store, which, settings, printer, stop).await
 }
 
 struct Reopening<'a> {
     store: &'a dyn DeadLetterStore,
     include_replayed: bool,
+    attribution: Attribution,
 }
 
 impl Change for Reopening<'_> {
@@ -81,7 +84,7 @@ impl Change for Reopening<'_> {
             let mut reopened = Vec::new();
             for filter in [these.clone(), these.resolution(Resolution::HandlerFailed)] {
                 let changed =
-                    self.store.reopen_matching(app_id, &filter, &Attribution::default(), &request).await?;
+                    self.store.reopen_matching(app_id, &filter, &self.attribution, &request).await?;
                 tally.done(app_id, changed.ids.len());
                 reopened.extend(changed.ids);
             }
@@ -110,7 +113,7 @@ impl Change for Reopening<'_> {
         in_batches(found, BATCH, tally, stop, async |found, limit| {
             let filter = found.closed_by_now();
             let request = request.limit(limit);
-            self.store.reopen_matching(found.app_id, &filter, &Attribution::default(), &request).await
+            self.store.reopen_matching(found.app_id, &filter, &self.attribution, &request).await
         })
         .await
     }

@@ -64,8 +64,8 @@ async fn whole_key(
     let mut keys: Vec<_> = keys.into_iter().collect();
     match keys.len() {
         1 => Ok(keys.remove(0)),
-        0 => Err(Failure::usage(format!("--group {beginning}: no matching letter is in a group whose key begins so"))
+        0 => Err(Failure::usage(format!("--group {beginning}: no matching letter is in a group whose key begins with {beginning}"))
             .hint("list the groups with the same filter; a whole key, as `groups --wide` prints it, needs no look-up")),
-        _ => Err(Failure::usage(format!("--group {beginning}: several groups begin so: {}", keys.join(", ")))),
+        _ => Err(Failure::usage(format!("--group {beginning}: several groups have a key that begins with {beginning}: {}", keys.join(", ")))),
     }
 }

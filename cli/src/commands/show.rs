@@ -70,6 +70,8 @@ pub(crate) async fn show(
     let facts = vec![
         ("letter", summary.id.into()),
         ("app", summary.app_id.into()),
+        ("app name", maybe(settings.apps.name(summary.app_id))),
+        ("group", summary.group_key.as_str().into()),
         ("event", summary.original_event_id.into()),
         ("source", summary.source.as_str().into()),
         ("op", summary.op.as_str().into()),
@@ -83,6 +85,7 @@ pub(crate) async fn show(
         ("state", state(summary).into()),
         ("resolved at", time(summary.resolved_at)),
         ("resolved by", maybe(summary.resolved_by.clone())),
+        ("run", maybe(summary.run_id.map(|id| id.to_string()))),
         ("note", maybe(summary.resolution_note.clone())),
         ("payload bytes", summary.payload_bytes.into()),
         ("payload kind", payload_kind(summary).into()),

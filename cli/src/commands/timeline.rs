@@ -40,6 +40,7 @@ pub(crate) async fn timeline(
     }
     let most = sum.buckets.iter().map(|bucket| bucket.count).max().unwrap_or_default().max(1);
     let bar = |count: u64| "#".repeat((count * BAR).div_ceil(most) as usize);
+    printer.newest_last();
     printer.print(&sum, &sum.buckets, [id("from"), id("age"), number("letters"), text("")], |bucket| {
         [Cell::Time(bucket.from), Cell::Age(bucket.from), bucket.count.into(), bar(bucket.count).into()]
     })?;
