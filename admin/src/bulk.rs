@@ -366,7 +366,7 @@ async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Dea
     Ok(filter)
 }
 
-/// What the operator chooses for each step of a run.
+/// The choices of the operator for each step of a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Step {
     pub(crate) note: Option<String>,

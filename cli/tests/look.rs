@@ -235,7 +235,9 @@ async fn groups_that_are_new_or_regressed_are_found_in_all_apps_or_in_one(store:
     let lines = ran.lines();
     let shown: Vec<_> = lines.iter().map(|line| (line[0], line[1], line[4])).collect();
     assert_eq!(shown, [("new", "1", "orders"), ("new", "1", "orders"), ("regressed", "2", "parcels")]);
-    assert_eq!((lines[0][3], lines[1][3]), (&*other.to_string(), &*store.app.to_string()));
+    // On SQLite both may have failed in one millisecond.
+    let of_orders = [lines[0][3], lines[1][3]];
+    assert!([other, store.app].iter().all(|app| of_orders.contains(&&*app.to_string())), "{of_orders:?}");
     assert_eq!(store.run(&format!("groups --new-since 24h --app {other}")).lines().len(), 1);
     let part = store.run("groups --new-since 24h --scan-limit 1");
     assert!(part.out.starts_with("unknown\t") && part.err.contains("--scan-limit"), "{part:?}");

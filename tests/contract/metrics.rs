@@ -247,7 +247,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("erase", 1, repo.erase(app, &[id], &nobody)).await;
     let this = DeadLetterFilter::default().ids([id]);
     calls.ok("delete_matching", 1, repo.delete_matching(app, &this, &nobody, 1)).await;
-    calls.ok("actions", 8, repo.actions(app, &ActionRequest::default())).await;
+    calls.ok("actions", 9, repo.actions(app, &ActionRequest::default())).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))

@@ -85,7 +85,7 @@ async fn unredacted(
 /// The metadata of a letter.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevealedMetadata {
-    /// What the service knew about the event.
+    /// The fields that the service stored with the event.
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
 }

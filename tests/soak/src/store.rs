@@ -65,7 +65,7 @@ pub(crate) struct Contents {
     pub(crate) history: Vec<Acted>,
 }
 
-/// What the history has of one attempt.
+/// The rows of one attempt in the history.
 #[derive(FromQueryResult)]
 pub(crate) struct Acted {
     pub(crate) attempt: String,
