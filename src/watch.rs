@@ -93,8 +93,8 @@ pub trait Notify: Send + Sync {
 ///   transaction committed up to 15 minutes after it began.
 /// - If `Notify` fails, or the process ends before the announcement is recorded, the group is announced again after its
 ///   [lease](GroupWatchBuilder::lease).
-/// - After 90 days a group's row is deleted. If the group is new again, because its older letters were deleted or lie
-///   beyond the scan limit, it is announced again.
+/// - After 90 days a group's row is deleted, and the group is announced again if it is new. Until then it is announced
+///   again only if it regresses. If all its letters were deleted meanwhile, and it fails again, nobody is told.
 ///
 /// Letters that were imported or rebuilt are as old as they were before, so that their groups are announced only if these
 /// letters are new. After an upgrade of this crate that changes the error signatures, let
