@@ -18,7 +18,6 @@ use crate::{
     database::Access,
     error::Failure,
     ids::{App, Letter},
-    log::LogFormat,
     next::Next,
 };
 
@@ -633,7 +632,7 @@ pub(crate) struct Serve {
     pub(crate) host: Vec<String>,
     /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub(crate) log_format: LogFormat,
+    pub(crate) log_format: crate::log::LogFormat,
 }
 
 /// Manage the database schema
