@@ -90,7 +90,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     repo.insert(fails("no stock for order 17")).await?;
     let first = repo.insert(fails("smtp: 451 greylisted")).await?;
-    // One tick, as for cron. A service calls `run`, which looks every minute until it is told to stop.
+    // One tick, as for cron. A service calls `run`, which makes a tick every minute until its shutdown.
     println!("{} groups are new", watch.announce_once().await.announced);
     for _ in 0..2 {
         println!("the webhook got {}", messages.recv().await.ok_or("the receiver ended")?);

@@ -4,7 +4,7 @@
 //! file under an archive's name is complete.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     error::Error,
     ffi::OsStr,
     fmt,
@@ -115,8 +115,8 @@ impl JsonLinesArchive {
     }
 
     /// Erases the content of these letters in one file, or in all files of a folder, as
-    /// [`DeadLetterDelete::erase`](crate::DeadLetterDelete::erase) does in the store. Returns how many letters were erased:
-    /// an archive may hold a letter several times.
+    /// [`DeadLetterDelete::erase`](crate::DeadLetterDelete::erase) does in the store. Returns how many letters were erased, and
+    /// which ids no file has.
     ///
     /// A file with such a letter is written anew beside the old one, synced, and put in its place. Other files and other
     /// lines stay as they are. A crash leaves each file either as it was or erased, and perhaps a file whose name ends in
@@ -145,20 +145,39 @@ impl JsonLinesArchive {
     /// let letter = testing::stored_letter(app, chrono::Utc::now());
     /// let archive = JsonLinesArchive::new(folder.path());
     /// archive.keep(std::slice::from_ref(&letter)).await.map_err(|error| error.to_string())?;
-    /// assert_eq!(JsonLinesArchive::erase(folder.path(), &[letter.id])?, 1);
+    /// let erased = JsonLinesArchive::erase(folder.path(), &[letter.id])?;
+    /// assert_eq!((erased.letters, erased.missing), (1, vec![]));
     /// let archived = JsonLinesArchive::read(folder.path())?.next().ok_or("no letter")??;
     /// assert_eq!(archived.letter.payload, "null");
     /// # Ok(())
     /// # }
     /// ```
-    pub fn erase(path: impl AsRef<Path>, ids: &[DeadLetterId]) -> Result<u64, ArchiveError> {
-        let ids = ids.iter().copied().collect();
-        Self::read(path)?.files.iter().try_fold(0, |erased, file| Ok(erased + erase_in(file, &ids)?))
+    pub fn erase(path: impl AsRef<Path>, ids: &[DeadLetterId]) -> Result<ErasedInArchive, ArchiveError> {
+        let ids: BTreeSet<_> = ids.iter().copied().collect();
+        let (mut missing, mut letters) = (ids.clone(), 0);
+        for file in &Self::read(path)?.files {
+            letters += erase_in(file, &ids, &mut missing)?;
+        }
+        Ok(ErasedInArchive { letters, missing: missing.into_iter().collect() })
     }
 }
 
-/// Erases the letters in one file.
-fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveError> {
+/// The result of [`JsonLinesArchive::erase`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ErasedInArchive {
+    /// How many letters were erased. An archive may hold a letter several times.
+    pub letters: u64,
+    /// The ids that no file has, in ascending order. A letter that was erased before is not among them.
+    pub missing: Vec<DeadLetterId>,
+}
+
+/// Erases the letters in one file, and takes the ids that it has out of the missing ones.
+fn erase_in(
+    path: &Path,
+    ids: &BTreeSet<DeadLetterId>,
+    missing: &mut BTreeSet<DeadLetterId>,
+) -> Result<u64, ArchiveError> {
     // The content is behind a symbolic link, not in it.
     let path = &fs::canonicalize(path).map_err(|error| io_error(path, error))?;
     let folder = path.parent().unwrap_or(path);
@@ -167,6 +186,7 @@ fn erase_in(path: &Path, ids: &HashSet<DeadLetterId>) -> Result<u64, ArchiveErro
     let is_due = |letter: &StoredLetter| ids.contains(&letter.id) && letter.erased_at.is_none();
     let (mut file, mut line, mut due) = (open(path)?, Vec::new(), 0);
     while let Some(read) = file.next_letter(&mut line)? {
+        missing.remove(&read.letter.id);
         due += u64::from(is_due(&read.letter));
     }
     if due == 0 {

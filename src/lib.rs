@@ -56,7 +56,7 @@ mod watch;
 pub use self::metrics::{BacklogGauges, describe_metrics};
 pub use action::{Action, ActionRequest, DeadLetterAction};
 pub use announce::{AnnouncementClaim, DeadLetterAnnounce, UnannouncedGroups};
-pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, JsonLinesArchive};
+pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, ErasedInArchive, JsonLinesArchive};
 pub use bury::{DeadLetterBury, Take};
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;

@@ -13,7 +13,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Archive, ArchiveError, ArchivedLetter, JsonLinesArchive, StoredLetter, testing::stored_letter,
+    Archive, ArchiveError, ArchivedLetter, DeadLetterId, JsonLinesArchive, StoredLetter,
+    testing::stored_letter,
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -372,7 +373,7 @@ fn a_letter_is_erased_wherever_the_archive_has_it_and_no_other_line_changes() {
     let line_of_first = fs::read_to_string(&both).unwrap().lines().next().unwrap().to_owned();
     let file_of_other = fs::metadata(&other).unwrap();
 
-    assert_eq!(JsonLinesArchive::erase(folder.path(), &[second.id]).unwrap(), 2);
+    assert_eq!(JsonLinesArchive::erase(folder.path(), &[second.id]).unwrap().letters, 2);
     assert_eq!(fs::read_to_string(&both).unwrap().lines().next(), Some(line_of_first.as_str()));
     for erased in [&letters_of(&both)[1], &letters_of(&again)[0]] {
         let expected = StoredLetter {
@@ -390,9 +391,11 @@ fn a_letter_is_erased_wherever_the_archive_has_it_and_no_other_line_changes() {
     }
     assert_eq!(letters_of(&other), [third]);
     assert_eq!(fs::metadata(&other).unwrap().modified().unwrap(), file_of_other.modified().unwrap());
-    assert_eq!(JsonLinesArchive::erase(folder.path(), &[second.id]).unwrap(), 0);
+    let unknown = DeadLetterId::from(Uuid::nil());
+    let again = JsonLinesArchive::erase(folder.path(), &[second.id, unknown, unknown]).unwrap();
+    assert_eq!((again.letters, again.missing), (0, vec![unknown]));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
-    assert_eq!(JsonLinesArchive::erase(&both, &[first.id]).unwrap(), 1);
+    assert_eq!(JsonLinesArchive::erase(&both, &[first.id]).unwrap().letters, 1);
 }
 
 #[test]
@@ -414,7 +417,7 @@ fn of_erasures_at_one_time_none_brings_back_what_another_erased() {
     let path = kept(folder.path(), &letters);
     std::thread::scope(|scope| {
         for letter in &letters {
-            scope.spawn(|| assert_eq!(JsonLinesArchive::erase(&path, &[letter.id]).unwrap(), 1));
+            scope.spawn(|| assert_eq!(JsonLinesArchive::erase(&path, &[letter.id]).unwrap().letters, 1));
         }
     });
     assert!(letters_of(&path).iter().all(|letter| letter.payload == "null"));
@@ -430,7 +433,7 @@ fn a_file_behind_a_link_is_erased_and_keeps_its_permissions() {
     let cold = kept(elsewhere.path(), std::slice::from_ref(&letter));
     fs::set_permissions(&cold, fs::Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::symlink(&cold, folder.path().join("cold.jsonl")).unwrap();
-    assert_eq!(JsonLinesArchive::erase(folder.path(), &[letter.id]).unwrap(), 1);
+    assert_eq!(JsonLinesArchive::erase(folder.path(), &[letter.id]).unwrap().letters, 1);
     assert_eq!(letters_of(&cold)[0].payload, "null");
     assert_eq!(fs::metadata(&cold).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(fs::symlink_metadata(folder.path().join("cold.jsonl")).unwrap().is_symlink());

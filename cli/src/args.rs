@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::{error::Error, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use clap::{
-    ArgGroup, Parser, Subcommand, ValueEnum,
+    Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use clap_complete::Shell;
@@ -81,8 +81,16 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Returns an error if an option about the format is given to a command that has one format.
+    /// Returns an error if an option about the format is given to a command that has one format, and if a sweep is not told
+    /// what to delete.
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        if let Command::Sweep(Sweep { retention, delete_actions_after: None, .. }) = &self.command
+            && retention.delete_closed_after.is_none()
+            && retention.delete_all_after.is_none()
+        {
+            return Err(Failure::usage("a sweep needs at least one retention")
+                .hint("pass --delete-closed-after, --delete-all-after or --delete-actions-after"));
+        }
         let Some((command, printed)) = self.command.only_format() else { return Ok(()) };
         let is_this = self.global.output == Some(Output::Jsonl) && matches!(self.command, Command::Export(_));
         let option = match &self.global {
@@ -563,7 +571,6 @@ pub(crate) struct Retention {
 /// Delete letters past their retention, once or repeatedly (--every)
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    group = ArgGroup::new("due").required(true).multiple(true).args(["delete_closed_after", "delete_all_after", "delete_actions_after"]),
     after_help = "Examples:\n  dead-letters sweep --delete-closed-after 30d --delete-all-after 90d --dry-run\n  dead-letters sweep --delete-all-after 90d --archive /var/lib/dead-letters --every 5m"
 )]
 pub(crate) struct Sweep {

@@ -121,7 +121,7 @@ impl Look {
         let mut with = WithClause::new();
         with.cte(cte(SCANNED, self.scanned(app_id, scan)));
         if self.joins_announcements() {
-            with.cte(cte(GROUPED, grouped(self.since, scan))).cte(cte(HELD, self.held(app_id)));
+            with.cte(cte(GROUPED, grouped(self.since, scan))).cte(cte(UNCLAIMABLE, self.unclaimable(app_id)));
         }
         with.cte(cte(PICKED, self.picked(scan)));
         let letter = |column: Column| Expr::col(("newest", column));
@@ -213,13 +213,13 @@ impl Look {
             .expr_as(regressed(), "regressed")
             .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id");
         if self.joins_announcements() {
-            let is_held = [Column::AppId, Column::GroupKey]
-                .map(|column| Expr::col((HELD, column)).eq(Expr::col((PICKED, column))));
-            let is_held = is_held.into_iter().fold(Condition::all(), Condition::add);
+            let is_unclaimable = [Column::AppId, Column::GroupKey]
+                .map(|column| Expr::col((UNCLAIMABLE, column)).eq(Expr::col((PICKED, column))));
+            let is_unclaimable = is_unclaimable.into_iter().fold(Condition::all(), Condition::add);
             picked
                 .from_as(GROUPED, PICKED)
-                .join(JoinType::LeftJoin, HELD, is_held)
-                .and_where(Expr::col((HELD, Column::AppId)).is_null());
+                .join(JoinType::LeftJoin, UNCLAIMABLE, is_unclaimable)
+                .and_where(Expr::col((UNCLAIMABLE, Column::AppId)).is_null());
         } else {
             picked.from_subquery(grouped(self.since, scan), PICKED);
             if self.unannounced {
@@ -264,7 +264,7 @@ impl Look {
     }
 
     /// Selects the keys of the groups that were announced or are claimed.
-    fn held(&self, app_id: Option<AppId>) -> SelectStatement {
+    fn unclaimable(&self, app_id: Option<AppId>) -> SelectStatement {
         let app_id = app_id.map(|app_id| {
             Expr::col((announcements::Entity, announcements::Column::AppId)).eq(app_id.into_inner())
         });
@@ -311,7 +311,7 @@ const POSITION: &str = "position";
 /// The groups, where the announcements are joined.
 const GROUPED: &str = "grouped";
 /// The groups that may not be claimed.
-const HELD: &str = "held";
+const UNCLAIMABLE: &str = "unclaimable";
 const PICKED: &str = "picked";
 const END: &str = "scan_end";
 const END_TIME: &str = "scan_end_time";

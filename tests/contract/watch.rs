@@ -39,10 +39,11 @@ on_every_backend! {
     after_three_failures_in_a_row_the_rest_is_left_to_the_next_tick,
     a_group_whose_novelty_is_unknown_is_told_of_as_such,
     what_is_of_no_use_any_more_is_forgotten,
+    a_group_whose_letters_were_deleted_is_not_announced_again_while_it_is_remembered,
     a_failed_message_is_logged_without_content,
 }
 
-/// Notes each group, and fails as often as it is told to.
+/// Records each group, and fails the first calls.
 #[derive(Default)]
 struct Told {
     groups: Mutex<Vec<(String, NewGroupState)>>,
@@ -354,6 +355,19 @@ async fn what_is_of_no_use_any_more_is_forgotten(db: TestDb) {
         assert_eq!(tick(&failing).await, (0, 0));
         assert_eq!(rows(&db).await, left);
     }
+}
+
+/// A gap. Older letters of the group could also lie beyond the scan limit, and the announcement could not tell.
+async fn a_group_whose_letters_were_deleted_is_not_announced_again_while_it_is_remembered(db: TestDb) {
+    let app = new_app();
+    let (watch, told) = watch(&db);
+    let first = fails(&db, app, "new").await;
+    assert_eq!(tick(&watch).await, (1, 0));
+    let filter = dead_letters::DeadLetterFilter::default().ids([first]);
+    db.repo().delete_matching(app, &filter, &Default::default(), 1).await.unwrap();
+    fails(&db, app, "new").await;
+    assert_eq!(tick(&watch).await, (0, 0));
+    assert_eq!(told.take(), [("new".to_owned(), New)]);
 }
 
 async fn a_failed_message_is_logged_without_content(db: TestDb) {

@@ -78,14 +78,15 @@ async fn unredacted(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     access.needs(Right::Payloads)?;
+    let body = whole(&access, which, id).await?;
     record_reveal(&access, "revealed", id).await?;
-    Ok(download(which, id, whole(&access, which, id).await?))
+    Ok(download(which, id, body))
 }
 
 /// The metadata of a letter.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevealedMetadata {
-    /// The fields that the service stored with the event.
+    /// The fields, as the service stored them.
     #[schema(value_type = Object)]
     metadata: Map<String, Value>,
 }
@@ -108,7 +109,7 @@ pub(super) async fn reveal_metadata(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     access.needs(Right::Payloads)?;
-    record_reveal(&access, "revealed", id).await?;
     let metadata = Metadata::load(&access, id, true).await?.fields.unwrap_or_default();
+    record_reveal(&access, "revealed", id).await?;
     Ok(([(CACHE_CONTROL, "no-store")], Json(RevealedMetadata { metadata })).into_response())
 }

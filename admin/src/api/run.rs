@@ -27,8 +27,8 @@ pub(super) struct RunRequest {
     /// The maximum number of letters, 1,000 by default. The oldest letters come first.
     #[schema(minimum = 1, maximum = 1_000)]
     limit: Option<u32>,
-    /// The most letters a second, for a replay. The run takes at most 10 seconds, and waits for a second after its last
-    /// batch, so that the next run may follow at once.
+    /// The most letters a second, for a replay. After its last batch the run waits for up to a second, so that the next run
+    /// may follow at once.
     #[schema(minimum = 1, maximum = 1_000)]
     rate: Option<u32>,
 }
