@@ -125,6 +125,18 @@ impl Resolved {
 }
 
 impl Row {
+    /// Returns the rows of these letters, and looks up how often the event of each was replayed.
+    pub(crate) async fn all(
+        access: &AppAccess,
+        root: &Root,
+        letters: Vec<DeadLetterSummary>,
+    ) -> Result<Vec<Self>, Problem> {
+        let events: Vec<_> = letters.iter().map(|letter| letter.original_event_id).collect();
+        let times = access.store().times_replayed(access.app_id, &events).await?;
+        let row = |(letter, times)| Self::new(access, root, letter, times);
+        Ok(letters.into_iter().zip(times).map(row).collect())
+    }
+
     /// Returns the row of a letter. `times` is how often its event was replayed.
     pub(crate) fn new(access: &AppAccess, root: &Root, letter: DeadLetterSummary, times: u64) -> Self {
         let is_open = letter.is_open();
@@ -165,8 +177,6 @@ pub(crate) async fn page(
 
     let page = query.page.clone().scan_limit(query.page.scan_limit.or(Some(SCAN)));
     let page = store.list(app_id, &query.filter, &page).await?;
-    let events: Vec<_> = page.items.iter().map(|letter| letter.original_event_id).collect();
-    let times = store.times_replayed(app_id, &events).await?;
     let listing = Listing::load(&access, &root, &query, View::Letters).await?;
     let request = last_day(listing.now, Chart::BUCKETS);
     let of_any_time =
@@ -183,12 +193,7 @@ pub(crate) async fn page(
         frame: Frame::of_app(&root, &access).ends().live().banner(banner),
         chart: Chart::new(&timeline, &request, &root, app_id, &of_any_state),
         shown: Amount::exactly(page.items.len() as u64),
-        rows: page
-            .items
-            .into_iter()
-            .zip(times)
-            .map(|(letter, times)| Row::new(&access, &root, letter, times))
-            .collect(),
+        rows: Row::all(&access, &root, page.items).await?,
         back: back_text(&query),
         bulk: Bulk::new(&access, &root, &query.filter, listing.matching),
         may_resolve: access.may(Right::Resolve),

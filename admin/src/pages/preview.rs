@@ -92,11 +92,9 @@ pub(crate) async fn page(
     }
     let preview = bulk::preview(&access, action, filter, Utc::now()).await?;
     let Preview { filter, count, capped, .. } = preview;
-    let events: Vec<_> = preview.sample.iter().map(|letter| letter.original_event_id).collect();
-    let times = access.store().times_replayed(app_id, &events).await?;
     let ticked = filter.ids.as_ref().map(Vec::len);
     let conditions = if ticked.is_none() { conditions(&filter, preview.sample.first()) } else { Vec::new() };
-    let sample = preview.sample.into_iter().zip(times);
+    let sample = Row::all(&access, &root, preview.sample).await?;
     html(&PreviewPage {
         frame: Frame::of_app(&root, &access).here(verb(action)),
         verb: verb(action),
@@ -108,7 +106,7 @@ pub(crate) async fn page(
         counted: Amount::exactly(count),
         expires: Time(preview.expires_at),
         is_sample_all: sample.len() as u64 == count && !capped,
-        sample: sample.map(|(letter, times)| Row::new(&access, &root, letter, times)).collect(),
+        sample,
         operator: Text::cut(access.operator().name(), 100),
         run: root.bulk(app_id, "run"),
         token: preview.token,

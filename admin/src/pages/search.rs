@@ -75,8 +75,6 @@ pub(crate) async fn page(
     }
     let request = PayloadSearch::new(contains.as_str()).filter(query.filter.clone());
     let found = search(&access, request.page(query.page.clone().after(after))).await?;
-    let events: Vec<_> = found.items.iter().map(|letter| letter.original_event_id).collect();
-    let times = access.store().times_replayed(app_id, &events).await?;
     // With the state that the list leaves out.
     let pairs = ListQuery::from(query.filter.clone().state(query.filter.effective_state()));
     let conditions =
@@ -86,12 +84,7 @@ pub(crate) async fn page(
         conditions: conditions.collect(),
         search: SearchForm::new(&root, app_id, &query, contains),
         shown: Amount::exactly(found.items.len() as u64),
-        rows: found
-            .items
-            .into_iter()
-            .zip(times)
-            .map(|(letter, times)| Row::new(&access, &root, letter, times))
-            .collect(),
+        rows: Row::all(&access, &root, found.items).await?,
         back: back_text(&query),
         bulk: Bulk::new(&access, &root, &query.filter, Amount::exactly(0)),
         may_resolve: access.may(Right::Resolve),
