@@ -146,3 +146,13 @@ impl Default for ActionRequest {
 }
 
 setters! { ActionRequest { some letter_id: DeadLetterId, some run_id: Uuid, some after: Uuid, plain limit: u32 } }
+
+/// An app that [`recent_apps`](crate::DeadLetterRead::recent_apps) returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RecentApp {
+    /// The app.
+    pub app_id: AppId,
+    /// When the last action of the app's history was done.
+    pub last_action_at: DateTime<Utc>,
+}

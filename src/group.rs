@@ -170,6 +170,11 @@ pub struct NewGroupRequest {
     /// How many groups to return at most, 1 to 500: 50 by default.
     #[serde(default = "default_limit")]
     pub limit: u32,
+    /// Whether to return the groups that have open letters, also those that are neither new nor regressed, instead of
+    /// those that are new or regressed. Their counts and times are then those of all letters that the call examined.
+    /// It is `false` by default.
+    #[serde(default)]
+    pub open: bool,
 }
 
 fn default_scan_limit() -> u32 {
@@ -183,25 +188,25 @@ fn default_limit() -> u32 {
 impl NewGroupRequest {
     /// Makes a request for the groups of all apps that have letters created at this time or later.
     pub fn since(since: DateTime<Utc>) -> Self {
-        Self { since, among: None, scan_limit: default_scan_limit(), limit: default_limit() }
+        Self { since, among: None, scan_limit: default_scan_limit(), limit: default_limit(), open: false }
     }
 }
 
-setters! { NewGroupRequest { into among: Vec<AppId>, plain scan_limit: u32, plain limit: u32 } }
+setters! { NewGroupRequest { into among: Vec<AppId>, plain scan_limit: u32, plain limit: u32, plain open: bool } }
 
 /// The error groups that are new or regressed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NewErrorGroups {
     /// The groups. The group whose first letter since `since` was created last comes first, then groups go by app and
-    /// key.
+    /// key. Groups that are neither new nor regressed come last, sorted by their open letters first, most first.
     pub groups: Vec<NewErrorGroup>,
     /// Where the scan limit stopped the call: it knows nothing of letters created before this time. `None` if nothing
     /// was left out. If the call went app by app, it is the latest of the apps' times.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// An error group that is new or regressed.
+/// An error group that is new or regressed, or that has open letters.
 ///
 /// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,8 +226,11 @@ pub struct NewErrorGroup {
     pub error_signature: String,
     /// The message of the newest letter's error, as a signature reads it, at most 500 characters.
     pub sample: String,
-    /// How many of the group's letters were created since `since`, among those that the call examined.
+    /// How many of the group's letters were created since `since`, or at any time for [open](NewGroupRequest::open)
+    /// groups, among those that the call examined.
     pub count: u64,
+    /// How many of these letters are open.
+    pub open: u64,
     /// The `created_at` of the first of these letters.
     pub first_seen: DateTime<Utc>,
     /// The `created_at` of the last of these letters.
@@ -237,7 +245,7 @@ pub struct NewErrorGroup {
 
 debug_without_content! {
     NewErrorGroup {
-        app_id, group_key, script_id, count, first_seen, last_seen, newest_id, last_closed_at, state;
+        app_id, group_key, script_id, count, open, first_seen, last_seen, newest_id, last_closed_at, state;
         source, op, error_signature, sample,
     }
 }
@@ -254,18 +262,21 @@ pub enum NewGroupState {
     Regressed,
     /// The scan limit stopped the call before it came to `since`. The group may have earlier letters.
     Unknown,
+    /// The group has letters created before `since`, and did not regress.
+    Known,
 }
 
 impl NewGroupState {
     /// All variants.
-    pub const ALL: &'static [Self] = &[Self::New, Self::Regressed, Self::Unknown];
+    pub const ALL: &'static [Self] = &[Self::New, Self::Regressed, Self::Unknown, Self::Known];
 
-    /// Returns the name for programs: `new`, `regressed` or `unknown`.
+    /// Returns the name for programs: `new`, `regressed`, `unknown` or `known`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",
             Self::Regressed => "regressed",
             Self::Unknown => "unknown",
+            Self::Known => "known",
         }
     }
 }

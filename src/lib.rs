@@ -54,7 +54,7 @@ mod watch;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
-pub use action::{Action, ActionRequest, DeadLetterAction};
+pub use action::{Action, ActionRequest, DeadLetterAction, RecentApp};
 pub use announce::{AnnouncementClaim, DeadLetterAnnounce, UnannouncedGroups};
 pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, ErasedInArchive, JsonLinesArchive};
 pub use bury::{DeadLetterBury, Take};

@@ -4,13 +4,14 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
     ActionRequest, AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterAction, DeadLetterFilter,
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups,
-    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, Timeline,
+    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RecentApp, Timeline,
     TimelineRequest, UnresolvedCount,
 };
 
@@ -89,6 +90,25 @@ pub trait DeadLetterRead: Send + Sync {
         app_id: AppId,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError>;
+
+    /// Returns the app of a letter, or `None` if no app has a letter with this id. The call is about all apps: check
+    /// that the operator may see the app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterRead;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
+    /// assert_eq!(repo.app_of(id).await?, Some(app));
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn app_of(&self, id: DeadLetterId) -> Result<Option<AppId>, DeadLetterRepoError>;
 
     /// Returns one letter of the app without its payload, as a list shows it, or `None` if the app has no letter with
     /// this id.
@@ -526,7 +546,8 @@ pub trait DeadLetterRead: Send + Sync {
     /// - It is [unknown](crate::NewGroupState::Unknown) whether a group is new if the scan limit stopped the call
     ///   before it came to `since`.
     ///
-    /// All other groups are left out. Letters whose signature the rules of an earlier version made are of another
+    /// All other groups are left out, unless the request is for all [open](crate::NewGroupRequest::open) groups: then they
+    /// are [known](crate::NewGroupState::Known). Letters whose signature the rules of an earlier version made are of another
     /// group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
     ///
     /// For all apps the call is one statement, which reads the index of the sweeps; in a
@@ -641,4 +662,32 @@ pub trait DeadLetterRead: Send + Sync {
         app_id: AppId,
         request: &ActionRequest,
     ) -> Result<Vec<DeadLetterAction>, DeadLetterRepoError>;
+
+    /// Lists the apps in which an operator did something at this time or later, whether or not they still have open
+    /// letters, sorted by [`AppId`], smallest first. An action is a row of the [history](Self::actions).
+    ///
+    /// The call sends one statement, which reads two index entries per app that has a history, of at most 1,000 such
+    /// apps. In a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it reads the history of all shards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{
+    ///     Attribution, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, Resolution, testing,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("ada")).await?;
+    ///
+    /// let recent = repo.recent_apps(Utc::now() - TimeDelta::days(7)).await?;
+    /// assert_eq!(recent[0].app_id, app);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn recent_apps(&self, since: DateTime<Utc>) -> Result<Vec<RecentApp>, DeadLetterRepoError>;
 }

@@ -294,6 +294,7 @@ pub fn new_error_group(app_id: AppId) -> NewErrorGroup {
         error_signature: group.error_signature,
         sample: group.sample,
         count: group.count,
+        open: group.count,
         first_seen: group.first_seen,
         last_seen: group.last_seen,
         newest_id: group.newest_id,

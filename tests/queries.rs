@@ -247,6 +247,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
 
     repo.get(id).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
+    repo.app_of(id).await.unwrap();
+    log.expect(KEY, InOrder, Some(1));
     repo.get_for_app(app, id).await.unwrap();
     log.expect(KEY, InOrder, Some(1));
     repo.summary(app, id).await.unwrap();
@@ -286,6 +288,8 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     }
     repo.actions(app, &history.letter_id(id).run_id(Uuid::from_u128(7))).await.unwrap();
     log.expect(ACTIONS_OF_LETTER, Whole, Some(50));
+    repo.recent_apps(cutoff()).await.unwrap();
+    log.expect(ACTIONS, InOrder, Some(1_000));
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
         repo.sweep_actions(before, None, 1_000).await.unwrap();
         log.expect(ACTIONS, InOrder, Some(1_000));

@@ -333,7 +333,7 @@ impl Operator {
         self.rights.contains(&right)
     }
 
-    fn sees(&self, app_id: AppId) -> bool {
+    pub(crate) fn sees(&self, app_id: AppId) -> bool {
         self.apps.as_ref().is_none_or(|apps| apps.contains(&app_id))
     }
 }

@@ -46,6 +46,14 @@ impl Root {
         self.to("apps")
     }
 
+    pub(crate) fn preview(&self) -> String {
+        self.to("bulk/preview")
+    }
+
+    pub(crate) fn find(&self) -> String {
+        self.to("find")
+    }
+
     pub(crate) fn letters(&self, app_id: AppId, query: &ListQuery) -> String {
         self.to(with_query(format_args!("apps/{app_id}"), query))
     }

@@ -27,7 +27,9 @@ const FORM: &str = "application/x-www-form-urlencoded";
 on_every_backend! {
     the_root_leads_to_the_apps,
     the_apps_are_sorted_by_trouble,
-    groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps,
+    the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones_first,
+    an_app_stays_on_the_overview_after_its_last_letter_was_closed,
+    an_id_is_found_in_all_apps_that_the_operator_may_see,
     more_apps_than_can_be_sorted_are_paged_by_id,
     a_list_has_tabs_with_counts_and_keeps_its_filter,
     a_list_continues_after_its_last_letter,
@@ -1032,15 +1034,17 @@ async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
 
 // Groups
 
-async fn groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps(world: World) {
+async fn the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones_first(mut world: World) {
     let old = |letter| StoredLetter { source: "old".to_owned(), ..letter };
     world.stored("2026-03-01T10:00:00Z", old).await;
     let client = world.client();
-    assert!(!client.get("/apps").await.shows("New in the last 24 hours"));
+    let page = client.get("/apps").await;
+    assert!(page.shows("Similar failures") && !page.shows("New"), "{page}");
     let orders = world.letters_of(2, "orders").await;
     let page = client.get("/apps").await;
-    assert!(page.shows("New in the last 24 hours") && page.shows("2 letters"), "{page}");
-    assert!(!page.shows("Regressed") && !page.shows("Not known"), "{page}");
+    let place = |page: &Answer, text: &str| page.page().find(text).unwrap();
+    assert!(place(&page, ">orders<") < place(&page, ">old<"), "{page}");
+    assert!(page.shows("New") && !page.shows("Regressed") && !page.shows("Not known"), "{page}");
     let key = world.group_key(orders[0]).await;
     let letters = page.links().into_iter().find(|link| link.contains(&key)).unwrap();
     assert!(client.get(resolved("/apps", &letters)).await.shows("2 of 2"));
@@ -1049,19 +1053,78 @@ async fn groups_that_are_new_or_regressed_in_the_last_day_stand_above_the_apps(w
         world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     }
     let page = client.get("/apps").await;
-    assert!(page.shows("New in the last 24 hours") && !page.shows("Regressed"), "{page}");
+    assert!(!page.page().contains(&key), "{page}");
     world.letters_of(1, "orders").await;
     let page = client.get("/apps").await;
-    assert!(page.shows("Regressed last closed") && page.shows("3 letters"), "{page}");
+    assert!(page.shows("Regressed last closed") && page.shows("1 open"), "{page}");
     let few = Client::from(world.admin_of(Operator::reader("bob").scan_limit(1)));
     let page = few.get("/apps").await;
     assert!(page.shows("Not known whether it is new") && page.shows("Scanned back to"), "{page}");
     let others = Client::from(world.admin_of(Operator::reader("bob").of_apps([new_app()])));
-    assert!(!others.get("/apps").await.shows("New in the last 24 hours"));
+    assert!(!others.get("/apps").await.shows("Similar failures"));
     let many = (0..100).map(|_| new_app()).chain([world.app]);
     let many = Client::from(world.admin_of(Operator::reader("bob").of_apps(many)));
     let page = many.get("/apps").await;
-    assert!(page.shows("Apps with open letters") && !page.shows("New in the last 24 hours"), "{page}");
+    assert!(page.shows("Open letters of all apps") && !page.shows("Similar failures"), "{page}");
+
+    // The same failure of another app is the same row.
+    let (first, second) = (world.app, new_app());
+    world.app = second;
+    world.letters_of(3, "orders").await;
+    let page = client.get("/apps").await;
+    assert_eq!(page.page().matches(">orders<").count(), 1, "{page}");
+    for text in ["4 open", &format!("{first} 1"), &format!("{second} 3")] {
+        assert!(page.shows(text), "{text}: {page}");
+    }
+    for app in [first, second] {
+        assert!(page.page().contains(&format!("name=\"app\" value=\"{app}\"")), "{page}");
+    }
+    let reader = Client::from(world.admin_of(Operator::reader("bob")));
+    assert!(!reader.get("/apps").await.page().contains("name=\"app\""));
+}
+
+async fn an_app_stays_on_the_overview_after_its_last_letter_was_closed(world: World) {
+    let ids = world.letters_of(1, "orders").await;
+    let client = world.client();
+    assert!(!client.get("/apps").await.shows("Nothing open"));
+    let by = Attribution::by("ada");
+    world.repo.resolve_once(world.app, ids[0], Resolution::Ignored, &by).await.unwrap();
+    let page = client.get("/apps").await;
+    assert!(page.shows("Nothing open last action") && page.shows("No app has open letters"), "{page}");
+    let closed = page.links().into_iter().find(|link| link.contains("state=closed")).unwrap();
+    assert!(client.get(resolved("/apps", &closed)).await.shows("by ada"));
+    let others = Client::from(world.admin_of(Operator::reader("bob").of_apps([new_app()])));
+    assert!(!others.get("/apps").await.shows("Nothing open"));
+}
+
+async fn an_id_is_found_in_all_apps_that_the_operator_may_see(world: World) {
+    let id = world.letters_of(1, "orders").await[0];
+    let event = Uuid::new_v4();
+    let of_event = |letter| StoredLetter { original_event_id: event, ..letter };
+    let of_event = world.stored("2026-03-01T10:00:00Z", of_event).await;
+    let trigger = Uuid::new_v4();
+    let of_trigger = |letter| StoredLetter { trigger_id: Some(trigger.into()), ..letter };
+    let of_trigger = world.stored("2026-03-01T10:00:00Z", of_trigger).await;
+    let client = world.client();
+    let found = client.get(&format!("/find?id={id}")).await;
+    let letter = format!("./apps/{}/letters/{id}", world.app);
+    assert_eq!((found.status, found.location()), (StatusCode::SEE_OTHER, letter.as_str()));
+    for (id, by, letter) in [(event, "event", of_event), (trigger, "trigger", of_trigger)] {
+        let found = client.get(&format!("/find?id=+{id}+")).await;
+        assert!(found.shows(by) && found.shows("Searched 1 app"), "{found}");
+        assert!(found.links().iter().any(|link| link.contains(&letter.to_string())), "{found}");
+    }
+    let nothing = client.get(&format!("/find?id={}", Uuid::new_v4())).await;
+    assert!(nothing.shows("No letter has the id"), "{nothing}");
+    let wrong = client.get("/find?id=4711").await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
+    assert!(wrong.shows("4711 is not an id"), "{wrong}");
+
+    let others = Client::from(world.admin_of(Operator::reader("bob").of_apps([new_app()])));
+    for id in [id.into(), event, trigger] {
+        let found = others.get(&format!("/find?id={id}")).await;
+        assert!(found.status == StatusCode::OK && found.shows("No letter has the id"), "{found}");
+    }
 }
 
 async fn a_regressed_group_is_marked(world: World) {

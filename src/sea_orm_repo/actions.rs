@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterFilter, DeadLetterId,
-    DeadLetterRepoError, ListQuery, Resolution, SweptActions,
+    DeadLetterRepoError, ListQuery, RecentApp, Resolution, SweptActions,
 };
 
 const LIMITS: RangeInclusive<u32> = 1..=500;
@@ -283,6 +283,53 @@ pub(super) async fn actions<C: RepoConnection>(
     Ok(rows.into_iter().map(DeadLetterAction::from).collect())
 }
 
+/// How many apps with a history one call examines.
+const RECENT_APPS: u64 = 1_000;
+
+pub(super) async fn recent_apps<C: RepoConnection>(
+    repo: &SeaOrmDeadLetterRepo<C>,
+    since: DateTime<Utc>,
+) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
+    const LAST: &str = "last_action_at";
+    let dialect = repo.dialect()?;
+    let apps = match dialect {
+        Dialect::Sharded => Query::select()
+            .expr_as(Column::AppId.into_expr(), APP.1)
+            .expr_as(Column::CreatedAt.max(), LAST)
+            .from(Entity)
+            .and_where(COLUMN.id.gte(id_at(since)))
+            .group_by_col(Column::AppId)
+            .order_by(Column::AppId, Order::Asc)
+            .limit(shown(RECENT_APPS))
+            .take(),
+        Dialect::Postgres | Dialect::Sqlite => {
+            let last = Query::select()
+                .column(Column::CreatedAt)
+                .from(Entity)
+                .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
+                .order_by(Column::Id, Order::Desc)
+                .limit(shown(1))
+                .take();
+            Query::select()
+                .column(APP)
+                .expr_as(Expr::SubQuery(None, Box::new(last.into())), LAST)
+                .from(APP.0)
+                .and_where(Expr::col(APP).is_not_null())
+                .limit(shown(RECENT_APPS))
+                .with_cte(apps_from(Uuid::nil()))
+                .take()
+        }
+    };
+    let rows = repo.db.query_all_raw(with_hidden_limits(dialect, &apps)).await?;
+    let app = |row: QueryResult| {
+        let last: DateTimeWithTimeZone = row.try_get("", LAST)?;
+        Ok(RecentApp { app_id: row.try_get::<Uuid>("", APP.1)?.into(), last_action_at: last.to_utc() })
+    };
+    let mut apps = rows.into_iter().map(app).collect::<Result<Vec<_>, DbErr>>()?;
+    apps.retain(|app| app.last_action_at >= since);
+    Ok(apps)
+}
+
 fn select(dialect: Dialect, app_id: AppId, request: &ActionRequest, limit: u64) -> Statement {
     let &ActionRequest { letter_id, run_id, after, .. } = request;
     let of_app = Condition::all()
@@ -385,9 +432,11 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(u128::from(millis) << 80)
 }
 
-/// Selects the first app that has due rows. Each step from app to app is one probe of the key.
-fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
-    const APP: (&str, &str) = ("apps", "app");
+const APP: (&str, &str) = ("apps", "app");
+
+/// Returns a CTE of the apps that have rows, smallest first. Each step from app to app is one probe of the key.
+/// Recursion does not work across shards.
+fn apps_from(first_app: Uuid) -> WithClause {
     let first_of = |apps: Expr| {
         let first = Query::select()
             .column(Column::AppId)
@@ -406,11 +455,16 @@ fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
         .take();
     let apps = Query::select().expr(first_of(app_id().gte(first_app))).union(UnionType::All, next).take();
     let apps = CommonTableExpression::new().table_name(APP.0).column(APP.1).query(apps).to_owned();
+    WithClause::new().recursive(true).cte(apps).to_owned()
+}
+
+/// Selects the first app that has due rows.
+fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
     // PostgreSQL may plan EXISTS as a join that reads the whole table.
     let oldest = Query::select()
         .column(Column::Id)
         .from(Entity)
-        .and_where(app_id().eq(Expr::col(APP)))
+        .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
         .order_by(Column::Id, Order::Asc)
         .limit(shown(1))
         .take();
@@ -419,11 +473,11 @@ fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
         .from(APP.0)
         .and_where(Expr::from(oldest).lt(bound))
         .limit(shown(1))
-        .with_cte(WithClause::new().recursive(true).cte(apps).to_owned())
+        .with_cte(apps_from(first_app))
         .take()
 }
 
-/// Selects the first app that has due rows. Recursion does not work across shards.
+/// Selects the first app that has due rows.
 fn first_across_shards(first_app: Uuid, bound: Uuid) -> SelectStatement {
     Query::select()
         .column(Column::AppId)

@@ -59,8 +59,8 @@ pub(super) async fn find<C: RepoConnection>(
     request: &NewGroupRequest,
     unannounced: bool,
 ) -> Result<NewErrorGroups, DeadLetterRepoError> {
-    let &NewGroupRequest { since, ref among, scan_limit, limit } = request;
-    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit, unannounced };
+    let &NewGroupRequest { since, ref among, scan_limit, limit, open } = request;
+    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit, open, unannounced };
     let mut found = NewErrorGroups::default();
     let Some(among) = among else {
         look.at(repo, None, scan_limit, &mut found).await?;
@@ -79,13 +79,16 @@ pub(super) async fn find<C: RepoConnection>(
 
 /// Returns what sorts the groups as [`in_order`] does.
 fn order(group: &NewErrorGroup) -> impl Ord {
-    (Reverse(group.first_seen), group.app_id, &group.group_key)
+    let is_known = group.state == NewGroupState::Known;
+    let open = Reverse(if is_known { group.open } else { 0 });
+    (is_known, open, Reverse(group.first_seen), group.app_id, &group.group_key)
 }
 
 struct Look {
     dialect: Dialect,
     since: DateTime<Utc>,
     limit: u32,
+    open: bool,
     unannounced: bool,
 }
 
@@ -121,7 +124,7 @@ impl Look {
         let mut with = WithClause::new();
         with.cte(cte(SCANNED, self.scanned(app_id, scan)));
         if self.joins_announcements() {
-            with.cte(cte(GROUPED, grouped(self.since, scan))).cte(cte(UNCLAIMABLE, self.unclaimable(app_id)));
+            with.cte(cte(GROUPED, self.grouped(scan))).cte(cte(UNCLAIMABLE, self.unclaimable(app_id)));
         }
         with.cte(cte(PICKED, self.picked(scan)));
         let letter = |column: Column| Expr::col(("newest", column));
@@ -202,15 +205,19 @@ impl Look {
         }
     }
 
-    /// Selects the groups of the scanned letters that are new or regressed.
+    /// Selects the groups of the scanned letters that are new or regressed, or those that have open letters.
     fn picked(&self, scan: u32) -> SelectStatement {
-        let regressed = || has_regressed(of_group("last_closed_at"), of_group("open_at"));
-        let is_new = of_group("oldest_at").gte(self.since);
+        let is_wanted = match self.open {
+            true => of_group(OPEN).gt(Expr::Constant(0.into())),
+            false => of_group(KNOWN).not(),
+        };
         let mut picked = Query::select();
         picked
             .columns([Column::AppId, Column::GroupKey].map(|column| (PICKED, column)))
-            .columns([LETTERS, "first_seen", "last_seen", "last_closed_at"].map(|column| (PICKED, column)))
-            .expr_as(regressed(), "regressed")
+            .columns(
+                [LETTERS, OPEN, "first_seen", "last_seen", "last_closed_at"].map(|column| (PICKED, column)),
+            )
+            .columns([REGRESSED, KNOWN].map(|column| (PICKED, column)))
             .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id");
         if self.joins_announcements() {
             let is_unclaimable = [Column::AppId, Column::GroupKey]
@@ -221,7 +228,7 @@ impl Look {
                 .join(JoinType::LeftJoin, UNCLAIMABLE, is_unclaimable)
                 .and_where(Expr::col((UNCLAIMABLE, Column::AppId)).is_null());
         } else {
-            picked.from_subquery(grouped(self.since, scan), PICKED);
+            picked.from_subquery(self.grouped(scan), PICKED);
             if self.unannounced {
                 picked.and_where(self.may_be_claimed());
             }
@@ -229,12 +236,42 @@ impl Look {
         picked
             .join(JoinType::InnerJoin, SCANNED, Expr::col((SCANNED, POSITION)).eq(of_group(POSITION)))
             .and_where(of_group(LETTERS).gt(Expr::Constant(0.into())))
-            .and_where(is_new.or(regressed()))
+            .and_where(is_wanted)
             // The limit is visible, so that PostgreSQL expects few groups. Otherwise it would read the whole table for
             // their newest letters.
             .limit(shown(self.limit.into()));
         in_order(&mut picked);
         picked
+    }
+
+    /// Selects the groups of the scanned letters.
+    fn grouped(&self, scan: u32) -> SelectStatement {
+        let is_counted = match self.open {
+            true => Expr::Constant(true.into()),
+            false => Expr::col("created_at").gte(self.since),
+        };
+        let if_counted = |then: Expr| CaseStatement::new().case(is_counted.clone(), then);
+        let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
+        let oldest = || Expr::from(Func::min(Expr::col("created_at")));
+        let last_closed = || Expr::from(Func::max(Expr::col("closed_at")));
+        let regressed = || has_regressed(last_closed(), Func::min(Expr::col("open_at")).into());
+        Query::select()
+            .columns([Column::AppId, Column::GroupKey])
+            .expr_as(
+                Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)),
+                POSITION,
+            )
+            .expr_as(Func::count(if_counted(Expr::Constant(1.into()))), LETTERS)
+            .expr_as(Func::count(if_counted(Expr::col("open_at"))), OPEN)
+            .expr_as(Func::min(if_counted(Expr::col("created_at"))), "first_seen")
+            .expr_as(Func::max(Expr::col("created_at")), "last_seen")
+            .expr_as(last_closed(), "last_closed_at")
+            .expr_as(regressed(), REGRESSED)
+            .expr_as(oldest().lt(self.since).and(regressed().not()), KNOWN)
+            .from(SCANNED)
+            .and_where(Expr::col(POSITION).lte(i64::from(scan)))
+            .group_by_columns([Column::AppId, Column::GroupKey])
+            .take()
     }
 
     /// Returns the condition of a group without an announcement, or of one that may be claimed again. PostgreSQL does not
@@ -250,10 +287,8 @@ impl Look {
     }
 
     fn row_may_be_claimed(&self) -> Expr {
-        let last_closed = || {
-            let regressed = has_regressed(of_group("last_closed_at"), of_group("open_at"));
-            CaseStatement::new().case(regressed, of_group("last_closed_at")).into()
-        };
+        let last_closed =
+            || CaseStatement::new().case(of_group(REGRESSED), of_group("last_closed_at")).into();
         may_be_claimed(self.dialect.now(), last_closed)
     }
 
@@ -286,25 +321,6 @@ fn of_group(column: &'static str) -> Expr {
     Expr::col((PICKED, column))
 }
 
-/// Selects the groups of the scanned letters.
-fn grouped(since: DateTime<Utc>, scan: u32) -> SelectStatement {
-    let if_since = |then: Expr| CaseStatement::new().case(Expr::col("created_at").gte(since), then);
-    let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
-    Query::select()
-        .columns([Column::AppId, Column::GroupKey])
-        .expr_as(Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)), POSITION)
-        .expr_as(Func::count(if_since(Expr::Constant(1.into()))), LETTERS)
-        .expr_as(Func::min(if_since(Expr::col("created_at"))), "first_seen")
-        .expr_as(Func::min(Expr::col("created_at")), "oldest_at")
-        .expr_as(Func::max(Expr::col("created_at")), "last_seen")
-        .expr_as(Func::max(Expr::col("closed_at")), "last_closed_at")
-        .expr_as(Func::min(Expr::col("open_at")), "open_at")
-        .from(SCANNED)
-        .and_where(Expr::col(POSITION).lte(i64::from(scan)))
-        .group_by_columns([Column::AppId, Column::GroupKey])
-        .take()
-}
-
 const SCANNED: &str = "scanned";
 /// The position of a letter among the scanned ones, and of the letter that a group shows.
 const POSITION: &str = "position";
@@ -318,13 +334,19 @@ const END_TIME: &str = "scan_end_time";
 /// How many letters were scanned.
 const READ: &str = "scanned_letters";
 const LETTERS: &str = "letters";
+const OPEN: &str = "open";
+const REGRESSED: &str = "regressed";
+/// Whether a group is neither new nor regressed.
+const KNOWN: &str = "known";
 
 /// The columns that the statement computes for each group.
-const OF_GROUP: [&str; 7] =
-    ["app_id", LETTERS, "first_seen", "last_seen", "last_closed_at", "regressed", "newest_id"];
+const OF_GROUP: [&str; 9] =
+    ["app_id", LETTERS, OPEN, "first_seen", "last_seen", "last_closed_at", REGRESSED, KNOWN, "newest_id"];
 
 /// Sorts the groups as [`order`] does.
 fn in_order(groups: &mut SelectStatement) {
+    let open_if_known = CaseStatement::new().case(of_group(KNOWN), of_group(OPEN));
+    groups.order_by((PICKED, KNOWN), Order::Asc).order_by_expr(open_if_known.into(), Order::Desc);
     for (column, order) in [("first_seen", Order::Desc), ("app_id", Order::Asc), ("group_key", Order::Asc)] {
         groups.order_by((PICKED, column), order);
     }
@@ -350,10 +372,12 @@ by_position! {
         group_key: String,
         app_id: Uuid,
         letters: i64,
+        open: i64,
         first_seen: DateTimeWithTimeZone,
         last_seen: DateTimeWithTimeZone,
         last_closed_at: Option<DateTimeWithTimeZone>,
         regressed: bool,
+        known: bool,
         newest_id: Uuid,
     }
 }
@@ -371,12 +395,14 @@ impl NewGroupRow {
             error_signature: to_name(self.error_signature),
             sample: to_name(error_message(&error)),
             count: self.letters.unsigned_abs(),
+            open: self.open.unsigned_abs(),
             first_seen: self.first_seen.to_utc(),
             last_seen: self.last_seen.to_utc(),
             newest_id: self.newest_id.into(),
             last_closed_at: self.last_closed_at.map(|at| at.to_utc()),
             state: match self.regressed {
                 true => NewGroupState::Regressed,
+                false if self.known => NewGroupState::Known,
                 false if is_complete => NewGroupState::New,
                 false => NewGroupState::Unknown,
             },

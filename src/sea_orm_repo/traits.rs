@@ -20,7 +20,7 @@ use crate::{
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
     ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup, NewErrorGroups, NewGroupRequest, Page,
-    PageRequest, PayloadSearch, RebuildRequest, Rebuilt, ReopenRequest, Resolution, StoredLetter,
+    PageRequest, PayloadSearch, RebuildRequest, Rebuilt, RecentApp, ReopenRequest, Resolution, StoredLetter,
     SweepCursor, SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups,
     UnresolvedCount,
     observed::{call, observed},
@@ -80,6 +80,11 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Option<DeadLetterRow>, DeadLetterRepoError> {
         let row = get::get_for_app(self, app_id, id);
         observed(call!("get_for_app", %app_id, %id), pin!(row), |row| row.is_some().into()).await
+    }
+
+    async fn app_of(&self, id: DeadLetterId) -> Result<Option<AppId>, DeadLetterRepoError> {
+        let app = get::app_of(self, id);
+        observed(call!("app_of", %id), pin!(app), |app| app.is_some().into()).await
     }
 
     async fn summary(
@@ -231,6 +236,11 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     ) -> Result<Vec<DeadLetterAction>, DeadLetterRepoError> {
         let found = actions::actions(self, app_id, request);
         observed(call!("actions", %app_id), pin!(found), |found| found.len() as u64).await
+    }
+
+    async fn recent_apps(&self, since: DateTime<Utc>) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
+        let found = actions::recent_apps(self, since);
+        observed(call!("recent_apps", %since), pin!(found), |found| found.len() as u64).await
     }
 }
 

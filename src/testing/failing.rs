@@ -19,7 +19,7 @@ use crate::{
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
     DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest, Rebuilt,
+    NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest, Rebuilt, RecentApp,
     ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
     SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
 };
@@ -207,6 +207,7 @@ calls! {
         Gc gc(older_than: DateTime<Utc>, limit: i64) -> u64;
     }
     DeadLetterRead {
+        AppOf app_of(id: DeadLetterId) -> Option<AppId>;
         GetForApp get_for_app(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterRow>;
         Summary summary(app_id: AppId, id: DeadLetterId) -> Option<DeadLetterSummary>;
         PayloadText payload_text(app_id: AppId, id: DeadLetterId, characters: Range<u64>) -> Option<String>;
@@ -236,6 +237,7 @@ calls! {
         NewErrorGroups new_error_groups(request: &NewGroupRequest) -> NewErrorGroups;
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
         Actions actions(app_id: AppId, request: &ActionRequest) -> Vec<DeadLetterAction>;
+        RecentApps recent_apps(since: DateTime<Utc>) -> Vec<RecentApp>;
     }
     DeadLetterResolve {
         ResolveOnce resolve_once(

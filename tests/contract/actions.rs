@@ -30,6 +30,7 @@ on_every_backend! {
     of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut,
     long_texts_are_cut_where_they_are_read_and_debug_shows_none,
     another_apps_history_is_not_shown,
+    recent_apps_are_those_with_an_action_since_then,
     a_limit_outside_1_to_500_is_refused_and_nothing_is_sent,
     of_callers_at_one_time_only_those_that_changed_the_letter_write_a_row,
     an_action_that_only_a_newer_version_knows_is_shown_without_it,
@@ -300,15 +301,16 @@ async fn of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut(db: TestDb
 async fn long_texts_are_cut_where_they_are_read_and_debug_shows_none(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
     let ids = letters(&db, app, 2).await;
-    let by = Attribution::by("ada\0".repeat(1_000)).note("seen".repeat(1_000));
+    // The name has letters that no id in hexadecimal has.
+    let by = Attribution::by("bob\0".repeat(1_000)).note("seen".repeat(1_000));
     let all = DeadLetterFilter::default().ids(ids).source("orders");
     repo.resolve_matching(app, &all, Resolution::Ignored, &by, 10).await.unwrap();
     let row = history(&db, app).await.remove(0);
     let (actor, note) = (row.actor.clone().unwrap(), row.note.clone().unwrap());
-    assert!(actor.starts_with("ada\u{FFFD}ada") && actor.ends_with(" [cut]"), "{actor}");
+    assert!(actor.starts_with("bob\u{FFFD}bob") && actor.ends_with(" [cut]"), "{actor}");
     assert_eq!((actor.chars().count(), note.chars().count()), (506, 2_006));
     let debug = format!("{row:?}");
-    assert!(!debug.contains("ada") && !debug.contains("seen") && !debug.contains("orders"), "{debug}");
+    assert!(!debug.contains("bob") && !debug.contains("seen") && !debug.contains("orders"), "{debug}");
 }
 
 async fn another_apps_history_is_not_shown(db: TestDb) {
@@ -480,4 +482,24 @@ async fn in_a_callers_transaction_a_change_is_rolled_back_with_its_row(db: TestD
         }
         assert_eq!(history(&db, app).await.len(), if commits { 3 } else { 0 });
     }
+}
+
+async fn recent_apps_are_those_with_an_action_since_then(db: TestDb) {
+    let begin = Utc::now() - TimeDelta::minutes(1);
+    let mut apps = [new_app(), new_app()];
+    apps.sort();
+    for app in apps {
+        let ids = letters(&db, app, 2).await;
+        db.repo().resolve_once(app, ids[0], Resolution::Ignored, &seen()).await.unwrap();
+        db.repo().resolve_once(app, ids[1], Resolution::Ignored, &seen()).await.unwrap();
+    }
+    // The seed's resolve is no action.
+    let quiet = letters(&db, new_app(), 1).await;
+    db.repo().resolve(quiet[0], "ignored").await.unwrap();
+    let recent = db.repo().recent_apps(begin).await.unwrap();
+    assert_eq!(recent.iter().map(|app| app.app_id).collect::<Vec<_>>(), apps);
+    let last = history(&db, apps[1]).await[1].created_at;
+    assert_eq!(recent[1].last_action_at, last);
+    let later = recent[0].last_action_at.max(last) + TimeDelta::microseconds(1);
+    assert_eq!(db.repo().recent_apps(later).await.unwrap(), []);
 }

@@ -78,9 +78,11 @@ const WRITES: [&str; 13] = [
     "confirm_announcement",
     "sweep_announcements",
 ];
-const READS: [&str; 17] = [
+const READS: [&str; 19] = [
     "actions",
+    "recent_apps",
     "get",
+    "app_of",
     "get_for_app",
     "summary",
     "payload_text",
@@ -134,7 +136,9 @@ async fn call(
         }
         "sweep_announcements" => repo.sweep_announcements(max, max, 10).await.map(drop),
         "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
+        "recent_apps" => repo.recent_apps(chrono::DateTime::UNIX_EPOCH).await.map(drop),
         "get" => repo.get(open).await.map(drop),
+        "app_of" => repo.app_of(open).await.map(drop),
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),
         "summary" => repo.summary(app, open).await.map(drop),
         "payload_text" => repo.payload_text(app, open, 0..9).await.map(drop),

@@ -94,6 +94,7 @@ dropped! {
     unresolved_count,
     resolve,
     gc,
+    app_of,
     get_for_app,
     list,
     search_payloads,
@@ -115,6 +116,7 @@ dropped! {
     sweep_announcements,
     times_replayed,
     actions,
+    recent_apps,
     sweep_actions,
     resolve_once,
     reopen_matching,
@@ -232,6 +234,10 @@ async fn gc(given: &Given) -> Outcome {
     given.repo.gc(DateTime::<Utc>::MIN_UTC, 1).await.map(drop)
 }
 
+async fn app_of(given: &Given) -> Outcome {
+    given.repo.app_of(given.open).await.map(drop)
+}
+
 async fn get_for_app(given: &Given) -> Outcome {
     given.repo.get_for_app(given.app, given.open).await.map(drop)
 }
@@ -322,6 +328,10 @@ async fn times_replayed(given: &Given) -> Outcome {
 
 async fn actions(given: &Given) -> Outcome {
     given.repo.actions(given.app, &ActionRequest::default()).await.map(drop)
+}
+
+async fn recent_apps(given: &Given) -> Outcome {
+    given.repo.recent_apps(DateTime::UNIX_EPOCH).await.map(drop)
 }
 
 async fn sweep_actions(given: &Given) -> Outcome {

@@ -143,6 +143,7 @@ calls! {
     unresolved_count: unresolved_count Atomic;
     resolve: resolve Atomic;
     gc: gc Atomic;
+    app_of: app_of Atomic;
     get_for_app: get_for_app Atomic;
     summary: summary Atomic;
     payload_text: payload_text Atomic;
@@ -166,6 +167,7 @@ calls! {
     sweep_announcements: sweep_announcements Atomic;
     times_replayed: times_replayed Atomic;
     actions: actions Atomic;
+    recent_apps: recent_apps Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
@@ -197,6 +199,7 @@ on! { where_it_is_sharded, postgres_sharded:
     resolve_once Atomic,
     reopen Atomic,
     record_reveal Atomic,
+    recent_apps Atomic,
     sweep_actions Atomic,
     unannounced_groups Atomic,
     resolve_matching Atomic,
@@ -277,6 +280,10 @@ async fn resolve(given: Given) -> Shown {
 
 async fn gc(given: Given) -> Shown {
     show(given.repo.gc(given.ago(45), 2).await, |deleted| vec![deleted.to_string()])
+}
+
+async fn app_of(given: Given) -> Shown {
+    show(given.repo.app_of(given.id("b")).await, |app| app.into_iter().map(|app| app.to_string()).collect())
 }
 
 async fn get_for_app(given: Given) -> Shown {
@@ -520,6 +527,11 @@ async fn times_replayed(given: Given) -> Shown {
 async fn actions(given: Given) -> Shown {
     let found = given.repo.actions(given.app, &ActionRequest::default()).await;
     show(found, |rows| rows.into_iter().map(|row| format!("{:?} {}", row.action, row.letters)).collect())
+}
+
+async fn recent_apps(given: Given) -> Shown {
+    let found = given.repo.recent_apps(given.now - TimeDelta::days(1)).await;
+    show(found, |apps| apps.into_iter().map(|app| app.app_id.to_string()).collect())
 }
 
 /// None is old enough but the one that is there.

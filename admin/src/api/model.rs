@@ -208,7 +208,7 @@ words! {
     PayloadKindWords: PayloadKind as "PayloadKind";
     /// Why a group is listed: `new` has no letter that was stored before `since`, back to `scanned_back_to`. `regressed`
     /// has closed letters and open ones, and all open ones were stored after the last close. `unknown` means that the
-    /// scan limit stopped the call before it came to `since`.
+    /// scan limit stopped the call before it came to `since`. `known` has letters from before `since`, and did not regress.
     NewGroupStateWords: NewGroupState as "NewGroupState";
     /// The state of a letter: `unresolved` has no resolution. `open` is unresolved or `handler_failed`. `closed` has any
     /// other resolution. `any` is every letter.

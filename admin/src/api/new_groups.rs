@@ -33,6 +33,10 @@ struct NewGroupsQuery {
     /// The service sets the maximum of each operator, 100,000 by default.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
     scan_limit: u32,
+    /// Whether to list the groups that have open letters, also those that are neither new nor regressed. Their counts and
+    /// times are then those of all letters that the view examined.
+    #[param(required = false, default = false)]
+    open: bool,
 }
 
 impl NewGroupsQuery {
@@ -43,6 +47,7 @@ impl NewGroupsQuery {
             since: since.unwrap_or_else(|| Utc::now() - TimeDelta::hours(24)),
             limit: fields.parse("limit", "must be between 1 and 500")?.unwrap_or(LIMIT),
             scan_limit: check_scan(scan_limit, max_scan)?.unwrap_or(SCAN.min(max_scan)),
+            open: fields.is_true("open")?,
         };
         fields.end()?;
         Ok(query)
@@ -52,7 +57,8 @@ impl NewGroupsQuery {
 /// Error groups that are new or regressed.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NewGroups {
-    /// The groups. The group that broke last comes first.
+    /// The groups. The group that broke last comes first. Groups that are neither new nor regressed come last, the largest
+    /// first.
     items: Vec<NewGroup>,
     /// Where the scan limit stopped the call. Nothing is known of letters that were stored earlier. Null if no letter
     /// was left out.
@@ -79,6 +85,8 @@ struct NewGroup {
     sample: String,
     /// The number of letters since `since`, among those that the call examined.
     count: u64,
+    /// How many of these letters are open.
+    open: u64,
     /// When the first of these letters was stored.
     first_seen: DateTime<Utc>,
     /// When the last of these letters was stored.
@@ -91,19 +99,19 @@ struct NewGroup {
     state: NewGroupState,
 }
 
-/// Lists the error groups that are new or regressed
+/// Lists the error groups that are new or regressed, or all open ones
 ///
 /// The list has groups that have letters since `since`, of the apps that the operator may see.
 #[utoipa::path(
     get,
     path = "/api/groups/new",
     params(NewGroupsQuery),
-    responses((status = 200, description = "The groups. The group that broke last comes first.", body = NewGroups))
+    responses((status = 200, description = "The groups. The group that broke last comes first, and groups that are neither new nor regressed come last, the largest first.", body = NewGroups))
 )]
 pub(super) async fn new_groups(access: Access, Query(fields): Query) -> Result<Json<NewGroups>, Problem> {
-    let NewGroupsQuery { since, limit, scan_limit } =
+    let NewGroupsQuery { since, limit, scan_limit, open } =
         NewGroupsQuery::read(fields, access.operator.max_scan())?;
-    let mut request = NewGroupRequest::since(since).scan_limit(scan_limit).limit(limit);
+    let mut request = NewGroupRequest::since(since).scan_limit(scan_limit).limit(limit).open(open);
     request.among = access.operator.apps().map(|apps| apps.iter().copied().collect());
     if request.among.as_ref().is_some_and(|apps| apps.len() > MAX_APPS_OF_NEW_GROUPS) {
         return Err(Problem::forbidden(
@@ -126,6 +134,7 @@ fn new_group(access: &Access, group: NewErrorGroup) -> NewGroup {
         error_signature: cut(group.error_signature, MAX_NAME_CHARACTERS),
         sample: cut(group.sample, MAX_NAME_CHARACTERS),
         count: group.count,
+        open: group.open,
         first_seen: group.first_seen,
         last_seen: group.last_seen,
         newest_id: group.newest_id.into(),

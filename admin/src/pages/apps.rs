@@ -1,14 +1,18 @@
-//! The overview: the error groups that are new, and the apps that have open letters, sorted by the oldest or by the most
-//! letters.
+//! The overview: the error groups that have open letters, over all apps, and the apps, sorted by the oldest or by the
+//! most open letters.
 
-use std::{cmp::Reverse, str::FromStr};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    str::FromStr,
+};
 
 use askama::Template;
 use axum::response::Response;
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, NewGroupState,
+    NewErrorGroups, NewGroupRequest, NewGroupState, RecentApp,
 };
 
 use super::{
@@ -20,7 +24,7 @@ use super::{
     text::{Amount, Text, Time},
 };
 use crate::{
-    access::{Access, MAX_APPS_OF_NEW_GROUPS},
+    access::{Access, MAX_APPS_OF_NEW_GROUPS, Right},
     input::Query,
     problem::Problem,
     urls::Root,
@@ -32,18 +36,33 @@ const SORTED: u32 = 1_000;
 const PAGE: u32 = 100;
 /// If the policy names more apps, the overview does not show how many letters will be swept.
 const MAX_OWN_RETENTIONS: usize = 100;
-/// How many new error groups the overview shows.
-const NEW_GROUPS: u32 = 10;
+/// How many error groups the overview shows, where a group counts once for each app.
+const GROUPS: u32 = 100;
+/// A group that failed first within this time is new.
+const NEW: TimeDelta = TimeDelta::hours(24);
+/// How long an app stays on the overview after the last action on its letters.
+const STAYS: TimeDelta = TimeDelta::days(7);
+/// How many apps a bulk run has.
+const MAX_APPS_OF_RUN: usize = 50;
+/// How many apps of a group are named.
+const NAMED_APPS: usize = 5;
 
 #[derive(Template)]
 #[template(path = "apps.html")]
 struct AppsPage {
     frame: Frame,
     swept: Option<Amount>,
-    new: Vec<NewGroup>,
-    /// Where the search for new groups stopped.
+    groups: Vec<Group>,
+    /// Where the search for groups stopped.
     scanned_back_to: Option<Time>,
+    /// Whether there may be more groups than the page shows.
+    has_more_groups: bool,
+    /// Where the form of a group previews a bulk run.
+    preview: String,
+    may_replay: bool,
+    may_resolve: bool,
     apps: Vec<App>,
+    has_open: bool,
     sort: Option<Sorted>,
     next: Option<String>,
     is_first: bool,
@@ -51,30 +70,147 @@ struct AppsPage {
 }
 
 struct App {
+    id: AppId,
     name: Text,
     address: String,
     unresolved: Amount,
     /// All open letters, including those whose handler failed.
     open: Amount,
-    oldest: Time,
-    newest: Time,
+    /// When the oldest and the newest open letter were stored.
+    span: Option<(Time, Time)>,
+    /// When the last action was done, if the app has no open letter.
+    last_action: Option<Time>,
 }
 
-/// An error group that is new in the last 24 hours.
-struct NewGroup {
-    app: Text,
-    /// The address of the group's letters.
+impl App {
+    fn open(root: &Root, name: Text, backlog: Backlog) -> Self {
+        Self {
+            id: backlog.app_id,
+            name,
+            address: root.letters(backlog.app_id, &ListQuery::default()),
+            unresolved: backlog.unresolved.into(),
+            open: backlog.open.into(),
+            span: Some((Time(backlog.oldest), Time(backlog.newest))),
+            last_action: None,
+        }
+    }
+
+    /// Returns an app without open letters.
+    fn recent(root: &Root, name: Text, app: &RecentApp) -> Self {
+        let closed = DeadLetterFilter::default().state(DeadLetterState::Closed);
+        Self {
+            id: app.app_id,
+            name,
+            address: root.letters(app.app_id, &closed.into()),
+            unresolved: Amount::exactly(0),
+            open: Amount::exactly(0),
+            span: None,
+            last_action: Some(Time(app.last_action_at)),
+        }
+    }
+}
+
+/// An error group of one app or of several.
+struct Group {
+    key: String,
+    /// The address of the letters of the first app.
     address: String,
+    /// The address of the newest letter.
+    newest: String,
     signature: Text,
     /// The message of the newest letter, unless it equals the signature.
     sample: Option<Text>,
     source: Text,
     op: Text,
-    count: Amount,
-    first: Time,
-    is_known: bool,
+    open: u64,
+    last: DateTime<Utc>,
+    state: NewGroupState,
     /// When the last letter of the group was closed, if the group regressed.
-    regressed_at: Option<Time>,
+    regressed_at: Option<DateTime<Utc>>,
+    apps: Vec<AppOfGroup>,
+    /// The filter of the group's open letters, as a query string.
+    filter: String,
+}
+
+struct AppOfGroup {
+    id: AppId,
+    name: Text,
+    address: String,
+    open: Amount,
+}
+
+impl Group {
+    fn new(root: &Root, name: Text, group: NewErrorGroup) -> Self {
+        let open =
+            DeadLetterFilter::default().state(DeadLetterState::Open).group_key(group.group_key.clone());
+        let mut of_app = Self {
+            address: String::new(),
+            newest: root.letter(group.app_id, group.newest_id),
+            signature: signature(&group.group_key, &group.error_signature),
+            sample: Some(&group.sample)
+                .filter(|sample| !sample.is_empty() && **sample != group.error_signature)
+                .map(|sample| Text::cut(sample, 500)),
+            source: Text::cut(&group.source, 100),
+            op: Text::cut(&group.op, 100),
+            open: group.open,
+            last: group.last_seen,
+            state: group.state,
+            regressed_at: group.last_closed_at.filter(|_| group.state == NewGroupState::Regressed),
+            filter: ListQuery::from(open.clone()).to_string(),
+            key: group.group_key,
+            apps: Vec::new(),
+        };
+        of_app.address = root.letters(group.app_id, &open.into());
+        let (address, open) = (of_app.address.clone(), Amount::exactly(group.open));
+        of_app.apps.push(AppOfGroup { id: group.app_id, name, address, open });
+        of_app
+    }
+
+    /// Adds the same group of another app.
+    fn merge(&mut self, other: Self) {
+        self.open += other.open;
+        self.regressed_at = self.regressed_at.max(other.regressed_at);
+        // A group that regressed in one app regressed, and one that is known in one app is not new.
+        self.state = [NewGroupState::Regressed, NewGroupState::Known, NewGroupState::Unknown]
+            .into_iter()
+            .find(|&state| [self.state, other.state].contains(&state))
+            .unwrap_or(NewGroupState::New);
+        if other.last > self.last {
+            (self.last, self.newest, self.sample) = (other.last, other.newest, other.sample);
+        }
+        self.apps.extend(other.apps);
+    }
+
+    fn is_new(&self) -> bool {
+        self.state == NewGroupState::New
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.state == NewGroupState::Unknown
+    }
+
+    fn open(&self) -> Amount {
+        Amount::exactly(self.open)
+    }
+
+    fn last(&self) -> Time {
+        Time(self.last)
+    }
+
+    fn regressed_at(&self) -> Option<Time> {
+        self.regressed_at.map(Time)
+    }
+
+    /// Returns the apps that the page names, and how many more there are.
+    fn named_apps(&self) -> (&[AppOfGroup], usize) {
+        let named = self.apps.len().min(NAMED_APPS);
+        (&self.apps[..named], self.apps.len() - named)
+    }
+
+    /// Returns the apps of a bulk run.
+    fn apps_of_run(&self) -> &[AppOfGroup] {
+        &self.apps[..self.apps.len().min(MAX_APPS_OF_RUN)]
+    }
 }
 
 /// The links that sort the overview, unless there are too many apps.
@@ -133,50 +269,62 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         _ => None,
     };
     let name = |app_id| Text::cut(&access.admin.app_name(app_id), 200);
-    let mut new = NewErrorGroups::default();
+    let mut found = NewErrorGroups::default();
     if after.is_none() && request.among.as_ref().is_none_or(|among| among.len() <= MAX_APPS_OF_NEW_GROUPS) {
-        let mut last_day = NewGroupRequest::since(Utc::now() - TimeDelta::hours(24))
+        let mut open = NewGroupRequest::since(Utc::now() - NEW)
             .scan_limit(SCAN.min(access.operator.max_scan()))
-            .limit(NEW_GROUPS);
-        last_day.among = request.among;
-        new = store.new_error_groups(&last_day).await?;
+            .limit(GROUPS)
+            .open(true);
+        open.among.clone_from(&request.among);
+        found = store.new_error_groups(&open).await?;
     }
-    let new_group = |group: NewErrorGroup| NewGroup {
-        app: name(group.app_id),
-        signature: signature(&group.group_key, &group.error_signature),
-        sample: Some(&group.sample)
-            .filter(|sample| !sample.is_empty() && **sample != group.error_signature)
-            .map(|sample| Text::cut(sample, 500)),
-        source: Text::cut(&group.source, 100),
-        op: Text::cut(&group.op, 100),
-        count: Amount::exactly(group.count),
-        first: Time(group.first_seen),
-        is_known: group.state != NewGroupState::Unknown,
-        regressed_at: group.last_closed_at.filter(|_| group.state == NewGroupState::Regressed).map(Time),
-        address: root.letters(
-            group.app_id,
-            &DeadLetterFilter::default().state(DeadLetterState::Any).group_key(group.group_key).into(),
-        ),
-    };
-    let app = |backlog: Backlog| App {
-        name: name(backlog.app_id),
-        address: root.letters(backlog.app_id, &ListQuery::default()),
-        unresolved: backlog.unresolved.into(),
-        open: backlog.open.into(),
-        oldest: Time(backlog.oldest),
-        newest: Time(backlog.newest),
-    };
+    let has_more_groups = found.groups.len() == GROUPS as usize;
+    let mut shown: Vec<_> =
+        apps.into_iter().map(|backlog| App::open(&root, name(backlog.app_id), backlog)).collect();
+    if !is_by_app {
+        let open: BTreeSet<_> = shown.iter().map(|app| app.id).collect();
+        let recent = store.recent_apps(Utc::now() - STAYS).await?.into_iter();
+        let recent = recent.filter(|app| access.operator.sees(app.app_id) && !open.contains(&app.app_id));
+        let mut recent: Vec<_> = recent.collect();
+        recent.sort_by_key(|app| Reverse(app.last_action_at));
+        recent.truncate(PAGE as usize);
+        shown.extend(recent.iter().map(|app| App::recent(&root, name(app.app_id), app)));
+    }
     html(&AppsPage {
-        frame: Frame::new(&root, &access).here("Apps").live(),
+        frame: Frame::new(&root, &access).here("Overview").live(),
         swept,
-        new: new.groups.into_iter().map(new_group).collect(),
-        scanned_back_to: new.scanned_back_to.map(Time),
-        apps: apps.into_iter().map(app).collect(),
+        groups: merged(found.groups.into_iter().map(|group| Group::new(&root, name(group.app_id), group))),
+        scanned_back_to: found.scanned_back_to.map(Time),
+        has_more_groups,
+        preview: root.preview(),
+        may_replay: access.may(Right::Replay),
+        may_resolve: access.may(Right::Resolve),
+        has_open: shown.iter().any(|app| app.span.is_some()),
+        apps: shown,
         sort: (!is_by_app).then_some(sort),
         next,
         is_first: after.is_none(),
         command: Command::apps(),
     })
+}
+
+/// Makes one group of those that have the same key, at the place of the first.
+fn merged(groups: impl Iterator<Item = Group>) -> Vec<Group> {
+    let mut merged = Vec::<Group>::new();
+    let mut places = HashMap::new();
+    for group in groups {
+        match places.get(&group.key) {
+            Some(&place) => {
+                let same: &mut Group = &mut merged[place];
+                same.merge(group);
+            }
+            None => {
+                places.insert(group.key.clone(), merged.len());
+                merged.push(group);
+            }
+        }
+    }
+    merged
 }
 
 fn sort_by_trouble(apps: &mut [Backlog], by: Sort) {

@@ -12,6 +12,7 @@ pub(crate) struct Frame {
     pub(crate) script: String,
     pub(crate) icon: String,
     pub(crate) apps: String,
+    pub(crate) find: String,
     pub(crate) operator: Option<Text>,
     /// The breadcrumbs to this page, which comes last.
     pub(crate) crumbs: Vec<Crumb>,
@@ -37,6 +38,7 @@ impl Frame {
             script: root.asset(SCRIPT.name()),
             icon: root.asset(ICON.name()),
             apps: root.apps(),
+            find: root.find(),
             operator: None,
             crumbs: Vec::new(),
             banner: None,
@@ -53,7 +55,7 @@ impl Frame {
         let app = access.admin().app_name(access.app_id);
         let operator = Some(Text::cut(access.operator().name(), 100));
         Self { operator, ..Self::bare(root) }
-            .crumb("Apps", root.apps())
+            .crumb("Overview", root.apps())
             .crumb(&app, root.letters(access.app_id, &Default::default()))
     }
 

@@ -11,6 +11,7 @@ mod bulk;
 mod chart;
 mod command;
 mod edit;
+mod find;
 mod frame;
 mod groups;
 mod history;
@@ -41,6 +42,7 @@ pub(crate) fn router() -> Router<State> {
     Router::new()
         .route("/", get(root))
         .route("/apps", get(apps::page))
+        .route("/find", get(find::page))
         .route("/apps/{dead_letters_app}", get(letters::page))
         .route("/apps/{dead_letters_app}/groups", get(groups::page))
         .route("/apps/{dead_letters_app}/search", post(search::page))

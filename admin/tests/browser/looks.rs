@@ -57,7 +57,8 @@ async fn pages(site: &Site) -> Vec<Page> {
     let large = repo.insert(NewDeadLetter { payload: large, ..letter(app) }).await.unwrap();
     let page = |name, address: String, says| Page { name, address, says };
     vec![
-        page("apps", "apps".to_owned(), "New in the last 24 hours"),
+        page("apps", "apps".to_owned(), "Similar failures"),
+        page("find", format!("find?id={}", Uuid::nil()), "No letter has the id"),
         page("list", format!("apps/{app}"), "Failures, last 24 h"),
         page("list-closed", format!("apps/{app}?state=closed"), "by grace"),
         page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),

@@ -16,6 +16,7 @@ on_every_backend! {
     a_group_whose_open_letters_are_all_newer_than_its_last_close_regressed,
     a_group_with_an_open_letter_from_before_its_last_close_did_not_regress,
     a_new_group_is_shown_whether_it_is_open_or_closed,
+    open_groups_are_those_with_open_letters_the_known_ones_last_and_largest_first,
     a_group_is_new_only_as_far_as_the_scan_went_and_unknown_before_that,
     only_letters_within_the_scan_make_a_group_old_or_regressed,
     alike_letters_of_two_apps_are_two_groups,
@@ -61,7 +62,7 @@ fn shown(found: &NewErrorGroups) -> Vec<(&str, NewGroupState, u64)> {
     found.groups.iter().map(|group| (group.error_signature.as_str(), group.state, group.count)).collect()
 }
 
-use NewGroupState::{New, Regressed, Unknown};
+use NewGroupState::{Known, New, Regressed, Unknown};
 
 async fn a_group_without_earlier_letters_is_new_with_its_letters_since_then_and_a_sample(db: TestDb) {
     let app = new_app();
@@ -79,6 +80,7 @@ async fn a_group_without_earlier_letters_is_new_with_its_letters_since_then_and_
         "error_signature": "timeout after #",
         "sample": "timeout after 2s",
         "count": 3,
+        "open": 3,
         "first_seen": minute(1),
         "last_seen": minute(5),
         "newest_id": newest,
@@ -153,6 +155,42 @@ async fn a_new_group_is_shown_whether_it_is_open_or_closed(db: TestDb) {
     let id = at(&db, 5, failed(app, "handled")).await;
     close(&db, id, 6).await;
     assert_eq!(shown(&find(&db, &since(4)).await), [("handled", New, 1)]);
+}
+
+async fn open_groups_are_those_with_open_letters_the_known_ones_last_and_largest_first(db: TestDb) {
+    let (app, other) = (new_app(), new_app());
+    for created in [0, 1, 2] {
+        at(&db, created, failed(other, "large")).await;
+    }
+    at(&db, 0, failed(app, "small")).await;
+    let closed = at(&db, 4, failed(app, "small")).await;
+    close(&db, closed, 5).await;
+    at(&db, 4, failed(app, "new")).await;
+    let closed = at(&db, 0, failed(app, "again")).await;
+    close(&db, closed, 1).await;
+    at(&db, 3, failed(app, "again")).await;
+    let closed = at(&db, 5, failed(app, "all closed")).await;
+    close(&db, closed, 6).await;
+    let open = |found: &NewErrorGroups| -> Vec<_> {
+        let group = |group: &NewErrorGroup| {
+            (group.error_signature.clone(), group.state, group.count, group.open, group.first_seen)
+        };
+        found.groups.iter().map(group).collect()
+    };
+    let group = |signature: &str, state, count, open, first| {
+        (signature.to_owned(), state, count, open, minute(first))
+    };
+    let small = group("small", Known, 2, 1, 0);
+    let newest = [group("new", New, 1, 1, 4), group("again", Regressed, 2, 1, 0)];
+    let all = [&newest[..], &[group("large", Known, 3, 3, 0), small.clone()]].concat();
+    for request in [since(3), since(3).among([other, app])] {
+        assert_eq!(open(&find(&db, &request.clone().open(true)).await), all);
+        assert_eq!(open(&find(&db, &request.open(true).limit(2)).await), newest);
+    }
+    let of_app = find(&db, &since(3).among([app]).open(true)).await;
+    assert_eq!(open(&of_app), [&newest[..], &[small]].concat());
+    let newest = find(&db, &since(3).open(true).scan_limit(3)).await;
+    assert_eq!(shown(&newest), [("new", Unknown, 1)]);
 }
 
 async fn a_group_is_new_only_as_far_as_the_scan_went_and_unknown_before_that(db: TestDb) {
