@@ -35,6 +35,8 @@ const SCAN_LIMIT: u32 = 100_000;
 const MAX_SCAN: u32 = 1_000_000;
 /// The most apps of an operator whose new error groups are looked for, since each app takes a statement.
 pub(crate) const MAX_APPS_OF_NEW_GROUPS: usize = 100;
+/// The most apps of a bulk run.
+const MAX_APPS_OF_RUN: usize = 50;
 /// Operators with a longer name are refused, because each action stores the name and writes it to the audit log.
 const MAX_NAME_CHARACTERS: usize = 200;
 
@@ -575,6 +577,23 @@ impl Access {
             self.attempt.is_of_foreign_app();
             Err(Problem::no_such_app())
         }
+    }
+}
+
+impl Access {
+    /// Returns access to each of these apps, in their order. `field` names them in a problem.
+    pub(crate) fn apps(&self, field: &str, ids: &[AppId]) -> Result<Vec<AppAccess>, Problem> {
+        self.attempt.is_of_apps(ids);
+        if ids.is_empty() {
+            return Err(Problem::invalid_field(field, "is missing"));
+        }
+        if ids.len() > MAX_APPS_OF_RUN {
+            return Err(Problem::invalid_field(field, format!("must name at most {MAX_APPS_OF_RUN} apps")));
+        }
+        if ids.iter().collect::<BTreeSet<_>>().len() < ids.len() {
+            return Err(Problem::invalid_field(field, "names an app twice"));
+        }
+        ids.iter().map(|&app_id| self.clone().app(app_id)).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use dead_letters::{DeadLetterFilter, DeadLetterId, ListQuery};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery};
 use tracing::info;
 use uuid::Uuid;
 
@@ -127,6 +127,8 @@ pub(crate) struct Known {
     /// Whether an [`Entry`] has logged the request.
     is_told: bool,
     is_of_foreign_app: bool,
+    /// The apps of a bulk request, whose address names none.
+    apps: Vec<AppId>,
 }
 
 impl Attempt {
@@ -144,10 +146,18 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    /// Records the apps that a bulk request names.
+    pub(crate) fn is_of_apps(&self, apps: &[AppId]) {
+        self.known(|known| known.apps = apps.to_vec());
+    }
+}
+
 /// The action and the letters that an address names. The texts come from the sender and are not decoded.
 struct Target {
     action: &'static str,
-    app_id: String,
+    /// `None` for the runs, whose apps are named elsewhere.
+    app_id: Option<String>,
     letters: Option<String>,
 }
 
@@ -155,6 +165,16 @@ impl Target {
     fn of(method: &Method, path: &str) -> Option<Self> {
         let path = path.strip_prefix("/api").unwrap_or(path);
         let shown = |text: &str| text.chars().take(40).collect::<String>();
+        let of_run = match (method, path) {
+            (&Method::POST, "/bulk/preview") => Some("preview"),
+            (&Method::POST, "/bulk/run") => Some("run"),
+            (&Method::POST, "/bulk/undo") => Some("undo"),
+            (&Method::GET | &Method::HEAD, path) if path.starts_with("/runs/") => Some("read"),
+            _ => None,
+        };
+        if let Some(action) = of_run {
+            return Some(Self { action, app_id: None, letters: None });
+        }
         let mut parts = path.split('/').skip(1);
         let (Some("apps"), Some(app_id)) = (parts.next(), parts.next()) else { return None };
         let rest: Vec<_> = parts.collect();
@@ -171,13 +191,10 @@ impl Target {
             (&Method::POST, ["letters", _, "reveal"] | ["letters", _, _, "reveal"]) => "reveal",
             (&Method::POST, ["letters", _, "erase"] | ["erase"]) => "erase",
             (&Method::POST, ["letters", "search"] | ["search"]) => "search",
-            (&Method::POST, ["bulk", "preview"]) => "preview",
-            (&Method::POST, ["bulk", "run"]) => "run",
-            (&Method::POST, ["bulk", "undo"]) => "undo",
             (&Method::GET | &Method::HEAD, _) => "read",
             _ => return None,
         };
-        Some(Self { action, app_id: shown(app_id), letters })
+        Some(Self { action, app_id: Some(shown(app_id)), letters })
     }
 }
 
@@ -193,12 +210,14 @@ pub(crate) async fn attempts(mut request: Request, next: Next) -> Response {
     {
         let problem = response.extensions().get::<Problem>().map(|problem| problem.kind().name());
         attempt.known(|known| {
+            let named = || known.apps.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let app_id = target.app_id.or_else(|| Some(named()).filter(|named| !named.is_empty()));
             if !known.is_told && (target.action != "read" || known.is_of_foreign_app) {
                 info!(
                     target: "dead_letters::audit",
                     operator = known.operator.as_deref(),
                     action = target.action,
-                    app_id = target.app_id,
+                    app_id,
                     letters = target.letters,
                     count = 0,
                     outcome = "refused",

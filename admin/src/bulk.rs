@@ -1,19 +1,26 @@
 //! Bulk actions, which resolve, replay, reopen or delete: a frozen preview, and runs that change only the previewed letters.
 //!
-//! The preview's token holds the operator, the app, the filter, and the time before which a letter must have failed or
-//! been closed.
-//! It is sealed and sent to the browser; the server keeps nothing.
+//! The preview's token holds the operator, the filter, and for each app the time before which a letter must have failed or
+//! been closed, and how many letters the steps so far changed. It is sealed and sent to the browser; the server keeps
+//! nothing but the ids of the runs that are under way.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
-//! rolls back as a whole. The same token continues where the run stopped, since changed letters no longer match.
+//! rolls back as a whole. A token works for one step: a second one finds in the history that the step was done.
 
-use std::{ops::Not, str::FromStr, time::Duration};
+use std::{
+    collections::HashSet,
+    mem,
+    ops::Not,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, CappedCount, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, ReopenRequest,
-    ReplayFailure, ReplayRate, ReplayRequest, Replayed, Resolution,
+    ActionRequest, AppId, Attribution, CappedCount, CountRequest, Cursor, DeadLetterAction, DeadLetterFilter,
+    DeadLetterId, DeadLetterReplay, DeadLetterRepoError, DeadLetterState, DeadLetterSummary, ListQuery,
+    PageRequest, ReopenRequest, ReplayFailure, ReplayRate, ReplayRequest, Replayed, Resolution,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -21,7 +28,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    access::{AppAccess, Right},
+    access::{Access, AppAccess, Right},
     audit::Entry,
     clock,
     letter_actions::attribution,
@@ -90,29 +97,221 @@ const MAX_FAILURES: usize = 32;
 const MAX_REASON_CHARACTERS: usize = 500;
 /// Cap of the count of letters that failed again.
 const NEWEST: u32 = 500;
+/// The next stage of a replay waits at least as long, even if the letters failed at their only attempt.
+const MIN_WAIT: TimeDelta = TimeDelta::seconds(10);
+/// A token is not valid for longer than this after the time of the last step, beyond its 15 minutes.
+const MAX_WAIT: TimeDelta = TimeDelta::hours(24);
+/// Rows of the history in one read, and the most reads.
+const BATCHES: u32 = 500;
+const MAX_PAGES_OF_BATCHES: usize = 20;
 
 /// The content of a preview's token: what a run may change, and the progress so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Frozen {
+pub(crate) struct Frozen {
     operator: String,
-    app_id: AppId,
-    action: Action,
+    pub(crate) action: Action,
+    /// The filter of all apps.
     query: ListQuery,
-    counted: u64,
+    /// The apps, in the order of the run.
+    pub(crate) apps: Vec<Part>,
+    /// When the preview was made, or when the last step ended.
+    pub(crate) at: DateTime<Utc>,
+    /// The run's id, which is stored with each letter that it resolves.
+    pub(crate) run_id: Uuid,
+    /// When the first step began, by the database's clock.
+    pub(crate) began: Option<DateTime<Utc>>,
+    /// The longest time from the first to the last attempt of a letter, in seconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) took: u64,
+}
+
+/// The share of an app in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    #[serde(rename = "app")]
+    pub(crate) app_id: AppId,
+    /// Where the count stopped. Older letters are left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<DateTime<Utc>>,
+    /// The cutoff.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<DateTime<Utc>>,
+    pub(crate) counted: u64,
+    #[serde(default, skip_serializing_if = "Not::not")]
     capped: bool,
-    at: DateTime<Utc>,
-    done: u64,
+    /// Letters that the steps so far changed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) done: u64,
     /// Letters that the service could not requeue.
     #[serde(default, skip_serializing_if = "is_zero")]
-    failed: u64,
+    pub(crate) failed: u64,
     /// The cursor of the last failed letter, behind which the next batch begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<Cursor>,
-    /// Whether locked letters were skipped that no further run of this preview reaches.
+    /// Whether locked letters were skipped that no further step of this run reaches.
     #[serde(default, skip_serializing_if = "Not::not")]
     skipped_locked: bool,
+    /// Letters that this step changed.
+    #[serde(skip)]
+    pub(crate) done_now: u64,
+}
+
+impl Part {
+    /// Returns how many letters further steps may change. A transaction that began before the count and commits after
+    /// it adds a letter, so the count is the limit.
+    fn left(&self) -> u64 {
+        self.counted.saturating_sub(self.done).saturating_sub(self.failed)
+    }
+}
+
+impl Frozen {
+    /// Returns the filter of an app, with its cutoff.
+    pub(crate) fn filter(&self, part: &Part) -> DeadLetterFilter {
+        let mut filter = self.query.filter.clone();
+        match filter.effective_state() {
+            DeadLetterState::Closed => filter.resolved_from = part.from.or(filter.resolved_from),
+            _ => filter.created_from = part.from.or(filter.created_from),
+        }
+        match is_by_closing(self.action, &filter) {
+            true => filter.resolved_before = part.before.or(filter.resolved_before),
+            false => filter.created_before = part.before.or(filter.created_before),
+        }
+        filter
+    }
+
+    /// Returns the filter of the run: that of its app, or the one that all apps share.
+    pub(crate) fn shown_filter(&self) -> DeadLetterFilter {
+        match self.apps.as_slice() {
+            [part] => self.filter(part),
+            _ => self.query.filter.clone(),
+        }
+    }
+
+    pub(crate) fn app_ids(&self) -> Vec<AppId> {
+        self.apps.iter().map(|part| part.app_id).collect()
+    }
+
+    pub(crate) fn counted(&self) -> u64 {
+        self.apps.iter().map(|part| part.counted).sum()
+    }
+
+    pub(crate) fn is_capped(&self) -> bool {
+        self.apps.iter().any(|part| part.capped)
+    }
+
+    pub(crate) fn done(&self) -> u64 {
+        self.apps.iter().map(|part| part.done).sum()
+    }
+
+    pub(crate) fn failed(&self) -> u64 {
+        self.apps.iter().map(|part| part.failed).sum()
+    }
+
+    pub(crate) fn left(&self) -> u64 {
+        self.apps.iter().map(Part::left).sum()
+    }
+
+    pub(crate) fn is_replay(&self) -> bool {
+        self.action == Action::Replayed
+    }
+
+    pub(crate) fn is_of(&self, access: &Access) -> bool {
+        self.operator == access.operator.name()
+    }
+
+    /// Returns the time from which a letter of the last step that was to fail again has done so, if the letters behave as
+    /// before.
+    pub(crate) fn fails_until(&self) -> Option<DateTime<Utc>> {
+        self.at.checked_add_signed(self.wait())
+    }
+
+    /// Returns how long the next stage of a replay waits. No stage of another run waits.
+    fn wait(&self) -> TimeDelta {
+        match self.began {
+            Some(_) if self.is_replay() => {
+                TimeDelta::seconds(i64::try_from(self.took).unwrap_or(i64::MAX)).clamp(MIN_WAIT, MAX_WAIT)
+            }
+            _ => TimeDelta::zero(),
+        }
+    }
+
+    /// Adds what the history has of the run and the token does not: the steps of another tab, or one whose response was
+    /// lost. Returns whether there was any.
+    pub(crate) async fn catch_up(&mut self, accesses: &[AppAccess]) -> Result<bool, Problem> {
+        let mut is_behind = false;
+        for (access, part) in accesses.iter().zip(&mut self.apps) {
+            let Some(recorded) = Recorded::of(access, self.run_id).await? else { continue };
+            if recorded.letters > part.done {
+                is_behind = true;
+                part.done = recorded.letters;
+                let first = recorded.first.created_at;
+                self.began = Some(self.began.map_or(first, |began| began.min(first)));
+                self.at = self.at.max(recorded.last.created_at);
+            }
+        }
+        Ok(is_behind)
+    }
+}
+
+/// What the history has of a run in an app.
+pub(crate) struct Recorded {
+    pub(crate) letters: u64,
+    pub(crate) first: DeadLetterAction,
+    pub(crate) last: DeadLetterAction,
+    /// Whether the history has more batches than were read.
+    pub(crate) is_cut: bool,
+}
+
+impl Recorded {
+    /// Reads the batches of the run. Returns `None` if the history has none.
+    pub(crate) async fn of(access: &AppAccess, run_id: Uuid) -> Result<Option<Self>, Problem> {
+        let mut found: Option<Self> = None;
+        let mut request = ActionRequest::default().run_id(run_id).limit(BATCHES);
+        for _ in 0..MAX_PAGES_OF_BATCHES {
+            let batches = access.store().actions(access.app_id, &request).await?;
+            let is_last = batches.len() < BATCHES as usize;
+            for batch in batches {
+                request.after = Some(batch.id);
+                match &mut found {
+                    Some(found) => {
+                        found.letters += batch.letters;
+                        found.first = batch;
+                    }
+                    None => {
+                        let (letters, last) = (batch.letters, batch.clone());
+                        found = Some(Self { letters, first: batch, last, is_cut: false });
+                    }
+                }
+            }
+            if is_last {
+                return Ok(found);
+            }
+        }
+        Ok(found.map(|found| Self { is_cut: true, ..found }))
+    }
+}
+
+/// The runs that are under way in this process. A second step of one of them is refused.
+#[derive(Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<HashSet<Uuid>>>);
+
+/// A step that is under way, until it is dropped.
+struct Under<'a> {
+    running: &'a Running,
     run_id: Uuid,
-    began: Option<DateTime<Utc>>,
+}
+
+impl Running {
+    fn begin(&self, run_id: Uuid) -> Option<Under<'_>> {
+        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run_id);
+        is_first.then_some(Under { running: self, run_id })
+    }
+}
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run_id);
+    }
 }
 
 /// Returns whether a field can be left out of a token. Tokens are parts of addresses and must be short.
@@ -121,7 +320,15 @@ pub(crate) fn is_zero(number: &u64) -> bool {
 }
 
 pub(crate) struct Preview {
+    /// The filter of the run: with its cutoff if there is one app.
     pub(crate) filter: DeadLetterFilter,
+    pub(crate) apps: Vec<PreviewOfApp>,
+    pub(crate) token: String,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+pub(crate) struct PreviewOfApp {
+    pub(crate) access: AppAccess,
     pub(crate) count: u64,
     /// Whether there are more than `count`, or may be.
     pub(crate) capped: bool,
@@ -133,74 +340,111 @@ pub(crate) struct Preview {
     pub(crate) truncated: CappedCount,
     /// The newest letters of the preview.
     pub(crate) sample: Vec<DeadLetterSummary>,
-    pub(crate) token: String,
-    pub(crate) expires_at: DateTime<Utc>,
+}
+
+impl Preview {
+    pub(crate) fn count(&self) -> CappedCount {
+        let count = self.apps.iter().map(|app| app.count).sum();
+        CappedCount { count, capped: self.apps.iter().any(|app| app.capped) }
+    }
+
+    pub(crate) fn ahead(&self) -> CappedCount {
+        sum(self.apps.iter().map(|app| app.ahead))
+    }
+
+    pub(crate) fn truncated(&self) -> CappedCount {
+        sum(self.apps.iter().map(|app| app.truncated))
+    }
+
+    /// Returns the latest cutoff of the apps.
+    pub(crate) fn cutoff(&self) -> DateTime<Utc> {
+        self.apps.iter().map(|app| app.cutoff).max().unwrap_or_default()
+    }
+
+    /// Takes the newest letters of all apps, each with access to its app.
+    pub(crate) fn take_sample(&mut self) -> Vec<(AppAccess, Vec<DeadLetterSummary>)> {
+        let mut times: Vec<_> =
+            self.apps.iter().flat_map(|app| &app.sample).map(|letter| letter.created_at).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        let since = times.get(SAMPLE as usize - 1).copied();
+        let mut left = SAMPLE as usize;
+        let newest = self.apps.iter_mut().filter_map(|app| {
+            let mut letters = mem::take(&mut app.sample);
+            letters.retain(|letter| since.is_none_or(|since| letter.created_at >= since));
+            letters.truncate(left);
+            left -= letters.len();
+            (!letters.is_empty()).then(|| (app.access.clone(), letters))
+        });
+        newest.collect()
+    }
+}
+
+fn sum(counts: impl Iterator<Item = CappedCount>) -> CappedCount {
+    counts.fold(CappedCount::default(), |sum, count| CappedCount {
+        count: sum.count + count.count,
+        capped: sum.capped || count.capped,
+    })
 }
 
 pub(crate) struct Outcome {
-    pub(crate) action: Action,
-    /// The preview's filter, with its cutoff.
-    pub(crate) filter: DeadLetterFilter,
-    /// The preview's count.
-    pub(crate) counted: u64,
-    pub(crate) capped: bool,
-    /// Letters that this run changed.
-    pub(crate) done: u64,
-    /// Letters that this run and earlier runs of the preview changed.
-    pub(crate) done_so_far: u64,
-    /// Letters that the service could not requeue in this run. They stay open.
+    /// The run so far.
+    pub(crate) frozen: Frozen,
+    /// Letters that the service could not requeue in this step. They stay open.
     pub(crate) failures: Vec<Failure>,
-    /// Number of letters that the service could not requeue in this run and earlier runs of the preview.
-    pub(crate) failed_so_far: u64,
-    /// Whether another run may change more letters. All runs together change no more than the preview counted.
+    /// Whether another step may change more letters. All steps together change no more than the preview counted.
     pub(crate) more: bool,
-    /// Whether letters may match that the preview did not count.
-    pub(crate) uncounted: bool,
     /// Whether locked letters were skipped.
     pub(crate) skipped_locked: bool,
-    /// Letters of the preview that others changed or that were swept. Known after the last run, if the count was
+    /// Letters of the preview that others changed or that were swept. Known after the last step, if the count was
     /// exact.
     pub(crate) changed_by_others: Option<u64>,
-    /// When the first run began, by the database's clock.
-    pub(crate) began: DateTime<Utc>,
-    /// The run's id, which is stored with each letter that it resolves.
-    pub(crate) run_id: Uuid,
-    /// The problem that stopped the run after a part of it was done.
+    /// The problem that stopped the step after a part of it was done.
     pub(crate) stopped_by: Option<Problem>,
-    /// The token for the next run.
-    pub(crate) token: String,
 }
 
 impl Outcome {
-    /// Returns the id of the run, if the run can be undone. The events of a replay are back in the outbox.
-    pub(crate) fn undo(&self) -> Option<Uuid> {
-        matches!(self.action, Action::Ignored | Action::HandledByScript).then_some(self.run_id)
+    /// Returns the number of letters that this step changed.
+    pub(crate) fn done(&self) -> u64 {
+        self.frozen.apps.iter().map(|part| part.done_now).sum()
+    }
+
+    /// Returns whether letters may match that the preview did not count.
+    pub(crate) fn is_uncounted(&self) -> bool {
+        !self.more && self.frozen.is_capped()
+    }
+
+    /// Returns the token for the next step.
+    pub(crate) fn token(&self, access: &Access) -> String {
+        access.admin.key.seal(Purpose::Preview, &self.frozen)
+    }
+}
+
+impl Action {
+    /// Returns whether a run of this action can be undone. The events of a replay are back in the outbox.
+    pub(crate) fn can_be_undone(self) -> bool {
+        matches!(self, Self::Ignored | Self::HandledByScript)
     }
 }
 
 /// A letter that the service could not requeue.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Failure {
+    /// The place of its app in the run.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) app: u64,
     pub(crate) id: DeadLetterId,
     /// The service's error message, cut after [`MAX_REASON_CHARACTERS`].
     pub(crate) reason: String,
 }
 
-impl FailedAgain {
-    /// Returns whether a staged replay stops here.
-    pub(crate) fn stops(&self) -> bool {
-        self.count > 0 || self.capped
-    }
-}
-
-impl From<ReplayFailure> for Failure {
-    fn from(failure: ReplayFailure) -> Self {
+impl Failure {
+    fn new(app: u64, failure: &ReplayFailure) -> Self {
         let reason = failure.reason();
         let reason = match reason.char_indices().nth(MAX_REASON_CHARACTERS) {
             Some((end, _)) => format!("{}…", &reason[..end]),
             None => reason,
         };
-        Self { id: failure.id, reason }
+        Self { app, id: failure.id, reason }
     }
 }
 
@@ -221,24 +465,75 @@ fn may_run(access: &AppAccess, action: Action) -> Result<(), Problem> {
     }
 }
 
-/// Counts the letters that a run would change, and freezes the filter.
+/// Returns whether the cutoff of a run is about the time at which its letters were closed.
+fn is_by_closing(action: Action, filter: &DeadLetterFilter) -> bool {
+    action == Action::Reopened
+        || action == Action::Deleted && filter.effective_state() == DeadLetterState::Closed
+}
+
+/// Counts the letters of these apps that a run would change, and freezes the filter.
 pub(crate) async fn preview(
-    access: &AppAccess,
+    accesses: Vec<AppAccess>,
     action: Action,
     filter: DeadLetterFilter,
     now: DateTime<Utc>,
 ) -> Result<Preview, Problem> {
-    may_run(access, action)?;
-    check_filter(access, &filter)?;
+    for access in &accesses {
+        may_run(access, action)?;
+        check_filter(access, &filter)?;
+    }
+    // A preview has an app.
+    let access = accesses.first().cloned().ok_or_else(Problem::no_such_app)?;
+    if filter.ids.is_some() && accesses.len() > 1 {
+        return Err(Problem::invalid_field("ids", "need exactly one app"));
+    }
+    let filter = match action {
+        Action::Reopened => reopenable(&filter)?,
+        Action::Deleted => deletable(filter)?,
+        _ => resolvable(&access, action, filter)?,
+    };
+    let mut frozen = Frozen {
+        operator: access.operator().name().to_owned(),
+        action,
+        query: filter.into(),
+        apps: Vec::new(),
+        at: now,
+        run_id: Uuid::now_v7(),
+        began: None,
+        took: 0,
+    };
+    let mut apps = Vec::new();
+    for access in accesses {
+        let (part, app) = preview_of_app(access, action, frozen.query.filter.clone()).await?;
+        frozen.took = frozen.took.max(longest(&app.sample));
+        frozen.apps.push(part);
+        apps.push(app);
+    }
+    Ok(Preview {
+        filter: frozen.shown_filter(),
+        apps,
+        token: access.admin().key.seal(Purpose::Preview, &frozen),
+        expires_at: now + GOOD_FOR,
+    })
+}
+
+/// Returns the longest time from the first to the last attempt of these letters, in seconds.
+fn longest(letters: &[DeadLetterSummary]) -> u64 {
+    let took = letters.iter().map(|letter| letter.last_attempt_at - letter.first_attempt_at);
+    took.max().map_or(0, |took| u64::try_from(took.num_seconds()).unwrap_or(0))
+}
+
+async fn preview_of_app(
+    access: AppAccess,
+    action: Action,
+    mut filter: DeadLetterFilter,
+) -> Result<(Part, PreviewOfApp), Problem> {
     let (store, app_id) = (access.store(), access.app_id);
     let scan_limit = access.operator().max_scan();
-    let mut filter = match action {
-        Action::Reopened => reopenable(access, &filter).await?,
-        Action::Deleted => deletable(filter)?,
-        _ => resolvable(access, action, filter)?,
-    };
-    let by_closing = action == Action::Reopened
-        || action == Action::Deleted && filter.effective_state() == DeadLetterState::Closed;
+    if action == Action::Reopened {
+        names_replayed(&access, &filter).await?;
+    }
+    let by_closing = is_by_closing(action, &filter);
     let count =
         store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit)).await?;
     let left_out = match (filter.truncated, filter.erased) {
@@ -257,17 +552,34 @@ pub(crate) async fn preview(
         None => CappedCount::default(),
     };
     let mut ahead = CappedCount::default();
+    let CappedCount { count: counted, capped } = count.matching;
+    let capped = capped || count.scanned_back_to.is_some();
+    let mut part = Part {
+        app_id,
+        from: None,
+        before: None,
+        counted,
+        capped,
+        done: 0,
+        failed: 0,
+        after: None,
+        skipped_locked: false,
+        done_now: 0,
+    };
     // A run begins with the oldest letter, so the filter excludes older letters that the count did not examine.
-    match filter.effective_state() {
-        DeadLetterState::Closed => filter.resolved_from = filter.resolved_from.max(count.scanned_back_to),
-        _ => filter.created_from = filter.created_from.max(count.scanned_back_to),
+    let from = match filter.effective_state() {
+        DeadLetterState::Closed => &mut filter.resolved_from,
+        _ => &mut filter.created_from,
+    };
+    if count.scanned_back_to > *from {
+        (*from, part.from) = (count.scanned_back_to, count.scanned_back_to);
     }
     let mut cutoff = count.as_of;
     if by_closing {
         cutoff = filter.resolved_before.map_or(count.now, |at| at.min(count.now));
         // The id of a run leaves out later changes by itself.
         if filter.run_id.is_none() {
-            filter.resolved_before = Some(cutoff);
+            (filter.resolved_before, part.before) = (Some(cutoff), Some(cutoff));
         }
     } else if filter.ids.is_none() {
         if let Some(filter) = filter.ahead_of(count.as_of) {
@@ -277,38 +589,11 @@ pub(crate) async fn preview(
             let capped = found.matching.capped || found.scanned_back_to.is_some();
             ahead = CappedCount { capped, ..found.matching };
         }
-        filter.created_before = Some(count.as_of);
+        (filter.created_before, part.before) = (Some(count.as_of), Some(count.as_of));
     }
     let page = PageRequest::default().size(SAMPLE).scan_limit(scan_limit);
     let sample = store.list(app_id, &filter, &page).await?.items;
-    let CappedCount { count: counted, capped } = count.matching;
-    let capped = capped || count.scanned_back_to.is_some();
-    let frozen = Frozen {
-        operator: access.operator().name().to_owned(),
-        app_id,
-        action,
-        query: filter.clone().into(),
-        counted,
-        capped,
-        at: now,
-        done: 0,
-        failed: 0,
-        after: None,
-        skipped_locked: false,
-        run_id: Uuid::now_v7(),
-        began: None,
-    };
-    Ok(Preview {
-        filter,
-        count: counted,
-        capped,
-        cutoff,
-        ahead,
-        truncated,
-        sample,
-        token: access.admin().key.seal(Purpose::Preview, &frozen),
-        expires_at: now + GOOD_FOR,
-    })
+    Ok((part, PreviewOfApp { access, count: counted, capped, cutoff, ahead, truncated, sample }))
 }
 
 /// Returns the filter for the letters to delete. It must narrow them, because deleted letters can't be brought back.
@@ -346,24 +631,28 @@ fn resolvable(
     })
 }
 
-/// Returns the filter for the letters to reopen. The events of replayed letters are back in the outbox, so the request
-/// must name that resolution.
-async fn reopenable(access: &AppAccess, filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Problem> {
-    let filter = filter.reopenable().ok_or_else(|| {
+fn reopenable(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Problem> {
+    filter.reopenable().ok_or_else(|| {
         Problem::invalid_field("state", "must be closed or any, because only closed letters are reopened")
-    })?;
-    if filter.resolution.is_none() {
-        let replayed = filter.clone().resolution(Resolution::Replayed);
-        let request = CountRequest::default().cap(1).scan_limit(access.operator().max_scan());
-        if access.store().count(access.app_id, &replayed, &request).await?.matching.count > 0 {
-            return Err(Problem::invalid_field(
-                "resolution",
-                "is missing, and replayed letters match, whose events are back in the outbox: choose the resolution \
-                 to reopen",
-            ));
-        }
+    })
+}
+
+/// Returns a problem if replayed letters match a filter that does not name their resolution. Their events are back in
+/// the outbox.
+async fn names_replayed(access: &AppAccess, filter: &DeadLetterFilter) -> Result<(), Problem> {
+    if filter.resolution.is_some() {
+        return Ok(());
     }
-    Ok(filter)
+    let replayed = filter.clone().resolution(Resolution::Replayed);
+    let request = CountRequest::default().cap(1).scan_limit(access.operator().max_scan());
+    match access.store().count(access.app_id, &replayed, &request).await?.matching.count {
+        0 => Ok(()),
+        _ => Err(Problem::invalid_field(
+            "resolution",
+            "is missing, and replayed letters match, whose events are back in the outbox: choose the resolution to \
+             reopen",
+        )),
+    }
 }
 
 /// The choices of the operator for each step of a run.
@@ -376,205 +665,297 @@ pub(crate) struct Step {
     pub(crate) rate: Option<u32>,
 }
 
-/// Changes the preview's letters: the oldest first, or those that were closed first.
-pub(crate) async fn run(
-    access: &AppAccess,
-    token: &str,
-    step: Step,
-    now: DateTime<Utc>,
-) -> Result<Outcome, Problem> {
-    let frozen = open(access, token, now)?;
-    may_run(access, frozen.action)?;
-    check_filter(access, &frozen.query.filter)?;
-    let attribution = attribution(access, step.note)?.run_id(frozen.run_id);
-    if step.limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
-        return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
-    }
-    if step.rate.is_some() && frozen.action != Action::Replayed {
-        return Err(Problem::invalid_field("rate", "must be left out, because only a replay has a rate"));
-    }
-    let rate = step.rate.map(ReplayRate::per_second).transpose()?;
-    let mut entry = Entry::of_matching(access, frozen.action.as_str(), &frozen.query.filter, frozen.run_id);
-    let result = run_frozen(access, frozen, &attribution, step.limit, rate, now, &mut entry).await;
-    entry.ended(result.as_ref().and_then(|outcome| outcome.stopped_by.as_ref().map_or(Ok(()), Err)));
-    result
-}
-
-fn open(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<Frozen, Problem> {
-    let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
-    let frozen = frozen.ok_or_else(|| {
+/// Opens a preview's token, whoever's it is.
+pub(crate) fn open(access: &Access, token: &str) -> Result<Frozen, Problem> {
+    access.admin.key.open(Purpose::Preview, token).ok_or_else(|| {
         Problem::invalid_field(
             "token",
             "is not a token of a preview, or another process created it (Admin::key): create a new preview",
         )
-    })?;
-    if frozen.operator != access.operator().name() || frozen.app_id != access.app_id {
-        return Err(Problem::preview_expired(
-            "the preview belongs to another operator or app: create a new one",
-        ));
-    }
-    // A preview from the future is valid, because it comes from a replica whose clock is ahead.
-    if now.signed_duration_since(frozen.at) > GOOD_FOR {
-        return Err(Problem::preview_expired("a preview expires after 15 minutes: create a new one"));
-    }
-    Ok(frozen)
-}
-
-async fn run_frozen(
-    access: &AppAccess,
-    mut frozen: Frozen,
-    attribution: &Attribution,
-    limit: Option<u32>,
-    rate: Option<ReplayRate>,
-    now: DateTime<Utc>,
-    entry: &mut Entry<'_>,
-) -> Result<Outcome, Problem> {
-    // Only a replay may resolve letters as `replayed`, whatever was checked before.
-    let replay = match frozen.action {
-        Action::Replayed => Some(access.replay()?),
-        _ => None,
-    };
-    let began = match frozen.began {
-        Some(began) => began,
-        None => clock::now(access).await?,
-    };
-    let deadline = Instant::now() + RUN_TIME;
-    // A transaction that began before the count and commits after it adds a letter, so the count is the limit.
-    let counted = frozen.counted.saturating_sub(frozen.done).saturating_sub(frozen.failed);
-    let mut left = limit.unwrap_or(u32::MAX).min(u32::try_from(counted).unwrap_or(u32::MAX));
-    let mut done = 0;
-    let mut failures = Vec::new();
-    let mut skipped_locked = false;
-    let (more, stopped_by) = loop {
-        if left == 0 {
-            break (true, None);
-        }
-        let began = Instant::now();
-        let largest = rate.map_or(left, |rate| rate.batch(left.into()));
-        match batch(access, replay, &frozen, attribution, largest).await {
-            Ok(batch) => {
-                let count = batch.ids.len() as u64;
-                done += count;
-                entry.did(count);
-                let examined = u32::try_from(batch.ids.len() + batch.failed.len()).unwrap_or(u32::MAX);
-                left = left.saturating_sub(examined);
-                frozen.failed += batch.failed.len() as u64;
-                frozen.after = batch.next;
-                failures.extend(batch.failed.into_iter().map(Failure::from));
-                skipped_locked |= batch.skipped_locked;
-                if let Some(error) = batch.stopped {
-                    break (true, Some(error.into()));
-                }
-                // If the client hung up, the run stops, since the operator may not want the rest.
-                if !batch.more || failures.len() >= MAX_FAILURES || access.is_given_up() {
-                    break (batch.more, None);
-                }
-                if let Some(rate) = rate {
-                    // The run also waits after its last batch, because the next run may follow at once.
-                    sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
-                }
-                if Instant::now() >= deadline {
-                    break (true, None);
-                }
-            }
-            Err(error) if done == 0 && failures.is_empty() => return Err(error.into()),
-            // The batches before are committed, so the run reports them.
-            Err(error) => break (true, Some(error.into())),
-        }
-    };
-    frozen.done += done;
-    let more = more && frozen.done + frozen.failed < frozen.counted;
-    let uncounted = !more && frozen.capped;
-    let changed_by_others = match more || frozen.capped {
-        true => None,
-        // The run is reported even if this count fails.
-        false => changed_by_others(access, &frozen).await.ok(),
-    };
-    // The next run begins behind the failed letters, and so behind the locked letters before them.
-    frozen.skipped_locked |= skipped_locked && frozen.after.is_some();
-    frozen.began = Some(began);
-    frozen.at = now;
-    Ok(Outcome {
-        action: frozen.action,
-        counted: frozen.counted,
-        capped: frozen.capped,
-        done,
-        done_so_far: frozen.done,
-        failures,
-        failed_so_far: frozen.failed,
-        more,
-        uncounted,
-        skipped_locked: skipped_locked || frozen.skipped_locked,
-        changed_by_others,
-        began,
-        run_id: frozen.run_id,
-        stopped_by,
-        token: access.admin().key.seal(Purpose::Preview, &frozen),
-        filter: frozen.query.filter,
     })
 }
 
-async fn batch(
-    access: &AppAccess,
-    replay: Option<&dyn DeadLetterReplay>,
-    frozen: &Frozen,
-    attribution: &Attribution,
-    left: u32,
-) -> Result<Replayed, DeadLetterRepoError> {
-    let (app_id, filter) = (access.app_id, &frozen.query.filter);
-    match replay {
-        Some(replay) => {
-            let request = ReplayRequest::default().after(frozen.after).limit(left.min(REPLAY_BATCH));
-            replay.replay_matching(app_id, filter, attribution, &request).await
+/// Returns access to the apps of the run if this operator may continue it.
+fn may_continue(access: &Access, frozen: &Frozen, now: DateTime<Utc>) -> Result<Vec<AppAccess>, Problem> {
+    let accesses = access.apps("app", &frozen.app_ids())?;
+    if !frozen.is_of(access) {
+        return Err(Problem::preview_expired("the preview belongs to another operator: create a new one"));
+    }
+    // A preview from the future is valid, because it comes from a replica whose clock is ahead.
+    if now.signed_duration_since(frozen.at) > GOOD_FOR + frozen.wait() {
+        return Err(Problem::preview_expired("a preview expires after 15 minutes: create a new one"));
+    }
+    for access in &accesses {
+        may_run(access, frozen.action)?;
+        check_filter(access, &frozen.query.filter)?;
+    }
+    Ok(accesses)
+}
+
+/// Changes the preview's letters, app by app: the oldest first, or those that were closed first.
+///
+/// A step is refused if another one of the run is under way in this process, or if the history has more letters of the
+/// run than the token. Two processes may each take a step with the same token at the same time, and the next step with
+/// either token is refused.
+pub(crate) async fn run(
+    access: &Access,
+    mut frozen: Frozen,
+    step: Step,
+    now: DateTime<Utc>,
+) -> Result<Outcome, Problem> {
+    let started = Instant::now();
+    let accesses = may_continue(access, &frozen, now)?;
+    // All apps have the operator's name.
+    let access_of_first = accesses.first().ok_or_else(Problem::no_such_app)?;
+    let attribution = attribution(access_of_first, step.note)?.run_id(frozen.run_id);
+    if step.limit.is_some_and(|limit| !(1..=1_000).contains(&limit)) {
+        return Err(Problem::invalid_field("limit", "must be between 1 and 1,000"));
+    }
+    if step.rate.is_some() && !frozen.is_replay() {
+        return Err(Problem::invalid_field("rate", "must be left out, because only a replay has a rate"));
+    }
+    let rate = step.rate.map(ReplayRate::per_second).transpose()?;
+    let running = access.admin.running.clone();
+    let _under = running.begin(frozen.run_id).ok_or_else(Problem::step_under_way)?;
+    for (access, part) in accesses.iter().zip(&frozen.apps) {
+        match Recorded::of(access, frozen.run_id).await? {
+            Some(recorded) if recorded.is_cut => {
+                return Err(Problem::preview_expired(
+                    "a run has at most 10,000 batches: create a new preview",
+                ));
+            }
+            Some(recorded) if recorded.letters > part.done => return Err(Problem::step_done()),
+            _ => {}
         }
-        None => {
-            let (store, limit) = (access.store(), left.min(RESOLVE_BATCH));
-            let changed = match (frozen.action, frozen.action.resolution()) {
-                (_, Some(to)) => store.resolve_matching(app_id, filter, to, attribution, limit).await?,
-                (Action::Deleted, None) => store.delete_matching(app_id, filter, attribution, limit).await?,
-                (_, None) => {
-                    let is_replayed = filter.resolution == Some(Resolution::Replayed);
-                    let request = ReopenRequest::default().include_replayed(is_replayed).limit(limit);
-                    store.reopen_matching(app_id, filter, attribution, &request).await?
+    }
+    if frozen.began.is_none() {
+        frozen.began = Some(clock::now(access_of_first).await?);
+    }
+
+    let filters: Vec<_> = frozen.apps.iter().map(|part| frozen.filter(part)).collect();
+    let mut progress = Progress {
+        left: step.limit.unwrap_or(u32::MAX),
+        rate,
+        deadline: started + RUN_TIME,
+        is_over: false,
+        done: 0,
+        failures: Vec::new(),
+        skipped_locked: false,
+        took: frozen.took,
+        stopped_by: None,
+    };
+    let mut more = false;
+    let mut places = 0..;
+    let action = frozen.action;
+    for ((access, filter), part) in accesses.iter().zip(&filters).zip(&mut frozen.apps) {
+        let place = places.next().unwrap_or_default();
+        if part.left() == 0 {
+            continue;
+        }
+        if progress.is_over || progress.left == 0 || Instant::now() >= progress.deadline {
+            more = true;
+            break;
+        }
+        let of_app = OfApp { access, action, filter, attribution: &attribution, place };
+        let mut entry = Entry::of_matching(access, action.as_str(), filter, frozen.run_id);
+        let result = of_app.run(part, &mut progress, &mut entry).await;
+        entry.ended(match (&result, &progress.stopped_by) {
+            (Err(problem), _) | (Ok(_), Some(problem)) => Err(problem),
+            (Ok(_), None) => Ok(()),
+        });
+        more |= result? && part.left() > 0;
+    }
+    frozen.took = progress.took;
+    frozen.at = now + TimeDelta::from_std(started.elapsed()).unwrap_or_default();
+    let changed_by_others = match more || frozen.is_capped() {
+        true => None,
+        // The run is reported even if this count fails.
+        false => changed_by_others(&accesses, &filters, &frozen).await.ok(),
+    };
+    Ok(Outcome {
+        failures: progress.failures,
+        more,
+        skipped_locked: progress.skipped_locked || frozen.apps.iter().any(|part| part.skipped_locked),
+        changed_by_others,
+        stopped_by: progress.stopped_by,
+        frozen,
+    })
+}
+
+/// What a step did so far, in all apps.
+struct Progress {
+    /// The most letters that the step may still examine.
+    left: u32,
+    rate: Option<ReplayRate>,
+    deadline: Instant,
+    /// Whether the step ends before the next app.
+    is_over: bool,
+    done: u64,
+    failures: Vec<Failure>,
+    skipped_locked: bool,
+    took: u64,
+    stopped_by: Option<Problem>,
+}
+
+/// The part of a step in one app.
+struct OfApp<'a> {
+    access: &'a AppAccess,
+    action: Action,
+    filter: &'a DeadLetterFilter,
+    attribution: &'a Attribution,
+    /// The place of the app in the run.
+    place: u64,
+}
+
+impl OfApp<'_> {
+    /// Changes letters of the app, batch by batch. Returns whether another step may change more of them.
+    async fn run(
+        &self,
+        part: &mut Part,
+        progress: &mut Progress,
+        entry: &mut Entry<'_>,
+    ) -> Result<bool, Problem> {
+        let mut ids = Vec::new();
+        let more = self.batches(part, progress, entry, &mut ids).await;
+        if self.action == Action::Replayed && !ids.is_empty() {
+            let replayed = DeadLetterFilter::default().state(DeadLetterState::Any).ids(ids);
+            let page = PageRequest::default().size(REPLAY_BATCH);
+            // Without these letters the sample of the preview says how long a failure takes.
+            if let Ok(page) = self.access.store().list(self.access.app_id, &replayed, &page).await {
+                progress.took = progress.took.max(longest(&page.items));
+            }
+        }
+        more
+    }
+
+    async fn batches(
+        &self,
+        part: &mut Part,
+        progress: &mut Progress,
+        entry: &mut Entry<'_>,
+        ids: &mut Vec<DeadLetterId>,
+    ) -> Result<bool, Problem> {
+        // Only a replay may resolve letters as `replayed`, whatever was checked before.
+        let replay = match self.action {
+            Action::Replayed => Some(self.access.replay()?),
+            _ => None,
+        };
+        loop {
+            let left = progress.left.min(u32::try_from(part.left()).unwrap_or(u32::MAX));
+            if left == 0 {
+                return Ok(true);
+            }
+            let began = Instant::now();
+            let largest = progress.rate.map_or(left, |rate| rate.batch(left.into()));
+            let batch = match self.batch(replay, part.after, largest).await {
+                Ok(batch) => batch,
+                Err(error) if progress.done == 0 && progress.failures.is_empty() => return Err(error.into()),
+                // The batches before are committed, so the run reports them.
+                Err(error) => {
+                    (progress.stopped_by, progress.is_over) = (Some(error.into()), true);
+                    return Ok(true);
                 }
             };
-            let mut batch = Replayed::default();
-            (batch.ids, batch.more) = (changed.ids, changed.more);
-            batch.skipped_locked = changed.skipped_locked;
-            Ok(batch)
+            let count = batch.ids.len() as u64;
+            entry.did(count);
+            part.done += count;
+            part.done_now += count;
+            part.failed += batch.failed.len() as u64;
+            part.after = batch.next;
+            // The next step begins behind the failed letters, and so behind the locked letters before them.
+            part.skipped_locked |= batch.skipped_locked && part.after.is_some();
+            progress.done += count;
+            let examined = u32::try_from(batch.ids.len() + batch.failed.len()).unwrap_or(u32::MAX);
+            progress.left = progress.left.saturating_sub(examined);
+            progress.skipped_locked |= batch.skipped_locked;
+            let failure = |failure| Failure::new(self.place, failure);
+            progress.failures.extend(batch.failed.iter().map(failure));
+            ids.extend(batch.ids.iter().take((REPLAY_BATCH as usize).saturating_sub(ids.len())));
+            if let Some(error) = batch.stopped {
+                (progress.stopped_by, progress.is_over) = (Some(error.into()), true);
+                return Ok(true);
+            }
+            // If the client hung up, the run stops, since the operator may not want the rest.
+            if progress.failures.len() >= MAX_FAILURES || self.access.is_given_up() {
+                progress.is_over = true;
+                return Ok(batch.more);
+            }
+            if let Some(rate) = progress.rate {
+                // The step also waits after its last batch, because the next app or the next step may follow at once.
+                sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
+            }
+            if !batch.more || Instant::now() >= progress.deadline {
+                return Ok(batch.more);
+            }
+        }
+    }
+
+    async fn batch(
+        &self,
+        replay: Option<&dyn DeadLetterReplay>,
+        after: Option<Cursor>,
+        left: u32,
+    ) -> Result<Replayed, DeadLetterRepoError> {
+        let &Self { access, filter, attribution, .. } = self;
+        let app_id = access.app_id;
+        match replay {
+            Some(replay) => {
+                let request = ReplayRequest::default().after(after).limit(left.min(REPLAY_BATCH));
+                replay.replay_matching(app_id, filter, attribution, &request).await
+            }
+            None => {
+                let (store, limit) = (access.store(), left.min(RESOLVE_BATCH));
+                let changed = match (self.action, self.action.resolution()) {
+                    (_, Some(to)) => store.resolve_matching(app_id, filter, to, attribution, limit).await?,
+                    (Action::Deleted, None) => {
+                        store.delete_matching(app_id, filter, attribution, limit).await?
+                    }
+                    (_, None) => {
+                        let is_replayed = filter.resolution == Some(Resolution::Replayed);
+                        let request = ReopenRequest::default().include_replayed(is_replayed).limit(limit);
+                        store.reopen_matching(app_id, filter, attribution, &request).await?
+                    }
+                };
+                let mut batch = Replayed::default();
+                (batch.ids, batch.more) = (changed.ids, changed.more);
+                batch.skipped_locked = changed.skipped_locked;
+                Ok(batch)
+            }
         }
     }
 }
 
-/// Returns the counted letters minus those that the runs changed and those that still match.
-async fn changed_by_others(access: &AppAccess, frozen: &Frozen) -> Result<u64, Problem> {
-    let scan_limit = access.operator().max_scan();
-    let left = access
-        .store()
-        .count(
-            access.app_id,
-            &frozen.query.filter,
-            &CountRequest::default().cap(COUNT_CAP).scan_limit(scan_limit),
-        )
-        .await?;
-    Ok(frozen.counted.saturating_sub(frozen.done).saturating_sub(left.matching.count))
+/// Returns the counted letters minus those that the run changed and those that still match. The history also has the
+/// letters that the run changed in another process.
+async fn changed_by_others(
+    accesses: &[AppAccess],
+    filters: &[DeadLetterFilter],
+    frozen: &Frozen,
+) -> Result<u64, Problem> {
+    let mut others = 0;
+    for ((access, filter), part) in accesses.iter().zip(filters).zip(&frozen.apps) {
+        let request = CountRequest::default().cap(COUNT_CAP).scan_limit(access.operator().max_scan());
+        let left = access.store().count(access.app_id, filter, &request).await?.matching.count;
+        let recorded = Recorded::of(access, frozen.run_id).await?.map_or(0, |recorded| recorded.letters);
+        others += part.counted.saturating_sub(part.done.max(recorded)).saturating_sub(left);
+    }
+    Ok(others)
 }
 
-/// Returns the letters that were stored since `since` and whose event the run of this token replayed.
+/// Returns the filter of the letters that were stored since `since` and whose event the run replayed.
+pub(crate) fn failed_again_filter(run_id: Uuid, since: DateTime<Utc>) -> DeadLetterFilter {
+    DeadLetterFilter::default().state(DeadLetterState::Any).failed_again_in_run(run_id).created_from(since)
+}
+
+/// Returns the letters of the app that were stored since `since` and whose event the run replayed.
 pub(crate) async fn failed_again(
     access: &AppAccess,
-    token: &str,
+    run_id: Uuid,
     since: DateTime<Utc>,
 ) -> Result<FailedAgain, Problem> {
-    let frozen: Option<Frozen> = access.admin().key.open(Purpose::Preview, token);
-    let run_id = frozen.ok_or_else(|| Problem::invalid_field("run", "is not a token of a run"))?.run_id;
-    let filter = DeadLetterFilter::default()
-        .state(DeadLetterState::Any)
-        .failed_again_in_run(run_id)
-        .created_from(since);
     let scan_limit = access.operator().max_scan();
     let page = PageRequest::default().size(NEWEST).scan_limit(scan_limit);
-    let page = access.store().list(access.app_id, &filter, &page).await?;
+    let page = access.store().list(access.app_id, &failed_again_filter(run_id, since), &page).await?;
     Ok(FailedAgain {
         count: page.items.len(),
         capped: page.next.is_some(),
@@ -608,38 +989,68 @@ mod tests {
         Step { limit: Some(1), ..Step::default() }
     }
 
-    async fn ran(access: &AppAccess, token: &str, now: DateTime<Utc>) -> Result<u64, ProblemType> {
-        let outcome = run(access, token, one(), now).await;
-        outcome.map(|outcome| outcome.done).map_err(|problem| problem.kind())
+    async fn previewed(access: &Access, app_id: AppId, now: DateTime<Utc>) -> Preview {
+        let accesses = access.apps("app", &[app_id]).unwrap();
+        preview(accesses, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap()
+    }
+
+    async fn step(
+        access: &Access,
+        token: &str,
+        step: Step,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome, ProblemType> {
+        let frozen = open(access, token).map_err(|problem| problem.kind())?;
+        run(access, frozen, step, now).await.map_err(|problem| problem.kind())
+    }
+
+    async fn ran(access: &Access, token: &str, now: DateTime<Utc>) -> Result<u64, ProblemType> {
+        step(access, token, one(), now).await.map(|outcome| outcome.done())
     }
 
     #[tokio::test]
     async fn a_preview_is_valid_for_15_minutes_and_each_run_adds_15() {
         let app_id = AppId::from(Uuid::new_v4());
-        let access = access(app_id).await.app(app_id).unwrap();
-        let (now, filter) = (Utc::now(), DeadLetterFilter::default());
-        let preview = preview(&access, Action::Ignored, filter, now).await.unwrap();
+        let access = access(app_id).await;
+        let now = Utc::now();
+        let preview = previewed(&access, app_id, now).await;
         assert_eq!(preview.expires_at, now + GOOD_FOR);
         let late = now + GOOD_FOR + TimeDelta::seconds(1);
-        assert_eq!(ran(&access, &preview.token, late).await, Err(ProblemType::PreviewExpired));
-        let first = run(&access, &preview.token, one(), now + GOOD_FOR).await.unwrap();
-        assert_eq!(ran(&access, &first.token, late).await, Ok(1));
+        assert_eq!(ran(&access, &preview.token, late).await.unwrap_err(), ProblemType::PreviewExpired);
+        let first = step(&access, &preview.token, one(), now + GOOD_FOR).await.unwrap();
+        assert_eq!(ran(&access, &first.token(&access), late).await, Ok(1));
     }
 
     #[tokio::test]
-    async fn a_preview_is_valid_for_its_operator_and_app_only() {
+    async fn a_replay_is_valid_for_15_minutes_more_than_its_next_stage_waits() {
         let app_id = AppId::from(Uuid::new_v4());
         let access = access(app_id).await;
         let now = Utc::now();
-        let ada = access.clone().app(app_id).unwrap();
-        let token = preview(&ada, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap().token;
+        let mut frozen = open(&access, &previewed(&access, app_id, now).await.token).unwrap();
+        (frozen.action, frozen.began) = (Action::Replayed, Some(now));
+        let waits = |took| Frozen { took, ..frozen.clone() }.wait();
+        assert_eq!([0, 1_860, 1_000_000].map(waits), [MIN_WAIT, TimeDelta::minutes(31), MAX_WAIT]);
+        frozen.took = 1_860;
+        assert_eq!(frozen.fails_until(), Some(now + TimeDelta::minutes(31)));
+        let valid = |minutes| may_continue(&access, &frozen, now + TimeDelta::minutes(minutes));
+        // The service has no replay, which is found after the time.
+        assert_eq!(valid(46).err().unwrap().kind(), ProblemType::NoReplay);
+        assert_eq!(valid(47).err().unwrap().kind(), ProblemType::PreviewExpired);
+    }
+
+    #[tokio::test]
+    async fn a_preview_is_valid_for_its_operator_and_apps_only() {
+        let app_id = AppId::from(Uuid::new_v4());
+        let access = access(app_id).await;
+        let now = Utc::now();
+        let token = previewed(&access, app_id, now).await.token;
         let grace = Access { operator: Arc::new(Operator::full("grace")), ..access.clone() };
-        let others = [grace.app(app_id), access.app(Uuid::new_v4().into())];
-        for other in others {
-            assert_eq!(ran(&other.unwrap(), &token, now).await, Err(ProblemType::PreviewExpired));
-        }
-        assert_eq!(ran(&ada, &token[1..], now).await, Err(ProblemType::Invalid));
-        assert_eq!(ran(&ada, &token, now).await, Ok(1));
+        assert_eq!(ran(&grace, &token, now).await, Err(ProblemType::PreviewExpired));
+        let elsewhere = Operator::full("ada").of_apps([Uuid::new_v4().into()]);
+        let elsewhere = Access { operator: Arc::new(elsewhere), ..access.clone() };
+        assert_eq!(ran(&elsewhere, &token, now).await, Err(ProblemType::NotFound));
+        assert_eq!(ran(&access, &token[1..], now).await, Err(ProblemType::Invalid));
+        assert_eq!(ran(&access, &token, now).await, Ok(1));
     }
 
     #[tokio::test]
@@ -650,16 +1061,16 @@ mod tests {
             store.insert_many(vec![testing::letter(app_id); 600]).await.unwrap();
         }
         let admin = Admin::new(store.clone(), InsecureAllowAll(Operator::full("ada")));
-        let access = entered(admin).await.app(app_id).unwrap();
+        let access = entered(admin).await;
         let now = Utc::now();
-        let preview = preview(&access, Action::Ignored, DeadLetterFilter::default(), now).await.unwrap();
+        let preview = previewed(&access, app_id, now).await;
         store.fail(testing::Call::ResolveMatching, 1.., testing::transient());
-        let outcome = run(&access, &preview.token, Step::default(), now).await.unwrap();
-        assert_eq!((outcome.done, outcome.more), (1_000, true));
-        assert_eq!(outcome.stopped_by.unwrap().kind(), ProblemType::Unavailable);
+        let first = step(&access, &preview.token, Step::default(), now).await.unwrap();
+        assert_eq!((first.done(), first.more), (1_000, true));
+        assert_eq!(first.stopped_by.as_ref().unwrap().kind(), ProblemType::Unavailable);
         store.recover();
-        let outcome = run(&access, &outcome.token, Step::default(), now).await.unwrap();
-        assert_eq!((outcome.done, outcome.done_so_far, outcome.more), (200, 1_200, false));
-        assert_eq!(outcome.changed_by_others, Some(0));
+        let rest = step(&access, &first.token(&access), Step::default(), now).await.unwrap();
+        assert_eq!((rest.done(), rest.frozen.done(), rest.more), (200, 1_200, false));
+        assert_eq!(rest.changed_by_others, Some(0));
     }
 }

@@ -9,6 +9,7 @@ use axum::{
 use dead_letters::{AppId, DeadLetterId, ListQuery};
 use form_urlencoded::parse;
 use serde::{Deserialize, de::DeserializeOwned};
+use uuid::Uuid;
 
 use crate::{State, access::AppAccess, metadata::check_filter, problem::Problem, urls::fits};
 
@@ -23,6 +24,14 @@ pub(crate) struct AppPath(pub(crate) AppId);
 
 /// The app and the letter in the address.
 pub(crate) struct LetterPath(pub(crate) AppId, pub(crate) DeadLetterId);
+
+/// The bulk run in the address.
+pub(crate) struct RunPath(pub(crate) Uuid);
+
+#[derive(Deserialize)]
+struct RunName {
+    dead_letters_run: String,
+}
 
 /// The path parameters. Their names do not collide with those in a prefix of the host.
 #[derive(Deserialize)]
@@ -43,6 +52,16 @@ impl FromRequestParts<State> for AppPath {
     async fn from_request_parts(parts: &mut Parts, admin: &State) -> Result<Self, Problem> {
         let names = path_names(parts, admin).await?;
         names.dead_letters_app.parse().map(Self).map_err(|_| Problem::no_such_app())
+    }
+}
+
+impl FromRequestParts<State> for RunPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &State) -> Result<Self, Problem> {
+        let path = axum::extract::Path::<RunName>::from_request_parts(parts, admin).await;
+        let run_id = path.ok().and_then(|axum::extract::Path(name)| name.dead_letters_run.parse().ok());
+        run_id.map(Self).ok_or_else(Problem::no_such_run)
     }
 }
 
@@ -82,6 +101,12 @@ impl Fields {
             return Err(Problem::invalid_field(name, "is given more than once"));
         }
         Ok(value.filter(|value| !value.is_empty()))
+    }
+
+    /// Takes the apps of a bulk request, a field each. An id that can't be parsed is an app that does not exist.
+    pub(crate) fn apps(&mut self) -> Result<Vec<AppId>, Problem> {
+        let taken = self.0.extract_if(.., |field| field.0 == "app").map(|(_, value)| value);
+        taken.map(|value| value.parse().map_err(|_| Problem::no_such_app())).collect()
     }
 
     pub(crate) fn parse<T: std::str::FromStr>(

@@ -64,6 +64,7 @@ pub struct Admin {
     csrf: CsrfLayer,
     turns: Turns,
     downloads: Turns,
+    running: bulk::Running,
 }
 
 impl Admin {
@@ -101,6 +102,7 @@ impl Admin {
             csrf: CsrfLayer::new(),
             turns: Turns::new(CONCURRENCY),
             downloads: Turns::new(DOWNLOADS),
+            running: bulk::Running::default(),
         }
     }
 

@@ -35,6 +35,9 @@ pub(crate) struct Problem {
     /// The resolution that the letter had already.
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved_before: Option<ResolvedBefore>,
+    /// Where a page about the problem leads first.
+    #[serde(skip)]
+    way: Option<(String, &'static str)>,
 }
 
 /// An earlier resolution of the letter.
@@ -76,6 +79,8 @@ pub(crate) enum ProblemType {
     NotWhole,
     #[serde(rename = "urn:dead-letters:problem:changed")]
     Changed,
+    #[serde(rename = "urn:dead-letters:problem:step-done")]
+    StepDone,
     #[serde(rename = "urn:dead-letters:problem:erased")]
     Erased,
     #[serde(rename = "urn:dead-letters:problem:preview-expired")]
@@ -114,6 +119,7 @@ impl ProblemType {
             Self::NotResolved => "not-resolved",
             Self::NotWhole => "not-whole",
             Self::Changed => "changed",
+            Self::StepDone => "step-done",
             Self::Erased => "erased",
             Self::PreviewExpired => "preview-expired",
             Self::TooLarge => "too-large",
@@ -146,6 +152,7 @@ impl ProblemType {
             Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
             Self::NotWhole => (StatusCode::CONFLICT, "The payload is incomplete"),
             Self::Changed => (StatusCode::CONFLICT, "The letter has changed"),
+            Self::StepDone => (StatusCode::CONFLICT, "This step was done already"),
             Self::Erased => (StatusCode::CONFLICT, "The letter's content was erased"),
             Self::PreviewExpired => (StatusCode::GONE, "The preview has expired"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
@@ -172,6 +179,7 @@ impl Problem {
             detail: detail.into(),
             field: None,
             resolved_before: None,
+            way: None,
         }
     }
 
@@ -226,6 +234,10 @@ impl Problem {
         Self::new(ProblemType::NotFound, "the app has no such letter")
     }
 
+    pub(crate) fn no_such_run() -> Self {
+        Self::new(ProblemType::NotFound, "the history has no such run in these apps")
+    }
+
     pub(crate) fn erased() -> Self {
         Self::new(ProblemType::Erased, "the letter's content was erased, so there is no event to replay")
     }
@@ -245,6 +257,21 @@ impl Problem {
 
     pub(crate) fn preview_expired(detail: &'static str) -> Self {
         Self::new(ProblemType::PreviewExpired, detail)
+    }
+
+    /// The history has more letters of the run than the token.
+    pub(crate) fn step_done() -> Self {
+        Self::new(
+            ProblemType::StepDone,
+            "this step was done already, and nothing was changed: reload the result",
+        )
+    }
+
+    pub(crate) fn step_under_way() -> Self {
+        Self::new(
+            ProblemType::StepDone,
+            "a step of this run is under way, and nothing was changed: reload the result",
+        )
     }
 
     pub(crate) fn too_large(detail: &'static str) -> Self {
@@ -297,6 +324,15 @@ impl Problem {
 
     pub(crate) fn internal() -> Self {
         Self::new(ProblemType::Internal, "the service's log has the cause")
+    }
+
+    /// Adds the link that the page about the problem shows first.
+    pub(crate) fn leads_to(self, address: String, name: &'static str) -> Self {
+        Self { way: Some((address, name)), ..self }
+    }
+
+    pub(crate) fn way(&self) -> Option<&(String, &'static str)> {
+        self.way.as_ref()
     }
 
     pub(crate) fn status(&self) -> StatusCode {

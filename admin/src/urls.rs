@@ -8,6 +8,7 @@ use axum::{
     http::request::Parts,
 };
 use dead_letters::{AppId, DeadLetterId, ListQuery};
+use uuid::Uuid;
 
 /// The relative path from the requested address to the mount point.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,9 +76,24 @@ impl Root {
         self.to(format_args!("apps/{app_id}/letters/{id}/{action}"))
     }
 
-    /// Returns the address of a bulk step: `preview`, `run` or `result`.
-    pub(crate) fn bulk(&self, app_id: AppId, step: &str) -> String {
-        self.to(format_args!("apps/{app_id}/bulk/{step}"))
+    /// Returns the address of a bulk step: `preview`, `run` or `undo`.
+    pub(crate) fn bulk(&self, step: &str) -> String {
+        self.to(format_args!("bulk/{step}"))
+    }
+
+    /// Returns the address of a run's result, which is sealed in the field `run`.
+    pub(crate) fn result(&self, run_id: Uuid) -> String {
+        self.to(format_args!("runs/{run_id}"))
+    }
+
+    /// Returns the address of what the history has of a run in these apps. It can be handed to a colleague. The ids of
+    /// 50 apps fit into it, because they have no dashes.
+    pub(crate) fn run(&self, run_id: Uuid, apps: &[AppId]) -> String {
+        let is_one = apps.len() == 1;
+        apps.iter().fold(self.result(run_id), |address, &app_id| {
+            let id = Uuid::from(app_id);
+            with_field(address, "app", &if is_one { id.to_string() } else { id.simple().to_string() })
+        })
     }
 
     /// Returns the API's address for a download: `payload`, or `reveal` for the payload without redaction.

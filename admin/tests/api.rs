@@ -671,11 +671,12 @@ async fn letters_are_found_by_their_metadata_in_every_view(world: World) {
     let counts = timeline["items"].as_array().unwrap().iter().map(|bucket| bucket["count"].as_u64().unwrap());
     assert_eq!(counts.sum::<u64>(), 1);
     let filter = json!({ "metadata": { "tenant": "a=b & \"c\"" } });
-    let preview =
-        client.post(world.path("bulk/preview"), json!({ "action": "ignored", "filter": filter })).await;
+    let preview = client
+        .post("/api/bulk/preview", json!({ "apps": [world.app], "action": "ignored", "filter": filter }))
+        .await;
     let preview = preview.json();
     assert_eq!(preview["count"], 1);
-    let run = client.post(world.path("bulk/run"), json!({ "token": preview["token"] })).await.json();
+    let run = client.post("/api/bulk/run", json!({ "token": preview["token"] })).await.json();
     assert_eq!(run["done"], 1);
     assert_eq!(world.row(id).await.resolution, Some(Resolution::Ignored));
 
@@ -696,12 +697,10 @@ async fn a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_t
             assert_eq!(problem["field"], "metadata.email");
             assert_eq!(ada.get(&path).await.status, StatusCode::OK);
         }
-        let body = json!({ "action": "ignored", "filter": { "metadata": { "email": guess } } });
-        bob.post(world.path("bulk/preview"), body.clone()).await.problem(403, "forbidden");
-        assert_eq!(
-            ada.post(world.path("bulk/preview"), body).await.json()["count"],
-            u64::from(guess == "canary")
-        );
+        let body =
+            json!({ "apps": [world.app], "action": "ignored", "filter": { "metadata": { "email": guess } } });
+        bob.post("/api/bulk/preview", body.clone()).await.problem(403, "forbidden");
+        assert_eq!(ada.post("/api/bulk/preview", body).await.json()["count"], u64::from(guess == "canary"));
         for page in [
             format!("/apps/{}?metadata.email={guess}", world.app),
             format!("/apps/{}?metadata_key=email&metadata_value={guess}", world.app),
@@ -710,9 +709,9 @@ async fn a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_t
             assert_eq!(bob.get(&page).await.status, StatusCode::FORBIDDEN, "{page}");
             assert_eq!(ada.get(&page).await.status, StatusCode::OK, "{page}");
         }
-        let form = format!("action=ignored&filter=%3Fmetadata.email%3D{guess}");
-        let preview = format!("/apps/{}/bulk/preview", world.app);
-        let refused = bob.post_as(&preview, "application/x-www-form-urlencoded", form).await;
+        let form = format!("app={}&action=ignored&filter=%3Fmetadata.email%3D{guess}", world.app);
+        let preview = "/bulk/preview";
+        let refused = bob.post_as(preview, "application/x-www-form-urlencoded", form).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN);
     }
     let found = bob.get(world.path("letters?metadata.tenant=acme")).await.json();
@@ -720,9 +719,10 @@ async fn a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_t
 
     // A preview of the time before the service redacted the value.
     let unredacted = Client::from(world.admin_of(reader));
-    let body = json!({ "action": "ignored", "filter": { "metadata": { "email": "canary" } } });
-    let token = unredacted.post(world.path("bulk/preview"), body).await.json()["token"].clone();
-    bob.post(world.path("bulk/run"), json!({ "token": token })).await.problem(403, "forbidden");
+    let body =
+        json!({ "apps": [world.app], "action": "ignored", "filter": { "metadata": { "email": "canary" } } });
+    let token = unredacted.post("/api/bulk/preview", body).await.json()["token"].clone();
+    bob.post("/api/bulk/run", json!({ "token": token })).await.problem(403, "forbidden");
 }
 
 async fn a_revealed_payload_is_audited(world: World) {
@@ -873,7 +873,7 @@ async fn a_wrong_method_is_told_which_are_taken() {
         (Method::POST, "/api/apps".to_owned(), "GET,HEAD"),
         (Method::DELETE, format!("/api/apps/{app}/letters/{id}"), "GET,HEAD"),
         (Method::GET, format!("/api/apps/{app}/letters/{id}/resolve"), "POST"),
-        (Method::PUT, format!("/api/apps/{app}/bulk/run"), "POST"),
+        (Method::PUT, "/api/bulk/run".to_owned(), "POST"),
     ] {
         let answer = client.call(method, &path).await;
         answer.problem(405, "method-not-allowed");
@@ -947,8 +947,12 @@ async fn a_wrong_body_is_refused_and_its_field_named() {
     let client = client().await;
     let app = new_app();
     let resolve = format!("/api/apps/{app}/letters/{}/resolve", Uuid::new_v4());
-    let preview = format!("/api/apps/{app}/bulk/preview");
-    let run = format!("/api/apps/{app}/bulk/run");
+    let preview = "/api/bulk/preview".to_owned();
+    let run = "/api/bulk/run".to_owned();
+    let apps = format!("{{\"apps\":[\"{app}\"],");
+    let too_many = [(); 51].map(|()| new_app());
+    let too_many = too_many.as_slice();
+    let of_app = |body: &str| body.replacen('{', &apps, 1);
     let long = "x".repeat(10_000);
     for (path, body, field) in [
         (&resolve, "[]".to_owned(), Value::Null),
@@ -961,25 +965,40 @@ async fn a_wrong_body_is_refused_and_its_field_named() {
         (&resolve, r#"{"resolution":1}"#.to_owned(), json!("resolution")),
         (&resolve, r#"{"resolution":"ignored","unknown":1}"#.to_owned(), json!("unknown")),
         (&resolve, json!({ "resolution": "ignored", "note": long }).to_string(), json!("note")),
-        (&preview, r#"{"action":"ignored"}"#.to_owned(), json!("filter")),
-        (&preview, r#"{"action":"handler_failed","filter":{}}"#.to_owned(), json!("action")),
-        (&preview, r#"{"action":"ignored","filter":{"unknown":1}}"#.to_owned(), json!("unknown")),
-        (&preview, r#"{"action":"ignored","filter":{"state":"closed"}}"#.to_owned(), json!("state")),
+        (&preview, of_app(r#"{"action":"ignored"}"#), json!("filter")),
+        (&preview, of_app(r#"{"action":"handler_failed","filter":{}}"#), json!("action")),
+        (&preview, of_app(r#"{"action":"ignored","filter":{"unknown":1}}"#), json!("unknown")),
+        (&preview, of_app(r#"{"action":"ignored","filter":{"state":"closed"}}"#), json!("state")),
         (
             &preview,
-            r#"{"action":"ignored","filter":{"created_from":"x"}}"#.to_owned(),
+            of_app(r#"{"action":"ignored","filter":{"created_from":"x"}}"#),
             json!("filter.created_from"),
         ),
         (
             &preview,
-            json!({ "action": "ignored", "filter": { "error_contains": long } }).to_string(),
+            json!({ "apps": [app], "action": "ignored", "filter": { "error_contains": long } }).to_string(),
             json!("filter.error_contains"),
         ),
         (
             &preview,
-            json!({ "action": "ignored", "filter": { "ids": vec![Uuid::nil(); 1_001] } }).to_string(),
+            json!({ "apps": [app], "action": "ignored", "filter": { "ids": vec![Uuid::nil(); 1_001] } })
+                .to_string(),
             json!("ids"),
         ),
+        (
+            &preview,
+            json!({ "apps": [app, new_app()], "action": "ignored", "filter": { "ids": [Uuid::nil()] } })
+                .to_string(),
+            json!("ids"),
+        ),
+        (&preview, r#"{"apps":[],"action":"ignored","filter":{}}"#.to_owned(), json!("apps")),
+        (&preview, r#"{"apps":["x"],"action":"ignored","filter":{}}"#.to_owned(), json!("apps[0]")),
+        (
+            &preview,
+            json!({ "apps": [app, app], "action": "ignored", "filter": {} }).to_string(),
+            json!("apps"),
+        ),
+        (&preview, json!({ "apps": too_many, "action": "ignored", "filter": {} }).to_string(), json!("apps")),
         (&run, r#"{"token":""}"#.to_owned(), json!("token")),
         (&run, r#"{"token":"a.b"}"#.to_owned(), json!("token")),
         (&run, "{}".to_owned(), json!("token")),
@@ -1040,8 +1059,8 @@ async fn without_replay_nobody_replays() {
     let app = new_app();
     let replay = format!("/api/apps/{app}/letters/{}/replay", Uuid::new_v4());
     client.post(&replay, json!({})).await.problem(403, "no-replay");
-    let preview = json!({ "action": "replayed", "filter": {} });
-    client.post(format!("/api/apps/{app}/bulk/preview"), preview).await.problem(403, "no-replay");
+    let preview = json!({ "apps": [app], "action": "replayed", "filter": {} });
+    client.post("/api/bulk/preview", preview).await.problem(403, "no-replay");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/replay"), json!({ "payload": "1" })),
         ("erase".to_owned(), json!({ "ids": [id] })),
         ("letters/search".to_owned(), json!({ "contains": "4711" })),
-        ("bulk/preview".to_owned(), json!({ "action": "ignored", "filter": {} })),
+        ("bulk/preview".to_owned(), json!({ "apps": [app], "action": "ignored", "filter": {} })),
         ("bulk/run".to_owned(), json!({ "token": token })),
     ];
     let by_form = [
@@ -87,17 +87,21 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/edit/review"), "version=1&payload=1".to_owned()),
         (format!("letters/{id}/edit/replay"), "version=1&payload=1".to_owned()),
         ("search".to_owned(), "contains=4711".to_owned()),
-        ("bulk/preview".to_owned(), "action=ignored".to_owned()),
+        ("bulk/preview".to_owned(), format!("app={app}&action=ignored")),
         ("bulk/run".to_owned(), format!("token={token}")),
-        ("bulk/undo".to_owned(), format!("run_id={}", Uuid::nil())),
+        ("bulk/undo".to_owned(), format!("app={app}&run_id={}", Uuid::nil())),
     ];
     let by_api = by_api.into_iter().map(|(path, body)| Action {
-        path: format!("/api/apps/{app}/{path}"),
+        path: if path.starts_with("bulk/") {
+            format!("/api/{path}")
+        } else {
+            format!("/api/apps/{app}/{path}")
+        },
         content_type: JSON,
         body: body.to_string(),
     });
     let by_form = by_form.into_iter().map(|(path, body)| Action {
-        path: format!("/apps/{app}/{path}"),
+        path: if path.starts_with("bulk/") { format!("/{path}") } else { format!("/apps/{app}/{path}") },
         content_type: FORM,
         body,
     });
@@ -120,8 +124,8 @@ fn views(app: AppId, id: DeadLetterId) -> Vec<String> {
 }
 
 async fn token(client: &Client, app: AppId) -> String {
-    let body = json!({ "action": "replayed", "filter": {} });
-    let preview = client.post(format!("/api/apps/{app}/bulk/preview"), body).await.json();
+    let body = json!({ "apps": [app], "action": "replayed", "filter": {} });
+    let preview = client.post("/api/bulk/preview", body).await.json();
     preview["token"].as_str().unwrap().to_owned()
 }
 
@@ -189,20 +193,23 @@ async fn a_form_of_nonsense_is_a_page_that_names_the_field() {
     let (app, id) = (new_app(), Uuid::new_v4());
     let resolve = format!("/apps/{app}/letters/{id}/resolve");
     let long = "x".repeat(10_000);
+    let (preview, of_app) = ("/bulk/preview".to_owned(), format!("app={app}"));
     for (path, form, field) in [
         (&resolve, "", "resolution"),
         (&resolve, "resolution=replayed", "resolution"),
         (&resolve, "resolution=ignored&resolution=ignored", "resolution"),
         (&resolve, &format!("resolution=ignored&note={long}"), "note"),
         (&resolve, "resolution=ignored&back=%00", "back"),
-        (&format!("/apps/{app}/bulk/preview"), "action=nothing", "action"),
-        (&format!("/apps/{app}/bulk/preview"), "action=ignored&sauce=orders", "sauce"),
-        (&format!("/apps/{app}/bulk/preview"), &format!("action=ignored&source={long}"), "source"),
-        (&format!("/apps/{app}/bulk/run"), "token=x", "token"),
-        (&format!("/apps/{app}/bulk/undo"), "run_id=x", "run_id"),
-        (&format!("/apps/{app}/bulk/undo"), "back=", "run_id"),
-        (&format!("/apps/{app}/bulk/run"), "token=x&limit=many", "limit"),
-        (&format!("/apps/{app}/bulk/run"), "token=x&all=true", "all"),
+        (&preview, &format!("{of_app}&action=nothing"), "action"),
+        (&preview, &format!("{of_app}&action=ignored&sauce=orders"), "sauce"),
+        (&preview, &format!("{of_app}&action=ignored&source={long}"), "source"),
+        (&preview, "action=ignored", "app"),
+        (&preview, &format!("{of_app}&{of_app}&action=ignored"), "app"),
+        (&"/bulk/run".to_owned(), "token=x", "token"),
+        (&"/bulk/undo".to_owned(), &format!("{of_app}&run_id=x"), "run_id"),
+        (&"/bulk/undo".to_owned(), &format!("{of_app}&back="), "run_id"),
+        (&"/bulk/run".to_owned(), "token=x&limit=many", "limit"),
+        (&"/bulk/run".to_owned(), "token=x&all=true", "all"),
     ] {
         let answer = client.post_as(path, FORM, form.to_owned()).await;
         refused(&answer, field);

@@ -152,7 +152,9 @@ async fn a_long_source_is_cut_in_every_list_and_link(world: World) {
             answer.body.len()
         );
     }
-    let preview = client.post(world.path("bulk/preview"), json!({ "action": "ignored", "filter": {} })).await;
+    let preview = client
+        .post("/api/bulk/preview", json!({ "apps": [world.app], "action": "ignored", "filter": {} }))
+        .await;
     assert!(preview.status == StatusCode::OK && preview.body.len() < 100_000, "{}", preview.body.len());
 }
 
@@ -204,7 +206,7 @@ async fn a_source_with_a_line_break_is_previewed(world: World) {
         fields.append_pair(name, &value);
     }
     let fields = fields.append_pair("action", "ignored").finish();
-    let preview = client.post_as(format!("/apps/{}/bulk/preview", world.app), FORM, fields).await;
+    let preview = client.post_as("/bulk/preview", FORM, fields).await;
     assert!(preview.text().contains("Ignore 1 letter?"), "{preview}");
 }
 
@@ -469,12 +471,15 @@ async fn no_address_that_the_admin_makes_is_over_2_kb_whatever_was_ticked_and_fi
         ("ignored", &ids[400..]),
     ] {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("state", "open").append_pair("ids", "\"\"").append_pair("action", action);
+        form.append_pair("app", &app.to_string())
+            .append_pair("state", "open")
+            .append_pair("ids", "\"\"")
+            .append_pair("action", action);
         form.append_pair("back", &format!("?{}", texts(220)));
         for id in ticked {
             form.append_pair("ids", &id.to_string());
         }
-        let preview = client.post_as(format!("/apps/{app}/bulk/preview"), FORM, form.finish()).await;
+        let preview = client.post_as("/bulk/preview", FORM, form.finish()).await;
         is_short(&preview);
         let field = |answer: &Answer, name: &str| {
             let field = answer
@@ -490,17 +495,19 @@ async fn no_address_that_the_admin_makes_is_over_2_kb_whatever_was_ticked_and_fi
             .append_pair("note", &note)
             .append_pair("limit", "1")
             .finish();
-        let mut answer = client.post_as(format!("/apps/{app}/bulk/run"), FORM, step).await;
+        let mut answer = client.post_as("/bulk/run", FORM, step).await;
         is_short(&answer);
         if action == "ignored" {
             continue;
         }
         replayed += 1;
         if answer.status == StatusCode::SEE_OTHER {
-            answer = client
-                .get(format!("/apps/{app}/bulk/{}", answer.location().split("bulk/").nth(1).unwrap()))
-                .await;
+            answer = client.get(format!("/runs/{}", answer.location().split("runs/").nth(1).unwrap())).await;
         } else {
+            let shown_run = |answer: &Answer| {
+                let text = answer.text();
+                text.split("runs/").nth(1).unwrap()[..36].to_owned()
+            };
             // The answer is the page itself, and is looked at again without doing more.
             assert_eq!((answer.status, answer.header("cache-control")), (StatusCode::OK, "no-store"));
             assert!(
@@ -510,7 +517,7 @@ async fn no_address_that_the_admin_makes_is_over_2_kb_whatever_was_ticked_and_fi
             let run = form_urlencoded::Serializer::new(String::new())
                 .append_pair("run", &field(&answer, "run"))
                 .finish();
-            let again = client.post_as(format!("/apps/{app}/bulk/result"), FORM, run).await;
+            let again = client.post_as(format!("/runs/{}", shown_run(&answer)), FORM, run).await;
             assert!(again.status == StatusCode::OK && again.text().contains("Replayed 1 of"), "{again}");
         }
         assert!(answer.text().contains(&format!("Replayed 1 of {}", ticked.len())), "{answer}");
@@ -519,7 +526,7 @@ async fn no_address_that_the_admin_makes_is_over_2_kb_whatever_was_ticked_and_fi
             .append_pair("run", &field(&answer, "run"))
             .append_pair("note", &note)
             .finish();
-        let rest = client.post_as(format!("/apps/{app}/bulk/run"), FORM, rest).await;
+        let rest = client.post_as("/bulk/run", FORM, rest).await;
         is_short(&rest);
         replayed += ticked.len() - 1;
         assert_eq!(outbox.events().len(), replayed);
@@ -541,10 +548,9 @@ async fn no_address_shows_a_note_or_an_operator() {
             format!("resolution=ignored&{note}"),
         )
         .await;
-    let preview = client.post_as(format!("/apps/{app}/bulk/preview"), FORM, "action=replayed").await;
+    let preview = client.post_as("/bulk/preview", FORM, format!("app={app}&action=replayed")).await;
     let token = preview.text().split("name=\"token\" value=\"").nth(1).unwrap().split('"').next().unwrap();
-    let run =
-        client.post_as(format!("/apps/{app}/bulk/run"), FORM, format!("token={token}&limit=1&{note}")).await;
+    let run = client.post_as("/bulk/run", FORM, format!("token={token}&limit=1&{note}")).await;
     for answer in [resolved, run] {
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer}");
         let address = answer.location();

@@ -42,21 +42,21 @@ on_every_backend! {
     a_run_is_undone_by_its_id_and_changes_since_stay,
     a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit,
     replayed_letters_are_reopened_only_by_their_resolution,
-    a_token_is_good_for_its_operator_and_app_alone,
+    a_token_is_good_for_its_operator_and_apps_alone,
     a_token_of_20_minutes_ago_is_expired,
     a_changed_token_is_refused,
     a_run_is_audited,
-    a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes_on,
+    a_run_whose_client_hangs_up_ends_with_its_batch_and_a_new_preview_goes_on,
 }
 
 async fn preview(client: &Client, world: &World, action: &str, filter: Value) -> Value {
-    let body = json!({ "action": action, "filter": filter });
-    client.post(world.path("bulk/preview"), body).await.json()
+    let body = json!({ "apps": [world.app], "action": action, "filter": filter });
+    client.post("/api/bulk/preview", body).await.json()
 }
 
-async fn run(client: &Client, world: &World, of: &Value, limit: Option<u32>) -> Value {
+async fn run(client: &Client, of: &Value, limit: Option<u32>) -> Value {
     let body = json!({ "token": of["token"], "limit": limit });
-    client.post(world.path("bulk/run"), body).await.json()
+    client.post("/api/bulk/run", body).await.json()
 }
 
 async fn resolutions(world: &World, ids: &[DeadLetterId]) -> Vec<Option<Resolution>> {
@@ -89,7 +89,7 @@ async fn a_run_does_what_the_preview_counted(world: World) {
     assert_eq!(world.row(ids[0]).await.resolved_at, None);
 
     let body = json!({ "token": preview["token"], "note": "sold out" });
-    let done = client.post(world.path("bulk/run"), body).await.json();
+    let done = client.post("/api/bulk/run", body).await.json();
     for (field, value) in [
         ("done", json!(12)),
         ("done_so_far", json!(12)),
@@ -116,7 +116,7 @@ async fn a_run_touches_nothing_that_failed_from_the_cutoff_on(world: World) {
     let cutoff: DateTime<Utc> = preview["cutoff"].as_str().map(time).unwrap();
     let late = [cutoff, cutoff + TimeDelta::minutes(1)].map(|at| stored_letter(world.app, at));
     world.repo.import(&late).await.unwrap();
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(3), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 3]);
     assert_eq!(resolutions(&world, &late.map(|letter| letter.id)).await, [None; 2]);
@@ -131,7 +131,7 @@ async fn a_run_does_no_more_than_the_preview_counted_whatever_comes_late(world: 
         let counted = preview["count"].as_u64().unwrap();
         let late = stored_letter(world.app, time("2026-02-01T10:00:00Z"));
         world.repo.import(&[late]).await.unwrap();
-        let done = run(&client, &world, &preview, None).await;
+        let done = run(&client, &preview, None).await;
         assert_eq!((done["done"].as_u64(), &done["more"]), (Some(counted), &json!(false)));
         assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 1);
     }
@@ -145,12 +145,12 @@ async fn a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview(world
     let filter = json!({ "source": "orders" });
     let first = preview(&client, &world, "ignored", filter.clone()).await;
     assert_eq!((&first["count"], &first["capped"]), (&json!(3), &json!(true)));
-    let done = run(&client, &world, &first, None).await;
+    let done = run(&client, &first, None).await;
     assert_eq!((&done["done"], &done["more"], &done["uncounted"]), (&json!(3), &json!(false), &json!(true)));
-    let again = run(&client, &world, &done, None).await;
+    let again = run(&client, &done, None).await;
     assert_eq!((&again["done"], &again["done_so_far"]), (&json!(0), &json!(3)));
     let second = preview(&client, &world, "ignored", filter).await;
-    let done = run(&client, &world, &second, None).await;
+    let done = run(&client, &second, None).await;
     assert_eq!((&done["done"], &done["uncounted"]), (&json!(2), &json!(false)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 5]);
 }
@@ -162,12 +162,12 @@ async fn letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone(world
     let client = world.client();
     let first = preview(&client, &world, "ignored", json!({})).await;
     assert_eq!((&first["count"], &first["ahead"]["count"]), (&json!(2), &json!(1)));
-    assert_eq!(run(&client, &world, &first, None).await["done"], 2);
+    assert_eq!(run(&client, &first, None).await["done"], 2);
     assert_eq!(world.row(ahead.id).await.resolved_at, None);
     let end = Utc::now() + TimeDelta::hours(2);
     let until_then = preview(&client, &world, "ignored", json!({ "created_before": end })).await;
     assert_eq!((&until_then["count"], &until_then["ahead"]["count"]), (&json!(1), &json!(0)));
-    assert_eq!(run(&client, &world, &until_then, None).await["done"], 1);
+    assert_eq!(run(&client, &until_then, None).await["done"], 1);
 }
 
 async fn letters_that_others_closed_are_counted_and_not_changed(world: World) {
@@ -180,7 +180,7 @@ async fn letters_that_others_closed_are_counted_and_not_changed(world: World) {
         .await
         .unwrap();
     let before = world.row(ids[1]).await;
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(1)));
     assert_eq!(world.row(ids[1]).await, before);
 }
@@ -192,7 +192,7 @@ async fn ids_are_resolved_and_no_others(world: World) {
     let filter = json!({ "ids": [ids[0], ids[2], of_other_app] });
     let preview = preview(&client, &world, "ignored", filter).await;
     assert_eq!(preview["count"], 2);
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(0)));
     let ignored = Some(Resolution::Ignored);
     assert_eq!(resolutions(&world, &ids).await, [ignored, None, ignored]);
@@ -203,18 +203,18 @@ async fn a_limit_takes_the_oldest_first_and_the_next_run_goes_on(world: World) {
     let ids = minutely(&world, 5).await;
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({})).await;
-    let first = run(&client, &world, &preview, Some(2)).await;
+    let first = run(&client, &preview, Some(2)).await;
     assert_eq!((&first["done"], &first["more"]), (&json!(2), &json!(true)));
     assert_eq!(first["changed_by_others"], Value::Null);
     let ignored = Some(Resolution::Ignored);
     assert_eq!(resolutions(&world, &ids).await, [ignored, ignored, None, None, None]);
-    let rest = run(&client, &world, &first, None).await;
+    let rest = run(&client, &first, None).await;
     assert_eq!((&rest["done"], &rest["done_so_far"], &rest["more"]), (&json!(3), &json!(5), &json!(false)));
     assert_eq!((&rest["changed_by_others"], &rest["began"]), (&json!(0), &first["began"]));
 
     for limit in [0, 1_001] {
         let body = json!({ "token": preview["token"], "limit": limit });
-        let refused = client.post(world.path("bulk/run"), body).await.problem(400, "invalid");
+        let refused = client.post("/api/bulk/run", body).await.problem(400, "invalid");
         assert_eq!(refused["field"], "limit");
     }
 }
@@ -226,7 +226,7 @@ async fn a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found(wo
     let mut last = preview;
     let mut so_far = 0;
     for (step, done) in [(1, 1), (10, 10), (100, 100), (1_000, 39)] {
-        last = run(&client, &world, &last, Some(step)).await;
+        last = run(&client, &last, Some(step)).await;
         so_far += done;
         assert_eq!((&last["done"], &last["done_so_far"]), (&json!(done), &json!(so_far)));
         assert_eq!(last["more"], json!(so_far < 150));
@@ -255,14 +255,14 @@ async fn a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_conti
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
     let body = json!({ "token": preview["token"], "rate": 2 });
-    let first = client.post(world.path("bulk/run"), body).await.json();
+    let first = client.post("/api/bulk/run", body).await.json();
     let done = first["done"].as_u64().unwrap();
     assert!((2..=22).contains(&done) && first["more"] == true, "{first}");
     let history = client.get(world.path("actions")).await.json();
     let batches = history["items"].as_array().unwrap().iter().map(|batch| batch["letters"].clone());
     assert!(batches.clone().all(|letters| letters == 2), "{history}");
     assert_eq!(batches.count() as u64 * 2, done);
-    let rest = run(&client, &world, &first, None).await;
+    let rest = run(&client, &first, None).await;
     assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(30), &json!(false)));
     assert_eq!(world.outbox.events().len(), 30);
 }
@@ -274,7 +274,7 @@ async fn a_rate_is_refused_out_of_range_and_for_other_actions(world: World) {
     {
         let preview = preview(&client, &world, action, json!({})).await;
         let body = json!({ "token": preview["token"], "rate": rate });
-        let refused = client.post(world.path("bulk/run"), body).await.problem(400, "invalid");
+        let refused = client.post("/api/bulk/run", body).await.problem(400, "invalid");
         assert_eq!(refused["field"], "rate", "{refused}");
     }
     assert_eq!(world.outbox.events().len(), 0);
@@ -285,7 +285,7 @@ async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
     world.outbox.take_no_more_than(1);
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!(
         (&done["done"], &done["more"], &done["stopped_by"]),
         (&json!(100), &json!(true), &Value::Null)
@@ -296,7 +296,7 @@ async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
 
     // The next run starts after the letters that failed.
     world.outbox.take_no_more_than(1);
-    let rest = run(&client, &world, &done, None).await;
+    let rest = run(&client, &done, None).await;
     assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(118), &json!(false)));
     assert_eq!((&rest["failures"], &rest["failed_so_far"]), (&json!([]), &json!(32)));
     assert_eq!(rest["changed_by_others"], 0);
@@ -308,7 +308,7 @@ async fn a_replay_that_fails_at_once_replays_nothing_and_names_each_letter(world
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
     world.outbox.take_no_more_than(0);
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!((&done["done"], &done["failed_so_far"], &done["more"]), (&json!(0), &json!(3), &json!(false)));
     assert_eq!(resolutions(&world, &ids).await, [None; 3]);
 }
@@ -318,10 +318,13 @@ async fn letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_repla
     let client = world.client();
     world.outbox.refuse(world.row(ids[1]).await.original_event_id, "the event is back already");
     let preview = preview(&client, &world, "replayed", json!({})).await;
-    let done = run(&client, &world, &preview, Some(3)).await;
+    let done = run(&client, &preview, Some(3)).await;
     assert_eq!((&done["done"], &done["more"]), (&json!(2), &json!(true)));
-    assert_eq!(done["failures"], json!([{ "id": ids[1], "error": "the event is back already" }]));
-    let rest = run(&client, &world, &done, None).await;
+    assert_eq!(
+        done["failures"],
+        json!([{ "app_id": world.app, "id": ids[1], "error": "the event is back already" }])
+    );
+    let rest = run(&client, &done, None).await;
     assert_eq!((&rest["done_so_far"], &rest["failed_so_far"]), (&json!(4), &json!(1)));
     assert_eq!((&rest["failures"], &rest["changed_by_others"]), (&json!([]), &json!(0)));
     let replayed = Some(Resolution::Replayed);
@@ -339,10 +342,10 @@ async fn truncated_payloads_are_neither_counted_nor_replayed(world: World) {
     let of_replay = preview(&client, &world, "replayed", json!({})).await;
     assert_eq!((&of_replay["count"], &of_replay["truncated"]["count"]), (&json!(2), &json!(1)));
     assert_eq!(preview(&client, &world, "ignored", json!({})).await["count"], 3);
-    let body = json!({ "action": "replayed", "filter": { "truncated": true } });
-    let refused = client.post(world.path("bulk/preview"), body).await.problem(400, "invalid");
+    let body = json!({ "apps": [world.app], "action": "replayed", "filter": { "truncated": true } });
+    let refused = client.post("/api/bulk/preview", body).await.problem(400, "invalid");
     assert_eq!(refused["field"], "truncated");
-    let done = run(&client, &world, &of_replay, None).await;
+    let done = run(&client, &of_replay, None).await;
     assert_eq!((&done["done"], &done["changed_by_others"]), (&json!(2), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Replayed); 2]);
     let path = world.path(&format!("letters/{}/replay", truncated.id));
@@ -357,7 +360,7 @@ async fn a_preview_and_its_run_are_about_one_group(world: World) {
     let filter = json!({ "group_key": world.group_key(other).await });
     let of_group = preview(&client, &world, "ignored", filter).await;
     assert_eq!(of_group["count"], 1);
-    let done = run(&client, &world, &of_group, None).await;
+    let done = run(&client, &of_group, None).await;
     assert_eq!(done["done"], 1);
     assert_eq!(resolutions(&world, &[other]).await, [Some(Resolution::Ignored)]);
     assert_eq!(resolutions(&world, &ids).await, [None; 2]);
@@ -377,7 +380,7 @@ async fn closed_letters_and_failed_handlers_are_told_apart(world: World) {
         assert_eq!(preview["count"], count, "{state}");
     }
     let preview = preview(&client, &world, "handled_by_script", json!({ "state": "any" })).await;
-    run(&client, &world, &preview, None).await;
+    run(&client, &preview, None).await;
     let (by_script, ignored) = (Some(Resolution::HandledByScript), Some(Resolution::Ignored));
     assert_eq!(resolutions(&world, &ids).await, [by_script, ignored, by_script]);
 }
@@ -386,7 +389,7 @@ async fn a_run_is_undone_by_its_id_and_changes_since_stay(world: World) {
     let ids = minutely(&world, 3).await;
     let client = world.client();
     let ignore = preview(&client, &world, "ignored", json!({})).await;
-    let ignored = run(&client, &world, &ignore, None).await;
+    let ignored = run(&client, &ignore, None).await;
     let (of_run, by_script) = (json!({ "run_id": ignored["run_id"] }), Some(Resolution::HandledByScript));
     world.repo.resolve(ids[1], "handled_by_script").await.unwrap();
     let letters = client.get(world.path(&format!("letters?run_id={}", ignored["run_id"].as_str().unwrap())));
@@ -396,7 +399,7 @@ async fn a_run_is_undone_by_its_id_and_changes_since_stay(world: World) {
 
     let undo = preview(&client, &world, "reopened", of_run.clone()).await;
     assert_eq!(undo["count"], 2, "{undo}");
-    let undone = run(&client, &world, &undo, None).await;
+    let undone = run(&client, &undo, None).await;
     assert_eq!((&undone["done"], &undone["changed_by_others"]), (&json!(2), &json!(0)));
     assert_eq!(resolutions(&world, &ids).await, [None, by_script, None]);
     assert_eq!(preview(&client, &world, "reopened", of_run).await["count"], 0);
@@ -407,7 +410,7 @@ async fn a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit(world
     let client = world.client();
     let mut ignored = preview(&client, &world, "ignored", json!({})).await;
     for _ in 0..3 {
-        ignored = run(&client, &world, &ignored, Some(1_000)).await;
+        ignored = run(&client, &ignored, Some(1_000)).await;
     }
     assert_eq!((&ignored["done_so_far"], &ignored["more"]), (&json!(2_100), &json!(false)));
     // Letters that were closed later lie before the run's in every scan.
@@ -419,7 +422,7 @@ async fn a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit(world
     let mut undo = preview(&client, &world, "reopened", json!({ "run_id": ignored["run_id"] })).await;
     assert_eq!((&undo["count"], &undo["capped"]), (&json!(2_100), &json!(false)));
     for _ in 0..3 {
-        undo = run(&client, &world, &undo, Some(1_000)).await;
+        undo = run(&client, &undo, Some(1_000)).await;
     }
     assert_eq!((&undo["done_so_far"], &undo["changed_by_others"]), (&json!(2_100), &json!(0)));
     assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 2_100);
@@ -432,29 +435,29 @@ async fn replayed_letters_are_reopened_only_by_their_resolution(world: World) {
     world.repo.resolve(ids[1], "ignored").await.unwrap();
     let client = world.client();
     for (filter, field) in [(json!({}), "resolution"), (json!({ "state": "open" }), "state")] {
-        let body = json!({ "action": "reopened", "filter": filter });
-        let refused = client.post(world.path("bulk/preview"), body).await.problem(400, "invalid");
+        let body = json!({ "apps": [world.app], "action": "reopened", "filter": filter });
+        let refused = client.post("/api/bulk/preview", body).await.problem(400, "invalid");
         assert_eq!(refused["field"], field, "{refused}");
     }
     for (resolution, left) in [("ignored", [Some(Resolution::Replayed), None]), ("replayed", [None, None])] {
         let preview = preview(&client, &world, "reopened", json!({ "resolution": resolution })).await;
-        assert_eq!(run(&client, &world, &preview, None).await["done"], 1, "{resolution}");
+        assert_eq!(run(&client, &preview, None).await["done"], 1, "{resolution}");
         assert_eq!(resolutions(&world, &ids).await, left);
     }
 }
 
-async fn a_token_is_good_for_its_operator_and_app_alone(world: World) {
+async fn a_token_is_good_for_its_operator_and_apps_alone(world: World) {
     world.letter().await;
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({})).await;
     let body = json!({ "token": preview["token"] });
     let bob = Client::from(world.admin_of(Operator::full("bob")));
-    bob.post(world.path("bulk/run"), body.clone()).await.problem(410, "preview-expired");
-    let other_app = format!("/api/apps/{}/bulk/run", new_app());
-    client.post(other_app, body.clone()).await.problem(410, "preview-expired");
+    bob.post("/api/bulk/run", body.clone()).await.problem(410, "preview-expired");
+    let elsewhere = Client::from(world.admin_of(Operator::full("ada").of_apps([new_app()])));
+    elsewhere.post("/api/bulk/run", body.clone()).await.problem(404, "not-found");
 
     // Another replica, or after a restart: the key is the same.
-    assert_eq!(world.client().post(world.path("bulk/run"), body).await.json()["done"], 1);
+    assert_eq!(world.client().post("/api/bulk/run", body).await.json()["done"], 1);
 }
 
 /// The token as it would have been sealed with another value.
@@ -483,7 +486,7 @@ async fn a_token_of_20_minutes_ago_is_expired(world: World) {
             frozen["at"] = json!(at - TimeDelta::minutes(minutes));
         })
     };
-    let run = async |minutes| client.post(world.path("bulk/run"), json!({ "token": made(minutes) })).await;
+    let run = async |minutes| client.post("/api/bulk/run", json!({ "token": made(minutes) })).await;
     run(20).await.problem(410, "preview-expired");
     assert_eq!(world.row(id).await.resolved_at, None);
     assert_eq!(run(10).await.json()["done"], 1);
@@ -505,7 +508,7 @@ async fn a_changed_token_is_refused(world: World) {
         format!("{token}x"),
         tag.to_owned(),
     ] {
-        let answer = client.post(world.path("bulk/run"), json!({ "token": forged })).await;
+        let answer = client.post("/api/bulk/run", json!({ "token": forged })).await;
         assert_eq!(answer.problem(400, "invalid")["field"], "token");
     }
     assert_eq!(world.row(id).await.resolved_at, None);
@@ -517,7 +520,7 @@ async fn a_run_is_audited(world: World) {
     let client = world.client();
     let preview = preview(&client, &world, "ignored", json!({ "op": "insert" })).await;
     assert_eq!(audited(), []);
-    run(&client, &world, &preview, Some(2)).await;
+    run(&client, &preview, Some(2)).await;
     let [entry] = &audited()[..] else { panic!("one run, one entry") };
     for (field, value) in [
         ("operator", "ada"),
@@ -531,7 +534,7 @@ async fn a_run_is_audited(world: World) {
     assert!(entry.field("letters").starts_with("state=open&op=insert&created_before="), "{entry:?}");
 }
 
-async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes_on(world: World) {
+async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_a_new_preview_goes_on(world: World) {
     listen();
     minutely(&world, 1_000).await;
     let client = world.client();
@@ -543,7 +546,7 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes
     };
     tokio::select! {
         biased;
-        _ = run(&client, &world, &preview, None) => panic!("it ended before anybody hung up"),
+        _ = run(&client, &preview, None) => panic!("it ended before anybody hung up"),
         () = first_batch => {}
     }
     // It goes on until its batch is done, and says so.
@@ -559,7 +562,11 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_the_same_token_goes
     assert!(done.is_multiple_of(100) && done < 1_000, "{done}");
     assert_eq!(entry.field("count"), done.to_string());
 
-    let rest = run(&client, &world, &preview, None).await;
+    // The token worked once. A new preview has the rest.
+    let body = json!({ "token": preview["token"] });
+    client.post("/api/bulk/run", body).await.problem(409, "step-done");
+    let rest = self::preview(&client, &world, "replayed", json!({})).await;
+    let rest = run(&client, &rest, None).await;
     assert_eq!((&rest["done"], &rest["more"]), (&json!(1_000 - done), &json!(false)));
     let unresolved = world.repo.unresolved_count(world.app).await.unwrap();
     assert_eq!(unresolved, 0);
@@ -577,7 +584,7 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
     let txn = SeaOrmDeadLetterRepo::begin(world.repo.pool()).await.unwrap();
     let lock = format!("SELECT FROM dead_letters WHERE id = '{}' FOR UPDATE", ids[1]);
     txn.execute_unprepared(&lock).await.unwrap();
-    let done = run(&client, &world, &preview, None).await;
+    let done = run(&client, &preview, None).await;
     assert_eq!(
         (&done["done"], &done["skipped_locked"], &done["more"]),
         (&json!(2), &json!(true), &json!(false))
@@ -590,7 +597,7 @@ async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_
     one.problem(409, "locked");
 
     txn.rollback().await.unwrap();
-    let rest = run(&client, &world, &done, None).await;
+    let rest = run(&client, &done, None).await;
     assert_eq!(
         (&rest["done"], &rest["skipped_locked"], &rest["done_so_far"]),
         (&json!(1), &json!(false), &json!(3))

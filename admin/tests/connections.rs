@@ -74,7 +74,7 @@ async fn more_half_open_connections_than_it_takes_do_not_shut_it() {
         match n % 3 {
             0 => {}
             1 => stream.write_all(b"GET /api/apps HTTP/1.1\r\nHost: local").await.unwrap(),
-            _ => stream.write_all(b"POST /api/apps/x/bulk/run HTTP/1.1\r\nX-").await.unwrap(),
+            _ => stream.write_all(b"POST /api/bulk/run HTTP/1.1\r\nX-").await.unwrap(),
         }
         half_open.push(stream);
     }

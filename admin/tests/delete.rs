@@ -24,9 +24,9 @@ on_every_backend! {
 const FORM: &str = "application/x-www-form-urlencoded";
 
 async fn run(client: &Client, world: &World, filter: Value) -> Value {
-    let body = json!({ "action": "deleted", "filter": filter });
-    let preview = client.post(world.path("bulk/preview"), body).await.json();
-    let run = client.post(world.path("bulk/run"), json!({ "token": preview["token"] })).await.json();
+    let body = json!({ "apps": [world.app], "action": "deleted", "filter": filter });
+    let preview = client.post("/api/bulk/preview", body).await.json();
+    let run = client.post("/api/bulk/run", json!({ "token": preview["token"] })).await.json();
     assert_eq!(run["done"], preview["count"], "{run}");
     run
 }
@@ -44,12 +44,12 @@ async fn letters_are_deleted_as_the_preview_counted_them(world: World) {
     let closed = letters_of(&world, "load-test").await;
     world.repo.resolve(closed, "ignored").await.unwrap();
     let client = world.client();
-    let body = json!({ "action": "deleted", "filter": { "source": "load-test" } });
-    let preview = client.post(world.path("bulk/preview"), body).await.json();
+    let body = json!({ "apps": [world.app], "action": "deleted", "filter": { "source": "load-test" } });
+    let preview = client.post("/api/bulk/preview", body).await.json();
     let late = letters_of(&world, "load-test").await;
     listen();
     let body = json!({ "token": preview["token"], "note": "of a test" });
-    let run = client.post(world.path("bulk/run"), body).await.json();
+    let run = client.post("/api/bulk/run", body).await.json();
     assert_eq!(
         (&preview["count"], &run["done"], &run["more"]),
         (&json!(1), &json!(1), &json!(false)),
@@ -79,8 +79,8 @@ async fn closed_letters_are_deleted_by_their_ids_or_state(world: World) {
 async fn a_delete_that_names_no_field_is_refused(world: World) {
     let id = world.letter().await;
     for filter in [json!({}), json!({ "state": "any" }), json!({ "state": "closed" })] {
-        let body = json!({ "action": "deleted", "filter": filter });
-        let problem = world.client().post(world.path("bulk/preview"), body).await.problem(400, "invalid");
+        let body = json!({ "apps": [world.app], "action": "deleted", "filter": filter });
+        let problem = world.client().post("/api/bulk/preview", body).await.problem(400, "invalid");
         assert_eq!(problem["field"], "filter");
     }
     assert!(is_there(&world, id).await);
@@ -100,8 +100,8 @@ async fn letters_are_erased_by_the_api(world: World) {
     assert_eq!(world.row(ids[1]).await.payload_kind, Some(PayloadKind::Json));
     let path = world.path(&format!("letters/{}/replay", ids[0]));
     client.post(path, json!({})).await.problem(409, "erased");
-    let body = json!({ "action": "replayed", "filter": {} });
-    let preview = client.post(world.path("bulk/preview"), body).await.json();
+    let body = json!({ "apps": [world.app], "action": "replayed", "filter": {} });
+    let preview = client.post("/api/bulk/preview", body).await.json();
     assert_eq!((&preview["count"], &preview["truncated"]["count"]), (&json!(1), &json!(1)));
     let body = json!({ "ids": vec![unknown; 1_001] });
     let problem = client.post(world.path("erase"), body).await.problem(400, "invalid");
@@ -119,16 +119,15 @@ async fn a_letter_is_erased_and_deleted_from_its_page(world: World) {
     }
     let shown = client.get(&page).await;
     assert!(!shown.text().contains("Erase the content") && shown.text().contains("erased"), "{shown}");
-    let path = format!("/apps/{}/bulk/preview", world.app);
-    let preview = client.post_as(path, FORM, format!("action=deleted&ids={id}")).await;
+    let path = "/bulk/preview";
+    let preview = client.post_as(path, FORM, format!("app={}&action=deleted&ids={id}", world.app)).await;
     assert!(preview.text().contains("Delete 1 letter?"), "{preview}");
     assert!(
         preview.text().contains("can't be brought back") || preview.text().contains("can&#39;t be"),
         "{preview}"
     );
     let token = preview.text().split("name=\"token\" value=\"").nth(1).unwrap().split('"').next().unwrap();
-    let answer =
-        client.post_as(format!("/apps/{}/bulk/run", world.app), FORM, format!("token={token}")).await;
+    let answer = client.post_as("/bulk/run", FORM, format!("token={token}")).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer}");
     assert!(!is_there(&world, id).await);
     let gone = client.post_as(format!("{page}/erase"), FORM, "").await;

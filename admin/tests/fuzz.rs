@@ -129,7 +129,7 @@ const PAGES: [&str; 5] = [
     "/apps/{dead_letters_app}",
     "/apps/{dead_letters_app}/groups",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}",
-    "/apps/{dead_letters_app}/bulk/result",
+    "/runs/00000000-0000-0000-0000-000000000001",
 ];
 const FORMS: [&str; 11] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/resolve",
@@ -141,8 +141,8 @@ const FORMS: [&str; 11] = [
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review",
     "/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay",
     "/apps/{dead_letters_app}/search",
-    "/apps/{dead_letters_app}/bulk/preview",
-    "/apps/{dead_letters_app}/bulk/run",
+    "/bulk/preview",
+    "/bulk/run",
 ];
 
 /// The names of all fields: those of the document, of the lists' forms, and of the links.
@@ -176,6 +176,9 @@ async fn names(site: &Site) -> BTreeSet<String> {
             "back",
             "limit",
             "anyway",
+            "automatic",
+            "app",
+            "confirmed",
             "resolution",
             "metadata.tenant",
             "metadata.",
@@ -223,8 +226,9 @@ async fn no_field_of_a_form_makes_it_fail_or_does_something() {
             for value in extremes() {
                 // The rest of the form is valid, so that the handler reads the field.
                 let rest = if name == "action" { "" } else { "&action=ignored" };
+                let rest = if name == "app" { rest.to_owned() } else { format!("{rest}&app={}", site.app) };
                 let rest = match form.rsplit('/').next() {
-                    Some("preview") => rest,
+                    Some("preview") => &rest,
                     Some("search") if name != "contains" => "&contains=4711",
                     _ => "",
                 };
@@ -260,10 +264,13 @@ async fn no_field_of_a_body_makes_it_fail_or_does_something() {
     for (route, fields) in [
         ("letters/{dead_letters_id}/resolve", &["note", "resolution", "by"][..]),
         ("letters/search", &["contains", "filter", "size", "after", "scan_limit"]),
-        ("bulk/preview", &["action", "filter"]),
+        ("bulk/preview", &["apps", "action", "filter"]),
         ("bulk/run", &["token", "note", "limit"]),
     ] {
-        let path = site.at(&format!("/api/apps/{{dead_letters_app}}/{route}"));
+        let path = site.at(&match route.starts_with("bulk/") {
+            true => format!("/api/{route}"),
+            false => format!("/api/apps/{{dead_letters_app}}/{route}"),
+        });
         for &field in fields {
             for value in &values {
                 let body = serde_json::json!({ field: value });
@@ -273,7 +280,7 @@ async fn no_field_of_a_body_makes_it_fail_or_does_something() {
         for field in ["state", "ids", "source", "trigger_id", "created_from", "created_before", "resolution"]
         {
             for value in &values {
-                let body = serde_json::json!({ "action": "ignored", "filter": { field: value } });
+                let body = serde_json::json!({ "apps": [site.app], "action": "ignored", "filter": { field: value } });
                 is_clear(&site.client.post(&path, body.clone()).await, &body.to_string());
             }
         }

@@ -190,8 +190,8 @@ async fn where_nginx_changes_host_an_action_is_done_for_trusted_origins_alone() 
     for (prefix, app, status) in
         [("/strict", app, StatusCode::FORBIDDEN), ("/trusting", its_app, StatusCode::OK)]
     {
-        let preview = format!("{prefix}/apps/{app}/bulk/preview");
-        let answer = post(&nginx.client(), &preview, "action=ignored").await;
+        let preview = format!("{prefix}/bulk/preview");
+        let answer = post(&nginx.client(), &preview, format!("app={app}&action=ignored").leak()).await;
         assert_eq!(answer.status, status, "{answer}");
     }
 }

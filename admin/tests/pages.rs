@@ -9,8 +9,8 @@ use std::{
 
 use axum::http::{Method, StatusCode, header};
 use dead_letters::{
-    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterResolve,
-    NewDeadLetter, Resolution, Retention, RetentionPolicy, StoredLetter,
+    ActionRequest, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution, Retention, RetentionPolicy, StoredLetter,
     testing::{self, FailingStore, letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -55,7 +55,7 @@ on_every_backend! {
     a_staged_replay_continues_after_an_event_failed_again_only_on_request,
     what_others_replayed_does_not_stop_a_run,
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
-    another_operators_run_is_gone,
+    another_operators_run_is_shown_and_not_continued,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
@@ -259,6 +259,11 @@ impl World {
         self.repo.insert_many(letters.collect()).await.unwrap()
     }
 
+    /// A form about the world's app.
+    fn form(&self, fields: &[(&str, &str)]) -> String {
+        form(&[&[("app", &*self.app.to_string())], fields].concat())
+    }
+
     /// Posts a form, and follows the 303.
     async fn act(&self, client: &Client, path: &str, fields: &[(&str, &str)]) -> Answer {
         let answer = client.post_as(path, FORM, form(fields)).await;
@@ -271,6 +276,12 @@ impl World {
         let row = self.row(id).await;
         let again = NewDeadLetter { original_event_id: row.original_event_id, ..letter(self.app) };
         self.insert(again).await
+    }
+
+    /// The newest bulk run of the app.
+    async fn run_id(&self) -> Uuid {
+        let actions = self.repo.actions(self.app, &ActionRequest::default()).await.unwrap();
+        actions.iter().find_map(|action| action.run_id).unwrap()
     }
 
     async fn replay(&self, id: DeadLetterId) {
@@ -561,12 +572,11 @@ async fn ticked_letters_are_previewed_and_no_others(world: World) {
         ("ids", &other),
         ("action", "ignored"),
     ];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(preview.shows("Ignore 2 letters?") && preview.shows("The ticked letters."), "{preview}");
     let (token, back) = (preview.hidden("token"), preview.hidden("back"));
-    let page = world
-        .act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back), ("note", "known")])
-        .await;
+    let page =
+        world.act(&client, "/bulk/run", &[("token", &token), ("back", &back), ("note", "known")]).await;
     assert!(page.shows("2 letters are ignored:") && page.shows("1 of 1"), "{page}");
     assert_eq!(world.row(ids[0]).await.resolution_note.as_deref(), Some("known"));
     assert_eq!(world.row(ids[2]).await.resolution, None);
@@ -575,26 +585,30 @@ async fn ticked_letters_are_previewed_and_no_others(world: World) {
 async fn a_bulk_run_is_undone_from_its_banner(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "ignored")])).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "ignored")])).await;
     let fields = [("token", preview.hidden("token")), ("back", "?source=orders".to_owned())];
     let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let page = world.act(&client, &world.at("/bulk/run"), &fields).await;
+    let page = world.act(&client, "/bulk/run", &fields).await;
     assert!(page.shows("3 letters are ignored:") && page.shows("Undo"), "{page}");
     let letter = client.get(world.at(&format!("/letters/{}", ids[0]))).await;
-    let of_run =
-        tags(letter.page()).into_iter().filter(|(name, _)| name == "a").find_map(|(_, attributes)| {
-            attributes.iter().find(|(name, value)| name == "href" && value.contains("run_id=")).cloned()
-        });
-    let list = client.get(resolved(&world.at(&format!("/letters/{}", ids[0])), &of_run.unwrap().1)).await;
+    let of_run = letter.links().into_iter().find(|link| link.contains("runs/")).unwrap();
+    assert!(
+        page.links().iter().any(|link| resolved("/apps/x", link) == resolved("/apps/x/letters/y", &of_run))
+    );
+    let of_run = resolved(&world.at(&format!("/letters/{}", ids[0])), &of_run);
+    let recorded = client.get(&of_run).await;
+    assert!(recorded.shows("Resolved: ignored, 3 letters") && recorded.shows("by ada"), "{recorded}");
+    let list = recorded.links().into_iter().find(|link| link.contains("run_id=")).unwrap();
+    let list = client.get(resolved(&of_run, &list)).await;
     assert!(list.shows("3 of 3"), "{list}");
     let (run_id, back) = (page.hidden("run_id"), page.hidden("back"));
-    let undo = [("run_id", run_id.as_str()), ("back", back.as_str())];
-    let page = world.act(&client, &world.at("/bulk/undo"), &undo).await;
+    let undo = [("app", &*world.app.to_string()), ("run_id", run_id.as_str()), ("back", back.as_str())];
+    let page = world.act(&client, "/bulk/undo", &undo).await;
     assert!(page.shows("3 letters are reopened:") && !page.shows("Undo") && page.shows("3 of 3"), "{page}");
     for id in ids {
         assert_eq!(world.row(id).await.resolution, None);
     }
-    let page = world.act(&client, &world.at("/bulk/undo"), &undo).await;
+    let page = world.act(&client, "/bulk/undo", &undo).await;
     assert!(page.shows("0 letters are reopened:"), "{page}");
 }
 
@@ -615,13 +629,13 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
         (vec![("state", "closed"), ("ids", "\"\""), ("ids", &*one), ("action", "reopened")], "1 letter"),
         (vec![("filter", &*filter), ("back", &*back), ("action", "reopened")], "2 letters"),
     ] {
-        let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+        let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
         assert!(preview.shows(&format!("Reopen {count}?")), "{preview}");
         if count == "2 letters" {
             assert!(preview.shows("Letters that are closed later are not changed."), "{preview}");
             let fields = [("token", preview.hidden("token"))];
             let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
-            let page = world.act(&client, &world.at("/bulk/run"), &fields).await;
+            let page = world.act(&client, "/bulk/run", &fields).await;
             assert!(page.shows("2 letters are reopened: all closed letters"), "{page}");
         }
     }
@@ -632,10 +646,10 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
     let list = client.get(world.at("?state=closed&resolution=replayed")).await;
     let (state, resolution) = (list.hidden("state"), list.hidden("resolution"));
     let fields = [("state", &*state), ("resolution", &*resolution), ("ids", &*one), ("action", "reopened")];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(preview.shows("Reopen 1 letter?") && !preview.shows("Note (optional)"), "{preview}");
     let fields = [("state", &*state), ("ids", &*one), ("action", "reopened")];
-    let refused = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let refused = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(refused.shows("choose the resolution to reopen"), "{refused}");
 }
 
@@ -646,7 +660,7 @@ async fn without_a_tick_nothing_is_previewed(world: World) {
     let fields = [("back", list.hidden("back")), ("state", "open".into()), ("ids", list.hidden("ids"))];
     let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
     let fields = [&fields[..], &[("action", "ignored")]].concat();
-    let answer = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let answer = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert!(answer.shows("No letter is ticked"), "{answer}");
 }
@@ -658,15 +672,11 @@ async fn all_that_match_are_ignored_and_what_fails_later_is_not(world: World) {
     let list = client.get(world.at("?source=orders")).await;
     assert!(list.shows("Ignore all 3…") && list.shows("Replay all 3…"), "{list}");
     let fields = [("back", "?source=orders"), ("source", "orders"), ("action", "ignored")];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(preview.shows("Ignore 3 letters?") && preview.shows("Source orders"), "{preview}");
     let later = world.letters_of(1, "orders").await;
     let page = world
-        .act(
-            &client,
-            &world.at("/bulk/run"),
-            &[("token", &preview.hidden("token")), ("back", "?source=orders")],
-        )
+        .act(&client, "/bulk/run", &[("token", &preview.hidden("token")), ("back", "?source=orders")])
         .await;
     assert!(page.shows("3 letters are ignored:"), "{page}");
     for id in orders {
@@ -680,31 +690,30 @@ async fn all_that_match_are_ignored_and_what_fails_later_is_not(world: World) {
 async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
     world.letters_of(20, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
     assert!(
         preview.shows("Replay 20 letters?")
             && preview.shows("Replay one first")
             && preview.shows("Replay all 20")
     );
-    let run = world.at("/bulk/run");
+    let run = "/bulk/run";
     let page = world
         .act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1"), ("note", "carried on")])
         .await;
     assert!(
         page.shows("Replayed 1 of 20")
             && page.shows("Replay 10 more")
-            && page.shows("No event has failed again so far."),
+            && page.shows("None failed again so far."),
         "{page}"
     );
     let step = |page: &Answer| [("run", page.hidden("run")), ("note", page.hidden("note"))];
     let fields = step(&page);
     let fields =
         [&fields.each_ref().map(|(name, value)| (*name, value.as_str()))[..], &[("limit", "10")]].concat();
-    let page = world.act(&client, &run, &fields).await;
+    let page = world.act(&client, run, &fields).await;
     assert!(page.shows("Replayed 11 of 20") && page.shows("Replay 9 more"), "{page}");
     let fields = step(&page);
-    let page =
-        world.act(&client, &run, &fields.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
+    let page = world.act(&client, run, &fields.each_ref().map(|(name, value)| (*name, value.as_str()))).await;
     assert!(page.shows("Replayed 20 of 20") && !page.shows("Continue"), "{page}");
     assert_eq!(world.outbox.events().len(), 20);
     let last = world.repo.list_for_app(world.app, false, 1, 0).await.unwrap();
@@ -714,63 +723,63 @@ async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
 async fn a_rate_stays_from_step_to_step_and_says_when_the_run_ends(world: World) {
     world.letters_of(20, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
-    let run = world.at("/bulk/run");
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let run = "/bulk/run";
     let step = [("token", &*preview.hidden("token")), ("limit", "1"), ("rate", "50")];
-    let page = world.act(&client, &run, &step).await;
+    let page = world.act(&client, run, &step).await;
     assert!(page.shows("Replayed 1 of 20") && page.shows("At this rate the run ends at"), "{page}");
     assert!(
         page.text()
             .contains(r#"name="rate" type="number" min="1" max="1000" inputmode="numeric" value="50""#)
     );
-    // After a stage the operator decides.
-    assert!(!page.text().contains("data-continue"), "{page}");
-    let refused = client.post_as(&run, FORM, form(&[("run", &page.hidden("run")), ("rate", "0")])).await;
+    // After a stage the next one waits.
+    assert!(page.text().contains("data-continue=\"2"), "{page}");
+    let refused = client.post_as(run, FORM, form(&[("run", &page.hidden("run")), ("rate", "0")])).await;
     assert!(refused.shows("rate"), "{refused}");
-    let page = world.act(&client, &run, &[("run", &page.hidden("run")), ("rate", "50")]).await;
+    let page = world.act(&client, run, &[("run", &page.hidden("run")), ("rate", "50")]).await;
     assert!(page.shows("Replayed 20 of 20") && !page.shows("Continue"), "{page}");
 }
 
 async fn a_staged_replay_continues_after_an_event_failed_again_only_on_request(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
-    let run = world.at("/bulk/run");
-    let page = world.act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let run = "/bulk/run";
+    let page = world.act(&client, run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
     world.fails_again(ids[0]).await;
     let signed = page.hidden("run");
-    let page = world.act(&client, &run, &[("run", &signed)]).await;
+    let page = world.act(&client, run, &[("run", &signed)]).await;
     assert!(
         page.shows("1 event failed again since this run started.") && page.shows("Replayed 1 of 3"),
         "{page}"
     );
     assert!(page.shows("Continue anyway"));
     assert_eq!(world.outbox.events().len(), 1);
-    let page = world.act(&client, &run, &[("run", &signed), ("anyway", "true")]).await;
+    let page = world.act(&client, run, &[("run", &signed), ("anyway", "true")]).await;
     assert!(page.shows("Replayed 3 of 3"), "{page}");
 }
 
 async fn what_others_replayed_does_not_stop_a_run(world: World) {
     world.letters_of(3, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
-    let run = world.at("/bulk/run");
-    let page = world.act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let run = "/bulk/run";
+    let page = world.act(&client, run, &[("token", &preview.hidden("token")), ("limit", "1")]).await;
     // Somebody else replays another event, and it fails again.
     let other = world.letter().await;
     world.replay(other).await;
     world.fails_again(other).await;
-    let page = world.act(&client, &run, &[("run", &page.hidden("run"))]).await;
-    assert!(page.shows("Replayed 3 of 3") && page.shows("No event has failed again so far."), "{page}");
+    let page = world.act(&client, run, &[("run", &page.hidden("run"))]).await;
+    assert!(page.shows("Replayed 3 of 3") && page.shows("None failed again so far."), "{page}");
 }
 
 async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
     world.outbox.refuse(world.row(ids[1]).await.original_event_id, "<b>back</b> \u{202e}already");
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
-    let run = world.at("/bulk/run");
-    let page = world.act(&client, &run, &[("token", &preview.hidden("token"))]).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let run = "/bulk/run";
+    let page = world.act(&client, run, &[("token", &preview.hidden("token"))]).await;
     assert!(
         page.shows("Replayed 2 of 3") && page.shows("The service could not put back the event of 1 letter."),
         "{page}"
@@ -781,16 +790,20 @@ async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(wor
     assert!(!text.contains('\u{202e}'), "{page}");
 }
 
-async fn another_operators_run_is_gone(world: World) {
+async fn another_operators_run_is_shown_and_not_continued(world: World) {
     world.letters_of(3, "orders").await;
     let client = world.client();
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&[("action", "replayed")])).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
     let token = preview.hidden("token");
-    let page = world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("limit", "1")]).await;
+    let page = world.act(&client, "/bulk/run", &[("token", &token), ("limit", "1")]).await;
     let bob = Client::from(world.admin_of(Operator::full("bob")));
-    let result = bob.get(world.at(&format!("/bulk/result?run={}", page.hidden("run")))).await;
-    assert_eq!(result.status, StatusCode::GONE);
-    let run = bob.post_as(world.at("/bulk/run"), FORM, form(&[("token", &token)])).await;
+    let run_id = world.run_id().await;
+    let result = bob.get(format!("/runs/{run_id}?run={}", page.hidden("run"))).await;
+    assert!(
+        result.shows("Replayed, 1 letter") && result.shows("by ada") && !result.shows("Continue"),
+        "{result}"
+    );
+    let run = bob.post_as("/bulk/run", FORM, form(&[("token", &token)])).await;
     assert_eq!(run.status, StatusCode::GONE);
     assert!(run.shows("The preview has expired"));
 }
@@ -968,7 +981,7 @@ async fn the_filter_sets_and_shows_keys_of_the_metadata(world: World) {
         assert!(link.contains(&query), "{link}");
     }
     let preview = [("action", "ignored"), ("filter", &format!("?{query}"))];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&preview)).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&preview)).await;
     assert!(preview.shows("Ignore 1 letter?") && preview.shows("metadata.a.b c=d x&y"), "{preview}");
 
     for (query, said) in [
@@ -1169,11 +1182,11 @@ async fn a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other(wo
         assert!(letter.links().iter().any(is_of_group), "{letter}");
         let (back, filter) = (list.hidden("back"), list.hidden("filter"));
         let fields = [("back", &*back), ("filter", &filter), ("action", "replayed")];
-        let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+        let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
         assert!(preview.shows(&format!("Replay {count} letters?")), "{preview}");
         assert!(preview.shows(&format!("Group {key} (smtp: 451 try again later)")), "{preview}");
         let token = preview.hidden("token");
-        world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("back", &back)]).await;
+        world.act(&client, "/bulk/run", &[("token", &token), ("back", &back)]).await;
         open -= count;
         for &id in ids {
             assert_eq!(world.row(id).await.resolution, Some(Resolution::Replayed));
@@ -1278,15 +1291,15 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
         pages.push(client.get(&path).await);
     }
     let by_key = [("action", "replayed"), (&*format!("metadata.{HOSTILE}"), HOSTILE)];
-    pages.push(client.post_as(world.at("/bulk/preview"), FORM, form(&by_key)).await);
+    pages.push(client.post_as("/bulk/preview", FORM, world.form(&by_key)).await);
     let fields = [("action", "replayed"), ("source", HOSTILE), ("back", &format!("?{source}"))];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     let token = preview.hidden("token");
     let search = form(&[("contains", "alert"), ("list", &format!("?{source}"))]);
     pages.push(client.post_as(world.at("/search"), FORM, search).await);
     let nothing = form(&[("contains", HOSTILE)]);
     pages.push(client.post_as(world.at("/search"), FORM, nothing).await);
-    pages.push(world.act(&client, &world.at("/bulk/run"), &[("token", &token), ("note", HOSTILE)]).await);
+    pages.push(world.act(&client, "/bulk/run", &[("token", &token), ("note", HOSTILE)]).await);
     pages.push(preview);
     for page in pages {
         assert_eq!(violations(page.page()), [] as [String; 0], "{page}");
@@ -1342,9 +1355,10 @@ async fn a_store_out_of_reach_is_a_page_that_says_so_and_recovers() {
         format!("/apps/{app}/groups"),
         format!("/apps/{app}/letters/{id}"),
     ];
+    let of_app = format!("app={app}&action=ignored");
     let forms = [
-        (format!("/apps/{app}/bulk/preview"), "action=ignored"),
-        (format!("/apps/{app}/letters/{id}/resolve"), "resolution=ignored"),
+        ("/bulk/preview".to_owned(), &of_app),
+        (format!("/apps/{app}/letters/{id}/resolve"), &"resolution=ignored".to_owned()),
     ];
     // Each call of the store in its turn, and all of them.
     for &call in testing::Call::ALL {
@@ -1369,7 +1383,7 @@ async fn a_store_out_of_reach_is_a_page_that_says_so_and_recovers() {
         assert!(page.shows("The database is unavailable") && page.page().contains("data-live"), "{page}");
     }
     for (path, fields) in &forms {
-        let page = client.post_as(path, FORM, *fields).await;
+        let page = client.post_as(path, FORM, (*fields).to_owned()).await;
         assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert!(page.shows("The database is unavailable") && !page.page().contains("data-live"), "{page}");
     }

@@ -229,11 +229,11 @@ fn serve_with(mut program: Command, store: &Store) -> (Child, String, impl Itera
 /// A server that waited for the rest of a request would never end.
 async fn a_request_that_is_half_sent_does_not_keep_it_alive(store: Store) {
     let (mut program, address, _) = serve(&store, &[], None);
-    let head = "POST /api/apps/x/bulk/preview HTTP/1.1\r\nHost: localhost\r\n";
+    let head = "POST /api/bulk/preview HTTP/1.1\r\nHost: localhost\r\n";
     let mut half_a_head = TcpStream::connect(&address).unwrap();
     half_a_head.write_all(head.as_bytes()).unwrap();
     let mut half_a_body = TcpStream::connect(&address).unwrap();
-    let path = format!("/api/apps/{}/bulk/preview", store.app);
+    let path = "/api/bulk/preview";
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{{"
     );

@@ -89,7 +89,8 @@ const PROBLEMS: [(&str, &str, &str); 10] = [
 /// Adds what all operations share.
 pub(crate) fn document(mut document: openapi::OpenApi) -> openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
-        let is_of_app = path.contains('{');
+        // A bulk request names its apps in the body or in the token.
+        let is_of_app = path.contains('{') || path.starts_with("/api/bulk/");
         if let Some(operation) = &mut item.get {
             add_problems(operation, is_of_app, false);
         }

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::{
     access::Access,
-    bulk::{self, Outcome, Step},
-    input::{self, AppPath},
+    bulk::{self, Outcome, Part, Step},
+    input,
     problem::Problem,
 };
 
@@ -19,7 +19,7 @@ const LIMIT: u32 = 1_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RunRequest {
-    /// The token of the preview or of the previous run.
+    /// The token of the preview or of the previous run. It works once.
     token: String,
     /// The reason, which is stored with each resolution. A reopened letter keeps none.
     #[schema(max_length = 2_000)]
@@ -49,8 +49,7 @@ pub(super) struct RunResult {
     changed_by_others: Option<u64>,
     /// Whether the run skipped letters that another transaction has locked. Run again later.
     skipped_locked: bool,
-    /// Whether the next run may change more letters. Runs that continue with each other's token change no more letters
-    /// than the preview counted. A token that is sent twice starts a new count.
+    /// Whether the next run may change more letters. All runs of a preview change no more letters than it counted.
     more: bool,
     /// Whether letters may match that the preview did not count. Create a new preview for them. If it counts none, narrow
     /// the time range.
@@ -62,57 +61,91 @@ pub(super) struct RunResult {
     run_id: Uuid,
     /// The problem that stopped this run after it had changed some letters. The letters in `done` stay changed.
     stopped_by: Option<Problem>,
-    /// The token for the next run. It is valid for 15 more minutes.
+    /// The token for the next run. It is valid for 15 more minutes, and after a replay for as long again as its letters took
+    /// to fail, 24 hours at most.
     token: String,
+    /// The share of each app.
+    apps: Vec<RunOfApp>,
+}
+
+/// What the run did in one app.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunOfApp {
+    /// The app.
+    app_id: Uuid,
+    /// The number of letters that the preview counted.
+    count: u64,
+    /// Letters that this run changed.
+    done: u64,
+    /// Letters that this run and the previous runs of the preview changed.
+    done_so_far: u64,
+}
+
+impl From<&Part> for RunOfApp {
+    fn from(part: &Part) -> Self {
+        Self { app_id: part.app_id.into(), count: part.counted, done: part.done_now, done_so_far: part.done }
+    }
 }
 
 /// A letter whose event the service could not put back.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Failure {
+    /// The app.
+    app_id: Uuid,
     /// The letter.
     id: Uuid,
     /// The service's error message, cut after 500 characters with `…`.
     error: String,
 }
 
-impl From<Outcome> for RunResult {
-    fn from(outcome: Outcome) -> Self {
+impl RunResult {
+    fn new(access: &Access, outcome: Outcome) -> Self {
+        let token = outcome.token(access);
+        let (done, uncounted) = (outcome.done(), outcome.is_uncounted());
+        let frozen = outcome.frozen;
+        let places = frozen.app_ids();
+        let failures = outcome.failures.into_iter().filter_map(|failure| {
+            let app_id = *places.get(usize::try_from(failure.app).ok()?)?;
+            Some(Failure { app_id: app_id.into(), id: failure.id.into(), error: failure.reason })
+        });
         Self {
-            done: outcome.done,
-            done_so_far: outcome.done_so_far,
-            failures: outcome
-                .failures
-                .into_iter()
-                .map(|failure| Failure { id: failure.id.into(), error: failure.reason })
-                .collect(),
-            failed_so_far: outcome.failed_so_far,
+            done,
+            done_so_far: frozen.done(),
+            failures: failures.collect(),
+            failed_so_far: frozen.failed(),
             changed_by_others: outcome.changed_by_others,
             skipped_locked: outcome.skipped_locked,
             more: outcome.more,
-            uncounted: outcome.uncounted,
-            began: outcome.began,
-            run_id: outcome.run_id,
+            uncounted,
+            began: frozen.began.unwrap_or(frozen.at),
+            run_id: frozen.run_id,
             stopped_by: outcome.stopped_by,
-            token: outcome.token,
+            token,
+            apps: frozen.apps.iter().map(RunOfApp::from).collect(),
         }
     }
 }
 
 /// Resolves, replays, reopens or deletes the letters of a preview
 ///
-/// A run changes batches of letters for at most 10 seconds. Each batch is atomic. If the service cannot put back the
-/// events of some letters, the batch is split: these letters are the `failures`, and the others are replayed. While
-/// `more` is true, run again with the returned token.
+/// A run changes batches of letters for at most 10 seconds, app by app. Each batch is atomic and belongs to one app. If the
+/// service cannot put back the events of some letters, the batch is split: these letters are the `failures`, and the others
+/// are replayed. While `more` is true, run again with the returned token.
 #[utoipa::path(
     post,
-    path = "/api/apps/{dead_letters_app}/bulk/run",
-    params(("dead_letters_app" = Uuid, Path, description = "The app.")),
+    path = "/api/bulk/run",
     request_body = RunRequest,
     responses(
         (status = 200, description = "The result of the run.", body = RunResult),
         (
+            status = 409,
+            description = "The token was used already, or a run of the same preview is under way. Nothing was changed.",
+            body = Problem,
+            content_type = "application/problem+json"
+        ),
+        (
             status = 410,
-            description = "The token has expired, or belongs to another operator or app. Create a new preview.",
+            description = "The token has expired, or belongs to another operator. Create a new preview.",
             body = Problem,
             content_type = "application/problem+json"
         ),
@@ -120,12 +153,11 @@ impl From<Outcome> for RunResult {
 )]
 pub(super) async fn run(
     access: Access,
-    AppPath(app_id): AppPath,
     input::Json(request): input::Json<RunRequest>,
 ) -> Result<Json<RunResult>, Problem> {
-    let access = access.app(app_id)?;
     let limit = Some(request.limit.unwrap_or(LIMIT));
     let step = Step { note: request.note, limit, rate: request.rate };
-    let outcome = bulk::run(&access, &request.token, step, Utc::now()).await?;
-    Ok(Json(outcome.into()))
+    let frozen = bulk::open(&access, &request.token)?;
+    let outcome = bulk::run(&access, frozen, step, Utc::now()).await?;
+    Ok(Json(RunResult::new(&access, outcome)))
 }

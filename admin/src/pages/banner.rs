@@ -24,21 +24,45 @@ use crate::{
 /// The banner as the page shows it.
 pub(crate) struct Banner {
     pub(crate) text: Text,
+    pub(crate) link: Option<Link>,
     pub(crate) undo: Option<Undo>,
+}
+
+/// A link to what the action changed.
+pub(crate) struct Link {
+    pub(crate) address: String,
+    pub(crate) name: &'static str,
 }
 
 /// The form that undoes the action.
 pub(crate) struct Undo {
     pub(crate) action: String,
-    /// The list that the form returns to, or `None` for the letter.
-    pub(crate) back: Option<String>,
-    /// The bulk run to undo, or `None` for a letter.
-    pub(crate) run_id: Option<Uuid>,
+    pub(crate) fields: Vec<(&'static str, String)>,
 }
 
 impl Undo {
-    pub(crate) fn of_run(root: &Root, app_id: AppId, run_id: Uuid, back: &ListQuery) -> Self {
-        Self { action: root.bulk(app_id, "undo"), back: Some(back_text(back)), run_id: Some(run_id) }
+    /// Returns the form that undoes a bulk run in these apps, and returns to the list.
+    pub(crate) fn of_run(root: &Root, apps: &[AppId], run_id: Uuid, back: &ListQuery) -> Self {
+        let apps = apps.iter().map(|app_id| ("app", app_id.to_string()));
+        let fields = apps.chain([("run_id", run_id.to_string()), ("back", back_text(back))]);
+        Self { action: root.bulk("undo"), fields: fields.collect() }
+    }
+
+    /// Returns the form of an action on a letter, which returns to the list, or to the letter.
+    fn of_letter(
+        access: &AppAccess,
+        root: &Root,
+        id: DeadLetterId,
+        action: &str,
+        back: Option<&ListQuery>,
+    ) -> Self {
+        let fields = back.map(|back| ("back", back_text(back))).into_iter().collect();
+        Self { action: root.letter_action(access.app_id, id, action), fields }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.fields.push((name, value.to_owned()));
+        self
     }
 }
 
@@ -49,14 +73,15 @@ pub(crate) enum Told {
     Resolved(DeadLetterId, Resolution),
     Replayed(DeadLetterId),
     ReplayedEdited(DeadLetterId),
-    Reopened(DeadLetterId),
+    /// One letter was reopened. It had this resolution.
+    Reopened(DeadLetterId, Option<Resolution>),
     Erased(DeadLetterId),
-    /// A bulk run changed `done` letters. `which` describes them. A run with an id can be undone.
+    /// A bulk run changed `done` letters of the app. `which` describes them.
     Run {
         done: u64,
         action: Action,
         which: String,
-        run_id: Option<Uuid>,
+        run_id: Uuid,
     },
 }
 
@@ -87,18 +112,30 @@ impl Banner {
         let is_ours =
             |sealed: &Sealed| sealed.operator == access.operator().name() && sealed.app_id == access.app_id;
         let Some(Sealed { told, .. }) = sealed.filter(is_ours) else { return Ok(None) };
+        let app_id = access.app_id;
         let undo = match told {
-            Told::Resolved(id, _) => Some(Undo {
-                action: root.letter_action(access.app_id, id, "reopen"),
-                back: back.map(back_text),
-                run_id: None,
-            }),
-            Told::Run { run_id: Some(run_id), done: 1.., .. } => {
-                Some(Undo::of_run(root, access.app_id, run_id, back.unwrap_or(&ListQuery::default())))
+            Told::Resolved(id, _) => Some(Undo::of_letter(access, root, id, "reopen", back)),
+            // Only a replay closes a letter as replayed, and only a handler knows that it failed.
+            Told::Reopened(id, Some(resolution @ (Resolution::Ignored | Resolution::HandledByScript))) => {
+                let undo = Undo::of_letter(access, root, id, "resolve", back);
+                Some(undo.with("resolution", resolution.as_str()))
+            }
+            Told::Run { run_id, action, done: 1.., .. } if action.can_be_undone() => {
+                Some(Undo::of_run(root, &[app_id], run_id, back.unwrap_or(&ListQuery::default())))
             }
             _ => None,
         };
-        Ok(Some(Self { text: told.text(access).await?.into(), undo }))
+        let link = match told {
+            Told::Run { done: 0, .. } => None,
+            Told::Run { run_id, .. } => Some(Link { address: root.run(run_id, &[app_id]), name: "The run" }),
+            // The letter's own page has no link to itself.
+            Told::Resolved(id, _)
+            | Told::Replayed(id)
+            | Told::ReplayedEdited(id)
+            | Told::Reopened(id, _)
+            | Told::Erased(id) => back.map(|_| Link { address: root.letter(app_id, id), name: "The letter" }),
+        };
+        Ok(Some(Self { text: told.text(access).await?.into(), link, undo }))
     }
 }
 
@@ -113,12 +150,17 @@ impl Told {
             Self::ReplayedEdited(id) => {
                 (id, "The letter is replayed and its event is back in the outbox with the edited payload")
             }
-            Self::Reopened(id) => (id, "The letter is unresolved again"),
-            Self::Erased(id) => (id, "The content of the letter is erased"),
+            Self::Reopened(id, _) => (id, "The letter is unresolved again"),
+            Self::Erased(id) => (id, "The content of the letter is erased, which can't be undone"),
             Self::Run { done, action, which, .. } => {
                 let done = Amount::exactly(done);
                 let verb = if done.is_one() { "is" } else { "are" };
-                return Ok(format!("{} {verb} {}: {which}", done.letters(), action_words(action)));
+                let undo = match action {
+                    Action::Deleted => ". This can't be undone.",
+                    Action::Reopened if !done.is_none() => ". To close letters again, tick them in the list.",
+                    _ => "",
+                };
+                return Ok(format!("{} {verb} {}: {which}{undo}", done.letters(), action_words(action)));
             }
         };
         // The letter may have been swept since.

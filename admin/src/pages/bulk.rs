@@ -7,83 +7,97 @@ use uuid::Uuid;
 
 use super::{
     banner::{Told, tell},
-    letter_actions::back,
-    preview::in_words,
+    letter_actions::back_query,
+    preview::{back_of_apps, in_words, list_of},
     result::Run,
 };
 use crate::{
-    access::{Access, AppAccess},
-    bulk::{self, Action, Step},
-    input::{AppPath, Form},
-    problem::Problem,
+    access::Access,
+    bulk::{self, Action, Frozen, Step},
+    input::Form,
+    problem::{Problem, ProblemType},
     urls::Root,
 };
 
-pub(crate) async fn run(
-    access: Access,
-    AppPath(app_id): AppPath,
-    root: Root,
-    Form(mut fields): Form,
-) -> Result<Response, Problem> {
-    let access = access.app(app_id)?;
+pub(crate) async fn run(access: Access, root: Root, Form(mut fields): Form) -> Result<Response, Problem> {
     let token = fields.take("token")?;
     let before = fields.take("run")?;
     let note = fields.take("note")?;
-    let back = back(&mut fields)?;
+    let back = fields.take("back")?;
     let limit = fields.parse("limit", "must be between 1 and 1,000")?;
     let rate = fields.parse("rate", "must be between 1 and 1,000")?;
     let anyway = fields.is_true("anyway")?;
+    let automatic = fields.is_true("automatic")?;
     fields.end()?;
-    let before = before.map(|before| Run::open(&access, before)).transpose()?;
-    // A further step runs only if no event failed again, or if the operator overrides this check.
-    if let Some((run, token)) = before.as_ref().filter(|(run, _)| run.is_replay() && !anyway)
-        && bulk::failed_again(&access, &run.token, run.began).await?.stops()
-    {
-        return run.shown(&access, &root, token).await;
-    }
-    let before = before.map(|(run, _)| run);
-    let back = back.or_else(|| before.as_ref().map(|before| before.back.clone())).unwrap_or_default();
-    let token = token.or(before.map(|before| before.token));
-    let token = token.ok_or_else(|| Problem::invalid_field("token", "is missing"))?;
-    step(&access, &root, &token, Step { note, limit, rate }, back).await
+    let (frozen, back_before) = match (before, token) {
+        (Some(before), _) => {
+            let run = Run::open(&access, &before)?;
+            // A further step runs only if no event failed again, or if the operator overrides this check. The script does
+            // not continue before the letters had the time to fail.
+            if run.frozen.is_replay() && !anyway {
+                let accesses = access.apps("app", &run.frozen.app_ids())?;
+                let is_early = automatic && run.frozen.fails_until().is_some_and(|until| Utc::now() < until);
+                if is_early || run.failed_again(&accesses).await?.stops() {
+                    return run.shown(&access, &root, &accesses, &before).await;
+                }
+            }
+            (run.frozen, run.back)
+        }
+        (None, Some(token)) => (bulk::open(&access, &token)?, ListQuery::default()),
+        (None, None) => return Err(Problem::invalid_field("token", "is missing")),
+    };
+    let back = match back.filter(|_| frozen.apps.len() == 1) {
+        Some(back) => back_query(&back)?,
+        None => back_before,
+    };
+    step(&access, &root, frozen, Step { note, limit, rate }, back).await
 }
 
-/// Undoes a bulk run: reopens the letters that it closed and that nobody changed since.
-pub(crate) async fn undo(
-    access: Access,
-    AppPath(app_id): AppPath,
-    root: Root,
-    Form(mut fields): Form,
-) -> Result<Response, Problem> {
-    let access = access.app(app_id)?;
+/// Undoes a bulk run in these apps: reopens the letters that it closed and that nobody changed since.
+pub(crate) async fn undo(access: Access, root: Root, Form(mut fields): Form) -> Result<Response, Problem> {
+    let apps = fields.apps()?;
+    let accesses = access.apps("app", &apps)?;
     let run_id: Option<Uuid> = fields.parse("run_id", "must be the id of a run")?;
     let run_id = run_id.ok_or_else(|| Problem::invalid_field("run_id", "is missing"))?;
-    let back = back(&mut fields)?.unwrap_or_default();
+    let back = back_of_apps(&mut fields, &apps)?;
     fields.end()?;
     let of_run = DeadLetterFilter::default().run_id(run_id);
-    let preview = bulk::preview(&access, Action::Reopened, of_run, Utc::now()).await?;
-    step(&access, &root, &preview.token, Step::default(), back).await
+    let preview = bulk::preview(accesses, Action::Reopened, of_run, Utc::now()).await?;
+    step(&access, &root, bulk::open(&access, &preview.token)?, Step::default(), back).await
 }
 
 async fn step(
-    access: &AppAccess,
+    access: &Access,
     root: &Root,
-    token: &str,
+    frozen: Frozen,
     step: Step,
     back: ListQuery,
 ) -> Result<Response, Problem> {
-    let outcome = bulk::run(access, token, step.clone(), Utc::now()).await?;
-
+    let before = frozen.clone();
+    let outcome = match bulk::run(access, frozen, step.clone(), Utc::now()).await {
+        // The result catches up with what the history has.
+        Err(problem) if problem.kind() == ProblemType::StepDone => {
+            let run = Run::before(before, step, back);
+            let token = run.seal(access);
+            return Err(problem.leads_to(run.address(root, &token), "The result of the run"));
+        }
+        outcome => outcome?,
+    };
+    let accesses = access.apps("app", &outcome.frozen.app_ids())?;
     let is_finished = !outcome.more
-        && !outcome.uncounted
+        && !outcome.is_uncounted()
         && !outcome.skipped_locked
         && outcome.changed_by_others.is_none_or(|others| others == 0);
-    if is_finished && outcome.action != Action::Replayed {
-        let which = in_words(&outcome.filter);
-        let (done, action, run_id) = (outcome.done_so_far, outcome.action, outcome.undo());
-        let told = Told::Run { done, action, which, run_id };
-        return Ok(tell(access, root.letters(access.app_id, &back), told));
+    if is_finished
+        && !outcome.frozen.is_replay()
+        && let [of_app] = accesses.as_slice()
+    {
+        let frozen = outcome.frozen;
+        let which = in_words(&frozen.shown_filter());
+        let told = Told::Run { done: frozen.done(), action: frozen.action, which, run_id: frozen.run_id };
+        return Ok(tell(of_app, list_of(root, &frozen.app_ids(), &back), told));
     }
-    let run = Run::new(access, outcome, step, back);
-    run.shown(access, root, &run.seal(access)).await
+    let run = Run::new(outcome, step, back);
+    let token = run.seal(access);
+    run.shown(access, root, &accesses, &token).await
 }

@@ -35,17 +35,16 @@ impl Command {
     }
 
     /// Returns the commands for the preview of a bulk run.
-    pub(crate) fn preview(app_id: AppId, action: Action, filter: &DeadLetterFilter) -> Self {
+    pub(crate) fn preview(apps: &[AppId], action: Action, filter: &DeadLetterFilter) -> Self {
         let query = ListQuery::from(filter.clone());
         let mut filter = serde_json::json!(filter);
         if let Some(fields) = filter.as_object_mut() {
             fields.retain(|_, value| !value.is_null() && *value != serde_json::json!({}));
         }
-        let body = serde_json::json!({ "action": action, "filter": filter }).to_string();
-        let curl = curl(&format!("api/apps/{app_id}/bulk/preview"));
+        let body = serde_json::json!({ "apps": apps, "action": action, "filter": filter }).to_string();
         Self {
-            curl: format!("{curl} --json {}", quoted(&body)),
-            ..Self::listing("count", "count", app_id, &query)
+            curl: format!("{} --json {}", curl("api/bulk/preview"), quoted(&body)),
+            cli: tool("count", apps, &query),
         }
     }
 
@@ -59,18 +58,27 @@ impl Command {
     fn listing(command: &str, path: &str, app_id: AppId, query: &ListQuery) -> Self {
         let text = query.to_string();
         let joint = if text.is_empty() { "" } else { "?" };
-        let mut cli = format!("dead-letters {command} --app {app_id}");
-        for (name, value) in query.pairs() {
-            let (option, value) = match name.strip_prefix("metadata.") {
-                Some(key) => ("metadata".to_owned(), format!("{}={value}", metadata_key(key))),
-                None => (option(&name), value),
-            };
-            // A value that begins with a dash would be read as an option.
-            let joint = if value.starts_with('-') { '=' } else { ' ' };
-            cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
-        }
+        let cli = tool(command, &[app_id], query);
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
     }
+}
+
+/// Returns a command of the tool over letters of these apps.
+fn tool(command: &str, apps: &[AppId], query: &ListQuery) -> String {
+    let mut cli = format!("dead-letters {command}");
+    for app_id in apps {
+        cli.push_str(&format!(" --app {app_id}"));
+    }
+    for (name, value) in query.pairs() {
+        let (option, value) = match name.strip_prefix("metadata.") {
+            Some(key) => ("metadata".to_owned(), format!("{}={value}", metadata_key(key))),
+            None => (option(&name), value),
+        };
+        // A value that begins with a dash would be read as an option.
+        let joint = if value.starts_with('-') { '=' } else { ' ' };
+        cli.push_str(&format!(" --{option}{joint}{}", quoted(&value)));
+    }
+    cli
 }
 
 /// Returns the tool's option for a field of the filter.

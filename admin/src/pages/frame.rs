@@ -59,6 +59,14 @@ impl Frame {
             .crumb(&app, root.letters(access.app_id, &Default::default()))
     }
 
+    /// Returns the frame of a page about these apps: that of the app if there is one.
+    pub(crate) fn of_apps(root: &Root, access: &Access, accesses: &[AppAccess]) -> Self {
+        match accesses {
+            [access] => Self::of_app(root, access),
+            _ => Self::new(root, access).crumb("Apps", root.apps()),
+        }
+    }
+
     /// Adds a breadcrumb.
     pub(crate) fn crumb(mut self, name: &str, address: String) -> Self {
         self.crumbs.push(Crumb { name: Text::cut(name, 100), address: Some(address) });

@@ -1,8 +1,6 @@
 //! The history of a letter: what operators did to it.
 
-use dead_letters::{
-    Action, ActionRequest, DeadLetterAction, DeadLetterFilter, DeadLetterState, DeadLetterSummary,
-};
+use dead_letters::{Action, ActionRequest, DeadLetterAction, DeadLetterSummary};
 
 use super::text::{Text, Time, resolution_words};
 use crate::{access::AppAccess, problem::Problem, urls::Root};
@@ -20,7 +18,7 @@ pub(crate) struct Entry {
     pub(crate) actor: Option<Text>,
     pub(crate) note: Option<Text>,
     pub(crate) at: Time,
-    /// The address of the letters of the bulk run.
+    /// The address of the bulk run.
     pub(crate) run: Option<String>,
 }
 
@@ -43,16 +41,13 @@ impl History {
             actor: action.actor.as_deref().map(|actor| Text::cut(actor, 100)),
             note: action.note.as_deref().map(|note| Text::cut(note, 2_000)),
             at: Time(action.created_at),
-            run: action.run_id.map(|run_id| {
-                let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(run_id);
-                root.letters(access.app_id, &of_run.into())
-            }),
+            run: action.run_id.map(|run_id| root.run(run_id, &[access.app_id])),
         };
         Ok(Self { entries: actions.into_iter().map(entry).collect(), is_cut })
     }
 }
 
-fn words(action: &DeadLetterAction) -> String {
+pub(super) fn words(action: &DeadLetterAction) -> String {
     let before = match action.previous_resolution {
         Some(resolution) => format!(", was {}", resolution_words(Some(resolution))),
         None => String::new(),
@@ -63,6 +58,7 @@ fn words(action: &DeadLetterAction) -> String {
         Some(Action::Edit) => format!("Replayed with an edited payload{before}"),
         Some(Action::Delete) => format!("Deleted{before}"),
         Some(Action::Reopen) => format!("Reopened{before}"),
+        Some(Action::Erase) => format!("Erased{before}"),
         Some(Action::Reveal) => "Revealed the redacted content".to_owned(),
         Some(other) => format!("{other}{before}"),
         None => "Changed by a newer version".to_owned(),

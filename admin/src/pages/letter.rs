@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, PageRequest, PayloadKind, Resolution,
-    ScriptId, TriggerId,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, PageRequest, PayloadKind,
+    Resolution, ScriptId, TriggerId,
 };
 
 use serde_json::Value;
@@ -96,7 +96,7 @@ struct Letter {
     failed_again: Option<String>,
     resolved: Option<Resolved>,
     note: Option<Text>,
-    /// The address of the letters of the bulk run that resolved this one.
+    /// The address of the bulk run that resolved this letter.
     run: Option<String>,
     is_open: bool,
     /// The address of all letters of the event.
@@ -113,6 +113,7 @@ struct ActionsCard {
 
 /// How the letter is removed, or its content.
 struct RemoveCard {
+    app: AppId,
     id: DeadLetterId,
     /// `None` if its content is erased already.
     erase: Option<String>,
@@ -263,10 +264,11 @@ async fn shows(
         metadata: MetadataCard::new(access, root, id, metadata),
         actions: ActionsCard::new(access, root, &letter),
         remove: access.may(Right::Delete).then(|| RemoveCard {
+            app: app_id,
             id,
             erase: (letter.payload_kind != Some(PayloadKind::Erased))
                 .then(|| root.letter_action(app_id, id, "erase")),
-            delete: root.bulk(app_id, "preview"),
+            delete: root.bulk("preview"),
         }),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,
@@ -302,10 +304,7 @@ impl Letter {
             first_attempt: Time(letter.first_attempt_at),
             last_attempt: Time(letter.last_attempt_at),
             created: Time(letter.created_at),
-            run: letter.run_id.map(|run_id| {
-                let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(run_id);
-                root.letters(access.app_id, &of_run.into())
-            }),
+            run: letter.run_id.map(|run_id| root.run(run_id, &[access.app_id])),
             note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 2_000)),
             event_letters: root.letters(access.app_id, &of_event.into()),
         }

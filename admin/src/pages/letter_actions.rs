@@ -1,13 +1,20 @@
 //! Actions on one letter, from its page or from its row in a list.
 
+use askama::Template;
 use axum::response::Response;
-use dead_letters::{DeadLetterId, ListQuery};
+use dead_letters::{DeadLetterId, ListQuery, Resolution};
 
-use super::banner::{Told, tell};
+use super::{
+    banner::{Told, back_text, tell},
+    edit::not_stored,
+    frame::Frame,
+    html,
+    text::Text,
+};
 use crate::{
-    access::{Access, AppAccess},
+    access::{Access, AppAccess, Right},
     input::{Fields, Form, LetterPath},
-    letter_actions,
+    letter_actions::{self, summary},
     problem::Problem,
     urls::{Root, fits},
 };
@@ -25,20 +32,28 @@ impl ActionForm {
     }
 
     fn done(self, access: &AppAccess, root: &Root, id: DeadLetterId, told: Told) -> Response {
-        let address = match &self.back {
+        tell(access, self.address(access, root, id), told)
+    }
+
+    /// Returns the address that the form returns to.
+    fn address(&self, access: &AppAccess, root: &Root, id: DeadLetterId) -> String {
+        match &self.back {
             Some(query) => root.letters(access.app_id, query),
             None => root.letter(access.app_id, id),
-        };
-        tell(access, address, told)
+        }
     }
 }
 
 /// Takes the list that contained the form.
 pub(crate) fn back(fields: &mut Fields) -> Result<Option<ListQuery>, Problem> {
-    let text = fields.take("back")?;
-    let query = text.map(|text| list_query("back", &text)).transpose()?;
+    fields.take("back")?.map(|text| back_query(&text)).transpose()
+}
+
+/// Parses the list that a form returns to.
+pub(super) fn back_query(text: &str) -> Result<ListQuery, Problem> {
+    let query = list_query("back", text)?;
     // A query that is too long comes from no page of the admin, so it leads to the whole list.
-    Ok(query.map(|query: ListQuery| if fits(&query) { query } else { ListQuery::default() }))
+    Ok(if fits(&query) { query } else { ListQuery::default() })
 }
 
 /// Parses a list from a form field.
@@ -73,6 +88,19 @@ pub(crate) async fn replay(
     Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 
+/// The page that asks before a replayed letter is reopened.
+#[derive(Template)]
+#[template(path = "reopen.html")]
+struct ReopenPage {
+    frame: Frame,
+    source: Text,
+    op: Text,
+    action: String,
+    back: Option<String>,
+    cancel: String,
+}
+
+/// Reopens the letter. The event of a replayed letter is back in the outbox, so the response asks first.
 pub(crate) async fn reopen(
     access: Access,
     LetterPath(app_id, id): LetterPath,
@@ -80,9 +108,23 @@ pub(crate) async fn reopen(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
+    access.needs(Right::Resolve)?;
     let form = ActionForm::read(&mut fields)?;
+    let is_confirmed = fields.is_true("confirmed")?;
+    let letter = summary(&access, id).await?;
+    if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
+        let cancel = form.address(&access, &root, id);
+        return Ok(not_stored(html(&ReopenPage {
+            frame: Frame::of_app(&root, &access).here("Reopen").instead(cancel.clone()),
+            source: Text::cut(&letter.source, 100),
+            op: Text::cut(&letter.op, 100),
+            action: root.letter_action(app_id, id, "reopen"),
+            back: form.back.as_ref().map(back_text),
+            cancel,
+        })?));
+    }
     letter_actions::reopen(&access, id).await?;
-    Ok(form.done(&access, &root, id, Told::Reopened(id)))
+    Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution)))
 }
 
 pub(crate) async fn erase(

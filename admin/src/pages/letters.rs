@@ -3,7 +3,7 @@
 use askama::Template;
 use axum::response::Response;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, Resolution, TimelineRequest,
+    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, Resolution, TimelineRequest,
 };
 
 use super::{
@@ -50,6 +50,7 @@ struct LettersPage {
 /// The buttons of bulk actions.
 pub(super) struct Bulk {
     pub(super) preview: String,
+    pub(super) app: AppId,
     /// The filter of "all that match" as a query string, or `None` if it matches letters in any state, or
     /// none.
     /// Separate form fields would not work, because browsers change line breaks.
@@ -70,7 +71,8 @@ impl Bulk {
         let is_closed = state == DeadLetterState::Closed;
         let query = ListQuery::from(filter.clone());
         Self {
-            preview: root.bulk(access.app_id, "preview"),
+            preview: root.bulk("preview"),
+            app: access.app_id,
             all: (state != DeadLetterState::Any && matching.count > 0).then(|| back_text(&query)),
             may_ignore: access.may(Right::Resolve) && !is_closed,
             may_replay: access.may(Right::Replay) && !is_closed,

@@ -21,6 +21,7 @@ mod letters;
 mod listing;
 mod preview;
 mod problem;
+mod recorded;
 mod result;
 mod search;
 mod text;
@@ -55,10 +56,10 @@ pub(crate) fn router() -> Router<State> {
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/review", post(edit::review))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/edit/replay", post(edit::replay))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/erase", post(letter_actions::erase))
-        .route("/apps/{dead_letters_app}/bulk/preview", post(preview::page))
-        .route("/apps/{dead_letters_app}/bulk/run", post(bulk::run))
-        .route("/apps/{dead_letters_app}/bulk/undo", post(bulk::undo))
-        .route("/apps/{dead_letters_app}/bulk/result", get(result::page).post(result::look))
+        .route("/bulk/preview", post(preview::page))
+        .route("/bulk/run", post(bulk::run))
+        .route("/bulk/undo", post(bulk::undo))
+        .route("/runs/{dead_letters_run}", get(result::page).post(result::look))
 }
 
 async fn root(_: Access, root: Root) -> Response {

@@ -4,7 +4,7 @@
 use askama::Template;
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery};
 
 use super::{
     banner::back_text,
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     access::Access,
-    bulk::{self, Action, Preview},
-    input::{AppPath, Form},
+    bulk::{self, Action, PreviewOfApp},
+    input::{Fields, Form},
     problem::Problem,
-    urls::Root,
+    urls::{Root, fits},
 };
 
 #[derive(Template)]
@@ -29,6 +29,8 @@ struct PreviewPage {
     frame: Frame,
     verb: &'static str,
     count: Amount,
+    /// The apps, if there are several.
+    apps: Vec<OfApp>,
     /// The filter in words, unless the letters were ticked.
     conditions: Vec<(Text, Text)>,
     /// Letters that failed at this time or later are left alone. `None` if the letters were ticked.
@@ -68,57 +70,98 @@ pub(crate) fn verb(action: Action) -> &'static str {
     }
 }
 
-pub(crate) async fn page(
-    access: Access,
-    AppPath(app_id): AppPath,
-    root: Root,
-    Form(mut fields): Form,
-) -> Result<Response, Problem> {
-    let access = access.app(app_id)?;
+/// The share of an app in a preview over several.
+struct OfApp {
+    name: Text,
+    address: String,
+    count: Amount,
+}
+
+pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> Result<Response, Problem> {
+    let apps = fields.apps()?;
+    let accesses = access.apps("app", &apps)?;
+    // An operator has the same rights in all apps.
+    let of_first = accesses.first().cloned().ok_or_else(Problem::no_such_app)?;
     let action =
         fields.parse("action", "must be ignored, handled_by_script, replayed, reopened or deleted")?;
     let action: Action = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
-    let back = back(&mut fields)?.unwrap_or_default();
+    let back = back_of_apps(&mut fields, &apps)?;
     let filter = match fields.take("filter")? {
         Some(filter) => {
             fields.end()?;
             list_query("filter", &filter)?.filter
         }
-        None => fields.listing(&access)?.filter,
+        None => fields.listing(&of_first)?.filter,
     };
     // The list's form always sends `ids`, even if no letter is ticked.
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::invalid("no letter is ticked: go back and tick at least one"));
     }
-    let preview = bulk::preview(&access, action, filter, Utc::now()).await?;
-    let Preview { filter, count, capped, .. } = preview;
+    let frame = Frame::of_apps(&root, &access, &accesses).here(verb(action));
+    let mut preview = bulk::preview(accesses, action, filter, Utc::now()).await?;
+    let (count, ahead, truncated) = (preview.count(), preview.ahead(), preview.truncated());
+    let cutoff = preview.cutoff();
+    let mut newest = None;
+    let mut sample = Vec::new();
+    for (access, letters) in preview.take_sample() {
+        newest = newest.or_else(|| letters.first().cloned());
+        sample.extend(Row::all(&access, &root, letters).await?);
+    }
+    let filter = preview.filter;
     let ticked = filter.ids.as_ref().map(Vec::len);
-    let conditions = if ticked.is_none() { conditions(&filter, preview.sample.first()) } else { Vec::new() };
-    let sample = Row::all(&access, &root, preview.sample).await?;
+    let conditions = if ticked.is_none() { conditions(&filter, newest.as_ref()) } else { Vec::new() };
+    let of_app = |app: &PreviewOfApp| OfApp {
+        name: Text::cut(&access.admin.app_name(app.access.app_id), 100),
+        address: root.letters(app.access.app_id, &preview_list(&filter)),
+        count: Amount { count: app.count, capped: app.capped },
+    };
     html(&PreviewPage {
-        frame: Frame::of_app(&root, &access).here(verb(action)),
+        frame,
         verb: verb(action),
-        count: Amount { count, capped },
+        count: count.into(),
+        apps: preview.apps.iter().filter(|_| apps.len() > 1).map(of_app).collect(),
         conditions,
-        cutoff: ticked.is_none().then_some(Time(preview.cutoff)),
-        ahead: preview.ahead.into(),
-        truncated: preview.truncated.into(),
-        counted: Amount::exactly(count),
+        cutoff: ticked.is_none().then_some(Time(cutoff)),
+        ahead: ahead.into(),
+        truncated: truncated.into(),
+        counted: Amount::exactly(count.count),
         expires: Time(preview.expires_at),
-        is_sample_all: sample.len() as u64 == count && !capped,
+        is_sample_all: sample.len() as u64 == count.count && !count.capped,
         sample,
-        operator: Text::cut(access.operator().name(), 100),
-        run: root.bulk(app_id, "run"),
+        operator: Text::cut(access.operator.name(), 100),
+        run: root.bulk("run"),
         token: preview.token,
         back: back_text(&back),
-        cancel: root.letters(app_id, &back),
+        cancel: list_of(&root, &apps, &back),
         is_reopen: action == Action::Reopened,
         is_delete: action == Action::Deleted,
         is_by_closing: filter.effective_state() == DeadLetterState::Closed,
-        is_staged: action == Action::Replayed && (count > 1 || capped),
+        is_staged: action == Action::Replayed && (count.count > 1 || count.capped),
         rate: None,
-        command: Command::preview(app_id, action, &filter),
+        command: Command::preview(&apps, action, &filter),
     })
+}
+
+/// Returns the list of an app's letters in a preview. A filter that is too long for an address leads to all letters.
+fn preview_list(filter: &DeadLetterFilter) -> ListQuery {
+    let query = ListQuery::from(filter.clone());
+    if fits(&query) { query } else { ListQuery::default() }
+}
+
+/// Takes the list that a run over these apps returns to. A run over several apps returns to the overview.
+pub(super) fn back_of_apps(fields: &mut Fields, apps: &[AppId]) -> Result<ListQuery, Problem> {
+    match apps {
+        [_] => Ok(back(fields)?.unwrap_or_default()),
+        _ => fields.take("back").map(|_| ListQuery::default()),
+    }
+}
+
+/// Returns the address that a run over these apps returns to.
+pub(super) fn list_of(root: &Root, apps: &[AppId], back: &ListQuery) -> String {
+    match apps {
+        &[app_id] => root.letters(app_id, back),
+        _ => root.apps(),
+    }
 }
 
 /// Describes the letters of a run in words.

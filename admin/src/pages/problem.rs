@@ -75,7 +75,7 @@ fn as_page(
             at: Time(resolved.resolved_at),
         }),
         is_transient,
-        ways,
+        ways: problem.way().cloned().into_iter().chain(ways).collect(),
     };
     let Ok(html) = page.render() else { return problem_response };
     let (mut parts, _) = problem_response.into_parts();

@@ -8,24 +8,25 @@ use axum::{
     http::{HeaderValue, header::CACHE_CONTROL},
     response::Response,
 };
-use chrono::{DateTime, TimeDelta, Utc};
-use dead_letters::{AppId, DeadLetterId, ListQuery, ReplayRate, ReplayRequest};
+use chrono::{TimeDelta, Utc};
+use dead_letters::{
+    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, ReplayRate, ReplayRequest,
+};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{
     banner::{Undo, back_text},
     frame::Frame,
     html,
     letters::Row,
-    preview::verb,
-    see_other,
-    text::{Amount, Text, Time, action_words},
+    preview::{list_of, verb},
+    recorded, see_other,
+    text::{Amount, Text, Time, action_words, duration},
 };
 use crate::{
     access::{Access, AppAccess},
-    bulk::{Action, Failure, Outcome, Step, failed_again, is_zero},
-    input::{AppPath, Form, Query},
+    bulk::{Failure, Frozen, Outcome, Part, Step, failed_again},
+    input::{Form, Query, RunPath},
     problem::Problem,
     token::Purpose,
     urls::{Root, with_field},
@@ -33,30 +34,25 @@ use crate::{
 
 /// Keeps every address below 2 KB, including the prefix that the service adds.
 const MAX_ADDRESS_BYTES: usize = 1_800;
+/// How many letters that failed again are shown.
+const AGAIN: usize = 10;
 
 /// The state of a run between two steps, sealed in the address.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Run {
-    operator: String,
-    app_id: AppId,
-    action: Action,
-    counted: u64,
-    capped: bool,
-    done: u64,
+    /// The run so far, which continues it.
+    pub(crate) frozen: Frozen,
     /// The failures of the last step.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     failures: Vec<Failure>,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    failed: u64,
     more: bool,
-    uncounted: bool,
+    #[serde(default, skip_serializing_if = "Not::not")]
     skipped_locked: bool,
-    changed_by_others: Option<u64>,
-    stopped_by: Option<String>,
-    pub(crate) began: DateTime<Utc>,
-    /// The run's id, if it can be undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    run_id: Option<Uuid>,
+    changed_by_others: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stopped_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
@@ -64,66 +60,104 @@ pub(crate) struct Run {
     #[serde(default, skip_serializing_if = "Not::not")]
     is_all: bool,
     pub(crate) back: ListQuery,
-    /// The preview's token, which continues the run.
-    pub(crate) token: String,
 }
 
 impl Run {
-    pub(crate) fn new(access: &AppAccess, outcome: Outcome, step: Step, back: ListQuery) -> Self {
-        let run_id = outcome.undo();
+    pub(crate) fn new(outcome: Outcome, step: Step, back: ListQuery) -> Self {
         Self {
-            operator: access.operator().name().to_owned(),
-            app_id: access.app_id,
-            action: outcome.action,
-            counted: outcome.counted,
-            capped: outcome.capped,
-            done: outcome.done_so_far,
             failures: outcome.failures,
-            failed: outcome.failed_so_far,
             more: outcome.more,
-            uncounted: outcome.uncounted,
             skipped_locked: outcome.skipped_locked,
             changed_by_others: outcome.changed_by_others,
             stopped_by: outcome.stopped_by.map(|problem| problem.title().to_owned()),
-            began: outcome.began,
-            run_id,
             note: step.note,
             rate: step.rate,
             is_all: step.limit.is_none(),
             back,
-            token: outcome.token,
+            frozen: outcome.frozen,
         }
     }
 
-    /// Opens a token. Returns the run and the token.
-    pub(crate) fn open(access: &AppAccess, token: String) -> Result<(Self, String), Problem> {
-        let run: Option<Self> = access.admin().key.open(Purpose::Result, &token);
+    /// Returns the state of a run before a step.
+    pub(crate) fn before(frozen: Frozen, step: Step, back: ListQuery) -> Self {
+        Self {
+            failures: Vec::new(),
+            more: true,
+            skipped_locked: false,
+            changed_by_others: None,
+            stopped_by: None,
+            note: step.note,
+            rate: step.rate,
+            is_all: step.limit.is_none(),
+            back,
+            frozen,
+        }
+    }
+
+    /// Opens a token of this operator.
+    pub(crate) fn open(access: &Access, token: &str) -> Result<Self, Problem> {
+        let run = Self::opened(access, token);
         let run = run.ok_or_else(|| Problem::invalid_field("run", "is not a token of a run"))?;
-        match run.operator == access.operator().name() && run.app_id == access.app_id {
-            true => Ok((run, token)),
-            false => Err(Problem::preview_expired(
-                "the run belongs to another operator or app: create a new preview",
-            )),
+        match run.frozen.is_of(access) {
+            true => Ok(run),
+            false => {
+                Err(Problem::preview_expired("the run belongs to another operator: create a new preview"))
+            }
         }
     }
 
-    pub(crate) fn seal(&self, access: &AppAccess) -> String {
-        access.admin().key.seal(Purpose::Result, self)
+    /// Opens a token, whoever's it is.
+    fn opened(access: &Access, token: &str) -> Option<Self> {
+        access.admin.key.open(Purpose::Result, token)
+    }
+
+    pub(crate) fn seal(&self, access: &Access) -> String {
+        access.admin.key.seal(Purpose::Result, self)
+    }
+
+    /// Returns the address of the result. If the token is too long for an address, it is the address of what the history
+    /// has of the run.
+    pub(crate) fn address(&self, root: &Root, token: &str) -> String {
+        self.short_address(root, token).unwrap_or_else(|| self.recorded(root))
+    }
+
+    fn short_address(&self, root: &Root, token: &str) -> Option<String> {
+        let address = with_field(root.result(self.frozen.run_id), "run", token);
+        (address.len() <= MAX_ADDRESS_BYTES).then_some(address)
+    }
+
+    /// Returns the address of what the history has of the run.
+    fn recorded(&self, root: &Root) -> String {
+        root.run(self.frozen.run_id, &self.frozen.app_ids())
     }
 
     /// Returns the response to the POST of a step: a 303 to a page that can be reloaded. If the token is too long for
     /// an address, as with many ticked letters, the response is the page itself.
     pub(crate) async fn shown(
         &self,
-        access: &AppAccess,
+        access: &Access,
         root: &Root,
+        accesses: &[AppAccess],
         token: &str,
     ) -> Result<Response, Problem> {
-        let address = with_field(root.bulk(access.app_id, "result"), "run", token);
-        if address.len() <= MAX_ADDRESS_BYTES {
-            return Ok(see_other(&address));
+        match self.short_address(root, token) {
+            Some(address) => Ok(see_other(&address)),
+            None => show(access, root, accesses, self, token.to_owned(), true).await,
         }
-        show(access, root, self, token.to_owned(), true).await
+    }
+
+    /// Returns the letters whose event failed again since the run began.
+    pub(crate) async fn failed_again(&self, accesses: &[AppAccess]) -> Result<Again, Problem> {
+        let mut again = Again { count: Amount::exactly(0), letters: Vec::new() };
+        let Some(began) = self.frozen.began else { return Ok(again) };
+        for access in accesses {
+            let found = failed_again(access, self.frozen.run_id, began).await?;
+            again.count.count += found.count as u64;
+            again.count.capped |= found.capped;
+            again.letters.extend(found.letters.into_iter().map(|letter| (access.clone(), letter)));
+        }
+        again.letters.truncate(AGAIN);
+        Ok(again)
     }
 
     /// Returns when a replay of this many letters ends at the run's rate, at the earliest.
@@ -133,8 +167,28 @@ impl Run {
         Utc::now().checked_add_signed(time).map(Time)
     }
 
-    pub(crate) fn is_replay(&self) -> bool {
-        self.action == Action::Replayed
+    /// Adds the steps that the history has and this token does not. Returns whether there was any.
+    async fn catch_up(&mut self, accesses: &[AppAccess]) -> Result<bool, Problem> {
+        let is_behind = self.frozen.catch_up(accesses).await?;
+        if is_behind {
+            self.more = self.frozen.left() > 0;
+            (self.failures, self.changed_by_others, self.stopped_by) = (Vec::new(), None, None);
+        }
+        Ok(is_behind)
+    }
+}
+
+/// Letters that failed again after a run, in all its apps. If there are none and the count is capped, too many letters
+/// were stored since the run to examine them all.
+pub(crate) struct Again {
+    count: Amount,
+    letters: Vec<(AppAccess, DeadLetterSummary)>,
+}
+
+impl Again {
+    /// Returns whether a staged replay stops here.
+    pub(crate) fn stops(&self) -> bool {
+        !self.count.is_none()
     }
 }
 
@@ -146,6 +200,8 @@ struct ResultPage {
     verb: &'static str,
     done: u64,
     counted: Amount,
+    /// The apps, if there are several.
+    apps: Vec<OfApp>,
     changed_by_others: Option<Amount>,
     /// Whether a new preview may count further letters.
     uncounted: bool,
@@ -153,8 +209,9 @@ struct ResultPage {
     stopped_by: Option<Text>,
     failed: Amount,
     failures: Vec<Failed>,
-    began: Time,
+    began: Option<Time>,
     failed_again: Option<FailedAgain>,
+    wait: Option<Wait>,
     next: Option<Next>,
     is_replay: bool,
     run: String,
@@ -166,11 +223,30 @@ struct ResultPage {
     rate: Option<u32>,
     back: String,
     list: String,
+    /// The address that shows the run to a colleague.
+    recorded: String,
+}
+
+struct OfApp {
+    name: Text,
+    /// The address of the letters that the run closed.
+    address: Option<String>,
+    done: Amount,
+    counted: Amount,
 }
 
 struct FailedAgain {
     count: Amount,
     letters: Vec<Row>,
+}
+
+/// How long the letters of a replay take to fail again.
+struct Wait {
+    /// How long they took before. `None` if they failed at their only attempt.
+    took: Option<String>,
+    until: Time,
+    /// Whether that time has passed.
+    is_over: bool,
 }
 
 /// A letter that the service could not requeue.
@@ -189,109 +265,152 @@ struct Next {
     end: Option<Time>,
     /// Whether a browser with JavaScript continues by itself.
     is_automatic: bool,
+    /// When the next stage begins, if it begins by itself.
+    at: Option<Time>,
 }
 
+/// Returns the result for the operator who ran the run, and what the history has of it for others.
 pub(crate) async fn page(
     access: Access,
-    AppPath(app_id): AppPath,
+    RunPath(run_id): RunPath,
     root: Root,
     Query(mut fields): Query,
 ) -> Result<Response, Problem> {
-    let access = access.app(app_id)?;
-    let run = fields.take("run")?.ok_or_else(|| Problem::invalid_field("run", "is missing"))?;
+    let token = fields.take("run")?;
+    let mut apps = fields.apps()?;
     fields.end()?;
-    let (run, token) = Run::open(&access, run)?;
-    show(&access, &root, &run, token, false).await
+    let run = token.as_deref().and_then(|token| Run::opened(&access, token));
+    let run = run.filter(|run| run.frozen.run_id == run_id);
+    let Some(mut run) = run else {
+        let accesses = access.apps("app", &apps)?;
+        return recorded::show(&access, &root, &accesses, run_id).await;
+    };
+    if apps.is_empty() {
+        apps = run.frozen.app_ids();
+    }
+    if !run.frozen.is_of(&access) {
+        let accesses = access.apps("app", &apps)?;
+        return recorded::show(&access, &root, &accesses, run_id).await;
+    }
+    let accesses = access.apps("app", &run.frozen.app_ids())?;
+    if run.catch_up(&accesses).await? {
+        let token = run.seal(&access);
+        return run.shown(&access, &root, &accesses, &token).await;
+    }
+    show(&access, &root, &accesses, &run, token.unwrap_or_default(), false).await
 }
 
 /// Reloads the result from a page that has no address of its own.
 pub(crate) async fn look(
     access: Access,
-    AppPath(app_id): AppPath,
+    RunPath(_): RunPath,
     root: Root,
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
-    let access = access.app(app_id)?;
-    let run = fields.take("run")?.ok_or_else(|| Problem::invalid_field("run", "is missing"))?;
+    let token = fields.take("run")?.ok_or_else(|| Problem::invalid_field("run", "is missing"))?;
     fields.end()?;
-    let (run, token) = Run::open(&access, run)?;
-    run.shown(&access, &root, &token).await
+    let mut run = Run::open(&access, &token)?;
+    let accesses = access.apps("app", &run.frozen.app_ids())?;
+    let is_behind = run.catch_up(&accesses).await?;
+    let token = if is_behind { run.seal(&access) } else { token };
+    run.shown(&access, &root, &accesses, &token).await
 }
 
 async fn show(
-    access: &AppAccess,
+    access: &Access,
     root: &Root,
+    accesses: &[AppAccess],
     run: &Run,
     token: String,
     is_answer: bool,
 ) -> Result<Response, Problem> {
-    let app_id = access.app_id;
-    let failed_again = match run.is_replay() {
-        true => {
-            let found = failed_again(access, &run.token, run.began).await?;
-            let stops = found.stops();
-            let count = Amount { count: found.count as u64, capped: found.capped };
-            let times = vec![1; found.letters.len()];
-            let row = |(letter, times)| Row::new(access, root, letter, times);
-            let letters = found.letters.into_iter().zip(times).map(row).collect();
-            stops.then_some(FailedAgain { count, letters })
-        }
+    let frozen = &run.frozen;
+    let apps = frozen.app_ids();
+    let failed_again = match frozen.is_replay() {
+        true => Some(run.failed_again(accesses).await?).filter(Again::stops).map(|again| FailedAgain {
+            count: again.count,
+            letters: again
+                .letters
+                .into_iter()
+                .map(|(access, letter)| Row::new(&access, root, letter, 1))
+                .collect(),
+        }),
         false => None,
     };
-    let counted = Amount { count: run.counted, capped: run.capped };
-    let rest = run.counted.saturating_sub(run.done).saturating_sub(run.failed);
-    let rest = Amount::exactly(rest);
-    let failed = |failure: &Failure| Failed {
-        address: root.letter(app_id, failure.id),
-        id: failure.id,
-        reason: failure.reason.as_str().into(),
+    let done = frozen.done();
+    // Two processes that take a step at the same time may do more than was counted.
+    let counted = Amount { count: frozen.counted().max(done), capped: frozen.is_capped() };
+    let rest = Amount::exactly(frozen.left());
+    let failed = |failure: &Failure| {
+        let app_id = *apps.get(usize::try_from(failure.app).ok()?)?;
+        let address = root.letter(app_id, failure.id);
+        Some(Failed { address, id: failure.id, reason: failure.reason.as_str().into() })
     };
-    let step = Amount::exactly(ReplayRequest::next_stage(run.done).into());
-    let is_step = run.is_replay() && rest.count > step.count;
-    let is_automatic = run.rate.is_some()
-        && run.is_all
-        && run.stopped_by.is_none()
+    let step = Amount::exactly(ReplayRequest::next_stage(done).into());
+    let is_step = frozen.is_replay() && rest.count > step.count;
+    let is_smooth = run.stopped_by.is_none()
         && run.failures.is_empty()
         && !run.skipped_locked
-        && failed_again.is_none();
-    let what = action_words(run.action);
-    let title =
-        format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(run.done));
-    let list = root.letters(app_id, &run.back);
-    let frame = Frame::of_app(root, access).here(verb(run.action));
+        && failed_again.is_none()
+        && frozen.is_replay()
+        && run.more;
+    let until = frozen.fails_until().filter(|_| frozen.is_replay() && frozen.began.is_some()).map(Time);
+    // After a stage the next one begins when the letters had the time to fail. At a rate the rest follows at once.
+    let is_staged = is_smooth && !run.is_all;
+    let is_automatic = is_staged || is_smooth && run.rate.is_some();
+    let what = action_words(frozen.action);
+    let title = format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(done));
+    let list = list_of(root, &apps, &run.back);
+    let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(frozen.run_id);
+    let of_app = |part: &Part| OfApp {
+        name: Text::cut(&access.admin.app_name(part.app_id), 100),
+        address: frozen.action.resolution().map(|_| root.letters(part.app_id, &of_run.clone().into())),
+        done: Amount::exactly(part.done),
+        counted: Amount::exactly(part.counted.max(part.done)),
+    };
+    let frame = Frame::of_apps(root, access, accesses).here(verb(frozen.action));
+    let can_be_undone = frozen.action.can_be_undone() && done > 0;
     let mut response = html(&ResultPage {
-        frame: match (is_answer, is_automatic && run.more) {
-            (true, _) => frame.instead(list.clone()),
+        frame: match (is_answer, is_automatic) {
+            (true, _) => frame.instead(run.recorded(root)),
             // The next step replaces the page.
             (false, true) => frame,
             (false, false) => frame.live(),
         },
-        look: is_answer.then(|| root.bulk(app_id, "result")),
-        undo: run.run_id.filter(|_| run.done > 0).map(|run_id| Undo::of_run(root, app_id, run_id, &run.back)),
+        look: is_answer.then(|| root.result(frozen.run_id)),
+        undo: can_be_undone.then(|| Undo::of_run(root, &apps, frozen.run_id, &run.back)),
         title,
-        verb: verb(run.action),
-        done: run.done,
+        verb: verb(frozen.action),
+        done,
         counted,
+        apps: frozen.apps.iter().filter(|_| apps.len() > 1).map(of_app).collect(),
         changed_by_others: run.changed_by_others.filter(|&others| others > 0).map(Amount::exactly),
-        uncounted: run.uncounted && !run.more,
+        uncounted: frozen.is_capped() && !run.more,
         skipped_locked: run.skipped_locked,
         stopped_by: run.stopped_by.as_deref().map(Text::from),
-        failed: Amount::exactly(run.failed),
-        failures: run.failures.iter().map(failed).collect(),
-        began: Time(run.began),
+        failed: Amount::exactly(frozen.failed()),
+        failures: run.failures.iter().filter_map(failed).collect(),
+        began: frozen.began.map(Time),
         failed_again,
+        wait: until.filter(|_| done > 0).map(|until| Wait {
+            took: Some(frozen.took).filter(|&took| took > 0).map(duration),
+            until,
+            is_over: until.0 <= Utc::now(),
+        }),
         next: (rest.count > 0 && (run.more || run.skipped_locked)).then(|| Next {
             step: is_step.then_some(step),
             rest,
             end: run.end(rest.count),
             is_automatic,
+            at: until.filter(|_| is_staged),
         }),
-        is_replay: run.is_replay(),
-        action: root.bulk(app_id, "run"),
+        is_replay: frozen.is_replay(),
+        action: root.bulk("run"),
         note: run.note.clone().unwrap_or_default(),
         rate: run.rate,
         back: back_text(&run.back),
         list,
+        recorded: run.recorded(root),
         run: token,
     })?;
     if is_answer {

@@ -106,6 +106,11 @@ impl ErrorText {
 pub(crate) struct Time(pub(crate) DateTime<Utc>);
 
 impl Time {
+    /// Returns the time for a script.
+    pub(crate) fn machine(&self) -> String {
+        self.0.to_rfc3339_opts(SecondsFormat::Millis, true)
+    }
+
     /// Returns the time without the element, for attributes and commands.
     pub(crate) fn plain(&self) -> impl fmt::Display {
         self.0.format("%-d %b %Y, %H:%M UTC")
@@ -138,6 +143,10 @@ impl Amount {
         self.count == 1 && !self.capped
     }
 
+    pub(crate) fn is_none(&self) -> bool {
+        self.count == 0 && !self.capped
+    }
+
     /// Returns the count with its noun: `1 letter`, `2 letters`.
     pub(crate) fn letters(&self) -> String {
         format!("{self} letter{}", if self.is_one() { "" } else { "s" })
@@ -167,6 +176,14 @@ pub(crate) fn size(bytes: u64) -> String {
         ("B", _) | (_, 0) => format!("{} {unit}", tenths / 10),
         (_, tenth) => format!("{}.{tenth} {unit}", tenths / 10),
     }
+}
+
+/// Formats a length of time: `45 seconds`, `31 minutes`.
+pub(crate) fn duration(seconds: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1, "second"), (60, "minute"), (3_600, "hour"), (86_400, "day")];
+    let unit = UNITS.into_iter().rev().find(|(unit, _)| seconds >= 2 * unit).unwrap_or(UNITS[0]);
+    let count = (seconds + unit.0 / 2) / unit.0;
+    format!("{count} {}{}", unit.1, if count == 1 { "" } else { "s" })
 }
 
 /// Returns the resolution in words.
@@ -221,6 +238,10 @@ mod tests {
         }
         assert_eq!(Amount { count: 1_000, capped: true }.letters(), "1,000+ letters");
         assert_eq!(Amount::exactly(1).letters(), "1 letter");
+        let lengths = [(1, "1 second"), (119, "119 seconds"), (1_860, "31 minutes"), (7_200, "2 hours")];
+        for (seconds, text) in lengths {
+            assert_eq!(duration(seconds), text);
+        }
         let sizes = [(0, "0 B"), (999, "999 B"), (1_250, "1.2 KB"), (64_000_000, "64 MB")];
         for (bytes, text) in sizes {
             assert_eq!(size(bytes), text);
