@@ -95,8 +95,7 @@ mod tests {
         let text =
             r#"{"message":"at postgres://ada:s3\"cret@db/x","more":["\u009b1m",{"to":"a@b"}],"status":200}"#;
         let event = serde_json::from_str(text).unwrap();
-        let shown =
-            json!({ "message": "at postgres://db/x", "more": ["\u{fffd}1m", { "to": "a@b" }], "status": 200 });
+        let shown = json!({ "message": "at postgres://db/x", "more": ["\u{fffd}1m", { "to": "a@b" }], "status": 200 });
         assert_eq!(shown_json(event), shown);
     }
 }

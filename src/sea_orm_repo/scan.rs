@@ -179,7 +179,7 @@ impl<'a> Matching<'a> {
             None if self.filter.run_id.is_some() => {
                 vec![bounds.add_option(is_of_state(self.filter.effective_state()))]
             }
-            None => conditions(Part::of(self.filter.effective_state()), &bounds),
+            None => conditions(Part::of_filter(self.filter), &bounds),
         }
     }
 
