@@ -37,6 +37,7 @@ on_every_backend! {
     an_invalid_filter_keeps_its_form_and_has_the_problem_at_its_field,
     the_filter_offers_the_sources_and_operations_of_the_app,
     a_list_continues_after_its_last_letter,
+    a_list_is_sorted_by_age_or_by_attempts,
     a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues,
     an_empty_list_says_that_nothing_failed_or_that_nothing_matches,
     open_letters_that_will_be_swept_within_a_week_are_told_of,
@@ -547,6 +548,50 @@ async fn a_list_continues_after_its_last_letter(world: World) {
     let wrong = client.open(resolved(&world.at(""), &older).replace("?", "?op=insert&")).await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
     assert!(wrong.shows("The cursor is damaged, or belongs to another app or filter"), "{wrong}");
+}
+
+async fn a_list_is_sorted_by_age_or_by_attempts(world: World) {
+    let mut ids = Vec::new();
+    for (minute, attempt_count) in [(1, 9), (2, 1), (3, 4), (4, 2)] {
+        let at = format!("2026-03-01T10:0{minute}:00Z");
+        ids.push(world.stored(&at, |letter| StoredLetter { attempt_count, ..letter }).await.to_string());
+    }
+    let client = world.client();
+    let order = |page: &Answer| {
+        let mut shown: Vec<_> = (0..ids.len()).collect();
+        let place = |n: &usize| page.page().find(&format!("id=\"{}\"", ids[*n]));
+        shown.retain(|n| place(n).is_some());
+        shown.sort_by_key(place);
+        shown
+    };
+    let link = |page: &Answer, part: &str| {
+        let link = page.links().into_iter().find(|link| link.contains(part));
+        resolved(&world.at(""), &link.unwrap_or_else(|| panic!("{part} in {page}")))
+    };
+    let newest = client.get(world.at("?size=3")).await;
+    assert_eq!(order(&newest), [3, 2, 1]);
+    assert!(
+        newest.shows("Older") && newest.page().contains("aria-current=\"true\">Newest first<"),
+        "{newest}"
+    );
+    let oldest = client.get(link(&newest, "sort=oldest")).await;
+    assert_eq!(order(&oldest), [0, 1, 2]);
+    assert!(
+        oldest.shows("Newer") && oldest.page().contains("aria-current=\"true\">Oldest first<"),
+        "{oldest}"
+    );
+    // The form and the tabs keep the order, and the next page has it.
+    assert_eq!(oldest.hidden("sort"), "oldest");
+    let rest = client.get(link(&oldest, "after=")).await;
+    assert_eq!(order(&rest), [3]);
+    let most = client.get(link(&newest, "sort=most_attempts")).await;
+    assert_eq!(order(&most), [0, 2, 3]);
+    assert!(most.shows("Sorted among all letters that match.") && !most.shows("Older"), "{most}");
+    let some = client.open(world.at("?sort=most_attempts&scan_limit=3")).await;
+    assert_eq!(order(&some), [2, 3, 1]);
+    assert!(some.shows("back to 1 Mar 2026, 10:02 UTC. Earlier letters may have more attempts."), "{some}");
+    let wrong = client.get(world.at("?sort=worst")).await;
+    assert!(wrong.shows("Must be newest, oldest or most_attempts."), "{wrong}");
 }
 
 async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues(world: World) {
@@ -1154,9 +1199,9 @@ async fn the_filter_sets_and_shows_keys_of_the_metadata(world: World) {
     assert!(preview.shows("Ignore 1 letter?") && preview.shows("metadata.a.b c=d x&y"), "{preview}");
 
     for (query, said) in [
-        ("metadata_key=tenant", "\"metadata_value\" is missing"),
-        ("metadata_value=acme", "\"metadata_key\" is missing"),
-        ("metadata_key=tenant&metadata_value=acme&metadata.tenant=acme", "is given twice"),
+        ("metadata_key=tenant", "Is missing: enter"),
+        ("metadata_value=acme", "Is missing."),
+        ("metadata_key=tenant&metadata_value=acme&metadata.tenant=acme", "Is given twice."),
     ] {
         let refused = client.open(world.at(&format!("?{query}"))).await;
         assert!(refused.status == StatusCode::BAD_REQUEST && refused.shows(said), "{query}: {refused}");
@@ -1432,10 +1477,14 @@ async fn a_command_stands_on_every_view(world: World) {
         ("/apps".to_owned(), "/api/apps".to_owned(), "dead-letters apps".to_owned()),
         (
             world.at("?source=it%27s"),
-            format!("'/api/apps/{app}/letters?source=it%27s'"),
-            format!("dead-letters list --app {app} --source 'it'\\''s'"),
+            format!("'/api/apps/{app}/letters?state=unresolved&source=it%27s'"),
+            format!("dead-letters list --app {app} --state unresolved --source 'it'\\''s'"),
         ),
-        (world.at("/groups"), format!("/api/apps/{app}/groups"), format!("dead-letters groups --app {app}")),
+        (
+            world.at("/groups"),
+            format!("'/api/apps/{app}/groups?state=unresolved'"),
+            format!("dead-letters groups --app {app} --state unresolved"),
+        ),
         (
             world.at(&format!("/letters/{id}")),
             format!("/api/apps/{app}/letters/{id}"),

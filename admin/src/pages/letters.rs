@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use askama::Template;
 use axum::response::Response;
 use dead_letters::{
-    DeadLetterFilter, DeadLetterState, DeadLetterSummary, GroupRequest, ListQuery, Resolution,
-    TimelineRequest,
+    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, GroupRequest, ListQuery, ListSort,
+    Resolution, TimelineRequest,
 };
 
 use super::{
@@ -45,6 +45,8 @@ struct LettersPage {
     /// The address of the first page, unless this is the first page.
     newest: Option<String>,
     older: Option<String>,
+    sort: ListSort,
+    sorts: Vec<Sort>,
     /// Where the scan limit stopped the call before the page was full.
     scanned_back_to: Option<Time>,
     /// Whether an empty page means that nothing failed.
@@ -52,6 +54,39 @@ struct LettersPage {
     /// `None` if the operator may not search in payloads.
     search: Option<SearchForm>,
     command: Command,
+}
+
+/// A link to the same list in another order.
+struct Sort {
+    name: &'static str,
+    address: String,
+    is_current: bool,
+}
+
+impl Sort {
+    fn all(root: &Root, app_id: AppId, query: &ListQuery) -> Vec<Self> {
+        let sort = |(sort, name)| {
+            let page = query.page.clone().sort(sort).after(None);
+            let address = root.letters(app_id, &ListQuery::new(query.filter.clone(), page));
+            Self { name, address, is_current: sort == query.page.sort }
+        };
+        let sorts = [
+            (ListSort::Newest, "Newest first"),
+            (ListSort::Oldest, "Oldest first"),
+            (ListSort::MostAttempts, "Most attempts"),
+        ];
+        sorts.into_iter().map(sort).collect()
+    }
+}
+
+impl LettersPage {
+    fn is_oldest_first(&self) -> bool {
+        self.sort == ListSort::Oldest
+    }
+
+    fn is_by_attempts(&self) -> bool {
+        self.sort == ListSort::MostAttempts
+    }
 }
 
 /// The buttons of bulk actions.
@@ -227,6 +262,8 @@ async fn list(
         may_resolve: access.may(Right::Resolve),
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
         older: next.map(|next| root.letters(app_id, &next)),
+        sort: query.page.sort,
+        sorts: Sort::all(root, app_id, &query),
         scanned_back_to: page.scanned_back_to.map(Time),
         is_all_well: is_open && filter.clear.is_none() && query.page.after.is_none(),
         search: access

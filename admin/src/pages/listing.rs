@@ -365,7 +365,9 @@ const FIELDS: [(&str, &str, &str); 3] =
     [("source", "Source", ""), ("op", "Operation", ""), ("error_contains", "Error contains (any case)", "")];
 
 /// Name, label and example of each other field.
-const MORE_FIELDS: [(&str, &str, &str); 14] = [
+const MORE_FIELDS: [(&str, &str, &str); 16] = [
+    ("source_contains", "Source contains (any case)", ""),
+    ("op_contains", "Operation contains (any case)", ""),
     ("created_from", "Dead-lettered from", TIME),
     ("created_before", "Dead-lettered before", TIME),
     ("group_key", "Group", ""),
