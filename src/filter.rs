@@ -36,15 +36,20 @@ pub struct DeadLetterFilter {
     pub resolution: Option<Resolution>,
     /// The subject of the event, exactly.
     pub source: Option<String>,
+    /// A part of the subject of the event, as in [`error_contains`](field@Self::error_contains).
+    pub source_contains: Option<String>,
     /// The operation that failed, exactly.
     pub op: Option<String>,
+    /// A part of the operation that failed, as in [`error_contains`](field@Self::error_contains).
+    pub op_contains: Option<String>,
     /// The trigger, or no trigger.
     pub trigger_id: Option<IdFilter<TriggerId>>,
     /// The script, or no script.
     pub script_id: Option<IdFilter<ScriptId>>,
     /// The outbox row that used up its retries.
     pub original_event_id: Option<Uuid>,
-    /// A part of `last_error`. No character is a wildcard, and the match is case-sensitive.
+    /// A part of `last_error`. No character is a wildcard. The case of the letters A to Z is ignored, and that of no
+    /// other letter. No index serves this condition: set a scan limit.
     pub error_contains: Option<String>,
     /// The error signature, exactly.
     pub error_signature: Option<String>,
@@ -87,7 +92,9 @@ setters! {
         into ids: Vec<DeadLetterId>,
         some resolution: Resolution,
         into source: String,
+        into source_contains: String,
         into op: String,
+        into op_contains: String,
         into trigger_id: IdFilter<TriggerId>,
         into script_id: IdFilter<ScriptId>,
         some original_event_id: Uuid,
@@ -246,7 +253,7 @@ debug_without_content! {
     DeadLetterFilter {
         state, ids, resolution, trigger_id, script_id, original_event_id, truncated, erased,
         failed_again_in_run, run_id, resolved_from, resolved_before, group_key, created_from, created_before;
-        source, op, error_contains, error_signature, resolved_by, metadata,
+        source, source_contains, op, op_contains, error_contains, error_signature, resolved_by, metadata,
     }
 }
 

@@ -79,7 +79,7 @@ pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
 pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]
 pub use open::{OnOpen, OpenError, open};
-pub use page::{Cursor, Page, PageRequest};
+pub use page::{Cursor, ListSort, Page, PageRequest};
 pub use query::ListQuery;
 pub use read::DeadLetterRead;
 pub use rebuild::{RebuildCursor, RebuildRequest, Rebuilt, Regrouped};

@@ -31,12 +31,15 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PageRequest {
+    /// The order of the letters.
+    pub sort: ListSort,
     /// How many letters a page has at most: 1 to 500, or 1 to 1,000 for an export.
     pub size: u32,
     /// Where the page begins: the [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
-    /// How many letters the call may examine, at least 1. It examines the newest letters of the app
-    /// and the filter's state, within the filter's times and after the cursor. It examines closed letters in the
+    /// How many letters the call may examine, at least 1. It examines the first letters of the app
+    /// and the filter's state in the order of [`sort`](field@Self::sort), within the filter's times and after the
+    /// cursor. It examines closed letters in the
     /// order in which they were closed, whatever the filter's times. `None` is no limit: if few letters match, a page
     /// then reads all letters. A [search](crate::DeadLetterRead::search_payloads) always has a limit, also with ids or a
     /// run.
@@ -45,11 +48,75 @@ pub struct PageRequest {
 
 impl Default for PageRequest {
     fn default() -> Self {
-        Self { size: 50, after: None, scan_limit: None }
+        Self { sort: ListSort::default(), size: 50, after: None, scan_limit: None }
     }
 }
 
-setters! { PageRequest { plain size: u32, some after: Cursor, some scan_limit: u32 } }
+setters! { PageRequest { plain sort: ListSort, plain size: u32, some after: Cursor, some scan_limit: u32 } }
+
+/// The order of a page's letters. It prints, parses and serializes as `newest`, `oldest` or `most_attempts`.
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{DeadLetterFilter, DeadLetterRead, ListSort, PageRequest};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let repo = dead_letters::testing::store().await?;
+/// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+/// let oldest = PageRequest::default().sort(ListSort::Oldest).size(1);
+/// let page = repo.list(app, &DeadLetterFilter::default(), &oldest).await?;
+/// # assert!(page.items.is_empty());
+/// assert_eq!("most_attempts".parse::<ListSort>()?, ListSort::MostAttempts);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ListSort {
+    /// The newest letter first, by `created_at`, or by `resolved_at` if the filter's state is closed.
+    #[default]
+    Newest,
+    /// The oldest letter first, by the same time.
+    Oldest,
+    /// The letter with the most attempts first, among the newest letters that the call examines: the
+    /// [scan limit](PageRequest::scan_limit), or 10,000 letters without one. There is one page, so a cursor is an error
+    /// and [`Page::next`] is `None`. Only a [list](crate::DeadLetterRead::list) has this order.
+    MostAttempts,
+}
+
+impl ListSort {
+    /// All variants.
+    pub const ALL: &'static [Self] = &[Self::Newest, Self::Oldest, Self::MostAttempts];
+    pub(crate) const PROBLEM: &'static str = "must be newest, oldest or most_attempts";
+
+    /// Returns the text that the order serializes as.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Newest => "newest",
+            Self::Oldest => "oldest",
+            Self::MostAttempts => "most_attempts",
+        }
+    }
+}
+
+impl fmt::Display for ListSort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for ListSort {
+    type Err = DeadLetterRepoError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid =
+            || DeadLetterRepoError::InvalidQuery { field: "sort".to_owned(), problem: Self::PROBLEM };
+        Self::ALL.iter().copied().find(|sort| sort.as_str() == text).ok_or_else(invalid)
+    }
+}
 
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +127,8 @@ pub struct Page<T> {
     /// The cursor of the next page. `None` if this is the last page.
     pub next: Option<Cursor>,
     /// Where the scan limit stopped the call before the page was full: the `created_at` of the last examined letter,
-    /// or its `resolved_at` if the filter's state is closed. More letters may follow, and `next` begins there.
+    /// or its `resolved_at` if the filter's state is closed. More letters may follow, and `next` begins there. A list
+    /// sorted by attempts has it whenever the limit left letters out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
@@ -84,7 +152,7 @@ impl<T> Page<T> {
 /// A position in one listing, for keyset pagination. It prints, parses and serializes as 44 characters that need no
 /// encoding in a URL.
 ///
-/// A checksum binds the cursor to its app and filter. The cursor is not signed: a forged one only reaches another
+/// A checksum binds the cursor to its app, filter and order. The cursor is not signed: a forged one only reaches another
 /// position of the same listing.
 ///
 /// # Examples
@@ -116,14 +184,13 @@ impl Cursor {
     /// The version of the cursor's format, which is its first byte.
     const VERSION: u8 = 1;
 
-    /// Returns the cursor behind a letter of the app's listing with this filter.
-    /// Returns the cursor behind this letter in one listing of all apps, which a caller merges from the listings of the
+    /// Returns the cursor behind this letter in one listing of all apps in this order, which a caller merges from the listings of the
     /// apps. [`in_app`](Self::in_app) makes it a cursor of each app's listing.
     ///
     /// # Examples
     ///
     /// ```
-    /// use dead_letters::{Cursor, DeadLetterFilter, DeadLetterRead, PageRequest};
+    /// use dead_letters::{Cursor, DeadLetterFilter, DeadLetterRead, ListSort, PageRequest};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -134,18 +201,18 @@ impl Cursor {
     /// # }
     /// let open = DeadLetterFilter::default();
     /// let newest = repo.list(app, &open, &PageRequest::default().size(1)).await?.items.remove(0);
-    /// let behind = Cursor::of_all_apps(&newest, &open);
+    /// let behind = Cursor::of_all_apps(&newest, &open, ListSort::Newest);
     /// // The letters of both apps that are older than the newest one of the first app.
     /// for app_id in [app, other] {
-    ///     let page = PageRequest::default().after(behind.in_app(app_id, &open)?);
+    ///     let page = PageRequest::default().after(behind.in_app(app_id, &open, ListSort::Newest)?);
     ///     let older = repo.list(app_id, &open, &page).await?.items;
     ///     # assert!(older.iter().all(|letter| letter.created_at <= newest.created_at));
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn of_all_apps(letter: &DeadLetterSummary, filter: &DeadLetterFilter) -> Self {
-        Self::behind(letter.listed_at(filter), letter.id, Self::all_apps(), filter)
+    pub fn of_all_apps(letter: &DeadLetterSummary, filter: &DeadLetterFilter, sort: ListSort) -> Self {
+        Self::behind(letter.listed_at(filter), letter.id, Self::all_apps(), filter, sort)
     }
 
     /// Returns the cursor at the same place of this app's listing.
@@ -153,10 +220,15 @@ impl Cursor {
     /// # Errors
     ///
     /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) if the cursor is not one
-    /// [of all apps](Self::of_all_apps), or belongs to another filter.
-    pub fn in_app(&self, app_id: AppId, filter: &DeadLetterFilter) -> Result<Self, DeadLetterRepoError> {
-        let (time, id) = self.place(Self::all_apps(), filter)?;
-        Ok(Self::behind(time, id, app_id, filter))
+    /// [of all apps](Self::of_all_apps), or belongs to another filter or order.
+    pub fn in_app(
+        &self,
+        app_id: AppId,
+        filter: &DeadLetterFilter,
+        sort: ListSort,
+    ) -> Result<Self, DeadLetterRepoError> {
+        let (time, id) = self.place(Self::all_apps(), filter, sort)?;
+        Ok(Self::behind(time, id, app_id, filter, sort))
     }
 
     /// Returns the id that stands for all apps in a cursor's checksum.
@@ -169,24 +241,30 @@ impl Cursor {
         id: DeadLetterId,
         app_id: AppId,
         filter: &DeadLetterFilter,
+        sort: ListSort,
     ) -> Self {
         // The digest does not use a `Value`, because its field order depends on a feature that another crate of the
         // build may turn on. Other programs must be able to read the cursor. Serializing these types can't fail.
         // The effective state, because a link may name the state that another one leaves out.
         let filter = filter.clone().state(filter.effective_state());
         let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter);
-        let digest = Sha256::digest(serde_json::to_vec(&listing).unwrap_or_default());
+        let listing = match sort {
+            ListSort::Newest => serde_json::to_vec(&listing),
+            _ => serde_json::to_vec(&(listing, sort)),
+        };
+        let digest = Sha256::digest(listing.unwrap_or_default());
         let checksum = digest.first_chunk().copied().unwrap_or_default();
         Self { created_at, id, checksum }
     }
 
-    /// Returns the position, if the cursor belongs to the app's listing with this filter.
+    /// Returns the position, if the cursor belongs to the app's listing with this filter in this order.
     pub(crate) fn place(
         &self,
         app_id: AppId,
         filter: &DeadLetterFilter,
+        sort: ListSort,
     ) -> Result<(DateTime<Utc>, DeadLetterId), DeadLetterRepoError> {
-        if *self != Self::behind(self.created_at, self.id, app_id, filter) {
+        if *self != Self::behind(self.created_at, self.id, app_id, filter, sort) {
             return Err(DeadLetterRepoError::InvalidCursor);
         }
         Ok((self.created_at, self.id))
@@ -243,7 +321,9 @@ mod tests {
     fn a_cursor_at_a_time_that_no_row_has_is_refused() {
         let cursor = |time: DateTime<Utc>| {
             let (app, id) = (Uuid::nil().into(), Uuid::nil().into());
-            Cursor::behind(time, id, app, &DeadLetterFilter::default()).to_string().parse::<Cursor>()
+            Cursor::behind(time, id, app, &DeadLetterFilter::default(), ListSort::Newest)
+                .to_string()
+                .parse::<Cursor>()
         };
         let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         for held in ["0001-01-01T00:00:00Z", "2026-03-01T10:00:00.000001Z", "9999-12-31T23:59:59.999999Z"] {

@@ -9,7 +9,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, PageRequest};
+use crate::{DeadLetterFilter, DeadLetterId, DeadLetterRepoError, ListSort, PageRequest};
 
 /// The value that stands for the empty text and the empty list. HTML forms send an empty value for a field that was
 /// left empty, so an empty value means "not set".
@@ -103,7 +103,9 @@ impl ListQuery {
             ids,
             resolution,
             source,
+            source_contains,
             op,
+            op_contains,
             trigger_id,
             script_id,
             original_event_id,
@@ -121,13 +123,15 @@ impl ListQuery {
             created_before,
             metadata,
         } = &self.filter;
-        let PageRequest { size, after, scan_limit } = &self.page;
+        let PageRequest { sort, size, after, scan_limit } = &self.page;
         let of_filter = [
             ("state", to_text(state)),
             ("ids", ids.as_deref().map(join)),
             ("resolution", to_text(resolution)),
             ("source", source.as_deref().map(quote_empty)),
+            ("source_contains", source_contains.as_deref().map(quote_empty)),
             ("op", op.as_deref().map(quote_empty)),
+            ("op_contains", op_contains.as_deref().map(quote_empty)),
             ("trigger_id", to_text(trigger_id)),
             ("script_id", to_text(script_id)),
             ("original_event_id", to_text(original_event_id)),
@@ -145,6 +149,7 @@ impl ListQuery {
             ("created_before", created_before.map(to_rfc3339)),
         ];
         let of_page = [
+            ("sort", to_text(&Some(*sort).filter(|&sort| sort != ListSort::default()))),
             ("size", to_text(&Some(*size).filter(|&size| size != PageRequest::default().size))),
             ("after", to_text(after)),
             ("scan_limit", to_text(scan_limit)),
@@ -213,7 +218,9 @@ impl ListQuery {
                 filter.resolution = parse(text, problem)?;
             }
             "source" => filter.source = unquote_empty(text),
+            "source_contains" => filter.source_contains = unquote_empty(text),
             "op" => filter.op = unquote_empty(text),
+            "op_contains" => filter.op_contains = unquote_empty(text),
             "trigger_id" => filter.trigger_id = parse(text, A_UUID_OR_NONE)?,
             "script_id" => filter.script_id = parse(text, A_UUID_OR_NONE)?,
             "original_event_id" => filter.original_event_id = parse(text, A_UUID)?,
@@ -229,6 +236,7 @@ impl ListQuery {
             "resolved_before" => filter.resolved_before = parse(text, A_TIME)?,
             "created_from" => filter.created_from = parse(text, A_TIME)?,
             "created_before" => filter.created_before = parse(text, A_TIME)?,
+            "sort" => page.sort = parse(text, ListSort::PROBLEM)?.unwrap_or_default(),
             "size" => page.size = parse(text, A_NUMBER)?.unwrap_or(PageRequest::default().size),
             "after" => page.after = parse(text, "must be the cursor that a page gave as its next")?,
             "scan_limit" => page.scan_limit = parse(text, A_NUMBER)?,

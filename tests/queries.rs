@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use dead_letters::{
     ActionRequest, AppId, Attribution, BacklogRequest, Buckets, CountRequest, DeadLetterAnnounce,
     DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest,
+    DeadLetterResolve, DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, GroupRequest, ListSort,
     NewGroupRequest, PageRequest, PayloadSearch, RebuildRequest, ReopenRequest, ReplayRequest, Requeue,
     Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepCursor, SweepScope, TimelineRequest,
     testing::new_error_group,
@@ -516,6 +516,22 @@ async fn bounded(
         repo.count(app, none, &CountRequest::default().cap(100).scan_limit(scan)).await.unwrap();
         log.expect(indexes, Filtering, Some(SCAN + 1));
     }
+    // Oldest first reads the same indexes forward, and most attempts sorts what the scan examines.
+    let oldest = PageRequest::default().sort(ListSort::Oldest).scan_limit(scan);
+    let after = repo.list(app, &no_source, &oldest).await.unwrap().next;
+    log.expect(indexes, Filtering, Some(SCAN + 1));
+    repo.list(app, &no_source, &oldest.clone().after(after)).await.unwrap();
+    log.expect(indexes, Filtering, Some(SCAN + 1));
+    let timed = no_source.clone().created_from(DateTime::UNIX_EPOCH).created_before(DateTime::<Utc>::MAX_UTC);
+    let after = repo.list(app, &timed, &oldest).await.unwrap().next;
+    log.expect(indexes, Filtering, Some(SCAN + 1));
+    repo.list(app, &timed, &oldest.after(after)).await.unwrap();
+    log.expect(indexes, Filtering, Some(SCAN + 1));
+    repo.list(app, &all, &PageRequest::default().sort(ListSort::Oldest)).await.unwrap();
+    log.expect(indexes, InOrder, Some(51));
+    let most = PageRequest::default().sort(ListSort::MostAttempts).scan_limit(scan);
+    repo.list(app, &all, &most).await.unwrap();
+    log.expect(indexes, Whole, Some(SCAN + 1));
     // On SQLite the statement that finds where a search ends also sorts the sizes that it adds up.
     let reads: &[Reads] = match repo.pool().get_database_backend() {
         DbBackend::Sqlite => &[Whole, Filtering],

@@ -144,6 +144,55 @@ function fillCommands() {
   }
 }
 
+// The filter: a link to what it shows, and times in the browser's zone. The server knows UTC alone.
+
+function addCopyLink() {
+  const ranges = main.querySelector(".filter .ranges");
+  if (!navigator.clipboard || !ranges || ranges.querySelector(".copy")) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "quiet copy", textContent: "Copy link" });
+  button.addEventListener("click", async () => {
+    const address = new URL(location);
+    address.searchParams.delete("banner");
+    await navigator.clipboard.writeText(address.href);
+    button.textContent = "Copied";
+    setTimeout(() => (button.textContent = "Copy link"), 1500);
+  });
+  ranges.append(button);
+}
+
+// The attribute keeps the time in UTC.
+function showLocalTimes() {
+  const parts = new Intl.DateTimeFormat("en", { timeZoneName: "short" }).formatToParts(new Date());
+  const zone = parts.find((part) => part.type === "timeZoneName").value;
+  for (const input of main.querySelectorAll(".filter input[type=datetime-local]")) {
+    input.labels[0].querySelector(".zone").textContent = `(${zone})`;
+    const utc = input.defaultValue;
+    const time = new Date(`${utc}Z`);
+    if (!utc || isNaN(time)) continue;
+    const local = new Date(time.getTime() - time.getTimezoneOffset() * 60_000);
+    input.value = local.toISOString().slice(0, utc.length);
+    input.dataset.shown = input.value;
+    input.title = `${utc.replace("T", " ")} UTC`;
+  }
+}
+
+main.addEventListener("formdata", (event) => {
+  for (const input of event.target.querySelectorAll("input[type=datetime-local]")) {
+    if (!input.value) continue;
+    const isSame = input.value === input.dataset.shown;
+    event.formData.set(input.name, isSame ? `${input.defaultValue}Z` : new Date(input.value).toISOString());
+  }
+});
+
+function dressFilter() {
+  addCopyLink();
+  showLocalTimes();
+}
+
+// A refresh may replace the form.
+new MutationObserver(dressFilter).observe(main, { childList: true });
+dressFilter();
+
 // A replay at a rate continues by itself. Stop also cancels the request under way, and the run ends after its batch.
 
 const STEP_AFTER = 1_000;

@@ -6,6 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts},
 };
+use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterId, ListQuery};
 use form_urlencoded::parse;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -18,6 +19,9 @@ const MAX_CHARACTERS: usize = 2_000;
 /// Fields that only the limit of the body bounds: tokens, ticked letters, edited payloads, and encoded lists with their
 /// filter.
 const LONG_FIELDS: [&str; 8] = ["back", "banner", "filter", "ids", "list", "payload", "run", "token"];
+
+/// The fields of a filter whose values are times.
+pub(crate) const TIMES: [&str; 4] = ["created_from", "created_before", "resolved_from", "resolved_before"];
 
 /// The app in the address.
 pub(crate) struct AppPath(pub(crate) AppId);
@@ -78,6 +82,7 @@ impl FromRequestParts<State> for LetterPath {
 
 /// The fields of a query string or of a form. Handlers take fields by name; the rest belongs to the listing or is an
 /// error.
+#[derive(Clone)]
 pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
@@ -132,9 +137,16 @@ impl Fields {
         Ok(query)
     }
 
-    /// Parses the remaining fields for a page. The page links to itself, so a filter that is too long for an address
-    /// is refused.
-    pub(crate) fn page_listing(mut self, access: &AppAccess) -> Result<ListQuery, Problem> {
+    /// Parses the remaining fields for a page, and returns whether they are exactly the fields that the query prints.
+    ///
+    /// Blanks around a value are ignored, and a time without a zone is UTC, because people type these values. The page
+    /// links to itself, so a filter that is too long for an address is refused.
+    pub(crate) fn page_listing(mut self, access: &AppAccess) -> Result<(ListQuery, bool), Problem> {
+        let sent = self.0.clone();
+        for (name, value) in &mut self.0 {
+            let trimmed = value.trim_matches([' ', '\t']);
+            *value = if TIMES.contains(&name.as_str()) { with_zone(trimmed) } else { trimmed.to_owned() };
+        }
         self.join_metadata()?;
         let query = self.listing(access)?;
         if !fits(&query) {
@@ -144,7 +156,13 @@ impl Fields {
                 "is too long for an address: shorten the filter, or use the API",
             ));
         }
-        Ok(query)
+        let is_canonical = query.pairs().map(|(name, value)| (name.into_owned(), value)).eq(sent);
+        Ok((query, is_canonical))
+    }
+
+    /// Returns the fields as they were sent.
+    pub(crate) fn into_pairs(self) -> Vec<(String, String)> {
+        self.0
     }
 
     /// Makes a field of the filter of the form's two inputs for a key of the metadata and its value.
@@ -179,6 +197,13 @@ pub(crate) fn check_scan(scan_limit: Option<u32>, max: u32) -> Result<Option<u32
         )),
         _ => Ok(scan_limit),
     }
+}
+
+/// Adds UTC to a time without a zone, as the input `datetime-local` sends it: `2026-03-01T10:00`.
+fn with_zone(time: &str) -> String {
+    let is_time = |text: &String| text.parse::<DateTime<Utc>>().is_ok();
+    let candidates = [time.to_owned(), format!("{time}Z"), format!("{time}:00Z")];
+    candidates.into_iter().find(is_time).unwrap_or_else(|| time.to_owned())
 }
 
 /// Cuts a name or a value for an error message, because the sender chooses its length.

@@ -351,6 +351,11 @@ impl Problem {
         &self.detail
     }
 
+    /// Returns the name of the field whose value is invalid.
+    pub(crate) fn invalid_value(&self) -> Option<&str> {
+        self.field.as_deref().filter(|_| self.kind == ProblemType::Invalid)
+    }
+
     pub(crate) fn resolved_before(&self) -> Option<&ResolvedBefore> {
         self.resolved_before.as_ref()
     }

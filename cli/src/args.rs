@@ -10,7 +10,7 @@ use clap::{
 };
 use clap_complete::Shell;
 use dead_letters::{
-    AppId, DeadLetterId, DeadLetterState, IdFilter, ReplayRate, Resolution, ScriptId, TriggerId,
+    AppId, DeadLetterId, DeadLetterState, IdFilter, ListSort, ReplayRate, Resolution, ScriptId, TriggerId,
 };
 use uuid::Uuid;
 
@@ -37,6 +37,7 @@ fn one_of<T: FromStr<Err: Error + Send + Sync + 'static> + Clone + Send + Sync +
 }
 
 const STATES: [&str; 4] = ["open", "unresolved", "closed", "any"];
+const SORTS: [&str; 3] = ["newest", "oldest", "most_attempts"];
 const RESOLUTIONS: [&str; 4] = ["replayed", "ignored", "handled_by_script", "handler_failed"];
 
 fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
@@ -263,6 +264,9 @@ pub(crate) struct List {
     pub(crate) payload_contains: Option<String>,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
+    /// Order of the letters: `most_attempts` sorts the newest letters that --scan-limit allows, on one page
+    #[arg(long, default_value = "newest", value_name = "ORDER", value_parser = one_of::<ListSort>(&SORTS))]
+    pub(crate) sort: ListSort,
     /// Maximum number of letters, 1 to 500
     #[arg(short = 'n', long, default_value_t = 50, value_name = "NUMBER", value_parser = number(1..=500))]
     pub(crate) size: u32,
@@ -713,9 +717,15 @@ pub(crate) struct Narrow {
     /// Source of the event, compared exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) source: Option<String>,
+    /// Part of the source, in any case of A to Z, without wildcards
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) source_contains: Option<String>,
     /// Operation that failed, compared exactly
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) op: Option<String>,
+    /// Part of the operation, in any case of A to Z, without wildcards
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) op_contains: Option<String>,
     /// Trigger, or `none` for letters without a trigger
     #[arg(long, value_name = "TRIGGER_ID", help_heading = "Filter", value_parser = id_or_none::<TriggerId>)]
     pub(crate) trigger_id: Option<IdFilter<TriggerId>>,
@@ -725,7 +735,7 @@ pub(crate) struct Narrow {
     /// Event of the letter, by its ID in the outbox
     #[arg(long, value_name = "EVENT_ID", help_heading = "Filter", value_parser = id::<Uuid>)]
     pub(crate) original_event_id: Option<Uuid>,
-    /// Part of the error's text, case-sensitive, without wildcards
+    /// Part of the error's text, in any case of A to Z, without wildcards
     #[arg(long, value_name = "TEXT", help_heading = "Filter")]
     pub(crate) error_contains: Option<String>,
     /// Error signature, compared exactly

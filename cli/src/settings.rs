@@ -99,7 +99,9 @@ impl Settings {
         }
         filter.ids = ids;
         filter.source = narrow.source.map(unquoted);
+        filter.source_contains = narrow.source_contains.map(unquoted);
         filter.op = narrow.op.map(unquoted);
+        filter.op_contains = narrow.op_contains.map(unquoted);
         filter.trigger_id = narrow.trigger_id;
         filter.script_id = narrow.script_id;
         filter.error_contains = narrow.error_contains.map(unquoted);

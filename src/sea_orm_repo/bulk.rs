@@ -156,7 +156,7 @@ impl<'a> Bulk<'a> {
             let matching = matching.add_option(is_of_state(target));
             return vec![matching.add_option(is_of_state(self.filter.effective_state()))];
         }
-        let of_state = Part::of(self.filter.effective_state());
+        let of_state = Part::of_filter(self.filter);
         let of_target = Part::of(target);
         let is_of = |parts: &[Part], part: &Part| parts.contains(part) || parts == [Part::All];
         // The narrower state of the two has fewer parts.

@@ -86,10 +86,9 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
         .add_option(filter.trigger_id.map(|id| is_id(Column::TriggerId, id)))
         .add_option(filter.script_id.map(|id| is_id(Column::ScriptId, id)))
         .add_option(filter.original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
-        .add_option(
-            text(&filter.error_contains)
-                .map(|part| dialect.position(Column::LastError.into_expr(), part).gt(0)),
-        )
+        .add_option(text(&filter.source_contains).map(|part| contains(Column::Source, &part, dialect)))
+        .add_option(text(&filter.op_contains).map(|part| contains(Column::Op, &part, dialect)))
+        .add_option(text(&filter.error_contains).map(|part| contains(Column::LastError, &part, dialect)))
         .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
         .add_option(text(&filter.group_key).map(|key| COLUMN.group_key.eq(key)))
         .add_option(
@@ -99,6 +98,13 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
         .add_option(filter.failed_again_in_run.map(failed_again))
         .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
     filter.metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
+}
+
+/// Returns the condition of a letter whose column has this part, whatever the case of its letters A to Z. Both
+/// databases agree on these letters alone.
+fn contains(column: Column, part: &str, dialect: Dialect) -> Expr {
+    let text = dialect.ascii_lower(column.into_expr());
+    dialect.position(text, part.to_ascii_lowercase()).gt(0)
 }
 
 /// Returns the condition of a letter whose metadata has this text as the value of this key. If the stored JSON has the

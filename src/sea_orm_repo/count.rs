@@ -93,7 +93,7 @@ pub(super) async fn count<C: RepoConnection>(
     let CountRequest { cap, scan_limit } = *request;
     let mut matching = repo.bounded(repo.matching(app_id, filter)?.until_now(), scan_limit).await?;
     let place = Query::select().columns([matching.time(), Column::Id]).take();
-    let count = count_rows(matching.newest(u64::from(cap) + 1, &place));
+    let count = count_rows(matching.first(u64::from(cap) + 1, &place));
     let now = repo.dialect()?.now_as_bound();
     let count = Query::select().expr(now).expr(count).take();
     let counted = matching.fetch(&repo.db, count).await?.pop();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{
     DbBackend, DbErr, Statement, StatementBuilder,
-    sea_query::{Expr, ExprTrait, Func},
+    sea_query::{BinOper, Expr, ExprTrait, Func},
 };
 
 use super::insert::Form;
@@ -92,6 +92,16 @@ impl Dialect {
         }
         let next = ["%Y-%m-%dT%H:%M:%f+00:00", "now", "+0.001 seconds"];
         Func::cust("strftime").args(next.map(constant)).into()
+    }
+
+    /// Returns the text with its letters A to Z in lower case, and no other letter changed.
+    pub(super) fn ascii_lower(self, text: Expr) -> Expr {
+        // PostgreSQL's `lower` goes by the database's locale, unless the text has the collation C.
+        let text = match self {
+            Self::Sqlite => text,
+            _ => text.binary(BinOper::Custom("COLLATE".into()), Expr::cust("\"C\"")),
+        };
+        Func::lower(text).into()
     }
 
     /// Returns the position of a part in a text, or 0. LIKE would need its wildcards escaped, and ignores case on

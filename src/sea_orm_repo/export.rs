@@ -17,7 +17,7 @@ use super::{
     convert,
     hidden_limits::with_hidden_limits,
     in_range,
-    scan::{Matching, Place},
+    scan::{Matching, Place, by_time_alone},
 };
 use crate::{AppId, DeadLetterFilter, DeadLetterRepoError, Page, PageRequest, StoredLetter};
 
@@ -32,6 +32,7 @@ pub(super) async fn export<C: RepoConnection>(
     page: &PageRequest,
 ) -> Result<Page<StoredLetter>, DeadLetterRepoError> {
     let size = in_range("page.size", page.size, SIZES)?;
+    let sort = by_time_alone(page.sort)?;
     let mut listed = repo.listed(app_id, filter, page).await?;
     let dialect = repo.dialect()?;
     // If the filter leaves rows out, searching twice costs more than fetching the rows by their ids.
@@ -67,7 +68,7 @@ pub(super) async fn export<C: RepoConnection>(
     // Fetches the letters that still match.
     let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
     let by_id = DeadLetterFilter { ids, ..filter.clone() };
-    let rows = repo.matching(app_id, &by_id)?.page(size, &Entity::find().into_query());
+    let rows = repo.matching(app_id, &by_id)?.in_order(sort).page(size, &Entity::find().into_query());
     let rows = convert::Row::find_by_statement(with_hidden_limits(dialect, &rows)).all(&repo.db).await?;
     Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })
 }

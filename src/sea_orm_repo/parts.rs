@@ -15,7 +15,7 @@ use sea_orm::{
 };
 
 use super::{dialect::Dialect, hidden_limits::shown};
-use crate::{DeadLetterState, Resolution};
+use crate::{DeadLetterFilter, DeadLetterState, Resolution};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
@@ -32,6 +32,14 @@ impl Part {
             DeadLetterState::Open => &[Self::Unresolved, Self::HandlerFailed],
             DeadLetterState::Unresolved => &[Self::Unresolved],
             DeadLetterState::Closed => &[Self::Closed],
+        }
+    }
+
+    /// Returns the parts that have letters of the filter's state and resolution.
+    pub(super) fn of_filter(filter: &DeadLetterFilter) -> &'static [Self] {
+        match (filter.effective_state(), filter.resolution) {
+            (DeadLetterState::Open, Some(Resolution::HandlerFailed)) => &[Self::HandlerFailed],
+            (state, _) => Self::of(state),
         }
     }
 

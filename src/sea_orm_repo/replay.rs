@@ -21,8 +21,8 @@ use super::{
 };
 use crate::{
     Action, AppId, Attribution, Changed, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterRow, PayloadKind, ReplayFailure, ReplayRequest, Replayed, Requeue,
-    Resolution, StoredLetter,
+    DeadLetterRepoError, DeadLetterRow, ListSort, PayloadKind, ReplayFailure, ReplayRequest, Replayed,
+    Requeue, Resolution, StoredLetter,
     observed::{Call, call, observed},
     payload::{is_json, text_nests_too_deep},
 };
@@ -330,7 +330,7 @@ impl<Q: Requeue> Replayer<Q> {
         request: &ReplayRequest,
     ) -> Result<Replayed, DeadLetterRepoError> {
         let &ReplayRequest { after, limit } = request;
-        let place = after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
+        let place = after.map(|cursor| cursor.place(app_id, filter, ListSort::Newest)).transpose()?;
         let payloads = if self.requeue.accepts_truncated() { Payloads::NotErased } else { Payloads::Whole };
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
@@ -372,7 +372,7 @@ impl<Q: Requeue> Replayer<Q> {
                 &[(time, id)] if may_be_the_letters(&error) => {
                     warn!(%id, %error, "a letter can't be replayed");
                     replayed.failed.push(ReplayFailure { id, error });
-                    replayed.next = Some(Cursor::behind(time, id, app_id, filter));
+                    replayed.next = Some(Cursor::behind(time, id, app_id, filter, ListSort::Newest));
                     if replayed.failed.len() == MAX_FAILURES || began.elapsed() > MAX_TIME {
                         replayed.more |= !parts.is_empty();
                         break;

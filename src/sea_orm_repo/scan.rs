@@ -37,14 +37,14 @@ use super::{
     parts::{self, Part, by_time, conditions, from_all},
 };
 use crate::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, Page, PageRequest,
-    PayloadSearch,
+    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, ListSort, Page,
+    PageRequest, PayloadSearch,
 };
 
 pub(super) const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
-/// How many letters a search in payloads examines if its request has no scan limit.
-const SEARCHED_ROWS: u32 = 10_000;
+/// How many letters a search in payloads and a list sorted by attempts examine if their request has no scan limit.
+const EXAMINED_ROWS: u32 = 10_000;
 /// The most payload that one search examines, unless its first letter has more.
 const SEARCHED_BYTES: i64 = 64 << 20;
 
@@ -58,6 +58,7 @@ pub(super) struct Matching<'a> {
     app_id: AppId,
     filter: &'a DeadLetterFilter,
     dialect: Dialect,
+    sort: ListSort,
     after: Option<Place>,
     /// Whether the call leaves out rows that are created after its statement starts.
     until_now: bool,
@@ -78,8 +79,20 @@ impl<'a> Matching<'a> {
         }
     }
 
-    fn newest_first(&self) -> [(Column, Order); 2] {
-        by_time(self.time(), Order::Desc)
+    /// Returns the order in which the call examines rows.
+    fn examined(&self) -> [(Column, Order); 2] {
+        by_time(self.time(), if self.is_forward() { Order::Asc } else { Order::Desc })
+    }
+
+    fn is_forward(&self) -> bool {
+        self.sort == ListSort::Oldest
+    }
+
+    /// Returns the order in which the call returns rows.
+    fn returned(&self) -> Vec<(Column, Order)> {
+        let by_attempts =
+            (self.sort == ListSort::MostAttempts).then_some((Column::AttemptCount, Order::Desc));
+        by_attempts.into_iter().chain(self.examined()).collect()
     }
 
     /// Leaves out rows that are created after the statement starts, unless the filter has `created_before` or ids, or
@@ -91,22 +104,22 @@ impl<'a> Matching<'a> {
         Self { until_now, ..self }
     }
 
-    /// Selects the newest matching rows, at most `limit`. `columns` must select the columns of the place, among
+    /// Selects the first matching rows, at most `limit`. `columns` must select the columns of the order, among
     /// others.
-    pub(super) fn newest(&self, limit: u64, columns: &SelectStatement) -> SelectStatement {
+    pub(super) fn first(&self, limit: u64, columns: &SelectStatement) -> SelectStatement {
         let Some(scan) = self.scan.filter(|_| self.dialect != Dialect::Sqlite) else {
             let matching = self.conditions().into_iter().map(|condition| self.narrow(condition)).collect();
-            return parts::first(self.dialect, matching, &self.newest_first(), limit, columns);
+            return parts::first(self.dialect, matching, &self.returned(), limit, columns);
         };
-        let mut newest = columns.clone();
-        newest
+        let mut first = columns.clone();
+        first
             .from_clear()
             .from_subquery(self.scanned(scan), Entity)
             .cond_where(self.narrow(Condition::all()));
-        for (column, order) in self.newest_first() {
-            newest.order_by(column, order);
+        for (column, order) in self.returned() {
+            first.order_by(column, order);
         }
-        newest.limit(shown(limit)).take()
+        first.limit(shown(limit)).take()
     }
 
     /// Makes the matching rows the source of a query, in no order.
@@ -120,6 +133,11 @@ impl<'a> Matching<'a> {
                 from_all(query, matching.collect());
             }
         }
+    }
+
+    /// Returns the rows in this order.
+    pub(super) fn in_order(self, sort: ListSort) -> Self {
+        Self { sort, ..self }
     }
 
     /// Returns the condition of a matching row, for a query that selects its rows in another way.
@@ -179,7 +197,7 @@ impl<'a> Matching<'a> {
             None if self.filter.run_id.is_some() => {
                 vec![bounds.add_option(is_of_state(self.filter.effective_state()))]
             }
-            None => conditions(Part::of(self.filter.effective_state()), &bounds),
+            None => conditions(Part::of_filter(self.filter), &bounds),
         }
     }
 
@@ -188,31 +206,30 @@ impl<'a> Matching<'a> {
         // A row comparison is one condition of the index. `a < x OR (a = x AND b < y)` would read all rows before
         // the place.
         let place = || Expr::tuple([self.time().into_expr(), Column::Id.into_expr()]);
-        let [from, before] = match self.time() {
-            // SQLite's index search has one condition on each side, and would use the one on the time instead of
-            // the place. The place implies the time.
-            Column::CreatedAt => [
-                self.filter.created_from.filter(|_| self.down_to.is_none()).map(is_from),
-                self.filter
-                    .created_before
-                    .filter(|&before| self.after.is_none_or(|(at, _)| at >= before))
-                    .map(is_before),
-            ],
-            // The same holds here.
-            _ => {
-                let [from, before] = is_resolved_within(self.filter);
-                let is_past = self.after.zip(self.filter.resolved_before);
-                let is_past = is_past.is_some_and(|((at, _), before)| at < before);
-                [from.filter(|_| self.down_to.is_none()), before.filter(|_| !is_past)]
-            }
+        let filter = self.filter;
+        let (times, [from, before]) = match self.time() {
+            Column::CreatedAt => (
+                (filter.created_from, filter.created_before),
+                [filter.created_from.map(is_from), filter.created_before.map(is_before)],
+            ),
+            _ => ((filter.resolved_from, filter.resolved_before), is_resolved_within(filter)),
         };
+        // SQLite's index search has one condition on each side, and would use the one on the time instead of the
+        // place. The place implies the time.
+        let (after, is_ended) = (self.after.map(|(at, _)| at), self.down_to.is_some());
+        let (is_from_implied, is_before_implied) = match self.is_forward() {
+            false => (is_ended, after.zip(times.1).is_some_and(|(at, before)| at < before)),
+            true => (after.zip(times.0).is_some_and(|(at, from)| at >= from), is_ended),
+        };
+        let behind = |after| if self.is_forward() { place().gt(after) } else { place().lt(after) };
+        let up_to = |end| if self.is_forward() { place().lte(end) } else { place().gte(end) };
         is_of_app(self.app_id, self.filter, self.dialect)
             .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
-            .add_option(from)
-            .add_option(before)
+            .add_option(from.filter(|_| !is_from_implied))
+            .add_option(before.filter(|_| !is_before_implied))
             .add_option(self.until_now.then(|| Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound())))
-            .add_option(self.after.map(|after| place().lt(to_tuple(after))))
-            .add_option(self.down_to.map(|end| place().gte(to_tuple(end))))
+            .add_option(self.after.map(|after| behind(to_tuple(after))))
+            .add_option(self.down_to.map(|end| up_to(to_tuple(end))))
     }
 
     /// Adds the conditions that no index serves, and the one on the ids.
@@ -255,7 +272,7 @@ impl<'a> Matching<'a> {
         let ids = self.filter.ids.as_deref();
         let conditions = self.conditions().into_iter();
         let conditions = conditions.map(|rows| rows.add_option(ids.map(|ids| is_one_of(ids, self.dialect))));
-        parts::first(self.dialect, conditions.collect(), &self.newest_first(), rows, columns)
+        parts::first(self.dialect, conditions.collect(), &self.examined(), rows, columns)
     }
 
     /// Adds the number of each row, and the sum of the sizes up to it. Neither database reads a large payload for its
@@ -270,7 +287,7 @@ impl<'a> Matching<'a> {
 
     fn up_to_here(&self) -> WindowStatement {
         let mut window = WindowStatement::new();
-        for (column, order) in self.newest_first() {
+        for (column, order) in self.examined() {
             window.order_by(column, order);
         }
         window.frame_start(FrameType::Rows, Frame::UnboundedPreceding).take()
@@ -295,7 +312,7 @@ impl<'a> Matching<'a> {
             .and_where(Expr::col(BEHIND).is_not_null())
             .and_where(Expr::col(NUMBER).eq(i64::from(scan)).or(is_full))
             .take();
-        for (column, order) in self.newest_first() {
+        for (column, order) in self.examined() {
             end.order_by((END, column), order);
         }
         end.limit(shown(1)).take()
@@ -311,14 +328,14 @@ impl<'a> Matching<'a> {
             self.add_totals(&mut scanned, payload_bytes());
             return scanned;
         }
-        parts::first(self.dialect, self.conditions(), &self.newest_first(), scan.into(), &all)
+        parts::first(self.dialect, self.conditions(), &self.examined(), scan.into(), &all)
     }
 
     /// Selects the last row that a scan examines, and the row behind it, if there is one.
     fn last_two(&self, scan: u32) -> SelectStatement {
         let place = Query::select().columns([self.time(), Column::Id]).take();
         let scanned = u64::from(scan) + 1;
-        let mut rows = parts::first(self.dialect, self.conditions(), &self.newest_first(), scanned, &place);
+        let mut rows = parts::first(self.dialect, self.conditions(), &self.examined(), scanned, &place);
         rows.limit(shown(2)).offset(shown(u64::from(scan) - 1)).take()
     }
 
@@ -327,15 +344,15 @@ impl<'a> Matching<'a> {
         if self.payload_contains.is_some() {
             return self.end_of_search(scan);
         }
-        let mut newest_first = WindowStatement::new();
-        for (column, order) in self.newest_first() {
-            newest_first.order_by(column, order);
+        let mut in_order = WindowStatement::new();
+        for (column, order) in self.examined() {
+            in_order.order_by(column, order);
         }
         let behind = Func::cust("lead").arg(Expr::col(Column::Id));
         let last = Query::select()
             .expr_as(Expr::col(self.time()), END_TIME)
             .expr_as(Expr::col(Column::Id), END_ID)
-            .expr_window_as(behind, newest_first, "behind")
+            .expr_window_as(behind, in_order, "behind")
             .from_subquery(self.last_two(scan), Entity)
             .take();
         Query::select()
@@ -347,7 +364,7 @@ impl<'a> Matching<'a> {
 
     /// Selects a page of rows, and one row more, which shows whether another page follows.
     pub(super) fn page(&self, size: u32, columns: &SelectStatement) -> SelectStatement {
-        self.newest(u64::from(size) + 1, columns)
+        self.first(u64::from(size) + 1, columns)
     }
 
     /// Makes a page of the rows that [`page`](Self::page) selected.
@@ -361,8 +378,11 @@ impl<'a> Matching<'a> {
     /// Returns the cursor of the next page, and the time at which the scan ended this page. `last` is the page's
     /// last row if more rows follow.
     pub(super) fn next(&self, last: Option<Place>) -> (Option<Cursor>, Option<DateTime<Utc>>) {
+        if self.sort == ListSort::MostAttempts {
+            return (None, self.scanned_back_to());
+        }
         let next = last.or(self.down_to);
-        let next = next.map(|(time, id)| Cursor::behind(time, id, self.app_id, self.filter));
+        let next = next.map(|(time, id)| Cursor::behind(time, id, self.app_id, self.filter, self.sort));
         (next, if last.is_some() { None } else { self.scanned_back_to() })
     }
 
@@ -377,6 +397,17 @@ impl<'a> Matching<'a> {
             Column::ResolvedAt => (resolved_at.unwrap_or(created_at), id),
             _ => (created_at, id),
         }
+    }
+}
+
+/// Returns the order, or an error if it is by attempts, which has one page alone.
+pub(super) fn by_time_alone(sort: ListSort) -> Result<ListSort, DeadLetterRepoError> {
+    match sort {
+        ListSort::MostAttempts => Err(DeadLetterRepoError::InvalidQuery {
+            field: "page.sort".to_owned(),
+            problem: "must be newest or oldest for an export and a search in payloads",
+        }),
+        sort => Ok(sort),
     }
 }
 
@@ -413,6 +444,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
             app_id,
             filter,
             dialect: self.dialect()?,
+            sort: ListSort::Newest,
             after: None,
             until_now: false,
             scan: None,
@@ -428,9 +460,17 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         filter: &'a DeadLetterFilter,
         page: &PageRequest,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
-        let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let matching = Matching { after, ..self.matching(app_id, filter)? };
+        let sort = page.sort;
+        let is_by_attempts = sort == ListSort::MostAttempts;
+        if is_by_attempts && page.after.is_some() {
+            return Err(DeadLetterRepoError::InvalidCursor);
+        }
+        let after = page.after.map(|cursor| cursor.place(app_id, filter, sort)).transpose()?;
+        let matching = Matching { sort, after, ..self.matching(app_id, filter)? };
         let scan = page.scan_limit.map(|limit| in_range("page.scan_limit", limit, SCANS)).transpose()?;
+        if is_by_attempts {
+            return self.down_to_end(matching, scan.or(Some(EXAMINED_ROWS))).await;
+        }
         // If the filter takes every row, a page that is smaller than the scan is full before the scan ends.
         let ends = |&scan: &u32| scan <= page.size || matching.is_narrow();
         self.down_to_end(matching, scan.filter(ends)).await
@@ -443,11 +483,12 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         search: &'a PayloadSearch,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
         let PayloadSearch { contains, filter, page } = search;
-        let after = page.after.map(|cursor| cursor.place(app_id, filter)).transpose()?;
-        let scan = in_range("page.scan_limit", page.scan_limit.unwrap_or(SEARCHED_ROWS), SCANS)?;
+        let sort = by_time_alone(page.sort)?;
+        let after = page.after.map(|cursor| cursor.place(app_id, filter, sort)).transpose()?;
+        let scan = in_range("page.scan_limit", page.scan_limit.unwrap_or(EXAMINED_ROWS), SCANS)?;
         let payload_contains = Some(contains.as_str());
         let matching = self.matching(app_id, filter)?;
-        let matching = Matching { after, scan: Some(scan), payload_contains, ..matching };
+        let matching = Matching { sort, after, scan: Some(scan), payload_contains, ..matching };
         if matching.dialect != Dialect::Sqlite {
             return Ok(matching);
         }

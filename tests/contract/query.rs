@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, ErrorKind, IdFilter, ListQuery,
+    Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, ErrorKind, IdFilter, ListQuery, ListSort,
     PageRequest, Resolution, ScriptId, TriggerId,
 };
 use proptest::{option, prelude::*, sample::select};
@@ -52,6 +52,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let resolution = option::of(select(Resolution::ALL.to_vec()));
     let ids = option::of(proptest::collection::vec(id().prop_map(Into::into), 0..4));
     let texts = (any_text(), any_text(), any_text(), any_text(), any_text(), any_text());
+    let parts = (any_text(), any_text());
     let (triggers, scripts) = (id_filter::<TriggerId>(), id_filter::<ScriptId>());
     let causes =
         (option::of(triggers), option::of(scripts), option::of(id()), option::of(id()), option::of(id()));
@@ -59,8 +60,8 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
     let metadata = any_metadata();
     let truncated = (option::of(any::<bool>()), option::of(any::<bool>()));
     let state = option::of(select(DeadLetterState::ALL.to_vec()));
-    (state, ids, resolution, texts, causes, truncated, times, metadata).prop_map(
-        |(state, ids, resolution, texts, causes, truncated, times, metadata)| {
+    (state, ids, resolution, texts, parts, causes, truncated, times, metadata).prop_map(
+        |(state, ids, resolution, texts, parts, causes, truncated, times, metadata)| {
             let (trigger_id, script_id, original_event_id, failed_again_in_run, run_id) = causes;
             let (source, op, error_contains, error_signature, group_key, resolved_by) = texts;
             let (created_from, created_before, resolved_from, resolved_before) = times;
@@ -79,6 +80,7 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
             filter.ids = ids;
             filter.source = source;
             filter.op = op;
+            (filter.source_contains, filter.op_contains) = parts;
             filter.trigger_id = trigger_id;
             filter.script_id = script_id;
             filter.error_contains = error_contains;
@@ -94,9 +96,10 @@ fn any_filter() -> impl Strategy<Value = DeadLetterFilter> {
 fn any_page() -> impl Strategy<Value = PageRequest> {
     // The version, a time, then any id and checksum.
     let after = option::of("AQAAAAAAAAAA[A-Za-z0-9_-]{32}");
-    (any::<u32>(), after, option::of(any::<u32>())).prop_map(|(size, after, scan)| {
+    let sort = select(ListSort::ALL.to_vec());
+    (sort, any::<u32>(), after, option::of(any::<u32>())).prop_map(|(sort, size, after, scan)| {
         let after = after.map(|after| after.parse::<Cursor>().unwrap());
-        PageRequest::default().size(size).after(after).scan_limit(scan)
+        PageRequest::default().sort(sort).size(size).after(after).scan_limit(scan)
     })
 }
 
@@ -124,7 +127,9 @@ fn full() -> ListQuery {
             .ids([id(1).into(), id(2).into()])
             .resolution(Resolution::HandlerFailed)
             .source("orders & \"more\"")
+            .source_contains("ord")
             .op("a+b=c%20")
+            .op_contains("A+")
             .trigger_id(TriggerId::from(id(3)))
             .script_id(ScriptId::from(id(4)))
             .original_event_id(id(5))
@@ -143,6 +148,7 @@ fn full() -> ListQuery {
             .metadata("tenant", "acme")
             .metadata("a.b=c & \"d\"", ""),
         PageRequest::default()
+            .sort(ListSort::Oldest)
             .size(20)
             .after("AQAAAAAAAAAA_-0000000000000000000000000000-_".parse::<Cursor>().unwrap())
             .scan_limit(10_000),
@@ -156,7 +162,9 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "ids=00000000-0000-0000-0000-000000000001%2C00000000-0000-0000-0000-000000000002",
         "resolution=handler_failed",
         "source=orders+%26+%22more%22",
+        "source_contains=ord",
         "op=a%2Bb%3Dc%2520",
+        "op_contains=A%2B",
         "trigger_id=00000000-0000-0000-0000-000000000003",
         "script_id=00000000-0000-0000-0000-000000000004",
         "original_event_id=00000000-0000-0000-0000-000000000005",
@@ -174,6 +182,7 @@ fn a_query_string_has_its_fields_in_order_and_encoded() {
         "created_before=%2B10000-01-01T00%3A00%3A00Z",
         "metadata.a.b%3Dc+%26+%22d%22=%22%22",
         "metadata.tenant=acme",
+        "sort=oldest",
         "size=20",
         "after=AQAAAAAAAAAA_-0000000000000000000000000000-_",
         "scan_limit=10000",

@@ -39,10 +39,18 @@ pub(super) struct Filter {
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     source: Option<String>,
+    /// A part of the source of the event. The search ignores the case of the letters A to Z and has no wildcards.
+    #[schema(max_length = 2_000)]
+    #[param(max_length = 2_000)]
+    source_contains: Option<String>,
     /// The operation that failed, compared exactly.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     op: Option<String>,
+    /// A part of the operation that failed. The search ignores the case of the letters A to Z and has no wildcards.
+    #[schema(max_length = 2_000)]
+    #[param(max_length = 2_000)]
+    op_contains: Option<String>,
     /// The trigger, or `none` for letters without a trigger.
     #[schema(value_type = Option<IdOrNone>)]
     #[param(value_type = Option<IdOrNone>, inline)]
@@ -53,7 +61,7 @@ pub(super) struct Filter {
     script_id: Option<IdFilter<ScriptId>>,
     /// The id of the event in the outbox.
     original_event_id: Option<Uuid>,
-    /// A part of the error's text. The search is case-sensitive and has no wildcards.
+    /// A part of the error's text. The search ignores the case of the letters A to Z and has no wildcards.
     #[schema(max_length = 2_000)]
     #[param(max_length = 2_000)]
     error_contains: Option<String>,
@@ -127,7 +135,7 @@ pub(super) fn listing(fields: Fields, access: &AppAccess) -> Result<ListQuery, P
 
 /// Returns the filter and the scan limit of a view that has no pages.
 pub(super) fn unpaged(mut fields: Fields, access: &AppAccess) -> Result<(DeadLetterFilter, Scan), Problem> {
-    for name in ["size", "after"] {
+    for name in ["sort", "size", "after"] {
         if fields.take(name)?.is_some() {
             return Err(Problem::invalid_field(name, "is not a field of this view: remove it"));
         }

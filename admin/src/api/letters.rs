@@ -2,19 +2,31 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterSummary, ListQuery, Page};
+use dead_letters::{DeadLetterSummary, ListQuery, ListSort, Page};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     filter::{Filter, Scan, listing},
-    model::Letter,
+    model::{Letter, SortWords},
 };
 use crate::{
     access::{Access, AppAccess},
     input::{AppPath, Query},
     problem::Problem,
 };
+
+/// The order of a list.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the field is documentation")]
+struct Order {
+    /// The order of the letters. `newest` and `oldest` go by the time of storage, or by the time of the resolution if the
+    /// state is `closed`. `most_attempts` sorts the newest letters, as many as `scan_limit` allows. It has one page:
+    /// `next` is null, and `scanned_back_to` is where the call stopped.
+    #[param(value_type = Option<SortWords>, inline, default = "newest")]
+    sort: Option<ListSort>,
+}
 
 /// A page of letters.
 #[derive(Serialize, ToSchema)]
@@ -38,7 +50,7 @@ impl Letters {
 
 /// Lists the letters of an app
 ///
-/// The newest letters come first. Pages use keyset pagination: a letter that is resolved, swept or stored between two
+/// The newest letters come first, unless `sort` has another order. Pages use keyset pagination: a letter that is resolved, swept or stored between two
 /// requests does not move the others.
 ///
 /// Besides the parameters below, each field `metadata.KEY=VALUE` selects the letters whose metadata has this text as the
@@ -49,12 +61,13 @@ impl Letters {
     params(
         ("dead_letters_app" = Uuid, Path, description = "The app."),
         Filter,
+        Order,
         ("size" = Option<u32>, Query, minimum = 1, maximum = 500, description = "The maximum number of letters, 50 by default."),
         (
             "after" = Option<String>,
             Query,
             pattern = "^[A-Za-z0-9_-]{44}$",
-            description = "The `next` of the previous page. The filter must be the same."
+            description = "The `next` of the previous page. The filter and the order must be the same."
         ),
         Scan,
     ),

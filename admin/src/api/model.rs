@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    Action, CappedCount, DeadLetterState, DeadLetterSummary, NewGroupState, PayloadKind, Resolution,
+    Action, CappedCount, DeadLetterState, DeadLetterSummary, ListSort, NewGroupState, PayloadKind, Resolution,
 };
 use serde::Serialize;
 use utoipa::{
@@ -210,6 +210,8 @@ words! {
     /// has closed letters and open ones, and all open ones were stored after the last close. `unknown` means that the
     /// scan limit stopped the call before it came to `since`. `known` has letters from before `since`, and did not regress.
     NewGroupStateWords: NewGroupState as "NewGroupState";
+    /// The order of a list.
+    SortWords: ListSort as "Sort";
     /// The state of a letter: `unresolved` has no resolution. `open` is unresolved or `handler_failed`. `closed` has any
     /// other resolution. `any` is every letter.
     StateWords: DeadLetterState as "State";

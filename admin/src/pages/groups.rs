@@ -1,6 +1,6 @@
 //! An app's error groups, and what the letters of a group have in common.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use askama::Template;
 use axum::{
@@ -19,12 +19,12 @@ use super::{
     frame::Frame,
     html,
     letter::MAX_SHOWN_BYTES,
-    listing::{Listing, SCAN, View},
+    listing::{FilterForm, Listing, SCAN, View, asked, invalid},
     text::{Amount, Text, Time},
 };
 use crate::{
     access::{Access, AppAccess},
-    input::{AppPath, Query},
+    input::{AppPath, Fields, Query},
     problem::Problem,
     shares::{Share, shares},
     urls::{Root, with_field},
@@ -38,6 +38,7 @@ const SAMPLE: u32 = 20;
 struct GroupsPage {
     frame: Frame,
     listing: Listing,
+    filter: FilterForm,
     groups: Vec<Group>,
     /// Where the scan limit stopped the call. Older letters are in no group.
     scanned_back_to: Option<Time>,
@@ -90,14 +91,26 @@ pub(crate) async fn page(
     access: Access,
     AppPath(app_id): AppPath,
     root: Root,
-    Query(mut fields): Query,
+    Query(fields): Query,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let shows_shares = fields.is_true("shares")?;
-    let query = fields.page_listing(&access)?;
-    let store = access.store();
+    let sent = fields.clone();
+    match list(&access, &root, fields).await {
+        Err(problem) => invalid(&access, &root, View::Groups, sent, problem),
+        page => page,
+    }
+}
 
-    let listing = Listing::load(&access, &root, &query, View::Groups).await?;
+async fn list(access: &AppAccess, root: &Root, mut fields: Fields) -> Result<Response, Problem> {
+    let shows_shares = fields.is_true("shares")?;
+    let kept = [("shares", shows_shares.then_some("true"))];
+    let query = match asked(access, root, View::Groups, fields, &kept).await? {
+        ControlFlow::Continue(query) => query,
+        ControlFlow::Break(redirect) => return Ok(redirect),
+    };
+    let (store, app_id) = (access.store(), access.app_id);
+
+    let listing = Listing::load(access, root, &query, View::Groups).await?;
     let scan = query.page.scan_limit.or(Some(SCAN));
     let timeline = Some(last_day(listing.now, Spark::BUCKETS));
     let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
@@ -113,24 +126,26 @@ pub(crate) async fn page(
         }
     };
     let shared = match shows_shares {
-        true => Some(shared(&access, &root, &query).await?),
+        true => Some(shared(access, root, &query).await?),
         false => None,
     };
     let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
-    let frame = Frame::of_app(&root, &access).here("Groups");
+    let filter = FilterForm::new(root, app_id, View::Groups, &query).offering(&found.groups);
+    let frame = Frame::of_app(root, access).here("Groups");
     let mut response = html(&GroupsPage {
         // A live page would compute the shared values again on each reload.
         frame: if shows_shares { frame } else { frame.live() },
         groups: found
             .groups
             .into_iter()
-            .map(|group| Group::new(app_id, &root, &query, &closed, group))
+            .map(|group| Group::new(app_id, root, &query, &closed, group))
             .collect(),
         scanned_back_to: found.scanned_back_to.map(Time),
-        is_all_well: is_open && listing.filter.clear.is_none(),
+        is_all_well: is_open && filter.clear.is_none(),
         shared,
         command: Command::groups(app_id, &query),
         listing,
+        filter,
     })?;
     if shows_shares {
         // The page shows values of payloads.

@@ -1,9 +1,12 @@
 //! An app's letters, filtered, newest first. Operators act on one letter, on ticked letters, or on all that match.
 
+use std::ops::ControlFlow;
+
 use askama::Template;
 use axum::response::Response;
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, Resolution, TimelineRequest,
+    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, GroupRequest, ListQuery, ListSort,
+    Resolution, TimelineRequest,
 };
 
 use super::{
@@ -12,22 +15,26 @@ use super::{
     command::Command,
     frame::Frame,
     html,
-    listing::{Listing, SCAN, View, first_page},
+    listing::{FilterForm, Listing, SCAN, View, asked, first_page, invalid},
     search::SearchForm,
     text::{Amount, ErrorText, Text, Time, resolution_words},
 };
 use crate::{
     access::{Access, AppAccess, Right},
-    input::{AppPath, Query},
+    input::{AppPath, Fields, Query},
     problem::Problem,
     urls::Root,
 };
+
+/// How many letters are examined for the sources and operations that the form offers.
+const OFFERED: u32 = 2_000;
 
 #[derive(Template)]
 #[template(path = "letters.html")]
 struct LettersPage {
     frame: Frame,
     listing: Listing,
+    filter: FilterForm,
     chart: Chart,
     rows: Vec<Row>,
     shown: Amount,
@@ -38,6 +45,8 @@ struct LettersPage {
     /// The address of the first page, unless this is the first page.
     newest: Option<String>,
     older: Option<String>,
+    sort: ListSort,
+    sorts: Vec<Sort>,
     /// Where the scan limit stopped the call before the page was full.
     scanned_back_to: Option<Time>,
     /// Whether an empty page means that nothing failed.
@@ -45,6 +54,39 @@ struct LettersPage {
     /// `None` if the operator may not search in payloads.
     search: Option<SearchForm>,
     command: Command,
+}
+
+/// A link to the same list in another order.
+struct Sort {
+    name: &'static str,
+    address: String,
+    is_current: bool,
+}
+
+impl Sort {
+    fn all(root: &Root, app_id: AppId, query: &ListQuery) -> Vec<Self> {
+        let sort = |(sort, name)| {
+            let page = query.page.clone().sort(sort).after(None);
+            let address = root.letters(app_id, &ListQuery::new(query.filter.clone(), page));
+            Self { name, address, is_current: sort == query.page.sort }
+        };
+        let sorts = [
+            (ListSort::Newest, "Newest first"),
+            (ListSort::Oldest, "Oldest first"),
+            (ListSort::MostAttempts, "Most attempts"),
+        ];
+        sorts.into_iter().map(sort).collect()
+    }
+}
+
+impl LettersPage {
+    fn is_oldest_first(&self) -> bool {
+        self.sort == ListSort::Oldest
+    }
+
+    fn is_by_attempts(&self) -> bool {
+        self.sort == ListSort::MostAttempts
+    }
 }
 
 /// The buttons of bulk actions.
@@ -159,11 +201,11 @@ impl Row {
     }
 }
 
-/// Returns the mark of an event that failed again, such as `failed again after 2 replays`. Returns `None` for a replayed
+/// Returns the mark of an event that failed again, such as `Failed again after 2 replays`. Returns `None` for a replayed
 /// letter, because its place among the `times` replays is unknown.
 pub(crate) fn failed_again(letter: &DeadLetterSummary, times: u64) -> Option<String> {
     let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
-    is_later.then(|| format!("failed again after {times} replay{}", if times == 1 { "" } else { "s" }))
+    is_later.then(|| format!("Failed again after {times} replay{}", if times == 1 { "" } else { "s" }))
 }
 
 pub(crate) async fn page(
@@ -174,40 +216,64 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
-    let query = fields.page_listing(&access)?;
-    let store = access.store();
+    let sent = fields.clone();
+    match list(&access, &root, fields, banner).await {
+        Err(problem) => invalid(&access, &root, View::Letters, sent, problem),
+        page => page,
+    }
+}
+
+async fn list(
+    access: &AppAccess,
+    root: &Root,
+    fields: Fields,
+    banner: Option<String>,
+) -> Result<Response, Problem> {
+    let kept = [("banner", banner.as_deref())];
+    let query = match asked(access, root, View::Letters, fields, &kept).await? {
+        ControlFlow::Continue(query) => query,
+        ControlFlow::Break(redirect) => return Ok(redirect),
+    };
+    let (store, app_id) = (access.store(), access.app_id);
 
     let page = query.page.clone().scan_limit(query.page.scan_limit.or(Some(SCAN)));
     let page = store.list(app_id, &query.filter, &page).await?;
-    let listing = Listing::load(&access, &root, &query, View::Letters).await?;
+    let listing = Listing::load(access, root, &query, View::Letters).await?;
     let request = last_day(listing.now, Chart::BUCKETS);
     let of_any_time =
         query.filter.clone().state(DeadLetterState::Any).created_from(None).created_before(None);
     let timeline =
         store.timeline(app_id, &of_any_time, &TimelineRequest::from(request).scan_limit(SCAN)).await?;
     let of_any_state = query.filter.clone().state(DeadLetterState::Any);
+    let offered = DeadLetterFilter::default().state(query.filter.effective_state());
+    let offered =
+        store.error_groups(app_id, &offered, &GroupRequest::default().limit(100).scan_limit(OFFERED)).await?;
 
-    let banner = Banner::read(&access, &root, banner, Some(&query)).await?;
+    let banner = Banner::read(access, root, banner, Some(&query)).await?;
     let next = page.next.map(|next| ListQuery::new(query.filter.clone(), query.page.clone().after(next)));
     let is_open =
         matches!(query.filter.effective_state(), DeadLetterState::Open | DeadLetterState::Unresolved);
+    let filter = FilterForm::new(root, app_id, View::Letters, &query).offering(&offered.groups);
     html(&LettersPage {
-        frame: Frame::of_app(&root, &access).ends().live().banner(banner),
-        chart: Chart::new(&timeline, &request, &root, app_id, &of_any_state),
+        frame: Frame::of_app(root, access).ends().live().banner(banner),
+        chart: Chart::new(&timeline, &request, root, app_id, &of_any_state),
         shown: Amount::exactly(page.items.len() as u64),
-        rows: Row::all(&access, &root, page.items).await?,
+        rows: Row::all(access, root, page.items).await?,
         back: back_text(&query),
-        bulk: Bulk::new(&access, &root, &query.filter, listing.matching),
+        bulk: Bulk::new(access, root, &query.filter, listing.matching),
         may_resolve: access.may(Right::Resolve),
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),
         older: next.map(|next| root.letters(app_id, &next)),
+        sort: query.page.sort,
+        sorts: Sort::all(root, app_id, &query),
         scanned_back_to: page.scanned_back_to.map(Time),
-        is_all_well: is_open && listing.filter.clear.is_none() && query.page.after.is_none(),
+        is_all_well: is_open && filter.clear.is_none() && query.page.after.is_none(),
         search: access
             .needs_whole_payloads()
             .is_ok()
-            .then(|| SearchForm::new(&root, app_id, &query, String::new())),
+            .then(|| SearchForm::new(root, app_id, &query, String::new())),
         command: Command::letters(app_id, &query),
         listing,
+        filter,
     })
 }

@@ -1,15 +1,32 @@
 //! The parts that the pages of letters and groups share: an app's heading, tabs and filter.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow, time::Duration};
 
-use chrono::{DateTime, Utc};
+use askama::Template;
+use axum::{
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, DurationRound, SecondsFormat, TimeDelta, Utc};
 use dead_letters::{
     AppId, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRetention,
-    DeadLetterState, ListQuery, Resolution, RetentionPolicy,
+    DeadLetterState, ErrorGroup, ListQuery, Resolution, RetentionPolicy,
 };
 
-use super::text::{Amount, Text, Time, resolution_words};
-use crate::{access::AppAccess, clock, problem::Problem, urls::Root};
+use super::{
+    frame::Frame,
+    html,
+    problem::sentence,
+    see_other,
+    text::{Amount, Text, Time, is_hidden, resolution_words},
+};
+use crate::{
+    access::AppAccess,
+    clock,
+    input::{Fields, TIMES},
+    problem::Problem,
+    urls::{Root, with_field},
+};
 
 /// Cap of every count, so that the cost of a page does not grow with the number of letters.
 pub(crate) const COUNT_CAP: u32 = 1_000;
@@ -46,8 +63,7 @@ pub(crate) struct Listing {
     pub(crate) view: View,
     pub(crate) letters: String,
     pub(crate) groups: String,
-    pub(crate) tabs: [Tab; 4],
-    pub(crate) filter: FilterForm,
+    pub(crate) tabs: Vec<Tab>,
     /// The number of matching letters.
     pub(crate) matching: Amount,
     /// The current time by the database's clock.
@@ -78,34 +94,33 @@ impl Listing {
         let (store, app_id) = (access.store(), access.app_id);
         let backlogs =
             store.backlogs(&BacklogRequest::default().among([app_id]).limit(1).cap(COUNT_CAP)).await?;
-        let unresolved = count(access, query, DeadLetterState::Unresolved).await?;
-        let open = count(access, query, DeadLetterState::Open).await?;
-        let closed = count(access, query, DeadLetterState::Closed).await?;
+        let mut counts = Vec::new();
+        for tab in [TabOf::NeedsAction, TabOf::HandlerFailed, TabOf::Closed] {
+            counts.push(Amount::from(&count(access, &tab.filter(&query.filter)).await?));
+        }
+        counts.push(sum(&counts));
+        let current = TabOf::current(&query.filter);
+        let of_tab = TabOf::ALL.into_iter().zip(&counts).find(|(tab, _)| Some(*tab) == current);
+        let matching = match of_tab {
+            Some((tab, &amount)) if tab.shows(&query.filter) => amount,
+            _ => Amount::from(&count(access, &query.filter).await?),
+        };
         let now = clock::now(access).await?;
         let swept = match &access.admin().retention {
             Some(policy) => swept_within_a_week(&**store, policy, Some(app_id), now).await?,
             None => None,
         };
-        let address = |query: &ListQuery, view| match view {
-            View::Letters => root.letters(app_id, query),
-            View::Groups => root.groups(app_id, query),
-        };
         let first_page = first_page(query);
-        let tab = |name, state, count| Tab {
-            name,
+        let tab = |(tab, count): (TabOf, Amount)| Tab {
+            name: tab.name(),
             count,
-            address: address(&with_state(&first_page, state), view),
-            is_current: state == query.filter.effective_state(),
+            address: view.address(
+                root,
+                app_id,
+                &ListQuery::new(tab.filter(&query.filter), first_page.page.clone()),
+            ),
+            is_current: Some(tab) == current,
         };
-        let (unresolved, open, closed) = (Amount::from(&unresolved), (&open).into(), (&closed).into());
-        let tabs = [
-            tab("Open", DeadLetterState::Open, open),
-            tab("Unresolved", DeadLetterState::Unresolved, unresolved),
-            tab("Closed", DeadLetterState::Closed, closed),
-            tab("All", DeadLetterState::Any, sum(open, closed)),
-        ];
-        let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
-        let clear = address(&DeadLetterFilter::default().state(query.filter.effective_state()).into(), view);
         Ok(Self {
             app: Text::cut(&access.admin().app_name(app_id), 200),
             backlog: backlogs.first().map(|backlog| OpenLetters {
@@ -117,8 +132,7 @@ impl Listing {
             view,
             letters: root.letters(app_id, &first_page),
             groups: root.groups(app_id, &first_page),
-            tabs,
-            filter: FilterForm::new(query, clear),
+            tabs: TabOf::ALL.into_iter().zip(counts).map(tab).collect(),
             matching,
             now,
         })
@@ -129,12 +143,76 @@ impl Listing {
     }
 }
 
-async fn count(access: &AppAccess, query: &ListQuery, state: DeadLetterState) -> Result<Count, Problem> {
-    let filter = query.filter.clone().state(state);
-    Ok(access
-        .store()
-        .count(access.app_id, &filter, &CountRequest::default().cap(COUNT_CAP).scan_limit(SCAN))
-        .await?)
+/// The tabs. Every letter is in exactly one of the first three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TabOf {
+    NeedsAction,
+    HandlerFailed,
+    Closed,
+    All,
+}
+
+impl TabOf {
+    const ALL: [Self; 4] = [Self::NeedsAction, Self::HandlerFailed, Self::Closed, Self::All];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::NeedsAction => "Needs action",
+            Self::HandlerFailed => "Handler failed",
+            Self::Closed => "Closed",
+            Self::All => "All",
+        }
+    }
+
+    /// Returns the filter for the letters of this tab. A resolution chosen in another tab does not hold here.
+    fn filter(self, filter: &DeadLetterFilter) -> DeadLetterFilter {
+        let (state, resolution) = match self {
+            Self::NeedsAction => (DeadLetterState::Unresolved, None),
+            Self::HandlerFailed => (DeadLetterState::Open, Some(Resolution::HandlerFailed)),
+            Self::Closed => (DeadLetterState::Closed, None),
+            Self::All => (DeadLetterState::Any, None),
+        };
+        filter.clone().state(state).resolution(resolution)
+    }
+
+    /// Returns whether the tab has all letters that match, and no others.
+    fn shows(self, filter: &DeadLetterFilter) -> bool {
+        self.filter(filter) == filter.clone().state(filter.effective_state())
+    }
+
+    /// Returns the tab of a list. The list of all open letters has none.
+    fn current(filter: &DeadLetterFilter) -> Option<Self> {
+        match filter.effective_state() {
+            DeadLetterState::Unresolved => Some(Self::NeedsAction),
+            DeadLetterState::Open => Some(Self::HandlerFailed).filter(|tab| tab.shows(filter)),
+            DeadLetterState::Closed => Some(Self::Closed),
+            DeadLetterState::Any => Some(Self::All),
+        }
+    }
+
+    /// Returns the resolutions that the tab's letters can have, if these differ.
+    fn resolutions(tab: Option<Self>) -> impl Iterator<Item = Resolution> {
+        let is_of = move |resolution: &Resolution| match tab {
+            Some(Self::Closed) => *resolution != Resolution::HandlerFailed,
+            Some(Self::All) => true,
+            _ => false,
+        };
+        Resolution::ALL.iter().copied().filter(is_of)
+    }
+}
+
+impl View {
+    fn address(self, root: &Root, app_id: AppId, query: &ListQuery) -> String {
+        match self {
+            Self::Letters => root.letters(app_id, query),
+            Self::Groups => root.groups(app_id, query),
+        }
+    }
+}
+
+async fn count(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Count, Problem> {
+    let request = CountRequest::default().cap(COUNT_CAP).scan_limit(SCAN);
+    Ok(access.store().count(access.app_id, filter, &request).await?)
 }
 
 fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> {
@@ -142,10 +220,11 @@ fn handler_failed(open: CappedCount, unresolved: CappedCount) -> Option<Amount> 
     (count > 0).then_some(Amount { count, capped: open.capped })
 }
 
-/// Adds two counts, up to the cap.
-fn sum(one: Amount, other: Amount) -> Amount {
-    let (count, cap) = (one.count + other.count, u64::from(COUNT_CAP));
-    Amount { count: count.min(cap), capped: one.capped || other.capped || count > cap }
+/// Adds counts, up to the cap.
+fn sum(amounts: &[Amount]) -> Amount {
+    let count = amounts.iter().map(|amount| amount.count).sum();
+    let cap = u64::from(COUNT_CAP);
+    Amount { count: cap.min(count), capped: count > cap || amounts.iter().any(|amount| amount.capped) }
 }
 
 /// Returns the query of the list's first page.
@@ -153,8 +232,81 @@ pub(crate) fn first_page(query: &ListQuery) -> ListQuery {
     ListQuery::new(query.filter.clone(), query.page.clone().after(None))
 }
 
-fn with_state(query: &ListQuery, state: DeadLetterState) -> ListQuery {
-    ListQuery::new(query.filter.clone().state(state), query.page.clone())
+/// Returns what a list's address asks for, or a redirect to the list's own address.
+///
+/// That address has no empty fields, and a range of time that ends now has become the time at which it begins. A list
+/// without a state has the letters that need action.
+pub(crate) async fn asked(
+    access: &AppAccess,
+    root: &Root,
+    view: View,
+    mut fields: Fields,
+    kept: &[(&str, Option<&str>)],
+) -> Result<ControlFlow<Response, ListQuery>, Problem> {
+    let within = fields.parse::<Within>("within", "must be 15m, 1h, 24h or 7d")?;
+    let (mut query, is_canonical) = fields.page_listing(access)?;
+    if let Some(Within(length)) = within {
+        let now = clock::now(access).await?;
+        let from = now.checked_sub_signed(length).unwrap_or(now);
+        let from = from.duration_trunc(TimeDelta::seconds(1)).unwrap_or(from);
+        query.filter = query.filter.created_from(from).created_before(None);
+    }
+    if within.is_some() || !is_canonical {
+        let address = view.address(root, access.app_id, &query);
+        let fields = kept.iter().filter_map(|(name, value)| Some((name, (*value)?)));
+        let address = fields.fold(address, |address, (name, value)| with_field(address, name, value));
+        return Ok(ControlFlow::Break(see_other(&address)));
+    }
+    if query.filter.state.is_none() && query.filter.effective_state() == DeadLetterState::Open {
+        query.filter.state = Some(DeadLetterState::Unresolved);
+    }
+    Ok(ControlFlow::Continue(query))
+}
+
+/// A range of time that ends now.
+#[derive(Debug, Clone, Copy)]
+struct Within(TimeDelta);
+
+impl std::str::FromStr for Within {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "15m" => Ok(Self(TimeDelta::minutes(15))),
+            "1h" => Ok(Self(TimeDelta::hours(1))),
+            "24h" => Ok(Self(TimeDelta::hours(24))),
+            "7d" => Ok(Self(TimeDelta::days(7))),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A list whose filter has an invalid value: the form as it was sent, and no letters.
+#[derive(Template)]
+#[template(path = "invalid.html")]
+struct InvalidPage {
+    frame: Frame,
+    app: Text,
+    filter: FilterForm,
+}
+
+/// Returns the page of an invalid filter, or the problem if it is not about a field.
+pub(crate) fn invalid(
+    access: &AppAccess,
+    root: &Root,
+    view: View,
+    sent: Fields,
+    problem: Problem,
+) -> Result<Response, Problem> {
+    let Some(field) = problem.invalid_value() else { return Err(problem) };
+    let detail = problem.detail().strip_prefix(&format!("{field:?} ")).unwrap_or(problem.detail());
+    let clear = view.address(root, access.app_id, &ListQuery::default());
+    let page = html(&InvalidPage {
+        frame: Frame::of_app(root, access),
+        app: Text::cut(&access.admin().app_name(access.app_id), 200),
+        filter: FilterForm::as_sent(sent.into_pairs(), field, &sentence(detail), clear),
+    })?;
+    Ok((StatusCode::BAD_REQUEST, page).into_response())
 }
 
 /// Counts the open letters of one app, or of all apps, that the sweeper will delete within a week. Returns `None` if
@@ -172,16 +324,20 @@ pub(crate) async fn swept_within_a_week(
 /// The filter bar. Its values are those of the query string, without escapes for hidden characters, because the form
 /// sends them again.
 pub(crate) struct FilterForm {
-    pub(crate) source: String,
-    pub(crate) op: String,
-    pub(crate) error_contains: String,
+    pub(crate) fields: Vec<Field>,
     pub(crate) resolutions: Vec<Choice>,
+    pub(crate) resolution_error: Option<Text>,
     pub(crate) more: Vec<Field>,
     pub(crate) is_more_open: bool,
     /// Filter values that have no visible field.
     pub(crate) hidden: Vec<(Cow<'static, str>, String)>,
-    /// The address of all letters with the same state, if a filter is set.
+    /// The address of all letters of the same tab, if a filter is set.
     pub(crate) clear: Option<String>,
+    /// The problem with a field that the form does not show.
+    pub(crate) error: Option<Text>,
+    /// Sources and operations that the form offers.
+    pub(crate) sources: BTreeSet<String>,
+    pub(crate) ops: BTreeSet<String>,
 }
 
 pub(crate) struct Choice {
@@ -196,62 +352,167 @@ pub(crate) struct Field {
     pub(crate) label: Text,
     pub(crate) value: String,
     pub(crate) hint: &'static str,
+    /// The id of the list of values that the field offers.
+    pub(crate) list: Option<&'static str>,
+    pub(crate) is_wide: bool,
+    /// Whether the field is a time, and its value is one that the browser's input for times can hold.
+    pub(crate) is_time: bool,
+    pub(crate) error: Option<Text>,
 }
 
-/// Name, label and example of each field.
-const MORE_FIELDS: [(&str, &str, &str); 12] = [
+/// Name, label and example of the fields that are always visible.
+const FIELDS: [(&str, &str, &str); 3] =
+    [("source", "Source", ""), ("op", "Operation", ""), ("error_contains", "Error contains (any case)", "")];
+
+/// Name, label and example of each other field.
+const MORE_FIELDS: [(&str, &str, &str); 16] = [
+    ("source_contains", "Source contains (any case)", ""),
+    ("op_contains", "Operation contains (any case)", ""),
+    ("created_from", "Dead-lettered from", TIME),
+    ("created_before", "Dead-lettered before", TIME),
     ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),
-    ("created_from", "Dead-lettered from", "2026-03-01T10:00:00Z"),
-    ("created_before", "Dead-lettered before", "2026-03-01T10:00:00Z"),
     ("resolved_by", "Resolved by", ""),
-    ("resolved_from", "Resolved from", "2026-03-01T10:00:00Z"),
-    ("resolved_before", "Resolved before", "2026-03-01T10:00:00Z"),
+    ("resolved_from", "Resolved from", TIME),
+    ("resolved_before", "Resolved before", TIME),
     ("run_id", "Resolved in run", "id"),
     ("original_event_id", "Event", "id"),
     ("trigger_id", "Trigger", "id, or none"),
     ("script_id", "Script", "id, or none"),
     ("size", "Letters a page", "50"),
+    ("metadata_key", "Metadata key", "tenant"),
+    ("metadata_value", "Metadata value", ""),
 ];
+const TIME: &str = "2026-03-01T10:00:00Z";
+
+/// The most values that the form offers for a field.
+const MAX_OFFERED: usize = 100;
 
 impl FilterForm {
-    fn new(query: &ListQuery, clear: String) -> Self {
-        let mut pairs: Vec<_> = query.pairs().filter(|(name, _)| name != "after").collect();
-        let is_filtered = pairs.iter().any(|(name, _)| !["state", "size", "scan_limit"].contains(&&**name));
+    pub(crate) fn new(root: &Root, app_id: AppId, view: View, query: &ListQuery) -> Self {
+        let current = TabOf::current(&query.filter);
+        let all = DeadLetterFilter::default().state(query.filter.effective_state());
+        let all = if current == Some(TabOf::HandlerFailed) { TabOf::HandlerFailed.filter(&all) } else { all };
+        let is_filtered = query.filter.clone().state(query.filter.effective_state()) != all;
+        let pairs = query.pairs().filter(|(name, _)| name != "after").collect();
+        let clear = is_filtered.then(|| view.address(root, app_id, &all.into()));
+        Self::of(pairs, TabOf::resolutions(current), clear)
+    }
+
+    /// Returns the form with what was sent, and the problem at its field.
+    fn as_sent(pairs: Vec<(String, String)>, field: &str, problem: &Text, clear: String) -> Self {
+        let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        let mut form = Self::of(pairs, Resolution::ALL.iter().copied(), Some(clear));
+        // A field without an input could not be corrected.
+        form.hidden.retain(|(name, _)| name != field && name != "after" && name != "within");
+        let mut fields = form.fields.iter_mut().chain(&mut form.more);
+        if let Some(found) = fields.find(|found| found.name == field) {
+            found.error = Some(problem.clone());
+        } else if field == "resolution" {
+            form.resolution_error = Some(problem.clone());
+        } else {
+            form.error = Some(problem.clone());
+        }
+        form.is_more_open |=
+            form.resolution_error.is_some() || form.more.iter().any(|field| field.error.is_some());
+        form
+    }
+
+    fn of(
+        mut pairs: Vec<(Cow<'static, str>, String)>,
+        resolutions: impl Iterator<Item = Resolution>,
+        clear: Option<String>,
+    ) -> Self {
         let mut take = |name| {
             let at = pairs.iter().position(|pair| pair.0 == name);
             at.map(|at| pairs.remove(at).1).unwrap_or_default()
         };
-        let (source, op, error_contains) = (take("source"), take("op"), take("error_contains"));
-        let resolution = take("resolution");
-        let of_name = |(name, label, hint): (&'static str, &str, _)| Field {
-            id: name.into(),
-            name: name.into(),
-            label: label.into(),
-            value: take(name),
-            hint,
+        let mut field = |(name, label, hint): (&'static str, &str, _)| {
+            Field::new(name.into(), name.into(), label.into(), take(name), hint)
         };
-        let mut more: Vec<_> = MORE_FIELDS.into_iter().map(of_name).collect();
+        let fields: Vec<_> = FIELDS.into_iter().map(&mut field).collect();
+        let mut more: Vec<_> = MORE_FIELDS.into_iter().map(&mut field).collect();
         for (at, (name, value)) in pairs.extract_if(.., |(name, _)| name.starts_with("metadata.")).enumerate()
         {
-            let (id, label) = (format!("metadata-{at}").into(), name.replacen('.', " ", 1));
-            let label = Text::cut(&label.replacen('m', "M", 1), 60);
-            more.push(Field { id, name, label, value, hint: "" });
+            let label = name.replacen('.', " ", 1).replacen('m', "M", 1);
+            more.push(Field::new(format!("metadata-{at}").into(), name, Text::cut(&label, 60), value, ""));
         }
+        let resolution = pairs.iter().find(|(name, _)| name == "resolution").map(|(_, value)| value.clone());
         let choice = |choice: Resolution| Choice {
             value: choice.as_str(),
             label: resolution_words(Some(choice)),
-            is_chosen: choice.as_str() == resolution,
+            is_chosen: resolution.as_deref() == Some(choice.as_str()),
         };
+        let resolutions: Vec<_> = resolutions.map(choice).collect();
+        if !resolutions.is_empty() {
+            pairs.retain(|(name, _)| name != "resolution");
+        }
         Self {
-            is_more_open: !resolution.is_empty() || more.iter().any(|field| !field.value.is_empty()),
-            source,
-            op,
-            error_contains,
-            resolutions: Resolution::ALL.iter().copied().map(choice).collect(),
+            is_more_open: resolutions.iter().any(|choice| choice.is_chosen)
+                || more.iter().any(|field| !field.value.is_empty()),
+            fields,
+            resolutions,
+            resolution_error: None,
             more,
-            clear: is_filtered.then_some(clear),
             hidden: pairs,
+            clear,
+            error: None,
+            sources: BTreeSet::new(),
+            ops: BTreeSet::new(),
         }
     }
+
+    /// Offers the sources and operations of these groups.
+    pub(crate) fn offering(mut self, groups: &[ErrorGroup]) -> Self {
+        // The form would cut blanks off, and a browser may change a line break.
+        let is_offered = |text: &&str| text.trim() == *text && !text.contains(is_hidden) && !text.is_empty();
+        let offered = |texts: Vec<&str>| -> BTreeSet<String> {
+            texts.into_iter().filter(is_offered).map(str::to_owned).take(MAX_OFFERED).collect()
+        };
+        self.sources = offered(groups.iter().map(|group| group.source.as_str()).collect());
+        self.ops = offered(groups.iter().map(|group| group.op.as_str()).collect());
+        for (field, list, values) in [("source", "sources", &self.sources), ("op", "ops", &self.ops)] {
+            let found = self.fields.iter_mut().find(|found| found.name == field);
+            if let Some(found) = found.filter(|_| !values.is_empty()) {
+                found.list = Some(list);
+            }
+        }
+        self
+    }
+}
+
+impl Field {
+    fn new(
+        id: Cow<'static, str>,
+        name: Cow<'static, str>,
+        label: Text,
+        value: String,
+        hint: &'static str,
+    ) -> Self {
+        let time = Some(&value).filter(|_| TIMES.contains(&&*name)).and_then(|value| to_input(value));
+        Self {
+            is_wide: name == "error_contains",
+            is_time: time.is_some(),
+            value: time.unwrap_or(value),
+            id,
+            name,
+            label,
+            hint,
+            list: None,
+            error: None,
+        }
+    }
+}
+
+/// Returns a time as the browser's input for times holds it: in UTC, without a zone. `None` if the input can't hold the
+/// value.
+fn to_input(value: &str) -> Option<String> {
+    if value.is_empty() {
+        return Some(String::new());
+    }
+    let time: DateTime<Utc> = value.parse().ok()?;
+    let text = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    // Years with more digits, and fractions below a millisecond.
+    (text.starts_with(|c: char| c.is_ascii_digit()) && text.len() <= "2026-03-01T10:00:00.000Z".len())
+        .then(|| text.trim_end_matches('Z').to_owned())
 }

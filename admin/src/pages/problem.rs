@@ -85,7 +85,7 @@ fn as_page(
 }
 
 /// Makes a sentence of a detail, which begins in lower case because other texts put it behind a colon.
-fn sentence(detail: &str) -> Text {
+pub(super) fn sentence(detail: &str) -> Text {
     let mut characters = detail.chars();
     let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", characters.as_str()).into()

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::response::Response;
-use dead_letters::{AppId, Cursor, ListQuery, PayloadSearch};
+use dead_letters::{AppId, Cursor, ListQuery, ListSort, PayloadSearch};
 
 use super::{
     banner::back_text,
@@ -74,7 +74,7 @@ pub(crate) async fn page(
         return Err(Problem::invalid_field("list", "is too long for an address"));
     }
     let request = PayloadSearch::new(contains.as_str()).filter(query.filter.clone());
-    let found = search(&access, request.page(query.page.clone().after(after))).await?;
+    let found = search(&access, request.page(query.page.clone().sort(ListSort::Newest).after(after))).await?;
     // With the state that the list leaves out.
     let pairs = ListQuery::from(query.filter.clone().state(query.filter.effective_state()));
     let conditions =

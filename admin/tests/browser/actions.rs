@@ -142,7 +142,7 @@ async fn a_letter_is_reopened_from_its_row(site: &Site, browser: &Browser) -> We
     browser.sees("The letter is unresolved again:").await?;
     browser.sees("No letters here").await?;
     assert_eq!(resolution(site, id).await, None);
-    browser.press_first("Unresolved").await?;
+    browser.press_first("Needs action").await?;
     browser.sees("1 of 1").await
 }
 

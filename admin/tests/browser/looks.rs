@@ -65,7 +65,7 @@ async fn pages(site: &Site) -> Vec<Page> {
         page("list-well", format!("apps/{}", Uuid::nil()), "Nothing failed"),
         page("groups", format!("apps/{app}/groups"), "Regressed"),
         page("groups-shared", format!("apps/{app}/groups?shares=true&source=contacts"), "/customer/name"),
-        page("letter", format!("apps/{app}/letters/{again}"), "failed again after 2 replays"),
+        page("letter", format!("apps/{app}/letters/{again}"), "Failed again after 2 replays"),
         page("letter-closed", format!("apps/{app}/letters/{closed}"), "Reopen"),
         page("letter-large", format!("apps/{app}/letters/{large}"), "too large to show"),
         page("problem", format!("apps/{app}/letters/{}", Uuid::nil()), "The app has no such letter"),

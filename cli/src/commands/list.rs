@@ -1,8 +1,6 @@
-use std::cmp::Reverse;
-
 use chrono::{DateTime, Utc};
 use dead_letters::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, DeadLetterSummary, Page,
+    AppId, Cursor, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, DeadLetterSummary, ListSort, Page,
     PageRequest, PayloadSearch,
 };
 use serde::Serialize;
@@ -31,13 +29,21 @@ pub(crate) async fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let List { filter, payload_contains, scan, size, after, quiet, watch } = list;
+    let List { filter, payload_contains, scan, sort, size, after, quiet, watch } = list;
     let contains = payload_contains.as_deref();
+    if sort == ListSort::MostAttempts && (contains.is_some() || after.is_some()) {
+        let other = if after.is_some() { "--after" } else { "--payload-contains" };
+        return Err(Failure::usage(format!("--sort most_attempts can't be combined with {other}"))
+            .hint("sort by newest or oldest"));
+    }
     let (is_of_one, moves) = (filter.app.is_some(), Settings::moves(&filter.narrow));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
     let selected = select(store, filter, &Settings { now, ..settings.clone() }, Ok).await?;
-    let request =
-        PageRequest::default().size(size).after(after.map(|next| next.cursor)).scan_limit(scan.scan_limit);
+    let request = PageRequest::default()
+        .sort(sort)
+        .size(size)
+        .after(after.map(|next| next.cursor))
+        .scan_limit(scan.scan_limit);
     let page = match is_of_one {
         true => of_app(store, selected.apps[0], &selected.filter, contains, &request).await?,
         false => of_all_apps(store, &selected, contains, &request).await?,
@@ -47,7 +53,13 @@ pub(crate) async fn list(
         true => printer.values(page.items.iter().map(|letter| letter.id))?,
         false => print(settings, printer, &page, next, is_of_one)?,
     }
-    warn_of_scan_limit(printer, page.scanned_back_to);
+    match page.scanned_back_to {
+        Some(time) if sort == ListSort::Oldest => {
+            let time = printer.clock().time(time);
+            say!("note: scanned up to {time}; raise --scan-limit to examine newer letters");
+        }
+        scanned_back_to => warn_of_scan_limit(printer, scanned_back_to),
+    }
     // A repeated list has other letters on its next page each time.
     if let Some(next) = next.filter(|_| watch.watch.is_none()) {
         say!("note: there are more letters: --after {next}");
@@ -95,10 +107,10 @@ async fn of_app(
     }
 }
 
-/// Merges the pages of the apps into one, newest first. No more than two pages are in memory.
+/// Merges the pages of the apps into one, in the order of the request. No more than two pages are in memory.
 ///
-/// If the scan limit stops the page of an app, letters that are older than its end are left out, because that app may
-/// have some between them.
+/// If the scan limit stops the page of an app, letters behind its end are left out, because that app may have some
+/// between them. A list sorted by attempts keeps them, because it is one of the letters examined.
 pub(crate) async fn of_all_apps(
     store: &dyn DeadLetterStore,
     selected: &Selected,
@@ -107,24 +119,38 @@ pub(crate) async fn of_all_apps(
 ) -> Result<Page<DeadLetterSummary>, Failure> {
     let Selected { apps, filter } = selected;
     let (mut items, mut scanned_back_to, mut has_more) = (Vec::new(), None, false);
-    let place = |letter: &DeadLetterSummary| Reverse((letter.listed_at(filter), letter.id));
+    let place = |letter: &DeadLetterSummary| (letter.listed_at(filter), letter.id);
+    let order = |one: &DeadLetterSummary, other: &DeadLetterSummary| match request.sort {
+        ListSort::Oldest => place(one).cmp(&place(other)),
+        ListSort::MostAttempts => (other.attempt_count, place(other)).cmp(&(one.attempt_count, place(one))),
+        _ => place(other).cmp(&place(one)),
+    };
+    let is_oldest_first = request.sort == ListSort::Oldest;
     for &app_id in apps {
-        let in_app = |after: Cursor| after.in_app(app_id, filter);
+        let in_app = |after: Cursor| after.in_app(app_id, filter, request.sort);
         let after = request.after.map(in_app).transpose()?;
         let page = of_app(store, app_id, filter, contains, &request.clone().after(after)).await?;
         has_more |= page.next.is_some() && page.scanned_back_to.is_none();
-        scanned_back_to = scanned_back_to.max(page.scanned_back_to);
+        scanned_back_to = match (scanned_back_to, page.scanned_back_to) {
+            (Some(one), Some(other)) if is_oldest_first => Some(Ord::min(one, other)),
+            (one, other) => one.max(other),
+        };
         items.extend(page.items);
-        items.sort_by_key(place);
+        items.sort_by(order);
         has_more |= items.len() > request.size as usize;
         items.truncate(request.size as usize);
     }
-    if let Some(end) = scanned_back_to {
+    let is_by_attempts = request.sort == ListSort::MostAttempts;
+    if let Some(end) = scanned_back_to.filter(|_| !is_by_attempts) {
         let shown = items.len();
-        items.retain(|letter| letter.listed_at(filter) >= end);
+        items.retain(|letter| match is_oldest_first {
+            true => letter.listed_at(filter) <= end,
+            false => letter.listed_at(filter) >= end,
+        });
         has_more &= items.len() == shown;
     }
-    let next = items.last().filter(|_| has_more).map(|last| Cursor::of_all_apps(last, filter));
+    let next = items.last().filter(|_| has_more && !is_by_attempts);
+    let next = next.map(|last| Cursor::of_all_apps(last, filter, request.sort));
     let mut page = Page::last(items);
     (page.next, page.scanned_back_to) = (next, scanned_back_to);
     Ok(page)

@@ -4,8 +4,8 @@ use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
     AppId, Attribution, Buckets, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead,
     DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, GroupRequest, IdFilter,
-    Page, PageRequest, PayloadSearch, ReopenRequest, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
-    TimelineRequest, testing::stored_letter,
+    ListSort, Page, PageRequest, PayloadSearch, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
+    StoredLetter, TimelineRequest, testing::stored_letter,
 };
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ const ACME: &str = r#"{"tenant":"acme","host":"a"}"#;
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 14] {
+fn cases() -> [Case; 16] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
@@ -32,6 +32,10 @@ fn cases() -> [Case; 14] {
         (none().erased(false).source("orders"), |letter, _| !is_erased(letter) && letter.source == "orders"),
         (none().truncated(true).source("orders"), |letter, _| {
             is_truncated(letter) && letter.source == "orders"
+        }),
+        (none().source_contains("RDER").op_contains("SERT"), |letter, _| letter.source == "orders"),
+        (none().state(DeadLetterState::Open).resolution(Resolution::HandlerFailed), |letter, _| {
+            letter.resolution.as_deref() == Some("handler_failed")
         }),
         // The key of orders without a script.
         (none().group_key("2cf488a4aaa52e8a"), |letter, _| {
@@ -112,12 +116,13 @@ fn end() -> DateTime<Utc> {
 
 async fn to_the_end<T>(
     mut page: impl AsyncFnMut(PageRequest) -> Result<Page<T>, DeadLetterRepoError>,
-    scan: Option<u32>,
+    (sort, scan): (ListSort, Option<u32>),
     id: fn(&T) -> DeadLetterId,
 ) -> Vec<DeadLetterId> {
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let next = page(PageRequest::default().size(5).after(after).scan_limit(scan)).await.unwrap();
+        let next =
+            page(PageRequest::default().sort(sort).size(5).after(after).scan_limit(scan)).await.unwrap();
         found.extend(next.items.iter().map(id));
         after = next.next;
         if after.is_none() {
@@ -162,19 +167,22 @@ async fn all_find(
     let letters = ids.len() as u64;
     // Fewer than there are, and more.
     for scan in [None, Some(4), Some(10 * LETTERS)] {
-        let listed = to_the_end(async |page| repo.list(app, filter, &page).await, scan, |item| item.id).await;
-        assert_eq!(listed, ids, "list {filter:?} {scan:?}");
-        let exported =
-            to_the_end(async |page| repo.export(app, filter, &page).await, scan, |item| item.id).await;
-        assert_eq!(exported, ids, "export {filter:?} {scan:?}");
-        let search = async |page| {
-            let search = PayloadSearch::new("{").filter(filter.clone()).page(page);
-            repo.search_payloads(app, &search).await
-        };
-        let mut whole: Vec<_> =
-            expected.iter().filter(|letter| !is_erased(letter)).map(|letter| letter.id).collect();
-        whole.sort();
-        assert_eq!(to_the_end(search, scan, |item| item.id).await, whole, "search {filter:?} {scan:?}");
+        for order in [(ListSort::Newest, scan), (ListSort::Oldest, scan)] {
+            let listed =
+                to_the_end(async |page| repo.list(app, filter, &page).await, order, |item| item.id).await;
+            assert_eq!(listed, ids, "list {filter:?} {order:?}");
+            let exported =
+                to_the_end(async |page| repo.export(app, filter, &page).await, order, |item| item.id).await;
+            assert_eq!(exported, ids, "export {filter:?} {order:?}");
+            let search = async |page| {
+                let search = PayloadSearch::new("{").filter(filter.clone()).page(page);
+                repo.search_payloads(app, &search).await
+            };
+            let mut whole: Vec<_> =
+                expected.iter().filter(|letter| !is_erased(letter)).map(|letter| letter.id).collect();
+            whole.sort();
+            assert_eq!(to_the_end(search, order, |item| item.id).await, whole, "search {filter:?} {order:?}");
+        }
         let counted = repo.count(app, filter, &CountRequest::default().scan_limit(scan)).await.unwrap();
         let request = Buckets::new(ten_oclock()..end(), 3);
         let timeline =

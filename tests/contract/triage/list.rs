@@ -3,9 +3,9 @@ use std::collections::HashSet;
 use chrono::Duration;
 use dead_letters::{
     AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter, NewDeadLetter, Page,
-    PageRequest, Resolution, ScriptId, StoredLetter, TriggerId, entity::dead_letters as table,
-    testing::stored_letter,
+    DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter, ListSort,
+    NewDeadLetter, Page, PageRequest, PayloadSearch, Resolution, ScriptId, StoredLetter, TriggerId,
+    entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::EntityTrait;
 use serde_json::json;
@@ -24,12 +24,15 @@ on_every_backend! {
     a_last_page_that_is_full_has_no_next,
     rows_of_one_time_are_each_seen_once_while_half_are_resolved,
     another_apps_rows_are_not_listed,
+    oldest_first_is_newest_first_reversed_on_any_page_and_scan,
+    most_attempts_come_first_among_the_letters_examined_on_one_page,
+    a_cursor_belongs_to_one_order,
     a_state_lists_its_rows,
     closed_rows_are_listed_by_when_they_were_closed_each_once_by_any_page_and_scan,
     open_rows_of_both_kinds_are_listed_newest_first_each_once_by_any_page_and_scan,
     each_field_filters,
     fields_are_combined,
-    wildcards_are_ordinary_and_case_counts,
+    wildcards_are_ordinary_and_only_the_case_of_a_to_z_is_ignored,
     a_nul_in_a_filter_finds_what_was_stored_for_it,
     the_largest_and_smallest_times_filter,
     bounds_finer_than_a_microsecond_are_exact,
@@ -287,6 +290,104 @@ async fn open_rows_of_both_kinds_are_listed_newest_first_each_once_by_any_page_a
     }
 }
 
+async fn oldest_first_is_newest_first_reversed_on_any_page_and_scan(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 12).await;
+    for (n, reason) in
+        [(0, "ignored"), (4, "handler_failed"), (7, "replayed"), (2, "ignored"), (9, "ignored")]
+    {
+        db.repo().resolve(stored[n], reason).await.unwrap();
+    }
+    // Two letters of one time.
+    db.set_created_at(stored[5], ten_oclock() + Duration::minutes(6)).await;
+    for state in DeadLetterState::ALL.iter().copied() {
+        let all = DeadLetterFilter::default().state(state);
+        let within = all
+            .clone()
+            .created_from(ten_oclock() + Duration::minutes(2))
+            .created_before(ten_oclock() + Duration::minutes(9));
+        for filter in [all.clone(), within, all.op_contains("INS")] {
+            let mut expected = ids(&page(&db, app, &filter, 500).await.items);
+            expected.reverse();
+            for (size, scan) in [(1, None), (3, None), (50, None), (50, Some(2)), (2, Some(3)), (3, Some(1))]
+            {
+                let mut request = first(size).sort(ListSort::Oldest).scan_limit(scan);
+                let mut listed = Vec::new();
+                loop {
+                    let page = db.repo().list(app, &filter, &request).await.unwrap();
+                    let export = db.repo().export(app, &filter, &request).await.unwrap();
+                    assert!(page.items.iter().map(|row| row.id).eq(export.items.iter().map(|row| row.id)));
+                    assert_eq!((page.next, page.scanned_back_to), (export.next, export.scanned_back_to));
+                    listed.extend(ids(&page.items));
+                    let Some(next) = page.next else { break };
+                    request.after = Some(next);
+                }
+                assert_eq!(listed, expected, "{filter:?} {size} {scan:?}");
+            }
+        }
+    }
+}
+
+async fn most_attempts_come_first_among_the_letters_examined_on_one_page(db: TestDb) {
+    let app = new_app();
+    // From the oldest letter to the newest.
+    let attempts = [9, 1, 4, 2, 4, 3];
+    let mut stored = Vec::new();
+    for (minute, attempt_count) in (0..).zip(attempts) {
+        let id = row_of(&db, NewDeadLetter { attempt_count, ..letter(app) }).await;
+        db.set_created_at(id, ten_oclock() + Duration::minutes(minute)).await;
+        stored.push(id);
+    }
+    db.repo().resolve(stored[1], "handler_failed").await.unwrap();
+    let list = async |filter: &DeadLetterFilter, request: PageRequest| {
+        let request = request.sort(ListSort::MostAttempts);
+        let page = db.repo().list(app, filter, &request).await.unwrap();
+        assert_eq!(page.next, None);
+        (ids(&page.items), page.scanned_back_to)
+    };
+    let expected = |places: &[usize]| places.iter().map(|&place| stored[place]).collect::<Vec<_>>();
+    let minute = |minute| Some(ten_oclock() + Duration::minutes(minute));
+    let open = DeadLetterFilter::default();
+    for filter in [any(), open.clone(), any().op("insert")] {
+        assert_eq!(list(&filter, first(50)).await, (expected(&[0, 4, 2, 5, 3, 1]), None), "{filter:?}");
+        assert_eq!(list(&filter, first(2)).await, (expected(&[0, 4]), None), "{filter:?}");
+        // The oldest letter is not examined, whether the page is full or not.
+        for (size, places) in [(50, &[4, 2, 5, 3][..]), (2, &[4, 2])] {
+            let found = list(&filter, first(size).scan_limit(4)).await;
+            assert_eq!(found, (expected(places), minute(2)), "{filter:?}");
+        }
+    }
+    let some = any().ids([stored[0], stored[3], stored[4]]);
+    assert_eq!(list(&some, first(50).scan_limit(1)).await, (expected(&[0, 4, 3]), None));
+    let none = open.source("none");
+    assert_eq!(list(&none, first(50).scan_limit(4)).await, (vec![], minute(2)));
+
+    // Other calls have no such order.
+    let by_attempts = first(50).sort(ListSort::MostAttempts);
+    let export = db.repo().export(app, &any(), &by_attempts).await.unwrap_err();
+    let search = PayloadSearch::new("{").page(by_attempts);
+    let search = db.repo().search_payloads(app, &search).await.unwrap_err();
+    for error in [export, search] {
+        assert!(
+            matches!(&error, DeadLetterRepoError::InvalidQuery { field, .. } if field == "page.sort"),
+            "{error}"
+        );
+    }
+}
+
+async fn a_cursor_belongs_to_one_order(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 3).await;
+    for sort in [ListSort::Newest, ListSort::Oldest] {
+        let next = db.repo().list(app, &any(), &first(1).sort(sort)).await.unwrap().next.unwrap();
+        for other in ListSort::ALL.iter().copied().filter(|&other| other != sort) {
+            let request = first(1).sort(other).after(next);
+            let error = db.repo().list(app, &any(), &request).await.unwrap_err();
+            assert!(matches!(error, DeadLetterRepoError::InvalidCursor), "{sort} {other}: {error}");
+        }
+    }
+}
+
 async fn a_state_lists_its_rows(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 5).await;
@@ -317,6 +418,8 @@ async fn each_field_filters(db: TestDb) {
     let cases = [
         (NewDeadLetter { source: "invoices".into(), ..plain.clone() }, any().source("invoices")),
         (NewDeadLetter { op: "delete".into(), ..plain.clone() }, any().op("delete")),
+        (NewDeadLetter { source: "Parcels".into(), ..plain.clone() }, any().source_contains("CEL")),
+        (NewDeadLetter { op: "Upsert".into(), ..plain.clone() }, any().op_contains("upS")),
         (NewDeadLetter { trigger_id: Some(trigger), ..plain.clone() }, any().trigger_id(trigger)),
         (NewDeadLetter { script_id: Some(script), ..plain.clone() }, any().script_id(script)),
         (NewDeadLetter { trigger_id: None, ..plain.clone() }, any().trigger_id(IdFilter::None)),
@@ -357,13 +460,15 @@ async fn fields_are_combined(db: TestDb) {
     assert_eq!(matching(&db, app, filter).await, [a]);
 }
 
-async fn wildcards_are_ordinary_and_case_counts(db: TestDb) {
+async fn wildcards_are_ordinary_and_only_the_case_of_a_to_z_is_ignored(db: TestDb) {
     let app = new_app();
     let errors =
         ["100% full", "100 is full", "a_b", "aXb", r"C:\temp", "C:/temp", "ÄRGER", "ärger", "it's \"so\""];
     let mut stored = Vec::new();
     for error in errors {
-        stored.push(row_of(&db, NewDeadLetter { last_error: error.into(), ..letter(app) }).await);
+        let texts = (error.into(), error.into(), error.into());
+        let (last_error, source, op) = texts;
+        stored.push(row_of(&db, NewDeadLetter { last_error, source, op, ..letter(app) }).await);
     }
     for (part, found) in [
         ("%", vec![0]),
@@ -372,13 +477,17 @@ async fn wildcards_are_ordinary_and_case_counts(db: TestDb) {
         ("100%", vec![0]),
         ("a_b", vec![2]),
         ("ärg", vec![7]),
-        ("FULL", vec![]),
+        ("ÄRG", vec![6]),
+        ("FULL", vec![0, 1]),
+        ("A_b", vec![2]),
+        (r"c:\TEMP", vec![4]),
         ("it's \"so\"", vec![8]),
         ("", (0..9).collect()),
     ] {
-        let filter = any().error_contains(part);
         let expected: Vec<_> = found.into_iter().map(|n| stored[n]).collect();
-        assert_eq!(matching(&db, app, filter).await, expected, "{part:?}");
+        for filter in [any().error_contains(part), any().source_contains(part), any().op_contains(part)] {
+            assert_eq!(matching(&db, app, filter.clone()).await, expected, "{part:?} {filter:?}");
+        }
     }
 }
 
@@ -504,28 +613,37 @@ async fn the_listings_of_all_apps_are_merged_into_one_by_a_cursor_of_all_apps(db
     for (filter, count) in
         [(any(), all.len()), (DeadLetterFilter::default().state(DeadLetterState::Closed), closed)]
     {
-        for size in 1..=5 {
+        for (size, sort) in (1..=5).flat_map(|size| [(size, ListSort::Newest), (size, ListSort::Oldest)]) {
             let (mut seen, mut after): (Vec<DeadLetterSummary>, Option<Cursor>) = (Vec::new(), None);
             loop {
                 let mut letters = Vec::new();
                 for app in apps {
-                    let after = after.map(|after| after.in_app(app, &filter).unwrap());
-                    letters
-                        .extend(db.repo().list(app, &filter, &first(size).after(after)).await.unwrap().items);
+                    let after = after.map(|after| after.in_app(app, &filter, sort).unwrap());
+                    let request = first(size).sort(sort).after(after);
+                    letters.extend(db.repo().list(app, &filter, &request).await.unwrap().items);
                 }
-                letters.sort_by_key(|letter| std::cmp::Reverse((letter.listed_at(&filter), letter.id)));
+                letters.sort_by_key(|letter| (letter.listed_at(&filter), letter.id));
+                if sort == ListSort::Newest {
+                    letters.reverse();
+                }
                 letters.truncate(size as usize);
                 let Some(last) = letters.last() else { break };
-                after = Some(Cursor::of_all_apps(last, &filter));
+                after = Some(Cursor::of_all_apps(last, &filter, sort));
                 seen.extend(letters);
             }
             let mut ids = ids(&seen);
-            assert!(seen.is_sorted_by_key(|letter| std::cmp::Reverse(letter.listed_at(&filter))));
+            if sort == ListSort::Newest {
+                seen.reverse();
+            }
+            assert!(seen.is_sorted_by_key(|letter| letter.listed_at(&filter)));
             ids.sort_unstable();
             ids.dedup();
             assert_eq!((seen.len(), ids.len()), (count, count), "{size} a page");
         }
     }
     let of_one_app = page(&db, apps[0], &any(), 1).await.next.unwrap();
-    assert!(matches!(of_one_app.in_app(apps[0], &any()), Err(DeadLetterRepoError::InvalidCursor)));
+    assert!(matches!(
+        of_one_app.in_app(apps[0], &any(), ListSort::Newest),
+        Err(DeadLetterRepoError::InvalidCursor)
+    ));
 }
