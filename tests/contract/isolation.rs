@@ -78,8 +78,9 @@ const WRITES: [&str; 13] = [
     "confirm_announcement",
     "sweep_announcements",
 ];
-const READS: [&str; 17] = [
+const READS: [&str; 18] = [
     "actions",
+    "letters_version",
     "get",
     "get_for_app",
     "summary",
@@ -133,6 +134,7 @@ async fn call(
             repo.confirm_announcement(&claim).await.map(drop)
         }
         "sweep_announcements" => repo.sweep_announcements(max, max, 10).await.map(drop),
+        "letters_version" => repo.letters_version(Some(app)).await.map(drop),
         "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
         "get" => repo.get(open).await.map(drop),
         "get_for_app" => repo.get_for_app(app, open).await.map(drop),

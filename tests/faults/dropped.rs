@@ -115,6 +115,7 @@ dropped! {
     sweep_announcements,
     times_replayed,
     actions,
+    letters_version,
     sweep_actions,
     resolve_once,
     reopen_matching,
@@ -322,6 +323,10 @@ async fn times_replayed(given: &Given) -> Outcome {
 
 async fn actions(given: &Given) -> Outcome {
     given.repo.actions(given.app, &ActionRequest::default()).await.map(drop)
+}
+
+async fn letters_version(given: &Given) -> Outcome {
+    given.repo.letters_version(Some(given.app)).await.map(drop)
 }
 
 async fn sweep_actions(given: &Given) -> Outcome {
