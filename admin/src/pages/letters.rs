@@ -157,11 +157,11 @@ impl Row {
     }
 }
 
-/// Returns the mark of an event that failed again, such as `failed again after 2 replays`. Returns `None` for a replayed
+/// Returns the mark of an event that failed again, such as `Failed again after 2 replays`. Returns `None` for a replayed
 /// letter, because its place among the `times` replays is unknown.
 pub(crate) fn failed_again(letter: &DeadLetterSummary, times: u64) -> Option<String> {
     let is_later = times > 0 && letter.resolution != Some(Resolution::Replayed);
-    is_later.then(|| format!("failed again after {times} replay{}", if times == 1 { "" } else { "s" }))
+    is_later.then(|| format!("Failed again after {times} replay{}", if times == 1 { "" } else { "s" }))
 }
 
 pub(crate) async fn page(

@@ -43,6 +43,8 @@ pub(crate) struct Listing {
     pub(crate) backlog: Option<OpenLetters>,
     /// Open letters that the sweeper will delete within a week.
     pub(crate) swept: Option<Amount>,
+    /// Whether the app has neither a name nor a letter.
+    pub(crate) is_unknown: bool,
     pub(crate) view: View,
     pub(crate) letters: String,
     pub(crate) groups: String,
@@ -106,7 +108,11 @@ impl Listing {
         ];
         let matching = tabs.iter().find(|tab| tab.is_current).map_or(Amount::exactly(0), |tab| tab.count);
         let clear = address(&DeadLetterFilter::default().state(query.filter.effective_state()).into(), view);
+        let filter = FilterForm::new(query, clear);
+        let has_letters = tabs.iter().any(|tab| tab.count.count > 0 || tab.count.capped);
+        let has_name = (access.admin().app_names)(app_id).is_some();
         Ok(Self {
+            is_unknown: !has_name && !has_letters && backlogs.is_empty() && filter.clear.is_none(),
             app: Text::cut(&access.admin().app_name(app_id), 200),
             backlog: backlogs.first().map(|backlog| OpenLetters {
                 unresolved: backlog.unresolved.into(),
@@ -118,7 +124,7 @@ impl Listing {
             letters: root.letters(app_id, &first_page),
             groups: root.groups(app_id, &first_page),
             tabs,
-            filter: FilterForm::new(query, clear),
+            filter,
             matching,
             now,
         })
