@@ -19,6 +19,7 @@ mod error;
 mod filter;
 mod group;
 mod id;
+mod letters_version;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod model;
@@ -76,6 +77,7 @@ pub use group::{
     ErrorGroup, ErrorGroups, GroupRequest, NewErrorGroup, NewErrorGroups, NewGroupRequest, NewGroupState,
 };
 pub use id::{AppId, DeadLetterId, ScriptId, TriggerId};
+pub use letters_version::LettersVersion;
 pub use model::{DeadLetterRow, NewDeadLetter, PayloadKind, Resolution, StoredLetter};
 #[cfg(feature = "migration")]
 pub use open::{OnOpen, OpenError, open};

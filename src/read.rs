@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     ActionRequest, AppId, Backlog, BacklogRequest, Count, CountRequest, DeadLetterAction, DeadLetterFilter,
     DeadLetterId, DeadLetterRepoError, DeadLetterRow, DeadLetterState, DeadLetterSummary, ErrorGroups,
-    GroupRequest, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RecentApp, Timeline,
-    TimelineRequest, UnresolvedCount,
+    GroupRequest, LettersVersion, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch,
+    RecentApp, Timeline, TimelineRequest, UnresolvedCount,
 };
 
 /// Finds, counts and groups one app's dead letters.
@@ -690,4 +690,37 @@ pub trait DeadLetterRead: Send + Sync {
     /// # }
     /// ```
     async fn recent_apps(&self, since: DateTime<Utc>) -> Result<Vec<RecentApp>, DeadLetterRepoError>;
+
+    /// Returns a version of the app's letters, or of all letters if `app_id` is `None`: for a view that polls, and reads
+    /// the letters again only if the version is another one.
+    ///
+    /// The version of an app changes with every insert of a new letter, with every call that writes into the
+    /// [history](Self::actions), and when a letter is closed by the seed's [`resolve`](crate::DeadLetterRepo::resolve).
+    /// It need not change for what leaves no trace among the newest letters, the newest actions and the open letters
+    /// up to 1,000: a sweep, an import of old letters, `rebuild_signatures`, and the seed's `resolve` as
+    /// `handler_failed`. A view should therefore also read the letters from time to time.
+    ///
+    /// The version of all letters changes with every insert of a new letter. Except over a sharded table it also
+    /// changes with every call that writes into the history of one of the first 1,000 apps that have one.
+    ///
+    /// The call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For all letters
+    /// it reads two entries of the history's key for each app.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let before = repo.letters_version(Some(app)).await?;
+    /// assert_eq!(repo.letters_version(Some(app)).await?, before);
+    /// repo.insert(testing::letter(app)).await?;
+    /// assert_ne!(repo.letters_version(Some(app)).await?, before);
+    /// # Ok(())
+    /// # }
+    /// ```
+    async fn letters_version(&self, app_id: Option<AppId>) -> Result<LettersVersion, DeadLetterRepoError>;
 }

@@ -126,6 +126,14 @@ const APP_AND_REPLAYS: &[&str] = &["idx_dead_letters_app", "idx_dead_letters_rep
 const RUNS: &[&str] = &["idx_dead_letters_run"];
 const KEY: &[&str] = &["dead_letters_pkey"];
 const ACTIONS: &[&str] = &["dead_letter_actions_pkey"];
+const VERSION: &[&str] = &[
+    "idx_dead_letters_unresolved",
+    "idx_dead_letters_handler_failed",
+    "idx_dead_letters_app",
+    "idx_dead_letters_closed",
+    "dead_letter_actions_pkey",
+];
+const VERSION_OF_ALL: &[&str] = &["idx_dead_letters_gc", "dead_letter_actions_pkey"];
 const ACTIONS_OF_LETTER: &[&str] = &["idx_dead_letter_actions_letter"];
 const ACTIONS_OF_RUN: &[&str] = &["idx_dead_letter_actions_run"];
 const PENDING: &[&str] = &["idx_dead_letter_announcements_pending"];
@@ -290,6 +298,10 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(ACTIONS_OF_LETTER, Whole, Some(50));
     repo.recent_apps(cutoff()).await.unwrap();
     log.expect(ACTIONS, InOrder, Some(1_000));
+    repo.letters_version(Some(app)).await.unwrap();
+    log.expect(VERSION, Whole, Some(1_001));
+    repo.letters_version(None).await.unwrap();
+    log.expect(VERSION_OF_ALL, Whole, Some(20));
     for before in [cutoff(), DateTime::UNIX_EPOCH] {
         repo.sweep_actions(before, None, 1_000).await.unwrap();
         log.expect(ACTIONS, InOrder, Some(1_000));
@@ -790,6 +802,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
     repo.new_error_groups(&new).await.unwrap();
     repo.unannounced_groups(&new).await.unwrap();
     repo.times_replayed(app, &[Uuid::nil()]).await.unwrap();
+    repo.letters_version(Some(app)).await.unwrap();
     for filter in [&all, &these, &due] {
         let page = PageRequest::default().size(1).scan_limit(10);
         let after = repo.list(app, filter, &page).await.unwrap().next;

@@ -202,6 +202,7 @@ impl Given {
                 store.new_error_groups(&NewGroupRequest::since(DateTime::UNIX_EPOCH)).await.map(drop)
             }
             Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
+            Call::LettersVersion => store.letters_version(Some(app)).await.map(drop),
             Call::Actions => store.actions(app, &ActionRequest::default()).await.map(drop),
             Call::ResolveOnce => {
                 store.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)

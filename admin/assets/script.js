@@ -27,14 +27,27 @@ function age(time) {
   }
 }
 
-// Where a column tells them apart, the age stands on the page; elsewhere it is found by pointing at the time.
-function showAges() {
+// As the server writes a time, but in the browser's zone, which it names.
+const inZone = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  hourCycle: "h23",
+  timeZoneName: "short",
+});
+
+// Where a column tells them apart, the age stands on the page; elsewhere it is found by pointing at the time. The
+// tooltip always has the time in UTC too.
+function showTimes() {
   for (const time of main.querySelectorAll("time")) {
-    time.dataset.text ??= time.textContent;
-    const text = age(Date.parse(time.dateTime));
+    time.dataset.utc ??= time.title;
+    const at = Date.parse(time.dateTime);
+    const [zoned, text] = [inZone.format(at), age(at)];
     const isShort = time.closest(".when, .marks") != null;
-    time.textContent = isShort ? text : time.dataset.text;
-    time.title = isShort ? time.dataset.text : text;
+    time.textContent = isShort ? text : zoned;
+    time.title = `${isShort ? zoned : text}\n${time.dataset.utc}`;
   }
 }
 
@@ -62,32 +75,41 @@ function forgetBanner() {
 
 const rows = () => [...main.querySelectorAll(".cards tbody tr")];
 const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]:not(:disabled)")];
+const ticked = () => boxes().filter((box) => box.checked);
 let lastTicked = null;
 
+// In the head of the table, and beside the buttons where rows are cards without a head.
 function addSelectAll() {
-  const head = main.querySelector("thead .tick");
+  const [head, bulk] = [main.querySelector("thead .tick"), main.querySelector(".bulk")];
   if (!head || boxes().length === 0) return;
-  const all = document.createElement("input");
-  all.type = "checkbox";
-  all.setAttribute("aria-label", "Tick all letters of this page");
-  all.addEventListener("change", () => {
-    for (const box of boxes()) box.checked = all.checked;
-    showTicked();
-  });
-  head.append(all);
+  const box = () => {
+    const all = Object.assign(document.createElement("input"), { type: "checkbox", className: "all" });
+    all.addEventListener("change", () => {
+      for (const box of boxes()) box.checked = all.checked;
+      showTicked();
+    });
+    return all;
+  };
+  const ofTable = box();
+  ofTable.setAttribute("aria-label", "Tick all letters of this page");
+  head.append(ofTable);
+  const label = Object.assign(document.createElement("label"), { className: "check" });
+  label.append(box(), " Tick all");
+  bulk?.prepend(label);
 }
 
 function showTicked() {
-  const ticked = boxes().filter((box) => box.checked).length;
-  const all = main.querySelector("thead .tick input");
-  if (all) {
-    all.checked = ticked > 0 && ticked === boxes().length;
-    all.indeterminate = ticked > 0 && !all.checked;
+  const count = ticked().length;
+  for (const all of main.querySelectorAll("input.all")) {
+    all.checked = count > 0 && count === boxes().length;
+    all.indeterminate = count > 0 && !all.checked;
   }
-  const count = document.getElementById("count");
-  if (!count) return;
-  count.dataset.text ??= count.textContent;
-  count.textContent = ticked > 0 ? `${count.dataset.text}, ${ticked} ticked` : count.dataset.text;
+  const text = document.getElementById("count");
+  if (text) {
+    text.dataset.text ??= text.textContent;
+    text.textContent = count > 0 ? `${text.dataset.text}, ${count} ticked` : text.dataset.text;
+  }
+  showLive();
 }
 
 main.addEventListener("click", (event) => {
@@ -217,11 +239,64 @@ function keepRunning() {
 // All of that, of a page that is new or fresh
 
 function dress() {
-  showAges();
+  showTimes();
   addSelectAll();
+  aimBack();
   fillCommands();
   addCopying();
 }
+
+// The way back to a list: its filter and page are in its address, and this keeps the rest while the tab is open.
+
+// The list as the server writes its address: a form may have sent empty fields.
+const listOf = () => main.querySelector("#rows input[name=back]")?.value;
+const keyOf = (list) => `dead-letters-place ${location.pathname}${list}`;
+const navigation = () => performance.getEntriesByType("navigation")[0]?.type;
+
+function keepPlace() {
+  if (!main.hasAttribute("data-live")) return;
+  sessionStorage.setItem(`dead-letters-list ${location.pathname}`, location.search);
+  const list = listOf();
+  if (list == null) return;
+  const at = rows().findIndex((row) => row.classList.contains("current"));
+  const place = { y: scrollY, ticked: ticked().map((box) => box.value), at, current: rows()[at]?.id };
+  sessionStorage.setItem(keyOf(list), JSON.stringify(place));
+}
+
+// From a letter, a preview, an error or another answer to a form of this list.
+function isReturn() {
+  if (navigation() === "back_forward") return true;
+  if (navigation() === "reload" || !document.referrer) return false;
+  const before = new URL(document.referrer);
+  const [from, here] = [before.pathname, location.pathname];
+  if (before.origin !== location.origin) return false;
+  before.searchParams.delete("banner");
+  return from.startsWith(`${here}/`) || (from === here && before.search === location.search);
+}
+
+function restorePlace() {
+  const list = listOf();
+  const kept = list != null && JSON.parse(sessionStorage.getItem(keyOf(list)) ?? "null");
+  if (!kept || !isReturn()) return;
+  const values = new Set(kept.ticked);
+  for (const box of boxes()) box.checked = values.has(box.value);
+  showTicked();
+  // The row may be closed by now. Then the next one has its place.
+  const current = kept.at >= 0 && (document.getElementById(kept.current) ?? rows()[Math.min(kept.at, rows().length - 1)]);
+  if (current) current.classList.add("current");
+  // A banner says what happened, and can undo it.
+  if (!main.querySelector(".banner")) scrollTo(0, kept.y);
+}
+
+// A link back leads to the list that this tab showed last.
+function aimBack() {
+  for (const link of main.querySelectorAll("a[data-back]")) {
+    const search = sessionStorage.getItem(`dead-letters-list ${new URL(link.href).pathname}`);
+    if (search != null) link.search = search;
+  }
+}
+
+addEventListener("pagehide", keepPlace);
 
 // Staying fresh
 
@@ -229,25 +304,50 @@ const live = document.createElement("button");
 let tag = null;
 let timer = null;
 let isFetching = false;
+let isPaused = sessionStorage.getItem("dead-letters-paused") === "yes";
+let isLost = false;
 
-const isPaused = () => live.getAttribute("aria-pressed") !== "true";
-const isBusy = () =>
-  document.hidden ||
-  document.querySelector("dialog[open]") != null ||
-  boxes().some((box) => box.checked) ||
-  main.querySelector("input[name=anyway]:checked") != null ||
-  isField(document.activeElement) ||
-  !document.getSelection().isCollapsed;
+// Why the page stays as it is, although nobody paused it.
+function busyWith() {
+  const count = ticked().length;
+  if (count > 0) return `${count} selected`;
+  if (main.contains(document.activeElement) && isField(document.activeElement)) return "typing";
+  if (main.querySelector("input[name=anyway]:checked")) return "confirmed";
+  if (!document.getSelection().isCollapsed) return "text selected";
+}
+
+const isBusy = () => document.hidden || document.querySelector("dialog[open]") != null || busyWith() != null;
+
+function showLive() {
+  const busy = busyWith();
+  const [state, text, title] = isPaused
+    ? ["paused", "Paused", "Refresh every 10 seconds again"]
+    : busy != null
+      ? ["paused", `Paused: ${busy}`, "Nothing moves meanwhile"]
+      : isLost
+        ? ["lost", "Offline", "The last refresh failed; the page tries again"]
+        : ["live", "Live", "Refreshed every 10 seconds. Press to pause"];
+  if (live.textContent === text) return;
+  live.dataset.state = state;
+  live.textContent = text;
+  live.title = title;
+}
+
+function found(isFresh) {
+  isLost = !isFresh;
+  showLive();
+}
+
+// The address without the credentials that it may have: fetch refuses one with them.
+const ask = (address, headers = {}) => fetch(location.origin + address, { headers, cache: "no-store" });
+const parse = (html) => new DOMParser().parseFromString(html, "text/html");
 
 // As a whole only where somebody asked for it: else no row that is shown moves, since one may be about to be clicked.
 async function refresh(isWhole) {
   if (isFetching || isBusy()) return;
   isFetching = true;
   try {
-    // Without the credentials that an address may have: fetch refuses one with them.
-    const address = location.origin + location.pathname + location.search;
-    const headers = tag ? { "If-None-Match": tag } : {};
-    const response = await fetch(address, { headers, cache: "no-store" });
+    const response = await ask(location.pathname + location.search, tag ? { "If-None-Match": tag } : {});
     if (response.status === 304) return found(true);
     // A problem does not take the place of what was seen before it.
     if (!response.ok) return found(false);
@@ -255,7 +355,7 @@ async function refresh(isWhole) {
     const html = await response.text();
     if (isBusy()) return;
     tag = response.headers.get("ETag");
-    const page = new DOMParser().parseFromString(html, "text/html");
+    const page = parse(html);
     const fresh = page.getElementById("main");
     if (fresh && (isWhole || rows().length === 0)) replace(page, fresh);
     else if (fresh) update(page, fresh);
@@ -267,12 +367,6 @@ async function refresh(isWhole) {
   }
 }
 
-function found(isFresh) {
-  live.classList.toggle("lost", !isFresh);
-  live.textContent = isFresh ? "Live" : "Offline";
-  live.title = isFresh ? "Refreshed every 10 seconds" : "The last refresh failed; the page tries again";
-}
-
 // Keeps every row where it is. A link announces new letters, and letters that were closed elsewhere are marked.
 function update(page, fresh) {
   const key = (row) => row.id || row.querySelector("a")?.getAttribute("href");
@@ -280,12 +374,15 @@ function update(page, fresh) {
   const shown = rows();
   const last = shown.findLastIndex((row) => found.has(key(row)));
   const isFull = fresh.querySelector("a[rel=next]") != null;
+  const changed = [];
   for (const [at, row] of shown.entries()) {
     const same = found.get(key(row));
     // Behind the last that is still there, new ones may have pushed it to the next page.
     if (!same && isFull && at > last) continue;
     const action = (row) => row.querySelector(".act button")?.getAttribute("formaction");
-    mark(row, !same || action(same) !== action(row));
+    const isChanged = !same || action(same) !== action(row);
+    mark(row, isChanged);
+    if (isChanged) changed.push(row);
     // Cells of one line, whatever they say. Buttons are none of them.
     for (const cell of same?.id ? [] : (same?.querySelectorAll(".number, .when, .trend") ?? [])) {
       row.children[cell.cellIndex]?.replaceChildren(...cell.childNodes);
@@ -300,19 +397,47 @@ function update(page, fresh) {
   if (chart && freshChart) chart.replaceChildren(...freshChart.childNodes);
   document.title = page.title;
   showNew(found.size);
-  showAges();
+  showTimes();
   showTicked();
+  tellChanges(changed);
 }
 
 function mark(row, isGone) {
   row.classList.toggle("gone", isGone);
   for (const control of row.querySelectorAll("input, button")) control.disabled = isGone;
-  const button = row.querySelector(".act button");
-  if (button) {
-    button.dataset.text ??= button.textContent;
-    button.textContent = isGone ? "Changed" : button.dataset.text;
-  }
+  if (!isGone) row.querySelector(".change")?.remove();
   row.title = isGone ? "Changed elsewhere since this page was loaded" : "";
+}
+
+// How many letters one request asks about, so that its address stays short.
+const CHANGES = 20;
+
+// Writes on each row what happened to its letter, and who did it.
+async function tellChanges(changed) {
+  const letters = changed.filter((row) => row.id && !row.querySelector(".change")).slice(0, CHANGES);
+  if (letters.length === 0) return;
+  const ids = letters.map((row) => row.id).join(",");
+  try {
+    const response = await ask(`${location.pathname}?state=any&ids=${ids}`);
+    if (!response.ok) return;
+    const page = parse(await response.text());
+    for (const row of letters) {
+      if (!row.classList.contains("gone")) continue;
+      const change = Object.assign(document.createElement("span"), { className: "pill change" });
+      change.textContent = changeOf(page.getElementById(row.id));
+      row.querySelector(".what")?.append(change);
+    }
+  } catch {
+    // The rows are marked, and the next look asks again.
+  }
+}
+
+function changeOf(fresh) {
+  if (!fresh) return "Deleted";
+  const resolution = fresh.querySelector(".marks .pill:not(.amber)")?.textContent;
+  if (!resolution) return "Reopened";
+  const by = fresh.querySelector(".marks .muted bdi")?.textContent;
+  return resolution[0].toUpperCase() + resolution.slice(1) + (by ? ` by ${by}` : "");
 }
 
 // It stands above the page, and so moves nothing.
@@ -354,29 +479,33 @@ function keepFresh() {
   if (!main.hasAttribute("data-live")) return;
   live.type = "button";
   live.className = "quiet live";
-  const set = (isLive) => {
-    live.setAttribute("aria-pressed", isLive);
-    sessionStorage.setItem("dead-letters-paused", isLive ? "" : "yes");
+  const set = (paused) => {
+    isPaused = paused;
+    sessionStorage.setItem("dead-letters-paused", paused ? "yes" : "");
     clearInterval(timer);
-    if (isLive) timer = setInterval(() => refresh(false), PERIOD);
+    if (!paused) timer = setInterval(() => refresh(false), PERIOD);
+    showLive();
   };
   live.addEventListener("click", () => {
-    set(isPaused());
-    if (!isPaused()) refresh(true);
+    set(!isPaused);
+    if (!isPaused) refresh(true);
   });
-  set(sessionStorage.getItem("dead-letters-paused") !== "yes");
-  found(main.querySelector("[data-problem]") == null);
+  isLost = main.querySelector("[data-problem]") != null;
+  set(isPaused);
   document.querySelector(".tools").prepend(live);
-  document.addEventListener("visibilitychange", () => !isPaused() && refresh(false));
+  document.addEventListener("visibilitychange", () => !isPaused && refresh(false));
+  for (const event of ["selectionchange", "focusin", "focusout"]) document.addEventListener(event, showLive);
 }
 
-// After Back the browser shows the page, and its boxes, as they were left.
-addEventListener("pageshow", (event) => {
-  const isBack = event.persisted || performance.getEntriesByType("navigation")[0]?.type === "back_forward";
-  if (!isBack || !main.hasAttribute("data-live")) return;
-  for (const box of boxes()) box.checked = false;
-  showTicked();
-  refresh(true);
+// After Back the browser shows the page, and its boxes, as they were left. Fresh rows come first, and then what was ticked.
+addEventListener("pageshow", async (event) => {
+  if (!main.hasAttribute("data-live")) return;
+  if (event.persisted || navigation() === "back_forward") {
+    for (const box of boxes()) box.checked = false;
+    showTicked();
+    await refresh(true);
+  }
+  restorePlace();
 });
 
 // Keys
@@ -386,6 +515,12 @@ const KEYS = [
   ["j, k", "next, previous row"],
   ["x", "tick the row"],
   ["Enter", "open the row"],
+  ["o", "open the row in a new tab"],
+  ["e", "ignore the row, the ticked letters or the letter"],
+  ["r", "replay the row or the ticked letters after a preview; go to a letter's Replay button"],
+  ["u", "undo what the banner says"],
+  ["n, ]", "next page"],
+  ["p, [", "first page"],
   ["?", "this help"],
 ];
 let help = null;
@@ -420,6 +555,31 @@ function move(step) {
   next.scrollIntoView({ block: "nearest" });
 }
 
+const buttonOfTicked = (action) => main.querySelector(`button[form=rows][value=${action}]`);
+
+// Each does what a click on a button of the page does. Ticked letters come before the row.
+function ignore() {
+  if (ticked().length > 0) return buttonOfTicked("ignored")?.click();
+  main.querySelector("tr.current .act button[value=ignored], .action-card button[value=ignored]")?.click();
+}
+
+function replay() {
+  const ofTicked = buttonOfTicked("replayed");
+  // A replay has no undo, so a letter's button takes a second key.
+  if (!ofTicked) return main.querySelector(".action-card button[formaction$='/replay']")?.focus();
+  const box = main.querySelector("tr.current input[name=ids]:not(:disabled)");
+  if (ticked().length === 0 && box) {
+    box.checked = true;
+    showTicked();
+  }
+  if (ticked().length > 0) ofTicked.click();
+}
+
+function openInTab() {
+  const link = main.querySelector("tr.current a");
+  if (link) open(link.href, "_blank", "noopener");
+}
+
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isField(event.target)) return;
   if (document.querySelector("dialog[open]")) return;
@@ -430,6 +590,14 @@ addEventListener("keydown", (event) => {
     j: () => move(1),
     k: () => move(-1),
     x: () => current?.querySelector("input[type=checkbox]")?.click(),
+    o: openInTab,
+    e: ignore,
+    r: replay,
+    u: () => main.querySelector(".banner button")?.click(),
+    n: () => main.querySelector("a[rel=next]")?.click(),
+    "]": () => main.querySelector("a[rel=next]")?.click(),
+    p: () => main.querySelector("a[rel=first]")?.click(),
+    "[": () => main.querySelector("a[rel=first]")?.click(),
   }[event.key];
   if (does) {
     event.preventDefault();
@@ -457,4 +625,4 @@ showTicked();
 addHelp();
 keepRunning();
 keepFresh();
-setInterval(showAges, 30_000);
+setInterval(showTimes, 30_000);

@@ -9,14 +9,13 @@ use axum::{
     http::{
         HeaderValue, StatusCode,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-            X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+            X_FRAME_OPTIONS,
         },
     },
     middleware::{Next, from_fn, map_response},
     response::{IntoResponse, Response},
 };
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tower_http::{compression::CompressionLayer, csrf::CsrfLayer};
@@ -25,7 +24,9 @@ use tracing::{Instrument, error};
 use crate::{
     State,
     access::Waiting,
-    audit, input, pages,
+    audit, input,
+    live::{knows, weak_tag},
+    pages,
     problem::{self, Problem},
 };
 
@@ -107,25 +108,24 @@ async fn whole_body(request: Request, next: Next) -> Response {
     }
 }
 
-/// Returns 304 if the client already has the same body. A poll then costs the store's calls but sends no body.
+/// Returns 304 if the client already has the same body. The request then costs the store's calls but sends no body.
 async fn not_modified(request: Request, next: Next) -> Response {
-    let known = request.headers().get(IF_NONE_MATCH).cloned();
+    let headers = request.headers().clone();
     // A HEAD has the headers of the GET. An outer layer drops its body.
     let is_view = request.method().is_safe();
     let (mut parts, body) = next.run(request).await.into_parts();
     // A response with its own Cache-Control must not be stored: it is a payload, which may be large, or an error.
     let is_kept = parts.headers.get(CACHE_CONTROL).is_none();
-    if !is_view || parts.status != StatusCode::OK || !is_kept {
+    // A poll's response has a tag already.
+    let is_tagged = parts.headers.contains_key(ETAG);
+    if !is_view || parts.status != StatusCode::OK || !is_kept || is_tagged {
         return Response::from_parts(parts, body);
     }
     let Ok(body) = to_bytes(body, MAX_PAGE_BYTES).await else {
         return Problem::unavailable().into_response();
     };
-    // The tag is weak, because the same page has other bytes when it is compressed.
-    let tag = format!("W/\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(&body)[..16]));
-    let is_known = known.is_some_and(|known| {
-        known.to_str().is_ok_and(|known| known.split(',').any(|known| known.trim() == tag))
-    });
+    let tag = weak_tag(&Sha256::digest(&body));
+    let is_known = knows(&headers, &tag);
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         parts.headers.insert(ETAG, tag);
     }

@@ -10,6 +10,7 @@ mod clock;
 mod guard;
 mod input;
 mod letter_actions;
+mod live;
 mod metadata;
 mod pages;
 mod payload;
@@ -25,6 +26,7 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
+    middleware::from_fn_with_state,
     routing::{RouterIntoService, get},
 };
 use dead_letters::{AppId, DeadLetterReplay, DeadLetterStore, RetentionPolicy};
@@ -35,6 +37,7 @@ pub use access::{
     Authorize, BearerToken, Denied, InsecureAllowAll, Operator, Right, TrustedProxyHeader, status_of,
 };
 pub use guard::VIEW_TIMEOUT;
+use live::Versions;
 use metadata::TraceUrl;
 use payload::Redaction;
 #[cfg(feature = "serve")]
@@ -65,6 +68,7 @@ pub struct Admin {
     turns: Turns,
     downloads: Turns,
     running: bulk::Running,
+    versions: Versions,
 }
 
 impl Admin {
@@ -103,6 +107,7 @@ impl Admin {
             turns: Turns::new(CONCURRENCY),
             downloads: Turns::new(DOWNLOADS),
             running: bulk::Running::default(),
+            versions: Versions::default(),
         }
     }
 
@@ -395,10 +400,11 @@ impl Admin {
         let router = Router::new()
             .merge(api)
             .route("/api/openapi.json", get(|_: Access| async move { axum::Json(document) }))
-            .merge(pages::router())
+            .merge(pages::router(&admin))
             .merge(assets::router())
             .fallback(problem::not_found)
-            .method_not_allowed_fallback(problem::method_not_allowed);
+            .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(from_fn_with_state(admin.clone(), live::forget_after_changes));
         guard::layers(router, csrf).with_state(admin)
     }
 

@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt::Display};
 
 use axum::{
     extract::{FromRequestParts, OriginalUri},
-    http::request::Parts,
+    http::{header::REFERER, request::Parts},
 };
 use dead_letters::{AppId, DeadLetterId, ListQuery};
 use uuid::Uuid;
@@ -20,6 +20,18 @@ impl<S: Sync> FromRequestParts<S> for Root {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let original = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |OriginalUri(uri)| uri);
         Ok(Self::of(parts.uri.path(), original.path()))
+    }
+}
+
+/// The page that a request came from. The policy of the pages sends it with its query to this origin alone.
+pub(crate) struct Referrer(pub(crate) Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for Referrer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let referrer = parts.headers.get(REFERER).and_then(|referrer| referrer.to_str().ok());
+        Ok(Self(referrer.map(str::to_owned)))
     }
 }
 
@@ -47,10 +59,6 @@ impl Root {
         self.to("apps")
     }
 
-    pub(crate) fn preview(&self) -> String {
-        self.to("bulk/preview")
-    }
-
     pub(crate) fn find(&self) -> String {
         self.to("find")
     }
@@ -61,6 +69,21 @@ impl Root {
 
     pub(crate) fn groups(&self, app_id: AppId, query: &ListQuery) -> String {
         self.to(with_query(format_args!("apps/{app_id}/groups"), query))
+    }
+
+    /// Returns the address of the list that a request came from, if the `Referer` is a list of this app.
+    ///
+    /// The address is made of the list's parsed query, so it leads nowhere else, whoever sent the header.
+    pub(crate) fn list_of(&self, referrer: &str, app_id: AppId) -> Option<String> {
+        let (path, query) = referrer.split_once('?').unwrap_or((referrer, ""));
+        let is_list = path.strip_suffix(&app_id.to_string()).is_some_and(|path| path.ends_with("/apps/"));
+        if !is_list {
+            return None;
+        }
+        let fields = form_urlencoded::parse(query.as_bytes()).into_owned();
+        let fields = fields.filter(|(name, value)| name != "banner" && !value.is_empty());
+        let query = ListQuery::from_pairs(fields).ok().filter(fits)?;
+        Some(self.letters(app_id, &query))
     }
 
     pub(crate) fn search(&self, app_id: AppId) -> String {
@@ -126,6 +149,30 @@ pub(crate) fn with_field(address: String, name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_found_by_its_referrer_and_nothing_else_is() {
+        let root = Root("../../../".to_owned());
+        let app_id: AppId = uuid::Uuid::nil().into();
+        let list = |referrer: String| root.list_of(&referrer, app_id);
+        let at = format!("https://ops.example/admin/apps/{app_id}");
+        for (query, expected) in [
+            ("", ""),
+            ("?source=orders&op=&banner=x", "?source=orders"),
+            ("?state=closed&size=20", "?state=closed&size=20"),
+        ] {
+            assert_eq!(list(format!("{at}{query}")), Some(format!("../../../apps/{app_id}{expected}")));
+        }
+        for referrer in [
+            format!("{at}/letters/{app_id}"),
+            format!("{at}?nonsense=1"),
+            format!("https://ops.example/apps/{}", uuid::Uuid::max()),
+            format!("{at}?source={}", "x".repeat(2_000)),
+            "https://ops.example/".to_owned(),
+        ] {
+            assert_eq!(list(referrer.clone()), None, "{referrer}");
+        }
+    }
 
     #[test]
     fn the_root_is_reached_from_every_depth_and_from_the_bare_prefix() {

@@ -21,5 +21,6 @@ mod load;
 mod mount;
 mod nginx;
 mod pages;
+mod polls;
 mod search;
 mod support;

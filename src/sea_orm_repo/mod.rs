@@ -33,6 +33,7 @@ mod get;
 mod hidden_limits;
 mod import;
 mod insert;
+mod letters_version;
 mod list;
 mod metadata;
 mod new_error_groups;

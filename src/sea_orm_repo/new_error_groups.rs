@@ -176,7 +176,7 @@ impl Look {
             // The limit is visible, because there is no condition that PostgreSQL could take for a rare one.
             None => columns
                 .from(Entity)
-                .order_by_expr(self.time_in_index(), Order::Desc)
+                .order_by_expr(time_in_index(self.dialect), Order::Desc)
                 .order_by(Column::Id, Order::Desc)
                 .limit(shown(rows))
                 .take(),
@@ -193,16 +193,6 @@ impl Look {
             .expr_window_as(Func::cust("row_number"), position, POSITION)
             .from_subquery(newest, Entity)
             .take()
-    }
-
-    /// Returns the time by which the index of all apps is sorted. PostgreSQL parses `created_at AT TIME ZONE 'UTC'`
-    /// as this function.
-    fn time_in_index(&self) -> Expr {
-        let created_at = Column::CreatedAt.into_expr();
-        match self.dialect {
-            Dialect::Sqlite => created_at,
-            _ => Func::cust("timezone").arg(Expr::Constant("UTC".into())).arg(created_at).into(),
-        }
     }
 
     /// Selects the groups of the scanned letters that are new or regressed, or those that have open letters.
@@ -407,5 +397,15 @@ impl NewGroupRow {
                 false => NewGroupState::Unknown,
             },
         }
+    }
+}
+
+/// Returns the time by which the index of all apps is sorted. PostgreSQL parses `created_at AT TIME ZONE 'UTC'`
+/// as this function.
+pub(super) fn time_in_index(dialect: Dialect) -> Expr {
+    let created_at = Column::CreatedAt.into_expr();
+    match dialect {
+        Dialect::Sqlite => created_at,
+        _ => Func::cust("timezone").arg(Expr::Constant("UTC".into())).arg(created_at).into(),
     }
 }

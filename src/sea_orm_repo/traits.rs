@@ -11,18 +11,18 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo, actions, announcements, backlogs, connection::RepoConnection, convert::Summary,
-    count, delete, error_groups, export, get, import, insert, list, new_error_groups, rebuild_signatures,
-    resolve, sweep, sweep_sql::app_of, timeline,
+    count, delete, error_groups, export, get, import, insert, letters_version, list, new_error_groups,
+    rebuild_signatures, resolve, sweep, sweep_sql::app_of, timeline,
 };
 use crate::{
     Action, ActionRequest, AnnouncementClaim, AppId, Archive, Attribution, Backlog, BacklogRequest,
     CappedCount, Changed, Count, CountRequest, DeadLetterAction, DeadLetterAnnounce, DeadLetterDelete,
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
     DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, Due, Erased,
-    ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup, NewErrorGroups, NewGroupRequest, Page,
-    PageRequest, PayloadSearch, RebuildRequest, Rebuilt, RecentApp, ReopenRequest, Resolution, StoredLetter,
-    SweepCursor, SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups,
-    UnresolvedCount,
+    ErrorGroups, GroupRequest, Imported, LettersVersion, NewDeadLetter, NewErrorGroup, NewErrorGroups,
+    NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest, Rebuilt, RecentApp, ReopenRequest,
+    Resolution, StoredLetter, SweepCursor, SweepScope, Swept, SweptActions, Timeline, TimelineRequest,
+    UnannouncedGroups, UnresolvedCount,
     observed::{call, observed},
 };
 
@@ -241,6 +241,12 @@ impl<C: RepoConnection> DeadLetterRead for SeaOrmDeadLetterRepo<C> {
     async fn recent_apps(&self, since: DateTime<Utc>) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
         let found = actions::recent_apps(self, since);
         observed(call!("recent_apps", %since), pin!(found), |found| found.len() as u64).await
+    }
+
+    async fn letters_version(&self, app_id: Option<AppId>) -> Result<LettersVersion, DeadLetterRepoError> {
+        let version = letters_version::letters_version(self, app_id);
+        observed(call!("letters_version", app_id = app_id.map(tracing::field::display)), pin!(version), |_| 0)
+            .await
     }
 }
 

@@ -18,10 +18,10 @@ use crate::{
     Changed, Count, CountRequest, DeadLetterAction, DeadLetterAnnounce, DeadLetterBury, DeadLetterDelete,
     DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError,
     DeadLetterResolve, DeadLetterRetention, DeadLetterRow, DeadLetterState, DeadLetterSummary,
-    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, NewDeadLetter, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest, Rebuilt, RecentApp,
-    ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor, SweepScope, Swept,
-    SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
+    DeadLetterTransfer, Due, Erased, ErrorGroups, GroupRequest, Imported, LettersVersion, NewDeadLetter,
+    NewErrorGroup, NewErrorGroups, NewGroupRequest, Page, PageRequest, PayloadSearch, RebuildRequest,
+    Rebuilt, RecentApp, ReopenRequest, ReplayRequest, Replayed, Resolution, StoredLetter, SweepCursor,
+    SweepScope, Swept, SweptActions, Timeline, TimelineRequest, UnannouncedGroups, UnresolvedCount,
 };
 
 /// Wraps another store, a [`DeadLetterBury`] or a [`DeadLetterReplay`], and makes chosen calls fail or hang.
@@ -238,6 +238,7 @@ calls! {
         TimesReplayed times_replayed(app_id: AppId, event_ids: &[Uuid]) -> Vec<u64>;
         Actions actions(app_id: AppId, request: &ActionRequest) -> Vec<DeadLetterAction>;
         RecentApps recent_apps(since: DateTime<Utc>) -> Vec<RecentApp>;
+        LettersVersion letters_version(app_id: Option<AppId>) -> LettersVersion;
     }
     DeadLetterResolve {
         ResolveOnce resolve_once(

@@ -154,6 +154,10 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
         repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(|row| row.id),
     );
     results.of("reopen", repo.reopen(app, id, &Attribution::default()).await);
+    results.of(
+        "letters_version",
+        repo.letters_version(Some(app)).await.map(|version| version.to_string().len()),
+    );
     let history = repo.actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
     results.of(
         "actions",

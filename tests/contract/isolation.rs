@@ -78,9 +78,10 @@ const WRITES: [&str; 13] = [
     "confirm_announcement",
     "sweep_announcements",
 ];
-const READS: [&str; 19] = [
+const READS: [&str; 20] = [
     "actions",
     "recent_apps",
+    "letters_version",
     "get",
     "app_of",
     "get_for_app",
@@ -135,6 +136,7 @@ async fn call(
             repo.confirm_announcement(&claim).await.map(drop)
         }
         "sweep_announcements" => repo.sweep_announcements(max, max, 10).await.map(drop),
+        "letters_version" => repo.letters_version(Some(app)).await.map(drop),
         "actions" => repo.actions(app, &ActionRequest::default()).await.map(drop),
         "recent_apps" => repo.recent_apps(chrono::DateTime::UNIX_EPOCH).await.map(drop),
         "get" => repo.get(open).await.map(drop),

@@ -248,6 +248,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let this = DeadLetterFilter::default().ids([id]);
     calls.ok("delete_matching", 1, repo.delete_matching(app, &this, &nobody, 1)).await;
     calls.ok("actions", 9, repo.actions(app, &ActionRequest::default())).await;
+    calls.ok("letters_version", 0, repo.letters_version(Some(app))).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
@@ -356,6 +357,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("confirm_announcement", repo.confirm_announcement(&claim)).await;
     calls.failed("sweep_announcements", repo.sweep_announcements(max, max, 10)).await;
     calls.failed("actions", repo.actions(app, &ActionRequest::default())).await;
+    calls.failed("letters_version", repo.letters_version(Some(app))).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
     calls
         .failed("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))

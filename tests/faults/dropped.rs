@@ -117,6 +117,7 @@ dropped! {
     times_replayed,
     actions,
     recent_apps,
+    letters_version,
     sweep_actions,
     resolve_once,
     reopen_matching,
@@ -332,6 +333,10 @@ async fn actions(given: &Given) -> Outcome {
 
 async fn recent_apps(given: &Given) -> Outcome {
     given.repo.recent_apps(DateTime::UNIX_EPOCH).await.map(drop)
+}
+
+async fn letters_version(given: &Given) -> Outcome {
+    given.repo.letters_version(Some(given.app)).await.map(drop)
 }
 
 async fn sweep_actions(given: &Given) -> Outcome {

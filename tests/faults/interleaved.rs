@@ -168,6 +168,7 @@ calls! {
     times_replayed: times_replayed Atomic;
     actions: actions Atomic;
     recent_apps: recent_apps Atomic;
+    letters_version: letters_version Atomic, letters_version_of_all Atomic;
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
@@ -535,6 +536,17 @@ async fn recent_apps(given: Given) -> Shown {
 }
 
 /// None is old enough but the one that is there.
+/// The same letters have other ids in each run, so the case shows whether the call found a version.
+async fn letters_version(given: Given) -> Shown {
+    show(given.repo.letters_version(Some(given.app)).await, |version| {
+        vec![version.to_string().len().to_string()]
+    })
+}
+
+async fn letters_version_of_all(given: Given) -> Shown {
+    show(given.repo.letters_version(None).await, |version| vec![version.to_string().len().to_string()])
+}
+
 async fn sweep_actions(given: Given) -> Shown {
     let before = given.now - TimeDelta::days(1);
     show(given.repo.sweep_actions(before, None, 10).await, |swept| vec![swept.deleted.to_string()])

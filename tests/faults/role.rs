@@ -102,6 +102,7 @@ async fn without_rights_on_the_history_inserts_and_reads_work_and_a_change_is_re
         repo.reopen_matching(app_id, &all, &nobody, &ReopenRequest::default()).await.map(drop),
         repo.record_reveal(app_id, id, None).await,
         repo.actions(app_id, &ActionRequest::default()).await.map(drop),
+        repo.letters_version(Some(app_id)).await.map(drop),
         repo.sweep_actions(Utc::now(), None, 10).await.map(drop),
         replayed,
     ] {

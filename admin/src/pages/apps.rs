@@ -296,7 +296,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         groups: merged(found.groups.into_iter().map(|group| Group::new(&root, name(group.app_id), group))),
         scanned_back_to: found.scanned_back_to.map(Time),
         has_more_groups,
-        preview: root.preview(),
+        preview: root.bulk("preview"),
         may_replay: access.may(Right::Replay),
         may_resolve: access.may(Right::Resolve),
         has_open: shown.iter().any(|app| app.span.is_some()),

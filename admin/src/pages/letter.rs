@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, PageRequest, PayloadKind,
-    Resolution, ScriptId, TriggerId,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest,
+    PayloadKind, Resolution, ScriptId, TriggerId,
 };
 
 use serde_json::Value;
@@ -31,7 +31,7 @@ use crate::{
     metadata::Metadata,
     payload::{Kind, REDACTED, Redaction, Token, Which, pretty, redact},
     problem::Problem,
-    urls::Root,
+    urls::{Referrer, Root},
 };
 
 /// A larger payload is only offered for download.
@@ -47,6 +47,8 @@ const EARLIER_FAILURES: u32 = 10;
 #[template(path = "letter.html")]
 struct LetterPage {
     frame: Frame,
+    /// The address of the list that led to the letter.
+    back: String,
     letter: Letter,
     error: ErrorText,
     is_error_cut: bool,
@@ -201,12 +203,14 @@ pub(crate) async fn page(
     access: Access,
     LetterPath(app_id, id): LetterPath,
     root: Root,
+    Referrer(referrer): Referrer,
     Query(mut fields): Query,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
     fields.end()?;
-    shows(&access, &root, id, banner, false).await
+    let back = referrer.and_then(|referrer| root.list_of(&referrer, app_id));
+    shows(&access, &root, id, back, banner, false).await
 }
 
 /// Returns the page with the redacted values of the payload, if the operator may see them.
@@ -219,13 +223,14 @@ pub(crate) async fn reveal(
     let access = access.app(app_id)?;
     fields.end()?;
     access.needs(Right::Payloads)?;
-    shows(&access, &root, id, None, true).await
+    shows(&access, &root, id, None, None, true).await
 }
 
 async fn shows(
     access: &AppAccess,
     root: &Root,
     id: DeadLetterId,
+    back: Option<String>,
     banner: Option<String>,
     reveals: bool,
 ) -> Result<Response, Problem> {
@@ -256,6 +261,7 @@ async fn shows(
         frame: Frame::of_app(root, access)
             .here("Letter")
             .banner(Banner::read(access, root, banner, None).await?),
+        back: back.unwrap_or_else(|| root.letters(app_id, &ListQuery::default())),
         error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
         is_error_cut: end.is_some(),
         similar,

@@ -60,6 +60,8 @@ pub(crate) struct Listing {
     pub(crate) backlog: Option<OpenLetters>,
     /// Open letters that the sweeper will delete within a week.
     pub(crate) swept: Option<Amount>,
+    /// Whether the app has neither a name nor a letter.
+    pub(crate) is_unknown: bool,
     pub(crate) view: View,
     pub(crate) letters: String,
     pub(crate) groups: String,
@@ -121,7 +123,11 @@ impl Listing {
             ),
             is_current: Some(tab) == current,
         };
+        let is_filtered = TabOf::All.filter(&query.filter) != TabOf::All.filter(&DeadLetterFilter::default());
+        let has_letters = counts.iter().any(|count| count.count > 0 || count.capped);
+        let has_name = (access.admin().app_names)(app_id).is_some();
         Ok(Self {
+            is_unknown: !has_name && !has_letters && backlogs.is_empty() && !is_filtered,
             app: Text::cut(&access.admin().app_name(app_id), 200),
             backlog: backlogs.first().map(|backlog| OpenLetters {
                 unresolved: backlog.unresolved.into(),

@@ -30,6 +30,7 @@ use askama::Template;
 use axum::{
     Router,
     http::{StatusCode, header::LOCATION},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
@@ -37,15 +38,17 @@ use tracing::error;
 
 pub(crate) use problem::problem_as_page;
 
-use crate::{State, access::Access, problem::Problem, urls::Root};
+use crate::{State, access::Access, live, problem::Problem, urls::Root};
 
-pub(crate) fn router() -> Router<State> {
+pub(crate) fn router(admin: &State) -> Router<State> {
+    let of_app = from_fn_with_state(admin.clone(), live::app);
+    let of_apps = from_fn_with_state(admin.clone(), live::apps);
     Router::new()
         .route("/", get(root))
-        .route("/apps", get(apps::page))
+        .route("/apps", get(apps::page).layer(of_apps))
         .route("/find", get(find::page))
-        .route("/apps/{dead_letters_app}", get(letters::page))
-        .route("/apps/{dead_letters_app}/groups", get(groups::page))
+        .route("/apps/{dead_letters_app}", get(letters::page).layer(of_app.clone()))
+        .route("/apps/{dead_letters_app}/groups", get(groups::page).layer(of_app))
         .route("/apps/{dead_letters_app}/search", post(search::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}", get(letter::page))
         .route("/apps/{dead_letters_app}/letters/{dead_letters_id}/reveal", post(letter::reveal))

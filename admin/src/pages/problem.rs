@@ -5,7 +5,7 @@ use axum::{
     extract::Request,
     http::{
         HeaderValue, Method,
-        header::{CONTENT_LENGTH, CONTENT_TYPE},
+        header::{CONTENT_LENGTH, CONTENT_TYPE, REFERER},
     },
     middleware::Next,
     response::{IntoResponse, Response},
@@ -43,7 +43,8 @@ pub(crate) async fn problem_as_page(root: Root, request: Request, next: Next) ->
     let path = request.uri().path();
     let is_page = !["/api", "/assets"].iter().any(|part| path.strip_prefix(part).is_some_and(is_end));
     let is_get = request.method() == Method::GET;
-    let ways = ways(&root, path, is_get);
+    let referrer = request.headers().get(REFERER).and_then(|referrer| referrer.to_str().ok());
+    let ways = ways(&root, path, is_get, referrer);
     let mut response = next.run(request).await;
     match response.extensions_mut().remove::<Problem>().filter(|_| is_page) {
         Some(problem) => as_page(&root, &problem, ways, is_get, response),
@@ -91,12 +92,17 @@ pub(super) fn sentence(detail: &str) -> Text {
     format!("{first}{}.", characters.as_str()).into()
 }
 
-fn ways(root: &Root, path: &str, is_get: bool) -> Vec<(String, &'static str)> {
+const BACK: &str = "Back to the list";
+
+fn ways(root: &Root, path: &str, is_get: bool, referrer: Option<&str>) -> Vec<(String, &'static str)> {
     let mut parts = path.split('/').skip(1);
     let app_id = (parts.next() == Some("apps")).then(|| parts.next()?.parse::<AppId>().ok()).flatten();
     let letter = (parts.next() == Some("letters")).then(|| parts.next()?.parse().ok()).flatten();
     let letter = app_id.zip(letter).filter(|_| !is_get);
     let letter = letter.map(|(app_id, id)| (root.letter(app_id, id), "Back to the letter"));
-    let app = app_id.map(|app_id| (root.letters(app_id, &Default::default()), "The app's letters"));
+    let app = app_id.map(|app_id| {
+        let list = referrer.and_then(|referrer| root.list_of(referrer, app_id));
+        (list.unwrap_or_else(|| root.letters(app_id, &Default::default())), BACK)
+    });
     letter.into_iter().chain(app).chain([(root.apps(), "All apps")]).collect()
 }

@@ -99,7 +99,7 @@ impl ErrorText {
     }
 }
 
-/// A time, printed as a `<time>` element. The script replaces it by an age.
+/// A time, printed as a `<time>` element in UTC. The script shows it in the browser's zone, or as an age.
 ///
 /// The server never prints an age, so that a page of the same letters has the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,8 @@ impl Time {
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let machine = self.0.to_rfc3339_opts(SecondsFormat::Secs, true);
-        write!(f, "<time datetime=\"{machine}\">{}</time>", self.plain())
+        let title = self.0.format("%Y-%m-%d %H:%M:%S UTC");
+        write!(f, "<time datetime=\"{machine}\" title=\"{title}\">{}</time>", self.plain())
     }
 }
 

@@ -35,6 +35,7 @@ mod search;
 mod signatures;
 mod states;
 mod timeline;
+mod version;
 
 pub(super) fn ten_oclock() -> DateTime<Utc> {
     time("2026-03-01T10:00:00Z")
