@@ -218,22 +218,47 @@ dressFilter();
 // A replay at a rate continues by itself. Stop also cancels the request under way, and the run ends after its batch.
 
 const STEP_AFTER = 1_000;
+const STAGE_AFTER = 5_000;
+const LOOK_EVERY = 30_000;
 
+// A stage of a replay begins when its letters had the time to fail again, which the server checks. At a rate the rest follows at once.
 function keepRunning() {
   const form = main.querySelector("form[data-continue]");
   if (!form) return;
-  const rest = [...form.querySelectorAll("button")].at(-1);
-  const status = Object.assign(document.createElement("p"), { className: "muted", textContent: "The run continues by itself." });
+  const at = Date.parse(form.dataset.continue);
+  const isStage = !Number.isNaN(at);
+  const buttons = [...form.querySelectorAll("button")];
+  const next = isStage ? buttons[0] : buttons.at(-1);
+  const begins = Math.max(isStage ? at : 0, Date.now() + (isStage ? STAGE_AFTER : STEP_AFTER));
+  const text = isStage ? "The next stage begins by itself if nothing failed again." : "The run continues by itself.";
+  const status = Object.assign(document.createElement("p"), { className: "muted", textContent: text });
   status.setAttribute("role", "status");
   const stop = Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: "Stop" });
-  const next = setTimeout(() => form.requestSubmit(rest), STEP_AFTER);
+  const timers = [];
+  const end = () => timers.forEach(clearInterval);
+  const look = async () => {
+    const response = await fetch(location.origin + location.pathname + location.search, { cache: "no-store" }).catch(() => null);
+    if (!response?.ok) return;
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (!page.querySelector("form[data-continue]")) location.reload();
+  };
+  timers.push(
+    setInterval(() => {
+      if (Date.now() < begins) return;
+      end();
+      form.append(Object.assign(document.createElement("input"), { type: "hidden", name: "automatic", value: "true" }));
+      form.requestSubmit(next);
+    }, 500),
+  );
+  if (isStage && !("instead" in main.dataset)) timers.push(setInterval(look, LOOK_EVERY));
+  form.addEventListener("submit", end);
   stop.addEventListener("click", () => {
-    clearTimeout(next);
+    end();
     window.stop();
     status.textContent = "Stopped. Continue with the buttons above.";
     stop.remove();
   });
-  rest.parentElement.after(status, stop);
+  next.parentElement.after(status, stop);
 }
 
 // All of that, of a page that is new or fresh

@@ -36,7 +36,7 @@ const MAX_SCAN: u32 = 1_000_000;
 /// The most apps of an operator whose new error groups are looked for, since each app takes a statement.
 pub(crate) const MAX_APPS_OF_NEW_GROUPS: usize = 100;
 /// The most apps of a bulk run.
-const MAX_APPS_OF_RUN: usize = 50;
+pub(crate) const MAX_APPS_OF_RUN: usize = 50;
 /// Operators with a longer name are refused, because each action stores the name and writes it to the audit log.
 const MAX_NAME_CHARACTERS: usize = 200;
 

@@ -9,8 +9,8 @@ use chacha20poly1305::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    Attribution, DeadLetterId, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter,
-    Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer,
+    NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     testing::{letter, stored_letter},
 };
 use dead_letters_admin::Operator;
@@ -18,6 +18,7 @@ use hmac::{Hmac, Mac};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use uuid::Uuid;
 
 use crate::support::{Client, KEY, World, audited, listen, new_app, on_every_backend, time};
 
@@ -46,6 +47,12 @@ on_every_backend! {
     a_token_of_20_minutes_ago_is_expired,
     a_changed_token_is_refused,
     a_run_is_audited,
+    a_run_goes_through_the_apps_of_its_preview_under_one_id,
+    a_preview_over_an_app_of_others_is_refused,
+    a_token_does_one_step,
+    a_step_that_another_process_did_is_not_done_again,
+    of_two_steps_of_one_token_at_once_a_process_does_one,
+    two_processes_with_one_token_change_no_letter_twice_and_neither_goes_on,
     a_run_whose_client_hangs_up_ends_with_its_batch_and_a_new_preview_goes_on,
 }
 
@@ -572,6 +579,119 @@ async fn a_run_whose_client_hangs_up_ends_with_its_batch_and_a_new_preview_goes_
     assert_eq!(unresolved, 0);
     let replayed: BTreeSet<_> = world.outbox.events().into_iter().collect();
     assert_eq!((replayed.len(), world.outbox.events().len()), (1_000, 1_000));
+}
+
+async fn a_run_goes_through_the_apps_of_its_preview_under_one_id(world: World) {
+    let other = new_app();
+    let of_other = world.repo.insert_many(vec![letter(other); 2]).await.unwrap();
+    let ids = minutely(&world, 3).await;
+    let client = world.client();
+    let body = json!({ "apps": [other, world.app], "action": "ignored", "filter": { "source": "orders" } });
+    let preview = client.post("/api/bulk/preview", body).await.json();
+    assert_eq!(preview["count"], 5);
+    let shares = preview["apps"].as_array().unwrap().iter();
+    let shares: Vec<_> = shares.map(|app| (app["app_id"].clone(), app["count"].clone())).collect();
+    assert_eq!(shares, [(json!(other), json!(2)), (json!(world.app), json!(3))]);
+    assert_eq!(preview["sample"].as_array().unwrap().len(), 5);
+
+    listen();
+    let late = world.letter().await;
+    let first = run(&client, &preview, Some(3)).await;
+    assert_eq!((&first["done"], &first["more"]), (&json!(3), &json!(true)));
+    let done = |run: &Value| {
+        run["apps"].as_array().unwrap().iter().map(|app| app["done"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(done(&first), [2, 1]);
+    assert_eq!(audited().len(), 2, "one entry for each app");
+    let rest = run(&client, &first, None).await;
+    assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(5), &json!(false)));
+    assert_eq!((done(&rest), &rest["changed_by_others"]), (vec![json!(0), json!(2)], &json!(0)));
+    assert_eq!(first["run_id"], rest["run_id"]);
+    assert_eq!(resolutions(&world, &of_other).await, [Some(Resolution::Ignored); 2]);
+    assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 3]);
+    assert_eq!(world.row(late).await.resolved_at, None);
+    for (app, letters) in [(other, 2), (world.app, 3)] {
+        let run_id = rest["run_id"].as_str().unwrap();
+        let history = client.get(format!("/api/apps/{app}/actions?run_id={run_id}")).await.json();
+        let of_app =
+            history["items"].as_array().unwrap().iter().map(|batch| batch["letters"].as_u64().unwrap());
+        assert_eq!(of_app.sum::<u64>(), letters, "{history}");
+    }
+}
+
+async fn a_preview_over_an_app_of_others_is_refused(world: World) {
+    let id = world.letter().await;
+    let other = new_app();
+    let of_both = json!({ "apps": [world.app, other], "action": "ignored", "filter": {} });
+    let one = Client::from(world.admin_of(Operator::full("ada").of_apps([world.app])));
+    one.post("/api/bulk/preview", of_both.clone()).await.problem(404, "not-found");
+    // The operator loses an app between the preview and the run.
+    let preview = world.client().post("/api/bulk/preview", of_both).await.json();
+    one.post("/api/bulk/run", json!({ "token": preview["token"] })).await.problem(404, "not-found");
+    assert_eq!(world.row(id).await.resolved_at, None);
+}
+
+async fn a_token_does_one_step(world: World) {
+    minutely(&world, 15).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let first = run(&client, &preview, Some(1)).await;
+    for _ in 0..2 {
+        let again = json!({ "token": preview["token"], "limit": 1 });
+        client.post("/api/bulk/run", again).await.problem(409, "step-done");
+    }
+    assert_eq!(world.outbox.events().len(), 1);
+    let second = run(&client, &first, Some(10)).await;
+    let again = json!({ "token": first["token"], "limit": 10 });
+    client.post("/api/bulk/run", again).await.problem(409, "step-done");
+    let rest = run(&client, &second, None).await;
+    assert_eq!((&rest["done_so_far"], &rest["changed_by_others"]), (&json!(15), &json!(0)));
+    assert_eq!(world.outbox.events().len(), 15);
+}
+
+async fn a_step_that_another_process_did_is_not_done_again(world: World) {
+    minutely(&world, 4).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "ignored", json!({})).await;
+    let first = run(&client, &preview, Some(1)).await;
+    let run_id: Uuid = first["run_id"].as_str().unwrap().parse().unwrap();
+    let by = Attribution::by("ada").run_id(run_id);
+    let filter = DeadLetterFilter::default().created_before(Utc::now());
+    world.repo.resolve_matching(world.app, &filter, Resolution::Ignored, &by, 1).await.unwrap();
+    client.post("/api/bulk/run", json!({ "token": first["token"] })).await.problem(409, "step-done");
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 2);
+}
+
+async fn of_two_steps_of_one_token_at_once_a_process_does_one(world: World) {
+    minutely(&world, 3).await;
+    let client = world.client();
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let step = || client.post("/api/bulk/run", json!({ "token": preview["token"], "limit": 1 }));
+    let (one, other) = tokio::join!(step(), step());
+    let (done, refused) = if one.status.is_success() { (one, other) } else { (other, one) };
+    assert_eq!(done.json()["done"], 1);
+    refused.problem(409, "step-done");
+    assert_eq!(world.outbox.events().len(), 1);
+}
+
+async fn two_processes_with_one_token_change_no_letter_twice_and_neither_goes_on(world: World) {
+    minutely(&world, 5).await;
+    let (here, there) = (world.client(), world.client());
+    let preview = preview(&here, &world, "replayed", json!({})).await;
+    let body = json!({ "token": preview["token"], "limit": 1 });
+    let (one, other) =
+        tokio::join!(here.post("/api/bulk/run", body.clone()), there.post("/api/bulk/run", body.clone()));
+    let done: Vec<_> = [one, other].into_iter().filter(|answer| answer.status.is_success()).collect();
+    let events: BTreeSet<_> = world.outbox.events().into_iter().collect();
+    assert_eq!((events.len(), world.outbox.events().len()), (done.len(), done.len()));
+    for answer in &done {
+        let next = json!({ "token": answer.json()["token"] });
+        let next = here.post("/api/bulk/run", next).await;
+        match done.len() {
+            1 => assert_eq!(next.json()["done_so_far"], 5),
+            _ => drop(next.problem(409, "step-done")),
+        }
+    }
 }
 
 /// SQLite has no row locks.

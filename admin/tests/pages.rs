@@ -8,10 +8,12 @@ use std::{
 };
 
 use axum::http::{Method, StatusCode, header};
+use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     ActionRequest, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution, Retention, RetentionPolicy, StoredLetter,
-    testing::{self, FailingStore, letter},
+    DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, Resolution, Retention,
+    RetentionPolicy, StoredLetter,
+    testing::{self, FailingStore, letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
 use form_urlencoded::Serializer;
@@ -63,6 +65,14 @@ on_every_backend! {
     what_others_replayed_does_not_stop_a_run,
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
     another_operators_run_is_shown_and_not_continued,
+    a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all,
+    a_staged_replay_waits_as_long_as_its_letters_took_to_fail,
+    a_stage_that_begins_by_itself_does_not_begin_early,
+    a_step_that_was_done_already_leads_to_the_result,
+    a_count_that_is_capped_counts_rightly,
+    a_run_that_is_not_there_is_not_found,
+    a_reopened_letter_is_closed_again_by_its_undo,
+    a_replayed_letter_is_reopened_after_a_question,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
@@ -1035,6 +1045,173 @@ async fn another_operators_run_is_shown_and_not_continued(world: World) {
     let run = bob.post_as("/bulk/run", FORM, form(&[("token", &token)])).await;
     assert_eq!(run.status, StatusCode::GONE);
     assert!(run.shows("The preview has expired"));
+}
+
+async fn a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all(world: World) {
+    let other = new_app();
+    let of_other = world.repo.insert_many(vec![letter(other); 2]).await.unwrap();
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let (one, two) = (world.app.to_string(), other.to_string());
+    let fields = [
+        ("app", &*one),
+        ("app", &*two),
+        ("action", "ignored"),
+        ("filter", "?source=orders"),
+        ("back", "?q=x"),
+    ];
+    let preview = client.post_as("/bulk/preview", FORM, form(&fields)).await;
+    assert!(preview.shows("Ignore 5 letters?"), "{preview}");
+    assert!(
+        preview.shows(&format!("{one} 3 letters")) && preview.shows(&format!("{two} 2 letters")),
+        "{preview}"
+    );
+    assert!(
+        preview.shows(&format!("dead-letters count --app {two} --state open --source orders")),
+        "{preview}"
+    );
+    let fields = [("token", &*preview.hidden("token")), ("back", "?q=x"), ("note", "both")];
+    let page = world.act(&client, "/bulk/run", &fields).await;
+    assert!(page.shows("Ignored 5 of 5") && page.shows("3 of 3") && page.shows("2 of 2"), "{page}");
+
+    // A colleague who may see one of the apps sees its share.
+    let run_id = world.run_id().await;
+    let recorded =
+        page.links().into_iter().find(|link| link.contains(&format!("runs/{run_id}?app="))).unwrap();
+    let recorded = resolved("/runs/x", &recorded);
+    let both = client.get(&recorded).await;
+    assert!(both.shows("Resolved: ignored, 5 letters") && both.shows("both"), "{both}");
+    let bob = Client::from(world.admin_of(Operator::reader("bob").of_apps([world.app])));
+    assert_eq!(bob.get(&recorded).await.status, StatusCode::NOT_FOUND);
+    let own = bob.get(format!("/runs/{run_id}?app={one}")).await;
+    assert!(own.shows("Resolved: ignored, 3 letters") && !own.shows("Undo"), "{own}");
+
+    let fields = [("app", &*one), ("app", &*two), ("run_id", &*run_id.to_string())];
+    let page = world.act(&client, "/bulk/undo", &fields).await;
+    assert!(page.shows("Reopened 5 of 5"), "{page}");
+    for id in ids.into_iter().chain(of_other) {
+        assert_eq!(world.row(id).await.resolution, None);
+    }
+}
+
+/// Letters that failed within this many minutes.
+async fn failed_within(world: &World, minutes: i64, letters: usize) {
+    let failed = |_| {
+        let mut letter = stored_letter(world.app, Utc::now() - TimeDelta::hours(3));
+        letter.first_attempt_at = letter.last_attempt_at - TimeDelta::minutes(minutes);
+        letter
+    };
+    world.repo.import(&(0..letters).map(failed).collect::<Vec<_>>()).await.unwrap();
+}
+
+async fn a_staged_replay_waits_as_long_as_its_letters_took_to_fail(world: World) {
+    failed_within(&world, 31, 20).await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let page = world.act(&client, "/bulk/run", &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    assert!(
+        page.shows("None failed again so far. These letters took 31 minutes to fail, until")
+            && page.shows("Next stage at")
+            && !page.shows("No event failed again."),
+        "{page}"
+    );
+    let at = page.text().split("data-continue=\"").nth(1).unwrap().split('"').next().unwrap();
+    let wait = at.parse::<DateTime<Utc>>().unwrap() - Utc::now();
+    assert!((TimeDelta::minutes(29)..=TimeDelta::minutes(31)).contains(&wait), "{wait}");
+    // The operator continues before that time.
+    let page = world.act(&client, "/bulk/run", &[("run", &page.hidden("run")), ("limit", "10")]).await;
+    assert!(page.shows("Replayed 11 of 20") && page.shows("Next stage at"), "{page}");
+    // With all letters replayed there is no next stage.
+    let page = world.act(&client, "/bulk/run", &[("run", &page.hidden("run"))]).await;
+    assert!(page.shows("Replayed 20 of 20") && page.shows("None failed again so far."), "{page}");
+    assert!(!page.shows("Next stage at"), "{page}");
+}
+
+async fn a_stage_that_begins_by_itself_does_not_begin_early(world: World) {
+    failed_within(&world, 31, 20).await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let page = world.act(&client, "/bulk/run", &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    let fields = [("run", &*page.hidden("run")), ("limit", "10"), ("automatic", "true")];
+    let page = world.act(&client, "/bulk/run", &fields).await;
+    assert!(page.shows("Replayed 1 of 20"), "{page}");
+    assert_eq!(world.outbox.events().len(), 1);
+}
+
+async fn a_step_that_was_done_already_leads_to_the_result(world: World) {
+    world.letters_of(20, "orders").await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let step = form(&[("token", &preview.hidden("token")), ("limit", "1"), ("note", "carried on")]);
+    assert_eq!(client.post_as("/bulk/run", FORM, step.clone()).await.status, StatusCode::SEE_OTHER);
+    let refused = client.post_as("/bulk/run", FORM, step).await;
+    assert_eq!(refused.status, StatusCode::CONFLICT);
+    assert!(refused.shows("This step was done already"), "{refused}");
+    let link = refused.links().into_iter().find(|link| link.contains("runs/")).unwrap();
+    let behind = resolved("/bulk/run", &link);
+    let answer = client.get(&behind).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "the token is behind the history");
+    let page = client.get(resolved(&behind, answer.location())).await;
+    assert!(page.shows("Replayed 1 of 20") && page.shows("Replay 10 more"), "{page}");
+    let page = world.act(&client, "/bulk/run", &[("run", &page.hidden("run")), ("limit", "10")]).await;
+    assert!(page.shows("Replayed 11 of 20"), "{page}");
+    assert_eq!(world.outbox.events().len(), 11);
+}
+
+async fn a_count_that_is_capped_counts_rightly(world: World) {
+    world.letters_of(7, "orders").await;
+    let client = Client::from(world.admin_of(Operator::full("ada").scan_limit(3)));
+    let fields = [("action", "ignored"), ("source", "orders")];
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+    assert!(preview.shows("Ignore 3+ letters?") && preview.shows("Ignore 3 letters"), "{preview}");
+    let page = world.act(&client, "/bulk/run", &[("token", &preview.hidden("token")), ("limit", "2")]).await;
+    assert!(page.shows("Ignored 2 of 3+") && page.shows("Ignore 1 more"), "{page}");
+    let page = world.act(&client, "/bulk/run", &[("run", &page.hidden("run"))]).await;
+    assert!(page.shows("Ignored 3 of 3+") && page.shows("More letters may match"), "{page}");
+    assert!(!page.shows("more letters") && !page.shows("Continue"), "{page}");
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 4);
+}
+
+async fn a_run_that_is_not_there_is_not_found(world: World) {
+    let client = world.client();
+    for path in [
+        format!("/runs/{}?app={}", Uuid::now_v7(), world.app),
+        format!("/runs/nonsense?app={}", world.app),
+        format!("/runs/{}?app=nonsense", Uuid::now_v7()),
+    ] {
+        assert_eq!(client.get(&path).await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(client.get(format!("/runs/{}", Uuid::now_v7())).await.status, StatusCode::BAD_REQUEST);
+}
+
+async fn a_reopened_letter_is_closed_again_by_its_undo(world: World) {
+    let id = world.letter().await;
+    world.repo.resolve(id, "handled_by_script").await.unwrap();
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}"));
+    let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
+    assert!(page.shows("The letter is unresolved again:") && page.shows("Undo"), "{page}");
+    let undo = [("resolution", &*page.hidden("resolution"))];
+    let page = world.act(&client, &format!("{path}/resolve"), &undo).await;
+    assert!(page.shows("The letter is resolved as handled by script:"), "{page}");
+    assert_eq!(world.row(id).await.resolution, Some(Resolution::HandledByScript));
+}
+
+async fn a_replayed_letter_is_reopened_after_a_question(world: World) {
+    let id = world.letter().await;
+    world.replay(id).await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}/reopen"));
+    let question = client.post_as(&path, FORM, form(&[("back", "?state=closed")])).await;
+    assert!(
+        question.status == StatusCode::OK && question.shows("its event is back in the outbox"),
+        "{question}"
+    );
+    assert_eq!(world.row(id).await.resolution, Some(Resolution::Replayed));
+    let fields = [("confirmed", &*question.hidden("confirmed")), ("back", &question.hidden("back"))];
+    let page = world.act(&client, &path, &fields).await;
+    assert!(page.shows("The letter is unresolved again:") && !page.shows("Undo"), "{page}");
+    assert_eq!(world.row(id).await.resolution, None);
 }
 
 // A letter

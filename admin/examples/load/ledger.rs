@@ -132,7 +132,11 @@ impl World {
     }
 
     fn post(&self, path: &str, body: &Value) -> Request<Body> {
-        let request = Request::post(self.at(path)).header(CONTENT_TYPE, "application/json");
+        let address = match path.starts_with("bulk/") {
+            true => format!("/api/{path}"),
+            false => self.at(path),
+        };
+        let request = Request::post(address).header(CONTENT_TYPE, "application/json");
         request.body(Body::from(body.to_string())).unwrap_or_default()
     }
 
@@ -197,7 +201,7 @@ impl World {
 
     /// One letter by a preview and a run.
     async fn run(&self, id: DeadLetterId) {
-        let preview = json!({ "action": "replayed", "filter": { "ids": [id] } });
+        let preview = json!({ "apps": [self.app], "action": "replayed", "filter": { "ids": [id] } });
         let Some((StatusCode::OK, preview)) = self.send(self.post("bulk/preview", &preview)).await else {
             return;
         };

@@ -24,7 +24,7 @@ use super::{
     text::{Amount, Text, Time},
 };
 use crate::{
-    access::{Access, MAX_APPS_OF_NEW_GROUPS, Right},
+    access::{Access, MAX_APPS_OF_NEW_GROUPS, MAX_APPS_OF_RUN, Right},
     input::Query,
     problem::Problem,
     urls::Root,
@@ -42,8 +42,6 @@ const GROUPS: u32 = 100;
 const NEW: TimeDelta = TimeDelta::hours(24);
 /// How long an app stays on the overview after the last action on its letters.
 const STAYS: TimeDelta = TimeDelta::days(7);
-/// How many apps a bulk run has.
-const MAX_APPS_OF_RUN: usize = 50;
 /// How many apps of a group are named.
 const NAMED_APPS: usize = 5;
 

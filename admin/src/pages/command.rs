@@ -44,7 +44,8 @@ impl Command {
         let body = serde_json::json!({ "apps": apps, "action": action, "filter": filter }).to_string();
         Self {
             curl: format!("{} --json {}", curl("api/bulk/preview"), quoted(&body)),
-            cli: tool("count", apps, &query),
+            // A command of the tool names one app, or none.
+            cli: apps.iter().map(|&app_id| tool("count", app_id, &query)).collect::<Vec<_>>().join("\n"),
         }
     }
 
@@ -58,17 +59,14 @@ impl Command {
     fn listing(command: &str, path: &str, app_id: AppId, query: &ListQuery) -> Self {
         let text = query.to_string();
         let joint = if text.is_empty() { "" } else { "?" };
-        let cli = tool(command, &[app_id], query);
+        let cli = tool(command, app_id, query);
         Self { curl: curl(&format!("api/apps/{app_id}/{path}{joint}{text}")), cli }
     }
 }
 
-/// Returns a command of the tool over letters of these apps.
-fn tool(command: &str, apps: &[AppId], query: &ListQuery) -> String {
-    let mut cli = format!("dead-letters {command}");
-    for app_id in apps {
-        cli.push_str(&format!(" --app {app_id}"));
-    }
+/// Returns a command of the tool over letters of the app.
+fn tool(command: &str, app_id: AppId, query: &ListQuery) -> String {
+    let mut cli = format!("dead-letters {command} --app {app_id}");
     for (name, value) in query.pairs() {
         let (option, value) = match name.strip_prefix("metadata.") {
             Some(key) => ("metadata".to_owned(), format!("{}={value}", metadata_key(key))),

@@ -26,6 +26,7 @@ browser_tests! { sqlite: sqlite, On;
     a_command_has_the_address_as_one_word_of_a_shell,
     an_answer_without_an_address_is_not_asked_for_again,
     a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
+    a_staged_replay_goes_on_by_itself_until_an_event_fails_again,
     an_error_is_copied_as_it_is,
 }
 
@@ -237,7 +238,7 @@ async fn an_answer_without_an_address_is_not_asked_for_again(
     browser.press("Refresh").await?;
     browser.sees("Replayed 1 of 60").await?;
     browser.driver.refresh().await?;
-    browser.sees("59 of 59").await?;
+    browser.sees("Replayed, 1 letter").await?;
     assert_eq!(site.world.outbox.events().len(), 1);
     Ok(())
 }
@@ -259,6 +260,31 @@ async fn a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it(
     browser.press("Stop").await?;
     browser.sees("Stopped.").await?;
     assert!(site.world.outbox.events().len() < 28);
+    Ok(())
+}
+
+async fn a_staged_replay_goes_on_by_itself_until_an_event_fails_again(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    // The only attempt of each letter failed, so the next stage waits for ten seconds.
+    let new = |_| {
+        let new = letter(site.app());
+        NewDeadLetter { last_attempt_at: new.first_attempt_at, ..new }
+    };
+    site.world.repo.insert_many((0..20).map(new).collect()).await.unwrap();
+    let replayed = async || site.world.outbox.events().len();
+    browser.open_list(site, "?source=orders").await?;
+    browser.press("Replay all 20…").await?;
+    browser.press("Replay one first").await?;
+    browser.sees("Replayed 1 of 20").await?;
+    browser.sees("The next stage begins by itself if nothing failed again.").await?;
+    browser.until("the next stage", async || Ok(replayed().await == 11)).await?;
+    browser.sees("Replayed 11 of 20").await?;
+    let original_event_id = site.world.outbox.events()[3];
+    site.world.insert(NewDeadLetter { original_event_id, ..letter(site.app()) }).await;
+    browser.sees("Failed again").await?;
+    assert_eq!(replayed().await, 11);
     Ok(())
 }
 
