@@ -383,7 +383,10 @@ async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues
 
 async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: World) {
     let client = world.client();
-    let well = client.get(world.at("")).await;
+    let unknown = client.get(world.at("")).await;
+    assert!(unknown.shows("No app with this id has letters") && !unknown.shows("Nothing failed"));
+    let named = world.admin_of(Operator::full("ada")).app_names(|_| Some("CRM".to_owned()));
+    let well = Client::from(named).get(world.at("")).await;
     assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
     let id = world.letter().await;
     let closed = client.get(world.at("?state=closed")).await;
@@ -420,12 +423,12 @@ async fn a_letter_shows_after_how_many_replays_its_event_failed_again(world: Wor
     world.replay(first).await;
     let second = world.fails_again(first).await;
     let client = world.client();
-    assert!(client.get(world.at("")).await.shows("failed again after 1 replay"));
+    assert!(client.get(world.at("")).await.shows("Failed again after 1 replay"));
     world.replay(second).await;
     let third = world.fails_again(first).await;
-    assert!(client.get(world.at("")).await.shows("failed again after 2 replays"));
+    assert!(client.get(world.at("")).await.shows("Failed again after 2 replays"));
     let page = client.get(world.at(&format!("/letters/{third}"))).await;
-    assert!(page.shows("failed again after 2 replays") && page.shows("Earlier failures of this event"));
+    assert!(page.shows("Failed again after 2 replays") && page.shows("Earlier failures of this event"));
     for earlier in [first, second] {
         assert!(page.links().iter().any(|link| link.ends_with(&earlier.to_string())), "{page}");
     }

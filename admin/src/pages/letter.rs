@@ -6,8 +6,8 @@ use axum::{
     response::Response,
 };
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, PayloadKind, Resolution,
-    ScriptId, TriggerId,
+    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest, PayloadKind,
+    Resolution, ScriptId, TriggerId,
 };
 
 use serde_json::Value;
