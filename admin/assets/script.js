@@ -290,7 +290,6 @@ function keepPlace() {
 
 // From a letter, a preview, an error or another answer to a form of this list.
 function isReturn() {
-  if (navigation() === "back_forward") return true;
   if (navigation() === "reload" || !document.referrer) return false;
   const before = new URL(document.referrer);
   const [from, here] = [before.pathname, location.pathname];
@@ -302,7 +301,7 @@ function isReturn() {
 function restorePlace() {
   const list = listOf();
   const kept = list != null && JSON.parse(sessionStorage.getItem(keyOf(list)) ?? "null");
-  if (!kept || !isReturn()) return;
+  if (!kept) return;
   const values = new Set(kept.ticked);
   for (const box of boxes()) box.checked = values.has(box.value);
   showTicked();
@@ -525,12 +524,13 @@ function keepFresh() {
 // After Back the browser shows the page, and its boxes, as they were left. Fresh rows come first, and then what was ticked.
 addEventListener("pageshow", async (event) => {
   if (!main.hasAttribute("data-live")) return;
-  if (event.persisted || navigation() === "back_forward") {
+  const isBack = event.persisted || navigation() === "back_forward";
+  if (isBack) {
     for (const box of boxes()) box.checked = false;
     showTicked();
     await refresh(true);
   }
-  restorePlace();
+  if (isBack || isReturn()) restorePlace();
 });
 
 // Keys

@@ -633,7 +633,10 @@ async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues
 
 async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: World) {
     let client = world.client();
-    let well = client.get(world.at("")).await;
+    let unknown = client.get(world.at("")).await;
+    assert!(unknown.shows("No app with this id has letters") && !unknown.shows("Nothing failed"));
+    let named = world.admin_of(Operator::full("ada")).app_names(|_| Some("CRM".to_owned()));
+    let well = Client::from(named).get(world.at("")).await;
     assert!(well.shows("Nothing failed") && !well.shows("No letter matches"));
     let id = world.letter().await;
     let closed = client.open(world.at("?state=closed")).await;

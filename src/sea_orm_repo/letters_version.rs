@@ -114,7 +114,7 @@ fn of_all(dialect: Dialect) -> SelectStatement {
         .limit(1)
         .take();
     let of_each = Query::select()
-        .expr(Expr::Constant(ACTIONS.into()))
+        .expr(marked(ACTIONS))
         .expr(newest_action)
         .from("apps")
         .and_where(Expr::col(APP_ID).is_not_null())
@@ -159,14 +159,15 @@ fn apps_with_actions() -> WithClause {
 
 /// Selects these ids, with a mark of what they are.
 fn ids(mark: i32, of: SelectStatement) -> SelectStatement {
-    Query::select()
-        .expr_as(Expr::Constant(mark.into()), "number")
-        .column("id")
-        .from_subquery(of, "newest")
-        .take()
+    Query::select().expr_as(marked(mark), "number").column("id").from_subquery(of, "newest").take()
 }
 
 /// The limit cuts nothing. It keeps the expected cost low, so that PostgreSQL does not compile the statement (JIT).
 fn bounded(union: SelectStatement, rows: u64) -> SelectStatement {
     Query::select().column(Asterisk).from_subquery(union, "version").limit(shown(rows)).take()
+}
+
+/// Returns the mark with the type that PostgreSQL gives a count.
+fn marked(mark: i32) -> Expr {
+    Expr::Constant(mark.into()).cast_as("bigint")
 }

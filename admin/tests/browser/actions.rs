@@ -22,6 +22,7 @@ with_and_without_javascript! {
     letters_that_are_found_by_their_payload_are_ticked_and_ignored,
     all_that_match_are_ignored_but_not_what_failed_after_the_preview,
     a_preview_that_is_cancelled_does_nothing,
+    a_letter_and_an_error_lead_back_to_the_list_they_came_from,
     a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_again,
     of_two_browsers_the_second_is_told_who_was_first,
     five_thousand_letters_are_ignored_at_once,
@@ -97,6 +98,7 @@ async fn a_letter_is_resolved_from_its_page_with_a_note_and_reopened(
     browser.press_first("smtp: 451").await?;
     browser.sees("Failed 5 times").await?;
     browser.fill("Note (optional)", "the provider <i>was</i> down").await?;
+    browser.unfold("More actions").await?;
     browser.press("Resolve as handled by script").await?;
     browser.sees("The letter is resolved as handled by script:").await?;
     browser.sees("the provider <i>was</i> down").await?;
@@ -256,6 +258,25 @@ async fn a_preview_that_is_cancelled_does_nothing(site: &Site, browser: &Browser
     browser.sees("1 of 1").await?;
     assert!(browser.address().await?.ends_with("?op=insert"));
     assert_eq!(resolution(site, id).await, None);
+    Ok(())
+}
+
+async fn a_letter_and_an_error_lead_back_to_the_list_they_came_from(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.letter().await;
+    browser.open_list(site, "?op=insert&source=").await?;
+    browser.press_first("smtp: 451").await?;
+    browser.sees("Failed 5 times").await?;
+    browser.press("Back to the list").await?;
+    browser.sees("1 of 1").await?;
+    assert!(browser.address().await?.contains("?op=insert"));
+    browser.press("Replay ticked…").await?;
+    browser.sees("o letter is ticked").await?;
+    browser.press("Back to the list").await?;
+    browser.sees("1 of 1").await?;
+    assert!(browser.address().await?.contains("?op=insert"));
     Ok(())
 }
 

@@ -15,12 +15,13 @@ use super::{Browser, HOSTILE, Site, browser_tests};
 
 browser_tests! { sqlite: sqlite, On;
     no_page_has_a_fault_of_accessibility,
+    every_target_has_24_pixels_and_forced_colors_show_the_current_tab,
     no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size,
     whatever_letters_say_is_text_on_every_page,
 }
 
 const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/node_modules/axe-core/axe.min.js");
-const SCHEMES: [&str; 2] = ["light", "dark"];
+const SCHEMES: [&str; 3] = ["light", "dark", "forced"];
 
 /// A page's name, its address and what it says.
 struct Page {
@@ -135,7 +136,11 @@ impl Browser {
     }
 
     async fn prefers(&self, scheme: &str) -> WebDriverResult<()> {
-        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let (scheme, forced) = if scheme == "forced" { ("light", "active") } else { (scheme, "none") };
+        let features = json!([
+            { "name": "prefers-color-scheme", "value": scheme },
+            { "name": "forced-colors", "value": forced },
+        ]);
         self.command("Emulation.setEmulatedMedia", json!({ "features": features })).await
     }
 
@@ -166,7 +171,13 @@ impl Browser {
 
 async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let pages = pages(site).await;
-    for (width, scheme) in [(1280, SCHEMES[0]), (1280, SCHEMES[1]), (360, SCHEMES[0])] {
+    for (width, scheme) in [
+        (1280, SCHEMES[0]),
+        (1280, SCHEMES[1]),
+        (1280, SCHEMES[2]),
+        (700, SCHEMES[1]),
+        (360, SCHEMES[0]),
+    ] {
         browser.is_wide(width, 1).await?;
         browser.prefers(scheme).await?;
         for page in &pages {
@@ -192,6 +203,52 @@ async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) ->
             browser.sees("next, previous row").await?;
             browser.expect_accessible("help").await?;
         }
+    }
+    Ok(())
+}
+
+/// Finds controls that are smaller than 24 pixels (WCAG 2.5.8). A link in a sentence has the height of its line, and
+/// nobody has to press the chart's bars.
+const SMALL: &str = "
+    for (const details of document.querySelectorAll('details')) details.open = true;
+    const isSmall = (element) => {
+        const box = (element.closest('label') ?? element).getBoundingClientRect();
+        return box.width > 0 && (Math.round(box.width) < 24 || Math.round(box.height) < 24);
+    };
+    const isInSentence = (element) => element.matches('a, bdi') && getComputedStyle(element).display === 'inline'
+        && [...element.parentElement.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== '');
+    const pressed = 'a[href]:not(.skip, svg a), button, input:not([type=hidden]), select, textarea, summary';
+    return [...document.querySelectorAll(pressed)]
+        .filter((element) => isSmall(element) && !isInSentence(element)).map((element) => element.outerHTML);";
+
+async fn every_target_has_24_pixels_and_forced_colors_show_the_current_tab(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let pages = pages(site).await;
+    for width in [1280, 360] {
+        browser.is_wide(width, 1).await?;
+        for page in &pages {
+            browser.open(&page.address).await?;
+            browser.sees(page.says).await?;
+            assert_eq!(browser.run_script(SMALL).await?, json!([]), "{} at {width}", page.name);
+        }
+        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
+            run_to(browser, site, name).await?;
+            assert_eq!(browser.run_script(SMALL).await?, json!([]), "{name} at {width}");
+        }
+    }
+    browser.prefers("forced").await?;
+    browser.open_list(site, "").await?;
+    for links in [".tabs a", ".switch a"] {
+        let colors = format!(
+            "const color = (link) => getComputedStyle(link).borderBottomColor; \
+             const links = [...document.querySelectorAll('{links}')]; \
+             const current = links.filter((link) => link.ariaCurrent === 'page').map(color); \
+             const others = links.filter((link) => link.ariaCurrent !== 'page').map(color); \
+             return current.length === 1 && others.length > 0 && !others.includes(current[0])"
+        );
+        assert_eq!(browser.run_script(&colors).await?, true, "{links}");
     }
     Ok(())
 }

@@ -21,6 +21,11 @@ browser_tests! { sqlite: sqlite, On;
     a_box_ticks_all_between_it_and_the_last_one_under_shift,
     what_is_open_and_focused_outlasts_what_is_new,
     a_list_is_fresh_after_back,
+    the_live_button_says_what_pauses_the_page,
+    the_way_back_keeps_the_page_the_place_and_what_is_ticked,
+    rows_are_ignored_undone_replayed_and_opened_by_keys,
+    all_letters_are_ticked_on_a_phone_and_the_buttons_stay_in_reach,
+    a_time_is_shown_in_the_browsers_zone_and_its_tooltip_has_utc,
     a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere,
     a_refresh_of_groups_moves_none,
     a_command_has_the_address_as_one_word_of_a_shell,
@@ -168,6 +173,7 @@ async fn a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere(
         .unwrap();
     browser.until("a look", async || browser.looks_again().await).await?;
     browser.sees("2 new letters").await?;
+    browser.sees("Ignored by grace").await?;
     assert_eq!(browser.run_script(PLACES).await?, before);
     // The one that is closed can't be closed again by a click that was meant for it, and the others are as they were.
     let closed = "return [...document.querySelectorAll('tr.gone')]
@@ -301,7 +307,7 @@ async fn a_list_that_is_paused_stays_as_it_is(site: &Site, browser: &Browser) ->
     browser.sees("2 of 2").await?;
     assert!(!browser.looks_again().await?);
     site.world.letter().await;
-    browser.press("Live").await?;
+    browser.press("Paused").await?;
     browser.sees("3 of 3").await
 }
 
@@ -397,7 +403,168 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
         browser.driver.back().await?;
     }
     browser.sees("1 of 1").await?;
-    assert!(!browser.is_ticked(&ids[0].to_string()).await?);
+    // What was ticked still is.
+    browser.until("the tick", async || browser.is_ticked(&ids[0].to_string()).await).await
+}
+
+async fn the_live_button_says_what_pauses_the_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await].map(|id| id.to_string());
+    browser.open_list(site, "").await?;
+    let live = async |text: &str| {
+        let text = text.to_owned();
+        browser.until(&text, async || {
+            Ok(browser.find(By::Css("header .live")).await?.text().await? == text)
+        })
+        .await
+    };
+    live("Live").await?;
+    browser.tick(&ids[0]).await?;
+    live("Paused: 1 selected").await?;
+    browser.tick(&ids[1]).await?;
+    live("Paused: 2 selected").await?;
+    for id in &ids {
+        browser.tick(id).await?;
+    }
+    live("Live").await?;
+    browser.key("/").await?;
+    live("Paused: typing").await?;
+    browser.run_script("document.activeElement.blur()").await?;
+    live("Live").await?;
+    browser.press("Live").await?;
+    live("Paused").await?;
+    site.store.fail(Call::List, .., transient());
+    browser.press("Paused").await?;
+    live("Offline").await
+}
+
+/// From a letter by its link, and from a preview by Cancel.
+async fn the_way_back_keeps_the_page_the_place_and_what_is_ticked(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.repo.insert_many((0..80).map(|_| letter(site.app())).collect()).await.unwrap();
+    browser.open_list(site, "?op=insert&size=50").await?;
+    browser.press("Older").await?;
+    browser.until("the second page", async || Ok(browser.address().await?.contains("after="))).await?;
+    browser.sees("30 of 80").await?;
+    let second = browser.address().await?;
+    let id = browser.run_script("return document.querySelectorAll('tbody tr')[20].id").await?;
+    let id = id.as_str().unwrap().to_owned();
+    for way in ["letter", "preview", "error"] {
+        if !browser.is_ticked(&id).await? {
+            browser.tick(&id).await?;
+        }
+        let place = browser.run_script("scrollTo(0, 700); return scrollY").await?;
+        assert_ne!(place, 0);
+        match way {
+            "letter" => {
+                let link = format!("document.getElementById('{id}').querySelector('a').click()");
+                browser.run_script(&link).await?;
+                browser.sees("Failed 5 times").await?;
+                browser.press("Back to the list").await?;
+            }
+            "preview" => {
+                browser.run_script("document.querySelector('button[form=rows][value=ignored]').click()").await?;
+                browser.sees("Ignore 1 letter?").await?;
+                browser.press("Cancel").await?;
+            }
+            _ => {
+                let nothing = "document.querySelector('button[form=rows]').formAction += '/nowhere'; \
+                               document.querySelector('button[form=rows]').click()";
+                browser.run_script(nothing).await?;
+                browser.press("Back to the list").await?;
+            }
+        }
+        browser.until("the list", async || Ok(browser.address().await? == second)).await?;
+        browser.sees("30 of 80, 1 ticked").await?;
+        assert!(browser.is_ticked(&id).await?);
+        browser.until("the place", async || Ok(browser.run_script("return scrollY").await? == place)).await?;
+    }
+    // Another way to the list begins at its top, with no tick.
+    browser.open("apps").await?;
+    browser.open_list(site, "?op=insert&size=50").await?;
+    browser.sees("50 of 80").await?;
+    assert_eq!(browser.run_script("return scrollY").await?, 0);
+    Ok(())
+}
+
+async fn rows_are_ignored_undone_replayed_and_opened_by_keys(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    let unresolved = async || site.world.repo.unresolved_count(site.app()).await.unwrap();
+    browser.open_list(site, "").await?;
+    browser.sees("3 of 3").await?;
+    // Without a row no key acts.
+    browser.key("eru").await?;
+    browser.key("je").await?;
+    browser.sees("The letter is ignored:").await?;
+    assert_eq!(unresolved().await, 2);
+    browser.key("u").await?;
+    browser.sees("The letter is unresolved again:").await?;
+    assert_eq!(unresolved().await, 3);
+    browser.open_list(site, "").await?;
+    browser.key("jr").await?;
+    browser.sees("Replay 1 letter?").await?;
+    assert!(site.world.outbox.events().is_empty());
+    browser.press("Cancel").await?;
+    browser.sees("1 ticked").await?;
+    browser.key("jxe").await?;
+    browser.sees("Ignore 2 letters?").await?;
+    assert_eq!(unresolved().await, 3);
+    browser.open_list(site, "?size=1").await?;
+    browser.key("n").await?;
+    browser.until("the next page", async || Ok(browser.address().await?.contains("after="))).await?;
+    browser.key("[").await?;
+    browser.until("the first page", async || Ok(!browser.address().await?.contains("after="))).await?;
+    browser.sees("1 of 3").await?;
+    browser.key("jo").await?;
+    browser.until("a tab", async || Ok(browser.driver.windows().await?.len() == 2)).await?;
+    // A letter's Replay takes a second key.
+    browser.open(&format!("apps/{}/letters/{}", site.app(), ids[0])).await?;
+    browser.sees("Failed 5 times").await?;
+    browser.key("r").await?;
+    browser.until("the focus", async || Ok(browser.driver.active_element().await?.text().await? == "Replay")).await?;
+    assert!(site.world.outbox.events().is_empty());
+    browser.key("e").await?;
+    browser.sees("The letter is ignored:").await
+}
+
+async fn all_letters_are_ticked_on_a_phone_and_the_buttons_stay_in_reach(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.repo.insert_many((0..30).map(|_| letter(site.app())).collect()).await.unwrap();
+    let size = json!({ "width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": false });
+    browser.command("Emulation.setDeviceMetricsOverride", size).await?;
+    browser.open_list(site, "").await?;
+    browser.sees("30 of 30").await?;
+    let bottom = "const box = document.querySelector('.bulk').getBoundingClientRect(); \
+                  return Math.round(innerHeight - box.bottom)";
+    browser.run_script("document.querySelector('tbody tr').scrollIntoView()").await?;
+    assert_eq!(browser.run_script(bottom).await?, 0);
+    browser.find(By::XPath("//label[normalize-space()='Tick all']/input")).await?.click().await?;
+    browser.sees("30 ticked").await?;
+    browser.press("Ignore ticked…").await?;
+    browser.sees("Ignore 30 letters?").await
+}
+
+async fn a_time_is_shown_in_the_browsers_zone_and_its_tooltip_has_utc(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.stored("2026-01-01T23:30:00Z", |letter| letter).await;
+    browser.command("Emulation.setTimezoneOverride", json!({ "timezoneId": "Asia/Tokyo" })).await?;
+    browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;
+    browser.sees("2 Jan 2026, 08:30 GMT+9").await?;
+    let title = browser.run_script("return document.querySelector('.head time').title").await?;
+    assert!(title.as_str().unwrap().contains("2026-01-01 23:30:00 UTC"), "{title}");
+    browser.open_list(site, "").await?;
+    browser.sees("1 of 1").await?;
+    let title = browser.run_script("return document.querySelector('.when time').title").await?;
+    let title = title.as_str().unwrap();
+    assert!(title.contains("08:30 GMT+9") && title.contains("23:30:00 UTC"), "{title}");
     Ok(())
 }
 

@@ -64,7 +64,7 @@ async fn each_change_of_a_letter_changes_the_version_and_a_read_does_not(db: Tes
     let all = ReopenRequest::default().include_replayed(true);
     repo.reopen_matching(app, &closed, &seen(), &all).await.unwrap();
     steps.changed("a bulk reopen").await;
-    let everything = DeadLetterFilter::default();
+    let everything = DeadLetterFilter::default().created_before(ten_oclock() + Duration::days(36_500));
     repo.resolve_matching(app, &everything, Resolution::Ignored, &seen(), 1).await.unwrap();
     steps.changed("a bulk resolve").await;
     repo.erase(app, &[ids[2]], &seen()).await.unwrap();
