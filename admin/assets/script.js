@@ -541,9 +541,9 @@ const KEYS = [
   ["x", "tick the row"],
   ["Enter", "open the row"],
   ["o", "open the row in a new tab"],
-  ["e", "ignore the row, the ticked letters or the letter"],
-  ["r", "replay the row or the ticked letters after a preview; go to a letter's Replay button"],
-  ["u", "undo what the banner says"],
+  ["e", "ignore the row, the ticked letters, the letter or the rest of a run; go to a preview's note"],
+  ["r", "replay the row or the ticked letters after a preview; go to the Replay button of a letter or a preview"],
+  ["u", "reopen the row, or undo what the banner says"],
   ["n, ]", "next page"],
   ["p, [", "first page"],
   ["?", "this help"],
@@ -582,22 +582,37 @@ function move(step) {
 
 const buttonOfTicked = (action) => main.querySelector(`button[form=rows][value=${action}]`);
 
+const click = (selector) => main.querySelector(selector)?.click();
+
 // Each does what a click on a button of the page does. Ticked letters come before the row.
 function ignore() {
   if (ticked().length > 0) return buttonOfTicked("ignored")?.click();
-  main.querySelector("tr.current .act button[value=ignored], .action-card button[value=ignored]")?.click();
+  // A preview takes a note, and then a second key.
+  const note = main.querySelector(".action-card input[name=token] ~ div textarea");
+  if (note) return note.focus();
+  click("tr.current .act button[value=ignored], .action-card button[value=ignored], .rest button[value=ignored]");
 }
 
 function replay() {
+  const ofRow = main.querySelector("tr.current .act button[value=replayed]");
+  if (ofRow) return ofRow.click();
   const ofTicked = buttonOfTicked("replayed");
-  // A replay has no undo, so a letter's button takes a second key.
-  if (!ofTicked) return main.querySelector(".action-card button[formaction$='/replay']")?.focus();
+  // A replay has no undo, so the button of a letter or of a preview takes a second key.
+  if (!ofTicked) {
+    return main.querySelector(".action-card button[formaction$='/replay'], .action-card input[name=token] ~ .buttons .first")?.focus();
+  }
   const box = main.querySelector("tr.current input[name=ids]:not(:disabled)");
   if (ticked().length === 0 && box) {
     box.checked = true;
     showTicked();
   }
   if (ticked().length > 0) ofTicked.click();
+}
+
+function undo() {
+  const reopen = main.querySelector("tr.current .act button[formaction*='/reopen']");
+  if (reopen) reopen.click();
+  else click(".banner form button");
 }
 
 function openInTab() {
@@ -618,7 +633,7 @@ addEventListener("keydown", (event) => {
     o: openInTab,
     e: ignore,
     r: replay,
-    u: () => main.querySelector(".banner button")?.click(),
+    u: undo,
     n: () => main.querySelector("a[rel=next]")?.click(),
     "]": () => main.querySelector("a[rel=next]")?.click(),
     p: () => main.querySelector("a[rel=first]")?.click(),

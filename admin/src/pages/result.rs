@@ -10,7 +10,8 @@ use axum::{
 };
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, ReplayRate, ReplayRequest,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, ReplayRate,
+    ReplayRequest,
 };
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ use super::{
     text::{Amount, Text, Time, action_words, duration},
 };
 use crate::{
-    access::{Access, AppAccess},
+    access::{Access, AppAccess, Right},
     bulk::{Failure, Frozen, Outcome, Part, Step, failed_again},
     input::{Form, Query, RunPath},
     problem::Problem,
@@ -213,6 +214,7 @@ struct ResultPage {
     failed_again: Option<FailedAgain>,
     wait: Option<Wait>,
     next: Option<Next>,
+    ignore: Option<IgnoreRest>,
     is_replay: bool,
     run: String,
     /// Where a form reloads a page that has no address.
@@ -267,6 +269,15 @@ struct Next {
     is_automatic: bool,
     /// When the next stage begins, if it begins by itself.
     at: Option<Time>,
+}
+
+/// The form that previews ignoring the letters that a replay left.
+struct IgnoreRest {
+    preview: String,
+    apps: Vec<AppId>,
+    /// The filter of the run, as a query string.
+    filter: String,
+    rest: Amount,
 }
 
 /// Returns the result for the operator who ran the run, and what the history has of it for others.
@@ -403,6 +414,12 @@ async fn show(
             end: run.end(rest.count),
             is_automatic,
             at: until.filter(|_| is_staged),
+        }),
+        ignore: (frozen.is_replay() && rest.count > 0 && access.may(Right::Resolve)).then(|| IgnoreRest {
+            preview: root.bulk("preview"),
+            filter: back_text(&frozen.shown_filter().into()),
+            apps: apps.clone(),
+            rest,
         }),
         is_replay: frozen.is_replay(),
         action: root.bulk("run"),

@@ -1,6 +1,7 @@
 //! The pages in a real browser, as people use them.
 
 mod actions;
+mod day;
 mod driver;
 mod looks;
 mod script;
@@ -183,7 +184,7 @@ impl Browser {
         self.click(&format!("/html/body/a[normalize-space()={}]", escape_string(name))).await
     }
 
-    async fn click(&self, path: &str) -> WebDriverResult<()> {
+    pub(crate) async fn click(&self, path: &str) -> WebDriverResult<()> {
         let found = self.find(By::XPath(path)).await?;
         found.scroll_into_view().await?;
         found.click().await

@@ -412,10 +412,9 @@ async fn the_live_button_says_what_pauses_the_page(site: &Site, browser: &Browse
     browser.open_list(site, "").await?;
     let live = async |text: &str| {
         let text = text.to_owned();
-        browser.until(&text, async || {
-            Ok(browser.find(By::Css("header .live")).await?.text().await? == text)
-        })
-        .await
+        browser
+            .until(&text, async || Ok(browser.find(By::Css("header .live")).await?.text().await? == text))
+            .await
     };
     live("Live").await?;
     browser.tick(&ids[0]).await?;
@@ -464,7 +463,9 @@ async fn the_way_back_keeps_the_page_the_place_and_what_is_ticked(
                 browser.press("Back to the list").await?;
             }
             "preview" => {
-                browser.run_script("document.querySelector('button[form=rows][value=ignored]').click()").await?;
+                browser
+                    .run_script("document.querySelector('button[form=rows][value=ignored]').click()")
+                    .await?;
                 browser.sees("Ignore 1 letter?").await?;
                 browser.press("Cancel").await?;
             }
@@ -525,7 +526,9 @@ async fn rows_are_ignored_undone_replayed_and_opened_by_keys(
     browser.open(&format!("apps/{}/letters/{}", site.app(), ids[0])).await?;
     browser.sees("Failed 5 times").await?;
     browser.key("r").await?;
-    browser.until("the focus", async || Ok(browser.driver.active_element().await?.text().await? == "Replay")).await?;
+    browser
+        .until("the focus", async || Ok(browser.driver.active_element().await?.text().await? == "Replay"))
+        .await?;
     assert!(site.world.outbox.events().is_empty());
     browser.key("e").await?;
     browser.sees("The letter is ignored:").await
