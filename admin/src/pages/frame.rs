@@ -63,7 +63,7 @@ impl Frame {
     pub(crate) fn of_apps(root: &Root, access: &Access, accesses: &[AppAccess]) -> Self {
         match accesses {
             [access] => Self::of_app(root, access),
-            _ => Self::new(root, access).crumb("Apps", root.apps()),
+            _ => Self::new(root, access).crumb("Overview", root.apps()),
         }
     }
 

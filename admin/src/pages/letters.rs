@@ -254,8 +254,11 @@ async fn list(
     let is_open =
         matches!(query.filter.effective_state(), DeadLetterState::Open | DeadLetterState::Unresolved);
     let filter = FilterForm::new(root, app_id, View::Letters, &query).offering(&offered.groups);
+    let frame = Frame::of_app(root, access);
+    // From a filtered list the name of the app leads to the letters that need action.
+    let frame = if query == ListQuery::default() { frame.ends() } else { frame };
     html(&LettersPage {
-        frame: Frame::of_app(root, access).ends().live().banner(banner),
+        frame: frame.live().banner(banner),
         chart: Chart::new(&timeline, &request, root, app_id, &of_any_state),
         shown: Amount::exactly(page.items.len() as u64),
         rows: Row::all(access, root, page.items).await?,

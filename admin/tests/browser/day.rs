@@ -106,7 +106,7 @@ async fn the_job_over_two_apps_takes_at_most_ten_clicks_or_eleven_without_javasc
         browser.sees(&format!("{left} of {left}")).await?;
     }
     clicks += 1;
-    browser.click("//nav[@aria-label='Breadcrumb']//li[2]").await?;
+    browser.click("//nav[@aria-label='Breadcrumb']//li[2]/a").await?;
     expect_done(site, browser, apps).await?;
     let most = if browser.script == JavaScript::On { 10 } else { 11 };
     assert_eq!(clicks, most);
