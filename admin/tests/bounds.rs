@@ -88,10 +88,10 @@ async fn the_last_day_and_what_will_be_swept_are_reckoned_from_now_whatever_the_
         let page = client.get(format!("/apps/{}{filter}", world.app)).await;
         assert_eq!(page.status, StatusCode::OK, "{filter}: {page}");
         assert!(page.text().contains("1 letter failed, up to 1 in 15 minutes"), "{filter}: {page}");
-        assert!(page.text().contains("2 will be swept within 7 days"), "{filter}: {page}");
+        assert!(page.text().contains("2 will be deleted within 7 days"), "{filter}: {page}");
         let groups = client.get(format!("/apps/{}/groups{filter}", world.app)).await;
         assert_eq!(groups.status, StatusCode::OK, "{filter}: {groups}");
-        assert!(groups.text().contains("2 will be swept within 7 days"), "{filter}: {groups}");
+        assert!(groups.text().contains("2 will be deleted within 7 days"), "{filter}: {groups}");
     }
 }
 

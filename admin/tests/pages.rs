@@ -663,8 +663,15 @@ async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World)
     let others = Retention::default().delete_all_after(days(90));
     let policy = RetentionPolicy::new(others);
     let client = Client::from(world.admin_of(Operator::reader("ada")).retention(policy));
-    for path in [world.at(""), world.at("/groups"), "/apps".to_owned()] {
-        assert!(client.get(&path).await.shows("2 will be swept within 7 days"), "{path}");
+    assert!(client.get("/apps").await.shows("2 will be "));
+    for path in [world.at(""), world.at("/groups")] {
+        let page = client.get(&path).await;
+        assert!(page.shows("2 will be deleted within 7 days"), "{path}: {page}");
+        // The letters that are meant, and the oldest of all.
+        let link = page.links().into_iter().find(|link| link.contains("created_before=")).unwrap();
+        assert!(client.get(resolved(&path, &link)).await.shows("2 of 2"), "{link}");
+        let link = page.links().into_iter().find(|link| link.contains("state=open&sort=oldest")).unwrap();
+        assert!(client.get(resolved(&path, &link)).await.shows("3 of 3"), "{link}");
     }
 }
 
@@ -691,9 +698,13 @@ async fn a_failure_of_the_last_day_is_a_bar_that_leads_to_it(world: World) {
     let page = client.get(world.at("")).await;
     assert!(page.shows("1 letter failed, up to 1 in 15 minutes."), "{page}");
     let bars: Vec<_> = page.links().into_iter().filter(|link| link.contains("created_from=")).collect();
-    assert_eq!(bars.len(), 1);
-    let letters = client.get(resolved(&world.at(""), &bars[0])).await;
-    assert!(letters.shows("1 of 1") && letters.page().contains(&id.to_string()));
+    // The bar, and its hour in the table.
+    assert_eq!(bars.len(), 2);
+    assert!(page.shows("Failures by hour"), "{page}");
+    for bar in bars {
+        let letters = client.get(resolved(&world.at(""), &bar)).await;
+        assert!(letters.shows("1 of 1") && letters.page().contains(&id.to_string()), "{letters}");
+    }
 }
 
 async fn a_page_of_the_same_letters_is_the_same_bytes(world: World) {

@@ -29,6 +29,8 @@ pub(crate) fn last_day(now: DateTime<Utc>, count: u32) -> Buckets {
 /// The chart of a list. Each bar links to its letters.
 pub(crate) struct Chart {
     pub(crate) bars: Vec<Bar>,
+    /// The hours that have letters, for those who can't point at a bar.
+    pub(crate) hours: Vec<Hour>,
     pub(crate) from: Time,
     pub(crate) total: Amount,
     pub(crate) most: Amount,
@@ -45,8 +47,15 @@ pub(crate) struct Bar {
     pub(crate) is_dim: bool,
 }
 
+pub(crate) struct Hour {
+    pub(crate) from: Time,
+    pub(crate) address: String,
+    pub(crate) count: Amount,
+}
+
 impl Chart {
     pub(crate) const BUCKETS: u32 = 96;
+    const BUCKETS_AN_HOUR: usize = 4;
 
     pub(crate) fn new(
         timeline: &Timeline,
@@ -70,8 +79,20 @@ impl Chart {
                 is_dim: is_dim(bucket.from, until),
             }
         };
+        let hour = |buckets: &[Bucket], until| {
+            let from = buckets.first()?.from;
+            let count = buckets.iter().map(|bucket| bucket.count).sum();
+            let letters = filter.clone().created_from(from).created_before(until);
+            let address = root.letters(app_id, &letters.into());
+            (count > 0).then(|| Hour { from: Time(from), address, count: Amount::exactly(count) })
+        };
+        let hours = timeline.buckets.chunks(Self::BUCKETS_AN_HOUR);
+        let hour_ends = hours.clone().skip(1).filter_map(|next| Some(next.first()?.from));
+        let hours = hours.zip(hour_ends.chain([request.until]));
+        let hours = hours.filter_map(|(buckets, until)| hour(buckets, until)).collect();
         let buckets = timeline.buckets.iter().zip(ends).enumerate();
         Self {
+            hours,
             bars: buckets.filter(|(_, (bucket, _))| bucket.count > 0).map(bar).collect(),
             from: Time(request.from),
             total: Amount {

@@ -10,7 +10,7 @@ use axum::{
 use chrono::{DateTime, DurationRound, SecondsFormat, TimeDelta, Utc};
 use dead_letters::{
     AppId, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRetention,
-    DeadLetterState, ErrorGroup, ListQuery, Resolution, RetentionPolicy,
+    DeadLetterState, ErrorGroup, ListQuery, ListSort, PageRequest, Resolution, RetentionPolicy,
 };
 
 use super::{
@@ -59,7 +59,7 @@ pub(crate) struct Listing {
     /// `None` if no letter is open.
     pub(crate) backlog: Option<OpenLetters>,
     /// Open letters that the sweeper will delete within a week.
-    pub(crate) swept: Option<Amount>,
+    pub(crate) swept: Option<Swept>,
     /// Whether the app has neither a name nor a letter.
     pub(crate) is_unknown: bool,
     pub(crate) view: View,
@@ -77,6 +77,14 @@ pub(crate) struct OpenLetters {
     /// Letters that are open because their handler failed.
     pub(crate) handler_failed: Option<Amount>,
     pub(crate) oldest: Time,
+    /// The address of the open letters, oldest first.
+    pub(crate) address: String,
+}
+
+/// Open letters that the sweeper will delete, and the address of their list.
+pub(crate) struct Swept {
+    pub(crate) count: Amount,
+    pub(crate) address: String,
 }
 
 pub(crate) struct Tab {
@@ -109,7 +117,7 @@ impl Listing {
         };
         let now = clock::now(access).await?;
         let swept = match &access.admin().retention {
-            Some(policy) => swept_within_a_week(&**store, policy, Some(app_id), now).await?,
+            Some(policy) => Swept::load(access, root, policy, now).await?,
             None => None,
         };
         let first_page = first_page(query);
@@ -133,6 +141,10 @@ impl Listing {
                 unresolved: backlog.unresolved.into(),
                 handler_failed: handler_failed(backlog.open, backlog.unresolved),
                 oldest: Time(backlog.oldest),
+                address: {
+                    let page = PageRequest::default().sort(ListSort::Oldest);
+                    root.letters(app_id, &ListQuery::new(open(), page))
+                },
             }),
             swept,
             view,
@@ -147,6 +159,30 @@ impl Listing {
     pub(crate) fn is_groups(&self) -> bool {
         self.view == View::Groups
     }
+}
+
+impl Swept {
+    async fn load(
+        access: &AppAccess,
+        root: &Root,
+        policy: &RetentionPolicy,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Self>, Problem> {
+        let app_id = access.app_id;
+        // The address stays the same for an hour, and so do the bytes of the page.
+        let now = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
+        let Some(count) = swept_within_a_week(&**access.store(), policy, Some(app_id), now).await? else {
+            return Ok(None);
+        };
+        let age = policy.apps.get(&app_id).unwrap_or(&policy.others).delete_all_after.unwrap_or_default();
+        let then = TimeDelta::from_std(WEEK).ok().and_then(|week| now.checked_add_signed(week));
+        let before = then.and_then(|then| then.checked_sub_signed(TimeDelta::from_std(age).ok()?));
+        Ok(Some(Self { count, address: root.letters(app_id, &open().created_before(before).into()) }))
+    }
+}
+
+fn open() -> DeadLetterFilter {
+    DeadLetterFilter::default().state(DeadLetterState::Open)
 }
 
 /// The tabs. Every letter is in exactly one of the first three.
