@@ -642,7 +642,7 @@ addEventListener("keydown", (event) => {
   if (does) {
     event.preventDefault();
     does();
-  } else if (event.key === "Enter" && current && !event.target.closest("a, button, summary, input")) {
+  } else if (event.key === "Enter" && current && !event.repeat && !event.target.closest("a, button, summary, input, .banner")) {
     event.preventDefault();
     current.querySelector("a")?.click();
   }

@@ -237,7 +237,7 @@ async fn an_answer_without_an_address_is_not_asked_for_again(
 ) -> WebDriverResult<()> {
     site.world.repo.insert_many((0..60).map(|_| letter(site.app())).collect()).await.unwrap();
     browser.open_list(site, "?size=60").await?;
-    browser.find(By::Css("thead input[type=checkbox]")).await?.click().await?;
+    browser.click("//thead//input").await?;
     browser.press("Replay ticked…").await?;
     browser.press("Replay one first").await?;
     browser.sees("Replayed 1 of 60").await?;
@@ -343,7 +343,7 @@ async fn the_banner_is_taken_out_of_the_address(site: &Site, browser: &Browser) 
 async fn a_box_ticks_all_letters_of_the_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let ids = [site.world.letter().await, site.world.letter().await];
     browser.open_list(site, "").await?;
-    browser.find(By::Css("thead input[type=checkbox]")).await?.click().await?;
+    browser.click("//thead//input").await?;
     browser.sees("2 ticked").await?;
     for id in ids {
         assert!(browser.is_ticked(&id.to_string()).await?);
