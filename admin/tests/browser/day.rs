@@ -73,7 +73,7 @@ async fn the_job_over_two_apps_takes_at_most_ten_clicks_or_eleven_without_javasc
     let apps = outage(site).await;
     browser.open("apps").await?;
     browser.sees("HTTP 503 from the CRM").await?;
-    browser.sees("16 open").await?;
+    browser.sees("sync 16").await?;
     let mut clicks = 1;
     browser.press("Newest letter").await?;
     browser.sees("4718").await?;
@@ -160,7 +160,7 @@ async fn the_job_over_two_apps_takes_at_most_sixty_keys(
     // Alt and Left.
     browser.driver.back().await?;
     keys.pressed += 2;
-    browser.sees("16 open").await?;
+    browser.sees("sync 16").await?;
     keys.press("jr").await?;
     browser.sees("Replay 16 letters?").await?;
     keys.press("r").await?;

@@ -12,6 +12,7 @@ use thirtyfour::prelude::*;
 use uuid::Uuid;
 
 use super::{Browser, HOSTILE, Site, browser_tests};
+use crate::support::new_app;
 
 browser_tests! { sqlite: sqlite, On;
     no_page_has_a_fault_of_accessibility,
@@ -33,7 +34,9 @@ struct Page {
 /// Letters of every kind, and every page that shows them.
 async fn pages(site: &Site) -> Vec<Page> {
     let (repo, app) = (&site.world.repo, site.app());
+    let other = new_app();
     for n in 0..60 {
+        let app = if n < 50 { app } else { other };
         let (source, op) = if n % 3 == 0 { ("invoices", "render") } else { ("contacts", "sync") };
         let last_error = format!(
             "HTTP 503 from https://crm.example.com/v2/contacts/{n}: upstream connect error or disconnect/reset \
@@ -73,6 +76,10 @@ async fn pages(site: &Site) -> Vec<Page> {
     ]
 }
 
+/// What no address leads to.
+const STATES: [&str; 8] =
+    ["edit", "edit-problem", "edit-review", "preview", "preview-of-apps", "result", "run", "search"];
+
 /// Where it leads to that no address does.
 async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<()> {
     if let "edit" | "edit-problem" | "edit-review" = name {
@@ -97,12 +104,21 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
         browser.press("Search").await?;
         return browser.sees("Search on").await;
     }
+    if name == "preview-of-apps" {
+        browser.open("apps").await?;
+        browser.press_first("Replay HTTP").await?;
+        return browser.sees("Replay one first").await;
+    }
     browser.open_list(site, "?source=contacts").await?;
     browser.press_first("Replay all").await?;
     browser.sees("Replay one first").await?;
-    if name == "result" {
+    if let "result" | "run" = name {
         browser.press("Replay one first").await?;
         browser.sees("Replayed 1 of").await?;
+    }
+    if name == "run" {
+        browser.press("This run for colleagues").await?;
+        browser.sees("What the run changed").await?;
     }
     Ok(())
 }
@@ -183,7 +199,7 @@ async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) ->
             browser.expect_accessible(&name).await?;
             browser.picture(&name).await?;
         }
-        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
+        for name in STATES {
             run_to(browser, site, name).await?;
             let name = format!("{name}-{scheme}-{width}");
             browser.expect_accessible(&name).await?;
@@ -229,7 +245,7 @@ async fn every_target_has_24_pixels_and_forced_colors_show_the_current_tab(
             browser.sees(page.says).await?;
             assert_eq!(browser.run_script(SMALL).await?, json!([]), "{} at {width}", page.name);
         }
-        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
+        for name in STATES {
             run_to(browser, site, name).await?;
             assert_eq!(browser.run_script(SMALL).await?, json!([]), "{name} at {width}");
         }
@@ -261,7 +277,7 @@ async fn no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size(
             browser.sees(page.says).await?;
             browser.expect_within_reach(&format!("{} at {width}", page.name)).await?;
         }
-        for name in ["edit", "edit-problem", "edit-review", "preview", "result", "search"] {
+        for name in STATES {
             run_to(browser, site, name).await?;
             browser.expect_within_reach(&format!("{name} at {width}")).await?;
         }
