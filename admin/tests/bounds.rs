@@ -688,7 +688,7 @@ async fn a_command_runs_nothing_that_a_filter_or_an_address_says() {
             let [curl, cli] = &commands[..] else { panic!("{page}") };
             let [address] = &words(curl)[..] else { panic!("{curl}") };
             let path = if view.is_empty() { "letters" } else { "groups" };
-            assert_eq!(*address, format!("http://here/$(id)/api/apps/{app}/{path}?{query}"));
+            assert_eq!(*address, format!("http://here/$(id)/api/apps/{app}/{path}?state=unresolved&{query}"));
             let words = words(cli);
             let source = words.iter().position(|word| word.starts_with("--source")).unwrap();
             let given = words[source].strip_prefix("--source=").unwrap_or_else(|| &words[source + 1]);

@@ -491,7 +491,7 @@ async fn a_range_of_the_last_hours_becomes_the_time_at_which_it_begins(world: Wo
         assert_eq!(page.hidden("created_from").len(), "2026-03-01T10:00:00".len());
         let wrong = client.get(world.at(&format!("{view}?within=2h"))).await;
         assert!(
-            wrong.status == StatusCode::BAD_REQUEST && wrong.shows("Must be 15m, 1h, 24h or 7d"),
+            wrong.status == StatusCode::BAD_REQUEST && wrong.shows("\"within\" must be 15m, 1h, 24h or 7d"),
             "{wrong}"
         );
     }
@@ -537,7 +537,7 @@ async fn an_invalid_filter_keeps_its_form_and_has_the_problem_at_its_field(world
     // A field without an input is not sent again.
     let page = client.open(world.at("?sauce=x&source=orders")).await;
     assert!(
-        page.status == StatusCode::BAD_REQUEST && page.shows("Is not a field of a filter or page."),
+        page.status == StatusCode::BAD_REQUEST && page.shows("\"sauce\" is not a field of a filter or page."),
         "{page}"
     );
     assert!(!page.page().contains("name=\"sauce\""), "{page}");
@@ -614,7 +614,7 @@ async fn a_list_is_sorted_by_age_or_by_attempts(world: World) {
     assert_eq!(order(&some), [2, 3, 1]);
     assert!(some.shows("back to 1 Mar 2026, 10:02 UTC. Earlier letters may have more attempts."), "{some}");
     let wrong = client.get(world.at("?sort=worst")).await;
-    assert!(wrong.shows("Must be newest, oldest or most_attempts."), "{wrong}");
+    assert!(wrong.shows("\"sort\" must be newest, oldest or most_attempts."), "{wrong}");
 }
 
 async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues(world: World) {

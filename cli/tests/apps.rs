@@ -16,6 +16,7 @@ use crate::{
 on_every_backend! {
     without_an_app_a_command_is_about_all_apps,
     a_list_of_all_apps_is_sorted_and_continues_on_its_next_page,
+    a_list_by_attempts_has_one_page_of_the_letters_examined,
     an_app_is_named_by_the_beginning_of_its_id,
     a_service_names_its_apps,
     a_letter_is_named_by_the_last_digits_of_its_id,
@@ -87,17 +88,20 @@ async fn a_list_of_all_apps_is_sorted_and_continues_on_its_next_page(store: Stor
     store.repo.import(&of_one_moment).await.unwrap();
     letters.extend(of_one_moment);
     letters.sort_by_key(|letter| std::cmp::Reverse((letter.created_at, letter.id)));
-    let expected: Vec<_> = letters.iter().map(|letter| letter.id.to_string()).collect();
-    for size in 1..=4 {
+    let newest_first: Vec<_> = letters.iter().map(|letter| letter.id.to_string()).collect();
+    let oldest_first: Vec<_> = newest_first.iter().rev().cloned().collect();
+    for (size, sort, expected) in
+        (1..=4).flat_map(|size| [(size, "newest", &newest_first), (size, "oldest", &oldest_first)])
+    {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
-            let ran = store.run(&format!("list -n {size} --since 2h{after}"));
+            let ran = store.run(&format!("list -n {size} --sort {sort} --since 2h{after}"));
             assert_eq!(ran.code, 0, "{ran:?}");
             seen.extend(ran.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()));
             let Some((_, next)) = ran.err.split_once("--after ") else { break };
             after = format!(" --after {}", next.trim());
         }
-        assert_eq!(seen, expected, "{size} a page");
+        assert_eq!(&seen, expected, "{size} a page");
     }
     // A cursor of all apps is not one of an app, and the other way round.
     let all = store.run("list -n 1").err;
@@ -105,6 +109,22 @@ async fn a_list_of_all_apps_is_sorted_and_continues_on_its_next_page(store: Stor
     let after = |said: &str| said.split_once("--after ").unwrap().1.trim().to_owned();
     store.run(&format!("list --app {{app}} --after {}", after(&all))).fails(2, "the cursor is damaged");
     store.run(&format!("list --after {}", after(&one))).fails(2, "the cursor is damaged");
+}
+
+async fn a_list_by_attempts_has_one_page_of_the_letters_examined(store: Store) {
+    let (_, mut letters) = of_two_apps(&store).await;
+    let at = Utc::now() - TimeDelta::minutes(5);
+    let most = StoredLetter { attempt_count: 1_000, ..stored_letter(store.app, at - TimeDelta::hours(1)) };
+    store.repo.import(std::slice::from_ref(&most)).await.unwrap();
+    letters.push(most);
+    let ran = store.run("list --sort most_attempts -n 1");
+    assert_eq!(ids(&ran), [letters[4].id.to_string()]);
+    assert!(!ran.err.contains("--after"), "{ran:?}");
+    // The letter with the most attempts is the app's oldest, and is not examined.
+    let ran = store.run("list --sort most_attempts --scan-limit 2");
+    assert!(ids(&ran).len() == 4 && ran.err.contains("scanned back to"), "{ran:?}");
+    let refused = store.run("list --sort most_attempts --payload-contains x");
+    assert!(refused.code == 2 && refused.err.contains("--payload-contains"), "{refused:?}");
 }
 
 async fn an_app_is_named_by_the_beginning_of_its_id(store: Store) {

@@ -23,8 +23,8 @@ use crate::{
 struct Order {
     /// The order of the letters. `newest` and `oldest` go by the time of storage, or by the time of the resolution if the
     /// state is `closed`. `most_attempts` sorts the newest letters, as many as `scan_limit` allows. It has one page:
-    /// `next` is null, and `scanned_back_to` is where the call stopped.
-    #[param(value_type = Option<SortWords>, inline, default = "newest")]
+    /// `next` is null, and `scanned_back_to` is where the call stopped. The default is `newest`.
+    #[param(value_type = Option<SortWords>, inline)]
     sort: Option<ListSort>,
 }
 

@@ -341,12 +341,11 @@ pub(crate) fn invalid(
     problem: Problem,
 ) -> Result<Response, Problem> {
     let Some(field) = problem.invalid_value() else { return Err(problem) };
-    let detail = problem.detail().strip_prefix(&format!("{field:?} ")).unwrap_or(problem.detail());
     let clear = view.address(root, access.app_id, &ListQuery::default());
     let page = html(&InvalidPage {
         frame: Frame::of_app(root, access),
         app: Text::cut(&access.admin().app_name(access.app_id), 200),
-        filter: FilterForm::as_sent(sent.into_pairs(), field, &sentence(detail), clear),
+        filter: FilterForm::as_sent(sent.into_pairs(), field, problem.detail(), clear),
     })?;
     Ok((StatusCode::BAD_REQUEST, page).into_response())
 }
@@ -442,18 +441,21 @@ impl FilterForm {
     }
 
     /// Returns the form with what was sent, and the problem at its field.
-    fn as_sent(pairs: Vec<(String, String)>, field: &str, problem: &Text, clear: String) -> Self {
+    fn as_sent(pairs: Vec<(String, String)>, field: &str, problem: &str, clear: String) -> Self {
         let pairs = pairs.into_iter().map(|(name, value)| (name.into(), value)).collect();
         let mut form = Self::of(pairs, Resolution::ALL.iter().copied(), Some(clear));
         // A field without an input could not be corrected.
-        form.hidden.retain(|(name, _)| name != field && name != "after" && name != "within");
+        let is_field = |name: &str| ListQuery::from_pairs([(name, "")]).is_ok();
+        form.hidden.retain(|(name, _)| name != field && name != "after" && is_field(name));
+        // At the field, the problem needs no name.
+        let at_field = sentence(problem.strip_prefix(&format!("{field:?} ")).unwrap_or(problem));
         let mut fields = form.fields.iter_mut().chain(&mut form.more);
         if let Some(found) = fields.find(|found| found.name == field) {
-            found.error = Some(problem.clone());
+            found.error = Some(at_field);
         } else if field == "resolution" {
-            form.resolution_error = Some(problem.clone());
+            form.resolution_error = Some(at_field);
         } else {
-            form.error = Some(problem.clone());
+            form.error = Some(sentence(problem));
         }
         form.is_more_open |=
             form.resolution_error.is_some() || form.more.iter().any(|field| field.error.is_some());

@@ -21,7 +21,7 @@ const ACME: &str = r#"{"tenant":"acme","host":"a"}"#;
 /// A filter and the letters that it is to find.
 type Case = (DeadLetterFilter, fn(&StoredLetter, &[StoredLetter]) -> bool);
 
-fn cases() -> [Case; 16] {
+fn cases() -> [Case; 15] {
     let none = DeadLetterFilter::default;
     [
         (none(), |_, _| true),
@@ -34,9 +34,6 @@ fn cases() -> [Case; 16] {
             is_truncated(letter) && letter.source == "orders"
         }),
         (none().source_contains("RDER").op_contains("SERT"), |letter, _| letter.source == "orders"),
-        (none().state(DeadLetterState::Open).resolution(Resolution::HandlerFailed), |letter, _| {
-            letter.resolution.as_deref() == Some("handler_failed")
-        }),
         // The key of orders without a script.
         (none().group_key("2cf488a4aaa52e8a"), |letter, _| {
             letter.source == "orders" && letter.script_id.is_none()

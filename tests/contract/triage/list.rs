@@ -2,9 +2,9 @@ use std::collections::HashSet;
 
 use chrono::Duration;
 use dead_letters::{
-    AppId, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter, ListSort,
-    NewDeadLetter, Page, PageRequest, PayloadSearch, Resolution, ScriptId, StoredLetter, TriggerId,
+    AppId, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer, IdFilter,
+    ListSort, NewDeadLetter, Page, PageRequest, PayloadSearch, Resolution, ScriptId, StoredLetter, TriggerId,
     entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::EntityTrait;
@@ -24,6 +24,7 @@ on_every_backend! {
     a_last_page_that_is_full_has_no_next,
     rows_of_one_time_are_each_seen_once_while_half_are_resolved,
     another_apps_rows_are_not_listed,
+    a_scan_of_handler_failed_letters_examines_no_others,
     oldest_first_is_newest_first_reversed_on_any_page_and_scan,
     most_attempts_come_first_among_the_letters_examined_on_one_page,
     a_cursor_belongs_to_one_order,
@@ -288,6 +289,20 @@ async fn open_rows_of_both_kinds_are_listed_newest_first_each_once_by_any_page_a
             assert_eq!(listed, expected, "{size} {scan:?}");
         }
     }
+}
+
+async fn a_scan_of_handler_failed_letters_examines_no_others(db: TestDb) {
+    let app = new_app();
+    let stored = rows(&db, app, 6).await;
+    for id in &stored[..2] {
+        db.repo().resolve(*id, "handler_failed").await.unwrap();
+    }
+    let failed =
+        DeadLetterFilter::default().state(DeadLetterState::Open).resolution(Resolution::HandlerFailed);
+    let page = db.repo().list(app, &failed, &first(50).scan_limit(2)).await.unwrap();
+    assert_eq!((ids(&page.items), page.scanned_back_to), (vec![stored[1], stored[0]], None));
+    let count = db.repo().count(app, &failed, &CountRequest::default().scan_limit(2)).await.unwrap();
+    assert_eq!((count.matching.count, count.scanned_back_to), (2, None));
 }
 
 async fn oldest_first_is_newest_first_reversed_on_any_page_and_scan(db: TestDb) {
