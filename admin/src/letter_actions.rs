@@ -137,8 +137,8 @@ pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), P
 
 /// Reopens the letter, and retries while others resolve and reopen it at the same time.
 ///
-/// The store then gives up with an internal error. If the letter has a new `resolved_at`, the error comes from such a
-/// race and not from a fault.
+/// The store then gives up with an internal error, or with a transient one such as a deadlock. If the letter has a new
+/// `resolved_at`, an internal error comes from such a race and not from a fault.
 async fn reopen_resolved(
     access: &AppAccess,
     id: DeadLetterId,
@@ -151,20 +151,21 @@ async fn reopen_resolved(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if error.kind() != ErrorKind::Internal {
+        if !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Transient) {
             return Err(error.into());
         }
+        // If the database can be reached, a transient error comes from others who use the letter.
         let letter = summary(access, id).await?;
         if letter.resolved_at.is_none() {
             return Err(DeadLetterRepoError::NotResolved(id).into());
         }
-        if letter.resolved_at == before {
+        if letter.resolved_at == before && !error.is_transient() {
             return Err(error.into());
         }
-        before = letter.resolved_at;
-        if let Some(resolved) = resolved_before(&letter) {
+        if let Some(resolved) = resolved_before(&letter).filter(|_| letter.resolved_at != before) {
             problem = Problem::changed(resolved);
         }
+        before = letter.resolved_at;
         sleep(pause).await;
     }
     Err(problem)

@@ -19,7 +19,7 @@ use dead_letters::{
     Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
     migration::Migrator,
     open,
-    testing::{Call, FailingStore, internal, letter, stored_letter},
+    testing::{Call, FailingStore, internal, letter, stored_letter, transient},
 };
 use dead_letters_admin::{Admin, Operator};
 use futures_util::{StreamExt, stream};
@@ -629,6 +629,72 @@ async fn a_reopen_that_fails_while_nobody_else_is_there_is_a_fault() {
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
     store.fail(Call::Reopen, .., internal());
     client.post(&path, Value::Null).await.problem(500, "internal");
+}
+
+#[tokio::test]
+async fn a_reopen_is_tried_again_where_others_use_the_letter_and_is_a_conflict_in_the_end() {
+    let (repo, app) = (memory().await, new_app());
+    let id = repo.insert(letter(app)).await.unwrap();
+    let store = Arc::new(FailingStore::new(repo.clone()));
+    let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
+    repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
+    let path = format!("/api/apps/{app}/letters/{id}/reopen");
+    store.fail(Call::Reopen, .., transient());
+    client.post(&path, Value::Null).await.problem(409, "locked");
+    store.fail(Call::Summary, .., transient());
+    client.post(&path, Value::Null).await.problem(503, "unavailable");
+    store.recover();
+    store.fail(Call::Reopen, ..2, transient());
+    assert_eq!(client.post(&path, Value::Null).await.json()["resolved_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_run_over_50_apps_has_short_addresses() {
+    let repo = memory().await;
+    let apps = [(); 50].map(|()| new_app());
+    repo.insert_many(apps.iter().map(|&app| letter(app)).collect()).await.unwrap();
+    let outbox = Arc::<Outbox>::default();
+    let admin = Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada")));
+    let client = Client::from(admin.replay(repo.replayer(outbox.clone())));
+    let addresses = |answer: &Answer| {
+        let parts = answer.text().split('"').skip(1).step_by(2).map(|part| part.replace("&#38;", "&"));
+        let addresses: Vec<_> =
+            parts.filter(|part| part.starts_with("../") || part.starts_with("./")).collect();
+        assert!(addresses.iter().all(|address| address.len() < 2_000), "{addresses:?}");
+        addresses
+    };
+    let fields = |fields: &[(&str, &str)]| {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+    };
+    let ids = apps.map(|app| app.to_string());
+    let mut of_apps: Vec<_> = ids.iter().map(|id| ("app", id.as_str())).collect();
+    of_apps.push(("action", "replayed"));
+    let preview = client.post_as("/bulk/preview", FORM, fields(&of_apps)).await;
+    addresses(&preview);
+    let hidden = |answer: &Answer, name: &str| {
+        answer
+            .text()
+            .split(&format!("name=\"{name}\" value=\""))
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let step = fields(&[("token", &hidden(&preview, "token")), ("limit", "1")]);
+    let page = client.post_as("/bulk/run", FORM, step).await;
+    assert!(page.status == StatusCode::OK && page.text().contains("Replayed 1 of 50"), "{page}");
+    let recorded =
+        addresses(&page).into_iter().find(|address| address.contains("runs/") && address.contains("app="));
+    let recorded = client.get(format!("/{}", recorded.unwrap().trim_start_matches("../"))).await;
+    assert!(
+        recorded.status == StatusCode::OK && recorded.text().contains("Replayed, 1 letter"),
+        "{recorded}"
+    );
+    let rest = client.post_as("/bulk/run", FORM, fields(&[("run", &hidden(&page, "run"))])).await;
+    assert!(rest.text().contains("Replayed 50 of 50"), "{rest}");
+    assert_eq!(outbox.events().len(), 50);
 }
 
 // Commands

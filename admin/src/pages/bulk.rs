@@ -81,7 +81,9 @@ async fn step(
             let token = run.seal(access);
             return Err(problem.leads_to(run.address(root, &token), "The result of the run"));
         }
-        outcome => outcome?,
+        outcome => outcome.map_err(|problem| {
+            problem.leads_to(list_of(root, &before.app_ids(), &back), "Back to the list")
+        })?,
     };
     let accesses = access.apps("app", &outcome.frozen.app_ids())?;
     let is_finished = !outcome.more

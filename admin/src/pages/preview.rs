@@ -16,7 +16,7 @@ use super::{
     text::{Amount, Text, Time},
 };
 use crate::{
-    access::Access,
+    access::{Access, AppAccess},
     bulk::{self, Action, PreviewOfApp},
     input::{Fields, Form},
     problem::Problem,
@@ -80,12 +80,26 @@ struct OfApp {
 pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> Result<Response, Problem> {
     let apps = fields.apps()?;
     let accesses = access.apps("app", &apps)?;
-    // An operator has the same rights in all apps.
-    let of_first = accesses.first().cloned().ok_or_else(Problem::no_such_app)?;
     let action =
         fields.parse("action", "must be ignored, handled_by_script, replayed, reopened or deleted")?;
     let action: Action = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
     let back = back_of_apps(&mut fields, &apps)?;
+    let list = list_of(&root, &apps, &back);
+    let page = previewed(&access, &root, accesses, action, &back, fields).await;
+    page.map_err(|problem| problem.leads_to(list, "Back to the list"))
+}
+
+async fn previewed(
+    access: &Access,
+    root: &Root,
+    accesses: Vec<AppAccess>,
+    action: Action,
+    back: &ListQuery,
+    mut fields: Fields,
+) -> Result<Response, Problem> {
+    let apps: Vec<_> = accesses.iter().map(|access| access.app_id).collect();
+    // An operator has the same rights in all apps.
+    let of_first = accesses.first().cloned().ok_or_else(Problem::no_such_app)?;
     let filter = match fields.take("filter")? {
         Some(filter) => {
             fields.end()?;
@@ -97,7 +111,7 @@ pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> 
     if filter.ids.as_ref().is_some_and(Vec::is_empty) {
         return Err(Problem::invalid("no letter is ticked: go back and tick at least one"));
     }
-    let frame = Frame::of_apps(&root, &access, &accesses).here(verb(action));
+    let frame = Frame::of_apps(root, access, &accesses).here(verb(action));
     let mut preview = bulk::preview(accesses, action, filter, Utc::now()).await?;
     let (count, ahead, truncated) = (preview.count(), preview.ahead(), preview.truncated());
     let cutoff = preview.cutoff();
@@ -105,7 +119,7 @@ pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> 
     let mut sample = Vec::new();
     for (access, letters) in preview.take_sample() {
         newest = newest.or_else(|| letters.first().cloned());
-        sample.extend(Row::all(&access, &root, letters).await?);
+        sample.extend(Row::all(&access, root, letters).await?);
     }
     let filter = preview.filter;
     let ticked = filter.ids.as_ref().map(Vec::len);
@@ -131,8 +145,8 @@ pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> 
         operator: Text::cut(access.operator.name(), 100),
         run: root.bulk("run"),
         token: preview.token,
-        back: back_text(&back),
-        cancel: list_of(&root, &apps, &back),
+        back: back_text(back),
+        cancel: list_of(root, &apps, back),
         is_reopen: action == Action::Reopened,
         is_delete: action == Action::Deleted,
         is_by_closing: filter.effective_state() == DeadLetterState::Closed,

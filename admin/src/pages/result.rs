@@ -265,8 +265,8 @@ struct Next {
     rest: Amount,
     /// When the run ends at its rate, at the earliest.
     end: Option<Time>,
-    /// Whether a browser with JavaScript continues by itself.
-    is_automatic: bool,
+    /// When a browser with JavaScript continues by itself, for the script. It is empty if that is at once.
+    continues: Option<String>,
     /// When the next stage begins, if it begins by itself.
     at: Option<Time>,
 }
@@ -412,7 +412,8 @@ async fn show(
             step: is_step.then_some(step),
             rest,
             end: run.end(rest.count),
-            is_automatic,
+            continues: is_automatic
+                .then(|| until.filter(|_| is_staged).map_or_else(String::new, |until| until.machine())),
             at: until.filter(|_| is_staged),
         }),
         ignore: (frozen.is_replay() && rest.count > 0 && access.may(Right::Resolve)).then(|| IgnoreRest {
