@@ -81,7 +81,9 @@ async fn main() -> Result<()> {
     // Each page polls every ten seconds and is made again every minute. The version is read once a second.
     let second = cpu * 20 + whole * 200 / 60 + version;
     let share = second.as_secs_f64() * 100.0;
-    println!("A poll that is answered 304: {cpu:.2?}, the version: {version:.2?}, a whole page: {whole:.2?}.");
+    println!(
+        "A poll that is answered 304: {cpu:.2?}, the version: {version:.2?}, a whole page: {whole:.2?}."
+    );
     println!("200 open pages: {share:.1} % of a core.");
     Ok(())
 }

@@ -377,7 +377,7 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
         browser.driver.back().await?;
     }
     browser.sees("1 of 1").await?;
-    // What was ticked still is.
+    // The letter that was ticked still is.
     browser.until("the tick", async || browser.is_ticked(&ids[0].to_string()).await).await
 }
 
@@ -386,10 +386,9 @@ async fn the_live_button_says_what_pauses_the_page(site: &Site, browser: &Browse
     browser.open_list(site, "").await?;
     let live = async |text: &str| {
         let text = text.to_owned();
-        browser.until(&text, async || {
-            Ok(browser.find(By::Css("header .live")).await?.text().await? == text)
-        })
-        .await
+        browser
+            .until(&text, async || Ok(browser.find(By::Css("header .live")).await?.text().await? == text))
+            .await
     };
     live("Live").await?;
     browser.tick(&ids[0]).await?;
@@ -438,7 +437,9 @@ async fn the_way_back_keeps_the_page_the_place_and_what_is_ticked(
                 browser.press("Back to the list").await?;
             }
             "preview" => {
-                browser.run_script("document.querySelector('button[form=rows][value=ignored]').click()").await?;
+                browser
+                    .run_script("document.querySelector('button[form=rows][value=ignored]').click()")
+                    .await?;
                 browser.sees("Ignore 1 letter?").await?;
                 browser.press("Cancel").await?;
             }
@@ -499,7 +500,9 @@ async fn rows_are_ignored_undone_replayed_and_opened_by_keys(
     browser.open(&format!("apps/{}/letters/{}", site.app(), ids[0])).await?;
     browser.sees("Failed 5 times").await?;
     browser.key("r").await?;
-    browser.until("the focus", async || Ok(browser.driver.active_element().await?.text().await? == "Replay")).await?;
+    browser
+        .until("the focus", async || Ok(browser.driver.active_element().await?.text().await? == "Replay"))
+        .await?;
     assert!(site.world.outbox.events().is_empty());
     browser.key("e").await?;
     browser.sees("The letter is ignored:").await
