@@ -915,7 +915,8 @@ async fn on_sqlite_each_statement_searches_its_index_and_scans_nothing() {
         // The merged rows have the table's name in the plan.
         let merged = plan.matches("CO-ROUTINE dead_letters").count();
         // The newest letters of all apps have no condition. A limit ends the scan, which is in the index's order.
-        let by = ["INDEX", "COVERING INDEX"].map(|by| format!("SCAN dead_letters USING {by} idx_dead_letters_gc"));
+        let by =
+            ["INDEX", "COVERING INDEX"].map(|by| format!("SCAN dead_letters USING {by} idx_dead_letters_gc"));
         let all_apps = by.iter().map(|scan| plan.matches(scan).count()).sum::<usize>();
         assert_eq!(plan.matches("SCAN dead_letters").count(), merged + all_apps, "{}\n{plan}", statement.sql);
         // SQLite sorts the few rows of each index that it merges.

@@ -51,7 +51,7 @@ const MAX_VERSIONS: usize = 1_000;
 #[derive(Default)]
 pub(crate) struct Versions(Mutex<HashMap<Option<AppId>, Arc<Place>>>);
 
-/// The lock is held while the version is read, so that others wait for it and do not read it too.
+/// A poll keeps the lock while it reads the version. Other polls wait for it, and do not read the version too.
 type Place = tokio::sync::Mutex<Option<(Instant, LettersVersion)>>;
 
 impl Versions {

@@ -73,7 +73,7 @@ impl Root {
 
     /// Returns the address of the list that a request came from, if the `Referer` is a list of this app.
     ///
-    /// The address is made of the list's parsed query, so it leads nowhere else, whoever sent the header.
+    /// The address is made of the list's parsed query. It therefore leads nowhere else, even if the header is forged.
     pub(crate) fn list_of(&self, referrer: &str, app_id: AppId) -> Option<String> {
         let (path, query) = referrer.split_once('?').unwrap_or((referrer, ""));
         let is_list = path.strip_suffix(&app_id.to_string()).is_some_and(|path| path.ends_with("/apps/"));

@@ -403,7 +403,7 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
         browser.driver.back().await?;
     }
     browser.sees("1 of 1").await?;
-    // What was ticked still is.
+    // The letter that was ticked still is.
     browser.until("the tick", async || browser.is_ticked(&ids[0].to_string()).await).await
 }
 
