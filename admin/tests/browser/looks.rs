@@ -76,7 +76,7 @@ async fn pages(site: &Site) -> Vec<Page> {
     ]
 }
 
-/// What no address leads to.
+/// Pages that no address leads to.
 const STATES: [&str; 8] =
     ["edit", "edit-problem", "edit-review", "preview", "preview-of-apps", "result", "run", "search"];
 
@@ -118,7 +118,7 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
     }
     if name == "run" {
         browser.press("This run for colleagues").await?;
-        browser.sees("What the run changed").await?;
+        browser.sees("Changed letters").await?;
     }
     Ok(())
 }
