@@ -117,12 +117,10 @@ async fn a_list_by_attempts_has_one_page_of_the_letters_examined(store: Store) {
     let most = StoredLetter { attempt_count: 1_000, ..stored_letter(store.app, at - TimeDelta::hours(1)) };
     store.repo.import(std::slice::from_ref(&most)).await.unwrap();
     letters.push(most);
-    let ran = store.run("list --sort most_attempts -n 1");
-    assert_eq!(ids(&ran), [letters[4].id.to_string()]);
-    assert!(!ran.err.contains("--after"), "{ran:?}");
+    assert_eq!(ids(&store.run("list --sort most_attempts -n 1")), [letters[4].id.to_string()]);
     // The letter with the most attempts is the app's oldest, and is not examined.
     let ran = store.run("list --sort most_attempts --scan-limit 2");
-    assert!(ids(&ran).len() == 4 && ran.err.contains("scanned back to"), "{ran:?}");
+    assert!(ran.out.lines().count() == 4 && ran.err.contains("scanned back to"), "{ran:?}");
     let refused = store.run("list --sort most_attempts --payload-contains x");
     assert!(refused.code == 2 && refused.err.contains("--payload-contains"), "{refused:?}");
 }

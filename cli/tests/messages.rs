@@ -175,6 +175,7 @@ fn of_arguments(shown: &mut Shown) {
         "list --app {app} --metadata tenant",
         "list --app {app} --metadata a=1 --metadata a=2",
         "list --app {app} --payload-contains=",
+        "list --app {app} --sort most_attempts --payload-contains x",
         "list --app {app} --since soon",
         "list --app {app} --scan-limit 0",
         "show x --app {app}",
