@@ -106,7 +106,7 @@ impl Run {
         }
     }
 
-    /// Opens a token, whoever's it is.
+    /// Opens a token. It may belong to another operator.
     fn opened(access: &Access, token: &str) -> Option<Self> {
         access.admin.key.open(Purpose::Result, token)
     }
