@@ -253,7 +253,7 @@ impl Frozen {
     }
 }
 
-/// What the history has of a run in an app.
+/// A run in an app, as the history has it.
 pub(crate) struct Recorded {
     pub(crate) letters: u64,
     pub(crate) first: DeadLetterAction,
@@ -665,7 +665,7 @@ pub(crate) struct Step {
     pub(crate) rate: Option<u32>,
 }
 
-/// Opens a preview's token, whoever's it is.
+/// Opens a preview's token. It may belong to another operator.
 pub(crate) fn open(access: &Access, token: &str) -> Result<Frozen, Problem> {
     access.admin.key.open(Purpose::Preview, token).ok_or_else(|| {
         Problem::invalid_field(
@@ -782,7 +782,7 @@ pub(crate) async fn run(
     })
 }
 
-/// What a step did so far, in all apps.
+/// The progress of a step, in all apps.
 struct Progress {
     /// The most letters that the step may still examine.
     left: u32,

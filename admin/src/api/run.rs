@@ -68,7 +68,7 @@ pub(super) struct RunResult {
     apps: Vec<RunOfApp>,
 }
 
-/// What the run did in one app.
+/// The result of a run in one app.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RunOfApp {
     /// The app.

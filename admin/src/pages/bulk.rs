@@ -36,7 +36,9 @@ pub(crate) async fn run(access: Access, root: Root, Form(mut fields): Form) -> R
             // not continue before the letters had the time to fail.
             if run.frozen.is_replay() && !anyway {
                 let accesses = access.apps("app", &run.frozen.app_ids())?;
-                let is_early = automatic && run.frozen.fails_until().is_some_and(|until| Utc::now() < until);
+                let is_early = automatic
+                    && run.is_staged()
+                    && run.frozen.fails_until().is_some_and(|until| Utc::now() < until);
                 if is_early || run.failed_again(&accesses).await?.stops() {
                     return run.shown(&access, &root, &accesses, &before).await;
                 }
@@ -73,6 +75,7 @@ async fn step(
     step: Step,
     back: ListQuery,
 ) -> Result<Response, Problem> {
+    let accesses = access.apps("app", &frozen.app_ids())?;
     let before = frozen.clone();
     let outcome = match bulk::run(access, frozen, step.clone(), Utc::now()).await {
         // The result catches up with what the history has.
@@ -85,7 +88,6 @@ async fn step(
             problem.leads_to(list_of(root, &before.app_ids(), &back), "Back to the list")
         })?,
     };
-    let accesses = access.apps("app", &outcome.frozen.app_ids())?;
     let is_finished = !outcome.more
         && !outcome.is_uncounted()
         && !outcome.skipped_locked

@@ -1,4 +1,4 @@
-//! What the history has of a bulk run: for colleagues of the operator who ran it, and after its token has expired.
+//! A bulk run, as the history has it: for colleagues of the operator who ran it, and after its token has expired.
 
 use askama::Template;
 use axum::response::Response;

@@ -107,7 +107,7 @@ impl Run {
         }
     }
 
-    /// Opens a token, whoever's it is.
+    /// Opens a token. It may belong to another operator.
     fn opened(access: &Access, token: &str) -> Option<Self> {
         access.admin.key.open(Purpose::Result, token)
     }
@@ -159,6 +159,12 @@ impl Run {
         }
         again.letters.truncate(AGAIN);
         Ok(again)
+    }
+
+    /// Returns whether the next step waits until the letters of the last one had the time to fail. At a rate the rest
+    /// follows at once.
+    pub(crate) fn is_staged(&self) -> bool {
+        !self.is_all
     }
 
     /// Returns when a replay of this many letters ends at the run's rate, at the earliest.
@@ -366,8 +372,7 @@ async fn show(
         && frozen.is_replay()
         && run.more;
     let until = frozen.fails_until().filter(|_| frozen.is_replay() && frozen.began.is_some()).map(Time);
-    // After a stage the next one begins when the letters had the time to fail. At a rate the rest follows at once.
-    let is_staged = is_smooth && !run.is_all;
+    let is_staged = is_smooth && run.is_staged();
     let is_automatic = is_staged || is_smooth && run.rate.is_some();
     let what = action_words(frozen.action);
     let title = format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(done));
