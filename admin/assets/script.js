@@ -73,6 +73,7 @@ function forgetBanner() {
 
 // Rows
 
+const rowKey = (row) => row.id || row.querySelector("a")?.getAttribute("href");
 const rows = () => [...main.querySelectorAll(".cards tbody tr")];
 const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]:not(:disabled)")];
 const ticked = () => boxes().filter((box) => box.checked);
@@ -393,14 +394,13 @@ async function refresh(isWhole) {
 
 // Keeps every row where it is. A link announces new letters, and letters that were closed elsewhere are marked.
 function update(page, fresh) {
-  const key = (row) => row.id || row.querySelector("a")?.getAttribute("href");
-  const found = new Map([...fresh.querySelectorAll(".cards tbody tr")].map((row) => [key(row), row]));
+  const found = new Map([...fresh.querySelectorAll(".cards tbody tr")].map((row) => [rowKey(row), row]));
   const shown = rows();
-  const last = shown.findLastIndex((row) => found.has(key(row)));
+  const last = shown.findLastIndex((row) => found.has(rowKey(row)));
   const isFull = fresh.querySelector("a[rel=next]") != null;
   const changed = [];
   for (const [at, row] of shown.entries()) {
-    const same = found.get(key(row));
+    const same = found.get(rowKey(row));
     // Behind the last that is still there, new ones may have pushed it to the next page.
     if (!same && isFull && at > last) continue;
     const action = (row) => row.querySelector(".act button")?.getAttribute("formaction");
@@ -411,7 +411,7 @@ function update(page, fresh) {
     for (const cell of same?.id ? [] : (same?.querySelectorAll(".number, .when, .trend") ?? [])) {
       row.children[cell.cellIndex]?.replaceChildren(...cell.childNodes);
     }
-    found.delete(key(row));
+    found.delete(rowKey(row));
   }
   const pills = [...main.querySelectorAll(".tabs .pill")];
   for (const [at, pill] of [...fresh.querySelectorAll(".tabs .pill")].entries()) {
@@ -492,7 +492,7 @@ function replace(page, fresh) {
   document.title = page.title;
   dress();
   for (const details of main.querySelectorAll("details[id]")) details.open = open.get(details.id) ?? details.open;
-  if (current?.id) document.getElementById(current.id)?.classList.add("current");
+  if (current) rows().find((row) => rowKey(row) === rowKey(current))?.classList.add("current");
   if (place) {
     const same = (element) => `${element.localName} ${key(element)} ${element.textContent}` === place;
     [...main.querySelectorAll("a, button, summary, [tabindex]")].find(same)?.focus({ preventScroll: true });

@@ -1,6 +1,7 @@
 //! An operator's day, over two apps: the CRM was down. Find what failed, look at a payload, replay in stages, ignore the
 //! rest with a note, undo two, and hand a colleague a link to what is left.
 
+use chrono::Utc;
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterState, NewDeadLetter, PageRequest,
     Resolution, testing::letter,
@@ -28,7 +29,19 @@ async fn outage(site: &Site) -> [AppId; 2] {
             let (source, op) = ("contacts".to_owned(), "sync".to_owned());
             let last_error = "HTTP 503 from the CRM".to_owned();
             let payload = json!({ "order": 4711 + order });
-            let letter = NewDeadLetter { source, op, last_error, payload, script_id: None, ..letter(app) };
+            // They failed at their only attempt, so the stages of a replay follow each other after ten seconds.
+            let at = Utc::now();
+            let letter = NewDeadLetter {
+                source,
+                op,
+                last_error,
+                payload,
+                script_id: None,
+                attempt_count: 1,
+                first_attempt_at: at,
+                last_attempt_at: at,
+                ..letter(app)
+            };
             site.world.repo.insert(letter).await.unwrap();
         }
     }
