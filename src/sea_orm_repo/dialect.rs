@@ -99,7 +99,7 @@ impl Dialect {
         // PostgreSQL's `lower` goes by the database's locale, unless the text has the collation C.
         let text = match self {
             Self::Sqlite => text,
-            _ => text.binary(BinOper::Custom("COLLATE".into()), Expr::col("C")),
+            _ => text.binary(BinOper::Custom("COLLATE"), Expr::col("C")),
         };
         Func::lower(text).into()
     }
