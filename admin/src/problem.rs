@@ -37,7 +37,7 @@ pub(crate) struct Problem {
     resolved_before: Option<ResolvedBefore>,
     /// Where a page about the problem leads first.
     #[serde(skip)]
-    way: Option<(String, &'static str)>,
+    way: Option<Box<(String, &'static str)>>,
 }
 
 /// An earlier resolution of the letter.
@@ -328,11 +328,11 @@ impl Problem {
 
     /// Adds the link that the page about the problem shows first.
     pub(crate) fn leads_to(self, address: String, name: &'static str) -> Self {
-        Self { way: Some((address, name)), ..self }
+        Self { way: Some(Box::new((address, name))), ..self }
     }
 
     pub(crate) fn way(&self) -> Option<&(String, &'static str)> {
-        self.way.as_ref()
+        self.way.as_deref()
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -952,7 +952,7 @@ async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
     );
     let run = "/bulk/run";
     let page = world
-        .act(&client, &run, &[("token", &preview.hidden("token")), ("limit", "1"), ("note", "carried on")])
+        .act(&client, run, &[("token", &preview.hidden("token")), ("limit", "1"), ("note", "carried on")])
         .await;
     assert!(
         page.shows("Replayed 1 of 20")
