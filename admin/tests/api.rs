@@ -522,6 +522,7 @@ async fn new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_s
         "error_signature": "smtp: 451 try again later",
         "sample": "smtp: 451 try again later",
         "count": 1,
+        "open": 1,
         "first_seen": "2026-03-01T10:03:00Z",
         "last_seen": "2026-03-01T10:03:00Z",
         "newest_id": newest,
@@ -530,6 +531,12 @@ async fn new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_s
     });
     assert_eq!((&all["items"][0], &all["scanned_back_to"]), (&new, &Value::Null));
     assert_eq!(all["items"][1]["last_closed_at"], "2026-03-01T09:30:00Z");
+
+    let open = world.client().get(format!("{path}&open=true")).await.json();
+    let known = (json!(world.app), json!("old"), json!("known"));
+    let all_open = [&expected[..], &[known]].concat();
+    assert_eq!(open["items"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>(), all_open);
+    assert_eq!((&open["items"][3]["count"], &open["items"][3]["open"]), (&json!(2), &json!(2)));
 
     let client = Client::from(world.admin_of(Operator::reader("bob").of_apps([of_other.app_id])));
     let items = client.get(path).await.json()["items"].clone();
