@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequestParts, OriginalUri},
     http::{header::REFERER, request::Parts},
 };
-use dead_letters::{AppId, DeadLetterId, ListQuery};
+use dead_letters::{AppId, DeadLetterId, DeadLetterState, ListQuery};
 use uuid::Uuid;
 
 /// The relative path from the requested address to the mount point.
@@ -135,6 +135,9 @@ pub(crate) fn fits(query: &ListQuery) -> bool {
 }
 
 fn with_query(path: impl Display, query: &ListQuery) -> String {
+    let mut query = query.clone();
+    // The page shows the letters that need action unless its address names a state.
+    query.filter.state = query.filter.state.filter(|&state| state != DeadLetterState::Unresolved);
     let query = query.to_string();
     if query.is_empty() { path.to_string() } else { format!("{path}?{query}") }
 }

@@ -340,7 +340,7 @@ async fn the_apps_are_sorted_by_trouble(mut world: World) {
     let admin = world.admin_of(Operator::reader("ada"));
     let names = move |app| Some(if app == many { "many" } else { "old" }.to_owned());
     let client = Client::from(admin.app_names(names));
-    let place = |answer: &Answer, name: &str| answer.page().find(&format!(">{name}<")).unwrap();
+    let place = |answer: &Answer, name: &str| answer.page().find(&format!("<bdi>{name}</bdi></a>")).unwrap();
     let oldest = client.get("/apps").await;
     assert!(place(&oldest, "old") < place(&oldest, "many"));
     let most = client.get("/apps?sort=most").await;
@@ -359,10 +359,12 @@ async fn more_apps_than_can_be_sorted_are_paged_by_id(world: World) {
     }
     let client = world.client();
     let first = client.get("/apps").await;
-    assert!(first.shows(&apps[99].to_string()) && !first.shows(&apps[100].to_string()));
+    let lists =
+        |page: &Answer, app: dead_letters::AppId| page.page().contains(&format!("<bdi>{app}</bdi></a>"));
+    assert!(lists(&first, apps[99]) && !lists(&first, apps[100]));
     let next = first.links().into_iter().find(|link| link.contains("after=")).unwrap();
     let second = client.get(resolved("/apps", &next)).await;
-    assert!(second.shows(&apps[100].to_string()) && !second.shows(&apps[99].to_string()));
+    assert!(lists(&second, apps[100]) && !lists(&second, apps[99]));
 }
 
 // The list
@@ -438,11 +440,12 @@ async fn the_letters_of_failed_handlers_are_a_tab_and_its_buttons_change_no_othe
     // Whatever else the form filters by, it stays on the tab.
     assert_eq!((page.hidden("state"), page.hidden("resolution")), ("open".into(), "handler_failed".into()));
     let (filter, back) = (page.hidden("filter"), page.hidden("back"));
-    let fields = [("filter", &*filter), ("back", &*back), ("action", "ignored")];
-    let preview = client.post_as(world.at("/bulk/preview"), FORM, form(&fields)).await;
+    let app = page.hidden("app");
+    let fields = [("app", &*app), ("filter", &*filter), ("back", &*back), ("action", "ignored")];
+    let preview = client.post_as("/bulk/preview", FORM, form(&fields)).await;
     assert!(preview.shows("Ignore 2 letters?"), "{preview}");
     let fields = [("token", &*preview.hidden("token")), ("back", &*back)];
-    let page = world.act(&client, &world.at("/bulk/run"), &fields).await;
+    let page = world.act(&client, "/bulk/run", &fields).await;
     assert!(page.shows("2 letters are ignored:") && page.shows("Handler failed 0"), "{page}");
     assert_eq!(world.row(ids[2]).await.resolution, None);
 }
@@ -452,7 +455,7 @@ async fn a_lists_address_is_its_query_without_empty_fields(world: World) {
     let client = world.client();
     let sent = "state=unresolved&op=&source=+orders+&error_contains=&created_from=2026-03-01T10%3A00&size=50\
                 &metadata_key=&metadata_value=";
-    let short = "state=unresolved&source=orders&created_from=2026-03-01T10%3A00%3A00Z";
+    let short = "source=orders&created_from=2026-03-01T10%3A00%3A00Z";
     for view in ["", "/groups"] {
         let answer = client.get(world.at(&format!("{view}?{sent}"))).await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer}");

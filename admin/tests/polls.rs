@@ -80,7 +80,7 @@ async fn each_action_changes_the_tag_at_once(world: World) {
             (letter("resolve"), "resolution=ignored"),
             (letter("reopen"), ""),
             (letter("replay"), ""),
-            (letter("reopen"), ""),
+            (letter("reopen"), "confirmed=true"),
         ] {
             let tag = current_tag(&client, &path).await;
             let done = client.post_as(&action, FORM, form).await;

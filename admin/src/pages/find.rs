@@ -56,7 +56,9 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let Ok(id) = text.trim().parse::<Uuid>() else {
         let page = FindPage::new(&access, &root, &text);
         let mut response = html(&FindPage { is_id: false, ..page })?;
-        *response.status_mut() = StatusCode::BAD_REQUEST;
+        if !text.trim().is_empty() {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
         return Ok(response);
     };
     let store = access.store();

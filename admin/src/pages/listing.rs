@@ -293,7 +293,8 @@ pub(crate) async fn asked(
         let from = from.duration_trunc(TimeDelta::seconds(1)).unwrap_or(from);
         query.filter = query.filter.created_from(from).created_before(None);
     }
-    if within.is_some() || !is_canonical {
+    let is_short = is_canonical && query.filter.state != Some(DeadLetterState::Unresolved);
+    if within.is_some() || !is_short {
         let address = view.address(root, access.app_id, &query);
         let fields = kept.iter().filter_map(|(name, value)| Some((name, (*value)?)));
         let address = fields.fold(address, |address, (name, value)| with_field(address, name, value));

@@ -45,7 +45,8 @@ async fn pages(site: &Site) -> Vec<Page> {
         let payload =
             json!({ "id": n, "secret": "s", "customer": { "name": "Ada Lovelace" }, "tags": ["a", null] });
         let (source, op) = (source.to_owned(), op.to_owned());
-        repo.insert(NewDeadLetter { source, op, last_error, payload, ..letter(app) }).await.unwrap();
+        let letter = NewDeadLetter { source, op, last_error, payload, script_id: None, ..letter(app) };
+        repo.insert(letter).await.unwrap();
     }
     let again = letter(app);
     for _ in 0..2 {

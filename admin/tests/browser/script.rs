@@ -224,10 +224,10 @@ async fn a_command_has_the_address_as_one_word_of_a_shell(
     let address = browser.run_script("return location.origin + location.pathname.split('/apps/')[0]").await?;
     let root = address.as_str().unwrap().replace('\'', r"'\''");
     let app = site.app();
-    assert_eq!(commands[0], format!("curl '{root}''/api/apps/{app}/letters?{query}'"));
+    assert_eq!(commands[0], format!("curl '{root}''/api/apps/{app}/letters?state=unresolved&{query}'"));
     assert!(root.contains("$(id)"), "{root}");
     let source = "'$DEAD_LETTERS_URL \"$DEAD_LETTERS_URL\" $&'";
-    assert_eq!(commands[1], format!("dead-letters list --app {app} --source {source}"));
+    assert_eq!(commands[1], format!("dead-letters list --app {app} --state unresolved --source {source}"));
     Ok(())
 }
 
@@ -545,7 +545,7 @@ async fn all_letters_are_ticked_on_a_phone_and_the_buttons_stay_in_reach(
     browser.sees("30 of 30").await?;
     let bottom = "const box = document.querySelector('.bulk').getBoundingClientRect(); \
                   return Math.round(innerHeight - box.bottom)";
-    browser.run_script("document.querySelector('tbody tr').scrollIntoView()").await?;
+    browser.run_script("document.querySelector('#rows tbody tr').scrollIntoView()").await?;
     assert_eq!(browser.run_script(bottom).await?, 0);
     browser.find(By::XPath("//label[normalize-space()='Tick all']/input")).await?.click().await?;
     browser.sees("30 ticked").await?;
