@@ -296,7 +296,9 @@ function isReturn() {
   const [from, here] = [before.pathname, location.pathname];
   if (before.origin !== location.origin) return false;
   before.searchParams.delete("banner");
-  return from.startsWith(`${here}/`) || (from === here && before.search === location.search);
+  const root = new URL(document.querySelector(".brand").href).pathname.replace(/apps$/, "");
+  const isOfRun = ["bulk/", "runs/"].some((part) => from.startsWith(root + part));
+  return isOfRun || from.startsWith(`${here}/`) || (from === here && before.search === location.search);
 }
 
 function restorePlace() {
@@ -623,6 +625,8 @@ function openInTab() {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isField(event.target)) return;
   if (document.querySelector("dialog[open]")) return;
+  // A key that is held down acts on the next page, too.
+  if (event.repeat && !"jk".includes(event.key)) return;
   const current = main.querySelector("tr.current");
   const does = {
     "/": () => main.querySelector(".filter input:not([type=hidden])")?.focus(),

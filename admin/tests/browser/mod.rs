@@ -212,9 +212,23 @@ impl Browser {
         field.send_keys(text).await
     }
 
-    /// To the page as a whole.
+    /// To the page as a whole, whose script has begun.
+    ///
+    /// A letter is sent once by the browser's own protocol. The driver sends a key again if the page is left meanwhile.
     pub(crate) async fn key(&self, keys: impl Into<TypingData>) -> WebDriverResult<()> {
-        self.driver.action_chain().send_keys(keys).perform().await
+        self.until("the script", async || self.has_scripts().await).await?;
+        for key in keys.into().as_vec().into_iter().map(|key| key.to_string()) {
+            if key.is_ascii() {
+                for kind in ["keyDown", "keyUp"] {
+                    let text = if kind == "keyDown" { key.as_str() } else { "" };
+                    let event = serde_json::json!({ "type": kind, "key": key, "text": text });
+                    self.command("Input.dispatchKeyEvent", event).await?;
+                }
+            } else {
+                self.driver.action_chain().send_keys(key).perform().await?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) async fn text(&self) -> WebDriverResult<String> {

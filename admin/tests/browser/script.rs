@@ -470,7 +470,7 @@ async fn the_way_back_keeps_the_page_the_place_and_what_is_ticked(
                 browser.press("Cancel").await?;
             }
             _ => {
-                let nothing = "document.querySelector('button[form=rows]').formAction += '/nowhere'; \
+                let nothing = "document.querySelector('#rows input[name=state]').value = 'nothing'; \
                                document.querySelector('button[form=rows]').click()";
                 browser.run_script(nothing).await?;
                 browser.press("Back to the list").await?;
