@@ -625,7 +625,7 @@ function openInTab() {
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || isField(event.target)) return;
   if (document.querySelector("dialog[open]")) return;
-  // A key that is held down acts on the next page, too.
+  // A key that stays down would act on the next page as well.
   if (event.repeat && !"jk".includes(event.key)) return;
   const current = main.querySelector("tr.current");
   const does = {
