@@ -188,9 +188,8 @@ impl Browser {
 
 async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let pages = pages(site).await;
-    for (width, scheme) in
-        [(1280, SCHEMES[0]), (1280, SCHEMES[1]), (1280, SCHEMES[2]), (700, SCHEMES[1]), (360, SCHEMES[0])]
-    {
+    let widths = [1280, 700, 360];
+    for (width, scheme) in widths.into_iter().flat_map(|width| SCHEMES.map(|scheme| (width, scheme))) {
         browser.is_wide(width, 1).await?;
         browser.prefers(scheme).await?;
         for page in &pages {
