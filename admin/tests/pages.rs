@@ -435,6 +435,10 @@ async fn the_letters_of_failed_handlers_are_a_tab_and_its_buttons_change_no_othe
     let page = client.get(world.at("")).await;
     assert!(page.shows("Ignore all 1…"), "{page}");
     let tab = page.links().into_iter().find(|link| link.contains("resolution=handler_failed")).unwrap();
+    world.repo.resolve_once(world.app, ids[2], Resolution::Ignored, &Attribution::default()).await.unwrap();
+    let empty = client.get(world.at("")).await;
+    assert!(empty.shows("No letters here") && !empty.shows("Nothing failed"), "{empty}");
+    world.repo.reopen(world.app, ids[2], &Attribution::default()).await.unwrap();
     let page = client.get(resolved(&world.at(""), &tab)).await;
     assert!(page.shows("Ignore all 2…") && page.shows("2 of 2"), "{page}");
     // Whatever else the form filters by, it stays on the tab.

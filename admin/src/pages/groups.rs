@@ -141,7 +141,7 @@ async fn list(access: &AppAccess, root: &Root, mut fields: Fields) -> Result<Res
             .map(|group| Group::new(app_id, root, &query, &closed, group))
             .collect(),
         scanned_back_to: found.scanned_back_to.map(Time),
-        is_all_well: is_open && filter.clear.is_none(),
+        is_all_well: is_open && listing.backlog.is_none() && filter.clear.is_none(),
         shared,
         command: Command::groups(app_id, &query),
         listing,

@@ -270,7 +270,10 @@ async fn list(
         sort: query.page.sort,
         sorts: Sort::all(root, app_id, &query),
         scanned_back_to: page.scanned_back_to.map(Time),
-        is_all_well: is_open && filter.clear.is_none() && query.page.after.is_none(),
+        is_all_well: is_open
+            && listing.backlog.is_none()
+            && filter.clear.is_none()
+            && query.page.after.is_none(),
         search: access
             .needs_whole_payloads()
             .is_ok()
