@@ -374,7 +374,7 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     world.letters_of(2, "it's \"quoted\" & <b>").await;
     world
         .repo
-        .resolve_once(world.app, orders[2], Resolution::Ignored, &Attribution::by("bob"))
+        .resolve_once(world.app, orders[2], Resolution::Ignored, &Attribution::by("bob").note("sold out"))
         .await
         .unwrap();
     world
@@ -396,6 +396,7 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     let filtered = client.open(world.at("?source=orders&state=any&size=2")).await;
     tabs(&filtered, [1, 1, 1, 3]);
     assert!(filtered.shows("2 of 3") && filtered.shows("ignored") && filtered.shows("by bob"), "{filtered}");
+    assert!(filtered.shows("sold out"), "{filtered}");
     let links = filtered.links();
     let tab = links.iter().find(|link| link.contains("resolution=handler_failed")).unwrap();
     assert!(tab.contains("source=orders") && tab.contains("size=2"), "{tab}");

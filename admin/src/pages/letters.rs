@@ -156,6 +156,8 @@ pub(crate) struct Resolved {
     pub(crate) as_what: &'static str,
     pub(crate) by: Option<Text>,
     pub(crate) at: Time,
+    /// The beginning of the note.
+    pub(crate) note: Option<Text>,
 }
 
 impl Resolved {
@@ -164,6 +166,7 @@ impl Resolved {
             at: Time(letter.resolved_at?),
             as_what: resolution_words(letter.resolution),
             by: letter.resolved_by.as_deref().map(|by| Text::cut(by, 100)),
+            note: letter.resolution_note.as_deref().map(|note| Text::cut(note, 200)),
         })
     }
 }
