@@ -204,6 +204,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("get", 0, repo.get(missing)).await;
     calls.ok("list_for_app", 2, repo.list_for_app(app, true, 2, 0)).await;
     calls.ok("unresolved_count", 6, repo.unresolved_count(app)).await;
+    calls.ok("app_of", 1, repo.app_of(id)).await;
     calls.ok("get_for_app", 1, repo.get_for_app(app, id)).await;
     calls.ok("summary", 1, repo.summary(app, id)).await;
     calls.ok("payload_text", 1, repo.payload_text(app, id, 0..9)).await;
@@ -249,6 +250,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("delete_matching", 1, repo.delete_matching(app, &this, &nobody, 1)).await;
     calls.ok("actions", 9, repo.actions(app, &ActionRequest::default())).await;
     calls.ok("letters_version", 0, repo.letters_version(Some(app))).await;
+    calls.ok("recent_apps", 0, repo.recent_apps(from)).await;
     calls.ok("times_replayed", 1, repo.times_replayed(app, &[row.original_event_id, Uuid::nil()])).await;
     calls
         .ok("replay_matching", 2, replayer.replay_matching(app, &of_bulk, &Attribution::default(), &two()))
@@ -358,6 +360,8 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.failed("sweep_announcements", repo.sweep_announcements(max, max, 10)).await;
     calls.failed("actions", repo.actions(app, &ActionRequest::default())).await;
     calls.failed("letters_version", repo.letters_version(Some(app))).await;
+    calls.failed("recent_apps", repo.recent_apps(from)).await;
+    calls.failed("app_of", repo.app_of(id)).await;
     calls.failed("times_replayed", repo.times_replayed(app, &[Uuid::nil()])).await;
     calls
         .failed("resolve_once", repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
