@@ -189,7 +189,7 @@ fn requests_and_pages_go_through_json() {
     check(&cursor, json!(text));
     check(
         &PageRequest::default().size(20).after(cursor),
-        json!({ "size": 20, "after": text, "scan_limit": null }),
+        json!({ "sort": "newest", "size": 20, "after": text, "scan_limit": null }),
     );
     let mut page = Page::last(vec![1, 2]);
     (page.next, page.scanned_back_to) = (Some(cursor), Some(time("2026-03-01T10:00:00Z")));
@@ -350,6 +350,7 @@ fn debug_shows_ids_times_and_counts_and_of_texts_their_size() {
         "last_closed_at": null,
         "regressed": false,
         // A new group has these besides.
+        "open": 4711,
         "state": "new",
         "timeline": [],
     });
