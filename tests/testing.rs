@@ -183,6 +183,7 @@ impl Given {
             Call::UnresolvedCount => store.unresolved_count(app).await.map(drop),
             Call::Resolve => store.resolve(id, "ignored").await,
             Call::Gc => store.gc(max, 1).await.map(drop),
+            Call::AppOf => store.app_of(id).await.map(drop),
             Call::GetForApp => store.get_for_app(app, id).await.map(drop),
             Call::Summary => store.summary(app, id).await.map(drop),
             Call::PayloadText => store.payload_text(app, id, 0..1).await.map(drop),
@@ -203,6 +204,7 @@ impl Given {
             }
             Call::TimesReplayed => store.times_replayed(app, &[Uuid::nil()]).await.map(drop),
             Call::LettersVersion => store.letters_version(Some(app)).await.map(drop),
+            Call::RecentApps => store.recent_apps(chrono::DateTime::UNIX_EPOCH).await.map(drop),
             Call::Actions => store.actions(app, &ActionRequest::default()).await.map(drop),
             Call::ResolveOnce => {
                 store.resolve_once(app, id, Resolution::Ignored, &Attribution::default()).await.map(drop)
