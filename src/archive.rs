@@ -115,8 +115,8 @@ impl JsonLinesArchive {
     }
 
     /// Erases the content of these letters in one file, or in all files of a folder, as
-    /// [`DeadLetterDelete::erase`](crate::DeadLetterDelete::erase) does in the store. Returns how many letters were erased, and
-    /// which ids no file has.
+    /// [`DeadLetterDelete::erase`](crate::DeadLetterDelete::erase) does in the store. Returns how many letters were
+    /// erased, and which ids no file has.
     ///
     /// A file with such a letter is written anew beside the old one, synced, and put in its place. Other files and other
     /// lines stay as they are. A crash leaves each file either as it was or erased, and perhaps a file whose name ends in

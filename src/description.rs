@@ -16,6 +16,13 @@ pub(crate) fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     }
 }
 
+/// Returns whether PostgreSQL responded with an error when the client asked for TLS, before it read anything else. A
+/// server does so if it can't start a process for the connection. PostgreSQL's manual, "SSL Session Encryption", has
+/// clients close such a connection and open another one. sqlx reports only the first byte, `E`.
+pub(crate) fn is_refused_before_tls(error: &SqlxError) -> bool {
+    matches!(error, SqlxError::Protocol(text) if text.starts_with("unexpected response from SSLRequest: 0x45"))
+}
+
 pub(crate) struct Described<'a>(pub(crate) &'a DbErr);
 
 impl fmt::Display for Described<'_> {
@@ -53,6 +60,9 @@ fn describe_sqlx(error: &SqlxError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             };
             said.map_or(Ok(()), |said| write!(f, ": {said}"))
         }
+        error if is_refused_before_tls(error) => f.write_str(
+            "the server refused the connection before it was encrypted: the server's log has the reason",
+        ),
         SqlxError::ColumnDecode { index, .. } => write!(f, "the column {index} could not be decoded"),
         SqlxError::Io(_)
         | SqlxError::Tls(_)

@@ -8,7 +8,7 @@ use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 use crate::{
     AppId, DeadLetterId, PayloadKind, Resolution,
     db_code::DbCode,
-    description::{Described, sqlx_error},
+    description::{Described, is_refused_before_tls, sqlx_error},
 };
 
 /// Why a call failed.
@@ -439,6 +439,7 @@ fn cause_of_taken(taken: u64) -> &'static str {
 fn kind_of_db(error: &DbErr) -> ErrorKind {
     let is_transient = match sqlx_error(error) {
         Some(SqlxError::Io(_) | SqlxError::PoolTimedOut) => true,
+        Some(error) if is_refused_before_tls(error) => true,
         Some(_) => DbCode::of(error).is_some_and(DbCode::is_transient),
         None => matches!(error, DbErr::ConnectionAcquire(ConnAcquireErr::Timeout)),
     };

@@ -170,9 +170,9 @@ pub struct NewGroupRequest {
     /// How many groups to return at most, 1 to 500: 50 by default.
     #[serde(default = "default_limit")]
     pub limit: u32,
-    /// Whether to return the groups that have open letters, also those that are neither new nor regressed, instead of
-    /// those that are new or regressed. Their counts and times are then those of all letters that the call examined.
-    /// It is `false` by default.
+    /// Whether to return the groups that have open letters, new or not, instead of those that are new or regressed. Their
+    /// counts and times are then those of all letters that the call examined. It is `false` by default.
+    /// [`unannounced_groups`](crate::DeadLetterAnnounce::unannounced_groups) ignores it.
     #[serde(default)]
     pub open: bool,
 }

@@ -37,12 +37,11 @@ pub struct PageRequest {
     pub size: u32,
     /// Where the page begins: the [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
-    /// How many letters the call may examine, at least 1. It examines the first letters of the app
-    /// and the filter's state in the order of [`sort`](field@Self::sort), within the filter's times and after the
-    /// cursor. It examines closed letters in the
-    /// order in which they were closed, whatever the filter's times. `None` is no limit: if few letters match, a page
-    /// then reads all letters. A [search](crate::DeadLetterRead::search_payloads) always has a limit, also with ids or a
-    /// run.
+    /// How many letters the call may examine, at least 1. It examines the first letters of the app and the filter's state
+    /// in the order of [`sort`](field@Self::sort), within the filter's times and after the cursor. It examines closed
+    /// letters in the order in which they were closed, whatever the filter's times. `None` is no limit: if few letters
+    /// match, a page then reads all letters. A [search](crate::DeadLetterRead::search_payloads) always has a limit, also
+    /// with ids or a run.
     pub scan_limit: Option<u32>,
 }
 
@@ -184,8 +183,8 @@ impl Cursor {
     /// The version of the cursor's format, which is its first byte.
     const VERSION: u8 = 1;
 
-    /// Returns the cursor behind this letter in one listing of all apps in this order, which a caller merges from the listings of the
-    /// apps. [`in_app`](Self::in_app) makes it a cursor of each app's listing.
+    /// Returns the cursor behind this letter in one listing of all apps in this order. A caller merges that listing from
+    /// those of the apps, and [`in_app`](Self::in_app) makes the cursor one of each app's listing.
     ///
     /// # Examples
     ///
@@ -247,12 +246,8 @@ impl Cursor {
         // build may turn on. Other programs must be able to read the cursor. Serializing these types can't fail.
         // The effective state, because a link may name the state that another one leaves out.
         let filter = filter.clone().state(filter.effective_state());
-        let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter);
-        let listing = match sort {
-            ListSort::Newest => serde_json::to_vec(&listing),
-            _ => serde_json::to_vec(&(listing, sort)),
-        };
-        let digest = Sha256::digest(listing.unwrap_or_default());
+        let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter, sort);
+        let digest = Sha256::digest(serde_json::to_vec(&listing).unwrap_or_default());
         let checksum = digest.first_chunk().copied().unwrap_or_default();
         Self { created_at, id, checksum }
     }

@@ -546,9 +546,9 @@ pub trait DeadLetterRead: Send + Sync {
     /// - It is [unknown](crate::NewGroupState::Unknown) whether a group is new if the scan limit stopped the call
     ///   before it came to `since`.
     ///
-    /// All other groups are left out, unless the request is for all [open](crate::NewGroupRequest::open) groups: then they
-    /// are [known](crate::NewGroupState::Known). Letters whose signature the rules of an earlier version made are of another
-    /// group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
+    /// All other groups are left out. A request for all [open](crate::NewGroupRequest::open) groups also returns those
+    /// that are [known](crate::NewGroupState::Known). Letters whose signature the rules of an earlier version made are
+    /// of another group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
     ///
     /// For all apps the call is one statement, which reads the index of the sweeps; in a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it asks all shards. For some apps the call sends a

@@ -745,10 +745,9 @@ pub(crate) async fn run(
         stopped_by: None,
     };
     let mut more = false;
-    let mut places = 0..;
     let action = frozen.action;
-    for ((access, filter), part) in accesses.iter().zip(&filters).zip(&mut frozen.apps) {
-        let place = places.next().unwrap_or_default();
+    let apps = accesses.iter().zip(&filters).zip(&mut frozen.apps);
+    for (place, ((access, filter), part)) in (0..).zip(apps) {
         if part.left() == 0 {
             continue;
         }

@@ -104,7 +104,7 @@ pub(crate) async fn forget_after_changes(
     response
 }
 
-/// Answers polls of a page of one app.
+/// Handles polls of a page of one app.
 pub(crate) async fn app(AxumState(admin): AxumState<State>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     // The page reports an invalid id.
@@ -113,7 +113,7 @@ pub(crate) async fn app(AxumState(admin): AxumState<State>, request: Request, ne
         .await
 }
 
-/// Answers polls of the overview.
+/// Handles polls of the overview.
 pub(crate) async fn apps(AxumState(admin): AxumState<State>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let scope = |access: &Access| match access.operator.apps() {

@@ -32,6 +32,8 @@ on_every_backend! {
     the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones_first,
     an_app_stays_on_the_overview_after_its_last_letter_was_closed,
     an_id_is_found_in_all_apps_that_the_operator_may_see,
+    a_search_for_an_id_says_how_far_it_looked,
+    the_overview_says_that_there_are_more_groups_and_in_how_many_apps_its_buttons_act,
     more_apps_than_can_be_sorted_are_paged_by_id,
     a_list_has_tabs_with_counts_and_keeps_its_filter,
     the_letters_of_failed_handlers_are_a_tab_and_its_buttons_change_no_others,
@@ -1568,6 +1570,46 @@ async fn an_id_is_found_in_all_apps_that_the_operator_may_see(world: World) {
         let found = others.get(&format!("/find?id={id}")).await;
         assert!(found.status == StatusCode::OK && found.shows("No letter has the id"), "{found}");
     }
+}
+
+async fn a_search_for_an_id_says_how_far_it_looked(world: World) {
+    let event = Uuid::new_v4();
+    let of_event = |letter| StoredLetter { original_event_id: event, ..letter };
+    for _ in 0..21 {
+        world.stored("2026-03-01T10:00:00Z", of_event).await;
+    }
+    world.letters_of(2, "orders").await;
+    let path = format!("/find?id={event}");
+    let all = world.client().get(&path).await;
+    let more = "An app has more letters of this id";
+    assert!(all.shows(more) && !all.shows("back to"), "{all}");
+    assert_eq!(all.page().matches(">event<").count(), 20);
+    let few = Client::from(world.admin_of(Operator::reader("bob").scan_limit(2)));
+    let found = few.get(&path).await;
+    assert!(found.shows("the newest 2 letters of each, in one of them back to"), "{found}");
+    assert!(found.shows("No letter has the id") && !found.shows(more), "{found}");
+    // A letter's own id is found in every app, the others in the first hundred.
+    let apps: Vec<_> = (0..101).map(|_| letter(new_app())).collect();
+    let ids = world.repo.insert_many(apps).await.unwrap();
+    assert!(world.client().get(&path).await.shows("Searched 100 apps, the first by id: there are more"));
+    for id in [ids[0], ids[100]] {
+        let found = world.client().get(&format!("/find?id={id}")).await;
+        assert_eq!(found.status, StatusCode::SEE_OTHER, "{found}");
+    }
+}
+
+async fn the_overview_says_that_there_are_more_groups_and_in_how_many_apps_its_buttons_act(world: World) {
+    let same: Vec<_> = (0..51).map(|_| NewDeadLetter { script_id: None, ..letter(new_app()) }).collect();
+    world.repo.insert_many(same).await.unwrap();
+    let client = world.client();
+    let page = client.get("/apps").await;
+    assert!(page.shows("51 open") && page.shows("in 50 of 51 apps"), "{page}");
+    assert!(page.shows("and 46 more apps") && !page.shows("There may be more groups"), "{page}");
+    assert_eq!(page.page().matches("name=\"app\"").count(), 50);
+    let others: Vec<_> =
+        (0..49).map(|n| NewDeadLetter { op: format!("op {n}"), ..letter(new_app()) }).collect();
+    world.repo.insert_many(others).await.unwrap();
+    assert!(client.get("/apps").await.shows("There may be more groups"));
 }
 
 async fn a_regressed_group_is_marked(world: World) {

@@ -82,8 +82,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Returns an error if an option about the format is given to a command that has one format, and if a sweep is not told
-    /// what to delete.
+    /// Returns an error if an option about the format is given to a command that has one format, or if a sweep has no
+    /// retention.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if let Command::Sweep(Sweep { retention, delete_actions_after: None, .. }) = &self.command
             && retention.delete_closed_after.is_none()

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    app_steps::{APP, APPS, app_steps},
     conditions::{any_of, each_of, is_row},
     connection::RepoConnection,
     convert::MAX_NOTE_CHARACTERS,
@@ -313,10 +314,9 @@ pub(super) async fn recent_apps<C: RepoConnection>(
             Query::select()
                 .column(APP)
                 .expr_as(Expr::SubQuery(None, Box::new(last.into())), LAST)
-                .from(APP.0)
+                .from(APPS)
                 .and_where(Expr::col(APP).is_not_null())
-                .limit(shown(RECENT_APPS))
-                .with_cte(apps_from(Uuid::nil()))
+                .with_cte(apps_with_actions(Uuid::nil(), Some(RECENT_APPS)))
                 .take()
         }
     };
@@ -432,30 +432,19 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
     Uuid::from_u128(u128::from(millis) << 80)
 }
 
-const APP: (&str, &str) = ("apps", "app");
-
-/// Returns a CTE of the apps that have rows, smallest first. Each step from app to app is one probe of the key.
-/// Recursion does not work across shards.
-fn apps_from(first_app: Uuid) -> WithClause {
+/// Steps from app to app with a history, from this one on.
+pub(super) fn apps_with_actions(first_app: Uuid, limit: Option<u64>) -> WithClause {
     let first_of = |apps: Expr| {
-        let first = Query::select()
+        Query::select()
             .column(Column::AppId)
             .from(Entity)
             .and_where(apps)
             .order_by(Column::AppId, Order::Asc)
             .limit(shown(1))
-            .take();
-        Expr::SubQuery(None, Box::new(first.into()))
+            .take()
     };
     let app_id = || Column::AppId.into_expr();
-    let next = Query::select()
-        .expr(first_of(app_id().gt(Expr::col(APP))))
-        .from(APP.0)
-        .and_where(Expr::col(APP).is_not_null())
-        .take();
-    let apps = Query::select().expr(first_of(app_id().gte(first_app))).union(UnionType::All, next).take();
-    let apps = CommonTableExpression::new().table_name(APP.0).column(APP.1).query(apps).to_owned();
-    WithClause::new().recursive(true).cte(apps).to_owned()
+    app_steps(first_of(app_id().gte(first_app)), first_of(app_id().gt(Expr::col(APP))), limit)
 }
 
 /// Selects the first app that has due rows.
@@ -470,10 +459,10 @@ fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
         .take();
     Query::select()
         .column(APP)
-        .from(APP.0)
+        .from(APPS)
         .and_where(Expr::from(oldest).lt(bound))
         .limit(shown(1))
-        .with_cte(apps_from(first_app))
+        .with_cte(apps_with_actions(first_app, None))
         .take()
 }
 

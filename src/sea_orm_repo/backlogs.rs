@@ -6,14 +6,13 @@ use dead_letters_entity::dead_letters::Column;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, QueryResult,
     prelude::DateTimeWithTimeZone,
-    sea_query::{
-        CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType, WithClause,
-    },
+    sea_query::{CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, WithClause},
 };
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    app_steps::{APP, APPS, app_steps},
     connection::RepoConnection,
     count::{capped, count_to, from_ids},
     dialect::Dialect,
@@ -78,10 +77,10 @@ pub(super) async fn apps<C: RepoConnection>(
         return Ok(found);
     }
     let apps = Query::select()
-        .column(APP_ID)
-        .from("apps")
-        .and_where(Expr::col(APP_ID).is_not_null())
-        .order_by(APP_ID, Order::Asc)
+        .column(APP)
+        .from(APPS)
+        .and_where(Expr::col(APP).is_not_null())
+        .order_by(APP, Order::Asc)
         .with_cte(skip_to(dialect, state, after, limit))
         .take();
     for row in repo.db.query_all_raw(with_hidden_limits(dialect, &apps)).await? {
@@ -145,9 +144,6 @@ async fn look_up<C: RepoConnection>(
     Ok(())
 }
 
-/// The column of the apps that the statement looks up.
-const APP_ID: (&str, &str) = ("apps", "app_id");
-
 /// Selects the first row of a state in the order, of the rows that fulfill the condition.
 fn first_of(
     dialect: Dialect,
@@ -177,23 +173,8 @@ fn is_behind(after: Option<AppId>) -> Expr {
 
 /// Steps from one app to the next one that has letters in the state. Each step probes each index of the state once.
 fn skip_to(dialect: Dialect, state: DeadLetterState, after: Option<AppId>, limit: u32) -> WithClause {
-    let one = || Expr::Constant(1.into());
-    let further = Query::select()
-        .expr(next_of(dialect, state, Column::AppId.into_expr().gt(Expr::col(APP_ID))))
-        .expr(Expr::col("number").add(one()))
-        .from("apps")
-        // The last step finds no app.
-        .and_where(Expr::col(APP_ID).is_not_null())
-        .and_where(Expr::col("number").lt(Expr::val(u64::from(limit))))
-        .take();
-    let apps = Query::select()
-        .expr(next_of(dialect, state, is_behind(after)))
-        .expr(one())
-        .union(UnionType::All, further)
-        .take();
-    let apps =
-        CommonTableExpression::new().table_name("apps").columns(["app_id", "number"]).query(apps).to_owned();
-    WithClause::new().recursive(true).cte(apps).to_owned()
+    let next = next_of(dialect, state, Column::AppId.into_expr().gt(Expr::col(APP)));
+    app_steps(next_of(dialect, state, is_behind(after)), next, Some(limit.into()))
 }
 
 /// Selects the listed apps that have open letters. PostgreSQL may plan EXISTS so that it reads the open letters of
@@ -201,11 +182,11 @@ fn skip_to(dialect: Dialect, state: DeadLetterState, after: Option<AppId>, limit
 fn pick_open(dialect: Dialect, among: &[Uuid], limit: u32) -> WithClause {
     let mut apps = Query::select();
     let app_id = from_ids(&mut apps, dialect, among, "listed");
-    apps.expr_as(app_id.clone(), "app_id")
+    apps.expr_as(app_id.clone(), APP.1)
         .and_where(Expr::from(seen(dialect, app_id.clone(), Order::Desc)).is_not_null())
         .order_by_expr(app_id, Order::Asc)
         .limit(limit.into());
-    let apps = CommonTableExpression::new().table_name("apps").query(apps).to_owned();
+    let apps = CommonTableExpression::new().table_name(APPS).query(apps).to_owned();
     WithClause::new().cte(apps).to_owned()
 }
 
@@ -218,10 +199,10 @@ fn seen(dialect: Dialect, app_id: Expr, order: Order) -> SelectStatement {
 
 fn backlogs_of(dialect: Dialect, apps: WithClause, cap: u32) -> SelectStatement {
     Query::select()
-        .apply(|query| backlog(query, dialect, Expr::col(APP_ID), cap))
-        .from("apps")
-        .and_where(Expr::col(APP_ID).is_not_null())
-        .order_by(APP_ID, Order::Asc)
+        .apply(|query| backlog(query, dialect, Expr::col(APP), cap))
+        .from(APPS)
+        .and_where(Expr::col(APP).is_not_null())
+        .order_by(APP, Order::Asc)
         .with_cte(apps)
         .take()
 }

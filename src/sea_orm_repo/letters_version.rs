@@ -9,16 +9,15 @@ use dead_letters_entity::{
 };
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait,
-    sea_query::{
-        Asterisk, CommonTableExpression, Expr, ExprTrait, Order, Query, SelectStatement, UnionType,
-        WithClause,
-    },
+    sea_query::{Asterisk, Expr, ExprTrait, Order, Query, SelectStatement, UnionType},
 };
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
+    actions::apps_with_actions,
+    app_steps::{APP, APPS},
     connection::RepoConnection,
     count::count_to,
     dialect::Dialect,
@@ -33,7 +32,7 @@ const NEWEST: u64 = 20;
 /// The cap of the count of open letters.
 const COUNT_CAP: u32 = 1_000;
 /// How many apps' newest actions the version of all letters is made of.
-const APPS: u64 = 1_000;
+const HISTORIES: u64 = 1_000;
 
 // A count of letters is not negative.
 const LETTERS: i32 = -1;
@@ -109,52 +108,18 @@ fn of_all(dialect: Dialect) -> SelectStatement {
     let newest_action = Query::select()
         .column(actions::Column::Id)
         .from(actions::Entity)
-        .and_where(actions::Column::AppId.into_expr().eq(Expr::col(APP_ID)))
+        .and_where(actions::Column::AppId.into_expr().eq(Expr::col(APP)))
         .order_by(actions::Column::Id, Order::Desc)
         .limit(1)
         .take();
     let of_each = Query::select()
         .expr(marked(ACTIONS))
         .expr(newest_action)
-        .from("apps")
-        .and_where(Expr::col(APP_ID).is_not_null())
+        .from(APPS)
+        .and_where(Expr::col(APP).is_not_null())
         .take();
     union.union(UnionType::All, of_each);
-    bounded(union, NEWEST + APPS).with_cte(apps_with_actions()).take()
-}
-
-/// The column of the apps that have a history.
-const APP_ID: (&str, &str) = ("apps", "app_id");
-
-/// Steps from one app with a history to the next one.
-fn apps_with_actions() -> WithClause {
-    let one = || Expr::Constant(1.into());
-    let next = |bound: Expr| {
-        Query::select()
-            .column(actions::Column::AppId)
-            .from(actions::Entity)
-            .and_where(bound)
-            .order_by(actions::Column::AppId, Order::Asc)
-            .limit(1)
-            .take()
-    };
-    let app_id = || actions::Column::AppId.into_expr();
-    let further = Query::select()
-        .expr(next(app_id().gt(Expr::col(APP_ID))))
-        .expr(Expr::col("number").add(one()))
-        .from("apps")
-        // The last step finds no app.
-        .and_where(Expr::col(APP_ID).is_not_null())
-        .and_where(Expr::col("number").lt(Expr::val(APPS)))
-        .take();
-    let apps = Query::select()
-        .expr(next(app_id().gte(Uuid::nil())))
-        .expr(one())
-        .union(UnionType::All, further)
-        .take();
-    let apps =
-        CommonTableExpression::new().table_name("apps").columns(["app_id", "number"]).query(apps).to_owned();
-    WithClause::new().recursive(true).cte(apps).to_owned()
+    bounded(union, NEWEST + HISTORIES).with_cte(apps_with_actions(Uuid::nil(), Some(HISTORIES))).take()
 }
 
 /// Selects these ids, with a mark of what they are.

@@ -16,6 +16,7 @@ use crate::{
 
 mod actions;
 mod announcements;
+mod app_steps;
 mod backlogs;
 mod bulk;
 mod bury;

@@ -60,6 +60,8 @@ pub(super) async fn find<C: RepoConnection>(
     unannounced: bool,
 ) -> Result<NewErrorGroups, DeadLetterRepoError> {
     let &NewGroupRequest { since, ref among, scan_limit, limit, open } = request;
+    // A group that is neither new nor regressed is not announced.
+    let open = open && !unannounced;
     let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit, open, unannounced };
     let mut found = NewErrorGroups::default();
     let Some(among) = among else {

@@ -26,14 +26,12 @@ use dead_letters_entity::dead_letters::{COLUMN, Column, Entity};
 use sea_orm::{
     ColumnTrait, Condition, DbBackend, EntityTrait, IdenStatic, Iterable, JoinType, QueryFilter, QueryOrder,
     QuerySelect, QueryTrait, Select, Statement,
-    sea_query::{
-        ArrayType, Asterisk, CommonTableExpression, Expr, ExprTrait, Func, Order, Query, SelectStatement,
-        UnionType, Value, WithClause,
-    },
+    sea_query::{ArrayType, Asterisk, Expr, ExprTrait, Func, Order, Query, SelectStatement, Value},
 };
 use uuid::Uuid;
 
 use super::{
+    app_steps::{APP, APPS, app_steps},
     bytes::{row_bytes, row_bytes_of},
     dialect::Dialect,
     parts::Part,
@@ -312,7 +310,6 @@ pub(super) fn goes_by_app(scope: &SweepScope) -> bool {
     matches!(scope, SweepScope::AllAppsBut { .. })
 }
 
-const APP: (&str, &str) = ("apps", "app");
 const LAST: &str = "last";
 const LOCK: &str = " FOR UPDATE SKIP LOCKED";
 
@@ -555,29 +552,22 @@ fn is_indexed(due: Due, part: Part) -> Option<Expr> {
 /// probe.
 fn apps_on_sqlite(excepted: &[AppId], after: Option<SweepCursor>, due: Due, part: Part) -> SelectStatement {
     let first_app_of = |apps: Expr| {
-        let first = Query::select()
+        Query::select()
             .column(Column::AppId)
             .from(Entity)
             .and_where(apps)
             .and_where_option(is_indexed(due, part))
             .order_by(Column::AppId, Order::Asc)
             .limit(1)
-            .take();
-        Expr::SubQuery(None, Box::new(first.into()))
+            .take()
     };
     let app_id = || Column::AppId.into_expr();
-    let next = Query::select()
-        .expr(first_app_of(app_id().gt(Expr::col(APP))))
-        .from(APP.0)
-        .and_where(Expr::col(APP).is_not_null())
-        .take();
-    let apps =
-        Query::select().expr(first_app_of(app_id().gte(first_of(after)))).union(UnionType::All, next).take();
-    let apps = CommonTableExpression::new().table_name(APP.0).column(APP.1).query(apps).to_owned();
+    let first = first_app_of(app_id().gte(first_of(after)));
+    let apps = app_steps(first, first_app_of(app_id().gt(Expr::col(APP))), None);
     Query::select()
         .column(APP)
-        .from(APP.0)
+        .from(APPS)
         .and_where(Expr::col(APP).is_not_in(excepted.iter().map(|app_id| app_id.into_inner())))
-        .with_cte(WithClause::new().recursive(true).cte(apps).to_owned())
+        .with_cte(apps)
         .take()
 }

@@ -31,6 +31,7 @@ on_every_backend! {
     long_texts_are_cut_where_they_are_read_and_debug_shows_none,
     another_apps_history_is_not_shown,
     recent_apps_are_those_with_an_action_since_then,
+    recent_apps_and_the_version_of_all_letters_go_by_the_first_1000_apps_with_a_history,
     a_limit_outside_1_to_500_is_refused_and_nothing_is_sent,
     of_callers_at_one_time_only_those_that_changed_the_letter_write_a_row,
     an_action_that_only_a_newer_version_knows_is_shown_without_it,
@@ -502,4 +503,32 @@ async fn recent_apps_are_those_with_an_action_since_then(db: TestDb) {
     assert_eq!(recent[1].last_action_at, last);
     let later = recent[0].last_action_at.max(last) + TimeDelta::microseconds(1);
     assert_eq!(db.repo().recent_apps(later).await.unwrap(), []);
+}
+
+async fn recent_apps_and_the_version_of_all_letters_go_by_the_first_1000_apps_with_a_history(db: TestDb) {
+    let repo = db.repo();
+    let of_app = |app: u128| table::ActiveModel {
+        app_id: Set(Uuid::from_u128(app)),
+        id: Set(Uuid::now_v7()),
+        action: Set("resolve".to_owned()),
+        created_at: Set(Utc::now().trunc_subsecs(6).into()),
+        filter: Set(Some("all".to_owned())),
+        letters: Set(1),
+        ..Default::default()
+    };
+    for apps in (1..=1_001).collect::<Vec<_>>().chunks(500) {
+        table::Entity::insert_many(apps.iter().map(|&app| of_app(app))).exec(&db.db).await.unwrap();
+    }
+    let recent = repo.recent_apps(Utc::now() - TimeDelta::hours(1)).await.unwrap();
+    let apps: Vec<_> = recent.iter().map(|app| app.app_id.into_inner().as_u128()).collect();
+    assert_eq!(apps, (1..=1_000).collect::<Vec<_>>());
+    // A sharded table has no such order of steps, and its version of all letters has no history.
+    if db.sharded {
+        return;
+    }
+    let before = repo.letters_version(None).await.unwrap();
+    table::Entity::insert(of_app(1_001)).exec(&db.db).await.unwrap();
+    assert_eq!(repo.letters_version(None).await.unwrap(), before);
+    table::Entity::insert(of_app(1_000)).exec(&db.db).await.unwrap();
+    assert_ne!(repo.letters_version(None).await.unwrap(), before);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AnnouncementClaim, AppId, DeadLetterAnnounce, DeadLetterRepo, DeadLetterRepoError, NewDeadLetter,
-    NewErrorGroup, NewGroupRequest, NewGroupState, SeaOrmDeadLetterRepo, UnannouncedGroups,
+    AnnouncementClaim, AppId, DeadLetterAnnounce, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError,
+    NewDeadLetter, NewErrorGroup, NewGroupRequest, NewGroupState, SeaOrmDeadLetterRepo, UnannouncedGroups,
     entity::dead_letter_announcements as announcements, testing::new_error_group,
 };
 use sea_orm::{EntityTrait, PaginatorTrait};
@@ -208,6 +208,12 @@ async fn a_look_leaves_out_what_is_announced_or_claimed_and_returns_the_rest_in_
         assert_eq!(signatures(&again), ["e", "d", "c", "b", "a"]);
         assert_eq!(again.groups[0].state, NewGroupState::Regressed);
     }
+    // A group that is neither new nor regressed is not announced, whatever the request says of open groups.
+    let request = NewGroupRequest::since(minute(5));
+    at(&db, 0, failed(app, "known")).await;
+    let open = request.clone().open(true);
+    assert_eq!(repo.new_error_groups(&open).await.unwrap().groups.len(), 6);
+    assert_eq!(look(&repo, &open).await.groups, look(&repo, &request).await.groups);
 }
 
 async fn a_claimed_group_is_found_after_its_lease_also_if_since_is_later(db: TestDb) {

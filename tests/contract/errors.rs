@@ -6,9 +6,14 @@ use dead_letters::{
     SeaOrmDeadLetterRepo,
 };
 use sea_orm::{
-    ConnAcquireErr, ConnectionTrait, Database, DbBackend, DbErr, IsolationLevel, TransactionTrait,
+    ConnAcquireErr, ConnectOptions, ConnectionTrait, Database, DbBackend, DbErr, IsolationLevel,
+    TransactionTrait,
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use url::Url;
 use uuid::Uuid;
 
@@ -438,4 +443,25 @@ async fn a_lost_connection_is_transient_and_the_next_call_works_on_postgres() {
     assert!(error.is_transient(), "{error}");
     repo.insert(letter(app)).await.unwrap();
     assert_eq!(repo.unresolved_count(app).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_a_connection_before_tls_is_transient_on_postgres() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let refusing = tokio::spawn(async move {
+        // A pool may ask more than once.
+        while let Ok((mut client, _)) = server.accept().await {
+            let mut request = [0; 8];
+            client.read_exact(&mut request).await.unwrap();
+            client.write_all(b"Ecould not fork new process for connection\0").await.unwrap();
+        }
+    });
+    let mut options = ConnectOptions::new(format!("postgres://ada@{address}/db"));
+    options.connect_lazy(true);
+    let repo = SeaOrmDeadLetterRepo::new(Database::connect(options).await.unwrap());
+    let error = repo.insert(letter(new_app())).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(error.to_string().contains("refused the connection before it was encrypted"), "{error}");
+    refusing.abort();
 }

@@ -11,15 +11,15 @@ use uuid::Uuid;
 
 use super::{
     frame::Frame,
-    html, see_other,
-    text::{ErrorText, Text, Time},
+    html,
+    listing::SCAN,
+    see_other,
+    text::{Amount, ErrorText, Text, Time},
 };
 use crate::{access::Access, input::Query, problem::Problem, urls::Root};
 
 /// How many apps are searched for events and triggers. Each takes two statements.
 const APPS: u32 = 100;
-/// How many letters of an app are examined, the newest first.
-const SCAN: u32 = 10_000;
 /// How many letters of an app are shown.
 const SHOWN: u32 = 20;
 
@@ -35,6 +35,8 @@ struct FindPage {
     has_more_apps: bool,
     /// Whether an app has more letters of the id than are shown.
     has_more: bool,
+    /// How many letters of each app the search examined at most, the newest first.
+    scan: Amount,
     /// The latest time at which the search of an app stopped.
     scanned_back_to: Option<Time>,
 }
@@ -72,7 +74,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         ("event", any.clone().original_event_id(id)),
         ("trigger", any.trigger_id(IdFilter::Is(TriggerId::from(id)))),
     ];
-    let request = PageRequest::default().size(SHOWN).scan_limit(SCAN.min(access.operator.max_scan()));
+    let request = PageRequest::default().size(SHOWN).scan_limit(scan(&access));
     for app_id in apps {
         for (by, filter) in &filters {
             page.add(&access, &root, app_id, by, store.list(app_id, filter, &request).await?);
@@ -92,6 +94,10 @@ async fn apps(access: &Access) -> Result<(Vec<AppId>, bool), Problem> {
     Ok((apps, has_more))
 }
 
+fn scan(access: &Access) -> u32 {
+    SCAN.min(access.operator.max_scan())
+}
+
 impl FindPage {
     fn new(access: &Access, root: &Root, id: &str) -> Self {
         Self {
@@ -102,6 +108,7 @@ impl FindPage {
             apps: 0,
             has_more_apps: false,
             has_more: false,
+            scan: Amount::exactly(scan(access).into()),
             scanned_back_to: None,
         }
     }

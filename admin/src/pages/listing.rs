@@ -549,8 +549,8 @@ impl Field {
     }
 }
 
-/// Returns a time as the browser's input for times holds it: in UTC, without a zone. `None` if the input can't hold the
-/// value.
+/// Returns a time in the format of the browser's input for times: in UTC, without a zone. Returns `None` if the input
+/// takes no such value.
 fn to_input(value: &str) -> Option<String> {
     if value.is_empty() {
         return Some(String::new());
