@@ -142,6 +142,14 @@ pub enum DeadLetterRepoError {
     /// The letter to reopen is unresolved already.
     #[error("the dead letter {0} is unresolved: only a resolved one can be reopened")]
     NotResolved(DeadLetterId),
+    /// The letter to reopen was replayed, so its event is in the outbox again.
+    /// [`reopen_matching`](crate::DeadLetterResolve::reopen_matching) reopens it if the request
+    /// [includes replayed letters](crate::ReopenRequest::include_replayed).
+    #[error(
+        "the dead letter {0} was replayed, so its event is in the outbox again: to reopen it all the same, pass its id \
+         to reopen_matching with `include_replayed`"
+    )]
+    Replayed(DeadLetterId),
     /// The outbox returned this error, and the event was neither taken nor stored.
     #[error("the event could not be taken from the outbox, and was not buried")]
     Take(#[source] Arc<dyn Error + Send + Sync>),
@@ -260,6 +268,7 @@ impl DeadLetterRepoError {
             | Self::PayloadNotWhole { .. }
             | Self::Erased(_)
             | Self::NotResolved(_)
+            | Self::Replayed(_)
             | Self::EventNotTaken { taken: 0 } => ErrorKind::Conflict,
             Self::InvalidResolution(_)
             | Self::InvalidState(_)

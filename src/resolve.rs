@@ -199,14 +199,17 @@ pub trait DeadLetterResolve: Send + Sync {
     ) -> Result<Changed, DeadLetterRepoError>;
 
     /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
-    /// and why.
+    /// and why. A replayed letter stays as it is: its event is in the outbox again, and another replay could deliver it
+    /// twice.
     ///
     /// The letter does not keep the attribution; the [history](crate::DeadLetterRead::actions) does.
     ///
     /// # Errors
     ///
-    /// [`NotResolved`](DeadLetterRepoError::NotResolved) if the letter is unresolved,
-    /// [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
+    /// - [`NotResolved`](DeadLetterRepoError::NotResolved) if the letter is unresolved;
+    /// - [`Replayed`](DeadLetterRepoError::Replayed) if it was replayed.
+    ///   [`reopen_matching`](Self::reopen_matching) can reopen it;
+    /// - [`NotFound`](DeadLetterRepoError::NotFound) if the app has no such letter.
     ///
     /// # Examples
     ///

@@ -283,6 +283,8 @@ async fn of_changes(messages: &mut Messages) {
         repo.resolve_once(app, closed, Resolution::Ignored, &by_ada).await
     );
     said!(messages, DeadLetterRepoError::NotResolved, repo.reopen(app, open, &by_ada).await);
+    repo.resolve(closed, "replayed").await.unwrap();
+    said!(messages, DeadLetterRepoError::Replayed, repo.reopen(app, closed, &by_ada).await);
     let all = DeadLetterFilter::default();
     said!(
         messages,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dead_letters::{
     Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
-    Erased, ErrorKind, Resolution,
+    Erased, ErrorKind, ReopenRequest, Resolution,
 };
 use tokio::time::sleep;
 
@@ -128,11 +128,17 @@ pub(crate) async fn erase_all(
     result
 }
 
-/// Makes the letter unresolved again.
-pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), Problem> {
+/// Makes the letter unresolved again. A replayed letter needs `include_replayed`.
+pub(crate) async fn reopen(
+    access: &AppAccess,
+    id: DeadLetterId,
+    include_replayed: bool,
+    note: Option<String>,
+) -> Result<(), Problem> {
     access.needs(Right::Resolve)?;
+    let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, "reopened", id);
-    end(entry, reopen_resolved(access, id, &attribution(access, None)?).await)
+    end(entry, reopen_resolved(access, id, include_replayed, &attribution).await)
 }
 
 /// Reopens the letter, and retries while others resolve and reopen it at the same time.
@@ -142,6 +148,7 @@ pub(crate) async fn reopen(access: &AppAccess, id: DeadLetterId) -> Result<(), P
 async fn reopen_resolved(
     access: &AppAccess,
     id: DeadLetterId,
+    include_replayed: bool,
     attribution: &Attribution,
 ) -> Result<(), Problem> {
     let mut before = summary(access, id).await?.resolved_at;
@@ -149,6 +156,17 @@ async fn reopen_resolved(
     for pause in PAUSES {
         let error = match access.store().reopen(access.app_id, id, attribution).await {
             Ok(()) => return Ok(()),
+            Err(DeadLetterRepoError::Replayed(_)) if include_replayed => {
+                let these = DeadLetterFilter::default().ids([id]);
+                let request = ReopenRequest::default().include_replayed(true).limit(1);
+                let reopened =
+                    access.store().reopen_matching(access.app_id, &these, attribution, &request).await?;
+                if !reopened.ids.is_empty() {
+                    return Ok(());
+                }
+                sleep(pause).await;
+                continue;
+            }
             Err(error) => error,
         };
         if !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Transient) {

@@ -75,6 +75,8 @@ pub(crate) enum ProblemType {
     AlreadyResolved,
     #[serde(rename = "urn:dead-letters:problem:not-resolved")]
     NotResolved,
+    #[serde(rename = "urn:dead-letters:problem:replayed")]
+    Replayed,
     #[serde(rename = "urn:dead-letters:problem:not-whole")]
     NotWhole,
     #[serde(rename = "urn:dead-letters:problem:changed")]
@@ -117,6 +119,7 @@ impl ProblemType {
             Self::MethodNotAllowed => "method-not-allowed",
             Self::AlreadyResolved => "already-resolved",
             Self::NotResolved => "not-resolved",
+            Self::Replayed => "replayed",
             Self::NotWhole => "not-whole",
             Self::Changed => "changed",
             Self::StepDone => "step-done",
@@ -150,6 +153,7 @@ impl ProblemType {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here"),
             Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter is already closed"),
             Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
+            Self::Replayed => (StatusCode::CONFLICT, "The letter was replayed"),
             Self::NotWhole => (StatusCode::CONFLICT, "The payload is incomplete"),
             Self::Changed => (StatusCode::CONFLICT, "The letter has changed"),
             Self::StepDone => (StatusCode::CONFLICT, "This step was done already"),
@@ -365,7 +369,7 @@ impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
             AlreadyResolved, Erased, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidPayload,
-            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge, SearchLength,
+            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge, Replayed, SearchLength,
             SinceInFuture,
         };
         match &error {
@@ -377,6 +381,11 @@ impl From<DeadLetterRepoError> for Problem {
                 });
             }
             NotResolved(_) => return Self::new(ProblemType::NotResolved, "the letter is unresolved already"),
+            Replayed(_) => {
+                let detail = "the letter was replayed, so its event is back in the outbox: to reopen it all the same, \
+                              send include_replayed";
+                return Self::new(ProblemType::Replayed, detail);
+            }
             PayloadNotWhole { .. } => {
                 let detail = "the payload is truncated, and the service replays only whole payloads: resolve the \
                               letter, or edit the payload";

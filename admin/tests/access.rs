@@ -78,7 +78,7 @@ fn routes() -> Vec<Route> {
             Resolve,
         ),
         post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replay", Json("{}"), Replay),
-        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Nothing, Resolve),
+        post("/api/apps/{dead_letters_app}/letters/{dead_letters_id}/reopen", Json("{}"), Resolve),
         post(
             "/api/apps/{dead_letters_app}/letters/{dead_letters_id}/replay",
             Json(r#"{"payload":"1"}"#),

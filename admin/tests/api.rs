@@ -37,6 +37,7 @@ on_every_backend! {
     a_replay_and_a_failed_handler_are_not_to_be_said,
     a_replay_puts_the_event_back_once,
     a_letter_is_reopened_once,
+    a_replayed_letter_is_reopened_only_by_a_request_that_includes_it,
     the_history_has_each_action_and_goes_on_behind_its_last,
     a_filter_of_the_history_hides_redacted_metadata_without_the_right_to_see_it,
     groups_have_timelines_where_they_are_asked_for,
@@ -277,7 +278,7 @@ async fn a_letter_that_the_app_has_not_is_not_found(world: World) {
         for (path, body) in [
             ("resolve", json!({ "resolution": "ignored" })),
             ("replay", json!({})),
-            ("reopen", Value::Null),
+            ("reopen", json!({})),
             ("reveal", Value::Null),
         ] {
             answers.push(client.post(world.path(&format!("letters/{id}/{path}")), body).await);
@@ -362,11 +363,27 @@ async fn a_letter_is_reopened_once(world: World) {
     let id = world.letter().await;
     let client = world.client();
     let path = world.path(&format!("letters/{id}/reopen"));
-    client.post(&path, Value::Null).await.problem(409, "not-resolved");
+    client.post(&path, json!({})).await.problem(409, "not-resolved");
     world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
-    let reopened = client.post(&path, Value::Null).await.json();
+    let reopened = client.post(&path, json!({})).await.json();
     assert_eq!((&reopened["resolved_at"], &reopened["resolved_by"]), (&Value::Null, &Value::Null));
-    client.post(&path, Value::Null).await.problem(409, "not-resolved");
+    client.post(&path, json!({})).await.problem(409, "not-resolved");
+}
+
+async fn a_replayed_letter_is_reopened_only_by_a_request_that_includes_it(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    client.post(world.path(&format!("letters/{id}/replay")), json!({})).await.json();
+    let path = world.path(&format!("letters/{id}/reopen"));
+    client.post(&path, json!({})).await.problem(409, "replayed");
+    assert_eq!(world.row(id).await.resolution, Some(Resolution::Replayed));
+    let anyway = json!({ "include_replayed": true, "note": "it was lost" });
+    assert_eq!(client.post(&path, anyway).await.json()["resolved_at"], Value::Null);
+    let history = client.get(world.path("actions")).await.json();
+    assert_eq!(
+        (&history["items"][0]["action"], &history["items"][0]["note"]),
+        (&json!("reopen"), &json!("it was lost"))
+    );
 }
 
 async fn the_history_has_each_action_and_goes_on_behind_its_last(world: World) {
@@ -840,7 +857,7 @@ async fn every_action_is_audited(world: World) {
     let ignored = json!({ "resolution": "ignored", "note": "canary" });
     act(id, "resolve", ignored.clone()).await;
     act(id, "resolve", ignored).await;
-    act(id, "reopen", Value::Null).await;
+    act(id, "reopen", json!({})).await;
     act(event, "replay", json!({})).await;
     let told: Vec<_> = audited()
         .iter()

@@ -38,7 +38,7 @@ fn actions(token: &str) -> Vec<Action> {
     vec![
         action("/api/apps/{app}/letters/{id}/resolve", JSON, ignored, "resolve"),
         action("/api/apps/{app}/letters/{id}/replay", JSON, "{}", "replay"),
-        action("/api/apps/{app}/letters/{id}/reopen", JSON, "", "reopen"),
+        action("/api/apps/{app}/letters/{id}/reopen", JSON, "{}", "reopen"),
         action("/api/apps/{app}/letters/{id}/reveal", JSON, "", "reveal"),
         action("/api/apps/{app}/letters/{id}/replayed-payload/reveal", JSON, "", "reveal"),
         action("/api/apps/{app}/letters/{id}/metadata/reveal", JSON, "", "reveal"),

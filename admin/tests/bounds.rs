@@ -605,7 +605,7 @@ async fn a_reopen_that_races_with_resolves_gets_a_conflict_at_worst(world: World
             let mut statuses = Vec::new();
             for _ in 0..15 {
                 let body =
-                    if path.ends_with("resolve") { json!({ "resolution": "ignored" }) } else { Value::Null };
+                    if path.ends_with("resolve") { json!({ "resolution": "ignored" }) } else { json!({}) };
                 statuses.push(client.post(&path, body).await.status.as_u16());
             }
             statuses
@@ -628,7 +628,7 @@ async fn a_reopen_that_fails_while_nobody_else_is_there_is_a_fault() {
     repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
     store.fail(Call::Reopen, .., internal());
-    client.post(&path, Value::Null).await.problem(500, "internal");
+    client.post(&path, json!({})).await.problem(500, "internal");
 }
 
 #[tokio::test]
@@ -640,12 +640,12 @@ async fn a_reopen_is_tried_again_where_others_use_the_letter_and_is_a_conflict_i
     repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
     store.fail(Call::Reopen, .., transient());
-    client.post(&path, Value::Null).await.problem(409, "locked");
+    client.post(&path, json!({})).await.problem(409, "locked");
     store.fail(Call::Summary, .., transient());
-    client.post(&path, Value::Null).await.problem(503, "unavailable");
+    client.post(&path, json!({})).await.problem(503, "unavailable");
     store.recover();
     store.fail(Call::Reopen, ..2, transient());
-    assert_eq!(client.post(&path, Value::Null).await.json()["resolved_at"], Value::Null);
+    assert_eq!(client.post(&path, json!({})).await.json()["resolved_at"], Value::Null);
 }
 
 #[tokio::test]

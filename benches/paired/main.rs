@@ -19,6 +19,7 @@ use dead_letters::{
     PageRequest, Resolution,
 };
 use dead_letters_test_support::Server;
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
 use tokio::runtime::Handle;
 use url::Url;
 use uuid::Uuid;
@@ -51,6 +52,7 @@ mod store;
 mod sweep;
 
 use measure::{Call, Case, Failure, Figure, Pairs, call};
+use peer::TAKE;
 use report::Bound;
 use store::{FROM, Store, TABLES, letter, unresolved};
 
@@ -164,6 +166,17 @@ impl Bench {
             let target = if of_many { 1.3 } else { target };
             self.pair(named(&format!("insert of {bytes}")), tasks, target, ours, peers).await?;
         }
+        // The outbox is empty, so that its size stays the same.
+        let take = async |txn: &DatabaseTransaction| {
+            let take = Statement::from_sql_and_values(DbBackend::Postgres, TAKE, [Uuid::nil().into()]);
+            txn.execute_raw(take).await?;
+            Ok(1)
+        };
+        let side = (store.clone(), small.clone());
+        let ours = side!(side, n => side.0.repo.bury_with((*side.1).clone(), take).await?);
+        let peers = side!(side, n => side.0.peer.bury((*side.1).clone()).await?);
+        self.pair(named("bury of 1 KB"), 1, None, ours.clone(), peers.clone()).await?;
+        self.pair(named("bury of 1 KB"), 16, None, ours, peers).await?;
         let side = (store.clone(), small.clone());
         let peers = side!(side, n => side.0.peer.insert((*side.1).clone()).await?);
         for (tasks, target) in [(1, 7.0), (16, 5.0)] {

@@ -27,7 +27,11 @@ const SCHEMA: &str = "
     );
     CREATE INDEX ON peer (app_id, created_at DESC);
     CREATE INDEX ON peer (app_id, created_at DESC) WHERE resolved_at IS NULL;
-    CREATE INDEX ON peer (created_at);";
+    CREATE INDEX ON peer (created_at);
+    CREATE TABLE outbox (id uuid PRIMARY KEY);";
+
+/// Takes an event, the same for both sides.
+pub(crate) const TAKE: &str = "DELETE FROM outbox WHERE id = $1";
 
 /// The columns that a page reads of a row.
 #[derive(sqlx::FromRow)]
@@ -68,24 +72,16 @@ impl Peer {
     }
 
     pub(crate) async fn insert(&self, letter: dead_letters::NewDeadLetter) -> sqlx::Result<Uuid> {
-        sqlx::query_scalar(
-            "INSERT INTO peer (app_id, original_event_id, source, op, trigger_id, script_id, payload, attempt_count,
-                 first_attempt_at, last_attempt_at, last_error)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
-        )
-        .bind(letter.app_id.into_inner())
-        .bind(letter.original_event_id)
-        .bind(letter.source)
-        .bind(letter.op)
-        .bind(letter.trigger_id.map(Uuid::from))
-        .bind(letter.script_id.map(Uuid::from))
-        .bind(Json(letter.payload))
-        .bind(letter.attempt_count as i32)
-        .bind(letter.first_attempt_at)
-        .bind(letter.last_attempt_at)
-        .bind(letter.last_error)
-        .fetch_one(&self.0)
-        .await
+        insert_on(&self.0, letter).await
+    }
+
+    /// Deletes the event and inserts its letter, in one transaction.
+    pub(crate) async fn bury(&self, letter: dead_letters::NewDeadLetter) -> sqlx::Result<Uuid> {
+        let mut txn = self.0.begin().await?;
+        sqlx::query(TAKE).bind(letter.original_event_id).execute(&mut *txn).await?;
+        let id = insert_on(&mut *txn, letter).await?;
+        txn.commit().await?;
+        Ok(id)
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> sqlx::Result<Option<Row>> {
@@ -138,4 +134,28 @@ impl Peer {
         .await
         .map(|done| done.rows_affected())
     }
+}
+
+async fn insert_on(
+    executor: impl sqlx::PgExecutor<'_>,
+    letter: dead_letters::NewDeadLetter,
+) -> sqlx::Result<Uuid> {
+    sqlx::query_scalar(
+            "INSERT INTO peer (app_id, original_event_id, source, op, trigger_id, script_id, payload, attempt_count,
+                 first_attempt_at, last_attempt_at, last_error)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id",
+        )
+        .bind(letter.app_id.into_inner())
+        .bind(letter.original_event_id)
+        .bind(letter.source)
+        .bind(letter.op)
+        .bind(letter.trigger_id.map(Uuid::from))
+        .bind(letter.script_id.map(Uuid::from))
+        .bind(Json(letter.payload))
+        .bind(letter.attempt_count as i32)
+        .bind(letter.first_attempt_at)
+        .bind(letter.last_attempt_at)
+        .bind(letter.last_error)
+        .fetch_one(executor)
+        .await
 }

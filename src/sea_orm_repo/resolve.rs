@@ -14,7 +14,7 @@ use super::{
     actions::{self, Entry, Target},
     bulk::{Bulk, Change},
     cached_sql::CachedSql,
-    conditions::{is_open, is_row},
+    conditions::{is_not_replayed, is_open, is_row},
     connection::RepoConnection,
     convert::{self, Row, Summary},
     dialect::Dialect,
@@ -163,7 +163,7 @@ pub(super) async fn reopen<C: RepoConnection>(
         let change = actions::Change {
             entry: Entry { app_id, action, target, resolution: None, attribution },
             update: reopen_rows(),
-            is_target: is_row(app_id, id).add(COLUMN.resolution.is_not_null()),
+            is_target: is_row(app_id, id).add(COLUMN.resolution.is_not_null()).add(is_not_replayed()),
             returning: Query::returning().column(Column::Id),
         };
         if change.run(repo).await?.is_some() {
@@ -172,6 +172,9 @@ pub(super) async fn reopen<C: RepoConnection>(
         let row = summary(repo, app_id, id).await?.ok_or(DeadLetterRepoError::NotFound(id))?;
         if row.resolved_at.is_none() {
             return Err(DeadLetterRepoError::NotResolved(id));
+        }
+        if row.resolution == Some(Resolution::Replayed) {
+            return Err(DeadLetterRepoError::Replayed(id));
         }
         // Another client resolved the letter after the UPDATE, so the loop tries again.
     }

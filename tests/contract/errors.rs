@@ -35,8 +35,8 @@ fn each_error_is_of_one_kind() {
     use DeadLetterRepoError::{
         AlreadyResolved, Archive, Db, EventNotTaken, FilterMetadataLength, FromAfterUntil, InvalidCursor,
         InvalidQuery, InvalidResolution, InvalidState, MetadataTooLarge, MissingCreatedBefore, NotResolved,
-        NotStorable, OutOfRange, PayloadNotWhole, PayloadTooLarge, Requeue, RuntimeEnded, SinceInFuture,
-        TimeOutOfRange, TooLargeForTransaction, TransactionLost,
+        NotStorable, OutOfRange, PayloadNotWhole, PayloadTooLarge, Replayed, Requeue, RuntimeEnded,
+        SinceInFuture, TimeOutOfRange, TooLargeForTransaction, TransactionLost,
     };
     use ErrorKind::{Conflict, Internal, Invalid, Transient};
     let id = DeadLetterId::from(Uuid::nil());
@@ -44,7 +44,7 @@ fn each_error_is_of_one_kind() {
     let truncated = PayloadNotWhole { id, kind: PayloadKind::Truncated };
     let kinds = [
         (ErrorKind::NotFound, vec![DeadLetterRepoError::NotFound(id)]),
-        (Conflict, vec![resolved, truncated, NotResolved(id), EventNotTaken { taken: 0 }]),
+        (Conflict, vec![resolved, truncated, NotResolved(id), Replayed(id), EventNotTaken { taken: 0 }]),
         (
             Invalid,
             vec![

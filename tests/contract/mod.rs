@@ -1,7 +1,10 @@
 //! Tests of each promise of the trait, line by line, on every backend.
 
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, Imported, SweepCursor, Swept, testing::letter};
+use dead_letters::{
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterResolve, Imported, ReopenRequest,
+    SeaOrmDeadLetterRepo, SweepCursor, Swept, testing::letter,
+};
 use uuid::Uuid;
 
 /// Runs each named case on a fresh database of every backend.
@@ -63,6 +66,14 @@ mod transaction;
 mod triage;
 mod types;
 mod watch;
+
+/// Reopens a letter, a replayed one too.
+async fn reopen_replayed(repo: &SeaOrmDeadLetterRepo, app: AppId, id: DeadLetterId) {
+    let (these, request) =
+        (DeadLetterFilter::default().ids([id]), ReopenRequest::default().include_replayed(true));
+    let reopened = repo.reopen_matching(app, &these, &Attribution::default(), &request).await.unwrap();
+    assert_eq!(reopened.ids, [id]);
+}
 
 fn new_app() -> AppId {
     Uuid::new_v4().into()

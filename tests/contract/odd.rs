@@ -17,7 +17,7 @@ use dead_letters::{
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, Statement};
 use serde_json::{Value, json};
 
-use super::{letter, new_app};
+use super::{letter, new_app, reopen_replayed};
 use crate::database::TestDb;
 
 /// A table as an older one would be, on a connection that does not look at CHECKs: it has three letters of an app, of
@@ -275,7 +275,7 @@ async fn an_odd_letter_is_replayed_and_resolved_beside_the_others_on_sqlite() {
         })
         .await;
     assert_eq!(again.unwrap(), *id);
-    repo.reopen(*app, *id, &Attribution::default()).await.unwrap();
+    reopen_replayed(repo, *app, *id).await;
     let mut replayed = Vec::new();
     let filter = DeadLetterFilter::default().created_before(Utc::now() + TimeDelta::days(1));
     let nobody = Attribution::default();

@@ -172,7 +172,7 @@ calls! {
     resolve_once: resolve_once Atomic, resolve_once_of_a_closed_letter Atomic;
     resolve_matching: resolve_matching Atomic, resolve_matching_of_all Atomic;
     reopen_matching: reopen_matching Atomic, reopen_matching_of_a_run Atomic;
-    reopen: reopen Atomic, reopen_of_an_open_letter Atomic;
+    reopen: reopen Atomic, reopen_of_an_open_letter Atomic, reopen_of_a_replayed_letter Atomic;
     record_reveal: record_reveal Atomic;
     delete_matching: delete_matching Atomic, delete_matching_of_closed_letters Atomic;
     erase: erase Atomic;
@@ -594,6 +594,10 @@ async fn reopen(given: Given) -> Shown {
     show(given.repo.reopen(given.app, given.id("c"), &Attribution::default()).await, |()| vec![])
 }
 
+async fn reopen_of_a_replayed_letter(given: Given) -> Shown {
+    show(given.repo.reopen(given.app, given.id("f"), &Attribution::default()).await, |()| vec![])
+}
+
 async fn reopen_of_an_open_letter(given: Given) -> Shown {
     show(given.repo.reopen(given.app, given.id("b"), &Attribution::default()).await, |()| vec![])
 }
@@ -745,12 +749,13 @@ type Shown = Vec<String>;
 
 /// An error that somebody else's change explains is shown as well.
 fn show<T>(outcome: Result<T, DeadLetterRepoError>, show: impl FnOnce(T) -> Shown) -> Shown {
-    use DeadLetterRepoError::{AlreadyResolved, NotFound, NotResolved};
+    use DeadLetterRepoError::{AlreadyResolved, NotFound, NotResolved, Replayed};
     match outcome {
         Ok(value) => show(value),
         Err(AlreadyResolved { by, .. }) => vec![format!("already resolved by {by:?}")],
         Err(NotFound(_)) => vec!["not found".to_owned()],
         Err(NotResolved(_)) => vec!["not resolved".to_owned()],
+        Err(Replayed(_)) => vec!["replayed".to_owned()],
         Err(error) => panic!("{error:?}"),
     }
 }
@@ -815,10 +820,10 @@ impl Given {
         this.letters = Arc::new([
             this.stored_letter("a", 60),
             this.stored_letter("b", 50),
-            closed("c", 40, "replayed", 30),
+            closed("c", 40, "ignored", 30),
             closed("d", 30, "handler_failed", 25),
             this.stored_letter("e", 20),
-            closed("f", 15, "ignored", 12),
+            closed("f", 15, "replayed", 12),
             StoredLetter { app_id: other, ..this.stored_letter("y", 55) },
         ]);
         this

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::response::Response;
-use dead_letters::{DeadLetterId, ListQuery, Resolution};
+use dead_letters::{DeadLetterId, ListQuery};
 
 use super::{
     banner::{Told, back_text, tell},
@@ -15,7 +15,7 @@ use crate::{
     access::{Access, AppAccess, Right},
     input::{Fields, Form, LetterPath},
     letter_actions::{self, summary},
-    problem::Problem,
+    problem::{Problem, ProblemType},
     urls::{Root, fits},
 };
 
@@ -112,19 +112,21 @@ pub(crate) async fn reopen(
     let form = ActionForm::read(&mut fields)?;
     let is_confirmed = fields.is_true("confirmed")?;
     let letter = summary(&access, id).await?;
-    if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
-        let cancel = form.address(&access, &root, id);
-        return Ok(not_stored(html(&ReopenPage {
-            frame: Frame::of_app(&root, &access).here("Reopen").instead(cancel.clone()),
-            source: Text::cut(&letter.source, 100),
-            op: Text::cut(&letter.op, 100),
-            action: root.letter_action(app_id, id, "reopen"),
-            back: form.back.as_ref().map(back_text),
-            cancel,
-        })?));
+    match letter_actions::reopen(&access, id, is_confirmed, None).await {
+        Ok(()) => Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution))),
+        Err(problem) if problem.kind() == ProblemType::Replayed => {
+            let cancel = form.address(&access, &root, id);
+            Ok(not_stored(html(&ReopenPage {
+                frame: Frame::of_app(&root, &access).here("Reopen").instead(cancel.clone()),
+                source: Text::cut(&letter.source, 100),
+                op: Text::cut(&letter.op, 100),
+                action: root.letter_action(app_id, id, "reopen"),
+                back: form.back.as_ref().map(back_text),
+                cancel,
+            })?))
+        }
+        Err(problem) => Err(problem),
     }
-    letter_actions::reopen(&access, id).await?;
-    Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution)))
 }
 
 pub(crate) async fn erase(

@@ -9,7 +9,7 @@ use dead_letters::{
 };
 use sea_orm::ConnectionTrait;
 
-use super::{letter, new_app, time};
+use super::{letter, new_app, reopen_replayed, time};
 use crate::database::TestDb;
 
 mod backlogs;

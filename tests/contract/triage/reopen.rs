@@ -16,6 +16,7 @@ on_every_backend! {
     two_who_undo_one_run_at_the_same_time_reopen_each_letter_once,
     closed_letters_are_reopened_in_the_order_in_which_they_were_closed,
     replayed_letters_are_reopened_only_on_request,
+    a_replayed_letter_is_reopened_only_by_a_request_that_includes_it,
     letters_with_a_failed_handler_are_reopened_only_by_that_name,
     a_filter_without_an_end_is_refused_and_nothing_is_sent,
     a_filter_for_open_letters_sends_nothing,
@@ -154,6 +155,21 @@ async fn replayed_letters_are_reopened_only_on_request(db: TestDb) {
     let request = ReopenRequest::default().include_replayed(true);
     let changed = db.repo().reopen_matching(app, &all, &Attribution::default(), &request).await.unwrap();
     assert_eq!(changed.ids, stored[..1]);
+}
+
+async fn a_replayed_letter_is_reopened_only_by_a_request_that_includes_it(db: TestDb) {
+    let app = new_app();
+    let id = rows(&db, app, 1).await[0];
+    db.repo().resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap();
+    let before = db.repo().get(id).await.unwrap();
+    let error = db.repo().reopen(app, id, &Attribution::default()).await.unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::Replayed(of) if of == id), "{error}");
+    assert_eq!(db.repo().get(id).await.unwrap(), before);
+    let request = ReopenRequest::default().include_replayed(true);
+    let reopened =
+        db.repo().reopen_matching(app, &any().ids([id]), &Attribution::default(), &request).await.unwrap();
+    assert_eq!(reopened.ids, [id]);
+    assert_eq!(unresolved(&db, app).await, [id]);
 }
 
 async fn letters_with_a_failed_handler_are_reopened_only_by_that_name(db: TestDb) {

@@ -14,7 +14,9 @@ use dead_letters::{
 use sea_orm::{ConnAcquireErr, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr};
 use uuid::Uuid;
 
-use super::{any, create_outbox, enqueue, enqueued, letter, new_app, row_of, rows, seen, ten_oclock};
+use super::{
+    any, create_outbox, enqueue, enqueued, letter, new_app, reopen_replayed, row_of, rows, seen, ten_oclock,
+};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -262,7 +264,7 @@ async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
     for (letter, text) in letters.iter().zip(texts) {
         replayer.replay(app, letter.id, &Attribution::default()).await.unwrap();
         assert_eq!(handed(), [text]);
-        db.repo().reopen(app, letter.id, &Attribution::default()).await.unwrap();
+        reopen_replayed(&db.repo(), app, letter.id).await;
     }
     replayer
         .replay_matching(
@@ -279,7 +281,7 @@ async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
     sent.sort();
     assert_eq!(back, sent);
     for letter in &letters {
-        db.repo().reopen(app, letter.id, &Attribution::default()).await.unwrap();
+        reopen_replayed(&db.repo(), app, letter.id).await;
     }
 
     let [json, _] = &letters;
@@ -535,9 +537,8 @@ async fn only_another_replay_replaces_the_edited_payload(db: TestDb) {
     let repo = db.repo();
     let replayer = repo.replayer(Outbox::new());
     let edit = async |text: &str| {
-        repo.reopen(app, id, &seen()).await.ok();
         replayer.replay_edited(app, id, text, &seen()).await.unwrap();
-        repo.reopen(app, id, &seen()).await.unwrap();
+        reopen_replayed(&repo, app, id).await;
         assert_eq!(edited_text(&db, app, id).await.as_deref(), Some(text));
     };
     edit("1").await;
@@ -551,13 +552,16 @@ async fn only_another_replay_replaces_the_edited_payload(db: TestDb) {
 
     replayer.replay(app, id, &seen()).await.unwrap();
     assert_eq!(edited_text(&db, app, id).await, None);
+    reopen_replayed(&repo, app, id).await;
     edit("3").await;
     let these = any().ids([id]);
     replayer.replay_matching(app, &these, &seen(), &ReplayRequest::default()).await.unwrap();
     assert_eq!(edited_text(&db, app, id).await, None);
+    reopen_replayed(&repo, app, id).await;
     edit("4").await;
     repo.resolve(id, "replayed").await.unwrap();
     assert_eq!(edited_text(&db, app, id).await, None);
+    reopen_replayed(&repo, app, id).await;
     edit("5").await;
     repo.resolve_once(app, id, Resolution::Replayed, &seen()).await.unwrap();
     assert_eq!(edited_text(&db, app, id).await, None);

@@ -24,7 +24,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{any, new_app, rows, seen, ten_oclock};
+use super::{any, new_app, reopen_replayed, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -455,7 +455,7 @@ async fn a_closure_gets_truncated_payloads_and_sees_their_kind(db: TestDb) {
         .replay_with(app, stored[1].id, &Attribution::default(), async |_, letter| Ok(letter.payload_kind))
         .await;
     assert_eq!(kind.unwrap().as_deref(), Some("truncated"));
-    db.repo().reopen(app, stored[1].id, &Attribution::default()).await.unwrap();
+    reopen_replayed(&db.repo(), app, stored[1].id).await;
     let mut kinds = Vec::new();
     let replayed: Result<_, DeadLetterRepoError> = db
         .repo()
@@ -512,7 +512,7 @@ async fn a_run_is_stored_with_its_letters_until_they_are_reopened(db: TestDb) {
     let request = ReplayRequest::default().limit(1);
     replayer.replay_matching(app, &all(), &of_run, &request).await.unwrap();
     assert_eq!([run_of(stored[0].id).await, run_of(stored[1].id).await], [run_id, None]);
-    db.repo().reopen(app, stored[0].id, &Attribution::default()).await.unwrap();
+    reopen_replayed(&db.repo(), app, stored[0].id).await;
     assert_eq!(run_of(stored[0].id).await, None);
 
     db.execute("DELETE FROM outbox").await;

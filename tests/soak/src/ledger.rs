@@ -30,11 +30,16 @@ pub(crate) enum Ending {
 
 impl Ending {
     pub(crate) fn of(error: &DeadLetterRepoError) -> Self {
-        use DeadLetterRepoError::{AlreadyResolved, Db, Erased, EventNotTaken, NotFound, NotResolved};
+        use DeadLetterRepoError::{
+            AlreadyResolved, Db, Erased, EventNotTaken, NotFound, NotResolved, Replayed,
+        };
         match error {
-            AlreadyResolved { .. } | Erased(_) | NotFound(_) | NotResolved(_) | EventNotTaken { .. } => {
-                Self::Refused
-            }
+            AlreadyResolved { .. }
+            | Erased(_)
+            | NotFound(_)
+            | NotResolved(_)
+            | Replayed(_)
+            | EventNotTaken { .. } => Self::Refused,
             // Our own: of a dispatcher that came second, or of an event that is in the outbox already.
             Db(sea_orm::DbErr::RecordNotUpdated) => Self::Refused,
             error if error.is_transient() => Self::Transient,
