@@ -73,7 +73,7 @@ function forgetBanner() {
 
 // Rows
 
-const rowKey = (row) => row.id || row.querySelector("a")?.getAttribute("href");
+const rowKey = (row) => row.id || row.dataset.app || row.querySelector("a")?.getAttribute("href");
 const rows = () => [...main.querySelectorAll(".cards tbody tr")];
 const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]:not(:disabled)")];
 const ticked = () => boxes().filter((box) => box.checked);
@@ -435,22 +435,28 @@ function mark(row, isGone) {
   row.title = isGone ? "Changed elsewhere since this page was loaded" : "";
 }
 
-// How many letters one request asks about, so that its address stays short.
+// How many letters are asked about at once, so that an address stays short.
 const CHANGES = 20;
 
-// Writes on each row what happened to its letter, and who did it.
+// Writes on each row what happened to its letter, or to the newest letter of its group, and who did it.
 async function tellChanges(changed) {
-  const letters = changed.filter((row) => row.id && !row.querySelector(".change")).slice(0, CHANGES);
-  if (letters.length === 0) return;
-  const ids = letters.map((row) => row.id).join(",");
+  const lists = new Map();
+  for (const row of changed.filter((row) => !row.querySelector(".change")).slice(0, CHANGES)) {
+    const [list, letter] = row.querySelector("a.letter")?.pathname.split("/letters/") ?? [];
+    if (letter) lists.set(list, [...(lists.get(list) ?? []), [row, letter]]);
+  }
+  await Promise.all([...lists].map(([list, letters]) => tellChangesOf(list, letters)));
+}
+
+async function tellChangesOf(list, letters) {
   try {
-    const response = await ask(`${location.pathname}?state=any&ids=${ids}`);
+    const response = await ask(`${list}?state=any&ids=${letters.map(([, letter]) => letter).join(",")}`);
     if (!response.ok) return;
     const page = parse(await response.text());
-    for (const row of letters) {
+    for (const [row, letter] of letters) {
       if (!row.classList.contains("gone")) continue;
       const change = Object.assign(document.createElement("span"), { className: "pill change" });
-      change.textContent = changeOf(page.getElementById(row.id));
+      change.textContent = changeOf(page.getElementById(letter));
       row.querySelector(".what")?.append(change);
     }
   } catch {
@@ -547,7 +553,7 @@ const KEYS = [
   ["r", "replay the row or the ticked letters after a preview; go to the Replay button of a letter or a preview"],
   ["u", "reopen the row, or undo what the banner says"],
   ["n, ]", "next page"],
-  ["p, [", "first page"],
+  ["p, [", "the page before"],
   ["?", "this help"],
 ];
 let help = null;
@@ -569,6 +575,20 @@ function showHelp() {
     document.body.append(help);
   }
   help.showModal();
+}
+
+// A page has no link to the page before it, so the link that leads on leaves this page's address.
+const keyOfPage = (page) => `dead-letters-before ${page.pathname}${page.search}`;
+
+document.addEventListener("click", (event) => {
+  const next = event.target.closest("a[rel=next]");
+  if (next) sessionStorage.setItem(keyOfPage(next), location.href);
+});
+
+function goBack() {
+  const before = sessionStorage.getItem(keyOfPage(location));
+  if (before) location.assign(before);
+  else main.querySelector("a[rel=first]")?.click();
 }
 
 function move(step) {
@@ -640,8 +660,8 @@ addEventListener("keydown", (event) => {
     u: undo,
     n: () => main.querySelector("a[rel=next]")?.click(),
     "]": () => main.querySelector("a[rel=next]")?.click(),
-    p: () => main.querySelector("a[rel=first]")?.click(),
-    "[": () => main.querySelector("a[rel=first]")?.click(),
+    p: goBack,
+    "[": goBack,
   }[event.key];
   if (does) {
     event.preventDefault();

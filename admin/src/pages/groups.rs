@@ -62,6 +62,8 @@ struct Group {
     closed: Option<Amount>,
     /// When the last letter of the group was closed, if the group regressed.
     regressed_at: Option<Time>,
+    /// The address of the newest letter.
+    newest: String,
     /// The address of the page that shows what the group's letters share.
     shares: String,
 }
@@ -167,6 +169,7 @@ impl Group {
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
         Self {
             address: root.letters(app_id, &letters),
+            newest: root.letter(app_id, group.newest_id),
             shares: with_field(root.groups(app_id, &letters), "shares", "true"),
             signature,
             sample: sample.map(|sample| Text::cut(&sample, 500)),

@@ -8,6 +8,7 @@ use serde_json::json;
 use thirtyfour::prelude::*;
 
 use super::{Browser, Site, browser_tests};
+use crate::support::new_app;
 
 browser_tests! { sqlite: sqlite, On;
     the_list_is_worked_by_keys_alone,
@@ -28,6 +29,8 @@ browser_tests! { sqlite: sqlite, On;
     a_time_is_shown_in_the_browsers_zone_and_its_tooltip_has_utc,
     a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere,
     a_refresh_of_groups_moves_none,
+    a_group_that_was_closed_elsewhere_says_by_whom,
+    an_app_that_was_closed_elsewhere_is_no_new_one,
     a_command_has_the_address_as_one_word_of_a_shell,
     an_answer_without_an_address_is_not_asked_for_again,
     a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
@@ -210,6 +213,48 @@ async fn a_refresh_of_groups_moves_none(site: &Site, browser: &Browser) -> WebDr
     browser
         .until("the new order", async || Ok(browser.run_script(counts).await? == json!(["3", "2", "1"])))
         .await
+}
+
+async fn a_group_that_was_closed_elsewhere_says_by_whom(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    let other = NewDeadLetter { source: "invoices".to_owned(), ..letter(site.app()) };
+    site.world.insert(other).await;
+    let by_grace = Attribution::by("grace");
+    for page in ["apps".to_owned(), format!("apps/{}/groups", site.app())] {
+        browser.open(&page).await?;
+        browser.sees("invoices").await?;
+        site.world.repo.resolve_once(site.app(), id, Resolution::Ignored, &by_grace).await.unwrap();
+        browser.until("a look", async || browser.looks_again().await).await?;
+        browser.sees("Ignored by grace").await?;
+        let groups = "return [...document.querySelectorAll('.groups tr.gone')].length";
+        assert_eq!(browser.run_script(groups).await?, json!(1));
+        site.world.repo.reopen(site.app(), id, &by_grace).await.unwrap();
+    }
+    Ok(())
+}
+
+async fn an_app_that_was_closed_elsewhere_is_no_new_one(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    site.world.insert(letter(new_app())).await;
+    browser.open("apps").await?;
+    browser.sees("Most first").await?;
+    site.world
+        .repo
+        .resolve_once(site.app(), id, Resolution::Ignored, &Attribution::by("grace"))
+        .await
+        .unwrap();
+    browser.until("a look", async || browser.looks_again().await).await?;
+    let app = site.app();
+    let open = format!("return document.querySelector('[data-app=\"{app}\"] .number').textContent.trim()[0]");
+    browser.until("its count", async || Ok(browser.run_script(&open).await? == json!("0"))).await?;
+    assert_eq!(browser.run_script("return document.querySelectorAll('a.news').length").await?, json!(0));
+    Ok(())
 }
 
 async fn a_command_has_the_address_as_one_word_of_a_shell(
@@ -517,7 +562,12 @@ async fn rows_are_ignored_undone_replayed_and_opened_by_keys(
     browser.open_list(site, "?size=1").await?;
     browser.key("n").await?;
     browser.until("the next page", async || Ok(browser.address().await?.contains("after="))).await?;
+    let second = browser.address().await?;
+    browser.key("n").await?;
+    browser.until("the third page", async || Ok(browser.address().await? != second)).await?;
     browser.key("[").await?;
+    browser.until("the second page", async || Ok(browser.address().await? == second)).await?;
+    browser.key("p").await?;
     browser.until("the first page", async || Ok(!browser.address().await?.contains("after="))).await?;
     browser.sees("1 of 3").await?;
     browser.key("jo").await?;
