@@ -142,12 +142,12 @@ pub enum DeadLetterRepoError {
     /// The letter to reopen is unresolved already.
     #[error("the dead letter {0} is unresolved: only a resolved one can be reopened")]
     NotResolved(DeadLetterId),
-    /// The letter to reopen was replayed, so its event is in the outbox again.
+    /// The letter to reopen was replayed, so its event was put back into the outbox.
     /// [`reopen_matching`](crate::DeadLetterResolve::reopen_matching) reopens it if the request
     /// [includes replayed letters](crate::ReopenRequest::include_replayed).
     #[error(
-        "the dead letter {0} was replayed, so its event is in the outbox again: to reopen it all the same, pass its id \
-         to reopen_matching with `include_replayed`"
+        "the dead letter {0} was replayed, so its event was put back into the outbox: to reopen it all the same, pass \
+         its id to reopen_matching with `include_replayed`"
     )]
     Replayed(DeadLetterId),
     /// The outbox returned this error, and the event was neither taken nor stored.

@@ -235,7 +235,8 @@ pub struct NewErrorGroup {
     pub first_seen: DateTime<Utc>,
     /// The `created_at` of the last of these letters.
     pub last_seen: DateTime<Utc>,
-    /// The newest letter of the group, chosen as for [`ErrorGroup::newest_id`]. The group's texts are those of this letter.
+    /// The newest letter of the group, chosen as for [`ErrorGroup::newest_id`], and for [open](NewGroupRequest::open)
+    /// groups the newest open one. The group's texts are those of this letter.
     pub newest_id: DeadLetterId,
     /// When the last of the group's closed letters was resolved, among the letters that the call examined.
     pub last_closed_at: Option<DateTime<Utc>>,

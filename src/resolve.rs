@@ -199,8 +199,8 @@ pub trait DeadLetterResolve: Send + Sync {
     ) -> Result<Changed, DeadLetterRepoError>;
 
     /// Reopens a resolved letter: makes it unresolved again, a `handler_failed` one too, and clears who resolved it
-    /// and why. A replayed letter stays as it is: its event is in the outbox again, and another replay could deliver it
-    /// twice.
+    /// and why. A replayed letter stays as it is: its event was put back into the outbox, and another replay could deliver
+    /// it twice.
     ///
     /// The letter does not keep the attribution; the [history](crate::DeadLetterRead::actions) does.
     ///

@@ -73,7 +73,7 @@ function forgetBanner() {
 
 // Rows
 
-const rowKey = (row) => row.id || row.dataset.app || row.querySelector("a")?.getAttribute("href");
+const rowKey = (row) => row.id || row.dataset.key || row.querySelector("a")?.getAttribute("href");
 const rows = () => [...main.querySelectorAll(".cards tbody tr")];
 const boxes = () => [...main.querySelectorAll("tbody input[type=checkbox][name=ids]:not(:disabled)")];
 const ticked = () => boxes().filter((box) => box.checked);
@@ -403,6 +403,10 @@ function update(page, fresh) {
   const changed = [];
   for (const [at, row] of shown.entries()) {
     const same = found.get(rowKey(row));
+    // An app that fails again is a new one.
+    if (same?.dataset.nothing == null && row.dataset.nothing != null) continue;
+    // Larger groups may have taken its place.
+    if (!same && row.closest(".groups") && fresh.querySelector("[data-full]")) continue;
     // Behind the last that is still there, new ones may have pushed it to the next page.
     if (!same && isFull && at > last) continue;
     const action = (row) => row.querySelector(".act button")?.getAttribute("formaction");
@@ -413,6 +417,8 @@ function update(page, fresh) {
     for (const cell of same?.id ? [] : (same?.querySelectorAll(".number, .when, .trend") ?? [])) {
       row.children[cell.cellIndex]?.replaceChildren(...cell.childNodes);
     }
+    const link = (row) => row?.id ? null : row?.querySelector("a.letter");
+    if (link(same) && link(row)) link(row).href = link(same).href;
     found.delete(rowKey(row));
   }
   const pills = [...main.querySelectorAll(".tabs .pill")];
@@ -422,7 +428,7 @@ function update(page, fresh) {
   const [chart, freshChart] = [main.querySelector("figure"), fresh.querySelector("figure")];
   if (chart && freshChart) chart.replaceChildren(...freshChart.childNodes);
   document.title = page.title;
-  showNew(found.size);
+  showNew([...found.keys()]);
   showTimes();
   showTicked();
   tellChanges(changed);
@@ -438,12 +444,15 @@ function mark(row, isGone) {
 // How many letters are asked about at once, so that an address stays short.
 const CHANGES = 20;
 
-// Writes on each row what happened to its letter, or to the newest letter of its group, and who did it.
+// Writes on each row what happened to its letter, or to the newest open letter of its group, and who did it.
 async function tellChanges(changed) {
   const lists = new Map();
   for (const row of changed.filter((row) => !row.querySelector(".change")).slice(0, CHANGES)) {
-    const [list, letter] = row.querySelector("a.letter")?.pathname.split("/letters/") ?? [];
-    if (letter) lists.set(list, [...(lists.get(list) ?? []), [row, letter]]);
+    const path = row.querySelector("a.letter")?.pathname;
+    if (!path) continue;
+    const end = path.lastIndexOf("/letters/");
+    const list = path.slice(0, end);
+    lists.set(list, [...(lists.get(list) ?? []), [row, path.slice(end + "/letters/".length)]]);
   }
   await Promise.all([...lists].map(([list, letters]) => tellChangesOf(list, letters)));
 }
@@ -451,23 +460,26 @@ async function tellChanges(changed) {
 async function tellChangesOf(list, letters) {
   try {
     const response = await ask(`${list}?state=any&ids=${letters.map(([, letter]) => letter).join(",")}`);
-    if (!response.ok) return;
+    if (!response.ok || response.redirected) return;
     const page = parse(await response.text());
     for (const [row, letter] of letters) {
       if (!row.classList.contains("gone")) continue;
-      const change = Object.assign(document.createElement("span"), { className: "pill change" });
-      change.textContent = changeOf(page.getElementById(letter));
-      row.querySelector(".what")?.append(change);
+      const text = changeOf(page.getElementById(letter));
+      // A group may also leave the page because others are larger.
+      if (!row.id && text === REOPENED) continue;
+      row.querySelector(".what")?.append(Object.assign(document.createElement("span"), { className: "pill change", textContent: text }));
     }
   } catch {
     // The rows are marked, and the next look asks again.
   }
 }
 
+const REOPENED = "Reopened";
+
 function changeOf(fresh) {
   if (!fresh) return "Deleted";
   const resolution = fresh.querySelector(".marks .pill:not(.amber)")?.textContent;
-  if (!resolution) return "Reopened";
+  if (!resolution) return REOPENED;
   const by = fresh.querySelector(".marks .muted bdi")?.textContent;
   return resolution[0].toUpperCase() + resolution.slice(1) + (by ? ` by ${by}` : "");
 }
@@ -477,8 +489,10 @@ const news = document.createElement("a");
 news.className = "button news";
 news.setAttribute("role", "status");
 
-function showNew(count) {
-  const what = main.querySelector(".letters") ? "letter" : main.querySelector(".groups") ? "group" : "app";
+function showNew(keys) {
+  const groups = keys.filter((key) => key.startsWith("group ")).length;
+  const what = main.querySelector(".letters") ? "letter" : groups > 0 ? "group" : "app";
+  const count = groups || keys.length;
   news.textContent = `${count} new ${what}${count === 1 ? "" : "s"}`;
   news.href = location.pathname + location.search;
   if (count > 0) document.body.append(news);
@@ -553,7 +567,7 @@ const KEYS = [
   ["r", "replay the row or the ticked letters after a preview; go to the Replay button of a letter or a preview"],
   ["u", "reopen the row, or undo what the banner says"],
   ["n, ]", "next page"],
-  ["p, [", "the page before"],
+  ["p, [", "previous page; the first one if this tab does not know it"],
   ["?", "this help"],
 ];
 let help = null;

@@ -154,16 +154,15 @@ async fn reopen_resolved(
     let mut before = summary(access, id).await?.resolved_at;
     let mut problem = Problem::locked();
     for pause in PAUSES {
-        let error = match access.store().reopen(access.app_id, id, attribution).await {
-            Ok(()) => return Ok(()),
+        let reopened = match access.store().reopen(access.app_id, id, attribution).await {
             Err(DeadLetterRepoError::Replayed(_)) if include_replayed => {
-                let these = DeadLetterFilter::default().ids([id]);
-                let request = ReopenRequest::default().include_replayed(true).limit(1);
-                let reopened =
-                    access.store().reopen_matching(access.app_id, &these, attribution, &request).await?;
-                if !reopened.ids.is_empty() {
-                    return Ok(());
-                }
+                reopen_replayed(access, id, attribution).await
+            }
+            reopened => reopened.map(|()| true),
+        };
+        let error = match reopened {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
                 sleep(pause).await;
                 continue;
             }
@@ -187,6 +186,18 @@ async fn reopen_resolved(
         sleep(pause).await;
     }
     Err(problem)
+}
+
+/// Returns whether the letter was reopened. It was not if others have locked or reopened it.
+async fn reopen_replayed(
+    access: &AppAccess,
+    id: DeadLetterId,
+    attribution: &Attribution,
+) -> Result<bool, DeadLetterRepoError> {
+    let these = DeadLetterFilter::default().ids([id]);
+    let request = ReopenRequest::default().include_replayed(true).limit(1);
+    let reopened = access.store().reopen_matching(access.app_id, &these, attribution, &request).await?;
+    Ok(!reopened.ids.is_empty())
 }
 
 fn end(mut entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem> {

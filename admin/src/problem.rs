@@ -382,8 +382,8 @@ impl From<DeadLetterRepoError> for Problem {
             }
             NotResolved(_) => return Self::new(ProblemType::NotResolved, "the letter is unresolved already"),
             Replayed(_) => {
-                let detail = "the letter was replayed, so its event is back in the outbox: to reopen it all the same, \
-                              send include_replayed";
+                let detail = "the letter was replayed, so its event was put back into the outbox: to reopen it all the \
+                              same, send include_replayed";
                 return Self::new(ProblemType::Replayed, detail);
             }
             PayloadNotWhole { .. } => {

@@ -646,6 +646,14 @@ async fn a_reopen_is_tried_again_where_others_use_the_letter_and_is_a_conflict_i
     store.recover();
     store.fail(Call::Reopen, ..2, transient());
     assert_eq!(client.post(&path, json!({})).await.json()["resolved_at"], Value::Null);
+
+    repo.resolve_once(app, id, Resolution::Replayed, &Attribution::by("bob")).await.unwrap();
+    let anyway = json!({ "include_replayed": true });
+    store.fail(Call::ReopenMatching, .., transient());
+    client.post(&path, anyway.clone()).await.problem(409, "locked");
+    store.recover();
+    store.fail(Call::ReopenMatching, ..2, transient());
+    assert_eq!(client.post(&path, anyway).await.json()["resolved_at"], Value::Null);
 }
 
 #[tokio::test]

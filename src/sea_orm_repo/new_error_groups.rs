@@ -243,14 +243,23 @@ impl Look {
             false => Expr::col("created_at").gte(self.since),
         };
         let if_counted = |then: Expr| CaseStatement::new().case(is_counted.clone(), then);
-        let kept = CaseStatement::new().case(Expr::col("kept").is_not_null(), Expr::col(POSITION));
+        // A group that is wanted for its open letters is shown by the newest of them.
+        let is_sample = match self.open {
+            true => Expr::col("kept").is_not_null().and(Expr::col("open_at").is_not_null()),
+            false => Expr::col("kept").is_not_null(),
+        };
+        let is_candidate = match self.open {
+            true => Expr::col("open_at").is_not_null(),
+            false => Expr::Constant(true.into()),
+        };
+        let position_if = |is: Expr| Func::min(CaseStatement::new().case(is, Expr::col(POSITION)));
         let oldest = || Expr::from(Func::min(Expr::col("created_at")));
         let last_closed = || Expr::from(Func::max(Expr::col("closed_at")));
         let regressed = || has_regressed(last_closed(), Func::min(Expr::col("open_at")).into());
         Query::select()
             .columns([Column::AppId, Column::GroupKey])
             .expr_as(
-                Func::coalesce([Func::min(kept), Func::min(Expr::col(POSITION))].map(Expr::from)),
+                Func::coalesce([position_if(is_sample), position_if(is_candidate)].map(Expr::from)),
                 POSITION,
             )
             .expr_as(Func::count(if_counted(Expr::Constant(1.into()))), LETTERS)

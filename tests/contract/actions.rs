@@ -13,7 +13,7 @@ use sea_orm::{ActiveValue::Set, DbBackend, EntityTrait};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{letter, new_app, retention::Nowhere};
+use super::{letter, new_app, reopen_replayed, retention::Nowhere};
 use crate::database::TestDb;
 
 on_every_backend! {
@@ -80,6 +80,7 @@ async fn a_change_of_one_letter_writes_one_row_with_who_why_and_the_previous_res
     repo.reopen(app, id, &Attribution::by("ben")).await.unwrap();
     let run = Uuid::now_v7();
     replay(&db, app, id, &seen().run_id(run)).await;
+    reopen_replayed(&repo, app, id).await;
 
     let rows = history(&db, app).await;
     assert_eq!(
@@ -89,11 +90,13 @@ async fn a_change_of_one_letter_writes_one_row_with_who_why_and_the_previous_res
             (Action::Resolve, 1, Some(Ignored), Some(HandlerFailed)),
             (Action::Reopen, 1, None, Some(Ignored)),
             (Action::Replay, 1, Some(Replayed), None),
+            // A bulk call, which has no previous resolution.
+            (Action::Reopen, 1, None, None),
         ]
     );
     let who: Vec<_> = rows.iter().map(|row| (row.actor.as_deref(), row.note.as_deref())).collect();
     let ada = (Some("ada"), Some("seen"));
-    assert_eq!(who, [ada, (None, None), (Some("ben"), None), ada]);
+    assert_eq!(who, [ada, (None, None), (Some("ben"), None), ada, (None, None)]);
     assert_eq!(rows.iter().filter_map(|row| row.run_id).collect::<Vec<_>>(), [run]);
     for row in &rows {
         assert_eq!((row.app_id, row.letter_id, row.filter.as_deref()), (app, Some(id), None));

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    AppId, Attribution, DeadLetterId, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, Resolution,
     entity::dead_letters as table,
 };
-use sea_orm::{EntityTrait, TransactionTrait};
+use sea_orm::{DatabaseTransaction, EntityTrait, TransactionTrait};
 use tokio::task::JoinSet;
 
 use super::{letter, new_app, time};
@@ -14,6 +14,7 @@ use crate::database::TestDb;
 on_every_backend! {
     six_sweepers_four_inserters_and_two_resolvers_lose_and_double_nothing,
     two_hundred_tasks_share_five_connections,
+    a_letter_is_not_reopened_behind_a_replay,
 }
 
 fn cutoff() -> DateTime<Utc> {
@@ -104,6 +105,26 @@ async fn two_hundred_tasks_share_five_connections(db: TestDb) {
         assert_eq!(counted.unwrap(), 1);
     }
     assert_eq!(db.row_count().await, 200);
+}
+
+/// Whoever comes first: a letter whose event went back stays replayed.
+async fn a_letter_is_not_reopened_behind_a_replay(db: TestDb) {
+    let (app, repo) = (new_app(), db.repo());
+    for _ in 0..20 {
+        let id = repo.insert(letter(app)).await.unwrap();
+        repo.resolve(id, "handler_failed").await.unwrap();
+        let nobody = Attribution::default();
+        let replay = repo.replay_with(app, id, &nobody, async |_: &DatabaseTransaction, _| {
+            Ok::<_, DeadLetterRepoError>(())
+        });
+        let (replayed, reopened) = tokio::join!(replay, repo.reopen(app, id, &nobody));
+        replayed.unwrap();
+        if let Err(error) = reopened {
+            assert!(matches!(error, DeadLetterRepoError::Replayed(of) if of == id), "{error}");
+        }
+        let letter = repo.get(id).await.unwrap().unwrap();
+        assert_eq!(letter.resolution, Some(Resolution::Replayed));
+    }
 }
 
 /// The tasks that were timed out leave their connections usable.

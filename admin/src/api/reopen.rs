@@ -16,8 +16,8 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReopenRequest {
-    /// Whether to reopen a replayed letter too. Its event is back in the outbox and stays there, so another replay can
-    /// deliver it twice.
+    /// Whether to reopen a replayed letter too. Its event was put back into the outbox. Reopening does not take it out, so
+    /// another replay can deliver it twice.
     #[serde(default)]
     include_replayed: bool,
     /// The reason, which is stored in the history.

@@ -40,6 +40,8 @@ struct GroupsPage {
     listing: Listing,
     filter: FilterForm,
     groups: Vec<Group>,
+    /// Whether there may be more groups than the page shows.
+    is_full: bool,
     /// Where the scan limit stopped the call. Older letters are in no group.
     scanned_back_to: Option<Time>,
     is_all_well: bool,
@@ -48,6 +50,7 @@ struct GroupsPage {
 }
 
 struct Group {
+    key: String,
     /// The address of the group's letters.
     address: String,
     signature: Text,
@@ -137,6 +140,7 @@ async fn list(access: &AppAccess, root: &Root, mut fields: Fields) -> Result<Res
     let mut response = html(&GroupsPage {
         // A live page would compute the shared values again on each reload.
         frame: if shows_shares { frame } else { frame.live() },
+        is_full: found.groups.len() == request.limit as usize,
         groups: found
             .groups
             .into_iter()
@@ -163,11 +167,12 @@ impl Group {
         }
         let regressed_at = group.last_closed_at.filter(|_| group.regressed);
         let signature = signature(&group.group_key, &group.error_signature);
-        let filter = query.filter.clone().group_key(group.group_key);
+        let filter = query.filter.clone().group_key(group.group_key.clone());
         let letters = ListQuery::new(filter, query.page.clone().after(None));
         let sample =
             Some(group.sample).filter(|sample| !sample.is_empty() && *sample != group.error_signature);
         Self {
+            key: group.group_key,
             address: root.letters(app_id, &letters),
             newest: root.letter(app_id, group.newest_id),
             shares: with_field(root.groups(app_id, &letters), "shares", "true"),

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::response::Response;
-use dead_letters::{DeadLetterId, ListQuery};
+use dead_letters::{DeadLetterId, DeadLetterSummary, ListQuery, Resolution};
 
 use super::{
     banner::{Told, back_text, tell},
@@ -100,7 +100,7 @@ struct ReopenPage {
     cancel: String,
 }
 
-/// Reopens the letter. The event of a replayed letter is back in the outbox, so the response asks first.
+/// Reopens the letter. For a replayed letter the response asks first.
 pub(crate) async fn reopen(
     access: Access,
     LetterPath(app_id, id): LetterPath,
@@ -112,21 +112,33 @@ pub(crate) async fn reopen(
     let form = ActionForm::read(&mut fields)?;
     let is_confirmed = fields.is_true("confirmed")?;
     let letter = summary(&access, id).await?;
+    // A question is no action, and so the audit log has none.
+    if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
+        return ask(&access, &root, &letter, &form);
+    }
     match letter_actions::reopen(&access, id, is_confirmed, None).await {
         Ok(()) => Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution))),
-        Err(problem) if problem.kind() == ProblemType::Replayed => {
-            let cancel = form.address(&access, &root, id);
-            Ok(not_stored(html(&ReopenPage {
-                frame: Frame::of_app(&root, &access).here("Reopen").instead(cancel.clone()),
-                source: Text::cut(&letter.source, 100),
-                op: Text::cut(&letter.op, 100),
-                action: root.letter_action(app_id, id, "reopen"),
-                back: form.back.as_ref().map(back_text),
-                cancel,
-            })?))
-        }
+        // It was replayed meanwhile.
+        Err(problem) if problem.kind() == ProblemType::Replayed => ask(&access, &root, &letter, &form),
         Err(problem) => Err(problem),
     }
+}
+
+fn ask(
+    access: &AppAccess,
+    root: &Root,
+    letter: &DeadLetterSummary,
+    form: &ActionForm,
+) -> Result<Response, Problem> {
+    let cancel = form.address(access, root, letter.id);
+    Ok(not_stored(html(&ReopenPage {
+        frame: Frame::of_app(root, access).here("Reopen").instead(cancel.clone()),
+        source: Text::cut(&letter.source, 100),
+        op: Text::cut(&letter.op, 100),
+        action: root.letter_action(access.app_id, letter.id, "reopen"),
+        back: form.back.as_ref().map(back_text),
+        cancel,
+    })?))
 }
 
 pub(crate) async fn erase(

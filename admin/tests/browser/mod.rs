@@ -103,6 +103,7 @@ impl Site {
         let router = Router::new()
             .nest_service("/ops/dead-letters", admin("ada", "CRM <b>connector</b>").into_service())
             .nest_service("/it's$(id)$&", admin("ada", "CRM").into_service())
+            .nest_service("/letters/letters", admin("ada", "CRM").into_service())
             .nest_service("/grace", admin("grace", "CRM").into_service())
             .nest_service("/hostile", admin(HOSTILE, HOSTILE).into_service());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

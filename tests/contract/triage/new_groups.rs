@@ -17,6 +17,7 @@ on_every_backend! {
     a_group_with_an_open_letter_from_before_its_last_close_did_not_regress,
     a_new_group_is_shown_whether_it_is_open_or_closed,
     open_groups_are_those_with_open_letters_the_known_ones_last_and_largest_first,
+    an_open_group_is_shown_by_its_newest_open_letter,
     a_group_is_new_only_as_far_as_the_scan_went_and_unknown_before_that,
     only_letters_within_the_scan_make_a_group_old_or_regressed,
     alike_letters_of_two_apps_are_two_groups,
@@ -191,6 +192,23 @@ async fn open_groups_are_those_with_open_letters_the_known_ones_last_and_largest
     assert_eq!(open(&of_app), [&newest[..], &[small]].concat());
     let newest = find(&db, &since(3).open(true).scan_limit(3)).await;
     assert_eq!(shown(&newest), [("new", Unknown, 1)]);
+}
+
+async fn an_open_group_is_shown_by_its_newest_open_letter(db: TestDb) {
+    let app = new_app();
+    at(&db, 1, failed(app, "timeout after 1s")).await;
+    let open = at(&db, 2, failed(app, "timeout after 2s")).await;
+    let closed = at(&db, 3, failed(app, "timeout after 3s")).await;
+    close(&db, closed, 4).await;
+    let newest = async |open: bool| {
+        let group = find(&db, &since(0).open(open)).await.groups.remove(0);
+        (group.newest_id, group.sample)
+    };
+    assert_eq!(newest(true).await, (open, "timeout after 2s".to_owned()));
+    assert_eq!(newest(false).await, (closed, "timeout after 3s".to_owned()));
+    // Erased letters are shown only if all open ones are erased.
+    db.repo().erase(app, &[open], &seen()).await.unwrap();
+    assert_eq!(newest(true).await.1, "timeout after 1s");
 }
 
 async fn a_group_is_new_only_as_far_as_the_scan_went_and_unknown_before_that(db: TestDb) {
