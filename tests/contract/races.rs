@@ -107,7 +107,7 @@ async fn two_hundred_tasks_share_five_connections(db: TestDb) {
     assert_eq!(db.row_count().await, 200);
 }
 
-/// Whoever comes first: a letter whose event went back stays replayed.
+/// A letter whose event went back stays replayed, also if the reopening came first.
 async fn a_letter_is_not_reopened_behind_a_replay(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
     for _ in 0..20 {
