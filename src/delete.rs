@@ -101,6 +101,8 @@ pub trait DeadLetterDelete: Send + Sync {
     /// and `erased_at` is the time by the database's clock. It can be resolved, reopened, swept, exported and archived.
     /// It can't be replayed.
     ///
+    /// The history has a row for each erased letter, with the attribution.
+    ///
     /// The call skips letters that are erased already, unless somebody wrote a note since. It also empties the history of
     /// letters that were deleted before. Letters that it could not erase are in
     /// [`Erased::skipped_locked`]; an id in neither list is of an erased letter or of none. An

@@ -107,7 +107,7 @@ function showTicked() {
   }
   const text = document.getElementById("count");
   if (text) {
-    text.dataset.text ??= text.textContent;
+    text.dataset.text ||= text.textContent;
     text.textContent = count > 0 ? `${text.dataset.text}, ${count} ticked` : text.dataset.text;
   }
   showLive();
@@ -221,6 +221,16 @@ dressFilter();
 const STEP_AFTER = 1_000;
 const STAGE_AFTER = 5_000;
 const LOOK_EVERY = 30_000;
+
+// A double click sends a form once. Later the form can be sent again: the first request may have been stopped.
+const DOUBLE = 3000;
+const sentAt = new WeakMap();
+
+document.addEventListener("submit", (event) => {
+  if (event.target.method !== "post" || event.defaultPrevented) return;
+  if (event.timeStamp - (sentAt.get(event.target) ?? -DOUBLE) < DOUBLE) event.preventDefault();
+  else sentAt.set(event.target, event.timeStamp);
+});
 
 // A stage of a replay begins when its letters had the time to fail again, which the server checks. At a rate the rest follows at once.
 function keepRunning() {
@@ -427,11 +437,25 @@ function update(page, fresh) {
   }
   const [chart, freshChart] = [main.querySelector("figure"), fresh.querySelector("figure")];
   if (chart && freshChart) chart.replaceChildren(...freshChart.childNodes);
+  tellCounts(fresh);
   document.title = page.title;
   showNew([...found.keys()]);
   showTimes();
   showTicked();
   tellChanges(changed);
+}
+
+// Takes over what the page says about all letters: in its heading, below its rows, on its buttons, and by hour.
+function tellCounts(fresh) {
+  for (const place of [".head p", "#count", "#hours table"]) {
+    const [shown, now] = [main.querySelector(place), fresh.querySelector(place)];
+    if (shown && now) shown.replaceChildren(...now.childNodes);
+  }
+  document.getElementById("count")?.removeAttribute("data-text");
+  for (const button of main.querySelectorAll(".bulk input[name=filter] ~ button")) {
+    const now = fresh.querySelector(`.bulk input[name=filter] ~ button[value=${button.value}]`);
+    if (now) button.textContent = now.textContent;
+  }
 }
 
 function mark(row, isGone) {
@@ -484,10 +508,11 @@ function changeOf(fresh) {
   return resolution[0].toUpperCase() + resolution.slice(1) + (by ? ` by ${by}` : "");
 }
 
-// It stands above the page, and so moves nothing.
-const news = document.createElement("a");
-news.className = "button news";
-news.setAttribute("role", "status");
+// It stands above the page, and so moves nothing. A screen reader tells what comes into a status that is there.
+const status = document.createElement("div");
+status.setAttribute("role", "status");
+document.body.append(status);
+const news = Object.assign(document.createElement("a"), { className: "button news" });
 
 function showNew(keys) {
   const groups = keys.filter((key) => key.startsWith("group ")).length;
@@ -495,7 +520,7 @@ function showNew(keys) {
   const count = groups || keys.length;
   news.textContent = `${count} new ${what}${count === 1 ? "" : "s"}`;
   news.href = location.pathname + location.search;
-  if (count > 0) document.body.append(news);
+  if (count > 0) status.append(news);
   else news.remove();
 }
 

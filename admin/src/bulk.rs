@@ -179,12 +179,16 @@ impl Frozen {
         filter
     }
 
-    /// Returns the filter of the run: that of its app, or the one that all apps share.
+    /// Returns the filter of the run: that of its app, or the one that all apps share, with the narrowest of their
+    /// bounds.
     pub(crate) fn shown_filter(&self) -> DeadLetterFilter {
-        match self.apps.as_slice() {
-            [part] => self.filter(part),
-            _ => self.query.filter.clone(),
-        }
+        let Some(first) = self.apps.first() else { return self.query.filter.clone() };
+        let narrowest = Part {
+            from: self.apps.iter().filter_map(|part| part.from).max(),
+            before: self.apps.iter().filter_map(|part| part.before).min(),
+            ..first.clone()
+        };
+        self.filter(&narrowest)
     }
 
     pub(crate) fn app_ids(&self) -> Vec<AppId> {

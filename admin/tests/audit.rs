@@ -48,7 +48,7 @@ fn actions(token: &str) -> Vec<Action> {
         action("/apps/{app}/letters/{id}/replay", FORM, "", "replay"),
         action("/apps/{app}/letters/{id}/reopen", FORM, "", "reopen"),
         action("/apps/{app}/letters/{id}/reveal", FORM, "", "reveal"),
-        action("/apps/{app}/letters/{id}/erase", FORM, "", "erase"),
+        action("/apps/{app}/letters/{id}/erase", FORM, "confirmed=true", "erase"),
         action("/apps/{app}/letters/{id}/edit", FORM, "", "edit"),
         action("/apps/{app}/letters/{id}/edit/review", FORM, "version=1&payload=1", "edit"),
         action("/apps/{app}/letters/{id}/edit/replay", FORM, "version=1&payload=1", "edit"),

@@ -113,8 +113,11 @@ async fn a_letter_is_erased_and_deleted_from_its_page(world: World) {
     let client = world.client();
     let page = format!("/apps/{}/letters/{id}", world.app);
     assert!(client.get(&page).await.text().contains("Erase the content"));
+    let question = client.post_as(format!("{page}/erase"), FORM, "").await;
+    assert!(question.status == StatusCode::OK && question.text().contains("be undone"), "{question}");
+    assert_ne!(world.row(id).await.payload_kind, Some(PayloadKind::Erased));
     for _ in 0..2 {
-        let answer = client.post_as(format!("{page}/erase"), FORM, "").await;
+        let answer = client.post_as(format!("{page}/erase"), FORM, "confirmed=true").await;
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{answer}");
     }
     let shown = client.get(&page).await;
@@ -157,7 +160,7 @@ async fn a_letter_that_is_locked_is_named_and_not_erased_on_postgres() {
     let erased = world.client().post(world.path("erase"), json!({ "ids": ids })).await.json();
     assert_eq!(erased, json!({ "ids": [ids[1]], "skipped_locked": [ids[0]] }));
     let path = format!("/apps/{}/letters/{}/erase", world.app, ids[0]);
-    let answer = world.client().post_as(path, FORM, "").await;
+    let answer = world.client().post_as(path, FORM, "confirmed=true").await;
     assert_eq!(answer.status, StatusCode::CONFLICT, "{answer}");
     txn.rollback().await.unwrap();
     assert!(world.repo.summary(world.app, ids[0]).await.unwrap().is_some());

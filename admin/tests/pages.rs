@@ -30,6 +30,8 @@ on_every_backend! {
     the_root_leads_to_the_apps,
     the_apps_are_sorted_by_trouble,
     the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones_first,
+    a_group_of_several_apps_stands_where_its_letters_of_all_apps_place_it,
+    the_rest_of_a_run_over_two_apps_has_no_letter_that_failed_since_the_preview,
     an_app_stays_on_the_overview_after_its_last_letter_was_closed,
     an_id_is_found_in_all_apps_that_the_operator_may_see,
     a_search_for_an_id_says_how_far_it_looked,
@@ -911,7 +913,7 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
     let (state, resolution) = (list.hidden("state"), list.hidden("resolution"));
     let fields = [("state", &*state), ("resolution", &*resolution), ("ids", &*one), ("action", "reopened")];
     let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
-    assert!(preview.shows("Reopen 1 letter?") && !preview.shows("Note (optional)"), "{preview}");
+    assert!(preview.shows("Reopen 1 letter?") && preview.shows("Note (optional)"), "{preview}");
     let fields = [("state", &*state), ("ids", &*one), ("action", "reopened")];
     let refused = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(refused.shows("choose the resolution to reopen"), "{refused}");
@@ -1227,16 +1229,21 @@ async fn a_replayed_letter_is_reopened_after_a_question(world: World) {
     world.replay(id).await;
     let client = world.client();
     let path = world.at(&format!("/letters/{id}/reopen"));
-    let question = client.post_as(&path, FORM, form(&[("back", "?state=closed")])).await;
+    let question =
+        client.post_as(&path, FORM, form(&[("back", "?state=closed"), ("note", "it was lost")])).await;
     assert!(
         question.status == StatusCode::OK && question.shows("its event is back in the outbox"),
         "{question}"
     );
     assert_eq!(world.row(id).await.resolution, Some(Resolution::Replayed));
-    let fields = [("confirmed", &*question.hidden("confirmed")), ("back", &question.hidden("back"))];
+    assert!(question.shows("it was lost"), "{question}");
+    let (confirmed, back) = (question.hidden("confirmed"), question.hidden("back"));
+    let fields = [("confirmed", &*confirmed), ("back", &back), ("note", "it was lost")];
     let page = world.act(&client, &path, &fields).await;
     assert!(page.shows("The letter is unresolved again:") && !page.shows("Undo"), "{page}");
     assert_eq!(world.row(id).await.resolution, None);
+    let history = world.repo.actions(world.app, &ActionRequest::default().letter_id(id)).await.unwrap();
+    assert_eq!(history[0].note.as_deref(), Some("it was lost"));
 }
 
 // A letter
@@ -1478,6 +1485,47 @@ async fn a_payload_is_shown_with_its_kind_and_text_as_text(world: World) {
 
 // Groups
 
+async fn a_group_of_several_apps_stands_where_its_letters_of_all_apps_place_it(mut world: World) {
+    let of = |source: &str| {
+        let source = source.to_owned();
+        |letter: StoredLetter| StoredLetter { source, script_id: None, ..letter }
+    };
+    let old = "2026-03-01T10:00:00Z";
+    for _ in 0..3 {
+        world.stored(old, of("larger-in-one")).await;
+    }
+    for _ in 0..2 {
+        world.app = new_app();
+        for _ in 0..2 {
+            world.stored(old, of("larger-in-two")).await;
+        }
+    }
+    let page = world.client().get("/apps").await;
+    let place = |text: &str| page.page().find(text).unwrap();
+    assert!(page.shows("4 open") && place(">larger-in-two<") < place(">larger-in-one<"), "{page}");
+}
+
+async fn the_rest_of_a_run_over_two_apps_has_no_letter_that_failed_since_the_preview(mut world: World) {
+    let (first, second) = (world.app, new_app());
+    world.letters_of(2, "orders").await;
+    world.app = second;
+    world.letters_of(2, "orders").await;
+    let client = world.client();
+    let apps = [("app", &*first.to_string()), ("app", &second.to_string())];
+    let preview = [&apps[..], &[("action", "replayed"), ("filter", "?state=open")]].concat();
+    let preview = client.post_as("/bulk/preview", FORM, form(&preview)).await;
+    let page = world.act(&client, "/bulk/run", &[("token", &*preview.hidden("token")), ("limit", "1")]).await;
+    assert!(page.shows("Replayed 1 of 4") && page.shows("Ignore the other 3…"), "{page}");
+    for app in [first, second] {
+        world.app = app;
+        world.letters_of(1, "orders").await;
+    }
+    let filter = page.hidden("filter");
+    let rest = [&apps[..], &[("action", "ignored"), ("filter", &filter)]].concat();
+    let preview = client.post_as("/bulk/preview", FORM, form(&rest)).await;
+    assert!(preview.shows("Ignore 3 letters?"), "{preview}");
+}
+
 async fn the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones_first(mut world: World) {
     let old = |letter| StoredLetter { source: "old".to_owned(), ..letter };
     world.stored("2026-03-01T10:00:00Z", old).await;
@@ -1510,7 +1558,8 @@ async fn the_overview_has_the_open_groups_of_all_apps_the_new_and_regressed_ones
     let many = (0..100).map(|_| new_app()).chain([world.app]);
     let many = Client::from(world.admin_of(Operator::reader("bob").of_apps(many)));
     let page = many.get("/apps").await;
-    assert!(page.shows("Open letters of all apps") && !page.shows("Similar failures"), "{page}");
+    assert!(page.shows("Open letters of all apps") && !page.page().contains(&key), "{page}");
+    assert!(page.shows("are shown for up to 100 apps"), "{page}");
 
     // The same failure of another app is the same row.
     let (first, second) = (world.app, new_app());
@@ -1607,7 +1656,7 @@ async fn the_overview_says_that_there_are_more_groups_and_in_how_many_apps_its_b
     assert!(page.shows("and 46 more apps") && !page.shows("There may be more groups"), "{page}");
     assert_eq!(page.page().matches("name=\"app\"").count(), 50);
     let others: Vec<_> =
-        (0..49).map(|n| NewDeadLetter { op: format!("op {n}"), ..letter(new_app()) }).collect();
+        (0..449).map(|n| NewDeadLetter { op: format!("op {n}"), ..letter(new_app()) }).collect();
     world.repo.insert_many(others).await.unwrap();
     assert!(client.get("/apps").await.shows("There may be more groups"));
 }

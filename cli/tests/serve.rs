@@ -190,7 +190,9 @@ async fn requests_and_actions_are_logged_as_json(store: Store) {
     let address = log.next().unwrap().rsplit('/').next().unwrap().to_owned();
     let letters = format!("/api/apps/{}/letters", store.app);
     ask(&address, &format!("GET {letters}?source=canary HTTP/1.1\r\nHost: localhost"));
-    ask(&address, &format!("POST {letters}/{id}/reopen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0"));
+    let reopen = format!("/apps/{}/letters/{id}/reopen", store.app);
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0";
+    ask(&address, &format!("POST {reopen} HTTP/1.1\r\nHost: localhost\r\n{form}"));
     ask(&address, "GET /healthz HTTP/1.1\r\nHost: localhost");
     ask(&address, "GET /api/apps HTTP/1.1\r\nHost: elsewhere");
     let said = log_of(program, log);
@@ -203,11 +205,8 @@ async fn requests_and_actions_are_logged_as_json(store: Store) {
         .map(|event| (event["method"].clone(), event["path"].clone(), event["status"].clone()))
         .collect();
     let request = |method: &str, path: &str, status: u16| (method.into(), path.into(), status.into());
-    let expected = [
-        request("GET", &letters, 200),
-        request("POST", &format!("{letters}/{id}/reopen"), 409),
-        request("GET", "/api/apps", 421),
-    ];
+    let expected =
+        [request("GET", &letters, 200), request("POST", &reopen, 409), request("GET", "/api/apps", 421)];
     assert_eq!(requests, expected, "{said:?}");
     assert!(!said.iter().any(|line| line.contains("canary")), "{said:?}");
     let [audited] = &of("dead_letters::audit")[..] else { panic!("{said:?}") };

@@ -59,13 +59,19 @@ impl Entry<'_> {
     /// Returns the INSERT of the row, for a change that another statement made.
     fn insert(&self, dialect: Dialect, letters: usize, previous: Option<String>) -> InsertStatement {
         let letters = i32::try_from(letters).unwrap_or(i32::MAX);
-        let (columns, values): (Vec<_>, Vec<_>) =
-            self.row(dialect, letters.into(), previous.into()).into_iter().unzip();
-        let mut insert = Query::insert();
-        insert.into_table(Entity).columns(columns);
-        // There are as many columns as values, so this does not fail.
-        insert.values(values).ok();
-        insert
+        insert_rows([self.row(dialect, letters.into(), previous.into())])
+    }
+
+    /// Writes a row for each of these letters, for a change that another statement of the transaction made.
+    pub(super) async fn record_each(
+        &self,
+        db: &impl ConnectionTrait,
+        dialect: Dialect,
+        ids: &[DeadLetterId],
+    ) -> Result<(), DbErr> {
+        let of_letter = |&id| Entry { target: Target::Letter(id), ..*self };
+        let rows = ids.iter().map(|id| of_letter(id).row(dialect, 1.into(), None::<String>.into()));
+        db.execute_raw(dialect.build(&insert_rows(rows))).await.map(drop)
     }
 
     /// Returns the INSERT of the row for each row of `source`, for a statement that also makes the change.
@@ -115,6 +121,17 @@ impl Entry<'_> {
             (Column::RunId, self.attribution.run_id.into()),
         ]
     }
+}
+
+fn insert_rows<const N: usize>(rows: impl IntoIterator<Item = [(Column, Expr); N]>) -> InsertStatement {
+    let mut insert = Query::insert();
+    insert.into_table(Entity);
+    for row in rows {
+        let (columns, values): (Vec<_>, Vec<_>) = row.into_iter().unzip();
+        // There are as many columns as values, so this does not fail.
+        insert.columns(columns).values(values).ok();
+    }
+    insert
 }
 
 /// Returns the UPDATE that erases the notes in the history of these letters.

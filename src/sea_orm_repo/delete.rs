@@ -100,12 +100,9 @@ pub(super) async fn erase<C: RepoConnection>(
             txn.execute_raw(actions::without_notes(dialect, app_id, &unlocked)).await?;
         }
         if !erased.ids.is_empty() {
-            let target = match erased.ids[..] {
-                [id] => Target::Letter(id),
-                _ => Target::Filter(&filter),
-            };
+            let target = Target::Filter(&filter);
             let entry = Entry { app_id, action: Action::Erase, target, resolution: None, attribution };
-            entry.record(txn, dialect, erased.ids.len()).await?;
+            entry.record_each(txn, dialect, &erased.ids).await?;
         }
         Ok(erased)
     };

@@ -20,7 +20,7 @@ use std::{
 
 use axum::{Router, response::Redirect, routing::get};
 use dead_letters::{OnOpen, Retention, RetentionPolicy, Sweeper, connect_options};
-use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
+use dead_letters_admin::{Admin, InsecureAllowAll, Operator, Right};
 use tokio::{
     net::TcpListener,
     signal::{
@@ -59,7 +59,9 @@ async fn main() -> Result<()> {
     let sweeper = Sweeper::builder(Arc::new(repo.clone()), policy.clone()).build()?;
 
     // The operator is the user who runs this example. A service in use asks who it is.
-    let operator = Operator::full(env::var("USER").unwrap_or_else(|_| "you".to_owned()));
+    let operator = Operator::full(env::var("USER").unwrap_or_else(|_| "you".to_owned()))
+        .with(Right::Edit)
+        .with(Right::Delete);
     let admin = Admin::new(Arc::new(repo.clone()), InsecureAllowAll(operator))
         .replay(repo.replayer(outbox::Outbox))
         .retention(policy)

@@ -11,8 +11,8 @@ use askama::Template;
 use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, NewGroupState, RecentApp,
+    AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, ListSort, NewErrorGroup,
+    NewErrorGroups, NewGroupRequest, NewGroupState, PageRequest, RecentApp,
 };
 
 use super::{
@@ -36,8 +36,8 @@ const SORTED: u32 = 1_000;
 const PAGE: u32 = 100;
 /// If the policy names more apps, the overview does not show how many letters will be swept.
 const MAX_OWN_RETENTIONS: usize = 100;
-/// How many error groups the overview shows, where a group counts once for each app.
-const GROUPS: u32 = 100;
+/// How many error groups the overview reads, where a group counts once for each app.
+const GROUPS: u32 = 500;
 /// A group that failed first within this time is new.
 const NEW: TimeDelta = TimeDelta::hours(24);
 /// How long an app stays on the overview after the last action on its letters.
@@ -55,6 +55,8 @@ struct AppsPage {
     scanned_back_to: Option<Time>,
     /// Whether there may be more groups than the page shows.
     has_more_groups: bool,
+    /// Whether groups are looked for.
+    has_groups: bool,
     /// Where the form of a group previews a bulk run.
     preview: String,
     may_replay: bool,
@@ -76,6 +78,8 @@ struct App {
     open: Amount,
     /// When the oldest and the newest open letter were stored.
     span: Option<(Time, Time)>,
+    /// The address of the open letters, oldest first.
+    oldest: String,
     /// When the last action was done, if the app has no open letter.
     last_action: Option<Time>,
 }
@@ -86,6 +90,7 @@ impl App {
             id: backlog.app_id,
             name,
             address: root.letters(backlog.app_id, &ListQuery::default()),
+            oldest: oldest_first(root, backlog.app_id),
             unresolved: backlog.unresolved.into(),
             open: backlog.open.into(),
             span: Some((Time(backlog.oldest), Time(backlog.newest))),
@@ -100,6 +105,7 @@ impl App {
             id: app.app_id,
             name,
             address: root.letters(app.app_id, &closed.into()),
+            oldest: oldest_first(root, app.app_id),
             unresolved: Amount::exactly(0),
             open: Amount::exactly(0),
             span: None,
@@ -268,7 +274,8 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     };
     let name = |app_id| Text::cut(&access.admin.app_name(app_id), 200);
     let mut found = NewErrorGroups::default();
-    if after.is_none() && request.among.as_ref().is_none_or(|among| among.len() <= MAX_APPS_OF_NEW_GROUPS) {
+    let has_groups = request.among.as_ref().is_none_or(|among| among.len() <= MAX_APPS_OF_NEW_GROUPS);
+    if after.is_none() && has_groups {
         let mut open = NewGroupRequest::since(Utc::now() - NEW)
             .scan_limit(SCAN.min(access.operator.max_scan()))
             .limit(GROUPS)
@@ -294,6 +301,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         groups: merged(found.groups.into_iter().map(|group| Group::new(&root, name(group.app_id), group))),
         scanned_back_to: found.scanned_back_to.map(Time),
         has_more_groups,
+        has_groups,
         preview: root.bulk("preview"),
         may_replay: access.may(Right::Replay),
         may_resolve: access.may(Right::Resolve),
@@ -306,7 +314,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     })
 }
 
-/// Makes one group of those that have the same key, at the place of the first.
+/// Makes one group of those that have the same key: new and regressed ones first, then the largest.
 fn merged(groups: impl Iterator<Item = Group>) -> Vec<Group> {
     let mut merged = Vec::<Group>::new();
     let mut places = HashMap::new();
@@ -322,7 +330,17 @@ fn merged(groups: impl Iterator<Item = Group>) -> Vec<Group> {
             }
         }
     }
+    // The sort is stable: new groups stay in the order of the store.
+    merged.sort_by_key(|group| match group.state {
+        NewGroupState::Known => (true, Reverse(group.open)),
+        _ => (false, Reverse(0)),
+    });
     merged
+}
+
+fn oldest_first(root: &Root, app_id: AppId) -> String {
+    let open = DeadLetterFilter::default().state(DeadLetterState::Open);
+    root.letters(app_id, &ListQuery::new(open, PageRequest::default().sort(ListSort::Oldest)))
 }
 
 fn sort_by_trouble(apps: &mut [Backlog], by: Sort) {

@@ -88,17 +88,42 @@ pub(crate) async fn replay(
     Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 
-/// The page that asks before a replayed letter is reopened.
+/// The page that asks before it reopens a replayed letter or erases one.
 #[derive(Template)]
-#[template(path = "reopen.html")]
-struct ReopenPage {
+#[template(path = "ask.html")]
+struct AskPage {
     frame: Frame,
+    question: &'static Question,
     source: Text,
     op: Text,
     action: String,
+    note: Option<String>,
     back: Option<String>,
     cancel: String,
 }
+
+struct Question {
+    /// The last part of the action's address.
+    action: &'static str,
+    verb: &'static str,
+    text: &'static str,
+    button: &'static str,
+}
+
+const REOPEN: Question = Question {
+    action: "reopen",
+    verb: "Reopen",
+    text: "The letter was replayed, so its event is back in the outbox. Another replay may deliver the event twice.",
+    button: "Reopen anyway",
+};
+
+const ERASE: Question = Question {
+    action: "erase",
+    verb: "Erase the content of",
+    text: "This removes payload, error, metadata and note, and can't be undone. The letter stays for statistics, and can't \
+           be replayed.",
+    button: "Erase the content",
+};
 
 /// Reopens the letter. For a replayed letter the response asks first.
 pub(crate) async fn reopen(
@@ -114,12 +139,14 @@ pub(crate) async fn reopen(
     let letter = summary(&access, id).await?;
     // A question is no action, and so the audit log has none.
     if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
-        return ask(&access, &root, &letter, &form);
+        return ask(&access, &root, &REOPEN, &letter, &form);
     }
-    match letter_actions::reopen(&access, id, is_confirmed, None).await {
+    match letter_actions::reopen(&access, id, is_confirmed, form.note.clone()).await {
         Ok(()) => Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution))),
         // It was replayed meanwhile.
-        Err(problem) if problem.kind() == ProblemType::Replayed => ask(&access, &root, &letter, &form),
+        Err(problem) if problem.kind() == ProblemType::Replayed => {
+            ask(&access, &root, &REOPEN, &letter, &form)
+        }
         Err(problem) => Err(problem),
     }
 }
@@ -127,15 +154,18 @@ pub(crate) async fn reopen(
 fn ask(
     access: &AppAccess,
     root: &Root,
+    question: &'static Question,
     letter: &DeadLetterSummary,
     form: &ActionForm,
 ) -> Result<Response, Problem> {
     let cancel = form.address(access, root, letter.id);
-    Ok(not_stored(html(&ReopenPage {
-        frame: Frame::of_app(root, access).here("Reopen").instead(cancel.clone()),
+    Ok(not_stored(html(&AskPage {
+        frame: Frame::of_app(root, access).here(question.verb).instead(cancel.clone()),
+        question,
         source: Text::cut(&letter.source, 100),
         op: Text::cut(&letter.op, 100),
-        action: root.letter_action(access.app_id, letter.id, "reopen"),
+        action: root.letter_action(access.app_id, letter.id, question.action),
+        note: form.note.clone(),
         back: form.back.as_ref().map(back_text),
         cancel,
     })?))
@@ -148,8 +178,14 @@ pub(crate) async fn erase(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
+    access.needs(Right::Delete)?;
     let form = ActionForm::read(&mut fields)?;
+    let is_confirmed = fields.is_true("confirmed")?;
     fields.end()?;
+    if !is_confirmed {
+        let letter = summary(&access, id).await?;
+        return ask(&access, &root, &ERASE, &letter, &form);
+    }
     letter_actions::erase(&access, id, form.note.clone()).await?;
     Ok(form.done(&access, &root, id, Told::Erased(id)))
 }

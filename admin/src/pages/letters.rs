@@ -70,9 +70,10 @@ impl Sort {
             let address = root.letters(app_id, &ListQuery::new(query.filter.clone(), page));
             Self { name, address, is_current: sort == query.page.sort }
         };
+        let is_closed = query.filter.effective_state() == DeadLetterState::Closed;
         let sorts = [
-            (ListSort::Newest, "Newest first"),
-            (ListSort::Oldest, "Oldest first"),
+            (ListSort::Newest, if is_closed { "Last closed first" } else { "Newest first" }),
+            (ListSort::Oldest, if is_closed { "First closed first" } else { "Oldest first" }),
             (ListSort::MostAttempts, "Most attempts"),
         ];
         sorts.into_iter().map(sort).collect()

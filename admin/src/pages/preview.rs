@@ -50,6 +50,8 @@ struct PreviewPage {
     back: String,
     cancel: String,
     is_reopen: bool,
+    /// Whether the operator types the note first.
+    begins_with_note: bool,
     is_delete: bool,
     /// Whether the cutoff is about the time at which letters were closed.
     is_by_closing: bool,
@@ -148,6 +150,7 @@ async fn previewed(
         back: back_text(back),
         cancel: list_of(root, &apps, back),
         is_reopen: action == Action::Reopened,
+        begins_with_note: matches!(action, Action::Ignored | Action::HandledByScript),
         is_delete: action == Action::Deleted,
         is_by_closing: filter.effective_state() == DeadLetterState::Closed,
         is_staged: action == Action::Replayed && (count.count > 1 || count.capped),

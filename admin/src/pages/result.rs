@@ -358,6 +358,8 @@ async fn show(
     // Two processes that take a step at the same time may do more than was counted.
     let counted = Amount { count: frozen.counted().max(done), capped: frozen.is_capped() };
     let rest = Amount::exactly(frozen.left());
+    // Letters that the service could not put back are open too.
+    let still_open = Amount::exactly(frozen.left() + frozen.failed());
     let failed = |failure: &Failure| {
         let app_id = *apps.get(usize::try_from(failure.app).ok()?)?;
         let address = root.letter(app_id, failure.id);
@@ -421,11 +423,13 @@ async fn show(
                 .then(|| until.filter(|_| is_staged).map_or_else(String::new, |until| until.machine())),
             at: until.filter(|_| is_staged),
         }),
-        ignore: (frozen.is_replay() && rest.count > 0 && access.may(Right::Resolve)).then(|| IgnoreRest {
-            preview: root.bulk("preview"),
-            filter: back_text(&frozen.shown_filter().into()),
-            apps: apps.clone(),
-            rest,
+        ignore: (frozen.is_replay() && still_open.count > 0 && access.may(Right::Resolve)).then(|| {
+            IgnoreRest {
+                preview: root.bulk("preview"),
+                filter: back_text(&frozen.shown_filter().into()),
+                apps: apps.clone(),
+                rest: still_open,
+            }
         }),
         is_replay: frozen.is_replay(),
         action: root.bulk("run"),

@@ -182,7 +182,8 @@ impl Browser {
 
     /// The link to what is new.
     pub(crate) async fn press_new(&self, name: &str) -> WebDriverResult<()> {
-        self.click(&format!("/html/body/a[normalize-space()={}]", escape_string(name))).await
+        self.click(&format!("/html/body/div[@role='status']/a[normalize-space()={}]", escape_string(name)))
+            .await
     }
 
     pub(crate) async fn click(&self, path: &str) -> WebDriverResult<()> {

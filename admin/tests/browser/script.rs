@@ -31,6 +31,8 @@ browser_tests! { sqlite: sqlite, On;
     a_refresh_of_groups_moves_none,
     a_group_that_was_closed_elsewhere_says_by_whom,
     an_app_that_was_closed_elsewhere_is_no_new_one,
+    a_refresh_takes_over_the_counts_of_all_letters,
+    a_double_click_sends_a_form_once,
     a_command_has_the_address_as_one_word_of_a_shell,
     an_answer_without_an_address_is_not_asked_for_again,
     a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
@@ -233,6 +235,39 @@ async fn a_group_that_was_closed_elsewhere_says_by_whom(
         assert_eq!(browser.run_script(groups).await?, json!(1));
         site.world.repo.reopen(site.app(), id, &by_grace).await.unwrap();
     }
+    Ok(())
+}
+
+async fn a_refresh_takes_over_the_counts_of_all_letters(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await, site.world.letter().await];
+    browser.open_list(site, "").await?;
+    browser.sees("3 unresolved").await?;
+    site.world
+        .repo
+        .resolve_once(site.app(), ids[0], Resolution::Ignored, &Attribution::by("grace"))
+        .await
+        .unwrap();
+    browser.until("a look", async || browser.looks_again().await).await?;
+    for text in ["2 unresolved", "2 of 2", "Ignore all 2…"] {
+        browser.sees(text).await?;
+    }
+    Ok(())
+}
+
+async fn a_double_click_sends_a_form_once(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    site.world.letter().await;
+    site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.sees("2 of 2").await?;
+    let sends = "let sent = 0;
+        addEventListener('submit', (event) => { if (!event.defaultPrevented) sent += 1; event.preventDefault(); });
+        const button = [...document.querySelectorAll('button')].find((button) => button.textContent === 'Ignore all 2…');
+        button.click(); button.click();
+        return sent;";
+    assert_eq!(browser.run_script(sends).await?, json!(1));
     Ok(())
 }
 

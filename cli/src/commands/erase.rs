@@ -1,4 +1,5 @@
 use dead_letters::{Attribution, CappedCount, DeadLetterStore, PayloadKind};
+use uuid::Uuid;
 
 use super::{
     matching::{Ask, letters},
@@ -26,7 +27,7 @@ pub(crate) async fn erase(
 ) -> Result<(), Failure> {
     let Erase { letters: ids, app, note, by, yes } = erase;
     let ask = Ask::of(false, yes)?;
-    let mut attribution = Attribution::default();
+    let mut attribution = Attribution::default().run_id(Uuid::now_v7());
     (attribution.by, attribution.note) = (by, note);
     let located = locate(store, settings, app, ids).await?;
     let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();

@@ -2,6 +2,7 @@ use dead_letters::{
     AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore,
     ReopenRequest, Resolution,
 };
+use uuid::Uuid;
 
 use super::{
     change::{Change, run},
@@ -23,7 +24,7 @@ pub(crate) async fn reopen(
     stop: &Stop,
 ) -> Result<(), Failure> {
     let Reopen { which, include_replayed, note, by } = reopen;
-    let mut attribution = Attribution::default();
+    let mut attribution = Attribution::default().run_id(Uuid::now_v7());
     (attribution.by, attribution.note) = (by, note);
     let change = Reopening { store, include_replayed, attribution };
     run(&change, store, which, settings, printer, stop).await

@@ -22,6 +22,7 @@ on_every_backend! {
     letters_of_another_app_are_neither_deleted_nor_erased,
     an_erased_letter_keeps_its_facts_and_loses_its_content,
     an_id_that_is_erased_already_or_of_no_letter_is_in_neither_list,
+    each_erased_letter_has_a_row_of_its_own_in_the_history,
     notes_that_were_written_since_or_outlived_their_letter_are_erased_too,
     an_erased_letter_is_resolved_reopened_exported_and_swept,
     an_erased_letter_is_not_replayed_and_blocks_no_batch,
@@ -176,6 +177,23 @@ async fn an_id_that_is_erased_already_or_of_no_letter_is_in_neither_list(db: Tes
     assert_eq!((again.ids, again.skipped_locked), (vec![ids[1]], vec![]));
     assert_eq!(stored(&db, app).await.id, first.id);
     assert_eq!(erase(&db, app, &[]).await, Erased::default());
+}
+
+async fn each_erased_letter_has_a_row_of_its_own_in_the_history(db: TestDb) {
+    let app = new_app();
+    let ids = rows(&db, app, 1_000).await;
+    let run = Uuid::now_v7();
+    let erased = db.repo().erase(app, &ids, &seen().run_id(run)).await.unwrap();
+    assert_eq!(erased.ids.len(), 1_000);
+    for id in [ids[0], ids[999]] {
+        let history = db.repo().actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
+        let shown: Vec<_> = history
+            .iter()
+            .map(|row| (row.action, row.letter_id, row.letters, row.actor.as_deref(), row.note.as_deref()))
+            .collect();
+        assert_eq!(shown, [(Some(Action::Erase), Some(id), 1, Some("ada"), Some("seen"))]);
+        assert_eq!(history[0].run_id, Some(run));
+    }
 }
 
 async fn notes_that_were_written_since_or_outlived_their_letter_are_erased_too(db: TestDb) {
