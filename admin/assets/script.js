@@ -57,7 +57,7 @@ function showTimes() {
 function forgetAction() {
   const instead = main.dataset.instead && new URL(main.dataset.instead, location).href;
   if (!instead) return;
-  for (const link of document.querySelectorAll("a[href]")) link.href = link.href;
+  for (const link of document.querySelectorAll("a[href]:not([href^='#'])")) link.href = link.href;
   for (const form of document.querySelectorAll("form[action]")) form.action = form.action;
   for (const button of document.querySelectorAll("button[formaction]")) button.formAction = button.formAction;
   history.replaceState(history.state, "", instead);

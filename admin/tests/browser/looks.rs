@@ -78,8 +78,17 @@ async fn pages(site: &Site) -> Vec<Page> {
 }
 
 /// Pages that no address leads to.
-const STATES: [&str; 8] =
-    ["edit", "edit-problem", "edit-review", "preview", "preview-of-apps", "result", "run", "search"];
+const STATES: [&str; 9] = [
+    "edit",
+    "edit-problem",
+    "edit-review",
+    "preview",
+    "preview-of-apps",
+    "question",
+    "result",
+    "run",
+    "search",
+];
 
 /// Where it leads to that no address does.
 async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<()> {
@@ -104,6 +113,11 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
         browser.fill("Payload contains", "Ada Lovelace").await?;
         browser.press("Search").await?;
         return browser.sees("Search on").await;
+    }
+    if name == "question" {
+        browser.open_list(site, "?state=closed&resolution=replayed").await?;
+        browser.press_first("Reopen ").await?;
+        return browser.sees("Reopen anyway").await;
     }
     if name == "preview-of-apps" {
         browser.open("apps").await?;
