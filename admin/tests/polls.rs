@@ -90,7 +90,7 @@ async fn each_action_changes_the_tag_at_once(world: World) {
     }
     let path = format!("/apps/{app}");
     let tag = current_tag(&client, &path).await;
-    client.post_as(format!("/apps/{app}/letters/{other}/erase"), FORM, "").await;
+    client.post_as(format!("/apps/{app}/letters/{other}/erase"), FORM, "confirmed=true").await;
     assert_eq!(poll(&client, &path, &tag).await.status, StatusCode::OK);
 }
 

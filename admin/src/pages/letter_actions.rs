@@ -178,10 +178,10 @@ pub(crate) async fn erase(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    access.needs(Right::Delete)?;
     let form = ActionForm::read(&mut fields)?;
     let is_confirmed = fields.is_true("confirmed")?;
     fields.end()?;
+    access.needs(Right::Delete)?;
     if !is_confirmed {
         let letter = summary(&access, id).await?;
         return ask(&access, &root, &ERASE, &letter, &form);
