@@ -509,9 +509,9 @@ function changeOf(fresh) {
 }
 
 // It stands above the page, and so moves nothing. A screen reader tells what comes into a status that is there.
-const status = document.createElement("div");
-status.setAttribute("role", "status");
-document.body.append(status);
+const told = document.createElement("div");
+told.setAttribute("role", "status");
+document.body.append(told);
 const news = Object.assign(document.createElement("a"), { className: "button news" });
 
 function showNew(keys) {
@@ -520,7 +520,7 @@ function showNew(keys) {
   const count = groups || keys.length;
   news.textContent = `${count} new ${what}${count === 1 ? "" : "s"}`;
   news.href = location.pathname + location.search;
-  if (count > 0) status.append(news);
+  if (count > 0) told.append(news);
   else news.remove();
 }
 

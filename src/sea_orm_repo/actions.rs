@@ -62,16 +62,12 @@ impl Entry<'_> {
         insert_rows([self.row(dialect, letters.into(), previous.into())])
     }
 
-    /// Writes a row for each of these letters, for a change that another statement of the transaction made.
-    pub(super) async fn record_each(
-        &self,
-        db: &impl ConnectionTrait,
+    /// Returns the INSERT of these rows of one letter each, for a change that another statement made.
+    pub(super) fn insert_each<'e>(
         dialect: Dialect,
-        ids: &[DeadLetterId],
-    ) -> Result<(), DbErr> {
-        let of_letter = |&id| Entry { target: Target::Letter(id), ..*self };
-        let rows = ids.iter().map(|id| of_letter(id).row(dialect, 1.into(), None::<String>.into()));
-        db.execute_raw(dialect.build(&insert_rows(rows))).await.map(drop)
+        entries: impl Iterator<Item = Entry<'e>>,
+    ) -> InsertStatement {
+        insert_rows(entries.map(|entry| entry.row(dialect, 1.into(), None::<String>.into())))
     }
 
     /// Returns the INSERT of the row for each row of `source`, for a statement that also makes the change.

@@ -100,9 +100,11 @@ pub(super) async fn erase<C: RepoConnection>(
             txn.execute_raw(actions::without_notes(dialect, app_id, &unlocked)).await?;
         }
         if !erased.ids.is_empty() {
-            let target = Target::Filter(&filter);
-            let entry = Entry { app_id, action: Action::Erase, target, resolution: None, attribution };
-            entry.record_each(txn, dialect, &erased.ids).await?;
+            let entries = erased.ids.iter().map(|&id| {
+                let target = Target::Letter(id);
+                Entry { app_id, action: Action::Erase, target, resolution: None, attribution }
+            });
+            txn.execute_raw(dialect.build(&Entry::insert_each(dialect, entries))).await?;
         }
         Ok(erased)
     };
