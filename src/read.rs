@@ -664,10 +664,10 @@ pub trait DeadLetterRead: Send + Sync {
     ) -> Result<Vec<DeadLetterAction>, DeadLetterRepoError>;
 
     /// Lists the apps in which an operator did something at this time or later, whether or not they still have open
-    /// letters, sorted by [`AppId`], smallest first. An action is a row of the [history](Self::actions).
+    /// letters, the app of the last action first. An action is a row of the [history](Self::actions).
     ///
-    /// The call sends one statement, which reads two index entries per app that has a history, of at most 1,000 such
-    /// apps. In a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it reads the history of all shards.
+    /// The call sends one statement, which examines at most the newest 10,000 rows of the history. Apps whose actions
+    /// are all older are left out.
     ///
     /// # Examples
     ///
@@ -700,11 +700,11 @@ pub trait DeadLetterRead: Send + Sync {
     /// `resolve` as `handler_failed`. The call compares only the newest letters, the newest actions, and the number of
     /// open letters up to 1,000. A view should therefore also read the letters from time to time.
     ///
-    /// The version of all letters changes with every insert of a new letter. Except over a sharded table it also
-    /// changes with every call that writes into the history of one of the first 1,000 apps that have one.
+    /// The version of all letters changes with every insert of a new letter, and with every call that writes into the
+    /// history.
     ///
-    /// The call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For all letters
-    /// it reads two entries of the history's key for each app.
+    /// For an app the call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For
+    /// all letters it reads the newest 20 letters and the newest 200 actions.
     ///
     /// # Examples
     ///

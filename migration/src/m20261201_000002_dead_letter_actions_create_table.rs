@@ -93,12 +93,17 @@ fn table(backend: DbBackend) -> TableCreateStatement {
     table
 }
 
-/// Returns the indexes of the actions on one letter, and of a bulk run's actions. Both have the order of the ids.
-fn indexes() -> [IndexCreateStatement; 2] {
+/// Returns the indexes of all actions, of the actions on one letter, and of a bulk run's actions. That of all actions has
+/// the order of time: PostgreSQL might take an index by id for the history of one app, and read that of all apps.
+fn indexes() -> [IndexCreateStatement; 3] {
     use DeadLetterActions::*;
     let index = |name, column| {
         let mut index = Index::create().name(name).table(Table).col(AppId).col(column).col(Id).to_owned();
         index.and_where(Expr::col(column).is_not_null()).to_owned()
     };
-    [index("idx_dead_letter_actions_letter", LetterId), index("idx_dead_letter_actions_run", RunId)]
+    [
+        Index::create().name("idx_dead_letter_actions_newest").table(Table).col(CreatedAt).col(Id).to_owned(),
+        index("idx_dead_letter_actions_letter", LetterId),
+        index("idx_dead_letter_actions_run", RunId),
+    ]
 }

@@ -297,8 +297,8 @@ pub(super) async fn actions<C: RepoConnection>(
     Ok(rows.into_iter().map(DeadLetterAction::from).collect())
 }
 
-/// How many apps with a history one call examines.
-const RECENT_APPS: u64 = 1_000;
+/// How many rows of the history one call examines.
+const EXAMINED: u64 = 10_000;
 
 pub(super) async fn recent_apps<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
@@ -306,41 +306,28 @@ pub(super) async fn recent_apps<C: RepoConnection>(
 ) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
     const LAST: &str = "last_action_at";
     let dialect = repo.dialect()?;
-    let apps = match dialect {
-        Dialect::Sharded => Query::select()
-            .expr_as(Column::AppId.into_expr(), APP.1)
-            .expr_as(Column::CreatedAt.max(), LAST)
-            .from(Entity)
-            .and_where(COLUMN.id.gte(id_at(since)))
-            .group_by_col(Column::AppId)
-            .order_by(Column::AppId, Order::Asc)
-            .limit(shown(RECENT_APPS))
-            .take(),
-        Dialect::Postgres | Dialect::Sqlite => {
-            let last = Query::select()
-                .column(Column::CreatedAt)
-                .from(Entity)
-                .and_where(Column::AppId.into_expr().eq(Expr::col(APP)))
-                .order_by(Column::Id, Order::Desc)
-                .limit(shown(1))
-                .take();
-            Query::select()
-                .column(APP)
-                .expr_as(Expr::SubQuery(None, Box::new(last.into())), LAST)
-                .from(APPS)
-                .and_where(Expr::col(APP).is_not_null())
-                .with_cte(apps_with_actions(Uuid::nil(), Some(RECENT_APPS)))
-                .take()
-        }
-    };
+    let newest = Query::select()
+        .columns([Column::AppId, Column::CreatedAt])
+        .from(Entity)
+        .and_where(COLUMN.created_at.gte(since))
+        .order_by(Column::CreatedAt, Order::Desc)
+        .order_by(Column::Id, Order::Desc)
+        .limit(EXAMINED)
+        .take();
+    let apps = Query::select()
+        .column(Column::AppId)
+        .expr_as(Expr::col(Column::CreatedAt).max(), LAST)
+        .from_subquery(newest, "newest")
+        .group_by_col(Column::AppId)
+        .order_by(LAST, Order::Desc)
+        .order_by(Column::AppId, Order::Asc)
+        .take();
     let rows = repo.db.query_all_raw(with_hidden_limits(dialect, &apps)).await?;
     let app = |row: QueryResult| {
         let last: DateTimeWithTimeZone = row.try_get("", LAST)?;
-        Ok(RecentApp { app_id: row.try_get::<Uuid>("", APP.1)?.into(), last_action_at: last.to_utc() })
+        Ok(RecentApp { app_id: row.try_get::<Uuid>("", "app_id")?.into(), last_action_at: last.to_utc() })
     };
-    let mut apps = rows.into_iter().map(app).collect::<Result<Vec<_>, DbErr>>()?;
-    apps.retain(|app| app.last_action_at >= since);
-    Ok(apps)
+    Ok(rows.into_iter().map(app).collect::<Result<_, DbErr>>()?)
 }
 
 fn select(dialect: Dialect, app_id: AppId, request: &ActionRequest, limit: u64) -> Statement {
@@ -446,7 +433,7 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
 }
 
 /// Steps from app to app with a history, from this one on.
-pub(super) fn apps_with_actions(first_app: Uuid, limit: Option<u64>) -> WithClause {
+fn apps_with_actions(first_app: Uuid) -> WithClause {
     let first_of = |apps: Expr| {
         Query::select()
             .column(Column::AppId)
@@ -457,7 +444,7 @@ pub(super) fn apps_with_actions(first_app: Uuid, limit: Option<u64>) -> WithClau
             .take()
     };
     let app_id = || Column::AppId.into_expr();
-    app_steps(first_of(app_id().gte(first_app)), first_of(app_id().gt(Expr::col(APP))), limit)
+    app_steps(first_of(app_id().gte(first_app)), first_of(app_id().gt(Expr::col(APP))), None)
 }
 
 /// Selects the first app that has due rows.
@@ -475,7 +462,7 @@ fn first_with_due(first_app: Uuid, bound: Uuid) -> SelectStatement {
         .from(APPS)
         .and_where(Expr::from(oldest).lt(bound))
         .limit(shown(1))
-        .with_cte(apps_with_actions(first_app, None))
+        .with_cte(apps_with_actions(first_app))
         .take()
 }
 

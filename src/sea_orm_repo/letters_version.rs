@@ -16,8 +16,6 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    actions::apps_with_actions,
-    app_steps::{APP, APPS},
     connection::RepoConnection,
     count::count_to,
     dialect::Dialect,
@@ -31,8 +29,8 @@ use crate::{AppId, DeadLetterRepoError, DeadLetterState, LettersVersion};
 const NEWEST: u64 = 20;
 /// The cap of the count of open letters.
 const COUNT_CAP: u32 = 1_000;
-/// How many apps' newest actions the version of all letters is made of.
-const HISTORIES: u64 = 1_000;
+/// How many actions the version of all letters is made of.
+const NEWEST_OF_ALL: u64 = 200;
 
 // A count of letters is not negative.
 const LETTERS: i32 = -1;
@@ -100,26 +98,15 @@ fn of_all(dialect: Dialect) -> SelectStatement {
         // The limit is visible, because there is no condition that PostgreSQL could take for a rare one.
         .limit(shown(NEWEST))
         .take();
-    let mut union = ids(LETTERS, newest);
-    // Recursion can't span shards.
-    if dialect == Dialect::Sharded {
-        return bounded(union, NEWEST);
-    }
-    let newest_action = Query::select()
+    let actions = Query::select()
         .column(actions::Column::Id)
         .from(actions::Entity)
-        .and_where(actions::Column::AppId.into_expr().eq(Expr::col(APP)))
+        .order_by(actions::Column::CreatedAt, Order::Desc)
         .order_by(actions::Column::Id, Order::Desc)
-        .limit(1)
+        .limit(shown(NEWEST_OF_ALL))
         .take();
-    let of_each = Query::select()
-        .expr(marked(ACTIONS))
-        .expr(newest_action)
-        .from(APPS)
-        .and_where(Expr::col(APP).is_not_null())
-        .take();
-    union.union(UnionType::All, of_each);
-    bounded(union, NEWEST + HISTORIES).with_cte(apps_with_actions(Uuid::nil(), Some(HISTORIES))).take()
+    let union = ids(LETTERS, newest).union(UnionType::All, ids(ACTIONS, actions)).take();
+    bounded(union, NEWEST + NEWEST_OF_ALL)
 }
 
 /// Selects these ids, with a mark of what they are.
