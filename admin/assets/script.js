@@ -2,6 +2,9 @@
 // Nothing here is needed: every view and every action also works without it.
 
 const PERIOD = 10_000;
+const TYPED = "input:not([type=hidden]):not([type=checkbox]), textarea";
+// What each field had when the page was shown.
+const shown = new WeakMap();
 const main = document.getElementById("main");
 const isField = (element) => element?.closest?.("input:not([type=checkbox]), select, textarea") != null;
 
@@ -49,6 +52,11 @@ function showTimes() {
     time.textContent = isShort ? text : zoned;
     time.title = `${isShort ? zoned : text}\n${time.dataset.utc}`;
   }
+  for (const bar of main.querySelectorAll(".chart a")) {
+    const title = bar.querySelector("title");
+    title.dataset.utc ??= title.textContent;
+    title.textContent = `${inZone.format(Date.parse(bar.dataset.from))}\n${title.dataset.utc}`;
+  }
 }
 
 // The banner is told once, and an action's own answer is not asked for again
@@ -69,6 +77,31 @@ function forgetBanner() {
   address.searchParams.delete("banner");
   // Not the whole of it: with the credentials that an address may have left out it would be refused.
   history.replaceState(history.state, "", address.pathname + address.search + address.hash);
+}
+
+// This tab keeps the token of the last run, so that the run's page can continue it, also after a reload of an address
+// that has no token.
+
+const RUN = "dead-letters-run";
+
+function keepRun() {
+  const next = main.querySelector("form.actions input[name=run]");
+  const run = new URL(main.dataset.instead ?? location, location).pathname;
+  try {
+    if (next) sessionStorage.setItem(RUN, JSON.stringify([run, next.value]));
+    else if (main.querySelector("progress.progress")) sessionStorage.removeItem(RUN);
+  } catch {
+    // The storage is full. The run continues while the page is open.
+  }
+}
+
+function offerRun() {
+  const form = main.querySelector("form.continue");
+  const [run, token] = JSON.parse(sessionStorage.getItem(RUN) ?? "[]");
+  if (!form || run !== location.pathname) return;
+  form.elements.run.value = token;
+  form.querySelector("button").textContent = "Continue this run";
+  form.hidden = false;
 }
 
 // Rows
@@ -195,6 +228,7 @@ function showLocalTimes() {
     const local = new Date(time.getTime() - time.getTimezoneOffset() * 60_000);
     input.value = local.toISOString().slice(0, utc.length);
     input.dataset.shown = input.value;
+    shown.set(input, input.value);
     input.title = `${utc.replace("T", " ")} UTC`;
   }
 }
@@ -275,31 +309,32 @@ function keepRunning() {
 // All of that, of a page that is new or fresh
 
 function dress() {
+  for (const field of main.querySelectorAll(TYPED)) shown.set(field, field.value);
   showTimes();
   addSelectAll();
   aimBack();
   fillCommands();
   addCopying();
+  offerRun();
 }
 
-// The way back to a list: its filter and page are in its address, and this keeps the rest while the tab is open.
+// The way back to a page: its filter and page are in its address, and this keeps the rest while the tab is open.
 
-// The list as the server writes its address: a form may have sent empty fields.
-const listOf = () => main.querySelector("#rows input[name=back]")?.value;
+// A list as the server writes its address: a form may have sent empty fields.
+const listOf = () => main.querySelector("#rows input[name=back]")?.value ?? location.search;
 const keyOf = (list) => `dead-letters-place ${location.pathname}${list}`;
 const navigation = () => performance.getEntriesByType("navigation")[0]?.type;
 
 function keepPlace() {
-  if (!main.hasAttribute("data-live")) return;
+  if (!main.hasAttribute("data-live") || main.querySelector("[data-problem]")) return;
   sessionStorage.setItem(`dead-letters-list ${location.pathname}`, location.search);
-  const list = listOf();
-  if (list == null) return;
   const at = rows().findIndex((row) => row.classList.contains("current"));
-  const place = { y: scrollY, ticked: ticked().map((box) => box.value), at, current: rows()[at]?.id };
-  sessionStorage.setItem(keyOf(list), JSON.stringify(place));
+  const current = at < 0 ? null : rowKey(rows()[at]);
+  const place = { y: scrollY, ticked: ticked().map((box) => box.value), at, current };
+  sessionStorage.setItem(keyOf(listOf()), JSON.stringify(place));
 }
 
-// From a letter, a preview, an error or another answer to a form of this list.
+// To a list: from a letter, a preview, an error or another answer to a form of it. To the overview: from any other page.
 function isReturn() {
   if (navigation() === "reload" || !document.referrer) return false;
   const before = new URL(document.referrer);
@@ -307,19 +342,21 @@ function isReturn() {
   if (before.origin !== location.origin) return false;
   before.searchParams.delete("banner");
   const root = new URL(document.querySelector(".brand").href).pathname.replace(/apps$/, "");
-  const isOfRun = ["bulk/", "runs/"].some((part) => from.startsWith(root + part));
-  return isOfRun || from.startsWith(`${here}/`) || (from === here && before.search === location.search);
+  if (from === here) return before.search === location.search;
+  const isOverview = here === `${root}apps`;
+  const ofApp = here.replace(/\/groups$/, "");
+  return [...(isOverview ? [""] : ["bulk/", "runs/"]).map((part) => root + part), `${ofApp}/`].some((start) => from.startsWith(start));
 }
 
 function restorePlace() {
-  const list = listOf();
-  const kept = list != null && JSON.parse(sessionStorage.getItem(keyOf(list)) ?? "null");
+  const kept = JSON.parse(sessionStorage.getItem(keyOf(listOf())) ?? "null");
   if (!kept) return;
   const values = new Set(kept.ticked);
   for (const box of boxes()) box.checked = values.has(box.value);
   showTicked();
   // The row may be closed by now. Then the next one has its place.
-  const current = kept.at >= 0 && (document.getElementById(kept.current) ?? rows()[Math.min(kept.at, rows().length - 1)]);
+  const same = rows().find((row) => rowKey(row) === kept.current);
+  const current = kept.at >= 0 && (same ?? rows()[Math.min(kept.at, rows().length - 1)]);
   if (current) current.classList.add("current");
   // A banner says what happened, and can undo it.
   if (!main.querySelector(".banner")) scrollTo(0, kept.y);
@@ -349,6 +386,7 @@ function busyWith() {
   const count = ticked().length;
   if (count > 0) return `${count} selected`;
   if (main.contains(document.activeElement) && isField(document.activeElement)) return "typing";
+  if ([...main.querySelectorAll(TYPED)].some((field) => field.value !== (shown.get(field) ?? field.value))) return "text entered";
   if (main.querySelector("input[name=anyway]:checked")) return "confirmed";
   if (!document.getSelection().isCollapsed) return "text selected";
 }
@@ -471,14 +509,17 @@ const CHANGES = 20;
 // Writes on each row what happened to its letter, or to the newest open letter of its group, and who did it.
 async function tellChanges(changed) {
   const lists = new Map();
-  for (const row of changed.filter((row) => !row.querySelector(".change")).slice(0, CHANGES)) {
+  const untold = changed.filter((row) => !row.querySelector(".change"));
+  for (const row of untold) {
     const path = row.querySelector("a.letter")?.pathname;
     if (!path) continue;
     const end = path.lastIndexOf("/letters/");
     const list = path.slice(0, end);
     lists.set(list, [...(lists.get(list) ?? []), [row, path.slice(end + "/letters/".length)]]);
   }
-  await Promise.all([...lists].map(([list, letters]) => tellChangesOf(list, letters)));
+  for (const [list, letters] of lists) {
+    for (let at = 0; at < letters.length; at += CHANGES) await tellChangesOf(list, letters.slice(at, at + CHANGES));
+  }
 }
 
 async function tellChangesOf(list, letters) {
@@ -583,14 +624,14 @@ addEventListener("pageshow", async (event) => {
 // Keys
 
 const KEYS = [
-  ["/", "focus the filter"],
+  ["/", "focus the filter, or the search for an id"],
   ["j, k", "next, previous row"],
   ["x", "tick the row"],
   ["Enter", "open the row"],
   ["o", "open the row in a new tab"],
   ["e", "ignore the row, the ticked letters, the letter or the rest of a run; go to a preview's note"],
   ["r", "replay the row or the ticked letters after a preview; go to the Replay button of a letter or a preview"],
-  ["u", "reopen the row, or undo what the banner says"],
+  ["u", "reopen the row or the ticked letters, or undo what the banner or the run's page says"],
   ["n, ]", "next page"],
   ["p, [", "previous page; the first one if this tab does not know it"],
   ["?", "this help"],
@@ -671,9 +712,10 @@ function replay() {
 }
 
 function undo() {
+  if (ticked().length > 0 && buttonOfTicked("reopened")) return buttonOfTicked("reopened").click();
   const reopen = main.querySelector("tr.current .act button[formaction*='/reopen']");
   if (reopen) reopen.click();
-  else click(".banner form button");
+  else click(".banner form button, section[aria-labelledby=undo] form button");
 }
 
 function openInTab() {
@@ -688,7 +730,7 @@ addEventListener("keydown", (event) => {
   if (event.repeat && !"jk".includes(event.key)) return;
   const current = main.querySelector("tr.current");
   const does = {
-    "/": () => main.querySelector(".filter input:not([type=hidden])")?.focus(),
+    "/": () => (main.querySelector(".filter input:not([type=hidden])") ?? document.getElementById("find"))?.focus(),
     "?": showHelp,
     j: () => move(1),
     k: () => move(-1),
@@ -721,6 +763,7 @@ function addHelp() {
   document.querySelector(".tools").prepend(button);
 }
 
+keepRun();
 forgetAction();
 forgetBanner();
 dress();

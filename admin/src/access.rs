@@ -609,6 +609,11 @@ pub(crate) struct AppAccess {
 }
 
 impl AppAccess {
+    /// Returns the access to all apps that the operator may see.
+    pub(crate) fn entered(&self) -> &Access {
+        &self.access
+    }
+
     pub(crate) fn attempt(&self) -> &Attempt {
         &self.access.attempt
     }

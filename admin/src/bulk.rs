@@ -229,6 +229,12 @@ impl Frozen {
         self.at.checked_add_signed(self.wait())
     }
 
+    /// Returns whether no step of the run may begin any more.
+    pub(crate) fn is_expired(&self, now: DateTime<Utc>) -> bool {
+        // A preview from the future is valid, because it comes from a replica whose clock is ahead.
+        now.signed_duration_since(self.at) > GOOD_FOR + self.wait()
+    }
+
     /// Returns how long the next stage of a replay waits. No stage of another run waits.
     fn wait(&self) -> TimeDelta {
         match self.began {
@@ -685,8 +691,7 @@ fn may_continue(access: &Access, frozen: &Frozen, now: DateTime<Utc>) -> Result<
     if !frozen.is_of(access) {
         return Err(Problem::preview_expired("the preview belongs to another operator: create a new one"));
     }
-    // A preview from the future is valid, because it comes from a replica whose clock is ahead.
-    if now.signed_duration_since(frozen.at) > GOOD_FOR + frozen.wait() {
+    if frozen.is_expired(now) {
         return Err(Problem::preview_expired("a preview expires after 15 minutes: create a new one"));
     }
     for access in &accesses {
@@ -943,6 +948,50 @@ async fn changed_by_others(
         others += part.counted.saturating_sub(part.done.max(recorded)).saturating_sub(left);
     }
     Ok(others)
+}
+
+/// Returns whether a letter is still as the run closed it, and so whether there is anything to undo.
+pub(crate) async fn has_letters(accesses: &[AppAccess], run_id: Uuid) -> Result<bool, Problem> {
+    let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(run_id);
+    for access in accesses {
+        let request = CountRequest::default().cap(1);
+        if access.store().count(access.app_id, &of_run, &request).await?.matching.count > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Counts the closed letters that match by how they were closed: for a run that is to reopen them, if some of them were
+/// replayed. Returns nothing if none was.
+pub(crate) async fn choices_of_reopening(
+    accesses: &[AppAccess],
+    filter: &DeadLetterFilter,
+) -> Result<Vec<(Resolution, CappedCount)>, Problem> {
+    if filter.resolution.is_some() {
+        return Ok(Vec::new());
+    }
+    let filter = reopenable(filter)?;
+    let mut choices = Vec::new();
+    for resolution in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
+        let closed = filter.clone().resolution(resolution);
+        let mut counts = Vec::new();
+        for access in accesses {
+            may_run(access, Action::Reopened)?;
+            check_filter(access, &closed)?;
+            let request = CountRequest::default().cap(LEFT_OUT_CAP).scan_limit(access.operator().max_scan());
+            let count = access.store().count(access.app_id, &closed, &request).await?;
+            let capped = count.matching.capped || count.scanned_back_to.is_some();
+            counts.push(CappedCount { capped, ..count.matching });
+        }
+        let count = sum(counts.into_iter());
+        match (resolution, count.count) {
+            (Resolution::Replayed, 0) => return Ok(Vec::new()),
+            (_, 0) => {}
+            _ => choices.push((resolution, count)),
+        }
+    }
+    Ok(choices)
 }
 
 /// Returns the filter of the letters that were stored since `since` and whose event the run replayed.

@@ -23,6 +23,21 @@ const LONG_FIELDS: [&str; 8] = ["back", "banner", "filter", "ids", "list", "payl
 /// The fields of a filter whose values are times.
 pub(crate) const TIMES: [&str; 4] = ["created_from", "created_before", "resolved_from", "resolved_before"];
 
+/// The fields of a filter that compare either the whole text or a part of it. A form has one input for both, and a choice.
+pub(crate) const PARTS: [&str; 2] = ["source", "op"];
+/// The value of the choice.
+pub(crate) const PART: &str = "contains";
+
+/// Returns the name of the choice of a field.
+pub(crate) fn part_choice(field: &str) -> String {
+    format!("{field}_by")
+}
+
+/// Returns the name of the filter's field that compares a part.
+pub(crate) fn part_field(field: &str) -> String {
+    format!("{field}_contains")
+}
+
 /// The app in the address.
 pub(crate) struct AppPath(pub(crate) AppId);
 
@@ -148,6 +163,7 @@ impl Fields {
             *value = if TIMES.contains(&name.as_str()) { with_zone(trimmed) } else { trimmed.to_owned() };
         }
         self.join_metadata()?;
+        self.choose_parts()?;
         let query = self.listing(access)?;
         if !fits(&query) {
             let longest = query.pairs().max_by_key(|(_, text)| text.len());
@@ -179,6 +195,24 @@ impl Fields {
         Ok(())
     }
 
+    /// Renames the fields for which the form's choice is a part of the text.
+    fn choose_parts(&mut self) -> Result<(), Problem> {
+        for field in PARTS {
+            match self.take(&part_choice(field))?.as_deref() {
+                None | Some("is") => {}
+                Some(PART) => {
+                    for (name, _) in self.0.iter_mut().filter(|(name, _)| name == field) {
+                        *name = part_field(field);
+                    }
+                }
+                Some(_) => {
+                    return Err(Problem::invalid_field(part_choice(field), "must be is or contains"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns an error if a field is left.
     pub(crate) fn end(self) -> Result<(), Problem> {
         match self.0.first() {
@@ -200,7 +234,7 @@ pub(crate) fn check_scan(scan_limit: Option<u32>, max: u32) -> Result<Option<u32
 }
 
 /// Adds UTC to a time without a zone, as the input `datetime-local` sends it: `2026-03-01T10:00`.
-fn with_zone(time: &str) -> String {
+pub(crate) fn with_zone(time: &str) -> String {
     let is_time = |text: &String| text.parse::<DateTime<Utc>>().is_ok();
     let candidates = [time.to_owned(), format!("{time}Z"), format!("{time}:00Z")];
     candidates.into_iter().find(is_time).unwrap_or_else(|| time.to_owned())

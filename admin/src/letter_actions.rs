@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
     Erased, ErrorKind, ReopenRequest, Resolution,
@@ -186,6 +187,41 @@ async fn reopen_resolved(
         sleep(pause).await;
     }
     Err(problem)
+}
+
+/// Reopens the letter if it is still as it was closed at this time.
+pub(crate) async fn undo(access: &AppAccess, id: DeadLetterId, at: DateTime<Utc>) -> Result<(), Problem> {
+    access.needs(Right::Resolve)?;
+    let attribution = attribution(access, None)?;
+    let entry = Entry::of_letter(access, "reopened", id);
+    end(entry, undo_unlocked(access, id, at, &attribution).await)
+}
+
+async fn undo_unlocked(
+    access: &AppAccess,
+    id: DeadLetterId,
+    at: DateTime<Utc>,
+    attribution: &Attribution,
+) -> Result<(), Problem> {
+    // The database has microseconds.
+    let until = at.checked_add_signed(TimeDelta::microseconds(1));
+    let this = DeadLetterFilter::default().ids([id]).resolved_from(at).resolved_before(until);
+    for pause in PAUSES {
+        let request = ReopenRequest::default().limit(1);
+        match access.store().reopen_matching(access.app_id, &this, attribution, &request).await {
+            Ok(reopened) if !reopened.ids.is_empty() => return Ok(()),
+            // If the database can be reached, others use the letter.
+            Err(error) if !error.is_transient() => return Err(error.into()),
+            _ => {}
+        }
+        let letter = summary(access, id).await?;
+        match resolved_before(&letter) {
+            None => return Err(DeadLetterRepoError::NotResolved(id).into()),
+            Some(resolved) if resolved.resolved_at != at => return Err(Problem::changed(resolved)),
+            Some(_) => sleep(pause).await,
+        }
+    }
+    Err(Problem::locked())
 }
 
 /// Returns whether the letter was reopened. It was not if others have locked or reopened it.

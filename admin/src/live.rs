@@ -33,9 +33,10 @@ use tokio::time::Instant;
 
 use crate::{
     State,
-    access::Access,
+    access::{Access, MAX_APPS_OF_RUN},
     assets::{SCRIPT, STYLE},
-    input::AppPath,
+    input::{AppPath, Query},
+    pages::apps_of_run,
     problem::Problem,
 };
 
@@ -46,6 +47,7 @@ const WHOLE_EVERY: u64 = 60;
 /// The tag of an overview of more apps is the digest of its bytes, since the version of each app is a statement.
 const MAX_APPS: usize = 20;
 const MAX_VERSIONS: usize = 1_000;
+const BUILD: &str = env!("CARGO_PKG_VERSION");
 
 /// The cached versions: of apps, and of all letters.
 #[derive(Default)]
@@ -111,6 +113,20 @@ pub(crate) async fn app(AxumState(admin): AxumState<State>, request: Request, ne
     let app_id = AppPath::from_request_parts(&mut parts, &admin).await.ok().map(|AppPath(app_id)| app_id);
     poll(&admin, parts, body, next, |access| Some(vec![Some(app_id.filter(|&id| access.operator.sees(id))?)]))
         .await
+}
+
+/// Handles polls of a run's page. They name the run's apps, or its token does.
+pub(crate) async fn run(AxumState(admin): AxumState<State>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let query = Query::from_request_parts(&mut parts, &admin).await;
+    let scope = |access: &Access| {
+        let apps = apps_of_run(access, query.ok()?.0)?;
+        // The page sends more statements than there are versions, however many apps the run has.
+        let is_seen = apps.iter().all(|&app_id| access.operator.sees(app_id));
+        (is_seen && !apps.is_empty() && apps.len() <= MAX_APPS_OF_RUN)
+            .then(|| apps.into_iter().map(Some).collect())
+    };
+    poll(&admin, parts, body, next, scope).await
 }
 
 /// Handles polls of the overview.
@@ -181,7 +197,7 @@ async fn tag(access: &Access, parts: &Parts, scope: &[Option<AppId>]) -> Result<
     let address = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |OriginalUri(uri)| uri);
     let mut digest = Sha256::new();
     // `Debug` quotes every text, so two pages never have the same one.
-    digest.update(format!("{address:?} {:?} {} {}", access.operator, STYLE.name(), SCRIPT.name()));
+    digest.update(format!("{address:?} {:?} {BUILD} {} {}", access.operator, STYLE.name(), SCRIPT.name()));
     let spread = digest.clone().finalize()[0];
     for &app_id in scope {
         let version = access.admin.versions.get(app_id, access.store().letters_version(app_id)).await?;

@@ -10,6 +10,8 @@ use axum::{
 use dead_letters::{AppId, DeadLetterId, DeadLetterState, ListQuery};
 use uuid::Uuid;
 
+use crate::pages::Back;
+
 /// The relative path from the requested address to the mount point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Root(String);
@@ -71,27 +73,19 @@ impl Root {
         self.to(with_query(format_args!("apps/{app_id}/groups"), query))
     }
 
-    /// Returns the address of the list that a request came from, if the `Referer` is a list of this app.
-    ///
-    /// The address is made of the list's parsed query. It therefore leads nowhere else, even if the header is forged.
-    pub(crate) fn list_of(&self, referrer: &str, app_id: AppId) -> Option<String> {
-        let (path, query) = referrer.split_once('?').unwrap_or((referrer, ""));
-        let is_list = path.strip_suffix(&app_id.to_string()).is_some_and(|path| path.ends_with("/apps/"));
-        if !is_list {
-            return None;
-        }
-        let fields = form_urlencoded::parse(query.as_bytes()).into_owned();
-        let fields = fields.filter(|(name, value)| name != "banner" && !value.is_empty());
-        let query = ListQuery::from_pairs(fields).ok().filter(fits)?;
-        Some(self.letters(app_id, &query))
-    }
-
     pub(crate) fn search(&self, app_id: AppId) -> String {
         self.to(format_args!("apps/{app_id}/search"))
     }
 
     pub(crate) fn letter(&self, app_id: AppId, id: DeadLetterId) -> String {
         self.to(format_args!("apps/{app_id}/letters/{id}"))
+    }
+
+    /// Returns the address of a letter whose page leads back to another one.
+    pub(crate) fn letter_from(&self, app_id: AppId, id: DeadLetterId, from: Option<&Back>) -> String {
+        let address = self.letter(app_id, id);
+        let from = from.map(|from| with_field(address.clone(), "from", &from.to_string()));
+        from.filter(|from| from.len() <= MAX_QUERY_BYTES).unwrap_or(address)
     }
 
     /// Returns the address of an action: `resolve`, `replay`, `reopen` or `reveal`.
@@ -152,30 +146,6 @@ pub(crate) fn with_field(address: String, name: &str, value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_list_is_found_by_its_referrer_and_nothing_else_is() {
-        let root = Root("../../../".to_owned());
-        let app_id: AppId = uuid::Uuid::nil().into();
-        let list = |referrer: String| root.list_of(&referrer, app_id);
-        let at = format!("https://ops.example/admin/apps/{app_id}");
-        for (query, expected) in [
-            ("", ""),
-            ("?source=orders&op=&banner=x", "?source=orders"),
-            ("?state=closed&size=20", "?state=closed&size=20"),
-        ] {
-            assert_eq!(list(format!("{at}{query}")), Some(format!("../../../apps/{app_id}{expected}")));
-        }
-        for referrer in [
-            format!("{at}/letters/{app_id}"),
-            format!("{at}?nonsense=1"),
-            format!("https://ops.example/apps/{}", uuid::Uuid::max()),
-            format!("{at}?source={}", "x".repeat(2_000)),
-            "https://ops.example/".to_owned(),
-        ] {
-            assert_eq!(list(referrer.clone()), None, "{referrer}");
-        }
-    }
 
     #[test]
     fn the_root_is_reached_from_every_depth_and_from_the_bare_prefix() {

@@ -174,6 +174,8 @@ async fn names(site: &Site) -> BTreeSet<String> {
             "payload",
             "version",
             "back",
+            "from",
+            "resolved_at",
             "limit",
             "anyway",
             "automatic",

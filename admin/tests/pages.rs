@@ -7,12 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use axum::http::{Method, StatusCode, header};
+use axum::{
+    body::Body,
+    http::{Method, Request, StatusCode, header},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    ActionRequest, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, Resolution, Retention,
-    RetentionPolicy, StoredLetter,
+    ActionRequest, Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterReplay, DeadLetterRepo, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, NewDeadLetter,
+    Resolution, Retention, RetentionPolicy, StoredLetter,
     testing::{self, FailingStore, letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -44,8 +47,12 @@ on_every_backend! {
     a_time_that_the_browsers_input_cannot_hold_is_a_text,
     an_invalid_filter_keeps_its_form_and_has_the_problem_at_its_field,
     the_filter_offers_the_sources_and_operations_of_the_app,
+    a_source_is_found_by_its_text_or_by_a_part,
+    a_time_without_a_zone_stays_in_its_input_beside_another_fields_problem,
+    a_text_that_is_no_id_stays_in_the_search_with_its_problem,
     a_list_continues_after_its_last_letter,
     a_list_is_sorted_by_age_or_by_attempts,
+    the_orders_of_closed_letters_are_named_by_when_they_were_closed,
     a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues,
     an_empty_list_says_that_nothing_failed_or_that_nothing_matches,
     open_letters_that_will_be_swept_within_a_week_are_told_of,
@@ -53,6 +60,11 @@ on_every_backend! {
     a_failure_of_the_last_day_is_a_bar_that_leads_to_it,
     a_page_of_the_same_letters_is_the_same_bytes,
     a_rows_button_resolves_it_and_returns_to_the_list,
+    a_letter_leads_back_to_the_page_that_led_to_it_after_its_actions_too,
+    a_run_from_the_overview_or_the_groups_returns_there,
+    a_letter_that_was_found_is_deleted_and_leads_back_to_the_search_or_the_run,
+    a_run_whose_token_cannot_be_opened_is_shown_by_the_history,
+    an_undo_leaves_a_letter_alone_that_others_closed_since,
     an_action_returns_to_a_list_with_a_long_filter_too,
     an_undo_makes_it_unresolved_again,
     a_banner_is_for_the_operator_whose_action_it_tells,
@@ -61,6 +73,8 @@ on_every_backend! {
     ticked_letters_are_previewed_and_no_others,
     a_bulk_run_is_undone_from_its_banner,
     closed_letters_are_reopened_from_their_tab,
+    where_some_letters_were_replayed_reopening_asks_which,
+    a_run_is_undone_once,
     without_a_tick_nothing_is_previewed,
     all_that_match_are_ignored_and_what_fails_later_is_not,
     a_staged_replay_does_one_then_ten_then_the_rest,
@@ -68,6 +82,7 @@ on_every_backend! {
     a_staged_replay_continues_after_an_event_failed_again_only_on_request,
     what_others_replayed_does_not_stop_a_run,
     letters_that_were_not_put_back_are_shown_with_what_the_service_said,
+    letters_that_were_not_put_back_are_among_the_rest_that_is_ignored,
     another_operators_run_is_shown_and_not_continued,
     a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all,
     a_staged_replay_waits_as_long_as_its_letters_took_to_fail,
@@ -79,6 +94,7 @@ on_every_backend! {
     a_replayed_letter_is_reopened_after_a_question,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
+    the_page_of_a_deleted_letter_has_its_history,
     what_is_redacted_is_revealed_to_those_who_may_and_audited,
     a_letter_shows_its_metadata_as_text_and_leads_to_its_trace,
     redacted_metadata_is_revealed_to_those_who_may_and_audited,
@@ -269,6 +285,12 @@ fn form(fields: &[(&str, &str)]) -> String {
 }
 
 impl Client {
+    /// Follows a link of this page, whose address the browser sends with the request.
+    async fn follow(&self, page: &str, link: &str) -> Answer {
+        let request = Request::get(resolved(page, link)).header(header::REFERER, format!("http://x{page}"));
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
     /// Follows redirects, as a browser does.
     async fn open(&self, path: impl AsRef<str>) -> Answer {
         let mut path = path.as_ref().to_owned();
@@ -507,6 +529,8 @@ async fn a_range_of_the_last_hours_becomes_the_time_at_which_it_begins(world: Wo
             "{wrong}"
         );
     }
+    let closed = client.get(world.at("?state=closed&within=1h")).await;
+    assert!(closed.location().contains("state=closed&resolved_from="), "{closed}");
 }
 
 async fn a_time_that_the_browsers_input_cannot_hold_is_a_text(world: World) {
@@ -568,6 +592,67 @@ async fn the_filter_offers_the_sources_and_operations_of_the_app(world: World) {
         assert_eq!(offered, options, "{path}");
         assert!(page.page().contains("list=\"sources\"") && page.page().contains("list=\"ops\""), "{page}");
     }
+}
+
+async fn a_source_is_found_by_its_text_or_by_a_part(world: World) {
+    world.letters_of(1, "orders").await;
+    world.letters_of(1, "orders-eu").await;
+    let client = world.client();
+    for (by, count, address) in [("is", 1, "?source=orders"), ("contains", 2, "?source_contains=orders")] {
+        let answer = client.get(world.at(&format!("?source=orders&source_by={by}&op=&op_by=is"))).await;
+        assert_eq!(resolved(&world.at(""), answer.location()), world.at(address));
+        let page = client.get(world.at(address)).await;
+        assert!(page.shows(&format!("{count} of {count}")), "{page}");
+        assert_eq!(page.hidden("source"), "orders");
+        let chosen =
+            format!("<option value=\"contains\"{}>", if by == "contains" { " selected" } else { "" });
+        let select =
+            page.page().split_once("name=\"source_by\"").unwrap().1.split_once("</select>").unwrap().0;
+        assert!(select.contains(&chosen), "{page}");
+    }
+    // The form sends both, if an address has both.
+    let both = client.get(world.at("?source=orders&source_contains=ord")).await;
+    assert_eq!((both.hidden("source"), both.hidden("source_contains")), ("orders".into(), "ord".into()));
+    let unknown = client.get(world.at("?source=orders&source_by=like")).await;
+    assert_eq!(unknown.status, StatusCode::BAD_REQUEST, "{unknown}");
+    let long = "x".repeat(1_500);
+    let page = client.get(world.at(&format!("?source={long}&source_by=contains"))).await;
+    assert!(
+        page.page().contains("id=\"source-error\"") && page.shows("Is too long for an address"),
+        "{page}"
+    );
+}
+
+async fn a_time_without_a_zone_stays_in_its_input_beside_another_fields_problem(world: World) {
+    world.letter().await;
+    let page = world.client().get(world.at("?created_from=2026-03-01T10:00&size=many")).await;
+    assert!(page.status == StatusCode::BAD_REQUEST && page.shows("Dead-lettered from (UTC)"), "{page}");
+    let range = page.page().split_once("id=\"custom\"").unwrap().1;
+    assert!(range.starts_with(" open"), "{page}");
+    assert!(range.contains("value=\"2026-03-01T10:00:00\" type=\"datetime-local\""), "{page}");
+}
+
+async fn a_text_that_is_no_id_stays_in_the_search_with_its_problem(world: World) {
+    let page = world.client().get("/find?id=+no-id+").await;
+    assert_eq!((page.status, page.hidden("id")), (StatusCode::BAD_REQUEST, "no-id".into()), "{page}");
+    assert!(page.page().contains("aria-invalid=\"true\" aria-describedby=\"find-error\""), "{page}");
+    assert!(page.page().contains("id=\"find-error\""), "{page}");
+    let none = world.client().get(format!("/find?id={}", Uuid::nil())).await;
+    assert!(none.hidden("id") == Uuid::nil().to_string() && !none.page().contains("aria-invalid"), "{none}");
+}
+
+async fn the_orders_of_closed_letters_are_named_by_when_they_were_closed(world: World) {
+    let ids = world.letters_of(2, "orders").await;
+    for id in ids.iter().rev() {
+        world.repo.resolve(*id, "ignored").await.unwrap();
+    }
+    let client = world.client();
+    let page = client.get(world.at("?state=closed")).await;
+    let place = |page: &Answer, id: DeadLetterId| page.page().find(&format!("id=\"{id}\"")).unwrap();
+    assert!(place(&page, ids[0]) < place(&page, ids[1]), "{page}");
+    assert!(page.shows("Last closed first") && !page.shows("Newest first"), "{page}");
+    let first = client.get(link_of(&page, &world.at(""), "First closed first")).await;
+    assert!(place(&first, ids[1]) < place(&first, ids[0]), "{first}");
 }
 
 async fn a_list_continues_after_its_last_letter(world: World) {
@@ -676,7 +761,12 @@ async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World)
     let others = Retention::default().delete_all_after(days(90));
     let policy = RetentionPolicy::new(others);
     let client = Client::from(world.admin_of(Operator::reader("ada")).retention(policy));
-    assert!(client.get("/apps").await.shows("2 will be "));
+    let overview = client.get("/apps").await;
+    assert!(overview.shows("2 will be "), "{overview}");
+    let those = link_of(&overview, "/apps", "Letters will be deleted within 7 days");
+    assert!(client.get(those).await.shows("2 of 2"));
+    let oldest = overview.links().into_iter().find(|link| link.contains("state=open&sort=oldest")).unwrap();
+    assert!(client.get(resolved("/apps", &oldest)).await.shows("3 of 3"), "{oldest}");
     for path in [world.at(""), world.at("/groups")] {
         let page = client.get(&path).await;
         assert!(page.shows("2 will be deleted within 7 days"), "{path}: {page}");
@@ -759,6 +849,136 @@ async fn a_rows_button_resolves_it_and_returns_to_the_list(world: World) {
     assert_eq!(world.row(ids[1]).await.resolution, None);
 }
 
+/// Returns where the link of this text leads.
+fn link_of(page: &Answer, at: &str, text: &str) -> String {
+    let before =
+        page.page().split_once(&format!(">{text}</a>")).unwrap_or_else(|| panic!("{text}: {page}")).0;
+    let link = before.rsplit_once("href=\"").unwrap().1;
+    resolved(at, &decoded(link.split_once('"').unwrap().0))
+}
+
+async fn a_letter_leads_back_to_the_page_that_led_to_it_after_its_actions_too(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let event = world.row(id).await.original_event_id;
+    let letter = world.at(&format!("/letters/{id}"));
+    for (page, text) in [
+        (world.at("?source=orders&size=20"), "Back to the list"),
+        (world.at("/groups?source=orders"), "Back to the groups"),
+        ("/apps?sort=most".to_owned(), "Back to the overview"),
+        (format!("/find?id={event}"), "Back to the search"),
+    ] {
+        let shown = client.follow(&page, &format!("/apps/{}/letters/{id}", world.app)).await;
+        assert_eq!(link_of(&shown, &letter, text), page);
+        let from = shown.hidden("from");
+        let edited = client.post_as(format!("{letter}/edit"), FORM, form(&[("from", &from)])).await;
+        let canceled = link_of(&edited, &format!("{letter}/edit"), "Cancel");
+        assert_eq!(link_of(&client.get(&canceled).await, &letter, text), page);
+        let asked = client.post_as(format!("{letter}/erase"), FORM, form(&[("from", &from)])).await;
+        let canceled = link_of(&asked, &format!("{letter}/erase"), "Cancel");
+        assert_eq!(link_of(&client.get(&canceled).await, &letter, text), page);
+        let fields = [("from", &*from), ("resolution", "ignored")];
+        let done = world.act(&client, &format!("{letter}/resolve"), &fields).await;
+        assert_eq!(link_of(&done, &letter, text), page);
+        let undo = [("from", &*done.hidden("from")), ("resolved_at", &done.hidden("resolved_at"))];
+        let undone = world.act(&client, &format!("{letter}/reopen"), &undo).await;
+        assert!(undone.shows("The letter is unresolved again:"), "{undone}");
+        assert_eq!(link_of(&undone, &letter, text), page);
+        // An error page has the way back too.
+        let again = [("from", &*from), ("resolution", "ignored")];
+        world.repo.resolve(id, "ignored").await.unwrap();
+        let problem = client.post_as(format!("{letter}/resolve"), FORM, form(&again)).await;
+        assert_eq!(problem.status, StatusCode::CONFLICT, "{problem}");
+        assert_eq!(link_of(&problem, &format!("{letter}/resolve"), text), page);
+        world.repo.reopen(world.app, id, &Attribution::default()).await.unwrap();
+    }
+    for from in ["https://elsewhere.example/", "/apps", "?nonsense=1"] {
+        let answer = client.get(format!("{letter}?{}", form(&[("from", from)]))).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer}");
+    }
+}
+
+async fn a_run_from_the_overview_or_the_groups_returns_there(world: World) {
+    let client = world.client();
+    for (at, back) in
+        [("/apps?sort=most", "apps?sort=most"), ("/groups?source=orders", "groups?source=orders")]
+    {
+        world.letters_of(2, "orders").await;
+        let at = if at.starts_with("/apps") { at.to_owned() } else { world.at(at) };
+        if at.starts_with("/apps?") {
+            assert_eq!(client.get(&at).await.hidden("back"), back);
+        }
+        let fields = [("filter", "?state=open"), ("back", back), ("action", "ignored")];
+        let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+        assert_eq!(link_of(&preview, "/bulk/preview", "Cancel"), at);
+        let fields = [("token", &*preview.hidden("token")), ("back", &preview.hidden("back"))];
+        let answer = client.post_as("/bulk/run", FORM, form(&fields)).await;
+        let told = resolved("/bulk/run", answer.location());
+        assert!(told.starts_with(&at), "{told}");
+        let page = client.get(&told).await;
+        assert!(page.shows("2 letters are ignored:") && page.shows("Undo"), "{page}");
+        let undo =
+            [("app", world.app.to_string()), ("run_id", page.hidden("run_id")), ("back", back.to_owned())];
+        let undo = undo.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let answer = client.post_as("/bulk/undo", FORM, form(&undo)).await;
+        assert!(resolved("/bulk/undo", answer.location()).starts_with(&at), "{answer}");
+        for id in
+            world.repo.list(world.app, &DeadLetterFilter::default(), &Default::default()).await.unwrap().items
+        {
+            world.repo.resolve(id.id, "ignored").await.unwrap();
+        }
+    }
+}
+
+async fn a_letter_that_was_found_is_deleted_and_leads_back_to_the_search_or_the_run(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    let all = DeadLetterFilter::default().ids([ids[2]]);
+    let by = Attribution::by("ada").run_id(Uuid::now_v7());
+    world.repo.resolve_matching(world.app, &all, Resolution::Ignored, &by, 1).await.unwrap();
+    let event = world.row(ids[1]).await.original_event_id;
+    let of_run = format!("/runs/{}?app={}", by.run_id.unwrap(), world.app);
+    for (id, page) in [(ids[0], format!("/find?id={event}")), (ids[1], of_run)] {
+        let letter = client.follow(&page, &format!("/apps/{}/letters/{id}", world.app)).await;
+        let id = id.to_string();
+        let fields =
+            [("ids", &*id), ("back", &*letter.hidden("back")), ("action", "deleted"), ("state", "any")];
+        let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+        let fields = [("token", &*preview.hidden("token")), ("back", &preview.hidden("back"))];
+        let shown = world.act(&client, "/bulk/run", &fields).await;
+        assert!(shown.status == StatusCode::OK && shown.shows("1 letter is deleted"), "{page}: {shown}");
+    }
+}
+
+async fn a_run_whose_token_cannot_be_opened_is_shown_by_the_history(world: World) {
+    world.letters_of(2, "orders").await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let fields = [("token", &*preview.hidden("token")), ("limit", "1")];
+    let step = client.post_as("/bulk/run", FORM, form(&fields)).await;
+    let result = resolved("/bulk/run", step.location());
+    assert!(client.get(&result).await.shows("Replayed 1 of 2"));
+    let restarted = world.admin_of(Operator::full("ada")).key([8; 32]).unwrap();
+    let page = Client::from(restarted).get(&result).await;
+    assert!(page.status == StatusCode::OK && page.shows("Replayed, 1 letter"), "{page}");
+}
+
+async fn an_undo_leaves_a_letter_alone_that_others_closed_since(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}"));
+    let page = world.act(&client, &format!("{path}/resolve"), &[("resolution", "ignored")]).await;
+    let undo = form(&[("resolved_at", &page.hidden("resolved_at"))]);
+    world.repo.reopen(world.app, id, &Attribution::by("bob")).await.unwrap();
+    let open = client.post_as(format!("{path}/reopen"), FORM, undo.clone()).await;
+    assert_eq!(open.status, StatusCode::CONFLICT, "{open}");
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
+    let closed = client.post_as(format!("{path}/reopen"), FORM, undo.clone()).await;
+    assert_eq!(closed.status, StatusCode::CONFLICT, "{closed}");
+    assert!(closed.shows("The letter was ignored by bob,"), "{closed}");
+    assert_eq!(world.row(id).await.resolved_by.as_deref(), Some("bob"));
+}
+
 async fn an_action_returns_to_a_list_with_a_long_filter_too(world: World) {
     let last_error = "ü".repeat(200);
     let id = world.insert(NewDeadLetter { last_error: last_error.clone(), ..letter(world.app) }).await;
@@ -769,6 +989,20 @@ async fn an_action_returns_to_a_list_with_a_long_filter_too(world: World) {
     let page = world.act(&client, &path, &[("back", &list.hidden("back")), ("resolution", "ignored")]).await;
     assert!(page.shows("The letter is ignored:") && page.shows("No letter matches"), "{page}");
     assert_eq!(page.hidden("error_contains"), last_error);
+}
+
+async fn the_page_of_a_deleted_letter_has_its_history(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let path = world.at(&format!("/letters/{id}"));
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
+    let this = DeadLetterFilter::default().state(DeadLetterState::Any).ids([id]);
+    world.repo.delete_matching(world.app, &this, &Attribution::by("ada"), 1).await.unwrap();
+    let page = client.get(&path).await;
+    assert_eq!(page.status, StatusCode::GONE, "{page}");
+    assert!(page.shows("The letter is deleted") && page.shows("Resolved: ignored by bob"), "{page}");
+    let never = client.get(world.at(&format!("/letters/{}", Uuid::new_v4()))).await;
+    assert_eq!(never.status, StatusCode::NOT_FOUND, "{never}");
 }
 
 async fn an_undo_makes_it_unresolved_again(world: World) {
@@ -878,6 +1112,50 @@ async fn a_bulk_run_is_undone_from_its_banner(world: World) {
     assert!(page.shows("0 letters are reopened:"), "{page}");
 }
 
+async fn where_some_letters_were_replayed_reopening_asks_which(world: World) {
+    let ids = world.letters_of(4, "orders").await;
+    world.replay(ids[0]).await;
+    for id in &ids[1..3] {
+        world.repo.resolve(*id, "ignored").await.unwrap();
+    }
+    let client = world.client();
+    let list = client.open(world.at("?state=closed")).await;
+    let all = list.hidden("filter");
+    let ticked: Vec<_> = ids[..2].iter().map(ToString::to_string).collect();
+    let of_ticked = [("state", "closed"), ("ids", "\"\""), ("ids", &*ticked[0]), ("ids", &*ticked[1])];
+    for (fields, ignored) in [(&[("filter", &*all)][..], 2), (&of_ticked[..], 1)] {
+        let fields = [fields, &[("action", "reopened"), ("back", "?state=closed")]].concat();
+        let question = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+        assert_eq!(question.status, StatusCode::OK, "{question}");
+        assert!(question.shows("Reopen which letters?") && question.shows("1 replayed…"), "{question}");
+        assert!(question.shows(&format!("{ignored} ignored…")) && !question.shows("handled by script"));
+        for (name, count) in [("ignored", ignored), ("replayed", 1)] {
+            let buttons = tags(question.page()).into_iter().filter(|(tag, _)| tag == "button");
+            let values = buttons.flat_map(|(_, attributes)| attributes).filter(|(name, _)| name == "value");
+            let filter = values.map(|(_, value)| decoded(&value)).find(|value| value.contains(name)).unwrap();
+            let fields = [("filter", &*filter), ("back", &question.hidden("back")), ("action", "reopened")];
+            let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+            let letters = if count == 1 { "letter" } else { "letters" };
+            assert!(preview.shows(&format!("Reopen {count} {letters}?")), "{preview}");
+        }
+    }
+    assert_eq!(world.row(ids[0]).await.resolution, Some(Resolution::Replayed));
+}
+
+async fn a_run_is_undone_once(world: World) {
+    world.letters_of(2, "orders").await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "ignored")])).await;
+    world.act(&client, "/bulk/run", &[("token", &preview.hidden("token"))]).await;
+    let run_id = world.run_id().await;
+    let of_run = format!("/runs/{run_id}?app={}", world.app);
+    assert!(client.get(&of_run).await.shows("Undo"));
+    let undo = world.form(&[("run_id", &run_id.to_string())]);
+    client.post_as("/bulk/undo", FORM, undo).await;
+    let page = client.get(&of_run).await;
+    assert!(page.shows("Resolved: ignored, 2 letters") && !page.shows("Undo"), "{page}");
+}
+
 async fn closed_letters_are_reopened_from_their_tab(world: World) {
     let ids = world.letters_of(3, "orders").await;
     for id in &ids[..2] {
@@ -914,9 +1192,10 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
     let fields = [("state", &*state), ("resolution", &*resolution), ("ids", &*one), ("action", "reopened")];
     let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     assert!(preview.shows("Reopen 1 letter?") && preview.shows("Note (optional)"), "{preview}");
+    assert!(preview.shows("These letters were replayed"), "{preview}");
     let fields = [("state", &*state), ("ids", &*one), ("action", "reopened")];
-    let refused = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
-    assert!(refused.shows("choose the resolution to reopen"), "{refused}");
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+    assert!(preview.shows("Reopen 1 letter?") && preview.shows("These letters were replayed"), "{preview}");
 }
 
 async fn without_a_tick_nothing_is_previewed(world: World) {
@@ -1056,6 +1335,19 @@ async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(wor
     assert!(!text.contains('\u{202e}'), "{page}");
 }
 
+async fn letters_that_were_not_put_back_are_among_the_rest_that_is_ignored(world: World) {
+    let ids = world.letters_of(3, "orders").await;
+    let client = world.client();
+    world.outbox.refuse(world.row(ids[0]).await.original_event_id, "the event is back already");
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
+    let fields = [("token", &*preview.hidden("token")), ("limit", "2")];
+    let page = world.act(&client, "/bulk/run", &fields).await;
+    assert!(page.shows("Replayed 1 of 3") && page.shows("Ignore the other 2…"), "{page}");
+    let rest = [("action", "ignored"), ("filter", &*page.hidden("filter"))];
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&rest)).await;
+    assert!(preview.shows("Ignore 2 letters?"), "{preview}");
+}
+
 async fn another_operators_run_is_shown_and_not_continued(world: World) {
     world.letters_of(3, "orders").await;
     let client = world.client();
@@ -1085,7 +1377,7 @@ async fn a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all(world:
         ("app", &*two),
         ("action", "ignored"),
         ("filter", "?source=orders"),
-        ("back", "?q=x"),
+        ("back", "?source=x"),
     ];
     let preview = client.post_as("/bulk/preview", FORM, form(&fields)).await;
     assert!(preview.shows("Ignore 5 letters?"), "{preview}");
@@ -1097,9 +1389,11 @@ async fn a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all(world:
         preview.shows(&format!("dead-letters count --app {two} --state open --source orders")),
         "{preview}"
     );
-    let fields = [("token", &*preview.hidden("token")), ("back", "?q=x"), ("note", "both")];
+    let fields = [("token", &*preview.hidden("token")), ("back", "?source=x"), ("note", "both")];
     let page = world.act(&client, "/bulk/run", &fields).await;
     assert!(page.shows("Ignored 5 of 5") && page.shows("3 of 3") && page.shows("2 of 2"), "{page}");
+    // A list is of one app.
+    assert_eq!(link_of(&page, "/runs/x", "Back to the overview"), "/apps");
 
     // A colleague who may see one of the apps sees its share.
     let run_id = world.run_id().await;

@@ -623,7 +623,7 @@ pub(crate) struct Rebuild {
 #[cfg(feature = "serve")]
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example"
+    after_help = "Examples:\n  dead-letters serve\n  dead-letters serve --listen 0.0.0.0:8025 --token-file /run/secrets/token --host ops.example\n  dead-letters serve --allow edit,delete --redact /customer/email"
 )]
 pub(crate) struct Serve {
     /// Address to listen on; without a token it must be a loopback address
@@ -641,9 +641,31 @@ pub(crate) struct Serve {
     /// Host name that clients use besides localhost; requires a token
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Vec<String>,
+    /// Right that operators have besides reading, resolving, reopening and replaying
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "RIGHT")]
+    pub(crate) allow: Vec<Allow>,
+    /// JSON pointer to values in payloads that pages and API show only on request; repeat it for several; each request is logged
+    #[arg(long, value_name = "POINTER")]
+    pub(crate) redact: Vec<String>,
+    /// As --redact, in metadata; repeat it for several
+    #[arg(long, value_name = "POINTER")]
+    pub(crate) redact_metadata: Vec<String>,
+    /// Address of a trace, for letters whose metadata has a `traceparent`: https://jaeger.example/trace/{trace_id}
+    #[arg(long, value_name = "URL")]
+    pub(crate) trace_url: Option<String>,
     /// Format of the log on standard error
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) log_format: crate::log::LogFormat,
+}
+
+/// A right that operators of `serve` do not have by default.
+#[cfg(feature = "serve")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allow {
+    /// Edit a payload before its replay
+    Edit,
+    /// Delete letters, and erase their content
+    Delete,
 }
 
 /// Manage the database schema

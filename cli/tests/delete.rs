@@ -3,7 +3,8 @@
 use std::fs;
 
 use dead_letters::{
-    DeadLetterRead, DeadLetterRepo, PayloadKind, Resolution, StoredLetter, testing::stored_letter,
+    ActionRequest, DeadLetterRead, DeadLetterRepo, PayloadKind, Resolution, StoredLetter,
+    testing::stored_letter,
 };
 use tempfile::TempDir;
 
@@ -65,6 +66,8 @@ async fn letters_are_erased_after_a_question(store: Store) {
     let again = store.run(&format!("{line} --yes"));
     assert!(again.code == 0 && again.out == "0\n" && again.err.contains("is erased already"), "{again:?}");
     assert_eq!(store.run("count --app {app} --erased true").lines(), [["2"]]);
+    let history = store.repo.actions(store.app, &ActionRequest::default().limit(2)).await.unwrap();
+    assert!(history[0].run_id.is_some() && history[0].run_id == history[1].run_id, "{history:?}");
 }
 
 async fn an_erased_letter_is_not_replayed(store: Store) {

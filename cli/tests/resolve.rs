@@ -1,6 +1,7 @@
 //! Tests of resolving, reopening and replaying.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
@@ -8,8 +9,8 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, Resolution,
-    StoredLetter,
+    ActionRequest, Attribution, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer,
+    NewDeadLetter, Resolution, StoredLetter,
     testing::{letter, stored_letter},
 };
 use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
@@ -29,6 +30,7 @@ on_every_backend! {
     a_terminal_shows_how_far_it_is,
     resolved_letters_are_reopened,
     the_history_has_who_reopened_letters_and_why,
+    the_letters_of_one_command_are_one_run,
     a_services_own_program_replays,
     a_services_own_program_applies_the_services_own_steps,
     letters_that_can_t_be_replayed_are_named_and_the_rest_is_replayed,
@@ -234,6 +236,17 @@ async fn the_history_has_who_reopened_letters_and_why(store: Store) {
         );
         let letter = store.repo.get(id).await.unwrap().unwrap();
         assert_eq!((letter.resolved_by, letter.resolution_note), (None, None));
+    }
+}
+
+async fn the_letters_of_one_command_are_one_run(store: Store) {
+    store.import(1_100, 1).await;
+    for (line, batches) in [("resolve --app {app} --all --yes", 2), ("reopen --app {app} --all --yes", 2)] {
+        assert_eq!(store.run(line).lines(), [["1100"]], "{line}");
+        let history = store.repo.actions(store.app, &ActionRequest::default().limit(batches)).await.unwrap();
+        let runs: BTreeSet<_> = history.iter().map(|action| action.run_id.unwrap()).collect();
+        let letters: u64 = history.iter().map(|action| action.letters).sum();
+        assert_eq!((runs.len(), letters), (1, 1_100), "{line}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dead_letters::DeadLetterRepo;
+use dead_letters::{DeadLetterRepo, testing};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 
 use crate::support::{PROGRAM, Store, program, terminate};
@@ -21,6 +21,8 @@ on_every_backend! {
     what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log,
     requests_and_actions_are_logged_as_json,
     a_request_that_is_half_sent_does_not_keep_it_alive,
+    operators_edit_and_delete_only_where_it_is_allowed,
+    what_is_redacted_is_hidden_and_a_trace_is_linked,
     the_health_check_needs_no_token_and_shows_nothing,
     the_health_check_fails_while_the_table_cannot_be_read,
     the_health_check_fails_while_a_migration_step_is_missing,
@@ -263,6 +265,52 @@ fn becomes(address: &str, status: &str, body: &str) {
         assert!(began.elapsed() < Duration::from_secs(20), "{health:?}");
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+async fn operators_edit_and_delete_only_where_it_is_allowed(store: Store) {
+    let id = store.letter("orders", "smtp: 451").await;
+    let erase = format!(
+        "POST /api/apps/{}/erase HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: 48\r\nConnection: close\r\n\r\n{{\"ids\":[\"{id}\"]}}",
+        store.app
+    );
+    for (args, answers) in [(&[][..], "HTTP/1.1 403"), (&["--allow", "edit,delete"], "HTTP/1.1 200")] {
+        let (mut program, address, notes) = serve(&store, args, None);
+        let can =
+            if args.is_empty() { "can resolve letters" } else { "can resolve, edit and delete letters" };
+        assert!(notes.iter().any(|note| note.contains(can)), "{notes:?}");
+        let answer = ask(&address, &erase);
+        assert!(answer.starts_with(answers), "{args:?}: {answer}");
+        terminate(&program);
+        assert!(program.wait().unwrap().success());
+    }
+    store.run("serve --allow everything").fails(2, "--allow");
+}
+
+async fn what_is_redacted_is_hidden_and_a_trace_is_linked(store: Store) {
+    let mut letter = testing::letter(store.app);
+    letter.payload = serde_json::json!({ "secret": "s3cret", "order": 4711 });
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    letter.metadata.insert("traceparent".to_owned(), traceparent.into());
+    letter.metadata.insert("user".to_owned(), "Ada Lovelace".into());
+    let id = store.repo.insert(letter).await.unwrap();
+    let args = [
+        "--redact",
+        "/secret",
+        "--redact-metadata",
+        "/user",
+        "--trace-url",
+        "http://trace.example/{trace_id}",
+    ];
+    let (mut program, address, _) = serve(&store, &args, None);
+    let page = ask(&address, &format!("GET /apps/{}/letters/{id} HTTP/1.1\r\nHost: localhost", store.app));
+    assert!(page.contains("4711") && !page.contains("s3cret") && !page.contains("Lovelace"), "{page}");
+    assert!(page.contains("http://trace.example/4bf92f3577b34da6a3ce929d0e0e4736"), "{page}");
+    terminate(&program);
+    assert!(program.wait().unwrap().success());
+    store.run("serve --redact secret").fails(2, "--redact: ");
+    store.run("serve --redact-metadata user").fails(2, "--redact-metadata: ");
+    store.run("serve --trace-url ftp://x").fails(2, "--trace-url: ");
 }
 
 async fn the_health_check_needs_no_token_and_shows_nothing(store: Store) {

@@ -12,10 +12,12 @@ use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, ListSort, NewErrorGroup,
-    NewErrorGroups, NewGroupRequest, NewGroupState, PageRequest, RecentApp,
+    NewErrorGroups, NewGroupRequest, NewGroupState, PageRequest, RecentApp, RetentionPolicy,
 };
 
 use super::{
+    back::Back,
+    banner::{Banner, On},
     command::Command,
     frame::Frame,
     groups::signature,
@@ -59,10 +61,14 @@ struct AppsPage {
     has_groups: bool,
     /// Where the form of a group previews a bulk run.
     preview: String,
+    /// The overview as it is shown, for the forms.
+    back: Back,
     may_replay: bool,
     may_resolve: bool,
     apps: Vec<App>,
     has_open: bool,
+    /// Whether more apps had an action within 7 days than the page lists.
+    has_more_recent: bool,
     sort: Option<Sorted>,
     next: Option<String>,
     is_first: bool,
@@ -80,13 +86,18 @@ struct App {
     span: Option<(Time, Time)>,
     /// The address of the open letters, oldest first.
     oldest: String,
+    /// The address of the open letters that the sweeper will delete within a week, if there are any.
+    swept: Option<String>,
     /// When the last action was done, if the app has no open letter.
     last_action: Option<Time>,
 }
 
 impl App {
-    fn open(root: &Root, name: Text, backlog: Backlog) -> Self {
+    fn open(root: &Root, name: Text, backlog: Backlog, policy: Option<&RetentionPolicy>) -> Self {
+        let swept = policy.and_then(|policy| listing::swept_before(policy, backlog.app_id, Utc::now()));
+        let swept = swept.filter(|&before| backlog.oldest < before);
         Self {
+            swept: swept.map(|before| listing::swept_address(root, backlog.app_id, before)),
             id: backlog.app_id,
             name,
             address: root.letters(backlog.app_id, &ListQuery::default()),
@@ -109,6 +120,7 @@ impl App {
             unresolved: Amount::exactly(0),
             open: Amount::exactly(0),
             span: None,
+            swept: None,
             last_action: Some(Time(app.last_action_at)),
         }
     }
@@ -127,6 +139,8 @@ struct Group {
     source: Text,
     op: Text,
     open: u64,
+    /// Whether the search ended before all letters were examined.
+    is_capped: bool,
     last: DateTime<Utc>,
     state: NewGroupState,
     /// When the last letter of the group was closed, if the group regressed.
@@ -144,7 +158,7 @@ struct AppOfGroup {
 }
 
 impl Group {
-    fn new(root: &Root, name: Text, group: NewErrorGroup) -> Self {
+    fn new(root: &Root, name: Text, group: NewErrorGroup, is_capped: bool) -> Self {
         let open =
             DeadLetterFilter::default().state(DeadLetterState::Open).group_key(group.group_key.clone());
         let mut of_app = Self {
@@ -157,6 +171,7 @@ impl Group {
             source: Text::cut(&group.source, 100),
             op: Text::cut(&group.op, 100),
             open: group.open,
+            is_capped,
             last: group.last_seen,
             state: group.state,
             regressed_at: group.last_closed_at.filter(|_| group.state == NewGroupState::Regressed),
@@ -165,7 +180,8 @@ impl Group {
             apps: Vec::new(),
         };
         of_app.address = root.letters(group.app_id, &open.into());
-        let (address, open) = (of_app.address.clone(), Amount::exactly(group.open));
+        let open = Amount { count: group.open, capped: is_capped };
+        let address = of_app.address.clone();
         of_app.apps.push(AppOfGroup { id: group.app_id, name, address, open });
         of_app
     }
@@ -194,7 +210,7 @@ impl Group {
     }
 
     fn open(&self) -> Amount {
-        Amount::exactly(self.open)
+        Amount { count: self.open, capped: self.is_capped }
     }
 
     fn last(&self) -> Time {
@@ -224,10 +240,20 @@ struct Sorted {
     most: String,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sort {
+/// The order of the apps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sort {
     Oldest,
     Most,
+}
+
+impl Sort {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Most => "most",
+        }
+    }
 }
 
 impl FromStr for Sort {
@@ -244,8 +270,12 @@ impl FromStr for Sort {
 
 pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -> Result<Response, Problem> {
     let after: Option<AppId> = fields.parse("after", "must be the id of an app")?;
-    let by = fields.parse("sort", "must be oldest or most")?.unwrap_or(Sort::Oldest);
+    let by: Option<Sort> = fields.parse("sort", "must be oldest or most")?;
+    let banner = fields.take("banner")?;
     fields.end()?;
+    let back = Back::Overview(by, after);
+    let banner = Banner::read(&access, &root, banner, None, &On::Page(back.clone())).await?;
+    let by = by.unwrap_or(Sort::Oldest);
     let mut request = BacklogRequest::default();
     request.among = access.operator.apps().map(|apps| apps.iter().copied().collect());
     let store = access.store();
@@ -264,8 +294,9 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     }
     let next = apps.last().filter(|_| has_more);
     let next = next.map(|last| with_field(root.apps(), "after", &last.app_id.to_string()));
-    let sorted = |sort| with_field(root.apps(), "sort", sort);
-    let sort = Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted("oldest"), most: sorted("most") };
+    let sorted = |sort: Sort| with_field(root.apps(), "sort", sort.as_str());
+    let sort =
+        Sorted { is_by_oldest: by == Sort::Oldest, oldest: sorted(Sort::Oldest), most: sorted(Sort::Most) };
     // A count over some apps, or with a policy of many apps, would take a statement for each app.
     let policy = access.admin.retention.as_ref().filter(|policy| policy.apps.len() <= MAX_OWN_RETENTIONS);
     let swept = match (policy, request.among.is_none()) {
@@ -284,29 +315,38 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         found = store.new_error_groups(&open).await?;
     }
     let has_more_groups = found.groups.len() == GROUPS as usize;
+    let retention = access.admin.retention.as_ref();
     let mut shown: Vec<_> =
-        apps.into_iter().map(|backlog| App::open(&root, name(backlog.app_id), backlog)).collect();
+        apps.into_iter().map(|backlog| App::open(&root, name(backlog.app_id), backlog, retention)).collect();
+    let mut has_more_recent = false;
     if !is_by_app {
         let open: BTreeSet<_> = shown.iter().map(|app| app.id).collect();
         let recent = store.recent_apps(Utc::now() - STAYS).await?.into_iter();
-        let recent = recent.filter(|app| access.operator.sees(app.app_id) && !open.contains(&app.app_id));
-        let mut recent: Vec<_> = recent.collect();
-        recent.sort_by_key(|app| Reverse(app.last_action_at));
+        let mut recent: Vec<_> = recent
+            .filter(|app| access.operator.sees(app.app_id) && !open.contains(&app.app_id))
+            .take(PAGE as usize + 1)
+            .collect();
+        has_more_recent = recent.len() > PAGE as usize;
         recent.truncate(PAGE as usize);
         shown.extend(recent.iter().map(|app| App::recent(&root, name(app.app_id), app)));
     }
     html(&AppsPage {
-        frame: Frame::new(&root, &access).here("Overview").live(),
+        frame: Frame::new(&root, &access).here("Overview").live().banner(banner),
         swept,
-        groups: merged(found.groups.into_iter().map(|group| Group::new(&root, name(group.app_id), group))),
+        groups: merged(found.groups.into_iter().map(|group| {
+            let name = name(group.app_id);
+            Group::new(&root, name, group, found.scanned_back_to.is_some())
+        })),
         scanned_back_to: found.scanned_back_to.map(Time),
         has_more_groups,
         has_groups,
         preview: root.bulk("preview"),
+        back,
         may_replay: access.may(Right::Replay),
         may_resolve: access.may(Right::Resolve),
         has_open: shown.iter().any(|app| app.span.is_some()),
         apps: shown,
+        has_more_recent,
         sort: (!is_by_app).then_some(sort),
         next,
         is_first: after.is_none(),

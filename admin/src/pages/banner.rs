@@ -5,16 +5,18 @@
 use std::borrow::Cow;
 
 use axum::response::Response;
+use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    back::Back,
     see_other,
     text::{Amount, Text, action_words},
 };
 use crate::{
-    access::AppAccess,
+    access::{Access, AppAccess},
     bulk::Action,
     problem::Problem,
     token::Purpose,
@@ -42,22 +44,19 @@ pub(crate) struct Undo {
 
 impl Undo {
     /// Returns the form that undoes a bulk run in these apps, and returns to the list.
-    pub(crate) fn of_run(root: &Root, apps: &[AppId], run_id: Uuid, back: &ListQuery) -> Self {
+    pub(crate) fn of_run(root: &Root, apps: &[AppId], run_id: Uuid, back: &Back) -> Self {
         let apps = apps.iter().map(|app_id| ("app", app_id.to_string()));
-        let fields = apps.chain([("run_id", run_id.to_string()), ("back", back_text(back))]);
+        let fields = apps.chain([("run_id", run_id.to_string()), ("back", back.to_string())]);
         Self { action: root.bulk("undo"), fields: fields.collect() }
     }
 
-    /// Returns the form of an action on a letter, which returns to the list, or to the letter.
-    fn of_letter(
-        access: &AppAccess,
-        root: &Root,
-        id: DeadLetterId,
-        action: &str,
-        back: Option<&ListQuery>,
-    ) -> Self {
-        let fields = back.map(|back| ("back", back_text(back))).into_iter().collect();
-        Self { action: root.letter_action(access.app_id, id, action), fields }
+    /// Returns the form of an action on a letter, which returns to the page of the banner.
+    fn of_letter(root: &Root, app_id: AppId, id: DeadLetterId, action: &str, on: &On) -> Self {
+        let fields = match on {
+            On::Page(back) => vec![("back", back.to_string())],
+            On::Letter(from) => from.iter().map(|from| ("from", from.to_string())).collect(),
+        };
+        Self { action: root.letter_action(app_id, id, action), fields }
     }
 
     fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -66,11 +65,19 @@ impl Undo {
     }
 }
 
+/// The page that shows a banner.
+pub(crate) enum On {
+    /// The letter's own page, and the page that it leads back to.
+    Letter(Option<Back>),
+    /// Another page, which actions return to.
+    Page(Back),
+}
+
 /// The outcome of an action.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Told {
-    /// One letter was resolved like this, which can be undone.
-    Resolved(DeadLetterId, Resolution),
+    /// One letter was resolved like this. It can be undone while the letter has this `resolved_at`.
+    Resolved(DeadLetterId, Resolution, Option<DateTime<Utc>>),
     Replayed(DeadLetterId),
     ReplayedEdited(DeadLetterId),
     /// One letter was reopened. It had this resolution.
@@ -101,51 +108,64 @@ pub(crate) fn tell(access: &AppAccess, address: String, told: Told) -> Response 
 }
 
 impl Banner {
-    /// Returns the banner of the address if it belongs to this operator and app.
+    /// Returns the banner of the address if it belongs to this operator, and to this app if there is one.
     pub(crate) async fn read(
-        access: &AppAccess,
+        access: &Access,
         root: &Root,
         token: Option<String>,
-        back: Option<&ListQuery>,
+        app_id: Option<AppId>,
+        on: &On,
     ) -> Result<Option<Self>, Problem> {
-        let sealed = token.and_then(|token| access.admin().key.open::<Sealed>(Purpose::Banner, &token));
-        let is_ours =
-            |sealed: &Sealed| sealed.operator == access.operator().name() && sealed.app_id == access.app_id;
-        let Some(Sealed { told, .. }) = sealed.filter(is_ours) else { return Ok(None) };
-        let app_id = access.app_id;
+        let sealed = token.and_then(|token| access.admin.key.open::<Sealed>(Purpose::Banner, &token));
+        let is_ours = |sealed: &Sealed| {
+            sealed.operator == access.operator.name()
+                && access.operator.sees(sealed.app_id)
+                && app_id.is_none_or(|app_id| app_id == sealed.app_id)
+        };
+        let Some(Sealed { told, app_id, .. }) = sealed.filter(is_ours) else { return Ok(None) };
         let undo = match told {
-            Told::Resolved(id, _) => Some(Undo::of_letter(access, root, id, "reopen", back)),
+            Told::Resolved(id, _, Some(at)) => {
+                let undo = Undo::of_letter(root, app_id, id, "reopen", on);
+                Some(undo.with("resolved_at", &at.to_rfc3339_opts(SecondsFormat::Micros, true)))
+            }
             // Only a replay closes a letter as replayed, and only a handler knows that it failed.
             Told::Reopened(id, Some(resolution @ (Resolution::Ignored | Resolution::HandledByScript))) => {
-                let undo = Undo::of_letter(access, root, id, "resolve", back);
+                let undo = Undo::of_letter(root, app_id, id, "resolve", on);
                 Some(undo.with("resolution", resolution.as_str()))
             }
             Told::Run { run_id, action, done: 1.., .. } if action.can_be_undone() => {
-                Some(Undo::of_run(root, &[app_id], run_id, back.unwrap_or(&ListQuery::default())))
+                let back = match on {
+                    On::Page(back) => back,
+                    On::Letter(_) => &Back::default(),
+                };
+                Some(Undo::of_run(root, &[app_id], run_id, back))
             }
             _ => None,
         };
         let link = match told {
             Told::Run { done: 0, .. } => None,
             Told::Run { run_id, .. } => Some(Link { address: root.run(run_id, &[app_id]), name: "The run" }),
-            // The letter's own page has no link to itself.
-            Told::Resolved(id, _)
+            Told::Resolved(id, ..)
             | Told::Replayed(id)
             | Told::ReplayedEdited(id)
             | Told::Reopened(id, _)
-            | Told::Erased(id) => back.map(|_| Link { address: root.letter(app_id, id), name: "The letter" }),
+            | Told::Erased(id) => match on {
+                // The letter's own page has no link to itself.
+                On::Letter(_) => None,
+                On::Page(_) => Some(Link { address: root.letter(app_id, id), name: "The letter" }),
+            },
         };
-        Ok(Some(Self { text: told.text(access).await?.into(), link, undo }))
+        Ok(Some(Self { text: told.text(access, app_id).await?.into(), link, undo }))
     }
 }
 
 impl Told {
-    async fn text(self, access: &AppAccess) -> Result<String, Problem> {
+    async fn text(self, access: &Access, app_id: AppId) -> Result<String, Problem> {
         let (id, what) = match self {
-            Self::Resolved(id, Resolution::HandledByScript) => {
+            Self::Resolved(id, Resolution::HandledByScript, _) => {
                 (id, "The letter is resolved as handled by script")
             }
-            Self::Resolved(id, _) => (id, "The letter is ignored"),
+            Self::Resolved(id, ..) => (id, "The letter is ignored"),
             Self::Replayed(id) => (id, "The letter is replayed and its event is back in the outbox"),
             Self::ReplayedEdited(id) => {
                 (id, "The letter is replayed and its event is back in the outbox with the edited payload")
@@ -164,7 +184,7 @@ impl Told {
             }
         };
         // The letter may have been swept since.
-        let letter = access.store().summary(access.app_id, id).await?;
+        let letter = access.store().summary(app_id, id).await?;
         let name = letter.map(|letter| format!("{} {}, ", cut(&letter.source), cut(&letter.op)));
         Ok(format!("{what}: {}{id}", name.unwrap_or_default()))
     }
@@ -179,6 +199,6 @@ fn cut(text: &str) -> Cow<'_, str> {
 }
 
 /// Returns a list's query string for a form field. It is never empty, because an empty field counts as missing.
-pub(crate) fn back_text(query: &ListQuery) -> String {
+pub(crate) fn list_text(query: &ListQuery) -> String {
     format!("?{query}")
 }

@@ -2,13 +2,13 @@
 
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{DeadLetterFilter, ListQuery};
+use dead_letters::DeadLetterFilter;
 use uuid::Uuid;
 
 use super::{
+    back::Back,
     banner::{Told, tell},
-    letter_actions::back_query,
-    preview::{back_of_apps, in_words, list_of},
+    preview::in_words,
     result::Run,
 };
 use crate::{
@@ -23,7 +23,7 @@ pub(crate) async fn run(access: Access, root: Root, Form(mut fields): Form) -> R
     let token = fields.take("token")?;
     let before = fields.take("run")?;
     let note = fields.take("note")?;
-    let back = fields.take("back")?;
+    let back = Back::take(&mut fields, "back")?;
     let limit = fields.parse("limit", "must be between 1 and 1,000")?;
     let rate = fields.parse("rate", "must be between 1 and 1,000")?;
     let anyway = fields.is_true("anyway")?;
@@ -45,14 +45,12 @@ pub(crate) async fn run(access: Access, root: Root, Form(mut fields): Form) -> R
             }
             (run.frozen, run.back)
         }
-        (None, Some(token)) => (bulk::open(&access, &token)?, ListQuery::default()),
+        (None, Some(token)) => (bulk::open(&access, &token)?, Back::default()),
         (None, None) => return Err(Problem::invalid_field("token", "is missing")),
     };
-    let back = match back.filter(|_| frozen.apps.len() == 1) {
-        Some(back) => back_query(&back)?,
-        None => back_before,
-    };
-    step(&access, &root, frozen, Step { note, limit, rate }, back).await
+    let step_of_run = Step { note, limit, rate };
+    let back = Back::of_apps(Some(back.unwrap_or(back_before)), &frozen.app_ids());
+    step(&access, &root, frozen, step_of_run, back).await
 }
 
 /// Undoes a bulk run in these apps: reopens the letters that it closed and that nobody changed since.
@@ -61,7 +59,7 @@ pub(crate) async fn undo(access: Access, root: Root, Form(mut fields): Form) -> 
     let accesses = access.apps("app", &apps)?;
     let run_id: Option<Uuid> = fields.parse("run_id", "must be the id of a run")?;
     let run_id = run_id.ok_or_else(|| Problem::invalid_field("run_id", "is missing"))?;
-    let back = back_of_apps(&mut fields, &apps)?;
+    let back = Back::of_apps(Back::take(&mut fields, "back")?, &apps);
     fields.end()?;
     let of_run = DeadLetterFilter::default().run_id(run_id);
     let preview = bulk::preview(accesses, Action::Reopened, of_run, Utc::now()).await?;
@@ -73,7 +71,7 @@ async fn step(
     root: &Root,
     frozen: Frozen,
     step: Step,
-    back: ListQuery,
+    back: Back,
 ) -> Result<Response, Problem> {
     let accesses = access.apps("app", &frozen.app_ids())?;
     let before = frozen.clone();
@@ -84,9 +82,8 @@ async fn step(
             let token = run.seal(access);
             return Err(problem.leads_to(run.address(root, &token), "The result of the run"));
         }
-        outcome => outcome.map_err(|problem| {
-            problem.leads_to(list_of(root, &before.app_ids(), &back), "Back to the list")
-        })?,
+        outcome => outcome
+            .map_err(|problem| problem.leads_to(back.address(root, &before.app_ids()), back.label()))?,
     };
     let is_finished = !outcome.more
         && !outcome.is_uncounted()
@@ -99,7 +96,7 @@ async fn step(
         let frozen = outcome.frozen;
         let which = in_words(&frozen.shown_filter());
         let told = Told::Run { done: frozen.done(), action: frozen.action, which, run_id: frozen.run_id };
-        return Ok(tell(of_app, list_of(root, &frozen.app_ids(), &back), told));
+        return Ok(tell(of_app, back.address(root, &frozen.app_ids()), told));
     }
     let run = Run::new(outcome, step, back);
     let token = run.seal(access);

@@ -41,6 +41,7 @@ pub(crate) struct Chart {
 /// The bar of a bucket that has letters.
 pub(crate) struct Bar {
     pub(crate) path: String,
+    pub(crate) from: Time,
     pub(crate) title: String,
     pub(crate) address: String,
     /// Whether the filter excludes the bar's letters.
@@ -74,6 +75,7 @@ impl Chart {
             let letters = filter.clone().created_from(bucket.from).created_before(until);
             Bar {
                 path: path(place, WIDTH, bucket.count, most, HEIGHT),
+                from: Time(bucket.from),
                 title: format!("{}: {}", Time(bucket.from).plain(), Amount::exactly(bucket.count).letters()),
                 address: root.letters(app_id, &letters.into()),
                 is_dim: is_dim(bucket.from, until),

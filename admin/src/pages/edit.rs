@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
 
 use super::{
+    back::Back,
     banner::{Told, tell},
     frame::Frame,
     html,
@@ -52,6 +53,7 @@ struct EditPage {
     problem: Option<Text>,
     version: String,
     review: String,
+    from: Option<Back>,
     cancel: String,
 }
 
@@ -65,6 +67,7 @@ struct ReviewPage {
     operator: Text,
     replay: String,
     edit: String,
+    from: Option<Back>,
     cancel: String,
 }
 
@@ -128,13 +131,8 @@ impl Editing {
         BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(facts.to_string())[..16])
     }
 
-    fn editor(
-        &self,
-        root: &Root,
-        payload: String,
-        version: String,
-        problem: Option<String>,
-    ) -> Result<Response, Problem> {
+    fn editor(&self, root: &Root, edit: Edit, problem: Option<String>) -> Result<Response, Problem> {
+        let Edit { payload, version, from } = edit;
         let (app_id, id) = (self.access.app_id, self.letter.id);
         let is_problem = problem.is_some();
         let mut response = html(&EditPage {
@@ -146,7 +144,8 @@ impl Editing {
             problem: problem.map(|problem| format!("The payload {problem}.").into()),
             version,
             review: root.letter_action(app_id, id, "edit/review"),
-            cancel: root.letter(app_id, id),
+            cancel: root.letter_from(app_id, id, from.as_ref()),
+            from,
         })?;
         if is_problem {
             *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -155,22 +154,27 @@ impl Editing {
     }
 }
 
-/// The text and the version that a form sent.
+/// The text and the version that a form sent, and the page that the letter's page leads back to.
 struct Edit {
     payload: String,
     version: String,
+    from: Option<Back>,
 }
 
 impl Edit {
-    fn read(fields: &mut Fields) -> Result<Option<Self>, Problem> {
-        let (payload, version) = (fields.take("payload")?, fields.take("version")?);
+    /// Reads the form. The letter's page, which opens the editor, sends no version.
+    fn read(fields: &mut Fields) -> Result<Self, Problem> {
+        let payload = fields.take("payload")?.unwrap_or_default();
+        let version = fields.take("version")?.unwrap_or_default();
         // Browsers send each line's end as CRLF.
-        let payload = payload.map(|payload| payload.replace("\r\n", "\n"));
-        Ok(version.map(|version| Self { payload: payload.unwrap_or_default(), version }))
+        Ok(Self { payload: payload.replace("\r\n", "\n"), version, from: Back::take(fields, "from")? })
     }
 
     fn required(fields: &mut Fields) -> Result<Self, Problem> {
-        Self::read(fields)?.ok_or_else(|| Problem::invalid_field("version", "is missing"))
+        match Self::read(fields)? {
+            edit if edit.version.is_empty() => Err(Problem::invalid_field("version", "is missing")),
+            edit => Ok(edit),
+        }
     }
 
     /// Returns the payload as it is put back, without the spaces between its values, or what is wrong with it.
@@ -201,9 +205,10 @@ pub(crate) async fn page(
     fields.take("note")?;
     let edit = Edit::read(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await?;
-    if let Some(Edit { payload, version }) = edit {
-        return editing.editor(&root, payload, version, None);
+    let editing = Editing::load(access, id).await;
+    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
+    if !edit.version.is_empty() {
+        return editing.editor(&root, edit, None);
     }
     let (access, action) = (&editing.access, "opened_editor");
     if access.admin().redaction.is_empty() {
@@ -213,7 +218,8 @@ pub(crate) async fn page(
     } else {
         record_reveal(access, action, id).await?;
     }
-    editing.editor(&root, to_edit(&editing.stored), editing.version(), None)
+    let stored = Edit { payload: to_edit(&editing.stored), version: editing.version(), from: edit.from };
+    editing.editor(&root, stored, None)
 }
 
 /// Shows what the edit changes, or the editor again if the text can't be replayed.
@@ -226,13 +232,14 @@ pub(crate) async fn review(
     let access = access.app(app_id)?;
     let edit = Edit::required(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await?;
+    let editing = Editing::load(access, id).await;
+    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
     if edit.version != editing.version() {
-        return Err(Problem::changed_meanwhile());
+        return Err(Back::on(edit.from.as_ref(), Problem::changed_meanwhile(), &root, app_id));
     }
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
-        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(problem)),
+        Err(problem) => return editing.editor(&root, edit, Some(problem)),
     };
     let access = &editing.access;
     Ok(not_stored(html(&ReviewPage {
@@ -243,7 +250,8 @@ pub(crate) async fn review(
         operator: Text::cut(access.operator().name(), 100),
         replay: root.letter_action(app_id, id, "edit/replay"),
         edit: root.letter_action(app_id, id, "edit"),
-        cancel: root.letter(app_id, id),
+        cancel: root.letter_from(app_id, id, edit.from.as_ref()),
+        from: edit.from,
     })?))
 }
 
@@ -258,16 +266,18 @@ pub(crate) async fn replay(
     let note = fields.take("note")?;
     let edit = Edit::required(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await?;
+    let editing = Editing::load(access, id).await;
+    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
     if edit.version != editing.version() {
-        return Err(Problem::changed_meanwhile());
+        return Err(Back::on(edit.from.as_ref(), Problem::changed_meanwhile(), &root, app_id));
     }
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
-        Err(problem) => return editing.editor(&root, edit.payload, edit.version, Some(problem)),
+        Err(problem) => return editing.editor(&root, edit, Some(problem)),
     };
     letter_actions::replay(&editing.access, id, Some(&edited), note).await?;
-    Ok(tell(&editing.access, root.letter(app_id, id), Told::ReplayedEdited(id)))
+    let letter = root.letter_from(app_id, id, edit.from.as_ref());
+    Ok(tell(&editing.access, letter, Told::ReplayedEdited(id)))
 }
 
 /// Keeps caches from storing a page that shows a payload or a part of one.

@@ -10,6 +10,8 @@ use dead_letters::{
 use uuid::Uuid;
 
 use super::{
+    back::Back,
+    banner::{Banner, On},
     frame::Frame,
     html,
     listing::SCAN,
@@ -54,21 +56,27 @@ struct Found {
 
 pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -> Result<Response, Problem> {
     let text = fields.take("id")?.unwrap_or_default();
+    let banner = fields.take("banner")?;
     fields.end()?;
     let Ok(id) = text.trim().parse::<Uuid>() else {
         let page = FindPage::new(&access, &root, &text);
-        let mut response = html(&FindPage { is_id: false, ..page })?;
-        if !text.trim().is_empty() {
+        let is_invalid = !text.trim().is_empty();
+        let frame = page.frame.sought(text.trim(), is_invalid);
+        let mut response = html(&FindPage { is_id: false, frame, ..page })?;
+        if is_invalid {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         return Ok(response);
     };
     let store = access.store();
+    let banner = Banner::read(&access, &root, banner, None, &On::Page(Back::Find(id))).await?;
     if let Some(app_id) = store.app_of(id.into()).await?.filter(|&app_id| access.operator.sees(app_id)) {
         return Ok(see_other(&root.letter(app_id, id.into())));
     }
     let (apps, has_more_apps) = apps(&access).await?;
-    let mut page = FindPage { apps: apps.len(), has_more_apps, ..FindPage::new(&access, &root, &text) };
+    let page = FindPage::new(&access, &root, &text);
+    let frame = page.frame.banner(banner);
+    let mut page = FindPage { apps: apps.len(), has_more_apps, frame, ..page };
     let any = DeadLetterFilter::default().state(DeadLetterState::Any);
     let filters = [
         ("event", any.clone().original_event_id(id)),
@@ -101,7 +109,10 @@ fn scan(access: &Access) -> u32 {
 impl FindPage {
     fn new(access: &Access, root: &Root, id: &str) -> Self {
         Self {
-            frame: Frame::new(root, access).crumb("Overview", root.apps()).here("Find"),
+            frame: Frame::new(root, access)
+                .crumb("Overview", root.apps())
+                .here("Find")
+                .sought(id.trim(), false),
             id: Text::cut(id.trim(), 100),
             is_id: true,
             found: Vec::new(),

@@ -13,6 +13,7 @@ pub(crate) struct Frame {
     pub(crate) icon: String,
     pub(crate) apps: String,
     pub(crate) find: String,
+    pub(crate) sought: Sought,
     pub(crate) operator: Option<Text>,
     /// The breadcrumbs to this page, which comes last.
     pub(crate) crumbs: Vec<Crumb>,
@@ -22,6 +23,13 @@ pub(crate) struct Frame {
     /// The address that the script shows if the page is the response to an action, so that a reload does not repeat
     /// the action.
     pub(crate) instead: Option<String>,
+}
+
+/// The text of the search for an id, as it was sent, because the form sends it again.
+#[derive(Default)]
+pub(crate) struct Sought {
+    pub(crate) text: String,
+    pub(crate) is_invalid: bool,
 }
 
 pub(crate) struct Crumb {
@@ -39,6 +47,7 @@ impl Frame {
             icon: root.asset(ICON.name()),
             apps: root.apps(),
             find: root.find(),
+            sought: Sought::default(),
             operator: None,
             crumbs: Vec::new(),
             banner: None,
@@ -89,6 +98,12 @@ impl Frame {
 
     pub(crate) fn instead(self, address: String) -> Self {
         Self { instead: Some(address), ..self }
+    }
+
+    pub(crate) fn sought(self, text: &str, is_invalid: bool) -> Self {
+        // The input takes no more.
+        let text = text.chars().take(100).collect();
+        Self { sought: Sought { text, is_invalid }, ..self }
     }
 
     pub(crate) fn live(self) -> Self {

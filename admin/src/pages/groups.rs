@@ -14,6 +14,8 @@ use dead_letters::{
 use tokio::task::spawn_blocking;
 
 use super::{
+    back::Back,
+    banner::{Banner, On},
     chart::{Spark, last_day},
     command::Command,
     frame::Frame,
@@ -96,19 +98,25 @@ pub(crate) async fn page(
     access: Access,
     AppPath(app_id): AppPath,
     root: Root,
-    Query(fields): Query,
+    Query(mut fields): Query,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
+    let banner = fields.take("banner")?;
     let sent = fields.clone();
-    match list(&access, &root, fields).await {
+    match list(&access, &root, fields, banner).await {
         Err(problem) => invalid(&access, &root, View::Groups, sent, problem),
         page => page,
     }
 }
 
-async fn list(access: &AppAccess, root: &Root, mut fields: Fields) -> Result<Response, Problem> {
+async fn list(
+    access: &AppAccess,
+    root: &Root,
+    mut fields: Fields,
+    banner: Option<String>,
+) -> Result<Response, Problem> {
     let shows_shares = fields.is_true("shares")?;
-    let kept = [("shares", shows_shares.then_some("true"))];
+    let kept = [("shares", shows_shares.then_some("true")), ("banner", banner.as_deref())];
     let query = match asked(access, root, View::Groups, fields, &kept).await? {
         ControlFlow::Continue(query) => query,
         ControlFlow::Break(redirect) => return Ok(redirect),
@@ -135,8 +143,14 @@ async fn list(access: &AppAccess, root: &Root, mut fields: Fields) -> Result<Res
         false => None,
     };
     let is_open = matches!(state, DeadLetterState::Open | DeadLetterState::Unresolved);
-    let filter = FilterForm::new(root, app_id, View::Groups, &query).offering(&found.groups);
-    let frame = Frame::of_app(root, access).here("Groups");
+    let filter = FilterForm::new(root, app_id, View::Groups, &query);
+    let filter = match filter.clear {
+        Some(_) => filter.offering(access, state).await?,
+        None => filter.offering_those_of(&found.groups),
+    };
+    let on = On::Page(Back::Groups(query.clone()));
+    let banner = Banner::read(access.entered(), root, banner, Some(app_id), &on).await?;
+    let frame = Frame::of_app(root, access).here("Groups").banner(banner);
     let mut response = html(&GroupsPage {
         // A live page would compute the shared values again on each reload.
         frame: if shows_shares { frame } else { frame.live() },

@@ -1,6 +1,7 @@
 //! The history of a letter: what operators did to it.
 
-use dead_letters::{Action, ActionRequest, DeadLetterAction, DeadLetterSummary};
+use dead_letters::{Action, ActionRequest, DeadLetterAction, DeadLetterId};
+use uuid::Uuid;
 
 use super::text::{Text, Time, resolution_words};
 use crate::{access::AppAccess, problem::Problem, urls::Root};
@@ -27,9 +28,10 @@ impl History {
     pub(crate) async fn of(
         access: &AppAccess,
         root: &Root,
-        letter: &DeadLetterSummary,
+        id: DeadLetterId,
+        run_id: Option<Uuid>,
     ) -> Result<Self, Problem> {
-        let request = ActionRequest::default().letter_id(letter.id).run_id(letter.run_id).limit(ACTIONS);
+        let request = ActionRequest::default().letter_id(id).run_id(run_id).limit(ACTIONS);
         let mut actions = access.store().actions(access.app_id, &request).await?;
         let is_cut = actions.len() >= ACTIONS as usize;
         actions.dedup_by(|older, newer| {

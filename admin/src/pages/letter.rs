@@ -2,18 +2,19 @@
 
 use askama::Template;
 use axum::{
-    http::{HeaderValue, header::CACHE_CONTROL},
-    response::Response,
+    http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
+    response::{IntoResponse, Response},
 };
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, PageRequest,
-    PayloadKind, Resolution, ScriptId, TriggerId,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, PageRequest, PayloadKind,
+    Resolution, ScriptId, TriggerId,
 };
 
 use serde_json::Value;
 
 use super::{
-    banner::Banner,
+    back::Back,
+    banner::{Banner, On},
     command::Command,
     edit::is_editable,
     frame::Frame,
@@ -27,7 +28,6 @@ use crate::{
     access::{Access, AppAccess, Right},
     audit::record_reveal,
     input::{Form, LetterPath, Query},
-    letter_actions::summary,
     metadata::Metadata,
     payload::{Kind, REDACTED, Redaction, Token, Which, pretty, redact},
     problem::Problem,
@@ -47,8 +47,13 @@ const EARLIER_FAILURES: u32 = 10;
 #[template(path = "letter.html")]
 struct LetterPage {
     frame: Frame,
-    /// The address of the list that led to the letter.
-    back: String,
+    /// The page that led to the letter, and its address.
+    back: Back,
+    back_address: String,
+    /// The page that led here, for the forms. `None` if it is not known.
+    from: Option<Back>,
+    /// The address that hides revealed values again.
+    hide: String,
     letter: Letter,
     error: ErrorText,
     is_error_cut: bool,
@@ -140,8 +145,7 @@ struct Payload {
     reveal: Option<String>,
     /// Where a form downloads the payload without redaction, if the operator may see it.
     whole: Option<String>,
-    /// The address that hides the revealed values again.
-    hide: Option<String>,
+    is_revealed: bool,
 }
 
 enum Content {
@@ -190,10 +194,6 @@ impl Payload {
         }
     }
 
-    fn is_revealed(&self) -> bool {
-        self.hide.is_some()
-    }
-
     fn redacted_fields(&self) -> String {
         format!("{} field{} redacted", self.redacted, if self.redacted == 1 { "" } else { "s" })
     }
@@ -208,9 +208,10 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let banner = fields.take("banner")?;
+    let from = Back::take(&mut fields, "from")?;
     fields.end()?;
-    let back = referrer.and_then(|referrer| root.list_of(&referrer, app_id));
-    shows(&access, &root, id, back, banner, false).await
+    let from = from.or_else(|| Back::of(&referrer?, app_id));
+    shows(&access, &root, id, from, banner, false).await
 }
 
 /// Returns the page with the redacted values of the payload, if the operator may see them.
@@ -218,25 +219,26 @@ pub(crate) async fn reveal(
     access: Access,
     LetterPath(app_id, id): LetterPath,
     root: Root,
-    Form(fields): Form,
+    Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
+    let from = Back::take(&mut fields, "from")?;
     fields.end()?;
     access.needs(Right::Payloads)?;
-    shows(&access, &root, id, None, None, true).await
+    shows(&access, &root, id, from, None, true).await
 }
 
 async fn shows(
     access: &AppAccess,
     root: &Root,
     id: DeadLetterId,
-    back: Option<String>,
+    from: Option<Back>,
     banner: Option<String>,
     reveals: bool,
 ) -> Result<Response, Problem> {
     let app_id = access.app_id;
     let store = access.store();
-    let letter = summary(access, id).await?;
+    let Some(letter) = store.summary(app_id, id).await? else { return gone(access, root, id, from).await };
     let error = store.error_text(app_id, id, 0..MAX_ERROR_CHARACTERS + 1).await?;
     let error = error.ok_or_else(Problem::no_such_letter)?;
     let metadata = Metadata::load(access, id, reveals).await?;
@@ -244,24 +246,29 @@ async fn shows(
     if letter.replayed_payload_bytes.is_some() {
         payloads.push(payload(access, root, &letter, Which::Replayed, reveals).await?);
     }
-    let has_revealed = payloads.iter().any(Payload::is_revealed);
+    let has_revealed = payloads.iter().any(|payload| payload.is_revealed);
     if reveals && (has_revealed || !access.admin().metadata_redaction.is_empty()) {
         record_reveal(access, "revealed", id).await?;
     }
     let times = store.times_replayed(app_id, &[letter.original_event_id]).await?;
     let times = times.first().copied().unwrap_or_default();
     let earlier = earlier_failures(access, root, &letter, times).await?;
-    let history = History::of(access, root, &letter).await?;
+    let history = History::of(access, root, id, letter.run_id).await?;
 
     let end = error.char_indices().nth(MAX_ERROR_CHARACTERS as usize).map(|(end, _)| end);
     let similar = DeadLetterFilter::default().state(DeadLetterState::Any).group_key(letter.group_key.clone());
     let similar = root.letters(app_id, &similar.into());
     let similar = Some(similar).filter(|_| !letter.group_key.is_empty());
+    let on = On::Letter(from.clone());
+    let back = from.clone().unwrap_or_default();
     let mut response = html(&LetterPage {
         frame: Frame::of_app(root, access)
             .here("Letter")
-            .banner(Banner::read(access, root, banner, None).await?),
-        back: back.unwrap_or_else(|| root.letters(app_id, &ListQuery::default())),
+            .banner(Banner::read(access.entered(), root, banner, Some(app_id), &on).await?),
+        back_address: back.address(root, &[app_id]),
+        back,
+        hide: root.letter_from(app_id, id, from.as_ref()),
+        from,
         error: ErrorText::new(&error[..end.unwrap_or(error.len())]),
         is_error_cut: end.is_some(),
         similar,
@@ -285,6 +292,34 @@ async fn shows(
     // The page shows a payload.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The page of a letter that is no longer stored, but was there: the history names it.
+#[derive(Template)]
+#[template(path = "gone.html")]
+struct GonePage {
+    frame: Frame,
+    id: DeadLetterId,
+    back: Back,
+    back_address: String,
+    history: History,
+}
+
+async fn gone(
+    access: &AppAccess,
+    root: &Root,
+    id: DeadLetterId,
+    from: Option<Back>,
+) -> Result<Response, Problem> {
+    let history = History::of(access, root, id, None).await?;
+    if history.entries.is_empty() {
+        return Err(Problem::no_such_letter());
+    }
+    let back = from.unwrap_or_default();
+    let back_address = back.address(root, &[access.app_id]);
+    let frame = Frame::of_app(root, access).here("Letter");
+    let page = html(&GonePage { frame, id, back, back_address, history })?;
+    Ok((StatusCode::GONE, page).into_response())
 }
 
 fn is_replayed(letter: &DeadLetterSummary) -> bool {
@@ -379,7 +414,6 @@ async fn payload(
         false => (Content::Large, 0),
     };
     let is_revealed = reveals && !matches!(content, Content::Large);
-    let page = root.letter(app_id, id);
     let hides = redacted > 0 || matches!(content, Content::Withheld);
     let is_large = matches!(content, Content::Large) && !access.admin().redaction.is_empty();
     let may_see = access.may(Right::Payloads);
@@ -407,7 +441,7 @@ async fn payload(
         download: root.payload(app_id, id, download),
         reveal: (hides && may_see).then(|| root.letter_action(app_id, id, "reveal")),
         whole: ((is_revealed || is_large) && may_see).then(|| root.payload(app_id, id, whole)),
-        hide: is_revealed.then_some(page),
+        is_revealed,
     })
 }
 

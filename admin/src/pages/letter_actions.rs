@@ -2,10 +2,12 @@
 
 use askama::Template;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterId, DeadLetterSummary, ListQuery, Resolution};
 
 use super::{
-    banner::{Told, back_text, tell},
+    back::Back,
+    banner::{Told, tell},
     edit::not_stored,
     frame::Frame,
     html,
@@ -16,19 +18,28 @@ use crate::{
     input::{Fields, Form, LetterPath},
     letter_actions::{self, summary},
     problem::{Problem, ProblemType},
-    urls::{Root, fits},
+    urls::Root,
 };
 
 /// The fields of an action. A row's button also sends the letters that are ticked in the list, which are ignored
 /// here.
 struct ActionForm {
     note: Option<String>,
-    back: Option<ListQuery>,
+    /// The list that the form returns to. Without one it returns to the letter.
+    back: Option<Back>,
+    /// The page that the letter's page leads back to.
+    from: Option<Back>,
 }
 
 impl ActionForm {
     fn read(fields: &mut Fields) -> Result<Self, Problem> {
-        Ok(Self { note: fields.take("note")?, back: back(fields)? })
+        let note = fields.take("note")?;
+        Ok(Self { note, back: Back::take(fields, "back")?, from: Back::take(fields, "from")? })
+    }
+
+    /// Adds the page that the letter's page leads back to.
+    fn leads_back(&self, problem: Problem, access: &AppAccess, root: &Root) -> Problem {
+        Back::on(self.from.as_ref(), problem, root, access.app_id)
     }
 
     fn done(self, access: &AppAccess, root: &Root, id: DeadLetterId, told: Told) -> Response {
@@ -38,22 +49,10 @@ impl ActionForm {
     /// Returns the address that the form returns to.
     fn address(&self, access: &AppAccess, root: &Root, id: DeadLetterId) -> String {
         match &self.back {
-            Some(query) => root.letters(access.app_id, query),
-            None => root.letter(access.app_id, id),
+            Some(back) => back.address(root, &[access.app_id]),
+            None => root.letter_from(access.app_id, id, self.from.as_ref()),
         }
     }
-}
-
-/// Takes the list that contained the form.
-pub(crate) fn back(fields: &mut Fields) -> Result<Option<ListQuery>, Problem> {
-    fields.take("back")?.map(|text| back_query(&text)).transpose()
-}
-
-/// Parses the list that a form returns to.
-pub(super) fn back_query(text: &str) -> Result<ListQuery, Problem> {
-    let query = list_query("back", text)?;
-    // A query that is too long comes from no page of the admin, so it leads to the whole list.
-    Ok(if fits(&query) { query } else { ListQuery::default() })
 }
 
 /// Parses a list from a form field.
@@ -72,8 +71,15 @@ pub(crate) async fn resolve(
     let form = ActionForm::read(&mut fields)?;
     let resolution = fields.parse("resolution", "must be ignored or handled_by_script")?;
     let resolution = resolution.ok_or_else(|| Problem::invalid_field("resolution", "is missing"))?;
-    letter_actions::resolve(&access, id, resolution, form.note.clone()).await?;
-    Ok(form.done(&access, &root, id, Told::Resolved(id, resolution)))
+    let resolved = letter_actions::resolve(&access, id, resolution, form.note.clone()).await;
+    resolved.map_err(|problem| form.leads_back(problem, &access, &root))?;
+    // Others may have changed the letter since. Then there is nothing to undo.
+    let letter = access.store().summary(app_id, id).await.ok().flatten().filter(|letter| {
+        letter.resolution == Some(resolution)
+            && letter.resolved_by.as_deref() == Some(access.operator().name())
+    });
+    let at = letter.and_then(|letter| letter.resolved_at);
+    Ok(form.done(&access, &root, id, Told::Resolved(id, resolution, at)))
 }
 
 pub(crate) async fn replay(
@@ -84,7 +90,8 @@ pub(crate) async fn replay(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let form = ActionForm::read(&mut fields)?;
-    letter_actions::replay(&access, id, None, form.note.clone()).await?;
+    let replayed = letter_actions::replay(&access, id, None, form.note.clone()).await;
+    replayed.map_err(|problem| form.leads_back(problem, &access, &root))?;
     Ok(form.done(&access, &root, id, Told::Replayed(id)))
 }
 
@@ -98,7 +105,8 @@ struct AskPage {
     op: Text,
     action: String,
     note: Option<String>,
-    back: Option<String>,
+    back: Option<Back>,
+    from: Option<Back>,
     cancel: String,
 }
 
@@ -125,7 +133,8 @@ const ERASE: Question = Question {
     button: "Erase the content",
 };
 
-/// Reopens the letter. For a replayed letter the response asks first.
+/// Reopens the letter. For a replayed letter the response asks first. The form that undoes an action sends the
+/// `resolved_at` that the action set, and does nothing to a letter that has another one.
 pub(crate) async fn reopen(
     access: Access,
     LetterPath(app_id, id): LetterPath,
@@ -136,7 +145,13 @@ pub(crate) async fn reopen(
     access.needs(Right::Resolve)?;
     let form = ActionForm::read(&mut fields)?;
     let is_confirmed = fields.is_true("confirmed")?;
+    let undone: Option<DateTime<Utc>> = fields.parse("resolved_at", "must be a time")?;
     let letter = summary(&access, id).await?;
+    if let Some(at) = undone {
+        let undone = letter_actions::undo(&access, id, at).await;
+        undone.map_err(|problem| form.leads_back(problem, &access, &root))?;
+        return Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution)));
+    }
     // A question is no action, and so the audit log has none.
     if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
         return ask(&access, &root, &REOPEN, &letter, &form);
@@ -147,7 +162,7 @@ pub(crate) async fn reopen(
         Err(problem) if problem.kind() == ProblemType::Replayed => {
             ask(&access, &root, &REOPEN, &letter, &form)
         }
-        Err(problem) => Err(problem),
+        Err(problem) => Err(form.leads_back(problem, &access, &root)),
     }
 }
 
@@ -166,7 +181,8 @@ fn ask(
         op: Text::cut(&letter.op, 100),
         action: root.letter_action(access.app_id, letter.id, question.action),
         note: form.note.clone(),
-        back: form.back.as_ref().map(back_text),
+        back: form.back.clone(),
+        from: form.from.clone(),
         cancel,
     })?))
 }
@@ -186,6 +202,7 @@ pub(crate) async fn erase(
         let letter = summary(&access, id).await?;
         return ask(&access, &root, &ERASE, &letter, &form);
     }
-    letter_actions::erase(&access, id, form.note.clone()).await?;
+    let erased = letter_actions::erase(&access, id, form.note.clone()).await;
+    erased.map_err(|problem| form.leads_back(problem, &access, &root))?;
     Ok(form.done(&access, &root, id, Told::Erased(id)))
 }

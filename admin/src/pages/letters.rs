@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use askama::Template;
 use axum::response::Response;
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, GroupRequest, ListQuery, ListSort,
-    Resolution, TimelineRequest,
+    AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, ListSort, Resolution,
+    TimelineRequest,
 };
 
 use super::{
-    banner::{Banner, back_text},
+    back::Back,
+    banner::{Banner, On, list_text},
     chart::{Chart, last_day},
     command::Command,
     frame::Frame,
@@ -26,9 +27,6 @@ use crate::{
     urls::Root,
 };
 
-/// How many letters are examined for the sources and operations that the form offers.
-const OFFERED: u32 = 2_000;
-
 #[derive(Template)]
 #[template(path = "letters.html")]
 struct LettersPage {
@@ -38,8 +36,8 @@ struct LettersPage {
     chart: Chart,
     rows: Vec<Row>,
     shown: Amount,
-    /// The list's query string, for a form field.
-    back: String,
+    /// The list itself.
+    back: Back,
     bulk: Bulk,
     may_resolve: bool,
     /// The address of the first page, unless this is the first page.
@@ -116,7 +114,7 @@ impl Bulk {
         Self {
             preview: root.bulk("preview"),
             app: access.app_id,
-            all: (state != DeadLetterState::Any && matching.count > 0).then(|| back_text(&query)),
+            all: (state != DeadLetterState::Any && matching.count > 0).then(|| list_text(&query)),
             may_ignore: access.may(Right::Resolve) && !is_closed,
             may_replay: access.may(Right::Replay) && !is_closed,
             may_reopen: access.may(Right::Resolve) && is_closed,
@@ -249,15 +247,15 @@ async fn list(
     let timeline =
         store.timeline(app_id, &of_any_time, &TimelineRequest::from(request).scan_limit(SCAN)).await?;
     let of_any_state = query.filter.clone().state(DeadLetterState::Any);
-    let offered = DeadLetterFilter::default().state(query.filter.effective_state());
-    let offered =
-        store.error_groups(app_id, &offered, &GroupRequest::default().limit(100).scan_limit(OFFERED)).await?;
 
-    let banner = Banner::read(access, root, banner, Some(&query)).await?;
+    let back = Back::Letters(query.clone());
+    let banner = Banner::read(access.entered(), root, banner, Some(app_id), &On::Page(back.clone())).await?;
     let next = page.next.map(|next| ListQuery::new(query.filter.clone(), query.page.clone().after(next)));
     let is_open =
         matches!(query.filter.effective_state(), DeadLetterState::Open | DeadLetterState::Unresolved);
-    let filter = FilterForm::new(root, app_id, View::Letters, &query).offering(&offered.groups);
+    let filter = FilterForm::new(root, app_id, View::Letters, &query)
+        .offering(access, query.filter.effective_state())
+        .await?;
     let frame = Frame::of_app(root, access);
     // From a filtered list the name of the app leads to the letters that need action.
     let frame = if query == ListQuery::default() { frame.ends() } else { frame };
@@ -266,7 +264,7 @@ async fn list(
         chart: Chart::new(&timeline, &request, root, app_id, &of_any_state),
         shown: Amount::exactly(page.items.len() as u64),
         rows: Row::all(access, root, page.items).await?,
-        back: back_text(&query),
+        back,
         bulk: Bulk::new(access, root, &query.filter, listing.matching),
         may_resolve: access.may(Right::Resolve),
         newest: query.page.after.map(|_| root.letters(app_id, &first_page(&query))),

@@ -1,6 +1,6 @@
 //! The parts that the pages of letters and groups share: an app's heading, tabs and filter.
 
-use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, mem, ops::ControlFlow, time::Duration};
 
 use askama::Template;
 use axum::{
@@ -10,7 +10,7 @@ use axum::{
 use chrono::{DateTime, DurationRound, SecondsFormat, TimeDelta, Utc};
 use dead_letters::{
     AppId, BacklogRequest, CappedCount, Count, CountRequest, DeadLetterFilter, DeadLetterRetention,
-    DeadLetterState, ErrorGroup, ListQuery, ListSort, PageRequest, Resolution, RetentionPolicy,
+    DeadLetterState, ErrorGroup, GroupRequest, ListQuery, ListSort, PageRequest, Resolution, RetentionPolicy,
 };
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access::AppAccess,
     clock,
-    input::{Fields, TIMES},
+    input::{Fields, PART, PARTS, TIMES, part_choice, part_field, with_zone},
     problem::Problem,
     urls::{Root, with_field},
 };
@@ -174,11 +174,27 @@ impl Swept {
         let Some(count) = swept_within_a_week(&**access.store(), policy, Some(app_id), now).await? else {
             return Ok(None);
         };
-        let age = policy.apps.get(&app_id).unwrap_or(&policy.others).delete_all_after.unwrap_or_default();
-        let then = TimeDelta::from_std(WEEK).ok().and_then(|week| now.checked_add_signed(week));
-        let before = then.and_then(|then| then.checked_sub_signed(TimeDelta::from_std(age).ok()?));
-        Ok(Some(Self { count, address: root.letters(app_id, &open().created_before(before).into()) }))
+        let before = swept_before(policy, app_id, now);
+        Ok(before.map(|before| Self { count, address: swept_address(root, app_id, before) }))
     }
+}
+
+/// Returns the time before which an open letter of the app was stored if the sweeper will delete it within a week. It
+/// stays the same for an hour.
+pub(super) fn swept_before(
+    policy: &RetentionPolicy,
+    app_id: AppId,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let age = policy.apps.get(&app_id).unwrap_or(&policy.others).delete_all_after?;
+    let then = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
+    let then = then.checked_add_signed(TimeDelta::from_std(WEEK).ok()?)?;
+    then.checked_sub_signed(TimeDelta::from_std(age).ok()?)
+}
+
+/// Returns the address of the app's open letters that were stored before this time.
+pub(super) fn swept_address(root: &Root, app_id: AppId, before: DateTime<Utc>) -> String {
+    root.letters(app_id, &open().created_before(before).into())
 }
 
 fn open() -> DeadLetterFilter {
@@ -291,7 +307,10 @@ pub(crate) async fn asked(
         let now = clock::now(access).await?;
         let from = now.checked_sub_signed(length).unwrap_or(now);
         let from = from.duration_trunc(TimeDelta::seconds(1)).unwrap_or(from);
-        query.filter = query.filter.created_from(from).created_before(None);
+        query.filter = match query.filter.effective_state() {
+            DeadLetterState::Closed => query.filter.resolved_from(from).resolved_before(None),
+            _ => query.filter.created_from(from).created_before(None),
+        };
     }
     let is_short = is_canonical && query.filter.state != Some(DeadLetterState::Unresolved);
     if within.is_some() || !is_short {
@@ -369,6 +388,9 @@ pub(crate) struct FilterForm {
     pub(crate) fields: Vec<Field>,
     pub(crate) resolutions: Vec<Choice>,
     pub(crate) resolution_error: Option<Text>,
+    /// The two ends of a time range.
+    pub(crate) range: Vec<Field>,
+    pub(crate) is_range_open: bool,
     pub(crate) more: Vec<Field>,
     pub(crate) is_more_open: bool,
     /// Filter values that have no visible field.
@@ -399,6 +421,8 @@ pub(crate) struct Field {
     pub(crate) is_wide: bool,
     /// Whether the field is a time, and its value is one that the browser's input for times can hold.
     pub(crate) is_time: bool,
+    /// Whether the value is a part of the text, for a field that offers the choice.
+    pub(crate) is_part: Option<bool>,
     pub(crate) error: Option<Text>,
 }
 
@@ -406,17 +430,17 @@ pub(crate) struct Field {
 const FIELDS: [(&str, &str, &str); 3] =
     [("source", "Source", ""), ("op", "Operation", ""), ("error_contains", "Error contains (any case)", "")];
 
+/// The time range of a tab, and that of closed letters.
+const RANGE: [(&str, &str, &str); 2] =
+    [("created_from", "Dead-lettered from", TIME), ("created_before", "Dead-lettered before", TIME)];
+const RANGE_OF_CLOSED: [(&str, &str, &str); 2] =
+    [("resolved_from", "Resolved from", TIME), ("resolved_before", "Resolved before", TIME)];
+
 /// Name, label and example of each other field.
-const MORE_FIELDS: [(&str, &str, &str); 16] = [
-    ("source_contains", "Source contains (any case)", ""),
-    ("op_contains", "Operation contains (any case)", ""),
-    ("created_from", "Dead-lettered from", TIME),
-    ("created_before", "Dead-lettered before", TIME),
+const MORE_FIELDS: [(&str, &str, &str); 10] = [
     ("group_key", "Group", ""),
     ("error_signature", "Signature", ""),
     ("resolved_by", "Resolved by", ""),
-    ("resolved_from", "Resolved from", TIME),
-    ("resolved_before", "Resolved before", TIME),
     ("run_id", "Resolved in run", "id"),
     ("original_event_id", "Event", "id"),
     ("trigger_id", "Trigger", "id, or none"),
@@ -429,6 +453,8 @@ const TIME: &str = "2026-03-01T10:00:00Z";
 
 /// The most values that the form offers for a field.
 const MAX_OFFERED: usize = 100;
+/// How many letters are examined for them.
+const OFFERED: u32 = 2_000;
 
 impl FilterForm {
     pub(crate) fn new(root: &Root, app_id: AppId, view: View, query: &ListQuery) -> Self {
@@ -450,14 +476,15 @@ impl FilterForm {
         form.hidden.retain(|(name, _)| name != field && name != "after" && is_field(name));
         // At the field, the problem needs no name.
         let at_field = sentence(problem.strip_prefix(&format!("{field:?} ")).unwrap_or(problem));
-        let mut fields = form.fields.iter_mut().chain(&mut form.more);
-        if let Some(found) = fields.find(|found| found.name == field) {
+        let mut fields = form.fields.iter_mut().chain(&mut form.range).chain(&mut form.more);
+        if let Some(found) = fields.find(|found| found.sends(field)) {
             found.error = Some(at_field);
         } else if field == "resolution" {
             form.resolution_error = Some(at_field);
         } else {
             form.error = Some(sentence(problem));
         }
+        form.is_range_open |= form.range.iter().any(|field| field.error.is_some());
         form.is_more_open |=
             form.resolution_error.is_some() || form.more.iter().any(|field| field.error.is_some());
         form
@@ -468,6 +495,7 @@ impl FilterForm {
         resolutions: impl Iterator<Item = Resolution>,
         clear: Option<String>,
     ) -> Self {
+        let is_closed = pairs.iter().any(|(name, value)| name == "state" && value == "closed");
         let mut take = |name| {
             let at = pairs.iter().position(|pair| pair.0 == name);
             at.map(|at| pairs.remove(at).1).unwrap_or_default()
@@ -475,12 +503,17 @@ impl FilterForm {
         let mut field = |(name, label, hint): (&'static str, &str, _)| {
             Field::new(name.into(), name.into(), label.into(), take(name), hint)
         };
-        let fields: Vec<_> = FIELDS.into_iter().map(&mut field).collect();
-        let mut more: Vec<_> = MORE_FIELDS.into_iter().map(&mut field).collect();
+        let mut fields: Vec<_> = FIELDS.into_iter().map(&mut field).collect();
+        let (range, other) = if is_closed { (RANGE_OF_CLOSED, RANGE) } else { (RANGE, RANGE_OF_CLOSED) };
+        let range: Vec<_> = range.into_iter().map(&mut field).collect();
+        let mut more: Vec<_> = other.into_iter().chain(MORE_FIELDS).map(&mut field).collect();
         for (at, (name, value)) in pairs.extract_if(.., |(name, _)| name.starts_with("metadata.")).enumerate()
         {
             let label = name.replacen('.', " ", 1).replacen('m', "M", 1);
             more.push(Field::new(format!("metadata-{at}").into(), name, Text::cut(&label, 60), value, ""));
+        }
+        for field in &mut fields {
+            field.choose_part(&mut pairs);
         }
         let resolution = pairs.iter().find(|(name, _)| name == "resolution").map(|(_, value)| value.clone());
         let choice = |choice: Resolution| Choice {
@@ -495,7 +528,9 @@ impl FilterForm {
         Self {
             is_more_open: resolutions.iter().any(|choice| choice.is_chosen)
                 || more.iter().any(|field| !field.value.is_empty()),
+            is_range_open: range.iter().any(|field| !field.value.is_empty()),
             fields,
+            range,
             resolutions,
             resolution_error: None,
             more,
@@ -507,8 +542,16 @@ impl FilterForm {
         }
     }
 
+    /// Offers the sources and operations of the app's newest letters of this state.
+    pub(crate) async fn offering(self, access: &AppAccess, state: DeadLetterState) -> Result<Self, Problem> {
+        let of_state = DeadLetterFilter::default().state(state);
+        let request = GroupRequest::default().limit(MAX_OFFERED as u32).scan_limit(OFFERED);
+        let groups = access.store().error_groups(access.app_id, &of_state, &request).await?.groups;
+        Ok(self.offering_those_of(&groups))
+    }
+
     /// Offers the sources and operations of these groups.
-    pub(crate) fn offering(mut self, groups: &[ErrorGroup]) -> Self {
+    pub(crate) fn offering_those_of(mut self, groups: &[ErrorGroup]) -> Self {
         // The form would cut blanks off, and a browser may change a line break.
         let is_offered = |text: &&str| text.trim() == *text && !text.contains(is_hidden) && !text.is_empty();
         let offered = |texts: Vec<&str>| -> BTreeSet<String> {
@@ -538,6 +581,7 @@ impl Field {
         Self {
             is_wide: name == "error_contains",
             is_time: time.is_some(),
+            is_part: None,
             value: time.unwrap_or(value),
             id,
             name,
@@ -549,13 +593,47 @@ impl Field {
     }
 }
 
+impl Field {
+    /// Offers to look for the whole text or for a part of it, if the filter can do both. If it has both, the part stays
+    /// among `pairs`, which the form sends as they are.
+    fn choose_part(&mut self, pairs: &mut Vec<(Cow<'static, str>, String)>) {
+        if !PARTS.contains(&&*self.name) {
+            return;
+        }
+        let mut take = |name: String| {
+            let at = pairs.iter().position(|pair| pair.0 == name);
+            at.map(|at| pairs.remove(at).1)
+        };
+        let chosen = take(part_choice(&self.name)).is_some_and(|chosen| chosen == PART);
+        let part = if self.value.is_empty() { take(part_field(&self.name)) } else { None };
+        self.is_part = Some(chosen || part.is_some());
+        self.value = part.unwrap_or_else(|| mem::take(&mut self.value));
+    }
+
+    /// Returns whether the input sends the field of this name.
+    fn sends(&self, name: &str) -> bool {
+        self.name == name || self.is_contains() && name == part_field(&self.name)
+    }
+
+    /// Returns whether the value is a part of the text.
+    pub(crate) fn is_contains(&self) -> bool {
+        self.is_part == Some(true)
+    }
+
+    /// Returns the name of the choice between the whole text and a part.
+    pub(crate) fn choice(&self) -> String {
+        part_choice(&self.name)
+    }
+}
+
 /// Returns a time in the format of the browser's input for times: in UTC, without a zone. Returns `None` if the input
 /// takes no such value.
 fn to_input(value: &str) -> Option<String> {
     if value.is_empty() {
         return Some(String::new());
     }
-    let time: DateTime<Utc> = value.parse().ok()?;
+    // The input sends a time without a zone, if the browser has no JavaScript.
+    let time: DateTime<Utc> = with_zone(value).parse().ok()?;
     let text = time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     // Years with more digits, and fractions below a millisecond.
     (text.starts_with(|c: char| c.is_ascii_digit()) && text.len() <= "2026-03-01T10:00:00.000Z".len())

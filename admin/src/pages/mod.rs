@@ -6,6 +6,7 @@
 //! The struct beside each handler holds what its template prints. Templates compute nothing.
 
 mod apps;
+mod back;
 mod banner;
 mod bulk;
 mod chart;
@@ -36,13 +37,16 @@ use axum::{
 };
 use tracing::error;
 
+pub(crate) use back::Back;
 pub(crate) use problem::problem_as_page;
+pub(crate) use result::apps_of_run;
 
 use crate::{State, access::Access, live, problem::Problem, urls::Root};
 
 pub(crate) fn router(admin: &State) -> Router<State> {
     let of_app = from_fn_with_state(admin.clone(), live::app);
     let of_apps = from_fn_with_state(admin.clone(), live::apps);
+    let of_run = from_fn_with_state(admin.clone(), live::run);
     Router::new()
         .route("/", get(root))
         .route("/apps", get(apps::page).layer(of_apps))
@@ -62,7 +66,7 @@ pub(crate) fn router(admin: &State) -> Router<State> {
         .route("/bulk/preview", post(preview::page))
         .route("/bulk/run", post(bulk::run))
         .route("/bulk/undo", post(bulk::undo))
-        .route("/runs/{dead_letters_run}", get(result::page).post(result::look))
+        .route("/runs/{dead_letters_run}", get(result::page).layer(of_run).post(result::look))
 }
 
 async fn root(_: Access, root: Root) -> Response {

@@ -4,16 +4,19 @@
 use askama::Template;
 use axum::response::Response;
 use chrono::Utc;
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery};
+use dead_letters::{
+    AppId, CappedCount, DeadLetterFilter, DeadLetterState, DeadLetterSummary, ListQuery, Resolution,
+};
 
 use super::{
-    banner::back_text,
+    back::Back,
+    banner::list_text,
     command::Command,
     frame::Frame,
     html,
-    letter_actions::{back, list_query},
+    letter_actions::list_query,
     letters::Row,
-    text::{Amount, Text, Time},
+    text::{Amount, Text, Time, resolution_words},
 };
 use crate::{
     access::{Access, AppAccess},
@@ -47,9 +50,11 @@ struct PreviewPage {
     operator: Text,
     run: String,
     token: String,
-    back: String,
+    back: Back,
     cancel: String,
     is_reopen: bool,
+    /// Whether the letters were replayed, and so their events are back in the outbox.
+    is_of_replayed: bool,
     /// Whether the operator types the note first.
     begins_with_note: bool,
     is_delete: bool,
@@ -85,10 +90,10 @@ pub(crate) async fn page(access: Access, root: Root, Form(mut fields): Form) -> 
     let action =
         fields.parse("action", "must be ignored, handled_by_script, replayed, reopened or deleted")?;
     let action: Action = action.ok_or_else(|| Problem::invalid_field("action", "is missing"))?;
-    let back = back_of_apps(&mut fields, &apps)?;
-    let list = list_of(&root, &apps, &back);
-    let page = previewed(&access, &root, accesses, action, &back, fields).await;
-    page.map_err(|problem| problem.leads_to(list, "Back to the list"))
+    let back = Back::of_apps(Back::take(&mut fields, "back")?, &apps);
+    let way = (back.address(&root, &apps), back.label());
+    let page = previewed(&access, &root, accesses, action, back, fields).await;
+    page.map_err(|problem| problem.leads_to(way.0, way.1))
 }
 
 async fn previewed(
@@ -96,13 +101,13 @@ async fn previewed(
     root: &Root,
     accesses: Vec<AppAccess>,
     action: Action,
-    back: &ListQuery,
+    back: Back,
     mut fields: Fields,
 ) -> Result<Response, Problem> {
     let apps: Vec<_> = accesses.iter().map(|access| access.app_id).collect();
     // An operator has the same rights in all apps.
     let of_first = accesses.first().cloned().ok_or_else(Problem::no_such_app)?;
-    let filter = match fields.take("filter")? {
+    let mut filter = match fields.take("filter")? {
         Some(filter) => {
             fields.end()?;
             list_query("filter", &filter)?.filter
@@ -114,6 +119,15 @@ async fn previewed(
         return Err(Problem::invalid("no letter is ticked: go back and tick at least one"));
     }
     let frame = Frame::of_apps(root, access, &accesses).here(verb(action));
+    if action == Action::Reopened {
+        let choices = bulk::choices_of_reopening(&accesses, &filter).await?;
+        match choices[..] {
+            [] => {}
+            // All of them were replayed, which the preview says.
+            [(resolution, _)] => filter.resolution = Some(resolution),
+            _ => return choose(root, frame, apps, &filter, choices, back),
+        }
+    }
     let mut preview = bulk::preview(accesses, action, filter, Utc::now()).await?;
     let (count, ahead, truncated) = (preview.count(), preview.ahead(), preview.truncated());
     let cutoff = preview.cutoff();
@@ -147,9 +161,10 @@ async fn previewed(
         operator: Text::cut(access.operator.name(), 100),
         run: root.bulk("run"),
         token: preview.token,
-        back: back_text(back),
-        cancel: list_of(root, &apps, back),
+        cancel: back.address(root, &apps),
+        back,
         is_reopen: action == Action::Reopened,
+        is_of_replayed: action == Action::Reopened && filter.resolution == Some(Resolution::Replayed),
         begins_with_note: matches!(action, Action::Ignored | Action::HandledByScript),
         is_delete: action == Action::Deleted,
         is_by_closing: filter.effective_state() == DeadLetterState::Closed,
@@ -159,26 +174,55 @@ async fn previewed(
     })
 }
 
+/// The page that asks which closed letters to reopen, because some of them were replayed.
+#[derive(Template)]
+#[template(path = "choose.html")]
+struct ChoosePage {
+    frame: Frame,
+    apps: Vec<AppId>,
+    preview: String,
+    choices: Vec<Choice>,
+    back: Back,
+    cancel: String,
+}
+
+struct Choice {
+    what: &'static str,
+    count: Amount,
+    /// The filter of these letters, as a query string.
+    filter: String,
+}
+
+fn choose(
+    root: &Root,
+    frame: Frame,
+    apps: Vec<AppId>,
+    filter: &DeadLetterFilter,
+    choices: Vec<(Resolution, CappedCount)>,
+    back: Back,
+) -> Result<Response, Problem> {
+    let choice = |(resolution, count): (Resolution, CappedCount)| Choice {
+        what: resolution_words(Some(resolution)),
+        count: count.into(),
+        filter: list_text(&filter.clone().state(DeadLetterState::Closed).resolution(resolution).into()),
+    };
+    let cancel = back.address(root, &apps);
+    // The replayed ones come last.
+    let choices = choices.into_iter().rev().map(choice).collect();
+    html(&ChoosePage {
+        frame: frame.instead(cancel.clone()),
+        apps,
+        preview: root.bulk("preview"),
+        choices,
+        back,
+        cancel,
+    })
+}
+
 /// Returns the list of an app's letters in a preview. A filter that is too long for an address leads to all letters.
 fn preview_list(filter: &DeadLetterFilter) -> ListQuery {
     let query = ListQuery::from(filter.clone());
     if fits(&query) { query } else { ListQuery::default() }
-}
-
-/// Takes the list that a run over these apps returns to. A run over several apps returns to the overview.
-pub(super) fn back_of_apps(fields: &mut Fields, apps: &[AppId]) -> Result<ListQuery, Problem> {
-    match apps {
-        [_] => Ok(back(fields)?.unwrap_or_default()),
-        _ => fields.take("back").map(|_| ListQuery::default()),
-    }
-}
-
-/// Returns the address that a run over these apps returns to.
-pub(super) fn list_of(root: &Root, apps: &[AppId], back: &ListQuery) -> String {
-    match apps {
-        &[app_id] => root.letters(app_id, back),
-        _ => root.apps(),
-    }
 }
 
 /// Describes the letters of a run in words.

@@ -13,6 +13,7 @@ use axum::{
 use dead_letters::AppId;
 
 use super::{
+    back::Back,
     frame::Frame,
     text::{Text, Time, resolution_words},
 };
@@ -92,7 +93,8 @@ pub(super) fn sentence(detail: &str) -> Text {
     format!("{first}{}.", characters.as_str()).into()
 }
 
-const BACK: &str = "Back to the list";
+/// How the label of each way back begins.
+const BACK: &str = "Back to the ";
 
 fn ways(root: &Root, path: &str, is_get: bool, referrer: Option<&str>) -> Vec<(String, &'static str)> {
     let mut parts = path.split('/').skip(1);
@@ -101,8 +103,8 @@ fn ways(root: &Root, path: &str, is_get: bool, referrer: Option<&str>) -> Vec<(S
     let letter = app_id.zip(letter).filter(|_| !is_get);
     let letter = letter.map(|(app_id, id)| (root.letter(app_id, id), "Back to the letter"));
     let app = app_id.map(|app_id| {
-        let list = referrer.and_then(|referrer| root.list_of(referrer, app_id));
-        (list.unwrap_or_else(|| root.letters(app_id, &Default::default())), BACK)
+        let back = referrer.and_then(|referrer| Back::of(referrer, app_id)).unwrap_or_default();
+        (back.address(root, &[app_id]), back.label())
     });
     letter.into_iter().chain(app).chain([(root.apps(), "All apps")]).collect()
 }

@@ -6,7 +6,8 @@ use dead_letters::{Action, DeadLetterAction, DeadLetterFilter, DeadLetterState, 
 use uuid::Uuid;
 
 use super::{
-    banner::Undo,
+    back::Back,
+    banner::{Banner, Undo},
     frame::Frame,
     history::words,
     html,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess, Right},
-    bulk::{Recorded, failed_again, failed_again_filter},
+    bulk::{Recorded, failed_again, failed_again_filter, has_letters},
     problem::Problem,
     urls::Root,
 };
@@ -31,6 +32,8 @@ struct RecordedPage {
     last: Time,
     apps: Vec<OfApp>,
     undo: Option<Undo>,
+    /// Where a form continues the run, if the tab has kept its token.
+    look: String,
 }
 
 struct OfApp {
@@ -53,6 +56,7 @@ pub(super) async fn show(
     root: &Root,
     accesses: &[AppAccess],
     run_id: Uuid,
+    banner: Option<Banner>,
 ) -> Result<Response, Problem> {
     let mut apps = Vec::new();
     let mut ids = Vec::new();
@@ -91,9 +95,11 @@ pub(super) async fn show(
         });
     }
     let (first, last) = bounds.ok_or_else(Problem::no_such_run)?;
-    let can_be_undone = first.action == Some(Action::Resolve) && access.may(Right::Resolve);
+    let can_be_undone = first.action == Some(Action::Resolve)
+        && access.may(Right::Resolve)
+        && has_letters(accesses, run_id).await?;
     html(&RecordedPage {
-        frame: Frame::of_apps(root, access, accesses).here("Run").live(),
+        frame: Frame::of_apps(root, access, accesses).here("Run").live().banner(banner),
         what: words(&first),
         letters,
         actor: first.actor.as_deref().map(|actor| Text::cut(actor, 100)),
@@ -101,6 +107,7 @@ pub(super) async fn show(
         first: Time(first.created_at),
         last: Time(last.created_at),
         apps,
-        undo: can_be_undone.then(|| Undo::of_run(root, &ids, run_id, &ListQuery::default())),
+        look: root.result(run_id),
+        undo: can_be_undone.then(|| Undo::of_run(root, &ids, run_id, &Back::default())),
     })
 }

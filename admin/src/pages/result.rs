@@ -10,24 +10,24 @@ use axum::{
 };
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ListQuery, ReplayRate,
-    ReplayRequest,
+    AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterSummary, ReplayRate, ReplayRequest,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    banner::{Undo, back_text},
+    back::Back,
+    banner::{Banner, On, Undo, list_text},
     frame::Frame,
     html,
     letters::Row,
-    preview::{list_of, verb},
+    preview::verb,
     recorded, see_other,
     text::{Amount, Text, Time, action_words, duration},
 };
 use crate::{
     access::{Access, AppAccess, Right},
-    bulk::{Failure, Frozen, Outcome, Part, Step, failed_again},
-    input::{Form, Query, RunPath},
+    bulk::{Failure, Frozen, Outcome, Part, Step, failed_again, has_letters},
+    input::{Fields, Form, Query, RunPath},
     problem::Problem,
     token::Purpose,
     urls::{Root, with_field},
@@ -60,11 +60,11 @@ pub(crate) struct Run {
     /// Whether the last step was to take all letters that are left.
     #[serde(default, skip_serializing_if = "Not::not")]
     is_all: bool,
-    pub(crate) back: ListQuery,
+    pub(crate) back: Back,
 }
 
 impl Run {
-    pub(crate) fn new(outcome: Outcome, step: Step, back: ListQuery) -> Self {
+    pub(crate) fn new(outcome: Outcome, step: Step, back: Back) -> Self {
         Self {
             failures: outcome.failures,
             more: outcome.more,
@@ -80,7 +80,7 @@ impl Run {
     }
 
     /// Returns the state of a run before a step.
-    pub(crate) fn before(frozen: Frozen, step: Step, back: ListQuery) -> Self {
+    pub(crate) fn before(frozen: Frozen, step: Step, back: Back) -> Self {
         Self {
             failures: Vec::new(),
             more: true,
@@ -123,7 +123,8 @@ impl Run {
     }
 
     fn short_address(&self, root: &Root, token: &str) -> Option<String> {
-        let address = with_field(root.result(self.frozen.run_id), "run", token);
+        // The apps, for a reader who can't open the token.
+        let address = with_field(self.recorded(root), "run", token);
         (address.len() <= MAX_ADDRESS_BYTES).then_some(address)
     }
 
@@ -220,6 +221,8 @@ struct ResultPage {
     failed_again: Option<FailedAgain>,
     wait: Option<Wait>,
     next: Option<Next>,
+    /// Whether the rest needs another preview.
+    is_expired: bool,
     ignore: Option<IgnoreRest>,
     is_replay: bool,
     run: String,
@@ -229,8 +232,8 @@ struct ResultPage {
     action: String,
     note: String,
     rate: Option<u32>,
-    back: String,
-    list: String,
+    back: Back,
+    back_address: String,
     /// The address that shows the run to a colleague.
     recorded: String,
 }
@@ -295,19 +298,22 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let token = fields.take("run")?;
     let mut apps = fields.apps()?;
+    let banner = fields.take("banner")?;
     fields.end()?;
+    let banner =
+        Banner::read(&access, &root, banner, None, &On::Page(Back::Run(run_id, apps.clone()))).await?;
     let run = token.as_deref().and_then(|token| Run::opened(&access, token));
     let run = run.filter(|run| run.frozen.run_id == run_id);
     let Some(mut run) = run else {
         let accesses = access.apps("app", &apps)?;
-        return recorded::show(&access, &root, &accesses, run_id).await;
+        return recorded::show(&access, &root, &accesses, run_id, banner).await;
     };
     if apps.is_empty() {
         apps = run.frozen.app_ids();
     }
     if !run.frozen.is_of(&access) {
         let accesses = access.apps("app", &apps)?;
-        return recorded::show(&access, &root, &accesses, run_id).await;
+        return recorded::show(&access, &root, &accesses, run_id, banner).await;
     }
     let accesses = access.apps("app", &run.frozen.app_ids())?;
     if run.catch_up(&accesses).await? {
@@ -315,6 +321,16 @@ pub(crate) async fn page(
         return run.shown(&access, &root, &accesses, &token).await;
     }
     show(&access, &root, &accesses, &run, token.unwrap_or_default(), false).await
+}
+
+/// Returns the apps of a run by the fields of its address.
+pub(crate) fn apps_of_run(access: &Access, mut fields: Fields) -> Option<Vec<AppId>> {
+    let apps = fields.apps().ok()?;
+    if !apps.is_empty() {
+        return Some(apps);
+    }
+    let token = fields.take("run").ok().flatten()?;
+    Run::opened(access, &token).map(|run| run.frozen.app_ids())
 }
 
 /// Reloads the result from a page that has no address of its own.
@@ -374,11 +390,12 @@ async fn show(
         && frozen.is_replay()
         && run.more;
     let until = frozen.fails_until().filter(|_| frozen.is_replay() && frozen.began.is_some()).map(Time);
+    let has_rest = rest.count > 0 && (run.more || run.skipped_locked);
+    let is_expired = has_rest && frozen.is_expired(Utc::now());
     let is_staged = is_smooth && run.is_staged();
-    let is_automatic = is_staged || is_smooth && run.rate.is_some();
+    let is_automatic = !is_expired && (is_staged || is_smooth && run.rate.is_some());
     let what = action_words(frozen.action);
     let title = format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(done));
-    let list = list_of(root, &apps, &run.back);
     let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(frozen.run_id);
     let of_app = |part: &Part| OfApp {
         name: Text::cut(&access.admin.app_name(part.app_id), 100),
@@ -387,7 +404,8 @@ async fn show(
         counted: Amount::exactly(part.counted.max(part.done)),
     };
     let frame = Frame::of_apps(root, access, accesses).here(verb(frozen.action));
-    let can_be_undone = frozen.action.can_be_undone() && done > 0;
+    let can_be_undone =
+        frozen.action.can_be_undone() && done > 0 && has_letters(accesses, frozen.run_id).await?;
     let mut response = html(&ResultPage {
         frame: match (is_answer, is_automatic) {
             (true, _) => frame.instead(run.recorded(root)),
@@ -415,7 +433,8 @@ async fn show(
             until,
             is_over: until.0 <= Utc::now(),
         }),
-        next: (rest.count > 0 && (run.more || run.skipped_locked)).then(|| Next {
+        is_expired,
+        next: (has_rest && !is_expired).then(|| Next {
             step: is_step.then_some(step),
             rest,
             end: run.end(rest.count),
@@ -426,7 +445,7 @@ async fn show(
         ignore: (frozen.is_replay() && still_open.count > 0 && access.may(Right::Resolve)).then(|| {
             IgnoreRest {
                 preview: root.bulk("preview"),
-                filter: back_text(&frozen.shown_filter().into()),
+                filter: list_text(&frozen.shown_filter().into()),
                 apps: apps.clone(),
                 rest: still_open,
             }
@@ -435,8 +454,8 @@ async fn show(
         action: root.bulk("run"),
         note: run.note.clone().unwrap_or_default(),
         rate: run.rate,
-        back: back_text(&run.back),
-        list,
+        back_address: run.back.address(root, &apps),
+        back: run.back.clone(),
         recorded: run.recorded(root),
         run: token,
     })?;

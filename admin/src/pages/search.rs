@@ -5,7 +5,8 @@ use axum::response::Response;
 use dead_letters::{AppId, Cursor, ListQuery, ListSort, PayloadSearch};
 
 use super::{
-    banner::back_text,
+    back::Back,
+    banner::list_text,
     edit::not_stored,
     frame::Frame,
     html,
@@ -31,7 +32,7 @@ struct SearchPage {
     conditions: Vec<(Text, Text)>,
     rows: Vec<Row>,
     shown: Amount,
-    back: String,
+    back: Back,
     bulk: Bulk,
     may_resolve: bool,
     /// The cursor of the next page.
@@ -52,7 +53,7 @@ pub(super) struct SearchForm {
 
 impl SearchForm {
     pub(super) fn new(root: &Root, app_id: AppId, query: &ListQuery, contains: String) -> Self {
-        Self { address: root.search(app_id), list: back_text(&first_page(query)), contains }
+        Self { address: root.search(app_id), list: list_text(&first_page(query)), contains }
     }
 }
 
@@ -85,7 +86,7 @@ pub(crate) async fn page(
         search: SearchForm::new(&root, app_id, &query, contains),
         shown: Amount::exactly(found.items.len() as u64),
         rows: Row::all(&access, &root, found.items).await?,
-        back: back_text(&query),
+        back: Back::Letters(query.clone()),
         bulk: Bulk::new(&access, &root, &query.filter, Amount::exactly(0)),
         may_resolve: access.may(Right::Resolve),
         next: found.next,

@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use dead_letters::{
-    Attribution, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, DeadLetterState,
-    NewDeadLetter, PageRequest, Resolution, testing::letter,
+    Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterState, NewDeadLetter, PageRequest, Resolution, testing::letter,
 };
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
@@ -58,12 +58,21 @@ async fn pages(site: &Site) -> Vec<Page> {
     let resolved = DeadLetterFilter::default().state(DeadLetterState::Closed);
     let closed = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
     let again = repo.insert(again).await.unwrap();
+    let event = repo.get(again).await.unwrap().unwrap().original_event_id;
+    let gone = repo.insert(letter(app)).await.unwrap();
+    repo.resolve_once(app, gone, Resolution::Ignored, &Attribution::by("grace")).await.unwrap();
+    let this = DeadLetterFilter::default().state(DeadLetterState::Any).ids([gone]);
+    repo.delete_matching(app, &this, &Attribution::by("grace"), 1).await.unwrap();
     let large = json!({ "text": "x".repeat(200_000) });
     let large = repo.insert(NewDeadLetter { payload: large, ..letter(app) }).await.unwrap();
     let page = |name, address: String, says| Page { name, address, says };
     vec![
         page("apps", "apps".to_owned(), "Similar failures"),
         page("find", format!("find?id={}", Uuid::nil()), "No letter has the id"),
+        page("find-found", format!("find?id={event}"), "Found by"),
+        page("find-invalid", "find?id=no-id".to_owned(), "is not an id"),
+        page("list-invalid", format!("apps/{app}?size=many"), "No letters are shown"),
+        page("letter-deleted", format!("apps/{app}/letters/{gone}"), "The letter is deleted"),
         page("list", format!("apps/{app}"), "Failures, last 24 h"),
         page("list-closed", format!("apps/{app}?state=closed"), "by grace"),
         page("list-empty", format!("apps/{app}?source=nothing"), "No letter matches"),
@@ -78,14 +87,19 @@ async fn pages(site: &Site) -> Vec<Page> {
 }
 
 /// Pages that no address leads to.
-const STATES: [&str; 9] = [
+const STATES: [&str; 14] = [
+    "choice",
     "edit",
     "edit-problem",
     "edit-review",
+    "news",
     "preview",
     "preview-of-apps",
+    "preview-delete",
+    "preview-reopen",
     "question",
     "result",
+    "result-failed-again",
     "run",
     "search",
 ];
@@ -119,6 +133,34 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
         browser.press_first("Reopen ").await?;
         return browser.sees("Reopen anyway").await;
     }
+    if let "choice" | "preview-reopen" = name {
+        browser.open_list(site, "?state=closed").await?;
+        browser.press_first("Reopen all").await?;
+        browser.sees("Reopen which letters?").await?;
+        if name == "preview-reopen" {
+            browser.click("//main//button[contains(., ' replayed')]").await?;
+            browser.sees("These letters were replayed").await?;
+        }
+        return Ok(());
+    }
+    if name == "preview-delete" {
+        browser.open_list(site, "?source=contacts").await?;
+        browser.click("(//main//tbody//input[@type='checkbox'])[1]").await?;
+        browser.press("Delete ticked…").await?;
+        return browser.sees("Delete 1 letter?").await;
+    }
+    if name == "news" {
+        browser.open_list(site, "?source=invoices").await?;
+        browser.sees("Ignore all").await?;
+        let id = browser.run_script("return document.querySelector('#rows tbody tr').id").await?;
+        let closed = id.as_str().unwrap().parse::<Uuid>().unwrap();
+        site.world.repo.resolve(closed.into(), "ignored").await.unwrap();
+        let invoice = NewDeadLetter { source: "invoices".to_owned(), ..letter(site.app()) };
+        site.world.repo.insert(invoice).await.unwrap();
+        browser.run_script("document.dispatchEvent(new Event('visibilitychange'))").await?;
+        browser.sees("1 new letter").await?;
+        return browser.sees("Ignored").await;
+    }
     if name == "preview-of-apps" {
         browser.open("apps").await?;
         browser.press_first("Replay HTTP").await?;
@@ -127,9 +169,18 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
     browser.open_list(site, "?source=contacts").await?;
     browser.press_first("Replay all").await?;
     browser.sees("Replay one first").await?;
-    if let "result" | "run" = name {
+    if let "result" | "result-failed-again" | "run" = name {
         browser.press("Replay one first").await?;
         browser.sees("Replayed 1 of").await?;
+    }
+    if name == "result-failed-again" {
+        let replayed = DeadLetterFilter::default().state(DeadLetterState::Closed).source("contacts");
+        let page = PageRequest::default().size(1);
+        let last = site.world.repo.list(site.app(), &replayed, &page).await.unwrap().items.remove(0);
+        let again = NewDeadLetter { original_event_id: last.original_event_id, ..letter(site.app()) };
+        site.world.repo.insert(again).await.unwrap();
+        browser.driver.refresh().await?;
+        browser.sees("Continue anyway").await?;
     }
     if name == "run" {
         browser.press("This run for colleagues").await?;
@@ -180,10 +231,21 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", size).await
     }
 
-    async fn expect_accessible(&self, name: &str) -> WebDriverResult<()> {
+    /// Checks the page in each scheme, and takes its picture.
+    async fn expect_accessible(&self, name: &str, width: u32) -> WebDriverResult<()> {
         let axe = fs::read_to_string(AXE)
             .unwrap_or_else(|_| panic!("axe-core is missing: tests/install installs it"));
         self.run_script(&axe).await?;
+        for scheme in SCHEMES {
+            self.prefers(scheme).await?;
+            let name = format!("{name}-{scheme}-{width}");
+            self.expect_no_violation(&name).await?;
+            self.picture(&name).await?;
+        }
+        Ok(())
+    }
+
+    async fn expect_no_violation(&self, name: &str) -> WebDriverResult<()> {
         let check = "const done = arguments[0]; \
                      axe.run().then((found) => done(found.violations.map((violation) => \
                      [violation.id, violation.nodes.map((node) => node.html + node.failureSummary)])));";
@@ -203,31 +265,26 @@ impl Browser {
 async fn no_page_has_a_fault_of_accessibility(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let pages = pages(site).await;
     let widths = [1280, 700, 360];
-    for (width, scheme) in widths.into_iter().flat_map(|width| SCHEMES.map(|scheme| (width, scheme))) {
+    for width in widths {
         browser.is_wide(width, 1).await?;
-        browser.prefers(scheme).await?;
         for page in &pages {
             browser.open(&page.address).await?;
             browser.sees(page.says).await?;
-            let name = format!("{}-{scheme}-{width}", page.name);
-            browser.expect_accessible(&name).await?;
-            browser.picture(&name).await?;
+            browser.expect_accessible(page.name, width).await?;
         }
         for name in STATES {
             run_to(browser, site, name).await?;
-            let name = format!("{name}-{scheme}-{width}");
-            browser.expect_accessible(&name).await?;
-            browser.picture(&name).await?;
+            browser.expect_accessible(name, width).await?;
         }
         browser.open_list(site, "").await?;
         browser.press_first("Ignore contacts sync").await?;
         browser.sees("The letter is ignored:").await?;
-        browser.expect_accessible("banner").await?;
+        browser.expect_accessible("banner", width).await?;
         // A phone has no keys.
         if width > 360 {
             browser.press("Keys").await?;
             browser.sees("next, previous row").await?;
-            browser.expect_accessible("help").await?;
+            browser.expect_accessible("help", width).await?;
         }
     }
     Ok(())

@@ -24,7 +24,12 @@ browser_tests! { sqlite: sqlite, On;
     a_list_is_fresh_after_back,
     the_live_button_says_what_pauses_the_page,
     the_way_back_keeps_the_page_the_place_and_what_is_ticked,
+    the_way_back_to_the_overview_and_the_groups_keeps_the_place,
     rows_are_ignored_undone_replayed_and_opened_by_keys,
+    ticked_letters_are_reopened_and_an_id_is_searched_by_keys,
+    a_time_in_the_filter_is_one_of_the_browsers_zone,
+    a_bar_of_the_chart_has_the_browsers_zone_too,
+    the_link_to_a_filtered_list_is_copied,
     all_letters_are_ticked_on_a_phone_and_the_buttons_stay_in_reach,
     a_time_is_shown_in_the_browsers_zone_and_its_tooltip_has_utc,
     a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere,
@@ -34,7 +39,7 @@ browser_tests! { sqlite: sqlite, On;
     a_refresh_takes_over_the_counts_of_all_letters,
     a_double_click_sends_a_form_once,
     a_command_has_the_address_as_one_word_of_a_shell,
-    an_answer_without_an_address_is_not_asked_for_again,
+    an_answer_without_an_address_is_not_asked_for_again_and_is_continued_after_a_reload,
     a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
     a_staged_replay_goes_on_by_itself_until_an_event_fails_again,
     an_error_is_copied_as_it_is,
@@ -53,6 +58,13 @@ impl Browser {
                     document.dispatchEvent(new Event('visibilitychange')); \
                     window.fetch = fetch; return asked;";
         Ok(self.run_script(look).await? == true)
+    }
+
+    /// The text of the clipboard.
+    async fn copied(&self) -> WebDriverResult<String> {
+        let read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)));";
+        let copied = self.driver.execute_async(read, Vec::new()).await?.json().clone();
+        Ok(copied.as_str().unwrap().to_owned())
     }
 
     /// By Tab.
@@ -320,7 +332,7 @@ async fn a_command_has_the_address_as_one_word_of_a_shell(
     Ok(())
 }
 
-async fn an_answer_without_an_address_is_not_asked_for_again(
+async fn an_answer_without_an_address_is_not_asked_for_again_and_is_continued_after_a_reload(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -334,6 +346,10 @@ async fn an_answer_without_an_address_is_not_asked_for_again(
     browser.sees("Replayed 1 of 60").await?;
     browser.driver.refresh().await?;
     browser.sees("Replayed, 1 letter").await?;
+    assert_eq!(site.world.outbox.events().len(), 1);
+    browser.press("Continue this run").await?;
+    browser.sees("Replayed 1 of 60").await?;
+    browser.sees("Replay 10 more").await?;
     assert_eq!(site.world.outbox.events().len(), 1);
     Ok(())
 }
@@ -578,6 +594,103 @@ async fn the_way_back_keeps_the_page_the_place_and_what_is_ticked(
     Ok(())
 }
 
+async fn the_way_back_to_the_overview_and_the_groups_keeps_the_place(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let letters = (0..40).map(|n| NewDeadLetter { source: format!("source {n}"), ..letter(site.app()) });
+    site.world.repo.insert_many(letters.collect()).await.unwrap();
+    for (page, back) in [
+        ("apps?sort=most".to_owned(), "Back to the overview"),
+        (format!("apps/{}/groups?op=insert", site.app()), "Back to the groups"),
+    ] {
+        browser.open(&page).await?;
+        browser.sees("source 39").await?;
+        let address = browser.address().await?;
+        let place = browser.run_script("scrollTo(0, 700); return scrollY").await?;
+        assert_ne!(place, 0);
+        browser.run_script("document.querySelectorAll('a.letter')[10].click()").await?;
+        browser.sees("Failed 5 times").await?;
+        browser.press("Ignore").await?;
+        browser.sees("The letter is ignored:").await?;
+        browser.press(back).await?;
+        browser.until("the page", async || Ok(browser.address().await? == address)).await?;
+        browser.until("the place", async || Ok(browser.run_script("return scrollY").await? == place)).await?;
+    }
+    Ok(())
+}
+
+async fn ticked_letters_are_reopened_and_an_id_is_searched_by_keys(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let ids = [site.world.letter().await, site.world.letter().await];
+    for id in ids {
+        site.world.repo.resolve(id, "ignored").await.unwrap();
+    }
+    browser.open_list(site, "?state=closed").await?;
+    browser.sees("2 of 2").await?;
+    browser.key("jxjxu").await?;
+    browser.sees("Reopen 2 letters?").await?;
+    browser.open("apps").await?;
+    browser.key("/").await?;
+    browser.key(ids[0].to_string() + Key::Enter).await?;
+    browser.until("the letter", async || Ok(browser.address().await?.ends_with(&ids[0].to_string()))).await
+}
+
+async fn a_time_in_the_filter_is_one_of_the_browsers_zone(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.stored("2026-01-01T23:30:00Z", |letter| letter).await;
+    browser.command("Emulation.setTimezoneOverride", json!({ "timezoneId": "Asia/Tokyo" })).await?;
+    browser.open_list(site, "").await?;
+    browser.sees("1 of 1").await?;
+    browser.unfold("Custom").await?;
+    browser.sees("Dead-lettered from (GMT+9)").await?;
+    browser.run_script("document.getElementById('created_from').value = '2026-01-02T08:00'").await?;
+    browser.press("Filter").await?;
+    let utc = "created_from=2026-01-01T23%3A00%3A00Z";
+    browser.until("the filter", async || Ok(browser.address().await?.ends_with(utc))).await?;
+    browser.sees("1 of 1").await?;
+    let shown = "const input = document.getElementById('created_from'); return [input.value, input.title]";
+    browser
+        .until("the zone", async || {
+            Ok(browser.run_script(shown).await? == json!(["2026-01-02T08:00:00", "2026-01-01 23:00:00 UTC"]))
+        })
+        .await?;
+    // A time that nobody changed is sent as it was.
+    browser.fill("Source", "orders").await?;
+    browser.press("Filter").await?;
+    browser.until("the same time", async || Ok(browser.address().await?.contains(utc))).await?;
+    browser.press("24 h").await?;
+    browser.until("the last day", async || Ok(!browser.address().await?.contains(utc))).await?;
+    assert!(browser.address().await?.contains("created_from="));
+    browser.sees("No letter matches").await
+}
+
+async fn a_bar_of_the_chart_has_the_browsers_zone_too(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    site.world.letter().await;
+    browser.command("Emulation.setTimezoneOverride", json!({ "timezoneId": "Asia/Tokyo" })).await?;
+    browser.open_list(site, "").await?;
+    browser.sees("1 of 1").await?;
+    let title = browser.run_script("return document.querySelector('.chart title').textContent").await?;
+    let title = title.as_str().unwrap();
+    assert!(title.contains("GMT+9\n") && title.contains("UTC: 1 letter"), "{title}");
+    Ok(())
+}
+
+async fn the_link_to_a_filtered_list_is_copied(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    site.world.letter().await;
+    browser.open_list(site, "?source=orders").await?;
+    let permissions = json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+    browser.command("Browser.grantPermissions", permissions).await?;
+    browser.press("Copy link").await?;
+    browser.sees("Copied").await?;
+    assert_eq!(browser.copied().await?, browser.address().await?);
+    Ok(())
+}
+
 async fn rows_are_ignored_undone_replayed_and_opened_by_keys(
     site: &Site,
     browser: &Browser,
@@ -674,8 +787,6 @@ async fn an_error_is_copied_as_it_is(site: &Site, browser: &Browser) -> WebDrive
     browser.command("Browser.grantPermissions", permissions).await?;
     browser.press("Copy the error").await?;
     browser.sees("Copied").await?;
-    let read = "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(String(error)));";
-    let copied = browser.driver.execute_async(read, Vec::new()).await?.json().clone();
-    assert_eq!(copied, last_error);
+    assert_eq!(browser.copied().await?, last_error);
     Ok(())
 }

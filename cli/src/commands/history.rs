@@ -1,13 +1,14 @@
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
-use dead_letters::{ActionRequest, DeadLetterAction, DeadLetterState, DeadLetterStore};
+use chrono::DateTime;
+use dead_letters::{ActionRequest, AppId, DeadLetterAction, DeadLetterState, DeadLetterStore};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
     args::History,
     error::Failure,
-    ids::{apps, locate, short_letter},
+    ids::{App, apps, locate, short_letter},
     output::{Cell, Layout, Printer, id, message, number, text},
     settings::Settings,
 };
@@ -22,7 +23,7 @@ pub(crate) async fn history(
     let has_app = app.is_none();
     let mut request = ActionRequest::default().run_id(run).after(after).limit(limit);
     let apps = match letter {
-        None => apps(store, settings, app, DeadLetterState::Any).await?,
+        None => with_history(store, settings, app).await?,
         Some(letter) => {
             let located = locate(store, settings, app, vec![letter]).await?;
             let found: Vec<_> =
@@ -31,12 +32,12 @@ pub(crate) async fn history(
                 (&[(app_id, id)], []) => {
                     let run_id = store.summary(app_id, id).await?.and_then(|letter| letter.run_id);
                     request = request.letter_id(id).run_id(run_id);
-                    vec![app_id]
+                    BTreeSet::from([app_id])
                 }
                 // A letter that was deleted is in no app. The actions that named it are.
                 ([], &[id]) => {
                     request = request.letter_id(id);
-                    apps(store, settings, None, DeadLetterState::Any).await?
+                    with_history(store, settings, None).await?
                 }
                 _ => return Err(Failure::usage("standard input does not have the ID of one letter")),
             }
@@ -55,13 +56,29 @@ pub(crate) async fn history(
     print(printer, &items, next, has_app.then_some(settings))?;
     if items.is_empty() && has_app {
         say!(
-            "note: without --app, only apps that have letters are searched; for another app: --app APP_ID, the whole ID"
+            "note: without --app, only apps that have letters or one of the newest 10,000 actions are searched; for another app: \
+             --app APP_ID, the whole ID"
         );
     }
     if let Some(next) = next {
         say!("note: there may be more actions: --after {next}");
     }
     Ok(())
+}
+
+/// Returns the app, or those that have letters or one of the newest actions.
+async fn with_history(
+    store: &dyn DeadLetterStore,
+    settings: &Settings,
+    app: Option<App>,
+) -> Result<BTreeSet<AppId>, Failure> {
+    let is_any = app.is_none();
+    let mut found: BTreeSet<_> =
+        apps(store, settings, app, DeadLetterState::Any).await?.into_iter().collect();
+    if is_any {
+        found.extend(store.recent_apps(DateTime::UNIX_EPOCH).await?.iter().map(|app| app.app_id));
+    }
+    Ok(found)
 }
 
 /// Prints the actions. With the settings, people see each action's app.

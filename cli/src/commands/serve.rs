@@ -24,14 +24,19 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use dead_letters::{DeadLetterReplay, DeadLetterStore, migration::sea_orm_migration::MigratorTraitSelf};
-use dead_letters_admin::{Admin, Denied, Operator, Server};
+use dead_letters_admin::{Admin, AdminConfigError, Denied, Operator, Right, Server};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tracing::info;
 
 use super::{health::Health, replay::NOT_HERE};
-use crate::{args::Serve, error::Failure, settings::Settings, stop::Stop};
+use crate::{
+    args::{Allow, Serve},
+    error::Failure,
+    settings::Settings,
+    stop::Stop,
+};
 
 /// How long running requests may take to end after a shutdown. A client that stops sending or reading must not keep
 /// the server alive.
@@ -45,7 +50,9 @@ pub(crate) async fn serve(
     settings: &Settings,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Serve { listen, token_file, token, operator, host, log_format: _ } = serve;
+    let Serve {
+        listen, token_file, token, operator, host, allow, redact, redact_metadata, trace_url, ..
+    } = serve;
     let token = match token_file {
         Some(file) => {
             let read = fs::read_to_string(&file);
@@ -68,24 +75,27 @@ pub(crate) async fn serve(
             Failure::usage("--host requires a token").hint("pass --token-file, or set DEAD_LETTERS_TOKEN")
         );
     }
+    let has_token = token.is_some();
+    let verbs = verbs(&allow);
+    let guard = Guard { token: token.map(|token| Sha256::digest(token).into()), operator, allow };
+    let admin = Admin::new(store, move |request: &Parts| guard.operator(request));
+    let apps = settings.apps.clone();
+    let admin = admin.app_names(move |app_id| apps.name(app_id));
+    let mut admin = configured(admin, redact, redact_metadata, trace_url)?;
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|error| Failure::failed(format!("{listen}: {error}")))?;
     let address = listener.local_addr()?;
     say!("note: http://{address}");
-    if token.is_none() {
-        say!("note: without a token, every local user can resolve letters");
+    if !has_token {
+        say!("note: without a token, every local user can {verbs} letters");
     }
     if replayer.is_none() {
         say!("note: {NOT_HERE}");
     }
     let mut names = host;
-    if token.is_some() {
+    if has_token {
         names.push(address.ip().to_string());
     }
-    let guard = Guard { token: token.map(|token| Sha256::digest(token).into()), operator };
-    let admin = Admin::new(store, move |request: &Parts| guard.operator(request));
-    let apps = settings.apps.clone();
-    let mut admin = admin.app_names(move |app_id| apps.name(app_id));
     if let Some(replayer) = replayer {
         admin = admin.replay(replayer);
     }
@@ -99,28 +109,64 @@ pub(crate) async fn serve(
     Ok(())
 }
 
+/// Returns what operators may do, in words.
+fn verbs(allow: &[Allow]) -> &'static str {
+    match (allow.contains(&Allow::Edit), allow.contains(&Allow::Delete)) {
+        (false, false) => "resolve",
+        (true, false) => "resolve and edit",
+        (false, true) => "resolve and delete",
+        (true, true) => "resolve, edit and delete",
+    }
+}
+
+fn configured(
+    admin: Admin,
+    redact: Vec<String>,
+    redact_metadata: Vec<String>,
+    trace_url: Option<String>,
+) -> Result<Admin, Failure> {
+    let refused = |option: &str, error: AdminConfigError| Failure::usage(format!("{option}: {error}"));
+    let admin = admin.redact(redact).map_err(|error| refused("--redact", error))?;
+    let admin =
+        admin.redact_metadata(redact_metadata).map_err(|error| refused("--redact-metadata", error))?;
+    match trace_url {
+        Some(template) => admin.trace_url(template).map_err(|error| refused("--trace-url", error)),
+        None => Ok(admin),
+    }
+}
+
 struct Guard {
     /// The token's digest, which has the same length for every token.
     token: Option<[u8; 32]>,
     operator: String,
+    allow: Vec<Allow>,
 }
 
 impl Guard {
+    /// Returns the operator of this name, with the rights of the options.
+    fn named(&self, name: &str) -> Operator {
+        let right = |allow: &Allow| match allow {
+            Allow::Edit => Right::Edit,
+            Allow::Delete => Right::Delete,
+        };
+        self.allow.iter().map(right).fold(Operator::full(name), Operator::with)
+    }
+
     fn operator(&self, request: &Parts) -> Result<Operator, Denied> {
-        let Some(expected) = &self.token else { return Ok(Operator::full(&self.operator)) };
+        let Some(expected) = &self.token else { return Ok(self.named(&self.operator)) };
         let is_it = |token: &[u8]| bool::from(expected.ct_eq(&<[u8; 32]>::from(Sha256::digest(token))));
         let credentials = request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let (scheme, value) =
             credentials.and_then(|value| value.split_once(' ')).ok_or_else(unauthenticated)?;
         if scheme.eq_ignore_ascii_case("bearer") && is_it(value.as_bytes()) {
-            return Ok(Operator::full(&self.operator));
+            return Ok(self.named(&self.operator));
         }
         if scheme.eq_ignore_ascii_case("basic") {
             let decoded = BASE64_STANDARD.decode(value).ok().and_then(|value| String::from_utf8(value).ok());
             let decoded = decoded.ok_or_else(unauthenticated)?;
             let (user, password) = decoded.split_once(':').ok_or_else(unauthenticated)?;
             if is_it(password.as_bytes()) {
-                return Ok(Operator::full(if user.is_empty() { &self.operator } else { user }));
+                return Ok(self.named(if user.is_empty() { &self.operator } else { user }));
             }
         }
         Err(unauthenticated())

@@ -6,10 +6,10 @@ use std::{error::Error, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
-    DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterRetention,
-    DeadLetterState, Due, NewDeadLetter, ReopenRequest, Requeue, Resolution, SeaOrmDeadLetterRepo,
-    StoredLetter, SweepScope,
+    AppId, Archive, Attribution, CoalescingDeadLetterRepo, DeadLetterAnnounce, DeadLetterDelete,
+    DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
+    DeadLetterRetention, DeadLetterState, Due, NewDeadLetter, NewGroupRequest, ReopenRequest, Requeue,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, SqlErr, TransactionTrait};
 use tokio::{runtime::Handle, task::JoinSet};
@@ -47,6 +47,9 @@ pub(crate) fn spawn(world: &Arc<World>, seeds: &mut fastrand::Rng) -> JoinSet<()
     }
     for _ in 0..2 {
         actors.spawn(actor().remove());
+    }
+    for _ in 0..3 {
+        actors.spawn(actor().announce());
     }
     actors
 }
@@ -305,7 +308,7 @@ impl Actor {
         }
     }
 
-    /// Deletes letters, erases their content, and replays them with another payload.
+    /// Deletes letters, erases and reveals their content, and replays them with another payload.
     async fn remove(mut self) {
         let world = Arc::clone(&self.world);
         let app = world.removed;
@@ -315,7 +318,14 @@ impl Actor {
             let by = Attribution::by(&attempt).note("a request of the customer");
             let rng = &mut self.rng;
             let some: Vec<_> = (0..3).filter_map(|_| rng.choice(&ids).copied()).collect();
-            match rng.u8(..6) {
+            match rng.u8(..7) {
+                6 => {
+                    let Some(&id) = some.first() else { continue };
+                    let reveal = world.repo.record_reveal(app, id, Some(&attempt));
+                    if world.call("record_reveal", rng, reveal).await.is_some() {
+                        world.ledger().acted(&attempt, "reveal", 1);
+                    }
+                }
                 0 => {
                     let events: Vec<_> = (0..rng.usize(2..10)).map(|_| Uuid::new_v4()).collect();
                     let letters = events.iter().map(|&event| letter(app, event)).collect();
@@ -363,6 +373,38 @@ impl Actor {
                         world.ledger().closed(&resolved.ids, &attempt);
                         world.ledger().acted(&attempt, "resolve", resolved.ids.len());
                     }
+                }
+            }
+        }
+    }
+
+    /// Claims the announcements of new groups, and confirms some of them.
+    async fn announce(mut self) {
+        let world = Arc::clone(&self.world);
+        while !world.is_stopped() {
+            tokio::time::sleep(Duration::from_millis(self.rng.u64(..200))).await;
+            let rng = &mut self.rng;
+            let request =
+                NewGroupRequest::since(Utc::now() - TimeDelta::hours(1)).limit(10).scan_limit(1_000);
+            let found = world.call("unannounced_groups", rng, world.repo.unannounced_groups(&request)).await;
+            let Some(group) = found.and_then(|found| rng.choice(found.groups)) else { continue };
+            let (began, lease) = (Utc::now(), Duration::from_millis(rng.u64(100..2_000)));
+            let claim =
+                world.call("claim_announcement", rng, world.repo.claim_announcement(&group, lease)).await;
+            let Some(claim) = claim.flatten() else { continue };
+            // SQLite's clock has milliseconds.
+            let leased_until = began + lease - TimeDelta::milliseconds(1);
+            if Utc::now() >= leased_until {
+                continue;
+            }
+            let key = (group.app_id, group.group_key);
+            let number = world.ledger().claimed(&key, leased_until);
+            tokio::time::sleep(Duration::from_millis(rng.u64(..1_000))).await;
+            if rng.bool() {
+                let last = world.ledger().may_confirm(&key, number);
+                let confirm = world.repo.confirm_announcement(&claim);
+                if world.call("confirm_announcement", rng, confirm).await == Some(true) {
+                    world.ledger().confirmed(&key, number, last);
                 }
             }
         }

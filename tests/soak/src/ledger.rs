@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError};
 use uuid::Uuid;
 
@@ -63,6 +63,15 @@ struct Known {
     is_erased: bool,
 }
 
+/// The claims on a group's announcement.
+#[derive(Default)]
+struct Claims {
+    /// How many were acknowledged.
+    count: usize,
+    /// When the lease of the last one ends, at the earliest. `None` if it may be confirmed: the group may regress then.
+    leased_until: Option<DateTime<Utc>>,
+}
+
 pub(crate) struct Ledger {
     first_app: AppId,
     /// In this app, two letters have the same event.
@@ -80,6 +89,7 @@ pub(crate) struct Ledger {
     events: HashSet<Uuid>,
     /// Events of one call each, of which all must be somewhere or none.
     together: Vec<Vec<Uuid>>,
+    claims: HashMap<(AppId, String), Claims>,
     /// Rows that sweeps said they deleted, and that the others may have.
     swept: u64,
     may_be_swept: u64,
@@ -101,6 +111,7 @@ impl Ledger {
             acted: HashMap::new(),
             events: HashSet::new(),
             together: Vec::new(),
+            claims: HashMap::new(),
             swept: 0,
             may_be_swept: 0,
             violations: Vec::new(),
@@ -172,6 +183,33 @@ impl Ledger {
     pub(crate) fn erased(&mut self, ids: &[DeadLetterId]) {
         for id in ids {
             self.letters.entry(*id).or_default().is_erased = true;
+        }
+    }
+
+    /// Notes an acknowledged claim, and returns its number.
+    pub(crate) fn claimed(&mut self, group: &(AppId, String), until: DateTime<Utc>) -> usize {
+        let claims = self.claims.entry(group.clone()).or_default();
+        if claims.leased_until.is_some_and(|until| Utc::now() < until) {
+            self.violations.push(format!("{group:?} was claimed while another claim was leased"));
+        }
+        *claims = Claims { count: claims.count + 1, leased_until: Some(until) };
+        claims.count
+    }
+
+    /// Must come before the call. Returns the number of the last claim.
+    pub(crate) fn may_confirm(&mut self, group: &(AppId, String), number: usize) -> usize {
+        let claims = self.claims.entry(group.clone()).or_default();
+        if claims.count == number {
+            claims.leased_until = None;
+        }
+        claims.count
+    }
+
+    /// Notes that a claim was confirmed. `last` is the number of the last claim before the call.
+    pub(crate) fn confirmed(&mut self, group: &(AppId, String), number: usize, last: usize) {
+        if number < last {
+            self.violations
+                .push(format!("{group:?}: the claim {number} was confirmed after the claim {last}"));
         }
     }
 
