@@ -3,7 +3,7 @@
 
 const PERIOD = 10_000;
 const TYPED = "input:not([type=hidden]):not([type=checkbox]), textarea";
-// What each field had when the page was shown.
+// The value of each field when the page was shown.
 const shown = new WeakMap();
 const main = document.getElementById("main");
 const isField = (element) => element?.closest?.("input:not([type=checkbox]), select, textarea") != null;

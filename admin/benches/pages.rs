@@ -18,9 +18,9 @@ use axum::{
 };
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterState, OnOpen,
-    PageRequest, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, TimelineRequest, connect_options,
-    migration::Migrator,
+    AppId, BacklogRequest, Buckets, CountRequest, DeadLetterFilter, DeadLetterRead, DeadLetterState,
+    GroupRequest, NewGroupRequest, OnOpen, PageRequest, Retention, RetentionPolicy, SeaOrmDeadLetterRepo,
+    TimelineRequest, connect_options, migration::Migrator,
 };
 use dead_letters_admin::{Admin, InsecureAllowAll, Operator};
 use dead_letters_test_support::TestDatabase;
@@ -128,6 +128,8 @@ async fn letters_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy, ap
     let any = DeadLetterFilter::default().state(DeadLetterState::Any);
     let day = Buckets::new(now - TimeDelta::days(1)..now, 96);
     black_box(repo.timeline(app, &any, &TimelineRequest::from(day).scan_limit(10_000)).await?);
+    let offered = GroupRequest::default().limit(100).scan_limit(2_000);
+    black_box(repo.error_groups(app, &DeadLetterFilter::default(), &offered).await?);
     Ok(())
 }
 
@@ -136,6 +138,8 @@ async fn overview_calls(repo: &SeaOrmDeadLetterRepo, policy: &RetentionPolicy) -
     let last = apps.last().map(|app| app.app_id);
     black_box(repo.backlogs(&BacklogRequest::default().after(last).limit(1).cap(1)).await?);
     black_box(policy.due_within(repo, None, Utc::now(), 7 * DAY, 1_000).await?);
+    let groups = NewGroupRequest::since(Utc::now() - TimeDelta::days(1)).scan_limit(10_000).limit(500);
+    black_box(repo.new_error_groups(&groups.open(true)).await?);
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) enum Back {
     Overview(Option<Sort>, Option<AppId>),
     /// The letters of an id in all apps.
     Find(Uuid),
-    /// What the history has of a bulk run in these apps.
+    /// The page of a bulk run in these apps, as the history has it.
     Run(Uuid, Vec<AppId>),
 }
 
