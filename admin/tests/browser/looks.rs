@@ -48,6 +48,8 @@ async fn pages(site: &Site) -> Vec<Page> {
         let letter = NewDeadLetter { source, op, last_error, payload, script_id: None, ..letter(app) };
         repo.insert(letter).await.unwrap();
     }
+    let ignored = repo.insert(letter(app)).await.unwrap();
+    repo.resolve_once(app, ignored, Resolution::Ignored, &Attribution::by("grace")).await.unwrap();
     let again = letter(app);
     for _ in 0..2 {
         let id = repo.insert(again.clone()).await.unwrap();
@@ -69,7 +71,7 @@ async fn pages(site: &Site) -> Vec<Page> {
     vec![
         page("apps", "apps".to_owned(), "Similar failures"),
         page("find", format!("find?id={}", Uuid::nil()), "No letter has the id"),
-        page("find-found", format!("find?id={event}"), "Found by"),
+        page("find-found", format!("find?id={event}"), "Letters whose event or trigger is"),
         page("find-invalid", "find?id=no-id".to_owned(), "is not an id"),
         page("list-invalid", format!("apps/{app}?size=many"), "No letters are shown"),
         page("letter-deleted", format!("apps/{app}/letters/{gone}"), "The letter is deleted"),
