@@ -66,7 +66,10 @@ function forgetAction() {
   const instead = main.dataset.instead && new URL(main.dataset.instead, location).href;
   if (!instead) return;
   for (const link of document.querySelectorAll("a[href]:not([href^='#'])")) link.href = link.href;
-  for (const form of document.querySelectorAll("form[action]")) form.action = form.action;
+  // A form's property `action` may be its field of this name.
+  for (const form of document.querySelectorAll("form[action]")) {
+    form.setAttribute("action", new URL(form.getAttribute("action"), location).href);
+  }
   for (const button of document.querySelectorAll("button[formaction]")) button.formAction = button.formAction;
   history.replaceState(history.state, "", instead);
 }

@@ -351,7 +351,8 @@ async fn an_answer_without_an_address_is_not_asked_for_again_and_is_continued_af
     browser.sees("Replayed 1 of 60").await?;
     browser.sees("Replay 10 more").await?;
     assert_eq!(site.world.outbox.events().len(), 1);
-    Ok(())
+    browser.press("Ignore the other 59…").await?;
+    browser.sees("Ignore 59 letters?").await
 }
 
 async fn a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it(
