@@ -233,16 +233,20 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", size).await
     }
 
-    /// Checks the page in each scheme, and takes its picture.
+    /// Takes the page's picture in each scheme, and checks it with all its details open.
     async fn expect_accessible(&self, name: &str, width: u32) -> WebDriverResult<()> {
         let axe = fs::read_to_string(AXE)
             .unwrap_or_else(|_| panic!("axe-core is missing: tests/install installs it"));
         self.run_script(&axe).await?;
         for scheme in SCHEMES {
             self.prefers(scheme).await?;
-            let name = format!("{name}-{scheme}-{width}");
-            self.expect_no_violation(&name).await?;
-            self.picture(&name).await?;
+            self.picture(&format!("{name}-{scheme}-{width}")).await?;
+        }
+        self.run_script("for (const details of document.querySelectorAll('details')) details.open = true")
+            .await?;
+        for scheme in SCHEMES {
+            self.prefers(scheme).await?;
+            self.expect_no_violation(&format!("{name}-{scheme}-{width}")).await?;
         }
         Ok(())
     }
@@ -311,7 +315,7 @@ async fn every_target_has_24_pixels_and_forced_colors_show_the_current_tab(
     browser: &Browser,
 ) -> WebDriverResult<()> {
     let pages = pages(site).await;
-    for width in [1280, 360] {
+    for width in [1280, 700, 360] {
         browser.is_wide(width, 1).await?;
         for page in &pages {
             browser.open(&page.address).await?;
