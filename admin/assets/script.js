@@ -52,7 +52,7 @@ function showTimes() {
     time.textContent = isShort ? text : zoned;
     time.title = `${isShort ? zoned : text}\n${time.dataset.utc}`;
   }
-  for (const bar of main.querySelectorAll(".chart a")) {
+  for (const bar of main.querySelectorAll(".chart a[data-from]")) {
     const title = bar.querySelector("title");
     title.dataset.utc ??= title.textContent;
     title.textContent = `${inZone.format(Date.parse(bar.dataset.from))}\n${title.dataset.utc}`;
@@ -91,16 +91,27 @@ function keepRun() {
   const next = main.querySelector("form.actions input[name=run]");
   const run = new URL(main.dataset.instead ?? location, location).pathname;
   try {
-    if (next) sessionStorage.setItem(RUN, JSON.stringify([run, next.value]));
-    else if (main.querySelector("progress.progress")) sessionStorage.removeItem(RUN);
+    if (next) return sessionStorage.setItem(RUN, JSON.stringify([run, next.value]));
+    // Its last step leads to this page, or to a banner.
+    const ended = [main.querySelector("progress.progress") && run, main.querySelector(".banner a")?.pathname];
+    if (ended.includes(keptRun()[0])) sessionStorage.removeItem(RUN);
   } catch {
     // The storage is full. The run continues while the page is open.
   }
 }
 
+// The path of a run's page, and the token.
+function keptRun() {
+  try {
+    return JSON.parse(sessionStorage.getItem(RUN)) ?? [];
+  } catch {
+    return [];
+  }
+}
+
 function offerRun() {
   const form = main.querySelector("form.continue");
-  const [run, token] = JSON.parse(sessionStorage.getItem(RUN) ?? "[]");
+  const [run, token] = form ? keptRun() : [];
   if (!form || run !== location.pathname) return;
   form.elements.run.value = token;
   form.querySelector("button").textContent = "Continue this run";
@@ -508,12 +519,17 @@ function mark(row, isGone) {
 
 // How many letters are asked about at once, so that an address stays short.
 const CHANGES = 20;
+// A refresh asks about no more than this.
+const MOST_CHANGES = 100;
+let isTelling = false;
 
 // Writes on each row what happened to its letter, or to the newest open letter of its group, and who did it.
 async function tellChanges(changed) {
+  if (isTelling) return;
+  isTelling = true;
   const lists = new Map();
   const untold = changed.filter((row) => !row.querySelector(".change"));
-  for (const row of untold) {
+  for (const row of untold.slice(0, MOST_CHANGES)) {
     const path = row.querySelector("a.letter")?.pathname;
     if (!path) continue;
     const end = path.lastIndexOf("/letters/");
@@ -523,6 +539,7 @@ async function tellChanges(changed) {
   for (const [list, letters] of lists) {
     for (let at = 0; at < letters.length; at += CHANGES) await tellChangesOf(list, letters.slice(at, at + CHANGES));
   }
+  isTelling = false;
 }
 
 async function tellChangesOf(list, letters) {
@@ -618,6 +635,7 @@ addEventListener("pageshow", async (event) => {
   const isBack = event.persisted || navigation() === "back_forward";
   if (isBack) {
     for (const box of boxes()) box.checked = false;
+    for (const field of main.querySelectorAll(TYPED)) field.value = shown.get(field) ?? field.value;
     showTicked();
     await refresh(true);
   }

@@ -950,8 +950,12 @@ async fn changed_by_others(
     Ok(others)
 }
 
-/// Returns whether a letter is still as the run closed it, and so whether there is anything to undo.
-pub(crate) async fn has_letters(accesses: &[AppAccess], run_id: Uuid) -> Result<bool, Problem> {
+/// Returns whether a letter is still as the run closed it, and so whether there is anything to undo. The count reads the
+/// whole run, so a run of more letters is taken to have some.
+pub(crate) async fn has_letters(accesses: &[AppAccess], run_id: Uuid, changed: u64) -> Result<bool, Problem> {
+    if changed > LEFT_OUT_CAP.into() {
+        return Ok(true);
+    }
     let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(run_id);
     for access in accesses {
         let request = CountRequest::default().cap(1);

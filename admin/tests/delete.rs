@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::support::{Client, World, audited, listen, on_every_backend};
 
 on_every_backend! {
+    all_that_match_a_filter_are_deleted_from_the_list,
     letters_are_deleted_as_the_preview_counted_them,
     closed_letters_are_deleted_by_their_ids_or_state,
     a_delete_that_names_no_field_is_refused,
@@ -164,4 +165,22 @@ async fn a_letter_that_is_locked_is_named_and_not_erased_on_postgres() {
     assert_eq!(answer.status, StatusCode::CONFLICT, "{answer}");
     txn.rollback().await.unwrap();
     assert!(world.repo.summary(world.app, ids[0]).await.unwrap().is_some());
+}
+
+async fn all_that_match_a_filter_are_deleted_from_the_list(world: World) {
+    let kept = world.letter().await;
+    let gone = world.insert(NewDeadLetter { source: "load test".to_owned(), ..letter(world.app) }).await;
+    let client = world.client();
+    let of_app = format!("/apps/{}", world.app);
+    assert!(!client.get(&of_app).await.text().contains("Delete all"));
+    let list = client.get(format!("{of_app}?source=load+test")).await;
+    assert!(list.text().contains("Delete all 1…"), "{list}");
+    let form = format!("app={}&action=deleted&filter=%3Fsource%3Dload%2520test", world.app);
+    let preview = client.post_as("/bulk/preview", FORM, form).await;
+    assert!(preview.text().contains("Delete 1 letter?"), "{preview}");
+    let token = preview.text().split_once("name=\"token\" value=\"").unwrap().1.split_once('"').unwrap().0;
+    let done = client.post_as("/bulk/run", FORM, format!("token={token}")).await;
+    assert_eq!(done.status, StatusCode::SEE_OTHER, "{done}");
+    let left = [world.repo.get(kept).await.unwrap().is_some(), world.repo.get(gone).await.unwrap().is_some()];
+    assert_eq!(left, [true, false]);
 }

@@ -531,6 +531,16 @@ async fn a_range_of_the_last_hours_becomes_the_time_at_which_it_begins(world: Wo
     }
     let closed = client.get(world.at("?state=closed&within=1h")).await;
     assert!(closed.location().contains("state=closed&resolved_from="), "{closed}");
+    // No letter that needs action was closed in a range.
+    let closed = client.get(resolved(&world.at(""), closed.location())).await;
+    assert!(closed.shows("Needs action 1") && closed.shows("Closed 0"), "{closed}");
+    assert!(client.get(link_of_tab(&closed, &world.at(""))).await.shows("1 of 1"));
+}
+
+/// Returns where the first tab leads.
+fn link_of_tab(page: &Answer, at: &str) -> String {
+    let tabs = page.page().split_once("class=\"tabs\"").unwrap().1;
+    resolved(at, &decoded(tabs.split_once("href=\"").unwrap().1.split_once('"').unwrap().0))
 }
 
 async fn a_time_that_the_browsers_input_cannot_hold_is_a_text(world: World) {

@@ -130,7 +130,7 @@ fn insert_rows<const N: usize>(rows: impl IntoIterator<Item = [(Column, Expr); N
     insert
 }
 
-/// Returns the UPDATE that erases the notes in the history of these letters.
+/// Returns the UPDATE that erases the notes in the history of these letters. The reason of an erasure stays.
 pub(super) fn without_notes(dialect: Dialect, app_id: AppId, ids: &[DeadLetterId]) -> Statement {
     let are_theirs = match dialect {
         Dialect::Sqlite => Column::LetterId.is_in(ids.iter().map(|id| id.into_inner())),
@@ -141,6 +141,7 @@ pub(super) fn without_notes(dialect: Dialect, app_id: AppId, ids: &[DeadLetterId
         .value(Column::Note, None::<String>)
         .and_where(COLUMN.app_id.eq(app_id.into_inner()))
         .and_where(are_theirs)
+        .and_where(COLUMN.action.ne(Action::Erase.as_str()))
         .and_where(COLUMN.note.is_not_null())
         .take();
     dialect.build(&update)
@@ -306,13 +307,15 @@ pub(super) async fn recent_apps<C: RepoConnection>(
 ) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
     const LAST: &str = "last_action_at";
     let dialect = repo.dialect()?;
+    // Citus takes no hidden limit over all shards.
+    let limit = if dialect == Dialect::Sharded { shown(EXAMINED) } else { EXAMINED };
     let newest = Query::select()
         .columns([Column::AppId, Column::CreatedAt])
         .from(Entity)
         .and_where(COLUMN.created_at.gte(since))
         .order_by(Column::CreatedAt, Order::Desc)
         .order_by(Column::Id, Order::Desc)
-        .limit(EXAMINED)
+        .limit(limit)
         .take();
     let apps = Query::select()
         .column(Column::AppId)

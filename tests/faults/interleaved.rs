@@ -206,6 +206,10 @@ on! { where_it_is_sharded, postgres_sharded:
     resolve_matching Atomic,
     reopen_matching Atomic,
     reopen_matching_of_a_run Atomic,
+    delete_matching Atomic,
+    delete_matching_of_closed_letters Atomic,
+    erase Atomic,
+    replay_edited Atomic,
     backlogs Atomic,
     import Atomic,
     // A statement for each app.

@@ -21,7 +21,9 @@ pub(crate) async fn dispatch(repo: &SeaOrmDeadLetterRepo, triggers: &[Trigger]) 
         let now = Utc::now();
         let attempts = event.attempts + 1;
         let trigger = Trigger::of(triggers, &event.source, &event.op);
-        match trigger.map_or_else(|| Err("it sets nothing off".to_owned()), Trigger::run) {
+        match trigger
+            .map_or_else(|| Err("it sets nothing off".to_owned()), |trigger| trigger.run(&event.payload))
+        {
             Ok(()) => {
                 event::Entity::delete_by_id(event.id).exec(repo.pool()).await?;
             }

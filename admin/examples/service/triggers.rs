@@ -45,8 +45,13 @@ impl Trigger {
         triggers.iter().find(|trigger| (trigger.source.as_str(), trigger.op.as_str()) == (source, op))
     }
 
-    /// Something out there that works or does not.
-    pub(crate) fn run(&self) -> Result<(), String> {
+    /// Something out there that works or does not. An invoice works once somebody edited its `vat_id` to nine digits.
+    pub(crate) fn run(&self, payload: &str) -> Result<(), String> {
+        let payload: Value = serde_json::from_str(payload).unwrap_or_default();
+        let digits = payload["vat_id"].as_str().map(|id| id.chars().filter(char::is_ascii_digit).count());
+        if digits == Some(9) {
+            return Ok(());
+        }
         if random(100) < self.failures.into() { Err(self.error()) } else { Ok(()) }
     }
 

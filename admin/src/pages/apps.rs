@@ -9,7 +9,7 @@ use std::{
 
 use askama::Template;
 use axum::response::Response;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use dead_letters::{
     AppId, Backlog, BacklogRequest, DeadLetterFilter, DeadLetterState, ListQuery, ListSort, NewErrorGroup,
     NewErrorGroups, NewGroupRequest, NewGroupState, PageRequest, RecentApp, RetentionPolicy,
@@ -300,7 +300,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     // A count over some apps, or with a policy of many apps, would take a statement for each app.
     let policy = access.admin.retention.as_ref().filter(|policy| policy.apps.len() <= MAX_OWN_RETENTIONS);
     let swept = match (policy, request.among.is_none()) {
-        (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, Utc::now()).await?,
+        (Some(policy), true) => listing::swept_within_a_week(&**store, policy, None, this_hour()).await?,
         _ => None,
     };
     let name = |app_id| Text::cut(&access.admin.app_name(app_id), 200);
@@ -376,6 +376,12 @@ fn merged(groups: impl Iterator<Item = Group>) -> Vec<Group> {
         _ => (false, Reverse(0)),
     });
     merged
+}
+
+/// The counts stay the same for an hour, as the links do.
+fn this_hour() -> DateTime<Utc> {
+    let now = Utc::now();
+    now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now)
 }
 
 fn oldest_first(root: &Root, app_id: AppId) -> String {

@@ -57,6 +57,11 @@ impl Back {
         }
     }
 
+    /// Returns the page of a run, unless it has too many apps.
+    pub(crate) fn of_run(run_id: Uuid, apps: Vec<AppId>) -> Option<Self> {
+        (1..=MAX_APPS_OF_RUN).contains(&apps.len()).then_some(Self::Run(run_id, apps))
+    }
+
     /// Takes the field `name` of a form.
     pub(crate) fn take(fields: &mut Fields, name: &str) -> Result<Option<Self>, Problem> {
         fields.parse(name, "must name a page of the admin")
@@ -133,7 +138,7 @@ fn find(query: &str) -> Option<Back> {
 fn run(run_id: Uuid, query: &str) -> Option<Back> {
     let apps = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "app");
     let apps = apps.map(|(_, app)| app.parse().ok()).collect::<Option<Vec<AppId>>>()?;
-    (!apps.is_empty() && apps.len() <= MAX_APPS_OF_RUN).then_some(Back::Run(run_id, apps))
+    Back::of_run(run_id, apps)
 }
 
 impl fmt::Display for Back {

@@ -100,6 +100,8 @@ pub(super) struct Bulk {
     pub(super) may_replay: bool,
     pub(super) may_reopen: bool,
     pub(super) may_delete: bool,
+    /// Whether all that match may be deleted: only if the filter narrows the letters.
+    pub(super) may_delete_all: bool,
     /// The state that the form of ticked letters sends.
     pub(super) state: DeadLetterState,
     /// The resolution that it sends with closed letters. Replayed letters are reopened only if the form names it.
@@ -119,6 +121,8 @@ impl Bulk {
             may_replay: access.may(Right::Replay) && !is_closed,
             may_reopen: access.may(Right::Resolve) && is_closed,
             may_delete: access.may(Right::Delete),
+            may_delete_all: access.may(Right::Delete)
+                && filter.clone().state(state) != DeadLetterFilter::default().state(state),
             state: if is_closed { DeadLetterState::Closed } else { DeadLetterState::Open },
             resolution: filter.resolution.filter(|_| is_closed),
         }
@@ -242,8 +246,14 @@ async fn list(
     let page = store.list(app_id, &query.filter, &page).await?;
     let listing = Listing::load(access, root, &query, View::Letters).await?;
     let request = last_day(listing.now, Chart::BUCKETS);
-    let of_any_time =
-        query.filter.clone().state(DeadLetterState::Any).created_from(None).created_before(None);
+    let of_any_time = query
+        .filter
+        .clone()
+        .state(DeadLetterState::Any)
+        .created_from(None)
+        .created_before(None)
+        .resolved_from(None)
+        .resolved_before(None);
     let timeline =
         store.timeline(app_id, &of_any_time, &TimelineRequest::from(request).scan_limit(SCAN)).await?;
     let of_any_state = query.filter.clone().state(DeadLetterState::Any);

@@ -230,7 +230,12 @@ impl TabOf {
             Self::Closed => (DeadLetterState::Closed, None),
             Self::All => (DeadLetterState::Any, None),
         };
-        filter.clone().state(state).resolution(resolution)
+        let mut filter = filter.clone().state(state).resolution(resolution);
+        if self == Self::NeedsAction {
+            // A letter that was not resolved has no time at which it was, and nobody who did it.
+            (filter.resolved_from, filter.resolved_before, filter.resolved_by) = (None, None, None);
+        }
+        filter
     }
 
     /// Returns whether the tab has all letters that match, and no others.

@@ -97,7 +97,7 @@ pub(super) async fn show(
     let (first, last) = bounds.ok_or_else(Problem::no_such_run)?;
     let can_be_undone = first.action == Some(Action::Resolve)
         && access.may(Right::Resolve)
-        && has_letters(accesses, run_id).await?;
+        && has_letters(accesses, run_id, letters.count).await?;
     html(&RecordedPage {
         frame: Frame::of_apps(root, access, accesses).here("Run").live().banner(banner),
         what: words(&first),

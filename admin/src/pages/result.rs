@@ -300,8 +300,8 @@ pub(crate) async fn page(
     let mut apps = fields.apps()?;
     let banner = fields.take("banner")?;
     fields.end()?;
-    let banner =
-        Banner::read(&access, &root, banner, None, &On::Page(Back::Run(run_id, apps.clone()))).await?;
+    let on = On::Page(Back::of_run(run_id, apps.clone()).unwrap_or_default());
+    let banner = Banner::read(&access, &root, banner, None, &on).await?;
     let run = token.as_deref().and_then(|token| Run::opened(&access, token));
     let run = run.filter(|run| run.frozen.run_id == run_id);
     let Some(mut run) = run else {
@@ -404,8 +404,9 @@ async fn show(
         counted: Amount::exactly(part.counted.max(part.done)),
     };
     let frame = Frame::of_apps(root, access, accesses).here(verb(frozen.action));
-    let can_be_undone =
-        frozen.action.can_be_undone() && done > 0 && has_letters(accesses, frozen.run_id).await?;
+    let can_be_undone = frozen.action.can_be_undone()
+        && done > 0
+        && has_letters(accesses, frozen.run_id, done).await.unwrap_or(true);
     let mut response = html(&ResultPage {
         frame: match (is_answer, is_automatic) {
             (true, _) => frame.instead(run.recorded(root)),

@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use dead_letters::{
-    Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
-    DeadLetterState, NewDeadLetter, PageRequest, Resolution, testing::letter,
+    Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
+    DeadLetterResolve, DeadLetterState, NewDeadLetter, PageRequest, Resolution, testing::letter,
 };
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
@@ -65,6 +65,15 @@ async fn pages(site: &Site) -> Vec<Page> {
     repo.resolve_once(app, gone, Resolution::Ignored, &Attribution::by("grace")).await.unwrap();
     let this = DeadLetterFilter::default().state(DeadLetterState::Any).ids([gone]);
     repo.delete_matching(app, &this, &Attribution::by("grace"), 1).await.unwrap();
+    let mut edited = letter(app);
+    edited.metadata.insert("tenant".to_owned(), "acme".into());
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    edited.metadata.insert("traceparent".to_owned(), traceparent.into());
+    let edited = repo.insert(edited).await.unwrap();
+    let replayer = repo.replayer(site.world.outbox.clone());
+    replayer.replay_edited(app, edited, "{\"order\":1}", &Attribution::by("grace")).await.unwrap();
+    let erased = repo.insert(letter(app)).await.unwrap();
+    repo.erase(app, &[erased], &Attribution::by("grace").note("a request")).await.unwrap();
     let large = json!({ "text": "x".repeat(200_000) });
     let large = repo.insert(NewDeadLetter { payload: large, ..letter(app) }).await.unwrap();
     let page = |name, address: String, says| Page { name, address, says };
@@ -83,6 +92,12 @@ async fn pages(site: &Site) -> Vec<Page> {
         page("groups-shared", format!("apps/{app}/groups?shares=true&source=contacts"), "/customer/name"),
         page("letter", format!("apps/{app}/letters/{again}"), "Failed again after 2 replays"),
         page("letter-closed", format!("apps/{app}/letters/{closed}"), "Reopen"),
+        page(
+            "letter-edited",
+            format!("apps/{app}/letters/{edited}"),
+            "Edited payload, put back by the last replay",
+        ),
+        page("letter-erased", format!("apps/{app}/letters/{erased}"), "a request"),
         page("letter-large", format!("apps/{app}/letters/{large}"), "too large to show"),
         page("problem", format!("apps/{app}/letters/{}", Uuid::nil()), "The app has no such letter"),
     ]

@@ -98,6 +98,8 @@ impl Site {
                 .retention(RetentionPolicy::new(others))
                 .redact(["/secret"])
                 .unwrap()
+                .trace_url("https://trace.example/{trace_id}")
+                .unwrap()
                 .app_names(move |_| Some(app_name.to_owned()))
         };
         let router = Router::new()

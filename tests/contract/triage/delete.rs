@@ -220,6 +220,11 @@ async fn notes_that_were_written_since_or_outlived_their_letter_are_erased_too(d
     assert_eq!((again.resolution_note, again.erased_at), (None, first.erased_at));
     assert_eq!(notes(ids[0]).await, Vec::<String>::new());
     assert_eq!(erase(&db, app, &ids).await, Erased::default());
+    // The reasons of the erasures stay, also after an erasure that has nothing to do.
+    let history = db.repo().actions(app, &ActionRequest::default().letter_id(ids[0])).await.unwrap();
+    let reasons =
+        history.iter().filter(|row| row.action == Some(Action::Erase)).map(|row| row.note.as_deref());
+    assert_eq!(reasons.collect::<Vec<_>>(), [Some("seen"); 2]);
 }
 
 async fn an_erased_letter_is_resolved_reopened_exported_and_swept(db: TestDb) {
