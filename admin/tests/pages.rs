@@ -533,8 +533,8 @@ async fn a_range_of_the_last_hours_becomes_the_time_at_which_it_begins(world: Wo
     assert!(closed.location().contains("state=closed&resolved_from="), "{closed}");
     // No letter that needs action was closed in a range.
     let closed = client.get(resolved(&world.at(""), closed.location())).await;
-    assert!(closed.shows("Needs action 1") && closed.shows("Closed 0"), "{closed}");
-    assert!(client.get(link_of_tab(&closed, &world.at(""))).await.shows("1 of 1"));
+    assert!(closed.shows("Needs action 2") && closed.shows("Closed 0"), "{closed}");
+    assert!(client.get(link_of_tab(&closed, &world.at(""))).await.shows("2 of 2"));
 }
 
 /// Returns where the first tab leads.
