@@ -701,7 +701,7 @@ pub trait DeadLetterRead: Send + Sync {
     /// open letters up to 1,000. A view should therefore also read the letters from time to time.
     ///
     /// The version of all letters changes with every insert of a new letter, and with every call that writes into the
-    /// history.
+    /// history, unless 20 younger letters or 200 younger actions are committed first.
     ///
     /// For an app the call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For
     /// all letters it reads the newest 20 letters and the newest 200 actions.

@@ -307,7 +307,7 @@ pub(super) async fn recent_apps<C: RepoConnection>(
 ) -> Result<Vec<RecentApp>, DeadLetterRepoError> {
     const LAST: &str = "last_action_at";
     let dialect = repo.dialect()?;
-    // Citus takes no hidden limit over all shards.
+    // Each shard applies a limit that it can see.
     let limit = if dialect == Dialect::Sharded { shown(EXAMINED) } else { EXAMINED };
     let newest = Query::select()
         .columns([Column::AppId, Column::CreatedAt])

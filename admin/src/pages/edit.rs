@@ -99,7 +99,34 @@ struct Editing {
 }
 
 impl Editing {
-    /// Returns an open letter and its payload, if the operator may edit it.
+    /// Returns an open letter and its payload, if the operator may edit it. A problem leads back to the page that the
+    /// letter's page leads back to.
+    async fn of(
+        access: AppAccess,
+        root: &Root,
+        id: DeadLetterId,
+        from: Option<&Back>,
+    ) -> Result<Self, Problem> {
+        let app_id = access.app_id;
+        Self::load(access, id).await.map_err(|problem| Back::on(from, problem, root, app_id))
+    }
+
+    /// As [`of`](Self::of), if the letter is as the editor showed it.
+    async fn unchanged(
+        access: AppAccess,
+        root: &Root,
+        id: DeadLetterId,
+        edit: &Edit,
+    ) -> Result<Self, Problem> {
+        let editing = Self::of(access, root, id, edit.from.as_ref()).await?;
+        match edit.version == editing.version() {
+            true => Ok(editing),
+            false => {
+                Err(Back::on(edit.from.as_ref(), Problem::changed_meanwhile(), root, editing.access.app_id))
+            }
+        }
+    }
+
     async fn load(access: AppAccess, id: DeadLetterId) -> Result<Self, Problem> {
         access.replay()?;
         access.needs_edit()?;
@@ -205,8 +232,7 @@ pub(crate) async fn page(
     fields.take("note")?;
     let edit = Edit::read(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await;
-    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
+    let editing = Editing::of(access, &root, id, edit.from.as_ref()).await?;
     if !edit.version.is_empty() {
         return editing.editor(&root, edit, None);
     }
@@ -232,11 +258,7 @@ pub(crate) async fn review(
     let access = access.app(app_id)?;
     let edit = Edit::required(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await;
-    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
-    if edit.version != editing.version() {
-        return Err(Back::on(edit.from.as_ref(), Problem::changed_meanwhile(), &root, app_id));
-    }
+    let editing = Editing::unchanged(access, &root, id, &edit).await?;
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
         Err(problem) => return editing.editor(&root, edit, Some(problem)),
@@ -266,16 +288,13 @@ pub(crate) async fn replay(
     let note = fields.take("note")?;
     let edit = Edit::required(&mut fields)?;
     fields.end()?;
-    let editing = Editing::load(access, id).await;
-    let editing = editing.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
-    if edit.version != editing.version() {
-        return Err(Back::on(edit.from.as_ref(), Problem::changed_meanwhile(), &root, app_id));
-    }
+    let editing = Editing::unchanged(access, &root, id, &edit).await?;
     let edited = match edit.checked(&editing.stored) {
         Ok(edited) => edited,
         Err(problem) => return editing.editor(&root, edit, Some(problem)),
     };
-    letter_actions::replay(&editing.access, id, Some(&edited), note).await?;
+    let replayed = letter_actions::replay(&editing.access, id, Some(&edited), note).await;
+    replayed.map_err(|problem| Back::on(edit.from.as_ref(), problem, &root, app_id))?;
     let letter = root.letter_from(app_id, id, edit.from.as_ref());
     Ok(tell(&editing.access, letter, Told::ReplayedEdited(id)))
 }

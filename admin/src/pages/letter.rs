@@ -378,9 +378,11 @@ impl ActionsCard {
         let action = |right, is_meant: bool, action| {
             (is_meant && access.may(right)).then(|| root.letter_action(access.app_id, letter.id, action))
         };
+        let is_erased = letter.payload_kind == Some(PayloadKind::Erased);
         let card = Self {
             operator: Text::cut(access.operator().name(), 100),
-            replay: action(Right::Replay, letter.is_open(), "replay"),
+            // The service has nothing to put back of an erased letter.
+            replay: action(Right::Replay, letter.is_open() && !is_erased, "replay"),
             edit: action(Right::Replay, letter.is_open() && access.may_edit() && is_editable(letter), "edit"),
             resolve: action(Right::Resolve, letter.is_open(), "resolve"),
             reopen: action(Right::Resolve, letter.resolved_at.is_some(), "reopen"),

@@ -276,6 +276,10 @@ impl Browser {
     }
 
     async fn picture(&self, name: &str) -> WebDriverResult<()> {
+        // The colors of another scheme are painted in the next frame.
+        let painted =
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()));";
+        self.driver.execute_async(painted, Vec::new()).await?;
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(name).with_extension("png"), self.driver.screenshot_as_png().await?).unwrap();
