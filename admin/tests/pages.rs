@@ -24,7 +24,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
-    Answer, Client, World, audited, fail_all, let_in, listen, memory, new_app, on_every_backend,
+    Answer, Client, World, audited, fail_all, let_in, listen, memory, new_app, on_every_backend, time,
 };
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -652,10 +652,18 @@ async fn a_text_that_is_no_id_stays_in_the_search_with_its_problem(world: World)
 }
 
 async fn the_orders_of_closed_letters_are_named_by_when_they_were_closed(world: World) {
-    let ids = world.letters_of(2, "orders").await;
-    for id in ids.iter().rev() {
-        world.repo.resolve(*id, "ignored").await.unwrap();
-    }
+    // The letter that failed first was closed last.
+    let closed = |at: &'static str| {
+        move |letter| StoredLetter {
+            resolved_at: Some(time(at)),
+            resolution: Some("ignored".to_owned()),
+            ..letter
+        }
+    };
+    let ids = [
+        world.stored("2026-03-01T10:00:00Z", closed("2026-03-01T13:00:00Z")).await,
+        world.stored("2026-03-01T11:00:00Z", closed("2026-03-01T12:00:00Z")).await,
+    ];
     let client = world.client();
     let page = client.get(world.at("?state=closed")).await;
     let place = |page: &Answer, id: DeadLetterId| page.page().find(&format!("id=\"{id}\"")).unwrap();
