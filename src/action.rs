@@ -97,16 +97,18 @@ pub struct DeadLetterAction {
     pub letters: u64,
     /// The resolution that the letters got. `None` if the call set none, or if this version does not know it.
     pub resolution: Option<Resolution>,
-    /// The resolution that the letter had before. It is `None` if the letter was unresolved, for every bulk call, and if
-    /// this version does not know it.
+    /// The resolution that the letter had before. It is `None` if the letter was unresolved, for a call that named no
+    /// letter, and if this version does not know it.
     pub previous_resolution: Option<Resolution>,
     /// The bulk run that the call belongs to ([`Attribution::run_id`](crate::Attribution::run_id)).
     pub run_id: Option<Uuid>,
+    /// The number of the batch in its run ([`Attribution::batch`](crate::Attribution::batch)).
+    pub batch: Option<u32>,
 }
 
 debug_without_content! {
     DeadLetterAction {
-        id, app_id, action, created_at, letter_id, letters, resolution, previous_resolution, run_id;
+        id, app_id, action, created_at, letter_id, letters, resolution, previous_resolution, run_id, batch;
         actor, note, filter,
     }
 }

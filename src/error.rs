@@ -150,6 +150,10 @@ pub enum DeadLetterRepoError {
          its id to reopen_matching with `include_replayed`"
     )]
     Replayed(DeadLetterId),
+    /// A call with the same app, [`run_id`](crate::Attribution::run_id) and [`batch`](crate::Attribution::batch) changed
+    /// letters already.
+    #[error("the batch of this run was done already, and nothing was changed: read the history of the run")]
+    BatchDone,
     /// The outbox returned this error, and the event was neither taken nor stored.
     #[error("the event could not be taken from the outbox, and was not buried")]
     Take(#[source] Arc<dyn Error + Send + Sync>),
@@ -269,6 +273,7 @@ impl DeadLetterRepoError {
             | Self::Erased(_)
             | Self::NotResolved(_)
             | Self::Replayed(_)
+            | Self::BatchDone
             | Self::EventNotTaken { taken: 0 } => ErrorKind::Conflict,
             Self::InvalidResolution(_)
             | Self::InvalidState(_)
@@ -473,8 +478,15 @@ fn causes_of<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (
 
 impl From<DbErr> for DeadLetterRepoError {
     fn from(error: DbErr) -> Self {
-        Self::Db(error)
+        if is_of_done_batch(&error) { Self::BatchDone } else { Self::Db(error) }
     }
+}
+
+/// Returns whether PostgreSQL refused a second row of the history with the same batch.
+fn is_of_done_batch(error: &DbErr) -> bool {
+    let Some(SqlxError::Database(error)) = sqlx_error(error) else { return false };
+    // The shards of a distributed table have longer names.
+    error.constraint().is_some_and(|name| name.starts_with("idx_dead_letter_actions_batch"))
 }
 
 impl fmt::Debug for DeadLetterRepoError {

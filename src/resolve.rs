@@ -291,6 +291,11 @@ pub struct Attribution {
     /// each batch. The letters keep it until their resolution changes again, so that the run can be
     /// [undone](DeadLetterResolve::reopen_matching).
     pub run_id: Option<Uuid>,
+    /// The number of the call in its run. At most one call with the same app, run and number changes letters. Another one
+    /// returns [`BatchDone`](crate::DeadLetterRepoError::BatchDone), even if both are made at the same time. A call that
+    /// finds no letter to change does not use up its number. Without a number, or without a run, nothing is checked.
+    /// [`erase`](crate::DeadLetterDelete::erase) ignores the number.
+    pub batch: Option<u32>,
 }
 
 impl Attribution {
@@ -300,9 +305,9 @@ impl Attribution {
     }
 }
 
-setters! { Attribution { into note: String, some run_id: Uuid } }
+setters! { Attribution { into note: String, some run_id: Uuid, some batch: u32 } }
 
-debug_without_content! { Attribution { run_id; by, note } }
+debug_without_content! { Attribution { run_id, batch; by, note } }
 
 /// Which letters [`reopen_matching`](DeadLetterResolve::reopen_matching) takes, beside its filter. The default is at most
 /// 1,000, without replayed ones.

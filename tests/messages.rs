@@ -325,6 +325,14 @@ async fn of_changes(messages: &mut Messages) {
     let erased = stored(4);
     repo.import(std::slice::from_ref(&erased)).await.unwrap();
     repo.erase(app, &[erased.id], &by_ada).await.unwrap();
+    let batch = by_ada.clone().run_id(Uuid::nil()).batch(0);
+    let other = repo.insert(letter(app)).await.unwrap();
+    repo.resolve_once(app, other, Resolution::Ignored, &batch).await.unwrap();
+    said!(
+        messages,
+        DeadLetterRepoError::BatchDone,
+        repo.resolve_once(app, open, Resolution::Ignored, &batch).await
+    );
     said!(messages, DeadLetterRepoError::Erased, replayer.replay(app, erased.id, &by_ada).await);
     said!(messages, DeadLetterRepoError::PayloadNotWhole, replayer.replay(app, truncated, &by_ada).await);
     said!(messages, DeadLetterRepoError::Requeue, replayer.replay(app, open, &by_ada).await);

@@ -546,7 +546,7 @@ async fn sqlite_has_the_same_indexes_with_a_plain_one_for_gc() {
 }
 
 #[tokio::test]
-async fn the_history_has_an_index_of_letters_one_of_runs_and_one_of_the_newest_on_both() {
+async fn the_history_has_indexes_of_letters_runs_batches_and_the_newest_on_both() {
     let on_sqlite = "SELECT replace(sql, '\"', '') FROM sqlite_schema
         WHERE type = 'index' AND sql IS NOT NULL AND tbl_name = 'dead_letter_actions' ORDER BY name";
     let on_postgres =
@@ -559,6 +559,8 @@ async fn the_history_has_an_index_of_letters_one_of_runs_and_one_of_the_newest_o
         assert_eq!(
             found,
             [
+                "CREATE UNIQUE INDEX idx_dead_letter_actions_batch ON dead_letter_actions (app_id, run_id, batch) \
+                 WHERE batch IS NOT NULL",
                 "CREATE INDEX idx_dead_letter_actions_letter ON dead_letter_actions (app_id, letter_id, id) \
                  WHERE letter_id IS NOT NULL",
                 "CREATE INDEX idx_dead_letter_actions_newest ON dead_letter_actions (created_at, id)",

@@ -136,6 +136,7 @@ const VERSION: &[&str] = &[
 const VERSION_OF_ALL: &[&str] = &["idx_dead_letters_gc", "idx_dead_letter_actions_newest"];
 const NEWEST_ACTIONS: &[&str] = &["idx_dead_letter_actions_newest"];
 const ACTIONS_OF_LETTER: &[&str] = &["idx_dead_letter_actions_letter"];
+const BATCH: &[&str] = &["idx_dead_letter_actions_batch"];
 const ACTIONS_OF_RUN: &[&str] = &["idx_dead_letter_actions_run"];
 const PENDING: &[&str] = &["idx_dead_letter_announcements_pending"];
 const ANNOUNCEMENTS: &[&str] = &["dead_letter_announcements_pkey"];
@@ -321,6 +322,14 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
             .await
             .unwrap();
         log.expect(UNRESOLVED, Whole, Some(100));
+    }
+
+    let due = filter(DeadLetterState::Open).created_before(cutoff());
+    let batch = Attribution::default().run_id(Uuid::from_u128(7)).batch(0);
+    repo.resolve_matching(app, &due, Resolution::Ignored, &batch, 100).await.unwrap();
+    match db.db.get_database_backend() {
+        DbBackend::Sqlite => log.expect_each(&[(BATCH, Whole, Some(1)), (OPEN, Whole, Some(100))]),
+        _ => log.expect(OPEN, Whole, Some(100)),
     }
 
     // Up to the limit, and below it.

@@ -2,19 +2,13 @@
 //!
 //! The preview's token holds the operator, the filter, and for each app the time before which a letter must have failed or
 //! been closed, and how many letters the steps so far changed. It is sealed and sent to the browser; the server keeps
-//! nothing but the ids of the runs that are under way.
+//! nothing.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
-//! rolls back as a whole. A token works for one step: a second one finds in the history that the step was done.
+//! rolls back as a whole. A token works for one step: the batches of a run are numbered, and the store does each number
+//! once.
 
-use std::{
-    collections::HashSet,
-    mem,
-    ops::Not,
-    str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{mem, ops::Not, str::FromStr, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
@@ -142,6 +136,9 @@ pub(crate) struct Part {
     /// Letters that the steps so far changed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) done: u64,
+    /// The number of the next batch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    batch: u32,
     /// Letters that the service could not requeue.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) failed: u64,
@@ -253,7 +250,7 @@ impl Frozen {
             let Some(recorded) = Recorded::of(access, self.run_id).await? else { continue };
             if recorded.letters > part.done {
                 is_behind = true;
-                part.done = recorded.letters;
+                (part.done, part.batch) = (recorded.letters, recorded.next_batch);
                 let first = recorded.first.created_at;
                 self.began = Some(self.began.map_or(first, |began| began.min(first)));
                 self.at = self.at.max(recorded.last.created_at);
@@ -266,6 +263,8 @@ impl Frozen {
 /// A run in an app, as the history has it.
 pub(crate) struct Recorded {
     pub(crate) letters: u64,
+    /// The number behind that of the last numbered batch.
+    next_batch: u32,
     pub(crate) first: DeadLetterAction,
     pub(crate) last: DeadLetterAction,
     /// Whether the history has more batches than were read.
@@ -282,14 +281,16 @@ impl Recorded {
             let is_last = batches.len() < BATCHES as usize;
             for batch in batches {
                 request.after = Some(batch.id);
+                let next_batch = batch.batch.map_or(0, |batch| batch.saturating_add(1));
                 match &mut found {
                     Some(found) => {
                         found.letters += batch.letters;
+                        found.next_batch = found.next_batch.max(next_batch);
                         found.first = batch;
                     }
                     None => {
                         let (letters, last) = (batch.letters, batch.clone());
-                        found = Some(Self { letters, first: batch, last, is_cut: false });
+                        found = Some(Self { letters, next_batch, first: batch, last, is_cut: false });
                     }
                 }
             }
@@ -301,32 +302,9 @@ impl Recorded {
     }
 }
 
-/// The runs that are under way in this process. A second step of one of them is refused.
-#[derive(Clone, Default)]
-pub(crate) struct Running(Arc<Mutex<HashSet<Uuid>>>);
-
-/// A step that is under way, until it is dropped.
-struct Under<'a> {
-    running: &'a Running,
-    run_id: Uuid,
-}
-
-impl Running {
-    fn begin(&self, run_id: Uuid) -> Option<Under<'_>> {
-        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run_id);
-        is_first.then_some(Under { running: self, run_id })
-    }
-}
-
-impl Drop for Under<'_> {
-    fn drop(&mut self) {
-        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run_id);
-    }
-}
-
 /// Returns whether a field can be left out of a token. Tokens are parts of addresses and must be short.
-pub(crate) fn is_zero(number: &u64) -> bool {
-    *number == 0
+pub(crate) fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 pub(crate) struct Preview {
@@ -571,6 +549,7 @@ async fn preview_of_app(
         counted,
         capped,
         done: 0,
+        batch: 0,
         failed: 0,
         after: None,
         skipped_locked: false,
@@ -703,9 +682,8 @@ fn may_continue(access: &Access, frozen: &Frozen, now: DateTime<Utc>) -> Result<
 
 /// Changes the preview's letters, app by app: the oldest first, or those that were closed first.
 ///
-/// A step is refused if another one of the run is under way in this process, or if the history has more letters of the
-/// run than the token. Two processes may each take a step with the same token at the same time, and the next step with
-/// either token is refused.
+/// A step is refused if the history has more letters of the run than the token, or if another step with the same token
+/// did its first batch meanwhile, in whatever process.
 pub(crate) async fn run(
     access: &Access,
     mut frozen: Frozen,
@@ -724,8 +702,6 @@ pub(crate) async fn run(
         return Err(Problem::invalid_field("rate", "must be left out, because only a replay has a rate"));
     }
     let rate = step.rate.map(ReplayRate::per_second).transpose()?;
-    let running = access.admin.running.clone();
-    let _under = running.begin(frozen.run_id).ok_or_else(Problem::step_under_way)?;
     for (access, part) in accesses.iter().zip(&frozen.apps) {
         match Recorded::of(access, frozen.run_id).await? {
             Some(recorded) if recorded.is_cut => {
@@ -855,7 +831,7 @@ impl OfApp<'_> {
             }
             let began = Instant::now();
             let largest = progress.rate.map_or(left, |rate| rate.batch(left.into()));
-            let batch = match self.batch(replay, part.after, largest).await {
+            let batch = match self.batch(replay, part, largest).await {
                 Ok(batch) => batch,
                 Err(error) if progress.done == 0 && progress.failures.is_empty() => return Err(error.into()),
                 // The batches before are committed, so the run reports them.
@@ -866,6 +842,8 @@ impl OfApp<'_> {
             };
             let count = batch.ids.len() as u64;
             entry.did(count);
+            // A batch without letters does not use up its number.
+            part.batch += u32::from(count > 0);
             part.done += count;
             part.done_now += count;
             part.failed += batch.failed.len() as u64;
@@ -901,14 +879,15 @@ impl OfApp<'_> {
     async fn batch(
         &self,
         replay: Option<&dyn DeadLetterReplay>,
-        after: Option<Cursor>,
+        part: &Part,
         left: u32,
     ) -> Result<Replayed, DeadLetterRepoError> {
         let &Self { access, filter, attribution, .. } = self;
+        let attribution = &attribution.clone().batch(part.batch);
         let app_id = access.app_id;
         match replay {
             Some(replay) => {
-                let request = ReplayRequest::default().after(after).limit(left.min(REPLAY_BATCH));
+                let request = ReplayRequest::default().after(part.after).limit(left.min(REPLAY_BATCH));
                 replay.replay_matching(app_id, filter, attribution, &request).await
             }
             None => {

@@ -67,7 +67,6 @@ pub struct Admin {
     csrf: CsrfLayer,
     turns: Turns,
     downloads: Turns,
-    running: bulk::Running,
     versions: Versions,
 }
 
@@ -106,7 +105,6 @@ impl Admin {
             csrf: CsrfLayer::new(),
             turns: Turns::new(CONCURRENCY),
             downloads: Turns::new(DOWNLOADS),
-            running: bulk::Running::default(),
             versions: Versions::default(),
         }
     }

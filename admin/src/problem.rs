@@ -263,18 +263,11 @@ impl Problem {
         Self::new(ProblemType::PreviewExpired, detail)
     }
 
-    /// The history has more letters of the run than the token.
+    /// The token of the step was used already.
     pub(crate) fn step_done() -> Self {
         Self::new(
             ProblemType::StepDone,
             "this step was done already, and nothing was changed: reload the result",
-        )
-    }
-
-    pub(crate) fn step_under_way() -> Self {
-        Self::new(
-            ProblemType::StepDone,
-            "a step of this run is under way, and nothing was changed: reload the result",
         )
     }
 
@@ -368,9 +361,9 @@ impl Problem {
 impl From<DeadLetterRepoError> for Problem {
     fn from(error: DeadLetterRepoError) -> Self {
         use DeadLetterRepoError::{
-            AlreadyResolved, Erased, FilterMetadataLength, FromAfterUntil, InvalidCursor, InvalidPayload,
-            InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge, Replayed, SearchLength,
-            SinceInFuture,
+            AlreadyResolved, BatchDone, Erased, FilterMetadataLength, FromAfterUntil, InvalidCursor,
+            InvalidPayload, InvalidQuery, NotResolved, OutOfRange, PayloadNotWhole, PayloadTooLarge,
+            Replayed, SearchLength, SinceInFuture,
         };
         match &error {
             AlreadyResolved { resolution, resolved_at, by, .. } => {
@@ -392,6 +385,7 @@ impl From<DeadLetterRepoError> for Problem {
                 return Self::new(ProblemType::NotWhole, detail);
             }
             Erased(_) => return Self::erased(),
+            BatchDone => return Self::step_done(),
             InvalidPayload { requirement } => {
                 return Self::invalid_field("payload", format!("must be {requirement}"));
             }

@@ -26,6 +26,7 @@ pub struct Model {
     #[sea_orm(column_type = "Text", nullable)]
     pub previous_resolution: Option<String>,
     pub run_id: Option<Uuid>,
+    pub batch: Option<i64>,
 }
 
 impl ActiveModelBehavior for ActiveModel {}

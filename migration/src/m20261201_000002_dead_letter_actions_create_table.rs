@@ -25,6 +25,7 @@ enum DeadLetterActions {
     Resolution,
     PreviousResolution,
     RunId,
+    Batch,
 }
 
 #[async_trait::async_trait]
@@ -67,6 +68,7 @@ fn table(backend: DbBackend) -> TableCreateStatement {
         .col(types.text(Resolution))
         .col(types.text(PreviousResolution))
         .col(types.id(RunId))
+        .col(types.big_integer(Batch))
         // The key begins with the app, so that the table can be distributed by it. Ids ascend with time.
         .primary_key(Index::create().col(AppId).col(Id))
         .check((
@@ -93,17 +95,19 @@ fn table(backend: DbBackend) -> TableCreateStatement {
     table
 }
 
-/// Returns the indexes of all actions, of the actions on one letter, and of a bulk run's actions. That of all actions has
-/// the order of time: PostgreSQL might take an index by id for the history of one app, and read that of all apps.
-fn indexes() -> [IndexCreateStatement; 3] {
+/// Returns the indexes of all actions, of the actions on one letter, and of a bulk run's actions, and the one that lets
+/// each batch of a run be done once. That of all actions has the order of time: PostgreSQL might take an index by id for
+/// the history of one app, and read that of all apps.
+fn indexes() -> [IndexCreateStatement; 4] {
     use DeadLetterActions::*;
-    let index = |name, column| {
-        let mut index = Index::create().name(name).table(Table).col(AppId).col(column).col(Id).to_owned();
-        index.and_where(Expr::col(column).is_not_null()).to_owned()
+    let index = |name, column, last, not_null| {
+        let mut index = Index::create().name(name).table(Table).col(AppId).col(column).col(last).to_owned();
+        index.and_where(Expr::col(not_null).is_not_null()).to_owned()
     };
     [
         Index::create().name("idx_dead_letter_actions_newest").table(Table).col(CreatedAt).col(Id).to_owned(),
-        index("idx_dead_letter_actions_letter", LetterId),
-        index("idx_dead_letter_actions_run", RunId),
+        index("idx_dead_letter_actions_letter", LetterId, Id, LetterId),
+        index("idx_dead_letter_actions_run", RunId, Id, RunId),
+        index("idx_dead_letter_actions_batch", RunId, Batch, Batch).unique().take(),
     ]
 }

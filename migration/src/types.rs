@@ -45,6 +45,10 @@ impl Types {
         self.column(name, "INTEGER", ColumnDef::integer)
     }
 
+    pub(crate) fn big_integer(&self, name: impl Iden) -> ColumnDef {
+        self.column(name, "INTEGER", ColumnDef::big_integer)
+    }
+
     pub(crate) fn small_integer(&self, name: impl Iden) -> ColumnDef {
         self.column(name, "INTEGER", ColumnDef::small_integer)
     }

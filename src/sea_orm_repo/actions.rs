@@ -92,11 +92,37 @@ impl Entry<'_> {
         db: &impl ConnectionTrait,
         dialect: Dialect,
         letters: usize,
+        previous: Option<String>,
     ) -> Result<(), DbErr> {
-        db.execute_raw(dialect.build(&self.insert(dialect, letters, None))).await.map(drop)
+        db.execute_raw(dialect.build(&self.insert(dialect, letters, previous))).await.map(drop)
     }
 
-    fn row(&self, dialect: Dialect, letters: Expr, previous: Expr) -> [(Column, Expr); 12] {
+    /// Returns an error on SQLite if the batch was done already. SQLite undoes a failed statement and not the transaction
+    /// around it, so the change must not precede this check. On PostgreSQL the row's INSERT fails, and undoes the change.
+    pub(super) async fn check_batch(
+        &self,
+        db: &impl ConnectionTrait,
+        dialect: Dialect,
+    ) -> Result<(), DeadLetterRepoError> {
+        let (Dialect::Sqlite, Some(run_id), Some(batch)) =
+            (dialect, self.attribution.run_id, self.attribution.batch)
+        else {
+            return Ok(());
+        };
+        let done = Query::select()
+            .column(Column::Id)
+            .from(Entity)
+            .and_where(COLUMN.app_id.eq(self.app_id.into_inner()))
+            .and_where(COLUMN.run_id.eq(run_id))
+            .and_where(COLUMN.batch.eq(i64::from(batch)))
+            .take();
+        match db.query_one_raw(dialect.build(&done)).await? {
+            Some(_) => Err(DeadLetterRepoError::BatchDone),
+            None => Ok(()),
+        }
+    }
+
+    fn row(&self, dialect: Dialect, letters: Expr, previous: Expr) -> [(Column, Expr); 13] {
         let text = |text: &Option<String>| Expr::from(text.clone().map(without_nul));
         let (letter_id, filter) = match self.target {
             Target::Letter(id) => (Some(id.into_inner()), None),
@@ -115,6 +141,7 @@ impl Entry<'_> {
             (Column::Resolution, self.resolution.map(Resolution::as_str).map(str::to_owned).into()),
             (Column::PreviousResolution, previous),
             (Column::RunId, self.attribution.run_id.into()),
+            (Column::Batch, self.attribution.batch.map(i64::from).into()),
         ]
     }
 }
@@ -182,25 +209,26 @@ impl Change<'_> {
                 let change = on_postgres(self.update, self.is_target, self.returning, Some(recorded));
                 Ok(repo.db.query_one_raw(dialect.build(&change)).await?)
             }
-            Some(pool) => transaction::run(pool, async |txn| Ok(self.run_in(txn, dialect).await?)).await,
-            None => Ok(self.run_in(&repo.db, dialect).await?),
+            Some(pool) => transaction::run(pool, async |txn| self.run_in(txn, dialect).await).await,
+            None => self.run_in(&repo.db, dialect).await,
         }
     }
 
     /// Changes the letter with one statement, and writes the row with another.
-    async fn run_in(self, db: &impl ConnectionTrait, dialect: Dialect) -> Result<Option<QueryResult>, DbErr> {
+    async fn run_in(
+        self,
+        db: &impl ConnectionTrait,
+        dialect: Dialect,
+    ) -> Result<Option<QueryResult>, DeadLetterRepoError> {
         let Self { entry, update, is_target, returning } = self;
+        entry.check_batch(db, dialect).await?;
         let (changed, previous) = if dialect == Dialect::Sqlite {
-            // RETURNING has no old values.
-            let previous = Query::select()
-                .column(dead_letters::Column::Resolution)
-                .from(dead_letters::Entity)
-                .cond_where(is_target.clone())
-                .take();
-            let Some(previous) = db.query_one_raw(dialect.build(&previous)).await? else { return Ok(None) };
+            let Some(previous) = resolution_of(db, dialect, is_target.clone()).await? else {
+                return Ok(None);
+            };
             let mut update = update.filter(is_target).into_query();
             update.returning(returning);
-            (db.query_one_raw(dialect.build(&update)).await?, previous.try_get_by_index(0)?)
+            (db.query_one_raw(dialect.build(&update)).await?, previous)
         } else {
             let change = on_postgres(update, is_target, returning, None);
             let changed = db.query_one_raw(dialect.build(&change)).await?;
@@ -208,10 +236,26 @@ impl Change<'_> {
             (changed, previous)
         };
         if changed.is_some() {
-            db.execute_raw(dialect.build(&entry.insert(dialect, 1, previous))).await?;
+            entry.record(db, dialect, 1, previous).await?;
         }
         Ok(changed)
     }
+}
+
+/// Returns the letter's resolution, which an UPDATE with RETURNING does not return on SQLite. Returns `None` if the letter
+/// does not fulfill the condition.
+pub(super) async fn resolution_of(
+    db: &impl ConnectionTrait,
+    dialect: Dialect,
+    is_target: Condition,
+) -> Result<Option<Option<String>>, DbErr> {
+    let resolution = Query::select()
+        .column(dead_letters::Column::Resolution)
+        .from(dead_letters::Entity)
+        .cond_where(is_target)
+        .take();
+    let row = db.query_one_raw(dialect.build(&resolution)).await?;
+    row.map(|row| row.try_get_by_index(0)).transpose()
 }
 
 /// Returns a statement that locks the letter, which shows its resolution, changes it, and writes the row of the history
@@ -249,8 +293,8 @@ fn on_postgres(
 }
 
 pub(super) const CHANGED: &str = "changed";
-const PICKED: &str = "picked";
-const PREVIOUS: &str = "previous";
+pub(super) const PICKED: &str = "picked";
+pub(super) const PREVIOUS: &str = "previous";
 
 /// A row as it is read, with the beginning of its texts.
 #[derive(FromQueryResult)]
@@ -267,6 +311,7 @@ struct Row {
     resolution: Option<String>,
     previous_resolution: Option<String>,
     run_id: Option<Uuid>,
+    batch: Option<i64>,
 }
 
 pub(super) async fn record_reveal<C: RepoConnection>(
@@ -369,7 +414,13 @@ fn columns() -> SelectStatement {
     let filter = beginning(Column::Filter.into_expr(), MAX_FILTER_BYTES);
     Query::select()
         .columns([Column::Id, Column::AppId, Column::Action, Column::CreatedAt, Column::LetterId])
-        .columns([Column::Letters, Column::Resolution, Column::PreviousResolution, Column::RunId])
+        .columns([
+            Column::Letters,
+            Column::Resolution,
+            Column::PreviousResolution,
+            Column::RunId,
+            Column::Batch,
+        ])
         .expr_as(beginning_of_name(Column::Actor.into_expr()), "actor")
         .expr_as(beginning(Column::Note.into_expr(), MAX_NOTE_CHARACTERS), "note")
         .expr_as(filter, "filter")
@@ -392,6 +443,7 @@ impl From<Row> for DeadLetterAction {
             resolution: to_resolution(row.resolution),
             previous_resolution: to_resolution(row.previous_resolution),
             run_id: row.run_id,
+            batch: row.batch.and_then(|batch| batch.try_into().ok()),
         }
     }
 }

@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use super::{
     SeaOrmDeadLetterRepo,
-    actions::{CHANGED, Entry, Target},
+    actions::{CHANGED, Entry, PICKED, PREVIOUS, Target, resolution_of},
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_erased, is_from, is_not_replayed, is_of_app,
-        is_of_state, is_resolved_within, is_truncated, narrow,
+        is_of_state, is_resolved_within, is_row, is_truncated, narrow,
     },
     connection::{Connection, RepoConnection},
     convert::Row,
@@ -33,8 +33,8 @@ use super::{
     transaction,
 };
 use crate::{
-    Action, AppId, Attribution, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, Resolution,
-    StoredLetter,
+    Action, AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState,
+    Resolution, StoredLetter,
 };
 
 const BULK_LIMITS: RangeInclusive<u32> = 1..=1_000;
@@ -93,6 +93,8 @@ pub(super) struct Picked {
     /// Whether letters that another transaction has locked were skipped before the last of these. If there are fewer than
     /// the limit, skipped letters behind it count too.
     pub(super) skipped: bool,
+    /// The resolution of the letter, if the call names one letter.
+    previous: Option<String>,
 }
 
 impl<'a> Bulk<'a> {
@@ -204,7 +206,24 @@ impl<'a> Bulk<'a> {
         by_time(self.order(), Order::Asc)
     }
 
-    /// Returns the SELECT of the columns that a bulk call reads of each letter.
+    /// Returns the letter, if the call names one letter.
+    fn letter(&self) -> Option<DeadLetterId> {
+        match self.filter.ids.as_deref() {
+            Some(&[id]) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Returns the SELECT of the columns that a bulk call reads of each letter that it picks.
+    fn columns_of_picked(&self) -> SelectStatement {
+        let mut columns = self.columns();
+        if self.letter().is_some() {
+            columns.column(Column::Resolution);
+        }
+        columns
+    }
+
+    /// Returns the SELECT of the columns that order the letters.
     fn columns(&self) -> SelectStatement {
         let mut columns = Query::select().columns(PLACE).take();
         if !matches!(self.order(), Column::CreatedAt) {
@@ -238,10 +257,7 @@ impl<'a> Bulk<'a> {
             Change::Resolve(resolution, attribution) => (Some(resolution), attribution),
             Change::Reopen { attribution, .. } | Change::Delete(attribution) => (None, attribution),
         };
-        let target = match self.filter.ids.as_deref() {
-            Some(&[id]) => Target::Letter(id),
-            _ => Target::Filter(self.filter),
-        };
+        let target = self.letter().map_or(Target::Filter(self.filter), Target::Letter);
         Entry { app_id: self.app_id, action, target, resolution, attribution }
     }
 
@@ -267,9 +283,9 @@ impl<'a> Bulk<'a> {
         match db.pool() {
             _ if self.dialect == Dialect::Postgres => Ok(self.change(db, conditions).await?),
             Some(pool) => {
-                transaction::run(pool, async |txn| Ok(self.change_and_record(txn, conditions).await?)).await
+                transaction::run(pool, async |txn| self.change_and_record(txn, conditions).await).await
             }
-            None => Ok(self.change_and_record(db, conditions).await?),
+            None => self.change_and_record(db, conditions).await,
         }
     }
 
@@ -277,12 +293,22 @@ impl<'a> Bulk<'a> {
         &self,
         db: &impl ConnectionTrait,
         conditions: Vec<Condition>,
-    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
-        let changed = self.change(db, conditions).await?;
-        if !changed.0.is_empty() {
-            self.entry(self.action()).record(db, self.dialect, changed.0.len()).await?;
+    ) -> Result<(Vec<QueryResult>, bool), DeadLetterRepoError> {
+        let entry = self.entry(self.action());
+        entry.check_batch(db, self.dialect).await?;
+        let letter = self.letter();
+        let mut previous = match letter.filter(|_| self.dialect == Dialect::Sqlite) {
+            Some(id) => resolution_of(db, self.dialect, is_row(self.app_id, id)).await?.flatten(),
+            None => None,
+        };
+        let (rows, skipped) = self.change(db, conditions).await?;
+        if let Some(row) = rows.first() {
+            if letter.is_some() && self.dialect != Dialect::Sqlite {
+                previous = row.try_get("", PREVIOUS)?;
+            }
+            entry.record(db, self.dialect, rows.len(), previous).await?;
         }
-        Ok(changed)
+        Ok((rows, skipped))
     }
 
     /// Changes the first letters with one statement. On PostgreSQL it also writes the row of the history, unless the
@@ -320,7 +346,8 @@ impl<'a> Bulk<'a> {
         if conditions.is_empty() {
             return Ok(picked);
         }
-        let oldest = self.first(conditions.clone(), &self.columns().expr_as(row_bytes(), BYTES).take());
+        let oldest =
+            self.first(conditions.clone(), &self.columns_of_picked().expr_as(row_bytes(), BYTES).take());
         let oldest = match self.dialect {
             Dialect::Sqlite => with_hidden_limits(self.dialect, &oldest),
             _ => self.pick_on_postgres(&conditions, oldest),
@@ -337,6 +364,9 @@ impl<'a> Bulk<'a> {
                 picked.more = true;
                 break;
             }
+            if self.letter().is_some() {
+                picked.previous = row.try_get("", "resolution")?;
+            }
             let time: DateTimeWithTimeZone = row.try_get("", "created_at")?;
             picked.places.push((time.to_utc(), id.into()));
         }
@@ -351,7 +381,9 @@ impl<'a> Bulk<'a> {
         txn: &DatabaseTransaction,
         picked: &Picked,
         attribution: &Attribution,
-    ) -> Result<Vec<StoredLetter>, DbErr> {
+    ) -> Result<Vec<StoredLetter>, DeadLetterRepoError> {
+        let entry = self.entry(Action::Replay);
+        entry.check_batch(txn, self.dialect).await?;
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
         let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
         let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
@@ -363,7 +395,7 @@ impl<'a> Bulk<'a> {
         // RETURNING has no order.
         letters.sort_by_key(|letter| (letter.created_at, letter.id));
         if !letters.is_empty() {
-            self.entry(Action::Replay).record(txn, self.dialect, letters.len()).await?;
+            entry.record(txn, self.dialect, letters.len(), picked.previous.clone()).await?;
         }
         Ok(letters)
     }
@@ -437,16 +469,28 @@ impl<'a> Bulk<'a> {
             CommonTableExpression::new().table_name(name).query(query).to_owned()
         };
         let mut with = WithClause::new();
-        with.cte(cte(PICKED, self.first(conditions, &self.columns()).into()).materialized(true).to_owned());
+        with.cte(
+            cte(PICKED, self.first(conditions, &self.columns_of_picked()).into())
+                .materialized(true)
+                .to_owned(),
+        );
         with.cte(cte(CHANGED, write));
+        let previous = || match self.letter() {
+            Some(_) => Expr::from(Query::select().column(Column::Resolution).from(PICKED).take()),
+            None => None::<String>.into(),
+        };
         if self.dialect == Dialect::Postgres {
             let letters = || Expr::from(Func::count(Expr::col(Asterisk)));
             let changed = Query::select().from(CHANGED).and_having(letters().gt(Expr::val(0_i64))).take();
             let entry = self.entry(self.action());
-            let recorded = entry.insert_from(self.dialect, changed, letters(), None::<String>.into());
+            let recorded = entry.insert_from(self.dialect, changed, letters(), previous());
             with.cte(cte("recorded", recorded.into()));
         }
-        let changed = Query::select()
+        let mut changed = Query::select();
+        if self.letter().is_some() {
+            changed.expr_as(previous(), PREVIOUS);
+        }
+        let changed = changed
             .column((CHANGED, Asterisk))
             .column((OUTCOME, SKIPPED))
             .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), OUTCOME)
@@ -463,5 +507,4 @@ const PLACE: [Column; 2] = [Column::CreatedAt, Column::Id];
 const BYTES: &str = "bytes";
 const OTHER: &str = "other";
 const OUTCOME: &str = "outcome";
-const PICKED: &str = "picked";
 const SKIPPED: &str = "skipped";

@@ -44,6 +44,8 @@ pub(super) async fn erase<C: RepoConnection>(
 ) -> Result<Erased, DeadLetterRepoError> {
     in_range("ids", u32::try_from(ids.len()).unwrap_or(u32::MAX), 0..=1_000)?;
     let dialect = repo.dialect()?;
+    // The call writes several rows, which would have the same number.
+    let attribution = &Attribution { batch: None, ..attribution.clone() };
     let filter = DeadLetterFilter::default().ids(ids);
     let has_content = COLUMN.erased_at.is_null().or(COLUMN.resolution_note.is_not_null());
     let are_theirs = is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect)).add(has_content);

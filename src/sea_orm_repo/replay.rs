@@ -1,6 +1,7 @@
 //! Replays letters: resolves them and runs the service's requeue in one transaction.
 
 use std::{
+    borrow::Cow,
     error::Error,
     pin::pin,
     slice,
@@ -334,11 +335,12 @@ impl<Q: Requeue> Replayer<Q> {
         let payloads = if self.requeue.accepts_truncated() { Payloads::NotErased } else { Payloads::Whole };
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
+        let mut attribution = Cow::Borrowed(attribution);
         let began = Instant::now();
         // The last part is the next one, so an older half goes before the newer one.
         let mut parts = vec![(filter.clone(), limit)];
         while let Some((part, limit)) = parts.pop() {
-            let change = Change::Resolve(Resolution::Replayed, attribution);
+            let change = Change::Resolve(Resolution::Replayed, &attribution);
             let mut bulk = Bulk::new(&self.repo, app_id, &part, change, limit)?;
             (bulk.after, bulk.payloads) = (place, payloads);
             let enqueue = async |txn: &DatabaseTransaction, letters: Vec<StoredLetter>| {
@@ -353,7 +355,7 @@ impl<Q: Requeue> Replayer<Q> {
                     None => self.requeue.requeue(txn, &letters).await.map_err(by_service),
                 }
             };
-            let (picked, outcome) = self.repo.replay_batch(&bulk, attribution, enqueue).await;
+            let (picked, outcome) = self.repo.replay_batch(&bulk, &attribution, enqueue).await;
             replayed.skipped_locked |= picked.skipped;
             if is_first {
                 is_first = false;
@@ -363,6 +365,10 @@ impl<Q: Requeue> Replayer<Q> {
             }
             let error = match outcome {
                 Ok(ids) => {
+                    if !ids.is_empty() {
+                        // The first part has the number of the batch, so that no other call has it.
+                        attribution.to_mut().batch = None;
+                    }
                     replayed.ids.extend(ids);
                     continue;
                 }

@@ -1,15 +1,22 @@
 //! Tests of the history: which rows the calls write, and how they are read.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    error::Error,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
+use async_trait::async_trait;
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use dead_letters::{
-    Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterDelete, DeadLetterFilter,
+    Action, ActionRequest, AppId, Attribution, Changed, DeadLetterAction, DeadLetterDelete, DeadLetterFilter,
     DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve,
-    DeadLetterRetention, DeadLetterTransfer, Due, ReopenRequest, Resolution, SeaOrmDeadLetterRepo,
-    SweepScope, SweptActions, entity::dead_letter_actions as table, testing::stored_letter,
+    DeadLetterRetention, DeadLetterState, DeadLetterTransfer, Due, ReopenRequest, ReplayRequest, Requeue,
+    Resolution, SeaOrmDeadLetterRepo, StoredLetter, SweepScope, SweptActions,
+    entity::dead_letter_actions as table, testing::stored_letter,
 };
-use sea_orm::{ActiveValue::Set, DbBackend, EntityTrait};
+use sea_orm::{ActiveValue::Set, DatabaseTransaction, DbBackend, EntityTrait};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -19,6 +26,11 @@ use crate::database::TestDb;
 on_every_backend! {
     a_change_of_one_letter_writes_one_row_with_who_why_and_the_previous_resolution,
     a_bulk_call_writes_one_row_with_its_filter_and_a_runs_count_is_the_sum_of_its_batches,
+    a_bulk_call_that_names_one_letter_writes_its_previous_resolution,
+    each_batch_of_a_run_is_done_once,
+    of_two_calls_with_one_number_at_one_time_one_is_done,
+    a_replay_in_parts_has_its_number_once,
+    a_batch_that_was_done_changes_nothing_in_a_callers_transaction,
     a_call_that_changes_nothing_writes_no_row,
     calls_that_are_no_operators_write_no_row,
     a_replay_writes_its_row_with_the_requeue_or_not_at_all,
@@ -90,8 +102,8 @@ async fn a_change_of_one_letter_writes_one_row_with_who_why_and_the_previous_res
             (Action::Resolve, 1, Some(Ignored), Some(HandlerFailed)),
             (Action::Reopen, 1, None, Some(Ignored)),
             (Action::Replay, 1, Some(Replayed), None),
-            // A bulk call, which has no previous resolution.
-            (Action::Reopen, 1, None, None),
+            // A bulk call that names the letter.
+            (Action::Reopen, 1, None, Some(Replayed)),
         ]
     );
     let who: Vec<_> = rows.iter().map(|row| (row.actor.as_deref(), row.note.as_deref())).collect();
@@ -103,6 +115,165 @@ async fn a_change_of_one_letter_writes_one_row_with_who_why_and_the_previous_res
         assert!((before..before + TimeDelta::minutes(2)).contains(&row.created_at), "{row:?}");
     }
     assert!(rows.is_sorted_by_key(|row| row.created_at));
+}
+
+async fn a_bulk_call_that_names_one_letter_writes_its_previous_resolution(db: TestDb) {
+    use Resolution::{HandlerFailed, Ignored, Replayed};
+    let (app, repo) = (new_app(), db.repo());
+    let id = letters(&db, app, 2).await[0];
+    let (this, reopening) = (DeadLetterFilter::default().ids([id]), ReopenRequest::default());
+    for resolution in [HandlerFailed, Ignored] {
+        repo.resolve_matching(app, &this, resolution, &seen(), 1).await.unwrap();
+    }
+    repo.reopen_matching(app, &this, &seen(), &reopening).await.unwrap();
+    repo.resolve_matching(app, &this, HandlerFailed, &seen(), 1).await.unwrap();
+    let enqueue = async |_: &_, _| Ok::<_, DeadLetterRepoError>(());
+    repo.replay_matching_with(app, &this, &seen(), 1, enqueue).await.unwrap();
+    let closed = this.state(DeadLetterState::Closed);
+    repo.delete_matching(app, &closed, &seen(), 1).await.unwrap();
+
+    let rows = history(&db, app).await;
+    assert_eq!(
+        rows.iter().map(shown).collect::<Vec<_>>(),
+        [
+            (Action::Resolve, 1, Some(HandlerFailed), None),
+            (Action::Resolve, 1, Some(Ignored), Some(HandlerFailed)),
+            (Action::Reopen, 1, None, Some(Ignored)),
+            (Action::Resolve, 1, Some(HandlerFailed), None),
+            (Action::Replay, 1, Some(Replayed), Some(HandlerFailed)),
+            (Action::Delete, 1, None, Some(Replayed)),
+        ]
+    );
+    assert!(rows.iter().all(|row| row.letter_id == Some(id)));
+}
+
+async fn each_batch_of_a_run_is_done_once(db: TestDb) {
+    let (app, repo, run) = (new_app(), db.repo(), Uuid::now_v7());
+    let ids = letters(&db, app, 8).await;
+    let (all, reopening) = (created_before_now(), ReopenRequest::default().limit(1));
+    let these = |ids: &[DeadLetterId]| DeadLetterFilter::default().ids(ids);
+    let enqueued = AtomicUsize::new(0);
+    let enqueue = async |_: &_, letters: Vec<_>| {
+        enqueued.fetch_add(letters.len(), Ordering::Relaxed);
+        Ok::<_, DeadLetterRepoError>(())
+    };
+    for is_again in [false, true] {
+        let by = |batch| seen().run_id(run).batch(batch);
+        let resolved = repo.resolve_matching(app, &all, Resolution::Ignored, &by(0), 2).await;
+        let replayed = repo.replay_matching_with(app, &all, &by(1), 2, enqueue).await;
+        let reopened = repo.reopen_matching(app, &these(&ids[..2]), &by(2), &reopening).await;
+        let deleted = repo.delete_matching(app, &these(&ids[4..6]), &by(3), 1).await;
+        let one = repo.resolve_once(app, ids[6 + usize::from(is_again)], Resolution::Ignored, &by(4)).await;
+        let one = one.map(|_| Changed::default());
+        let changed = [resolved, replayed, reopened, deleted, one];
+        match is_again {
+            false => assert!(changed.iter().all(Result::is_ok), "{changed:?}"),
+            true => assert!(
+                changed.iter().all(|changed| matches!(changed, Err(DeadLetterRepoError::BatchDone))),
+                "{changed:?}"
+            ),
+        }
+        let rows = history(&db, app).await;
+        assert_eq!(
+            rows.iter().map(|row| (row.batch, row.letters)).collect::<Vec<_>>(),
+            [(Some(0), 2), (Some(1), 2), (Some(2), 1), (Some(3), 1), (Some(4), 1)]
+        );
+        assert_eq!(repo.unresolved_count(app).await.unwrap(), 3);
+        assert_eq!(enqueued.load(Ordering::Relaxed), 2);
+    }
+    // Another app, another run, and a call without a number.
+    let other = new_app();
+    letters(&db, other, 1).await;
+    let by = seen().run_id(run).batch(0);
+    assert_eq!(ignore_all(&db, other, &by).await, 1);
+    assert_eq!(ignore_all(&db, app, &seen().run_id(run)).await, 3);
+    repo.reopen_matching(app, &these(&ids), &seen().run_id(Uuid::now_v7()).batch(0), &reopening)
+        .await
+        .unwrap();
+    // A call that changes nothing does not use up its number.
+    for expected in [0, 1, 0] {
+        let by = seen().run_id(run).batch(5);
+        let found = if expected == 1 { app } else { new_app() };
+        assert_eq!(ignore_all(&db, found, &by).await, expected);
+    }
+}
+
+fn created_before_now() -> DeadLetterFilter {
+    DeadLetterFilter::default().created_before(DateTime::<Utc>::MAX_UTC)
+}
+
+async fn ignore_all(db: &TestDb, app: AppId, by: &Attribution) -> usize {
+    let all = created_before_now();
+    db.repo().resolve_matching(app, &all, Resolution::Ignored, by, 1_000).await.unwrap().ids.len()
+}
+
+async fn of_two_calls_with_one_number_at_one_time_one_is_done(db: TestDb) {
+    let (app, repo, run) = (new_app(), db.repo(), Uuid::now_v7());
+    letters(&db, app, 40).await;
+    for batch in 0..10 {
+        let (by, all) = (seen().run_id(run).batch(batch), created_before_now());
+        let call = || repo.resolve_matching(app, &all, Resolution::Ignored, &by, 1);
+        let enqueue = async |_: &_, _| Ok::<_, DeadLetterRepoError>(());
+        let replay = repo.replay_matching_with(app, &all, &by, 1, enqueue);
+        let (one, two, replayed) = tokio::join!(call(), call(), replay);
+        let (done, refused): (Vec<_>, Vec<_>) = [one, two, replayed].into_iter().partition(Result::is_ok);
+        assert_eq!(done.len(), 1);
+        assert!(
+            refused.iter().all(|refused| matches!(refused, Err(DeadLetterRepoError::BatchDone))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(repo.unresolved_count(app).await.unwrap(), 30);
+    assert_eq!(history(&db, app).await.iter().map(|row| row.letters).collect::<Vec<_>>(), [1; 10]);
+}
+
+/// Refuses one letter.
+struct AllBut(DeadLetterId);
+
+#[async_trait]
+impl Requeue for AllBut {
+    async fn requeue(
+        &self,
+        _: &DatabaseTransaction,
+        letters: &[StoredLetter],
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if letters.iter().any(|letter| letter.id == self.0) { Err("refused".into()) } else { Ok(()) }
+    }
+}
+
+async fn a_replay_in_parts_has_its_number_once(db: TestDb) {
+    let (app, run) = (new_app(), Uuid::now_v7());
+    let ids = letters(&db, app, 4).await;
+    let replayer = db.repo().replayer(AllBut(ids[1]));
+    let (by, request) = (seen().run_id(run).batch(0), ReplayRequest::default());
+    let replayed = replayer.replay_matching(app, &created_before_now(), &by, &request).await.unwrap();
+    assert_eq!((replayed.ids.len(), replayed.failed.len()), (3, 1));
+    let rows = history(&db, app).await;
+    let rows: Vec<_> = rows.iter().map(|row| (row.run_id, row.batch, row.letters)).collect();
+    assert_eq!(rows, [(Some(run), Some(0), 1), (Some(run), None, 2)]);
+    let again = replayer.replay_matching(app, &created_before_now(), &by, &request).await;
+    assert!(matches!(again, Err(DeadLetterRepoError::BatchDone)), "{again:?}");
+}
+
+async fn a_batch_that_was_done_changes_nothing_in_a_callers_transaction(db: TestDb) {
+    let (app, by) = (new_app(), seen().run_id(Uuid::now_v7()).batch(0));
+    let id = letters(&db, app, 3).await[2];
+    let all = created_before_now();
+    db.repo().resolve_matching(app, &all, Resolution::Ignored, &by, 1).await.unwrap();
+    for is_bulk in [true, false] {
+        let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+        let repo = db.repo();
+        let repo = repo.in_transaction(&txn);
+        let outcome = match is_bulk {
+            true => repo.resolve_matching(app, &all, Resolution::Ignored, &by, 1).await.map(drop),
+            false => repo.resolve_once(app, id, Resolution::Ignored, &by).await.map(drop),
+        };
+        assert!(matches!(outcome, Err(DeadLetterRepoError::BatchDone)), "{outcome:?}");
+        let committed = SeaOrmDeadLetterRepo::commit(txn).await;
+        // PostgreSQL aborts the transaction of a statement that failed.
+        assert_eq!(committed.is_ok(), db.db.get_database_backend() == DbBackend::Sqlite);
+        assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2);
+    }
 }
 
 async fn a_bulk_call_writes_one_row_with_its_filter_and_a_runs_count_is_the_sum_of_its_batches(db: TestDb) {

@@ -343,33 +343,29 @@ async fn letters_version(given: &Given) -> Outcome {
 }
 
 async fn sweep_actions(given: &Given) -> Outcome {
-    given.repo.resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default()).await.ok();
+    given.repo.resolve_once(given.app, given.open, Resolution::Ignored, &first_batch()).await.ok();
     given.repo.sweep_actions(DateTime::<Utc>::MAX_UTC, None, 1).await.map(drop)
 }
 
+fn first_batch() -> Attribution {
+    Attribution::default().run_id(Uuid::from_u128(1)).batch(0)
+}
+
 async fn resolve_once(given: &Given) -> Outcome {
-    given
-        .repo
-        .resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default())
-        .await
-        .map(drop)
+    given.repo.resolve_once(given.app, given.open, Resolution::Ignored, &first_batch()).await.map(drop)
 }
 
 async fn resolve_matching(given: &Given) -> Outcome {
-    given
-        .repo
-        .resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10)
-        .await
-        .map(drop)
+    given.repo.resolve_matching(given.app, &all(), Resolution::Ignored, &first_batch(), 10).await.map(drop)
 }
 
 async fn reopen_matching(given: &Given) -> Outcome {
     let request = ReopenRequest::default();
-    given.repo.reopen_matching(given.app, &all_closed(), &Attribution::default(), &request).await.map(drop)
+    given.repo.reopen_matching(given.app, &all_closed(), &first_batch(), &request).await.map(drop)
 }
 
 async fn reopen(given: &Given) -> Outcome {
-    given.repo.reopen(given.app, given.resolved, &Attribution::default()).await
+    given.repo.reopen(given.app, given.resolved, &first_batch()).await
 }
 
 async fn record_reveal(given: &Given) -> Outcome {
@@ -402,12 +398,12 @@ async fn count_due(given: &Given) -> Outcome {
 
 async fn replay(given: &Given) -> Outcome {
     let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
-    given.repo.replay_with(given.app, given.open, &Attribution::default(), enqueue).await
+    given.repo.replay_with(given.app, given.open, &first_batch(), enqueue).await
 }
 
 async fn replay_matching(given: &Given) -> Outcome {
     let enqueue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, Uuid::new_v4()).await?);
-    given.repo.replay_matching_with(given.app, &all(), &Attribution::default(), 10, enqueue).await.map(drop)
+    given.repo.replay_matching_with(given.app, &all(), &first_batch(), 10, enqueue).await.map(drop)
 }
 
 struct Outbox;
@@ -427,27 +423,27 @@ impl Requeue for Outbox {
 }
 
 async fn replay_by_a_replayer(given: &Given) -> Outcome {
-    given.repo.replayer(Outbox).replay(given.app, given.open, &Attribution::default()).await.map(drop)
+    given.repo.replayer(Outbox).replay(given.app, given.open, &first_batch()).await.map(drop)
 }
 
 async fn replay_edited(given: &Given) -> Outcome {
     let replayer = given.repo.replayer(Outbox);
-    replayer.replay_edited(given.app, given.open, "1", &Attribution::default()).await.map(drop)
+    replayer.replay_edited(given.app, given.open, "1", &first_batch()).await.map(drop)
 }
 
 async fn delete_matching(given: &Given) -> Outcome {
-    given.repo.delete_matching(given.app, &all(), &Attribution::default(), 10).await.map(drop)
+    given.repo.delete_matching(given.app, &all(), &first_batch(), 10).await.map(drop)
 }
 
 async fn erase(given: &Given) -> Outcome {
-    given.repo.erase(given.app, &[given.open], &Attribution::default()).await.map(drop)
+    given.repo.erase(given.app, &[given.open], &first_batch()).await.map(drop)
 }
 
 async fn replay_matching_by_a_replayer(given: &Given) -> Outcome {
     given
         .repo
         .replayer(Outbox)
-        .replay_matching(given.app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .replay_matching(given.app, &all(), &first_batch(), &ReplayRequest::default())
         .await
         .map(drop)
 }
@@ -478,10 +474,7 @@ async fn replay_matching_in_parts(given: &Given) -> Outcome {
 
 async fn replay_keyed(given: &Given) -> Outcome {
     let replayer = given.repo.replayer(KeyedOutbox);
-    replayer
-        .replay_matching(given.app, &all(), &Attribution::default(), &ReplayRequest::default())
-        .await
-        .map(drop)
+    replayer.replay_matching(given.app, &all(), &first_batch(), &ReplayRequest::default()).await.map(drop)
 }
 
 async fn rebuild_signatures(given: &Given) -> Outcome {
@@ -561,7 +554,7 @@ async fn nested_resolve_once(given: &Given, txn: &DatabaseTransaction) -> Outcom
     given
         .repo
         .in_transaction(txn)
-        .resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default())
+        .resolve_once(given.app, given.open, Resolution::Ignored, &first_batch())
         .await
         .map(drop)
 }
@@ -570,14 +563,14 @@ async fn nested_resolve_matching(given: &Given, txn: &DatabaseTransaction) -> Ou
     given
         .repo
         .in_transaction(txn)
-        .resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10)
+        .resolve_matching(given.app, &all(), Resolution::Ignored, &first_batch(), 10)
         .await
         .map(drop)
 }
 
 async fn nested_reopen_matching(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     let (repo, request) = (given.repo.in_transaction(txn), ReopenRequest::default());
-    repo.reopen_matching(given.app, &all_closed(), &Attribution::default(), &request).await.map(drop)
+    repo.reopen_matching(given.app, &all_closed(), &first_batch(), &request).await.map(drop)
 }
 
 async fn nested_import(given: &Given, txn: &DatabaseTransaction) -> Outcome {
@@ -630,7 +623,7 @@ async fn changes_that_are_dropped(pools: &Pools, in_a_transaction: bool) -> Vec<
                 let make = async |db: &dyn DeadLetterResolve| match call {
                     0 => resolve_once_over(db, &given).await,
                     1 => resolve_matching_over(db, &given).await,
-                    2 => db.reopen(given.app, given.resolved, &Attribution::default()).await,
+                    2 => db.reopen(given.app, given.resolved, &first_batch()).await,
                     _ => reopen_matching_over(db, &given).await,
                 };
                 let outcome = if in_a_transaction {
@@ -661,11 +654,11 @@ async fn changes_that_are_dropped(pools: &Pools, in_a_transaction: bool) -> Vec<
 }
 
 async fn resolve_once_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
-    db.resolve_once(given.app, given.open, Resolution::Ignored, &Attribution::default()).await.map(drop)
+    db.resolve_once(given.app, given.open, Resolution::Ignored, &first_batch()).await.map(drop)
 }
 
 async fn resolve_matching_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
-    db.resolve_matching(given.app, &all(), Resolution::Ignored, &Attribution::default(), 10).await.map(drop)
+    db.resolve_matching(given.app, &all(), Resolution::Ignored, &first_batch(), 10).await.map(drop)
 }
 
 async fn reopen_matching_over(db: &dyn DeadLetterResolve, given: &Given) -> Outcome {
@@ -860,7 +853,7 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
     let direct = pools.direct.repo();
     let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
     direct
-        .replay_with::<_, _, DeadLetterRepoError>(given.app, letter, &Attribution::default(), requeue)
+        .replay_with::<_, _, DeadLetterRepoError>(given.app, letter, &first_batch(), requeue)
         .await
         .unwrap();
     gate.cut().await;

@@ -790,7 +790,7 @@ fn narrow() -> DeadLetterFilter {
 }
 
 fn by_the_call() -> Attribution {
-    Attribution::by("the call")
+    Attribution::by("the call").run_id(Uuid::from_u128(1)).batch(0)
 }
 
 /// The rows that exist before the call and the change.

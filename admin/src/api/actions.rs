@@ -78,8 +78,8 @@ struct ActionItem {
     /// The resolution that the letters got. Null if the call set none, or if this version does not know the resolution.
     #[schema(value_type = Option<ResolutionWords>)]
     resolution: Option<Resolution>,
-    /// The resolution that the letter had before. Null if it was unresolved, for a bulk call, and if this version does not
-    /// know the resolution.
+    /// The resolution that the letter had before. Null if it was unresolved, for a call that named no
+    /// letter, and if this version does not know the resolution.
     #[schema(value_type = Option<ResolutionWords>)]
     previous_resolution: Option<Resolution>,
     /// The bulk run that the call belongs to. The `letters` of its calls add up to those of the run.
