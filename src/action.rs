@@ -98,7 +98,7 @@ pub struct DeadLetterAction {
     /// The resolution that the letters got. `None` if the call set none, or if this version does not know it.
     pub resolution: Option<Resolution>,
     /// The resolution that the letter had before. It is `None` if the letter was unresolved, for a call that named no
-    /// letter, and if this version does not know it.
+    /// letter, for an erasure or a reveal, and if this version does not know it.
     pub previous_resolution: Option<Resolution>,
     /// The bulk run that the call belongs to ([`Attribution::run_id`](crate::Attribution::run_id)).
     pub run_id: Option<Uuid>,

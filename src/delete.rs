@@ -18,7 +18,8 @@ use crate::{AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLet
 /// # Errors
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
-/// call or could not be reached.
+/// call or could not be reached. A deletion may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
+/// attribution has a [`batch`](crate::Attribution::batch).
 ///
 /// # Examples
 ///

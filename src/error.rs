@@ -151,7 +151,7 @@ pub enum DeadLetterRepoError {
     )]
     Replayed(DeadLetterId),
     /// A call with the same app, [`run_id`](crate::Attribution::run_id) and [`batch`](crate::Attribution::batch) changed
-    /// letters already.
+    /// letters already. On PostgreSQL a caller's transaction is then aborted.
     #[error("the batch of this run was done already, and nothing was changed: read the history of the run")]
     BatchDone,
     /// The outbox returned this error, and the event was neither taken nor stored.
@@ -391,7 +391,7 @@ pub enum ErrorKind {
     /// The letter does not exist.
     NotFound,
     /// The letter is not in the state that the call requires: another caller changed it first, or its payload is not
-    /// whole.
+    /// whole. Or the batch was done already.
     Conflict,
     /// An argument is invalid. The same call fails again.
     Invalid,
@@ -484,9 +484,10 @@ impl From<DbErr> for DeadLetterRepoError {
 
 /// Returns whether PostgreSQL refused a second row of the history with the same batch.
 fn is_of_done_batch(error: &DbErr) -> bool {
-    let Some(SqlxError::Database(error)) = sqlx_error(error) else { return false };
-    // The shards of a distributed table have longer names.
-    error.constraint().is_some_and(|name| name.starts_with("idx_dead_letter_actions_batch"))
+    let Some(SqlxError::Database(refusal)) = sqlx_error(error) else { return false };
+    // Citus names the index of a shard, and only in the message.
+    let is_unique = DbCode::of(error) == Some(DbCode::SqlState(*b"23505"));
+    is_unique && refusal.message().contains("idx_dead_letter_actions_batch")
 }
 
 impl fmt::Debug for DeadLetterRepoError {

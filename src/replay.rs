@@ -158,7 +158,8 @@ pub trait Requeue: Send + Sync {
 /// # Errors
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
-/// call or could not be reached.
+/// call or could not be reached. A call that changes letters may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
+/// attribution has a [`batch`](crate::Attribution::batch).
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterReplay: Send + Sync {

@@ -18,7 +18,8 @@ use crate::{
 /// # Errors
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
-/// call or could not be reached.
+/// call or could not be reached. A call that changes letters may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
+/// attribution has a [`batch`](crate::Attribution::batch).
 ///
 /// # Examples
 ///
@@ -292,9 +293,13 @@ pub struct Attribution {
     /// [undone](DeadLetterResolve::reopen_matching).
     pub run_id: Option<Uuid>,
     /// The number of the call in its run. At most one call with the same app, run and number changes letters. Another one
-    /// returns [`BatchDone`](crate::DeadLetterRepoError::BatchDone), even if both are made at the same time. A call that
-    /// finds no letter to change does not use up its number. Without a number, or without a run, nothing is checked.
-    /// [`erase`](crate::DeadLetterDelete::erase) ignores the number.
+    /// returns [`BatchDone`](crate::DeadLetterRepoError::BatchDone). If both are made at the same time, the second waits
+    /// for the transaction of the first. Without a number, or without a run, nothing is checked.
+    ///
+    /// A call that finds no letter to change does not use up its number, and may return as if the number were free. A
+    /// replay in several transactions uses it in the first. [`erase`](crate::DeadLetterDelete::erase) ignores it. The
+    /// number is free again when [`sweep_actions`](crate::DeadLetterRetention::sweep_actions) deletes the row of the
+    /// history.
     pub batch: Option<u32>,
 }
 

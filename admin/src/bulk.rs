@@ -2,13 +2,20 @@
 //!
 //! The preview's token holds the operator, the filter, and for each app the time before which a letter must have failed or
 //! been closed, and how many letters the steps so far changed. It is sealed and sent to the browser; the server keeps
-//! nothing.
+//! nothing but the ids of the runs that are under way.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
 //! rolls back as a whole. A token works for one step: the batches of a run are numbered, and the store does each number
 //! once.
 
-use std::{mem, ops::Not, str::FromStr, time::Duration};
+use std::{
+    collections::HashSet,
+    mem,
+    ops::Not,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
@@ -248,9 +255,10 @@ impl Frozen {
         let mut is_behind = false;
         for (access, part) in accesses.iter().zip(&mut self.apps) {
             let Some(recorded) = Recorded::of(access, self.run_id).await? else { continue };
-            if recorded.letters > part.done {
+            if recorded.is_ahead_of(part) {
                 is_behind = true;
-                (part.done, part.batch) = (recorded.letters, recorded.next_batch);
+                part.done = part.done.max(recorded.letters);
+                part.batch = part.batch.max(recorded.next_batch);
                 let first = recorded.first.created_at;
                 self.began = Some(self.began.map_or(first, |began| began.min(first)));
                 self.at = self.at.max(recorded.last.created_at);
@@ -272,6 +280,12 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
+    /// Returns whether the history has letters or batches of the run that the token does not have. A sweep may have
+    /// deleted the first batches from the history.
+    fn is_ahead_of(&self, part: &Part) -> bool {
+        self.letters > part.done || self.next_batch > part.batch
+    }
+
     /// Reads the batches of the run. Returns `None` if the history has none.
     pub(crate) async fn of(access: &AppAccess, run_id: Uuid) -> Result<Option<Self>, Problem> {
         let mut found: Option<Self> = None;
@@ -299,6 +313,29 @@ impl Recorded {
             }
         }
         Ok(found.map(|found| Self { is_cut: true, ..found }))
+    }
+}
+
+/// The runs that are under way in this process. A second step of one of them is refused at once.
+#[derive(Clone, Default)]
+pub(crate) struct Running(Arc<Mutex<HashSet<Uuid>>>);
+
+/// A step that is under way, until it is dropped.
+struct Under<'a> {
+    running: &'a Running,
+    run_id: Uuid,
+}
+
+impl Running {
+    fn begin(&self, run_id: Uuid) -> Option<Under<'_>> {
+        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run_id);
+        is_first.then_some(Under { running: self, run_id })
+    }
+}
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        self.running.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.run_id);
     }
 }
 
@@ -682,8 +719,8 @@ fn may_continue(access: &Access, frozen: &Frozen, now: DateTime<Utc>) -> Result<
 
 /// Changes the preview's letters, app by app: the oldest first, or those that were closed first.
 ///
-/// A step is refused if the history has more letters of the run than the token, or if another step with the same token
-/// did its first batch meanwhile, in whatever process.
+/// A step is refused if another one of the run is under way in this process, or if the history has more of the run than
+/// the token. It is also refused if another process did the first batch of this step meanwhile.
 pub(crate) async fn run(
     access: &Access,
     mut frozen: Frozen,
@@ -702,6 +739,8 @@ pub(crate) async fn run(
         return Err(Problem::invalid_field("rate", "must be left out, because only a replay has a rate"));
     }
     let rate = step.rate.map(ReplayRate::per_second).transpose()?;
+    let running = access.admin.running.clone();
+    let _under = running.begin(frozen.run_id).ok_or_else(Problem::step_under_way)?;
     for (access, part) in accesses.iter().zip(&frozen.apps) {
         match Recorded::of(access, frozen.run_id).await? {
             Some(recorded) if recorded.is_cut => {
@@ -709,7 +748,7 @@ pub(crate) async fn run(
                     "a run has at most 10,000 batches: create a new preview",
                 ));
             }
-            Some(recorded) if recorded.letters > part.done => return Err(Problem::step_done()),
+            Some(recorded) if recorded.is_ahead_of(part) => return Err(Problem::step_done()),
             _ => {}
         }
     }

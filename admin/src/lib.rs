@@ -67,6 +67,7 @@ pub struct Admin {
     csrf: CsrfLayer,
     turns: Turns,
     downloads: Turns,
+    running: bulk::Running,
     versions: Versions,
 }
 
@@ -105,6 +106,7 @@ impl Admin {
             csrf: CsrfLayer::new(),
             turns: Turns::new(CONCURRENCY),
             downloads: Turns::new(DOWNLOADS),
+            running: bulk::Running::default(),
             versions: Versions::default(),
         }
     }

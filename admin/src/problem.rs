@@ -271,6 +271,13 @@ impl Problem {
         )
     }
 
+    pub(crate) fn step_under_way() -> Self {
+        Self::new(
+            ProblemType::StepDone,
+            "a step of this run is under way, and nothing was changed: reload the result",
+        )
+    }
+
     pub(crate) fn too_large(detail: &'static str) -> Self {
         Self::new(ProblemType::TooLarge, detail)
     }

@@ -68,7 +68,7 @@ struct ActionItem {
     actor: Option<String>,
     /// The operator's note, cut after 2,000 characters with `…`.
     note: Option<String>,
-    /// The letter. Null for a bulk call.
+    /// The letter. Null for a bulk call, unless its filter names one letter by its id.
     letter_id: Option<Uuid>,
     /// The filter of a bulk call as a query string, at most 1,000 bytes. It has only the number of a filter's ids. Redacted
     /// values are `[redacted]`. Null for a call that named a letter.

@@ -139,7 +139,7 @@ impl RunResult {
         (status = 200, description = "The result of the run.", body = RunResult),
         (
             status = 409,
-            description = "The token was used already. Nothing was changed.",
+            description = "The token was used already, or a step of the run is under way. Nothing was changed.",
             body = Problem,
             content_type = "application/problem+json"
         ),

@@ -95,12 +95,15 @@ pub(super) async fn show(
         });
     }
     let (first, last) = bounds.ok_or_else(Problem::no_such_run)?;
+    // A batch of one letter has that letter's previous resolution, which says nothing of the other letters.
+    let mut run = first.clone();
+    run.previous_resolution = None;
     let can_be_undone = first.action == Some(Action::Resolve)
         && access.may(Right::Resolve)
         && has_letters(accesses, run_id, letters.count).await?;
     html(&RecordedPage {
         frame: Frame::of_apps(root, access, accesses).here("Run").live().banner(banner),
-        what: words(&first),
+        what: words(&run),
         letters,
         actor: first.actor.as_deref().map(|actor| Text::cut(actor, 100)),
         note: first.note.as_deref().map(|note| Text::cut(note, 2_000)),

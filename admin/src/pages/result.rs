@@ -371,7 +371,7 @@ async fn show(
         false => None,
     };
     let done = frozen.done();
-    // Two processes that take a step at the same time may do more than was counted.
+    // A step of another process may have taken letters of a later app.
     let counted = Amount { count: frozen.counted().max(done), capped: frozen.is_capped() };
     let rest = Amount::exactly(frozen.left());
     // Letters that the service could not put back are open too.

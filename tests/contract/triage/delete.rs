@@ -183,7 +183,7 @@ async fn each_erased_letter_has_a_row_of_its_own_in_the_history(db: TestDb) {
     let app = new_app();
     let ids = rows(&db, app, 1_000).await;
     let run = Uuid::now_v7();
-    let erased = db.repo().erase(app, &ids, &seen().run_id(run)).await.unwrap();
+    let erased = db.repo().erase(app, &ids, &seen().run_id(run).batch(0)).await.unwrap();
     assert_eq!(erased.ids.len(), 1_000);
     for id in [ids[0], ids[999]] {
         let history = db.repo().actions(app, &ActionRequest::default().letter_id(id)).await.unwrap();
