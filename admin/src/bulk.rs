@@ -280,8 +280,8 @@ pub(crate) struct Recorded {
 }
 
 impl Recorded {
-    /// Returns whether the history has letters or batches of the run that the token does not have. A sweep may have
-    /// deleted the first batches from the history.
+    /// Returns whether the history has letters or batches of the run that the token does not have. The letters alone do not
+    /// tell: a sweep may have deleted the run's first batches from the history.
     fn is_ahead_of(&self, part: &Part) -> bool {
         self.letters > part.done || self.next_batch > part.batch
     }

@@ -265,10 +265,7 @@ impl Problem {
 
     /// The token of the step was used already.
     pub(crate) fn step_done() -> Self {
-        Self::new(
-            ProblemType::StepDone,
-            "this step was done already, and nothing was changed: reload the result",
-        )
+        Self::new(ProblemType::StepDone, "this step was done already: reload the result")
     }
 
     pub(crate) fn step_under_way() -> Self {

@@ -676,6 +676,31 @@ async fn of_two_steps_of_one_token_at_once_one_is_done(world: World) {
     }
 }
 
+/// A gap: the step should be refused. The other process has no row in the history yet that could refuse it.
+#[tokio::test]
+async fn a_step_goes_on_with_the_next_app_while_another_process_has_locked_the_rest_of_one_on_postgres() {
+    let world = World::postgres().await;
+    let (other, client) = (new_app(), world.client());
+    minutely(&world, 2).await;
+    world.repo.insert_many(vec![letter(other); 2]).await.unwrap();
+    let of_both = json!({ "apps": [world.app, other], "action": "ignored", "filter": {} });
+    let preview = client.post("/api/bulk/preview", of_both).await.json();
+    let first = run(&client, &preview, Some(1)).await;
+    let run_id: Uuid = first["run_id"].as_str().unwrap().parse().unwrap();
+
+    let txn = SeaOrmDeadLetterRepo::begin(world.repo.pool()).await.unwrap();
+    let by = Attribution::by("ada").run_id(run_id).batch(1);
+    let filter = DeadLetterFilter::default().created_before(Utc::now());
+    let there = world.repo.in_transaction(&txn);
+    let changed = there.resolve_matching(world.app, &filter, Resolution::Ignored, &by, 1).await.unwrap();
+    let second = run(&client, &first, Some(1)).await;
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+
+    assert_eq!((changed.ids.len(), &second["done"]), (1, &json!(1)));
+    client.post("/api/bulk/run", json!({ "token": second["token"] })).await.problem(409, "step-done");
+    assert_eq!(world.repo.unresolved_count(other).await.unwrap(), 1);
+}
+
 /// SQLite has no row locks.
 #[tokio::test]
 async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_to_be() {

@@ -14,8 +14,8 @@ use axum::{
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     ActionRequest, Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
-    DeadLetterReplay, DeadLetterRepo, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, NewDeadLetter,
-    Resolution, Retention, RetentionPolicy, StoredLetter,
+    DeadLetterReplay, DeadLetterRepo, DeadLetterResolve, DeadLetterRetention, DeadLetterState,
+    DeadLetterTransfer, NewDeadLetter, Resolution, Retention, RetentionPolicy, StoredLetter,
     testing::{self, FailingStore, letter, stored_letter},
 };
 use dead_letters_admin::{Admin, Operator, Right};
@@ -88,6 +88,7 @@ on_every_backend! {
     a_staged_replay_waits_as_long_as_its_letters_took_to_fail,
     a_stage_that_begins_by_itself_does_not_begin_early,
     a_step_that_was_done_already_leads_to_the_result,
+    an_old_result_continues_although_the_history_of_the_first_step_was_swept,
     a_count_that_is_capped_counts_rightly,
     a_run_that_is_not_there_is_not_found,
     a_reopened_letter_is_closed_again_by_its_undo,
@@ -1495,6 +1496,23 @@ async fn a_step_that_was_done_already_leads_to_the_result(world: World) {
     let page = world.act(&client, "/bulk/run", &[("run", &page.hidden("run")), ("limit", "10")]).await;
     assert!(page.shows("Replayed 11 of 20"), "{page}");
     assert_eq!(world.outbox.events().len(), 11);
+}
+
+async fn an_old_result_continues_although_the_history_of_the_first_step_was_swept(world: World) {
+    world.letters_of(5, "orders").await;
+    let client = world.client();
+    let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "ignored")])).await;
+    let first = world.act(&client, "/bulk/run", &[("token", &preview.hidden("token")), ("limit", "1")]).await;
+    let run_id = world.run_id().await;
+    world.repo.sweep_actions(DateTime::<Utc>::MAX_UTC, None, 1_000).await.unwrap();
+    let old = first.hidden("run");
+    world.act(&client, "/bulk/run", &[("run", &old), ("limit", "1")]).await;
+    let behind = format!("/runs/{run_id}?run={old}");
+    let answer = client.get(&behind).await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER, "the token is behind the history");
+    let page = client.get(resolved(&behind, answer.location())).await;
+    world.act(&client, "/bulk/run", &[("run", &page.hidden("run"))]).await;
+    assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 0);
 }
 
 async fn a_count_that_is_capped_counts_rightly(world: World) {

@@ -276,6 +276,29 @@ async fn a_batch_that_was_done_changes_nothing_in_a_callers_transaction(db: Test
     }
 }
 
+/// Citus returns such an error, with the name of the index of a shard.
+#[tokio::test]
+async fn an_error_that_names_the_index_only_in_its_message_is_a_done_batch_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    letters(&db, app, 1).await;
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         RAISE EXCEPTION 'duplicate key value violates unique constraint \"idx_dead_letter_actions_batch_102008\"'
+         USING ERRCODE = '23505'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON dead_letter_actions FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let by = seen().run_id(Uuid::now_v7()).batch(0);
+    let error = db
+        .repo()
+        .resolve_matching(app, &created_before_now(), Resolution::Ignored, &by, 1)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, DeadLetterRepoError::BatchDone), "{error:?}");
+    assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 1);
+}
+
 async fn a_bulk_call_writes_one_row_with_its_filter_and_a_runs_count_is_the_sum_of_its_batches(db: TestDb) {
     let (app, repo, run) = (new_app(), db.repo(), Uuid::now_v7());
     let ids = letters(&db, app, 5).await;

@@ -853,7 +853,7 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
     let direct = pools.direct.repo();
     let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
     direct
-        .replay_with::<_, _, DeadLetterRepoError>(given.app, letter, &first_batch(), requeue)
+        .replay_with::<_, _, DeadLetterRepoError>(given.app, letter, &Attribution::default(), requeue)
         .await
         .unwrap();
     gate.cut().await;
