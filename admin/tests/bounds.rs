@@ -654,6 +654,19 @@ async fn a_reopen_is_tried_again_where_others_use_the_letter_and_is_a_conflict_i
     store.recover();
     store.fail(Call::ReopenMatching, ..2, transient());
     assert_eq!(client.post(&path, anyway).await.json()["resolved_at"], Value::Null);
+
+    // The undo of the banner.
+    repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
+    let at = repo.get(id).await.unwrap().unwrap().resolved_at.unwrap().to_rfc3339();
+    let undo = || {
+        let form = form_urlencoded::Serializer::new(String::new()).append_pair("resolved_at", &at).finish();
+        client.post_as(format!("/apps/{app}/letters/{id}/reopen"), FORM, form)
+    };
+    store.recover();
+    store.fail(Call::ReopenMatching, .., transient());
+    assert_eq!(undo().await.status, StatusCode::CONFLICT);
+    store.recover();
+    assert_eq!(undo().await.status, StatusCode::SEE_OTHER);
 }
 
 #[tokio::test]

@@ -644,3 +644,17 @@ fn to_input(value: &str) -> Option<String> {
     (text.starts_with(|c: char| c.is_ascii_digit()) && text.len() <= "2026-03-01T10:00:00.000Z".len())
         .then(|| text.trim_end_matches('Z').to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_of_counts_is_capped_if_one_is_or_if_it_is_over_the_cap() {
+        let of = |counts: &[u64]| sum(&counts.iter().copied().map(Amount::exactly).collect::<Vec<_>>());
+        assert_eq!(of(&[400, 600]), Amount { count: 1_000, capped: false });
+        assert_eq!(of(&[400, 601]), Amount { count: 1_000, capped: true });
+        let capped = Amount { count: 300, capped: true };
+        assert_eq!(sum(&[capped, Amount::exactly(1)]), Amount { count: 301, capped: true });
+    }
+}

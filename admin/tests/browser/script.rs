@@ -82,7 +82,19 @@ async fn the_list_is_worked_by_keys_alone(site: &Site, browser: &Browser) -> Web
     browser.open_list(site, "").await?;
     browser.sees("3 of 3").await?;
     browser.key("?").await?;
-    browser.sees("next, previous row").await?;
+    for meaning in [
+        "focus the filter",
+        "next, previous row",
+        "tick the row",
+        "open the row in a new tab",
+        "ignore the row",
+        "replay the row",
+        "reopen the row",
+        "next page",
+        "previous page",
+    ] {
+        browser.sees(meaning).await?;
+    }
     browser.key(Key::Escape).await?;
     // The newest is the first row.
     browser.key("jjx").await?;
