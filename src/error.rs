@@ -70,7 +70,7 @@ pub enum DeadLetterRepoError {
         max: usize,
     },
     /// The text of a [`PayloadSearch`](crate::PayloadSearch) is empty or too long. The error does not show the text.
-    #[error("`contains` must have 1 to {max} bytes (got {bytes})")]
+    #[error("`payload_contains` must have 1 to {max} bytes (got {bytes})")]
     SearchLength {
         /// Its size, in bytes.
         bytes: usize,

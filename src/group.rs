@@ -9,7 +9,7 @@ use crate::{AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without
 ///
 /// The default is the 50 largest, without a scan limit and without timelines.
 ///
-/// Every field may be missing when it is deserialized. An unknown field is an error.
+/// Every field may be missing when it is deserialized. An unknown field is an error. `Debug` shows the text by its size.
 ///
 /// # Examples
 ///
@@ -30,25 +30,40 @@ use crate::{AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct GroupRequest {
     /// How many groups to return at most, 1 to 500.
     pub limit: u32,
-    /// How many letters the call may examine, at least 1. `None` is no limit.
+    /// How many letters the call may examine, at least 1. `None` is no limit, or 10,000 with
+    /// [`payload_contains`](field@Self::payload_contains).
     pub scan_limit: Option<u32>,
     /// The buckets of the timeline to return for each group.
     pub timeline: Option<Buckets>,
+    /// Groups only letters whose payload contains this text, as [`PayloadSearch::payload_contains`](field@crate::PayloadSearch::payload_contains).
+    /// The call then also ends at 64 MB of payload, as a search does. The text may be a secret, so it is not serialized, and
+    /// deserializing it is an error.
+    #[serde(skip)]
+    pub payload_contains: Option<String>,
 }
 
 impl Default for GroupRequest {
     fn default() -> Self {
-        Self { limit: 50, scan_limit: None, timeline: None }
+        Self { limit: 50, scan_limit: None, timeline: None, payload_contains: None }
     }
 }
 
-setters! { GroupRequest { plain limit: u32, some scan_limit: u32, some timeline: Buckets } }
+setters! {
+    GroupRequest {
+        plain limit: u32,
+        some scan_limit: u32,
+        some timeline: Buckets,
+        into payload_contains: String,
+    }
+}
+
+debug_without_content! { GroupRequest { limit, scan_limit, timeline; payload_contains } }
 
 /// The error groups of an app.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -503,11 +503,14 @@ pub trait DeadLetterRead: Send + Sync {
     /// The call reads every letter that matches. With a scan limit it examines at most so many letters, as
     /// [`count`](Self::count) does. For each group it reads up to 32,770 characters of one error.
     ///
+    /// With [`payload_contains`](field@GroupRequest::payload_contains) it groups the letters that a call of
+    /// [`search_payloads`](Self::search_payloads) would find on a page of any size, and is bounded as such a call is.
+    ///
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan_limit` of 0, and more than
-    /// 1,000 `filter.ids`, and those of [`timeline`](Self::timeline). Each is returned with nothing sent to the
-    /// database.
+    /// 1,000 `filter.ids`, [`SearchLength`](DeadLetterRepoError::SearchLength) for a `payload_contains` of no bytes or of
+    /// more than 1,000, and those of [`timeline`](Self::timeline). Each is returned with nothing sent to the database.
     ///
     /// # Examples
     ///

@@ -20,19 +20,23 @@ use crate::{DeadLetterFilter, PageRequest, debug::debug_without_content, setters
 pub struct PayloadSearch {
     /// A part of the payload's stored text, 1 to 1,000 bytes. No character is a wildcard, and the match is
     /// case-sensitive. JSON is searched as it is stored, with its escapes: `\"` finds a quote inside a string.
-    pub contains: String,
+    pub payload_contains: String,
     /// Which letters to search.
     pub filter: DeadLetterFilter,
     /// Which page to return. A cursor belongs to the filter, and does not depend on the text.
     pub page: PageRequest,
 }
 
-debug_without_content! { PayloadSearch { filter, page; contains } }
+debug_without_content! { PayloadSearch { filter, page; payload_contains } }
 
 impl PayloadSearch {
     /// Returns a search for this text in the payloads of all open letters.
-    pub fn new(contains: impl Into<String>) -> Self {
-        Self { contains: contains.into(), filter: DeadLetterFilter::default(), page: PageRequest::default() }
+    pub fn new(payload_contains: impl Into<String>) -> Self {
+        Self {
+            payload_contains: payload_contains.into(),
+            filter: DeadLetterFilter::default(),
+            page: PageRequest::default(),
+        }
     }
 }
 

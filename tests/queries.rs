@@ -567,6 +567,10 @@ async fn bounded(
         log.expect_each(&expected);
         repo.search_payloads(app, &search.page(first.after(after))).await.unwrap();
         log.expect_each(&expected);
+        let groups = GroupRequest::default().payload_contains("no such text").scan_limit(scan);
+        repo.error_groups(app, filter, &groups).await.unwrap();
+        // The groups are sorted.
+        log.expect_each(&reads.iter().map(|_| (indexes, Whole, Some(SCAN + 1))).collect::<Vec<_>>());
     }
 
     // And of a filter that all match.
@@ -823,6 +827,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
         repo.count(app, filter, &CountRequest::default().cap(10)).await.unwrap();
         repo.timeline(app, filter, &TimelineRequest::from(timeline)).await.unwrap();
         repo.error_groups(app, filter, &groups).await.unwrap();
+        repo.error_groups(app, filter, &groups.clone().payload_contains("{")).await.unwrap();
     }
 
     repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();

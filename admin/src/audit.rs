@@ -190,7 +190,7 @@ impl Target {
             (&Method::POST, ["letters", _, "edit"] | ["letters", _, "edit", _]) => "edit",
             (&Method::POST, ["letters", _, "reveal"] | ["letters", _, _, "reveal"]) => "reveal",
             (&Method::POST, ["letters", _, "erase"] | ["erase"]) => "erase",
-            (&Method::POST, ["letters", "search"] | ["search"]) => "search",
+            (&Method::POST, ["letters" | "groups", "search"] | ["search"]) => "search",
             (&Method::GET | &Method::HEAD, _) => "read",
             _ => return None,
         };

@@ -401,7 +401,7 @@ impl From<DeadLetterRepoError> for Problem {
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),
             FilterMetadataLength { .. } => return Self::invalid(error.to_string()).of_field("metadata"),
-            SearchLength { .. } => return Self::invalid(error.to_string()).of_field("contains"),
+            SearchLength { .. } => return Self::invalid(error.to_string()).of_field("payload_contains"),
             SinceInFuture(_) => return Self::invalid(error.to_string()).of_field("since"),
             FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),

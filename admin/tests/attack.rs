@@ -73,7 +73,8 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/metadata/reveal"), json!({})),
         (format!("letters/{id}/replay"), json!({ "payload": "1" })),
         ("erase".to_owned(), json!({ "ids": [id] })),
-        ("letters/search".to_owned(), json!({ "contains": "4711" })),
+        ("letters/search".to_owned(), json!({ "payload_contains": "4711" })),
+        ("groups/search".to_owned(), json!({ "payload_contains": "4711" })),
         ("bulk/preview".to_owned(), json!({ "apps": [app], "action": "ignored", "filter": {} })),
         ("bulk/run".to_owned(), json!({ "token": token })),
     ];
@@ -86,7 +87,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/edit"), String::new()),
         (format!("letters/{id}/edit/review"), "version=1&payload=1".to_owned()),
         (format!("letters/{id}/edit/replay"), "version=1&payload=1".to_owned()),
-        ("search".to_owned(), "contains=4711".to_owned()),
+        ("search".to_owned(), "payload_contains=4711".to_owned()),
         ("bulk/preview".to_owned(), format!("app={app}&action=ignored")),
         ("bulk/run".to_owned(), format!("token={token}")),
         ("bulk/undo".to_owned(), format!("app={app}&run_id={}", Uuid::nil())),

@@ -231,7 +231,7 @@ async fn no_field_of_a_form_makes_it_fail_or_does_something() {
                 let rest = if name == "app" { rest.to_owned() } else { format!("{rest}&app={}", site.app) };
                 let rest = match form.rsplit('/').next() {
                     Some("preview") => &rest,
-                    Some("search") if name != "contains" => "&contains=4711",
+                    Some("search") if name != "payload_contains" => "&payload_contains=4711",
                     _ => "",
                 };
                 let body = format!("{name}={value}{rest}");
@@ -265,7 +265,8 @@ async fn no_field_of_a_body_makes_it_fail_or_does_something() {
         .collect();
     for (route, fields) in [
         ("letters/{dead_letters_id}/resolve", &["note", "resolution", "by"][..]),
-        ("letters/search", &["contains", "filter", "size", "after", "scan_limit"]),
+        ("letters/search", &["payload_contains", "filter", "size", "after", "scan_limit"]),
+        ("groups/search", &["payload_contains", "filter", "limit", "scan_limit"]),
         ("bulk/preview", &["apps", "action", "filter"]),
         ("bulk/run", &["token", "note", "limit"]),
     ] {

@@ -2188,9 +2188,9 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
     let fields = [("action", "replayed"), ("source", HOSTILE), ("back", &format!("?{source}"))];
     let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
     let token = preview.hidden("token");
-    let search = form(&[("contains", "alert"), ("list", &format!("?{source}"))]);
+    let search = form(&[("payload_contains", "alert"), ("list", &format!("?{source}"))]);
     pages.push(client.post_as(world.at("/search"), FORM, search).await);
-    let nothing = form(&[("contains", HOSTILE)]);
+    let nothing = form(&[("payload_contains", HOSTILE)]);
     pages.push(client.post_as(world.at("/search"), FORM, nothing).await);
     pages.push(world.act(&client, "/bulk/run", &[("token", &token), ("note", HOSTILE)]).await);
     pages.push(preview);

@@ -254,14 +254,13 @@ pub(crate) struct Watch {
 /// List dead letters, newest first
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  dead-letters list --source orders --since 09:00 --until 10:00\n  dead-letters list -q --group 35e1b42c | dead-letters resolve - --note 'known'\n  dead-letters list -q --payload-contains 4711 | dead-letters replay -"
+    after_help = "Examples:\n  dead-letters list --source orders --since 09:00 --until 10:00\n  dead-letters list -q --group 35e1b42c | dead-letters resolve - --note 'known'\n  dead-letters list --payload-contains 4711"
 )]
 pub(crate) struct List {
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// Part of the payload's stored text, 1 to 1000 bytes, case-sensitive, without wildcards; only `list` takes it
-    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
-    pub(crate) payload_contains: Option<String>,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Order of the letters: `most_attempts` sorts the newest letters that --scan-limit allows, on one page
@@ -327,10 +326,12 @@ pub(crate) struct History {
 )]
 pub(crate) struct Groups {
     /// List the groups that are new since this time, or regressed, newest first
-    #[arg(long, value_name = "TIME", conflicts_with = "Narrow")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["Narrow", "Payload"])]
     pub(crate) new_since: Option<String>,
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
     #[command(flatten)]
     pub(crate) scan: ScanLimit,
     /// Maximum number of groups, 1 to 500
@@ -699,7 +700,7 @@ pub(crate) struct Man {
 /// Letters by id or by filter.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Which {
-    #[arg(value_name = "LETTER_ID", conflicts_with_all = ["all", "Narrow"])]
+    #[arg(value_name = "LETTER_ID", conflicts_with_all = ["all", "Narrow", "Payload"])]
     pub(crate) letters: Vec<Letter>,
     #[arg(long)]
     pub(crate) all: bool,
@@ -711,6 +712,16 @@ pub(crate) struct Which {
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) payload: Payload,
+}
+
+/// A search in the payloads of the letters that match a filter.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Payload {
+    /// Part of the payload's stored text, 1 to 1000 bytes, case-sensitive, without wildcards
+    #[arg(long, value_name = "TEXT", help_heading = "Filter")]
+    pub(crate) payload_contains: Option<String>,
 }
 
 /// A filter of letters.

@@ -1,11 +1,18 @@
-//! Tests of `list --payload-contains`.
+//! Tests of `--payload-contains`.
 
 use std::path::Path;
 
-use dead_letters::{AppId, DeadLetterId, DeadLetterRepo, NewDeadLetter, testing::letter};
+use chrono::Utc;
+use dead_letters::{
+    AppId, DeadLetterId, DeadLetterRepo, DeadLetterTransfer, NewDeadLetter, StoredLetter,
+    testing::{letter, stored_letter},
+};
 use uuid::Uuid;
 
-use crate::support::{PROGRAM, Ran, Store};
+use crate::{
+    resolve::own,
+    support::{PROGRAM, Ran, Store},
+};
 
 on_every_backend! {
     letters_of_all_apps_are_found_by_a_part_of_their_payload,
@@ -13,12 +20,18 @@ on_every_backend! {
     a_search_goes_on_where_large_payloads_end_a_call,
     a_search_examines_no_more_letters_than_the_scan_limit,
     the_text_of_a_search_is_in_no_message,
+    a_command_changes_just_the_letters_that_a_search_finds,
+    a_search_and_a_change_of_more_letters_than_a_call_takes_reach_all_of_them,
+    a_dry_run_of_a_search_lists_its_letters_and_changes_nothing,
+    a_replay_by_search_says_which_of_its_letters_it_leaves_out,
+    replayed_letters_that_a_search_finds_are_not_reopened_unasked,
+    the_groups_of_a_search_count_only_the_letters_that_it_finds,
 }
 
 impl Store {
     async fn with_payload(&self, app: AppId, text: &str) -> DeadLetterId {
         let payload_text = Some(text.to_owned());
-        self.repo.insert(NewDeadLetter { payload_text, ..letter(app) }).await.unwrap()
+        self.repo.insert(NewDeadLetter { payload_text, script_id: None, ..letter(app) }).await.unwrap()
     }
 }
 
@@ -92,6 +105,11 @@ async fn the_text_of_a_search_is_in_no_message(store: Store) {
         ("list --app {app} --payload-contains ".to_owned(), "must have 1 to 1000 bytes (got 0)"),
         ("list --app {app} --payload-contains needle --after x".to_owned(), "--after"),
         ("list --app {app} --payload-contains needle --size 0".to_owned(), "--size"),
+        (format!("groups --app {{app}} --payload-contains {long}"), &*too_long),
+        (format!("resolve --app {{app}} --payload-contains {long} --yes"), &*too_long),
+        ("resolve --payload-contains needle".to_owned(), "--yes skips the question"),
+        ("resolve e59badc8 --payload-contains needle --yes".to_owned(), "cannot be used with"),
+        ("groups --new-since 24h --payload-contains needle".to_owned(), "cannot be used with"),
     ] {
         let ran = Ran::from(store.command(&line).env("RUST_LOG", "trace").output().unwrap());
         ran.fails(2, message);
@@ -104,4 +122,98 @@ async fn the_text_of_a_search_is_in_no_message(store: Store) {
     let mut command = store.command("list --app {app} --payload-contains needle");
     let ran = Ran::from(command.env("DATABASE_URL", url).env("RUST_LOG", "trace").output().unwrap());
     assert!(ran.code != 0 && !ran.err.is_empty() && !ran.err.contains("needle"), "{ran:?}");
+}
+
+async fn a_command_changes_just_the_letters_that_a_search_finds(store: Store) {
+    let other = AppId::from(Uuid::new_v4());
+    let needles = [
+        store.with_payload(store.app, "needle-1").await,
+        store.with_payload(other, "needle-2").await,
+        store.with_payload(store.app, "needle-3").await,
+    ];
+    store.with_payload(store.app, "hay").await;
+    let is_open = async |state: &str, expected: &[DeadLetterId]| {
+        let mut listed = ids(&store.run(&format!("list --state {state}")));
+        listed.sort();
+        let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+        expected.sort();
+        assert_eq!(listed, expected, "{state}");
+    };
+    let ran = store.run("resolve --payload-contains needle --yes --note known");
+    assert!(ran.code == 0 && ran.out.starts_with('3'), "{ran:?}");
+    is_open("closed", &needles).await;
+    let history = store.run("history");
+    assert!(!history.out.contains("needle") && history.out.contains("known"), "{history:?}");
+
+    let ran = store.run("reopen --app {app} --payload-contains needle --yes");
+    assert!(ran.code == 0 && ran.out.starts_with('2'), "{ran:?}");
+    is_open("closed", &needles[1..2]).await;
+    let ran = store.run("delete --state any --payload-contains needle-2 --yes");
+    assert!(ran.code == 0 && ran.out.starts_with('1'), "{ran:?}");
+    is_open("closed", &[]).await;
+    let ran = own(&store, "replay --payload-contains needle --source orders --yes");
+    assert!(ran.code == 0 && ran.out.starts_with('2'), "{ran:?}");
+    assert_eq!(ran.err.matches("back: ").count(), 2, "{ran:?}");
+    is_open("closed", &[needles[0], needles[2]]).await;
+    assert_eq!(store.run("resolve --payload-contains needle --yes").out, "0\n");
+    assert_eq!(store.unresolved().await, 1);
+}
+
+async fn a_search_and_a_change_of_more_letters_than_a_call_takes_reach_all_of_them(store: Store) {
+    let with = |text: &str| NewDeadLetter { payload_text: Some(text.to_owned()), ..letter(store.app) };
+    store.repo.insert_many(vec![with("needle"); 1_201]).await.unwrap();
+    store.repo.insert_many(vec![with("hay"); 3]).await.unwrap();
+    let ran = store.run("resolve --payload-contains needle --yes");
+    assert_eq!((ran.code, &*ran.out), (0, "1201\n"), "{ran:?}");
+    assert_eq!(store.unresolved().await, 3);
+    let run_id = ran.err.split_whitespace().find(|word| word.trim_end_matches('`').parse::<Uuid>().is_ok());
+    let run_id = run_id.unwrap().trim_end_matches('`');
+    assert_eq!(store.run(&format!("reopen --run {run_id} --yes")).out, "1201\n");
+}
+
+async fn a_dry_run_of_a_search_lists_its_letters_and_changes_nothing(store: Store) {
+    let needle = store.with_payload(store.app, "needle").await.to_string();
+    store.with_payload(store.app, "hay").await;
+    let ran = store.run("resolve --payload-contains needle --dry-run");
+    assert_eq!((ran.code, ids(&ran)), (0, vec![needle]));
+    assert!(ran.err.contains("note: 1 letter would be resolved as ignored"), "{ran:?}");
+    assert_eq!(store.unresolved().await, 2);
+}
+
+async fn a_replay_by_search_says_which_of_its_letters_it_leaves_out(store: Store) {
+    store.with_payload(store.app, "needle").await;
+    let cut = |text: &str| StoredLetter {
+        payload: text.to_owned(),
+        payload_kind: Some("truncated".to_owned()),
+        ..stored_letter(store.app, Utc::now())
+    };
+    store.repo.import(&[cut("needle and"), cut("hay and")]).await.unwrap();
+    let ran = own(&store, "replay --payload-contains needle --yes");
+    assert_eq!((ran.code, &*ran.out), (0, "1\n"), "{ran:?}");
+    assert!(ran.err.contains("note: 1 letter with a truncated or erased payload also match"), "{ran:?}");
+}
+
+async fn replayed_letters_that_a_search_finds_are_not_reopened_unasked(store: Store) {
+    for text in ["needle", "hay"] {
+        store.with_payload(store.app, text).await;
+    }
+    own(&store, "replay --all --yes");
+    let ran = store.run("reopen --payload-contains needle --yes");
+    ran.fails(2, "1 of these letters were replayed");
+    let ran = store.run("reopen --payload-contains needle --include-replayed --yes");
+    assert_eq!((ran.code, &*ran.out), (0, "1\n"), "{ran:?}");
+    assert_eq!(store.unresolved().await, 1);
+}
+
+async fn the_groups_of_a_search_count_only_the_letters_that_it_finds(store: Store) {
+    for text in ["needle-1", "hay", "needle-2"] {
+        store.with_payload(store.app, text).await;
+    }
+    let counts = |ran: &Ran| ran.lines().iter().map(|line| line[0].to_owned()).collect::<Vec<_>>();
+    assert_eq!(counts(&store.run("groups")), ["3"]);
+    assert_eq!(counts(&store.run("groups --payload-contains needle")), ["2"]);
+    assert_eq!(counts(&store.run("groups --payload-contains needle-2 --source orders")), ["1"]);
+    let early = store.run("groups --payload-contains needle --scan-limit 1");
+    assert!(early.out.starts_with("1\t"), "{early:?}");
+    assert!(early.err.contains("raise --scan-limit"), "{early:?}");
 }

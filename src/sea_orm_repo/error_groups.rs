@@ -35,7 +35,9 @@ pub(super) async fn error_groups<C: RepoConnection>(
     let limit = in_range("limit", request.limit, PAGE_SIZES)?;
     let dialect = repo.dialect()?;
     let buckets = request.timeline.map(|buckets| Bins::new(buckets, dialect)).transpose()?;
-    let mut matching = repo.bounded(repo.matching(app_id, filter)?, request.scan_limit).await?;
+    let matching = repo.matching(app_id, filter)?;
+    let contains = request.payload_contains.as_deref();
+    let mut matching = repo.bounded_with_payload(matching, request.scan_limit, contains).await?;
     let query = group_errors(&matching, buckets.as_ref(), limit, dialect.shard(app_id));
     let mut groups: Vec<ErrorGroup> = Vec::new();
     for row in matching.fetch(&repo.db, query).await? {

@@ -18,8 +18,6 @@ use crate::{
     PayloadSearch,
 };
 
-const MAX_SEARCH_BYTES: usize = 1_000;
-
 pub(super) async fn list_for_app<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
@@ -66,10 +64,6 @@ pub(super) async fn search_payloads<C: RepoConnection>(
     app_id: AppId,
     search: &PayloadSearch,
 ) -> Result<Page<DeadLetterSummary>, DeadLetterRepoError> {
-    let bytes = search.contains.len();
-    if !(1..=MAX_SEARCH_BYTES).contains(&bytes) {
-        return Err(DeadLetterRepoError::SearchLength { bytes, max: MAX_SEARCH_BYTES });
-    }
     let size = in_range("page.size", search.page.size, PAGE_SIZES)?;
     let searched = repo.searched(app_id, search).await?;
     page_of(repo, searched, size).await

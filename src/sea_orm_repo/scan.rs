@@ -45,6 +45,7 @@ pub(super) const SCANS: RangeInclusive<u32> = 1..=u32::MAX;
 
 /// How many letters a search in payloads and a list sorted by attempts examine if their request has no scan limit.
 const EXAMINED_ROWS: u32 = 10_000;
+const MAX_SEARCH_BYTES: usize = 1_000;
 /// The most payload that one search examines, unless its first letter has more.
 const SEARCHED_BYTES: i64 = 64 << 20;
 
@@ -140,10 +141,15 @@ impl<'a> Matching<'a> {
         Self { sort, ..self }
     }
 
-    /// Returns the condition of a matching row, for a query that selects its rows in another way.
+    /// Returns the condition of a matching row, for a query that selects few rows in another way.
     pub(super) fn condition(&self) -> Condition {
-        let condition = self.bounds().add_option(is_of_state(self.filter.effective_state()));
-        self.narrow(condition)
+        let all = Condition::all();
+        self.narrowed(self.is_in_scan()).add_option(self.has_text(all))
+    }
+
+    /// Returns the condition for the rows that the scan examines. On PostgreSQL it does not know where the scan ends.
+    fn is_in_scan(&self) -> Condition {
+        self.bounds().add_option(is_of_state(self.filter.effective_state()))
     }
 
     /// Returns whether the filter leaves out any of the rows that the scan examines.
@@ -234,7 +240,16 @@ impl<'a> Matching<'a> {
 
     /// Adds the conditions that no index serves, and the one on the ids.
     fn narrow(&self, wide: Condition) -> Condition {
-        let narrow = narrow(wide, self.filter, self.dialect).add_option(self.has_text());
+        let is_examined = match self.dialect {
+            Dialect::Sqlite => self.is_in_scan(),
+            _ => Condition::all().add(Expr::col(NUMBER).eq(1).or(Expr::col(TOTAL).lte(SEARCHED_BYTES))),
+        };
+        self.narrowed(wide).add_option(self.has_text(is_examined))
+    }
+
+    /// Adds these conditions, but the one on the payload.
+    fn narrowed(&self, wide: Condition) -> Condition {
+        let narrow = narrow(wide, self.filter, self.dialect);
         if matches!(self.time(), Column::CreatedAt) {
             let [from, before] = is_resolved_within(self.filter);
             return narrow.add_option(from).add_option(before);
@@ -251,15 +266,11 @@ impl<'a> Matching<'a> {
 
     /// Returns the condition of a payload that has the text. In a CASE, because a database may check conditions in any
     /// order, and would otherwise read payloads that the scan does not examine.
-    fn has_text(&self) -> Option<Expr> {
+    fn has_text(&self, is_examined: Condition) -> Option<Expr> {
         let text = convert::without_nul(self.payload_contains?.to_owned());
-        let examined = match self.dialect {
-            Dialect::Sqlite => self.bounds().add_option(is_of_state(self.filter.effective_state())),
-            _ => Condition::all().add(Expr::col(NUMBER).eq(1).or(Expr::col(TOTAL).lte(SEARCHED_BYTES))),
-        };
         let position = self.dialect.position(Column::Payload.into_expr(), text);
         let has_text = CaseStatement::new()
-            .case(examined.add(is_erased().not()), position.gt(0))
+            .case(is_examined.add(is_erased().not()), position.gt(0))
             .finally(Expr::Constant(false.into()));
         Some(has_text.into())
     }
@@ -415,6 +426,10 @@ pub(super) fn to_tuple((time, id): Place) -> Expr {
     Expr::tuple([Expr::val(time), Expr::val(id.into_inner())])
 }
 
+fn scan_in_range(limit: Option<u32>) -> Result<Option<u32>, DeadLetterRepoError> {
+    limit.map(|limit| in_range("scan_limit", limit, SCANS)).transpose()
+}
+
 fn payload_bytes() -> Expr {
     Func::cust("octet_length").arg(Column::Payload.into_expr()).into()
 }
@@ -482,13 +497,27 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         app_id: AppId,
         search: &'a PayloadSearch,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
-        let PayloadSearch { contains, filter, page } = search;
+        let PayloadSearch { payload_contains: contains, filter, page } = search;
         let sort = by_time_alone(page.sort)?;
         let after = page.after.map(|cursor| cursor.place(app_id, filter, sort)).transpose()?;
-        let scan = in_range("page.scan_limit", page.scan_limit.unwrap_or(EXAMINED_ROWS), SCANS)?;
-        let payload_contains = Some(contains.as_str());
-        let matching = self.matching(app_id, filter)?;
-        let matching = Matching { sort, after, scan: Some(scan), payload_contains, ..matching };
+        let scan = page.scan_limit.map(|limit| in_range("page.scan_limit", limit, SCANS)).transpose()?;
+        let matching = Matching { sort, after, ..self.matching(app_id, filter)? };
+        self.with_payload(matching, contains, scan).await
+    }
+
+    /// Leaves the rows whose payload contains a text, among the first that the scan examines.
+    async fn with_payload<'a>(
+        &self,
+        matching: Matching<'a>,
+        contains: &'a str,
+        scan: Option<u32>,
+    ) -> Result<Matching<'a>, DeadLetterRepoError> {
+        let bytes = contains.len();
+        if !(1..=MAX_SEARCH_BYTES).contains(&bytes) {
+            return Err(DeadLetterRepoError::SearchLength { bytes, max: MAX_SEARCH_BYTES });
+        }
+        let scan = scan.unwrap_or(EXAMINED_ROWS);
+        let matching = Matching { scan: Some(scan), payload_contains: Some(contains), ..matching };
         if matching.dialect != Dialect::Sqlite {
             return Ok(matching);
         }
@@ -504,8 +533,20 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         matching: Matching<'a>,
         scan_limit: Option<u32>,
     ) -> Result<Matching<'a>, DeadLetterRepoError> {
-        let scan = scan_limit.map(|limit| in_range("scan_limit", limit, SCANS)).transpose()?;
-        self.down_to_end(matching, scan).await
+        self.down_to_end(matching, scan_in_range(scan_limit)?).await
+    }
+
+    /// Bounds the matching rows by a scan limit, and leaves those whose payload contains the text, if there is one.
+    pub(super) async fn bounded_with_payload<'a>(
+        &self,
+        matching: Matching<'a>,
+        scan_limit: Option<u32>,
+        payload_contains: Option<&'a str>,
+    ) -> Result<Matching<'a>, DeadLetterRepoError> {
+        match payload_contains {
+            Some(contains) => self.with_payload(matching, contains, scan_in_range(scan_limit)?).await,
+            None => self.bounded(matching, scan_limit).await,
+        }
     }
 
     async fn down_to_end<'a>(

@@ -118,6 +118,8 @@ async fn results(repo: &SeaOrmDeadLetterRepo) -> Vec<String> {
                 for timeline in [None, Some(timeline)] {
                     let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
                     results.of("error_groups", repo.error_groups(app, &filter, &request).await);
+                    let request = request.payload_contains("1");
+                    results.of("error_groups", repo.error_groups(app, &filter, &request).await);
                 }
             }
         }

@@ -142,6 +142,8 @@ async fn no_content_reaches_the_log(db: TestDb) {
         repo.search_payloads(app, &PayloadSearch::new(CANARY).filter(filter.clone())).await.unwrap();
         repo.search_payloads(app, &PayloadSearch::new(CANARY.repeat(100))).await.unwrap_err();
         repo.error_groups(app, &filter, &GroupRequest::default()).await.unwrap();
+        let of_search = GroupRequest::default().payload_contains(CANARY);
+        repo.error_groups(app, &filter, &of_search).await.unwrap();
         let new = NewGroupRequest::since(DateTime::UNIX_EPOCH);
         repo.new_error_groups(&new).await.unwrap();
         for group in repo.unannounced_groups(&new).await.unwrap().groups {

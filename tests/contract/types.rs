@@ -206,6 +206,13 @@ fn requests_and_pages_go_through_json() {
     );
     assert_eq!(serde_json::from_value::<PageRequest>(json!({})).unwrap(), PageRequest::default());
     assert_eq!(serde_json::from_value::<GroupRequest>(json!({})).unwrap(), GroupRequest::default());
+    let of_search = GroupRequest::default().payload_contains("canary-4711");
+    assert_eq!(
+        serde_json::to_value(&of_search).unwrap(),
+        serde_json::to_value(GroupRequest::default()).unwrap()
+    );
+    serde_json::from_value::<GroupRequest>(json!({ "payload_contains": "canary-4711" })).unwrap_err();
+    assert!(!format!("{of_search:?}").contains("canary"));
     let error = serde_json::from_value::<Cursor>(json!("no cursor")).unwrap_err();
     assert_eq!(
         error.to_string(),

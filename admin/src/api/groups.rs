@@ -2,7 +2,7 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dead_letters::{ErrorGroup, GroupRequest};
+use dead_letters::{ErrorGroup, ErrorGroups, GroupRequest};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -44,6 +44,13 @@ pub(super) struct Groups {
     /// Where the scan limit stopped the call. Letters that were stored earlier are in no group. Null if every matching
     /// letter is in a group.
     scanned_back_to: Option<DateTime<Utc>>,
+}
+
+impl From<ErrorGroups> for Groups {
+    fn from(found: ErrorGroups) -> Self {
+        let ErrorGroups { groups, scanned_back_to, .. } = found;
+        Self { items: groups.into_iter().map(Group::from).collect(), scanned_back_to }
+    }
 }
 
 /// Letters with the same source, operation, script and error signature.
@@ -132,9 +139,5 @@ pub(super) async fn groups(
         return Err(Problem::invalid_field("buckets", problem));
     }
     let request = GroupRequest::default().limit(limit).scan_limit(scan_limit).timeline(timeline);
-    let groups = access.store().error_groups(app_id, &filter, &request).await?;
-    Ok(Json(Groups {
-        items: groups.groups.into_iter().map(Group::from).collect(),
-        scanned_back_to: groups.scanned_back_to,
-    }))
+    Ok(Json(access.store().error_groups(app_id, &filter, &request).await?.into()))
 }

@@ -37,6 +37,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(new_groups::new_groups))
         .routes(routes!(letters::letters))
         .routes(routes!(search::search_letters))
+        .routes(routes!(search::search_groups))
         .routes(routes!(letter::letter))
         .routes(routes!(payload::payload))
         .routes(routes!(payload::replayed_payload))

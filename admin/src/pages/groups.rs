@@ -22,6 +22,7 @@ use super::{
     html,
     letter::MAX_SHOWN_BYTES,
     listing::{FilterForm, Listing, SCAN, View, asked, invalid},
+    search::SearchForm,
     text::{Amount, Text, Time},
 };
 use crate::{
@@ -51,7 +52,21 @@ struct GroupsPage {
     command: Command,
 }
 
-struct Group {
+/// The groups of the letters that a search finds.
+#[derive(Template)]
+#[template(path = "search_groups.html")]
+pub(super) struct FoundGroups {
+    pub(super) frame: Frame,
+    pub(super) search: SearchForm,
+    pub(super) conditions: Vec<(Text, Text)>,
+    pub(super) groups: Vec<Group>,
+    pub(super) is_full: bool,
+    /// Where the search stopped.
+    pub(super) scanned_back_to: Option<Time>,
+    pub(super) list: String,
+}
+
+pub(super) struct Group {
     key: String,
     /// The address of the group's letters.
     address: String,
@@ -155,11 +170,7 @@ async fn list(
         // A live page would compute the shared values again on each reload.
         frame: if shows_shares { frame } else { frame.live() },
         is_full: found.groups.len() == request.limit as usize,
-        groups: found
-            .groups
-            .into_iter()
-            .map(|group| Group::new(app_id, root, &query, &closed, group))
-            .collect(),
+        groups: Group::all(app_id, root, &query, &closed, found.groups),
         scanned_back_to: found.scanned_back_to.map(Time),
         is_all_well: is_open && listing.backlog.is_none() && filter.clear.is_none(),
         shared,
@@ -175,6 +186,16 @@ async fn list(
 }
 
 impl Group {
+    pub(super) fn all(
+        app_id: AppId,
+        root: &Root,
+        query: &ListQuery,
+        closed: &Closed,
+        groups: Vec<ErrorGroup>,
+    ) -> Vec<Self> {
+        groups.into_iter().map(|group| Self::new(app_id, root, query, closed, group)).collect()
+    }
+
     fn new(app_id: AppId, root: &Root, query: &ListQuery, closed: &Closed, mut group: ErrorGroup) -> Self {
         if let Some(of_any) = closed.0.get(&group.group_key) {
             (group.closed, group.last_closed_at, group.regressed) = *of_any;
@@ -219,7 +240,7 @@ pub(super) fn signature(group_key: &str, error_signature: &str) -> Text {
 /// How many letters of each group are closed, when the last one was closed, and whether the group regressed, by group
 /// key.
 #[derive(Default)]
-struct Closed(HashMap<String, (u64, Option<DateTime<Utc>>, bool)>);
+pub(super) struct Closed(HashMap<String, (u64, Option<DateTime<Utc>>, bool)>);
 
 impl Closed {
     fn of(groups: &[ErrorGroup]) -> Self {

@@ -2,13 +2,16 @@
 
 use askama::Template;
 use axum::response::Response;
-use dead_letters::{AppId, Cursor, ListQuery, ListSort, PayloadSearch};
+use chrono::Utc;
+use dead_letters::{AppId, Cursor, GroupRequest, ListQuery, ListSort, PayloadSearch};
 
 use super::{
     back::Back,
     banner::list_text,
+    chart::{Spark, last_day},
     edit::not_stored,
     frame::Frame,
+    groups::{Closed, FoundGroups, Group},
     html,
     letter_actions::list_query,
     letters::{Bulk, Row},
@@ -20,7 +23,7 @@ use crate::{
     access::{Access, Right},
     input::{AppPath, Form},
     problem::Problem,
-    search::search,
+    search::{group, search},
     urls::{Root, fits},
 };
 
@@ -64,9 +67,14 @@ pub(crate) async fn page(
     Form(mut fields): Form,
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
-    let contains =
-        fields.take("contains")?.ok_or_else(|| Problem::invalid_field("contains", "is missing"))?;
-    let after = fields.parse("after", "must be the cursor of a page")?;
+    let contains = fields
+        .take("payload_contains")?
+        .ok_or_else(|| Problem::invalid_field("payload_contains", "is missing"))?;
+    let after: Option<Cursor> = fields.parse("after", "must be the cursor of a page")?;
+    let is_grouped = fields.is_true("groups")?;
+    if is_grouped && after.is_some() {
+        return Err(Problem::invalid_field("after", "is not a field of this view: remove it"));
+    }
     let query = fields.take("list")?.map(|list| list_query("list", &list)).transpose()?;
     fields.end()?;
     // A list that is too long for an address comes from no page of the admin.
@@ -74,16 +82,32 @@ pub(crate) async fn page(
     if !fits(&query) {
         return Err(Problem::invalid_field("list", "is too long for an address"));
     }
-    let request = PayloadSearch::new(contains.as_str()).filter(query.filter.clone());
-    let found = search(&access, request.page(query.page.clone().sort(ListSort::Newest).after(after))).await?;
     // With the state that the list leaves out.
     let pairs = ListQuery::from(query.filter.clone().state(query.filter.effective_state()));
     let conditions =
         pairs.pairs().filter_map(|(name, value)| Some((word(&name)?.into(), Text::cut(&value, 200))));
+    let conditions: Vec<_> = conditions.collect();
+    let frame = Frame::of_app(&root, &access).here("Search in payloads");
+    let search_form = SearchForm::new(&root, app_id, &query, contains.clone());
+    let list = root.letters(app_id, &query);
+    if is_grouped {
+        let day = last_day(Utc::now(), Spark::BUCKETS);
+        let request = GroupRequest::default().scan_limit(query.page.scan_limit).timeline(day);
+        let limit = request.limit as usize;
+        let found = group(&access, &query.filter, request.payload_contains(contains)).await?;
+        let is_full = found.groups.len() == limit;
+        let scanned_back_to = found.scanned_back_to.map(Time);
+        let groups = Group::all(app_id, &root, &query, &Closed::default(), found.groups);
+        let page =
+            FoundGroups { frame, search: search_form, conditions, groups, is_full, scanned_back_to, list };
+        return Ok(not_stored(html(&page)?));
+    }
+    let request = PayloadSearch::new(contains.as_str()).filter(query.filter.clone());
+    let found = search(&access, request.page(query.page.clone().sort(ListSort::Newest).after(after))).await?;
     Ok(not_stored(html(&SearchPage {
-        frame: Frame::of_app(&root, &access).here("Search in payloads"),
-        conditions: conditions.collect(),
-        search: SearchForm::new(&root, app_id, &query, contains),
+        frame,
+        conditions,
+        search: search_form,
         shown: Amount::exactly(found.items.len() as u64),
         rows: Row::all(&access, &root, found.items).await?,
         back: Back::Letters(query.clone()),
@@ -91,6 +115,6 @@ pub(crate) async fn page(
         may_resolve: access.may(Right::Resolve),
         next: found.next,
         scanned_back_to: found.scanned_back_to.map(Time),
-        list: root.letters(app_id, &query),
+        list,
     })?))
 }

@@ -104,7 +104,7 @@ async fn pages(site: &Site) -> Vec<Page> {
 }
 
 /// Pages that no address leads to.
-const STATES: [&str; 14] = [
+const STATES: [&str; 15] = [
     "choice",
     "edit",
     "edit-problem",
@@ -119,6 +119,7 @@ const STATES: [&str; 14] = [
     "result-failed-again",
     "run",
     "search",
+    "search-groups",
 ];
 
 /// Where it leads to that no address does.
@@ -138,10 +139,14 @@ async fn run_to(browser: &Browser, site: &Site, name: &str) -> WebDriverResult<(
         browser.press("Review changes").await?;
         return browser.sees(if name == "edit-problem" { "must be JSON" } else { "Replay edited" }).await;
     }
-    if name == "search" {
+    if let "search" | "search-groups" = name {
         browser.open_list(site, "?source=contacts&size=5").await?;
         browser.unfold("Search in payloads").await?;
         browser.fill("Payload contains", "Ada Lovelace").await?;
+        if name == "search-groups" {
+            browser.press("Group").await?;
+            return browser.sees("No other letter contains the text").await;
+        }
         browser.press("Search").await?;
         return browser.sees("Search on").await;
     }

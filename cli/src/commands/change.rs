@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     matching::{Ask, Matching, confirmed, is_filtered, letters as number},
-    select::select,
+    select::{Selected, select},
     tally::Tally,
 };
 use crate::{
@@ -38,8 +38,8 @@ pub(super) trait Change {
     /// Restricts the filter to letters that can be changed so.
     fn narrow(&self, filter: DeadLetterFilter) -> Result<DeadLetterFilter, Failure>;
 
-    /// Refuses the change of the matching letters, or prints which letters it leaves out.
-    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure>;
+    /// Refuses the change of the selected letters, or prints which letters it leaves out.
+    async fn check(&self, selected: &Selected) -> Result<(), Failure>;
 
     async fn by_ids(
         &self,
@@ -61,17 +61,27 @@ pub(super) async fn run<C: Change>(
     printer: &mut Printer,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    let Which { letters, all, dry_run, yes, filter } = which;
+    let Which { letters, all, dry_run, yes, filter, payload } = which;
     let mut tally = Tally::of(settings);
     let ran = if letters.is_empty() {
-        let mut narrow = |filter: DeadLetterFilter| match all || is_filtered(&filter) {
+        let is_any = all || payload.payload_contains.is_some();
+        let mut narrow = |filter: DeadLetterFilter| match is_any || is_filtered(&filter) {
             true => change.narrow(filter),
             false => Err(Failure::no_letter()),
         };
-        let selected = select(store, filter, settings, &mut narrow).await?;
+        let mut selected = select(store, filter, settings, &mut narrow).await?;
+        selected.payload_contains = payload.payload_contains;
         let ask = Ask::of(dry_run, yes)?;
-        change.check(&selected.apps, &selected.filter).await?;
-        match confirmed(store, selected, &change.words(), ask, settings, printer, stop).await? {
+        let (what, before) = (change.words(), stop.asked());
+        let confirmed = async {
+            change.check(&selected).await?;
+            confirmed(store, selected, &what, ask, settings, printer, stop).await
+        };
+        let found = tokio::select! {
+            found = confirmed => found?,
+            () = before => return Err(Failure::failed("nothing was changed")),
+        };
+        match found {
             Some(found) => change.matching(&found, &mut tally, stop).await,
             None => return Ok(()),
         }

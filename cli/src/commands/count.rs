@@ -18,7 +18,7 @@ pub(crate) async fn count(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let scan_limit = count.scan.scan_limit;
-    let Selected { apps, filter } = select(store, count.filter, settings, Ok).await?;
+    let Selected { apps, filter, .. } = select(store, count.filter, settings, Ok).await?;
     let mut sum = Count::default();
     (sum.now, sum.as_of) = (settings.now, settings.now);
     for app_id in apps {

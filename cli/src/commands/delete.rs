@@ -4,6 +4,7 @@ use uuid::Uuid;
 use super::{
     change::{Change, run},
     matching::{Matching, in_batches},
+    select::Selected,
     tally::Tally,
 };
 use crate::{args::Delete, error::Failure, output::Printer, settings::Settings, stop::Stop};
@@ -42,7 +43,7 @@ impl Change for Deleting<'_> {
         Ok(filter.state(state))
     }
 
-    async fn check(&self, _: &[AppId], _: &DeadLetterFilter) -> Result<(), Failure> {
+    async fn check(&self, _: &Selected) -> Result<(), Failure> {
         Ok(())
     }
 

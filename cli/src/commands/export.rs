@@ -29,7 +29,7 @@ pub(crate) async fn export(
 ) -> Result<(), Failure> {
     let any =
         |filter: DeadLetterFilter| Ok(filter.clone().state(filter.state.or(Some(DeadLetterState::Any))));
-    let Selected { apps, filter } = select(store, export.filter, settings, any).await?;
+    let Selected { apps, filter, .. } = select(store, export.filter, settings, any).await?;
     let mut apps = apps.into_iter().peekable();
     let mut page = PageRequest::default().size(PAGE).scan_limit(export.scan_limit);
     let (pages, written) = writer();

@@ -8,6 +8,7 @@ use dead_letters::{
 use serde::Serialize;
 
 use super::{
+    list::of_search,
     select::{Selected, select},
     warn_of_scan_limit,
 };
@@ -43,7 +44,7 @@ impl Found {
         filter: &DeadLetterFilter,
         request: &GroupRequest,
     ) -> Result<(), Failure> {
-        let found = store.error_groups(app_id, filter, request).await?;
+        let found = store.error_groups(app_id, filter, request).await.map_err(of_search)?;
         self.scanned_back_to = self.scanned_back_to.max(found.scanned_back_to);
         self.groups.extend(found.groups.into_iter().map(|of_app| Group { app_id, of_app }));
         self.groups.sort_by_key(|group| Reverse((group.of_app.count, group.of_app.last_seen)));
@@ -68,8 +69,9 @@ pub(crate) async fn groups(
         }
         return new_groups(store, &request, has_app, &settings.apps, printer).await;
     }
-    let request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
-    let Selected { apps, filter } = select(store, groups.filter, settings, Ok).await?;
+    let mut request = GroupRequest::default().limit(groups.limit).scan_limit(groups.scan.scan_limit);
+    request.payload_contains = groups.payload.payload_contains;
+    let Selected { apps, filter, .. } = select(store, groups.filter, settings, Ok).await?;
     let mut found = Found::default();
     for app_id in apps {
         found.add(store, app_id, &filter, &request).await?;

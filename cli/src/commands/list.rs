@@ -29,24 +29,27 @@ pub(crate) async fn list(
     settings: &Settings,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let List { filter, payload_contains, scan, sort, size, after, quiet, watch } = list;
-    let contains = payload_contains.as_deref();
-    if sort == ListSort::MostAttempts && (contains.is_some() || after.is_some()) {
+    let List { filter, payload, scan, sort, size, after, quiet, watch } = list;
+    if sort == ListSort::MostAttempts && (payload.payload_contains.is_some() || after.is_some()) {
         let other = if after.is_some() { "--after" } else { "--payload-contains" };
         return Err(Failure::usage(format!("--sort most_attempts can't be combined with {other}"))
             .hint("sort by newest or oldest"));
     }
     let (is_of_one, moves) = (filter.app.is_some(), Settings::moves(&filter.narrow));
     let now = after.and_then(|next| next.now).unwrap_or(settings.now);
-    let selected = select(store, filter, &Settings { now, ..settings.clone() }, Ok).await?;
+    let mut selected = select(store, filter, &Settings { now, ..settings.clone() }, Ok).await?;
+    selected.payload_contains = payload.payload_contains;
     let request = PageRequest::default()
         .sort(sort)
         .size(size)
         .after(after.map(|next| next.cursor))
         .scan_limit(scan.scan_limit);
     let page = match is_of_one {
-        true => of_app(store, selected.apps[0], &selected.filter, contains, &request).await?,
-        false => of_all_apps(store, &selected, contains, &request).await?,
+        true => {
+            let contains = selected.payload_contains.as_deref();
+            of_app(store, selected.apps[0], &selected.filter, contains, &request).await?
+        }
+        false => of_all_apps(store, &selected, &request).await?,
     };
     let next = page.next.map(|cursor| Next { cursor, now: moves.then_some(now) });
     match quiet {
@@ -71,7 +74,7 @@ pub(crate) async fn list(
 ///
 /// A search calls the store until the page is full. Together its calls examine no more letters than the scan limit,
 /// and fewer if large payloads end a call early.
-async fn of_app(
+pub(crate) async fn of_app(
     store: &dyn DeadLetterStore,
     app_id: AppId,
     filter: &DeadLetterFilter,
@@ -85,12 +88,7 @@ async fn of_app(
     loop {
         let scan = left.min(SEARCHED);
         search.page.scan_limit = Some(scan);
-        let mut page = store.search_payloads(app_id, &search).await.map_err(|error| match error {
-            DeadLetterRepoError::SearchLength { bytes, max } => {
-                Failure::usage(format!("--payload-contains must have 1 to {max} bytes (got {bytes})"))
-            }
-            error => error.into(),
-        })?;
+        let mut page = store.search_payloads(app_id, &search).await.map_err(of_search)?;
         left -= scan;
         search.page.size =
             search.page.size.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
@@ -107,6 +105,16 @@ async fn of_app(
     }
 }
 
+/// Returns the failure of a search. Its message names the option.
+pub(crate) fn of_search(error: DeadLetterRepoError) -> Failure {
+    match error {
+        DeadLetterRepoError::SearchLength { bytes, max } => {
+            Failure::usage(format!("--payload-contains must have 1 to {max} bytes (got {bytes})"))
+        }
+        error => error.into(),
+    }
+}
+
 /// Merges the pages of the apps into one, in the order of the request. No more than two pages are in memory.
 ///
 /// If the scan limit stops the page of an app, letters behind its end are left out, because that app may have some
@@ -114,10 +122,9 @@ async fn of_app(
 pub(crate) async fn of_all_apps(
     store: &dyn DeadLetterStore,
     selected: &Selected,
-    contains: Option<&str>,
     request: &PageRequest,
 ) -> Result<Page<DeadLetterSummary>, Failure> {
-    let Selected { apps, filter } = selected;
+    let Selected { apps, filter, payload_contains } = selected;
     let (mut items, mut scanned_back_to, mut has_more) = (Vec::new(), None, false);
     let place = |letter: &DeadLetterSummary| (letter.listed_at(filter), letter.id);
     let order = |one: &DeadLetterSummary, other: &DeadLetterSummary| match request.sort {
@@ -129,7 +136,8 @@ pub(crate) async fn of_all_apps(
     for &app_id in apps {
         let in_app = |after: Cursor| after.in_app(app_id, filter, request.sort);
         let after = request.after.map(in_app).transpose()?;
-        let page = of_app(store, app_id, filter, contains, &request.clone().after(after)).await?;
+        let page =
+            of_app(store, app_id, filter, payload_contains.as_deref(), &request.clone().after(after)).await?;
         has_more |= page.next.is_some() && page.scanned_back_to.is_none();
         scanned_back_to = match (scanned_back_to, page.scanned_back_to) {
             (Some(one), Some(other)) if is_oldest_first => Some(Ord::min(one, other)),

@@ -144,20 +144,24 @@ pub(crate) async fn confirmed(
 ) -> Result<Option<Vec<Matching>>, Failure> {
     let (mut found, mut sum, mut ahead) = (Vec::new(), CappedCount::default(), 0);
     for &app_id in &selected.apps {
-        let mut filter = selected.filter.clone();
-        let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
-        if let Some(filter) = filter.ahead_of(count.as_of) {
-            ahead +=
-                store.count(app_id, &filter, &CountRequest::default().cap(AHEAD_CAP)).await?.matching.count;
+        let mut of_app = 0;
+        for mut filter in selected.filters(store, app_id, COUNT_CAP).await? {
+            let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
+            if let Some(filter) = filter.ahead_of(count.as_of) {
+                let request = CountRequest::default().cap(AHEAD_CAP);
+                ahead += store.count(app_id, &filter, &request).await?.matching.count;
+            }
+            if filter.ids.is_none() && filter.effective_state() != DeadLetterState::Closed {
+                filter.created_before = Some(count.as_of);
+            }
+            of_app += count.matching.count;
+            sum.capped |= count.matching.capped;
+            if count.matching.count > 0 {
+                found.push(Matching { app_id, filter, count: count.matching.count, now: count.now });
+            }
         }
-        if filter.effective_state() != DeadLetterState::Closed {
-            filter.created_before = Some(count.as_of);
-        }
-        sum.count += count.matching.count;
-        sum.capped |= count.matching.capped;
-        if count.matching.count > 0 {
-            found.push(Matching { app_id, filter, count: count.matching.count, now: count.now });
-        }
+        sum.count += of_app;
+        sum.capped |= of_app >= COUNT_CAP.into();
     }
     if ahead > 0 {
         say!(
@@ -168,13 +172,13 @@ pub(crate) async fn confirmed(
     }
     if ask == Ask::DryRun {
         let request = PageRequest::default().size(SAMPLE);
-        let page = list::of_all_apps(store, &selected, None, &request).await?;
+        let page = list::of_all_apps(store, &selected, &request).await?;
         list::print(settings, printer, &Page::last(page.items), None, selected.apps.len() == 1)?;
         say!("note: {} would be {what}", letters(sum));
         return Ok(None);
     }
     if ask == Ask::First && sum.count > 0 {
-        let question = question(store, &selected.filter, &found, sum, what, settings).await?;
+        let question = question(store, &selected, &found, sum, what, settings).await?;
         confirm(&question, stop).await?;
     }
     if sum.capped {
@@ -189,38 +193,44 @@ pub(crate) async fn confirmed(
 /// Returns what will be changed and where: the database, the filter, the count of each app, and the largest groups.
 async fn question(
     store: &dyn DeadLetterStore,
-    filter: &DeadLetterFilter,
+    Selected { filter, payload_contains, .. }: &Selected,
     found: &[Matching],
     sum: CappedCount,
     what: &str,
     settings: &Settings,
 ) -> Result<String, Failure> {
     let clock = settings.clock()?;
-    let request = GroupRequest::default().limit(LARGEST).scan_limit(EXAMINED);
+    let mut request = GroupRequest::default().limit(LARGEST).scan_limit(EXAMINED);
+    request.payload_contains = payload_contains.clone();
     let mut largest = Found::default();
-    for found in found {
-        largest.add(store, found.app_id, &found.filter, &request).await?;
+    let of_apps: Vec<_> = found.chunk_by(|one, next| one.app_id == next.app_id).collect();
+    for of_app in &of_apps {
+        // A search has several filters of ids for an app, whose groups would be several too.
+        let filter = if payload_contains.is_some() { filter } else { &of_app[0].filter };
+        largest.add(store, of_app[0].app_id, filter, &request).await?;
     }
     let mut lines =
         vec![format!("{} will be {what}:", letters(sum)), format!("  database  {}", settings.database)];
     let mut named = "filter";
-    for line in words(filter, &clock) {
+    let text = payload_contains.as_ref().map(|_| "payload contains the text".to_owned());
+    for line in words(filter, &clock).into_iter().chain(text) {
         lines.push(format!("  {named:8}  {line}"));
         named = "";
     }
     let mut named = "app";
-    for Matching { app_id, count, .. } in found.iter().take(APPS) {
+    for of_app in of_apps.iter().take(APPS) {
+        let (app_id, count) = (of_app[0].app_id, of_app.iter().map(|found| found.count).sum());
         let name =
-            settings.apps.name(*app_id).map(|name| format!("  {}", one_line(&name))).unwrap_or_default();
-        lines.push(format!("  {named:8}  {:>7}  {app_id}{name}", grouped(*count)));
+            settings.apps.name(app_id).map(|name| format!("  {}", one_line(&name))).unwrap_or_default();
+        lines.push(format!("  {named:8}  {:>7}  {app_id}{name}", grouped(count)));
         named = "";
     }
-    if found.len() > APPS {
-        lines.push(format!("  {:17}  and {} more apps", "", found.len() - APPS));
+    if of_apps.len() > APPS {
+        lines.push(format!("  {:17}  and {} more apps", "", of_apps.len() - APPS));
     }
     let mut named = "largest";
     for Group { app_id, of_app: group } in largest.groups {
-        let app = if found.len() > 1 { settings.apps.short(app_id) + "  " } else { String::new() };
+        let app = if of_apps.len() > 1 { settings.apps.short(app_id) + "  " } else { String::new() };
         let (count, key) = (grouped(group.count), short_key(&group.group_key));
         let line = format!("  {named:8}  {count:>7}  {key}  {app}{}", one_line(&group.sample));
         lines.push(truncate_str(&line, LINE, "…").into_owned());

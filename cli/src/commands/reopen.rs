@@ -1,12 +1,13 @@
 use dead_letters::{
-    AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore,
-    ReopenRequest, Resolution,
+    AppId, Attribution, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore, ReopenRequest,
+    Resolution,
 };
 use uuid::Uuid;
 
 use super::{
     change::{Change, run},
     matching::{Matching, in_batches},
+    select::Selected,
     tally::Tally,
 };
 use crate::{args::Reopen, error::Failure, output::Printer, settings::Settings, stop::Stop};
@@ -46,15 +47,12 @@ impl Change for Reopening<'_> {
         })
     }
 
-    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure> {
+    async fn check(&self, selected: &Selected) -> Result<(), Failure> {
+        let filter = &selected.filter;
         let has_replayed = matches!(filter.resolution, None | Some(Resolution::Replayed));
         if has_replayed && !self.include_replayed {
             let replayed = filter.clone().resolution(Resolution::Replayed);
-            let request = CountRequest::default().cap(REPLAYED_CAP);
-            let mut count = 0;
-            for &app_id in apps {
-                count += self.store.count(app_id, &replayed, &request).await?.matching.count;
-            }
+            let count = selected.count(self.store, &replayed, REPLAYED_CAP).await?.count;
             if count > 0 {
                 let capped = count >= REPLAYED_CAP.into();
                 let replayed = CappedCount { count: count.min(REPLAYED_CAP.into()), capped };

@@ -7,15 +7,15 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    AppId, Attribution, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRate,
-    ReplayRequest, Resolution,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
+    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRate, ReplayRequest, Resolution,
 };
 use uuid::Uuid;
 
 use super::{
     change::{Change, run},
     matching::{Matching, letters, of_open},
+    select::Selected,
     tally::Tally,
 };
 use crate::{
@@ -103,19 +103,13 @@ impl Change for Replaying<'_> {
     }
 
     /// Prints how many letters are left out because their payload is not whole.
-    async fn check(&self, apps: &[AppId], filter: &DeadLetterFilter) -> Result<(), Failure> {
+    async fn check(&self, selected: &Selected) -> Result<(), Failure> {
+        let filter = selected.filter.clone();
         let truncated = match self.replayer.accepts_truncated() {
-            true => filter.clone().erased(true),
-            false => filter.clone().truncated(true),
+            true => filter.erased(true),
+            false => filter.truncated(true),
         };
-        let mut left_out = CappedCount::default();
-        for &app_id in apps {
-            let request = CountRequest::default().cap(LEFT_OUT_CAP);
-            let CappedCount { count, capped } =
-                self.store.count(app_id, &truncated, &request).await?.matching;
-            left_out.count += count;
-            left_out.capped |= capped;
-        }
+        let left_out = selected.count(self.store, &truncated, LEFT_OUT_CAP).await?;
         if left_out.count > 0 {
             say!(
                 "note: {} with a truncated or erased payload also match, and are left out",
@@ -258,7 +252,7 @@ impl Replaying<'_> {
     /// Stops the replay if events of the run failed again.
     async fn failed_again(&self, so_far: &[Matching], tally: &mut Tally) -> Result<bool, Failure> {
         let mut again = 0;
-        for found in so_far {
+        for found in so_far.chunk_by(|one, next| one.app_id == next.app_id).map(|of_app| &of_app[0]) {
             let filter = DeadLetterFilter::default()
                 .state(DeadLetterState::Any)
                 .failed_again_in_run(self.run_id)

@@ -7,6 +7,7 @@ use super::{
     change::{Change, run},
     list::state,
     matching::{Matching, in_batches, of_open},
+    select::Selected,
     tally::Tally,
 };
 use crate::{
@@ -66,7 +67,7 @@ impl Change for Resolving<'_> {
         of_open(&filter)
     }
 
-    async fn check(&self, _: &[AppId], _: &DeadLetterFilter) -> Result<(), Failure> {
+    async fn check(&self, _: &Selected) -> Result<(), Failure> {
         Ok(())
     }
 

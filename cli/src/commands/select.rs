@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterStore, GroupRequest};
+use dead_letters::{
+    AppId, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore, GroupRequest,
+    ListSort, PageRequest,
+};
 
+use super::list::of_app;
 use crate::{
     args::Filter,
     error::Failure,
@@ -16,12 +20,75 @@ const KEY: usize = 16;
 /// Groups of an app, and letters in them, among which the beginning of a key is looked up.
 const GROUPS: u32 = 500;
 const EXAMINED: u32 = 100_000;
+/// The most ids of a filter, and the most letters of a page.
+const MAX_IDS: usize = 1_000;
+const MAX_PAGE: u32 = 500;
 
 /// The letters of some apps: those that match one filter.
 pub(crate) struct Selected {
     /// The app of the option, or every app that has letters in the filter's state.
     pub(crate) apps: Vec<AppId>,
     pub(crate) filter: DeadLetterFilter,
+    /// The text that the letters' payloads contain, if the command searches.
+    pub(crate) payload_contains: Option<String>,
+}
+
+impl Selected {
+    /// Counts the selected letters that match another filter, up to the cap in each app.
+    pub(crate) async fn count(
+        &self,
+        store: &dyn DeadLetterStore,
+        filter: &DeadLetterFilter,
+        cap: u32,
+    ) -> Result<CappedCount, Failure> {
+        let mut sum = CappedCount::default();
+        for &app_id in &self.apps {
+            let CappedCount { count, capped } = match &self.payload_contains {
+                Some(contains) => {
+                    let found = found(store, app_id, filter, contains, cap).await?;
+                    CappedCount { count: found.len() as u64, capped: found.len() == cap as usize }
+                }
+                None => store.count(app_id, filter, &CountRequest::default().cap(cap)).await?.matching,
+            };
+            sum.count += count;
+            sum.capped |= capped;
+        }
+        Ok(sum)
+    }
+
+    /// Returns filters that together select the letters of an app, oldest first, at most `limit`. A search finds the ids of
+    /// its letters: no bulk call takes its text, and payloads don't change but by erasure.
+    pub(crate) async fn filters(
+        &self,
+        store: &dyn DeadLetterStore,
+        app_id: AppId,
+        limit: u32,
+    ) -> Result<Vec<DeadLetterFilter>, Failure> {
+        let Some(contains) = &self.payload_contains else { return Ok(vec![self.filter.clone()]) };
+        let ids = found(store, app_id, &self.filter, contains, limit).await?;
+        Ok(ids.chunks(MAX_IDS).map(|ids| self.filter.clone().ids(ids)).collect())
+    }
+}
+
+/// Returns the letters that match and whose payload contains the text, oldest first, at most `limit`.
+async fn found(
+    store: &dyn DeadLetterStore,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    contains: &str,
+    limit: u32,
+) -> Result<Vec<DeadLetterId>, Failure> {
+    let mut request = PageRequest::default().sort(ListSort::Oldest).size(MAX_PAGE);
+    let mut ids = Vec::new();
+    loop {
+        let page = of_app(store, app_id, filter, Some(contains), &request).await?;
+        ids.extend(page.items.into_iter().map(|letter| letter.id));
+        ids.truncate(limit as usize);
+        match page.next {
+            Some(next) if ids.len() < limit as usize => request.after = Some(next),
+            _ => return Ok(ids),
+        }
+    }
 }
 
 /// Resolves short ids and keys. `narrow` restricts the filter to letters that the command can be about.
@@ -45,7 +112,7 @@ pub(crate) async fn select(
     if let Some(beginning) = filter.group_key.take_if(|key| key.len() < KEY && !key.is_empty()) {
         filter.group_key = Some(whole_key(store, &apps, &filter, &beginning).await?);
     }
-    Ok(Selected { apps, filter })
+    Ok(Selected { apps, filter, payload_contains: None })
 }
 
 /// Finds the key among the groups that the rest of the filter selects.

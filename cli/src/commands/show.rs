@@ -122,7 +122,7 @@ async fn newest(
 ) -> Result<(AppId, DeadLetterId), Failure> {
     let selected = select(store, filter, settings, Ok).await?;
     let request = PageRequest::default().size(1).scan_limit(EXAMINED);
-    let page = of_all_apps(store, &selected, None, &request).await?;
+    let page = of_all_apps(store, &selected, &request).await?;
     let newest = page.items.first().map(|letter| (letter.app_id, letter.id));
     newest.ok_or_else(|| {
         Failure::not_found("no letter matches").hint(

@@ -21,7 +21,7 @@ pub(crate) async fn timeline(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let scan_limit = timeline.scan.scan_limit;
-    let Selected { apps, filter } = select(store, timeline.filter, settings, Ok).await?;
+    let Selected { apps, filter, .. } = select(store, timeline.filter, settings, Ok).await?;
     // The options have defaults.
     let range = filter.created_from.unwrap_or(settings.now)..filter.created_before.unwrap_or(settings.now);
     let request = TimelineRequest::from(Buckets::new(range, timeline.buckets)).scan_limit(scan_limit);

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
-    DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterSummary, DeadLetterTransfer,
-    NewDeadLetter, Page, PageRequest, PayloadSearch, Resolution, StoredLetter, entity::dead_letters as table,
-    testing::stored_letter,
+    AppId, Attribution, Buckets, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterSummary,
+    DeadLetterTransfer, GroupRequest, NewDeadLetter, Page, PageRequest, PayloadSearch, Resolution,
+    StoredLetter, entity::dead_letters as table, testing::stored_letter,
 };
 use sea_orm::{ColumnTrait, DbBackend, EntityTrait, QueryFilter, sea_query::Expr};
 use serde_json::json;
@@ -21,6 +21,7 @@ on_every_backend! {
     pages_of_any_scan_find_each_letter_once_in_the_order_of_a_list,
     a_search_ends_at_64_mb_of_payload_and_the_next_page_goes_on_there,
     a_search_without_a_scan_limit_examines_10000_letters,
+    the_groups_of_a_search_are_those_of_the_letters_that_it_finds,
     a_text_of_no_bytes_or_more_than_1000_is_refused_without_being_shown_and_nothing_is_sent,
     a_search_has_the_errors_of_a_list_and_then_sends_nothing,
 }
@@ -89,9 +90,8 @@ async fn neither_an_edited_payload_nor_an_erased_letter_is_found(db: TestDb) {
     assert_eq!(db.repo().search_payloads(app, &of_erased).await.unwrap().items, []);
 }
 
-/// Letters that are closed one after another, the oldest last; every third has a payload of its own.
-async fn pages_of_any_scan_find_each_letter_once_in_the_order_of_a_list(db: TestDb) {
-    let app = new_app();
+/// Letters that are closed one after another, the oldest last; every third has a payload and a source of its own.
+fn needles_and_hay(app: AppId) -> Vec<StoredLetter> {
     let letter = |n: i64| StoredLetter {
         payload: if n % 3 == 0 { "needle" } else { "hay" }.to_owned(),
         source: if n % 3 == 0 { "needles" } else { "hay" }.to_owned(),
@@ -101,7 +101,12 @@ async fn pages_of_any_scan_find_each_letter_once_in_the_order_of_a_list(db: Test
         resolved_at: (n % 4 < 2).then(|| ten_oclock() + Duration::hours(20 - n)),
         ..stored_letter(app, ten_oclock() + Duration::minutes(n / 2))
     };
-    let stored: Vec<_> = (0..12).map(letter).collect();
+    (0..12).map(letter).collect()
+}
+
+async fn pages_of_any_scan_find_each_letter_once_in_the_order_of_a_list(db: TestDb) {
+    let app = new_app();
+    let stored = needles_and_hay(app);
     db.repo().import(&stored).await.unwrap();
     let all: Vec<_> = stored.iter().map(|letter| letter.id).collect();
     for &state in DeadLetterState::ALL {
@@ -127,6 +132,40 @@ async fn pages_of_any_scan_find_each_letter_once_in_the_order_of_a_list(db: Test
             }
         }
     }
+}
+
+async fn the_groups_of_a_search_are_those_of_the_letters_that_it_finds(db: TestDb) {
+    let (repo, app) = (db.repo(), new_app());
+    let mut stored = needles_and_hay(app);
+    // Each of these groups has letters with the text and letters without it.
+    for (n, letter) in stored.iter_mut().enumerate() {
+        letter.source = format!("source {}", n % 2);
+        letter.op = format!("op {}", n % 5 / 3);
+    }
+    repo.import(&stored).await.unwrap();
+    repo.erase(app, &[stored[6].id], &seen()).await.unwrap();
+    let all: Vec<_> = stored.iter().map(|letter| letter.id).collect();
+    let hours = Buckets::new(ten_oclock()..ten_oclock() + Duration::minutes(4), 2);
+    let mut numbers = Vec::new();
+    for &state in DeadLetterState::ALL {
+        for filter in [any().state(state), any().state(state).ids(all.clone()), any().state(state).op("op 0")]
+        {
+            for scan in [None, Some(1), Some(3), Some(7), Some(20)] {
+                let page = PageRequest::default().size(500).scan_limit(scan);
+                let search = PayloadSearch::new("needle").filter(filter.clone()).page(page);
+                let page = repo.search_payloads(app, &search).await.unwrap();
+                let request = GroupRequest::default().timeline(hours);
+                let of_found = filter.clone().ids(ids(&page));
+                let expected = repo.error_groups(app, &of_found, &request).await.unwrap().groups;
+                let request = request.payload_contains("needle").scan_limit(scan);
+                let found = repo.error_groups(app, &filter, &request).await.unwrap();
+                assert_eq!(found.groups, expected, "{filter:?}, scan {scan:?}");
+                assert_eq!(found.scanned_back_to, page.scanned_back_to, "{filter:?}, scan {scan:?}");
+                numbers.push(found.groups.len());
+            }
+        }
+    }
+    assert!(numbers.contains(&0) && numbers.contains(&3), "{numbers:?}");
 }
 
 /// Letters with payloads of these sizes, the newest first.
@@ -172,6 +211,9 @@ async fn a_search_ends_at_64_mb_of_payload_and_the_next_page_goes_on_there(db: T
             }
         }
     }
+    let groups = GroupRequest::default().payload_contains("needle");
+    let groups = db.repo().error_groups(app, &any(), &groups).await.unwrap();
+    assert_eq!((groups.groups[0].count, groups.scanned_back_to), (2, at(1)));
     // Closed letters are examined in the order in which they were closed.
     let closed = search("needle").filter(any().state(DeadLetterState::Closed));
     let page = db.repo().search_payloads(app, &closed).await.unwrap();
@@ -216,7 +258,10 @@ async fn a_text_of_no_bytes_or_more_than_1000_is_refused_without_being_shown_and
     for text in [String::new(), "needle".repeat(167), "ä".repeat(501)] {
         let error = repo.search_payloads(app, &search(&text)).await.unwrap_err();
         assert!(matches!(error, DeadLetterRepoError::SearchLength { .. }), "{error:?}");
-        assert_eq!(error.to_string(), format!("`contains` must have 1 to 1000 bytes (got {})", text.len()));
+        assert_eq!(
+            error.to_string(),
+            format!("`payload_contains` must have 1 to 1000 bytes (got {})", text.len())
+        );
         assert!(!format!("{error:?}{:?}", search(&text)).contains("needle"));
     }
     assert_eq!(recorded.take(), []);
