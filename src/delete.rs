@@ -63,8 +63,9 @@ pub trait DeadLetterDelete: Send + Sync {
     ///
     /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if the filter has neither
     ///   `created_before` nor `ids`: the call would also delete letters that fail meanwhile;
-    /// - [`MissingResolvedBefore`](DeadLetterRepoError::MissingResolvedBefore) if the filter's state is closed and it has
-    ///   none of `resolved_before`, `run_id` and `ids`;
+    /// - [`MissingResolvedBefore`](DeadLetterRepoError::MissingResolvedBefore) if only resolved letters match, and the
+    ///   filter has none of `resolved_before`, `run_id` and `ids`: the call would also delete letters that are resolved
+    ///   meanwhile;
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 1,000, and more than 1,000 ids.
     ///
     /// # Examples

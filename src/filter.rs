@@ -133,13 +133,34 @@ impl DeadLetterFilter {
     /// assert_eq!(ignored.effective_state(), DeadLetterState::Any);
     /// ```
     pub fn effective_state(&self) -> DeadLetterState {
-        let is_any = self.ids.is_some()
-            || self.resolution.is_some()
+        let is_any = self.ids.is_some() || self.names_a_resolution();
+        self.state.unwrap_or(if is_any { DeadLetterState::Any } else { DeadLetterState::Open })
+    }
+
+    /// Returns whether only resolved letters can match: those that are closed, or that meet a condition on their
+    /// resolution.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution};
+    ///
+    /// assert!(DeadLetterFilter::default().resolution(Resolution::Ignored).is_of_resolved());
+    /// assert!(DeadLetterFilter::default().state(DeadLetterState::Closed).is_of_resolved());
+    /// // `handler_failed` letters are resolved, and unresolved ones are open too.
+    /// assert!(!DeadLetterFilter::default().is_of_resolved());
+    /// ```
+    pub fn is_of_resolved(&self) -> bool {
+        self.effective_state() == DeadLetterState::Closed || self.names_a_resolution()
+    }
+
+    /// Returns whether a condition is on the letter's resolution.
+    fn names_a_resolution(&self) -> bool {
+        self.resolution.is_some()
             || self.run_id.is_some()
             || self.resolved_by.is_some()
             || self.resolved_from.is_some()
-            || self.resolved_before.is_some();
-        self.state.unwrap_or(if is_any { DeadLetterState::Any } else { DeadLetterState::Open })
+            || self.resolved_before.is_some()
     }
 
     /// Returns this filter for the letters that a bulk call may resolve: the open ones.

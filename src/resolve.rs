@@ -343,8 +343,8 @@ setters! { ReopenRequest { plain include_replayed: bool, plain limit: u32 } }
 pub struct Changed {
     /// The letters that the call changed, oldest first.
     pub ids: Vec<DeadLetterId>,
-    /// Whether the call reached its limit. The next call may change more, or find nothing. A loop that continues
-    /// while this is true ends.
+    /// Whether the call reached its limit and changed a letter. The next call may change more, or find nothing. A loop
+    /// that continues while this is true ends.
     pub more: bool,
     /// Whether matching letters are left because they could not be updated: a transaction that has not ended has
     /// locked them, or a policy or trigger of the database prevents the update. Try again later. The call checks it

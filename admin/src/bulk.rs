@@ -490,10 +490,9 @@ fn may_run(access: &AppAccess, action: Action) -> Result<(), Problem> {
     }
 }
 
-/// Returns whether the cutoff of a run is about the time at which its letters were closed.
-fn is_by_closing(action: Action, filter: &DeadLetterFilter) -> bool {
-    action == Action::Reopened
-        || action == Action::Deleted && filter.effective_state() == DeadLetterState::Closed
+/// Returns whether the cutoff of a run is about the time at which its letters were resolved.
+pub(crate) fn is_by_closing(action: Action, filter: &DeadLetterFilter) -> bool {
+    action == Action::Reopened || action == Action::Deleted && filter.is_of_resolved()
 }
 
 /// Counts the letters of these apps that a run would change, and freezes the filter.
@@ -603,8 +602,8 @@ async fn preview_of_app(
     let mut cutoff = count.as_of;
     if by_closing {
         cutoff = filter.resolved_before.map_or(count.now, |at| at.min(count.now));
-        // The id of a run leaves out later changes by itself.
-        if filter.run_id.is_none() {
+        // An undo needs no cutoff: the id of a run leaves out later changes by itself.
+        if filter.run_id.is_none() || action == Action::Deleted {
             (filter.resolved_before, part.before) = (Some(cutoff), Some(cutoff));
         }
     } else if filter.ids.is_none() {
@@ -900,14 +899,14 @@ impl OfApp<'_> {
                 (progress.stopped_by, progress.is_over) = (Some(error.into()), true);
                 return Ok(true);
             }
+            if let Some(rate) = progress.rate {
+                // The step also waits after its last batch, because the next app or the next step may follow at once.
+                sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
+            }
             // If the client hung up, the run stops, since the operator may not want the rest.
             if progress.failures.len() >= MAX_FAILURES || self.access.is_given_up() {
                 progress.is_over = true;
                 return Ok(batch.more);
-            }
-            if let Some(rate) = progress.rate {
-                // The step also waits after its last batch, because the next app or the next step may follow at once.
-                sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
             }
             if !batch.more || Instant::now() >= progress.deadline {
                 return Ok(batch.more);

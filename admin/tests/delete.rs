@@ -1,8 +1,10 @@
 //! Letters that are deleted, and letters whose content is erased.
 
 use axum::http::StatusCode;
+use chrono::{SubsecRound, Utc};
 use dead_letters::{
-    DeadLetterId, DeadLetterRead, DeadLetterRepo, NewDeadLetter, PayloadKind, entity::dead_letters as table,
+    Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo,
+    DeadLetterResolve, NewDeadLetter, PayloadKind, Resolution, entity::dead_letters as table,
     testing::letter,
 };
 use dead_letters_admin::{Operator, Right};
@@ -15,6 +17,7 @@ use crate::support::{Client, World, audited, listen, on_every_backend};
 on_every_backend! {
     all_that_match_a_filter_are_deleted_from_the_list,
     letters_are_deleted_as_the_preview_counted_them,
+    letters_that_are_closed_after_the_preview_are_not_deleted,
     closed_letters_are_deleted_by_their_ids_or_state,
     a_delete_that_names_no_field_is_refused,
     letters_are_erased_by_the_api,
@@ -61,6 +64,36 @@ async fn letters_are_deleted_as_the_preview_counted_them(world: World) {
     }
     let [entry] = &audited()[..] else { panic!("one run, one entry") };
     assert_eq!((entry.field("action"), entry.field("count")), ("deleted", "1"));
+}
+
+async fn letters_that_are_closed_after_the_preview_are_not_deleted(world: World) {
+    let (client, by_ada) = (world.client(), Attribution::by("ada").run_id(Uuid::now_v7()));
+    for filter in [
+        json!({ "resolution": "ignored" }),
+        json!({ "resolved_by": "ada" }),
+        json!({ "state": "closed", "source": "orders" }),
+        json!({ "run_id": by_ada.run_id }),
+        json!({ "run_id": by_ada.run_id, "state": "closed" }),
+    ] {
+        let (older, counted) = (world.letter().await, world.letter().await);
+        let ignore = async |id| {
+            world.repo.resolve_once(world.app, id, Resolution::Ignored, &by_ada).await.unwrap();
+        };
+        ignore(counted).await;
+        // On SQLite a time has milliseconds, and the preview's must be later.
+        while world.repo.summary(world.app, counted).await.unwrap().unwrap().resolved_at.unwrap()
+            >= Utc::now().trunc_subsecs(3)
+        {}
+        let body = json!({ "apps": [world.app], "action": "deleted", "filter": filter });
+        let preview = client.post("/api/bulk/preview", body).await.json();
+        assert_eq!(preview["count"], 1, "{filter}");
+        ignore(older).await;
+        let run = client.post("/api/bulk/run", json!({ "token": preview["token"] })).await.json();
+        assert_eq!(run["done"], 1, "{filter} {run}");
+        assert!(is_there(&world, older).await && !is_there(&world, counted).await, "{filter}");
+        let rest = DeadLetterFilter::default().ids([older]);
+        world.repo.delete_matching(world.app, &rest, &by_ada, 1).await.unwrap();
+    }
 }
 
 async fn closed_letters_are_deleted_by_their_ids_or_state(world: World) {

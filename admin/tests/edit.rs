@@ -2,8 +2,8 @@
 
 use axum::http::{StatusCode, header::CACHE_CONTROL};
 use dead_letters::{
-    Attribution, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterResolve, NewDeadLetter, Resolution,
-    testing::letter,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    NewDeadLetter, ReopenRequest, Resolution, testing::letter,
 };
 use dead_letters_admin::{Operator, Right};
 use serde_json::json;
@@ -14,6 +14,7 @@ on_every_backend! {
     a_payload_is_edited_reviewed_and_put_back,
     an_edit_that_can_not_be_replayed_opens_the_editor_again_with_its_text,
     a_letter_that_changed_meanwhile_is_not_replayed,
+    a_letter_that_was_replayed_and_reopened_meanwhile_is_not_replayed,
     only_open_letters_with_a_small_payload_have_an_editor,
     a_redacted_payload_is_edited_only_by_those_who_may_see_it,
     the_api_puts_an_edited_payload_back_as_it_was_sent,
@@ -156,6 +157,24 @@ async fn a_letter_that_changed_meanwhile_is_not_replayed(world: World) {
     assert_eq!(page.status, StatusCode::CONFLICT, "{page}");
     assert!(page.text().contains("grace"), "{page}");
     assert_eq!((replayed(&world, id).await, world.outbox.events().len()), (None, 0));
+}
+
+async fn a_letter_that_was_replayed_and_reopened_meanwhile_is_not_replayed(world: World) {
+    let id = stored(&world, STORED).await;
+    let client = world.client();
+    let version = hidden(&edit(&client, &world, id, "", &[]).await, "version");
+    let fields = [("version", version.as_str()), ("payload", "1")];
+    world.repo.record_reveal(world.app, id, Some("bob")).await.unwrap();
+    assert_eq!(edit(&client, &world, id, "/review", &fields).await.status, StatusCode::OK);
+    client.post(world.path(&format!("letters/{id}/replay")), json!({})).await.json();
+    let reopen = ReopenRequest::default().include_replayed(true);
+    let this = DeadLetterFilter::default().ids([id]);
+    world.repo.reopen_matching(world.app, &this, &Attribution::by("grace"), &reopen).await.unwrap();
+    for step in ["/review", "/replay"] {
+        let page = edit(&client, &world, id, step, &fields).await;
+        assert_eq!(page.status, StatusCode::CONFLICT, "{page}");
+    }
+    assert_eq!(world.outbox.events().len(), 1);
 }
 
 async fn only_open_letters_with_a_small_payload_have_an_editor(world: World) {

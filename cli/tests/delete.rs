@@ -6,6 +6,7 @@ use dead_letters::{
     ActionRequest, DeadLetterRead, DeadLetterRepo, PayloadKind, Resolution, StoredLetter,
     testing::stored_letter,
 };
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use tempfile::TempDir;
 
 use crate::{resolve::own, support::Store};
@@ -142,4 +143,21 @@ fn ids_that_no_file_of_an_archive_has_are_named() {
     // A letter that was erased before is there.
     let again = erase(&letter.id.to_string());
     assert_eq!((again.code, &*again.out, &*again.err), (0, "0\n", ""));
+}
+
+/// Somebody resolved the letter with a note since it was erased, and a transaction has locked it.
+#[tokio::test]
+async fn an_erased_letter_whose_new_note_can_not_be_erased_is_left_on_postgres() {
+    let store = Store::postgres().await;
+    let id = store.letter("orders", "a").await;
+    let line = format!("erase {id} --app {{app}} --yes");
+    assert_eq!(store.run(&line).code, 0);
+    assert_eq!(store.run(&format!("resolve {id} --app {{app}} --note Ada")).code, 0);
+    let txn = store.repo.pool().begin().await.unwrap();
+    txn.execute_unprepared("SELECT FROM dead_letters FOR UPDATE").await.unwrap();
+    let ran = store.run(&line);
+    assert_eq!((ran.code, &*ran.out), (1, "0\n"), "{ran:?}");
+    assert!(ran.err.contains("another transaction has locked the letter; try again"), "{ran:?}");
+    txn.rollback().await.unwrap();
+    assert_eq!(store.run(&line).code, 0);
 }

@@ -167,6 +167,16 @@ async fn a_pipe_that_nobody_reads_is_no_failure() {
     assert_eq!((&*ran.out, &*ran.err), ("{\"items\":[", "0\n"));
 }
 
+#[tokio::test]
+async fn missing_steps_are_a_failure_also_if_nobody_reads_which() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", folder.path().join("empty.sqlite").display());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{{ {PROGRAM} migrate status; echo $? >&2; }} | true")]);
+    let ran = Ran::from(shell.env("DATABASE_URL", url).output().unwrap());
+    assert!(ran.err.ends_with("\n5\n"), "{ran:?}");
+}
+
 /// While its statement waits for a lock.
 #[tokio::test]
 async fn one_ctrl_c_ends_at_once_what_only_reads() {

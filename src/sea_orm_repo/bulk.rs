@@ -97,6 +97,17 @@ pub(super) struct Picked {
     previous: Option<String>,
 }
 
+/// What a call that resolves, reopens or deletes did.
+#[derive(Default)]
+pub(super) struct Ran {
+    /// The place of each letter that it changed.
+    pub(super) rows: Vec<QueryResult>,
+    /// Whether another call may change more.
+    pub(super) more: bool,
+    /// Whether letters are left that it could not change. On PostgreSQL alone.
+    pub(super) skipped: bool,
+}
+
 impl<'a> Bulk<'a> {
     pub(super) fn new<C: RepoConnection>(
         repo: &SeaOrmDeadLetterRepo<C>,
@@ -106,7 +117,12 @@ impl<'a> Bulk<'a> {
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
-        let missing = match by_closing(change, filter) {
+        let is_of_resolved = match change {
+            Change::Resolve(..) => false,
+            Change::Reopen { .. } => true,
+            Change::Delete(_) => filter.is_of_resolved(),
+        };
+        let missing = match is_of_resolved {
             false if filter.created_before.is_none() => Some(DeadLetterRepoError::MissingCreatedBefore),
             true if filter.resolved_before.is_none() && filter.run_id.is_none() => {
                 Some(DeadLetterRepoError::MissingResolvedBefore)
@@ -270,15 +286,14 @@ impl<'a> Bulk<'a> {
         }
     }
 
-    /// Changes the first letters, and writes the row of the history. Returns each letter's place, and on PostgreSQL
-    /// whether rows were skipped.
+    /// Changes the first letters, and writes the row of the history.
     pub(super) async fn run<C: RepoConnection>(
         &self,
         db: &Connection<C>,
-    ) -> Result<(Vec<QueryResult>, bool), DeadLetterRepoError> {
+    ) -> Result<Ran, DeadLetterRepoError> {
         let conditions = self.conditions();
         if conditions.is_empty() {
-            return Ok((Vec::new(), false));
+            return Ok(Ran::default());
         }
         match db.pool() {
             _ if self.dialect == Dialect::Postgres => Ok(self.change(db, conditions).await?),
@@ -293,7 +308,7 @@ impl<'a> Bulk<'a> {
         &self,
         db: &impl ConnectionTrait,
         conditions: Vec<Condition>,
-    ) -> Result<(Vec<QueryResult>, bool), DeadLetterRepoError> {
+    ) -> Result<Ran, DeadLetterRepoError> {
         let entry = self.entry(self.action());
         entry.check_batch(db, self.dialect).await?;
         let letter = self.letter();
@@ -301,23 +316,19 @@ impl<'a> Bulk<'a> {
             Some(id) => resolution_of(db, self.dialect, is_row(self.app_id, id)).await?.flatten(),
             None => None,
         };
-        let (rows, skipped) = self.change(db, conditions).await?;
-        if let Some(row) = rows.first() {
+        let ran = self.change(db, conditions).await?;
+        if let Some(row) = ran.rows.first() {
             if letter.is_some() && self.dialect != Dialect::Sqlite {
                 previous = row.try_get("", PREVIOUS)?;
             }
-            entry.record(db, self.dialect, rows.len(), previous).await?;
+            entry.record(db, self.dialect, ran.rows.len(), previous).await?;
         }
-        Ok((rows, skipped))
+        Ok(ran)
     }
 
     /// Changes the first letters with one statement. On PostgreSQL it also writes the row of the history, unless the
     /// table is distributed.
-    async fn change(
-        &self,
-        db: &impl ConnectionTrait,
-        conditions: Vec<Condition>,
-    ) -> Result<(Vec<QueryResult>, bool), DbErr> {
+    async fn change(&self, db: &impl ConnectionTrait, conditions: Vec<Condition>) -> Result<Ran, DbErr> {
         if self.dialect == Dialect::Sqlite {
             let first = self.first(conditions, &self.columns());
             let first = Query::select().column(Column::Id).from_subquery(first, "first").take();
@@ -325,17 +336,25 @@ impl<'a> Bulk<'a> {
                 Write::Update(update) => with_hidden_limits(self.dialect, &update),
                 Write::Delete(delete) => with_hidden_limits(self.dialect, &delete),
             };
-            return Ok((db.query_all_raw(write).await?, false));
+            let rows = db.query_all_raw(write).await?;
+            return Ok(Ran { more: rows.len() == self.limit as usize, rows, skipped: false });
         }
         let mut rows = db.query_all_raw(self.run_on_postgres(conditions)).await?;
-        let skipped = rows.first().map_or(Ok(false), |row| row.try_get("", SKIPPED))?;
+        let (mut skipped, mut picked) = (false, 0);
+        if let Some(row) = rows.first() {
+            (skipped, picked) = (row.try_get("", SKIPPED)?, row.try_get::<i64>("", COUNT)?.unsigned_abs());
+        }
         if let [row] = rows.as_slice() {
             // If no letter was changed, the only row shows whether rows were skipped.
             if row.try_get::<Option<Uuid>>("", "id")?.is_none() {
                 rows.clear();
             }
         }
-        Ok((rows, skipped))
+        // The database did not let the call change every letter that it picked. If it changed none, another call would
+        // pick the same.
+        let more = picked == u64::from(self.limit) && !rows.is_empty();
+        skipped |= !more && (rows.len() as u64) < picked;
+        Ok(Ran { rows, more, skipped })
     }
 
     /// Locks the oldest letters that may be resolved, up to the limit and to [`MAX_BYTES`] of text, but at least
@@ -414,8 +433,7 @@ impl<'a> Bulk<'a> {
     }
 
     fn is_below_limit(&self) -> Expr {
-        let picked = Query::select().expr(Func::count(Expr::col(Asterisk))).from(PICKED).take();
-        Expr::from(picked).lt(Expr::val(i64::from(self.limit)))
+        count_of_picked().lt(Expr::val(i64::from(self.limit)))
     }
 
     /// Returns a statement that picks letters, and also finds whether it skipped any.
@@ -492,13 +510,20 @@ impl<'a> Bulk<'a> {
         }
         let changed = changed
             .column((CHANGED, Asterisk))
-            .column((OUTCOME, SKIPPED))
-            .from_subquery(Query::select().expr_as(has_other, SKIPPED).take(), OUTCOME)
+            .columns([(OUTCOME, SKIPPED), (OUTCOME, COUNT)])
+            .from_subquery(
+                Query::select().expr_as(has_other, SKIPPED).expr_as(count_of_picked(), COUNT).take(),
+                OUTCOME,
+            )
             .join(JoinType::LeftJoin, CHANGED, Condition::all().add(Expr::Constant(true.into())))
             .with_cte(with)
             .take();
         with_hidden_limits(self.dialect, &changed)
     }
+}
+
+fn count_of_picked() -> Expr {
+    Query::select().expr(Func::count(Expr::col(Asterisk))).from(PICKED).take().into()
 }
 
 /// The columns that order open letters, oldest first.
@@ -508,3 +533,4 @@ const BYTES: &str = "bytes";
 const OTHER: &str = "other";
 const OUTCOME: &str = "outcome";
 const SKIPPED: &str = "skipped";
+const COUNT: &str = "picked_letters";

@@ -248,7 +248,9 @@ impl SeaOrmDeadLetterRepo {
                 return Ok(Vec::new());
             }
             let letters = bulk.resolve_picked(txn, &picked, attribution).await?;
-            let ids = letters.iter().map(|letter| letter.id).collect();
+            let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+            // A trigger or a policy hid letters from the UPDATE.
+            picked.skipped |= ids.len() < picked.places.len();
             if !letters.is_empty() {
                 enqueue(txn, letters).await?;
             }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     actions::{self, Entry, Target},
-    bulk::{Bulk, Change},
+    bulk::{Bulk, Change, Ran},
     cached_sql::CachedSql,
     conditions::{is_not_replayed, is_open, is_row},
     connection::RepoConnection,
@@ -141,14 +141,13 @@ pub(super) async fn change_all<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     bulk: Bulk<'_>,
 ) -> Result<Changed, DeadLetterRepoError> {
-    let (rows, skipped) = bulk.run(&repo.db).await?;
+    let Ran { rows, more, skipped } = bulk.run(&repo.db).await?;
     let mut ids = Vec::with_capacity(rows.len());
     for row in rows {
         ids.push((row.try_get::<DateTimeWithTimeZone>("", "created_at")?, row.try_get::<Uuid>("", "id")?));
     }
     ids.sort();
     let ids: Vec<_> = ids.into_iter().map(|(_, id)| id.into()).collect();
-    let more = ids.len() == bulk.limit as usize;
     Ok(Changed { ids, more, skipped_locked: skipped })
 }
 

@@ -94,7 +94,7 @@ async fn step(
         && let [of_app] = accesses.as_slice()
     {
         let frozen = outcome.frozen;
-        let which = in_words(&frozen.shown_filter());
+        let which = in_words(frozen.action, &frozen.shown_filter());
         let told = Told::Run { done: frozen.done(), action: frozen.action, which, run_id: frozen.run_id };
         return Ok(tell(of_app, back.address(root, &frozen.app_ids()), told));
     }

@@ -11,10 +11,11 @@ use axum::{
     response::Response,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use dead_letters::{DeadLetterId, DeadLetterSummary, PayloadKind};
+use dead_letters::{Action, ActionRequest, DeadLetterId, DeadLetterSummary, PayloadKind};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
+use uuid::Uuid;
 
 use super::{
     back::Back,
@@ -35,6 +36,8 @@ use crate::{
 
 /// Larger payloads are edited in a file, with the command line tool.
 const MAX_EDITED_BYTES: usize = 64 << 10;
+/// Rows of the history among which the last change is looked for. The others may be reveals.
+const NEWEST_ACTIONS: u32 = 50;
 /// Unchanged lines that are shown around a change.
 const CONTEXT_LINES: usize = 3;
 /// A comparison that takes longer shows larger changes than necessary.
@@ -96,6 +99,8 @@ struct Editing {
     access: AppAccess,
     letter: DeadLetterSummary,
     stored: String,
+    /// The newest row of the letter's history that is no reveal.
+    last_change: Option<Uuid>,
 }
 
 impl Editing {
@@ -141,7 +146,11 @@ impl Editing {
             ));
         }
         let stored = Which::Own.text(&access, id, 0..u64::MAX).await?;
-        Ok(Self { access, letter, stored })
+        let newest = ActionRequest::default().letter_id(id).limit(NEWEST_ACTIONS);
+        let actions = access.store().actions(access.app_id, &newest).await?;
+        let last_change = actions.iter().find(|action| action.action != Some(Action::Reveal));
+        let last_change = last_change.map(|action| action.id);
+        Ok(Self { access, letter, stored, last_change })
     }
 
     /// Returns a text that differs if the letter's content or state differs.
@@ -154,6 +163,8 @@ impl Editing {
             letter.resolved_at,
             letter.resolution,
             letter.run_id,
+            // A letter that was closed and reopened looks as before.
+            self.last_change,
         ]);
         BASE64_URL_SAFE_NO_PAD.encode(&Sha256::digest(facts.to_string())[..16])
     }

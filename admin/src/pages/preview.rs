@@ -139,7 +139,7 @@ async fn previewed(
     }
     let filter = preview.filter;
     let ticked = filter.ids.as_ref().map(Vec::len);
-    let conditions = if ticked.is_none() { conditions(&filter, newest.as_ref()) } else { Vec::new() };
+    let conditions = if ticked.is_none() { conditions(action, &filter, newest.as_ref()) } else { Vec::new() };
     let of_app = |app: &PreviewOfApp| OfApp {
         name: Text::cut(&access.admin.app_name(app.access.app_id), 100),
         address: root.letters(app.access.app_id, &preview_list(&filter)),
@@ -167,7 +167,7 @@ async fn previewed(
         is_of_replayed: action == Action::Reopened && filter.resolution == Some(Resolution::Replayed),
         begins_with_note: matches!(action, Action::Ignored | Action::HandledByScript),
         is_delete: action == Action::Deleted,
-        is_by_closing: filter.effective_state() == DeadLetterState::Closed,
+        is_by_closing: bulk::is_by_closing(action, &filter),
         is_staged: action == Action::Replayed && (count.count > 1 || count.capped),
         rate: None,
         command: Command::preview(&apps, action, &filter),
@@ -226,7 +226,7 @@ fn preview_list(filter: &DeadLetterFilter) -> ListQuery {
 }
 
 /// Describes the letters of a run in words.
-pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
+pub(crate) fn in_words(action: Action, filter: &DeadLetterFilter) -> String {
     const MAX_VALUE_CHARACTERS: usize = 40;
     // The words are a part of an address.
     const MAX_CHARACTERS: usize = 240;
@@ -236,7 +236,7 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
     let query = ListQuery::from(filter.clone());
     // The action says which state its letters have.
     let pairs = query.pairs().filter(|(name, value)| name != "state" || value == "unresolved");
-    let pairs = pairs.filter(|(name, _)| name != cutoff(filter));
+    let pairs = pairs.filter(|(name, _)| name != cutoff(action, filter));
     let texts = pairs.filter_map(|(name, value)| {
         let cut: String = value.chars().take(MAX_VALUE_CHARACTERS).collect();
         let end = if cut.len() < value.len() { "…" } else { "" };
@@ -260,25 +260,30 @@ pub(crate) fn in_words(filter: &DeadLetterFilter) -> String {
 ///
 /// A group key tells an operator little, so its value includes the signature of a letter of the group. Letters
 /// without a key may have many signatures.
-fn conditions(filter: &DeadLetterFilter, newest: Option<&DeadLetterSummary>) -> Vec<(Text, Text)> {
+fn conditions(
+    action: Action,
+    filter: &DeadLetterFilter,
+    newest: Option<&DeadLetterSummary>,
+) -> Vec<(Text, Text)> {
     let query = ListQuery::from(filter.clone());
     let signature = newest.map(|letter| letter.error_signature.as_str()).filter(|text| !text.is_empty());
-    let pairs = query.pairs().filter(|(name, _)| name != cutoff(filter)).filter_map(|(name, value)| {
-        let value = match (&*name, signature) {
-            ("group_key", _) if filter.group_key.as_deref() == Some("") => {
-                "none (any source and error)".to_owned()
-            }
-            ("group_key", Some(signature)) => format!("{value} ({signature})"),
-            _ => value,
-        };
-        Some((word(&name)?.into(), Text::cut(&value, 200)))
-    });
+    let pairs =
+        query.pairs().filter(|(name, _)| name != cutoff(action, filter)).filter_map(|(name, value)| {
+            let value = match (&*name, signature) {
+                ("group_key", _) if filter.group_key.as_deref() == Some("") => {
+                    "none (any source and error)".to_owned()
+                }
+                ("group_key", Some(signature)) => format!("{value} ({signature})"),
+                _ => value,
+            };
+            Some((word(&name)?.into(), Text::cut(&value, 200)))
+        });
     pairs.collect()
 }
 
 /// Returns the field that ends the time range of a preview's filter.
-fn cutoff(filter: &DeadLetterFilter) -> &'static str {
-    if filter.effective_state() == DeadLetterState::Closed { "resolved_before" } else { "created_before" }
+fn cutoff(action: Action, filter: &DeadLetterFilter) -> &'static str {
+    if bulk::is_by_closing(action, filter) { "resolved_before" } else { "created_before" }
 }
 
 /// Returns the label of a field of the filter. The page shows the ids in another way.

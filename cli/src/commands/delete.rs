@@ -1,4 +1,4 @@
-use dead_letters::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore};
+use dead_letters::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterStore};
 use uuid::Uuid;
 
 use super::{
@@ -73,9 +73,9 @@ impl Change for Deleting<'_> {
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         in_batches(found, BATCH, tally, stop, async |found, limit| {
-            let filter = match found.filter.effective_state() {
-                DeadLetterState::Closed => found.closed_by_now(),
-                _ => found.filter.clone(),
+            let filter = match found.filter.is_of_resolved() {
+                true => found.resolved_by_now(),
+                false => found.filter.clone(),
             };
             self.store.delete_matching(found.app_id, &filter, &self.attribution, limit).await
         })

@@ -64,6 +64,10 @@ async fn erase_all(
             tally.done(app_id, erased.ids.len());
             for &id in ids.iter().filter(|id| !erased.ids.contains(id)) {
                 match store.summary(app_id, id).await? {
+                    // An erased letter too, if somebody resolved it with a note since.
+                    Some(_) if erased.skipped_locked.contains(&id) => {
+                        tally.left(id, "another transaction has locked the letter; try again");
+                    }
                     None => tally.missing(id),
                     // The letter already has the state that the caller wants.
                     Some(letter) if letter.payload_kind == Some(PayloadKind::Erased) => {

@@ -74,13 +74,10 @@ impl Matching {
         u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
     }
 
-    /// Returns the filter without letters that were closed after the count. The id of a run leaves them out by itself.
-    pub(crate) fn closed_by_now(&self) -> DeadLetterFilter {
-        let mut filter = self.filter.clone();
-        if filter.run_id.is_none() {
-            filter.resolved_before = Some(filter.resolved_before.map_or(self.now, |at| at.min(self.now)));
-        }
-        filter
+    /// Returns the filter without letters that were resolved after the count.
+    pub(crate) fn resolved_by_now(&self) -> DeadLetterFilter {
+        let before = self.filter.resolved_before.map_or(self.now, |at| at.min(self.now));
+        self.filter.clone().resolved_before(before)
     }
 
     /// Changes the letters in batches of at most this size.

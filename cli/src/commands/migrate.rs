@@ -4,7 +4,7 @@ use serde::Serialize;
 use crate::{
     args::Migrate,
     database::Opened,
-    error::Failure,
+    error::{Failure, ended},
     output::{Printer, text},
 };
 
@@ -41,11 +41,10 @@ async fn status(
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let status = database.status(migrator).await?;
-    printer.print(&status, &status.pending, [text("pending")], |step| [step.into()])?;
-    if let Some(failure) = status.failure {
-        return Err(failure);
-    }
-    if status.recorded_elsewhere {
+    let printed = printer.print(&status, &status.pending, [text("pending")], |step| [step.into()]);
+    let recorded_elsewhere = status.recorded_elsewhere;
+    ended(status.failure.map_or(Ok(()), Err), printed)?;
+    if recorded_elsewhere {
         say!(
             "note: the dead_letters table has every column that this version needs; its steps are recorded in another table"
         );

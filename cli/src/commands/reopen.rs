@@ -110,7 +110,11 @@ impl Change for Reopening<'_> {
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         let request = ReopenRequest::default().include_replayed(self.include_replayed);
         in_batches(found, BATCH, tally, stop, async |found, limit| {
-            let filter = found.closed_by_now();
+            // The id of a run leaves out later changes by itself.
+            let filter = match found.filter.run_id {
+                Some(_) => found.filter.clone(),
+                None => found.resolved_by_now(),
+            };
             let request = request.limit(limit);
             self.store.reopen_matching(found.app_id, &filter, &self.attribution, &request).await
         })

@@ -1,8 +1,8 @@
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterRepoError,
-    DeadLetterResolve, DeadLetterState, NewDeadLetter, Resolution, StoredLetter,
-    entity::dead_letters as table,
+    AppId, Attribution, Changed, DeadLetterDelete, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, NewDeadLetter, ReopenRequest,
+    ReplayRequest, Resolution, StoredLetter, entity::dead_letters as table,
 };
 use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 
@@ -291,4 +291,67 @@ async fn exactly_100_of_3000_are_resolved_under_a_stale_plan_on_postgres() {
     let changed = repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 100).await.unwrap();
     assert_eq!(changed, resolved(&stored[..100], true, false));
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 2_900);
+}
+
+/// A trigger holds on to the two oldest letters, so that no batch of three changes as many.
+#[tokio::test]
+async fn a_loop_reaches_all_letters_but_those_that_a_trigger_protects_on_postgres() {
+    for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
+        let (repo, app) = (db.repo(), new_app());
+        let stored = rows(&db, app, 9).await;
+        db.execute(
+            "CREATE FUNCTION protect() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER protect BEFORE UPDATE OR DELETE ON dead_letters FOR EACH ROW
+                 WHEN (OLD.op = 'protected') EXECUTE FUNCTION protect()",
+        )
+        .await;
+        let protect = async |op: &str| {
+            let ids: Vec<_> = stored[..2].iter().map(|id| format!("'{id}'")).collect();
+            db.execute("ALTER TABLE dead_letters DISABLE TRIGGER protect").await;
+            db.execute(&format!("UPDATE dead_letters SET op = '{op}' WHERE id IN ({})", ids.join(","))).await;
+            db.execute("ALTER TABLE dead_letters ENABLE TRIGGER protect").await;
+        };
+        let closed = DeadLetterFilter::default()
+            .state(DeadLetterState::Closed)
+            .resolved_before(Utc::now() + Duration::days(1));
+        let reopen = ReopenRequest::default().include_replayed(true).limit(3);
+        let replayer = repo.replayer(super::super::retention::Nowhere);
+        for call in ["resolve", "reopen", "replay", "reopen", "delete"] {
+            protect("protected").await;
+            let (mut changed, mut calls) = (Vec::new(), 0);
+            let skipped = loop {
+                calls += 1;
+                assert!(calls < 12, "{call}: the loop does not end");
+                let batch = match call {
+                    "resolve" => resolve_them(&db, app, &all(), 3).await,
+                    "reopen" => repo.reopen_matching(app, &closed, &seen(), &reopen).await.unwrap(),
+                    "delete" => repo.delete_matching(app, &all(), &seen(), 3).await.unwrap(),
+                    _ => {
+                        let request = ReplayRequest::default().limit(3);
+                        let batch = replayer.replay_matching(app, &all(), &seen(), &request).await.unwrap();
+                        resolved(&batch.ids, batch.more, batch.skipped_locked)
+                    }
+                };
+                changed.extend(batch.ids);
+                if !batch.more {
+                    break batch.skipped_locked;
+                }
+            };
+            changed.sort();
+            assert_eq!((changed, skipped), (stored[2..].to_vec(), true), "{call}");
+            // What the trigger protected has the state of the others again.
+            protect("insert").await;
+            match call {
+                "resolve" | "replay" => drop(resolve_them(&db, app, &all(), 3).await),
+                "reopen" => drop(repo.reopen_matching(app, &closed, &seen(), &reopen).await.unwrap()),
+                _ => {}
+            }
+        }
+        let left = repo.list(app, &all(), &Default::default()).await.unwrap();
+        assert_eq!(left.items.len(), 2);
+        // Where every letter of a batch is protected, the loop ends too.
+        protect("protected").await;
+        let batch = repo.resolve_matching(app, &all(), Resolution::Ignored, &seen(), 2).await.unwrap();
+        assert_eq!(batch, resolved(&[], false, true));
+    }
 }

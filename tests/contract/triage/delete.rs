@@ -107,8 +107,10 @@ async fn a_delete_without_an_end_is_refused_and_nothing_is_sent(db: TestDb) {
     let closed = DeadLetterFilter::default().state(DeadLetterState::Closed);
     for (filter, limit, message) in [
         (DeadLetterFilter::default(), 1, "`created_before`"),
-        (any().resolved_before(ten_oclock()), 1, "`created_before`"),
+        (any().source("orders"), 1, "`created_before`"),
         (closed.clone().created_before(ten_oclock()), 1, "`resolved_before`"),
+        (any().resolution(Resolution::Ignored).created_before(ten_oclock()), 1, "`resolved_before`"),
+        (any().resolved_by("ada").created_before(ten_oclock()), 1, "`resolved_before`"),
         (before_noon(), 0, "`limit`"),
         (before_noon(), 1_001, "`limit`"),
         (any().ids(vec![Uuid::nil().into(); 1_001]), 1, "`filter.ids`"),
