@@ -95,7 +95,8 @@ pub trait Notify: Send + Sync {
 ///   [lease](GroupWatchBuilder::lease).
 /// - After 90 days a group's row is deleted, and the group is announced again if it is new. Until then it is announced
 ///   again only if it regresses. A group whose letters were all deleted has no close to regress from: if it fails again
-///   within the 90 days, `Notify` is not called.
+///   within the 90 days, `Notify` is not called. The same holds if all its closed letters lie beyond the
+///   [scan limit](GroupWatchBuilder::scan_limit).
 ///
 /// Letters that were imported or rebuilt are as old as they were before, so that their groups are announced only if these
 /// letters are new. After an upgrade of this crate that changes the error signatures, let

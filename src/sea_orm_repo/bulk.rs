@@ -97,7 +97,7 @@ pub(super) struct Picked {
     previous: Option<String>,
 }
 
-/// What a call that resolves, reopens or deletes did.
+/// The result of a call that resolves, reopens or deletes.
 #[derive(Default)]
 pub(super) struct Ran {
     /// The place of each letter that it changed.

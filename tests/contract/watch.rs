@@ -40,6 +40,7 @@ on_every_backend! {
     a_group_whose_novelty_is_unknown_is_told_of_as_such,
     what_is_of_no_use_any_more_is_forgotten,
     a_group_whose_letters_were_deleted_is_not_announced_again_while_it_is_remembered,
+    a_regression_whose_closed_letters_lie_beyond_the_scan_limit_is_not_announced,
     a_failed_message_is_logged_without_content,
 }
 
@@ -368,6 +369,27 @@ async fn a_group_whose_letters_were_deleted_is_not_announced_again_while_it_is_r
     fails(&db, app, "new").await;
     assert_eq!(tick(&watch).await, (0, 0));
     assert_eq!(told.take(), [("new".to_owned(), New)]);
+}
+
+/// A gap: see GUARANTEES.md.
+async fn a_regression_whose_closed_letters_lie_beyond_the_scan_limit_is_not_announced(db: TestDb) {
+    let app = new_app();
+    let told = Arc::<Told>::default();
+    let watch = builder(&db, &told).scan_limit(2).build().unwrap();
+    let first = fails(&db, app, "new").await;
+    assert_eq!(tick(&watch).await, (1, 0));
+    db.repo().resolve(first, "ignored").await.unwrap();
+    db.set_created_at(first, ago(3)).await;
+    db.set_resolved_at(first, ago(2)).await;
+    fails(&db, app, "other").await;
+    fails(&db, app, "new").await;
+    tick(&watch).await;
+    let seen = told.take();
+    assert!(!seen.contains(&("new".to_owned(), Regressed)), "{seen:?}");
+    // With a scan that reaches the closed letter it is.
+    let wider = builder(&db, &told).scan_limit(10).build().unwrap();
+    tick(&wider).await;
+    assert!(told.take().contains(&("new".to_owned(), Regressed)));
 }
 
 async fn a_failed_message_is_logged_without_content(db: TestDb) {

@@ -339,7 +339,7 @@ async fn a_loop_reaches_all_letters_but_those_that_a_trigger_protects_on_postgre
             };
             changed.sort();
             assert_eq!((changed, skipped), (stored[2..].to_vec(), true), "{call}");
-            // What the trigger protected has the state of the others again.
+            // The protected letters get the state of the others.
             protect("insert").await;
             match call {
                 "resolve" | "replay" => drop(resolve_them(&db, app, &all(), 3).await),
