@@ -165,6 +165,7 @@ async fn a_field_that_is_wrong_is_named_and_the_text_is_not_repeated(world: Worl
         (json!({ "payload_contains": NEEDLE, "limit": 501 }), "limit"),
         (json!({ "payload_contains": NEEDLE, "scan_limit": 100_001 }), "scan_limit"),
         (json!({ "payload_contains": NEEDLE, "after": "x" }), "after"),
+        (json!({ "payload_contains": NEEDLE, "filter": [null, null] }), "filter"),
         (json!({ "payload_contains": NEEDLE, "filter": { "op": "x".repeat(2_001) } }), "filter.op"),
     ] {
         let problem = client.post(&of_groups, body).await.problem(400, "invalid");

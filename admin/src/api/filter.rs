@@ -1,10 +1,13 @@
 //! The filter in the query string of a view and in the body of a preview.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterFilter, DeadLetterState, IdFilter, ListQuery, Resolution, ScriptId, TriggerId};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -100,6 +103,38 @@ pub(super) struct Filter {
     #[serde(default)]
     #[param(ignore)]
     metadata: BTreeMap<String, String>,
+}
+
+/// Reads a filter from an object alone. Without this, an array would set the fields by their order.
+pub(super) fn object<'de, D: Deserializer<'de>>(body: D) -> Result<DeadLetterFilter, D::Error> {
+    body.deserialize_map(Object)
+}
+
+/// Reads a filter from an object, or the default from `null`.
+pub(super) fn object_or_null<'de, D: Deserializer<'de>>(body: D) -> Result<DeadLetterFilter, D::Error> {
+    body.deserialize_option(Object)
+}
+
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = DeadLetterFilter;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_none<E>(self) -> Result<DeadLetterFilter, E> {
+        Ok(DeadLetterFilter::default())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, body: D) -> Result<DeadLetterFilter, D::Error> {
+        object(body)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<DeadLetterFilter, A::Error> {
+        DeadLetterFilter::deserialize(MapAccessDeserializer::new(fields))
+    }
 }
 
 /// Returns an error if a text of the filter is longer than a query string may contain.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    filter::{Filter, check_lengths},
+    filter::{Filter, check_lengths, object},
     model::{Capped, Letter},
 };
 use crate::{
@@ -29,6 +29,7 @@ pub(super) struct PreviewRequest {
     /// The letters to change in each app. Ids need exactly one app. An empty filter selects every open letter, or every closed one to reopen. The state
     /// `any` selects the same letters. To delete letters the filter must name a field; `any` then selects letters in any
     /// state.
+    #[serde(deserialize_with = "object")]
     #[schema(value_type = Filter)]
     filter: DeadLetterFilter,
 }

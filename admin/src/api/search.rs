@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
-    filter::{Filter, check_lengths},
+    filter::{Filter, check_lengths, object_or_null},
     groups::Groups,
     letters::Letters,
 };
@@ -30,9 +30,9 @@ pub(super) struct SearchRequest {
     #[schema(min_length = 1, max_length = 1_000)]
     payload_contains: String,
     /// The letters to search, every open letter by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     #[schema(value_type = Option<Filter>)]
-    filter: Option<DeadLetterFilter>,
+    filter: DeadLetterFilter,
     /// The maximum number of letters, 50 by default.
     #[schema(minimum = 1, maximum = 500)]
     size: Option<u32>,
@@ -63,7 +63,6 @@ pub(super) async fn search_letters(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let SearchRequest { payload_contains, filter, size, after, scan_limit } = request;
-    let filter = filter.unwrap_or_default();
     check_lengths(&filter)?;
     let mut page = PageRequest::default().after(after).scan_limit(scan_limit);
     page.size = size.unwrap_or(page.size);
@@ -80,9 +79,9 @@ pub(super) struct GroupSearchRequest {
     #[schema(min_length = 1, max_length = 1_000)]
     payload_contains: String,
     /// The letters to search, every open letter by default.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object_or_null")]
     #[schema(value_type = Option<Filter>)]
-    filter: Option<DeadLetterFilter>,
+    filter: DeadLetterFilter,
     /// The maximum number of groups, 50 by default.
     #[schema(minimum = 1, maximum = 500)]
     limit: Option<u32>,
@@ -109,7 +108,6 @@ pub(super) async fn search_groups(
 ) -> Result<Response, Problem> {
     let access = access.app(app_id)?;
     let GroupSearchRequest { payload_contains, filter, limit, scan_limit } = request;
-    let filter = filter.unwrap_or_default();
     check_lengths(&filter)?;
     let mut request = GroupRequest::default().payload_contains(payload_contains).scan_limit(scan_limit);
     request.limit = limit.unwrap_or(request.limit);
