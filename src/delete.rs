@@ -61,8 +61,8 @@ pub trait DeadLetterDelete: Send + Sync {
     ///
     /// Each of these is returned with nothing sent to the database:
     ///
-    /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if the filter has neither
-    ///   `created_before` nor `ids`: the call would also delete letters that fail meanwhile;
+    /// - [`MissingCreatedBefore`](DeadLetterRepoError::MissingCreatedBefore) if unresolved letters can match,
+    ///   and the filter has neither `created_before` nor `ids`: the call would also delete letters that fail meanwhile;
     /// - [`MissingResolvedBefore`](DeadLetterRepoError::MissingResolvedBefore) if only resolved letters match, and the
     ///   filter has none of `resolved_before`, `run_id` and `ids`: the call would also delete letters that are resolved
     ///   meanwhile;

@@ -84,11 +84,11 @@ pub enum DeadLetterRepoError {
          that fail meanwhile"
     )]
     MissingCreatedBefore,
-    /// The filter of a bulk call that reopens has none of `resolved_before`, `run_id` and `ids`: the call would also
-    /// reopen letters that are closed meanwhile.
+    /// The filter of a bulk call that changes resolved letters has none of `resolved_before`, `run_id` and `ids`: the
+    /// call would also change letters that are resolved meanwhile.
     #[error(
-        "the filter of a bulk reopen must have `resolved_before`, `run_id` or `ids`: without one of them the call \
-         would also take letters that are closed meanwhile"
+        "the filter of a bulk call on resolved letters must have `resolved_before`, `run_id` or `ids`: without one of \
+         them the call would also take letters that are resolved meanwhile"
     )]
     MissingResolvedBefore,
     /// The `from` of a time range is after its `until`.

@@ -145,12 +145,12 @@ impl DeadLetterFilter {
     /// ```
     /// use dead_letters::{DeadLetterFilter, DeadLetterState, Resolution};
     ///
-    /// assert!(DeadLetterFilter::default().resolution(Resolution::Ignored).is_of_resolved());
-    /// assert!(DeadLetterFilter::default().state(DeadLetterState::Closed).is_of_resolved());
-    /// // `handler_failed` letters are resolved, and unresolved ones are open too.
-    /// assert!(!DeadLetterFilter::default().is_of_resolved());
+    /// assert!(DeadLetterFilter::default().resolution(Resolution::Ignored).matches_resolved_only());
+    /// assert!(DeadLetterFilter::default().state(DeadLetterState::Closed).matches_resolved_only());
+    /// // Open letters are unresolved, or resolved as `handler_failed`.
+    /// assert!(!DeadLetterFilter::default().matches_resolved_only());
     /// ```
-    pub fn is_of_resolved(&self) -> bool {
+    pub fn matches_resolved_only(&self) -> bool {
         self.effective_state() == DeadLetterState::Closed || self.names_a_resolution()
     }
 

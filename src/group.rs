@@ -9,7 +9,8 @@ use crate::{AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without
 ///
 /// The default is the 50 largest, without a scan limit and without timelines.
 ///
-/// Every field may be missing when it is deserialized. An unknown field is an error. `Debug` shows the text by its size.
+/// Every field may be missing when it is deserialized. An unknown field is an error. `Debug` shows only
+/// the size of `payload_contains`.
 ///
 /// # Examples
 ///

@@ -433,7 +433,8 @@ pub struct Replayed {
     /// The error that ended the call after a part of the batch was replayed or had failed. The letters in `ids` are
     /// replayed nonetheless.
     pub stopped: Option<DeadLetterRepoError>,
-    /// Whether letters locked by another transaction were skipped, which the next call may not reach.
+    /// Whether letters were skipped, which the next call may not reach: another transaction has locked them, or a
+    /// policy or trigger of the database prevents the update.
     pub skipped_locked: bool,
     /// Whether the next call may replay more.
     pub more: bool,

@@ -661,6 +661,35 @@ async fn on_postgres_each_statement_uses_its_index_and_throws_no_row_away_with_e
     }
 }
 
+/// A batch that was stored at once has one time.
+#[tokio::test]
+async fn on_postgres_a_search_for_groups_reads_no_more_payloads_of_letters_with_one_time() {
+    let db = TestDb::postgres().await;
+    fill(&db, 1_000).await;
+    db.execute("UPDATE dead_letters SET created_at = '2026-01-01Z'").await;
+    db.execute("VACUUM ANALYZE dead_letters").await;
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    let groups = GroupRequest::default().payload_contains("{").scan_limit(10);
+    for state in [DeadLetterState::Open, DeadLetterState::Unresolved, DeadLetterState::Any] {
+        let filter = DeadLetterFilter::default().state(state);
+        let found = repo.error_groups(apps()[0], &filter, &groups).await.unwrap();
+        assert_eq!(found.groups[0].count, 10);
+        for statement in recorded.take().into_iter().filter(is_of_rows) {
+            for generic in [false, true] {
+                let plan = plan(&db, &statement, generic).await;
+                let read = plan.lines().filter_map(|line| rows_of(line).or_else(|| removed_of(line)));
+                // Closed letters of that time may stand between the open ones.
+                assert!(
+                    read.fold(0.0, f64::max) <= 110.0,
+                    "{state}, generic: {generic}\n{}\n{plan}",
+                    statement.sql
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn on_postgres_no_statement_reads_many_rows_while_the_statistics_know_of_none_that_is_closed() {
     let db = with_statistics_of("resolved_at = NULL, resolution = NULL, run_id = NULL").await;

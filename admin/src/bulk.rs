@@ -492,7 +492,7 @@ fn may_run(access: &AppAccess, action: Action) -> Result<(), Problem> {
 
 /// Returns whether the cutoff of a run is about the time at which its letters were resolved.
 pub(crate) fn is_by_closing(action: Action, filter: &DeadLetterFilter) -> bool {
-    action == Action::Reopened || action == Action::Deleted && filter.is_of_resolved()
+    action == Action::Reopened || action == Action::Deleted && filter.matches_resolved_only()
 }
 
 /// Counts the letters of these apps that a run would change, and freezes the filter.

@@ -88,6 +88,7 @@ fn actions(app: AppId, id: DeadLetterId, token: &str) -> Vec<Action> {
         (format!("letters/{id}/edit/review"), "version=1&payload=1".to_owned()),
         (format!("letters/{id}/edit/replay"), "version=1&payload=1".to_owned()),
         ("search".to_owned(), "payload_contains=4711".to_owned()),
+        ("search".to_owned(), "payload_contains=4711&groups=true".to_owned()),
         ("bulk/preview".to_owned(), format!("app={app}&action=ignored")),
         ("bulk/run".to_owned(), format!("token={token}")),
         ("bulk/undo".to_owned(), format!("app={app}&run_id={}", Uuid::nil())),

@@ -170,6 +170,10 @@ async fn a_letter_that_was_replayed_and_reopened_meanwhile_is_not_replayed(world
     let reopen = ReopenRequest::default().include_replayed(true);
     let this = DeadLetterFilter::default().ids([id]);
     world.repo.reopen_matching(world.app, &this, &Attribution::by("grace"), &reopen).await.unwrap();
+    // More than a page of the history.
+    for _ in 0..60 {
+        world.repo.record_reveal(world.app, id, Some("bob")).await.unwrap();
+    }
     for step in ["/review", "/replay"] {
         let page = edit(&client, &world, id, step, &fields).await;
         assert_eq!(page.status, StatusCode::CONFLICT, "{page}");

@@ -1229,7 +1229,7 @@ async fn closed_letters_are_reopened_from_their_tab(world: World) {
         let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
         assert!(preview.shows(&format!("Reopen {count}?")), "{preview}");
         if count == "2 letters" {
-            assert!(preview.shows("Letters that are closed later are not changed."), "{preview}");
+            assert!(preview.shows("Letters that are resolved later are not changed."), "{preview}");
             let fields = [("token", preview.hidden("token"))];
             let fields = fields.each_ref().map(|(name, value)| (*name, value.as_str()));
             let page = world.act(&client, "/bulk/run", &fields).await;
@@ -2190,8 +2190,12 @@ async fn hostile_texts_are_text_on_every_page(world: World) {
     let token = preview.hidden("token");
     let search = form(&[("payload_contains", "alert"), ("list", &format!("?{source}"))]);
     pages.push(client.post_as(world.at("/search"), FORM, search).await);
-    let nothing = form(&[("payload_contains", HOSTILE)]);
-    pages.push(client.post_as(world.at("/search"), FORM, nothing).await);
+    let groups = form(&[("payload_contains", "alert"), ("groups", "true"), ("list", &format!("?{source}"))]);
+    pages.push(client.post_as(world.at("/search"), FORM, groups).await);
+    for groups in ["", "true"] {
+        let nothing = form(&[("payload_contains", HOSTILE), ("groups", groups)]);
+        pages.push(client.post_as(world.at("/search"), FORM, nothing).await);
+    }
     pages.push(world.act(&client, "/bulk/run", &[("token", &token), ("note", HOSTILE)]).await);
     pages.push(preview);
     for page in pages {

@@ -285,8 +285,17 @@ async fn the_groups_of_a_search_count_only_the_letters_that_it_finds(world: Worl
     assert!(text.contains(&format!("source=orders&#38;group_key={key}")), "{page}");
     let early = [("payload_contains", NEEDLE), ("list", "?scan_limit=2"), ("groups", "true")];
     assert!(world.search(&client, &early).await.text().contains("Searched back to <time"));
+    assert!(text.contains("The link of a group shows all its letters"), "{page}");
     let none = world.search(&client, &[("payload_contains", "none such"), ("groups", "true")]).await;
     assert!(none.text().contains("No payload contains the text"), "{none}");
+    assert!(!none.text().contains("The link of a group"), "{none}");
+    for number in 0..51 {
+        let letter =
+            NewDeadLetter { op: format!("op-{number}"), payload: json!("many"), ..letter(world.app) };
+        world.insert(letter).await;
+    }
+    let many = world.search(&client, &[("payload_contains", "many"), ("groups", "true")]).await;
+    assert!(many.text().contains("Only the 50 largest groups are shown."), "{many}");
     let cursor = client.get(world.path("letters?size=1")).await.json()["next"].as_str().unwrap().to_owned();
     let both =
         world.search(&client, &[("payload_contains", "x"), ("groups", "true"), ("after", &cursor)]).await;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use dead_letters::{
     AppId, DeadLetterId, DeadLetterRepo, DeadLetterTransfer, NewDeadLetter, StoredLetter,
     testing::{letter, stored_letter},
@@ -132,7 +132,7 @@ async fn a_command_changes_just_the_letters_that_a_search_finds(store: Store) {
         store.with_payload(store.app, "needle-3").await,
     ];
     store.with_payload(store.app, "hay").await;
-    let is_open = async |state: &str, expected: &[DeadLetterId]| {
+    let lists = async |state: &str, expected: &[DeadLetterId]| {
         let mut listed = ids(&store.run(&format!("list --state {state}")));
         listed.sort();
         let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
@@ -141,20 +141,20 @@ async fn a_command_changes_just_the_letters_that_a_search_finds(store: Store) {
     };
     let ran = store.run("resolve --payload-contains needle --yes --note known");
     assert!(ran.code == 0 && ran.out.starts_with('3'), "{ran:?}");
-    is_open("closed", &needles).await;
+    lists("closed", &needles).await;
     let history = store.run("history");
     assert!(!history.out.contains("needle") && history.out.contains("known"), "{history:?}");
 
     let ran = store.run("reopen --app {app} --payload-contains needle --yes");
     assert!(ran.code == 0 && ran.out.starts_with('2'), "{ran:?}");
-    is_open("closed", &needles[1..2]).await;
+    lists("closed", &needles[1..2]).await;
     let ran = store.run("delete --state any --payload-contains needle-2 --yes");
     assert!(ran.code == 0 && ran.out.starts_with('1'), "{ran:?}");
-    is_open("closed", &[]).await;
+    lists("closed", &[]).await;
     let ran = own(&store, "replay --payload-contains needle --source orders --yes");
     assert!(ran.code == 0 && ran.out.starts_with('2'), "{ran:?}");
     assert_eq!(ran.err.matches("back: ").count(), 2, "{ran:?}");
-    is_open("closed", &[needles[0], needles[2]]).await;
+    lists("closed", &[needles[0], needles[2]]).await;
     assert_eq!(store.run("resolve --payload-contains needle --yes").out, "0\n");
     assert_eq!(store.unresolved().await, 1);
 }
@@ -213,7 +213,16 @@ async fn the_groups_of_a_search_count_only_the_letters_that_it_finds(store: Stor
     assert_eq!(counts(&store.run("groups")), ["3"]);
     assert_eq!(counts(&store.run("groups --payload-contains needle")), ["2"]);
     assert_eq!(counts(&store.run("groups --payload-contains needle-2 --source orders")), ["1"]);
-    let early = store.run("groups --payload-contains needle --scan-limit 1");
-    assert!(early.out.starts_with("1\t"), "{early:?}");
-    assert!(early.err.contains("raise --scan-limit"), "{early:?}");
+    // Failed a second before, in the same group.
+    let older = StoredLetter {
+        payload: "needle-0".to_owned(),
+        payload_kind: Some("text".to_owned()),
+        ..stored_letter(store.app, Utc::now() - TimeDelta::seconds(1))
+    };
+    store.repo.import(&[older]).await.unwrap();
+    let early = store.run("groups --payload-contains needle --scan-limit 3");
+    assert!(early.out.starts_with("2\t"), "{early:?}");
+    let (_, until) = early.err.split_once("--until ").unwrap();
+    let rest = store.run(&format!("groups --payload-contains needle --until {}", until.trim()));
+    assert_eq!((counts(&rest), &*rest.err), (vec!["1".to_owned()], ""));
 }

@@ -117,12 +117,12 @@ impl<'a> Bulk<'a> {
         limit: u32,
     ) -> Result<Self, DeadLetterRepoError> {
         check(filter)?;
-        let is_of_resolved = match change {
+        let resolved_only = match change {
             Change::Resolve(..) => false,
             Change::Reopen { .. } => true,
-            Change::Delete(_) => filter.is_of_resolved(),
+            Change::Delete(_) => filter.matches_resolved_only(),
         };
-        let missing = match is_of_resolved {
+        let missing = match resolved_only {
             false if filter.created_before.is_none() => Some(DeadLetterRepoError::MissingCreatedBefore),
             true if filter.resolved_before.is_none() && filter.run_id.is_none() => {
                 Some(DeadLetterRepoError::MissingResolvedBefore)
@@ -350,8 +350,8 @@ impl<'a> Bulk<'a> {
                 rows.clear();
             }
         }
-        // The database did not let the call change every letter that it picked. If it changed none, another call would
-        // pick the same.
+        // A trigger or a policy may hide picked letters from the change. If it hid all of them, another call would pick
+        // the same.
         let more = picked == u64::from(self.limit) && !rows.is_empty();
         skipped |= !more && (rows.len() as u64) < picked;
         Ok(Ran { rows, more, skipped })

@@ -134,17 +134,19 @@ fn group_errors(
         .limit(shown(limit.into()))
         .take();
     // A lookup for each of the few groups that are left, because PostgreSQL before 18 has no max(uuid).
-    let newest = Query::select()
+    let mut newest = Query::select();
+    newest
         .column(Column::Id)
         .from(Entity)
         .cond_where(matching.condition())
         .and_where(Column::CreatedAt.into_expr().eq(Expr::col(("largest", "shown_at"))))
-        .and_where(Column::GroupKey.into_expr().eq(Expr::col(("largest", Column::GroupKey))))
+        .and_where(Column::GroupKey.into_expr().eq(Expr::col(("largest", Column::GroupKey))));
+    // A search reads payloads, so that its lookup must stop at the first match of the index.
+    if !matching.is_search() {
         // Erased letters last: false sorts before true.
-        .order_by_expr(is_erased(), Order::Asc)
-        .order_by(Column::Id, Order::Desc)
-        .limit(1)
-        .take();
+        newest.order_by_expr(is_erased(), Order::Asc);
+    }
+    newest.order_by(Column::Id, Order::Desc).limit(1);
     let groups = Query::select()
         .column(("largest", Asterisk))
         .expr_as(newest, "newest_id")

@@ -141,13 +141,14 @@ impl<'a> Matching<'a> {
         Self { sort, ..self }
     }
 
-    /// Returns the condition of a matching row, for a query that selects few rows in another way.
+    /// Returns the condition of a matching row, for a query that finds single rows in another way. On PostgreSQL the
+    /// condition does not contain the end of the scan.
     pub(super) fn condition(&self) -> Condition {
         let all = Condition::all();
         self.narrowed(self.is_in_scan()).add_option(self.has_text(all))
     }
 
-    /// Returns the condition for the rows that the scan examines. On PostgreSQL it does not know where the scan ends.
+    /// Returns the condition for the rows that the scan examines. On PostgreSQL it does not contain the end of the scan.
     fn is_in_scan(&self) -> Condition {
         self.bounds().add_option(is_of_state(self.filter.effective_state()))
     }
@@ -155,6 +156,11 @@ impl<'a> Matching<'a> {
     /// Returns whether the filter leaves out any of the rows that the scan examines.
     pub(super) fn is_narrow(&self) -> bool {
         !self.narrow(Condition::all()).is_empty()
+    }
+
+    /// Returns whether the rows are those of a search in payloads. None of them is erased.
+    pub(super) fn is_search(&self) -> bool {
+        self.payload_contains.is_some()
     }
 
     /// Returns whether there is a scan limit.
@@ -247,7 +253,7 @@ impl<'a> Matching<'a> {
         self.narrowed(wide).add_option(self.has_text(is_examined))
     }
 
-    /// Adds these conditions, but the one on the payload.
+    /// Adds the filter's conditions without the one on the payload.
     fn narrowed(&self, wide: Condition) -> Condition {
         let narrow = narrow(wide, self.filter, self.dialect);
         if matches!(self.time(), Column::CreatedAt) {
@@ -505,7 +511,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         self.with_payload(matching, contains, scan).await
     }
 
-    /// Leaves the rows whose payload contains a text, among the first that the scan examines.
+    /// Keeps the rows whose payload contains a text, among the first that the scan examines.
     async fn with_payload<'a>(
         &self,
         matching: Matching<'a>,
@@ -536,7 +542,7 @@ impl<C: RepoConnection> SeaOrmDeadLetterRepo<C> {
         self.down_to_end(matching, scan_in_range(scan_limit)?).await
     }
 
-    /// Bounds the matching rows by a scan limit, and leaves those whose payload contains the text, if there is one.
+    /// Bounds the matching rows by a scan limit, and keeps those whose payload contains the text, if there is one.
     pub(super) async fn bounded_with_payload<'a>(
         &self,
         matching: Matching<'a>,

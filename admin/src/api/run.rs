@@ -47,7 +47,7 @@ pub(super) struct RunResult {
     /// Letters of the preview that others changed or that were swept. Null while `more` is true, and if the preview's
     /// count was not exact.
     changed_by_others: Option<u64>,
-    /// Whether the run skipped letters that another transaction has locked. Run again later.
+    /// Whether the run skipped letters that another transaction has locked, or that a trigger protects. Run again later.
     skipped_locked: bool,
     /// Whether the next run may change more letters. All runs of a preview change no more letters than it counted.
     more: bool,

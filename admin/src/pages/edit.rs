@@ -36,8 +36,8 @@ use crate::{
 
 /// Larger payloads are edited in a file, with the command line tool.
 const MAX_EDITED_BYTES: usize = 64 << 10;
-/// Rows of the history among which the last change is looked for. The others may be reveals.
-const NEWEST_ACTIONS: u32 = 50;
+/// Rows of a page of the history, on which the last change is looked for.
+const ACTIONS: u32 = 50;
 /// Unchanged lines that are shown around a change.
 const CONTEXT_LINES: usize = 3;
 /// A comparison that takes longer shows larger changes than necessary.
@@ -99,7 +99,6 @@ struct Editing {
     access: AppAccess,
     letter: DeadLetterSummary,
     stored: String,
-    /// The newest row of the letter's history that is no reveal.
     last_change: Option<Uuid>,
 }
 
@@ -146,10 +145,7 @@ impl Editing {
             ));
         }
         let stored = Which::Own.text(&access, id, 0..u64::MAX).await?;
-        let newest = ActionRequest::default().letter_id(id).limit(NEWEST_ACTIONS);
-        let actions = access.store().actions(access.app_id, &newest).await?;
-        let last_change = actions.iter().find(|action| action.action != Some(Action::Reveal));
-        let last_change = last_change.map(|action| action.id);
+        let last_change = last_change(&access, id).await?;
         Ok(Self { access, letter, stored, last_change })
     }
 
@@ -189,6 +185,19 @@ impl Editing {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         Ok(not_stored(response))
+    }
+}
+
+/// Returns the newest row of the letter's history that is no reveal.
+async fn last_change(access: &AppAccess, id: DeadLetterId) -> Result<Option<Uuid>, Problem> {
+    let mut request = ActionRequest::default().letter_id(id).limit(ACTIONS);
+    loop {
+        let actions = access.store().actions(access.app_id, &request).await?;
+        let change = actions.iter().find(|action| action.action != Some(Action::Reveal));
+        if change.is_some() || actions.len() < ACTIONS as usize {
+            return Ok(change.map(|change| change.id));
+        }
+        request.after = actions.last().map(|action| action.id);
     }
 }
 

@@ -73,7 +73,7 @@ impl Change for Deleting<'_> {
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {
         in_batches(found, BATCH, tally, stop, async |found, limit| {
-            let filter = match found.filter.is_of_resolved() {
+            let filter = match found.filter.matches_resolved_only() {
                 true => found.resolved_by_now(),
                 false => found.filter.clone(),
             };

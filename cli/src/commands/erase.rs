@@ -64,7 +64,7 @@ async fn erase_all(
             tally.done(app_id, erased.ids.len());
             for &id in ids.iter().filter(|id| !erased.ids.contains(id)) {
                 match store.summary(app_id, id).await? {
-                    // An erased letter too, if somebody resolved it with a note since.
+                    // An erased letter may have a new note, which could not be erased.
                     Some(_) if erased.skipped_locked.contains(&id) => {
                         tally.left(id, "another transaction has locked the letter; try again");
                     }

@@ -1,6 +1,6 @@
 use std::cmp::Reverse;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{
     AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, ErrorGroup, GroupRequest, NewErrorGroup,
     NewGroupRequest,
@@ -112,7 +112,15 @@ pub(crate) async fn groups(
         cells
     };
     printer.print_as(&found, &found.groups, full, Some(Layout { columns, cells: Box::new(cells) }))?;
-    warn_of_scan_limit(printer, found.scanned_back_to);
+    match found.scanned_back_to {
+        // Large payloads may have ended the call below the scan limit.
+        Some(time) if request.payload_contains.is_some() => {
+            say!("note: searched back to {}", printer.clock().time(time));
+            let until = time.to_rfc3339_opts(SecondsFormat::Micros, true);
+            say!("hint: search older letters with --until {until}");
+        }
+        scanned_back_to => warn_of_scan_limit(printer, scanned_back_to),
+    }
     Ok(())
 }
 

@@ -56,11 +56,11 @@ impl Ask {
     }
 }
 
-/// The letters of an app that were counted.
+/// Letters of an app that were counted: all of them, or up to 1,000 that a search found.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Ends at the time of the count, or at `--until`. Letters that fail later are neither counted nor
-    /// changed.
+    /// Has the ids that a search found, or ends at the time of the count, or at `--until`. Letters that fail later are
+    /// neither counted nor changed.
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
     /// When the letters were counted, by the database's clock.
@@ -141,8 +141,9 @@ pub(crate) async fn confirmed(
 ) -> Result<Option<Vec<Matching>>, Failure> {
     let (mut found, mut sum, mut ahead) = (Vec::new(), CappedCount::default(), 0);
     for &app_id in &selected.apps {
-        let mut of_app = 0;
-        for mut filter in selected.filters(store, app_id, COUNT_CAP).await? {
+        let (filters, capped) = selected.filters(store, app_id, COUNT_CAP).await?;
+        sum.capped |= capped;
+        for mut filter in filters {
             let count = store.count(app_id, &filter, &CountRequest::default().cap(COUNT_CAP)).await?;
             if let Some(filter) = filter.ahead_of(count.as_of) {
                 let request = CountRequest::default().cap(AHEAD_CAP);
@@ -151,14 +152,12 @@ pub(crate) async fn confirmed(
             if filter.ids.is_none() && filter.effective_state() != DeadLetterState::Closed {
                 filter.created_before = Some(count.as_of);
             }
-            of_app += count.matching.count;
+            sum.count += count.matching.count;
             sum.capped |= count.matching.capped;
             if count.matching.count > 0 {
                 found.push(Matching { app_id, filter, count: count.matching.count, now: count.now });
             }
         }
-        sum.count += of_app;
-        sum.capped |= of_app >= COUNT_CAP.into();
     }
     if ahead > 0 {
         say!(

@@ -106,6 +106,8 @@ impl Change for Replaying<'_> {
     async fn check(&self, selected: &Selected) -> Result<(), Failure> {
         let filter = selected.filter.clone();
         let truncated = match self.replayer.accepts_truncated() {
+            // No search finds an erased letter.
+            true if selected.payload_contains.is_some() => return Ok(()),
             true => filter.erased(true),
             false => filter.truncated(true),
         };

@@ -45,8 +45,9 @@ impl Selected {
         for &app_id in &self.apps {
             let CappedCount { count, capped } = match &self.payload_contains {
                 Some(contains) => {
-                    let found = found(store, app_id, filter, contains, cap).await?;
-                    CappedCount { count: found.len() as u64, capped: found.len() == cap as usize }
+                    let found =
+                        found(store, app_id, filter, contains, cap.saturating_add(1)).await?.len() as u64;
+                    CappedCount { count: found.min(cap.into()), capped: found > cap.into() }
                 }
                 None => store.count(app_id, filter, &CountRequest::default().cap(cap)).await?.matching,
             };
@@ -56,17 +57,20 @@ impl Selected {
         Ok(sum)
     }
 
-    /// Returns filters that together select the letters of an app, oldest first, at most `limit`. A search finds the ids of
-    /// its letters: no bulk call takes its text, and payloads don't change but by erasure.
+    /// Returns filters that together select the letters of an app, oldest first, and whether a search found more than
+    /// `limit`. A search finds the ids of its letters: no bulk call takes its text, and only an erasure changes a stored
+    /// payload.
     pub(crate) async fn filters(
         &self,
         store: &dyn DeadLetterStore,
         app_id: AppId,
         limit: u32,
-    ) -> Result<Vec<DeadLetterFilter>, Failure> {
-        let Some(contains) = &self.payload_contains else { return Ok(vec![self.filter.clone()]) };
-        let ids = found(store, app_id, &self.filter, contains, limit).await?;
-        Ok(ids.chunks(MAX_IDS).map(|ids| self.filter.clone().ids(ids)).collect())
+    ) -> Result<(Vec<DeadLetterFilter>, bool), Failure> {
+        let Some(contains) = &self.payload_contains else { return Ok((vec![self.filter.clone()], false)) };
+        let mut ids = found(store, app_id, &self.filter, contains, limit.saturating_add(1)).await?;
+        let capped = ids.len() > limit as usize;
+        ids.truncate(limit as usize);
+        Ok((ids.chunks(MAX_IDS).map(|ids| self.filter.clone().ids(ids)).collect(), capped))
     }
 }
 

@@ -81,7 +81,10 @@ impl Tally {
         self.skipped_locked |= skipped_locked;
         if !more && self.skipped_locked {
             self.left += 1;
-            say!("note: letters that another transaction has locked were skipped; run the command again");
+            say!(
+                "note: letters that could not be changed now were skipped, because another transaction has locked them or a \
+                 trigger protects them; run the command again"
+            );
         }
         more
     }
