@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, io, ops::Range, time::Duration};
 
 use axum::body::{Body, Bytes};
-use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterStore};
+use dead_letters::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterStore, PayloadKind};
 use futures_util::stream::try_unfold;
 use serde::de::IgnoredAny;
 use tokio::{
@@ -403,7 +403,7 @@ fn value_length(text: &[u8]) -> usize {
 /// of them. At most eight such tasks run at a time.
 ///
 /// The download is aborted if the client takes no piece for 30 seconds, if it takes more than ten minutes, if the
-/// letter is deleted, or if the store fails. The client then sees that the text is incomplete.
+/// letter is deleted or erased between two parts, or if the store fails. The client then sees that the text is incomplete.
 pub(crate) fn stream(
     access: &AppAccess,
     which: Which,
@@ -421,6 +421,13 @@ pub(crate) fn stream(
             send(&sender, &part).await?;
             // A part with fewer bytes than the requested characters is the last one.
             if (part.len() as u64) < PART_CHARACTERS {
+                // The text of a letter that was erased between two parts is shorter.
+                if end > PART_CHARACTERS {
+                    let letter = admin.store.summary(app_id, id).await.map_err(io::Error::other)?;
+                    if letter.is_none_or(|letter| letter.payload_kind == Some(PayloadKind::Erased)) {
+                        return Err(io::Error::other(Broken));
+                    }
+                }
                 return sender.send(None).await.map_err(io::Error::other);
             }
             let start = end;

@@ -15,8 +15,8 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
-    Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter, OnOpen, Resolution,
-    Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
+    Attribution, DeadLetterDelete, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, NewDeadLetter,
+    OnOpen, Resolution, Retention, RetentionPolicy, SeaOrmDeadLetterRepo, StoredLetter, connect_options,
     migration::Migrator,
     open,
     testing::{Call, FailingStore, internal, letter, stored_letter, transient},
@@ -424,6 +424,25 @@ async fn a_reader_that_stalls_holds_a_few_pieces_of_a_payload_and_is_given_up() 
     }
     // They have left their places.
     assert_eq!(client.get(&path).await.body.len(), 20 << 20);
+}
+
+#[tokio::test]
+async fn the_download_of_a_letter_that_is_erased_meanwhile_does_not_end_as_if_it_were_whole() {
+    let (repo, app) = (memory().await, new_app());
+    let stored = StoredLetter { payload: "x".repeat(20 << 20), ..stored_letter(app, Utc::now()) };
+    repo.import(std::slice::from_ref(&stored)).await.unwrap();
+    let client = Client::from(Admin::new(Arc::new(repo.clone()), let_in(Operator::full("ada"))));
+    let mut answer = client.stream(&format!("/api/apps/{app}/letters/{}/payload", stored.id)).await;
+    answer.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(repo.erase(app, &[stored.id], &Attribution::by("grace")).await.unwrap().ids, [stored.id]);
+    let mut body = answer.into_body();
+    let end = loop {
+        match body.frame().await {
+            Some(Ok(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Some(Err(_))));
 }
 
 // Addresses
