@@ -69,7 +69,8 @@ impl fmt::Display for Action {
 /// A row of the history: one call of an operator that changed one letter or saw its redacted content, or one batch of a
 /// bulk run.
 ///
-/// The row was written together with the change, and nothing changes it later. It outlives its letters, until
+/// The row was written together with the change. Only [`erase`](crate::DeadLetterDelete::erase) changes it later: the
+/// call empties the notes of older rows that name an erased letter. A row outlives its letters, until
 /// [`sweep_actions`](crate::DeadLetterRetention::sweep_actions) deletes it.
 ///
 /// A text that was cut ends with ` [cut]`. `Debug` shows the texts by their size.

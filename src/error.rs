@@ -77,8 +77,8 @@ pub enum DeadLetterRepoError {
         /// The largest size that the call takes.
         max: usize,
     },
-    /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve letters that
-    /// fail meanwhile.
+    /// The filter of a bulk call has neither `created_before` nor `ids`: the call would also resolve, replay or
+    /// delete letters that fail meanwhile.
     #[error(
         "the filter of a bulk call must have `created_before` or `ids`: without both the call would also take letters \
          that fail meanwhile"
@@ -390,8 +390,8 @@ impl DeadLetterRepoError {
 pub enum ErrorKind {
     /// The letter does not exist.
     NotFound,
-    /// The letter is not in the state that the call requires: another caller changed it first, or its payload is not
-    /// whole. Or the batch was done already.
+    /// The state does not allow the call: another caller changed the letter or took the event first, the payload is
+    /// truncated or erased, or the batch was done already.
     Conflict,
     /// An argument is invalid. The same call fails again.
     Invalid,

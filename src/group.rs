@@ -72,8 +72,8 @@ debug_without_content! { GroupRequest { limit, scan_limit, timeline; payload_con
 pub struct ErrorGroups {
     /// The groups, largest first.
     pub groups: Vec<ErrorGroup>,
-    /// Where the scan limit stopped the call: letters created before this time are in no group. `None` if nothing was
-    /// left out.
+    /// Where the scan limit stopped the call: the `created_at` of the last examined letter, or its `resolved_at` if
+    /// the filter's state is closed. Earlier letters are in no group. `None` if nothing was left out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 
@@ -214,8 +214,8 @@ setters! { NewGroupRequest { into among: Vec<AppId>, plain scan_limit: u32, plai
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NewErrorGroups {
-    /// The groups. The group whose first letter since `since` was created last comes first, then groups go by app and
-    /// key. Groups that are neither new nor regressed come last, sorted by their open letters first, most first.
+    /// The groups. [Known](NewGroupState::Known) groups come last, those with the most open letters first. Otherwise
+    /// groups are sorted by `first_seen`, latest first, then by app and key.
     pub groups: Vec<NewErrorGroup>,
     /// Where the scan limit stopped the call: it knows nothing of letters created before this time. `None` if nothing
     /// was left out. If the call went app by app, it is the latest of the apps' times.

@@ -38,10 +38,10 @@ pub struct PageRequest {
     /// Where the page begins: the [`Page::next`] of the page before. `None` is the first page.
     pub after: Option<Cursor>,
     /// How many letters the call may examine, at least 1. It examines the first letters of the app and the filter's state
-    /// in the order of [`sort`](field@Self::sort), within the filter's times and after the cursor. It examines closed
-    /// letters in the order in which they were closed, whatever the filter's times. `None` is no limit: if few letters
-    /// match, a page then reads all letters. A [search](crate::DeadLetterRead::search_payloads) always has a limit, also
-    /// with ids or a run.
+    /// in the order of [`sort`](field@Self::sort), within the filter's times and after the cursor. If the filter's
+    /// state is closed, the order is that of `resolved_at`, and only `resolved_from` and `resolved_before` narrow
+    /// what is examined. `None` is no limit: if few letters match, a page then reads all letters. A
+    /// [search](crate::DeadLetterRead::search_payloads) always has a limit, also with ids or a run.
     pub scan_limit: Option<u32>,
 }
 

@@ -68,8 +68,8 @@ setters! { TimelineRequest { some scan_limit: u32 } }
 pub struct Timeline {
     /// The buckets, oldest first.
     pub buckets: Vec<Bucket>,
-    /// Where the scan limit stopped the call: letters created before this time are not counted. `None` if nothing was
-    /// left out.
+    /// Where the scan limit stopped the call: the `created_at` of the last examined letter, or its `resolved_at` if
+    /// the filter's state is closed. Earlier letters are not counted. `None` if nothing was left out.
     pub scanned_back_to: Option<DateTime<Utc>>,
 }
 

@@ -227,8 +227,8 @@ impl Frozen {
         self.operator == access.operator.name()
     }
 
-    /// Returns the time from which a letter of the last step that was to fail again has done so, if the letters behave as
-    /// before.
+    /// Returns when the wait after the last step ends. By then every letter that fails again should have failed, if
+    /// retries take as long as before.
     pub(crate) fn fails_until(&self) -> Option<DateTime<Utc>> {
         self.at.checked_add_signed(self.wait())
     }
@@ -967,8 +967,8 @@ async fn changed_by_others(
     Ok(others)
 }
 
-/// Returns whether a letter is still as the run closed it, and so whether there is anything to undo. The count reads the
-/// whole run, so a run of more letters is taken to have some.
+/// Returns whether the run still has a letter that an undo would reopen. The count reads the whole run, so a run that
+/// changed more than [`LEFT_OUT_CAP`] letters returns `true` without a count.
 pub(crate) async fn has_letters(accesses: &[AppAccess], run_id: Uuid, changed: u64) -> Result<bool, Problem> {
     if changed > LEFT_OUT_CAP.into() {
         return Ok(true);

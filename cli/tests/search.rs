@@ -217,6 +217,7 @@ async fn the_groups_of_a_search_count_only_the_letters_that_it_finds(store: Stor
     let older = StoredLetter {
         payload: "needle-0".to_owned(),
         payload_kind: Some("text".to_owned()),
+        script_id: None,
         ..stored_letter(store.app, Utc::now() - TimeDelta::seconds(1))
     };
     store.repo.import(&[older]).await.unwrap();
@@ -224,5 +225,14 @@ async fn the_groups_of_a_search_count_only_the_letters_that_it_finds(store: Stor
     assert!(early.out.starts_with("2\t"), "{early:?}");
     let (_, until) = early.err.split_once("--until ").unwrap();
     let rest = store.run(&format!("groups --payload-contains needle --until {}", until.trim()));
+    assert_eq!((counts(&rest), &*rest.err), (vec!["1".to_owned()], ""));
+    for text in ["needle-2", "needle"] {
+        assert_eq!(store.run(&format!("resolve --payload-contains {text} --yes")).code, 0);
+    }
+    let closed = "groups --state closed --payload-contains needle";
+    let early = store.run(&format!("{closed} --scan-limit 2"));
+    assert!(early.out.starts_with("2\t"), "{early:?}");
+    let (_, until) = early.err.split_once("--resolved-until ").unwrap();
+    let rest = store.run(&format!("{closed} --resolved-until {}", until.trim()));
     assert_eq!((counts(&rest), &*rest.err), (vec!["1".to_owned()], ""));
 }

@@ -75,7 +75,8 @@ enum Write {
     Delete(DeleteStatement),
 }
 
-/// Returns whether the call finds its letters by the time at which they were closed.
+/// Returns whether the call selects closed letters, or `handler_failed` letters to reopen. [`order`](Bulk::order)
+/// returns the column that sorts them.
 fn by_closing(change: Change<'_>, filter: &DeadLetterFilter) -> bool {
     match change {
         Change::Resolve(..) => false,

@@ -1,7 +1,8 @@
 //! The rows that a call selects, and the scan limit.
 //!
 //! No index serves a filter on source, op or error. If hardly any row matches, a call would read the whole app. A
-//! scan limit bounds the call to the newest rows, down to the row where the scan ends.
+//! scan limit bounds the call to the first rows in its order, newest or oldest first, up to the row where the scan
+//! ends.
 //!
 //! On PostgreSQL one statement finds that row and the call's rows, in one snapshot. The call reads the rows of the
 //! scan from a subquery, whose LIMIT shows the planner how few they are. SQLite would copy payloads into such a
@@ -339,7 +340,8 @@ impl<'a> Matching<'a> {
     fn scanned(&self, scan: u32) -> SelectStatement {
         let all = Query::select().column(Asterisk).take();
         if self.payload_contains.is_some() {
-            // The table's own columns by name: a service may have added one that is called like a sum.
+            // Selects the store's own columns by name, because a service may have added a column that is named like
+            // `NUMBER` or `TOTAL`.
             let mut scanned = Entity::find().into_query();
             scanned.from_clear().from_subquery(self.first_searched(scan.into(), &all), Entity);
             self.add_totals(&mut scanned, payload_bytes());

@@ -2,8 +2,8 @@ use std::cmp::Reverse;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use dead_letters::{
-    AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterStore, ErrorGroup, GroupRequest, NewErrorGroup,
-    NewGroupRequest,
+    AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterState, DeadLetterStore, ErrorGroup, GroupRequest,
+    NewErrorGroup, NewGroupRequest,
 };
 use serde::Serialize;
 
@@ -116,8 +116,12 @@ pub(crate) async fn groups(
         // Large payloads may have ended the call below the scan limit.
         Some(time) if request.payload_contains.is_some() => {
             say!("note: searched back to {}", printer.clock().time(time));
+            let option = match filter.effective_state() {
+                DeadLetterState::Closed => "--resolved-until",
+                _ => "--until",
+            };
             let until = time.to_rfc3339_opts(SecondsFormat::Micros, true);
-            say!("hint: search older letters with --until {until}");
+            say!("hint: search older letters with {option} {until}");
         }
         scanned_back_to => warn_of_scan_limit(printer, scanned_back_to),
     }

@@ -59,8 +59,8 @@ impl Ask {
 /// Letters of an app that were counted: all of them, or up to 1,000 that a search found.
 pub(crate) struct Matching {
     pub(crate) app_id: AppId,
-    /// Has the ids that a search found, or ends at the time of the count, or at `--until`. Letters that fail later are
-    /// neither counted nor changed.
+    /// The filter of these letters. It has the ids that a search found, or ends at `--until` or the time of the
+    /// count. A filter on closed letters ends only in [`resolved_by_now`](Self::resolved_by_now).
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
     /// When the letters were counted, by the database's clock.

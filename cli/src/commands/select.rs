@@ -58,8 +58,8 @@ impl Selected {
     }
 
     /// Returns filters that together select the letters of an app, oldest first, and whether a search found more than
-    /// `limit`. A search finds the ids of its letters: no bulk call takes its text, and only an erasure changes a stored
-    /// payload.
+    /// `limit`. For a search these are filters by the ids of the letters found, because no bulk call takes the search
+    /// text. The ids stay correct, because only an erasure changes a stored payload.
     pub(crate) async fn filters(
         &self,
         store: &dyn DeadLetterStore,
@@ -95,7 +95,7 @@ async fn found(
     }
 }
 
-/// Resolves short ids and keys. `narrow` restricts the filter to letters that the command can be about.
+/// Looks up short ids and keys. `narrow` restricts the filter to letters that the command can be about.
 pub(crate) async fn select(
     store: &dyn DeadLetterStore,
     filter: Filter,
