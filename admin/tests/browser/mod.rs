@@ -12,7 +12,7 @@ use axum::Router;
 use dead_letters::{AppId, Retention, RetentionPolicy, testing::FailingStore};
 use dead_letters_admin::{Admin, Operator, Right};
 use futures_util::FutureExt;
-use thirtyfour::{components::escape_string, prelude::*};
+use thirtyfour::{components::escape_string, error::WebDriverErrorInner, prelude::*};
 use tokio::{net::TcpListener, task::JoinHandle, time::interval};
 
 use self::driver::JavaScript;
@@ -125,6 +125,10 @@ impl Drop for Site {
     }
 }
 
+fn box_of(value: &str) -> String {
+    format!("//main//input[@type='checkbox' and @value={}]", escape_string(value))
+}
+
 /// A person's use of a browser, by the words that they see.
 pub(crate) struct Browser {
     driver: WebDriver,
@@ -188,32 +192,44 @@ impl Browser {
             .await
     }
 
+    /// Does it to what is found there, and again if the page has replaced that before it was done.
+    async fn with(
+        &self,
+        path: &str,
+        act: impl AsyncFn(&WebElement) -> WebDriverResult<()>,
+    ) -> WebDriverResult<()> {
+        for _ in 0..3 {
+            match act(&self.find(By::XPath(path)).await?).await {
+                Err(error) if matches!(error.as_inner(), WebDriverErrorInner::StaleElementReference(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        act(&self.find(By::XPath(path)).await?).await
+    }
+
     pub(crate) async fn click(&self, path: &str) -> WebDriverResult<()> {
-        let found = self.find(By::XPath(path)).await?;
-        found.scroll_into_view().await?;
-        found.click().await
+        self.with(path, async |found| {
+            found.scroll_into_view().await?;
+            found.click().await
+        })
+        .await
     }
 
     pub(crate) async fn tick(&self, value: &str) -> WebDriverResult<()> {
-        let found = self.box_of(value).await?;
-        found.scroll_into_view().await?;
-        found.click().await
+        self.click(&box_of(value)).await
     }
 
     pub(crate) async fn is_ticked(&self, value: &str) -> WebDriverResult<bool> {
-        self.box_of(value).await?.is_selected().await
-    }
-
-    async fn box_of(&self, value: &str) -> WebDriverResult<WebElement> {
-        let path = format!("//main//input[@type='checkbox' and @value={}]", escape_string(value));
-        self.find(By::XPath(path)).await
+        self.find(By::XPath(box_of(value))).await?.is_selected().await
     }
 
     pub(crate) async fn fill(&self, label: &str, text: &str) -> WebDriverResult<()> {
         let path = format!("//*[@id=//label[normalize-space()={}]/@for]", escape_string(label));
-        let field = self.find(By::XPath(path)).await?;
-        field.clear().await?;
-        field.send_keys(text).await
+        self.with(&path, async |field| {
+            field.clear().await?;
+            field.send_keys(text).await
+        })
+        .await
     }
 
     /// To the page as a whole, whose script has begun.

@@ -7,7 +7,7 @@ use dead_letters::{
 use serde_json::json;
 use thirtyfour::prelude::*;
 
-use super::{Browser, Site, browser_tests};
+use super::{Browser, Site, box_of, browser_tests};
 use crate::support::new_app;
 
 browser_tests! { sqlite: sqlite, On;
@@ -479,7 +479,7 @@ async fn a_box_ticks_all_between_it_and_the_last_one_under_shift(
     }
     browser.open_list(site, "").await?;
     browser.tick(&ids[3]).await?;
-    let third = browser.box_of(&ids[1]).await?;
+    let third = browser.find(By::XPath(box_of(&ids[1]))).await?;
     let chain = browser.driver.action_chain().key_down(Key::Shift).click_element(&third).key_up(Key::Shift);
     chain.perform().await?;
     browser.sees("3 ticked").await?;
