@@ -36,7 +36,7 @@ use crate::{
 
 /// Larger payloads are edited in a file, with the command line tool.
 const MAX_EDITED_BYTES: usize = 64 << 10;
-/// Rows of a page of the history, on which the last change is looked for.
+/// Rows of a page of the history, which the editor reads until it finds the last change.
 const ACTIONS: u32 = 50;
 /// Unchanged lines that are shown around a change.
 const CONTEXT_LINES: usize = 3;
