@@ -2,7 +2,10 @@
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
-with_postgres := "cargo run --quiet --package dead-letters-test-support --"
+built := env("CARGO_TARGET_DIR", justfile_directory() / "target") / "debug"
+
+# Not by `cargo run`, whose variables would make a cargo inside build some dependencies anew.
+with_postgres := built / "dead-letters-test-support"
 
 [private]
 default:
@@ -25,10 +28,16 @@ browser:
 bench *figures:
     cargo bench -- {{ replace_regex(figures, '\b(quick|five-million|ten-million)\b', '--$1') }}
 
+# Every program and example, with the features and dependencies that `cargo test --workspace` builds. A package that is
+# built alone has fewer features, and with them builds sea-orm anew.
+[private]
+build:
+    cargo build --locked --workspace --bins --examples
+
 # The tests come last, so that cargo's own lines close the run.
 
 # everything, as CI does: about an hour on two cores
-ci: format lints words documentation links features dependencies packages migrate entities dispatcher examples readme deploys api alerts soak test
+ci: format lints words guarantees documentation links features dependencies packages migrate entities dispatcher examples readme deploys api alerts soak test
 
 # format
 format:
@@ -41,6 +50,10 @@ lints:
 # docs/style.md, where a machine can check it: `just words README.md docs` checks a part
 words *paths:
     .ci/words {{ paths }}
+
+# each promise of GUARANTEES.md names tests that exist
+guarantees:
+    .ci/guarantees
 
 # documentation, and as docs.rs builds it
 documentation:
@@ -63,6 +76,8 @@ links:
 features:
     cargo clippy --locked --package dead-letters -- -D warnings
     cargo clippy --locked --package dead-letters --all-features -- -D warnings
+    # The README's first command builds this one.
+    cargo clippy --locked --package dead-letters --example dispatcher -- -D warnings
     cargo clippy --locked --package dead-letters-migration --no-default-features -- -D warnings
     cargo clippy --locked --package dead-letters-admin -- -D warnings
     cargo clippy --locked --package dead-letters-cli --no-default-features --features postgres -- -D warnings
@@ -85,7 +100,7 @@ packages:
     .ci/service
 
 # sea-orm-cli migrate: up, status, down, fresh
-migrate:
+migrate: build
     #!/usr/bin/env bash
     set -euo pipefail
     migrate='for command in up status down up fresh status; do sea-orm-cli migrate $command -d migration; done'
@@ -95,47 +110,43 @@ migrate:
     rm -r "$sqlite"
 
 # the generated entities are what the generator writes
-entities:
-    entity/regenerate
+entities: build
+    WITH_POSTGRES={{ with_postgres }} entity/regenerate
     git add --intent-to-add entity
     git diff --exit-code -- entity
 
 # the main job, on SQLite and on PostgreSQL
-dispatcher:
+dispatcher: build
     #!/usr/bin/env bash
     set -euo pipefail
     sqlite=$(mktemp -d)
-    DATABASE_URL="sqlite://$sqlite/dispatcher.sqlite?mode=rwc" cargo run --locked --example dispatcher
-    {{ with_postgres }} cargo run --locked --example dispatcher
+    DATABASE_URL="sqlite://$sqlite/dispatcher.sqlite?mode=rwc" {{ built }}/examples/dispatcher
+    {{ with_postgres }} {{ built }}/examples/dispatcher
     rm -r "$sqlite"
 
 # the examples that need no database of their own
-examples:
+examples: build
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --workspace --examples
-    built="${CARGO_TARGET_DIR:-$PWD/target}/debug/examples"
     for source in examples/*.rs admin/examples/*.rs; do
         example=$(basename "$source" .rs)
         # The recipe above runs this one on both databases.
         if [ "$example" != dispatcher ]; then
             echo "$source"
-            "$built/$example"
+            {{ built }}/examples/"$example"
         fi
     done
     echo cli/examples/own.rs
-    "$built/own" --database-url sqlite::memory: migrate up
+    {{ built }}/examples/own --database-url sqlite::memory: migrate up
 
 # the README's programs, with the README's dependencies
 readme:
     .ci/readme
 
 # six deploys at once, on an empty and on a current database, with sea-orm-cli and with the tool
-deploys:
+deploys: build
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --locked --package dead-letters-migration --package dead-letters-cli
-    tool="${CARGO_TARGET_DIR:-$PWD/target}/debug/dead-letters"
     # tests/faults/migrate.rs adds a service's steps, and tests pending ones.
     deploys='
         six() {
@@ -150,9 +161,9 @@ deploys:
             sea-orm-cli migrate reset -d migration
         done
     '
-    {{ with_postgres }} bash -euc "$deploys" "$tool"
+    {{ with_postgres }} bash -euc "$deploys" {{ built }}/dead-letters
     sqlite=$(mktemp -d)
-    DATABASE_URL="sqlite://$sqlite/deploys.sqlite?mode=rwc" bash -euc "$deploys" "$tool"
+    DATABASE_URL="sqlite://$sqlite/deploys.sqlite?mode=rwc" bash -euc "$deploys" {{ built }}/dead-letters
     rm -r "$sqlite"
 
 # the admin's openapi.json and its answers
@@ -165,6 +176,5 @@ alerts:
     promtool test rules deploy/prometheus/dead-letters.test.yml
 
 # a minute of soak on each backend
-soak:
-    cargo build --locked --workspace --bins
-    "${CARGO_TARGET_DIR:-target}/debug/dead-letters-soak" --seconds 60
+soak: build
+    {{ built }}/dead-letters-soak --seconds 60

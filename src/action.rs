@@ -47,6 +47,14 @@ impl Action {
         &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete, Self::Erase, Self::Reveal];
 
     /// Returns the text of the column `action`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::Action;
+    ///
+    /// assert_eq!(Action::Replay.as_str(), "replay");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",

@@ -77,8 +77,8 @@ pub trait DeadLetterAnnounce: Send + Sync {
         request: &NewGroupRequest,
     ) -> Result<UnannouncedGroups, DeadLetterRepoError>;
 
-    /// Claims a group for the time of the lease, which is a day at most. If several callers claim it at once, exactly
-    /// one gets the claim.
+    /// Claims a group for the time of the lease. If several callers claim it at once, exactly one gets the claim. A
+    /// lease of more than a day is shortened to a day.
     ///
     /// Returns `None` if another caller has a lease on the group, or if the group was announced and did not regress
     /// since. A lease that ran out without [`confirm_announcement`](Self::confirm_announcement) is no obstacle.
@@ -86,6 +86,10 @@ pub trait DeadLetterAnnounce: Send + Sync {
     /// The call is one statement. It does not look at the letters: it takes the group's key, its
     /// [`first_seen`](NewErrorGroup::first_seen), its state and its [`last_closed_at`](NewErrorGroup::last_closed_at)
     /// from `group`.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -113,6 +117,10 @@ pub trait DeadLetterAnnounce: Send + Sync {
 
     /// Records that somebody was told of the group. Returns whether the claim was still the group's last one, also
     /// after its lease; otherwise the call changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -186,6 +194,17 @@ pub struct UnannouncedGroups {
 
 impl UnannouncedGroups {
     /// Makes a result for a fake of the store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::Utc;
+    /// use dead_letters::{UnannouncedGroups, testing};
+    ///
+    /// let group = testing::new_error_group(uuid::Uuid::nil().into());
+    /// let found = UnannouncedGroups::new(vec![group], Utc::now());
+    /// assert_eq!(found.scanned_back_to, None);
+    /// ```
     pub fn new(groups: Vec<NewErrorGroup>, as_of: DateTime<Utc>) -> Self {
         Self { groups, scanned_back_to: None, as_of }
     }
@@ -205,6 +224,17 @@ pub struct AnnouncementClaim {
 
 impl AnnouncementClaim {
     /// Makes a claim for a fake of the store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::Utc;
+    /// use dead_letters::{AnnouncementClaim, testing};
+    ///
+    /// let group = testing::new_error_group(uuid::Uuid::nil().into());
+    /// let claim = AnnouncementClaim::new(&group, Utc::now());
+    /// assert_eq!(claim.group_key, group.group_key);
+    /// ```
     pub fn new(group: &NewErrorGroup, claimed_at: DateTime<Utc>) -> Self {
         Self { app_id: group.app_id, group_key: group.group_key.clone(), claimed_at }
     }

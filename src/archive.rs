@@ -23,9 +23,9 @@ use crate::{Archive, DeadLetterId, StoredLetter};
 
 /// The extension of an archive's files. An unfinished file has another one.
 const EXTENSION: &str = "jsonl";
-/// PostgreSQL and, by default, SQLite hold at most 1 GB per row. Writing JSON as a JSON string at most doubles its
-/// size.
-const MAX_LINE_BYTES: u64 = 2 << 30;
+/// PostgreSQL and, by default, SQLite hold at most 1 GB per row. JSON writes a control character, which is one byte,
+/// as six.
+const MAX_LINE_BYTES: u64 = 7 << 30;
 
 /// An [`Archive`] of files in a folder: one file per batch, one letter per line, as the JSON of [`StoredLetter`].
 ///
@@ -525,7 +525,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_reader_gives_is_named_as_it_was_called() {
+    fn an_error_of_another_reader_has_the_readers_name() {
         let mut letters = ArchivedLetters::from_reader("standard input", &b"{\n"[..]);
         let error = letters.next().unwrap().unwrap_err().to_string();
         assert_eq!(

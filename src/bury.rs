@@ -64,6 +64,28 @@ pub trait Take: Send + Sync {
     ///
     /// Any error rolls the transaction back. The implementation must return every error. The text of an error must
     /// not show a letter's content.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// #
+    /// # use async_trait::async_trait;
+    /// # use dead_letters::Take;
+    /// # use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+    /// # use uuid::Uuid;
+    /// #
+    /// # struct Outbox;
+    /// #
+    /// #[async_trait]
+    /// impl Take for Outbox {
+    ///     async fn take(&self, txn: &DatabaseTransaction, id: Uuid) -> Result<u64, Box<dyn Error + Send + Sync>> {
+    ///         let delete = "DELETE FROM outbox WHERE id = $1";
+    ///         let delete = Statement::from_sql_and_values(txn.get_database_backend(), delete, [id.into()]);
+    ///         Ok(txn.execute_raw(delete).await?.rows_affected())
+    ///     }
+    /// }
+    /// ```
     async fn take(
         &self,
         txn: &DatabaseTransaction,

@@ -19,7 +19,8 @@ use crate::{AppId, Attribution, Changed, DeadLetterFilter, DeadLetterId, DeadLet
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
 /// call or could not be reached. A deletion may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
-/// attribution has a [`batch`](crate::Attribution::batch).
+/// attribution has a [`batch`](crate::Attribution::batch). It also returns the
+/// [errors of a filter](DeadLetterFilter#errors).
 ///
 /// # Examples
 ///

@@ -98,8 +98,12 @@ pub enum DeadLetterRepoError {
     /// the caller's process.
     #[error("`since` must not be in the future (got {0})")]
     SinceInFuture(DateTime<Utc>),
-    /// The cursor is damaged or made up, or belongs to another app or filter.
-    #[error("the cursor is damaged, or belongs to another app or filter: begin with the first page again")]
+    /// The cursor is damaged or made up, or belongs to another app, filter or order. A list sorted by
+    /// [`MostAttempts`](crate::ListSort::MostAttempts) has one page, so every cursor is an error there.
+    #[error(
+        "the cursor is damaged, or belongs to another app, filter or order: leave the cursor out to begin with the \
+         first letter"
+    )]
     InvalidCursor,
     /// The letter is closed already.
     #[error(
@@ -322,14 +326,16 @@ impl DeadLetterRepoError {
 
     /// Returns whether the call ran out of time, or waited too long for a lock. A smaller batch may succeed.
     pub(crate) fn is_time_out(&self) -> bool {
-        let error = match self {
-            Self::Db(error) | Self::AppNotSwept { error, .. } => Some(error),
-            Self::Take(error) | Self::Requeue(error) => {
-                causes_of(&**error).find_map(|error| error.downcast_ref())
-            }
-            _ => None,
-        };
-        error.and_then(DbCode::of).is_some_and(DbCode::is_time_out)
+        let is_time_out = |error| DbCode::of(error).is_some_and(DbCode::is_time_out);
+        match self {
+            Self::Db(error) | Self::AppNotSwept { error, .. } => is_time_out(error),
+            // The service may have called the store in its transaction.
+            Self::Take(error) | Self::Requeue(error) => causes_of(&**error).any(|cause| {
+                cause.downcast_ref().is_some_and(is_time_out)
+                    || cause.downcast_ref().is_some_and(Self::is_time_out)
+            }),
+            _ => false,
+        }
     }
 
     /// Returns whether a retry of the same call may succeed: the database was busy, full, read-only, starting,
@@ -403,6 +409,15 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Returns a name for programs: `not_found`, `conflict`, `invalid`, `transient` or `internal`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{ErrorKind, testing};
+    ///
+    /// assert_eq!(testing::transient().kind().as_str(), "transient");
+    /// assert_eq!(ErrorKind::NotFound.as_str(), "not_found");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",

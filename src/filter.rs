@@ -16,6 +16,16 @@ use crate::{
 /// The default is every open letter. Every field may be missing when it is deserialized. An unknown field is an error:
 /// if it were ignored, a bulk call would take more letters than the sender meant. `Debug` shows the texts by their size.
 ///
+/// # Errors
+///
+/// Every call of the store that takes a filter returns these errors, with nothing sent to the database:
+///
+/// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 `ids`, or more than 10 keys in `metadata`;
+/// - [`FilterMetadataLength`](DeadLetterRepoError::FilterMetadataLength) for a key of no bytes or of more than 200, and
+///   for a value of more than 1,000 bytes.
+///
+/// # Examples
+///
 /// ```
 /// use chrono::Utc;
 /// use dead_letters::{DeadLetterFilter, DeadLetterState};
@@ -80,9 +90,7 @@ pub struct DeadLetterFilter {
     pub created_before: Option<DateTime<Utc>>,
     /// Keys of the letter's [metadata](crate::NewDeadLetter::metadata) and their values: at most 10 keys of 1 to 200
     /// bytes, with values of at most 1,000 bytes. A letter matches if each key has this value as a text, exactly. A
-    /// number never matches. No index serves this condition: set a scan limit. A call returns
-    /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more keys, and
-    /// [`FilterMetadataLength`](DeadLetterRepoError::FilterMetadataLength) for longer ones.
+    /// number never matches. No index serves this condition: set a scan limit.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -115,6 +123,16 @@ setters! {
 
 impl DeadLetterFilter {
     /// Adds a key of the metadata and its value to [`metadata`](field@Self::metadata).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterFilter;
+    ///
+    /// let filter = DeadLetterFilter::default().metadata("tenant", "acme").metadata("region", "eu");
+    /// assert_eq!(filter.metadata["tenant"], "acme");
+    /// assert_eq!(filter.metadata.len(), 2);
+    /// ```
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
@@ -281,6 +299,8 @@ debug_without_content! {
 /// A condition on an id that a letter may not have: its trigger, or its script. It prints, parses and serializes as
 /// the id, or as `none`.
 ///
+/// # Examples
+///
 /// ```
 /// use dead_letters::{DeadLetterFilter, IdFilter, ScriptId};
 /// use uuid::Uuid;
@@ -388,6 +408,14 @@ impl DeadLetterState {
     pub const ALL: &'static [Self] = &[Self::Open, Self::Unresolved, Self::Closed, Self::Any];
 
     /// Returns the text that the state serializes as.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::DeadLetterState;
+    ///
+    /// assert_eq!(DeadLetterState::Unresolved.as_str(), "unresolved");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",

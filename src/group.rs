@@ -203,6 +203,17 @@ fn default_limit() -> u32 {
 
 impl NewGroupRequest {
     /// Makes a request for the groups of all apps that have letters created at this time or later.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::NewGroupRequest;
+    ///
+    /// let request = NewGroupRequest::since(Utc::now() - TimeDelta::hours(1));
+    /// assert_eq!((request.limit, request.scan_limit), (50, 10_000));
+    /// assert_eq!(request.among, None);
+    /// ```
     pub fn since(since: DateTime<Utc>) -> Self {
         Self { since, among: None, scan_limit: default_scan_limit(), limit: default_limit(), open: false }
     }
@@ -288,6 +299,14 @@ impl NewGroupState {
     pub const ALL: &'static [Self] = &[Self::New, Self::Regressed, Self::Unknown, Self::Known];
 
     /// Returns the name for programs: `new`, `regressed`, `unknown` or `known`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::NewGroupState;
+    ///
+    /// assert_eq!(NewGroupState::Regressed.as_str(), "regressed");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::New => "new",

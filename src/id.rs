@@ -18,6 +18,16 @@ macro_rules! uuid_newtype {
 
         impl $name {
             /// Returns the bare UUID.
+            ///
+            /// # Examples
+            ///
+            /// ```
+            #[doc = concat!("use dead_letters::", stringify!($name), ";")]
+            /// use uuid::Uuid;
+            ///
+            /// let uuid = Uuid::new_v4();
+            #[doc = concat!("assert_eq!(", stringify!($name), "::from(uuid).into_inner(), uuid);")]
+            /// ```
             pub const fn into_inner(self) -> Uuid {
                 self.0
             }

@@ -1,4 +1,14 @@
 #![doc = include_str!("../README.md")]
+//!
+//! ## Where to start
+//!
+//! - **Open the store:** [`open`](fn@open) returns a [`SeaOrmDeadLetterRepo`], which implements [`DeadLetterStore`].
+//! - **Store, find and resolve letters:** [`DeadLetterRepo`] has the calls of a dispatcher. [`DeadLetterRead`] and
+//!   [`DeadLetterResolve`] have those of operators. [`DeadLetterStore`] combines them in one object.
+//! - **Bury events:** [`DeadLetterBury`] moves them from your outbox into the store. You implement [`Take`].
+//! - **Replay letters:** [`DeadLetterReplay`] puts their events back into your outbox. You implement [`Requeue`].
+//! - **Delete old letters:** a [`Sweeper`] applies a [`RetentionPolicy`].
+//! - **Test your service:** [`testing`] has a store in memory, a store that fails on demand, and sample letters.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod action;

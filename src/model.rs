@@ -58,6 +58,8 @@ pub struct NewDeadLetter {
     /// type, or by a fingerprint. At most 200 characters are kept. If it is `None` or empty, the library makes a
     /// signature.
     ///
+    /// # Examples
+    ///
     /// ```
     /// use dead_letters::{NewDeadLetter, AppId};
     /// use uuid::Uuid;
@@ -76,6 +78,8 @@ pub struct NewDeadLetter {
     /// Its JSON text has at most 16 KB. An insert refuses more, and [`bury`](crate::DeadLetterBury::bury) cuts it.
     /// Operators see it and [filter](crate::DeadLetterFilter::metadata) by it. With a `traceparent` the admin links to
     /// the trace.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use dead_letters::{NewDeadLetter, AppId};
@@ -238,6 +242,18 @@ impl DeadLetterRow {
     /// Returns the narrowest state that selects the letter: [`Unresolved`](DeadLetterState::Unresolved),
     /// [`Open`](DeadLetterState::Open) if it is resolved as `handler_failed`, or
     /// [`Closed`](DeadLetterState::Closed).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterState, Resolution, testing};
+    ///
+    /// let mut letter = testing::row(uuid::Uuid::nil().into());
+    /// assert_eq!(letter.state(), DeadLetterState::Unresolved);
+    /// letter.resolved_at = Some(letter.created_at);
+    /// letter.resolution = Some(Resolution::HandlerFailed);
+    /// assert_eq!(letter.state(), DeadLetterState::Open);
+    /// ```
     pub fn state(&self) -> DeadLetterState {
         DeadLetterState::of(self.resolved_at, self.resolution)
     }
@@ -425,6 +441,15 @@ impl PayloadKind {
     pub const ALL: &'static [Self] = &[Self::Json, Self::Text, Self::Truncated, Self::Erased];
 
     /// Returns the text of the column `payload_kind`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{PayloadKind, testing};
+    ///
+    /// let letter = testing::stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now());
+    /// assert_eq!(letter.payload_kind.as_deref(), Some(PayloadKind::Json.as_str()));
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -469,6 +494,14 @@ impl Resolution {
         &[Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
 
     /// Returns the text of the column `resolution`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::Resolution;
+    ///
+    /// assert_eq!(Resolution::HandledByScript.as_str(), "handled_by_script");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Replayed => "replayed",

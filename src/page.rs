@@ -40,8 +40,11 @@ pub struct PageRequest {
     /// How many letters the call may examine, at least 1. It examines the first letters of the app and the filter's state
     /// in the order of [`sort`](field@Self::sort), within the filter's times and after the cursor. If the filter's
     /// state is closed, the order is that of `resolved_at`, and only `resolved_from` and `resolved_before` narrow
-    /// what is examined. `None` is no limit: if few letters match, a page then reads all letters. A
-    /// [search](crate::DeadLetterRead::search_payloads) always has a limit, also with ids or a run.
+    /// what is examined.
+    ///
+    /// `None` means 10,000 letters for the order [`MostAttempts`](ListSort::MostAttempts) and for a
+    /// [search](crate::DeadLetterRead::search_payloads). Otherwise it is no limit: if few letters match, a page then reads
+    /// all letters. If the filter has ids or a run, only a search has a limit.
     pub scan_limit: Option<u32>,
 }
 
@@ -92,6 +95,14 @@ impl ListSort {
     pub(crate) const PROBLEM: &'static str = "must be newest, oldest or most_attempts";
 
     /// Returns the text that the order serializes as.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::ListSort;
+    ///
+    /// assert_eq!(ListSort::MostAttempts.as_str(), "most_attempts");
+    /// ```
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Newest => "newest",
@@ -183,8 +194,10 @@ impl Cursor {
     /// The version of the cursor's format, which is its first byte.
     const VERSION: u8 = 1;
 
-    /// Returns the cursor behind this letter in one listing of all apps in this order. A caller merges that listing from
-    /// those of the apps, and [`in_app`](Self::in_app) makes the cursor one of each app's listing.
+    /// Returns the cursor after this letter in a listing that merges several apps in this order.
+    ///
+    /// The caller lists each app and merges the pages. For the next page it makes the cursor of each app's listing with
+    /// [`in_app`](Self::in_app).
     ///
     /// # Examples
     ///
@@ -214,12 +227,27 @@ impl Cursor {
         Self::behind(letter.listed_at(filter), letter.id, Self::all_apps(), filter, sort)
     }
 
-    /// Returns the cursor at the same place of this app's listing.
+    /// Returns the cursor at the same position in this app's listing.
     ///
     /// # Errors
     ///
     /// [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) if the cursor is not one
     /// [of all apps](Self::of_all_apps), or belongs to another filter or order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{AppId, Cursor, DeadLetterFilter, ListSort, testing};
+    /// use uuid::Uuid;
+    ///
+    /// let (app, open) = (AppId::from(Uuid::new_v4()), DeadLetterFilter::default());
+    /// let of_all = Cursor::of_all_apps(&testing::summary(app), &open, ListSort::Newest);
+    /// let of_app = of_all.in_app(app, &open, ListSort::Newest)?;
+    /// assert_ne!(of_app, of_all);
+    /// // The cursor belongs to one order.
+    /// assert!(of_all.in_app(app, &open, ListSort::Oldest).is_err());
+    /// # Ok::<(), dead_letters::DeadLetterRepoError>(())
+    /// ```
     pub fn in_app(
         &self,
         app_id: AppId,
@@ -242,11 +270,13 @@ impl Cursor {
         filter: &DeadLetterFilter,
         sort: ListSort,
     ) -> Self {
-        // The digest does not use a `Value`, because its field order depends on a feature that another crate of the
-        // build may turn on. Other programs must be able to read the cursor. Serializing these types can't fail.
-        // The effective state, because a link may name the state that another one leaves out.
+        // A filter that names its default state and one that names no state select the same letters, so they have the
+        // same cursors.
         let filter = filter.clone().state(filter.effective_state());
+        // The digest is over the JSON of these types, whose fields have a fixed order. In a `Value` the order depends on
+        // a feature of serde_json, which another crate may turn on. Every program must compute the same digest.
         let listing = (Self::VERSION, created_at.timestamp_micros(), id, app_id, filter, sort);
+        // Serializing these types does not fail.
         let digest = Sha256::digest(serde_json::to_vec(&listing).unwrap_or_default());
         let checksum = digest.first_chunk().copied().unwrap_or_default();
         Self { created_at, id, checksum }

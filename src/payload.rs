@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_from_other_text_at_any_depth_and_size_of_its_numbers() {
+    fn json_is_recognized_at_any_depth_and_size_of_its_numbers() {
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         for json in ["{}", " null\n", "1e999999", "184467440737095516160", r#""\ud800""#, &deep] {
             assert!(is_json(json), "{:.20}", json);

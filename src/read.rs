@@ -29,7 +29,8 @@ use crate::{
 /// # Errors
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
-/// call or could not be reached.
+/// call or could not be reached. A call that takes a filter also returns the
+/// [errors of a filter](DeadLetterFilter#errors).
 ///
 /// # Examples
 ///
@@ -68,6 +69,10 @@ use crate::{
 pub trait DeadLetterRead: Send + Sync {
     /// Returns one letter of the app, or `None` if the app has no letter with this id.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -94,6 +99,10 @@ pub trait DeadLetterRead: Send + Sync {
     /// Returns the app of a letter, or `None` if no app has a letter with this id. The call is about all apps: check
     /// that the operator may see the app.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -112,6 +121,10 @@ pub trait DeadLetterRead: Send + Sync {
 
     /// Returns one letter of the app without its payload, as a list shows it, or `None` if the app has no letter with
     /// this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -141,6 +154,10 @@ pub trait DeadLetterRead: Send + Sync {
     /// `characters` is a range of Unicode scalar values, clamped to the text: `0..u64::MAX` is the whole text. A
     /// caller can read a large payload in parts.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -167,6 +184,40 @@ pub trait DeadLetterRead: Send + Sync {
     /// Returns the [edited payload](crate::StoredLetter::replayed_payload) that the last replay of the letter put back,
     /// whole or in part, as [`payload_text`](Self::payload_text) does. Returns `None` if the app has no letter with this
     /// id, or if its last replay put back its own payload.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Attribution, DeadLetterRead, DeadLetterRepo, testing};
+    ///
+    /// # struct Outbox;
+    /// # #[async_trait::async_trait]
+    /// # impl dead_letters::Requeue for Outbox {
+    /// #     async fn requeue(
+    /// #         &self,
+    /// #         _: &sea_orm::DatabaseTransaction,
+    /// #         _: &[dead_letters::StoredLetter],
+    /// #     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// #
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let id = repo.insert(testing::letter(app)).await?;
+    /// assert_eq!(repo.replayed_payload_text(app, id, 0..u64::MAX).await?, None);
+    /// repo.replayer(Outbox).replay_edited(app, id, "[4712]", &Attribution::by("ada")).await?;
+    /// assert_eq!(repo.replayed_payload_text(app, id, 0..u64::MAX).await?.as_deref(), Some("[4712]"));
+    /// assert_eq!(repo.replayed_payload_text(app, id, 1..5).await?.as_deref(), Some("4712"));
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn replayed_payload_text(
         &self,
         app_id: AppId,
@@ -175,6 +226,10 @@ pub trait DeadLetterRead: Send + Sync {
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
     /// Returns one letter's `last_error`, whole or in part, as [`payload_text`](Self::payload_text) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -200,6 +255,28 @@ pub trait DeadLetterRead: Send + Sync {
     ) -> Result<Option<String>, DeadLetterRepoError>;
 
     /// Returns one letter's [metadata](DeadLetterRow::metadata), or `None` if the app has no letter with this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRead, DeadLetterRepo, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let mut letter = testing::letter(app);
+    /// letter.metadata.insert("tenant".to_owned(), "acme".into());
+    /// let id = repo.insert(letter).await?;
+    /// let metadata = repo.metadata(app, id).await?.unwrap_or_default();
+    /// assert_eq!(metadata["tenant"], "acme");
+    /// # Ok(())
+    /// # }
+    /// ```
     async fn metadata(
         &self,
         app_id: AppId,
@@ -224,8 +301,9 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `page.size` outside 1 to 500, a `page.scan_limit` of 0, and
     ///   more than 1,000 `filter.ids`;
-    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that belongs to another app or filter, or
-    ///   that no listing returned.
+    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for a cursor that belongs to another app, filter or order,
+    ///   or that no listing returned. With the order [`MostAttempts`](crate::ListSort::MostAttempts) every cursor is this
+    ///   error.
     ///
     /// # Examples
     ///
@@ -273,8 +351,10 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`SearchLength`](DeadLetterRepoError::SearchLength) for a text of no bytes, or of more than 1,000, and the errors of
-    /// [`list`](Self::list). Each is returned with nothing sent to the database.
+    /// [`SearchLength`](DeadLetterRepoError::SearchLength) for a text of no bytes, or of more than 1,000,
+    /// [`InvalidQuery`](DeadLetterRepoError::InvalidQuery) for the order
+    /// [`MostAttempts`](crate::ListSort::MostAttempts), and the errors of [`list`](Self::list). Each is returned with
+    /// nothing sent to the database.
     ///
     /// # Examples
     ///
@@ -396,6 +476,10 @@ pub trait DeadLetterRead: Send + Sync {
     /// With a `cap`, every count is capped and reads at most `cap` + 1 index entries: a badge costs the same at
     /// 1,000,000 letters as at 1,000. The call sends one statement for every 1,000 apps. With a `cap` in a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it sends one statement per app.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -550,8 +634,8 @@ pub trait DeadLetterRead: Send + Sync {
     ///   before it came to `since`.
     ///
     /// All other groups are left out. A request for all [open](crate::NewGroupRequest::open) groups also returns those
-    /// that are [known](crate::NewGroupState::Known). Letters whose signature the rules of an earlier version made are
-    /// of another group than later ones, until [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) ran.
+    /// that are [known](crate::NewGroupState::Known). Letters with an older signature version form separate groups until
+    /// [`rebuild_signatures`](crate::DeadLetterTransfer::rebuild_signatures) runs.
     ///
     /// For all apps the call is one statement, which reads the index of the sweeps; in a
     /// [sharded](crate::SeaOrmDeadLetterRepo::sharded) table it asks all shards. For some apps the call sends a
@@ -622,8 +706,13 @@ pub trait DeadLetterRead: Send + Sync {
         event_ids: &[Uuid],
     ) -> Result<Vec<u64>, DeadLetterRepoError>;
 
-    /// Returns the app's history: what operators did to its letters, newest first, by the id of the action. A row stands
-    /// for each call that resolved, replayed or reopened letters, and that changed one at least.
+    /// Returns the app's history: what operators did to its letters, newest first, by the id of the action.
+    ///
+    /// - A call that resolves, replays, edits or reopens one letter writes one row.
+    /// - A bulk call that resolves, replays, reopens or deletes letters writes one row for all of them, and none if it
+    ///   changes no letter. If a bulk replay takes several transactions, each of them writes a row.
+    /// - [`erase`](crate::DeadLetterDelete::erase) writes a row for each letter that it erases.
+    /// - [`record_reveal`](crate::DeadLetterResolve::record_reveal) writes a row, and changes no letter.
     ///
     /// The seed's [`resolve`](crate::DeadLetterRepo::resolve) and the sweeps write no row.
     ///
@@ -672,6 +761,10 @@ pub trait DeadLetterRead: Send + Sync {
     /// The call sends one statement, which examines at most the newest 10,000 rows of the history. Apps whose actions
     /// are all older are left out.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -708,6 +801,10 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// For an app the call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For
     /// all letters it reads the newest 20 letters and the newest 200 actions.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///

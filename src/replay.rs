@@ -81,6 +81,35 @@ pub trait Requeue: Send + Sync {
     /// Any error rolls the transaction back. The implementation must return every error. If it ignores the error of a
     /// failed statement, PostgreSQL discards what it did before, and the replay fails; SQLite keeps it. The text of
     /// an error must not show a letter's content, because operators read it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// #
+    /// # use async_trait::async_trait;
+    /// # use dead_letters::{Requeue, StoredLetter};
+    /// # use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+    /// #
+    /// # struct Outbox;
+    /// #
+    /// #[async_trait]
+    /// impl Requeue for Outbox {
+    ///     async fn requeue(
+    ///         &self,
+    ///         txn: &DatabaseTransaction,
+    ///         letters: &[StoredLetter],
+    ///     ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ///         // If an event is in the outbox already, the INSERT fails, and its letter stays open.
+    ///         let insert = "INSERT INTO outbox (id, payload) VALUES ($1, $2)";
+    ///         for letter in letters {
+    ///             let event = [letter.original_event_id.into(), letter.payload.as_str().into()];
+    ///             txn.execute_raw(Statement::from_sql_and_values(txn.get_database_backend(), insert, event)).await?;
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
     async fn requeue(
         &self,
         txn: &DatabaseTransaction,
@@ -159,7 +188,8 @@ pub trait Requeue: Send + Sync {
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
 /// call or could not be reached. A call that changes letters may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
-/// attribution has a [`batch`](crate::Attribution::batch).
+/// attribution has a [`batch`](crate::Attribution::batch). A call that takes a filter also returns the
+/// [errors of a filter](DeadLetterFilter#errors).
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterReplay: Send + Sync {
@@ -293,7 +323,8 @@ pub trait DeadLetterReplay: Send + Sync {
     /// Nothing was replayed after any of these, because an error after the first part is [`Replayed::stopped`]:
     ///
     /// - those of [`resolve_matching`](crate::DeadLetterResolve::resolve_matching);
-    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` of another app or filter;
+    /// - [`InvalidCursor`](DeadLetterRepoError::InvalidCursor) for an `after` that no replay of this app and filter
+    ///   returned;
     /// - [`Requeue`](DeadLetterRepoError::Requeue) with a service's error that is transient.
     ///
     /// # Examples
@@ -457,6 +488,17 @@ pub struct ReplayFailure {
 
 impl ReplayFailure {
     /// Returns the failure of a letter.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{ReplayFailure, Replayed, testing};
+    ///
+    /// // The result of a fake's `replay_matching`.
+    /// let mut replayed = Replayed::default();
+    /// replayed.failed.push(ReplayFailure::new(uuid::Uuid::nil().into(), testing::internal()));
+    /// assert_eq!(replayed.failed.len(), 1);
+    /// ```
     pub fn new(id: DeadLetterId, error: DeadLetterRepoError) -> Self {
         Self { id, error }
     }

@@ -87,6 +87,16 @@ impl ReplayRate {
     }
 
     /// Returns the number of letters a second.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::ReplayRate;
+    ///
+    /// let rate = ReplayRate::per_second(20)?;
+    /// assert_eq!(rate.letters_per_second(), 20);
+    /// # Ok::<(), dead_letters::DeadLetterRepoError>(())
+    /// ```
     pub const fn letters_per_second(self) -> u32 {
         self.0
     }

@@ -31,8 +31,11 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if the payload is over the repo's cap, and
-    /// [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange). Both are returned with nothing sent to the database.
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - [`PayloadTooLarge`](DeadLetterRepoError::PayloadTooLarge) if the payload is over the repo's cap;
+    /// - [`MetadataTooLarge`](DeadLetterRepoError::MetadataTooLarge) if the metadata has more than 16 KB of JSON text;
+    /// - [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange) if a time is outside the years 1 to 9999 UTC.
     ///
     /// # Examples
     ///
@@ -61,8 +64,11 @@ pub trait DeadLetterRepo: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`insert`](Self::insert), with the index of the first such letter, and with nothing sent to the
-    /// database.
+    /// Each of these is returned with nothing sent to the database:
+    ///
+    /// - those of [`insert`](Self::insert), with the index of the first such letter;
+    /// - [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) if the letters do not fit into the one
+    ///   statement that stores them in [a caller's transaction](crate::SeaOrmDeadLetterRepo::in_transaction).
     ///
     /// # Examples
     ///
@@ -85,6 +91,10 @@ pub trait DeadLetterRepo: Send + Sync {
     ) -> Result<Vec<DeadLetterId>, DeadLetterRepoError>;
 
     /// Returns one letter, or `None` if no letter has this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
     ///
     /// # Examples
     ///
@@ -144,6 +154,10 @@ pub trait DeadLetterRepo: Send + Sync {
 
     /// Counts an app's unresolved letters, for a dashboard's badge.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -165,7 +179,8 @@ pub trait DeadLetterRepo: Send + Sync {
     /// Sets a letter's `resolution` to `reason`, one of the texts of [`Resolution`](crate::Resolution), and its
     /// `resolved_at` to now.
     ///
-    /// Resolving a resolved letter replaces both.
+    /// If the letter is resolved already, the call replaces both, and clears who resolved it, the note and the run id. The
+    /// reason `replayed` also clears the [edited payload](crate::StoredLetter::replayed_payload) of an earlier replay.
     ///
     /// # Errors
     ///

@@ -19,7 +19,8 @@ use crate::{
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
 /// call or could not be reached. A call that changes letters may return [`BatchDone`](DeadLetterRepoError::BatchDone) if its
-/// attribution has a [`batch`](crate::Attribution::batch).
+/// attribution has a [`batch`](crate::Attribution::batch). A call that takes a filter also returns the
+/// [errors of a filter](DeadLetterFilter#errors).
 ///
 /// # Examples
 ///
@@ -274,11 +275,15 @@ pub trait DeadLetterResolve: Send + Sync {
 ///
 /// A NUL in a text becomes U+FFFD. Deserializing an unknown field is an error. `Debug` shows the texts by their size.
 ///
+/// # Examples
+///
 /// ```
 /// use dead_letters::Attribution;
+/// use uuid::Uuid;
 ///
-/// let attribution = Attribution::by("ada").note("sold out");
-/// assert_eq!(attribution.by.as_deref(), Some("ada"));
+/// let run = Uuid::now_v7();
+/// let attribution = Attribution::by("ada").note("sold out").run_id(run).batch(1);
+/// assert_eq!((attribution.note.as_deref(), attribution.run_id), (Some("sold out"), Some(run)));
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -305,6 +310,16 @@ pub struct Attribution {
 
 impl Attribution {
     /// Returns an attribution that names somebody.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::Attribution;
+    ///
+    /// let attribution = Attribution::by("ada");
+    /// assert_eq!(attribution.by.as_deref(), Some("ada"));
+    /// assert_eq!(attribution.note, None);
+    /// ```
     pub fn by(by: impl Into<String>) -> Self {
         Self { by: Some(by.into()), ..Self::default() }
     }

@@ -180,6 +180,10 @@ pub trait DeadLetterRetention: Send + Sync {
     /// two statements, which find the app and delete its rows. In a [sharded](crate::SeaOrmDeadLetterRepo::sharded) table
     /// the first one may read the key of every row.
     ///
+    /// # Errors
+    ///
+    /// [`Db`](DeadLetterRepoError::Db) if the database returns an error.
+    ///
     /// # Examples
     ///
     /// ```
@@ -270,6 +274,30 @@ pub trait Archive: Send + Sync {
     /// # Errors
     ///
     /// Any error of the archive. Its text must not show a letter's content.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// #
+    /// # use async_trait::async_trait;
+    /// # use dead_letters::{Archive, StoredLetter};
+    /// #
+    /// # async fn upload(_: String) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #     Ok(())
+    /// # }
+    /// #
+    /// struct ObjectStore;
+    ///
+    /// #[async_trait]
+    /// impl Archive for ObjectStore {
+    ///     async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ///         let lines = letters.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    ///         // The upload returns once the object is durable.
+    ///         upload(lines.join("\n")).await
+    ///     }
+    /// }
+    /// ```
     async fn keep(&self, letters: &[StoredLetter]) -> Result<(), Box<dyn Error + Send + Sync>>;
 }
 

@@ -23,7 +23,7 @@ pub struct PayloadSearch {
     pub payload_contains: String,
     /// Which letters to search.
     pub filter: DeadLetterFilter,
-    /// Which page to return. A cursor belongs to the filter, and does not depend on the text.
+    /// Which page to return. A cursor belongs to the app, the filter and the order, and does not depend on the text.
     pub page: PageRequest,
 }
 
@@ -31,6 +31,15 @@ debug_without_content! { PayloadSearch { filter, page; payload_contains } }
 
 impl PayloadSearch {
     /// Returns a search for this text in the payloads of all open letters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterState, PayloadSearch};
+    ///
+    /// let search = PayloadSearch::new("4711");
+    /// assert_eq!(search.filter.effective_state(), DeadLetterState::Open);
+    /// ```
     pub fn new(payload_contains: impl Into<String>) -> Self {
         Self {
             payload_contains: payload_contains.into(),

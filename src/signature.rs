@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_16_kb_are_looked_at() {
+    fn only_the_first_and_the_last_16_kb_of_an_error_are_read() {
         let frame = "  File \"a.py\", line 1, in f\n";
         let frames = frame.repeat(3_000);
         let traceback = format!("Traceback (most recent call last):\n{frames}KeyError: 'email'");

@@ -97,6 +97,18 @@ impl DeadLetterSummary {
     }
 
     /// Returns whether somebody still has to act: the letter is unresolved, or its handler failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Resolution, testing};
+    ///
+    /// let mut letter = testing::summary(uuid::Uuid::nil().into());
+    /// assert!(letter.is_open());
+    /// letter.resolved_at = Some(letter.created_at);
+    /// letter.resolution = Some(Resolution::Ignored);
+    /// assert!(!letter.is_open());
+    /// ```
     pub fn is_open(&self) -> bool {
         self.state() != DeadLetterState::Closed
     }

@@ -1,5 +1,7 @@
 //! Helpers for a service's tests: a store in memory, a store that fails on demand, and sample letters and errors.
 //!
+//! # Examples
+//!
 //! ```
 //! use std::sync::Arc;
 //!
@@ -162,6 +164,8 @@ pub fn stored_letter(app_id: AppId, created_at: DateTime<Utc>) -> StoredLetter {
 
 /// Returns the sample letter as [`get`](crate::DeadLetterRepo::get) returns it, unresolved, for a fake of the store.
 ///
+/// # Examples
+///
 /// ```
 /// use dead_letters::{Resolution, testing};
 /// use uuid::Uuid;
@@ -305,6 +309,8 @@ pub fn new_error_group(app_id: AppId) -> NewErrorGroup {
 
 /// Returns the error signature of a letter with this `last_error`, to test whether two errors of a service are in the
 /// same error group.
+///
+/// # Examples
 ///
 /// ```
 /// use dead_letters::testing::error_signature;

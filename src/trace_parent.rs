@@ -10,6 +10,8 @@ const BYTES: usize = 55;
 /// A `traceparent` of [W3C Trace Context](https://www.w3.org/TR/trace-context/#traceparent-header): the trace in which
 /// an event failed, and the span in it.
 ///
+/// # Examples
+///
 /// ```
 /// use dead_letters::TraceParent;
 ///
@@ -35,6 +37,16 @@ impl TraceParent {
     ///
     /// Text of a version above 00 may go on after the flags, with a dash. Its beginning is then read as version 00, as
     /// the recommendation says. Version ff, upper case, and an id of zeros only are invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::TraceParent;
+    ///
+    /// assert!(TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").is_some());
+    /// // Version ff is invalid.
+    /// assert_eq!(TraceParent::parse("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), None);
+    /// ```
     pub fn parse(text: &str) -> Option<Self> {
         let (parent, rest) = text.split_at_checked(BYTES)?;
         let mut parts = parent.split('-');
@@ -55,6 +67,18 @@ impl TraceParent {
 
     /// Returns the `traceparent` of a letter's [metadata](crate::DeadLetterRow::metadata), the value of its key
     /// `traceparent`. Returns `None` if the metadata has no valid one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{TraceParent, testing};
+    ///
+    /// let mut letter = testing::row(uuid::Uuid::nil().into());
+    /// assert_eq!(TraceParent::of(&letter.metadata), None);
+    /// let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// letter.metadata.insert(TraceParent::KEY.to_owned(), parent.into());
+    /// assert_eq!(TraceParent::of(&letter.metadata), TraceParent::parse(parent));
+    /// ```
     pub fn of(metadata: &Map<String, Value>) -> Option<Self> {
         metadata.get(Self::KEY)?.as_str().and_then(Self::parse)
     }
@@ -100,11 +124,29 @@ impl TraceParent {
     }
 
     /// Returns the id of the trace: 32 hexadecimal digits, in lower case.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::TraceParent;
+    ///
+    /// let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    /// assert_eq!(parent.map(TraceParent::trace_id).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    /// ```
     pub fn trace_id(self) -> String {
         format!("{:032x}", self.trace_id)
     }
 
     /// Returns the id of the span, which the recommendation calls parent-id: 16 hexadecimal digits, in lower case.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::TraceParent;
+    ///
+    /// let parent = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    /// assert_eq!(parent.map(TraceParent::span_id).as_deref(), Some("00f067aa0ba902b7"));
+    /// ```
     pub fn span_id(self) -> String {
         format!("{:016x}", self.span_id)
     }

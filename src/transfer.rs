@@ -16,7 +16,7 @@ use crate::{
 /// # Errors
 ///
 /// Besides what each method lists, every call may return [`Db`](DeadLetterRepoError::Db): the database refused the
-/// call or could not be reached.
+/// call or could not be reached. An export also returns the [errors of a filter](DeadLetterFilter#errors).
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait DeadLetterTransfer: Send + Sync {
@@ -27,7 +27,9 @@ pub trait DeadLetterTransfer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`list`](crate::DeadLetterRead::list), except that `page.size` may be 1 to 1,000.
+    /// Those of [`list`](crate::DeadLetterRead::list), except that `page.size` may be 1 to 1,000, and
+    /// [`InvalidQuery`](DeadLetterRepoError::InvalidQuery) for the order
+    /// [`MostAttempts`](crate::ListSort::MostAttempts).
     ///
     /// # Examples
     ///
@@ -75,9 +77,12 @@ pub trait DeadLetterTransfer: Send + Sync {
     /// - [`OutOfRange`](DeadLetterRepoError::OutOfRange) for more than 1,000 letters, with the argument `letters`;
     /// - [`NotStorable`](DeadLetterRepoError::NotStorable), with the index and the field of the first such letter. The
     ///   table holds no `attempt_count` over [`i32::MAX`], no `resolved_at` without a `resolution` or the reverse, no
-    ///   NUL in a text, and no resolution but the four;
+    ///   NUL in a text, and no resolution but the four. It also holds no metadata but a JSON object of at most 16 KB, and
+    ///   no payload kind but the four;
     /// - [`TimeOutOfRange`](DeadLetterRepoError::TimeOutOfRange), with the index and the field of the first such
-    ///   letter.
+    ///   letter;
+    /// - [`TooLargeForTransaction`](DeadLetterRepoError::TooLargeForTransaction) for letters of more than 256 MB in
+    ///   [a caller's transaction](crate::SeaOrmDeadLetterRepo::in_transaction).
     ///
     /// # Examples
     ///

@@ -5,6 +5,7 @@
 //! after failures.
 
 use std::{
+    collections::BTreeSet,
     error::Error,
     fmt,
     future::{Future, pending},
@@ -19,9 +20,10 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::{
-    AnnouncementClaim, DeadLetterAnnounce, DeadLetterRepoError, NewErrorGroup, NewGroupRequest,
+    AnnouncementClaim, AppId, DeadLetterAnnounce, DeadLetterRepoError, NewErrorGroup, NewGroupRequest,
     announce::OVERLAP,
     background::{Stop, back_off},
+    sea_orm_repo::PAGE_SIZES,
     time::jittered,
 };
 
@@ -65,7 +67,7 @@ const LEASES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(24 * 
 #[async_trait]
 #[auto_impl(&, Arc)]
 pub trait Notify: Send + Sync {
-    /// Returns once somebody was told of the group, or will be.
+    /// Returns once the message is delivered or durably queued.
     ///
     /// The watch drops the call's future at the end of the lease. After an error, and after such an end, the group is
     /// announced again when its lease has run out. A process that is stopped may have told of a group that is then
@@ -74,6 +76,32 @@ pub trait Notify: Send + Sync {
     /// # Errors
     ///
     /// Any error of the receiver. The watch logs its text, which must not show a letter's content.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::error::Error;
+    /// #
+    /// # use async_trait::async_trait;
+    /// # use dead_letters::{NewErrorGroup, NewGroupState, Notify};
+    /// #
+    /// # async fn page_on_call(_: String) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #     Ok(())
+    /// # }
+    /// #
+    /// struct OnCall;
+    ///
+    /// #[async_trait]
+    /// impl Notify for OnCall {
+    ///     async fn notify(&self, group: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ///         match group.state {
+    ///             // Nobody is woken for a group that may be old.
+    ///             NewGroupState::Unknown => Ok(()),
+    ///             _ => page_on_call(format!("{}: {} letters", group.source, group.count)).await,
+    ///         }
+    ///     }
+    /// }
+    /// ```
     async fn notify(&self, group: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>>;
 }
 
@@ -116,6 +144,14 @@ pub struct GroupWatch {
     scan_limit: u32,
     /// Where the next look begins. `None` before the first one.
     since: Mutex<Option<DateTime<Utc>>>,
+    /// The groups that the last look found and that could not be announced by now.
+    failed: Mutex<BTreeSet<GroupOfApp>>,
+}
+
+type GroupOfApp = (AppId, String);
+
+fn key_of(group: &NewErrorGroup) -> GroupOfApp {
+    (group.app_id, group.group_key.clone())
 }
 
 impl GroupWatch {
@@ -154,6 +190,7 @@ impl GroupWatch {
             limit: 50,
             scan_limit: 10_000,
             since: Mutex::default(),
+            failed: Mutex::default(),
         };
         GroupWatchBuilder { watch }
     }
@@ -271,10 +308,17 @@ impl GroupWatch {
         stop: &mut Stop<impl Future>,
         report: &mut GroupWatchReport,
     ) -> Result<GroupWatchEnd, DeadLetterRepoError> {
-        let request = NewGroupRequest::since(self.begin()).limit(self.limit).scan_limit(self.scan_limit);
+        // A group that failed comes last, and takes no other group's place among the first `limit`.
+        let failed = self.failed().clone();
+        let limit = Ord::min(self.limit as usize + failed.len(), *PAGE_SIZES.end() as usize);
+        let request = NewGroupRequest::since(self.begin()).limit(limit as u32).scan_limit(self.scan_limit);
         let found = self.store.unannounced_groups(&request).await?;
+        let (again, mut groups): (Vec<_>, Vec<_>) =
+            found.groups.iter().partition(|group| failed.contains(&key_of(group)));
+        *self.failed() = again.iter().copied().map(key_of).collect();
+        groups.extend(again);
         let mut failures = 0;
-        for group in &found.groups {
+        for group in groups.iter().copied().take(self.limit as usize) {
             if stop.within(Duration::ZERO).await {
                 return Ok(GroupWatchEnd::Stopped);
             }
@@ -287,7 +331,7 @@ impl GroupWatch {
                 return Ok(GroupWatchEnd::More);
             }
         }
-        if found.groups.len() >= self.limit as usize {
+        if groups.len() > self.limit as usize || groups.len() >= limit {
             return Ok(GroupWatchEnd::More);
         }
         *self.since() = Some(found.as_of - OVERLAP);
@@ -310,11 +354,13 @@ impl GroupWatch {
         match told {
             Ok(()) => {
                 report.announced += 1;
+                self.failed().remove(&key_of(group));
                 self.store.confirm_announcement(claim).await?;
                 Ok(true)
             }
             Err(error) => {
                 report.failed += 1;
+                self.failed().insert(key_of(group));
                 let NewErrorGroup { app_id, group_key, newest_id, .. } = group;
                 warn!(%app_id, %group_key, %newest_id, %error, "a new error group could not be announced");
                 Ok(false)
@@ -330,6 +376,10 @@ impl GroupWatch {
         let since = *self.since().get_or_insert_with(|| first().unwrap_or(DateTime::<Utc>::MIN_UTC));
         // The database's clock may be ahead.
         Ord::min(since, now)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, BTreeSet<GroupOfApp>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn since(&self) -> MutexGuard<'_, Option<DateTime<Utc>>> {
@@ -385,6 +435,32 @@ pub struct GroupWatchBuilder {
 
 impl GroupWatchBuilder {
     /// Sets the longest pause between two ticks, one minute by default. The shortest is half of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{error::Error, sync::Arc};
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::GroupWatch;
+    /// # use dead_letters::{NewErrorGroup, Notify};
+    /// # struct Log;
+    /// #
+    /// # #[async_trait::async_trait]
+    /// # impl Notify for Log {
+    /// #     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// let watch = GroupWatch::builder(Arc::new(repo), Arc::new(Log)).every(Duration::from_secs(30)).build()?;
+    /// # _ = watch;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn every(mut self, period: Duration) -> Self {
         self.watch.period = period;
@@ -396,6 +472,33 @@ impl GroupWatchBuilder {
     /// With one hour the groups that became new during a deployment or a short outage are announced. The first watch on
     /// a table with old letters announces only what failed for the first time within that hour. If the service stops for
     /// longer, groups that became new meanwhile are not announced, unless this is longer too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{error::Error, sync::Arc};
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::GroupWatch;
+    /// # use dead_letters::{NewErrorGroup, Notify};
+    /// # struct Log;
+    /// #
+    /// # #[async_trait::async_trait]
+    /// # impl Notify for Log {
+    /// #     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // For a process that cron starts once an hour.
+    /// let watch = GroupWatch::builder(Arc::new(repo), Arc::new(Log)).lookback(Duration::from_secs(7_200)).build()?;
+    /// # _ = watch;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn lookback(mut self, lookback: Duration) -> Self {
         self.watch.lookback = lookback;
@@ -404,6 +507,33 @@ impl GroupWatchBuilder {
 
     /// Sets for how long a claimed group is not announced by another watch or tick, from one second to a day, five
     /// minutes by default. [`Notify`] must return within this time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{error::Error, sync::Arc};
+    /// use std::time::Duration;
+    ///
+    /// use dead_letters::GroupWatch;
+    /// # use dead_letters::{NewErrorGroup, Notify};
+    /// # struct Log;
+    /// #
+    /// # #[async_trait::async_trait]
+    /// # impl Notify for Log {
+    /// #     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // The webhook returns within a minute.
+    /// let watch = GroupWatch::builder(Arc::new(repo), Arc::new(Log)).lease(Duration::from_secs(60)).build()?;
+    /// # _ = watch;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.watch.lease = lease;
@@ -411,6 +541,31 @@ impl GroupWatchBuilder {
     }
 
     /// Sets how many groups a tick announces at most, 1 to 500, 50 by default. The next tick announces further ones.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{error::Error, sync::Arc};
+    /// use dead_letters::GroupWatch;
+    /// # use dead_letters::{NewErrorGroup, Notify};
+    /// # struct Log;
+    /// #
+    /// # #[async_trait::async_trait]
+    /// # impl Notify for Log {
+    /// #     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // At most ten messages in a tick.
+    /// let watch = GroupWatch::builder(Arc::new(repo), Arc::new(Log)).limit(10).build()?;
+    /// # _ = watch;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn limit(mut self, limit: u32) -> Self {
         self.watch.limit = limit;
@@ -420,6 +575,31 @@ impl GroupWatchBuilder {
     /// Sets how many letters a tick may examine, at least 1, 10,000 by default: see
     /// [`NewGroupRequest::scan_limit`](field@NewGroupRequest::scan_limit). It should be several times as many letters as
     /// fail in 15 minutes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{error::Error, sync::Arc};
+    /// use dead_letters::GroupWatch;
+    /// # use dead_letters::{NewErrorGroup, Notify};
+    /// # struct Log;
+    /// #
+    /// # #[async_trait::async_trait]
+    /// # impl Notify for Log {
+    /// #     async fn notify(&self, _: &NewErrorGroup) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// // For a service in which 20,000 letters may fail in 15 minutes.
+    /// let watch = GroupWatch::builder(Arc::new(repo), Arc::new(Log)).scan_limit(100_000).build()?;
+    /// # _ = watch;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn scan_limit(mut self, scan_limit: u32) -> Self {
         self.watch.scan_limit = scan_limit;
@@ -464,7 +644,7 @@ impl GroupWatchBuilder {
         if !(shortest..=longest).contains(&lease) {
             return Err(GroupWatchConfigError::Lease(lease));
         }
-        if !(1..=500).contains(&limit) {
+        if !PAGE_SIZES.contains(&limit) {
             return Err(GroupWatchConfigError::Limit(limit));
         }
         if scan_limit == 0 {

@@ -98,7 +98,7 @@ async fn refused(folder: &Path) -> ArchiveError {
 }
 
 #[tokio::test]
-async fn letters_come_back_as_they_were_each_with_its_place() {
+async fn letters_are_read_as_they_were_each_with_its_place() {
     let dir = TempDir::new().unwrap();
     let archive = JsonLinesArchive::new(dir.path());
     let batches = [hostile(), vec![letter()], vec![letter(); 3]];
@@ -135,7 +135,7 @@ async fn sweepers_that_share_a_folder_take_no_name_twice() {
 }
 
 #[tokio::test]
-async fn no_letters_make_no_file() {
+async fn an_empty_batch_makes_no_file() {
     let dir = TempDir::new().unwrap();
     JsonLinesArchive::new(dir.path()).keep(&[]).await.unwrap();
     assert_eq!(names(dir.path()), [] as [PathBuf; 0]);
@@ -187,7 +187,7 @@ async fn a_disk_that_is_full_is_an_error_and_leaves_no_file() {
 
 /// With the folder's name set, it is the process that is killed.
 #[tokio::test]
-async fn what_a_killed_process_leaves_is_complete_or_not_there() {
+async fn a_file_of_a_killed_process_is_complete_or_not_there() {
     let batch = || vec![StoredLetter { payload: "a".repeat(10_000), ..letter() }; 100];
     if let Some(folder) = env::var_os(ARCHIVE) {
         let archive = JsonLinesArchive::new(folder);
@@ -197,7 +197,7 @@ async fn what_a_killed_process_leaves_is_complete_or_not_there() {
         }
         return;
     }
-    let this = "archive::what_a_killed_process_leaves_is_complete_or_not_there";
+    let this = "archive::a_file_of_a_killed_process_is_complete_or_not_there";
     for files in 1..=5 {
         let dir = TempDir::new().unwrap();
         let mut process =
@@ -216,7 +216,7 @@ async fn what_a_killed_process_leaves_is_complete_or_not_there() {
 }
 
 #[tokio::test]
-async fn dropped_at_any_time_it_leaves_complete_files() {
+async fn a_write_that_is_dropped_at_any_time_leaves_complete_files() {
     let dir = TempDir::new().unwrap();
     let archive = JsonLinesArchive::new(dir.path());
     for polls in 0..20 {
@@ -240,7 +240,7 @@ async fn dropped_at_any_time_it_leaves_complete_files() {
 }
 
 #[test]
-fn without_a_runtime_it_is_an_error() {
+fn a_write_without_a_runtime_is_an_error() {
     let (archive, letters) = (JsonLinesArchive::new("nowhere"), [letter()]);
     let keep = pin!(archive.keep(&letters));
     let Poll::Ready(Err(error)) = keep.poll(&mut Context::from_waker(Waker::noop())) else { panic!() };
@@ -248,7 +248,7 @@ fn without_a_runtime_it_is_an_error() {
 }
 
 #[test]
-fn a_line_that_is_no_letter_is_an_error_with_its_place_and_reading_goes_on_behind_it() {
+fn a_line_that_is_no_letter_is_an_error_with_its_place_and_reading_continues() {
     let good = serde_json::to_string(&letter()).unwrap();
     let cases = [
         "secret".to_owned(),
@@ -412,7 +412,7 @@ fn a_file_with_a_line_that_is_no_letter_stays_as_it_was() {
 }
 
 #[test]
-fn of_erasures_at_one_time_none_brings_back_what_another_erased() {
+fn no_concurrent_erasure_restores_what_another_one_erased() {
     let folder = TempDir::new().unwrap();
     let letters: Vec<_> = (0..8).map(|_| StoredLetter { id: Uuid::now_v7().into(), ..letter() }).collect();
     let path = kept(folder.path(), &letters);

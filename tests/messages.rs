@@ -84,7 +84,7 @@ macro_rules! made {
 }
 
 #[tokio::test]
-async fn every_message_stands_beside_its_trigger() {
+async fn the_list_has_every_message_beside_its_trigger() {
     let mut messages = Messages::default();
     of_reads(&mut messages).await;
     of_changes(&mut messages).await;

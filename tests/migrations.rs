@@ -40,12 +40,12 @@ async fn goes_up_down_and_up(db: TestDb) {
 }
 
 #[tokio::test]
-async fn it_goes_up_down_and_up_on_sqlite() {
+async fn the_migrations_go_up_down_and_up_on_sqlite() {
     goes_up_down_and_up(TestDb::empty_sqlite().await).await;
 }
 
 #[tokio::test]
-async fn it_goes_up_down_and_up_on_postgres() {
+async fn the_migrations_go_up_down_and_up_on_postgres() {
     goes_up_down_and_up(TestDb::empty_postgres().await).await;
 }
 
@@ -645,7 +645,7 @@ async fn postgres_refuses_times_outside_the_years_1_to_9999() {
 }
 
 #[tokio::test]
-async fn sqlite_refuses_a_time_that_the_driver_would_not_print_and_says_the_format() {
+async fn sqlite_refuses_a_time_that_the_driver_would_not_print_and_names_the_format() {
     let db = TestDb::sqlite().await;
     let printed = [
         "2026-03-01T10:00:00+00:00",
@@ -709,7 +709,7 @@ async fn sqlite_refuses_a_time_that_the_driver_would_not_print_and_says_the_form
 }
 
 #[tokio::test]
-async fn sqlite_refuses_an_id_that_is_no_blob_of_16_bytes_and_says_so() {
+async fn sqlite_refuses_an_id_that_is_no_blob_of_16_bytes_and_names_the_format() {
     let db = TestDb::sqlite().await;
     for column in ["id", "app_id", "original_event_id", "trigger_id", "script_id", "run_id"] {
         takes(&db, column, &["x'0123456789abcdef0123456789abcdef'"]).await;

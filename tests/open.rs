@@ -56,7 +56,7 @@ async fn works(repo: &SeaOrmDeadLetterRepo) {
 }
 
 #[tokio::test]
-async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone() {
+async fn an_empty_database_is_migrated_only_on_request() {
     for db in empty().await {
         assert_eq!(missing(opened(&db, OnOpen::Check, Migrator).await), names(Migrator));
         db.db.execute_unprepared("SELECT 1 FROM seaql_migrations").await.unwrap_err();
@@ -71,7 +71,7 @@ async fn an_empty_database_is_migrated_where_that_is_asked_and_else_left_alone()
 }
 
 #[tokio::test]
-async fn steps_that_are_pending_are_applied_where_that_is_asked_and_else_named() {
+async fn pending_steps_are_applied_on_request_and_named_otherwise() {
     for db in empty().await {
         Locked(Service).up(&db.db, Some(3)).await.unwrap();
         let error = opened(&db, OnOpen::Check, Service).await.unwrap_err();
@@ -178,7 +178,7 @@ async fn an_older_version_starts_on_a_newer_schema_but_does_not_migrate_it() {
 }
 
 #[tokio::test]
-async fn a_step_that_fails_is_told_without_content() {
+async fn an_error_of_a_failed_step_has_no_content() {
     for db in empty().await {
         db.execute("CREATE TABLE dead_letters (n integer)").await;
         let error = opened(&db, OnOpen::Migrate, Locked(Migrator)).await.unwrap_err();
@@ -213,7 +213,7 @@ async fn a_database_that_is_not_utf8_is_refused_by_name_on_postgres() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_named() {
+async fn a_server_that_does_not_respond_is_named() {
     // Bound, and not listening.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

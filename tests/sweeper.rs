@@ -168,7 +168,7 @@ async fn a_tick_takes_its_cutoff_once_and_goes_on_until_nothing_is_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_batch_goes_on_behind_the_one_before_and_each_scope_begins_at_its_start() {
+async fn each_batch_continues_after_the_one_before_and_each_scope_begins_at_its_start() {
     let next = |n| Ok(sweep_of(5, 5, Some(cursor(n))));
     let last = || Ok(sweep_of(5, 5, None));
     let store = Script::of([next(7), next(8), last(), next(9), last()]);
@@ -195,7 +195,7 @@ async fn rows_that_the_database_does_not_delete_are_counted_and_do_not_end_a_sco
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_one_app_leaves_the_apps_behind_it() {
+async fn after_an_error_of_one_app_the_next_apps_are_swept() {
     let DeadLetterRepoError::Db(error) = database_error("P0001") else { unreachable!() };
     let of_app = DeadLetterRepoError::AppNotSwept { app_id: app(7), error };
     let store = Script::of([deleted(0), deleted(0), deleted(5), Err(of_app), deleted(4)]);
@@ -236,7 +236,7 @@ async fn after_an_error_of_one_row_all_apps_are_swept_app_by_app() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_share_of_the_time_is_bounded() {
+async fn the_sweepers_share_of_the_time_is_bounded() {
     for (percent, pause) in [(25, 3 * BUSY), (50, BUSY), (100, Duration::ZERO)] {
         let store = Script::of([deleted(1_000), deleted(999)]);
         let sweeper = builder(&store).busy_percent(percent).build().unwrap();
@@ -277,7 +277,7 @@ async fn one_row_that_runs_out_of_time_does_not_keep_the_other_apps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wrong_with_one_apps_rows_does_not_keep_the_others_and_the_first_error_is_told() {
+async fn an_error_of_one_scope_does_not_stop_the_others_and_the_report_has_the_first_error() {
     let store = Script::of([deleted(5), refused("23503"), refused("P0001"), deleted(7)]);
     let report = three_steps(&store).sweep_once(now()).await;
     let SweepEnd::Failed(error) = &report.end else { panic!("{report:?}") };
@@ -298,7 +298,7 @@ async fn a_database_or_an_archive_that_fails_ends_the_tick() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn told_to_stop_it_ends_the_batch_under_way_and_begins_no_other() {
+async fn on_shutdown_the_sweeper_finishes_the_current_batch_and_begins_no_other() {
     let full = || std::iter::repeat_with(|| deleted(1_000)).take(100);
     let store = Script::of(full());
     let sweeper = builder(&store).busy_percent(100).build().unwrap();
@@ -331,7 +331,7 @@ async fn ticks_come_after_half_of_the_period_or_more_and_not_in_step() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_error_ends_it_and_it_backs_off_from_a_second_to_five_minutes() {
+async fn errors_do_not_stop_the_sweeper_and_it_backs_off_from_a_second_to_five_minutes() {
     let store = Script::of((0..12).map(|_| refused("57P03")));
     let sweeper = builder(&store).every(24 * HOUR).build().unwrap();
     let status = sweeper.status();
@@ -349,7 +349,7 @@ async fn no_error_ends_it_and_it_backs_off_from_a_second_to_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_status_says_what_it_does_and_what_came_of_it() {
+async fn the_status_has_the_running_sweep_and_the_last_report() {
     let store = Script::of([deleted(7), deleted(0), refused("57P03")]);
     let sweeper = Arc::new(builder(&store).build().unwrap());
     let mut status = sweeper.status();
@@ -381,7 +381,7 @@ async fn its_status_says_what_it_does_and_what_came_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sweep_that_is_dropped_says_idle_and_keeps_the_last_report() {
+async fn after_a_dropped_sweep_the_status_is_idle_and_has_the_last_report() {
     let store = Script::of([deleted(7)]);
     let sweeper = builder(&store).build().unwrap();
     let report = sweeper.sweep_once(now()).await;

@@ -33,7 +33,7 @@ async fn each_store_is_migrated_empty_and_its_own() {
 }
 
 #[tokio::test]
-async fn a_letter_comes_back_as_it_is() {
+async fn a_letter_is_read_back_as_it_was_inserted() {
     let store = store().await.unwrap();
     let sent = letter(new_app());
     let id = store.insert(sent.clone()).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_row_a_summary_and_a_group_are_those_of_the_stored_sample() {
 }
 
 #[tokio::test]
-async fn a_stored_letter_is_as_an_insert_would_have_stored_it_and_as_old_as_told() {
+async fn a_stored_letter_is_as_an_insert_would_have_stored_it_and_as_old_as_given() {
     let store = store().await.unwrap();
     let app = new_app();
     let created_at: DateTime<Utc> = "2020-01-01T00:00:00Z".parse().unwrap();
@@ -111,7 +111,7 @@ async fn a_stored_letter_is_as_an_insert_would_have_stored_it_and_as_old_as_told
 }
 
 #[test]
-fn made_up_errors_are_of_the_kind_that_they_say() {
+fn made_up_errors_have_the_kind_of_their_name() {
     assert_eq!(transient().kind(), ErrorKind::Transient);
     assert_eq!(internal().kind(), ErrorKind::Internal);
     // SQLite's busy, and a broken constraint.
@@ -261,7 +261,7 @@ impl Given {
 }
 
 #[tokio::test]
-async fn the_call_that_was_told_fails_and_no_other() {
+async fn only_the_call_with_a_rule_fails() {
     let given = Given::new().await;
     for &told in Call::ALL {
         given.store.fail(told, .., internal());
@@ -287,7 +287,7 @@ async fn a_call_that_fails_does_not_reach_the_store() {
 }
 
 #[tokio::test]
-async fn calls_are_counted_from_0_anew_each_time_that_something_is_told_of_them() {
+async fn each_rule_for_a_call_counts_its_calls_from_0_anew() {
     let given = Given::new().await;
     let outcomes = async || {
         let mut outcomes = Vec::new();

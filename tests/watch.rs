@@ -107,7 +107,7 @@ fn builder(store: &Arc<Script>, receiver: Receiver) -> GroupWatchBuilder {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_looks_again_after_a_pause_from_where_the_last_complete_tick_began_and_15_minutes_before() {
+async fn each_look_follows_a_pause_and_begins_15_minutes_before_the_last_complete_tick() {
     let store = Script::of([Ok(1), Ok(50), Ok(0)]);
     let watch = builder(&store, Receiver::Succeeds).build().unwrap();
     let began = Utc::now();
@@ -125,7 +125,7 @@ async fn it_looks_again_after_a_pause_from_where_the_last_complete_tick_began_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tick_that_was_not_complete_moves_nothing_on() {
+async fn an_incomplete_tick_does_not_advance_the_start_of_the_next_look() {
     for incomplete in [Ok(50), Err(database_error("57P03"))] {
         let store = Script::of([incomplete, Ok(0)]);
         let watch = builder(&store, Receiver::Succeeds).build().unwrap();
@@ -139,7 +139,7 @@ async fn a_tick_that_was_not_complete_moves_nothing_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_the_store_do_not_end_it_and_each_one_doubles_the_pause() {
+async fn errors_of_the_store_do_not_stop_the_watch_and_each_one_doubles_the_pause() {
     let store = Script::of([Err(database_error("57P03")), Err(database_error("42P01")), Ok(1)]);
     let watch = builder(&store, Receiver::Succeeds).build().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -170,7 +170,7 @@ async fn a_receiver_that_hangs_is_given_up_at_the_end_of_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_ends_it_before_the_next_group() {
+async fn a_shutdown_ends_the_watch_before_the_next_group() {
     let store = Script::of([Ok(5)]);
     let watch = builder(&store, Receiver::Hangs).lease(MINUTE).build().unwrap();
     let began = Instant::now();

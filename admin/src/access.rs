@@ -50,6 +50,12 @@ pub trait Authorize: Send + Sync + 'static {
     /// Returns the operator who sends the request with these parts. An implementation may run axum's extractors on
     /// them.
     ///
+    /// # Errors
+    ///
+    /// Returns the response for a request that is refused: see [`Denied`].
+    ///
+    /// # Examples
+    ///
     /// ```
     /// use axum::{extract::FromRequestParts, http::request::Parts};
     /// use dead_letters_admin::{Authorize, Denied, Operator};
@@ -72,10 +78,6 @@ pub trait Authorize: Send + Sync + 'static {
     ///     }
     /// }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// Returns the response for a request that is refused: see [`Denied`].
     async fn authorize(&self, request: &mut Parts) -> Result<Operator, Denied>;
 }
 
@@ -173,7 +175,7 @@ impl Denied {
         Self::with(Problem::unauthenticated())
     }
 
-    /// Returns 421: the request's `Host` is not a name of the service.
+    /// Returns 421: the request's `Host` is not a name of this admin.
     ///
     /// Use it in a service that accepts every client that can reach it. A page of another site can point its own name
     /// at such a service (DNS rebinding).
@@ -259,6 +261,15 @@ impl Operator {
 
     /// Returns an operator who may reveal, resolve and replay, in all apps. [`Right::Edit`] and
     /// [`Right::Delete`] are rights of their own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters_admin::{Operator, Right};
+    ///
+    /// let rights = [Right::Payloads, Right::Resolve, Right::Replay];
+    /// assert_eq!(Operator::full("ada"), rights.into_iter().fold(Operator::reader("ada"), Operator::with));
+    /// ```
     pub fn full(name: impl Into<String>) -> Self {
         let rights = [Right::Payloads, Right::Resolve, Right::Replay];
         rights.into_iter().fold(Self::reader(name), Self::with)

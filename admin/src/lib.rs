@@ -252,6 +252,24 @@ impl Admin {
     /// # Errors
     ///
     /// Returns [`Pointer`](AdminConfigError::Pointer) if a text is not a JSON pointer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::{Admin, AdminConfigError};
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
+    /// assert!(admin().redact_metadata(["/user/email", "/tenant"]).is_ok());
+    /// // A pointer begins with a slash.
+    /// assert!(matches!(admin().redact_metadata(["tenant"]), Err(AdminConfigError::Pointer(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn redact_metadata(
         mut self,
         pointers: impl IntoIterator<Item: Into<String>>,
@@ -271,6 +289,24 @@ impl Admin {
     /// # Errors
     ///
     /// Returns [`TraceUrl`](AdminConfigError::TraceUrl) if the text is not such a URL.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// use dead_letters_admin::{Admin, AdminConfigError};
+    /// # use dead_letters_admin::{InsecureAllowAll, Operator};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let repo = dead_letters::testing::store().await?;
+    /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
+    /// assert!(admin().trace_url("https://jaeger.example/trace/{trace_id}").is_ok());
+    /// // The URL must have a place for the trace.
+    /// assert!(matches!(admin().trace_url("https://jaeger.example/"), Err(AdminConfigError::TraceUrl(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn trace_url(mut self, template: impl AsRef<str>) -> Result<Self, AdminConfigError> {
         let template = template.as_ref();
         let url = TraceUrl::new(template).ok_or_else(|| AdminConfigError::TraceUrl(template.to_owned()))?;
@@ -298,12 +334,13 @@ impl Admin {
     /// # let admin = || Admin::new(Arc::new(repo.clone()), InsecureAllowAll(Operator::full("ada")));
     /// # let secret_of_the_deploy = [7; 32];
     /// assert!(admin().key(secret_of_the_deploy).is_ok());
-    /// assert!(matches!(admin().key("changeme"), Err(AdminConfigError::ShortKey)));
+    /// assert!(matches!(admin().key("changeme"), Err(AdminConfigError::ShortKey(8))));
     /// # Ok(())
     /// # }
     /// ```
     pub fn key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, AdminConfigError> {
-        self.key = Key::new(secret.as_ref()).ok_or(AdminConfigError::ShortKey)?;
+        let secret = secret.as_ref();
+        self.key = Key::new(secret).ok_or(AdminConfigError::ShortKey(secret.len()))?;
         Ok(self)
     }
 
@@ -441,9 +478,9 @@ pub enum AdminConfigError {
     /// A text given to [`redact`](Admin::redact) or [`redact_metadata`](Admin::redact_metadata) is not a JSON pointer.
     #[error("{0}")]
     Pointer(String),
-    /// The secret given to [`key`](Admin::key) is too short.
-    #[error("the key must have at least 32 bytes")]
-    ShortKey,
+    /// The secret given to [`key`](Admin::key) has fewer than 32 bytes. The field is its length.
+    #[error("the key must have at least 32 bytes (got {0})")]
+    ShortKey(usize),
     /// The text given to [`trusted_origin`](Admin::trusted_origin) is not an origin.
     #[error("{0:?} is not an origin: give scheme and host, as in https://ops.example")]
     Origin(String),

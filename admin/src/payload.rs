@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_pointer_names_is_as_it_was_byte_for_byte() {
+    fn values_that_no_pointer_names_stay_byte_for_byte() {
         let nothing = Redaction::default();
         let elsewhere = redaction(&["/nowhere", "/a/b/c/d/e"]);
         for stored in [
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_or_nests_too_deep_is_told() {
+    fn a_text_that_is_not_json_or_nests_too_deep_is_an_error() {
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let nothing = Redaction::default();
         for broken in ["", "{", "{\"a\":}", "[1,]", "nul", "1 2", "'a'", &deep(128), &deep(100_000)] {
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pretty_payload_has_one_member_a_line_and_says_what_is_withheld() {
+    fn a_pretty_payload_has_one_member_a_line_and_marks_redacted_values() {
         let stored = r#"{"a":{"b":[1,2,{}],"c":[]},"d":"x"}"#;
         let shown = pretty(stored, &redaction(&["/d"]), usize::MAX, usize::MAX).unwrap().unwrap();
         let lines = [

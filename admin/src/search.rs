@@ -32,7 +32,7 @@ pub(crate) async fn group(
 
 /// Returns an error if the operator may not search, and sets the scan limit.
 ///
-/// Where payloads are redacted, the result of a search tells what they contain, so each search is audited. Its event
+/// Where payloads are redacted, the result of a search reveals what they contain, so each search is audited. Its event
 /// names the filter and never the text.
 fn begin<'a>(
     access: &'a AppAccess,

@@ -81,24 +81,74 @@ impl Server {
 
     /// Sets how many connections are served at a time, at least one. Further connections wait in the operating
     /// system's queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use axum::Router;
+    /// use dead_letters_admin::Server;
+    ///
+    /// # let router = Router::new();
+    /// let server = Server::new(router).max_connections(64);
+    /// # _ = server;
+    /// ```
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
     /// Sets the time after which a connection is closed if the head of a request has not arrived.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use dead_letters_admin::Server;
+    ///
+    /// # let router = Router::new();
+    /// let server = Server::new(router).head_timeout(Duration::from_secs(5));
+    /// # _ = server;
+    /// ```
     pub fn head_timeout(mut self, time: Duration) -> Self {
         self.head_timeout = time;
         self
     }
 
     /// Sets the time after which a connection is closed if its client takes nothing of a response.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use dead_letters_admin::Server;
+    ///
+    /// # let router = Router::new();
+    /// let server = Server::new(router).stall_timeout(Duration::from_secs(10));
+    /// # _ = server;
+    /// ```
     pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.stall_timeout = time;
         self
     }
 
     /// Sets the time within which running requests may end after the shutdown, 20 seconds by default.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use axum::Router;
+    /// use dead_letters_admin::Server;
+    ///
+    /// # let router = Router::new();
+    /// let server = Server::new(router).grace(Duration::from_secs(5));
+    /// # _ = server;
+    /// ```
     pub fn grace(mut self, time: Duration) -> Self {
         self.grace = time;
         self

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_share_comes_before_what_four_of_five_do() {
+    fn values_that_all_share_come_before_values_that_four_of_five_share() {
         let payload = |n: u32, tier: &str| {
             format!(r#"{{"id":{n},"plan":"{tier}","lines":[{{"sku":"A"}},{{"sku":"B{n}"}}]}}"#)
         };
@@ -107,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn values_that_only_begin_alike_are_not_the_same() {
+    fn values_with_the_same_beginning_are_not_the_same() {
         let payload = |end: &str| format!(r#"{{"text":"{}{end}"}}"#, "x".repeat(100));
         assert_eq!(found(&[&payload("a"), &payload("b")], &[]), [""; 0]);
     }
 
     #[test]
-    fn what_stands_behind_a_long_list_is_found() {
+    fn a_value_after_a_long_list_is_found() {
         let list: Vec<_> = (0..5_000).map(|n| n.to_string()).collect();
         let payload = format!(r#"{{"a":[{}],"b":true}}"#, list.join(","));
         let found = found(&[&payload, &payload], &[]);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_places_than_are_compared_the_first_ones_are() {
+    fn only_the_first_2000_places_of_a_payload_are_compared() {
         let members: Vec<_> = (0..5_000).map(|n| format!("\"k{n:04}\":{n}")).collect();
         let payload = format!("{{{}}}", members.join(","));
         let values = values(&payload, &Redaction::default()).unwrap();

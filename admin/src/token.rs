@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sealed_comes_back() {
+    fn a_sealed_value_is_opened_unchanged() {
         let key = Key::random();
         let token = key.seal(Purpose::Banner, &("ignored", 3));
         assert_eq!(key.open(Purpose::Banner, &token), Some(("ignored".to_owned(), 3)));

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 on_every_backend! {
-    a_letter_of_an_app_is_not_there_under_another_one,
+    a_letter_is_not_found_under_another_app,
 }
 
 /// Stand for the app, a letter and the token of a preview in the routes below.
@@ -213,7 +213,7 @@ async fn every_route_asks_for_its_right_before_the_store() {
 }
 
 #[tokio::test]
-async fn another_app_is_to_every_route_as_one_that_does_not_exist() {
+async fn every_route_treats_another_app_as_one_that_does_not_exist() {
     let (own, other, letter) = (new_app(), new_app(), Uuid::new_v4().to_string());
     let token = token(other).await;
     let client = witness(let_in(Operator::full("ada").of_apps([own]))).await;
@@ -236,7 +236,7 @@ async fn another_app_is_to_every_route_as_one_that_does_not_exist() {
     }
 }
 
-async fn a_letter_of_an_app_is_not_there_under_another_one(world: World) {
+async fn a_letter_is_not_found_under_another_app(world: World) {
     let other = new_app();
     let id = world.insert(letter(other)).await;
     let client = world.client();
@@ -250,7 +250,7 @@ async fn a_letter_of_an_app_is_not_there_under_another_one(world: World) {
 }
 
 #[tokio::test]
-async fn nobody_gets_what_authorize_says_and_not_a_byte_of_the_store() {
+async fn a_refused_client_gets_the_response_of_authorize_and_not_a_byte_of_the_store() {
     let nobody = |_: &Parts| Err(Denied::with((StatusCode::IM_A_TEAPOT, "who goes there?")));
     let client = witness(nobody).await;
     let (app, letter) = (new_app().to_string(), Uuid::new_v4().to_string());
@@ -338,7 +338,7 @@ async fn an_empty_bearer_token_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn a_proxys_header_says_who_it_is() {
+async fn a_proxys_header_names_the_operator() {
     let known = |name: &str| (name == "ada").then(|| Operator::reader(name));
     let client = witness(TrustedProxyHeader::new(HeaderName::from_static("x-user"), known)).await;
     for (headers, expected) in [

@@ -23,32 +23,32 @@ use crate::support::{
 on_every_backend! {
     the_apps_with_open_letters_are_listed_by_id_with_names_and_counts,
     a_page_of_apps_begins_after_the_last_app_of_the_page_before,
-    an_operator_of_some_apps_is_told_of_no_others,
+    an_operator_of_some_apps_sees_no_others,
     letters_come_newest_first_page_by_page,
-    a_letter_says_how_often_its_event_was_replayed_before,
+    a_letter_has_the_number_of_earlier_replays_of_its_event,
     a_view_that_reaches_its_scan_limit_returns_where_it_stopped,
     letters_are_sorted_by_age_or_by_attempts,
     a_filter_in_the_query_string_is_obeyed,
     a_letter_has_its_error_and_not_its_payload,
     an_error_is_cut_at_100_000_characters,
     a_letter_that_the_app_has_not_is_not_found,
-    a_letter_is_resolved_by_the_operator_whatever_the_body_says,
+    a_letter_is_resolved_in_the_operators_name_and_a_body_with_another_is_refused,
     a_closed_letter_is_not_changed_and_its_resolution_is_returned,
-    a_replay_and_a_failed_handler_are_not_to_be_said,
+    replayed_and_handler_failed_are_refused_as_resolutions,
     a_replay_puts_the_event_back_once,
     a_letter_is_reopened_once,
     a_replayed_letter_is_reopened_only_by_a_request_that_includes_it,
-    the_history_has_each_action_and_goes_on_behind_its_last,
+    the_history_has_each_action_and_continues_after_the_last_of_a_page,
     a_filter_of_the_history_hides_redacted_metadata_without_the_right_to_see_it,
     groups_have_timelines_where_they_are_asked_for,
     a_group_regresses_if_all_its_open_letters_failed_after_the_last_was_closed,
     new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_see,
-    what_new_groups_can_not_be_asked_for_is_refused_with_the_field,
+    a_wrong_query_for_new_groups_is_refused_with_its_field,
     a_timeline_has_every_bucket,
     a_payload_is_its_stored_text_to_the_byte,
     a_payload_of_many_parts_is_streamed_whole,
-    of_a_redacted_payload_all_else_is_as_stored,
-    what_can_not_be_redacted_is_withheld,
+    redaction_changes_nothing_else_in_a_payload,
+    a_payload_that_can_not_be_redacted_is_withheld,
     a_revealed_payload_is_audited,
     redacted_metadata_is_revealed_by_an_audited_call,
     content_is_not_revealed_if_the_history_cannot_be_written,
@@ -56,7 +56,7 @@ on_every_backend! {
     letters_are_found_by_their_metadata_in_every_view,
     a_filter_by_redacted_metadata_is_refused_everywhere_without_the_right_to_see_it,
     every_action_is_audited,
-    who_has_the_answer_already_is_told_so_until_it_changes,
+    a_client_with_the_current_tag_gets_304_until_the_response_changes,
 }
 
 async fn the_apps_with_open_letters_are_listed_by_id_with_names_and_counts(world: World) {
@@ -100,7 +100,7 @@ async fn a_page_of_apps_begins_after_the_last_app_of_the_page_before(world: Worl
     assert_eq!((&second["items"][0]["app_id"], &second["next"]), (&json!(apps[2]), &Value::Null));
 }
 
-async fn an_operator_of_some_apps_is_told_of_no_others(world: World) {
+async fn an_operator_of_some_apps_sees_no_others(world: World) {
     let other = new_app();
     world.letter().await;
     world.insert(letter(other)).await;
@@ -133,7 +133,7 @@ fn listed(page: &Value) -> Vec<Value> {
     page["items"].as_array().unwrap().iter().map(|item| item["id"].clone()).collect()
 }
 
-async fn a_letter_says_how_often_its_event_was_replayed_before(world: World) {
+async fn a_letter_has_the_number_of_earlier_replays_of_its_event(world: World) {
     let client = world.client();
     let event = Uuid::new_v4();
     for times in 0..3 {
@@ -292,7 +292,7 @@ async fn a_letter_that_the_app_has_not_is_not_found(world: World) {
     assert!(world.outbox.events().is_empty());
 }
 
-async fn a_letter_is_resolved_by_the_operator_whatever_the_body_says(world: World) {
+async fn a_letter_is_resolved_in_the_operators_name_and_a_body_with_another_is_refused(world: World) {
     let client = world.client();
     for (resolution, stored) in
         [("ignored", Resolution::Ignored), ("handled_by_script", Resolution::HandledByScript)]
@@ -330,7 +330,7 @@ async fn a_closed_letter_is_not_changed_and_its_resolution_is_returned(world: Wo
     assert!(world.outbox.events().is_empty());
 }
 
-async fn a_replay_and_a_failed_handler_are_not_to_be_said(world: World) {
+async fn replayed_and_handler_failed_are_refused_as_resolutions(world: World) {
     let id = world.letter().await;
     let client = world.client();
     for resolution in ["replayed", "handler_failed", "nonsense"] {
@@ -386,7 +386,7 @@ async fn a_replayed_letter_is_reopened_only_by_a_request_that_includes_it(world:
     );
 }
 
-async fn the_history_has_each_action_and_goes_on_behind_its_last(world: World) {
+async fn the_history_has_each_action_and_continues_after_the_last_of_a_page(world: World) {
     let client = world.client();
     let (id, other) = (world.letter().await, world.letter().await);
     let path = |id, action: &str| world.path(&format!("letters/{id}/{action}"));
@@ -569,7 +569,7 @@ async fn new_and_regressed_groups_are_listed_of_the_apps_that_the_operator_may_s
     assert_eq!(last_day["items"].as_array().unwrap().len(), 1);
 }
 
-async fn what_new_groups_can_not_be_asked_for_is_refused_with_the_field(world: World) {
+async fn a_wrong_query_for_new_groups_is_refused_with_its_field(world: World) {
     for (query, field) in [
         ("since=2999-01-01T00:00:00Z", "since"),
         ("since=yesterday", "since"),
@@ -644,7 +644,7 @@ fn redacting(world: &World, operator: Operator) -> Client {
     world.admin_of(operator).redact(["/card", "/lines/*/card"]).unwrap().into()
 }
 
-async fn of_a_redacted_payload_all_else_is_as_stored(world: World) {
+async fn redaction_changes_nothing_else_in_a_payload(world: World) {
     let text =
         r#"{ "card":"4711","n":1.10,"n":18446744073709551616,  "lines":[{"card":{"no":"4712"},"sku":"A"}] }"#;
     let expected = r#"{ "card":"[redacted]","n":1.10,"n":18446744073709551616,  "lines":[{"card":"[redacted]","sku":"A"}] }"#;
@@ -662,7 +662,7 @@ async fn of_a_redacted_payload_all_else_is_as_stored(world: World) {
     }
 }
 
-async fn what_can_not_be_redacted_is_withheld(world: World) {
+async fn a_payload_that_can_not_be_redacted_is_withheld(world: World) {
     let large = json!({ "card": "canary", "text": "x".repeat(1_000_000) }).to_string();
     for text in ["canary, no JSON", r#"{"card":"canary""#, &large] {
         let id = world
@@ -872,7 +872,7 @@ async fn every_action_is_audited(world: World) {
     assert_eq!(told, expected);
 }
 
-async fn who_has_the_answer_already_is_told_so_until_it_changes(world: World) {
+async fn a_client_with_the_current_tag_gets_304_until_the_response_changes(world: World) {
     let id = world.letter().await;
     let client = world.client();
     let letter = format!("letters/{id}");
@@ -905,7 +905,7 @@ async fn client() -> Client {
 }
 
 #[tokio::test]
-async fn every_answer_has_its_headers() {
+async fn every_response_has_the_security_headers() {
     let client = client().await;
     for path in ["/api/apps", "/api/apps?x", "/api/nothing", "/api/openapi.json"] {
         let answer = client.get(path).await;
@@ -921,7 +921,7 @@ async fn every_answer_has_its_headers() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_which_are_taken() {
+async fn a_wrong_method_gets_the_list_of_allowed_ones() {
     let client = client().await;
     let (app, id) = (new_app(), Uuid::new_v4());
     for (method, path, allowed) in [
@@ -937,7 +937,7 @@ async fn a_wrong_method_is_told_which_are_taken() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_a_problem_too() {
+async fn an_unknown_path_is_a_problem_too() {
     let client = client().await;
     for path in ["/api", "/api/", "/api/nothing", "/api/apps/", "/api/apps/x/letters/y/z"] {
         client.get(path).await.problem(404, "not-found");
@@ -1119,7 +1119,7 @@ async fn without_replay_nobody_replays() {
 }
 
 #[tokio::test]
-async fn a_store_out_of_reach_is_to_be_asked_again_and_one_that_fails_says_nothing_of_it() {
+async fn an_unavailable_store_is_503_with_retry_after_and_a_failing_one_is_500_without_its_code() {
     let store = Arc::new(FailingStore::new(memory().await));
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
     let (app, id) = (new_app(), Uuid::new_v4());
@@ -1143,7 +1143,7 @@ async fn a_store_out_of_reach_is_to_be_asked_again_and_one_that_fails_says_nothi
 }
 
 #[tokio::test]
-async fn a_large_answer_is_compressed_for_those_who_take_it() {
+async fn a_large_response_is_compressed_for_clients_that_accept_gzip() {
     let app = new_app();
     let store = Arc::new(memory().await);
     dead_letters::DeadLetterRepo::insert_many(&store, vec![letter(app); 50]).await.unwrap();

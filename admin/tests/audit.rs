@@ -246,7 +246,7 @@ async fn an_operator_of_an_endless_name_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn who_lets_everybody_in_does_so_under_names_of_the_loopback_interface_alone() {
+async fn insecure_allow_all_serves_only_names_of_the_loopback_interface() {
     let (store, app) = (memory().await, new_app());
     let id = store.insert(letter(app)).await.unwrap();
     let operator = Operator::full("ada").with(Right::Payloads);

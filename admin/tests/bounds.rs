@@ -36,7 +36,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 on_every_backend! {
     a_payload_that_is_no_object_or_array_is_withheld_everywhere_where_anything_is_redacted,
-    the_last_day_and_what_will_be_swept_are_reckoned_from_now_whatever_the_filter_says,
+    the_last_day_and_the_next_sweeps_are_counted_from_now_under_any_filter,
     a_long_source_is_cut_in_every_list_and_link,
     a_page_of_a_small_payload_is_small_whatever_its_shape,
     a_source_with_a_line_break_is_previewed,
@@ -77,7 +77,7 @@ async fn a_payload_that_is_no_object_or_array_is_withheld_everywhere_where_anyth
     assert_eq!(answer.text(), "\"a text\"");
 }
 
-async fn the_last_day_and_what_will_be_swept_are_reckoned_from_now_whatever_the_filter_says(world: World) {
+async fn the_last_day_and_the_next_sweeps_are_counted_from_now_under_any_filter(world: World) {
     let now = Utc::now();
     let ago = |days| stored_letter(world.app, now - TimeDelta::days(days) - TimeDelta::hours(1));
     world.repo.import(&[ago(0), ago(25), ago(400)]).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_retention_policy_of_more_apps_than_can_be_counted_leaves_the_overview
 }
 
 #[tokio::test]
-async fn an_answer_that_would_be_too_large_is_refused_before_the_store_is_asked() {
+async fn a_response_that_would_be_too_large_is_refused() {
     let (store, app) = (memory().await, new_app());
     let letters = (0..400).map(|n| {
         let word: String = (0..4).map(|at| char::from(b'g' + ((n >> (2 * at)) % 16) as u8)).collect();
@@ -303,7 +303,7 @@ async fn on_postgresql_readers_leave_connections_of_the_pool_to_the_service() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_for_a_turn_is_told_when_to_come_again() {
+async fn a_request_that_waits_too_long_for_a_turn_is_503_with_retry_after() {
     let (repo, app) = (memory().await, new_app());
     let store = Arc::new(FailingStore::new(repo));
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))).concurrency(2));
@@ -334,7 +334,7 @@ async fn who_waits_too_long_for_a_turn_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn an_operator_may_scan_as_far_as_the_service_says() {
+async fn an_operator_may_scan_as_far_as_the_service_allows() {
     let (repo, app) = (memory().await, new_app());
     let of = |operator| Client::from(Admin::new(Arc::new(repo.clone()), let_in(operator)));
     for (client, max) in [
@@ -391,7 +391,7 @@ async fn a_body_that_comes_byte_by_byte_takes_nobodys_turn() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stalls_holds_a_few_pieces_of_a_payload_and_is_given_up() {
+async fn a_stalled_download_buffers_a_few_pieces_of_a_payload_and_is_cut_off() {
     let (repo, app) = (memory().await, new_app());
     let payload = "x".repeat(20 << 20);
     let stored = StoredLetter { payload, ..stored_letter(app, Utc::now()) };
@@ -751,7 +751,7 @@ fn words(command: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_command_runs_nothing_that_a_filter_or_an_address_says() {
+async fn a_command_runs_no_code_of_a_filter_or_an_address() {
     let (repo, app) = (memory().await, new_app());
     let client = Client::from(Admin::new(Arc::new(repo), let_in(Operator::full("ada"))));
     for hostile in [

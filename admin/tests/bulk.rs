@@ -27,19 +27,19 @@ on_every_backend! {
     a_run_touches_nothing_that_failed_from_the_cutoff_on,
     a_run_does_no_more_than_the_preview_counted_whatever_comes_late,
     a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview,
-    letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone,
+    a_preview_counts_letters_ahead_of_the_clock_and_its_run_leaves_them_alone,
     letters_that_others_closed_are_counted_and_not_changed,
     ids_are_resolved_and_no_others,
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
     a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found,
     a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_continues,
     a_rate_is_refused_out_of_range_and_for_other_actions,
-    a_replay_that_fails_half_way_says_what_it_did,
+    a_replay_that_fails_half_way_returns_what_it_did,
     a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
     letters_that_the_service_can_t_put_back_are_named_and_the_rest_is_replayed,
     truncated_payloads_are_neither_counted_nor_replayed,
     a_preview_and_its_run_are_about_one_group,
-    closed_letters_and_failed_handlers_are_told_apart,
+    a_preview_counts_failed_handlers_as_open_and_closed_letters_not_at_all,
     a_run_is_undone_by_its_id_and_changes_since_stay,
     a_run_is_undone_whole_beyond_a_batch_and_the_operators_scan_limit,
     replayed_letters_are_reopened_only_by_their_resolution,
@@ -51,7 +51,7 @@ on_every_backend! {
     a_preview_over_an_app_of_others_is_refused,
     a_token_does_one_step,
     a_step_that_another_process_did_is_not_done_again,
-    of_two_steps_of_one_token_at_once_one_is_done,
+    only_one_of_two_simultaneous_steps_of_a_token_is_done,
     a_run_whose_client_hangs_up_ends_with_its_batch_and_a_new_preview_goes_on,
 }
 
@@ -161,7 +161,7 @@ async fn a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview(world
     assert_eq!(resolutions(&world, &ids).await, [Some(Resolution::Ignored); 5]);
 }
 
-async fn letters_ahead_of_the_clock_are_told_by_the_preview_and_left_alone(world: World) {
+async fn a_preview_counts_letters_ahead_of_the_clock_and_its_run_leaves_them_alone(world: World) {
     minutely(&world, 2).await;
     let ahead = stored_letter(world.app, Utc::now() + TimeDelta::hours(1));
     world.repo.import(std::slice::from_ref(&ahead)).await.unwrap();
@@ -286,7 +286,7 @@ async fn a_rate_is_refused_out_of_range_and_for_other_actions(world: World) {
     assert_eq!(world.outbox.events().len(), 0);
 }
 
-async fn a_replay_that_fails_half_way_says_what_it_did(world: World) {
+async fn a_replay_that_fails_half_way_returns_what_it_did(world: World) {
     let ids = minutely(&world, 150).await;
     let client = world.client();
     let preview = preview(&client, &world, "replayed", json!({})).await;
@@ -372,7 +372,7 @@ async fn a_preview_and_its_run_are_about_one_group(world: World) {
     assert_eq!(resolutions(&world, &ids).await, [None; 2]);
 }
 
-async fn closed_letters_and_failed_handlers_are_told_apart(world: World) {
+async fn a_preview_counts_failed_handlers_as_open_and_closed_letters_not_at_all(world: World) {
     let ids = minutely(&world, 3).await;
     world
         .repo
@@ -661,7 +661,7 @@ async fn a_step_that_another_process_did_is_not_done_again(world: World) {
     assert_eq!(world.repo.unresolved_count(world.app).await.unwrap(), 2);
 }
 
-async fn of_two_steps_of_one_token_at_once_one_is_done(world: World) {
+async fn only_one_of_two_simultaneous_steps_of_a_token_is_done(world: World) {
     minutely(&world, 6).await;
     let (here, there) = (world.client(), world.client());
     for (round, other) in [(1, &here), (2, &there)] {
@@ -703,7 +703,7 @@ async fn a_step_goes_on_with_the_next_app_while_another_process_has_locked_the_r
 
 /// SQLite has no row locks.
 #[tokio::test]
-async fn on_postgresql_a_letter_that_another_transaction_holds_is_left_and_said_to_be() {
+async fn a_letter_locked_by_another_transaction_is_skipped_and_reported_on_postgres() {
     let world = World::postgres().await;
     let ids = minutely(&world, 3).await;
     let client = world.client();

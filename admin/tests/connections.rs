@@ -65,7 +65,7 @@ async fn is_closed(mut stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn more_half_open_connections_than_it_takes_do_not_shut_it() {
+async fn more_half_open_connections_than_allowed_do_not_block_the_server() {
     let site =
         Site::start(|server| server.max_connections(20).head_timeout(Duration::from_millis(300))).await;
     let mut half_open = Vec::new();
@@ -108,7 +108,7 @@ async fn a_head_that_comes_byte_by_byte_and_a_connection_that_idles_are_closed()
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_of_a_large_answer_is_given_up() {
+async fn a_client_that_does_not_read_a_large_response_is_disconnected() {
     let site =
         Site::start(|server| server.max_connections(1).stall_timeout(Duration::from_millis(300))).await;
     let stored =
@@ -127,7 +127,7 @@ async fn a_client_that_reads_nothing_of_a_large_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_is_refused_and_the_next_is_answered() {
+async fn invalid_http_is_refused_and_the_next_request_works() {
     let site = Site::start(|server| server).await;
     for nonsense in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
@@ -158,7 +158,7 @@ async fn what_is_no_http_is_refused_and_the_next_is_answered() {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_security_headers_those_of_layers_around_it_too() {
+async fn every_response_has_the_security_headers_also_those_of_outer_layers() {
     let (store, app) = (memory().await, new_app());
     store.insert(letter(app)).await.unwrap();
     let admin = Admin::new(Arc::new(store), |_: &Parts| Err::<Operator, _>(Denied::unauthenticated()));
@@ -195,7 +195,7 @@ async fn every_answer_has_the_security_headers_those_of_layers_around_it_too() {
 }
 
 #[tokio::test]
-async fn at_its_end_it_lets_requests_end_and_waits_for_no_others() {
+async fn on_shutdown_the_server_finishes_requests_and_waits_for_no_idle_connection() {
     let mut site =
         Site::start(|server| server.head_timeout(Duration::from_secs(600)).grace(Duration::from_secs(600)))
             .await;

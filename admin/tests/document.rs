@@ -19,7 +19,7 @@ async fn client() -> (Client, AppId, DeadLetterId) {
 
 /// Clients are generated from it. `UPDATE_OPENAPI=1` writes it anew, to be looked at before it is committed.
 #[tokio::test]
-async fn the_document_is_the_one_that_was_looked_at() {
+async fn the_served_document_equals_openapi_json() {
     let (client, ..) = client().await;
     let mut served = client.get("/api/openapi.json").await.json();
     assert_eq!(served["info"]["version"], env!("CARGO_PKG_VERSION"));

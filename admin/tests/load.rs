@@ -12,11 +12,11 @@ async fn is_clean(world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_operators_were_told_is_contradicted_on_sqlite() {
+async fn no_response_contradicts_the_store_or_the_outbox_on_sqlite() {
     is_clean(World::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_operators_were_told_is_contradicted_on_postgresql() {
+async fn no_response_contradicts_the_store_or_the_outbox_on_postgres() {
     is_clean(World::postgres().await).await;
 }

@@ -122,7 +122,7 @@ async fn a_prefix_may_have_parameters_of_the_hosts() {
 }
 
 #[tokio::test]
-async fn as_a_router_it_is_nested_or_the_whole_of_a_host() {
+async fn the_admin_is_nested_as_a_router_or_is_the_whole_of_a_host() {
     let (admin_, _) = admin().await;
     let nested = Client::from(Router::<()>::new().nest("/admin", Router::from(admin_)));
     assert!(crawl(&nested, "/admin", "/admin").await > 5);
@@ -152,7 +152,7 @@ async fn the_documents_server_is_the_mount() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_strips_is_in_no_link() {
+async fn links_are_relative_so_that_a_proxy_may_strip_a_prefix() {
     // As if nginx had taken a prefix away: links are relative, so that the browser puts it back.
     let (admin, app) = admin().await;
     let client = Client::from(admin);

@@ -179,7 +179,7 @@ async fn an_action_is_done_and_its_redirect_leads_back_through_nginx() {
 }
 
 #[tokio::test]
-async fn where_nginx_changes_host_an_action_is_done_for_trusted_origins_alone() {
+async fn if_nginx_changes_host_an_action_is_done_for_trusted_origins_alone() {
     let (admin, app) = mount::admin().await;
     let (trusting, its_app) = mount::admin().await;
     let trusting = trusting.trusted_origin(format!("https://{PUBLIC}")).unwrap();

@@ -38,15 +38,15 @@ on_every_backend! {
     the_rest_of_a_run_over_two_apps_has_no_letter_that_failed_since_the_preview,
     an_app_stays_on_the_overview_after_its_last_letter_was_closed,
     an_id_is_found_in_all_apps_that_the_operator_may_see,
-    a_search_for_an_id_says_how_far_it_looked,
-    the_overview_says_that_there_are_more_groups_and_in_how_many_apps_its_buttons_act,
+    a_search_for_an_id_shows_how_far_it_went,
+    the_overview_shows_whether_more_groups_exist_and_in_how_many_apps_its_buttons_act,
     more_apps_than_can_be_sorted_are_paged_by_id,
     a_list_has_tabs_with_counts_and_keeps_its_filter,
     the_letters_of_failed_handlers_are_a_tab_and_its_buttons_change_no_others,
     a_lists_address_is_its_query_without_empty_fields,
     a_range_of_the_last_hours_becomes_the_time_at_which_it_begins,
     closed_letters_are_found_by_who_closed_them_and_when,
-    a_time_that_the_browsers_input_cannot_hold_is_a_text,
+    a_time_that_the_browsers_input_cannot_show_is_kept_as_text,
     an_invalid_filter_keeps_its_form_and_has_the_problem_at_its_field,
     the_filter_offers_the_sources_and_operations_of_the_app,
     a_source_is_found_by_its_text_or_by_a_part,
@@ -56,8 +56,8 @@ on_every_backend! {
     a_list_is_sorted_by_age_or_by_attempts,
     the_orders_of_closed_letters_are_named_by_when_they_were_closed,
     a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues,
-    an_empty_list_says_that_nothing_failed_or_that_nothing_matches,
-    open_letters_that_will_be_swept_within_a_week_are_told_of,
+    an_empty_list_shows_whether_nothing_failed_or_nothing_matches,
+    open_letters_that_will_be_swept_within_a_week_are_counted,
     a_letter_shows_after_how_many_replays_its_event_failed_again,
     a_failure_of_the_last_day_is_a_bar_that_leads_to_it,
     a_page_of_the_same_letters_is_the_same_bytes,
@@ -69,21 +69,21 @@ on_every_backend! {
     an_undo_leaves_a_letter_alone_that_others_closed_since,
     an_action_returns_to_a_list_with_a_long_filter_too,
     an_undo_makes_it_unresolved_again,
-    a_banner_is_for_the_operator_whose_action_it_tells,
+    a_banner_is_shown_only_to_the_operator_who_acted,
     a_reader_has_no_buttons,
     a_conflict_shows_who_closed_the_letter_and_when,
     ticked_letters_are_previewed_and_no_others,
     a_bulk_run_is_undone_from_its_banner,
     closed_letters_are_reopened_from_their_tab,
-    where_some_letters_were_replayed_reopening_asks_which,
+    if_some_letters_were_replayed_reopening_asks_which,
     a_run_is_undone_once,
     without_a_tick_nothing_is_previewed,
     all_that_match_are_ignored_and_what_fails_later_is_not,
     a_staged_replay_does_one_then_ten_then_the_rest,
-    a_rate_stays_from_step_to_step_and_says_when_the_run_ends,
+    a_rate_stays_from_step_to_step_and_the_page_shows_when_the_run_ends,
     a_staged_replay_continues_after_an_event_failed_again_only_on_request,
-    what_others_replayed_does_not_stop_a_run,
-    letters_that_were_not_put_back_are_shown_with_what_the_service_said,
+    replays_of_others_do_not_stop_a_run,
+    letters_that_were_not_put_back_are_shown_with_the_services_error,
     letters_that_were_not_put_back_are_among_the_rest_that_is_ignored,
     another_operators_run_is_shown_and_not_continued,
     a_run_over_several_apps_has_a_line_for_each_and_is_undone_in_all,
@@ -98,9 +98,9 @@ on_every_backend! {
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
     the_page_of_a_deleted_letter_has_its_history,
-    what_is_redacted_is_revealed_to_those_who_may_and_audited,
+    redacted_content_is_revealed_to_operators_with_the_right_and_audited,
     a_letter_shows_its_metadata_as_text_and_leads_to_its_trace,
-    redacted_metadata_is_revealed_to_those_who_may_and_audited,
+    redacted_metadata_is_revealed_to_operators_with_the_right_and_audited,
     the_filter_sets_and_shows_keys_of_the_metadata,
     a_large_payload_is_offered_for_download,
     a_payload_that_is_no_json_is_shown_as_text_or_withheld,
@@ -109,7 +109,7 @@ on_every_backend! {
     a_group_leads_to_its_own_letters_and_replay_all_there_takes_no_other,
     a_group_leads_to_its_letters_however_long_its_source_is,
     a_group_shows_a_message_beside_its_signature,
-    what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted,
+    values_that_a_groups_letters_share_are_found_unless_redacted,
     every_link_leads_to_a_page,
     hostile_texts_are_text_on_every_page,
     a_command_stands_on_every_view,
@@ -573,7 +573,7 @@ fn link_of_tab(page: &Answer, at: &str) -> String {
     resolved(at, &decoded(tabs.split_once("href=\"").unwrap().1.split_once('"').unwrap().0))
 }
 
-async fn a_time_that_the_browsers_input_cannot_hold_is_a_text(world: World) {
+async fn a_time_that_the_browsers_input_cannot_show_is_kept_as_text(world: World) {
     let client = world.client();
     for (time, is_text) in [
         ("2026-03-01T10:00:00Z", false),
@@ -721,7 +721,7 @@ async fn a_list_continues_after_its_last_letter(world: World) {
     // A cursor of another list.
     let wrong = client.open(resolved(&world.at(""), &older).replace("?", "?op=insert&")).await;
     assert_eq!(wrong.status, StatusCode::BAD_REQUEST);
-    assert!(wrong.shows("The cursor is damaged, or belongs to another app or filter"), "{wrong}");
+    assert!(wrong.shows("The cursor is damaged, or belongs to another app, filter or order"), "{wrong}");
 }
 
 async fn a_list_is_sorted_by_age_or_by_attempts(world: World) {
@@ -782,7 +782,7 @@ async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues
     assert!(second.shows("1 of") && second.shows("rare insert"), "{second}");
 }
 
-async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: World) {
+async fn an_empty_list_shows_whether_nothing_failed_or_nothing_matches(world: World) {
     let client = world.client();
     let unknown = client.get(world.at("")).await;
     assert!(unknown.shows("No app with this id has letters") && !unknown.shows("Nothing failed"));
@@ -805,7 +805,7 @@ async fn an_empty_list_says_that_nothing_failed_or_that_nothing_matches(world: W
     assert!(behind.shows("No letters here") && !behind.shows("Nothing failed"), "{behind}");
 }
 
-async fn open_letters_that_will_be_swept_within_a_week_are_told_of(world: World) {
+async fn open_letters_that_will_be_swept_within_a_week_are_counted(world: World) {
     let days = |days: u64| std::time::Duration::from_secs(days * 24 * 60 * 60);
     let now = chrono::Utc::now();
     for age in [days(84), days(85), days(1)] {
@@ -1074,7 +1074,7 @@ async fn an_undo_makes_it_unresolved_again(world: World) {
     assert_eq!(world.outbox.events(), [world.row(id).await.original_event_id]);
 }
 
-async fn a_banner_is_for_the_operator_whose_action_it_tells(world: World) {
+async fn a_banner_is_shown_only_to_the_operator_who_acted(world: World) {
     let id = world.letter().await;
     let path = world.at(&format!("/letters/{id}/resolve"));
     let answer = world.client().post_as(&path, FORM, form(&[("resolution", "ignored")])).await;
@@ -1165,7 +1165,7 @@ async fn a_bulk_run_is_undone_from_its_banner(world: World) {
     assert!(page.shows("0 letters are reopened:"), "{page}");
 }
 
-async fn where_some_letters_were_replayed_reopening_asks_which(world: World) {
+async fn if_some_letters_were_replayed_reopening_asks_which(world: World) {
     let ids = world.letters_of(4, "orders").await;
     world.replay(ids[0]).await;
     for id in &ids[1..3] {
@@ -1318,7 +1318,7 @@ async fn a_staged_replay_does_one_then_ten_then_the_rest(world: World) {
     assert_eq!(last[0].resolution_note.as_deref(), Some("carried on"));
 }
 
-async fn a_rate_stays_from_step_to_step_and_says_when_the_run_ends(world: World) {
+async fn a_rate_stays_from_step_to_step_and_the_page_shows_when_the_run_ends(world: World) {
     world.letters_of(20, "orders").await;
     let client = world.client();
     let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
@@ -1357,7 +1357,7 @@ async fn a_staged_replay_continues_after_an_event_failed_again_only_on_request(w
     assert!(page.shows("Replayed 3 of 3"), "{page}");
 }
 
-async fn what_others_replayed_does_not_stop_a_run(world: World) {
+async fn replays_of_others_do_not_stop_a_run(world: World) {
     world.letters_of(3, "orders").await;
     let client = world.client();
     let preview = client.post_as("/bulk/preview", FORM, world.form(&[("action", "replayed")])).await;
@@ -1371,7 +1371,7 @@ async fn what_others_replayed_does_not_stop_a_run(world: World) {
     assert!(page.shows("Replayed 3 of 3") && page.shows("None failed again so far."), "{page}");
 }
 
-async fn letters_that_were_not_put_back_are_shown_with_what_the_service_said(world: World) {
+async fn letters_that_were_not_put_back_are_shown_with_the_services_error(world: World) {
     let ids = world.letters_of(3, "orders").await;
     let client = world.client();
     world.outbox.refuse(world.row(ids[1]).await.original_event_id, "<b>back</b> \u{202e}already");
@@ -1659,7 +1659,7 @@ async fn a_letter_shows_its_history_and_a_bulk_run_once(world: World) {
     assert_eq!(page.page().matches("in a bulk run").count(), 2, "{page}");
 }
 
-async fn what_is_redacted_is_revealed_to_those_who_may_and_audited(world: World) {
+async fn redacted_content_is_revealed_to_operators_with_the_right_and_audited(world: World) {
     let payload = json!({ "customer": { "email": "ada@example.com", "name": "Ada" } });
     let id = world.insert(NewDeadLetter { payload, ..letter(world.app) }).await;
     let admin = |operator| Client::from(world.admin_of(operator).redact(["/customer/email"]).unwrap());
@@ -1731,7 +1731,7 @@ async fn a_letter_shows_its_metadata_as_text_and_leads_to_its_trace(world: World
     );
 }
 
-async fn redacted_metadata_is_revealed_to_those_who_may_and_audited(world: World) {
+async fn redacted_metadata_is_revealed_to_operators_with_the_right_and_audited(world: World) {
     let payload = json!("x".repeat(200_000));
     let large =
         NewDeadLetter { payload, ..with_metadata(&world, json!({ "email": "canary", "tenant": "acme" })) };
@@ -1993,7 +1993,7 @@ async fn an_id_is_found_in_all_apps_that_the_operator_may_see(world: World) {
     }
 }
 
-async fn a_search_for_an_id_says_how_far_it_looked(world: World) {
+async fn a_search_for_an_id_shows_how_far_it_went(world: World) {
     let event = Uuid::new_v4();
     let of_event = |letter| StoredLetter { original_event_id: event, ..letter };
     for _ in 0..21 {
@@ -2019,7 +2019,7 @@ async fn a_search_for_an_id_says_how_far_it_looked(world: World) {
     }
 }
 
-async fn the_overview_says_that_there_are_more_groups_and_in_how_many_apps_its_buttons_act(world: World) {
+async fn the_overview_shows_whether_more_groups_exist_and_in_how_many_apps_its_buttons_act(world: World) {
     let same: Vec<_> = (0..51).map(|_| NewDeadLetter { script_id: None, ..letter(new_app()) }).collect();
     world.repo.insert_many(same).await.unwrap();
     let client = world.client();
@@ -2108,7 +2108,7 @@ async fn a_group_shows_a_message_beside_its_signature(world: World) {
     assert!(page.shows("No signature"), "{page}");
 }
 
-async fn what_the_letters_of_a_group_share_is_found_but_not_what_is_redacted(world: World) {
+async fn values_that_a_groups_letters_share_are_found_unless_redacted(world: World) {
     for order in 0..5 {
         let payload = json!({ "order": order, "country": "DE", "email": "ada@example.com" });
         world.insert(NewDeadLetter { payload, script_id: None, ..letter(world.app) }).await;
@@ -2245,7 +2245,7 @@ async fn a_command_stands_on_every_view(world: World) {
 }
 
 #[tokio::test]
-async fn a_store_out_of_reach_is_a_page_that_says_so_and_recovers() {
+async fn an_unavailable_store_is_shown_as_a_page_that_recovers() {
     let store = Arc::new(FailingStore::new(memory().await));
     let app = new_app();
     let id = store.insert(letter(app)).await.unwrap();

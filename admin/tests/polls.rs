@@ -47,19 +47,19 @@ async fn current_tag(client: &Client, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_poll_whose_tag_holds_makes_no_call_but_the_version() {
+async fn a_poll_with_a_current_tag_makes_no_call_but_the_version() {
     let (repo, app) = (memory().await, new_app());
     repo.insert(letter(app)).await.unwrap();
     let store = Arc::new(FailingStore::new(repo));
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
     for path in ["/apps".to_owned(), format!("/apps/{app}?source=orders"), format!("/apps/{app}/groups")] {
-        assert!(holds_without_other_calls(&store, &client, &path).await, "{path}");
+        assert!(is_unchanged_without_other_calls(&store, &client, &path).await, "{path}");
     }
 }
 
 /// By its apps for a colleague, and by its token for the operator who ran it.
 #[tokio::test]
-async fn a_poll_of_a_run_whose_tag_holds_makes_no_call_but_the_version() {
+async fn a_poll_of_a_run_with_a_current_tag_makes_no_call_but_the_version() {
     let (repo, app) = (memory().await, new_app());
     repo.insert_many(vec![letter(app); 3]).await.unwrap();
     let store = Arc::new(FailingStore::new(repo));
@@ -71,12 +71,12 @@ async fn a_poll_of_a_run_whose_tag_holds_makes_no_call_but_the_version() {
     let by_token = step.location().replace("../", "/");
     let by_apps = format!("{}?app={app}", by_token.split_once('?').unwrap().0);
     for path in [by_token, by_apps] {
-        assert!(holds_without_other_calls(&store, &client, &path).await, "{path}");
+        assert!(is_unchanged_without_other_calls(&store, &client, &path).await, "{path}");
     }
 }
 
 /// Returns whether a poll makes no call but the version, which another tag needs.
-async fn holds_without_other_calls<S>(store: &FailingStore<S>, client: &Client, path: &str) -> bool {
+async fn is_unchanged_without_other_calls<S>(store: &FailingStore<S>, client: &Client, path: &str) -> bool {
     for _ in 0..3 {
         let tag = current_tag(client, path).await;
         for &call in Call::ALL.iter().filter(|&&call| call != Call::LettersVersion) {

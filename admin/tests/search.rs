@@ -10,7 +10,7 @@ use crate::support::{Answer, Client, World, audited, listen, on_every_backend};
 
 on_every_backend! {
     letters_are_found_by_their_payload_and_the_next_page_goes_on_at_the_cursor,
-    where_payloads_are_redacted_a_search_needs_the_right_and_is_audited_without_its_text,
+    if_payloads_are_redacted_a_search_needs_the_right_and_is_audited_without_its_text,
     an_operator_who_may_not_see_metadata_does_not_search_by_it,
     a_field_that_is_wrong_is_named_and_the_text_is_not_repeated,
     the_page_of_a_search_has_the_letters_and_the_text_in_its_form_alone,
@@ -72,7 +72,7 @@ async fn letters_are_found_by_their_payload_and_the_next_page_goes_on_at_the_cur
     assert_eq!(ids(&client.post(&path, none).await.json()), [] as [&str; 0]);
 }
 
-async fn where_payloads_are_redacted_a_search_needs_the_right_and_is_audited_without_its_text(world: World) {
+async fn if_payloads_are_redacted_a_search_needs_the_right_and_is_audited_without_its_text(world: World) {
     listen();
     letters(&world, 2).await;
     let path = world.path("letters/search");

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{
-    PgPool,
-    postgres::PgPoolOptions,
+    FromRow, PgPool, Row as _,
+    postgres::{PgPoolOptions, PgRow},
+    sqlite::SqliteRow,
     types::{Json, Uuid},
 };
 
@@ -34,7 +35,6 @@ const SCHEMA: &str = "
 pub(crate) const TAKE: &str = "DELETE FROM outbox WHERE id = $1";
 
 /// The columns that a page reads of a row.
-#[derive(sqlx::FromRow)]
 #[expect(dead_code, reason = "read, as a caller would, and then dropped")]
 pub(crate) struct Row {
     id: Uuid,
@@ -53,6 +53,34 @@ pub(crate) struct Row {
     resolved_at: Option<DateTime<Utc>>,
     resolution: Option<String>,
 }
+
+macro_rules! from_row {
+    ($($row:ty),*) => {$(
+        impl FromRow<'_, $row> for Row {
+            fn from_row(row: &$row) -> sqlx::Result<Self> {
+                Ok(Self {
+                    id: row.try_get("id")?,
+                    app_id: row.try_get("app_id")?,
+                    original_event_id: row.try_get("original_event_id")?,
+                    source: row.try_get("source")?,
+                    op: row.try_get("op")?,
+                    trigger_id: row.try_get("trigger_id")?,
+                    script_id: row.try_get("script_id")?,
+                    payload: row.try_get("payload")?,
+                    attempt_count: row.try_get("attempt_count")?,
+                    first_attempt_at: row.try_get("first_attempt_at")?,
+                    last_attempt_at: row.try_get("last_attempt_at")?,
+                    last_error: row.try_get("last_error")?,
+                    created_at: row.try_get("created_at")?,
+                    resolved_at: row.try_get("resolved_at")?,
+                    resolution: row.try_get("resolution")?,
+                })
+            }
+        }
+    )*};
+}
+
+from_row!(PgRow, SqliteRow);
 
 impl Row {
     pub(crate) fn id(&self) -> Uuid {

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_so_is_not_called_busy() {
+    fn only_transient_failures_suggest_another_try() {
         for (code, text) in [
             ("25006", "this server or role is read-only (a standby?); connect to the primary"),
             ("53100", "the server's disk is full"),
@@ -146,7 +146,7 @@ mod tests {
 
     /// Every explanation beside its code, so that a person can read them all. A new code changes the snapshot.
     #[test]
-    fn every_explanation_stands_beside_its_code() {
+    fn the_snapshot_has_the_explanation_of_every_code() {
         let postgres = codes("fn of_postgres", "fn of_sqlite", |code| code.len() == 5);
         let sqlite = codes("fn of_sqlite", "fn other", |code| code.parse::<u32>().is_ok());
         assert!(postgres.len() > 11 && sqlite.len() > 7, "{postgres:?} {sqlite:?}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_keeps_its_exit() {
+    fn a_letter_that_is_not_found_keeps_its_exit_code() {
         let missing = DeadLetterRepoError::NotFound(uuid::Uuid::nil().into());
         assert_eq!(Failure::from(missing).exit(), crate::Exit::NotFound);
     }

@@ -66,6 +66,8 @@ const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
 /// The command line tool, for a binary of the service's own.
 ///
+/// # Examples
+///
 /// ```no_run
 /// use dead_letters::migration::Migrator;
 ///

@@ -12,19 +12,19 @@ use tempfile::TempDir;
 use crate::support::{Ran, Store};
 
 on_every_backend! {
-    what_is_exported_is_imported_as_it_was,
+    an_export_is_imported_unchanged,
     files_and_folders_are_imported_one_after_another,
     a_bad_line_is_named_and_those_before_it_are_stored,
     a_sweep_deletes_what_is_due_and_archives_it_first,
     a_sweep_shows_how_many_letters_the_database_does_not_delete,
     an_import_reads_what_other_systems_write,
     a_file_that_is_not_json_lines_is_named_by_what_it_is,
-    what_nobody_reads_hides_no_failure,
+    output_that_nobody_reads_hides_no_failure,
     a_sweep_asks_first_and_is_of_one_app_where_one_is_named,
-    what_is_due_is_imported_only_where_that_is_meant,
+    letters_that_are_due_are_imported_only_with_allow_due,
 }
 
-async fn what_is_exported_is_imported_as_it_was(store: Store) {
+async fn an_export_is_imported_unchanged(store: Store) {
     let any = DeadLetterFilter::default().state(DeadLetterState::Any);
     let id = store.letter("", "tab\there, and a second line\n\u{1b}[31m").await;
     store.repo.resolve_once(store.app, id, Resolution::Ignored, &Attribution::by("ada")).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_file_that_is_not_json_lines_is_named_by_what_it_is(store: Store) {
     folder.fails(1, "has no file that ends in .jsonl");
 }
 
-async fn what_nobody_reads_hides_no_failure(store: Store) {
+async fn output_that_nobody_reads_hides_no_failure(store: Store) {
     let id = store.letter("orders", "a").await;
     let good = store.run("export --app {app}").out;
     let dir = TempDir::new().unwrap();
@@ -227,7 +227,7 @@ async fn a_sweep_asks_first_and_is_of_one_app_where_one_is_named(store: Store) {
     assert_eq!(store.run("sweep --delete-all-after 30d").lines(), [["1", "0"]]);
 }
 
-async fn what_is_due_is_imported_only_where_that_is_meant(store: Store) {
+async fn letters_that_are_due_are_imported_only_with_allow_due(store: Store) {
     let days = |days| chrono::Utc::now() - chrono::TimeDelta::days(days);
     let letters = [1, 100].map(|age| stored_letter(store.app, days(age)));
     store.repo.import(&letters).await.unwrap();

@@ -15,8 +15,8 @@ on_every_backend! {
     a_bulk_run_that_is_killed_has_done_whole_batches,
     an_import_that_is_killed_has_stored_whole_batches,
     an_archiving_sweep_that_is_killed_loses_no_letter,
-    an_import_that_waits_for_more_ends_when_it_is_told_to,
-    a_second_signal_ends_what_nobody_reads,
+    an_import_that_waits_for_input_ends_on_a_signal,
+    a_second_signal_ends_an_export_that_nobody_reads,
 }
 
 /// As a machine that loses its power would.
@@ -70,7 +70,7 @@ async fn an_archiving_sweep_that_is_killed_loses_no_letter(store: Store) {
     assert_eq!(store.run("export --app {app}").out, before);
 }
 
-async fn an_import_that_waits_for_more_ends_when_it_is_told_to(store: Store) {
+async fn an_import_that_waits_for_input_ends_on_a_signal(store: Store) {
     store.repo.insert_many(vec![letter(store.app); 1_001]).await.unwrap();
     let lines = store.run("export --app {app}").out;
     let store = store.emptied().await;
@@ -85,7 +85,7 @@ async fn an_import_that_waits_for_more_ends_when_it_is_told_to(store: Store) {
     drop(typing);
 }
 
-async fn a_second_signal_ends_what_nobody_reads(store: Store) {
+async fn a_second_signal_ends_an_export_that_nobody_reads(store: Store) {
     store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
     let mut program = store.start("export --app {app}");
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -102,7 +102,7 @@ async fn a_second_signal_ends_what_nobody_reads(store: Store) {
 }
 
 #[tokio::test]
-async fn an_export_that_is_told_to_end_tells_how_many_it_wrote() {
+async fn an_export_that_a_signal_ends_prints_how_many_letters_it_wrote() {
     let store = Store::postgres().await;
     for _ in 0..10 {
         store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
@@ -123,7 +123,7 @@ async fn an_export_that_is_told_to_end_tells_how_many_it_wrote() {
 
 /// SIGTERM ends it, as a container's does.
 #[tokio::test]
-async fn a_sweep_that_goes_on_tells_each_and_ends_when_it_is_told_to() {
+async fn a_repeated_sweep_prints_each_round_and_ends_on_a_signal() {
     let store = Store::sqlite().await;
     store.import(3, 2).await;
     let mut program = store.start("sweep --delete-all-after 1d --every 1s --yes");
@@ -137,7 +137,7 @@ async fn a_sweep_that_goes_on_tells_each_and_ends_when_it_is_told_to() {
 
 /// SIGTERM in the middle of 30,000 letters: what was done by then is told and done, and the rest is not.
 #[tokio::test]
-async fn a_bulk_run_that_is_told_to_end_does_so_after_the_batch_under_way() {
+async fn a_signal_ends_a_bulk_run_after_the_current_batch() {
     let store = Store::postgres().await;
     for _ in 0..30 {
         store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();

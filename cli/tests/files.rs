@@ -85,7 +85,7 @@ async fn every_command_leaves_a_sqlite_file_that_can_be_copied() {
 }
 
 #[tokio::test]
-async fn what_only_reads_leaves_a_rollback_journal_and_reads_a_file_that_is_read_only() {
+async fn commands_that_only_read_keep_a_rollback_journal_and_read_a_read_only_file() {
     let store = Store::sqlite().await;
     let id = store.letter("orders", "smtp: 451").await;
     to_rollback_journal(&store).await;

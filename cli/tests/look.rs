@@ -27,7 +27,7 @@ on_every_backend! {
     json_is_what_the_library_serializes,
     the_history_is_that_of_an_app_a_letter_or_a_run,
     json_stays_as_it_is,
-    what_others_wrote_does_not_steer_the_terminal,
+    stored_texts_do_not_steer_the_terminal,
     a_listing_of_the_last_hours_continues_on_its_next_page,
     the_command_of_a_page_finds_an_empty_source,
     a_time_that_utc_printed_is_read_back_as_it_was,
@@ -101,7 +101,7 @@ async fn a_list_continues_after_its_last_letter(store: Store) {
     let second = store.run(&format!("list --app {{app}} --size 1 --after {}", next.trim()));
     assert_eq!(second.lines()[0][0], ids[0].to_string());
     let other = store.run(&format!("list --app {{app}} --source orders --after {}", next.trim()));
-    other.fails(2, "the cursor is damaged, or belongs to another app or filter");
+    other.fails(2, "the cursor is damaged, or belongs to another app, filter or order");
 }
 
 async fn a_filter_takes_what_the_apis_takes(store: Store) {
@@ -392,7 +392,7 @@ async fn json_stays_as_it_is(mut store: Store) {
 }
 
 /// Escape sequences, C1 controls, and what turns the direction of text.
-async fn what_others_wrote_does_not_steer_the_terminal(store: Store) {
+async fn stored_texts_do_not_steer_the_terminal(store: Store) {
     let steering = [
         '\u{1b}', '\u{7}', '\u{8}', '\u{7f}', '\u{9b}', '\u{85}', '\u{202e}', '\u{2066}', '\u{200f}',
         '\u{2028}',

@@ -72,7 +72,7 @@ impl Shown<'_> {
 }
 
 #[tokio::test]
-async fn every_message_stands_beside_its_command() {
+async fn the_snapshot_has_every_message_beside_its_command() {
     let (store, folder) = (Store::sqlite().await, TempDir::new().unwrap());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let mut shown = Shown { store: &store, folder: &folder, text: String::new() };

@@ -23,7 +23,7 @@ on_every_backend! {
     stale_signatures_are_rebuilt_and_a_dry_run_only_shows_them,
     letters_are_resolved_by_their_ids_and_the_others_are_reported,
     matching_letters_are_resolved_once_confirmed,
-    what_fails_after_the_count_is_left_alone,
+    letters_that_fail_after_the_count_are_left_alone,
     matching_letters_are_reopened_but_not_those_resolved_later,
     a_run_is_undone_by_the_printed_command,
     replayed_letters_are_reopened_only_on_request,
@@ -40,7 +40,7 @@ on_every_backend! {
     a_replay_at_a_rate_is_stopped_between_two_batches,
     a_bound_in_the_past_reopens_what_it_matches,
     a_bound_in_the_past_does_not_stop_a_staged_replay,
-    what_others_replayed_does_not_stop_a_staged_replay,
+    replays_of_others_do_not_stop_a_staged_replay,
     a_bound_in_the_future_takes_what_is_ahead_of_the_clock,
     beside_ids_an_option_that_narrows_is_refused,
     a_resolution_implies_the_state_of_the_letters,
@@ -134,7 +134,7 @@ async fn matching_letters_are_resolved_once_confirmed(store: Store) {
     store.run("resolve --app {app}").fails(2, "--all for every letter");
 }
 
-async fn what_fails_after_the_count_is_left_alone(store: Store) {
+async fn letters_that_fail_after_the_count_are_left_alone(store: Store) {
     store.letter("orders", "smtp: 451").await;
     let later = stored_letter(store.app, Utc::now() + TimeDelta::hours(1));
     store.repo.import(std::slice::from_ref(&later)).await.unwrap();
@@ -284,7 +284,7 @@ async fn a_letter_that_is_locked_is_named_and_not_reopened_on_postgres() {
 }
 
 #[tokio::test]
-async fn a_bulk_run_that_fails_after_its_first_batch_tells_what_it_did() {
+async fn a_bulk_run_that_fails_after_its_first_batch_prints_what_it_did() {
     let store = Store::postgres().await;
     store.repo.insert_many(vec![letter(store.app); 1_000]).await.unwrap();
     store.letter("refused", "smtp: 451").await;
@@ -526,7 +526,7 @@ async fn a_resolution_implies_the_state_of_the_letters(store: Store) {
     assert_eq!(store.unresolved().await, 1);
 }
 
-async fn what_others_replayed_does_not_stop_a_staged_replay(store: Store) {
+async fn replays_of_others_do_not_stop_a_staged_replay(store: Store) {
     store.import(15, 2).await;
     let line = "replay --app {app} --until 1d --yes --staged --wait 2s";
     let mut program = own_program(&store, line);

@@ -23,7 +23,7 @@ on_every_backend! {
     a_command_changes_just_the_letters_that_a_search_finds,
     a_search_and_a_change_of_more_letters_than_a_call_takes_reach_all_of_them,
     a_dry_run_of_a_search_lists_its_letters_and_changes_nothing,
-    a_replay_by_search_says_which_of_its_letters_it_leaves_out,
+    a_replay_by_search_counts_the_letters_that_it_leaves_out,
     replayed_letters_that_a_search_finds_are_not_reopened_unasked,
     the_groups_of_a_search_count_only_the_letters_that_it_finds,
 }
@@ -180,7 +180,7 @@ async fn a_dry_run_of_a_search_lists_its_letters_and_changes_nothing(store: Stor
     assert_eq!(store.unresolved().await, 2);
 }
 
-async fn a_replay_by_search_says_which_of_its_letters_it_leaves_out(store: Store) {
+async fn a_replay_by_search_counts_the_letters_that_it_leaves_out(store: Store) {
     store.with_payload(store.app, "needle").await;
     let cut = |text: &str| StoredLetter {
         payload: text.to_owned(),

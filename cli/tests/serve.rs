@@ -18,11 +18,11 @@ on_every_backend! {
     without_a_token_the_admin_is_for_names_of_the_loopback_interface,
     with_a_token_nobody_gets_in_without_it,
     a_token_file_wins_over_the_environment_and_is_read_without_what_editors_add,
-    what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log,
+    actions_are_audited_and_failures_have_their_cause_in_the_log,
     requests_and_actions_are_logged_as_json,
     a_request_that_is_half_sent_does_not_keep_it_alive,
     operators_edit_and_delete_only_where_it_is_allowed,
-    what_is_redacted_is_hidden_and_a_trace_is_linked,
+    redacted_content_is_hidden_and_a_trace_is_linked,
     the_health_check_needs_no_token_and_shows_nothing,
     the_health_check_fails_while_the_table_cannot_be_read,
     the_health_check_fails_while_a_migration_step_is_missing,
@@ -147,7 +147,7 @@ fn log_of(mut program: Child, log: impl Iterator<Item = String>) -> Vec<String> 
     said
 }
 
-async fn what_is_done_is_audited_and_what_failed_has_its_cause_in_the_log(store: Store) {
+async fn actions_are_audited_and_failures_have_their_cause_in_the_log(store: Store) {
     let id = store.letter("orders", "smtp: 451").await;
     for (rust_log, is_audited) in [(None, true), (Some("info"), true), (Some("off"), false)] {
         let mut program = program();
@@ -287,7 +287,7 @@ async fn operators_edit_and_delete_only_where_it_is_allowed(store: Store) {
     store.run("serve --allow everything").fails(2, "--allow");
 }
 
-async fn what_is_redacted_is_hidden_and_a_trace_is_linked(store: Store) {
+async fn redacted_content_is_hidden_and_a_trace_is_linked(store: Store) {
     let mut letter = testing::letter(store.app);
     letter.payload = serde_json::json!({ "secret": "s3cret", "order": 4711 });
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -264,7 +264,7 @@ fn an_argument_that_is_refused_does_not_steer_the_terminal() {
 
 /// Each message names what was wrong, the argument, and a value that would be right.
 #[tokio::test]
-async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
+async fn a_wrong_command_is_explained_and_exits_with_2() {
     let (uuid, closed) =
         ("an id is a UUID, for example 6f1c2a52", "--state closed: closed letters are not changed");
     let (time, duration) =
@@ -282,7 +282,11 @@ async fn what_is_wrong_with_the_command_is_said_and_exits_with_2() {
         ("apps --limit many", "invalid value 'many' for '--limit", "between 1 and 1000"),
         ("apps --output xml", "invalid value 'xml' for '--output", "table, tsv, json, jsonl"),
         ("list --app {app} --size 501", "invalid value '501' for '--size", "between 1 and 500"),
-        ("list --app {app} --after x", "invalid value 'x' for '--after", "belongs to another app or filter"),
+        (
+            "list --app {app} --after x",
+            "invalid value 'x' for '--after",
+            "belongs to another app, filter or order",
+        ),
         (
             "list --app {app} --state new",
             "invalid value 'new' for '--state",
@@ -525,7 +529,7 @@ fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
 
 /// Each is a sentence that says what helps, and none of them sends to `migrate up` where that does not.
 #[tokio::test]
-async fn what_the_server_refuses_is_said_in_a_sentence() {
+async fn a_refusal_of_the_server_is_explained_in_a_sentence() {
     let store = Store::postgres().await;
     let id = store.letter("orders", "a").await;
     let admin = store.repo.pool();
@@ -596,7 +600,7 @@ async fn a_database_that_is_not_utf8_is_named_and_not_sent_to_migrate_up() {
 
 /// As several replicas of a service do at their start.
 #[test]
-fn of_several_that_migrate_a_sqlite_file_none_fails_with_a_code() {
+fn several_processes_that_migrate_one_sqlite_file_succeed_or_name_the_other() {
     let dir = TempDir::new().unwrap();
     for round in 0..5 {
         let url = format!("sqlite://{}?mode=rwc", dir.path().join(format!("{round}.sqlite")).display());

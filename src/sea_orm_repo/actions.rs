@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     Action, ActionRequest, AppId, Attribution, DeadLetterAction, DeadLetterFilter, DeadLetterId,
-    DeadLetterRepoError, ListQuery, RecentApp, Resolution, SweptActions,
+    DeadLetterRepoError, ListQuery, RecentApp, Resolution, SweptActions, time::to_bound,
 };
 
 const LIMITS: RangeInclusive<u32> = 1..=500;
@@ -357,7 +357,7 @@ pub(super) async fn recent_apps<C: RepoConnection>(
     let newest = Query::select()
         .columns([Column::AppId, Column::CreatedAt])
         .from(Entity)
-        .and_where(COLUMN.created_at.gte(since))
+        .and_where(COLUMN.created_at.gte(to_bound(since)))
         .order_by(Column::CreatedAt, Order::Desc)
         .order_by(Column::Id, Order::Desc)
         .limit(limit)

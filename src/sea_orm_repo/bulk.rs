@@ -20,7 +20,7 @@ use super::{
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_erased, is_from, is_not_replayed, is_of_app,
-        is_of_state, is_resolved_within, is_row, is_truncated, narrow,
+        is_of_app_by_id, is_of_state, is_resolved_within, is_row, is_truncated, narrow,
     },
     connection::{Connection, RepoConnection},
     convert::Row,
@@ -372,6 +372,9 @@ impl<'a> Bulk<'a> {
             Dialect::Sqlite => with_hidden_limits(self.dialect, &oldest),
             _ => self.pick_on_postgres(&conditions, oldest),
         };
+        // Each letter is returned with these texts.
+        let Attribution { by, note, .. } = self.entry(self.action()).attribution;
+        let written = [by, note].into_iter().flatten().map(|text| text.len() as u64).sum::<u64>();
         let mut bytes = 0;
         for row in txn.query_all_raw(oldest).await? {
             if self.dialect != Dialect::Sqlite {
@@ -379,7 +382,7 @@ impl<'a> Bulk<'a> {
             }
             // On PostgreSQL, a row without a letter only shows whether rows were skipped.
             let Some(id) = row.try_get::<Option<Uuid>>("", "id")? else { break };
-            bytes += u64::try_from(row.try_get::<i64>("", BYTES)?).unwrap_or_default();
+            bytes += written + u64::try_from(row.try_get::<i64>("", BYTES)?).unwrap_or_default();
             if bytes > MAX_BYTES && !picked.places.is_empty() {
                 picked.more = true;
                 break;
@@ -405,8 +408,9 @@ impl<'a> Bulk<'a> {
         let entry = self.entry(Action::Replay);
         entry.check_batch(txn, self.dialect).await?;
         let ids: Vec<_> = picked.places.iter().map(|&(_, id)| id).collect();
-        let app = self.dialect.shard(self.app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
-        let is_picked = Condition::all().add(is_any_of_ids(&ids, self.dialect)).add_option(app);
+        let is_picked = Condition::all()
+            .add(is_any_of_ids(&ids, self.dialect))
+            .add(is_of_app_by_id(self.app_id, self.dialect));
         let update = resolve_rows(self.dialect, Resolution::Replayed.into(), attribution);
         let mut update = update.filter(is_picked).into_query();
         update.returning(Row::returning());
@@ -471,11 +475,7 @@ impl<'a> Bulk<'a> {
     fn run_on_postgres(&self, conditions: Vec<Condition>) -> Statement {
         let ids_of = |table: &'static str| Query::select().column(Column::Id).from(table).take();
         // PostgreSQL runs the subquery of `= ANY (ARRAY(…))` once, whatever the plan.
-        let is_picked = match self.dialect.shard(self.app_id) {
-            Some(app_id) => is_any_of(ids_of(PICKED)).and(COLUMN.app_id.eq(app_id.into_inner())),
-            // With the app, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
-            None => is_any_of(ids_of(PICKED)),
-        };
+        let is_picked = is_any_of(ids_of(PICKED)).and(is_of_app_by_id(self.app_id, self.dialect));
         let write = match self.write(is_picked) {
             Write::Update(update) => update.into(),
             Write::Delete(delete) => delete.into(),

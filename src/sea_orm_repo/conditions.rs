@@ -44,19 +44,28 @@ pub(super) fn is_of_state(state: DeadLetterState) -> Option<Expr> {
 }
 
 pub(super) fn is_of_app(app_id: AppId, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
-    let is_of_app = Column::AppId.eq(app_id.into_inner());
+    let is_of_app = || Column::AppId.eq(app_id.into_inner());
     Condition::all().add(match dialect {
-        _ if filter.ids.is_none() && filter.run_id.is_none() => is_of_app,
-        // Citus routes a statement to one shard only if the condition on the app is plain.
-        Dialect::Sharded => is_of_app,
-        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids or run.
-        Dialect::Sqlite => likely(is_of_app),
+        _ if filter.ids.is_none() && filter.run_id.is_none() => is_of_app(),
         // PostgreSQL has no statistics about the expression. If it expected few of the run's rows to be the app's, it
         // would read and sort all of them.
-        Dialect::Postgres if filter.ids.is_none() => is_true(is_of_app),
-        // PostgreSQL does the same as SQLite if the app is new since the last ANALYZE.
-        Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
+        Dialect::Postgres if filter.ids.is_none() => is_true(is_of_app()),
+        Dialect::Sqlite | Dialect::Postgres | Dialect::Sharded => is_of_app_by_id(app_id, dialect),
     })
+}
+
+/// Returns the condition on the app of a statement that finds letters by their ids. Where the table's key begins with
+/// the app, another app may have a letter of the same id.
+pub(super) fn is_of_app_by_id(app_id: AppId, dialect: Dialect) -> Expr {
+    let is_of_app = Column::AppId.eq(app_id.into_inner());
+    match dialect {
+        // Citus routes a statement to one shard only if the condition on the app is plain.
+        Dialect::Sharded => is_of_app,
+        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
+        Dialect::Sqlite => likely(is_of_app),
+        // PostgreSQL does the same if the app is new since the last ANALYZE. No index has this expression.
+        Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
+    }
 }
 
 pub(super) fn is_from(time: DateTime<Utc>) -> Expr {

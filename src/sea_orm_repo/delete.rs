@@ -5,7 +5,8 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryTrait,
     UpdateMany,
     sea_query::{
-        CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Query, UnionType, WithClause,
+        CommonTableExpression, Expr, ExprTrait, Func, LockBehavior, LockType, Query, SelectStatement,
+        UnionType, WithClause,
     },
 };
 use uuid::Uuid;
@@ -14,7 +15,7 @@ use super::{
     SeaOrmDeadLetterRepo,
     actions::{self, Entry, Target},
     bulk::{Bulk, Change},
-    conditions::{is_any_of, is_any_of_ids, is_of_app},
+    conditions::{is_any_of_ids, is_of_app},
     connection::RepoConnection,
     dialect::Dialect,
     in_range,
@@ -47,53 +48,34 @@ pub(super) async fn erase<C: RepoConnection>(
     // The call writes several rows, which would have the same number.
     let attribution = &Attribution { batch: None, ..attribution.clone() };
     let filter = DeadLetterFilter::default().ids(ids);
-    let has_content = COLUMN.erased_at.is_null().or(COLUMN.resolution_note.is_not_null());
-    let are_theirs = is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect)).add(has_content);
-    let statement = match dialect {
-        Dialect::Sqlite => {
-            let mut update = erase_rows(dialect).filter(are_theirs).into_query();
-            update.returning(Query::returning().column(Column::Id));
-            dialect.build(&update)
-        }
-        Dialect::Postgres | Dialect::Sharded => {
-            let unlocked = Query::select()
-                .column(Column::Id)
-                .from(Entity)
-                .cond_where(are_theirs.clone())
-                .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
-                .take();
-            let app = dialect.shard(app_id).map(|app_id| COLUMN.app_id.eq(app_id.into_inner()));
-            let are_unlocked = Condition::all().add(is_any_of(unlocked)).add_option(app);
-            let mut update = erase_rows(dialect).filter(are_unlocked).into_query();
-            update.returning(Query::returning().column(Column::Id));
-            let changed = CommonTableExpression::new().table_name(CHANGED).query(update).to_owned();
-            let ids_of_changed = Query::select().column(Column::Id).from(CHANGED).take();
-            // All parts of a statement see the rows as they were before it.
-            let others = Query::select()
-                .column(Column::Id)
-                .expr_as(Expr::Constant(false.into()), ERASED)
-                .from(Entity)
-                .cond_where(are_theirs)
-                .and_where(Column::Id.not_in_subquery(ids_of_changed))
-                .take();
-            let all = Query::select()
-                .column(Column::Id)
-                .expr_as(Expr::Constant(true.into()), ERASED)
-                .from(CHANGED)
-                .union(UnionType::All, others)
-                .with_cte(WithClause::new().cte(changed).to_owned())
-                .take();
-            dialect.build(&all)
-        }
-    };
+    let are_theirs = is_of_app(app_id, &filter, dialect).add(is_any_of_ids(ids, dialect));
     let work = async |txn: &DatabaseTransaction| {
         let mut erased = Erased::default();
-        for row in txn.query_all_raw(statement).await? {
-            let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
-            let is_erased = dialect == Dialect::Sqlite || row.try_get("", ERASED)?;
-            let list = if is_erased { &mut erased.ids } else { &mut erased.skipped_locked };
-            list.push(id);
+        // Locked first: whatever another connection changes is seen by all statements below, or by none.
+        let mut locked: Vec<(DeadLetterId, bool)> = Vec::new();
+        let are_locked = match dialect {
+            Dialect::Sqlite => are_theirs.clone().add(has_content()),
+            Dialect::Postgres | Dialect::Sharded => {
+                for row in txn.query_all_raw(dialect.build(&lock(are_theirs.clone()))).await? {
+                    let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
+                    match row.try_get("", HAS_CONTENT)? {
+                        Some(has_content) => locked.push((id, has_content)),
+                        None => erased.skipped_locked.push(id),
+                    }
+                }
+                locked.retain(|&(_, has_content)| has_content);
+                let ids: Vec<_> = locked.iter().map(|&(id, _)| id).collect();
+                is_of_app(app_id, &filter, dialect).add(is_any_of_ids(&ids, dialect))
+            }
+        };
+        let mut update = erase_rows(dialect).filter(are_locked).into_query();
+        update.returning(Query::returning().column(Column::Id));
+        for row in txn.query_all_raw(dialect.build(&update)).await? {
+            erased.ids.push(row.try_get::<Uuid>("", "id")?.into());
         }
+        // A trigger or a policy of the database may keep a letter from being changed.
+        let kept = locked.iter().map(|&(id, _)| id).filter(|id| !erased.ids.contains(id));
+        erased.skipped_locked.extend(kept);
         erased.ids.sort();
         erased.skipped_locked.sort();
         // A letter that was deleted or erased before may still have notes in its history.
@@ -129,5 +111,36 @@ fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
         .col_expr(Column::ErasedAt, Func::coalesce([Column::ErasedAt.into_expr(), dialect.now()]).into())
 }
 
-const CHANGED: &str = "changed";
-const ERASED: &str = "erased";
+fn has_content() -> Expr {
+    COLUMN.erased_at.is_null().or(COLUMN.resolution_note.is_not_null())
+}
+
+/// Locks these letters. Returns each one's id, and whether it has content; of a letter that another transaction has
+/// locked, NULL.
+fn lock(are_theirs: Condition) -> SelectStatement {
+    const LOCKED: &str = "locked";
+    let locked = Query::select()
+        .column(Column::Id)
+        .expr_as(has_content(), HAS_CONTENT)
+        .from(Entity)
+        .cond_where(are_theirs.clone())
+        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
+        .take();
+    let locked = CommonTableExpression::new().table_name(LOCKED).query(locked).to_owned();
+    let others = Query::select()
+        .column(Column::Id)
+        .expr(Expr::val(None::<bool>))
+        .from(Entity)
+        .cond_where(are_theirs)
+        .and_where(Column::Id.not_in_subquery(Query::select().column(Column::Id).from(LOCKED).take()))
+        .take();
+    Query::select()
+        .column(Column::Id)
+        .column(HAS_CONTENT)
+        .from(LOCKED)
+        .union(UnionType::All, others)
+        .with_cte(WithClause::new().cte(locked).to_owned())
+        .take()
+}
+
+const HAS_CONTENT: &str = "has_content";

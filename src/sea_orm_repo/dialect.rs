@@ -67,17 +67,18 @@ impl Dialect {
     /// driver's format.
     pub(super) fn now(self) -> Expr {
         if self != Self::Sqlite {
-            // The transaction's start may be earlier than the row's creation, and the time of each row is volatile.
+            // `now()` is the start of the transaction, which may be earlier. `clock_timestamp()` differs from row to
+            // row.
             return Func::cust("statement_timestamp").into();
         }
         sqlite_time([constant("now")])
     }
 
-    /// Returns [`now`](Self::now) and this time more.
+    /// Returns [`now`](Self::now) plus this time.
     pub(super) fn now_and(self, time: Duration) -> Expr {
         let seconds = time.as_secs_f64();
         if self != Self::Sqlite {
-            // make_interval takes years, months, weeks, days, hours and minutes first.
+            // `make_interval` takes the seconds last, after years, months, weeks, days, hours and minutes.
             let interval = Func::cust("make_interval").args([0; 6].map(constant_number)).arg(seconds);
             return self.now().add(interval);
         }

@@ -367,8 +367,8 @@ fn sized_place_of(due: Due) -> impl Fn(&str) -> String {
 /// Selects the oldest due rows of the part behind the cursor. `columns` selects the columns and qualifies each
 /// with its table, since a service may add columns of its own.
 ///
-/// No plan knows the value of `LIMIT (SELECT $2)`. A planner that sees a limit of 1,000, and takes every app for a
-/// small one, reads and sorts all rows of an app.
+/// The planner does not see the value of `LIMIT (SELECT $2)`. If it saw 1,000, it would read and sort the whole app,
+/// because it expects few rows in an app that its statistics do not know.
 fn oldest_on_postgres(
     columns: impl Fn(&str) -> String,
     scope: &SweepScope,
@@ -434,9 +434,9 @@ fn oldest_on_postgres(
 /// index that finds an app's due rows.
 fn due_on_postgres(due: Due, part: Part) -> (&'static str, &'static str, &'static str) {
     match due {
-        // The index also has closed rows whose resolution only a newer version knows. The planner expects that
-        // half of the rows fulfill the CASE. For a bare IN it expects almost none in a table without statistics,
-        // and then reads and sorts all rows behind the cursor.
+        // The index also has rows with a resolution that only a newer version knows. The IN leaves them out. It is
+        // in a CASE, because the planner expects a CASE to keep half of the rows. In a table without statistics the
+        // planner expects a bare IN to keep almost none. It would then read and sort all rows behind the cursor.
         Due::ClosedBefore(_) => (
             "resolved_at",
             "coalesce(dead_letters.resolution, '') NOT IN ('', 'handler_failed') \

@@ -15,6 +15,8 @@ use crate::{
 /// It deserializes from a service's settings: each field is a whole number of seconds, and may be missing. An unknown
 /// field is an error.
 ///
+/// # Examples
+///
 /// ```
 /// use std::time::Duration;
 ///

@@ -47,6 +47,20 @@ struct Told {
 
 impl<S> FailingStore<S> {
     /// Wraps another store. No call fails yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{DeadLetterRepo, testing::{self, FailingStore}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
+    /// let store = FailingStore::new(testing::store().await?);
+    /// assert!(store.insert(testing::letter(app)).await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(inner: S) -> Self {
         Self { inner, told: Mutex::default(), recovered: Notify::new() }
     }

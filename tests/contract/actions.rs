@@ -28,7 +28,7 @@ on_every_backend! {
     a_bulk_call_writes_one_row_with_its_filter_and_a_runs_count_is_the_sum_of_its_batches,
     a_bulk_call_that_names_one_letter_writes_its_previous_resolution,
     each_batch_of_a_run_is_done_once,
-    of_two_calls_with_one_number_at_one_time_one_is_done,
+    only_one_of_several_concurrent_calls_with_one_number_is_done,
     a_replay_in_parts_has_its_number_once,
     a_batch_that_was_done_changes_nothing_in_a_callers_transaction,
     a_call_that_changes_nothing_writes_no_row,
@@ -39,13 +39,13 @@ on_every_backend! {
     rows_outlive_their_letters,
     a_deletion_is_in_the_history_with_its_count,
     pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run,
-    of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut,
+    a_filters_ids_are_kept_as_a_number_and_a_long_filter_is_cut,
     long_texts_are_cut_where_they_are_read_and_debug_shows_none,
     another_apps_history_is_not_shown,
     recent_apps_are_those_with_an_action_since_then,
     recent_apps_and_the_version_of_all_letters_go_by_the_newest_rows_of_all_apps,
     a_limit_outside_1_to_500_is_refused_and_nothing_is_sent,
-    of_callers_at_one_time_only_those_that_changed_the_letter_write_a_row,
+    only_concurrent_callers_that_changed_the_letter_write_a_row,
     an_action_that_only_a_newer_version_knows_is_shown_without_it,
     a_sweep_deletes_old_rows_app_by_app_and_no_younger_one,
     rows_that_the_database_does_not_delete_end_no_sweep,
@@ -207,7 +207,7 @@ async fn ignore_all(db: &TestDb, app: AppId, by: &Attribution) -> usize {
     db.repo().resolve_matching(app, &all, Resolution::Ignored, by, 1_000).await.unwrap().ids.len()
 }
 
-async fn of_two_calls_with_one_number_at_one_time_one_is_done(db: TestDb) {
+async fn only_one_of_several_concurrent_calls_with_one_number_is_done(db: TestDb) {
     let (app, repo, run) = (new_app(), db.repo(), Uuid::now_v7());
     letters(&db, app, 40).await;
     for batch in 0..10 {
@@ -473,7 +473,7 @@ async fn pages_are_newest_first_and_a_letters_history_has_the_batches_of_its_run
     assert_eq!(found(&db, app, ActionRequest::default()).await.len(), 5);
 }
 
-async fn of_a_filters_ids_the_number_is_kept_and_a_long_filter_is_cut(db: TestDb) {
+async fn a_filters_ids_are_kept_as_a_number_and_a_long_filter_is_cut(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
     let ids = letters(&db, app, 3).await;
     let ticked = DeadLetterFilter::default().ids(ids[..2].to_vec());
@@ -530,7 +530,7 @@ async fn a_limit_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
     assert_eq!(recorded.take(), []);
 }
 
-async fn of_callers_at_one_time_only_those_that_changed_the_letter_write_a_row(db: TestDb) {
+async fn only_concurrent_callers_that_changed_the_letter_write_a_row(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
     for id in letters(&db, app, 10).await {
         let changes: JoinSet<_> = (0..8)

@@ -15,7 +15,7 @@ use super::{letter, new_app, time};
 use crate::database::TestDb;
 
 on_every_backend! {
-    of_callers_at_one_time_one_gets_the_claim,
+    exactly_one_of_several_concurrent_callers_gets_the_claim,
     a_claimed_group_can_be_claimed_again_after_its_lease_and_not_before,
     an_announced_group_can_be_claimed_again_only_for_a_later_regression,
     a_group_that_was_announced_while_closed_can_be_claimed_once_it_regresses,
@@ -25,7 +25,7 @@ on_every_backend! {
     a_claimed_group_is_found_after_its_lease_also_if_since_is_later,
     a_claim_in_a_transaction_that_is_rolled_back_is_none,
     a_sweep_deletes_old_and_abandoned_rows_up_to_its_limit_and_no_other,
-    what_is_out_of_range_is_refused_and_nothing_is_sent,
+    arguments_out_of_range_are_refused_and_nothing_is_sent,
 }
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -66,7 +66,7 @@ pub(super) async fn rows(db: &TestDb) -> u64 {
     announcements::Entity::find().count(&db.db).await.unwrap()
 }
 
-async fn of_callers_at_one_time_one_gets_the_claim(db: TestDb) {
+async fn exactly_one_of_several_concurrent_callers_gets_the_claim(db: TestDb) {
     for _ in 0..5 {
         let group = group(new_app());
         for _ in 0..2 {
@@ -272,7 +272,7 @@ async fn a_sweep_deletes_old_and_abandoned_rows_up_to_its_limit_and_no_other(db:
     assert_eq!((sweep(before, abandoned, 100).await, rows(&db).await), (0, 2));
 }
 
-async fn what_is_out_of_range_is_refused_and_nothing_is_sent(db: TestDb) {
+async fn arguments_out_of_range_are_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     let since = NewGroupRequest::since(minute(0));

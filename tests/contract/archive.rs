@@ -27,8 +27,8 @@ use super::{import_of, letter, new_app};
 use crate::{database::TestDb, faults::this_test_alone};
 
 on_every_backend! {
-    what_is_deleted_is_in_the_archive_as_it_was_stored,
-    where_the_archive_fails_nothing_is_deleted,
+    deleted_letters_are_in_the_archive_as_they_were_stored,
+    if_the_archive_fails_nothing_is_deleted,
     a_sweep_that_is_dropped_between_archive_and_commit_loses_nothing,
     a_process_that_ends_between_archive_and_commit_loses_nothing,
     a_letter_that_was_archived_twice_is_imported_as_it_was_last,
@@ -89,7 +89,7 @@ async fn the_rest_is_swept_and_the_archive_has_all(db: &TestDb, folder: &Path, i
     assert_eq!(db.row_count().await, ids.len() as u64);
 }
 
-async fn what_is_deleted_is_in_the_archive_as_it_was_stored(db: TestDb) {
+async fn deleted_letters_are_in_the_archive_as_they_were_stored(db: TestDb) {
     let dir = TempDir::new().unwrap();
     let app = new_app();
     let hostile = NewDeadLetter {
@@ -123,7 +123,7 @@ async fn what_is_deleted_is_in_the_archive_as_it_was_stored(db: TestDb) {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
-async fn where_the_archive_fails_nothing_is_deleted(db: TestDb) {
+async fn if_the_archive_fails_nothing_is_deleted(db: TestDb) {
     let dir = TempDir::new().unwrap();
     let ids = stored(&db, new_app()).await;
     let gone = dir.path().join("gone");

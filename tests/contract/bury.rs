@@ -19,7 +19,7 @@ use crate::database::TestDb;
 
 on_every_backend! {
     the_event_leaves_the_outbox_and_its_letter_is_stored,
-    of_8_dispatchers_that_bury_one_event_one_does,
+    only_one_of_8_dispatchers_that_bury_one_event_succeeds,
     a_delete_that_takes_another_number_of_rows_than_one_stores_nothing,
     an_error_of_the_delete_leaves_everything_as_it_was,
     an_error_of_the_services_own_is_the_source_of_the_calls_error,
@@ -30,8 +30,8 @@ on_every_backend! {
     an_error_that_stays_transient_is_given_up,
     a_delete_whose_transaction_ended_stores_nothing,
     an_error_text_over_the_cap_is_cut,
-    a_time_that_no_database_holds_becomes_the_nearest_one,
-    it_works_in_a_spawned_task,
+    a_time_that_no_database_stores_becomes_the_nearest_one,
+    a_burial_works_in_a_spawned_task,
 }
 
 /// An outbox of so many rows.
@@ -62,7 +62,7 @@ async fn the_event_leaves_the_outbox_and_its_letter_is_stored(db: TestDb) {
     assert_eq!(places(&db).await, (0, 1));
 }
 
-async fn of_8_dispatchers_that_bury_one_event_one_does(db: TestDb) {
+async fn only_one_of_8_dispatchers_that_bury_one_event_succeeds(db: TestDb) {
     outbox(&db, 0).await;
     for round in 1..=5 {
         db.execute("INSERT INTO outbox VALUES (1)").await;
@@ -228,7 +228,7 @@ async fn an_error_text_over_the_cap_is_cut(db: TestDb) {
     }
 }
 
-async fn a_time_that_no_database_holds_becomes_the_nearest_one(db: TestDb) {
+async fn a_time_that_no_database_stores_becomes_the_nearest_one(db: TestDb) {
     outbox(&db, 1).await;
     let extreme = NewDeadLetter {
         first_attempt_at: DateTime::<Utc>::MIN_UTC,
@@ -241,7 +241,7 @@ async fn a_time_that_no_database_holds_becomes_the_nearest_one(db: TestDb) {
     assert_eq!(row.last_attempt_at, time("9999-12-31T23:59:59.999999Z"));
 }
 
-async fn it_works_in_a_spawned_task(db: TestDb) {
+async fn a_burial_works_in_a_spawned_task(db: TestDb) {
     outbox(&db, 1).await;
     let (repo, letter) = (db.repo(), letter(new_app()));
     let event = "1".to_owned();

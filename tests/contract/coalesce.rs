@@ -30,11 +30,11 @@ on_every_backend! {
     one_bad_letter_costs_one_caller,
     a_letter_that_the_database_drops_silently_costs_its_caller_alone,
     letters_of_any_depth_are_stored,
-    where_a_batch_times_out_its_callers_do_not_wait_for_one_another,
+    if_a_batch_times_out_its_callers_do_not_wait_for_one_another,
     a_dropped_caller_loses_no_other_letter,
-    more_callers_than_the_queue_holds_are_all_served,
+    more_callers_than_the_queue_has_room_for_are_all_served,
     a_shut_down_after_one_that_was_dropped_waits_for_the_workers,
-    shutting_down_answers_all_that_wait_and_later_inserts_go_straight,
+    a_shut_down_returns_a_result_to_every_waiting_caller_and_later_inserts_go_straight,
     the_other_calls_pass_through,
 }
 
@@ -139,7 +139,7 @@ async fn letters_of_any_depth_are_stored(db: TestDb) {
     assert_eq!(db.repo().unresolved_count(app).await.unwrap(), 40);
 }
 
-async fn where_a_batch_times_out_its_callers_do_not_wait_for_one_another(db: TestDb) {
+async fn if_a_batch_times_out_its_callers_do_not_wait_for_one_another(db: TestDb) {
     let mut impatient = db
         .connect_with(|options| {
             options
@@ -184,7 +184,7 @@ async fn a_dropped_caller_loses_no_other_letter(db: TestDb) {
     assert!(db.repo().unresolved_count(dropped).await.unwrap() <= 20);
 }
 
-async fn more_callers_than_the_queue_holds_are_all_served(db: TestDb) {
+async fn more_callers_than_the_queue_has_room_for_are_all_served(db: TestDb) {
     let repo = coalescing(db.repo());
     let app = new_app();
     let holder = hold_table(&db).await;
@@ -249,7 +249,7 @@ async fn letters_of_more_than_64_mb_wait_outside_the_queue_on_sqlite() {
     }
 }
 
-async fn shutting_down_answers_all_that_wait_and_later_inserts_go_straight(db: TestDb) {
+async fn a_shut_down_returns_a_result_to_every_waiting_caller_and_later_inserts_go_straight(db: TestDb) {
     let repo = coalescing(db.repo());
     let app = new_app();
     let inserts = insert_all(&repo, numbered(app, 300));
@@ -279,7 +279,7 @@ async fn the_other_calls_pass_through(db: TestDb) {
 
 /// Tried again, letters of a batch that was under way might be stored twice.
 #[tokio::test]
-async fn where_the_connection_breaks_no_letter_is_stored_that_its_caller_was_refused_on_postgres() {
+async fn if_the_connection_breaks_no_letter_is_stored_that_its_caller_was_refused_on_postgres() {
     let db = TestDb::postgres().await;
     let inserting = db
         .connect_with(|options| {

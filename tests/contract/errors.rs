@@ -24,7 +24,7 @@ on_every_backend! {
     no_error_shows_a_rows_content,
     a_broken_constraint_is_named,
     a_missing_table_is_named,
-    a_code_tells_whether_another_try_is_worth_it,
+    the_code_decides_whether_an_error_is_transient,
     a_busy_or_waiting_database_is_transient,
     a_commit_of_a_failed_transaction_is_an_error,
     while_the_database_is_gone_a_call_fails_and_the_next_works_when_it_is_back,
@@ -231,7 +231,7 @@ async fn fails_with_db(repo: &SeaOrmDeadLetterRepo) {
 }
 
 /// The conditions that can't be brought about here, with the codes that PostgreSQL gives them.
-async fn a_code_tells_whether_another_try_is_worth_it(db: TestDb) {
+async fn the_code_decides_whether_an_error_is_transient(db: TestDb) {
     if db.db.get_database_backend() == DbBackend::Sqlite {
         // SQLite's own: a database that may not grow is a full disk (13).
         let full = db

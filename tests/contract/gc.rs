@@ -158,7 +158,7 @@ async fn in_a_transaction_gc_is_undone_by_a_rollback(db: TestDb) {
 
 /// SQLite has no row locks: there a second writer waits for the first.
 #[tokio::test]
-async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
+async fn rows_locked_by_another_transaction_are_skipped_on_postgres() {
     let db = TestDb::postgres().await;
     let stored = rows_of_ages(&db, [50, 40, 30, 20, 10]).await;
     let txn = db.db.begin().await.unwrap();

@@ -14,19 +14,19 @@ use crate::database::TestDb;
 
 on_every_backend! {
     letters_are_stored_on_both_backends_as_they_were_exported_in_every_column,
-    one_that_is_there_is_left_alone_and_counted,
-    one_that_comes_twice_is_stored_once,
-    of_copies_in_one_call_the_last_one_is_stored,
-    no_letters_are_nothing,
+    a_letter_that_is_already_stored_is_left_alone_and_counted,
+    a_letter_that_comes_twice_is_stored_once,
+    the_last_of_several_copies_in_one_call_is_stored,
+    an_empty_import_sends_no_statement,
     more_than_1_000_letters_are_refused,
-    what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored,
+    a_letter_that_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored,
     a_resolution_that_a_newer_table_knows_is_stored,
     a_resolution_that_the_table_refuses_in_a_later_statement_leaves_nothing,
     a_letter_that_the_database_drops_silently_is_an_error_and_none_is_stored,
-    a_callers_transaction_takes_it_back,
+    a_rollback_of_the_callers_transaction_undoes_an_import,
     in_a_callers_transaction_letters_of_many_apps_go_in_one_statement,
     more_than_256_mb_are_refused_in_a_callers_transaction,
-    of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one,
+    concurrent_imports_of_the_same_letters_store_each_letter_once,
 }
 
 /// All letters, of whatever app, in the order of their ids.
@@ -138,7 +138,7 @@ async fn letters_are_stored_on_both_backends_as_they_were_exported_in_every_colu
     }
 }
 
-async fn one_that_is_there_is_left_alone_and_counted(db: TestDb) {
+async fn a_letter_that_is_already_stored_is_left_alone_and_counted(db: TestDb) {
     let there = stored();
     db.repo().import(std::slice::from_ref(&there)).await.unwrap();
     // An id is of one row, or of one row an app where the key begins with that.
@@ -152,14 +152,14 @@ async fn one_that_is_there_is_left_alone_and_counted(db: TestDb) {
     assert!(rows.contains(&there));
 }
 
-async fn one_that_comes_twice_is_stored_once(db: TestDb) {
+async fn a_letter_that_comes_twice_is_stored_once(db: TestDb) {
     let twice = stored();
     let imported = db.repo().import(&[twice.clone(), stored(), twice]).await.unwrap();
     assert_eq!(imported, import_of(2, 1));
     assert_eq!(db.row_count().await, 2);
 }
 
-async fn of_copies_in_one_call_the_last_one_is_stored(db: TestDb) {
+async fn the_last_of_several_copies_in_one_call_is_stored(db: TestDb) {
     let open = StoredLetter {
         resolved_at: None,
         resolution: None,
@@ -183,7 +183,7 @@ async fn of_copies_in_one_call_the_last_one_is_stored(db: TestDb) {
     assert!(db.repo().get(open.id).await.unwrap().unwrap().resolved_at.is_some());
 }
 
-async fn no_letters_are_nothing(db: TestDb) {
+async fn an_empty_import_sends_no_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let imported = db.repo_over(recording).import(&[]).await.unwrap();
     assert_eq!((imported, recorded.take().len()), (Imported::default(), 0));
@@ -198,7 +198,7 @@ async fn more_than_1_000_letters_are_refused(db: TestDb) {
     assert_eq!(db.repo().import(&letters).await.unwrap(), import_of(1_000, 0));
 }
 
-async fn what_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored(db: TestDb) {
+async fn a_letter_that_cant_be_stored_is_named_by_its_index_and_field_and_nothing_is_stored(db: TestDb) {
     let nul = || "before\0after".to_owned();
     let unstorable = [
         ("source", StoredLetter { source: nul(), ..stored() }),
@@ -282,7 +282,7 @@ async fn a_letter_that_the_database_drops_silently_is_an_error_and_none_is_store
     assert_eq!(db.row_count().await, 0);
 }
 
-async fn a_callers_transaction_takes_it_back(db: TestDb) {
+async fn a_rollback_of_the_callers_transaction_undoes_an_import(db: TestDb) {
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
     let imported = db.repo().in_transaction(&txn).import(&[stored(), stored()]).await.unwrap();
     assert_eq!(imported, import_of(2, 0));
@@ -320,7 +320,7 @@ async fn more_than_256_mb_are_refused_in_a_callers_transaction(db: TestDb) {
     assert_eq!(recorded.take().len(), 0);
 }
 
-async fn of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one(db: TestDb) {
+async fn concurrent_imports_of_the_same_letters_store_each_letter_once(db: TestDb) {
     for _ in 0..5 {
         let mut letters: Vec<_> = (0..1_000).map(|_| stored()).collect();
         let imports = (0..6).map(|_| {
@@ -340,7 +340,7 @@ async fn of_imports_of_the_same_letters_at_once_each_letter_is_stored_by_one(db:
 
 /// A sweeper at work on the same rows, say: here it comes between the import's own statements.
 #[tokio::test]
-async fn one_that_is_deleted_while_it_is_imported_is_stored_on_postgres() {
+async fn a_letter_that_is_deleted_while_it_is_imported_is_stored_on_postgres() {
     let db = TestDb::postgres().await;
     let old = StoredLetter { op: "old".to_owned(), ..stored() };
     db.repo().import(std::slice::from_ref(&old)).await.unwrap();

@@ -13,14 +13,14 @@ use crate::database::TestDb;
 
 on_every_backend! {
     ids_come_in_the_letters_order,
-    no_letters_are_no_statement,
+    an_empty_call_sends_no_statement,
     letters_go_in_statements_that_are_bounded,
     a_failure_in_the_last_statement_stores_none,
     a_row_that_the_database_drops_silently_takes_all_with_it,
     in_the_callers_transaction_there_is_no_savepoint,
-    in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_alike,
+    in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_the_same,
     letters_of_100_000_levels_side_by_side_leave_the_process_alive,
-    the_callers_rollback_takes_them_back,
+    a_rollback_of_the_callers_transaction_undoes_the_inserts,
 }
 
 fn letters(count: usize) -> Vec<NewDeadLetter> {
@@ -46,7 +46,7 @@ async fn ids_come_in_the_letters_order(db: TestDb) {
     }
 }
 
-async fn no_letters_are_no_statement(db: TestDb) {
+async fn an_empty_call_sends_no_statement(db: TestDb) {
     db.db.clone().close().await.unwrap();
     assert_eq!(db.repo().insert_many(Vec::new()).await.unwrap(), []);
 }
@@ -117,7 +117,7 @@ async fn in_the_callers_transaction_there_is_no_savepoint(db: TestDb) {
     assert!(release.to_string().contains("_sqlx_savepoint_1"), "{release}");
 }
 
-async fn in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_alike(db: TestDb) {
+async fn in_the_callers_transaction_letters_go_in_one_statement_and_are_stored_the_same(db: TestDb) {
     let app = new_app();
     let letter = |index: usize| {
         let whole = NewDeadLetter {
@@ -188,7 +188,7 @@ async fn letters_of_100_000_levels_side_by_side_leave_the_process_alive(db: Test
     assert_eq!(db.row_count().await, 4);
 }
 
-async fn the_callers_rollback_takes_them_back(db: TestDb) {
+async fn a_rollback_of_the_callers_transaction_undoes_the_inserts(db: TestDb) {
     let txn = db.db.begin().await.unwrap();
     let ids = db.repo().in_transaction(&txn).insert_many(letters(200)).await.unwrap();
     txn.rollback().await.unwrap();

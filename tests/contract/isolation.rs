@@ -34,7 +34,7 @@ async fn race<F: Future<Output = Result<(), DeadLetterRepoError>> + Send + 'stat
 }
 
 #[tokio::test]
-async fn of_callers_at_one_time_one_wins_and_the_others_are_told_whatever_isolation_is_the_default_on_postgres()
+async fn one_of_several_concurrent_callers_wins_and_the_others_get_a_conflict_under_any_default_isolation_on_postgres()
  {
     for isolation in ["repeatable read", "serializable"] {
         let db = TestDb::postgres().await;

@@ -15,8 +15,8 @@ on_every_backend! {
     pages_of_a_table_at_rest_neither_repeat_nor_skip_a_row,
     only_the_apps_own_rows_are_listed,
     resolved_rows_are_left_out_on_request,
-    limit_0_is_an_empty_answer,
-    an_offset_past_the_end_is_an_empty_answer,
+    limit_0_returns_nothing,
+    an_offset_past_the_end_returns_nothing,
     the_largest_limit_and_offset_are_fine,
     a_negative_limit_or_offset_is_refused_and_nothing_is_sent,
     the_order_stands_in_the_statement,
@@ -114,14 +114,14 @@ async fn resolved_rows_are_left_out_on_request(db: TestDb) {
     assert_eq!(db.repo().list_for_app(app, false, 10, 0).await.unwrap().len(), 6);
 }
 
-async fn limit_0_is_an_empty_answer(db: TestDb) {
+async fn limit_0_returns_nothing(db: TestDb) {
     let app = new_app();
     rows(&db, app, 2).await;
     assert_eq!(db.repo().list_for_app(app, false, 0, 0).await.unwrap(), []);
     assert_eq!(db.repo().list_for_app(app, true, 0, 1).await.unwrap(), []);
 }
 
-async fn an_offset_past_the_end_is_an_empty_answer(db: TestDb) {
+async fn an_offset_past_the_end_returns_nothing(db: TestDb) {
     let app = new_app();
     rows(&db, app, 2).await;
     assert_eq!(db.repo().list_for_app(app, false, 10, 2).await.unwrap(), []);

@@ -22,8 +22,8 @@ use super::{letter, new_app};
 use crate::database::TestDb;
 
 on_every_backend! {
-    each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning,
-    where_its_span_is_off_a_call_leaves_its_callers_alone,
+    each_call_opens_a_span_with_its_rows_and_a_database_failure_is_a_warning,
+    if_its_span_is_off_a_call_leaves_its_callers_alone,
     no_content_reaches_the_log,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn heard() -> String {
     String::from_utf8(LOG.take().unwrap()).unwrap()
 }
 
-async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warning(db: TestDb) {
+async fn each_call_opens_a_span_with_its_rows_and_a_database_failure_is_a_warning(db: TestDb) {
     let app = new_app();
     listen();
     let repo = db.repo();
@@ -92,7 +92,7 @@ async fn each_call_opens_a_span_an_answer_is_told_there_and_a_failure_is_a_warni
     }
 }
 
-async fn where_its_span_is_off_a_call_leaves_its_callers_alone(db: TestDb) {
+async fn if_its_span_is_off_a_call_leaves_its_callers_alone(db: TestDb) {
     OFF.set("dead_letters.insert_many");
     listen();
     let caller = info_span!("caller", rows = Empty);

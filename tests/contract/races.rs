@@ -14,7 +14,7 @@ use crate::database::TestDb;
 on_every_backend! {
     six_sweepers_four_inserters_and_two_resolvers_lose_and_double_nothing,
     two_hundred_tasks_share_five_connections,
-    a_letter_is_not_reopened_behind_a_replay,
+    a_letter_stays_replayed_beside_a_concurrent_reopening,
 }
 
 fn cutoff() -> DateTime<Utc> {
@@ -108,7 +108,7 @@ async fn two_hundred_tasks_share_five_connections(db: TestDb) {
 }
 
 /// A letter whose event went back stays replayed, also if the reopening came first.
-async fn a_letter_is_not_reopened_behind_a_replay(db: TestDb) {
+async fn a_letter_stays_replayed_beside_a_concurrent_reopening(db: TestDb) {
     let (app, repo) = (new_app(), db.repo());
     for _ in 0..20 {
         let id = repo.insert(letter(app)).await.unwrap();

@@ -33,7 +33,7 @@ on_every_backend! {
     a_sweep_takes_the_oldest_first_and_never_more_than_its_limit,
     a_sweep_of_one_app_spares_the_others,
     a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age,
-    a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped,
+    a_sweep_of_all_apps_but_some_goes_by_app_and_returns_where_it_stopped,
     a_reopened_row_is_spared,
     a_resolution_of_a_newer_version_is_not_swept_as_closed,
     more_than_1000_excepted_apps_are_refused_and_nothing_is_sent,
@@ -43,7 +43,7 @@ on_every_backend! {
     count_due_counts_what_sweeps_would_delete_by_state,
     count_due_ends_at_its_cap,
     the_archive_has_the_rows_that_are_deleted_as_they_are_stored,
-    where_the_archive_fails_nothing_is_deleted_and_its_message_is_told,
+    if_the_archive_fails_nothing_is_deleted_and_its_message_is_in_the_error,
     a_batch_for_the_archive_ends_at_16_mb_of_payload_and_has_a_row_at_least,
     every_text_of_a_letter_counts_toward_the_16_mb_of_a_batch,
     letters_with_large_errors_are_archived_and_exported_in_bounded_batches,
@@ -52,9 +52,9 @@ on_every_backend! {
     rows_that_the_database_does_not_delete_are_picked_once_and_never_archived,
     in_a_transaction_the_archive_also_gets_what_the_database_does_not_delete,
     rows_of_one_time_are_each_picked_once_across_batches,
-    a_batch_goes_on_behind_a_cursor_made_by_hand,
+    a_batch_continues_after_a_cursor_made_by_hand,
     an_error_that_the_database_raises_for_one_app_names_it_and_leaves_the_others,
-    sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once,
+    sweepers_with_different_policies_beside_operators_and_dispatchers_delete_due_rows_once,
 }
 
 /// An archive in memory.
@@ -246,7 +246,7 @@ async fn a_sweep_of_all_apps_but_some_spares_theirs_whatever_their_age(db: TestD
     }
 }
 
-async fn a_sweep_of_all_apps_but_some_goes_by_app_and_says_where_it_stopped(db: TestDb) {
+async fn a_sweep_of_all_apps_but_some_goes_by_app_and_returns_where_it_stopped(db: TestDb) {
     // The first there can be, and the last.
     let apps: Vec<AppId> =
         [0, 1, 2, 3, u128::MAX].into_iter().map(|app| Uuid::from_u128(app).into()).collect();
@@ -481,7 +481,7 @@ impl Archive for Full {
     }
 }
 
-async fn where_the_archive_fails_nothing_is_deleted_and_its_message_is_told(db: TestDb) {
+async fn if_the_archive_fails_nothing_is_deleted_and_its_message_is_in_the_error(db: TestDb) {
     let app = new_app();
     let stored = closed_letters(&db, app, 3).await;
     for scope in [SweepScope::App(app), SweepScope::AllApps, all_but(&[])] {
@@ -804,7 +804,7 @@ async fn rows_of_one_time_are_each_picked_once_across_batches(db: TestDb) {
     }
 }
 
-async fn a_batch_goes_on_behind_a_cursor_made_by_hand(db: TestDb) {
+async fn a_batch_continues_after_a_cursor_made_by_hand(db: TestDb) {
     let apps = [1, 2, 3].map(|app| AppId::from(Uuid::from_u128(app)));
     for sweep in Sweep::all_of(apps[1]) {
         for due in [created_before_noon(), resolved_before_ten()] {
@@ -911,7 +911,7 @@ async fn a_letter_that_a_deferred_foreign_key_keeps_is_not_archived_on_postgres(
     assert_eq!((shelf.ids(), left(&db).await), (due, kept));
 }
 
-async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_what_is_due_once(db: TestDb) {
+async fn sweepers_with_different_policies_beside_operators_and_dispatchers_delete_due_rows_once(db: TestDb) {
     const DUE: usize = 40;
     let long = new_app();
     let apps: Vec<AppId> = (0..5).map(|_| new_app()).collect();
@@ -978,7 +978,7 @@ async fn sweepers_with_different_policies_beside_people_and_dispatchers_delete_w
 
 /// SQLite has no row locks: there the sweep waits for the other writer.
 #[tokio::test]
-async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
+async fn a_row_whose_reopening_is_not_committed_is_skipped_on_postgres() {
     for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
         let app = new_app();
         for sweep in Sweep::all_of(app) {
@@ -996,7 +996,7 @@ async fn a_row_whose_reopening_is_not_committed_is_passed_over_on_postgres() {
 }
 
 #[tokio::test]
-async fn rows_that_another_transaction_holds_are_passed_over_by_each_sweep_on_postgres() {
+async fn rows_locked_by_another_transaction_are_skipped_by_each_sweep_on_postgres() {
     for db in [TestDb::postgres().await, TestDb::postgres_sharded().await] {
         let app = new_app();
         for sweep in Sweep::all_of(app) {
@@ -1019,7 +1019,7 @@ async fn rows_that_another_transaction_holds_are_passed_over_by_each_sweep_on_po
 
 /// No lock spans shards: how many of the oldest are each app's is looked up before.
 #[tokio::test]
-async fn where_others_hold_an_apps_rows_a_sharded_sweep_comes_short_and_goes_on_behind_it_on_postgres() {
+async fn if_an_apps_rows_are_locked_a_sharded_sweep_deletes_fewer_and_continues_after_them_on_postgres() {
     let db = TestDb::postgres_sharded().await;
     let [first, second] = [1, 2].map(|number| AppId::from(Uuid::from_u128(number)));
     let held = rows(&db, first, 3).await;

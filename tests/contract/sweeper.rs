@@ -28,13 +28,13 @@ use crate::database::TestDb;
 on_every_backend! {
     rows_go_by_their_apps_own_retention_and_open_ones_by_age_alone,
     an_app_with_a_longer_retention_survives_the_sweep_of_the_others,
-    it_sweeps_beside_dispatchers_and_resolvers,
+    sweepers_beside_dispatchers_and_resolvers_delete_all_that_is_due_and_nothing_newer,
     two_sweepers_with_different_policies_delete_each_row_once,
-    due_within_says_what_a_later_sweep_takes_of_open_rows,
+    due_within_counts_the_open_rows_that_a_later_sweep_deletes,
     letters_that_the_database_does_not_delete_end_no_sweep_and_are_never_archived,
     errors_that_the_database_raises_for_some_apps_keep_no_other_app,
-    a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sweep,
-    a_locked_table_does_not_end_it,
+    a_refused_row_before_an_app_that_fails_does_not_stop_the_sweep,
+    a_locked_table_does_not_stop_the_sweeper,
     a_sweep_that_is_dropped_at_any_await_did_whole_batches,
     the_history_goes_by_its_own_retention,
 }
@@ -143,7 +143,7 @@ async fn an_app_with_a_longer_retention_survives_the_sweep_of_the_others(db: Tes
     }
 }
 
-async fn it_sweeps_beside_dispatchers_and_resolvers(db: TestDb) {
+async fn sweepers_beside_dispatchers_and_resolvers_delete_all_that_is_due_and_nothing_newer(db: TestDb) {
     let app = new_app();
     let due = db.repo().insert_many(vec![letter(app); 300]).await.unwrap();
     for &id in &due {
@@ -226,7 +226,7 @@ async fn two_sweepers_with_different_policies_delete_each_row_once(db: TestDb) {
     assert_eq!((left(&db).await, deleted), (kept, due));
 }
 
-async fn due_within_says_what_a_later_sweep_takes_of_open_rows(db: TestDb) {
+async fn due_within_counts_the_open_rows_that_a_later_sweep_deletes(db: TestDb) {
     let (own, other) = (new_app(), new_app());
     for days in [80, 84, 86, 95] {
         stored(&db, other, days, false).await;
@@ -330,7 +330,7 @@ async fn errors_that_the_database_raises_for_some_apps_keep_no_other_app(db: Tes
     }
 }
 
-async fn a_row_that_is_not_deleted_before_an_app_that_fails_does_not_hold_the_sweep(db: TestDb) {
+async fn a_refused_row_before_an_app_that_fails_does_not_stop_the_sweep(db: TestDb) {
     refuse_to_delete(&db, "refused").await;
     raise_on_delete(&db, "kept").await;
     let [first, second, third, excepted] = [1, 2, 3, 4].map(|app| AppId::from(uuid::Uuid::from_u128(app)));
@@ -399,7 +399,7 @@ async fn a_delete_that_runs_out_of_time_for_one_app_keeps_no_other_app_on_postgr
     }
 }
 
-async fn a_locked_table_does_not_end_it(db: TestDb) {
+async fn a_locked_table_does_not_stop_the_sweeper(db: TestDb) {
     let impatient = db
         .connect_with(|options| {
             options

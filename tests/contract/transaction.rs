@@ -31,15 +31,15 @@ on_every_backend! {
     every_call_sees_what_the_transaction_did,
     every_triage_call_sees_what_the_transaction_did,
     a_transaction_that_is_dropped_stores_nothing,
-    a_task_may_be_spawned_around_it,
-    the_repos_caps_hold_in_it,
+    a_task_may_be_spawned_around_a_transaction,
+    the_repos_caps_apply_in_a_transaction,
     a_transaction_that_wrote_nothing_commits,
     a_commit_finds_out_that_a_transaction_that_only_read_was_ended,
     a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction,
-    a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back,
+    a_commit_finds_out_that_a_raw_rollback_ended_the_transaction,
     without_a_runtime_a_begin_is_a_typed_error,
     in_a_runtime_that_is_shut_down_a_begin_is_a_typed_error,
-    of_2000_begins_that_nobody_waits_for_256_reach_the_database,
+    at_most_256_of_2000_begins_without_a_caller_reach_the_database,
 }
 
 async fn outbox_of_one(db: &TestDb) {
@@ -128,7 +128,7 @@ async fn a_transaction_that_is_dropped_stores_nothing(db: TestDb) {
     assert_eq!(db.row_count().await, 0);
 }
 
-async fn a_task_may_be_spawned_around_it(db: TestDb) {
+async fn a_task_may_be_spawned_around_a_transaction(db: TestDb) {
     async fn dispatch(repo: SeaOrmDeadLetterRepo) -> Result<(), DeadLetterRepoError> {
         let txn = SeaOrmDeadLetterRepo::begin(repo.pool()).await?;
         repo.in_transaction(&txn).insert(letter(new_app())).await?;
@@ -138,7 +138,7 @@ async fn a_task_may_be_spawned_around_it(db: TestDb) {
     assert_eq!(db.row_count().await, 1);
 }
 
-async fn the_repos_caps_hold_in_it(db: TestDb) {
+async fn the_repos_caps_apply_in_a_transaction(db: TestDb) {
     let repo = db.repo().max_payload_bytes(10).max_error_bytes(10);
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
     let error = repo.in_transaction(&txn).insert(letter(new_app())).await.unwrap_err();
@@ -267,7 +267,7 @@ async fn a_commit_finds_out_that_a_dropped_nested_begin_ended_the_transaction(db
 }
 
 /// By a statement of the caller's, or by SQLite itself over a full disk.
-async fn a_commit_finds_out_that_the_transaction_was_ended_behind_the_drivers_back(db: TestDb) {
+async fn a_commit_finds_out_that_a_raw_rollback_ended_the_transaction(db: TestDb) {
     is_found_out(&db, async |txn| {
         txn.execute_unprepared("ROLLBACK").await.unwrap();
     })
@@ -303,7 +303,7 @@ async fn in_a_runtime_that_is_shut_down_a_begin_is_a_typed_error(db: TestDb) {
     assert!(matches!(begun, Err(DeadLetterRepoError::RuntimeEnded)), "{begun:?}");
 }
 
-async fn of_2000_begins_that_nobody_waits_for_256_reach_the_database(db: TestDb) {
+async fn at_most_256_of_2000_begins_without_a_caller_reach_the_database(db: TestDb) {
     let released = Arc::new(AtomicU32::new(0));
     let one = db
         .connect_with(|options| {

@@ -131,7 +131,7 @@ fn an_error_kind_prints_as_its_text() {
 }
 
 #[test]
-fn a_number_out_of_range_is_told_with_its_bounds_and_a_types_own_bound_is_none() {
+fn a_number_out_of_range_is_an_error_with_its_bounds_but_not_with_a_types_own() {
     for (max, expected) in [
         (500, "`limit` must be between 1 and 500 (got 0)"),
         (u32::MAX.into(), "`limit` must be at least 1 (got 0)"),
@@ -168,7 +168,7 @@ fn a_new_letter_failed_once_and_now() {
 }
 
 #[test]
-fn an_attribution_says_by_whom_and_why() {
+fn an_attribution_has_a_name_and_a_note() {
     let (by, note) = (Some("ada".to_owned()), Some("sold out".to_owned()));
     let attribution = Attribution::by("ada");
     assert_eq!((&attribution.by, &attribution.note), (&by, &None));
@@ -216,7 +216,7 @@ fn requests_and_pages_go_through_json() {
     let error = serde_json::from_value::<Cursor>(json!("no cursor")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the cursor is damaged, or belongs to another app or filter: begin with the first page again"
+        "the cursor is damaged, or belongs to another app, filter or order: leave the cursor out to begin with the first letter"
     );
 }
 
@@ -288,7 +288,7 @@ fn the_traits_are_object_safe_and_shared_between_threads() {
 }
 
 #[test]
-fn what_callers_send_with_a_field_that_does_not_exist_is_refused() {
+fn a_request_with_an_unknown_field_is_refused() {
     fn check<T: DeserializeOwned + Debug>(mut sent: Value) {
         serde_json::from_value::<T>(sent.clone()).unwrap();
         sent["sorce"] = json!(null);

@@ -145,7 +145,7 @@ dropped! {
     begin,
     a_transaction_with_an_insert,
     a_nested_transaction_with_an_insert,
-    a_nested_transaction_committed_alike,
+    a_nested_transaction_with_the_repos_commit,
 }
 
 // The calls that send other statements there.
@@ -181,7 +181,7 @@ dropped! {
     its_commit_tells_whether_it_is_stored_on_postgres:
     nested_begin,
     nested_transaction,
-    nested_transaction_committed_alike,
+    nested_transaction_with_the_repos_commit,
     nested_insert,
     nested_insert_many,
     nested_insert_many_of_18_mb,
@@ -515,9 +515,9 @@ async fn a_nested_transaction_with_an_insert(given: &Given) -> Outcome {
     SeaOrmDeadLetterRepo::commit(txn).await
 }
 
-async fn a_nested_transaction_committed_alike(given: &Given) -> Outcome {
+async fn a_nested_transaction_with_the_repos_commit(given: &Given) -> Outcome {
     let txn = SeaOrmDeadLetterRepo::begin(&given.db).await?;
-    nested_transaction_committed_alike(given, &txn).await?;
+    nested_transaction_with_the_repos_commit(given, &txn).await?;
     SeaOrmDeadLetterRepo::commit(txn).await
 }
 
@@ -532,7 +532,7 @@ async fn nested_transaction(given: &Given, txn: &DatabaseTransaction) -> Outcome
     Ok(nested.commit().await?)
 }
 
-async fn nested_transaction_committed_alike(given: &Given, txn: &DatabaseTransaction) -> Outcome {
+async fn nested_transaction_with_the_repos_commit(given: &Given, txn: &DatabaseTransaction) -> Outcome {
     let nested = txn.begin().await?;
     given.repo.in_transaction(&nested).insert(letter(given.app)).await?;
     SeaOrmDeadLetterRepo::commit(nested).await
@@ -850,7 +850,7 @@ async fn a_burial_that_went_unanswered_and_was_replayed_meanwhile_leaves_the_rep
     let pools = Pools::postgres().await;
     let gate = &pools.proxy.as_ref().unwrap().gate;
     let given = pools.given().await;
-    let (burial, letter) = held_at_its_commit(&pools, &given).await;
+    let (burial, letter) = paused_at_its_commit(&pools, &given).await;
     let direct = pools.direct.repo();
     let requeue = async |txn: &DatabaseTransaction, _| Ok(enqueue(txn, given.event).await?);
     direct
@@ -871,7 +871,7 @@ async fn a_burial_that_went_unanswered_and_finds_no_server_any_more_fails_and_ca
     let pools = Pools::postgres().await;
     let gate = &pools.proxy.as_ref().unwrap().gate;
     let given = pools.given().await;
-    let (mut burial, letter) = held_at_its_commit(&pools, &given).await;
+    let (mut burial, letter) = paused_at_its_commit(&pools, &given).await;
     let lost = loop {
         gate.cut_and_hold(1, When::Asked).await;
         tokio::select! {
@@ -890,7 +890,7 @@ async fn a_burial_that_went_unanswered_and_finds_no_server_any_more_fails_and_ca
 }
 
 /// A burial that has committed, and does not hear of it while the gate holds; and its letter.
-async fn held_at_its_commit<'a>(
+async fn paused_at_its_commit<'a>(
     pools: &Pools,
     given: &'a Given,
 ) -> (Pin<Box<dyn Future<Output = Outcome> + 'a>>, DeadLetterId) {

@@ -269,7 +269,7 @@ async fn alter_database(db: &TestDb, setting: &str) {
 /// `CREATE INDEX CONCURRENTLY` would wait for a snapshot of the lock's transaction for ever. The timeouts would end
 /// the slow step, and the lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn up_sets_what_it_needs_whatever_the_database_says_on_postgres() {
+async fn up_sets_what_it_needs_under_any_settings_of_the_database_on_postgres() {
     const SLOW: Step =
         Step { name: "m20270101_000000_slow", use_transaction: None, sql: "SELECT pg_sleep(3)" };
     const SERVICE: Steps = Steps(&[SLOW, OUTBOX, CONCURRENT_INDEX]);
@@ -389,7 +389,7 @@ async fn a_pools_up_waits_for_one_in_a_transaction_on_postgres() {
 }
 
 #[tokio::test]
-async fn up_says_that_a_pool_of_one_is_too_small_on_postgres() {
+async fn up_refuses_a_pool_of_one_on_postgres() {
     let db = TestDb::empty_postgres().await;
     let pool = db
         .connect_with(|options| {

@@ -116,7 +116,7 @@ async fn without_rights_on_the_history_inserts_and_reads_work_and_a_change_is_re
 
 /// With row level security and no policy for UPDATE a row can be seen and not changed.
 #[tokio::test]
-async fn what_each_call_does_where_row_level_security_has_no_policy_for_update_on_postgres() {
+async fn without_a_policy_for_update_row_level_security_limits_each_call_on_postgres() {
     let db = TestDb::postgres().await;
     let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letters, dead_letter_actions TO {role};
          ALTER TABLE dead_letters ENABLE ROW LEVEL SECURITY;

@@ -30,7 +30,8 @@ pub(super) struct EraseRequest {
 pub(super) struct EraseResult {
     /// The letters that this request erased.
     ids: Vec<Uuid>,
-    /// The letters that could not be erased, because another transaction has locked them. Try again later.
+    /// The letters that could not be erased: another transaction has locked them, or a policy or trigger of the database
+    /// prevents the change. Try again later.
     skipped_locked: Vec<Uuid>,
 }
 
@@ -43,8 +44,9 @@ impl From<Erased> for EraseResult {
 
 /// Erases the content of letters
 ///
-/// Erases payload, edited payload, error, error signature, metadata and note of these letters, in one statement. Their
-/// other fields stay. An erased letter can be resolved, and not replayed. Archives and backups keep what they have.
+/// Erases payload, edited payload, error, error signature, metadata and note of these letters, in one transaction. It also
+/// empties the notes of their own rows in the history, except the reasons of erasures. Their other fields stay. An erased
+/// letter can be resolved, and not replayed. Archives and backups keep what they have.
 #[utoipa::path(
     post,
     path = "/api/apps/{dead_letters_app}/erase",

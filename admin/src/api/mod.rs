@@ -78,7 +78,7 @@ const PROBLEMS: [(&str, &str, &str); 10] = [
     ("408", "TooSlow", "The body did not arrive within 10 seconds."),
     ("413", "TooLarge", "The body is larger than 256 KiB."),
     ("415", "UnsupportedMediaType", "The `Content-Type` is not `application/json`."),
-    ("421", "Misdirected", "The request's `Host` is not a name of the service."),
+    ("421", "Misdirected", "The request's `Host` is not a name of this admin."),
     ("500", "Internal", "The request failed. The service's log has the cause."),
     (
         "503",
@@ -142,7 +142,7 @@ fn add_not_modified(operation: &mut Operation) {
     responses.insert("304".to_owned(), Response::new(meaning).into());
 }
 
-/// Marks every parameter as optional in value: HTML forms send unset fields as empty, and an empty value counts as none.
+/// Lets every query parameter be empty: HTML forms send unset fields as empty, and an empty value counts as none.
 fn add_query(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter

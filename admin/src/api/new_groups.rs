@@ -22,8 +22,8 @@ const LIMIT: u32 = 50;
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 struct NewGroupsQuery {
-    /// Only groups that have letters stored at this time or later. It must not be in the future. The default is 24 hours
-    /// ago.
+    /// A group without letters from before this time is new. Unless `open` is true, the list has only groups with letters
+    /// stored at this time or later. It must not be in the future. The default is 24 hours ago.
     #[param(required = false)]
     since: DateTime<Utc>,
     /// The maximum number of groups.
@@ -33,7 +33,7 @@ struct NewGroupsQuery {
     /// The service sets the maximum of each operator, 100,000 by default.
     #[param(required = false, minimum = 1, maximum = 1_000_000, default = 10_000)]
     scan_limit: u32,
-    /// Whether to list the groups that have open letters, also those that are neither new nor regressed. Their counts and
+    /// Whether to list every group that has open letters, also those that are neither new nor regressed. The counts and
     /// times are then those of all letters that the view examined.
     #[param(required = false, default = false)]
     open: bool,
@@ -42,7 +42,8 @@ struct NewGroupsQuery {
 impl NewGroupsQuery {
     fn read(mut fields: Fields, max_scan: u32) -> Result<Self, Problem> {
         let since = fields.parse("since", "must be a time in RFC 3339 format")?;
-        let scan_limit = fields.parse("scan_limit", "must be a number")?;
+        let scan_limit =
+            fields.parse("scan_limit", &format!("must be between 1 and {max_scan} for this operator"))?;
         let query = Self {
             since: since.unwrap_or_else(|| Utc::now() - TimeDelta::hours(24)),
             limit: fields.parse("limit", "must be between 1 and 500")?.unwrap_or(LIMIT),
@@ -54,18 +55,18 @@ impl NewGroupsQuery {
     }
 }
 
-/// Error groups that are new or regressed.
+/// Error groups that are new or regressed, or that have open letters.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NewGroups {
-    /// The groups. The group that broke last comes first. Groups that are neither new nor regressed come last, the largest
-    /// first.
+    /// The groups, sorted by `first_seen`, the latest first. Groups that are neither new nor regressed come last, those with
+    /// the most open letters first.
     items: Vec<NewGroup>,
     /// Where the scan limit stopped the call. Nothing is known of letters that were stored earlier. Null if no letter
     /// was left out.
     scanned_back_to: Option<DateTime<Utc>>,
 }
 
-/// An error group that is new or regressed.
+/// An error group that is new or regressed, or that has open letters.
 #[derive(Serialize, ToSchema)]
 struct NewGroup {
     app_id: Uuid,
@@ -81,9 +82,9 @@ struct NewGroup {
     script_id: Option<Uuid>,
     /// The signature of the errors, cut after 500 characters with `…`.
     error_signature: String,
-    /// The error message of the newest letter, cut after 500 characters with `…`.
+    /// The error message of the letter `newest_id`, cut after 500 characters with `…`.
     sample: String,
-    /// The number of letters since `since`, among those that the call examined.
+    /// The number of letters since `since`, or at any time if `open` was true, among those that the call examined.
     count: u64,
     /// How many of these letters are open.
     open: u64,
@@ -91,7 +92,7 @@ struct NewGroup {
     first_seen: DateTime<Utc>,
     /// When the last of these letters was stored.
     last_seen: DateTime<Utc>,
-    /// The newest letter.
+    /// The newest letter, or the newest open one if `open` was true.
     newest_id: Uuid,
     /// When the last of the group's closed letters was closed, among those that the call examined.
     last_closed_at: Option<DateTime<Utc>>,
@@ -99,14 +100,15 @@ struct NewGroup {
     state: NewGroupState,
 }
 
-/// Lists the error groups that are new or regressed, or all open ones
+/// Lists the error groups that are new or regressed, or that have open letters
 ///
-/// The list has groups that have letters since `since`, of the apps that the operator may see.
+/// The list has the groups that have letters since `since` and are new or regressed. With `open=true` it has every group
+/// that has open letters. It covers the apps that the operator may see.
 #[utoipa::path(
     get,
     path = "/api/groups/new",
     params(NewGroupsQuery),
-    responses((status = 200, description = "The groups. The group that broke last comes first, and groups that are neither new nor regressed come last, the largest first.", body = NewGroups))
+    responses((status = 200, description = "The groups. The group that became new or regressed last comes first. Groups that are neither new nor regressed come last, those with the most open letters first.", body = NewGroups))
 )]
 pub(super) async fn new_groups(access: Access, Query(fields): Query) -> Result<Json<NewGroups>, Problem> {
     let NewGroupsQuery { since, limit, scan_limit, open } =

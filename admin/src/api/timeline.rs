@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_it_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
+    fn the_default_timeline_is_the_last_day_to_the_end_of_a_quarter_of_an_hour() {
         let query = TimelineQuery { from: None, until: None, buckets: None };
         let buckets = query.buckets(time("2026-03-01T10:07:12.5Z"));
         let (from, until) = (time("2026-02-28T10:15:00Z"), time("2026-03-01T10:15:00Z"));

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_comes_back_from_its_text() {
+    fn a_page_is_parsed_from_its_text() {
         let list: ListQuery = "source=a%3Fb&state=closed".parse().unwrap();
         for back in [
             Back::default(),

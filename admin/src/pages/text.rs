@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_shown_as_an_escape() {
+    fn invisible_characters_are_shown_as_escapes() {
         let hidden = "a\u{202e}b\u{200b}c\u{1b}[31m\u{0}\u{2066}\u{feff}";
         assert_eq!(Text::from(hidden).to_string(), r"a\u{202e}b\u{200b}c\u{1b}[31m\u{0}\u{2066}\u{feff}");
         assert_eq!(Text::from("größe ≠ 7\tü\nשלום").to_string(), "größe ≠ 7\tü\nשלום");
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_its_first_line_that_says_something_and_what_follows() {
+    fn an_error_is_split_into_its_first_line_with_text_and_the_rest() {
         let error = ErrorText::new("\n  \nHTTP 503 \r\n  at deliver\n\ncaused by: reset\n");
         assert_eq!(error.first.to_string(), "HTTP 503");
         assert_eq!(error.rest.to_string(), "  at deliver\n\ncaused by: reset");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_that_was_cut_says_so() {
+    fn an_excerpt_that_was_cut_ends_in_an_ellipsis() {
         assert_eq!(ErrorText::of_excerpt(&"é".repeat(199)).first.to_string(), "é".repeat(199));
         assert_eq!(ErrorText::of_excerpt(&"é".repeat(200)).first.to_string(), "é".repeat(200) + "…");
     }

@@ -24,9 +24,9 @@ with_and_without_javascript! {
     a_preview_that_is_cancelled_does_nothing,
     a_letter_and_an_error_lead_back_to_the_list_they_came_from,
     a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_again,
-    of_two_browsers_the_second_is_told_who_was_first,
+    the_second_of_two_browsers_sees_who_closed_the_letter_first,
     five_thousand_letters_are_ignored_at_once,
-    what_is_redacted_is_shown_to_those_who_ask,
+    redacted_content_is_shown_on_request,
     an_action_that_the_database_could_not_do_is_tried_again,
 }
 
@@ -317,7 +317,7 @@ async fn a_replay_goes_by_one_ten_and_a_hundred_and_stops_where_events_fail_agai
     Ok(())
 }
 
-async fn of_two_browsers_the_second_is_told_who_was_first(
+async fn the_second_of_two_browsers_sees_who_closed_the_letter_first(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -355,7 +355,7 @@ async fn five_thousand_letters_are_ignored_at_once(site: &Site, browser: &Browse
     Ok(())
 }
 
-async fn what_is_redacted_is_shown_to_those_who_ask(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+async fn redacted_content_is_shown_on_request(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let payload = serde_json::json!({ "secret": "4711-0815", "order": 1 });
     let id = site.world.insert(NewDeadLetter { payload, ..letter(site.app()) }).await;
     browser.open(&format!("apps/{}/letters/{id}", site.app())).await?;

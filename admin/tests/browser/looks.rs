@@ -20,7 +20,7 @@ browser_tests! { sqlite: sqlite, On;
     no_page_has_a_fault_of_accessibility_on_a_phone,
     every_target_has_24_pixels_and_forced_colors_show_the_current_tab,
     no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size,
-    whatever_letters_say_is_text_on_every_page,
+    hostile_texts_run_no_script_on_any_page,
 }
 
 const AXE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/node_modules/axe-core/axe.min.js");
@@ -411,7 +411,7 @@ async fn no_page_is_wider_than_a_phone_or_than_a_window_at_twice_its_size(
     Ok(())
 }
 
-async fn whatever_letters_say_is_text_on_every_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+async fn hostile_texts_run_no_script_on_any_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let hostile = &format!("{HOSTILE}\u{0}");
     let (repo, app) = (&site.world.repo, site.app());
     let text = format!("{hostile}{}", "long ".repeat(200_000));

@@ -20,9 +20,9 @@ browser_tests! { sqlite: sqlite, On;
     the_banner_is_taken_out_of_the_address,
     a_box_ticks_all_letters_of_the_page,
     a_box_ticks_all_between_it_and_the_last_one_under_shift,
-    what_is_open_and_focused_outlasts_what_is_new,
+    a_refresh_keeps_the_focus_and_what_is_open,
     a_list_is_fresh_after_back,
-    the_live_button_says_what_pauses_the_page,
+    the_live_button_shows_what_pauses_the_page,
     the_way_back_keeps_the_page_the_place_and_what_is_ticked,
     the_way_back_to_the_overview_and_the_groups_keeps_the_place,
     rows_are_ignored_undone_replayed_and_opened_by_keys,
@@ -34,12 +34,12 @@ browser_tests! { sqlite: sqlite, On;
     a_time_is_shown_in_the_browsers_zone_and_its_tooltip_has_utc,
     a_refresh_moves_no_row_and_marks_what_was_closed_elsewhere,
     a_refresh_of_groups_moves_none,
-    a_group_that_was_closed_elsewhere_says_by_whom,
+    a_group_that_was_closed_elsewhere_shows_by_whom,
     an_app_that_was_closed_elsewhere_is_no_new_one,
     a_refresh_takes_over_the_counts_of_all_letters,
     a_double_click_sends_a_form_once,
     a_command_has_the_address_as_one_word_of_a_shell,
-    an_answer_without_an_address_is_not_asked_for_again_and_is_continued_after_a_reload,
+    a_result_without_an_address_does_not_run_again_and_continues_after_a_reload,
     a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it,
     a_staged_replay_goes_on_by_itself_until_an_event_fails_again,
     an_error_is_copied_as_it_is,
@@ -241,7 +241,7 @@ async fn a_refresh_of_groups_moves_none(site: &Site, browser: &Browser) -> WebDr
         .await
 }
 
-async fn a_group_that_was_closed_elsewhere_says_by_whom(
+async fn a_group_that_was_closed_elsewhere_shows_by_whom(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -344,7 +344,7 @@ async fn a_command_has_the_address_as_one_word_of_a_shell(
     Ok(())
 }
 
-async fn an_answer_without_an_address_is_not_asked_for_again_and_is_continued_after_a_reload(
+async fn a_result_without_an_address_does_not_run_again_and_continues_after_a_reload(
     site: &Site,
     browser: &Browser,
 ) -> WebDriverResult<()> {
@@ -487,10 +487,7 @@ async fn a_box_ticks_all_between_it_and_the_last_one_under_shift(
     Ok(())
 }
 
-async fn what_is_open_and_focused_outlasts_what_is_new(
-    site: &Site,
-    browser: &Browser,
-) -> WebDriverResult<()> {
+async fn a_refresh_keeps_the_focus_and_what_is_open(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let id = site.world.letter().await;
     browser.open_list(site, "").await?;
     browser.sees("1 of 1").await?;
@@ -525,7 +522,7 @@ async fn a_list_is_fresh_after_back(site: &Site, browser: &Browser) -> WebDriver
     browser.until("the tick", async || browser.is_ticked(&ids[0].to_string()).await).await
 }
 
-async fn the_live_button_says_what_pauses_the_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+async fn the_live_button_shows_what_pauses_the_page(site: &Site, browser: &Browser) -> WebDriverResult<()> {
     let ids = [site.world.letter().await, site.world.letter().await].map(|id| id.to_string());
     browser.open_list(site, "").await?;
     let live = async |text: &str| {

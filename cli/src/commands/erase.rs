@@ -17,6 +17,9 @@ use crate::{
 
 /// Letters per batch. A batch is erased as a whole or not at all.
 const BATCH: usize = 1_000;
+/// Why a letter was not erased.
+const PREVENTED: &str = "another transaction has locked the letter, or a policy or trigger of the database prevents the \
+                         change; try again";
 
 pub(crate) async fn erase(
     store: &dyn DeadLetterStore,
@@ -66,14 +69,14 @@ async fn erase_all(
                 match store.summary(app_id, id).await? {
                     // An erased letter may have a new note, which could not be erased.
                     Some(_) if erased.skipped_locked.contains(&id) => {
-                        tally.left(id, "another transaction has locked the letter; try again");
+                        tally.left(id, PREVENTED);
                     }
                     None => tally.missing(id),
                     // The letter already has the state that the caller wants.
                     Some(letter) if letter.payload_kind == Some(PayloadKind::Erased) => {
                         say!("{id}: the content of the letter is erased already");
                     }
-                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
+                    Some(_) => tally.left(id, PREVENTED),
                 }
             }
         }

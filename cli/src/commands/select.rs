@@ -17,7 +17,7 @@ use crate::{
 
 /// Digits of a whole group key.
 const KEY: usize = 16;
-/// Groups of an app, and letters in them, among which the beginning of a key is looked up.
+/// How many groups and letters of an app a key prefix is looked up in.
 const GROUPS: u32 = 500;
 const EXAMINED: u32 = 100_000;
 /// The most ids of a filter, and the most letters of a page.
@@ -95,7 +95,8 @@ async fn found(
     }
 }
 
-/// Looks up short ids and keys. `narrow` restricts the filter to letters that the command can be about.
+/// Returns the apps and the filter of a command, with whole ids and keys in place of short ones. `narrow` restricts the
+/// filter to letters that the command can be about.
 pub(crate) async fn select(
     store: &dyn DeadLetterStore,
     filter: Filter,

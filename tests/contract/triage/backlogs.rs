@@ -10,10 +10,10 @@ use crate::database::TestDb;
 on_every_backend! {
     apps_with_open_rows_are_shown_by_app_id,
     pages_follow_each_other_by_the_last_app,
-    of_some_apps_only_those_are_shown,
+    only_the_requested_apps_are_shown,
     any_number_of_apps_may_be_asked_for,
-    a_cap_ends_the_counts_and_says_so,
-    where_nothing_is_open_there_is_no_backlog,
+    a_cap_ends_the_counts_and_is_reported,
+    an_app_without_open_letters_has_no_backlog,
     a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
     apps_are_listed_by_the_state_of_their_letters_page_by_page,
 }
@@ -90,7 +90,7 @@ async fn pages_follow_each_other_by_the_last_app(db: TestDb) {
     }
 }
 
-async fn of_some_apps_only_those_are_shown(db: TestDb) {
+async fn only_the_requested_apps_are_shown(db: TestDb) {
     for n in 1..=5 {
         rows(&db, app(n), 1).await;
     }
@@ -125,7 +125,7 @@ async fn any_number_of_apps_may_be_asked_for(db: TestDb) {
     }
 }
 
-async fn a_cap_ends_the_counts_and_says_so(db: TestDb) {
+async fn a_cap_ends_the_counts_and_is_reported(db: TestDb) {
     let stored = rows(&db, app(1), 5).await;
     db.repo().resolve(stored[0], "handler_failed").await.unwrap();
     let capped = |count| CappedCount { count, capped: true };
@@ -141,7 +141,7 @@ async fn a_cap_ends_the_counts_and_says_so(db: TestDb) {
     }
 }
 
-async fn where_nothing_is_open_there_is_no_backlog(db: TestDb) {
+async fn an_app_without_open_letters_has_no_backlog(db: TestDb) {
     assert_eq!(db.repo().backlogs(&BacklogRequest::default().limit(10).cap(10)).await.unwrap(), []);
     assert_eq!(
         db.repo().backlogs(&BacklogRequest::default().among([new_app()]).limit(10).cap(10)).await.unwrap(),

@@ -10,13 +10,13 @@ use super::{create_outbox, enqueue, enqueued, letter, new_app, resolved, row_of,
 use crate::database::TestDb;
 
 on_every_backend! {
-    the_oldest_are_resolved_up_to_the_limit_and_more_is_said,
+    the_oldest_are_resolved_up_to_the_limit_and_more_is_reported,
     only_open_rows_that_match_are_resolved,
     a_state_narrows_what_is_open,
-    a_handler_that_failed_is_not_resolved_so_again,
+    a_handler_failed_letter_is_not_marked_handler_failed_again,
     a_filter_without_created_before_is_refused_and_nothing_is_sent,
     a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent,
-    rows_that_arrive_meanwhile_are_not_swept_along,
+    rows_that_arrive_meanwhile_are_not_resolved,
     replayed_rows_are_enqueued_in_the_same_transaction,
     a_failing_enqueue_leaves_every_row_open,
     with_nothing_to_replay_nothing_is_run,
@@ -36,7 +36,7 @@ async fn resolve_them(db: &TestDb, app: AppId, filter: &DeadLetterFilter, limit:
     db.repo().resolve_matching(app, filter, Resolution::Ignored, &seen(), limit).await.unwrap()
 }
 
-async fn the_oldest_are_resolved_up_to_the_limit_and_more_is_said(db: TestDb) {
+async fn the_oldest_are_resolved_up_to_the_limit_and_more_is_reported(db: TestDb) {
     let app = new_app();
     let mut stored = rows(&db, app, 7).await;
     // Age and id now differ in order.
@@ -89,7 +89,7 @@ async fn a_state_narrows_what_is_open(db: TestDb) {
     assert_eq!(resolve_them(&db, app, &any, 10).await.ids, stored[..1]);
 }
 
-async fn a_handler_that_failed_is_not_resolved_so_again(db: TestDb) {
+async fn a_handler_failed_letter_is_not_marked_handler_failed_again(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 3).await;
     let open = all().state(DeadLetterState::Open);
@@ -130,7 +130,7 @@ async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     assert_eq!(recorded.take(), []);
 }
 
-async fn rows_that_arrive_meanwhile_are_not_swept_along(db: TestDb) {
+async fn rows_that_arrive_meanwhile_are_not_resolved(db: TestDb) {
     let app = new_app();
     let old = db.repo().insert_many(vec![letter(app); 200]).await.unwrap();
     let newest = db.repo().get(old[199]).await.unwrap().unwrap().created_at;
@@ -246,7 +246,7 @@ async fn concurrent_bulk_replays_enqueue_each_row_once(db: TestDb) {
 
 /// SQLite has no row locks: there a second writer waits for the first.
 #[tokio::test]
-async fn rows_that_another_transaction_holds_are_passed_over_on_postgres() {
+async fn rows_locked_by_another_transaction_are_skipped_on_postgres() {
     let db = TestDb::postgres().await;
     let app = new_app();
     let stored = rows(&db, app, 4).await;

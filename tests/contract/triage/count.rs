@@ -12,7 +12,7 @@ on_every_backend! {
     a_scan_counts_among_the_newest_rows,
     a_bulk_call_until_then_resolves_what_was_counted_and_nothing_newer,
     as_of_is_the_filters_own_end_and_now_is_the_databases_time,
-    what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end_are_given,
+    letters_ahead_of_the_clock_are_counted_only_if_their_ids_are_given,
 }
 
 async fn the_apps_rows_that_match_are_counted_up_to_the_cap(db: TestDb) {
@@ -90,7 +90,7 @@ async fn as_of_is_the_filters_own_end_and_now_is_the_databases_time(db: TestDb) 
     }
 }
 
-async fn what_is_ahead_of_the_clock_is_not_counted_unless_its_ids_or_a_later_end_are_given(db: TestDb) {
+async fn letters_ahead_of_the_clock_are_counted_only_if_their_ids_are_given(db: TestDb) {
     let app = new_app();
     let stored = rows(&db, app, 3).await;
     db.set_created_at(stored[2], ten_oclock() + Duration::days(365 * 900)).await;

@@ -5,10 +5,10 @@ use crate::database::TestDb;
 
 on_every_backend! {
     each_app_is_counted_in_the_order_asked_for,
-    a_cap_ends_the_count_and_says_so,
-    no_apps_are_no_statement,
+    a_cap_ends_the_count_and_is_reported,
+    an_empty_list_of_apps_sends_no_statement,
     many_apps_are_counted,
-    it_is_one_statement_or_with_a_cap_one_an_app_where_they_are_sharded,
+    the_counts_take_one_statement_or_with_a_cap_one_per_app_in_a_sharded_table,
 }
 
 fn exactly(app_id: AppId, count: u64) -> UnresolvedCount {
@@ -29,7 +29,7 @@ async fn each_app_is_counted_in_the_order_asked_for(db: TestDb) {
     assert_eq!(db.repo().unresolved_count(three).await.unwrap(), 3);
 }
 
-async fn a_cap_ends_the_count_and_says_so(db: TestDb) {
+async fn a_cap_ends_the_count_and_is_reported(db: TestDb) {
     let app = new_app();
     rows(&db, app, 5).await;
     for (cap, count, capped) in
@@ -42,7 +42,7 @@ async fn a_cap_ends_the_count_and_says_so(db: TestDb) {
     assert_eq!(db.repo().unresolved_counts(&[none], Some(0)).await.unwrap(), [exactly(none, 0)]);
 }
 
-async fn no_apps_are_no_statement(db: TestDb) {
+async fn an_empty_list_of_apps_sends_no_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     assert_eq!(db.repo_over(recording).unresolved_counts(&[], None).await.unwrap(), []);
     assert_eq!(recorded.take(), []);
@@ -59,7 +59,7 @@ async fn many_apps_are_counted(db: TestDb) {
     assert!(apps.into_iter().map(|app| exactly(app, 0)).eq(counts[..2_499].iter().copied()));
 }
 
-async fn it_is_one_statement_or_with_a_cap_one_an_app_where_they_are_sharded(db: TestDb) {
+async fn the_counts_take_one_statement_or_with_a_cap_one_per_app_in_a_sharded_table(db: TestDb) {
     let apps: Vec<_> = (0..1_000).map(|_| new_app()).collect();
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);

@@ -13,24 +13,24 @@ use super::{any, letter, new_app, row_of, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
-    rows_that_failed_alike_are_one_group_the_largest_first,
+    rows_with_the_same_failure_are_one_group_and_the_largest_comes_first,
     each_part_of_the_key_splits,
     a_group_without_script_names_its_newest_row,
     a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call,
-    long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two,
-    of_equal_groups_the_one_seen_last_comes_first,
+    long_keys_are_cut_and_keys_that_differ_only_after_the_cut_are_two_groups,
+    the_last_seen_of_groups_of_one_count_comes_first,
     groups_of_one_count_and_time_go_by_their_key,
     a_group_shows_the_message_of_its_newest_letter,
     letters_that_another_writer_stored_without_a_key_are_one_group,
-    of_rows_of_one_time_the_newest_has_the_largest_id,
-    the_filter_and_the_app_hold_for_the_newest_row_too,
+    the_newest_of_rows_of_one_time_has_the_largest_id,
+    the_filter_and_the_app_apply_to_the_newest_row_too,
     limit_is_1_to_500,
     each_group_has_its_timeline,
-    a_group_says_how_many_of_it_are_closed_and_when_last,
-    a_scan_groups_the_newest_rows_and_says_how_far,
+    a_group_has_the_number_of_its_closed_letters_and_the_time_of_the_last_close,
+    a_scan_groups_the_newest_rows_and_returns_how_far_it_went,
 }
 
-async fn rows_that_failed_alike_are_one_group_the_largest_first(db: TestDb) {
+async fn rows_with_the_same_failure_are_one_group_and_the_largest_comes_first(db: TestDb) {
     let app = new_app();
     let script = ScriptId::from(Uuid::from_u128(1));
     let failed = |error: String| NewDeadLetter { last_error: error, script_id: Some(script), ..letter(app) };
@@ -164,7 +164,7 @@ async fn a_filter_by_a_groups_key_matches_its_letters_alone_in_every_call(db: Te
     }
 }
 
-async fn long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two(db: TestDb) {
+async fn long_keys_are_cut_and_keys_that_differ_only_after_the_cut_are_two_groups(db: TestDb) {
     let app = new_app();
     let long = |end: &str| "é".repeat(500_000) + end;
     for (source, op, letters) in [
@@ -198,7 +198,7 @@ async fn long_keys_are_cut_and_groups_whose_keys_differ_behind_the_cut_are_two(d
     }
 }
 
-async fn of_equal_groups_the_one_seen_last_comes_first(db: TestDb) {
+async fn the_last_seen_of_groups_of_one_count_comes_first(db: TestDb) {
     let app = new_app();
     for (error, minute) in [("b", 1), ("c", 3), ("a", 2)] {
         let id =
@@ -273,7 +273,7 @@ async fn letters_that_another_writer_stored_without_a_key_are_one_group(db: Test
     );
 }
 
-async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
+async fn the_newest_of_rows_of_one_time_has_the_largest_id(db: TestDb) {
     let app = new_app();
     let same = NewDeadLetter { script_id: None, ..letter(app) };
     let mut stored = Vec::new();
@@ -289,7 +289,7 @@ async fn of_rows_of_one_time_the_newest_has_the_largest_id(db: TestDb) {
     );
 }
 
-async fn the_filter_and_the_app_hold_for_the_newest_row_too(db: TestDb) {
+async fn the_filter_and_the_app_apply_to_the_newest_row_too(db: TestDb) {
     use dead_letters::DeadLetterRepo;
     let (app, other) = (new_app(), new_app());
     let same = NewDeadLetter { script_id: None, ..letter(app) };
@@ -351,7 +351,7 @@ async fn each_group_has_its_timeline(db: TestDb) {
     assert_eq!(without, groups);
 }
 
-async fn a_group_says_how_many_of_it_are_closed_and_when_last(db: TestDb) {
+async fn a_group_has_the_number_of_its_closed_letters_and_the_time_of_the_last_close(db: TestDb) {
     use dead_letters::DeadLetterRepo;
     let app = new_app();
     let mut stored = Vec::new();
@@ -382,7 +382,7 @@ async fn a_group_says_how_many_of_it_are_closed_and_when_last(db: TestDb) {
     }
 }
 
-async fn a_scan_groups_the_newest_rows_and_says_how_far(db: TestDb) {
+async fn a_scan_groups_the_newest_rows_and_returns_how_far_it_went(db: TestDb) {
     let app = new_app();
     for minute in 0..6 {
         let last_error = if minute < 3 { "old" } else { "new" }.to_owned();

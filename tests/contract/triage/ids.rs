@@ -13,7 +13,7 @@ use crate::database::TestDb;
 on_every_backend! {
     ids_name_the_apps_rows_exactly,
     other_fields_narrow_the_ids,
-    no_ids_are_no_rows,
+    an_empty_list_of_ids_matches_no_row,
     pages_of_ids_follow_each_other,
     a_bulk_call_with_ids_needs_no_created_before,
     more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent,
@@ -49,7 +49,7 @@ async fn other_fields_narrow_the_ids(db: TestDb) {
     assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), stored[1..]);
 }
 
-async fn no_ids_are_no_rows(db: TestDb) {
+async fn an_empty_list_of_ids_matches_no_row(db: TestDb) {
     let app = new_app();
     rows(&db, app, 2).await;
     assert_eq!(db.repo().list(app, &of(&[]), &PageRequest::default()).await.unwrap().items, []);

@@ -38,7 +38,7 @@ on_every_backend! {
     the_largest_and_smallest_times_filter,
     bounds_finer_than_a_microsecond_are_exact,
     a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent,
-    a_cursor_goes_through_a_url_and_comes_back,
+    a_cursor_is_parsed_from_its_text_which_is_safe_in_a_url,
     a_forged_or_foreign_cursor_is_refused_and_nothing_is_sent,
     the_listings_of_all_apps_are_merged_into_one_by_a_cursor_of_all_apps,
     a_broken_payload_is_listed,
@@ -557,7 +557,7 @@ async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb)
     repo.list(new_app(), &any(), &first(500)).await.unwrap();
 }
 
-async fn a_cursor_goes_through_a_url_and_comes_back(db: TestDb) {
+async fn a_cursor_is_parsed_from_its_text_which_is_safe_in_a_url(db: TestDb) {
     let app = new_app();
     rows(&db, app, 3).await;
     let next = page(&db, app, &any(), 1).await.next.unwrap();

@@ -11,7 +11,7 @@ use crate::database::TestDb;
 on_every_backend! {
     a_text_is_found_by_any_key_and_any_value,
     a_value_that_is_no_text_is_not_found,
-    of_a_key_that_is_stored_twice_the_last_one_counts,
+    the_last_value_of_a_key_that_is_stored_twice_counts,
     metadata_of_another_writer_is_compared_and_raises_no_error,
     every_key_of_the_filter_must_match,
     a_filter_of_more_or_longer_keys_and_values_is_refused_in_every_call_and_nothing_is_sent,
@@ -98,7 +98,7 @@ async fn a_value_that_is_no_text_is_not_found(db: TestDb) {
     assert!(!found(&db, without, &any().metadata("k", "")).await);
 }
 
-async fn of_a_key_that_is_stored_twice_the_last_one_counts(db: TestDb) {
+async fn the_last_value_of_a_key_that_is_stored_twice_counts(db: TestDb) {
     let twice = stored_as_text(&db, r#"{"k": "first", "other": {"k": "inner"}, "k": "last"}"#).await;
     for (value, expected) in [("first", false), ("inner", false), ("last", true)] {
         assert_eq!(found(&db, twice, &any().metadata("k", value)).await, expected, "{value}");

@@ -20,13 +20,13 @@ on_every_backend! {
     an_open_group_is_shown_by_its_newest_open_letter,
     a_group_is_new_only_as_far_as_the_scan_went_and_unknown_before_that,
     only_letters_within_the_scan_make_a_group_old_or_regressed,
-    alike_letters_of_two_apps_are_two_groups,
-    of_some_apps_only_those_are_shown,
+    letters_of_two_apps_with_the_same_failure_are_two_groups,
+    only_the_requested_apps_are_shown,
     some_apps_share_the_scan_limit,
     the_group_that_broke_last_comes_first_and_the_limit_keeps_the_first,
     letters_without_a_key_are_one_group,
     an_erased_letter_counts_but_shows_nothing_unless_all_are_erased,
-    what_is_out_of_range_is_refused_and_nothing_is_sent,
+    arguments_out_of_range_are_refused_and_nothing_is_sent,
 }
 
 fn minute(minute: i64) -> DateTime<Utc> {
@@ -249,7 +249,7 @@ async fn only_letters_within_the_scan_make_a_group_old_or_regressed(db: TestDb) 
     assert_eq!(states(4).await, [(again, Regressed)]);
 }
 
-async fn alike_letters_of_two_apps_are_two_groups(db: TestDb) {
+async fn letters_of_two_apps_with_the_same_failure_are_two_groups(db: TestDb) {
     let [one, two] = [1, 2].map(|n| AppId::from(Uuid::from_u128(n)));
     at(&db, 0, failed(one, "timeout")).await;
     for app in [one, two] {
@@ -264,7 +264,7 @@ async fn alike_letters_of_two_apps_are_two_groups(db: TestDb) {
     assert_eq!(found.groups[0].group_key, found.groups[1].group_key);
 }
 
-async fn of_some_apps_only_those_are_shown(db: TestDb) {
+async fn only_the_requested_apps_are_shown(db: TestDb) {
     let [one, two, three] = [1, 2, 3].map(|n| AppId::from(Uuid::from_u128(n)));
     for (created, app) in [(5, one), (6, two), (7, three)] {
         at(&db, created, failed(app, "new")).await;
@@ -343,7 +343,7 @@ async fn an_erased_letter_counts_but_shows_nothing_unless_all_are_erased(db: Tes
     assert!(!group.sample.contains("new"), "{}", group.sample);
 }
 
-async fn what_is_out_of_range_is_refused_and_nothing_is_sent(db: TestDb) {
+async fn arguments_out_of_range_are_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for limit in [0, 501] {

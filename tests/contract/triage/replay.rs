@@ -22,24 +22,24 @@ use crate::database::TestDb;
 on_every_backend! {
     the_row_is_resolved_and_enqueued_and_the_closures_value_returned,
     a_failing_closure_leaves_the_row_open_and_nothing_enqueued,
-    of_8_concurrent_replays_one_enqueues,
+    only_one_of_8_concurrent_replays_enqueues,
     a_row_whose_handler_failed_is_replayed,
     a_closed_row_is_not_replayed,
-    it_works_in_a_spawned_task,
-    a_failed_statement_that_the_closure_passes_over_is_no_success,
-    what_goes_back_is_the_payload_as_it_was_handed_over,
+    a_replay_works_in_a_spawned_task,
+    a_closure_that_ignores_a_failed_statement_replays_whole_or_not_at_all,
+    the_requeued_payload_is_the_text_as_it_was_stored,
     a_replayer_resolves_the_row_requeues_its_event_and_returns_it,
     a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where_none_does,
-    of_8_concurrent_replayers_one_requeues,
-    of_concurrent_replays_of_what_matches_each_event_is_requeued_once,
-    what_a_requeue_answers_is_carried_and_nothing_is_replayed,
-    a_requeue_may_answer_a_transient_error,
-    a_requeue_that_passes_over_a_failed_statement_is_no_success,
+    only_one_of_8_concurrent_replayers_requeues,
+    concurrent_replays_of_matching_letters_requeue_each_event_once,
+    an_error_of_a_requeue_is_returned_and_nothing_is_replayed,
+    a_requeue_may_return_a_transient_error,
+    a_requeue_that_ignores_a_failed_statement_replays_whole_or_not_at_all,
     an_edited_payload_goes_back_as_it_is_and_the_letter_keeps_its_own,
     only_another_replay_replaces_the_edited_payload,
     an_edit_that_is_no_json_too_deep_or_over_the_cap_sends_nothing,
     a_truncated_letter_is_replayed_with_an_edit_and_neither_an_erased_nor_a_closed_one_is,
-    of_8_concurrent_edits_one_goes_back,
+    only_one_of_8_concurrent_edits_is_requeued,
     an_edit_whose_requeue_fails_leaves_no_trace,
 }
 
@@ -101,7 +101,7 @@ async fn a_failing_closure_leaves_the_row_open_and_nothing_enqueued(db: TestDb) 
     assert!(matches!(outcome, Err(ReplayError::Store(DeadLetterRepoError::AlreadyResolved { .. }))));
 }
 
-async fn of_8_concurrent_replays_one_enqueues(db: TestDb) {
+async fn only_one_of_8_concurrent_replays_enqueues(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     for round in 1..=5 {
@@ -152,7 +152,7 @@ async fn a_closed_row_is_not_replayed(db: TestDb) {
     );
 }
 
-async fn it_works_in_a_spawned_task(db: TestDb) {
+async fn a_replay_works_in_a_spawned_task(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -169,7 +169,7 @@ async fn it_works_in_a_spawned_task(db: TestDb) {
     assert_eq!(enqueued(&db).await.len(), 1);
 }
 
-async fn a_failed_statement_that_the_closure_passes_over_is_no_success(db: TestDb) {
+async fn a_closure_that_ignores_a_failed_statement_replays_whole_or_not_at_all(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -246,7 +246,7 @@ fn texts(ids: &[DeadLetterId]) -> Vec<String> {
     texts
 }
 
-async fn what_goes_back_is_the_payload_as_it_was_handed_over(db: TestDb) {
+async fn the_requeued_payload_is_the_text_as_it_was_stored(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     // Neither would come through a `Value` as it is.
@@ -364,7 +364,7 @@ async fn a_replayer_requeues_what_matches_oldest_first_at_once_and_nothing_where
     assert!(matches!(error, DeadLetterRepoError::MissingCreatedBefore), "{error}");
 }
 
-async fn of_8_concurrent_replayers_one_requeues(db: TestDb) {
+async fn only_one_of_8_concurrent_replayers_requeues(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     for round in 1..=5 {
@@ -384,7 +384,7 @@ async fn of_8_concurrent_replayers_one_requeues(db: TestDb) {
     }
 }
 
-async fn of_concurrent_replays_of_what_matches_each_event_is_requeued_once(db: TestDb) {
+async fn concurrent_replays_of_matching_letters_requeue_each_event_once(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let ids = rows(&db, app, 40).await;
@@ -434,7 +434,7 @@ impl fmt::Display for QueueFull {
 
 impl Error for QueueFull {}
 
-async fn what_a_requeue_answers_is_carried_and_nothing_is_replayed(db: TestDb) {
+async fn an_error_of_a_requeue_is_returned_and_nothing_is_replayed(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let ids = rows(&db, app, 2).await;
@@ -461,7 +461,7 @@ async fn what_a_requeue_answers_is_carried_and_nothing_is_replayed(db: TestDb) {
     assert_eq!(enqueued(&db).await.len(), 0);
 }
 
-async fn a_requeue_may_answer_a_transient_error(db: TestDb) {
+async fn a_requeue_may_return_a_transient_error(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -479,7 +479,7 @@ async fn a_requeue_may_answer_a_transient_error(db: TestDb) {
     }
 }
 
-async fn a_requeue_that_passes_over_a_failed_statement_is_no_success(db: TestDb) {
+async fn a_requeue_that_ignores_a_failed_statement_replays_whole_or_not_at_all(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;
@@ -614,7 +614,7 @@ async fn a_truncated_letter_is_replayed_with_an_edit_and_neither_an_erased_nor_a
     assert_eq!(unknown.kind(), ErrorKind::NotFound, "{unknown}");
 }
 
-async fn of_8_concurrent_edits_one_goes_back(db: TestDb) {
+async fn only_one_of_8_concurrent_edits_is_requeued(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let id = row_of(&db, letter(app)).await;

@@ -28,10 +28,10 @@ use super::{any, new_app, reopen_replayed, rows, seen, ten_oclock};
 use crate::database::TestDb;
 
 on_every_backend! {
-    of_two_open_letters_of_one_event_one_is_replayed_and_the_rest_with_it,
+    one_of_two_open_letters_of_one_event_is_replayed_and_all_others_with_it,
     an_event_that_is_back_already_costs_its_own_letter,
     a_batch_of_letters_that_all_fail_names_each_and_replays_none,
-    the_next_call_goes_on_behind_the_letters_that_failed,
+    the_next_call_continues_after_the_letters_that_failed,
     a_call_ends_with_32_failures,
     each_letter_is_requeued_once_whatever_fails,
     a_transient_error_is_not_bisected,
@@ -42,7 +42,7 @@ on_every_backend! {
     a_truncated_payload_is_replayed_only_by_a_service_that_takes_it,
     truncated_payloads_do_not_block_what_matches,
     a_closure_gets_truncated_payloads_and_sees_their_kind,
-    a_filter_tells_truncated_payloads_from_whole_ones,
+    a_filter_selects_truncated_payloads_or_whole_ones,
     a_run_is_stored_with_its_letters_until_they_are_reopened,
     letters_failed_again_only_if_the_run_replayed_their_event,
 }
@@ -135,7 +135,7 @@ async fn open(db: &TestDb, app: AppId) -> u64 {
     db.repo().count(app, &all(), &CountRequest::default()).await.unwrap().matching.count
 }
 
-async fn of_two_open_letters_of_one_event_one_is_replayed_and_the_rest_with_it(db: TestDb) {
+async fn one_of_two_open_letters_of_one_event_is_replayed_and_all_others_with_it(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let stored = letters(&db, app, 6).await;
@@ -188,7 +188,7 @@ async fn a_batch_of_letters_that_all_fail_names_each_and_replays_none(db: TestDb
     assert_eq!((back(&db).await.len(), open(&db, app).await), (0, 3));
 }
 
-async fn the_next_call_goes_on_behind_the_letters_that_failed(db: TestDb) {
+async fn the_next_call_continues_after_the_letters_that_failed(db: TestDb) {
     create_outbox(&db).await;
     let app = new_app();
     let stored = letters(&db, app, 10).await;
@@ -467,7 +467,7 @@ async fn a_closure_gets_truncated_payloads_and_sees_their_kind(db: TestDb) {
     assert_eq!((replayed.unwrap().ids, kinds), (ids(&stored[1..]), vec!["truncated".into(), "json".into()]));
 }
 
-async fn a_filter_tells_truncated_payloads_from_whole_ones(db: TestDb) {
+async fn a_filter_selects_truncated_payloads_or_whole_ones(db: TestDb) {
     let app = new_app();
     let stored = two_of_three_truncated(&db, app).await;
     for (truncated, expected) in [(None, 3), (Some(true), 2), (Some(false), 1)] {
@@ -580,7 +580,7 @@ async fn letters_failed_again_only_if_the_run_replayed_their_event(db: TestDb) {
 
 /// The next call starts after these letters, so the result must report them.
 #[tokio::test]
-async fn letters_that_are_locked_before_one_that_fails_are_said_to_be_held_on_postgres() {
+async fn letters_that_are_locked_before_one_that_fails_are_reported_on_postgres() {
     let db = TestDb::postgres().await;
     create_outbox(&db).await;
     let app = new_app();

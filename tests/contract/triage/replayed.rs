@@ -6,7 +6,7 @@ use crate::database::TestDb;
 
 on_every_backend! {
     an_events_replays_in_the_app_are_counted_in_the_order_asked_for,
-    no_events_are_no_statement,
+    an_empty_list_of_events_sends_no_statement,
     more_than_1000_events_are_refused_and_nothing_is_sent,
 }
 
@@ -33,7 +33,7 @@ async fn an_events_replays_in_the_app_are_counted_in_the_order_asked_for(db: Tes
     assert_eq!(db.repo().times_replayed(other, &asked).await.unwrap(), [0, 0, 1, 0, 0]);
 }
 
-async fn no_events_are_no_statement(db: TestDb) {
+async fn an_empty_list_of_events_sends_no_statement(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     assert_eq!(repo.times_replayed(new_app(), &[]).await.unwrap(), [] as [u64; 0]);

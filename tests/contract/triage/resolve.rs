@@ -13,9 +13,9 @@ on_every_backend! {
     a_letter_may_be_resolved_without_name_and_note,
     a_nul_in_name_and_note_becomes_the_replacement_character,
     a_row_whose_handler_failed_is_open,
-    a_closed_row_says_as_what_when_and_by_whom,
+    the_error_of_a_closed_row_has_resolution_time_and_name_in_its_fields_alone,
     another_apps_row_is_not_found_in_any_call,
-    of_two_callers_one_wins_and_its_resolution_is_stored,
+    one_of_two_callers_wins_and_its_resolution_is_stored,
     a_resolution_is_one_statement_on_postgres_and_a_transaction_of_few_elsewhere,
     a_row_that_the_database_hides_from_the_update_is_an_error,
     over_a_transaction_a_rollback_opens_the_row_again,
@@ -77,7 +77,7 @@ async fn a_row_whose_handler_failed_is_open(db: TestDb) {
     assert!(db.repo().resolve_once(app, id, Resolution::Ignored, &seen()).await.is_err());
 }
 
-async fn a_closed_row_says_as_what_when_and_by_whom(db: TestDb) {
+async fn the_error_of_a_closed_row_has_resolution_time_and_name_in_its_fields_alone(db: TestDb) {
     let app = new_app();
     for closed in [Resolution::Replayed, Resolution::Ignored, Resolution::HandledByScript] {
         let id = row_of(&db, letter(app)).await;
@@ -114,7 +114,7 @@ async fn another_apps_row_is_not_found_in_any_call(db: TestDb) {
     }
 }
 
-async fn of_two_callers_one_wins_and_its_resolution_is_stored(db: TestDb) {
+async fn one_of_two_callers_wins_and_its_resolution_is_stored(db: TestDb) {
     let app = new_app();
     for _ in 0..100 {
         let id = row_of(&db, letter(app)).await;

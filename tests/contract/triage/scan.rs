@@ -16,7 +16,7 @@ on_every_backend! {
     a_scan_ends_an_empty_page_and_the_next_one_goes_on_there,
     pages_of_any_scan_show_each_match_once,
     a_scan_that_reaches_the_last_row_leaves_nothing_out,
-    a_page_that_is_full_before_its_scan_ends_says_nothing_of_it,
+    a_page_that_is_full_before_its_scan_ends_returns_no_end_of_the_scan,
     only_rows_of_the_app_its_state_and_times_are_counted_by_a_scan,
     a_scan_of_0_is_refused_in_every_call_and_nothing_is_sent,
     a_bounded_scan_is_one_statement_on_postgres_and_two_on_sqlite,
@@ -101,7 +101,7 @@ async fn a_scan_that_reaches_the_last_row_leaves_nothing_out(db: TestDb) {
     }
 }
 
-async fn a_page_that_is_full_before_its_scan_ends_says_nothing_of_it(db: TestDb) {
+async fn a_page_that_is_full_before_its_scan_ends_returns_no_end_of_the_scan(db: TestDb) {
     let app = new_app();
     let stored = with_odd_ones_at(&db, app, 6, &[3, 4]).await;
     let page = db.repo().list(app, &odd(), &scan(4).size(1)).await.unwrap();

@@ -18,8 +18,8 @@ on_every_backend! {
     a_rebuild_gives_keys_to_what_another_writer_stored,
     a_rebuild_reads_an_errors_beginning_and_its_end_as_an_insert_does,
     a_rebuild_reads_16_mb_at_most,
-    a_dry_run_says_which_groups_split_and_merge_and_changes_nothing,
-    a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew,
+    a_dry_run_returns_which_groups_split_and_merge_and_changes_nothing,
+    a_rebuild_continues_after_the_last_letter_and_may_begin_anew,
     a_rebuilds_limit_is_1_to_500,
 }
 
@@ -204,7 +204,7 @@ async fn a_rebuild_reads_16_mb_at_most(db: TestDb) {
     assert_eq!(examined, [2, 2]);
 }
 
-async fn a_dry_run_says_which_groups_split_and_merge_and_changes_nothing(db: TestDb) {
+async fn a_dry_run_returns_which_groups_split_and_merge_and_changes_nothing(db: TestDb) {
     let app = new_app();
     let mut stale = Vec::new();
     for (error, old) in [
@@ -246,7 +246,7 @@ async fn a_dry_run_says_which_groups_split_and_merge_and_changes_nothing(db: Tes
     }
 }
 
-async fn a_rebuild_goes_on_behind_the_last_letter_and_may_begin_anew(db: TestDb) {
+async fn a_rebuild_continues_after_the_last_letter_and_may_begin_anew(db: TestDb) {
     let app = new_app();
     let letters: Vec<_> = (0..7).map(|_| stored_letter(app, ten_oclock())).collect();
     db.repo().import(&letters).await.unwrap();

@@ -10,7 +10,7 @@ use crate::database::TestDb;
 on_every_backend! {
     rows_are_counted_by_bucket_empty_ones_too,
     a_bucket_begins_with_its_first_microsecond,
-    the_filter_and_the_app_hold,
+    the_filter_and_the_app_apply,
     a_scan_counts_among_the_newest_rows_of_the_time,
     the_largest_and_smallest_times_are_one_timeline,
     a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent,
@@ -75,7 +75,7 @@ async fn a_bucket_begins_with_its_first_microsecond(db: TestDb) {
     }
 }
 
-async fn the_filter_and_the_app_hold(db: TestDb) {
+async fn the_filter_and_the_app_apply(db: TestDb) {
     let (app, other) = (new_app(), new_app());
     let stored = rows(&db, app, 6).await;
     rows(&db, other, 6).await;

@@ -84,7 +84,7 @@ async fn a_letter_is_resolved_with_a_note() -> Result {
 }
 
 #[tokio::test]
-async fn people_see_the_letter_on_a_page_and_strangers_nothing() -> Result {
+async fn operators_see_the_letter_on_a_page_and_strangers_see_nothing() -> Result {
     let repo = open().await?;
     let app = AppId::from(Uuid::new_v4());
     repo.insert(letter(app)).await?;
@@ -102,7 +102,7 @@ async fn people_see_the_letter_on_a_page_and_strangers_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn what_a_client_gets_wrong_is_named() -> Result {
+async fn a_wrong_field_of_a_query_is_named() -> Result {
     let service = service(&open().await?);
     let path = format!("/api/apps/{}/letters?sauce=orders", Uuid::new_v4());
     let (status, problem) = send(&service, "GET", &path, "").await?;
