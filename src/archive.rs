@@ -505,8 +505,8 @@ pub enum ArchiveError {
         /// The format of the file.
         format: &'static str,
     },
-    /// A line has no end within 2 GiB. The rest of its file is not read.
-    #[error("{}, line {line}: the line must have at most 2 GiB, as every letter has", path.display())]
+    /// A line has no end within 7 GiB. The rest of its file is not read.
+    #[error("{}, line {line}: the line must have at most 7 GiB, as every letter has", path.display())]
     LineTooLong {
         /// The file.
         path: Arc<Path>,

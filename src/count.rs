@@ -105,6 +105,7 @@ pub struct Count {
 
 /// How many unresolved letters an app has, for its badge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct UnresolvedCount {
     /// The app.
     pub app_id: AppId,
@@ -156,6 +157,7 @@ setters! { BacklogRequest { into among: Vec<AppId>, some after: AppId, plain lim
 
 /// An app that has open letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Backlog {
     /// The app.
     pub app_id: AppId,

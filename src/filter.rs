@@ -139,6 +139,24 @@ impl DeadLetterFilter {
         self
     }
 
+    /// Returns the filter of what failed again after a bulk replay: letters of the run's events, in any state, that were
+    /// created since it began.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use chrono::Utc;
+    /// use dead_letters::DeadLetterFilter;
+    /// use uuid::Uuid;
+    ///
+    /// let (run, began) = (Uuid::now_v7(), Utc::now());
+    /// let filter = DeadLetterFilter::failed_again(run, began);
+    /// assert_eq!((filter.failed_again_in_run, filter.created_from), (Some(run), Some(began)));
+    /// ```
+    pub fn failed_again(run_id: Uuid, since: DateTime<Utc>) -> Self {
+        Self::default().state(DeadLetterState::Any).failed_again_in_run(run_id).created_from(since)
+    }
+
     /// Returns the state that the filter selects: its [`state`](field@Self::state). A filter without a state selects
     /// open letters, or letters in any state if it has ids or a condition that only resolved letters match.
     ///

@@ -493,6 +493,21 @@ impl Resolution {
     pub const ALL: &'static [Self] =
         &[Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
 
+    /// Returns whether a person may choose it, for a front end to offer. A replay alone sets `Replayed`, and only a
+    /// handler knows that it failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::Resolution::{self, HandledByScript, Ignored};
+    ///
+    /// let choices = Resolution::ALL.iter().copied().filter(|resolution| resolution.may_be_chosen());
+    /// assert!(choices.eq([Ignored, HandledByScript]));
+    /// ```
+    pub const fn may_be_chosen(self) -> bool {
+        matches!(self, Self::Ignored | Self::HandledByScript)
+    }
+
     /// Returns the text of the column `resolution`.
     ///
     /// # Examples

@@ -1,9 +1,10 @@
 //! Opening the store when a service starts.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use dead_letters_migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, SqlxError};
+use tokio::time::{Instant, sleep};
 use url::{Position, Url};
 
 use crate::{
@@ -11,6 +12,11 @@ use crate::{
     db_code::DbCode,
     description::{Described, sqlx_error},
 };
+
+/// If several processes turn on WAL mode for a new file at the same time, SQLite returns "busy" at once to all but one,
+/// without the busy timeout. `open` tries again until this much time has passed since its first attempt.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How [`open`] treats the schema.
 ///
@@ -130,12 +136,26 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
             "the database's URL is SQLite's: turn on the feature `sqlite` of dead-letters".to_owned(),
         ));
     }
-    match Database::connect(options).await {
-        // SeaORM's error text is the URL itself, which may hold a password.
-        Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => Err(OpenError::Url(
-            "there is no driver for the database's URL: turn on sea-orm's feature sqlx-postgres".to_owned(),
-        )),
-        connected => connected.map_err(|error| OpenError::Connect { database: without_secrets(&url), error }),
+    let began = Instant::now();
+    loop {
+        match Database::connect(options.clone()).await {
+            Err(error)
+                if DbCode::of(&error) == Some(DbCode::Sqlite(5)) && began.elapsed() < BUSY_PATIENCE =>
+            {
+                sleep(BUSY_PAUSE).await;
+            }
+            // SeaORM's error text is the URL itself, which may hold a password.
+            Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => {
+                return Err(OpenError::Url(
+                    "there is no driver for the database's URL: turn on sea-orm's feature sqlx-postgres"
+                        .to_owned(),
+                ));
+            }
+            connected => {
+                return connected
+                    .map_err(|error| OpenError::Connect { database: without_secrets(&url), error });
+            }
+        }
     }
 }
 

@@ -792,8 +792,8 @@ pub trait DeadLetterRead: Send + Sync {
     ///
     /// The version of an app changes with every insert of a new letter, with every call that writes into the
     /// [history](Self::actions), and when a letter is closed by the seed's [`resolve`](crate::DeadLetterRepo::resolve).
-    /// The version may stay the same after a sweep, an import of old letters, `rebuild_signatures`, and the seed's
-    /// `resolve` as `handler_failed`. The call compares only the newest letters, the newest actions, and the number of
+    /// The version may stay the same after a sweep, an import of old letters, `rebuild_signatures`, and
+    /// `resolve` of a closed letter or as `handler_failed`. The call compares only the newest letters, the newest actions, and the number of
     /// open letters up to 1,000. A view should therefore also read the letters from time to time.
     ///
     /// The version of all letters changes with every insert of a new letter, and with every call that writes into the

@@ -70,6 +70,7 @@ pub struct Rebuilt {
 
 /// Letters that move from one error group to another. `Debug` shows the texts by their size.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Regrouped {
     /// The app of the letters.
     pub app_id: AppId,

@@ -237,7 +237,7 @@ pub trait DeadLetterResolve: Send + Sync {
         attribution: &Attribution,
     ) -> Result<(), DeadLetterRepoError>;
 
-    /// Records in the [history](crate::DeadLetterRead::actions) that an operator, named by `by`, sees content of the letter
+    /// Records in the [history](crate::DeadLetterRead::actions) that the operator of `attribution` sees content of the letter
     /// that the service redacts for others. The letter does not change.
     ///
     /// A front end calls it before it shows the content. If the call fails, it shows nothing.
@@ -249,14 +249,14 @@ pub trait DeadLetterResolve: Send + Sync {
     /// # Examples
     ///
     /// ```
-    /// use dead_letters::{Action, ActionRequest, DeadLetterRead, DeadLetterResolve};
+    /// use dead_letters::{Action, ActionRequest, Attribution, DeadLetterRead, DeadLetterResolve};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let repo = dead_letters::testing::store().await?;
     /// # let app = dead_letters::AppId::from(uuid::Uuid::new_v4());
     /// # let id = dead_letters::DeadLetterRepo::insert(&repo, dead_letters::testing::letter(app)).await?;
-    /// repo.record_reveal(app, id, Some("ada")).await?;
+    /// repo.record_reveal(app, id, &Attribution::by("ada")).await?;
     /// println!("{:?}", repo.payload_text(app, id, 0..u64::MAX).await?);
     /// let history = repo.actions(app, &ActionRequest::default().letter_id(id)).await?;
     /// assert_eq!(history[0].action, Some(Action::Reveal));
@@ -267,7 +267,7 @@ pub trait DeadLetterResolve: Send + Sync {
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<&str>,
+        attribution: &Attribution,
     ) -> Result<(), DeadLetterRepoError>;
 }
 

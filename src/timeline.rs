@@ -75,6 +75,7 @@ pub struct Timeline {
 
 /// A bucket of a timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Bucket {
     /// When the bucket begins. It ends when the next one begins, and the last one ends at the request's `until`.
     pub from: DateTime<Utc>,

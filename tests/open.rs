@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use dead_letters::{DeadLetterRepo, OnOpen, OpenError, SeaOrmDeadLetterRepo, open, testing::letter};
 use dead_letters_migration::{Locked, Migrator, SchemaError};
-use sea_orm::{ConnectOptions, ConnectionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, DbBackend, Statement};
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use url::Url;
 use uuid::Uuid;
 
@@ -90,6 +91,32 @@ struct First(usize);
 impl MigratorTraitSelf for First {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
         Migrator.migrations().into_iter().take(self.0).collect()
+    }
+}
+
+#[tokio::test]
+async fn several_services_open_a_new_file_at_once_on_sqlite() {
+    let folder = TempDir::new().unwrap();
+    for file in 0..8 {
+        let url = format!("sqlite://{}/{file}.sqlite?mode=rwc", folder.path().display());
+        let options = || dead_letters::connect_options(&url);
+        let services: JoinSet<_> = (0..8).map(|_| open(options(), OnOpen::Migrate, Migrator)).collect();
+        for repo in services.join_all().await {
+            works(&repo.unwrap()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_have_the_stores_name_or_that_of_the_url_on_postgres() {
+    let db = TestDb::postgres().await;
+    let show = Statement::from_string(DbBackend::Postgres, "SHOW application_name");
+    let named =
+        format!("{}{}application_name=orders", db.url(), if db.url().contains('?') { '&' } else { '?' });
+    for (url, name) in [(db.url(), "dead-letters"), (named.as_str(), "orders")] {
+        let repo = open(dead_letters::connect_options(url), OnOpen::Check, Migrator).await.unwrap();
+        let row = repo.pool().query_one_raw(show.clone()).await.unwrap().unwrap();
+        assert_eq!(row.try_get_by_index::<String>(0).unwrap(), name);
     }
 }
 

@@ -277,7 +277,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     log.expect(KEY, InOrder, Some(1));
     repo.reopen(app, id, &Attribution::default()).await.unwrap();
     log.expect(KEY, Filtering, Some(1));
-    repo.record_reveal(app, id, None).await.unwrap();
+    repo.record_reveal(app, id, &Attribution::default()).await.unwrap();
     log.expect(KEY, Filtering, Some(1));
 
     // Whether it is there is asked where it was not stored.
@@ -411,7 +411,7 @@ async fn statements(db: &TestDb) -> Vec<Expected> {
     }
 
     repo.erase(app, &[id], &Attribution::default()).await.unwrap();
-    log.expect_each(&[(KEY, Whole, Some(1)), (ACTIONS_OF_LETTER, Whole, Some(10))]);
+    log.expect_each(&[(KEY, Whole, Some(2)), (KEY, Whole, Some(1)), (ACTIONS_OF_LETTER, Whole, Some(10))]);
     let closed = filter(DeadLetterState::Closed).resolved_before(cutoff());
     for (filter, indexes) in [
         (filter(DeadLetterState::Open).created_before(cutoff()), OPEN),
@@ -861,7 +861,7 @@ async fn statements_of_one_app(db: &TestDb) -> Vec<Statement> {
 
     repo.resolve_once(app, ids[0], Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app, ids[0], &Attribution::default()).await.unwrap();
-    repo.record_reveal(app, ids[0], None).await.unwrap();
+    repo.record_reveal(app, ids[0], &Attribution::default()).await.unwrap();
     let replayed = repo
         .replay_with(app, ids[2], &Attribution::default(), async |_, _| Ok::<_, DeadLetterRepoError>(()))
         .await;

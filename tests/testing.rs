@@ -226,7 +226,7 @@ impl Given {
                 Err(DeadLetterRepoError::NotResolved(_)) => Ok(()),
                 outcome => outcome,
             },
-            Call::RecordReveal => store.record_reveal(app, id, Some("ada")).await,
+            Call::RecordReveal => store.record_reveal(app, id, &Attribution::by("ada")).await,
             Call::Import => store.import(&[row]).await.map(drop),
             Call::RebuildSignatures => store.rebuild_signatures(&RebuildRequest::default()).await.map(drop),
             Call::Sweep => store.sweep(&scope, due, None, 1).await.map(drop),

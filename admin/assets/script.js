@@ -441,13 +441,14 @@ async function refresh(isWhole) {
     // A problem does not take the place of what was seen before it.
     if (!response.ok) return found(false);
     if (main.querySelector("[data-problem]")) return location.reload();
-    const html = await response.text();
+    const page = parse(await response.text());
+    const fresh = page.getElementById("main");
+    // Another page, such as the one to log in on after a session has ended.
+    if (!fresh || new URL(response.url).pathname !== location.pathname) return found(false);
     if (isBusy()) return;
     tag = response.headers.get("ETag");
-    const page = parse(html);
-    const fresh = page.getElementById("main");
-    if (fresh && (isWhole || rows().length === 0)) replace(page, fresh);
-    else if (fresh) update(page, fresh);
+    if (isWhole || rows().length === 0) replace(page, fresh);
+    else update(page, fresh);
     found(true);
   } catch {
     found(false);

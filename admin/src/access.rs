@@ -284,7 +284,7 @@ impl Operator {
     ///
     /// // Also edits a payload before a replay, and deletes letters, which no operator may by default.
     /// let operator = Operator::full("ada").with(Right::Edit).with(Right::Delete);
-    /// let all = Right::ALL.into_iter().fold(Operator::reader("ada"), Operator::with);
+    /// let all = Right::ALL.iter().copied().fold(Operator::reader("ada"), Operator::with);
     /// assert_eq!(operator, all);
     /// ```
     pub fn with(mut self, right: Right) -> Self {
@@ -353,6 +353,7 @@ impl Operator {
 
 /// A right of an [`Operator`], besides reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Right {
     /// Reveals the redacted parts of a payload, and searches in redacted payloads, on request. Each request is audited.
     Payloads,
@@ -369,7 +370,7 @@ pub enum Right {
 
 impl Right {
     /// All rights.
-    pub const ALL: [Self; 5] = [Self::Payloads, Self::Resolve, Self::Replay, Self::Edit, Self::Delete];
+    pub const ALL: &'static [Self] = &[Self::Payloads, Self::Resolve, Self::Replay, Self::Edit, Self::Delete];
 
     fn lacking(self) -> &'static str {
         match self {

@@ -11,7 +11,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, ListQuery};
+use dead_letters::{AppId, Attribution, DeadLetterFilter, DeadLetterId, ListQuery};
 use tracing::info;
 use uuid::Uuid;
 
@@ -109,8 +109,8 @@ pub(crate) async fn record_reveal(
     id: DeadLetterId,
 ) -> Result<(), Problem> {
     let mut entry = Entry::of_letter(access, action, id);
-    let by = access.operator().name();
-    let recorded = access.store().record_reveal(access.app_id, id, Some(by)).await.map_err(Problem::from);
+    let by = Attribution::by(access.operator().name());
+    let recorded = access.store().record_reveal(access.app_id, id, &by).await.map_err(Problem::from);
     entry.did(recorded.is_ok().into());
     entry.ended(recorded.as_ref().copied());
     recorded

@@ -161,8 +161,8 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Returns how many letters further steps may change. A transaction that began before the count and commits after
-    /// it adds a letter, so the count is the limit.
+    /// Returns how many letters further steps may change. A letter that is reopened after the count, or whose
+    /// transaction commits after it, also matches, so the count is the limit.
     fn left(&self) -> u64 {
         self.counted.saturating_sub(self.done).saturating_sub(self.failed)
     }
@@ -447,7 +447,7 @@ impl Outcome {
 impl Action {
     /// Returns whether a run of this action can be undone. The events of a replay are back in the outbox.
     pub(crate) fn can_be_undone(self) -> bool {
-        matches!(self, Self::Ignored | Self::HandledByScript)
+        self.resolution().is_some_and(Resolution::may_be_chosen)
     }
 }
 
@@ -1015,11 +1015,6 @@ pub(crate) async fn choices_of_reopening(
     Ok(choices)
 }
 
-/// Returns the filter of the letters that were stored since `since` and whose event the run replayed.
-pub(crate) fn failed_again_filter(run_id: Uuid, since: DateTime<Utc>) -> DeadLetterFilter {
-    DeadLetterFilter::default().state(DeadLetterState::Any).failed_again_in_run(run_id).created_from(since)
-}
-
 /// Returns the letters of the app that were stored since `since` and whose event the run replayed.
 pub(crate) async fn failed_again(
     access: &AppAccess,
@@ -1028,7 +1023,8 @@ pub(crate) async fn failed_again(
 ) -> Result<FailedAgain, Problem> {
     let scan_limit = access.operator().max_scan();
     let page = PageRequest::default().size(NEWEST).scan_limit(scan_limit);
-    let page = access.store().list(access.app_id, &failed_again_filter(run_id, since), &page).await?;
+    let page =
+        access.store().list(access.app_id, &DeadLetterFilter::failed_again(run_id, since), &page).await?;
     Ok(FailedAgain {
         count: page.items.len(),
         capped: page.next.is_some(),

@@ -28,8 +28,8 @@ const PAUSES: [Duration; 7] = [
 
 const MAX_NOTE_CHARACTERS: usize = 2_000;
 
-/// Resolves the letter if it is open. Does not use `resolve_once`, which returns the whole row with a payload of up
-/// to 64 MB.
+/// Resolves the letter if it is open. Does not use `resolve_once`, which waits for a locked letter and keeps a
+/// connection meanwhile.
 pub(crate) async fn resolve(
     access: &AppAccess,
     id: DeadLetterId,
@@ -264,12 +264,11 @@ fn checked(note: Option<String>) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Checks that operators may set this resolution. Only a replay sets `replayed`, and only a handler knows that it
-/// failed.
+/// Checks that operators may set this resolution.
 pub(crate) fn may_be_set(resolution: Resolution, field: &str) -> Result<(), Problem> {
-    match resolution {
-        Resolution::Ignored | Resolution::HandledByScript => Ok(()),
-        _ => Err(Problem::invalid_field(field, "must be ignored or handled_by_script")),
+    match resolution.may_be_chosen() {
+        true => Ok(()),
+        false => Err(Problem::invalid_field(field, "must be ignored or handled_by_script")),
     }
 }
 

@@ -184,7 +184,7 @@ async fn token(app: AppId) -> String {
 fn every_set_of_rights() -> impl Iterator<Item = BTreeSet<Right>> {
     (0..1 << Right::ALL.len()).map(|set| {
         let is_in = |&(number, _): &(usize, Right)| set & (1 << number) != 0;
-        Right::ALL.into_iter().enumerate().filter(is_in).map(|(_, right)| right).collect()
+        Right::ALL.iter().copied().enumerate().filter(is_in).map(|(_, right)| right).collect()
     })
 }
 

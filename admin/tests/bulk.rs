@@ -9,8 +9,8 @@ use chacha20poly1305::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer,
-    NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterResolve,
+    DeadLetterTransfer, NewDeadLetter, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     testing::{letter, stored_letter},
 };
 use dead_letters_admin::Operator;
@@ -26,6 +26,7 @@ on_every_backend! {
     a_run_does_what_the_preview_counted,
     a_run_touches_nothing_that_failed_from_the_cutoff_on,
     a_run_does_no_more_than_the_preview_counted_whatever_comes_late,
+    a_letter_that_is_reopened_after_the_preview_may_take_the_place_of_a_counted_one,
     a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview,
     a_preview_counts_letters_ahead_of_the_clock_and_its_run_leaves_them_alone,
     letters_that_others_closed_are_counted_and_not_changed,
@@ -143,6 +144,19 @@ async fn a_run_does_no_more_than_the_preview_counted_whatever_comes_late(world: 
     }
     assert_eq!(resolutions(&world, &ids[..2]).await, [Some(Resolution::Ignored); 2]);
     assert_eq!(resolutions(&world, &ids[2..]).await, [None]);
+}
+
+async fn a_letter_that_is_reopened_after_the_preview_may_take_the_place_of_a_counted_one(world: World) {
+    let ids = minutely(&world, 2).await;
+    let by = Attribution::by("bob");
+    world.repo.resolve_once(world.app, ids[0], Resolution::Ignored, &by).await.unwrap();
+    let client = world.client();
+    let preview = preview(&client, &world, "deleted", json!({ "state": "open", "source": "orders" })).await;
+    assert_eq!(preview["count"], 1);
+    world.repo.reopen(world.app, ids[0], &by).await.unwrap();
+    assert_eq!(run(&client, &preview, None).await["done"], 1);
+    assert!(world.repo.summary(world.app, ids[0]).await.unwrap().is_none());
+    assert!(world.repo.summary(world.app, ids[1]).await.unwrap().is_some());
 }
 
 async fn a_count_that_is_not_exact_ends_the_run_and_asks_for_a_new_preview(world: World) {

@@ -12,7 +12,10 @@ use sea_orm::{EntityTrait, QuerySelect, TransactionTrait};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Client, World, audited, listen, on_every_backend};
+use crate::{
+    pages::Page,
+    support::{Client, World, audited, listen, on_every_backend},
+};
 
 on_every_backend! {
     all_that_match_a_filter_are_deleted_from_the_list,
@@ -22,6 +25,7 @@ on_every_backend! {
     a_delete_that_names_no_field_is_refused,
     letters_are_erased_by_the_api,
     a_letter_is_erased_and_deleted_from_its_page,
+    a_letter_that_was_closed_since_its_page_is_not_deleted_from_it,
     only_the_right_to_delete_shows_the_buttons,
 }
 
@@ -169,6 +173,21 @@ async fn a_letter_is_erased_and_deleted_from_its_page(world: World) {
     assert!(!is_there(&world, id).await);
     let gone = client.post_as(format!("{page}/erase"), FORM, "").await;
     assert_eq!(gone.status, StatusCode::NOT_FOUND, "{gone}");
+}
+
+async fn a_letter_that_was_closed_since_its_page_is_not_deleted_from_it(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let page = client.get(format!("/apps/{}/letters/{id}", world.app)).await;
+    let form = format!("app={}&action=deleted&ids={id}&state={}", world.app, page.hidden("state"));
+    let by = Attribution::by("bob");
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &by).await.unwrap();
+    let preview = client.post_as("/bulk/preview", FORM, form).await;
+    assert!(preview.text().contains("Delete 0 letters?"), "{preview}");
+    let page = client.get(format!("/apps/{}/letters/{id}", world.app)).await;
+    let form = format!("app={}&action=deleted&ids={id}&state={}", world.app, page.hidden("state"));
+    let preview = client.post_as("/bulk/preview", FORM, form).await;
+    assert!(preview.text().contains("Delete 1 letter?"), "{preview}");
 }
 
 async fn only_the_right_to_delete_shows_the_buttons(world: World) {

@@ -164,7 +164,7 @@ async fn a_letter_that_was_replayed_and_reopened_meanwhile_is_not_replayed(world
     let client = world.client();
     let version = hidden(&edit(&client, &world, id, "", &[]).await, "version");
     let fields = [("version", version.as_str()), ("payload", "1")];
-    world.repo.record_reveal(world.app, id, Some("bob")).await.unwrap();
+    world.repo.record_reveal(world.app, id, &Attribution::by("bob")).await.unwrap();
     assert_eq!(edit(&client, &world, id, "/review", &fields).await.status, StatusCode::OK);
     client.post(world.path(&format!("letters/{id}/replay")), json!({})).await.json();
     let reopen = ReopenRequest::default().include_replayed(true);
@@ -172,7 +172,7 @@ async fn a_letter_that_was_replayed_and_reopened_meanwhile_is_not_replayed(world
     world.repo.reopen_matching(world.app, &this, &Attribution::by("grace"), &reopen).await.unwrap();
     // More than a page of the history.
     for _ in 0..60 {
-        world.repo.record_reveal(world.app, id, Some("bob")).await.unwrap();
+        world.repo.record_reveal(world.app, id, &Attribution::by("bob")).await.unwrap();
     }
     for step in ["/review", "/replay"] {
         let page = edit(&client, &world, id, step, &fields).await;

@@ -214,7 +214,7 @@ fn the_style_sheet_and_the_script_fetch_nothing_from_elsewhere() {
 }
 
 /// The parts of a page that a browser shows.
-trait Page {
+pub(crate) trait Page {
     fn page(&self) -> &str;
     fn shows(&self, text: &str) -> bool;
     fn hidden(&self, name: &str) -> String;
@@ -448,6 +448,16 @@ async fn a_list_has_tabs_with_counts_and_keeps_its_filter(world: World) {
     }
     let ignored = client.get(world.at("?state=any&resolution=ignored")).await;
     assert!(ignored.shows("1 of 1"), "{ignored}");
+    // Nobody resolved the letters that need action.
+    for (query, counts) in
+        [("?state=any&resolved_by=bob", [3, 0, 1]), ("?resolved_from=2026-01-01T00:00:00Z", [3, 1, 1])]
+    {
+        let page = client.open(world.at(query)).await;
+        for (name, count) in ["Needs action", "Handler failed", "Closed"].into_iter().zip(counts) {
+            assert!(page.shows(&format!("{name} {count}")), "{name}: {page}");
+        }
+        assert!(page.shows(&format!("All {}", counts[1] + counts[2])), "{page}");
+    }
     // Open letters are on two tabs.
     let open = client.get(world.at("?state=open")).await;
     assert!(open.shows("4 of 4"), "{open}");

@@ -22,6 +22,7 @@ use crate::explain::explain;
 /// # _ = code;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Exit {
     /// 0: the command did all of its work.
     Done,

@@ -76,19 +76,44 @@ impl Settings {
         narrow: Narrow,
         ids: Option<Vec<DeadLetterId>>,
     ) -> Result<DeadLetterFilter, Failure> {
+        let Narrow {
+            state,
+            ids: _,
+            resolution,
+            source,
+            source_contains,
+            op,
+            op_contains,
+            trigger_id,
+            script_id,
+            original_event_id,
+            error_contains,
+            error_signature,
+            group_key,
+            metadata,
+            truncated,
+            erased,
+            failed_again_in_run,
+            run_id,
+            resolved_by,
+            resolved_from,
+            resolved_before,
+            created_from,
+            created_before,
+        } = narrow;
         let time = |name, text: Option<String>| text.map(|text| time_at(now, name, &text)).transpose();
         let mut filter = DeadLetterFilter::default()
-            .state(narrow.state)
-            .resolution(narrow.resolution)
-            .original_event_id(narrow.original_event_id)
-            .truncated(narrow.truncated)
-            .erased(narrow.erased)
-            .failed_again_in_run(narrow.failed_again_in_run)
-            .run_id(narrow.run_id)
-            .resolved_from(time("--resolved-since", narrow.resolved_from)?)
-            .resolved_before(time("--resolved-until", narrow.resolved_before)?)
-            .created_from(time("--since", narrow.created_from)?)
-            .created_before(time("--until", narrow.created_before)?);
+            .state(state)
+            .resolution(resolution)
+            .original_event_id(original_event_id)
+            .truncated(truncated)
+            .erased(erased)
+            .failed_again_in_run(failed_again_in_run)
+            .run_id(run_id)
+            .resolved_from(time("--resolved-since", resolved_from)?)
+            .resolved_before(time("--resolved-until", resolved_before)?)
+            .created_from(time("--since", created_from)?)
+            .created_before(time("--until", created_before)?);
         for (since, until, from, before) in [
             ("--since", "--until", filter.created_from, filter.created_before),
             ("--resolved-since", "--resolved-until", filter.resolved_from, filter.resolved_before),
@@ -98,17 +123,16 @@ impl Settings {
             }
         }
         filter.ids = ids;
-        filter.source = narrow.source.map(unquoted);
-        filter.source_contains = narrow.source_contains.map(unquoted);
-        filter.op = narrow.op.map(unquoted);
-        filter.op_contains = narrow.op_contains.map(unquoted);
-        filter.trigger_id = narrow.trigger_id;
-        filter.script_id = narrow.script_id;
-        filter.error_contains = narrow.error_contains.map(unquoted);
-        filter.error_signature = narrow.error_signature.map(unquoted);
-        filter.resolved_by = narrow.resolved_by.map(unquoted);
-        filter.group_key = narrow.group_key.map(unquoted);
-        for (key, value) in narrow.metadata {
+        (filter.trigger_id, filter.script_id) = (trigger_id, script_id);
+        filter.source = source.map(unquoted);
+        filter.source_contains = source_contains.map(unquoted);
+        filter.op = op.map(unquoted);
+        filter.op_contains = op_contains.map(unquoted);
+        filter.error_contains = error_contains.map(unquoted);
+        filter.error_signature = error_signature.map(unquoted);
+        filter.resolved_by = resolved_by.map(unquoted);
+        filter.group_key = group_key.map(unquoted);
+        for (key, value) in metadata {
             if filter.metadata.contains_key(&key) {
                 return Err(Failure::usage(format!("--metadata: the key {key:?} is given twice")));
             }

@@ -318,12 +318,13 @@ pub(super) async fn record_reveal<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     app_id: AppId,
     id: DeadLetterId,
-    by: Option<&str>,
+    attribution: &Attribution,
 ) -> Result<(), DeadLetterRepoError> {
     let dialect = repo.dialect()?;
-    let attribution = Attribution { by: by.map(str::to_owned), ..Attribution::default() };
+    // The row is no batch of a run.
+    let attribution = &Attribution { batch: None, ..attribution.clone() };
     let (action, target) = (Action::Reveal, Target::Letter(id));
-    let entry = Entry { app_id, action, target, resolution: None, attribution: &attribution };
+    let entry = Entry { app_id, action, target, resolution: None, attribution };
     let letter = Query::select().from(dead_letters::Entity).cond_where(is_row(app_id, id)).take();
     let insert = entry.insert_from(dialect, letter, 1.into(), None::<String>.into());
     match repo.db.execute_raw(dialect.build(&insert)).await?.rows_affected() {

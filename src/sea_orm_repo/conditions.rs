@@ -82,31 +82,55 @@ pub(super) fn is_resolved_within(filter: &DeadLetterFilter) -> [Option<Expr>; 2]
     [from, filter.resolved_before.map(|time| COLUMN.resolved_at.lt(to_bound(time)))]
 }
 
-/// Adds the filter's conditions except its state and times. No index serves these conditions, except the one on
-/// the ids.
+/// Adds the filter's conditions except its state, times and run. No index serves these conditions, except the one on
+/// the ids. A new field of the filter does not compile before it is named here.
 pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
+    let DeadLetterFilter {
+        ids,
+        resolution,
+        source,
+        source_contains,
+        op,
+        op_contains,
+        trigger_id,
+        script_id,
+        original_event_id,
+        error_contains,
+        error_signature,
+        group_key,
+        truncated,
+        erased,
+        failed_again_in_run,
+        resolved_by,
+        metadata,
+        state: _,
+        run_id: _,
+        resolved_from: _,
+        resolved_before: _,
+        created_from: _,
+        created_before: _,
+    } = filter;
     // The store replaces a NUL with U+FFFD, so the filter does too.
     let text = |text: &Option<String>| text.clone().map(convert::without_nul);
+    let is = |is: bool, condition: Expr| if is { condition } else { condition.not() };
     let narrow = wide
-        .add_option(filter.ids.as_deref().map(|ids| is_one_of(ids, dialect)))
-        .add_option(filter.resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
-        .add_option(text(&filter.source).map(|source| COLUMN.source.eq(source)))
-        .add_option(text(&filter.op).map(|op| COLUMN.op.eq(op)))
-        .add_option(filter.trigger_id.map(|id| is_id(Column::TriggerId, id)))
-        .add_option(filter.script_id.map(|id| is_id(Column::ScriptId, id)))
-        .add_option(filter.original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
-        .add_option(text(&filter.source_contains).map(|part| contains(Column::Source, &part, dialect)))
-        .add_option(text(&filter.op_contains).map(|part| contains(Column::Op, &part, dialect)))
-        .add_option(text(&filter.error_contains).map(|part| contains(Column::LastError, &part, dialect)))
-        .add_option(text(&filter.error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
-        .add_option(text(&filter.group_key).map(|key| COLUMN.group_key.eq(key)))
-        .add_option(
-            filter.truncated.map(|truncated| if truncated { is_truncated() } else { is_truncated().not() }),
-        )
-        .add_option(filter.erased.map(|erased| if erased { is_erased() } else { is_erased().not() }))
-        .add_option(filter.failed_again_in_run.map(failed_again))
-        .add_option(text(&filter.resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
-    filter.metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
+        .add_option(ids.as_deref().map(|ids| is_one_of(ids, dialect)))
+        .add_option(resolution.map(|resolution| COLUMN.resolution.eq(resolution.as_str())))
+        .add_option(text(source).map(|source| COLUMN.source.eq(source)))
+        .add_option(text(op).map(|op| COLUMN.op.eq(op)))
+        .add_option(trigger_id.map(|id| is_id(Column::TriggerId, id)))
+        .add_option(script_id.map(|id| is_id(Column::ScriptId, id)))
+        .add_option(original_event_id.map(|id| COLUMN.original_event_id.eq(id)))
+        .add_option(text(source_contains).map(|part| contains(Column::Source, &part, dialect)))
+        .add_option(text(op_contains).map(|part| contains(Column::Op, &part, dialect)))
+        .add_option(text(error_contains).map(|part| contains(Column::LastError, &part, dialect)))
+        .add_option(text(error_signature).map(|signature| COLUMN.error_signature.eq(signature)))
+        .add_option(text(group_key).map(|key| COLUMN.group_key.eq(key)))
+        .add_option(truncated.map(|truncated| is(truncated, is_truncated())))
+        .add_option(erased.map(|erased| is(erased, is_erased())))
+        .add_option(failed_again_in_run.map(failed_again))
+        .add_option(text(resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
+    metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
 }
 
 /// Returns the condition of a letter whose column has this part, whatever the case of its letters A to Z. Both

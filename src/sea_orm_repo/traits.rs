@@ -307,9 +307,9 @@ impl<C: RepoConnection> DeadLetterResolve for SeaOrmDeadLetterRepo<C> {
         &self,
         app_id: AppId,
         id: DeadLetterId,
-        by: Option<&str>,
+        attribution: &Attribution,
     ) -> Result<(), DeadLetterRepoError> {
-        let recorded = actions::record_reveal(self, app_id, id, by);
+        let recorded = actions::record_reveal(self, app_id, id, attribution);
         observed(call!("record_reveal", %app_id, %id), pin!(recorded), |()| 1).await
     }
 }

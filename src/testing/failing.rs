@@ -275,7 +275,7 @@ calls! {
             request: &ReopenRequest,
         ) -> Changed;
         Reopen reopen(app_id: AppId, id: DeadLetterId, attribution: &Attribution) -> ();
-        RecordReveal record_reveal(app_id: AppId, id: DeadLetterId, by: Option<&str>) -> ();
+        RecordReveal record_reveal(app_id: AppId, id: DeadLetterId, attribution: &Attribution) -> ();
     }
     DeadLetterDelete {
         DeleteMatching delete_matching(

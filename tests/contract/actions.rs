@@ -394,8 +394,8 @@ async fn a_reveal_is_recorded_with_who_saw_it_and_leaves_the_letter_as_it_is(db:
     let (repo, app) = (db.repo(), new_app());
     let id = letters(&db, app, 1).await[0];
     let before = repo.get(id).await.unwrap();
-    repo.record_reveal(app, id, Some("ada \0")).await.unwrap();
-    repo.record_reveal(app, id, None).await.unwrap();
+    repo.record_reveal(app, id, &Attribution::by("ada \0")).await.unwrap();
+    repo.record_reveal(app, id, &Attribution::default()).await.unwrap();
     let rows = history(&db, app).await;
     let actors: Vec<_> = rows.iter().map(|row| row.actor.as_deref()).collect();
     assert_eq!(actors, [Some("ada \u{fffd}"), None]);
@@ -405,7 +405,7 @@ async fn a_reveal_is_recorded_with_who_saw_it_and_leaves_the_letter_as_it_is(db:
     }
     assert_eq!(repo.get(id).await.unwrap(), before);
     let other = new_app();
-    let gone = repo.record_reveal(other, id, Some("ada")).await;
+    let gone = repo.record_reveal(other, id, &Attribution::by("ada")).await;
     assert!(matches!(gone, Err(DeadLetterRepoError::NotFound(of)) if of == id), "{gone:?}");
     assert!(history(&db, other).await.is_empty());
 }

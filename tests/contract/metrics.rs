@@ -238,7 +238,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     calls.ok("reopen_matching", 1, repo.reopen_matching(app, &closed, &nobody, &one)).await;
     calls.ok("resolve", 1, repo.resolve(id, "ignored")).await;
     calls.ok("reopen", 1, repo.reopen(app, id, &Attribution::default())).await;
-    calls.ok("record_reveal", 1, repo.record_reveal(app, id, None)).await;
+    calls.ok("record_reveal", 1, repo.record_reveal(app, id, &Attribution::default())).await;
     calls
         .ok("resolve_once", 1, repo.resolve_once(app, id, Resolution::Ignored, &Attribution::default()))
         .await;
@@ -307,7 +307,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
     let nobody = Attribution::default();
     calls.answer("reopen_matching", repo.reopen_matching(app, &open, &nobody, &one)).await;
     calls.answer("reopen", repo.reopen(app, missing, &Attribution::default())).await;
-    calls.answer("record_reveal", repo.record_reveal(app, missing, None)).await;
+    calls.answer("record_reveal", repo.record_reveal(app, missing, &Attribution::default())).await;
     let none = DeadLetterFilter::default();
     calls.answer("delete_matching", repo.delete_matching(app, &none, &nobody, 1)).await;
     calls.answer("erase", repo.erase(app, &[missing; 1_001], &nobody)).await;
@@ -374,7 +374,7 @@ async fn each_call_of_each_trait_has_a_span_and_is_counted_once_with_its_outcome
         .await;
     calls.failed("reopen_matching", repo.reopen_matching(app, &closed, &nobody, &one)).await;
     calls.failed("reopen", repo.reopen(app, id, &Attribution::default())).await;
-    calls.failed("record_reveal", repo.record_reveal(app, id, None)).await;
+    calls.failed("record_reveal", repo.record_reveal(app, id, &Attribution::default())).await;
     calls.failed("sweep", repo.sweep(&scope, due, None, 1)).await;
     calls.failed("sweep_into", repo.sweep_into(&scope, due, None, 1, archive)).await;
     calls.failed("sweep_actions", repo.sweep_actions(max, None, 2)).await;

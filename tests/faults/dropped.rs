@@ -370,7 +370,7 @@ async fn reopen(given: &Given) -> Outcome {
 }
 
 async fn record_reveal(given: &Given) -> Outcome {
-    given.repo.record_reveal(given.app, given.open, Some("ada")).await
+    given.repo.record_reveal(given.app, given.open, &Attribution::by("ada")).await
 }
 
 async fn sweep_of_one_app(given: &Given) -> Outcome {

@@ -607,7 +607,7 @@ async fn reopen_of_an_open_letter(given: Given) -> Shown {
 }
 
 async fn record_reveal(given: Given) -> Shown {
-    show(given.repo.record_reveal(given.app, given.id("b"), Some("ada")).await, |()| vec![])
+    show(given.repo.record_reveal(given.app, given.id("b"), &Attribution::by("ada")).await, |()| vec![])
 }
 
 async fn import(given: Given) -> Shown {

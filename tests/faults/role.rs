@@ -100,7 +100,7 @@ async fn without_rights_on_the_history_inserts_and_reads_work_and_a_change_is_re
         repo.resolve_matching(app_id, &all, Resolution::Ignored, &nobody, 10).await.map(drop),
         repo.reopen(app_id, closed, &nobody).await,
         repo.reopen_matching(app_id, &all, &nobody, &ReopenRequest::default()).await.map(drop),
-        repo.record_reveal(app_id, id, None).await,
+        repo.record_reveal(app_id, id, &Attribution::default()).await,
         repo.actions(app_id, &ActionRequest::default()).await.map(drop),
         repo.letters_version(Some(app_id)).await.map(drop),
         repo.sweep_actions(Utc::now(), None, 10).await.map(drop),
@@ -274,7 +274,7 @@ async fn every_call_works(repo: &SeaOrmDeadLetterRepo) {
     assert_eq!(repo.times_replayed(app_id, &[Uuid::nil()]).await.unwrap(), [0]);
     repo.resolve_once(app_id, id, Resolution::Ignored, &Attribution::default()).await.unwrap();
     repo.reopen(app_id, id, &Attribution::default()).await.unwrap();
-    repo.record_reveal(app_id, id, None).await.unwrap();
+    repo.record_reveal(app_id, id, &Attribution::default()).await.unwrap();
     let this = DeadLetterFilter::default().ids([repo.insert(letter.clone()).await.unwrap()]);
     assert_eq!(
         repo.erase(app_id, this.ids.as_deref().unwrap(), &Attribution::default()).await.unwrap().ids.len(),

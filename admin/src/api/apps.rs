@@ -85,7 +85,7 @@ pub(super) async fn apps(access: Access, Query(fields): Query) -> Result<Json<Ap
 }
 
 fn app(access: &Access, backlog: Backlog) -> App {
-    let Backlog { app_id, open, unresolved, oldest, newest } = backlog;
+    let Backlog { app_id, open, unresolved, oldest, newest, .. } = backlog;
     App {
         app_id: app_id.into(),
         name: access.admin.app_name(app_id),

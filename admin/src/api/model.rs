@@ -148,7 +148,7 @@ pub(super) struct Bucket {
 }
 
 impl From<dead_letters::Bucket> for Bucket {
-    fn from(dead_letters::Bucket { from, count }: dead_letters::Bucket) -> Self {
+    fn from(dead_letters::Bucket { from, count, .. }: dead_letters::Bucket) -> Self {
         Self { from, count }
     }
 }

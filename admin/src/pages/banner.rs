@@ -128,8 +128,7 @@ impl Banner {
                 let undo = Undo::of_letter(root, app_id, id, "reopen", on);
                 Some(undo.with("resolved_at", &at.to_rfc3339_opts(SecondsFormat::Micros, true)))
             }
-            // Only a replay closes a letter as replayed, and only a handler knows that it failed.
-            Told::Reopened(id, Some(resolution @ (Resolution::Ignored | Resolution::HandledByScript))) => {
+            Told::Reopened(id, Some(resolution)) if resolution.may_be_chosen() => {
                 let undo = Undo::of_letter(root, app_id, id, "resolve", on);
                 Some(undo.with("resolution", resolution.as_str()))
             }

@@ -125,6 +125,8 @@ struct RemoveCard {
     /// `None` if its content is erased already.
     erase: Option<String>,
     delete: String,
+    /// The state that the page shows. A letter that has another one by then is not deleted.
+    state: DeadLetterState,
 }
 
 struct EarlierFailure {
@@ -282,6 +284,7 @@ async fn shows(
             erase: (letter.payload_kind != Some(PayloadKind::Erased))
                 .then(|| root.letter_action(app_id, id, "erase")),
             delete: root.bulk("preview"),
+            state: if letter.is_open() { DeadLetterState::Open } else { DeadLetterState::Closed },
         }),
         more_earlier: times.saturating_sub(earlier.len() as u64 + u64::from(is_replayed(&letter))),
         earlier,

@@ -108,7 +108,9 @@ impl Listing {
         for tab in [TabOf::NeedsAction, TabOf::HandlerFailed, TabOf::Closed] {
             counts.push(Amount::from(&count(access, &tab.filter(&query.filter)).await?));
         }
-        counts.push(sum(&counts));
+        // A filter on how letters were resolved has no unresolved ones in "All".
+        let are_resolved = TabOf::All.filter(&query.filter).matches_resolved_only();
+        counts.push(sum(&counts[usize::from(are_resolved)..]));
         let current = TabOf::current(&query.filter);
         let of_tab = TabOf::ALL.into_iter().zip(&counts).find(|(tab, _)| Some(*tab) == current);
         let matching = match of_tab {

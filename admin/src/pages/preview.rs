@@ -165,7 +165,7 @@ async fn previewed(
         back,
         is_reopen: action == Action::Reopened,
         is_of_replayed: action == Action::Reopened && filter.resolution == Some(Resolution::Replayed),
-        begins_with_note: matches!(action, Action::Ignored | Action::HandledByScript),
+        begins_with_note: action.can_be_undone(),
         is_delete: action == Action::Deleted,
         is_by_closing: bulk::is_by_closing(action, &filter),
         is_staged: action == Action::Replayed && (count.count > 1 || count.capped),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     access::{Access, AppAccess, Right},
-    bulk::{Recorded, failed_again, failed_again_filter, has_letters},
+    bulk::{Recorded, failed_again, has_letters},
     problem::Problem,
     urls::Root,
 };
@@ -72,7 +72,7 @@ pub(super) async fn show(
         let again = match is_replay {
             true => {
                 let found = failed_again(of_app, run_id, since).await?;
-                let list = ListQuery::from(failed_again_filter(run_id, since));
+                let list = ListQuery::from(DeadLetterFilter::failed_again(run_id, since));
                 let count = Amount { count: found.count as u64, capped: found.capped };
                 Some(Again { address: root.letters(of_app.app_id, &list), count })
             }

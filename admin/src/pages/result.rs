@@ -280,6 +280,50 @@ struct Next {
     at: Option<Time>,
 }
 
+/// How the run goes on from its result.
+struct GoesOn {
+    wait: Option<Wait>,
+    next: Option<Next>,
+    /// Whether the rest needs another preview.
+    is_expired: bool,
+    /// Whether a browser with JavaScript continues by itself.
+    is_automatic: bool,
+}
+
+impl GoesOn {
+    fn of(run: &Run, has_failed_again: bool) -> Self {
+        let frozen = &run.frozen;
+        let now = Utc::now();
+        let rest = Amount::exactly(frozen.left());
+        let has_rest = rest.count > 0 && (run.more || run.skipped_locked);
+        let is_expired = has_rest && frozen.is_expired(now);
+        let is_smooth = run.stopped_by.is_none()
+            && run.failures.is_empty()
+            && !run.skipped_locked
+            && !has_failed_again
+            && frozen.is_replay()
+            && run.more;
+        let is_staged = is_smooth && run.is_staged();
+        let is_automatic = !is_expired && (is_staged || is_smooth && run.rate.is_some());
+        let until = frozen.fails_until().filter(|_| frozen.is_replay() && frozen.began.is_some()).map(Time);
+        let wait = until.filter(|_| frozen.done() > 0).map(|until| Wait {
+            took: Some(frozen.took).filter(|&took| took > 0).map(duration),
+            until,
+            is_over: until.0 <= now,
+        });
+        let until = until.filter(|_| is_staged);
+        let step = Amount::exactly(ReplayRequest::next_stage(frozen.done()).into());
+        let next = (has_rest && !is_expired).then(|| Next {
+            step: (frozen.is_replay() && rest.count > step.count).then_some(step),
+            rest,
+            end: run.end(rest.count),
+            continues: is_automatic.then(|| until.map_or_else(String::new, |until| until.machine())),
+            at: until,
+        });
+        Self { wait, next, is_expired, is_automatic }
+    }
+}
+
 /// The form that previews ignoring the letters that a replay left.
 struct IgnoreRest {
     preview: String,
@@ -370,10 +414,10 @@ async fn show(
         }),
         false => None,
     };
+    let GoesOn { wait, next, is_expired, is_automatic } = GoesOn::of(run, failed_again.is_some());
     let done = frozen.done();
     // A step of another process may have taken letters of a later app.
     let counted = Amount { count: frozen.counted().max(done), capped: frozen.is_capped() };
-    let rest = Amount::exactly(frozen.left());
     // Letters that the service could not put back are open too.
     let still_open = Amount::exactly(frozen.left() + frozen.failed());
     let failed = |failure: &Failure| {
@@ -381,19 +425,6 @@ async fn show(
         let address = root.letter(app_id, failure.id);
         Some(Failed { address, id: failure.id, reason: failure.reason.as_str().into() })
     };
-    let step = Amount::exactly(ReplayRequest::next_stage(done).into());
-    let is_step = frozen.is_replay() && rest.count > step.count;
-    let is_smooth = run.stopped_by.is_none()
-        && run.failures.is_empty()
-        && !run.skipped_locked
-        && failed_again.is_none()
-        && frozen.is_replay()
-        && run.more;
-    let until = frozen.fails_until().filter(|_| frozen.is_replay() && frozen.began.is_some()).map(Time);
-    let has_rest = rest.count > 0 && (run.more || run.skipped_locked);
-    let is_expired = has_rest && frozen.is_expired(Utc::now());
-    let is_staged = is_smooth && run.is_staged();
-    let is_automatic = !is_expired && (is_staged || is_smooth && run.rate.is_some());
     let what = action_words(frozen.action);
     let title = format!("{}{} {} of {counted}", what[..1].to_uppercase(), &what[1..], Amount::exactly(done));
     let of_run = DeadLetterFilter::default().state(DeadLetterState::Any).run_id(frozen.run_id);
@@ -429,20 +460,9 @@ async fn show(
         failures: run.failures.iter().filter_map(failed).collect(),
         began: frozen.began.map(Time),
         failed_again,
-        wait: until.filter(|_| done > 0).map(|until| Wait {
-            took: Some(frozen.took).filter(|&took| took > 0).map(duration),
-            until,
-            is_over: until.0 <= Utc::now(),
-        }),
+        wait,
         is_expired,
-        next: (has_rest && !is_expired).then(|| Next {
-            step: is_step.then_some(step),
-            rest,
-            end: run.end(rest.count),
-            continues: is_automatic
-                .then(|| until.filter(|_| is_staged).map_or_else(String::new, |until| until.machine())),
-            at: until.filter(|_| is_staged),
-        }),
+        next,
         ignore: (frozen.is_replay() && still_open.count > 0 && access.may(Right::Resolve)).then(|| {
             IgnoreRest {
                 preview: root.bulk("preview"),

@@ -13,6 +13,8 @@ use crate::support::new_app;
 browser_tests! { sqlite: sqlite, On;
     the_list_is_worked_by_keys_alone,
     letters_are_ticked_and_ignored_by_keys_alone,
+    enter_on_a_box_changes_no_letter,
+    a_page_that_is_led_elsewhere_is_offline_and_keeps_its_rows,
     keys_are_left_alone_in_fields_and_under_modifiers,
     a_list_shows_a_new_letter_by_itself_but_not_while_one_is_ticked,
     a_list_that_is_paused_stays_as_it_is,
@@ -136,6 +138,37 @@ async fn letters_are_ticked_and_ignored_by_keys_alone(site: &Site, browser: &Bro
     assert!(focused.text().await?.starts_with("Done. 2 letters are ignored: ticked, the first is "));
     let left = site.world.row(ids[0]).await;
     assert_eq!((left.resolution, site.world.repo.unresolved_count(site.app()).await.unwrap()), (None, 1));
+    Ok(())
+}
+
+async fn enter_on_a_box_changes_no_letter(site: &Site, browser: &Browser) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.tick(&id.to_string()).await?;
+    browser.key(Key::Enter).await?;
+    browser.press("Ignore ticked…").await?;
+    browser.sees("Ignore 1 letter?").await?;
+    assert_eq!(site.world.row(id).await.resolution, None);
+    Ok(())
+}
+
+/// As by a redirect to a page where one logs in, after a session has ended.
+async fn a_page_that_is_led_elsewhere_is_offline_and_keeps_its_rows(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    site.world.letter().await;
+    browser.open_list(site, "").await?;
+    browser.sees("Live").await?;
+    let script = format!(
+        "const fetch = window.fetch; window.fetch = (...request) => fetch('/apps/{}/groups', request[1]); \
+         document.dispatchEvent(new Event('visibilitychange'));",
+        site.app()
+    );
+    browser.run_script(&script).await?;
+    browser.sees("Offline").await?;
+    assert!(browser.text().await?.contains("1 of 1"));
+    assert_eq!(browser.driver.find_all(By::Css("tr.gone")).await?.len(), 0);
     Ok(())
 }
 

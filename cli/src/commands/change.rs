@@ -82,7 +82,15 @@ pub(super) async fn run<C: Change>(
             () = before => return Err(Failure::failed("nothing was changed")),
         };
         match found {
-            Some(found) => change.matching(&found, &mut tally, stop).await,
+            Some(found) => {
+                let ran = change.matching(&found, &mut tally, stop).await;
+                if ran.is_ok() && !tally.was_stopped() && found.iter().any(|found| found.capped) {
+                    tally.stops_because(
+                        "an app has more of these letters than one run changes; run the command again",
+                    );
+                }
+                ran
+            }
             None => return Ok(()),
         }
     } else {
@@ -115,4 +123,14 @@ async fn by_ids<C: Change>(
         }
     }
     Ok(())
+}
+
+/// Returns the filter for an action on open letters.
+pub(super) fn of_open(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
+    filter.resolvable().ok_or_else(|| match filter.resolution {
+        Some(resolution) => Failure::usage(format!(
+            "--resolution {resolution}: these letters are closed already; use handler_failed"
+        )),
+        None => Failure::usage("--state closed: closed letters are not changed; use open, unresolved or any"),
+    })
 }

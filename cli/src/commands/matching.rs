@@ -63,13 +63,15 @@ pub(crate) struct Matching {
     /// count. A filter on closed letters ends only in [`resolved_by_now`](Self::resolved_by_now).
     pub(crate) filter: DeadLetterFilter,
     pub(crate) count: u64,
+    /// Whether the app has more of them, which this run does not change.
+    pub(crate) capped: bool,
     /// When the letters were counted, by the database's clock.
     pub(crate) now: DateTime<Utc>,
 }
 
 impl Matching {
-    /// Returns the limit of the next batch, so that no more letters are changed than were counted. A transaction that
-    /// began before the count and commits after it adds an uncounted letter.
+    /// Returns the limit of the next batch, so that no more letters are changed than were counted. An
+    /// uncounted letter may match too: one that was reopened since, or whose transaction committed late.
     pub(crate) fn limit(&self, done: u64, batch: u32) -> u32 {
         u32::try_from(self.count.saturating_sub(done)).unwrap_or(u32::MAX).min(batch)
     }
@@ -153,9 +155,10 @@ pub(crate) async fn confirmed(
                 filter.created_before = Some(count.as_of);
             }
             sum.count += count.matching.count;
-            sum.capped |= count.matching.capped;
-            if count.matching.count > 0 {
-                found.push(Matching { app_id, filter, count: count.matching.count, now: count.now });
+            let (count, now, capped) = (count.matching.count, count.now, capped || count.matching.capped);
+            sum.capped |= capped;
+            if count > 0 {
+                found.push(Matching { app_id, filter, count, capped, now });
             }
         }
     }
@@ -279,14 +282,4 @@ pub(crate) fn letters(count: CappedCount) -> String {
 /// Returns the number with separators.
 pub(crate) fn grouped(count: u64) -> String {
     CappedCount { count, capped: false }.to_string()
-}
-
-/// Returns the filter for an action on open letters.
-pub(crate) fn of_open(filter: &DeadLetterFilter) -> Result<DeadLetterFilter, Failure> {
-    filter.resolvable().ok_or_else(|| match filter.resolution {
-        Some(resolution) => Failure::usage(format!(
-            "--resolution {resolution}: these letters are closed already; use handler_failed"
-        )),
-        None => Failure::usage("--state closed: closed letters are not changed; use open, unresolved or any"),
-    })
 }

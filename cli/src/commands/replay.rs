@@ -8,13 +8,13 @@ use std::{
 use chrono::{TimeDelta, Utc};
 use dead_letters::{
     AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay, DeadLetterRepoError,
-    DeadLetterState, DeadLetterStore, PageRequest, ReplayFailure, ReplayRate, ReplayRequest, Resolution,
+    DeadLetterStore, PageRequest, ReplayFailure, ReplayRate, ReplayRequest, Resolution,
 };
 use uuid::Uuid;
 
 use super::{
-    change::{Change, run},
-    matching::{Matching, letters, of_open},
+    change::{Change, of_open, run},
+    matching::{Matching, letters},
     select::Selected,
     tally::Tally,
 };
@@ -255,10 +255,7 @@ impl Replaying<'_> {
     async fn failed_again(&self, so_far: &[Matching], tally: &mut Tally) -> Result<bool, Failure> {
         let mut again = 0;
         for found in so_far.chunk_by(|one, next| one.app_id == next.app_id).map(|of_app| &of_app[0]) {
-            let filter = DeadLetterFilter::default()
-                .state(DeadLetterState::Any)
-                .failed_again_in_run(self.run_id)
-                .created_from(found.now);
+            let filter = DeadLetterFilter::failed_again(self.run_id, found.now);
             let page = PageRequest::default().size(NEWEST).scan_limit(EXAMINED);
             let page = self.store.list(found.app_id, &filter, &page).await?;
             again += page.items.len();

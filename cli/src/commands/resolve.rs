@@ -4,9 +4,9 @@ use dead_letters::{
 use uuid::Uuid;
 
 use super::{
-    change::{Change, run},
+    change::{Change, of_open, run},
     list::state,
-    matching::{Matching, in_batches, of_open},
+    matching::{Matching, in_batches},
     select::Selected,
     tally::Tally,
 };

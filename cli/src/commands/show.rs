@@ -2,10 +2,7 @@ use dead_letters::{AppId, DeadLetterId, DeadLetterStore, DeadLetterSummary, Page
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{
-    list::{of_all_apps, state},
-    select::select,
-};
+use super::{list::state, select::select};
 use crate::{
     args::{Filter, Show},
     error::Failure,
@@ -122,13 +119,22 @@ async fn newest(
 ) -> Result<(AppId, DeadLetterId), Failure> {
     let selected = select(store, filter, settings, Ok).await?;
     let request = PageRequest::default().size(1).scan_limit(EXAMINED);
-    let page = of_all_apps(store, &selected, &request).await?;
-    let newest = page.items.first().map(|letter| (letter.app_id, letter.id));
-    newest.ok_or_else(|| {
+    let place = |letter: &DeadLetterSummary| (letter.listed_at(&selected.filter), letter.id);
+    let (mut newest, mut scanned_back_to) = (None, None);
+    for &app_id in &selected.apps {
+        let page = store.list(app_id, &selected.filter, &request).await?;
+        newest = newest.into_iter().chain(page.items).max_by_key(place);
+        scanned_back_to = scanned_back_to.max(page.scanned_back_to);
+    }
+    let newest = newest.ok_or_else(|| {
         Failure::not_found("no letter matches").hint(
             "the newest 100,000 letters of each app and state are examined; --state any includes closed ones",
         )
-    })
+    })?;
+    if scanned_back_to > Some(newest.listed_at(&selected.filter)) {
+        say!("note: the newest 100,000 letters of each app are examined; a newer one may match");
+    }
+    Ok((newest.app_id, newest.id))
 }
 
 fn payload_kind(letter: &DeadLetterSummary) -> &'static str {

@@ -2,10 +2,11 @@
 
 use chrono::{Duration, Utc};
 use dead_letters::{
-    Action, ActionRequest, AppId, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterId,
-    DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
+    Action, ActionRequest, AppId, Attribution, Changed, CountRequest, DeadLetterDelete, DeadLetterFilter,
+    DeadLetterId, DeadLetterRead, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
     DeadLetterTransfer, Erased, ErrorKind, GroupRequest, NewDeadLetter, PageRequest, RebuildRequest,
-    ReopenRequest, ReplayRequest, Requeue, Resolution, StoredLetter, entity::dead_letters as table,
+    ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
+    entity::dead_letters as table,
 };
 use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect, TransactionTrait};
 use serde_json::json;
@@ -357,4 +358,28 @@ async fn letters_that_are_locked_are_named_and_neither_deleted_nor_erased_on_pos
     assert_eq!(delete(&db, app, &before_noon(), 10).await, resolved(&ids[1..], false, true));
     txn.rollback().await.unwrap();
     assert_eq!(delete(&db, app, &before_noon(), 10).await, resolved(&ids[..1], false, false));
+}
+
+/// SQLite has one writer at a time.
+#[tokio::test]
+async fn an_erased_letter_whose_note_another_transaction_writes_is_named_and_keeps_it_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    let ids = rows(&db, app, 1).await;
+    erase(&db, app, &ids).await;
+    let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+    let by = Attribution::by("bob").note("secret");
+    db.repo().in_transaction(&txn).resolve_once(app, ids[0], Resolution::Ignored, &by).await.unwrap();
+    let erased = erase(&db, app, &ids).await;
+    assert_eq!((erased.ids, erased.skipped_locked), (vec![], ids.clone()));
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    let notes = async || {
+        let letter = db.repo().summary(app, ids[0]).await.unwrap().unwrap();
+        let history = db.repo().actions(app, &ActionRequest::default().letter_id(ids[0])).await.unwrap();
+        let of_history: Vec<_> = history.into_iter().filter_map(|row| row.note).collect();
+        (letter.resolution_note, of_history.contains(&"secret".to_owned()))
+    };
+    assert_eq!(notes().await, (Some("secret".to_owned()), true));
+    assert_eq!(erase(&db, app, &ids).await.ids, ids);
+    assert_eq!(notes().await, (None, false));
 }

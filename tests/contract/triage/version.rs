@@ -11,6 +11,7 @@ use crate::{contract::retention::Nowhere, database::TestDb};
 on_every_backend! {
     each_change_of_a_letter_changes_the_version_and_a_read_does_not,
     the_letters_of_another_app_do_not_change_the_version,
+    resolving_a_closed_letter_again_may_leave_the_version,
     the_version_of_all_letters_changes_with_new_letters_and_with_the_history,
     a_change_that_commits_after_a_later_one_changes_the_version,
 }
@@ -76,6 +77,15 @@ async fn each_change_of_a_letter_changes_the_version_and_a_read_does_not(db: Tes
         .await
         .unwrap();
     steps.same("a call that changes nothing").await;
+}
+
+async fn resolving_a_closed_letter_again_may_leave_the_version(db: TestDb) {
+    let (app, repo) = (new_app(), &db.repo());
+    let ids = rows(&db, app, 1).await;
+    repo.resolve(ids[0], "ignored").await.unwrap();
+    let steps = Steps::of(repo, Some(app)).await;
+    repo.resolve(ids[0], "handled_by_script").await.unwrap();
+    steps.same("the seed's resolve of a closed letter").await;
 }
 
 async fn the_letters_of_another_app_do_not_change_the_version(db: TestDb) {

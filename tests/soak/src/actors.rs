@@ -321,7 +321,7 @@ impl Actor {
             match rng.u8(..7) {
                 6 => {
                     let Some(&id) = some.first() else { continue };
-                    let reveal = world.repo.record_reveal(app, id, Some(&attempt));
+                    let reveal = world.repo.record_reveal(app, id, &by);
                     if world.call("record_reveal", rng, reveal).await.is_some() {
                         world.ledger().acted(&attempt, "reveal", 1);
                     }
