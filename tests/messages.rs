@@ -588,7 +588,7 @@ fn of_archives(messages: &mut Messages) {
     made!(
         messages,
         ArchiveError::LineTooLong,
-        "a line of 3 GiB",
+        "a line of 8 GiB",
         ArchiveError::LineTooLong { path: Path::new("letters.jsonl").into(), line: 7 }
     );
     let outside = thread::spawn(|| {
