@@ -1,6 +1,6 @@
 //! Pages of a listing, and the cursors between them.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
@@ -12,6 +12,9 @@ use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterSummary, setters::setters,
     time::is_held,
 };
+
+/// How many rows a page may have.
+pub(crate) const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
 
 /// Which page of a listing to return. The default is the first page, with 50 letters.
 ///

@@ -23,7 +23,7 @@ use crate::{
     AnnouncementClaim, AppId, DeadLetterAnnounce, DeadLetterRepoError, NewErrorGroup, NewGroupRequest,
     announce::OVERLAP,
     background::{Stop, back_off},
-    sea_orm_repo::PAGE_SIZES,
+    page::PAGE_SIZES,
     time::jittered,
 };
 

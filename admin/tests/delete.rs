@@ -183,7 +183,7 @@ async fn a_letter_that_was_closed_since_its_page_is_not_deleted_from_it(world: W
     let by = Attribution::by("bob");
     world.repo.resolve_once(world.app, id, Resolution::Ignored, &by).await.unwrap();
     let preview = client.post_as("/bulk/preview", FORM, form).await;
-    assert!(preview.text().contains("Delete 0 letters?"), "{preview}");
+    assert!(preview.text().contains("No letter to change"), "{preview}");
     let page = client.get(format!("/apps/{}/letters/{id}", world.app)).await;
     let form = format!("app={}&action=deleted&ids={id}&state={}", world.app, page.hidden("state"));
     let preview = client.post_as("/bulk/preview", FORM, form).await;

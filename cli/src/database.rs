@@ -228,21 +228,6 @@ impl Opened {
         if let DbErr::Migration(said) | DbErr::Custom(said) = error {
             return Failure::failed(format!("{} was not migrated: {said}", self.name));
         }
-        let is_sqlite = self.pool.get_database_backend() == DbBackend::Sqlite;
-        // The file is busy, or another process has created the table or column (1) or recorded the step (1555, 2067).
-        let is_raced = match code_of(error).as_deref() {
-            Some("5" | "261" | "517" | "1555" | "2067") => true,
-            Some("1") => {
-                said(error).contains("already exists") || said(error).starts_with("duplicate column")
-            }
-            _ => false,
-        };
-        if is_sqlite && is_raced {
-            return Failure::failed(format!(
-                "another process is migrating this SQLite file; check with: {} migrate status",
-                program::name()
-            ));
-        }
         explain(error).about(&self.name)
     }
 

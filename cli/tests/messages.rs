@@ -29,7 +29,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--payload-file replays one letter; name its ID", "delete.rs: two letters, in a service's own build"),
     ("the payload must have at most 256 MiB", "no test has such a file"),
     ("nothing was changed", "resolve.rs: a question that is not confirmed"),
-    ("another process is migrating this SQLite file", "usage.rs: several that migrate one file"),
     ("has no USAGE on the schema", "usage.rs: PostgreSQL refuses it"),
     ("GRANT USAGE ON SCHEMA", "usage.rs: PostgreSQL refuses it"),
     ("which is not in the search_path", "usage.rs: PostgreSQL refuses it"),

@@ -20,11 +20,11 @@ use super::{
     bytes::{MAX_BYTES, row_bytes},
     conditions::{
         check, is_any_of, is_any_of_ids, is_before, is_erased, is_from, is_not_replayed, is_of_app,
-        is_of_app_by_id, is_of_state, is_resolved_within, is_row, is_truncated, narrow,
+        is_of_app_by_id, is_of_state, is_resolved_within, is_row, is_true, is_truncated, narrow,
     },
     connection::{Connection, RepoConnection},
     convert::Row,
-    dialect::{Dialect, likely},
+    dialect::Dialect,
     hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{Part, by_time, conditions, first, first_locked},
@@ -192,7 +192,7 @@ impl<'a> Bulk<'a> {
             _ => Part::Closed,
         };
         // SQLite would otherwise find closed rows by their creation time, and sort all of them.
-        let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { likely(time) } else { time };
+        let unindexed = |time: Expr| if self.dialect == Dialect::Sqlite { is_true(time) } else { time };
         let [from, before] = is_resolved_within(&filter);
         // PostgreSQL reads these rows in the order of the index of runs. With `run_id = $1` it would drop the run id from
         // the sort keys. The primary key has the remaining order too, and could be chosen. BETWEEN prevents this.

@@ -11,12 +11,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{
-    convert,
-    dialect::{Dialect, likely},
-    hidden_limits::shown,
-    in_range,
-};
+use super::{convert, dialect::Dialect, hidden_limits::shown, in_range};
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, IdFilter, PayloadKind,
     Resolution, time::to_bound,
@@ -61,10 +56,9 @@ pub(super) fn is_of_app_by_id(app_id: AppId, dialect: Dialect) -> Expr {
     match dialect {
         // Citus routes a statement to one shard only if the condition on the app is plain.
         Dialect::Sharded => is_of_app,
-        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids.
-        Dialect::Sqlite => likely(is_of_app),
-        // PostgreSQL does the same if the app is new since the last ANALYZE. No index has this expression.
-        Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
+        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids. So does
+        // PostgreSQL if the app is new since the last ANALYZE. No index has this expression.
+        Dialect::Sqlite | Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
     }
 }
 
@@ -170,7 +164,7 @@ fn is_metadata(key: &str, value: &str, dialect: Dialect) -> Expr {
 }
 
 /// Returns the condition in a form that no index serves, and that is false instead of NULL.
-fn is_true(condition: Expr) -> Expr {
+pub(super) fn is_true(condition: Expr) -> Expr {
     Func::coalesce([condition, Expr::Constant(false.into())]).into()
 }
 

@@ -129,7 +129,7 @@ fn lock(are_theirs: Condition) -> SelectStatement {
     let locked = CommonTableExpression::new().table_name(LOCKED).query(locked).to_owned();
     let others = Query::select()
         .column(Column::Id)
-        .expr(Expr::val(None::<bool>))
+        .expr(Expr::Constant(None::<bool>.into()))
         .from(Entity)
         .cond_where(are_theirs)
         .and_where(Column::Id.not_in_subquery(Query::select().column(Column::Id).from(LOCKED).take()))

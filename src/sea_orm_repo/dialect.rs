@@ -113,11 +113,6 @@ impl Dialect {
     }
 }
 
-/// Makes SQLite expect that most rows fulfill the condition, so that it uses no index for the condition.
-pub(super) fn likely(condition: Expr) -> Expr {
-    Func::cust("likely").arg(condition).into()
-}
-
 /// Returns SQLite's time in the driver's format, which has no fraction at a whole second.
 fn sqlite_time(time: impl IntoIterator<Item = Expr>) -> Expr {
     let format = constant("%Y-%m-%dT%H:%M:%f+00:00");

@@ -12,7 +12,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo,
+    SeaOrmDeadLetterRepo,
     conditions::{is_erased, is_open},
     connection::RepoConnection,
     convert::{beginning_of_name, by_position, ends_of_error, join_ends, to_name},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     AppId, Bucket, DeadLetterFilter, DeadLetterRepoError, ErrorGroup, ErrorGroups, GroupRequest,
-    signature::error_message,
+    page::PAGE_SIZES, signature::error_message,
 };
 
 pub(super) async fn error_groups<C: RepoConnection>(

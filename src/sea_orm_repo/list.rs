@@ -4,7 +4,7 @@ use dead_letters_entity::dead_letters::{COLUMN, Column};
 use sea_orm::{Condition, DbErr, FromQueryResult, sea_query::Order};
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo,
+    SeaOrmDeadLetterRepo,
     connection::RepoConnection,
     convert,
     dialect::Dialect,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     AppId, DeadLetterFilter, DeadLetterRepoError, DeadLetterRow, DeadLetterSummary, Page, PageRequest,
-    PayloadSearch,
+    PayloadSearch, page::PAGE_SIZES,
 };
 
 pub(super) async fn list_for_app<C: RepoConnection>(

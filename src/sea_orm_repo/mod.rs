@@ -53,8 +53,6 @@ use connection::Connection;
 use convert::Limits;
 use dialect::Dialect;
 
-pub(crate) const PAGE_SIZES: RangeInclusive<u32> = 1..=500;
-
 /// The traits of a [`DeadLetterStore`](crate::DeadLetterStore) on SeaORM, over a pool or over a transaction of the
 /// caller. Requires a Tokio runtime.
 ///

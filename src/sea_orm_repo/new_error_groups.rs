@@ -18,7 +18,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{
-    PAGE_SIZES, SeaOrmDeadLetterRepo,
+    SeaOrmDeadLetterRepo,
     announcements::{is_row_of, may_be_claimed},
     conditions::is_erased,
     connection::RepoConnection,
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     AppId, DeadLetterRepoError, NewErrorGroup, NewErrorGroups, NewGroupRequest, NewGroupState,
-    signature::error_message, time::to_bound,
+    page::PAGE_SIZES, signature::error_message, time::to_bound,
 };
 
 pub(super) async fn new_error_groups<C: RepoConnection>(

@@ -226,9 +226,12 @@ fn sign(dialect: Dialect, app_id: Option<AppId>, changes: Vec<Change>) -> Update
         .and_where(own(Column::ErrorSignature).eq(new("column2")))
         .and_where(own(Column::SignatureVersion).eq(new("column3")))
         .and_where(own(Column::GroupKey).eq(new("column4")))
-        .and_where(own(Column::ErasedAt).is_null())
-        .and_where_option(app_id.map(|app_id| own(Column::AppId).eq(app_id.into_inner())));
-    if dialect != Dialect::Sqlite {
+        .and_where(own(Column::ErasedAt).is_null());
+    if dialect == Dialect::Sqlite {
+        // With statistics SQLite would otherwise read all letters, and look each one up in the VALUES.
+        sign.cond_where(are(dialect, app_id, &ids));
+    } else {
+        sign.and_where_option(app_id.map(|app_id| own(Column::AppId).eq(app_id.into_inner())));
         let unlocked = Query::select()
             .column(Column::Id)
             .from(Entity)

@@ -28,11 +28,12 @@ use uuid::Uuid;
 use super::{
     SeaOrmDeadLetterRepo,
     conditions::{
-        check, is_before, is_erased, is_from, is_of_app, is_of_state, is_one_of, is_resolved_within, narrow,
+        check, is_before, is_erased, is_from, is_of_app, is_of_state, is_one_of, is_resolved_within, is_true,
+        narrow,
     },
     connection::RepoConnection,
     convert,
-    dialect::{Dialect, likely},
+    dialect::Dialect,
     hidden_limits::{shown, with_hidden_limits},
     in_range,
     parts::{self, Part, by_time, conditions, from_all},
@@ -236,13 +237,22 @@ impl<'a> Matching<'a> {
         };
         let behind = |after| if self.is_forward() { place().gt(after) } else { place().lt(after) };
         let up_to = |end| if self.is_forward() { place().lte(end) } else { place().gte(end) };
-        is_of_app(self.app_id, self.filter, self.dialect)
-            .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
-            .add_option(from.filter(|_| !is_from_implied))
-            .add_option(before.filter(|_| !is_before_implied))
-            .add_option(self.until_now.then(|| Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound())))
-            .add_option(self.after.map(|after| behind(to_tuple(after))))
-            .add_option(self.down_to.map(|end| up_to(to_tuple(end))))
+        let until_now = self.until_now.then(|| Column::CreatedAt.into_expr().lt(self.dialect.now_as_bound()));
+        let bounds = [
+            from.filter(|_| !is_from_implied),
+            before.filter(|_| !is_before_implied),
+            until_now,
+            self.after.map(|after| behind(to_tuple(after))),
+            self.down_to.map(|end| up_to(to_tuple(end))),
+        ];
+        let is_named = filter.ids.is_some() || filter.run_id.is_some();
+        let all = is_of_app(self.app_id, filter, self.dialect)
+            .add_option(filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)));
+        bounds.into_iter().flatten().fold(all, |all, bound| match self.dialect {
+            // SQLite would otherwise find the letters of a run, or those named, among all of that time.
+            Dialect::Sqlite if is_named => all.add(is_true(bound)),
+            _ => all.add(bound),
+        })
     }
 
     /// Adds the conditions that no index serves, and the one on the ids.
@@ -263,7 +273,7 @@ impl<'a> Matching<'a> {
         }
         let time = |time: Expr| match self.down_to {
             // SQLite would otherwise find these rows by their creation time, and read more rows than the scan.
-            Some(_) => likely(time),
+            Some(_) => is_true(time),
             None => time,
         };
         let from = self.filter.created_from.map(is_from).map(time);
