@@ -56,8 +56,8 @@ pub(super) fn is_of_app_by_id(app_id: AppId, dialect: Dialect) -> Expr {
     match dialect {
         // Citus routes a statement to one shard only if the condition on the app is plain.
         Dialect::Sharded => is_of_app,
-        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids. So does
-        // PostgreSQL if the app is new since the last ANALYZE. No index has this expression.
+        // SQLite expects ten rows of an app, and would read all of the app to find a few letters by their ids. PostgreSQL
+        // would too, if the app is new since the last ANALYZE. No index has this expression.
         Dialect::Sqlite | Dialect::Postgres => is_of_app.is(Expr::Constant(true.into())),
     }
 }
