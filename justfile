@@ -68,9 +68,9 @@ documentation:
         cargo doc --locked --package dead-letters --package dead-letters-admin --all-features --no-deps
     rm -r "$nightly"
 
-# the READMEs' links lead to files
+# the pages' links lead to files and headings
 links:
-    grep -hoE 'dead-letters/dead-letters/(blob/)?main/[^ )]+' README.md admin/README.md cli/README.md | sed 's|.*/main/||' | while read -r file; do ls "$file"; done
+    .ci/links
 
 # each library crate with its own features alone
 features:
