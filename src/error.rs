@@ -92,8 +92,13 @@ pub enum DeadLetterRepoError {
     )]
     MissingResolvedBefore,
     /// The `from` of a time range is after its `until`.
-    #[error("`from` must not be after `until`")]
-    FromAfterUntil,
+    #[error("`from` must not be after `until` (got {from} and {until})")]
+    FromAfterUntil {
+        /// The `from` that was given.
+        from: DateTime<Utc>,
+        /// The `until` that was given.
+        until: DateTime<Utc>,
+    },
     /// The `since` of [`new_error_groups`](crate::DeadLetterRead::new_error_groups) is in the future, by the clock of
     /// the caller's process.
     #[error("`since` must not be in the future (got {0})")]
@@ -287,7 +292,7 @@ impl DeadLetterRepoError {
             | Self::SearchLength { .. }
             | Self::MissingCreatedBefore
             | Self::MissingResolvedBefore
-            | Self::FromAfterUntil
+            | Self::FromAfterUntil { .. }
             | Self::SinceInFuture(_)
             | Self::InvalidCursor
             | Self::NotStorable { .. }

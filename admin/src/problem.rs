@@ -305,7 +305,7 @@ impl Problem {
     pub(crate) fn locked() -> Self {
         Self::new(
             ProblemType::Locked,
-            "another transaction has locked the letter, and nothing was changed: try again",
+            "another transaction has locked the letter, or a policy or trigger of the database prevents the change: try again",
         )
     }
 
@@ -403,7 +403,7 @@ impl From<DeadLetterRepoError> for Problem {
             FilterMetadataLength { .. } => return Self::invalid(error.to_string()).of_field("metadata"),
             SearchLength { .. } => return Self::invalid(error.to_string()).of_field("payload_contains"),
             SinceInFuture(_) => return Self::invalid(error.to_string()).of_field("since"),
-            FromAfterUntil => return Self::invalid(error.to_string()).of_field("from"),
+            FromAfterUntil { .. } => return Self::invalid(error.to_string()).of_field("from"),
             InvalidQuery { field, problem } => return Self::invalid_field(field, problem),
             OutOfRange { argument, .. } => {
                 let field = match *argument {

@@ -270,15 +270,18 @@ async fn resolved_letters_are_reopened(store: Store) {
 
 /// SQLite has no row locks: there the command waits for the other writer.
 #[tokio::test]
-async fn a_letter_that_is_locked_is_named_and_not_reopened_on_postgres() {
+async fn a_letter_that_is_locked_is_named_and_neither_resolved_nor_reopened_on_postgres() {
     let store = Store::postgres().await;
     let id = store.letter("orders", "a").await;
+    let open = store.letter("orders", "b").await;
     store.repo.resolve(id, "ignored").await.unwrap();
     let txn = store.repo.pool().begin().await.unwrap();
     txn.execute_unprepared("SELECT FROM dead_letters FOR UPDATE").await.unwrap();
-    let ran = store.run(&format!("reopen {id} --app {{app}}"));
-    assert_eq!((ran.code, &*ran.out), (1, "0\n"), "{ran:?}");
-    assert!(ran.err.contains("another transaction has locked the letter; try again"), "{ran:?}");
+    for command in [format!("reopen {id}"), format!("resolve {open}")] {
+        let ran = store.run(&format!("{command} --app {{app}}"));
+        assert_eq!((ran.code, &*ran.out), (1, "0\n"), "{ran:?}");
+        assert!(ran.err.contains("another transaction has locked the letter, or a policy"), "{ran:?}");
+    }
     txn.rollback().await.unwrap();
     assert_eq!(store.run(&format!("reopen {id} --app {{app}}")).lines(), [["1"]]);
 }

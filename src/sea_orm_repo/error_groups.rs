@@ -90,12 +90,58 @@ fn group_errors(
     limit: u32,
     shard: Option<AppId>,
 ) -> SelectStatement {
+    let letter = |column: Column| Expr::col(("newest", column));
+    let is_first = || {
+        let first = Expr::col(("groups", "first_bucket"));
+        first.clone().is_null().or(Expr::col(("counts", "bucket")).eq(first))
+    };
+    let once = |text: Expr| Expr::Case(Box::new(CaseStatement::new().case(is_first(), text)));
+    let [start_of_error, end_of_error] = ends_of_error(letter(Column::LastError));
+    let newest_id = Expr::col(("groups", "newest_id"));
+    let cte = |name: &'static str, query| {
+        CommonTableExpression::new().table_name(name).query(query).materialized(true).to_owned()
+    };
+    let counts = cte("counts", counts(matching, buckets));
+    let groups = cte("groups", largest_groups(matching, limit));
+    Query::select()
+        .expr_as(once(beginning_of_name(letter(Column::Source))), "source")
+        .expr_as(once(beginning_of_name(letter(Column::Op))), "op")
+        .column(("newest", Column::ScriptId))
+        .expr_as(once(beginning_of_name(letter(Column::ErrorSignature))), "error_signature")
+        .expr_as(once(start_of_error), "start_of_error")
+        .expr_as(once(end_of_error), "end_of_error")
+        .expr_as(beginning_of_name(Expr::col(("groups", Column::GroupKey))), "group_key")
+        .columns(OF_GROUP.map(|column| ("groups", column)))
+        .columns([("counts", "bucket"), ("counts", "in_bucket")])
+        .from("groups")
+        .join_as(
+            JoinType::InnerJoin,
+            Entity,
+            "newest",
+            Condition::all()
+                .add(letter(Column::Id).eq(newest_id))
+                .add_option(shard.map(|app_id| letter(Column::AppId).eq(app_id.into_inner()))),
+        )
+        .join(
+            JoinType::InnerJoin,
+            "counts",
+            Expr::col(("counts", Column::GroupKey)).eq(Expr::col(("groups", Column::GroupKey))),
+        )
+        // A bare name would be ambiguous with a column that a service added.
+        .order_by(("groups", "letters"), Order::Desc)
+        .order_by(("groups", "last_seen"), Order::Desc)
+        .order_by(("groups", Column::GroupKey), Order::Asc)
+        .with_cte(WithClause::new().cte(counts).cte(groups).to_owned())
+        .take()
+}
+
+/// Counts the letters by group and bucket.
+fn counts(matching: &Matching<'_>, buckets: Option<&Bins>) -> SelectStatement {
     let bucket = buckets.map_or(Expr::Keyword(Keyword::Null), |buckets| {
         CaseStatement::new().case(buckets.holds(), buckets.bucket()).into()
     });
     let if_kept = |then: Expr| CaseStatement::new().case(is_erased().not(), then);
-    let latest = |column| Expr::from(Func::max(Expr::col(("counts", column))));
-    let counts = Query::select()
+    Query::select()
         .column(Column::GroupKey)
         .expr_as(bucket, "bucket")
         .expr_as(Func::count(Expr::col(Asterisk)), "in_bucket")
@@ -109,8 +155,12 @@ fn group_errors(
         .group_by_col(Column::GroupKey)
         // The position, because a name would mean a column that a service added to the table.
         .add_group_by([Expr::Constant(BUCKET.into())])
-        .take();
+        .take()
+}
 
+/// Sums the counts of each group, and looks up the newest letter of the largest ones.
+fn largest_groups(matching: &Matching<'_>, limit: u32) -> SelectStatement {
+    let latest = |column| Expr::from(Func::max(Expr::col(("counts", column))));
     // In PostgreSQL the sum of a bigint is numeric.
     let sum = |column| Expr::from(Func::sum(Expr::col(("counts", column)))).cast_as("bigint");
     let oldest_open = Func::min(Expr::col(("counts", "open_at"))).into();
@@ -147,52 +197,10 @@ fn group_errors(
         newest.order_by_expr(is_erased(), Order::Asc);
     }
     newest.order_by(Column::Id, Order::Desc).limit(1);
-    let groups = Query::select()
+    Query::select()
         .column(("largest", Asterisk))
         .expr_as(newest, "newest_id")
         .from_subquery(largest, "largest")
-        .take();
-
-    let cte = |name: &'static str, query| {
-        CommonTableExpression::new().table_name(name).query(query).materialized(true).to_owned()
-    };
-    let letter = |column: Column| Expr::col(("newest", column));
-    let is_first = || {
-        let first = Expr::col(("groups", "first_bucket"));
-        first.clone().is_null().or(Expr::col(("counts", "bucket")).eq(first))
-    };
-    let once = |text: Expr| Expr::Case(Box::new(CaseStatement::new().case(is_first(), text)));
-    let [start_of_error, end_of_error] = ends_of_error(letter(Column::LastError));
-    let newest_id = Expr::col(("groups", "newest_id"));
-    Query::select()
-        .expr_as(once(beginning_of_name(letter(Column::Source))), "source")
-        .expr_as(once(beginning_of_name(letter(Column::Op))), "op")
-        .column(("newest", Column::ScriptId))
-        .expr_as(once(beginning_of_name(letter(Column::ErrorSignature))), "error_signature")
-        .expr_as(once(start_of_error), "start_of_error")
-        .expr_as(once(end_of_error), "end_of_error")
-        .expr_as(beginning_of_name(Expr::col(("groups", Column::GroupKey))), "group_key")
-        .columns(OF_GROUP.map(|column| ("groups", column)))
-        .columns([("counts", "bucket"), ("counts", "in_bucket")])
-        .from("groups")
-        .join_as(
-            JoinType::InnerJoin,
-            Entity,
-            "newest",
-            Condition::all()
-                .add(letter(Column::Id).eq(newest_id))
-                .add_option(shard.map(|app_id| letter(Column::AppId).eq(app_id.into_inner()))),
-        )
-        .join(
-            JoinType::InnerJoin,
-            "counts",
-            Expr::col(("counts", Column::GroupKey)).eq(Expr::col(("groups", Column::GroupKey))),
-        )
-        // A bare name would be ambiguous with a column that a service added.
-        .order_by(("groups", "letters"), Order::Desc)
-        .order_by(("groups", "last_seen"), Order::Desc)
-        .order_by(("groups", Column::GroupKey), Order::Asc)
-        .with_cte(WithClause::new().cte(cte("counts", counts)).cte(cte("groups", groups)).to_owned())
         .take()
 }
 

@@ -59,7 +59,8 @@ impl Bins {
     pub(super) fn new(request: Buckets, dialect: Dialect) -> Result<Self, DeadLetterRepoError> {
         let number = in_range("buckets.count", request.count, 1..=1_000)?;
         if request.from > request.until {
-            return Err(DeadLetterRepoError::FromAfterUntil);
+            let Buckets { from, until, .. } = request;
+            return Err(DeadLetterRepoError::FromAfterUntil { from, until });
         }
         let (from, until) = (to_bound(request.from), to_bound(request.until));
         let micros = until.timestamp_micros() - from.timestamp_micros();

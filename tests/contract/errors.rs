@@ -54,7 +54,7 @@ fn each_error_is_of_one_kind() {
                 FilterMetadataLength { part: "key", bytes: 0, min: 1, max: 200 },
                 OutOfRange { argument: "limit", value: 0, min: 1, max: 500 },
                 MissingCreatedBefore,
-                FromAfterUntil,
+                FromAfterUntil { from: Utc::now(), until: Utc::now() },
                 SinceInFuture(Utc::now()),
                 InvalidCursor,
                 NotStorable { index: 0, field: "source" },

@@ -1,6 +1,9 @@
 //! The commands that change letters, by id or by filter: resolve, replay, reopen and delete.
 
-use dead_letters::{AppId, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore};
+use dead_letters::{
+    AppId, CappedCount, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterStore,
+    DeadLetterSummary,
+};
 use uuid::Uuid;
 
 use super::{
@@ -120,6 +123,51 @@ async fn by_ids<C: Change>(
         change.by_ids(*app_id, ids, tally, stop).await?;
         if tally.was_stopped() {
             break;
+        }
+    }
+    Ok(())
+}
+
+/// Letters per batch. A batch is changed as a whole or not at all.
+pub(super) const BATCH: u32 = 1_000;
+
+/// Why a letter may stay as it is although nothing about the letter itself is against the change.
+pub(super) const PREVENTED: &str = "another transaction has locked the letter, or a policy or trigger of the database \
+                                    prevents the change; try again";
+
+/// Why a letter was left as it is.
+pub(super) enum Left {
+    /// It already is as the caller wants it.
+    AsAsked(String),
+    Unchanged(String),
+}
+
+/// Changes letters by their ids in batches, with each of the filters, and prints why the others are left.
+pub(super) async fn in_batches_of_ids(
+    store: &dyn DeadLetterStore,
+    (app_id, ids): (AppId, &[DeadLetterId]),
+    filters: &[DeadLetterFilter],
+    tally: &mut Tally,
+    stop: &Stop,
+    change: impl AsyncFn(&DeadLetterFilter) -> Result<Changed, DeadLetterRepoError>,
+    left: impl Fn(&DeadLetterSummary) -> Left,
+) -> Result<(), Failure> {
+    for ids in ids.chunks(BATCH as usize) {
+        if tally.stops(stop) {
+            break;
+        }
+        let mut changed = Vec::new();
+        for filter in filters {
+            let batch = change(&filter.clone().ids(ids)).await?.ids;
+            tally.done(app_id, batch.len());
+            changed.extend(batch);
+        }
+        for &id in ids.iter().filter(|id| !changed.contains(id)) {
+            match store.summary(app_id, id).await?.as_ref().map(&left) {
+                None => tally.missing(id),
+                Some(Left::AsAsked(why)) => say!("{id}: {why}"),
+                Some(Left::Unchanged(why)) => tally.left(id, &why),
+            }
         }
     }
     Ok(())

@@ -2,15 +2,12 @@ use dead_letters::{AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLette
 use uuid::Uuid;
 
 use super::{
-    change::{Change, run},
+    change::{BATCH, Change, Left, PREVENTED, in_batches_of_ids, run},
     matching::{Matching, in_batches},
     select::Selected,
     tally::Tally,
 };
 use crate::{args::Delete, error::Failure, output::Printer, settings::Settings, stop::Stop};
-
-/// Letters per batch. A batch is deleted as a whole or not at all.
-const BATCH: u32 = 1_000;
 
 pub(crate) async fn delete(
     store: &dyn DeadLetterStore,
@@ -54,21 +51,12 @@ impl Change for Deleting<'_> {
         tally: &mut Tally,
         stop: &Stop,
     ) -> Result<(), Failure> {
-        for ids in ids.chunks(BATCH as usize) {
-            if tally.stops(stop) {
-                break;
-            }
-            let these = DeadLetterFilter::default().ids(ids);
-            let deleted = self.store.delete_matching(app_id, &these, &self.attribution, BATCH).await?.ids;
-            tally.done(app_id, deleted.len());
-            for &id in ids.iter().filter(|id| !deleted.contains(id)) {
-                match self.store.summary(app_id, id).await? {
-                    None => tally.missing(id),
-                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
-                }
-            }
-        }
-        Ok(())
+        let filters = [DeadLetterFilter::default()];
+        let delete = async |these: &DeadLetterFilter| {
+            self.store.delete_matching(app_id, these, &self.attribution, BATCH).await
+        };
+        let left = |_: &_| Left::Unchanged(PREVENTED.to_owned());
+        in_batches_of_ids(self.store, (app_id, ids), &filters, tally, stop, delete, left).await
     }
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {

@@ -2,6 +2,7 @@ use dead_letters::{Attribution, CappedCount, DeadLetterStore, PayloadKind};
 use uuid::Uuid;
 
 use super::{
+    change::{BATCH, PREVENTED},
     matching::{Ask, letters},
     tally::Tally,
 };
@@ -14,12 +15,6 @@ use crate::{
     settings::Settings,
     stop::Stop,
 };
-
-/// Letters per batch. A batch is erased as a whole or not at all.
-const BATCH: usize = 1_000;
-/// Why a letter was not erased.
-const PREVENTED: &str = "another transaction has locked the letter, or a policy or trigger of the database prevents the \
-                         change; try again";
 
 pub(crate) async fn erase(
     store: &dyn DeadLetterStore,
@@ -59,7 +54,7 @@ async fn erase_all(
         tally.missing(id);
     }
     for (app_id, ids) in located.by_app {
-        for ids in ids.chunks(BATCH) {
+        for ids in ids.chunks(BATCH as usize) {
             if tally.stops(stop) {
                 return Ok(());
             }

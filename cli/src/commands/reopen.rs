@@ -1,19 +1,17 @@
 use dead_letters::{
-    AppId, Attribution, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore, ReopenRequest,
-    Resolution,
+    AppId, Attribution, CappedCount, DeadLetterFilter, DeadLetterId, DeadLetterStore, DeadLetterSummary,
+    ReopenRequest, Resolution,
 };
 use uuid::Uuid;
 
 use super::{
-    change::{Change, run},
+    change::{BATCH, Change, Left, PREVENTED, in_batches_of_ids, run},
     matching::{Matching, in_batches},
     select::Selected,
     tally::Tally,
 };
 use crate::{args::Reopen, error::Failure, output::Printer, settings::Settings, stop::Stop};
 
-/// Letters per batch. A batch is reopened as a whole or not at all.
-const BATCH: u32 = 1_000;
 /// Cap of the count of replayed letters.
 const REPLAYED_CAP: u32 = 1_000;
 
@@ -75,36 +73,19 @@ impl Change for Reopening<'_> {
     ) -> Result<(), Failure> {
         // The call itself leaves replayed letters out: one may be replayed between a look at it and the call.
         let request = ReopenRequest::default().include_replayed(self.include_replayed);
-        for ids in ids.chunks(BATCH as usize) {
-            if tally.stops(stop) {
-                break;
-            }
-            let these = DeadLetterFilter::default().ids(ids);
-            let mut reopened = Vec::new();
-            for filter in [these.clone(), these.resolution(Resolution::HandlerFailed)] {
-                let changed =
-                    self.store.reopen_matching(app_id, &filter, &self.attribution, &request).await?;
-                tally.done(app_id, changed.ids.len());
-                reopened.extend(changed.ids);
-            }
-            for &id in ids.iter().filter(|id| !reopened.contains(id)) {
-                match self.store.summary(app_id, id).await? {
-                    None => tally.missing(id),
-                    // The letter already has the state that the caller wants.
-                    Some(letter) if letter.resolved_at.is_none() => {
-                        say!("{id}: the letter is unresolved already");
-                    }
-                    Some(letter) if letter.resolution == Some(Resolution::Replayed) => {
-                        tally.left(
-                            id,
-                            "the letter was replayed; to reopen it nevertheless, pass --include-replayed",
-                        );
-                    }
-                    Some(_) => tally.left(id, "another transaction has locked the letter; try again"),
-                }
-            }
-        }
-        Ok(())
+        let any = DeadLetterFilter::default();
+        let filters = [any.clone(), any.resolution(Resolution::HandlerFailed)];
+        let reopen = async |these: &DeadLetterFilter| {
+            self.store.reopen_matching(app_id, these, &self.attribution, &request).await
+        };
+        let left = |letter: &DeadLetterSummary| match letter.resolution {
+            _ if letter.resolved_at.is_none() => Left::AsAsked("the letter is unresolved already".to_owned()),
+            Some(Resolution::Replayed) => Left::Unchanged(
+                "the letter was replayed; to reopen it nevertheless, pass --include-replayed".to_owned(),
+            ),
+            _ => Left::Unchanged(PREVENTED.to_owned()),
+        };
+        in_batches_of_ids(self.store, (app_id, ids), &filters, tally, stop, reopen, left).await
     }
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {

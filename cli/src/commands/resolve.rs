@@ -1,10 +1,11 @@
 use dead_letters::{
-    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, Resolution,
+    AppId, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterState, DeadLetterStore, DeadLetterSummary,
+    Resolution,
 };
 use uuid::Uuid;
 
 use super::{
-    change::{Change, of_open, run},
+    change::{BATCH, Change, Left, PREVENTED, in_batches_of_ids, of_open, run},
     list::state,
     matching::{Matching, in_batches},
     select::Selected,
@@ -18,9 +19,6 @@ use crate::{
     settings::Settings,
     stop::Stop,
 };
-
-/// Letters per batch. A batch is resolved as a whole or not at all.
-const BATCH: u32 = 1_000;
 
 pub(crate) async fn resolve(
     store: &dyn DeadLetterStore,
@@ -78,31 +76,20 @@ impl Change for Resolving<'_> {
         tally: &mut Tally,
         stop: &Stop,
     ) -> Result<(), Failure> {
-        let Self { store, resolution, attribution, .. } = self;
-        for ids in ids.chunks(BATCH as usize) {
-            if tally.stops(stop) {
-                break;
+        let filters = [DeadLetterFilter::default().state(DeadLetterState::Open)];
+        let resolve = async |these: &DeadLetterFilter| {
+            self.store.resolve_matching(app_id, these, self.resolution, &self.attribution, BATCH).await
+        };
+        let left = |letter: &DeadLetterSummary| {
+            let by = letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+            let why = format!("the letter is {}{by} and was not changed", state(letter));
+            match letter.resolution == Some(self.resolution) {
+                true => Left::AsAsked(why),
+                false if letter.is_open() => Left::Unchanged(PREVENTED.to_owned()),
+                false => Left::Unchanged(why),
             }
-            let open = DeadLetterFilter::default().state(DeadLetterState::Open).ids(ids.to_vec());
-            let resolved = store.resolve_matching(app_id, &open, *resolution, attribution, BATCH).await?.ids;
-            tally.done(app_id, resolved.len());
-            for &id in ids.iter().filter(|id| !resolved.contains(id)) {
-                match store.summary(app_id, id).await? {
-                    None => tally.missing(id),
-                    Some(letter) => {
-                        let by =
-                            letter.resolved_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
-                        let why = format!("the letter is {}{by} and was not changed", state(&letter));
-                        match letter.resolution == Some(*resolution) {
-                            // The letter already has the resolution that the caller wants.
-                            true => say!("{id}: {why}"),
-                            false => tally.left(id, &why),
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
+        };
+        in_batches_of_ids(self.store, (app_id, ids), &filters, tally, stop, resolve, left).await
     }
 
     async fn matching(&self, found: &[Matching], tally: &mut Tally, stop: &Stop) -> Result<(), Failure> {

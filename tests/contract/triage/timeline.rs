@@ -124,14 +124,17 @@ async fn a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent(db: TestDb
     for (request, expected) in [
         (request(0, 1, 0), "`buckets.count` must be between 1 and 1000 (got 0)"),
         (request(0, 1, 1_001), "`buckets.count` must be between 1 and 1000 (got 1001)"),
-        (request(1, 0, 1), "`from` must not be after `until`"),
+        (
+            request(1, 0, 1),
+            "`from` must not be after `until` (got 2026-03-01 10:01:00 UTC and 2026-03-01 10:00:00 UTC)",
+        ),
     ] {
         let error = repo.timeline(new_app(), &any(), &request.scan_limit(10)).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
         let groups = GroupRequest::default().timeline(request.buckets).scan_limit(10);
         let error = repo.error_groups(new_app(), &any(), &groups).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
-        assert_eq!(matches!(error, DeadLetterRepoError::FromAfterUntil), request.buckets.count == 1);
+        assert_eq!(matches!(error, DeadLetterRepoError::FromAfterUntil { .. }), request.buckets.count == 1);
     }
     assert_eq!(recorded.take(), []);
 }
