@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::IpAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{Admin, State, audit::Attempt, problem::Problem};
@@ -535,6 +535,36 @@ impl Turns {
     }
 }
 
+/// The turn of a request, which can be given back for a while. It ends with the last copy of [`Access`], after the last
+/// statement has ended.
+pub(crate) struct Held {
+    turns: Turns,
+    turn: Mutex<Option<Turn>>,
+}
+
+impl Held {
+    async fn take(turns: &Turns) -> Result<Self, Problem> {
+        let turn = turns.take().await?;
+        Ok(Self { turns: turns.clone(), turn: Mutex::new(Some(turn)) })
+    }
+
+    /// Waits without the turn, which other requests may have meanwhile.
+    async fn wait(&self, time: Duration) -> Result<(), Problem> {
+        if time.is_zero() {
+            return Ok(());
+        }
+        drop(self.turn().take());
+        sleep(time).await;
+        let turn = self.turns.take().await?;
+        *self.turn() = Some(turn);
+        Ok(())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Whether the client still waits for the response.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting(pub(crate) Weak<()>);
@@ -546,8 +576,7 @@ pub(crate) struct Access {
     pub(crate) operator: Arc<Operator>,
     pub(crate) attempt: Attempt,
     pub(crate) waiting: Option<Waiting>,
-    /// The turn ends with the last copy, after the last statement has ended.
-    pub(crate) _turn: Arc<Turn>,
+    pub(crate) held: Arc<Held>,
 }
 
 impl FromRequestParts<State> for Access {
@@ -570,9 +599,9 @@ impl Access {
             return Err(Problem::forbidden("the operator's name must have at most 200 characters"));
         }
         attempt.is_by(operator.name());
-        let turn = Arc::new(admin.turns.take().await?);
+        let held = Arc::new(Held::take(&admin.turns).await?);
         let waiting = parts.extensions.get().cloned();
-        Ok(Self { admin: admin.clone(), operator: Arc::new(operator), attempt, waiting, _turn: turn })
+        Ok(Self { admin: admin.clone(), operator: Arc::new(operator), attempt, waiting, held })
     }
 }
 
@@ -633,6 +662,11 @@ impl AppAccess {
     /// Returns whether the client no longer waits for the response.
     pub(crate) fn is_given_up(&self) -> bool {
         self.access.waiting.as_ref().is_some_and(|waiting| waiting.0.strong_count() == 0)
+    }
+
+    /// Waits without the request's turn at the store, which other requests may have meanwhile.
+    pub(crate) async fn wait(&self, time: Duration) -> Result<(), Problem> {
+        self.access.held.wait(time).await
     }
 
     pub(crate) fn state(&self) -> State {

@@ -24,7 +24,7 @@ use dead_letters::{
     PageRequest, ReopenRequest, ReplayFailure, ReplayRate, ReplayRequest, Replayed, Resolution,
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -901,7 +901,10 @@ impl OfApp<'_> {
             }
             if let Some(rate) = progress.rate {
                 // The step also waits after its last batch, because the next app or the next step may follow at once.
-                sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
+                if let Err(busy) = self.access.wait(rate.pause(batch.ids.len(), began.elapsed())).await {
+                    (progress.stopped_by, progress.is_over) = (Some(busy), true);
+                    return Ok(batch.more);
+                }
             }
             // If the client hung up, the run stops, since the operator may not want the rest.
             if progress.failures.len() >= MAX_FAILURES || self.access.is_given_up() {

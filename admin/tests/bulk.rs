@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::StatusCode;
+use axum::http::StatusCode;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
@@ -34,6 +36,7 @@ on_every_backend! {
     a_limit_takes_the_oldest_first_and_the_next_run_goes_on,
     a_replay_goes_step_by_step_and_events_that_failed_again_can_be_found,
     a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_continues,
+    a_replay_at_a_rate_lets_other_requests_in_between_its_batches,
     a_rate_is_refused_out_of_range_and_for_other_actions,
     a_replay_that_fails_half_way_returns_what_it_did,
     a_replay_that_fails_at_once_replays_nothing_and_names_each_letter,
@@ -285,6 +288,24 @@ async fn a_replay_at_a_rate_stops_after_ten_seconds_worth_and_the_next_run_conti
     let rest = run(&client, &first, None).await;
     assert_eq!((&rest["done_so_far"], &rest["more"]), (&json!(30), &json!(false)));
     assert_eq!(world.outbox.events().len(), 30);
+}
+
+async fn a_replay_at_a_rate_lets_other_requests_in_between_its_batches(world: World) {
+    minutely(&world, 30).await;
+    let client = Client::from(world.admin_of(Operator::full("ada")).concurrency(1));
+    let preview = preview(&client, &world, "replayed", json!({})).await;
+    let body = json!({ "token": preview["token"], "rate": 1 });
+    let other = async {
+        while world.outbox.events().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        client.get(world.path("letters")).await
+    };
+    tokio::select! {
+        biased;
+        _ = client.post("/api/bulk/run", body) => panic!("it ended before the other request"),
+        answer = other => assert_eq!(answer.status, StatusCode::OK, "{answer}"),
+    }
 }
 
 async fn a_rate_is_refused_out_of_range_and_for_other_actions(world: World) {
