@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
-use axum::http::StatusCode;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305,
