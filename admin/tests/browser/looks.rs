@@ -4,8 +4,9 @@
 use std::{fs, path::Path};
 
 use dead_letters::{
-    Attribution, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay, DeadLetterRepo,
-    DeadLetterResolve, DeadLetterState, NewDeadLetter, PageRequest, Resolution, testing::letter,
+    Attribution, CountRequest, DeadLetterDelete, DeadLetterFilter, DeadLetterRead, DeadLetterReplay,
+    DeadLetterRepo, DeadLetterResolve, DeadLetterState, NewDeadLetter, PageRequest, Resolution,
+    testing::letter,
 };
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
@@ -62,7 +63,12 @@ async fn pages(site: &Site) -> Vec<Page> {
             .unwrap();
     }
     let resolved = DeadLetterFilter::default().state(DeadLetterState::Closed);
-    let closed = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].id;
+    let closed = repo.list(app, &resolved, &PageRequest::default()).await.unwrap().items[0].clone();
+    // Until another millisecond, SQLite's unit, has begun: the next letter is to be younger than the last close.
+    while Some(repo.count(app, &resolved, &CountRequest::default()).await.unwrap().now) <= closed.resolved_at
+    {
+    }
+    let closed = closed.id;
     let again = repo.insert(again).await.unwrap();
     let event = repo.get(again).await.unwrap().unwrap().original_event_id;
     let gone = repo.insert(letter(app)).await.unwrap();
