@@ -776,6 +776,7 @@ async fn no_plan_reads_many_rows(db: &TestDb) {
         let many = match at_most {
             None => continue,
             Some(1) => 10_000.0,
+            _ if is_by_ids(&statement) => 10_000.0,
             Some(at_most) => f64::min(f64::from(at_most) * 10.0, 3_000.0),
         };
         for generic in [false, true] {
