@@ -92,8 +92,9 @@ dependencies:
     # The tool is a program with drivers and TLS, whose duplicate dependencies we cannot remove: no check of bans.
     cargo deny --locked --manifest-path cli/Cargo.toml --config deny.toml check licenses sources
     tree() { cargo tree --locked --edges normal --prefix none --package "$@"; }
-    { ! tree dead-letters | grep sea-orm-migration; }
-    { ! tree dead-letters-migration --no-default-features | grep -E '^(clap|dotenvy) '; }
+    library=$(tree dead-letters)
+    steps=$(tree dead-letters-migration --no-default-features)
+    if grep sea-orm-migration <<<"$library" || grep -E '^(clap|dotenvy) ' <<<"$steps"; then exit 1; fi
 
 # the packages, and a service built on them
 packages:
@@ -157,7 +158,9 @@ deploys: build
         for deploy in "sea-orm-cli migrate up -d migration" "$0 migrate up"; do
             six $deploy
             six $deploy
-            sea-orm-cli migrate status -d migration | tee /dev/stderr | { ! grep -q Pending; }
+            status=$(sea-orm-cli migrate status -d migration 2>&1)
+            echo "$status"
+            case $status in *Pending*) exit 1 ;; esac
             sea-orm-cli migrate reset -d migration
         done
     '

@@ -1,6 +1,6 @@
 //! Connection pool settings under which the store keeps its promises.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use sea_orm::ConnectOptions;
 
@@ -9,8 +9,8 @@ use sea_orm::ConnectOptions;
 /// - A caller waits 5 seconds for a connection, and then gets a transient error.
 /// - A connection is pinged before use only if it was idle for 30 seconds, because a ping slows down a short call.
 /// - Statements are not logged. Each call opens a `tracing` span instead.
-/// - PostgreSQL cancels a statement after 30 seconds, and shows the connections as `dead-letters`, unless the URL has an
-///   `application_name`.
+/// - PostgreSQL cancels a statement after 30 seconds, and shows the connections as `dead-letters`, unless the URL's
+///   `application_name` or the variable `PGAPPNAME` names them.
 /// - SQLite in memory has one connection, which is never closed, because the database would end with it.
 /// - [`open`](crate::open) refuses SQLite without the feature `sqlite`. With it, a file is in WAL mode, and a writer waits 30 seconds for another one. Begin
 ///   a transaction of your own that reads before it writes with
@@ -37,7 +37,7 @@ use sea_orm::ConnectOptions;
 pub fn connect_options(url: impl Into<String>) -> ConnectOptions {
     let url = url.into();
     let in_memory = url.starts_with("sqlite:") && (url.contains(":memory:") || url.contains("mode=memory"));
-    let has_name = url.contains("application_name=");
+    let has_name = url.contains("application_name=") || env::var_os("PGAPPNAME").is_some();
     let mut options = ConnectOptions::new(url);
     if !has_name {
         options.set_application_name("dead-letters");

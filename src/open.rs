@@ -13,9 +13,9 @@ use crate::{
     description::{Described, sqlx_error},
 };
 
-/// If several processes turn on WAL mode for a new file at the same time, SQLite returns "busy" at once to all but one,
+/// While another process writes a file that is not in WAL mode, or turns it on, SQLite refuses to turn it on at once,
 /// without the busy timeout. `open` tries again until this much time has passed since its first attempt.
-const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How [`open`] treats the schema.

@@ -5,7 +5,7 @@
 //! after failures.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     fmt,
     future::{Future, pending},
@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -144,8 +144,9 @@ pub struct GroupWatch {
     scan_limit: u32,
     /// Where the next look begins. `None` before the first one.
     since: Mutex<Option<DateTime<Utc>>>,
-    /// The groups that the last look found and that could not be announced by now.
-    failed: Mutex<BTreeSet<GroupOfApp>>,
+    /// The groups that could not be announced, and when they failed last. No look finds a group before the end of its
+    /// lease.
+    failed: Mutex<BTreeMap<GroupOfApp, Instant>>,
 }
 
 type GroupOfApp = (AppId, String);
@@ -309,13 +310,17 @@ impl GroupWatch {
         report: &mut GroupWatchReport,
     ) -> Result<GroupWatchEnd, DeadLetterRepoError> {
         // A group that failed comes last, and takes no other group's place among the first `limit`.
-        let failed = self.failed().clone();
+        let mut failed = self.failed().clone();
         let limit = Ord::min(self.limit as usize + failed.len(), *PAGE_SIZES.end() as usize);
         let request = NewGroupRequest::since(self.begin()).limit(limit as u32).scan_limit(self.scan_limit);
         let found = self.store.unannounced_groups(&request).await?;
-        let (again, mut groups): (Vec<_>, Vec<_>) =
-            found.groups.iter().partition(|group| failed.contains(&key_of(group)));
-        *self.failed() = again.iter().copied().map(key_of).collect();
+        let (mut again, mut groups): (Vec<_>, Vec<_>) =
+            found.groups.iter().partition(|group| failed.contains_key(&key_of(group)));
+        // Those that failed first are tried first.
+        again.sort_by_key(|group| failed.get(&key_of(group)).copied());
+        let is_found: BTreeSet<_> = again.iter().copied().map(key_of).collect();
+        failed.retain(|group, at| is_found.contains(group) || at.elapsed() < self.lease);
+        *self.failed() = failed;
         groups.extend(again);
         let mut failures = 0;
         for group in groups.iter().copied().take(self.limit as usize) {
@@ -360,7 +365,7 @@ impl GroupWatch {
             }
             Err(error) => {
                 report.failed += 1;
-                self.failed().insert(key_of(group));
+                self.failed().insert(key_of(group), Instant::now());
                 let NewErrorGroup { app_id, group_key, newest_id, .. } = group;
                 warn!(%app_id, %group_key, %newest_id, %error, "a new error group could not be announced");
                 Ok(false)
@@ -378,7 +383,7 @@ impl GroupWatch {
         Ord::min(since, now)
     }
 
-    fn failed(&self) -> MutexGuard<'_, BTreeSet<GroupOfApp>> {
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<GroupOfApp, Instant>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,10 +1,10 @@
 //! A service's start-up.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use dead_letters::{DeadLetterRepo, OnOpen, OpenError, SeaOrmDeadLetterRepo, open, testing::letter};
 use dead_letters_migration::{Locked, Migrator, SchemaError};
-use sea_orm::{ConnectOptions, ConnectionTrait, DbBackend, Statement};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DbBackend, Statement};
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -105,6 +105,21 @@ async fn several_services_open_a_new_file_at_once_on_sqlite() {
             works(&repo.unwrap()).await;
         }
     }
+}
+
+/// SQLite refuses the change to WAL mode at once, whatever the busy timeout is.
+#[tokio::test]
+async fn a_file_that_is_not_in_wal_mode_is_opened_once_the_other_writer_is_done_on_sqlite() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite://{}/orders.sqlite?mode=rwc", folder.path().display());
+    let other = ConnectOptions::new(&url).max_connections(1).to_owned();
+    let other = Database::connect(other).await.unwrap();
+    other.execute_unprepared("CREATE TABLE orders (id); BEGIN IMMEDIATE").await.unwrap();
+    let mut opening = pin!(open(dead_letters::connect_options(&url), OnOpen::Migrate, Migrator));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut opening).await;
+    assert!(early.is_err(), "{early:?}");
+    other.execute_unprepared("COMMIT").await.unwrap();
+    works(&opening.await.unwrap()).await;
 }
 
 #[tokio::test]

@@ -535,29 +535,30 @@ impl Turns {
     }
 }
 
-/// The turn of a request, which can be given back for a while. It ends with the last copy of [`Access`], after the last
-/// statement has ended.
-pub(crate) struct Held {
+/// The turn of a request, which it can give back for a while. The turn ends with the last copy of [`Access`], after the
+/// last statement has ended.
+pub(crate) struct RequestTurn {
     turns: Turns,
     turn: Mutex<Option<Turn>>,
 }
 
-impl Held {
+impl RequestTurn {
     async fn take(turns: &Turns) -> Result<Self, Problem> {
         let turn = turns.take().await?;
         Ok(Self { turns: turns.clone(), turn: Mutex::new(Some(turn)) })
     }
 
-    /// Waits without the turn, which other requests may have meanwhile.
-    async fn wait(&self, time: Duration) -> Result<(), Problem> {
+    /// Sleeps without the turn, which other requests may have meanwhile, and then waits until it is this request's turn
+    /// again. Every turn ends with its request.
+    async fn sleep(&self, time: Duration) {
         if time.is_zero() {
-            return Ok(());
+            return;
         }
         drop(self.turn().take());
         sleep(time).await;
-        let turn = self.turns.take().await?;
-        *self.turn() = Some(turn);
-        Ok(())
+        // Nobody closes the semaphore.
+        let turn = self.turns.0.clone().acquire_owned().await.ok();
+        *self.turn() = turn;
     }
 
     fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
@@ -576,7 +577,7 @@ pub(crate) struct Access {
     pub(crate) operator: Arc<Operator>,
     pub(crate) attempt: Attempt,
     pub(crate) waiting: Option<Waiting>,
-    pub(crate) held: Arc<Held>,
+    pub(crate) turn: Arc<RequestTurn>,
 }
 
 impl FromRequestParts<State> for Access {
@@ -599,9 +600,9 @@ impl Access {
             return Err(Problem::forbidden("the operator's name must have at most 200 characters"));
         }
         attempt.is_by(operator.name());
-        let held = Arc::new(Held::take(&admin.turns).await?);
+        let turn = Arc::new(RequestTurn::take(&admin.turns).await?);
         let waiting = parts.extensions.get().cloned();
-        Ok(Self { admin: admin.clone(), operator: Arc::new(operator), attempt, waiting, held })
+        Ok(Self { admin: admin.clone(), operator: Arc::new(operator), attempt, waiting, turn })
     }
 }
 
@@ -664,9 +665,9 @@ impl AppAccess {
         self.access.waiting.as_ref().is_some_and(|waiting| waiting.0.strong_count() == 0)
     }
 
-    /// Waits without the request's turn at the store, which other requests may have meanwhile.
-    pub(crate) async fn wait(&self, time: Duration) -> Result<(), Problem> {
-        self.access.held.wait(time).await
+    /// Sleeps without the request's turn at the store, which other requests may have meanwhile.
+    pub(crate) async fn sleep(&self, time: Duration) {
+        self.access.turn.sleep(time).await;
     }
 
     pub(crate) fn state(&self) -> State {

@@ -901,10 +901,7 @@ impl OfApp<'_> {
             }
             if let Some(rate) = progress.rate {
                 // The step also waits after its last batch, because the next app or the next step may follow at once.
-                if let Err(busy) = self.access.wait(rate.pause(batch.ids.len(), began.elapsed())).await {
-                    (progress.stopped_by, progress.is_over) = (Some(busy), true);
-                    return Ok(batch.more);
-                }
+                self.access.sleep(rate.pause(batch.ids.len(), began.elapsed())).await;
             }
             // If the client hung up, the run stops, since the operator may not want the rest.
             if progress.failures.len() >= MAX_FAILURES || self.access.is_given_up() {

@@ -52,29 +52,23 @@ pub(super) async fn erase<C: RepoConnection>(
     let work = async |txn: &DatabaseTransaction| {
         let mut erased = Erased::default();
         // Locked first: whatever another connection changes is seen by all statements below, or by none.
-        let mut locked: Vec<(DeadLetterId, bool)> = Vec::new();
-        let are_locked = match dialect {
-            Dialect::Sqlite => are_theirs.clone().add(has_content()),
-            Dialect::Postgres | Dialect::Sharded => {
-                for row in txn.query_all_raw(dialect.build(&lock(are_theirs.clone()))).await? {
-                    let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
-                    match row.try_get("", HAS_CONTENT)? {
-                        Some(has_content) => locked.push((id, has_content)),
-                        None => erased.skipped_locked.push(id),
-                    }
-                }
-                locked.retain(|&(_, has_content)| has_content);
-                let ids: Vec<_> = locked.iter().map(|&(id, _)| id).collect();
-                is_of_app(app_id, &filter, dialect).add(is_any_of_ids(&ids, dialect))
+        let mut locked = Vec::new();
+        for row in txn.query_all_raw(dialect.build(&lock(dialect, are_theirs))).await? {
+            let id = DeadLetterId::from(row.try_get::<Uuid>("", "id")?);
+            match row.try_get("", HAS_CONTENT)? {
+                Some(true) => locked.push(id),
+                Some(false) => {}
+                None => erased.skipped_locked.push(id),
             }
-        };
+        }
+        let are_locked = is_of_app(app_id, &filter, dialect).add(is_any_of_ids(&locked, dialect));
         let mut update = erase_rows(dialect).filter(are_locked).into_query();
         update.returning(Query::returning().column(Column::Id));
         for row in txn.query_all_raw(dialect.build(&update)).await? {
             erased.ids.push(row.try_get::<Uuid>("", "id")?.into());
         }
         // A trigger or a policy of the database may keep a letter from being changed.
-        let kept = locked.iter().map(|&(id, _)| id).filter(|id| !erased.ids.contains(id));
+        let kept = locked.into_iter().filter(|id| !erased.ids.contains(id)).collect::<Vec<_>>();
         erased.skipped_locked.extend(kept);
         erased.ids.sort();
         erased.skipped_locked.sort();
@@ -115,18 +109,21 @@ fn has_content() -> Expr {
     COLUMN.erased_at.is_null().or(COLUMN.resolution_note.is_not_null())
 }
 
-/// Locks these letters. Returns each one's id, and whether it has content; of a letter that another transaction has
-/// locked, NULL.
-fn lock(are_theirs: Condition) -> SelectStatement {
+/// Locks these letters, unless the database is SQLite, which has one writer. Returns each one's id, and whether it has
+/// content; of a letter that another transaction has locked, NULL.
+fn lock(dialect: Dialect, are_theirs: Condition) -> SelectStatement {
     const LOCKED: &str = "locked";
-    let locked = Query::select()
+    let mut letters = Query::select()
         .column(Column::Id)
         .expr_as(has_content(), HAS_CONTENT)
         .from(Entity)
         .cond_where(are_theirs.clone())
-        .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
         .take();
-    let locked = CommonTableExpression::new().table_name(LOCKED).query(locked).to_owned();
+    if dialect == Dialect::Sqlite {
+        return letters;
+    }
+    letters.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+    let locked = CommonTableExpression::new().table_name(LOCKED).query(letters).to_owned();
     let others = Query::select()
         .column(Column::Id)
         .expr(Expr::Constant(None::<bool>.into()))

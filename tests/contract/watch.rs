@@ -15,7 +15,7 @@ use dead_letters::{
     GroupWatchEnd, GroupWatchReport, NewDeadLetter, NewErrorGroup, NewGroupState, Notify, RebuildRequest,
     entity::dead_letter_announcements as announcements, entity::dead_letters as table,
 };
-use sea_orm::EntityTrait;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokio::sync::Notify as Signal;
 
 use super::{
@@ -38,6 +38,7 @@ on_every_backend! {
     a_tick_announces_as_many_groups_as_its_limit_and_the_next_ones_the_rest,
     after_three_failures_in_a_row_the_rest_is_left_to_the_next_tick,
     groups_that_always_fail_keep_no_older_group_from_its_announcement,
+    groups_that_always_fail_and_are_leased_over_several_ticks_keep_no_older_group_from_its_announcement,
     a_group_whose_novelty_is_unknown_is_announced_as_such,
     rows_of_old_and_abandoned_announcements_are_deleted,
     a_group_whose_letters_were_deleted_is_not_announced_again_while_it_is_remembered,
@@ -346,6 +347,32 @@ async fn groups_that_always_fail_keep_no_older_group_from_its_announcement(db: T
         }
         assert_eq!(announced, 1, "{limit}");
     }
+}
+
+/// As by default, where a lease is several times as long as the pause between two ticks.
+async fn groups_that_always_fail_and_are_leased_over_several_ticks_keep_no_older_group_from_its_announcement(
+    db: TestDb,
+) {
+    const TICKS_OF_A_LEASE: usize = 8;
+    let app = new_app();
+    failed(&db, app, "oldest", 50).await;
+    for number in 0..30 {
+        failed(&db, app, &format!("group {}", char::from(b'A' + number)), 40 - i64::from(number)).await;
+    }
+    let watch = GroupWatch::builder(Arc::new(db.repo()), Arc::new(FailsForAllBut("oldest"))).build().unwrap();
+    let (mut began, mut announced) = (Vec::new(), 0);
+    // Each tick tries three groups.
+    for _ in 0..12 {
+        began.push(Utc::now());
+        announced += watch.announce_once().await.announced;
+        if let Some(before) = began.len().checked_sub(TICKS_OF_A_LEASE) {
+            let ended = announcements::Entity::update_many()
+                .col_expr(announcements::Column::LeasedUntil, ago(1).into())
+                .filter(announcements::Column::ClaimedAt.lt(began[before + 1]));
+            ended.exec(&db.db).await.unwrap();
+        }
+    }
+    assert_eq!(announced, 1);
 }
 
 async fn a_group_whose_novelty_is_unknown_is_announced_as_such(db: TestDb) {

@@ -280,7 +280,7 @@ struct Next {
     at: Option<Time>,
 }
 
-/// How the run goes on from its result.
+/// Whether and when the run continues.
 struct GoesOn {
     wait: Option<Wait>,
     next: Option<Next>,

@@ -162,12 +162,10 @@ async fn a_page_that_is_led_elsewhere_is_offline_and_keeps_its_rows(
     site.world.letter().await;
     browser.open_list(site, "").await?;
     browser.sees("Live").await?;
-    let script = format!(
-        "const fetch = window.fetch; window.fetch = (...request) => fetch('/apps/{}/groups', request[1]); \
-         document.dispatchEvent(new Event('visibilitychange'));",
-        site.app()
-    );
-    browser.run_script(&script).await?;
+    let script = "const fetch = window.fetch; \
+                  window.fetch = (_, options) => fetch(location.pathname + '/groups', options); \
+                  document.dispatchEvent(new Event('visibilitychange'));";
+    browser.run_script(script).await?;
     browser.sees("Offline").await?;
     assert!(browser.text().await?.contains("1 of 1"));
     assert_eq!(browser.driver.find_all(By::Css("tr.gone")).await?.len(), 0);

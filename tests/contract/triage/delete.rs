@@ -8,7 +8,7 @@ use dead_letters::{
     ReopenRequest, ReplayRequest, Requeue, Resolution, SeaOrmDeadLetterRepo, StoredLetter,
     entity::dead_letters as table,
 };
-use sea_orm::{DatabaseTransaction, EntityTrait, QuerySelect, TransactionTrait};
+use sea_orm::{DatabaseTransaction, DbBackend, EntityTrait, QuerySelect, TransactionTrait};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -29,6 +29,7 @@ on_every_backend! {
     an_erased_letter_is_not_replayed_and_blocks_no_batch,
     an_import_does_not_restore_the_content_of_an_erased_letter,
     an_erased_letter_counts_in_its_group_and_lends_it_no_text,
+    a_letter_that_a_trigger_keeps_from_erasure_is_named_and_keeps_its_notes,
     more_than_1000_ids_are_refused_and_nothing_is_sent,
 }
 
@@ -335,6 +336,36 @@ async fn an_erased_letter_counts_in_its_group_and_lends_it_no_text(db: TestDb) {
         (after[0].count, after[0].error_signature.as_str(), after[0].newest_id),
         (2, "(erased)", ids[1])
     );
+}
+
+async fn a_letter_that_a_trigger_keeps_from_erasure_is_named_and_keeps_its_notes(db: TestDb) {
+    let app = new_app();
+    let ids = rows(&db, app, 2).await;
+    let by = Attribution::by("bob").note("secret");
+    db.repo().resolve_once(app, ids[0], Resolution::Ignored, &by).await.unwrap();
+    let before = db.repo().get(ids[0]).await.unwrap();
+    keep_resolved(&db).await;
+    let erased = erase(&db, app, &ids).await;
+    assert_eq!((erased.ids, erased.skipped_locked), (vec![ids[1]], vec![ids[0]]));
+    assert_eq!(db.repo().get(ids[0]).await.unwrap(), before);
+    let history = db.repo().actions(app, &ActionRequest::default().letter_id(ids[0])).await.unwrap();
+    assert_eq!(history[0].note.as_deref(), Some("secret"));
+}
+
+/// Lets no resolved letter change.
+async fn keep_resolved(db: &TestDb) {
+    let trigger = match db.db.get_database_backend() {
+        DbBackend::Sqlite => {
+            "CREATE TRIGGER keep BEFORE UPDATE ON dead_letters WHEN OLD.resolved_at IS NOT NULL
+                 BEGIN SELECT RAISE(IGNORE); END"
+        }
+        _ => {
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF OLD.resolved_at IS NOT NULL THEN RETURN NULL; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER keep BEFORE UPDATE ON dead_letters FOR EACH ROW EXECUTE FUNCTION keep()"
+        }
+    };
+    db.execute(trigger).await;
 }
 
 async fn more_than_1000_ids_are_refused_and_nothing_is_sent(db: TestDb) {
