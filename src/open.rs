@@ -51,6 +51,8 @@ pub enum OnOpen {
 /// The call migrates as [`Locked`] does, and only if a step is missing. An older version can therefore start on the
 /// schema of a newer version. [`SeaOrmDeadLetterRepo::pool`] returns the opened pool, for a service's other queries.
 ///
+/// A SQLite file that is not in WAL mode yet is opened once no other process writes it, within 5 seconds.
+///
 /// # Errors
 ///
 /// See [`OpenError`]. Each error says in one sentence what is wrong, and none shows the URL's password.
