@@ -178,6 +178,10 @@ alerts:
     promtool check rules deploy/prometheus/dead-letters.rules.yml
     promtool test rules deploy/prometheus/dead-letters.test.yml
 
-# a minute of soak on each backend
+# a minute of soak on both backends at once
 soak: build
-    {{ built }}/dead-letters-soak --seconds 60
+    #!/usr/bin/env bash
+    set -euo pipefail
+    {{ built }}/dead-letters-soak --seconds 60 --backend sqlite &
+    {{ built }}/dead-letters-soak --seconds 60 --backend postgres
+    wait $!

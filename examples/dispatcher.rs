@@ -180,7 +180,7 @@ async fn main() -> Result<()> {
     println!("\nIgnoring what no retry can mend");
     for &id in &dead {
         let letter = repo.get(id).await?.ok_or("the letter is gone")?;
-        if letter.resolution.is_none() && letter.trigger_id.is_some() {
+        if letter.is_open() && letter.trigger_id.is_some() {
             let by = Attribution::by("ada").note("told the shop to ask for the address");
             repo.resolve_once(letter.app_id, id, Resolution::Ignored, &by).await?;
             println!("  {id}  {}", letter.last_error);

@@ -1,12 +1,10 @@
 //! The history: what operators did to letters.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, setters::setters};
+use crate::{AppId, DeadLetterId, Resolution, debug::debug_without_content, setters::setters, words::words};
 
 /// The kind of a call of an operator.
 ///
@@ -41,11 +39,11 @@ pub enum Action {
     Reveal,
 }
 
-impl Action {
-    /// All variants.
-    pub const ALL: &'static [Self] =
-        &[Self::Resolve, Self::Replay, Self::Edit, Self::Reopen, Self::Delete, Self::Erase, Self::Reveal];
-
+words! {
+    Action {
+        Resolve = "resolve", Replay = "replay", Edit = "edit", Reopen = "reopen", Delete = "delete",
+        Erase = "erase", Reveal = "reveal",
+    }
     /// Returns the text of the column `action`.
     ///
     /// # Examples
@@ -55,23 +53,7 @@ impl Action {
     ///
     /// assert_eq!(Action::Replay.as_str(), "replay");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Replay => "replay",
-            Self::Edit => "edit",
-            Self::Reopen => "reopen",
-            Self::Delete => "delete",
-            Self::Erase => "erase",
-            Self::Reveal => "reveal",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
+    as_str
 }
 
 /// A row of the history: one call of an operator that changed one letter or saw its redacted content, or one batch of a

@@ -40,7 +40,7 @@ pub trait DeadLetterAnnounce: Send + Sync {
     ///
     /// If a claimed group was not announced yet, the call begins 15 minutes before the group's first letter, also if
     /// `since` is later. The group is then found again after its lease. It is not found if its letters lie beyond the
-    /// scan limit.
+    /// scan limit. Whether any other group is new still depends on `since`.
     ///
     /// The call sends one statement for that time, and then those of `new_error_groups`.
     ///

@@ -183,7 +183,10 @@ fn erase_in(
     let folder = path.parent().unwrap_or(path);
     // The later of two calls would bring back what the other one has erased.
     let _alone = lock_folder(folder).map_err(|error| io_error(folder, error))?;
-    let is_due = |letter: &StoredLetter| ids.contains(&letter.id) && letter.erased_at.is_none();
+    // A letter that was erased may have a note that somebody wrote since.
+    let is_due = |letter: &StoredLetter| {
+        ids.contains(&letter.id) && (letter.erased_at.is_none() || letter.resolution_note.is_some())
+    };
     let (mut file, mut line, mut due) = (open(path)?, Vec::new(), 0);
     while let Some(read) = file.next_letter(&mut line)? {
         missing.remove(&read.letter.id);

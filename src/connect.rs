@@ -2,7 +2,49 @@
 
 use std::{env, time::Duration};
 
-use sea_orm::ConnectOptions;
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+use tokio::time::{Instant, sleep};
+
+use crate::db_code::DbCode;
+
+const BUSY_PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connects to the database, and waits for a SQLite file that is not in WAL mode yet.
+///
+/// SQLite refuses at once to turn WAL mode on while another process writes the file or turns it on, whatever the busy
+/// timeout is. The call tries again every 50 milliseconds, for 5 seconds. Start `options` from [`connect_options`].
+///
+/// # Errors
+///
+/// Those of [`Database::connect`].
+///
+/// # Examples
+///
+/// ```
+/// use dead_letters::{SeaOrmDeadLetterRepo, connect, connect_options};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // `open` also checks or migrates the schema.
+/// let repo = SeaOrmDeadLetterRepo::new(connect(connect_options("sqlite::memory:")).await?);
+/// # repo.pool().ping().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    let began = Instant::now();
+    loop {
+        match Database::connect(options.clone()).await {
+            Err(error)
+                if DbCode::of(&error) == Some(DbCode::Sqlite(5)) && began.elapsed() < BUSY_PATIENCE =>
+            {
+                sleep(BUSY_PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
+}
 
 /// Returns settings for the pool, which the application may change.
 ///

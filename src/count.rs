@@ -14,7 +14,7 @@ use crate::{AppId, setters::setters};
 /// ```
 /// use dead_letters::CappedCount;
 ///
-/// assert_eq!(CappedCount { count: 1_234, capped: false }.to_string(), "1,234");
+/// assert_eq!(CappedCount::from(1_234).to_string(), "1,234");
 /// assert_eq!(CappedCount { count: 99, capped: true }.to_string(), "99+");
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,21 +25,33 @@ pub struct CappedCount {
     pub capped: bool,
 }
 
+/// A count that no cap stopped.
+impl From<u64> for CappedCount {
+    fn from(count: u64) -> Self {
+        Self { count, capped: false }
+    }
+}
+
 impl fmt::Display for CappedCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = self.count.to_string();
-        let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
-        for (index, digit) in digits.char_indices() {
-            if index > 0 && (digits.len() - index).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        if self.capped {
-            text.push('+');
-        }
-        f.pad(&text)
+        let plus = if self.capped { "+" } else { "" };
+        f.pad(&format!("{}{plus}", separated(self.count)))
     }
+}
+
+/// Prints a whole number with thousands separators: `1,234,567`.
+pub(crate) fn separated(number: impl fmt::Display) -> String {
+    let number = number.to_string();
+    let digits = number.trim_start_matches('-').len();
+    let mut text = String::with_capacity(number.len() + digits / 3);
+    for (index, digit) in number.char_indices() {
+        let left = number.len() - index;
+        if left < digits && left.is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// How far a [`count`](crate::DeadLetterRead::count) goes. The default cap is 1,000, without a scan limit.
@@ -182,5 +194,7 @@ mod tests {
         assert_eq!(print(999, false), "999");
         assert_eq!(print(1_000, true), "1,000+");
         assert_eq!(print(1_234_567, false), "1,234,567");
+        assert_eq!(separated(i64::MIN), "-9,223,372,036,854,775,808");
+        assert_eq!(separated(-100), "-100");
     }
 }

@@ -7,8 +7,10 @@ use sea_orm::{ConnAcquireErr, DbErr, SqlxError};
 
 use crate::{
     AppId, DeadLetterId, PayloadKind, Resolution,
+    count::separated,
     db_code::DbCode,
     description::{Described, is_refused_before_tls, sqlx_error},
+    words::words,
 };
 
 /// Why a call failed.
@@ -45,7 +47,7 @@ pub enum DeadLetterRepoError {
         problem: &'static str,
     },
     /// A limit, an offset or a number of items is outside the range that the call takes.
-    #[error("`{argument}` must {} (got {value})", bounds(*min, *max))]
+    #[error("`{argument}` must {} (got {})", bounds(*min, *max), separated(value))]
     OutOfRange {
         /// The argument's name.
         argument: &'static str,
@@ -58,7 +60,11 @@ pub enum DeadLetterRepoError {
         max: i64,
     },
     /// A key or a value in the metadata of a filter is too long, or a key is empty.
-    #[error("each {part} in `filter.metadata` must have {min} to {max} bytes (got {bytes})")]
+    #[error(
+        "each {part} in `filter.metadata` must have {min} to {} bytes (got {})",
+        separated(max),
+        separated(bytes)
+    )]
     FilterMetadataLength {
         /// The part: `key` or `value`.
         part: &'static str,
@@ -70,7 +76,7 @@ pub enum DeadLetterRepoError {
         max: usize,
     },
     /// The text of a [`PayloadSearch`](crate::PayloadSearch) is empty or too long. The error does not show the text.
-    #[error("`payload_contains` must have 1 to {max} bytes (got {bytes})")]
+    #[error("`payload_contains` must have 1 to {} bytes (got {})", separated(max), separated(bytes))]
     SearchLength {
         /// Its size, in bytes.
         bytes: usize,
@@ -179,7 +185,9 @@ pub enum DeadLetterRepoError {
     },
     /// A payload is larger than the repo's cap.
     #[error(
-        "the payload of letter {index} must have at most {max} bytes (got {bytes}): cut it, or raise `max_payload_bytes`"
+        "the payload of letter {index} must have at most {} bytes (got {}): cut it, or raise `max_payload_bytes`",
+        separated(max),
+        separated(bytes)
     )]
     PayloadTooLarge {
         /// The letter's index in the call, from 0.
@@ -191,7 +199,9 @@ pub enum DeadLetterRepoError {
     },
     /// The metadata of a letter is larger than the store takes.
     #[error(
-        "the metadata of letter {index} must have at most {max} bytes (got {bytes}): shorten or leave out values"
+        "the metadata of letter {index} must have at most {} bytes (got {}): shorten or leave out values",
+        separated(max),
+        separated(bytes)
     )]
     MetadataTooLarge {
         /// The letter's index in the call, from 0.
@@ -204,8 +214,10 @@ pub enum DeadLetterRepoError {
     /// The letters of a call in a caller's transaction do not fit into the one statement that stores them there.
     /// Nothing was sent to the database. Pass fewer letters per call, or call over the pool.
     #[error(
-        "`{argument}` must have at most {max} {unit} in a caller's transaction (got {size}): pass fewer letters per \
-         call, or call over the pool"
+        "`{argument}` must have at most {} {unit} in a caller's transaction (got {}): pass fewer letters per call, or \
+         call over the pool",
+        separated(max),
+        separated(size)
     )]
     TooLargeForTransaction {
         /// The argument's name.
@@ -412,7 +424,11 @@ pub enum ErrorKind {
     Internal,
 }
 
-impl ErrorKind {
+words! {
+    ErrorKind {
+        NotFound = "not_found", Conflict = "conflict", Invalid = "invalid", Transient = "transient",
+        Internal = "internal",
+    }
     /// Returns a name for programs: `not_found`, `conflict`, `invalid`, `transient` or `internal`.
     ///
     /// # Examples
@@ -423,28 +439,14 @@ impl ErrorKind {
     /// assert_eq!(testing::transient().kind().as_str(), "transient");
     /// assert_eq!(ErrorKind::NotFound.as_str(), "not_found");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotFound => "not_found",
-            Self::Conflict => "conflict",
-            Self::Invalid => "invalid",
-            Self::Transient => "transient",
-            Self::Internal => "internal",
-        }
-    }
+    as_str
 }
 
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-fn bounds(min: i64, max: i64) -> impl fmt::Display {
+pub(crate) fn bounds(min: i64, max: i64) -> impl fmt::Display {
     fmt::from_fn(move |f| match max < u32::MAX.into() {
         // Only numbers of items may be 0 and are bounded.
-        true if min == 0 => write!(f, "have at most {max} items"),
-        true => write!(f, "be between {min} and {max}"),
+        true if min == 0 => write!(f, "have at most {} items", separated(max)),
+        true => write!(f, "be between {min} and {}", separated(max)),
         false => write!(f, "be at least {min}"),
     })
 }
@@ -452,7 +454,7 @@ fn bounds(min: i64, max: i64) -> impl fmt::Display {
 /// Returns what a field of an imported letter must be.
 fn requirement(field: &str) -> &'static str {
     match field {
-        "attempt_count" => "it must be at most 2147483647",
+        "attempt_count" => "it must be at most 2,147,483,647",
         "metadata" => "it must be a JSON object of at most 16 KB, without a NUL",
         "payload_kind" => "it must be json, text, truncated or erased",
         "resolution" => {

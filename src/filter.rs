@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     DeadLetterId, DeadLetterRepoError, Resolution, ScriptId, TriggerId, debug::debug_without_content,
-    setters::setters,
+    setters::setters, words::words,
 };
 
 /// The letters of an app that a call is about: those that match every field that is set.
@@ -421,10 +421,10 @@ impl DeadLetterState {
             _ => Self::Closed,
         }
     }
+}
 
-    /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Open, Self::Unresolved, Self::Closed, Self::Any];
-
+words! {
+    DeadLetterState { Open = "open", Unresolved = "unresolved", Closed = "closed", Any = "any" }
     /// Returns the text that the state serializes as.
     ///
     /// # Examples
@@ -434,32 +434,8 @@ impl DeadLetterState {
     ///
     /// assert_eq!(DeadLetterState::Unresolved.as_str(), "unresolved");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Unresolved => "unresolved",
-            Self::Closed => "closed",
-            Self::Any => "any",
-        }
-    }
-}
-
-impl fmt::Display for DeadLetterState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for DeadLetterState {
-    type Err = DeadLetterRepoError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| DeadLetterRepoError::InvalidState(text.to_owned()))
-    }
+    as_str,
+    or |text| DeadLetterRepoError::InvalidState(text.to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without_content, setters::setters};
+use crate::{
+    AppId, Bucket, Buckets, DeadLetterId, ScriptId, debug::debug_without_content, setters::setters,
+    words::words,
+};
 
 /// Which error groups to return.
 ///
@@ -294,10 +297,8 @@ pub enum NewGroupState {
     Known,
 }
 
-impl NewGroupState {
-    /// All variants.
-    pub const ALL: &'static [Self] = &[Self::New, Self::Regressed, Self::Unknown, Self::Known];
-
+words! {
+    NewGroupState { New = "new", Regressed = "regressed", Unknown = "unknown", Known = "known" }
     /// Returns the name for programs: `new`, `regressed`, `unknown` or `known`.
     ///
     /// # Examples
@@ -307,12 +308,5 @@ impl NewGroupState {
     ///
     /// assert_eq!(NewGroupState::Regressed.as_str(), "regressed");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Regressed => "regressed",
-            Self::Unknown => "unknown",
-            Self::Known => "known",
-        }
-    }
+    as_str
 }

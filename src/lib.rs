@@ -62,6 +62,7 @@ mod trace_parent;
 mod transfer;
 #[cfg(feature = "watch")]
 mod watch;
+mod words;
 
 #[cfg(feature = "metrics")]
 pub use self::metrics::{BacklogGauges, describe_metrics};
@@ -71,7 +72,7 @@ pub use archive::{ArchiveError, ArchivedLetter, ArchivedLetters, ErasedInArchive
 pub use bury::{DeadLetterBury, Take};
 #[cfg(feature = "coalesce")]
 pub use coalesce::CoalescingDeadLetterRepo;
-pub use connect::connect_options;
+pub use connect::{connect, connect_options};
 pub use count::{Backlog, BacklogRequest, CappedCount, Count, CountRequest, UnresolvedCount};
 /// The generated entity, for queries of your own. If you write times yourself, SQLite's schema accepts microseconds
 /// at most (`trunc_subsecs(6)`).

@@ -1,6 +1,6 @@
 //! The letters that go into the store and come out of it.
 
-use std::{fmt, mem, str::FromStr};
+use std::mem;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use crate::{
     AppId, DeadLetterId, DeadLetterRepoError, DeadLetterState, ScriptId, TriggerId,
     debug::debug_without_content,
     signature::{ERASED_SIGNATURE, OWN_SIGNATURE},
+    words::words,
 };
 
 /// An event that used up its retries, as the dispatcher passes it to the store.
@@ -385,7 +386,7 @@ impl StoredLetter {
             error_signature: ERASED_SIGNATURE.to_owned(),
             signature_version: OWN_SIGNATURE,
             resolution_note: None,
-            erased_at: Some(at),
+            erased_at: self.erased_at.or(Some(at)),
             ..self
         }
     }
@@ -436,10 +437,8 @@ pub enum PayloadKind {
     Erased,
 }
 
-impl PayloadKind {
-    /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Json, Self::Text, Self::Truncated, Self::Erased];
-
+words! {
+    PayloadKind { Json = "json", Text = "text", Truncated = "truncated", Erased = "erased" }
     /// Returns the text of the column `payload_kind`.
     ///
     /// # Examples
@@ -450,14 +449,7 @@ impl PayloadKind {
     /// let letter = testing::stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now());
     /// assert_eq!(letter.payload_kind.as_deref(), Some(PayloadKind::Json.as_str()));
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Text => "text",
-            Self::Truncated => "truncated",
-            Self::Erased => "erased",
-        }
-    }
+    as_str
 }
 
 /// How a dead letter was resolved.
@@ -489,10 +481,6 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// All variants.
-    pub const ALL: &'static [Self] =
-        &[Self::Replayed, Self::Ignored, Self::HandledByScript, Self::HandlerFailed];
-
     /// Returns whether a person may choose it, for a front end to offer. A replay alone sets `Replayed`, and only a
     /// handler knows that it failed.
     ///
@@ -507,7 +495,13 @@ impl Resolution {
     pub const fn may_be_chosen(self) -> bool {
         matches!(self, Self::Ignored | Self::HandledByScript)
     }
+}
 
+words! {
+    Resolution {
+        Replayed = "replayed", Ignored = "ignored", HandledByScript = "handled_by_script",
+        HandlerFailed = "handler_failed",
+    }
     /// Returns the text of the column `resolution`.
     ///
     /// # Examples
@@ -517,30 +511,6 @@ impl Resolution {
     ///
     /// assert_eq!(Resolution::HandledByScript.as_str(), "handled_by_script");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Replayed => "replayed",
-            Self::Ignored => "ignored",
-            Self::HandledByScript => "handled_by_script",
-            Self::HandlerFailed => "handler_failed",
-        }
-    }
-}
-
-impl fmt::Display for Resolution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for Resolution {
-    type Err = DeadLetterRepoError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|resolution| resolution.as_str() == text)
-            .ok_or_else(|| DeadLetterRepoError::InvalidResolution(text.to_owned()))
-    }
+    as_str,
+    or |text| DeadLetterRepoError::InvalidResolution(text.to_owned())
 }

@@ -1,22 +1,16 @@
 //! Opening the store when a service starts.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use dead_letters_migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, SqlxError};
-use tokio::time::{Instant, sleep};
+use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, RuntimeErr, SqlxError};
 use url::{Position, Url};
 
 use crate::{
-    SeaOrmDeadLetterRepo,
+    SeaOrmDeadLetterRepo, connect,
     db_code::DbCode,
     description::{Described, sqlx_error},
 };
-
-/// While another process writes a file that is not in WAL mode, or turns it on, SQLite refuses to turn it on at once,
-/// without the busy timeout. `open` tries again until this much time has passed since its first attempt.
-const BUSY_PATIENCE: Duration = Duration::from_secs(5);
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How [`open`] treats the schema.
 ///
@@ -51,7 +45,7 @@ pub enum OnOpen {
 /// The call migrates as [`Locked`] does, and only if a step is missing. An older version can therefore start on the
 /// schema of a newer version. [`SeaOrmDeadLetterRepo::pool`] returns the opened pool, for a service's other queries.
 ///
-/// A SQLite file that is not in WAL mode yet is opened once no other process writes it, within 5 seconds.
+/// The call connects as [`connect`](crate::connect) does.
 ///
 /// # Errors
 ///
@@ -71,7 +65,7 @@ pub async fn open(
     on_open: OnOpen,
     migrator: impl MigratorTraitSelf,
 ) -> Result<SeaOrmDeadLetterRepo, OpenError> {
-    let db = connect(options).await?;
+    let db = connect_to(options).await?;
     match on_open {
         OnOpen::Check => check_schema(&db, &migrator).await.map_err(OpenError::Schema)?,
         OnOpen::Migrate => {
@@ -116,7 +110,7 @@ impl fmt::Debug for OpenError {
     }
 }
 
-async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenError> {
+async fn connect_to(options: ConnectOptions) -> Result<DatabaseConnection, OpenError> {
     let given = options.get_url().to_owned();
     let url = Url::parse(&given).map_err(|error| {
         let hint = if given.contains('@') {
@@ -138,27 +132,13 @@ async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, OpenErro
             "the database's URL is SQLite's: turn on the feature `sqlite` of dead-letters".to_owned(),
         ));
     }
-    let began = Instant::now();
-    loop {
-        match Database::connect(options.clone()).await {
-            Err(error)
-                if DbCode::of(&error) == Some(DbCode::Sqlite(5)) && began.elapsed() < BUSY_PATIENCE =>
-            {
-                sleep(BUSY_PAUSE).await;
-            }
-            // SeaORM's error text is the URL itself, which may hold a password.
-            Err(DbErr::Conn(RuntimeErr::Internal(error))) if error.contains(&given) => {
-                return Err(OpenError::Url(
-                    "there is no driver for the database's URL: turn on sea-orm's feature sqlx-postgres"
-                        .to_owned(),
-                ));
-            }
-            connected => {
-                return connected
-                    .map_err(|error| OpenError::Connect { database: without_secrets(&url), error });
-            }
-        }
-    }
+    connect(options).await.map_err(|error| match error {
+        // SeaORM's error text is the URL itself, which may hold a password.
+        DbErr::Conn(RuntimeErr::Internal(error)) if error.contains(&given) => OpenError::Url(
+            "there is no driver for the database's URL: turn on sea-orm's feature sqlx-postgres".to_owned(),
+        ),
+        error => OpenError::Connect { database: without_secrets(&url), error },
+    })
 }
 
 /// Returns the URL without user, password and parameters.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     AppId, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterSummary, setters::setters,
-    time::is_held,
+    time::is_held, words::words,
 };
 
 /// How many rows a page may have.
@@ -93,10 +93,11 @@ pub enum ListSort {
 }
 
 impl ListSort {
-    /// All variants.
-    pub const ALL: &'static [Self] = &[Self::Newest, Self::Oldest, Self::MostAttempts];
     pub(crate) const PROBLEM: &'static str = "must be newest, oldest or most_attempts";
+}
 
+words! {
+    ListSort { Newest = "newest", Oldest = "oldest", MostAttempts = "most_attempts" }
     /// Returns the text that the order serializes as.
     ///
     /// # Examples
@@ -106,29 +107,8 @@ impl ListSort {
     ///
     /// assert_eq!(ListSort::MostAttempts.as_str(), "most_attempts");
     /// ```
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Newest => "newest",
-            Self::Oldest => "oldest",
-            Self::MostAttempts => "most_attempts",
-        }
-    }
-}
-
-impl fmt::Display for ListSort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for ListSort {
-    type Err = DeadLetterRepoError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let invalid =
-            || DeadLetterRepoError::InvalidQuery { field: "sort".to_owned(), problem: Self::PROBLEM };
-        Self::ALL.iter().copied().find(|sort| sort.as_str() == text).ok_or_else(invalid)
-    }
+    as_str,
+    or |text| DeadLetterRepoError::InvalidQuery { field: "sort".to_owned(), problem: ListSort::PROBLEM }
 }
 
 /// A page of a listing.

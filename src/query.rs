@@ -23,7 +23,7 @@ const METADATA: &str = "metadata.";
 const A_UUID: &str = "must be a uuid";
 const A_UUID_OR_NONE: &str = "must be a uuid, or none";
 const A_TIME: &str = "must be a time in RFC 3339, such as 2026-03-01T10:00:00Z";
-const A_NUMBER: &str = "must be a whole number from 0 to 4294967295";
+const A_NUMBER: &str = "must be a whole number from 0 to 4,294,967,295";
 
 /// A listing's filter and page as a URL's query string, which a link holds and its page reads.
 ///

@@ -21,6 +21,8 @@ use crate::{
     AppId, Archive, CappedCount, DeadLetterRepoError, DeadLetterRetention, Due, SweepCursor, SweepScope,
     Swept,
     background::{Stop, back_off},
+    count::separated,
+    error::bounds,
     time::jittered,
 };
 use pace::Pace;
@@ -709,13 +711,13 @@ pub enum SweeperConfigError {
         value: Duration,
     },
     /// More than 1,000 apps have a retention of their own.
-    #[error("at most 1,000 apps may have a retention of their own (got {0})")]
+    #[error("at most 1,000 apps may have a retention of their own (got {})", separated(.0))]
     TooManyApps(usize),
     /// The pause between ticks is less than a second.
     #[error("`every` must be at least a second (got {0:?})")]
     ShortPeriod(Duration),
     /// A number is outside its range.
-    #[error("`{argument}` must be between {min} and {max} (got {value})")]
+    #[error("`{argument}` must {} (got {})", bounds((*min).into(), (*max).into()), separated(value))]
     OutOfRange {
         /// The setting's name.
         argument: &'static str,

@@ -23,6 +23,7 @@ use crate::{
     AnnouncementClaim, AppId, DeadLetterAnnounce, DeadLetterRepoError, NewErrorGroup, NewGroupRequest,
     announce::OVERLAP,
     background::{Stop, back_off},
+    count::separated,
     page::PAGE_SIZES,
     time::jittered,
 };
@@ -670,7 +671,7 @@ pub enum GroupWatchConfigError {
     #[error("`lease` must be between a second and a day (got {0:?})")]
     Lease(Duration),
     /// The limit is outside 1 to 500.
-    #[error("`limit` must be between 1 and 500 (got {0})")]
+    #[error("`limit` must be between 1 and 500 (got {})", separated(.0))]
     Limit(u32),
     /// The scan limit is 0.
     #[error("`scan_limit` must be at least 1 (got 0)")]

@@ -424,6 +424,24 @@ fn no_concurrent_erasure_restores_what_another_one_erased() {
     assert!(letters_of(&path).iter().all(|letter| letter.payload == "null"));
 }
 
+#[test]
+fn an_erasure_removes_a_note_that_was_written_after_the_store_erased_the_letter() {
+    let folder = TempDir::new().unwrap();
+    let erased_at = letter().created_at.into();
+    let erased = StoredLetter {
+        payload_kind: Some("erased".to_owned()),
+        payload: "null".to_owned(),
+        erased_at,
+        ..letter()
+    };
+    let path =
+        kept(folder.path(), &[StoredLetter { resolution_note: Some("ada".to_owned()), ..erased.clone() }]);
+    assert_eq!(JsonLinesArchive::erase(&path, &[erased.id]).unwrap().letters, 1);
+    let again = letters_of(&path).remove(0);
+    assert_eq!((again.resolution_note, again.erased_at), (None, erased_at));
+    assert_eq!(JsonLinesArchive::erase(&path, &[erased.id]).unwrap().letters, 0);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_file_behind_a_link_is_erased_and_keeps_its_permissions() {

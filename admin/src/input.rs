@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts},
 };
 use chrono::{DateTime, Utc};
-use dead_letters::{AppId, DeadLetterId, ListQuery};
+use dead_letters::{AppId, CappedCount, DeadLetterId, ListQuery};
 use form_urlencoded::parse;
 use serde::{Deserialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -227,7 +227,11 @@ pub(crate) fn check_scan(scan_limit: Option<u32>, max: u32) -> Result<Option<u32
     match scan_limit {
         Some(scan) if scan > max => Err(Problem::invalid_field(
             "scan_limit",
-            format!("must be between 1 and {max} for this operator (got {scan})"),
+            format!(
+                "must be between 1 and {} for this operator (got {})",
+                CappedCount::from(u64::from(max)),
+                CappedCount::from(u64::from(scan))
+            ),
         )),
         _ => Ok(scan_limit),
     }

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
-use dead_letters::{DeadLetterRepoError, ErrorKind, Resolution};
+use dead_letters::{CappedCount, DeadLetterRepoError, ErrorKind, Resolution};
 use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
@@ -52,124 +52,67 @@ pub(crate) struct ResolvedBefore {
     pub(crate) resolved_by: Option<String>,
 }
 
-/// The types of problems. The README describes each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) enum ProblemType {
-    #[serde(rename = "urn:dead-letters:problem:invalid")]
-    Invalid,
-    #[serde(rename = "urn:dead-letters:problem:unauthenticated")]
-    Unauthenticated,
-    #[serde(rename = "urn:dead-letters:problem:forbidden")]
-    Forbidden,
-    #[serde(rename = "urn:dead-letters:problem:cross-site")]
-    CrossSite,
-    #[serde(rename = "urn:dead-letters:problem:no-replay")]
-    NoReplay,
-    #[serde(rename = "urn:dead-letters:problem:withheld")]
-    Withheld,
-    #[serde(rename = "urn:dead-letters:problem:not-found")]
-    NotFound,
-    #[serde(rename = "urn:dead-letters:problem:method-not-allowed")]
-    MethodNotAllowed,
-    #[serde(rename = "urn:dead-letters:problem:already-resolved")]
-    AlreadyResolved,
-    #[serde(rename = "urn:dead-letters:problem:not-resolved")]
-    NotResolved,
-    #[serde(rename = "urn:dead-letters:problem:replayed")]
-    Replayed,
-    #[serde(rename = "urn:dead-letters:problem:not-whole")]
-    NotWhole,
-    #[serde(rename = "urn:dead-letters:problem:changed")]
-    Changed,
-    #[serde(rename = "urn:dead-letters:problem:step-done")]
-    StepDone,
-    #[serde(rename = "urn:dead-letters:problem:erased")]
-    Erased,
-    #[serde(rename = "urn:dead-letters:problem:preview-expired")]
-    PreviewExpired,
-    #[serde(rename = "urn:dead-letters:problem:too-large")]
-    TooLarge,
-    #[serde(rename = "urn:dead-letters:problem:unsupported-media-type")]
-    UnsupportedMediaType,
-    #[serde(rename = "urn:dead-letters:problem:too-slow")]
-    TooSlow,
-    #[serde(rename = "urn:dead-letters:problem:locked")]
-    Locked,
-    #[serde(rename = "urn:dead-letters:problem:misdirected")]
-    Misdirected,
-    #[serde(rename = "urn:dead-letters:problem:busy")]
-    Busy,
-    #[serde(rename = "urn:dead-letters:problem:unavailable")]
-    Unavailable,
-    #[serde(rename = "urn:dead-letters:problem:internal")]
-    Internal,
+/// Declares the types of problems: the status, the URN and the title of each.
+macro_rules! problem_types {
+    ($($kind:ident $status:ident $urn:literal $title:literal;)+) => {
+        /// The types of problems. The README describes each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+        pub(crate) enum ProblemType {
+            $(#[serde(rename = $urn)] $kind,)+
+        }
+
+        impl ProblemType {
+            fn urn(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $urn,)+
+                }
+            }
+
+            fn status_and_title(self) -> (StatusCode, &'static str) {
+                match self {
+                    $(Self::$kind => (StatusCode::$status, $title),)+
+                }
+            }
+        }
+    };
+}
+
+problem_types! {
+    Invalid BAD_REQUEST "urn:dead-letters:problem:invalid" "The request is invalid";
+    Unauthenticated UNAUTHORIZED "urn:dead-letters:problem:unauthenticated" "Nobody is logged in";
+    Forbidden FORBIDDEN "urn:dead-letters:problem:forbidden" "The operator may not do this";
+    CrossSite FORBIDDEN "urn:dead-letters:problem:cross-site" "The request comes from another site";
+    NoReplay FORBIDDEN "urn:dead-letters:problem:no-replay" "This service can't replay";
+    Withheld FORBIDDEN "urn:dead-letters:problem:withheld" "The payload is withheld";
+    NotFound NOT_FOUND "urn:dead-letters:problem:not-found" "Not found";
+    MethodNotAllowed METHOD_NOT_ALLOWED "urn:dead-letters:problem:method-not-allowed" "The method is not allowed here";
+    AlreadyResolved CONFLICT "urn:dead-letters:problem:already-resolved" "The letter is already closed";
+    NotResolved CONFLICT "urn:dead-letters:problem:not-resolved" "The letter is unresolved";
+    Replayed CONFLICT "urn:dead-letters:problem:replayed" "The letter was replayed";
+    NotWhole CONFLICT "urn:dead-letters:problem:not-whole" "The payload is incomplete";
+    Changed CONFLICT "urn:dead-letters:problem:changed" "The letter has changed";
+    StepDone CONFLICT "urn:dead-letters:problem:step-done" "This step was done already";
+    Erased CONFLICT "urn:dead-letters:problem:erased" "The letter's content was erased";
+    PreviewExpired GONE "urn:dead-letters:problem:preview-expired" "The preview has expired";
+    TooLarge PAYLOAD_TOO_LARGE "urn:dead-letters:problem:too-large" "The request is too large";
+    UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "urn:dead-letters:problem:unsupported-media-type" "The body's content type is not supported";
+    TooSlow REQUEST_TIMEOUT "urn:dead-letters:problem:too-slow" "The request was too slow";
+    Locked CONFLICT "urn:dead-letters:problem:locked" "The letter is locked";
+    Misdirected MISDIRECTED_REQUEST "urn:dead-letters:problem:misdirected" "The host name is unknown";
+    Busy SERVICE_UNAVAILABLE "urn:dead-letters:problem:busy" "Too many requests at once";
+    Unavailable SERVICE_UNAVAILABLE "urn:dead-letters:problem:unavailable" "The database is unavailable";
+    Internal INTERNAL_SERVER_ERROR "urn:dead-letters:problem:internal" "Something went wrong";
 }
 
 impl ProblemType {
     /// Returns the last part of the type's URN.
     pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Invalid => "invalid",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden => "forbidden",
-            Self::CrossSite => "cross-site",
-            Self::NoReplay => "no-replay",
-            Self::Withheld => "withheld",
-            Self::NotFound => "not-found",
-            Self::MethodNotAllowed => "method-not-allowed",
-            Self::AlreadyResolved => "already-resolved",
-            Self::NotResolved => "not-resolved",
-            Self::Replayed => "replayed",
-            Self::NotWhole => "not-whole",
-            Self::Changed => "changed",
-            Self::StepDone => "step-done",
-            Self::Erased => "erased",
-            Self::PreviewExpired => "preview-expired",
-            Self::TooLarge => "too-large",
-            Self::UnsupportedMediaType => "unsupported-media-type",
-            Self::TooSlow => "too-slow",
-            Self::Locked => "locked",
-            Self::Misdirected => "misdirected",
-            Self::Busy => "busy",
-            Self::Unavailable => "unavailable",
-            Self::Internal => "internal",
-        }
+        self.urn().rsplit(':').next().unwrap_or_default()
     }
 
     /// Returns whether the same request may soon succeed.
     pub(crate) fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable | Self::Busy)
-    }
-
-    fn status_and_title(self) -> (StatusCode, &'static str) {
-        match self {
-            Self::Invalid => (StatusCode::BAD_REQUEST, "The request is invalid"),
-            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "Nobody is logged in"),
-            Self::Forbidden => (StatusCode::FORBIDDEN, "The operator may not do this"),
-            Self::CrossSite => (StatusCode::FORBIDDEN, "The request comes from another site"),
-            Self::NoReplay => (StatusCode::FORBIDDEN, "This service can't replay"),
-            Self::Withheld => (StatusCode::FORBIDDEN, "The payload is withheld"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here"),
-            Self::AlreadyResolved => (StatusCode::CONFLICT, "The letter is already closed"),
-            Self::NotResolved => (StatusCode::CONFLICT, "The letter is unresolved"),
-            Self::Replayed => (StatusCode::CONFLICT, "The letter was replayed"),
-            Self::NotWhole => (StatusCode::CONFLICT, "The payload is incomplete"),
-            Self::Changed => (StatusCode::CONFLICT, "The letter has changed"),
-            Self::StepDone => (StatusCode::CONFLICT, "This step was done already"),
-            Self::Erased => (StatusCode::CONFLICT, "The letter's content was erased"),
-            Self::PreviewExpired => (StatusCode::GONE, "The preview has expired"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request is too large"),
-            Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body's content type is not supported")
-            }
-            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request was too slow"),
-            Self::Locked => (StatusCode::CONFLICT, "The letter is locked"),
-            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, "The host name is unknown"),
-            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Too many requests at once"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The database is unavailable"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong"),
-        }
     }
 }
 
@@ -396,7 +339,11 @@ impl From<DeadLetterRepoError> for Problem {
             PayloadTooLarge { bytes, max, .. } => {
                 return Self::invalid_field(
                     "payload",
-                    format!("must have at most {max} bytes (got {bytes})"),
+                    format!(
+                        "must have at most {} bytes (got {})",
+                        CappedCount::from(*max as u64),
+                        CappedCount::from(*bytes as u64)
+                    ),
                 );
             }
             InvalidCursor => return Self::invalid(error.to_string()).of_field("after"),

@@ -19,6 +19,7 @@ use crate::{
     error::Failure,
     ids::{App, Letter},
     next::Next,
+    output::grouped,
 };
 
 fn id<T: FromStr>(text: &str) -> Result<T, &'static str> {
@@ -43,7 +44,8 @@ const RESOLUTIONS: [&str; 4] = ["replayed", "ignored", "handled_by_script", "han
 fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| format!("expected a whole number between {} and {}", range.start(), range.end()))
+        let max = grouped((*range.end()).into());
+        number.ok_or_else(|| format!("expected a whole number between {} and {max}", range.start()))
     }
 }
 

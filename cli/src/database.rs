@@ -3,16 +3,16 @@
 //! The pool is opened and closed here, so that SQLite writes its log back into the database file however a command
 //! ends.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dead_letters::{
-    connect_options,
+    connect, connect_options,
     entity::dead_letters::Entity,
     migration::{Locked, SchemaError, check_schema, sea_orm_migration::MigratorTraitSelf},
 };
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait,
-    QueryFilter, SqlxError,
+    ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter,
+    SqlxError,
     sea_query::{CaseStatement, Expr, ExprTrait, Func, JoinType, NullOrdering, Order, Query},
 };
 use url::{Position, Url};
@@ -58,11 +58,6 @@ const PARAMETERS: [&str; 18] = [
     "options",
 ];
 
-/// While another process writes a file that is not in WAL mode, or turns it on, SQLite refuses to turn it on at once,
-/// without the busy timeout. The command tries again until this much time has passed since its first attempt.
-const BUSY_PATIENCE: Duration = Duration::from_secs(5);
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
-
 /// A pool, and the database's name for error messages.
 #[derive(Clone)]
 pub(crate) struct Opened {
@@ -86,16 +81,9 @@ impl Opened {
     pub(crate) async fn connect(given: &str, access: Access) -> Result<Self, Failure> {
         let url = checked(given)?;
         let name = name_of(&url);
-        let began = Instant::now();
-        loop {
-            match Database::connect(options(given, &url, access)).await {
-                Ok(pool) => return Ok(Self { pool, name }),
-                Err(error) if began.elapsed() < BUSY_PATIENCE && code_of(&error).as_deref() == Some("5") => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                Err(error) => return Err(not_connected(&error, &name)),
-            }
-        }
+        let connected = connect(options(given, &url, access)).await;
+        let pool = connected.map_err(|error| not_connected(&error, &name))?;
+        Ok(Self { pool, name })
     }
 
     /// Closes every connection, which on SQLite writes the log back and removes it. Waits at most `patience` for a

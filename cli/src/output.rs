@@ -442,6 +442,11 @@ pub(crate) fn amount(CappedCount { count, capped }: CappedCount) -> String {
     format!("{count}{}", if capped { "+" } else { "" })
 }
 
+/// Formats a number for a sentence: "1,000".
+pub(crate) fn grouped(count: u64) -> String {
+    CappedCount::from(count).to_string()
+}
+
 /// Returns the first line that is not blank.
 pub(crate) fn first_line(text: &str) -> &str {
     text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default()

@@ -4,7 +4,10 @@ use std::{env, fmt, fs, time::Duration};
 
 use chrono::{DateTime, Utc};
 use dead_letters::{DeadLetterFilter, DeadLetterId, Retention};
-use jiff::{SpanRelativeTo, Timestamp, ToSpan, Zoned, civil, fmt::friendly::SpanParser, tz::TimeZone};
+use jiff::{
+    Span, SpanRelativeTo, SpanRound, Timestamp, ToSpan, Unit, Zoned, civil, fmt::friendly::SpanParser,
+    tz::TimeZone,
+};
 
 use crate::{
     args::{self, Global, Narrow, Output},
@@ -174,9 +177,8 @@ impl Settings {
                 .hint("write a duration as 30d, 12h or 5m")
         })?;
         if duration < at_least {
-            return Err(Failure::usage(format!(
-                "{name}: {text:?} is shorter than the minimum of {at_least:?}"
-            )));
+            let minimum = printed(at_least);
+            return Err(Failure::usage(format!("{name}: {text:?} is shorter than the minimum of {minimum}")));
         }
         Ok(duration)
     }
@@ -186,6 +188,13 @@ impl Settings {
         let zone = if self.utc { None } else { Some(zone()?) };
         Ok(Clock { now: self.now, zone })
     }
+}
+
+/// Formats a duration as an option takes it: `30d`, or `1d 12h`.
+pub(crate) fn printed(duration: Duration) -> String {
+    let days = SpanRound::new().largest(Unit::Day).relative(SpanRelativeTo::days_are_24_hours());
+    let span = Span::try_from(duration).and_then(|span| span.round(days));
+    span.map_or_else(|_| format!("{duration:?}"), |span| format!("{span:#}"))
 }
 
 /// Prints times so that an option reads them back.
@@ -322,8 +331,6 @@ fn time_of_day(text: &str) -> Option<civil::Time> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Unit;
-
     use super::*;
 
     fn at(text: &str) -> Option<String> {

@@ -32,11 +32,10 @@ pub(super) async fn unannounced_groups<C: RepoConnection>(
 ) -> Result<UnannouncedGroups, DeadLetterRepoError> {
     new_error_groups::check(request)?;
     let (first_pending, as_of) = first_pending(repo).await?;
-    let mut request = request.clone();
-    if let Some(since) = first_pending.and_then(|first_seen| first_seen.checked_sub_signed(OVERLAP)) {
-        request.since = Ord::min(request.since, since);
-    }
-    let NewErrorGroups { groups, scanned_back_to } = new_error_groups::find(repo, &request, true).await?;
+    let pending = first_pending.and_then(|first_seen| first_seen.checked_sub_signed(OVERLAP));
+    let begin = pending.map_or(request.since, |pending| Ord::min(request.since, pending));
+    let found = new_error_groups::find(repo, request, begin, true).await?;
+    let NewErrorGroups { groups, scanned_back_to } = found;
     Ok(UnannouncedGroups { groups, scanned_back_to, as_of })
 }
 

@@ -154,9 +154,10 @@ impl<'a> Bulk<'a> {
 
     /// Returns the conditions of letters in this state that match.
     fn by_creation(&self, target: DeadLetterState) -> Vec<Condition> {
+        let is_behind = |from| self.after.is_some_and(|(time, _)| time >= from);
         let of_app = is_of_app(self.app_id, self.filter, self.dialect)
-            // The place implies this condition, and SQLite's index search has one condition on each side.
-            .add_option(self.filter.created_from.filter(|_| self.after.is_none()).map(is_from))
+            // SQLite's index search has one condition on each side. The place implies this one, unless it is forged.
+            .add_option(self.filter.created_from.filter(|&from| !is_behind(from)).map(is_from))
             .add_option(
                 self.after.map(|after| Expr::tuple(PLACE.map(ColumnTrait::into_expr)).gt(to_tuple(after))),
             )

@@ -65,9 +65,9 @@ pub(super) async fn export<C: RepoConnection>(
     if picked.is_empty() {
         return Ok(Page { items: Vec::new(), next, scanned_back_to });
     }
-    // Fetches the letters that still match.
+    // Fetches the letters that still match. Without a state a filter with ids would match letters of any state.
     let ids = Some(picked.into_iter().map(|(_, id)| id).collect());
-    let by_id = DeadLetterFilter { ids, ..filter.clone() };
+    let by_id = DeadLetterFilter { ids, state: Some(filter.effective_state()), ..filter.clone() };
     let rows = repo.matching(app_id, &by_id)?.in_order(sort).page(size, &Entity::find().into_query());
     let rows = convert::Row::find_by_statement(with_hidden_limits(dialect, &rows)).all(&repo.db).await?;
     Ok(Page { items: rows.into_iter().map(StoredLetter::from).collect(), next, scanned_back_to })

@@ -40,7 +40,7 @@ pub(super) async fn new_error_groups<C: RepoConnection>(
     request: &NewGroupRequest,
 ) -> Result<NewErrorGroups, DeadLetterRepoError> {
     check(request)?;
-    find(repo, request, false).await
+    find(repo, request, request.since, false).await
 }
 
 /// Returns an error if the request is invalid.
@@ -53,16 +53,21 @@ pub(super) fn check(request: &NewGroupRequest) -> Result<(), DeadLetterRepoError
     Ok(())
 }
 
-/// Finds the groups of a checked request. With `unannounced` it leaves out those that may not be claimed.
+/// Finds the groups of a checked request, among letters from `begin` on.
+///
+/// With `unannounced` it leaves out those that may not be claimed. Only a group that was claimed and not announced is then
+/// found for letters before the request's `since`.
 pub(super) async fn find<C: RepoConnection>(
     repo: &SeaOrmDeadLetterRepo<C>,
     request: &NewGroupRequest,
+    begin: DateTime<Utc>,
     unannounced: bool,
 ) -> Result<NewErrorGroups, DeadLetterRepoError> {
     let &NewGroupRequest { since, ref among, scan_limit, limit, open } = request;
     // A group that is neither new nor regressed is not announced.
     let open = open && !unannounced;
-    let look = Look { dialect: repo.dialect()?, since: to_bound(since), limit, open, unannounced };
+    let (since, begin) = (to_bound(since), to_bound(begin));
+    let look = Look { dialect: repo.dialect()?, since, begin, limit, open, unannounced };
     let mut found = NewErrorGroups::default();
     let Some(among) = among else {
         look.at(repo, None, scan_limit, &mut found).await?;
@@ -89,6 +94,8 @@ fn order(group: &NewErrorGroup) -> impl Ord {
 struct Look {
     dialect: Dialect,
     since: DateTime<Utc>,
+    /// The time of the oldest letters that count. It is before `since` if a group was claimed and not announced.
+    begin: DateTime<Utc>,
     limit: u32,
     open: bool,
     unannounced: bool,
@@ -111,8 +118,9 @@ impl Look {
             found.scanned_back_to = Ord::max(found.scanned_back_to, end);
             // The LEFT JOIN returns one row if there is no group.
             if row.try_get::<Option<i64>>("", LETTERS)?.is_some() {
-                let is_complete = end.is_none_or(|end| end < self.since);
-                found.groups.push(NewGroupRow::from_query_result(&row, "")?.into_group(is_complete));
+                let group = NewGroupRow::from_query_result(&row, "")?;
+                let since = if group.first_seen >= self.since { self.since } else { self.begin };
+                found.groups.push(group.into_group(end.is_none_or(|end| end < since)));
             }
         }
         Ok(examined)
@@ -126,7 +134,7 @@ impl Look {
         let mut with = WithClause::new();
         with.cte(cte(SCANNED, self.scanned(app_id, scan)));
         if self.joins_announcements() {
-            with.cte(cte(GROUPED, self.grouped(scan))).cte(cte(UNCLAIMABLE, self.unclaimable(app_id)));
+            with.cte(cte(GROUPED, self.grouped(scan))).cte(cte(ANNOUNCED, self.announced(app_id)));
         }
         with.cte(cte(PICKED, self.picked(scan)));
         let letter = |column: Column| Expr::col(("newest", column));
@@ -212,13 +220,13 @@ impl Look {
             .columns([REGRESSED, KNOWN].map(|column| (PICKED, column)))
             .expr_as(Expr::col((SCANNED, Column::Id)), "newest_id");
         if self.joins_announcements() {
-            let is_unclaimable = [Column::AppId, Column::GroupKey]
-                .map(|column| Expr::col((UNCLAIMABLE, column)).eq(Expr::col((PICKED, column))));
-            let is_unclaimable = is_unclaimable.into_iter().fold(Condition::all(), Condition::add);
+            let is_same = [Column::AppId, Column::GroupKey]
+                .map(|column| Expr::col((ANNOUNCED, column)).eq(Expr::col((PICKED, column))));
+            let is_same = is_same.into_iter().fold(Condition::all(), Condition::add);
             picked
                 .from_as(GROUPED, PICKED)
-                .join(JoinType::LeftJoin, UNCLAIMABLE, is_unclaimable)
-                .and_where(Expr::col((UNCLAIMABLE, Column::AppId)).is_null());
+                .join(JoinType::LeftJoin, ANNOUNCED, is_same)
+                .and_where(or_without_row(Expr::col((ANNOUNCED, CLAIMABLE))));
         } else {
             picked.from_subquery(self.grouped(scan), PICKED);
             if self.unannounced {
@@ -240,7 +248,7 @@ impl Look {
     fn grouped(&self, scan: u32) -> SelectStatement {
         let is_counted = match self.open {
             true => Expr::Constant(true.into()),
-            false => Expr::col("created_at").gte(self.since),
+            false => Expr::col("created_at").gte(self.begin),
         };
         let if_counted = |then: Expr| CaseStatement::new().case(is_counted.clone(), then);
         // A group that is wanted for its open letters is shown by the newest of them.
@@ -256,7 +264,12 @@ impl Look {
         let oldest = || Expr::from(Func::min(Expr::col("created_at")));
         let last_closed = || Expr::from(Func::max(Expr::col("closed_at")));
         let regressed = || has_regressed(last_closed(), Func::min(Expr::col("open_at")).into());
-        Query::select()
+        let is_known = |since: DateTime<Utc>| oldest().lt(since).and(regressed().not());
+        let mut grouped = Query::select();
+        if self.unannounced {
+            grouped.expr_as(is_known(self.since), KNOWN_SINCE);
+        }
+        grouped
             .columns([Column::AppId, Column::GroupKey])
             .expr_as(
                 Func::coalesce([position_if(is_sample), position_if(is_candidate)].map(Expr::from)),
@@ -268,23 +281,22 @@ impl Look {
             .expr_as(Func::max(Expr::col("created_at")), "last_seen")
             .expr_as(last_closed(), "last_closed_at")
             .expr_as(regressed(), REGRESSED)
-            .expr_as(oldest().lt(self.since).and(regressed().not()), KNOWN)
+            .expr_as(is_known(self.begin), KNOWN)
             .from(SCANNED)
             .and_where(Expr::col(POSITION).lte(i64::from(scan)))
             .group_by_columns([Column::AppId, Column::GroupKey])
             .take()
     }
 
-    /// Returns the condition of a group without an announcement, or of one that may be claimed again. PostgreSQL does not
-    /// turn this form into a join, which could read all announcements.
+    /// Returns the condition of a group that may be claimed. PostgreSQL does not turn this form into a join, which could
+    /// read all announcements.
     fn may_be_claimed(&self) -> Expr {
         let of_row = Query::select()
             .expr(self.row_may_be_claimed())
             .from(announcements::Entity)
             .and_where(is_row_of(of_group("app_id"), of_group("group_key")))
             .take();
-        let true_without_row = Expr::Constant(true.into());
-        Func::coalesce([Expr::SubQuery(None, Box::new(of_row.into())), true_without_row]).into()
+        or_without_row(Expr::SubQuery(None, Box::new(of_row.into())))
     }
 
     fn row_may_be_claimed(&self) -> Expr {
@@ -299,13 +311,14 @@ impl Look {
         self.unannounced && self.dialect == Dialect::Sharded
     }
 
-    /// Selects the keys of the groups that were announced or are claimed.
-    fn unclaimable(&self, app_id: Option<AppId>) -> SelectStatement {
+    /// Selects the keys of the groups that were announced or claimed, and whether each may be claimed again.
+    fn announced(&self, app_id: Option<AppId>) -> SelectStatement {
         let app_id = app_id.map(|app_id| {
             Expr::col((announcements::Entity, announcements::Column::AppId)).eq(app_id.into_inner())
         });
         Query::select()
             .columns([Column::AppId, Column::GroupKey].map(|column| (PICKED, column)))
+            .expr_as(self.row_may_be_claimed(), CLAIMABLE)
             .from_as(GROUPED, PICKED)
             .join(
                 JoinType::InnerJoin,
@@ -313,9 +326,13 @@ impl Look {
                 is_row_of(of_group("app_id"), of_group("group_key")),
             )
             .and_where_option(app_id)
-            .and_where(self.row_may_be_claimed().not())
             .take()
     }
+}
+
+/// Returns whether a group may be claimed: by its row, and without one unless it has letters before `since`.
+fn or_without_row(row_may_be_claimed: Expr) -> Expr {
+    Func::coalesce([row_may_be_claimed, of_group(KNOWN_SINCE).not()]).into()
 }
 
 fn of_group(column: &'static str) -> Expr {
@@ -327,8 +344,9 @@ const SCANNED: &str = "scanned";
 const POSITION: &str = "position";
 /// The groups, where the announcements are joined.
 const GROUPED: &str = "grouped";
-/// The groups that may not be claimed.
-const UNCLAIMABLE: &str = "unclaimable";
+/// The groups that have a row among the announcements.
+const ANNOUNCED: &str = "announced";
+const CLAIMABLE: &str = "claimable";
 const PICKED: &str = "picked";
 const END: &str = "scan_end";
 const END_TIME: &str = "scan_end_time";
@@ -339,6 +357,8 @@ const OPEN: &str = "open";
 const REGRESSED: &str = "regressed";
 /// Whether a group is neither new nor regressed.
 const KNOWN: &str = "known";
+/// The same for the request's `since`, while `KNOWN` goes back to where the look begins.
+const KNOWN_SINCE: &str = "known_since";
 
 /// The columns that the statement computes for each group.
 const OF_GROUP: [&str; 9] =

@@ -146,7 +146,7 @@ pub(super) async fn count_due<C: RepoConnection>(
         },
     };
     if parts.is_empty() {
-        return Ok(CappedCount { count: 0, capped: false });
+        return Ok(CappedCount::default());
     }
     let limit = u64::from(cap) + 1;
     let scope = match scope {

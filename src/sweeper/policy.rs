@@ -96,6 +96,30 @@ pub struct RetentionPolicy {
 setters! { RetentionPolicy { some delete_actions_after: Duration } }
 setters! { Retention { some delete_closed_after: Duration, some delete_all_after: Duration } }
 
+impl Retention {
+    /// Returns what is due at this time: letters that were closed too long ago, then letters that were stored too long
+    /// ago.
+    ///
+    /// A retention longer than chrono's range of times makes nothing due.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use chrono::{TimeDelta, Utc};
+    /// use dead_letters::{Due, Retention};
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// let (now, retention) = (Utc::now(), Retention::default().delete_all_after(90 * DAY));
+    /// assert!(retention.due(now).eq([Due::CreatedBefore(now - TimeDelta::days(90))]));
+    /// ```
+    pub fn due(self, now: DateTime<Utc>) -> impl Iterator<Item = Due> {
+        let closed = before(now, self.delete_closed_after).map(Due::ClosedBefore);
+        closed.into_iter().chain(before(now, self.delete_all_after).map(Due::CreatedBefore))
+    }
+}
+
 impl RetentionPolicy {
     /// Returns a policy with one retention for every app.
     ///
@@ -193,7 +217,7 @@ impl RetentionPolicy {
             Some(app_id) => steps(move |_| SweepScope::App(app_id), self.of(app_id), then).collect(),
             None => self.plan(then).collect(),
         };
-        let mut total = CappedCount { count: 0, capped: false };
+        let mut total = CappedCount::default();
         let mut left = cap;
         for step in steps {
             if matches!(step.due, Due::ClosedBefore(_)) {
@@ -255,9 +279,7 @@ fn steps(
     retention: Retention,
     now: DateTime<Utc>,
 ) -> impl Iterator<Item = Step> {
-    let closed = before(now, retention.delete_closed_after).map(Due::ClosedBefore);
-    let all = before(now, retention.delete_all_after).map(Due::CreatedBefore);
-    closed.into_iter().chain(all).map(move |due| Step { scope: scope(due), due })
+    retention.due(now).map(move |due| Step { scope: scope(due), due })
 }
 
 /// Returns the time that is this long ago. A duration that chrono can't represent is longer than its whole range of times,

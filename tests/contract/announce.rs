@@ -23,6 +23,7 @@ on_every_backend! {
     groups_of_two_apps_with_one_key_are_claimed_apart,
     a_look_leaves_out_what_is_announced_or_claimed_and_returns_the_rest_in_order,
     a_claimed_group_is_found_after_its_lease_also_if_since_is_later,
+    a_claimed_group_that_was_not_announced_makes_no_other_group_new_or_unknown,
     a_claim_in_a_transaction_that_is_rolled_back_is_none,
     a_sweep_deletes_old_and_abandoned_rows_up_to_its_limit_and_no_other,
     arguments_out_of_range_are_refused_and_nothing_is_sent,
@@ -234,6 +235,33 @@ async fn a_claimed_group_is_found_after_its_lease_also_if_since_is_later(db: Tes
     assert_eq!(look(&repo, &later).await.groups, []);
 }
 
+async fn a_claimed_group_that_was_not_announced_makes_no_other_group_new_or_unknown(db: TestDb) {
+    let (app, repo) = (new_app(), db.repo());
+    at(&db, -20, failed(app, "known")).await;
+    at(&db, 0, failed(app, "claimed")).await;
+    let found = look(&repo, &NewGroupRequest::since(minute(-1))).await;
+    claim(&db, &found.groups[0]).await.unwrap();
+    run_out(&db).await;
+    for created in 1..=5 {
+        at(&db, created, failed(app, "known")).await;
+    }
+    at(&db, 30, failed(app, "new")).await;
+    at(&db, 31, failed(app, "known")).await;
+    let request = NewGroupRequest::since(minute(25));
+    // The second scan ends before `since`, and does not come to the claimed group.
+    for (request, expected) in
+        [(request.clone(), vec!["new", "claimed"]), (request.scan_limit(5), vec!["new"])]
+    {
+        for request in [request.clone(), request.among([app])] {
+            let found = look(&repo, &request).await;
+            let mut signatures = signatures(&found);
+            signatures.sort_unstable_by(|a, b| b.cmp(a));
+            assert_eq!(signatures, expected);
+            assert!(found.groups.iter().all(|group| group.state == NewGroupState::New), "{found:?}");
+        }
+    }
+}
+
 async fn a_claim_in_a_transaction_that_is_rolled_back_is_none(db: TestDb) {
     let group = group(new_app());
     let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
@@ -283,9 +311,9 @@ async fn arguments_out_of_range_are_refused_and_nothing_is_sent(db: TestDb) {
     let future = NewGroupRequest::since(Utc::now() + TimeDelta::minutes(1));
     let error = repo.unannounced_groups(&future).await.unwrap_err();
     assert!(matches!(error, DeadLetterRepoError::SinceInFuture(_)), "{error}");
-    for limit in [0, 1_001] {
+    for (limit, got) in [(0, "0"), (1_001, "1,001")] {
         let error = repo.sweep_announcements(minute(0), minute(0), limit).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1,000 (got {got})"));
     }
     assert_eq!(recorded.take(), []);
 }

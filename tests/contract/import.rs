@@ -192,7 +192,7 @@ async fn an_empty_import_sends_no_statement(db: TestDb) {
 async fn more_than_1_000_letters_are_refused(db: TestDb) {
     let mut letters: Vec<_> = (0..1_001).map(|_| stored()).collect();
     let error = db.repo().import(&letters).await.unwrap_err();
-    assert_eq!(error.to_string(), "`letters` must have at most 1000 items (got 1001)");
+    assert_eq!(error.to_string(), "`letters` must have at most 1,000 items (got 1,001)");
     assert_eq!(db.row_count().await, 0);
     letters.pop();
     assert_eq!(db.repo().import(&letters).await.unwrap(), import_of(1_000, 0));

@@ -225,7 +225,7 @@ async fn in_the_callers_transaction_more_letters_than_a_sharded_statement_binds_
     let error = db.repo().in_transaction(&txn).insert_many(letters(3_856)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`letters` must have at most 3855 letters in a caller's transaction (got 3856): pass fewer letters per \
+        "`letters` must have at most 3,855 letters in a caller's transaction (got 3,856): pass fewer letters per \
          call, or call over the pool"
     );
     assert_eq!(recorded.take().len(), 0);

@@ -130,7 +130,7 @@ async fn metadata_of_16_kb_is_stored_and_more_is_refused(db: TestDb) {
     let second = db.repo().insert_many(vec![letter(app), with(app, of_bytes(20_000))]).await.unwrap_err();
     assert_eq!(
         alone.to_string(),
-        "the metadata of letter 0 must have at most 16384 bytes (got 16385): shorten or leave out values"
+        "the metadata of letter 0 must have at most 16,384 bytes (got 16,385): shorten or leave out values"
     );
     assert!(
         matches!(second, DeadLetterRepoError::MetadataTooLarge { index: 1, bytes: 20_000, max: 16_384 }),

@@ -336,7 +336,7 @@ async fn more_than_1000_excepted_apps_are_refused_and_nothing_is_sent(db: TestDb
         repo.count_due(&scope, due, DeadLetterState::Any, 1).await.map(drop),
         repo.count_due(&scope, due, DeadLetterState::Open, 1).await.map(drop),
     ] {
-        assert_eq!(refused.unwrap_err().to_string(), "`excepted` must have at most 1000 items (got 1001)");
+        assert_eq!(refused.unwrap_err().to_string(), "`excepted` must have at most 1,000 items (got 1,001)");
     }
     assert_eq!(recorded.take(), []);
     excepted.pop();

@@ -152,7 +152,8 @@ calls! {
     metadata: metadata Atomic;
     list: list Pages, list_with_a_scan Pages, list_of_closed_letters Pages;
     search_payloads: search_payloads Pages, search_payloads_with_a_scan Pages;
-    export: export Pages, export_of_few Pages, export_with_a_scan Pages;
+    export: export Pages, export_of_few Pages, export_of_few_open_letters Pages,
+        export_with_a_scan Pages;
     backlogs: backlogs Atomic, backlogs_among_1001_apps Atomic;
     apps: apps Atomic;
     unresolved_counts: unresolved_counts_of_1001_apps Atomic;
@@ -374,6 +375,10 @@ async fn export(given: Given) -> Shown {
 
 async fn export_of_few(given: Given) -> Shown {
     export_to_the_end(&given, &narrow(), None).await
+}
+
+async fn export_of_few_open_letters(given: Given) -> Shown {
+    export_to_the_end(&given, &DeadLetterFilter::default().source("orders"), None).await
 }
 
 async fn export_with_a_scan(given: Given) -> Shown {

@@ -136,7 +136,7 @@ pub(crate) struct Amount {
 
 impl Amount {
     pub(crate) fn exactly(count: u64) -> Self {
-        Self { count, capped: false }
+        CappedCount::from(count).into()
     }
 
     /// Returns whether the noun after the count is singular.

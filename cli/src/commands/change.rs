@@ -1,8 +1,7 @@
 //! The commands that change letters, by id or by filter: resolve, replay, reopen and delete.
 
 use dead_letters::{
-    AppId, CappedCount, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterStore,
-    DeadLetterSummary,
+    AppId, Changed, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterStore, DeadLetterSummary,
 };
 use uuid::Uuid;
 
@@ -99,9 +98,9 @@ pub(super) async fn run<C: Change>(
     } else {
         let ask = if C::ASKS_ABOUT_IDS { Ask::of(false, yes)? } else { Ask::Not };
         let located = locate(store, settings, filter.app, letters).await?;
-        let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
+        let count: u64 = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
         if ask == Ask::First && count > 0 {
-            let letters = number(CappedCount { count, capped: false });
+            let letters = number(count);
             let (what, database) = (change.words(), &settings.database);
             confirm(&format!("{letters} will be {what} in {database}.\nContinue?"), stop).await?;
         }

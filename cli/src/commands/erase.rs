@@ -1,4 +1,4 @@
-use dead_letters::{Attribution, CappedCount, DeadLetterStore, PayloadKind};
+use dead_letters::{Attribution, DeadLetterStore, PayloadKind};
 use uuid::Uuid;
 
 use super::{
@@ -28,9 +28,9 @@ pub(crate) async fn erase(
     let mut attribution = Attribution::default().run_id(Uuid::now_v7());
     (attribution.by, attribution.note) = (by, note);
     let located = locate(store, settings, app, ids).await?;
-    let count = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
+    let count: u64 = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
     if ask == Ask::First && count > 0 {
-        let letters = letters(CappedCount { count, capped: false });
+        let letters = letters(count);
         let database = &settings.database;
         let question = format!(
             "The content of {letters} will be erased in {database}: payload, error, metadata and note. It can't be \

@@ -108,8 +108,8 @@ pub(crate) async fn of_app(
 /// Returns the failure of a search. Its message names the option.
 pub(crate) fn of_search(error: DeadLetterRepoError) -> Failure {
     match error {
-        DeadLetterRepoError::SearchLength { bytes, max } => {
-            Failure::usage(format!("--payload-contains must have 1 to {max} bytes (got {bytes})"))
+        DeadLetterRepoError::SearchLength { .. } => {
+            Failure::usage(error.to_string().replace("`payload_contains`", "--payload-contains"))
         }
         error => error.into(),
     }

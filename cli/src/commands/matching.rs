@@ -17,7 +17,7 @@ use crate::{
     confirm::{can_ask, confirm},
     error::Failure,
     ids::short_key,
-    output::{Printer, one_line},
+    output::{Printer, grouped, one_line},
     progress::Progress,
     settings::{Clock, Settings},
     stop::Stop,
@@ -165,7 +165,7 @@ pub(crate) async fn confirmed(
     if ahead > 0 {
         say!(
             "note: {} also match but are ahead of the database's clock, and are not changed",
-            letters(CappedCount { count: ahead, capped: false })
+            letters(ahead)
         );
         say!("hint: a later --until includes them");
     }
@@ -181,10 +181,7 @@ pub(crate) async fn confirmed(
         confirm(&question, stop).await?;
     }
     if sum.capped {
-        say!(
-            "note: this run stops after the first {} of an app",
-            letters(CappedCount { count: COUNT_CAP.into(), capped: false })
-        );
+        say!("note: this run stops after the first {} of an app", letters(u64::from(COUNT_CAP)));
     }
     Ok(Some(found))
 }
@@ -275,11 +272,7 @@ fn words(filter: &DeadLetterFilter, clock: &Clock) -> Vec<String> {
 }
 
 /// Returns the count with its noun.
-pub(crate) fn letters(count: CappedCount) -> String {
+pub(crate) fn letters(count: impl Into<CappedCount>) -> String {
+    let count = count.into();
     format!("{count} {}", if count.count == 1 && !count.capped { "letter" } else { "letters" })
-}
-
-/// Returns the number with separators.
-pub(crate) fn grouped(count: u64) -> String {
-    CappedCount { count, capped: false }.to_string()
 }

@@ -21,7 +21,7 @@ use crate::{
     ids::named_app,
     output::{Printer, amount, number},
     progress::Progress,
-    settings::Settings,
+    settings::{Settings, printed},
     stop::Stop,
 };
 
@@ -176,11 +176,12 @@ impl Plan {
         let scope = self.app_id.map_or(SweepScope::AllApps, SweepScope::App);
         let count = async |due| store.count_due(&scope, due, DeadLetterState::Any, COUNT_CAP).await;
         let mut found = DueNow::default();
-        if let Some(after) = self.retention.delete_closed_after {
-            found.closed = Some(count(Due::ClosedBefore(self.now - after)).await?);
-        }
-        if let Some(after) = self.retention.delete_all_after {
-            found.all = Some(count(Due::CreatedBefore(self.now - after)).await?);
+        for due in self.retention.due(self.now) {
+            let counted = Some(count(due).await?);
+            match due {
+                Due::ClosedBefore(_) => found.closed = counted,
+                _ => found.all = counted,
+            }
         }
         Ok(found)
     }
@@ -205,7 +206,7 @@ async fn ask(
     let letters = CappedCount { count, capped: due.iter().any(|count| count.capped) };
     let of = plan.app_id.map_or("all apps".to_owned(), |app_id| format!("the app {app_id}"));
     let history = match plan.delete_actions_after {
-        Some(after) => format!(" and the history of all apps older than {after:?}"),
+        Some(after) => format!(" and the history of all apps older than {}", printed(after)),
         None => String::new(),
     };
     let question = format!(

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use dead_letters::{AppId, CappedCount, DeadLetterId};
+use dead_letters::{AppId, DeadLetterId};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::matching::{grouped, letters};
+use super::matching::letters;
 use crate::{
     error::{Exit, Failure, ended},
     ids::AppNames,
-    output::Printer,
+    output::{Printer, grouped},
     settings::Settings,
     stop::Stop,
 };
@@ -122,7 +122,7 @@ impl Tally {
             (0, _, _) => Err(Failure::silent(Exit::Failed)),
             _ => Err(Failure::silent(Exit::Partly)),
         });
-        let mut sentence = format!("{} {words}", letters(CappedCount { count: done, capped: false }));
+        let mut sentence = format!("{} {words}", letters(done));
         if changed.len() > 1 {
             let of_app =
                 |(app_id, count): (&AppId, &u64)| format!("{} of {}", grouped(*count), names.short(*app_id));

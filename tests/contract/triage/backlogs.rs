@@ -147,11 +147,11 @@ async fn an_app_without_open_letters_has_no_backlog(db: TestDb) {
 async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    for limit in [0, 1_001] {
+    for (limit, got) in [(0, "0"), (1_001, "1,001")] {
         let error = repo.backlogs(&BacklogRequest::default().limit(limit).cap(10)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1,000 (got {got})"));
         let error = repo.apps(DeadLetterState::Any, None, limit).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1,000 (got {got})"));
     }
     assert_eq!(recorded.take(), []);
 }

@@ -122,10 +122,10 @@ async fn a_filter_without_created_before_is_refused_and_nothing_is_sent(db: Test
 async fn a_limit_outside_1_to_1000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    for limit in [0, 1_001, u32::MAX] {
+    for (limit, got) in [(0, "0"), (1_001, "1,001"), (u32::MAX, "4,294,967,295")] {
         let error =
             repo.resolve_matching(new_app(), &all(), Resolution::Ignored, &seen(), limit).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1000 (got {limit})"));
+        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 1,000 (got {got})"));
     }
     assert_eq!(recorded.take(), []);
 }

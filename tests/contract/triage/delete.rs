@@ -372,7 +372,7 @@ async fn more_than_1000_ids_are_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let ids = vec![DeadLetterId::from(Uuid::nil()); 1_001];
     let error = db.repo_over(recording).erase(new_app(), &ids, &seen()).await.unwrap_err();
-    assert_eq!(error.to_string(), "`ids` must have at most 1000 items (got 1001)");
+    assert_eq!(error.to_string(), "`ids` must have at most 1,000 items (got 1,001)");
     assert_eq!(recorded.take(), []);
 }
 
@@ -389,6 +389,23 @@ async fn letters_that_are_locked_are_named_and_neither_deleted_nor_erased_on_pos
     assert_eq!(delete(&db, app, &before_noon(), 10).await, resolved(&ids[1..], false, true));
     txn.rollback().await.unwrap();
     assert_eq!(delete(&db, app, &before_noon(), 10).await, resolved(&ids[..1], false, false));
+}
+
+/// SQLite has one writer at a time.
+#[tokio::test]
+async fn a_letter_that_another_transaction_reveals_is_named_and_not_erased_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    let ids = rows(&db, app, 1).await;
+    let txn = SeaOrmDeadLetterRepo::begin(&db.db).await.unwrap();
+    let by = Attribution::by("bob").note("secret");
+    db.repo().in_transaction(&txn).record_reveal(app, ids[0], &by).await.unwrap();
+    let erased = erase(&db, app, &ids).await;
+    assert_eq!((erased.ids, erased.skipped_locked), (vec![], ids.clone()));
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+    assert_eq!(erase(&db, app, &ids).await.ids, ids);
+    let history = db.repo().actions(app, &ActionRequest::default().letter_id(ids[0])).await.unwrap();
+    assert!(history.iter().all(|row| row.note.as_deref() != Some("secret")), "{history:?}");
 }
 
 /// SQLite has one writer at a time.

@@ -104,10 +104,10 @@ async fn a_page_ends_at_16_mb_of_payload_with_at_least_one_row(db: TestDb) {
 async fn a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent(db: TestDb) {
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
-    for size in [0, 1_001] {
+    for (size, got) in [(0, "0"), (1_001, "1,001")] {
         let page = PageRequest::default().size(size);
         let error = repo.export(new_app(), &any(), &page).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`page.size` must be between 1 and 1000 (got {size})"));
+        assert_eq!(error.to_string(), format!("`page.size` must be between 1 and 1,000 (got {got})"));
     }
     assert_eq!(recorded.take(), []);
 }

@@ -104,6 +104,6 @@ async fn a_bulk_call_with_ids_needs_no_created_before(db: TestDb) {
 
 async fn more_than_1000_ids_are_refused_in_every_call_and_nothing_is_sent(db: TestDb) {
     let ids: Vec<_> = (0..1_001).map(|_| DeadLetterId::from(Uuid::now_v7())).collect();
-    refused_in_every_call(&db, &of(&ids), "`filter.ids` must have at most 1000 items (got 1001)").await;
+    refused_in_every_call(&db, &of(&ids), "`filter.ids` must have at most 1,000 items (got 1,001)").await;
     db.repo().resolve_matching(new_app(), &of(&ids[1..]), Resolution::Ignored, &seen(), 1).await.unwrap();
 }

@@ -145,7 +145,7 @@ async fn a_filter_of_more_or_longer_keys_and_values_is_refused_in_every_call_and
         ),
         (
             any().metadata("k", "v".repeat(1_001)),
-            "each value in `filter.metadata` must have 0 to 1000 bytes (got 1001)",
+            "each value in `filter.metadata` must have 0 to 1,000 bytes (got 1,001)",
         ),
     ];
     for (filter, message) in refused {

@@ -210,10 +210,10 @@ async fn a_filter_for_open_letters_sends_nothing(db: TestDb) {
 }
 
 async fn a_limit_outside_1_to_1000_is_refused(db: TestDb) {
-    for limit in [0, 1_001, u32::MAX] {
+    for (limit, got) in [(0, "0"), (1_001, "1,001"), (u32::MAX, "4,294,967,295")] {
         let request = ReopenRequest::default().limit(limit);
         let outcome = db.repo().reopen_matching(new_app(), &of_run(Uuid::nil()), &seen(), &request).await;
-        let expected = format!("`limit` must be between 1 and 1000 (got {limit})");
+        let expected = format!("`limit` must be between 1 and 1,000 (got {got})");
         assert_eq!(outcome.unwrap_err().to_string(), expected);
     }
 }

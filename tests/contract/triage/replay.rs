@@ -578,7 +578,7 @@ async fn an_edit_that_is_no_json_too_deep_or_over_the_cap_sends_nothing(db: Test
         (&deep, "the edited payload must be nested at most 127 levels deep"),
         (
             &format!("\"{}\"", "x".repeat(999)),
-            "the payload of letter 0 must have at most 1000 bytes (got 1001): cut it, or raise `max_payload_bytes`",
+            "the payload of letter 0 must have at most 1,000 bytes (got 1,001): cut it, or raise `max_payload_bytes`",
         ),
     ] {
         let error = replayer

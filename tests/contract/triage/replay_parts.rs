@@ -12,9 +12,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use dead_letters::{
-    AppId, Attribution, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterRead, DeadLetterReplay,
-    DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState, DeadLetterTransfer, ErrorKind,
-    PageRequest, PayloadKind, ReplayRequest, Replayed, Requeue, Resolution, StoredLetter,
+    AppId, Attribution, CountRequest, Cursor, DeadLetterFilter, DeadLetterId, DeadLetterRead,
+    DeadLetterReplay, DeadLetterRepo, DeadLetterRepoError, DeadLetterResolve, DeadLetterState,
+    DeadLetterTransfer, ErrorKind, ListSort, PageRequest, PayloadKind, ReplayRequest, Replayed, Requeue,
+    Resolution, StoredLetter,
     entity::dead_letters as table,
     testing::{stored_letter, transient},
 };
@@ -37,6 +38,7 @@ on_every_backend! {
     a_transient_error_is_not_bisected,
     an_error_after_a_part_stops_the_call_and_leaves_what_is_done,
     a_cursor_of_another_app_or_filter_is_refused_and_nothing_is_sent,
+    a_made_up_cursor_replays_no_letter_from_before_the_filters_times,
     callers_at_the_same_time_replay_each_event_once,
     a_batch_ends_at_16_mb_of_all_texts_with_at_least_one_letter,
     a_truncated_payload_is_replayed_only_by_a_service_that_takes_it,
@@ -228,6 +230,20 @@ async fn a_call_ends_with_32_failures(db: TestDb) {
     let request = ReplayRequest::default().after(first.next);
     let second = replayer.replay_matching(app, &all(), &Attribution::default(), &request).await.unwrap();
     assert_eq!((failed(&second), second.more), (ids(&stored[32..]), false));
+}
+
+async fn a_made_up_cursor_replays_no_letter_from_before_the_filters_times(db: TestDb) {
+    create_outbox(&db).await;
+    let app = new_app();
+    let stored = letters(&db, app, 3).await;
+    let filter = all().created_from(stored[2].created_at);
+    let oldest = db.repo().summary(app, stored[0].id).await.unwrap().unwrap();
+    let made_up = Cursor::of_all_apps(&oldest, &filter, ListSort::Newest);
+    let made_up = made_up.in_app(app, &filter, ListSort::Newest).unwrap();
+    let request = ReplayRequest::default().after(made_up);
+    let replayer = db.repo().replayer(Outbox::default());
+    let replayed = replayer.replay_matching(app, &filter, &Attribution::default(), &request).await.unwrap();
+    assert_eq!(replayed.ids, [stored[2].id]);
 }
 
 async fn each_letter_is_requeued_once_whatever_fails(db: TestDb) {

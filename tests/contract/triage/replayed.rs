@@ -45,7 +45,7 @@ async fn more_than_1000_events_are_refused_and_nothing_is_sent(db: TestDb) {
     let repo = db.repo_over(recording);
     let events: Vec<_> = (0..1_001).map(|_| Uuid::new_v4()).collect();
     let error = repo.times_replayed(new_app(), &events).await.unwrap_err();
-    assert_eq!(error.to_string(), "`event_ids` must have at most 1000 items (got 1001)");
+    assert_eq!(error.to_string(), "`event_ids` must have at most 1,000 items (got 1,001)");
     assert_eq!(recorded.take(), []);
     assert_eq!(repo.times_replayed(new_app(), &events[1..]).await.unwrap(), [0; 1_000]);
 }

@@ -122,8 +122,8 @@ async fn a_time_that_makes_no_timeline_is_refused_and_nothing_is_sent(db: TestDb
     let (recording, recorded) = db.connect_recorded().await;
     let repo = db.repo_over(recording);
     for (request, expected) in [
-        (request(0, 1, 0), "`buckets.count` must be between 1 and 1000 (got 0)"),
-        (request(0, 1, 1_001), "`buckets.count` must be between 1 and 1000 (got 1001)"),
+        (request(0, 1, 0), "`buckets.count` must be between 1 and 1,000 (got 0)"),
+        (request(0, 1, 1_001), "`buckets.count` must be between 1 and 1,000 (got 1,001)"),
         (
             request(1, 0, 1),
             "`from` must not be after `until` (got 2026-03-01 10:01:00 UTC and 2026-03-01 10:00:00 UTC)",
