@@ -105,13 +105,36 @@ impl JsonLinesArchive {
     /// # }
     /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<ArchivedLetters, ArchiveError> {
+        Ok(ArchivedLetters { files: Self::files(path)?.into(), open: None, line: Vec::new() })
+    }
+
+    /// Returns the files that [`read`](Self::read) and [`erase`](Self::erase) read, in their order: the path itself, or a
+    /// folder's files whose names end in `.jsonl`, with the last name first.
+    ///
+    /// # Errors
+    ///
+    /// [`ArchiveError::Io`] if the path does not exist, or if the folder can't be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dead_letters::{Archive, JsonLinesArchive, testing};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// let letter = testing::stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now());
+    /// JsonLinesArchive::new(folder.path()).keep(&[letter]).await.map_err(|error| error.to_string())?;
+    /// assert_eq!(JsonLinesArchive::files(folder.path())?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, ArchiveError> {
         let path = path.as_ref();
-        let files = if fs::metadata(path).map_err(|error| io_error(path, error))?.is_dir() {
-            files_of(path).map_err(|error| io_error(path, error))?
-        } else {
-            VecDeque::from([path.to_owned()])
-        };
-        Ok(ArchivedLetters { files, open: None, line: Vec::new() })
+        match fs::metadata(path).map_err(|error| io_error(path, error))?.is_dir() {
+            true => files_of(path).map_err(|error| io_error(path, error)),
+            false => Ok(vec![path.to_owned()]),
+        }
     }
 
     /// Erases the content of these letters in one file, or in all files of a folder, as
@@ -155,7 +178,7 @@ impl JsonLinesArchive {
     pub fn erase(path: impl AsRef<Path>, ids: &[DeadLetterId]) -> Result<ErasedInArchive, ArchiveError> {
         let ids: BTreeSet<_> = ids.iter().copied().collect();
         let (mut missing, mut letters) = (ids.clone(), 0);
-        for file in &Self::read(path)?.files {
+        for file in &Self::files(path)? {
             letters += erase_in(file, &ids, &mut missing)?;
         }
         Ok(ErasedInArchive { letters, missing: missing.into_iter().collect() })
@@ -294,7 +317,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
+fn files_of(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -304,7 +327,7 @@ fn files_of(folder: &Path) -> io::Result<VecDeque<PathBuf>> {
     }
     files.sort();
     files.reverse();
-    Ok(files.into())
+    Ok(files)
 }
 
 /// An iterator over the letters that [`JsonLinesArchive::read`] or another reader provides, each with its position.

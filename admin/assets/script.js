@@ -472,16 +472,10 @@ function update(page, fresh) {
     if (!same && row.closest(".groups") && fresh.querySelector("[data-full]")) continue;
     // Behind the last that is still there, new ones may have pushed it to the next page.
     if (!same && isFull && at > last) continue;
-    const action = (row) => row.querySelector(".act button")?.getAttribute("formaction");
-    const isChanged = !same || action(same) !== action(row);
+    const isChanged = !same || (row.id !== "" && outcome(same) !== outcome(row));
     mark(row, isChanged);
     if (isChanged) changed.push(row);
-    // Cells of one line, whatever they say. Buttons are none of them.
-    for (const cell of same?.id ? [] : (same?.querySelectorAll(".number, .when, .trend") ?? [])) {
-      row.children[cell.cellIndex]?.replaceChildren(...cell.childNodes);
-    }
-    const link = (row) => row?.id ? null : row?.querySelector("a.letter");
-    if (link(same) && link(row)) link(row).href = link(same).href;
+    if (same && !same.id) takeOverRow(row, same);
     found.delete(rowKey(row));
   }
   const pills = [...main.querySelectorAll(".tabs .pill")];
@@ -496,6 +490,47 @@ function update(page, fresh) {
   showTimes();
   showTicked();
   tellChanges(changed);
+}
+
+// Returns the parts of a letter's row that an action changes: its button, and how the letter was resolved, by whom and
+// when.
+function outcome(row) {
+  const texts = [...row.querySelectorAll(".marks .pill:not(.amber), .marks .muted bdi")].map((part) => part.textContent);
+  const button = row.querySelector(".act button");
+  const at = row.querySelector(".marks time")?.dateTime;
+  return [button?.getAttribute("formaction"), button?.value, at, ...texts].join("\n");
+}
+
+// The apps in which the buttons of a group act, and the links of its apps.
+const APPS = [
+  [".act form", "input[name=app], p"],
+  [".marks", ".letter ~ *"],
+];
+
+// Takes over the row of a group or of an app: cells of one line, and a group's links and apps. Buttons stay.
+function takeOverRow(row, same) {
+  for (const cell of same.querySelectorAll(".number, .when, .trend")) {
+    const shown = row.children[cell.cellIndex];
+    if (shown) takeOver(shown, [...shown.childNodes], [...cell.childNodes]);
+  }
+  for (const link of ["a.letter", ".what > a"]) {
+    const [shown, now] = [row.querySelector(link), same.querySelector(link)];
+    if (shown && now) shown.href = now.href;
+  }
+  for (const [place, parts] of APPS) {
+    const [shown, now] = [row.querySelector(place), same.querySelector(place)];
+    if (shown && now) takeOver(shown, [...shown.querySelectorAll(parts)], [...now.querySelectorAll(parts)]);
+  }
+}
+
+// Replaces some nodes of an element. The focus stays on the link that leads to the same page.
+function takeOver(element, old, fresh) {
+  const focused = old.some((node) => node.contains(document.activeElement)) ? document.activeElement.href : null;
+  for (const node of old) node.remove();
+  element.append(...fresh);
+  if (focused == null) return;
+  const same = [...element.querySelectorAll("a")].find((link) => link.href === focused);
+  (same ?? element.closest("tr").querySelector("a"))?.focus({ preventScroll: true });
 }
 
 // Takes over what the page says about all letters: in its heading, below its rows, on its buttons, and by hour.

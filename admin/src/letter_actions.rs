@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
-    Attribution, DeadLetterFilter, DeadLetterId, DeadLetterRepoError, DeadLetterState, DeadLetterSummary,
-    Erased, ErrorKind, ReopenRequest, Resolution,
+    Action, ActionRequest, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
+    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, Erased, ErrorKind, PayloadKind, ReopenRequest,
+    ReplayRequest, Resolution,
 };
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use crate::{
     access::{AppAccess, Right},
@@ -27,6 +29,8 @@ const PAUSES: [Duration; 7] = [
 ];
 
 const MAX_NOTE_CHARACTERS: usize = 2_000;
+/// Rows of a page of the history, which is read until the last change is found.
+const ACTIONS: u32 = 50;
 
 /// Resolves the letter if it is open. Does not use `resolve_once`, which waits for a locked letter and keeps a
 /// connection meanwhile.
@@ -84,10 +88,41 @@ pub(crate) async fn replay(
         }
         None => {
             let entry = Entry::of_letter(access, "replayed", id);
-            (entry, replay.replay(app_id, id, &attribution).await)
+            return end(entry, replay_unlocked(access, replay, id, &attribution).await);
         }
     };
     end(entry, result.map(drop).map_err(Problem::from))
+}
+
+/// Replays the letter with a bulk call, which skips a locked letter, and retries. `replay` would wait for it, and keep a
+/// connection meanwhile.
+async fn replay_unlocked(
+    access: &AppAccess,
+    replay: &dyn DeadLetterReplay,
+    id: DeadLetterId,
+    attribution: &Attribution,
+) -> Result<(), Problem> {
+    let (this, request) = (DeadLetterFilter::default().ids([id]), ReplayRequest::default().limit(1));
+    for pause in PAUSES {
+        let replayed = replay.replay_matching(access.app_id, &this, attribution, &request).await?;
+        let failure = replayed.failed.into_iter().next().map(|failure| failure.error);
+        if let Some(error) = replayed.stopped.or(failure) {
+            return Err(error.into());
+        }
+        if !replayed.ids.is_empty() {
+            return Ok(());
+        }
+        let letter = summary(access, id).await?;
+        must_be_open(&letter)?;
+        match letter.payload_kind {
+            Some(PayloadKind::Erased) => return Err(Problem::erased()),
+            Some(kind @ PayloadKind::Truncated) if !replay.accepts_truncated() => {
+                return Err(DeadLetterRepoError::PayloadNotWhole { id, kind }.into());
+            }
+            _ => sleep(pause).await,
+        }
+    }
+    Err(Problem::locked())
 }
 
 /// Erases the content of the letter. Succeeds if it was erased before.
@@ -189,39 +224,91 @@ async fn reopen_resolved(
     Err(problem)
 }
 
-/// Reopens the letter if it is still as it was closed at this time.
-pub(crate) async fn undo(access: &AppAccess, id: DeadLetterId, at: DateTime<Utc>) -> Result<(), Problem> {
+/// Reopens the letter if it is still as it was resolved at this time. A replayed letter needs `include_replayed`.
+pub(crate) async fn reopen_as_shown(
+    access: &AppAccess,
+    id: DeadLetterId,
+    resolved_at: Option<DateTime<Utc>>,
+    include_replayed: bool,
+    note: Option<String>,
+) -> Result<(), Problem> {
     access.needs(Right::Resolve)?;
-    let attribution = attribution(access, None)?;
+    let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, "reopened", id);
-    end(entry, undo_unlocked(access, id, at, &attribution).await)
+    let reopened = match resolved_at {
+        Some(at) => reopen_resolved_at(access, id, at, include_replayed, &attribution).await,
+        None => Err(DeadLetterRepoError::NotResolved(id).into()),
+    };
+    end(entry, reopened)
 }
 
-async fn undo_unlocked(
+/// Returns a problem unless the letter is still as it was resolved at this time.
+pub(crate) fn must_be_as_shown(letter: &DeadLetterSummary, at: DateTime<Utc>) -> Result<(), Problem> {
+    match resolved_before(letter) {
+        None => Err(DeadLetterRepoError::NotResolved(letter.id).into()),
+        Some(resolved) if resolved.resolved_at != at => Err(Problem::changed(resolved)),
+        Some(_) => Ok(()),
+    }
+}
+
+async fn reopen_resolved_at(
     access: &AppAccess,
     id: DeadLetterId,
     at: DateTime<Utc>,
+    include_replayed: bool,
     attribution: &Attribution,
 ) -> Result<(), Problem> {
     // The database has microseconds.
     let until = at.checked_add_signed(TimeDelta::microseconds(1));
     let this = DeadLetterFilter::default().ids([id]).resolved_from(at).resolved_before(until);
+    let request = ReopenRequest::default().limit(1).include_replayed(include_replayed);
     for pause in PAUSES {
-        let request = ReopenRequest::default().limit(1);
         match access.store().reopen_matching(access.app_id, &this, attribution, &request).await {
             Ok(reopened) if !reopened.ids.is_empty() => return Ok(()),
             // If the database can be reached, others use the letter.
             Err(error) if !error.is_transient() => return Err(error.into()),
             _ => {}
         }
-        let letter = summary(access, id).await?;
-        match resolved_before(&letter) {
-            None => return Err(DeadLetterRepoError::NotResolved(id).into()),
-            Some(resolved) if resolved.resolved_at != at => return Err(Problem::changed(resolved)),
-            Some(_) => sleep(pause).await,
-        }
+        must_be_as_shown(&summary(access, id).await?, at)?;
+        sleep(pause).await;
     }
     Err(Problem::locked())
+}
+
+/// Closes a letter again that was reopened by mistake, unless it changed since: `reopening` is the row of the history.
+pub(crate) async fn undo_reopening(
+    access: &AppAccess,
+    id: DeadLetterId,
+    resolution: Resolution,
+    reopening: Uuid,
+) -> Result<(), Problem> {
+    access.needs(Right::Resolve)?;
+    may_be_set(resolution, "resolution")?;
+    let attribution = attribution(access, None)?;
+    let entry = Entry::of_letter(access, resolution.as_str(), id);
+    let undone = async {
+        let letter = summary(access, id).await?;
+        must_be_open(&letter)?;
+        if letter.resolved_at.is_some() || last_change(access, id).await? != Some(reopening) {
+            return Err(Problem::changed_since_reopened());
+        }
+        let unresolved = DeadLetterFilter::default().state(DeadLetterState::Unresolved).ids([id]);
+        resolve_open(access, id, &unresolved, resolution, &attribution).await
+    };
+    end(entry, undone.await)
+}
+
+/// Returns the newest row of the letter's history that is no reveal.
+pub(crate) async fn last_change(access: &AppAccess, id: DeadLetterId) -> Result<Option<Uuid>, Problem> {
+    let mut request = ActionRequest::default().letter_id(id).limit(ACTIONS);
+    loop {
+        let actions = access.store().actions(access.app_id, &request).await?;
+        let change = actions.iter().find(|action| action.action != Some(Action::Reveal));
+        if change.is_some() || actions.len() < ACTIONS as usize {
+            return Ok(change.map(|change| change.id));
+        }
+        request.after = actions.last().map(|action| action.id);
+    }
 }
 
 /// Returns whether the letter was reopened. It was not if others have locked or reopened it.

@@ -14,7 +14,10 @@ use chrono::{DateTime, Utc};
 use dead_letters::{CappedCount, DeadLetterRepoError, ErrorKind, Resolution};
 use serde::Serialize;
 use tracing::error;
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
 
 /// Value of `Retry-After`, in seconds. A database that restarts is usually back after this time.
 const RETRY_AFTER_SECONDS: u16 = 5;
@@ -56,9 +59,22 @@ pub(crate) struct ResolvedBefore {
 macro_rules! problem_types {
     ($($kind:ident $status:ident $urn:literal $title:literal;)+) => {
         /// The types of problems. The README describes each.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         pub(crate) enum ProblemType {
             $(#[serde(rename = $urn)] $kind,)+
+        }
+
+        impl ToSchema for ProblemType {}
+
+        // The derive does not read a literal of a macro.
+        impl PartialSchema for ProblemType {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .description(Some("The types of problems. The README describes each."))
+                    .enum_values(Some([$($urn),+]))
+                    .into()
+            }
         }
 
         impl ProblemType {
@@ -200,6 +216,12 @@ impl Problem {
             "the letter changed after the editor was opened, and nothing was replayed: go back to keep your text, and \
              open the editor again",
         )
+    }
+
+    /// The letter changed after the reopening that is to be undone.
+    pub(crate) fn changed_since_reopened() -> Self {
+        let detail = "the letter changed after it was reopened, and nothing was undone";
+        Self::new(ProblemType::Changed, detail)
     }
 
     pub(crate) fn preview_expired(detail: &'static str) -> Self {

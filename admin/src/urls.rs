@@ -7,7 +7,7 @@ use axum::{
     extract::{FromRequestParts, OriginalUri},
     http::{header::REFERER, request::Parts},
 };
-use dead_letters::{AppId, DeadLetterId, DeadLetterState, ListQuery};
+use dead_letters::{AppId, DeadLetterFilter, DeadLetterId, DeadLetterState, ListQuery};
 use uuid::Uuid;
 
 use crate::pages::Back;
@@ -128,11 +128,23 @@ pub(crate) fn fits(query: &ListQuery) -> bool {
     query.to_string().len() <= MAX_QUERY_BYTES
 }
 
-fn with_query(path: impl Display, query: &ListQuery) -> String {
+/// Returns the state of a list whose address names none: unresolved, which are the letters that need action. Returns
+/// `None` if the filter then matches letters in any state, as one with ids or a resolution does.
+pub(crate) fn default_state(filter: &DeadLetterFilter) -> Option<DeadLetterState> {
+    let without_state = filter.clone().state(None);
+    (without_state.effective_state() == DeadLetterState::Open).then_some(DeadLetterState::Unresolved)
+}
+
+/// Returns the query as an address has it: without the state that a list has by default.
+pub(crate) fn in_address(query: &ListQuery) -> ListQuery {
     let mut query = query.clone();
-    // The page shows the letters that need action unless its address names a state.
-    query.filter.state = query.filter.state.filter(|&state| state != DeadLetterState::Unresolved);
-    let query = query.to_string();
+    let default = default_state(&query.filter);
+    query.filter.state = query.filter.state.filter(|&state| Some(state) != default);
+    query
+}
+
+fn with_query(path: impl Display, query: &ListQuery) -> String {
+    let query = in_address(query).to_string();
     if query.is_empty() { path.to_string() } else { format!("{path}?{query}") }
 }
 

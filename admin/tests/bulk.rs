@@ -753,9 +753,10 @@ async fn a_letter_locked_by_another_transaction_is_skipped_and_reported_on_postg
     assert_eq!(done["changed_by_others"], 0);
 
     // The answer for a single letter says that another call has locked it.
-    let path = world.path(&format!("letters/{}/resolve", ids[1]));
-    let one = client.post(path, json!({ "resolution": "ignored" })).await;
-    one.problem(409, "locked");
+    for (action, body) in [("resolve", json!({ "resolution": "ignored" })), ("replay", json!({}))] {
+        let path = world.path(&format!("letters/{}/{action}", ids[1]));
+        client.post(path, body).await.problem(409, "locked");
+    }
 
     txn.rollback().await.unwrap();
     let rest = run(&client, &done, None).await;

@@ -44,6 +44,9 @@ on_every_backend! {
     a_list_has_tabs_with_counts_and_keeps_its_filter,
     the_letters_of_failed_handlers_are_a_tab_and_its_buttons_change_no_others,
     a_lists_address_is_its_query_without_empty_fields,
+    the_letters_of_ids_are_those_of_the_state_in_the_address,
+    the_first_tab_of_a_run_leads_to_its_letters_that_need_action,
+    the_filter_of_the_first_tab_finds_letters_by_who_closed_them,
     a_range_of_the_last_hours_becomes_the_time_at_which_it_begins,
     closed_letters_are_found_by_who_closed_them_and_when,
     a_time_that_the_browsers_input_cannot_show_is_kept_as_text,
@@ -56,10 +59,14 @@ on_every_backend! {
     a_list_is_sorted_by_age_or_by_attempts,
     the_orders_of_closed_letters_are_named_by_when_they_were_closed,
     a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues,
+    the_views_of_an_app_examine_no_more_letters_than_the_operators_scan_limit,
+    the_chart_counts_no_more_letters_than_the_operators_scan_limit,
     an_empty_list_shows_whether_nothing_failed_or_nothing_matches,
     open_letters_that_will_be_swept_within_a_week_are_counted,
     a_letter_shows_after_how_many_replays_its_event_failed_again,
     a_failure_of_the_last_day_is_a_bar_that_leads_to_it,
+    a_run_from_the_newest_bar_leaves_a_letter_alone_that_fails_after_its_preview,
+    the_newest_bar_keeps_an_end_of_the_filter_that_lies_ahead,
     a_page_of_the_same_letters_is_the_same_bytes,
     a_rows_button_resolves_it_and_returns_to_the_list,
     a_letter_leads_back_to_the_page_that_led_to_it_after_its_actions_too,
@@ -94,6 +101,8 @@ on_every_backend! {
     a_count_that_is_capped_counts_rightly,
     a_run_that_is_not_there_is_not_found,
     a_reopened_letter_is_closed_again_by_its_undo,
+    an_undo_of_a_reopening_leaves_a_letter_alone_that_changed_since,
+    a_reopening_from_a_page_leaves_a_letter_alone_that_others_closed_since,
     a_replayed_letter_is_reopened_after_a_question,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
@@ -518,6 +527,48 @@ async fn a_lists_address_is_its_query_without_empty_fields(world: World) {
     assert!(page.shows("Done. The letter is ignored:"), "{page}");
 }
 
+async fn the_letters_of_ids_are_those_of_the_state_in_the_address(world: World) {
+    let ids = world.letters_of(2, "orders").await;
+    world.repo.resolve(ids[1], "ignored").await.unwrap();
+    let client = world.client();
+    let page = client.open(world.at(&format!("?state=unresolved&ids={},{}", ids[0], ids[1]))).await;
+    let has_row = |id: DeadLetterId| page.page().contains(&format!("id=\"{id}\""));
+    assert!(has_row(ids[0]) && !has_row(ids[1]), "{page}");
+}
+
+async fn the_first_tab_of_a_run_leads_to_its_letters_that_need_action(world: World) {
+    let ids = world.letters_of(2, "orders").await;
+    let by = Attribution::by("ada").run_id(Uuid::now_v7());
+    let all = DeadLetterFilter::default().ids(ids.clone());
+    world.repo.resolve_matching(world.app, &all, Resolution::Ignored, &by, 2).await.unwrap();
+    let client = world.client();
+    let of_run = client.get(world.at(&format!("?run_id={}", by.run_id.unwrap()))).await;
+    assert!(of_run.shows("2 of 2"), "{of_run}");
+    let tab = client.get(link_of_tab(&of_run, &world.at(""))).await;
+    assert!(tab.page().contains("aria-current=\"page\">Needs action"), "{tab}");
+    assert!(!tab.page().contains(&format!("id=\"{}\"", ids[0])), "{tab}");
+}
+
+async fn the_filter_of_the_first_tab_finds_letters_by_who_closed_them(world: World) {
+    let id = world.letters_of(2, "orders").await[0];
+    let by = Attribution::by("bob");
+    world.repo.resolve_once(world.app, id, Resolution::Ignored, &by).await.unwrap();
+    let client = world.client();
+    let list = client.get(world.at("")).await;
+    let filter = list.page().split_once("aria-label=\"Filter\">").unwrap().1.split_once("</form>").unwrap().0;
+    let inputs = tags(filter).into_iter().filter(|(tag, _)| tag == "input");
+    let fields = inputs.filter_map(|(_, attributes)| {
+        let value = |wanted: &str| Some(decoded(&attributes.iter().find(|(name, _)| name == wanted)?.1));
+        let name = value("name")?;
+        let value = if name == "resolved_by" { Some("bob".to_owned()) } else { value("value") };
+        Some((name, value.unwrap_or_default()))
+    });
+    let sent = Serializer::new(String::new()).extend_pairs(fields).finish();
+    assert!(sent.contains("resolved_by=bob"), "{sent}");
+    let found = client.open(world.at(&format!("?{sent}"))).await;
+    assert!(found.shows("1 of 1") && found.shows("by bob"), "{found}");
+}
+
 async fn a_range_of_the_last_hours_becomes_the_time_at_which_it_begins(world: World) {
     world.stored("2026-03-01T10:00:00Z", |letter| letter).await;
     world.letter().await;
@@ -792,6 +843,39 @@ async fn a_list_that_reaches_its_scan_limit_shows_where_it_stopped_and_continues
     assert!(second.shows("1 of") && second.shows("rare insert"), "{second}");
 }
 
+async fn the_views_of_an_app_examine_no_more_letters_than_the_operators_scan_limit(world: World) {
+    for _ in 0..2 {
+        let rare = |letter| StoredLetter { source: "rare".into(), script_id: None, ..letter };
+        world.stored("2026-03-01T10:00:00Z", rare).await;
+    }
+    for minute in 1..=3 {
+        world.stored(&format!("2026-03-01T10:0{minute}:00Z"), |letter| letter).await;
+    }
+    let few = Client::from(world.admin_of(Operator::reader("bob").scan_limit(2)));
+    let shared = "In the payloads of the newest 2 letters";
+    for (client, is_found) in [(world.client(), true), (few, false)] {
+        for view in ["?source=rare", "/groups?source=rare"] {
+            let page = client.get(world.at(view)).await;
+            assert_eq!(page.shows("rare insert"), is_found, "{page}");
+            assert_eq!(page.shows("Needs action 2"), is_found, "{page}");
+            assert_eq!(page.shows("Needs action 0+"), !is_found, "{page}");
+            assert_eq!(page.shows("Scanned back to 1 Mar 2026, 10:02 UTC"), !is_found, "{page}");
+        }
+        let shares = client.get(world.at("/groups?source=rare&shares=true")).await;
+        assert_eq!(shares.shows(shared), is_found, "{shares}");
+        // The form offers the sources of the letters that were examined.
+        let list = client.get(world.at("")).await;
+        assert_eq!(list.page().contains("<option value=\"rare\">"), is_found, "{list}");
+    }
+}
+
+async fn the_chart_counts_no_more_letters_than_the_operators_scan_limit(world: World) {
+    world.letters_of(3, "orders").await;
+    let few = Client::from(world.admin_of(Operator::reader("bob").scan_limit(2)));
+    let page = few.get(world.at("")).await;
+    assert!(page.shows("2+ letters failed") && page.shows("counted back to"), "{page}");
+}
+
 async fn an_empty_list_shows_whether_nothing_failed_or_nothing_matches(world: World) {
     let client = world.client();
     let unknown = client.get(world.at("")).await;
@@ -870,6 +954,41 @@ async fn a_failure_of_the_last_day_is_a_bar_that_leads_to_it(world: World) {
     for bar in bars {
         let letters = client.get(resolved(&world.at(""), &bar)).await;
         assert!(letters.shows("1 of 1") && letters.page().contains(&id.to_string()), "{letters}");
+    }
+}
+
+/// Returns the links of the bar and of the hour in the chart of a list.
+fn links_of_chart(page: &Answer) -> Vec<String> {
+    let links: Vec<_> = page.links().into_iter().filter(|link| link.contains("created_from=")).collect();
+    assert_eq!(links.len(), 2, "{page}");
+    links
+}
+
+async fn a_run_from_the_newest_bar_leaves_a_letter_alone_that_fails_after_its_preview(world: World) {
+    let client = world.client();
+    let mut letters = world.letters_of(2, "orders").await;
+    for link in links_of_chart(&client.get(world.at("")).await) {
+        let list = client.get(resolved(&world.at(""), &link)).await;
+        let open = client.get(link_of_tab(&list, &world.at(""))).await;
+        let (filter, back) = (open.hidden("filter"), open.hidden("back"));
+        let fields = [("filter", &*filter), ("back", &*back), ("action", "ignored")];
+        let preview = client.post_as("/bulk/preview", FORM, world.form(&fields)).await;
+        assert!(preview.shows("Ignore 2 letters?"), "{preview}");
+        // Another operator closes a counted letter, so the run could take one more.
+        world.repo.resolve(letters[0], "ignored").await.unwrap();
+        let later = world.letters_of(1, "orders").await[0];
+        client.post_as("/bulk/run", FORM, form(&[("token", &preview.hidden("token"))])).await;
+        assert_eq!(world.row(letters[1]).await.resolution, Some(Resolution::Ignored));
+        assert_eq!(world.row(later).await.resolution, None);
+        letters = vec![later, world.letters_of(1, "orders").await[0]];
+    }
+}
+
+async fn the_newest_bar_keeps_an_end_of_the_filter_that_lies_ahead(world: World) {
+    world.letter().await;
+    let page = world.client().get(world.at("?created_before=2099-01-01T00%3A00%3A00Z")).await;
+    for link in links_of_chart(&page) {
+        assert!(link.contains("created_before=2099-01-01"), "{link}");
     }
 }
 
@@ -1592,10 +1711,57 @@ async fn a_reopened_letter_is_closed_again_by_its_undo(world: World) {
     let path = world.at(&format!("/letters/{id}"));
     let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
     assert!(page.shows("The letter is unresolved again:") && page.shows("Undo"), "{page}");
-    let undo = [("resolution", &*page.hidden("resolution"))];
+    let undo = ["resolution", "reopening"].map(|name| (name, page.hidden(name)));
+    let undo = undo.each_ref().map(|(name, value)| (*name, value.as_str()));
     let page = world.act(&client, &format!("{path}/resolve"), &undo).await;
     assert!(page.shows("The letter is resolved as handled by script:"), "{page}");
     assert_eq!(world.row(id).await.resolution, Some(Resolution::HandledByScript));
+}
+
+async fn an_undo_of_a_reopening_leaves_a_letter_alone_that_changed_since(world: World) {
+    let client = world.client();
+    for is_handled in [false, true] {
+        let id = world.letter().await;
+        world.repo.resolve(id, "ignored").await.unwrap();
+        let path = world.at(&format!("/letters/{id}"));
+        let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
+        let undo = ["resolution", "reopening"].map(|name| (name, page.hidden(name)));
+        let undo = undo.each_ref().map(|(name, value)| (*name, value.as_str()));
+        if is_handled {
+            world.repo.resolve(id, "handler_failed").await.unwrap();
+        } else {
+            let bob = Attribution::by("bob");
+            world.repo.resolve_once(world.app, id, Resolution::Ignored, &bob).await.unwrap();
+            world.repo.reopen(world.app, id, &bob).await.unwrap();
+        }
+        let answer = client.post_as(format!("{path}/resolve"), FORM, form(&undo)).await;
+        assert_eq!(answer.status, StatusCode::CONFLICT, "{answer}");
+        assert!(answer.shows("The letter changed after it was reopened, and nothing was undone"), "{answer}");
+        assert_eq!(world.row(id).await.resolution, is_handled.then_some(Resolution::HandlerFailed));
+    }
+}
+
+async fn a_reopening_from_a_page_leaves_a_letter_alone_that_others_closed_since(world: World) {
+    let id = world.letter().await;
+    let client = world.client();
+    let resolve = async |name| {
+        let by = Attribution::by(name);
+        world.repo.resolve_once(world.app, id, Resolution::Ignored, &by).await.unwrap();
+    };
+    resolve("ada").await;
+    let path = world.at(&format!("/letters/{id}"));
+    for shown in [client.get(&path).await, client.get(world.at("?state=closed")).await] {
+        let sent = shown.page().split_once("name=\"resolved_at\" value=\"").unwrap().1;
+        let sent = form(&[("resolved_at", sent.split('"').next().unwrap())]);
+        world.repo.reopen(world.app, id, &Attribution::by("bob")).await.unwrap();
+        let open = client.post_as(format!("{path}/reopen"), FORM, sent.clone()).await;
+        assert_eq!(open.status, StatusCode::CONFLICT, "{open}");
+        resolve("bob").await;
+        let closed = client.post_as(format!("{path}/reopen"), FORM, sent).await;
+        assert_eq!(closed.status, StatusCode::CONFLICT, "{closed}");
+        assert!(closed.shows("The letter was ignored by bob,"), "{closed}");
+        assert_eq!(world.row(id).await.resolved_by.as_deref(), Some("bob"));
+    }
 }
 
 async fn a_replayed_letter_is_reopened_after_a_question(world: World) {

@@ -84,15 +84,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Returns an error if an option about the format is given to a command that has one format, or if a sweep has no
-    /// retention.
+    /// Returns an error if an option about the format is given to a command that has one format, or if the options of a
+    /// sweep do not fit together.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        if let Command::Sweep(Sweep { retention, delete_actions_after: None, .. }) = &self.command
-            && retention.delete_closed_after.is_none()
-            && retention.delete_all_after.is_none()
-        {
-            return Err(Failure::usage("a sweep needs at least one retention")
-                .hint("pass --delete-closed-after, --delete-all-after or --delete-actions-after"));
+        if let Command::Sweep(sweep) = &self.command {
+            sweep.check()?;
         }
         let Some((command, printed)) = self.command.only_format() else { return Ok(()) };
         let is_this = self.global.output == Some(Output::Jsonl) && matches!(self.command, Command::Export(_));
@@ -168,7 +164,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns whether the command changes nothing in the database.
+    /// Returns whether the command changes nothing in the database or in an archive.
     pub(crate) fn only_reads(&self) -> bool {
         match self {
             Self::Resolve(Resolve { which, .. })
@@ -179,8 +175,21 @@ impl Command {
             Self::Signatures(Signatures::Rebuild(rebuild)) => rebuild.dry_run,
             #[cfg(feature = "serve")]
             Self::Serve(_) => false,
-            Self::Erase(_) | Self::Import(_) | Self::Migrate(Migrate::Up) => false,
-            _ => true,
+            Self::Archive(Archive::Erase(_))
+            | Self::Erase(_)
+            | Self::Import(_)
+            | Self::Migrate(Migrate::Up) => false,
+            Self::Apps(_)
+            | Self::List(_)
+            | Self::Show(_)
+            | Self::History(_)
+            | Self::Groups(_)
+            | Self::Count(_)
+            | Self::Timeline(_)
+            | Self::Export(_)
+            | Self::Migrate(Migrate::Status)
+            | Self::Completions(_)
+            | Self::Man(_) => true,
         }
     }
 
@@ -192,6 +201,7 @@ impl Command {
                 ("show --payload-only", "the payload alone, as stored")
             }
             Self::Export(_) => ("export", "JSON lines"),
+            Self::Sweep(Sweep { every: Some(_), .. }) => ("sweep --every", "its log"),
             Self::Completions(_) => ("completions", "a script"),
             Self::Man(_) => ("man", "a man page"),
             #[cfg(feature = "serve")]
@@ -307,7 +317,8 @@ pub(crate) struct History {
     /// List only what was done to this letter, with the bulk run that resolved it: its ID or its last 8 digits
     #[arg(value_name = "LETTER_ID")]
     pub(crate) id: Option<Letter>,
-    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps that have letters]
+    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps that have letters or one of the
+    /// newest 10,000 actions]
     #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// List only the batches of this bulk run
@@ -413,7 +424,7 @@ pub(crate) struct Replay {
     /// Replay one letter with the JSON of this file instead of its own payload; `-` reads standard input
     #[arg(long, value_name = "FILE", requires = "letters")]
     pub(crate) payload_file: Option<PathBuf>,
-    /// Replay 1, then 10, then 100 letters at a time; stop as soon as a replayed event fails again
+    /// Replay 1, then 10, then 100, then 1,000 letters at a time; stop as soon as a replayed event fails again
     #[arg(long, conflicts_with = "letters")]
     pub(crate) staged: bool,
     /// How long to wait after each step for events that fail again
@@ -583,11 +594,12 @@ pub(crate) struct Retention {
 pub(crate) struct Sweep {
     #[command(flatten)]
     pub(crate) retention: Retention,
-    /// Delete what operators did this long ago from the history of all apps. --dry-run does not count it
-    #[arg(long, value_name = "DURATION", conflicts_with = "app")]
+    /// Delete what operators did this long ago from the history of all apps; refused with --app or DEAD_LETTERS_APP.
+    /// --dry-run does not count it
+    #[arg(long, value_name = "DURATION")]
     pub(crate) delete_actions_after: Option<String>,
     /// App to sweep: its name, its ID or the beginning of the ID [default: all apps]
-    #[arg(short, long, value_name = "APP")]
+    #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Archive letters in this existing folder before they are deleted, as JSON lines that `import` reads
     #[arg(long, value_name = "FOLDER")]
@@ -601,6 +613,26 @@ pub(crate) struct Sweep {
     /// Skip the question
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+impl Sweep {
+    /// Returns an error if there is no retention, or if the retention of all apps' history is given for one app.
+    fn check(&self) -> Result<(), Failure> {
+        let Self { retention, delete_actions_after, app, .. } = self;
+        let has_retention = retention.delete_closed_after.is_some() || retention.delete_all_after.is_some();
+        if !has_retention && delete_actions_after.is_none() {
+            return Err(Failure::usage("a sweep needs at least one retention")
+                .hint("pass --delete-closed-after, --delete-all-after or --delete-actions-after"));
+        }
+        // clap's own error would not name the variable.
+        if delete_actions_after.is_some() && app.is_some() {
+            return Err(Failure::usage(
+                "--delete-actions-after covers the history of all apps, so it cannot be used with --app or DEAD_LETTERS_APP",
+            )
+            .hint("sweep the history in a command without --app, and unset DEAD_LETTERS_APP for it"));
+        }
+        Ok(())
+    }
 }
 
 /// Manage error signatures, which group similar failures

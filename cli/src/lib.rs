@@ -299,6 +299,7 @@ async fn command<M: MigratorTraitSelf + 'static>(
             return commands::erase_archived(
                 erase,
                 &mut Printer::standard(&Settings::without_database(args.global))?,
+                stop,
             );
         }
         _ => {}

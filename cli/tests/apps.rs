@@ -5,6 +5,7 @@ use dead_letters::{
     AppId, Attribution, DeadLetterRepo, DeadLetterResolve, DeadLetterTransfer, Resolution, StoredLetter,
     testing::stored_letter,
 };
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,6 +23,10 @@ on_every_backend! {
     a_letter_is_named_by_the_last_digits_of_its_id,
     ids_are_read_from_standard_input,
     a_group_is_named_by_the_beginning_of_its_key,
+    a_short_key_is_refused_if_the_app_has_more_groups_than_its_look_up_reads,
+    a_short_key_is_refused_if_the_app_has_more_letters_than_its_look_up_reads,
+    a_sweep_covers_only_the_app_of_the_environment,
+    a_sweep_of_one_app_refuses_to_delete_the_history_of_all_apps,
     a_change_of_all_apps_is_asked_with_its_counts_and_undone_as_one_run,
     a_change_without_a_filter_needs_all,
     an_export_is_of_all_states_and_all_apps_and_imports_as_it_was,
@@ -52,6 +57,12 @@ fn ids(ran: &Ran) -> Vec<String> {
     ran.lines().iter().map(|line| line[0].to_owned()).collect()
 }
 
+/// Returns the program's output if the environment names the app.
+fn by_env(store: &Store, app: AppId, line: &str) -> Ran {
+    let mut program = store.command(line);
+    program.args(["--output", "tsv"]).env("DEAD_LETTERS_APP", app.to_string()).output().unwrap().into()
+}
+
 async fn without_an_app_a_command_is_about_all_apps(store: Store) {
     let (other, letters) = of_two_apps(&store).await;
     let newest_first: Vec<_> = letters.iter().rev().map(|letter| letter.id.to_string()).collect();
@@ -69,14 +80,8 @@ async fn without_an_app_a_command_is_about_all_apps(store: Store) {
     let shown = store.run(&format!("show {}", letters[1].id));
     assert!(shown.out.contains(&format!("app\t{other}\n")), "{shown:?}");
     store.run(&format!("show {}", Uuid::nil())).fails(3, "no app has the dead letter");
-    let by_env = |line: &str| {
-        let mut program = store.command(line);
-        Ran::from(
-            program.args(["--output", "tsv"]).env("DEAD_LETTERS_APP", other.to_string()).output().unwrap(),
-        )
-    };
-    assert_eq!(by_env("count").lines(), [["2"]]);
-    assert_eq!(by_env("count --app {app} --source orders").lines(), [["2"]]);
+    assert_eq!(by_env(&store, other, "count").lines(), [["2"]]);
+    assert_eq!(by_env(&store, other, "count --app {app} --source orders").lines(), [["2"]]);
 }
 
 async fn a_list_of_all_apps_is_sorted_and_continues_on_its_next_page(store: Store) {
@@ -230,6 +235,94 @@ async fn a_group_is_named_by_the_beginning_of_its_key(store: Store) {
     // Among closed letters, because only these can be reopened.
     let reopened = store.run(&format!("reopen --group {} --yes", &key[..8]));
     assert_eq!(reopened.lines(), [["3"]]);
+}
+
+async fn a_short_key_is_refused_if_the_app_has_more_groups_than_its_look_up_reads(store: Store) {
+    let now = Utc::now();
+    let letters: Vec<_> = (0..501)
+        .map(|n| StoredLetter { source: format!("source {n}"), ..stored_letter(store.app, now) })
+        .collect();
+    store.repo.import(&letters).await.unwrap();
+    let groups = store.run("groups --source-contains 0");
+    let key = groups.lines()[0][4].to_owned();
+    let short = &key[..8];
+    for line in ["resolve --yes", "list"] {
+        let refused = store.run(&format!("{line} --group {short}"));
+        let app = store.app;
+        refused.fails(2, &format!("the look-up stopped at 500 groups or 100,000 letters of the app {app}"));
+        assert!(
+            refused.err.contains("hint: pass the whole key, as `groups --wide` prints it"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.unresolved().await, 501);
+    // With this filter the app has fewer groups, and the look-up reads all of them.
+    let narrow = store.run(&format!("resolve --group {short} --source-contains 0 --yes"));
+    assert_eq!(narrow.lines(), [["1"]]);
+    // Letters of any state, so that the app has all of its groups.
+    assert_eq!(ids(&store.run(&format!("list --group {key} --state any"))).len(), 1);
+    // Two keys are ambiguous, whatever other keys there are.
+    let digit = &key[..1];
+    let ambiguous = store.run(&format!("list --group {digit} --state any"));
+    ambiguous.fails(2, "several groups have a key that begins with");
+}
+
+async fn a_short_key_is_refused_if_the_app_has_more_letters_than_its_look_up_reads(store: Store) {
+    let at = |time: &str| stored_letter(store.app, time.parse().unwrap());
+    let older = StoredLetter { source: "parcels".to_owned(), ..at("2026-01-01T09:00:00Z") };
+    store.repo.import(&[older, at("2026-01-01T11:00:00Z")]).await.unwrap();
+    let groups = store.run("groups --source orders");
+    let key = groups.lines()[0][4].to_owned();
+    let short = &key[..8];
+    assert_eq!(ids(&store.run(&format!("list --group {short}"))).len(), 1);
+    // As another writer stores letters: without a key.
+    let (generate, app, time) = match store.url.starts_with("sqlite") {
+        true => (
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)",
+            format!("unhex('{}')", store.app.into_inner().simple()),
+            "'2026-01-01T10:00:00+00:00'",
+        ),
+        false => (
+            "WITH numbers (n) AS (SELECT generate_series(1, 100000))",
+            format!("uuid '{}'", store.app),
+            "timestamptz '2026-01-01T10:00:00Z'",
+        ),
+    };
+    let fill = format!(
+        "{generate}
+         INSERT INTO dead_letters (app_id, original_event_id, source, op, payload, attempt_count,
+             first_attempt_at, last_attempt_at, last_error, created_at)
+         SELECT {app}, {app}, 'orders', 'insert', '{{}}', 5, {time}, {time}, 'smtp: 451', {time} FROM numbers"
+    );
+    store.repo.pool().execute_unprepared(&fill).await.unwrap();
+    store.run(&format!("resolve --group {short} --yes")).fails(2, "so further keys may begin with");
+    // The letters of this time are fewer, and the look-up reads all of them.
+    let since = "--since 2026-01-01T10:30:00Z";
+    assert_eq!(ids(&store.run(&format!("list --group {short} {since}"))).len(), 1);
+    assert_eq!(store.run(&format!("resolve --group {key} --yes")).lines(), [["1"]]);
+}
+
+async fn a_sweep_covers_only_the_app_of_the_environment(store: Store) {
+    let other = AppId::from(Uuid::new_v4());
+    let old = Utc::now() - TimeDelta::days(2);
+    store.repo.import(&[store.app, other].map(|app| stored_letter(app, old))).await.unwrap();
+    let sweep = "sweep --delete-all-after 1d";
+    assert_eq!(by_env(&store, other, &format!("{sweep} --dry-run")).lines()[0][1], "1");
+    assert_eq!(by_env(&store, other, &format!("{sweep} --yes")).lines(), [["1", "0"]]);
+    assert_eq!(store.count().await, 1);
+    assert_eq!(by_env(&store, other, "count").lines(), [["0"]]);
+    // The option overrides the variable.
+    assert_eq!(by_env(&store, other, &format!("{sweep} --yes --app {{app}}")).lines(), [["1", "0"]]);
+    assert_eq!(store.count().await, 0);
+}
+
+async fn a_sweep_of_one_app_refuses_to_delete_the_history_of_all_apps(store: Store) {
+    let line = "sweep --delete-all-after 1d --delete-actions-after 1d --yes";
+    let why = "--delete-actions-after covers the history of all apps, so it cannot be used with --app or DEAD_LETTERS_APP";
+    by_env(&store, store.app, line).fails(2, why);
+    store.run(&format!("{line} --app {{app}}")).fails(2, why);
+    let of_all = store.run(line);
+    assert!(of_all.code == 0 && of_all.err.contains("0 actions were deleted"), "{of_all:?}");
 }
 
 async fn a_change_of_all_apps_is_asked_with_its_counts_and_undone_as_one_run(store: Store) {

@@ -145,6 +145,35 @@ fn ids_that_no_file_of_an_archive_has_are_named() {
     assert_eq!((again.code, &*again.out, &*again.err), (0, "0\n", ""));
 }
 
+#[test]
+fn a_letter_that_one_of_several_files_has_is_not_missing() {
+    let folder = TempDir::new().unwrap();
+    let letters = [(); 2].map(|()| stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now()));
+    for (name, letter) in ["a.jsonl", "b.jsonl"].iter().zip(&letters) {
+        fs::write(folder.path().join(name), serde_json::to_string(letter).unwrap() + "\n").unwrap();
+    }
+    let ids = format!("{},{}", letters[0].id, letters[1].id);
+    let path = folder.path().to_str().unwrap();
+    let ran = crate::support::run(&["archive", "erase", path, "--ids", &ids, "-o", "tsv"]);
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (0, "2\n", ""));
+}
+
+#[test]
+fn a_file_of_an_archive_that_can_not_be_read_leaves_the_files_before_it_done() {
+    let folder = TempDir::new().unwrap();
+    let letter = stored_letter(uuid::Uuid::nil().into(), chrono::Utc::now());
+    fs::write(folder.path().join("b.jsonl"), serde_json::to_string(&letter).unwrap() + "\n").unwrap();
+    fs::write(folder.path().join("a.jsonl"), "{\n").unwrap();
+    let path = folder.path().to_str().unwrap();
+    let erase =
+        || crate::support::run(&["archive", "erase", path, "--ids", &letter.id.to_string(), "-o", "tsv"]);
+    let ran = erase();
+    assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+    assert!(ran.err.contains("a.jsonl, line 1") && ran.err.contains("the files before are done"), "{ran:?}");
+    // Nothing is left to erase in the file before.
+    erase().fails(1, "a.jsonl, line 1");
+}
+
 /// Somebody resolved the letter with a note since it was erased, and a transaction has locked it.
 #[tokio::test]
 async fn an_erased_letter_whose_new_note_can_not_be_erased_is_left_on_postgres() {

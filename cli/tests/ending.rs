@@ -1,15 +1,23 @@
 //! Tests of how a command ends: by a signal, by a closed pipe, or killed.
 
 use std::{
+    fs::{self, OpenOptions},
     io::{BufRead, BufReader, Write},
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
-use dead_letters::{DeadLetterRepo, testing::letter};
+use dead_letters::{
+    DeadLetterRepo,
+    testing::{letter, stored_letter},
+};
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 use tempfile::TempDir;
+use uuid::Uuid;
 
-use crate::support::{PROGRAM, Ran, Store, signal, terminate, waits_for_a_lock};
+use crate::support::{PROGRAM, Ran, Store, program, signal, terminate, waits_for_a_lock};
 
 on_every_backend! {
     a_bulk_run_that_is_killed_has_done_whole_batches,
@@ -154,6 +162,41 @@ async fn a_signal_ends_a_bulk_run_after_the_current_batch() {
     let done: i64 = ran.out.trim().parse().unwrap();
     assert_eq!(store.unresolved().await, 30_000 - done);
     assert!(ran.code == 4 && done % 1_000 == 0 && ran.err.contains("there are more"), "{ran:?}");
+}
+
+/// A named pipe in place of a file keeps the command there until the test closes it.
+#[test]
+fn a_signal_ends_an_erasure_in_an_archive_after_the_current_file() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let letters = [(); 2].map(|()| stored_letter(Uuid::nil().into(), chrono::Utc::now()));
+    let [first, last] = [0, 1].map(|n: usize| serde_json::to_string(&letters[n]).unwrap() + "\n");
+    fs::write(path("c.jsonl"), &first).unwrap();
+    assert!(Command::new("mkfifo").arg(path("b.jsonl")).status().unwrap().success());
+    fs::write(path("a.jsonl"), &last).unwrap();
+    let mut erase = program();
+    erase.args(["archive", "erase", "--output", "tsv"]).arg(folder.path());
+    // No file has the third.
+    erase.args(["--ids", &format!("{},{},{}", letters[0].id, letters[1].id, Uuid::nil())]);
+    let mut program = erase.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // This waits until the command opens the pipe as well.
+    let pipe = OpenOptions::new().write(true).open(path("b.jsonl")).unwrap();
+    let (told, is_told) = mpsc::channel::<()>();
+    // A command that ignores the signal would read from the pipe forever.
+    let closing = thread::spawn(move || {
+        _ = is_told.recv_timeout(Duration::from_secs(10));
+        drop(pipe);
+    });
+    terminate(&program);
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.next().unwrap().contains("Stopping after the current batch"));
+    drop(told);
+    closing.join().unwrap();
+    assert_eq!(said.collect::<Vec<_>>(), ["note: stopped after 2 of 3 files; run the command again"]);
+    let ran = Ran::from(program.wait_with_output().unwrap());
+    assert_eq!((ran.code, &*ran.out), (4, "1\n"), "{ran:?}");
+    assert_ne!(fs::read_to_string(path("c.jsonl")).unwrap(), first);
+    assert_eq!(fs::read_to_string(path("a.jsonl")).unwrap(), last);
 }
 
 #[tokio::test]

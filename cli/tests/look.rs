@@ -543,7 +543,7 @@ async fn the_bounds_of_a_time_are_in_order_and_a_limit_names_its_option(store: S
     let ids: Vec<_> = (0..1_001).map(|n| Uuid::from_u128(n).to_string()).collect();
     store
         .run(&format!("list --app {{app}} --ids {}", ids.join(",")))
-        .fails(2, "`--ids` must have at most 1000");
+        .fails(2, "`--ids` must have at most 1,000");
     let line = format!("list --app {{app}} --metadata k={}", "x".repeat(1_001));
     store.run(&line).fails(2, "each value in `--metadata`");
 }

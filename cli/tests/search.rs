@@ -99,14 +99,14 @@ async fn a_search_examines_no_more_letters_than_the_scan_limit(store: Store) {
 
 async fn the_text_of_a_search_is_in_no_message(store: Store) {
     let long = "needle".repeat(200);
-    let too_long = format!("--payload-contains must have 1 to 1000 bytes (got {})", long.len());
+    let too_long = "--payload-contains must have 1 to 1,000 bytes (got 1,200)";
     for (line, message) in [
-        (format!("list --app {{app}} --payload-contains {long}"), &*too_long),
-        ("list --app {app} --payload-contains ".to_owned(), "must have 1 to 1000 bytes (got 0)"),
+        (format!("list --app {{app}} --payload-contains {long}"), too_long),
+        ("list --app {app} --payload-contains ".to_owned(), "must have 1 to 1,000 bytes (got 0)"),
         ("list --app {app} --payload-contains needle --after x".to_owned(), "--after"),
         ("list --app {app} --payload-contains needle --size 0".to_owned(), "--size"),
-        (format!("groups --app {{app}} --payload-contains {long}"), &*too_long),
-        (format!("resolve --app {{app}} --payload-contains {long} --yes"), &*too_long),
+        (format!("groups --app {{app}} --payload-contains {long}"), too_long),
+        (format!("resolve --app {{app}} --payload-contains {long} --yes"), too_long),
         ("resolve --payload-contains needle".to_owned(), "--yes skips the question"),
         ("resolve e59badc8 --payload-contains needle --yes".to_owned(), "cannot be used with"),
         ("groups --new-since 24h --payload-contains needle".to_owned(), "cannot be used with"),

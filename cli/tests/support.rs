@@ -73,10 +73,11 @@ impl Store {
     /// Its standard streams are pipes. It prints tab-separated values, unless the line says otherwise.
     pub(crate) fn start(&self, line: &str) -> Child {
         let mut program = self.command(line);
-        let has_one_format = ["export", "serve", "completions", "man "]
-            .iter()
-            .any(|word| line.starts_with(word))
-            || [" -q", " --quiet", "--payload-only", "--output"].iter().any(|option| line.contains(option));
+        let has_one_format =
+            ["export", "serve", "completions", "man "].iter().any(|word| line.starts_with(word))
+                || [" -q", " --quiet", "--payload-only", "--every", "--output"]
+                    .iter()
+                    .any(|option| line.contains(option));
         if !has_one_format {
             program.args(["--output", "tsv"]);
         }

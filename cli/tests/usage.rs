@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use dead_letters::{OnOpen, connect_options, migration::Migrator, open};
+use dead_letters::{OnOpen, ReplayRequest, connect_options, migration::Migrator, open};
 use dead_letters_test_support::Server;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tempfile::TempDir;
@@ -220,6 +220,26 @@ fn every_command_has_help_with_an_example() {
     }
 }
 
+fn help(command: &str) -> String {
+    let help = run(&[command, "--help"]).out;
+    help.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_help_names_every_stage_of_a_staged_replay() {
+    let stages = [0, 1, 11, 111].map(ReplayRequest::next_stage);
+    assert_eq!(stages, [1, 10, 100, 1_000]);
+    let help = help("replay");
+    assert!(help.contains("Replay 1, then 10, then 100, then 1,000 letters at a time"), "{help}");
+}
+
+#[test]
+fn the_help_names_every_app_that_the_history_covers() {
+    let help = help("history");
+    let apps = "[default: all apps that have letters or one of the newest 10,000 actions]";
+    assert!(help.contains(apps), "{help}");
+}
+
 /// An option that is given holds, or is refused.
 #[tokio::test]
 async fn a_format_that_a_command_does_not_have_is_refused() {
@@ -233,6 +253,8 @@ async fn a_format_that_a_command_does_not_have_is_refused() {
         ("completions bash", "completions"),
         ("man", "man"),
         ("serve --listen 127.0.0.1:0", "serve"),
+        // The pause is too short, so that the command ends also if it does not refuse the format.
+        ("sweep --delete-all-after 1d --every 0s", "sweep --every"),
     ] {
         for option in ["--output json", "--output tsv", "--output table", "--wide"] {
             let ran = Ran::from(store.command(&format!("{command} {option}")).output().unwrap());
@@ -363,7 +385,7 @@ async fn a_wrong_command_is_explained_and_exits_with_2() {
         ("sweep --delete-all-after soon", "--delete-all-after: \"soon\" is not a duration", duration),
         (
             "sweep --delete-closed-after 1m",
-            "--delete-closed-after: \"1m\" is shorter than the minimum of 3600s",
+            "--delete-closed-after: \"1m\" is shorter than the minimum of 1h",
             "",
         ),
         ("sweep --delete-all-after 1d --every 0s", "--every: \"0s\" is shorter than the minimum of 1s", ""),

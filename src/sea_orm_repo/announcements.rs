@@ -15,7 +15,7 @@ use super::{
     conditions::any_of,
     connection::RepoConnection,
     dialect::Dialect,
-    hidden_limits::{shown, with_hidden_limits},
+    hidden_limits::{of_several_apps, shown},
     in_range, new_error_groups,
 };
 use crate::{
@@ -184,5 +184,5 @@ fn sweep(
         // A group that is claimed meanwhile stays.
         .cond_where(Condition::any().add(is_old()).add(is_abandoned()))
         .take();
-    with_hidden_limits(dialect, &delete)
+    of_several_apps(dialect, &delete)
 }

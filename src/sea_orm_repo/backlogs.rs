@@ -16,7 +16,7 @@ use super::{
     connection::RepoConnection,
     count::{capped, count_to, from_ids},
     dialect::Dialect,
-    hidden_limits::with_hidden_limits,
+    hidden_limits::{of_several_apps, with_hidden_limits},
     in_range,
     parts::{Part, Sort, by_time, conditions, first},
 };
@@ -96,7 +96,7 @@ async fn next_app<C: RepoConnection>(
     after: Option<AppId>,
 ) -> Result<Option<AppId>, DeadLetterRepoError> {
     let dialect = repo.dialect()?;
-    let next = with_hidden_limits(dialect, &next_of(dialect, state, is_behind(after)));
+    let next = of_several_apps(dialect, &next_of(dialect, state, is_behind(after)));
     let next = repo.db.query_one_raw(next).await?;
     Ok(next.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?.map(AppId::from))
 }

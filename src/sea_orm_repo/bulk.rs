@@ -163,7 +163,7 @@ impl<'a> Bulk<'a> {
             )
             .add_option(self.filter.created_before.map(is_before));
         let [from, before] = is_resolved_within(self.filter);
-        let matching = narrow(of_app, self.filter, self.dialect)
+        let matching = narrow(of_app, self.app_id, self.filter, self.dialect)
             .add_option(self.filter.run_id.map(|run_id| COLUMN.run_id.eq(run_id)))
             .add_option(from)
             .add_option(before)
@@ -199,7 +199,7 @@ impl<'a> Bulk<'a> {
         // the sort keys. The primary key has the remaining order too, and could be chosen. BETWEEN prevents this.
         let is_of_run = filter.run_id.map(|run_id| COLUMN.run_id.between(run_id, run_id));
         let all = is_of_app(self.app_id, &filter, self.dialect).add_option(is_of_run);
-        let matching = narrow(all, &filter, self.dialect)
+        let matching = narrow(all, self.app_id, &filter, self.dialect)
             .add_option(from)
             .add_option(before)
             .add_option(filter.created_from.map(is_from).map(unindexed))

@@ -78,7 +78,12 @@ pub(super) fn is_resolved_within(filter: &DeadLetterFilter) -> [Option<Expr>; 2]
 
 /// Adds the filter's conditions except its state, times and run. No index serves these conditions, except the one on
 /// the ids. A new field of the filter does not compile before it is named here.
-pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialect) -> Condition {
+pub(super) fn narrow(
+    wide: Condition,
+    app_id: AppId,
+    filter: &DeadLetterFilter,
+    dialect: Dialect,
+) -> Condition {
     let DeadLetterFilter {
         ids,
         resolution,
@@ -122,7 +127,7 @@ pub(super) fn narrow(wide: Condition, filter: &DeadLetterFilter, dialect: Dialec
         .add_option(text(group_key).map(|key| COLUMN.group_key.eq(key)))
         .add_option(truncated.map(|truncated| is(truncated, is_truncated())))
         .add_option(erased.map(|erased| is(erased, is_erased())))
-        .add_option(failed_again_in_run.map(failed_again))
+        .add_option(failed_again_in_run.map(|run_id| failed_again(run_id, app_id, dialect)))
         .add_option(text(resolved_by).map(|by| COLUMN.resolved_by.eq(by)));
     metadata.iter().fold(narrow, |narrow, (key, value)| narrow.add(is_metadata(key, value, dialect)))
 }
@@ -169,7 +174,7 @@ pub(super) fn is_true(condition: Expr) -> Expr {
 }
 
 /// Returns the condition of a letter that is not the run's own, but whose event the run replayed.
-fn failed_again(run_id: Uuid) -> Condition {
+fn failed_again(run_id: Uuid, app_id: AppId, dialect: Dialect) -> Condition {
     let own = |column| Expr::col((Entity, column));
     let replayed = |column| Expr::col(("replayed", column));
     let constant = |text: &str| Expr::Constant(text.into());
@@ -177,7 +182,10 @@ fn failed_again(run_id: Uuid) -> Condition {
     let count = Query::select()
         .expr(Func::count(Expr::col(Asterisk)))
         .from_as(Entity, "replayed")
-        .and_where(replayed(Column::AppId).eq(own(Column::AppId)))
+        .and_where(match dialect.shard(app_id) {
+            Some(app_id) => replayed(Column::AppId).eq(app_id.into_inner()),
+            None => replayed(Column::AppId).eq(own(Column::AppId)),
+        })
         .and_where(replayed(Column::OriginalEventId).eq(own(Column::OriginalEventId)))
         // The condition has the words of the partial index.
         .and_where(

@@ -93,6 +93,12 @@ pub(super) async fn erase<C: RepoConnection>(
 /// same fields: see `StoredLetter::erased`.
 fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
     let none = || Expr::from(None::<String>);
+    let before_or_now = [Column::ErasedAt.into_expr(), dialect.now()];
+    let erased_at = Expr::from(match dialect {
+        // Citus takes no function of the time in a COALESCE. LEAST skips NULL. SQLite's function of that kind does not.
+        Dialect::Postgres | Dialect::Sharded => Func::least(before_or_now),
+        Dialect::Sqlite => Func::coalesce(before_or_now),
+    });
     Entity::update_many()
         .col_expr(Column::Payload, "null".into())
         .col_expr(Column::PayloadKind, PayloadKind::Erased.as_str().into())
@@ -102,7 +108,7 @@ fn erase_rows(dialect: Dialect) -> UpdateMany<Entity> {
         .col_expr(Column::ErrorSignature, ERASED_SIGNATURE.into())
         .col_expr(Column::SignatureVersion, OWN_SIGNATURE.into())
         .col_expr(Column::ResolutionNote, none())
-        .col_expr(Column::ErasedAt, Func::coalesce([Column::ErasedAt.into_expr(), dialect.now()]).into())
+        .col_expr(Column::ErasedAt, erased_at)
 }
 
 fn has_content() -> Expr {

@@ -19,10 +19,17 @@ use super::dialect::Dialect;
 /// know. SQLite plans a statement anew for each value of a bound limit, so limits are literals there.
 pub(super) fn with_hidden_limits(dialect: Dialect, query: &impl QueryStatementWriter) -> Statement {
     match dialect {
-        Dialect::Postgres | Dialect::Sharded => {
-            build_with_hidden_limits(PostgresQueryBuilder, dialect, query)
-        }
-        Dialect::Sqlite => build_with_hidden_limits(SqliteQueryBuilder, dialect, query),
+        Dialect::Postgres | Dialect::Sharded => build(PostgresQueryBuilder, dialect, query, false),
+        Dialect::Sqlite => build(SqliteQueryBuilder, dialect, query, true),
+    }
+}
+
+/// Builds a statement about letters of several apps. In a sharded table its limits are literals, because Citus takes no
+/// subquery as the limit of a statement for several shards.
+pub(super) fn of_several_apps(dialect: Dialect, query: &impl QueryStatementWriter) -> Statement {
+    match dialect {
+        Dialect::Sharded => build(PostgresQueryBuilder, dialect, query, true),
+        Dialect::Postgres | Dialect::Sqlite => with_hidden_limits(dialect, query),
     }
 }
 
@@ -33,14 +40,15 @@ pub(super) const fn shown(limit: u64) -> u64 {
 
 const SHOWN: u64 = 1 << 63;
 
-fn build_with_hidden_limits(
+fn build(
     builder: impl QueryBuilder,
     dialect: Dialect,
     query: &impl QueryStatementWriter,
+    literal: bool,
 ) -> Statement {
     let (placeholder, numbered) = builder.placeholder();
     let values = SqlWriterValues::new(placeholder, numbered);
-    let mut writer = HiddenLimits { values, literal: dialect == Dialect::Sqlite };
+    let mut writer = HiddenLimits { values, literal };
     query.build_collect_any_into(&builder, &mut writer);
     let (sql, values) = writer.values.into_parts();
     Statement::from_sql_and_values(dialect.backend(), sql, values)
@@ -100,6 +108,19 @@ mod tests {
         let Statement { sql, values, .. } = with_hidden_limits(Dialect::Sqlite, page.as_query());
         assert!(sql.ends_with(" = ? LIMIT 51"), "{sql}");
         assert_eq!(values.map(|values| values.0), Some(vec![4711.into()]));
+    }
+
+    #[test]
+    fn a_limit_of_several_apps_is_a_literal_where_the_table_is_sharded() {
+        let page = Entity::find().limit(51);
+        for (dialect, limit) in [
+            (Dialect::Postgres, "LIMIT (SELECT $1)"),
+            (Dialect::Sharded, "LIMIT 51"),
+            (Dialect::Sqlite, "LIMIT 51"),
+        ] {
+            let Statement { sql, .. } = of_several_apps(dialect, page.as_query());
+            assert!(sql.ends_with(limit), "{sql}");
+        }
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl<'a> Matching<'a> {
 
     /// Adds the filter's conditions without the one on the payload.
     fn narrowed(&self, wide: Condition) -> Condition {
-        let narrow = narrow(wide, self.filter, self.dialect);
+        let narrow = narrow(wide, self.app_id, self.filter, self.dialect);
         if matches!(self.time(), Column::CreatedAt) {
             let [from, before] = is_resolved_within(self.filter);
             return narrow.add_option(from).add_option(before);

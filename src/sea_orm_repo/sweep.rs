@@ -394,7 +394,9 @@ impl Batch {
     fn ids(&self, dialect: Dialect) -> impl Iterator<Item = (Option<AppId>, Vec<Uuid>)> {
         let shard = move |row: &Picked| dialect.shard(row.place.app_id);
         let by_shard = self.rows.chunk_by(move |left, right| shard(left) == shard(right));
-        by_shard.flat_map(|rows| rows.chunks(IDS)).map(move |rows| {
+        // PostgreSQL takes all ids as one value. The others bind each id.
+        let size = if dialect == Dialect::Postgres { usize::MAX } else { IDS };
+        by_shard.flat_map(move |rows| rows.chunks(size)).map(move |rows| {
             (rows.first().and_then(shard), rows.iter().map(|row| row.place.id.into_inner()).collect())
         })
     }

@@ -52,7 +52,7 @@ fn bound_of(due: Due) -> DateTime<Utc> {
 /// Deletes the oldest due rows of all apps on PostgreSQL, and returns only their number.
 pub(super) fn delete_oldest_on_postgres(due: Due, limit: u64) -> Statement {
     let scope = SweepScope::AllApps;
-    let oldest = oldest_on_postgres(id_of, &scope, due, Part::All, None, LOCK);
+    let oldest = oldest_on_postgres(id_of, &scope, due, Part::All, None, HIDDEN_LIMIT, LOCK);
     let delete = format!("DELETE FROM dead_letters WHERE id = ANY(ARRAY({oldest}))");
     Statement::from_sql_and_values(DbBackend::Postgres, delete, values(&scope, due, None, limit))
 }
@@ -66,7 +66,7 @@ pub(super) fn sweep_oldest_on_postgres(
     after: Option<SweepCursor>,
     limit: u64,
 ) -> Statement {
-    let oldest = oldest_on_postgres(place_of(due), scope, due, Part::All, after, LOCK);
+    let oldest = oldest_on_postgres(place_of(due), scope, due, Part::All, after, HIDDEN_LIMIT, LOCK);
     // Citus routes the DELETE by the app only if the condition stands outside the subquery. Where the table is not
     // distributed, PostgreSQL would read all rows of an app that is new since the last ANALYZE.
     let of_app = match (dialect, scope) {
@@ -93,7 +93,7 @@ pub(super) fn lock_oldest_on_postgres(
     limit: u64,
     max_bytes: u64,
 ) -> Statement {
-    let oldest = oldest_on_postgres(sized_place_of(due), scope, due, Part::All, after, LOCK);
+    let oldest = oldest_on_postgres(sized_place_of(due), scope, due, Part::All, after, HIDDEN_LIMIT, LOCK);
     // The window has no ORDER BY, because naming the order would add a sort. The sum follows the order of the
     // subquery.
     let lock = format!(
@@ -235,7 +235,7 @@ pub(super) fn first_app_on_postgres(
     let app_id = |table: &str| format!("{table}.app_id");
     let oldest = match dialect {
         Dialect::Sharded => oldest_across_shards(app_id, scope, due, Part::All, after),
-        _ => oldest_on_postgres(app_id, scope, due, Part::All, after, ""),
+        _ => oldest_on_postgres(app_id, scope, due, Part::All, after, HIDDEN_LIMIT, ""),
     };
     Statement::from_sql_and_values(DbBackend::Postgres, oldest, values(scope, due, after, 1))
 }
@@ -258,7 +258,7 @@ pub(super) fn count_oldest(
             SweepScope::AllApps | SweepScope::AllAppsBut { .. } if dialect == Dialect::Sharded => {
                 oldest_across_shards(id_of, scope, due, part, None)
             }
-            scope => oldest_on_postgres(id_of, scope, due, part, None, ""),
+            scope => oldest_on_postgres(id_of, scope, due, part, None, HIDDEN_LIMIT, ""),
         };
         format!("(SELECT count(*) FROM ({oldest}) due)")
     };
@@ -312,6 +312,9 @@ pub(super) fn goes_by_app(scope: &SweepScope) -> bool {
 
 const LAST: &str = "last";
 const LOCK: &str = " FOR UPDATE SKIP LOCKED";
+/// A limit whose value the planner does not see. If it saw 1,000, it would read and sort the whole app, because it expects
+/// few rows in an app that its statistics do not know.
+const HIDDEN_LIMIT: &str = "(SELECT $2)";
 
 /// Returns the values of a statement. `$1` is the time and `$2` the limit. `$3` is the app, or the first app where
 /// the scope goes by app, and `$4` the excepted apps. The cursor's time and id come last.
@@ -367,14 +370,13 @@ fn sized_place_of(due: Due) -> impl Fn(&str) -> String {
 /// Selects the oldest due rows of the part behind the cursor. `columns` selects the columns and qualifies each
 /// with its table, since a service may add columns of its own.
 ///
-/// The planner does not see the value of `LIMIT (SELECT $2)`. If it saw 1,000, it would read and sort the whole app,
-/// because it expects few rows in an app that its statistics do not know.
 fn oldest_on_postgres(
     columns: impl Fn(&str) -> String,
     scope: &SweepScope,
     due: Due,
     part: Part,
     after: Option<SweepCursor>,
+    limit: &str,
     lock: &str,
 ) -> String {
     let (time, is_due, is_indexed) = due_on_postgres(due, part);
@@ -388,7 +390,7 @@ fn oldest_on_postgres(
         SweepScope::App(_) => format!(
             "SELECT {letters} FROM dead_letters \
              WHERE dead_letters.app_id = $3 AND dead_letters.{time} < $1 AND {is_due}{} \
-             ORDER BY dead_letters.{time}, dead_letters.id LIMIT (SELECT $2){lock}",
+             ORDER BY dead_letters.{time}, dead_letters.id LIMIT {limit}{lock}",
             is_behind("$4, $5")
         ),
         SweepScope::AllApps => {
@@ -401,7 +403,7 @@ fn oldest_on_postgres(
             format!(
                 "SELECT {letters} FROM dead_letters \
                  WHERE dead_letters.{time} AT TIME ZONE 'UTC' < $1 AT TIME ZONE 'UTC' AND {is_due}{is_behind} \
-                 ORDER BY dead_letters.{time} AT TIME ZONE 'UTC', dead_letters.id LIMIT (SELECT $2){lock}"
+                 ORDER BY dead_letters.{time} AT TIME ZONE 'UTC', dead_letters.id LIMIT {limit}{lock}"
             )
         }
         SweepScope::AllAppsBut { .. } => {
@@ -423,7 +425,7 @@ fn oldest_on_postgres(
                  SELECT {columns} FROM apps CROSS JOIN LATERAL (\
                      SELECT dead_letters.* FROM dead_letters \
                      WHERE dead_letters.app_id = apps.app AND dead_letters.{time} < $1 AND {is_due}{is_behind} \
-                     ORDER BY dead_letters.{time}, dead_letters.id LIMIT (SELECT $2){lock}) letter \
+                     ORDER BY dead_letters.{time}, dead_letters.id LIMIT {limit}{lock}) letter \
                  WHERE apps.app NOT IN (SELECT unnest($4)) LIMIT $2"
             )
         }
@@ -476,7 +478,9 @@ fn oldest_across_shards(
                  ORDER BY {place} LIMIT $2"
             )
         }
-        scope => oldest_on_postgres(columns, scope, due, part, after, ""),
+        // Citus takes no subquery as the limit of a statement for several shards.
+        SweepScope::AllApps => oldest_on_postgres(columns, scope, due, part, after, "$2", ""),
+        SweepScope::App(_) => oldest_on_postgres(columns, scope, due, part, after, HIDDEN_LIMIT, ""),
     }
 }
 

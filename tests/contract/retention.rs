@@ -1017,6 +1017,27 @@ async fn rows_locked_by_another_transaction_are_skipped_by_each_sweep_on_postgre
     }
 }
 
+/// A call that is dropped between two deletions would leave a part of them to be committed.
+#[tokio::test]
+async fn in_a_callers_transaction_a_sweep_into_an_archive_deletes_with_one_statement_on_postgres() {
+    let db = TestDb::postgres().await;
+    let app = new_app();
+    rows(&db, app, 1_001).await;
+    let (recording, recorded) = db.connect_recorded().await;
+    let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
+    let repo = db.repo().in_transaction(&txn);
+    let swept =
+        repo.sweep_into(&SweepScope::App(app), created_before_noon(), None, 2_000, &Nowhere).await.unwrap();
+    assert_eq!(swept.deleted, 1_001);
+    let statements = recorded.take();
+    assert_eq!(
+        statements.iter().filter(|sent| sent.sql.contains("DELETE FROM dead_letters")).count(),
+        1,
+        "{statements:?}"
+    );
+    SeaOrmDeadLetterRepo::commit(txn).await.unwrap();
+}
+
 /// No lock spans shards: how many of the oldest are each app's is looked up before.
 #[tokio::test]
 async fn if_an_apps_rows_are_locked_a_sharded_sweep_deletes_fewer_and_continues_after_them_on_postgres() {

@@ -22,7 +22,7 @@ use super::{
     frame::Frame,
     groups::signature,
     html,
-    listing::{self, COUNT_CAP, SCAN},
+    listing::{self, COUNT_CAP, scan},
     text::{Amount, Text, Time},
 };
 use crate::{
@@ -308,7 +308,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
     let has_groups = request.among.as_ref().is_none_or(|among| among.len() <= MAX_APPS_OF_NEW_GROUPS);
     if after.is_none() && has_groups {
         let mut open = NewGroupRequest::since(Utc::now() - NEW)
-            .scan_limit(SCAN.min(access.operator.max_scan()))
+            .scan_limit(scan(&access.operator))
             .limit(GROUPS)
             .open(true);
         open.among.clone_from(&request.among);

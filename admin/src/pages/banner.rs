@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use axum::response::Response;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use dead_letters::{AppId, DeadLetterId, ListQuery, Resolution};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     back::Back,
     see_other,
-    text::{Amount, Text, action_words},
+    text::{Amount, Text, Time, action_words},
 };
 use crate::{
     access::{Access, AppAccess},
@@ -80,8 +80,9 @@ pub(crate) enum Told {
     Resolved(DeadLetterId, Resolution, Option<DateTime<Utc>>),
     Replayed(DeadLetterId),
     ReplayedEdited(DeadLetterId),
-    /// One letter was reopened. It had this resolution.
-    Reopened(DeadLetterId, Option<Resolution>),
+    /// One letter was reopened. It had this resolution, and this row of the history has the reopening. It can be undone
+    /// while that is the letter's last change.
+    Reopened(DeadLetterId, Option<(Resolution, Uuid)>),
     Erased(DeadLetterId),
     /// A bulk run changed `done` letters of the app. `which` describes them.
     Run {
@@ -126,11 +127,12 @@ impl Banner {
         let undo = match told {
             Told::Resolved(id, _, Some(at)) => {
                 let undo = Undo::of_letter(root, app_id, id, "reopen", on);
-                Some(undo.with("resolved_at", &at.to_rfc3339_opts(SecondsFormat::Micros, true)))
+                Some(undo.with("resolved_at", &Time(at).exact()))
             }
-            Told::Reopened(id, Some(resolution)) if resolution.may_be_chosen() => {
+            Told::Reopened(id, Some((resolution, reopening))) if resolution.may_be_chosen() => {
                 let undo = Undo::of_letter(root, app_id, id, "resolve", on);
-                Some(undo.with("resolution", resolution.as_str()))
+                let undo = undo.with("resolution", resolution.as_str());
+                Some(undo.with("reopening", &reopening.to_string()))
             }
             Told::Run { run_id, action, done: 1.., .. } if action.can_be_undone() => {
                 let back = match on {

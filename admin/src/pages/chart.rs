@@ -64,6 +64,7 @@ impl Chart {
         root: &Root,
         app_id: AppId,
         filter: &DeadLetterFilter,
+        now: DateTime<Utc>,
     ) -> Self {
         let most = most(&timeline.buckets);
         let ends = timeline.buckets.iter().skip(1).map(|next| next.from).chain([request.until]);
@@ -71,21 +72,26 @@ impl Chart {
             filter.created_from.is_some_and(|bound| until <= bound)
                 || filter.created_before.is_some_and(|bound| from >= bound)
         };
-        let bar = |(place, (bucket, until)): (usize, (&Bucket, DateTime<Utc>))| {
-            let letters = filter.clone().created_from(bucket.from).created_before(until);
-            Bar {
-                path: path(place, WIDTH, bucket.count, most, HEIGHT),
-                from: Time(bucket.from),
-                title: format!("{}: {}", Time(bucket.from).plain(), Amount::exactly(bucket.count).letters()),
-                address: root.letters(app_id, &letters.into()),
-                is_dim: is_dim(bucket.from, until),
-            }
+        // The current bucket has no end, unless the operator chose one ahead. An end ahead would become the cutoff of a
+        // bulk run, which then could change letters that fail after its preview.
+        let letters = |from: DateTime<Utc>, until: DateTime<Utc>| {
+            let before = match until > now {
+                true => filter.created_before.filter(|&before| before > now),
+                false => Some(until),
+            };
+            root.letters(app_id, &filter.clone().created_from(from).created_before(before).into())
+        };
+        let bar = |(place, (bucket, until)): (usize, (&Bucket, DateTime<Utc>))| Bar {
+            path: path(place, WIDTH, bucket.count, most, HEIGHT),
+            from: Time(bucket.from),
+            title: format!("{}: {}", Time(bucket.from).plain(), Amount::exactly(bucket.count).letters()),
+            address: letters(bucket.from, until),
+            is_dim: is_dim(bucket.from, until),
         };
         let hour = |buckets: &[Bucket], until| {
             let from = buckets.first()?.from;
             let count = buckets.iter().map(|bucket| bucket.count).sum();
-            let letters = filter.clone().created_from(from).created_before(until);
-            let address = root.letters(app_id, &letters.into());
+            let address = letters(from, until);
             (count > 0).then(|| Hour { from: Time(from), address, count: Amount::exactly(count) })
         };
         let hours = timeline.buckets.chunks(Self::BUCKETS_AN_HOUR);

@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use dead_letters::{Action, ActionRequest, DeadLetterId, DeadLetterSummary, PayloadKind};
+use dead_letters::{DeadLetterId, DeadLetterSummary, PayloadKind};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 use similar::{ChangeTag, TextDiff};
@@ -28,7 +28,7 @@ use crate::{
     access::{Access, AppAccess},
     audit::{Entry, record_reveal},
     input::{Fields, Form, LetterPath},
-    letter_actions::{self, summary},
+    letter_actions::{self, last_change, summary},
     payload::{Kind, Redaction, Which, compact, pretty},
     problem::Problem,
     urls::Root,
@@ -36,8 +36,6 @@ use crate::{
 
 /// Larger payloads are edited in a file, with the command line tool.
 const MAX_EDITED_BYTES: usize = 64 << 10;
-/// Rows of a page of the history, which the editor reads until it finds the last change.
-const ACTIONS: u32 = 50;
 /// Unchanged lines that are shown around a change.
 const CONTEXT_LINES: usize = 3;
 /// A comparison that takes longer shows larger changes than necessary.
@@ -185,19 +183,6 @@ impl Editing {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         Ok(not_stored(response))
-    }
-}
-
-/// Returns the newest row of the letter's history that is no reveal.
-async fn last_change(access: &AppAccess, id: DeadLetterId) -> Result<Option<Uuid>, Problem> {
-    let mut request = ActionRequest::default().letter_id(id).limit(ACTIONS);
-    loop {
-        let actions = access.store().actions(access.app_id, &request).await?;
-        let change = actions.iter().find(|action| action.action != Some(Action::Reveal));
-        if change.is_some() || actions.len() < ACTIONS as usize {
-            return Ok(change.map(|change| change.id));
-        }
-        request.after = actions.last().map(|action| action.id);
     }
 }
 

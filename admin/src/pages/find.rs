@@ -14,7 +14,7 @@ use super::{
     banner::{Banner, On},
     frame::Frame,
     html,
-    listing::SCAN,
+    listing::scan,
     see_other,
     text::{Amount, ErrorText, Text, Time},
 };
@@ -82,7 +82,7 @@ pub(crate) async fn page(access: Access, root: Root, Query(mut fields): Query) -
         ("event", any.clone().original_event_id(id)),
         ("trigger", any.trigger_id(IdFilter::Is(TriggerId::from(id)))),
     ];
-    let request = PageRequest::default().size(SHOWN).scan_limit(scan(&access));
+    let request = PageRequest::default().size(SHOWN).scan_limit(scan(&access.operator));
     for app_id in apps {
         for (by, filter) in &filters {
             page.add(&access, &root, app_id, by, store.list(app_id, filter, &request).await?);
@@ -102,10 +102,6 @@ async fn apps(access: &Access) -> Result<(Vec<AppId>, bool), Problem> {
     Ok((apps, has_more))
 }
 
-fn scan(access: &Access) -> u32 {
-    SCAN.min(access.operator.max_scan())
-}
-
 impl FindPage {
     fn new(access: &Access, root: &Root, id: &str) -> Self {
         Self {
@@ -119,7 +115,7 @@ impl FindPage {
             apps: 0,
             has_more_apps: false,
             has_more: false,
-            scan: Amount::exactly(scan(access).into()),
+            scan: Amount::exactly(scan(&access.operator).into()),
             scanned_back_to: None,
         }
     }

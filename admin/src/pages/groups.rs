@@ -21,7 +21,7 @@ use super::{
     frame::Frame,
     html,
     letter::MAX_SHOWN_BYTES,
-    listing::{FilterForm, Listing, SCAN, View, asked, invalid},
+    listing::{FilterForm, Listing, View, asked, invalid, scan},
     search::SearchForm,
     text::{Amount, Text, Time},
 };
@@ -139,9 +139,9 @@ async fn list(
     let (store, app_id) = (access.store(), access.app_id);
 
     let listing = Listing::load(access, root, &query, View::Groups).await?;
-    let scan = query.page.scan_limit.or(Some(SCAN));
+    let scan_limit = query.page.scan_limit.unwrap_or_else(|| scan(access.operator()));
     let timeline = Some(last_day(listing.now, Spark::BUCKETS));
-    let request = GroupRequest::default().scan_limit(scan).timeline(timeline);
+    let request = GroupRequest::default().scan_limit(scan_limit).timeline(timeline);
     let found = store.error_groups(app_id, &query.filter, &request).await?;
     let state = query.filter.effective_state();
     let closed = match state {
@@ -149,7 +149,7 @@ async fn list(
         DeadLetterState::Closed => Closed::default(),
         _ => {
             let any = query.filter.clone().state(DeadLetterState::Any);
-            let request = GroupRequest::default().limit(500).scan_limit(scan);
+            let request = GroupRequest::default().limit(500).scan_limit(scan_limit);
             Closed::of(&store.error_groups(app_id, &any, &request).await?.groups)
         }
     };
@@ -254,7 +254,7 @@ impl Closed {
 /// Returns what the newest letters share, without those whose payload is too large to show.
 async fn shared(access: &AppAccess, root: &Root, query: &ListQuery) -> Result<Shared, Problem> {
     let (store, app_id) = (access.store(), access.app_id);
-    let page = PageRequest::default().size(SAMPLE).scan_limit(SCAN);
+    let page = PageRequest::default().size(SAMPLE).scan_limit(scan(access.operator()));
     let letters = store.list(app_id, &query.filter, &page).await?.items;
     let ids = letters.iter().filter(|letter| letter.payload_bytes <= MAX_SHOWN_BYTES).map(|letter| letter.id);
     let sample =

@@ -21,7 +21,7 @@ use super::{
     history::History,
     html,
     letters::{Resolved, failed_again},
-    listing::SCAN,
+    listing::scan,
     text::{ErrorText, Text, Time, size},
 };
 use crate::{
@@ -483,7 +483,7 @@ async fn earlier_failures(
         .state(DeadLetterState::Closed)
         .resolution(Resolution::Replayed)
         .original_event_id(letter.original_event_id);
-    let page = PageRequest::default().size(EARLIER_FAILURES).scan_limit(SCAN);
+    let page = PageRequest::default().size(EARLIER_FAILURES).scan_limit(scan(access.operator()));
     let letters = access.store().list(access.app_id, &filter, &page).await?.items;
     let others = letters.into_iter().filter(|other| other.id != letter.id);
     let failure = |letter: DeadLetterSummary| EarlierFailure {

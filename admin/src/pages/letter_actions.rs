@@ -11,13 +11,13 @@ use super::{
     edit::not_stored,
     frame::Frame,
     html,
-    text::Text,
+    text::{Text, Time},
 };
 use crate::{
     access::{Access, AppAccess, Right},
     input::{Fields, Form, LetterPath},
-    letter_actions::{self, summary},
-    problem::{Problem, ProblemType},
+    letter_actions::{self, last_change, must_be_as_shown, summary},
+    problem::Problem,
     urls::Root,
 };
 
@@ -71,7 +71,10 @@ pub(crate) async fn resolve(
     let form = ActionForm::read(&mut fields)?;
     let resolution = fields.parse("resolution", "must be ignored or handled_by_script")?;
     let resolution = resolution.ok_or_else(|| Problem::invalid_field("resolution", "is missing"))?;
-    let resolved = letter_actions::resolve(&access, id, resolution, form.note.clone()).await;
+    let resolved = match fields.parse("reopening", "must be a UUID")? {
+        Some(reopening) => letter_actions::undo_reopening(&access, id, resolution, reopening).await,
+        None => letter_actions::resolve(&access, id, resolution, form.note.clone()).await,
+    };
     resolved.map_err(|problem| form.leads_back(problem, &access, &root))?;
     // Others may have changed the letter since. Then there is nothing to undo.
     let letter = access.store().summary(app_id, id).await.ok().flatten().filter(|letter| {
@@ -105,6 +108,8 @@ struct AskPage {
     op: Text,
     action: String,
     note: Option<String>,
+    /// When the letter was resolved that is to be reopened.
+    resolved_at: Option<Time>,
     back: Option<Back>,
     from: Option<Back>,
     cancel: String,
@@ -133,8 +138,8 @@ const ERASE: Question = Question {
     button: "Erase the content",
 };
 
-/// Reopens the letter. For a replayed letter the response asks first. The form that undoes an action sends the
-/// `resolved_at` that the action set, and does nothing to a letter that has another one.
+/// Reopens the letter if it still has the `resolved_at` that the page showed, or that the undone action set. For a
+/// replayed letter the response asks first.
 pub(crate) async fn reopen(
     access: Access,
     LetterPath(app_id, id): LetterPath,
@@ -145,25 +150,20 @@ pub(crate) async fn reopen(
     access.needs(Right::Resolve)?;
     let form = ActionForm::read(&mut fields)?;
     let is_confirmed = fields.is_true("confirmed")?;
-    let undone: Option<DateTime<Utc>> = fields.parse("resolved_at", "must be a time")?;
+    let shown: Option<DateTime<Utc>> = fields.parse("resolved_at", "must be a time")?;
     let letter = summary(&access, id).await?;
-    if let Some(at) = undone {
-        let undone = letter_actions::undo(&access, id, at).await;
-        undone.map_err(|problem| form.leads_back(problem, &access, &root))?;
-        return Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution)));
-    }
+    let at = shown.or(letter.resolved_at);
     // A question is no action, and so the audit log has none.
     if letter.resolution == Some(Resolution::Replayed) && !is_confirmed {
+        let as_shown = at.map_or(Ok(()), |at| must_be_as_shown(&letter, at));
+        as_shown.map_err(|problem| form.leads_back(problem, &access, &root))?;
         return ask(&access, &root, &REOPEN, &letter, &form);
     }
-    match letter_actions::reopen(&access, id, is_confirmed, form.note.clone()).await {
-        Ok(()) => Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution))),
-        // It was replayed meanwhile.
-        Err(problem) if problem.kind() == ProblemType::Replayed => {
-            ask(&access, &root, &REOPEN, &letter, &form)
-        }
-        Err(problem) => Err(form.leads_back(problem, &access, &root)),
-    }
+    let reopened = letter_actions::reopen_as_shown(&access, id, at, is_confirmed, form.note.clone()).await;
+    reopened.map_err(|problem| form.leads_back(problem, &access, &root))?;
+    // Without the row of the history the reopening can't be undone.
+    let reopening = last_change(&access, id).await.ok().flatten();
+    Ok(form.done(&access, &root, id, Told::Reopened(id, letter.resolution.zip(reopening))))
 }
 
 fn ask(
@@ -181,6 +181,7 @@ fn ask(
         op: Text::cut(&letter.op, 100),
         action: root.letter_action(access.app_id, letter.id, question.action),
         note: form.note.clone(),
+        resolved_at: letter.resolved_at.filter(|_| question.action == REOPEN.action).map(Time),
         back: form.back.clone(),
         from: form.from.clone(),
         cancel,

@@ -16,7 +16,7 @@ use super::{
     command::Command,
     frame::Frame,
     html,
-    listing::{FilterForm, Listing, SCAN, View, asked, first_page, invalid},
+    listing::{FilterForm, Listing, View, asked, first_page, invalid, scan},
     search::SearchForm,
     text::{Amount, ErrorText, Text, Time, resolution_words},
 };
@@ -242,7 +242,8 @@ async fn list(
     };
     let (store, app_id) = (access.store(), access.app_id);
 
-    let page = query.page.clone().scan_limit(query.page.scan_limit.or(Some(SCAN)));
+    let scan_limit = scan(access.operator());
+    let page = query.page.clone().scan_limit(query.page.scan_limit.unwrap_or(scan_limit));
     let page = store.list(app_id, &query.filter, &page).await?;
     let listing = Listing::load(access, root, &query, View::Letters).await?;
     let request = last_day(listing.now, Chart::BUCKETS);
@@ -254,8 +255,8 @@ async fn list(
         .created_before(None)
         .resolved_from(None)
         .resolved_before(None);
-    let timeline =
-        store.timeline(app_id, &of_any_time, &TimelineRequest::from(request).scan_limit(SCAN)).await?;
+    let timeline = TimelineRequest::from(request).scan_limit(scan_limit);
+    let timeline = store.timeline(app_id, &of_any_time, &timeline).await?;
     let of_any_state = query.filter.clone().state(DeadLetterState::Any);
 
     let back = Back::Letters(query.clone());
@@ -271,7 +272,7 @@ async fn list(
     let frame = if query == ListQuery::default() { frame.ends() } else { frame };
     html(&LettersPage {
         frame: frame.live().banner(banner),
-        chart: Chart::new(&timeline, &request, root, app_id, &of_any_state),
+        chart: Chart::new(&timeline, &request, root, app_id, &of_any_state, listing.now),
         shown: Amount::exactly(page.items.len() as u64),
         rows: Row::all(access, root, page.items).await?,
         back,

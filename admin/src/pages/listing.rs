@@ -21,18 +21,23 @@ use super::{
     text::{Amount, Text, Time, is_hidden, resolution_words},
 };
 use crate::{
-    access::AppAccess,
+    access::{AppAccess, Operator},
     clock,
     input::{Fields, PART, PARTS, TIMES, part_choice, part_field, with_zone},
     problem::Problem,
-    urls::{Root, with_field},
+    urls::{Root, default_state, in_address, with_field},
 };
 
 /// Cap of every count, so that the cost of a page does not grow with the number of letters.
 pub(crate) const COUNT_CAP: u32 = 1_000;
 /// Default scan limit, for filters without an index.
-pub(crate) const SCAN: u32 = 10_000;
+const SCAN: u32 = 10_000;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Returns how many letters a view examines for this operator if its address sets no scan limit.
+pub(crate) fn scan(operator: &Operator) -> u32 {
+    SCAN.min(operator.max_scan())
+}
 
 impl From<CappedCount> for Amount {
     fn from(CappedCount { count, capped }: CappedCount) -> Self {
@@ -276,7 +281,7 @@ impl View {
 }
 
 async fn count(access: &AppAccess, filter: &DeadLetterFilter) -> Result<Count, Problem> {
-    let request = CountRequest::default().cap(COUNT_CAP).scan_limit(SCAN);
+    let request = CountRequest::default().cap(COUNT_CAP).scan_limit(scan(access.operator()));
     Ok(access.store().count(access.app_id, filter, &request).await?)
 }
 
@@ -300,7 +305,7 @@ pub(crate) fn first_page(query: &ListQuery) -> ListQuery {
 /// Returns what a list's address asks for, or a redirect to the list's own address.
 ///
 /// That address has no empty fields, and a range of time that ends now has become the time at which it begins. A list
-/// without a state has the letters that need action.
+/// without a state has its [`default_state`].
 pub(crate) async fn asked(
     access: &AppAccess,
     root: &Root,
@@ -319,16 +324,14 @@ pub(crate) async fn asked(
             _ => query.filter.created_from(from).created_before(None),
         };
     }
-    let is_short = is_canonical && query.filter.state != Some(DeadLetterState::Unresolved);
+    let is_short = is_canonical && query == in_address(&query);
     if within.is_some() || !is_short {
         let address = view.address(root, access.app_id, &query);
         let fields = kept.iter().filter_map(|(name, value)| Some((name, (*value)?)));
         let address = fields.fold(address, |address, (name, value)| with_field(address, name, value));
         return Ok(ControlFlow::Break(see_other(&address)));
     }
-    if query.filter.state.is_none() && query.filter.effective_state() == DeadLetterState::Open {
-        query.filter.state = Some(DeadLetterState::Unresolved);
-    }
+    query.filter.state = query.filter.state.or(default_state(&query.filter));
     Ok(ControlFlow::Continue(query))
 }
 
@@ -469,7 +472,9 @@ impl FilterForm {
         let all = DeadLetterFilter::default().state(query.filter.effective_state());
         let all = if current == Some(TabOf::HandlerFailed) { TabOf::HandlerFailed.filter(&all) } else { all };
         let is_filtered = query.filter.clone().state(query.filter.effective_state()) != all;
-        let pairs = query.pairs().filter(|(name, _)| name != "after").collect();
+        // The form leaves out the state as the address does. A resolution that the operator adds then matches closed
+        // letters, and with the state it would match none.
+        let pairs = in_address(query).pairs().filter(|(name, _)| name != "after").collect();
         let clear = is_filtered.then(|| view.address(root, app_id, &all.into()));
         Self::of(pairs, TabOf::resolutions(current), clear)
     }
@@ -552,7 +557,8 @@ impl FilterForm {
     /// Offers the sources and operations of the app's newest letters of this state.
     pub(crate) async fn offering(self, access: &AppAccess, state: DeadLetterState) -> Result<Self, Problem> {
         let of_state = DeadLetterFilter::default().state(state);
-        let request = GroupRequest::default().limit(MAX_OFFERED as u32).scan_limit(OFFERED);
+        let scan_limit = OFFERED.min(access.operator().max_scan());
+        let request = GroupRequest::default().limit(MAX_OFFERED as u32).scan_limit(scan_limit);
         let groups = access.store().error_groups(access.app_id, &of_state, &request).await?.groups;
         Ok(self.offering_those_of(&groups))
     }

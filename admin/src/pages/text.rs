@@ -111,6 +111,11 @@ impl Time {
         self.0.to_rfc3339_opts(SecondsFormat::Millis, true)
     }
 
+    /// Returns the time to the microsecond, as a form sends it back.
+    pub(crate) fn exact(&self) -> String {
+        self.0.to_rfc3339_opts(SecondsFormat::Micros, true)
+    }
+
     /// Returns the time without the element, for attributes and commands.
     pub(crate) fn plain(&self) -> impl fmt::Display {
         self.0.format("%-d %b %Y, %H:%M UTC")

@@ -38,6 +38,9 @@ browser_tests! { sqlite: sqlite, On;
     a_refresh_of_groups_moves_none,
     a_group_that_was_closed_elsewhere_shows_by_whom,
     an_app_that_was_closed_elsewhere_is_no_new_one,
+    a_letter_that_was_closed_again_elsewhere_is_marked,
+    after_a_refresh_the_buttons_of_a_group_act_in_every_app_that_it_counts,
+    a_refresh_of_a_group_keeps_the_focus_on_the_link_of_an_app,
     a_refresh_takes_over_the_counts_of_all_letters,
     a_double_click_sends_a_form_once,
     a_command_has_the_address_as_one_word_of_a_shell,
@@ -355,6 +358,63 @@ async fn an_app_that_was_closed_elsewhere_is_no_new_one(
     browser.sees("1 new group").await?;
     // The row leads to closed letters, and so it does not become that of an app with open ones.
     assert_eq!(browser.run_script(&open).await?, json!("0"));
+    Ok(())
+}
+
+async fn a_letter_that_was_closed_again_elsewhere_is_marked(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let id = site.world.letter().await;
+    let (by_ada, by_grace) = (Attribution::by("ada"), Attribution::by("grace"));
+    site.world.repo.resolve_once(site.app(), id, Resolution::Ignored, &by_ada).await.unwrap();
+    browser.open_list(site, "?state=closed").await?;
+    browser.sees("by ada").await?;
+    site.world.repo.reopen(site.app(), id, &by_grace).await.unwrap();
+    site.world.repo.resolve_once(site.app(), id, Resolution::Ignored, &by_grace).await.unwrap();
+    browser.until("a look", async || browser.looks_again().await).await?;
+    browser.sees("Ignored by grace").await?;
+    assert_eq!(browser.driver.find_all(By::Css("tr.gone")).await?.len(), 1);
+    Ok(())
+}
+
+async fn after_a_refresh_the_buttons_of_a_group_act_in_every_app_that_it_counts(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let alike = |app| NewDeadLetter { script_id: None, ..letter(app) };
+    site.world.insert(alike(site.app())).await;
+    browser.open("apps").await?;
+    browser.sees("Similar failures").await?;
+    let button = "document.querySelector('.groups .act button[value=ignored]')";
+    browser.run_script(&format!("{button}.focus()")).await?;
+    site.world.insert(alike(new_app())).await;
+    browser.until("a look", async || browser.looks_again().await).await?;
+    let apps = "return ['.act input[name=app]', '.marks .letter ~ a']
+        .map((part) => document.querySelectorAll(`.groups ${part}`).length);";
+    browser.until("both apps", async || Ok(browser.run_script(apps).await? == json!([2, 2]))).await?;
+    let is_focused = format!("return document.activeElement === {button}");
+    assert_eq!(browser.run_script(&is_focused).await?, json!(true));
+    browser.press_first("Ignore").await?;
+    browser.sees("Ignore 2 letters?").await
+}
+
+async fn a_refresh_of_a_group_keeps_the_focus_on_the_link_of_an_app(
+    site: &Site,
+    browser: &Browser,
+) -> WebDriverResult<()> {
+    let alike = || NewDeadLetter { script_id: None, ..letter(site.app()) };
+    site.world.insert(alike()).await;
+    browser.open("apps").await?;
+    browser.sees("Similar failures").await?;
+    let link = "document.querySelector('.groups .marks .letter ~ a')";
+    browser.run_script(&format!("{link}.focus()")).await?;
+    site.world.insert(alike()).await;
+    browser.until("a look", async || browser.looks_again().await).await?;
+    let count = format!("return {link}.textContent.endsWith(' 2')");
+    browser.until("the count", async || Ok(browser.run_script(&count).await? == json!(true))).await?;
+    let is_focused = format!("return document.activeElement === {link}");
+    assert_eq!(browser.run_script(&is_focused).await?, json!(true));
     Ok(())
 }
 

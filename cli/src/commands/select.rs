@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use dead_letters::{
-    AppId, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore, GroupRequest,
-    ListSort, PageRequest,
+    AppId, CappedCount, CountRequest, DeadLetterFilter, DeadLetterId, DeadLetterStore, ErrorGroups,
+    GroupRequest, ListSort, PageRequest,
 };
 
 use super::list::of_app;
@@ -12,6 +12,7 @@ use crate::{
     args::Filter,
     error::Failure,
     ids::{apps, locate},
+    output::grouped,
     settings::Settings,
 };
 
@@ -120,7 +121,8 @@ pub(crate) async fn select(
     Ok(Selected { apps, filter, payload_contains: None })
 }
 
-/// Finds the key among the groups that the rest of the filter selects.
+/// Finds the key among the groups that the rest of the filter selects. A look-up that stopped at its limits proves only
+/// that a key is ambiguous.
 async fn whole_key(
     store: &dyn DeadLetterStore,
     apps: &[AppId],
@@ -128,15 +130,24 @@ async fn whole_key(
     beginning: &str,
 ) -> Result<String, Failure> {
     let request = GroupRequest::default().limit(GROUPS).scan_limit(EXAMINED);
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut cut) = (BTreeSet::new(), None);
     for &app_id in apps {
-        let groups = store.error_groups(app_id, filter, &request).await?.groups;
+        let ErrorGroups { groups, scanned_back_to, .. } =
+            store.error_groups(app_id, filter, &request).await?;
+        if scanned_back_to.is_some() || groups.len() >= GROUPS as usize {
+            cut = cut.or(Some(app_id));
+        }
         keys.extend(groups.into_iter().map(|group| group.group_key).filter(|key| key.starts_with(beginning)));
     }
     let mut keys: Vec<_> = keys.into_iter().collect();
-    match keys.len() {
-        1 => Ok(keys.remove(0)),
-        0 => Err(Failure::usage(format!("--group {beginning}: no matching letter is in a group whose key begins with {beginning}"))
+    match (keys.len(), cut) {
+        (0 | 1, Some(app_id)) => {
+            let (groups, letters) = (grouped(GROUPS.into()), grouped(EXAMINED.into()));
+            Err(Failure::usage(format!("--group {beginning}: the look-up stopped at {groups} groups or {letters} letters of the app {app_id}, so further keys may begin with {beginning}"))
+                .hint("pass the whole key, as `groups --wide` prints it"))
+        }
+        (1, None) => Ok(keys.remove(0)),
+        (0, None) => Err(Failure::usage(format!("--group {beginning}: no matching letter is in a group whose key begins with {beginning}"))
             .hint("list the groups with the same filter; a whole key, as `groups --wide` prints it, needs no look-up")),
         _ => Err(Failure::usage(format!("--group {beginning}: several groups have a key that begins with {beginning}: {}", keys.join(", ")))),
     }

@@ -132,10 +132,7 @@ impl TestDatabase {
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         let this = Self { url: url.into(), storage: Storage::Postgres { name, servers: servers.to_vec() } };
         for server in servers {
-            // Since PostgreSQL 15 the default is to write the copy to the WAL page by page, which took five times as
-            // long. Older servers do not know the option.
-            execute(server, format!("{create} STRATEGY file_copy"))
-                .or_else(|_| execute(server, create.clone()))?;
+            execute(server, create.clone())?;
         }
         Ok(this)
     }
