@@ -937,6 +937,55 @@ async fn on_postgres_each_statement_on_one_apps_rows_touches_one_partition_where
     }
 }
 
+/// Citus takes no subquery as the limit of a statement for several shards, and no function of the time in a COALESCE of a
+/// statement that writes.
+#[tokio::test]
+async fn on_postgres_a_sharded_repo_sends_only_what_citus_takes() {
+    let db = TestDb::postgres_sharded().await;
+    fill(&db, 100).await;
+    let [app, other] = apps();
+    let id = db.repo().list_for_app(app, true, 1, 0).await.unwrap()[0].id;
+    let (recording, recorded) = db.connect_recorded().await;
+    let repo = db.repo_over(recording);
+    repo.get(id).await.unwrap();
+    repo.app_of(id).await.unwrap();
+    repo.unresolved_counts(&[app, other], None).await.unwrap();
+    for among in [None, Some(apps().to_vec())] {
+        let mut backlogs = BacklogRequest::default();
+        let mut groups = NewGroupRequest::since(cutoff());
+        (backlogs.among, groups.among) = (among.clone(), among);
+        repo.backlogs(&backlogs).await.unwrap();
+        repo.new_error_groups(&groups).await.unwrap();
+        repo.unannounced_groups(&groups).await.unwrap();
+    }
+    for state in [DeadLetterState::Open, DeadLetterState::Closed, DeadLetterState::Any] {
+        repo.apps(state, Some(app), 10).await.unwrap();
+    }
+    repo.recent_apps(cutoff()).await.unwrap();
+    repo.letters_version(None).await.unwrap();
+    repo.rebuild_signatures(&RebuildRequest::default().dry_run(true)).await.unwrap();
+    let all_but = SweepScope::AllAppsBut { excepted: vec![other] };
+    for (scope, due) in [SweepScope::AllApps, all_but]
+        .iter()
+        .flat_map(|scope| [Due::ClosedBefore(cutoff()), Due::CreatedBefore(cutoff())].map(|due| (scope, due)))
+    {
+        repo.count_due(scope, due, DeadLetterState::Any, 10).await.unwrap();
+        for after in [None, Some(half_way(app))] {
+            repo.sweep(scope, due, after, 10).await.unwrap();
+            repo.sweep_into(scope, due, after, 10, &Nowhere).await.unwrap();
+        }
+    }
+    repo.gc(cutoff(), 10).await.unwrap();
+    repo.sweep_actions(Utc::now(), None, 10).await.unwrap();
+    repo.sweep_announcements(cutoff(), cutoff(), 10).await.unwrap();
+    for Statement { sql, .. } in recorded.take().into_iter().chain(statements_of_one_app(&db).await) {
+        let is_of_one_app = sql.contains("\"app_id\" = $") || sql.contains(".app_id = $");
+        assert!(is_of_one_app || !sql.contains("LIMIT (SELECT"), "{sql}");
+        let mut defaults = sql.split("COALESCE(").skip(1).map(|rest| rest.split(')').next().unwrap_or(rest));
+        assert!(sql.starts_with("SELECT") || !defaults.any(|args| args.contains("_timestamp(")), "{sql}");
+    }
+}
+
 /// A call that names no app looks up the row's app first.
 #[tokio::test]
 async fn on_postgres_resolve_locks_one_partition_where_it_is_sharded() {

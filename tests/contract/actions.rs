@@ -525,7 +525,13 @@ async fn a_limit_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb) {
     let repo = db.repo_over(recording);
     for limit in [0, 501, u32::MAX] {
         let error = repo.actions(new_app(), &ActionRequest::default().limit(limit)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 500 (got {limit})"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`limit` must be between 1 and 500 (got {})",
+                dead_letters::CappedCount::from(u64::from(limit))
+            )
+        );
     }
     assert_eq!(recorded.take(), []);
 }

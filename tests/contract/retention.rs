@@ -1026,8 +1026,16 @@ async fn in_a_callers_transaction_a_sweep_into_an_archive_deletes_with_one_state
     let (recording, recorded) = db.connect_recorded().await;
     let txn = SeaOrmDeadLetterRepo::begin(&recording).await.unwrap();
     let repo = db.repo().in_transaction(&txn);
-    let swept =
-        repo.sweep_into(&SweepScope::App(app), created_before_noon(), None, 2_000, &Nowhere).await.unwrap();
+    let swept = repo
+        .sweep_into(
+            &SweepScope::App(app),
+            Due::CreatedBefore(DateTime::<Utc>::MAX_UTC),
+            None,
+            2_000,
+            &Nowhere,
+        )
+        .await
+        .unwrap();
     assert_eq!(swept.deleted, 1_001);
     let statements = recorded.take();
     assert_eq!(

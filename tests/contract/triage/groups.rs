@@ -317,7 +317,13 @@ async fn limit_is_1_to_500(db: TestDb) {
     for limit in [0, 501] {
         let error =
             repo.error_groups(new_app(), &any(), &GroupRequest::default().limit(limit)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 500 (got {limit})"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`limit` must be between 1 and 500 (got {})",
+                dead_letters::CappedCount::from(u64::from(limit))
+            )
+        );
     }
     assert_eq!(recorded.take(), []);
 }

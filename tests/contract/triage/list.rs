@@ -551,7 +551,13 @@ async fn a_page_size_outside_1_to_500_is_refused_and_nothing_is_sent(db: TestDb)
     let repo = db.repo_over(recording);
     for size in [0, 501, u32::MAX] {
         let error = repo.list(new_app(), &any(), &first(size)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`page.size` must be between 1 and 500 (got {size})"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`page.size` must be between 1 and 500 (got {})",
+                dead_letters::CappedCount::from(u64::from(size))
+            )
+        );
     }
     assert_eq!(recorded.take(), []);
     repo.list(new_app(), &any(), &first(500)).await.unwrap();

@@ -348,7 +348,13 @@ async fn arguments_out_of_range_are_refused_and_nothing_is_sent(db: TestDb) {
     let repo = db.repo_over(recording);
     for limit in [0, 501] {
         let error = repo.new_error_groups(&since(0).limit(limit)).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 500 (got {limit})"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`limit` must be between 1 and 500 (got {})",
+                dead_letters::CappedCount::from(u64::from(limit))
+            )
+        );
     }
     let error = repo.new_error_groups(&since(0).scan_limit(0)).await.unwrap_err();
     assert_eq!(error.to_string(), "`scan_limit` must be at least 1 (got 0)");

@@ -260,7 +260,10 @@ async fn a_text_of_no_bytes_or_more_than_1000_is_refused_without_being_shown_and
         assert!(matches!(error, DeadLetterRepoError::SearchLength { .. }), "{error:?}");
         assert_eq!(
             error.to_string(),
-            format!("`payload_contains` must have 1 to 1000 bytes (got {})", text.len())
+            format!(
+                "`payload_contains` must have 1 to 1,000 bytes (got {})",
+                dead_letters::CappedCount::from(text.len() as u64)
+            )
         );
         assert!(!format!("{error:?}{:?}", search(&text)).contains("needle"));
     }

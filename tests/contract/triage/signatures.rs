@@ -277,7 +277,13 @@ async fn a_rebuilds_limit_is_1_to_500(db: TestDb) {
     for limit in [0, 501] {
         let request = RebuildRequest::default().limit(limit);
         let error = repo.rebuild_signatures(&request).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("`limit` must be between 1 and 500 (got {limit})"));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`limit` must be between 1 and 500 (got {})",
+                dead_letters::CappedCount::from(u64::from(limit))
+            )
+        );
     }
     assert_eq!(recorded.take(), []);
 }
