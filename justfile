@@ -36,7 +36,7 @@ build:
 
 # The tests come last, so that cargo's own lines close the run.
 
-# everything, as CI does: about an hour on two cores
+# everything, as CI does: about half an hour on two cores
 ci: format lints words guarantees documentation links features dependencies packages migrate entities dispatcher examples readme deploys alerts api-and-soak test
 
 # format

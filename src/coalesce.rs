@@ -38,9 +38,9 @@ const QUEUE_BYTES: u32 = 64 << 20;
 /// other call, goes straight to the other repo.
 ///
 /// Every caller waits until its own letter is committed, and gets its own id or its own error. If a batch fails with
-/// an error that can belong to one letter, such as a constraint, its letters are stored one by one, so one bad letter
-/// fails only its own caller. Any other error, such as a timeout or a broken connection, goes to all callers of the
-/// batch at once. If a caller's future is dropped, its own letter may be stored or not, and no other letter is lost.
+/// an error that can belong to one letter, such as a constraint, its letters are stored one by one. One bad letter
+/// then fails only its own caller. Any other error, such as a timeout or a broken connection, goes to all callers of
+/// the batch at once. If a caller's future is dropped, its own letter may be stored or not, and no other letter is lost.
 ///
 /// At most 1,024 letters wait for a batch. The letters that wait or are being stored take at most 64 MB; a larger
 /// letter goes by itself. Further callers wait until there is room. Do not use this repo for an insert that must

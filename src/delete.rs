@@ -94,9 +94,11 @@ pub trait DeadLetterDelete: Send + Sync {
         limit: u32,
     ) -> Result<Changed, DeadLetterRepoError>;
 
-    /// Erases the content of these letters of the app, at most 1,000: payload, edited payload, error, error signature,
-    /// metadata and note, and the notes of the letters' own rows in the [history](crate::DeadLetterRead::actions). Rows of
-    /// bulk runs keep their notes, and every row keeps its filter, which may quote metadata or errors:
+    /// Erases the content of these letters of the app, at most 1,000.
+    ///
+    /// The content of a letter is its payload, edited payload, error, error signature, metadata and note. The call also
+    /// erases the notes of the letters' own rows in the [history](crate::DeadLetterRead::actions). Rows of bulk runs
+    /// keep their notes, and every row keeps its filter, which may quote metadata or errors:
     /// [`sweep_actions`](crate::DeadLetterRetention::sweep_actions) deletes old rows.
     ///
     /// Each letter keeps its facts: ids, source, op, attempts, times, state, who resolved it, and its group. Its payload

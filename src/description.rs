@@ -138,8 +138,8 @@ impl<'a> Report<'a> {
 
 /// Returns SQLite's message if it quotes only names.
 ///
-/// Two kinds of messages may quote content: the text that a trigger raises (1811, SQLITE_CONSTRAINT_TRIGGER), and a
-/// function's error about its arguments, which shares the code of all other mistakes (1).
+/// Two kinds of messages may quote content. One is the text that a trigger raises (1811, SQLITE_CONSTRAINT_TRIGGER).
+/// The other is a function's error about its arguments, which shares the code of all other mistakes (1).
 fn said_by_sqlite(code: u32, message: &str) -> Option<String> {
     let names_only = match code {
         1 => ["no such table: ", "table dead_letters has no column "]

@@ -254,7 +254,7 @@ pub enum DeadLetterRepoError {
         "there is no tokio runtime, or it ended before the call did: make the call in a runtime that outlives it"
     )]
     RuntimeEnded,
-    /// The database returned this error for a letter of the first app of a sweep that goes app by app: a trigger
+    /// The database returned this error for a letter of the first app of a sweep that goes app by app. A trigger
     /// raised it, or a foreign key refused the delete. No letter of the batch was deleted.
     /// [`SweepCursor::behind_app`](crate::SweepCursor::behind_app) continues behind the app.
     #[error("app {app_id} could not be swept: {}", Described(.error))]
@@ -355,8 +355,10 @@ impl DeadLetterRepoError {
         }
     }
 
-    /// Returns whether a retry of the same call may succeed: the database was busy, full, read-only, starting,
-    /// stopping or out of reach, or it gave this transaction up for another one.
+    /// Returns whether a retry of the same call may succeed.
+    ///
+    /// It may succeed if the database was busy, full, read-only, starting, stopping or out of reach. It may also
+    /// succeed if the database gave this transaction up for another one.
     ///
     /// In a transaction, retry the whole transaction. A lost connection leaves open whether the call was done: an
     /// insert that is retried may then be stored twice.

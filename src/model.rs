@@ -195,8 +195,8 @@ pub struct DeadLetterRow {
     pub trigger_id: Option<TriggerId>,
     /// The script that the trigger ran, if it was known.
     pub script_id: Option<ScriptId>,
-    /// The event. If [`serde_json`] can't parse the stored text, it is a [`Value::String`] of that text: the text is
-    /// not JSON, nests deeper than 127 levels, or has a number that no float can hold.
+    /// The event. If [`serde_json`] can't parse the stored text, it is a [`Value::String`] of that text. Such a text
+    /// is not JSON, nests deeper than 127 levels, or has a number that no float can hold.
     pub payload: Value,
     /// The kind of the stored text of `payload`. `None` is a kind that this version does not know.
     ///

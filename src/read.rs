@@ -593,8 +593,8 @@ pub trait DeadLetterRead: Send + Sync {
     /// # Errors
     ///
     /// [`OutOfRange`](DeadLetterRepoError::OutOfRange) for a `limit` outside 1 to 500, a `scan_limit` of 0, and more than
-    /// 1,000 `filter.ids`, [`SearchLength`](DeadLetterRepoError::SearchLength) for a `payload_contains` of no bytes or of
-    /// more than 1,000, and those of [`timeline`](Self::timeline). Each is returned with nothing sent to the database.
+    /// 1,000 `filter.ids`. [`SearchLength`](DeadLetterRepoError::SearchLength) for a `payload_contains` of no bytes or of
+    /// more than 1,000. Also those of [`timeline`](Self::timeline). Each is returned with nothing sent to the database.
     ///
     /// # Examples
     ///
@@ -787,17 +787,19 @@ pub trait DeadLetterRead: Send + Sync {
     /// ```
     async fn recent_apps(&self, since: DateTime<Utc>) -> Result<Vec<RecentApp>, DeadLetterRepoError>;
 
-    /// Returns a version of the app's letters, or of all letters if `app_id` is `None`: for a view that polls, and reads
-    /// the letters again only if the version is another one.
+    /// Returns a version of the app's letters, or of all letters if `app_id` is `None`.
     ///
-    /// The version of an app changes with every insert of a new letter, with every call that writes into the
-    /// [history](Self::actions), and when a letter is closed by the seed's [`resolve`](crate::DeadLetterRepo::resolve).
-    /// The version may stay the same after a sweep, an import of old letters, `rebuild_signatures`, and
-    /// `resolve` of a closed letter or as `handler_failed`. The call compares only the newest letters, the newest actions, and the number of
-    /// open letters up to 1,000. A view should therefore also read the letters from time to time.
+    /// A view that polls reads the letters again only if the version is another one.
+    ///
+    /// The version of an app changes with every insert of a new letter, and with every call that writes into the
+    /// [history](Self::actions). It also changes when a letter is closed by the seed's
+    /// [`resolve`](crate::DeadLetterRepo::resolve). The version may stay the same after a sweep, an import of old
+    /// letters, `rebuild_signatures`, and `resolve` of a closed letter or as `handler_failed`. The call compares only
+    /// the newest letters, the newest actions, and the number of open letters up to 1,000. A view should therefore also
+    /// read the letters from time to time.
     ///
     /// The version of all letters changes with every insert of a new letter, and with every call that writes into the
-    /// history, unless 20 younger letters or 200 younger actions are committed first.
+    /// history. It may stay the same if 20 younger letters or 200 younger actions are committed first.
     ///
     /// For an app the call reads at most 1,001 entries of each index of open letters, and 20 of each other index. For
     /// all letters it reads the newest 20 letters and the newest 200 actions.

@@ -9,7 +9,7 @@ use crate::{AppId, DeadLetterId, DeadLetterRepoError, DeadLetterRow, NewDeadLett
 /// Stores dead letters: inserts, returns, lists, counts, resolves and deletes them.
 ///
 /// The trait is object-safe: services hold it as `Arc<dyn DeadLetterRepo>`. Every call is atomic: after an error,
-/// nothing of it was done. The exception is a connection that breaks while the database sends its response: the
+/// nothing of it was done. The exception is a connection that breaks while the database sends its response. The
 /// caller then does not know whether the call was done, and finds out with [`get`](Self::get) or a count. In a
 /// caller's transaction nothing is done until the transaction commits.
 ///

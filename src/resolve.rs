@@ -361,7 +361,7 @@ pub struct Changed {
     /// Whether the call reached its limit and changed a letter. The next call may change more, or find nothing. A loop
     /// that continues while this is true ends.
     pub more: bool,
-    /// Whether matching letters are left because they could not be updated: a transaction that has not ended has
+    /// Whether matching letters are left because they could not be updated. A transaction that has not ended has
     /// locked them, or a policy or trigger of the database prevents the update. Try again later. The call checks it
     /// only if `more` is false, and not on SQLite, which has no row locks.
     pub skipped_locked: bool,

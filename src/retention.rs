@@ -87,8 +87,8 @@ pub trait DeadLetterRetention: Send + Sync {
     ///
     /// The call is one transaction, which is open while the archive writes. The delete comes first. The archive
     /// therefore gets exactly the letters that are gone once the transaction commits, and never a letter that the
-    /// database refuses to delete. Archiving is at-least-once: if the call is dropped or the connection is lost after
-    /// the archive has the letters, they may be archived and still stored, and a later call archives them again. On
+    /// database refuses to delete. Archiving is at-least-once. If the call is dropped or the connection is lost after
+    /// the archive has the letters, they may be archived and still stored. A later call then archives them again. On
     /// PostgreSQL other sweeps and bulk calls skip these letters meanwhile. On SQLite the call is the only writer
     /// meanwhile, and all others wait.
     ///

@@ -1,8 +1,8 @@
 //! Bulk actions, which resolve, replay, reopen or delete: a frozen preview, and runs that change only the previewed letters.
 //!
-//! The preview's token holds the operator, the filter, and for each app the time before which a letter must have failed or
-//! been closed, and how many letters the steps so far changed. It is sealed and sent to the browser; the server keeps
-//! nothing but the ids of the runs that are under way.
+//! The preview's token holds the operator and the filter. For each app it also holds the time before which a letter
+//! must have failed or been closed, and how many letters the steps so far changed. It is sealed and sent to the
+//! browser; the server keeps nothing but the ids of the runs that are under way.
 //!
 //! If the client hangs up, the run ends after the current batch. If the run is dropped, the current batch commits or
 //! rolls back as a whole. A token works for one step: the batches of a run are numbered, and the store does each number

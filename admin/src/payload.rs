@@ -402,8 +402,9 @@ fn value_length(text: &[u8]) -> usize {
 /// A task reads the parts and sends them in small pieces, so that the connection of a slow client buffers only a few
 /// of them. At most eight such tasks run at a time.
 ///
-/// The download is aborted if the client takes no piece for 30 seconds, if it takes more than ten minutes, if the
-/// letter is deleted or erased between two parts, or if the store fails. The client then sees that the text is incomplete.
+/// The download is aborted if it takes more than ten minutes, or if the client takes no piece for 30 seconds. It is
+/// also aborted if the store fails, or if the letter is deleted or erased between two parts. The client then sees that
+/// the text is incomplete.
 pub(crate) fn stream(
     access: &AppAccess,
     which: Which,

@@ -37,9 +37,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves a router over HTTP/1.1, with limits on connections and slow clients.
 ///
-/// By default it serves 256 connections, waits 10 seconds for the head of a request and between two requests, and
-/// waits 30 seconds for a client to take the next part of a response. Every response has the admin's security
-/// headers, also the responses of layers around the admin.
+/// By default it serves 256 connections. The default timeouts are 10 seconds for the head of a request and between
+/// two requests, and 30 seconds until a client takes the next part of a response. Every response has the admin's
+/// security headers, also the responses of layers around the admin.
 #[derive(Debug, Clone)]
 #[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
 pub struct Server {

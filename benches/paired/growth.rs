@@ -150,7 +150,7 @@ pub(crate) async fn measure(server: &Url) -> Result<(), Failure> {
     let text = format!(
         "# Growth with the table\n\n\
          Written by `cargo bench -- --ten-million` on {written}. \
-         [benches/README.md](../README.md#growth) says what is measured, and why some of it grows.\n\n\
+         [benches/README.md](../README.md#growth) explains the measurements, and why some of the times grow.\n\n\
          | call, p50 in ms | 12,500 rows | 1 M | 10 M | 10 M against 12,500 | 10 M against 1 M |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |\n\
          {times}\n\

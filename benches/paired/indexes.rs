@@ -15,16 +15,13 @@ use crate::{
 
 const INDEXES: [(&str, &str); 8] = [
     ("app", "an app's letters of any state, newest first; sweeps of one app, or of all but some, by age"),
-    (
-        "unresolved",
-        "unresolved letters, newest first, the seed's page among them; open letters, merged with those of the next",
-    ),
-    ("handler_failed", "`handler_failed` letters, newest first, as a part of what is open"),
+    ("unresolved", "unresolved letters, newest first; with the next index, open letters"),
+    ("handler_failed", "`handler_failed` letters, newest first; with the index before, open letters"),
     ("unresolved_count", "the exact count of unresolved letters"),
-    ("closed", "closed letters by when they were closed: listed, and swept"),
+    ("closed", "lists and sweeps of closed letters, by when they were closed"),
     ("gc", "`gc`, and sweeps of all apps by age"),
     ("replays", "how often an event was replayed"),
-    ("run", "what one bulk run closed"),
+    ("run", "the letters that a bulk run closed"),
 ];
 
 /// In one turn, and turns a side.
@@ -78,9 +75,9 @@ pub(crate) async fn measure(store: &Arc<Store>) -> Result<(), Failure> {
     let version = format!("PostgreSQL {}", store.server_version().await?);
     let text = format!(
         "# The cost of each index\n\n\
-         Written by `cargo bench` on {}. The table has {} rows, all but 10,000 of them unresolved ones of one app. \
-         Each index is compared with the same table without it: the server's part of single statements, medians of \
-         {TURNS} turns of {STATEMENTS}.\n\n\
+         Written by `cargo bench` on {}. The table has {} rows, and all but 10,000 of them are unresolved letters of \
+         one app. Each index is compared with the same table without it. The times are the server's part of single \
+         statements: the medians of {TURNS} turns of {STATEMENTS} statements.\n\n\
          | index | serves | MB | an insert's time | its log, bytes | a resolve's time | its log, bytes |\n\
          | --- | --- | ---: | ---: | ---: | ---: | ---: |\n\
          {lines}",

@@ -53,7 +53,7 @@ pub(crate) fn save(versions: &str, figures: &[Figure], bounds: &[Bound]) -> Resu
     let table = format!(
         "# Results\n\n\
          Written by `cargo bench` on {written}. \
-         [benches/README.md](../README.md) says what is measured, and why some rows miss their targets.\n\n\
+         [benches/README.md](../README.md) explains the measurements, and why some rows miss their targets.\n\n\
          ![Throughput against hand-written sqlx](chart.svg)\n\n\
          {HEAD}\n{figures}\n\n\
          {BOUNDS_HEAD}\n{bounds}\n",
@@ -75,7 +75,7 @@ pub(crate) fn write(name: &str, text: &str) -> Result<(), Failure> {
 /// When, of what, and where.
 pub(crate) fn written(versions: &str) -> Result<String, Failure> {
     Ok(format!(
-        "{date}, at commit {commit}: {machine}; {versions}, {rustc}, sea-orm {sea_orm}, sqlx {sqlx}",
+        "{date}, at commit {commit}, on {machine}. Versions: {versions}, {rustc}, sea-orm {sea_orm}, sqlx {sqlx}",
         date = Utc::now().format("%Y-%m-%d"),
         commit = said_by("git", &["rev-parse", "--short", "HEAD"])?,
         machine = machine()?,
@@ -94,7 +94,7 @@ fn machine() -> Result<String, Failure> {
     let memory = value_of(&fs::read_to_string("/proc/meminfo")?, "MemTotal").ok_or("no memory")?;
     let memory: f64 = memory.trim_end_matches(" kB").parse()?;
     let cores = std::thread::available_parallelism()?;
-    Ok(format!("{cores} cores of {cpu}, {:.0} GiB, shared by server and client", memory / 1048576.0))
+    Ok(format!("{cores} cores of {cpu} with {:.0} GiB, which server and client share", memory / 1048576.0))
 }
 
 fn said_by(program: &str, arguments: &[&str]) -> Result<String, Failure> {

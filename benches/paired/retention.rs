@@ -31,8 +31,9 @@ use crate::{
 /// The sweeper's default share of time, in percent.
 const BUSY_PERCENT: u32 = 25;
 
-/// 10,000 apps beside the store's hundred, of which every tenth is to be excepted: it has so many rows, all of
-/// them older than those of other apps, which have ten each.
+/// Creates a store with 10,000 apps beside its hundred. Every tenth of them is to be excepted.
+///
+/// An excepted app has `rows_of_excepted` rows, all older than those of other apps, which have ten each.
 pub(crate) async fn crowd(server: &Url, rows_of_excepted: u32) -> Result<Arc<Store>, Failure> {
     let store = Store::create(server, 0).await?;
     let rows = format!(

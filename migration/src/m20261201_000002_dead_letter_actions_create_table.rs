@@ -95,9 +95,10 @@ fn table(backend: DbBackend) -> TableCreateStatement {
     table
 }
 
-/// Returns the indexes of all actions, of the actions on one letter, and of a bulk run's actions, and the one that lets
-/// each batch of a run be done once. That of all actions has the order of time: PostgreSQL might take an index by id for
-/// the history of one app, and read that of all apps.
+/// Returns the indexes of all actions, of the actions on one letter, of a bulk run's actions, and of its batches.
+///
+/// The index of batches lets each batch of a run be done once. The index of all actions has the order of time.
+/// PostgreSQL might take an index by id for the history of one app, and read that of all apps.
 fn indexes() -> [IndexCreateStatement; 4] {
     use DeadLetterActions::*;
     let index = |name, column, last, not_null| {

@@ -161,8 +161,8 @@ async fn read(db: &impl ConnectionTrait, table: &DynIden, scope: Scope) -> Resul
     let mut versions = Query::select().column("version").take();
     match db.get_database_backend() {
         DbBackend::Sqlite => versions.from(table.clone()),
-        // Without the schema, a prepared statement would go on reading the table that the name meant at first, after a
-        // table of this name was created earlier in the search path.
+        // A table of this name may be created earlier in the search path. Without the schema, a prepared statement
+        // would go on reading the table that the name meant at first.
         _ => versions.from((Alias::new(schema), table.clone())),
     };
     db.query_all(&versions).await?.iter().map(|row| row.try_get_by_index(0)).collect()

@@ -1,7 +1,7 @@
 //! Finds the version of letters.
 //!
-//! It is a digest of the newest ids, and not of the newest one alone: ids are made before their transactions commit, so
-//! a row may become visible after a younger one.
+//! A version is a digest of the newest ids, and not of the newest one alone. Ids are made before their transactions
+//! commit, so a row may become visible after a younger one.
 
 use dead_letters_entity::{
     dead_letter_actions::{self as actions, COLUMN as ACTION},

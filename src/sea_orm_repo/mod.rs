@@ -208,8 +208,8 @@ impl SeaOrmDeadLetterRepo {
     ///
     /// - An id identifies one row in each app. `import` stores a letter whose id another app has. `get` and
     ///   `resolve` with such an id take either letter.
-    /// - `gc`, and sweeps of all apps or of all but some, first look up how many of the oldest rows each app has,
-    ///   and then delete that many of each app, oldest first. If other transactions have locked some of these
+    /// - `gc`, and sweeps of all apps or of all but some, first look up how many of the oldest rows each app has.
+    ///   They then delete that many of each app, oldest first. If other transactions have locked some of these
     ///   rows, the call deletes younger rows of the same app instead. It deletes fewer than `limit` if that app
     ///   has no more due rows, although other apps may have some. [`next`](crate::Swept::next) is the last row
     ///   that was looked up. An archive receives the letters by app.

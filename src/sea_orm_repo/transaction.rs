@@ -3,7 +3,7 @@
 //! If the future of a BEGIN is dropped, sqlx 0.9.0 (issues 4385 and 4393) returns the connection to the pool
 //! inside an open transaction. Statements that other callers send on that connection are rolled back later. A
 //! dropped SAVEPOINT ends the whole transaction around it, and later statements run outside any transaction.
-//! Therefore every BEGIN of the repo runs to its end on a task of its own, no work runs behind a SAVEPOINT, and a
+//! Therefore every BEGIN of the repo runs to its end on a task of its own, and no work runs behind a SAVEPOINT. A
 //! commit first checks that the transaction still exists.
 
 use sea_orm::{

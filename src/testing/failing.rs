@@ -28,7 +28,7 @@ use crate::{
 ///
 /// All other calls go straight to the wrapped store. A call that fails does not reach it.
 ///
-/// Calls are counted from 0, and the count restarts with each new setting for that call: `..` is all of them, `..2`
+/// Calls are counted from 0, and the count restarts with each new setting for that call. `..` is all of them, `..2`
 /// the first two, `2..` those from the third on. A new setting replaces the previous one for the same call.
 #[derive(Debug)]
 pub struct FailingStore<S> {

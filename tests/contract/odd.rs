@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::{letter, new_app, reopen_replayed};
 use crate::database::TestDb;
 
-/// A table as an older one would be, on a connection that does not look at CHECKs: it has three letters of an app, of
+/// A table as an older one would be, on a connection that does not look at CHECKs. It has three letters of an app, of
 /// which the second one is odd.
 struct Odd {
     _file: TestDb,

@@ -217,7 +217,7 @@ async fn the_repos_own_transactions_do_not_fail_whatever_isolation_is_the_defaul
             });
         }
         for outcome in tasks.join_all().await {
-            // An import that stores anew what was swept meanwhile no longer goes by the order of the ids, and may
+            // An import that stores anew what was swept meanwhile no longer goes by the order of the ids. It may
             // deadlock with another import of the same letters under any isolation.
             let is_expected = outcome.as_ref().err().is_none_or(|error| error.to_string().contains("40P01"));
             assert!(is_expected, "{isolation}: {outcome:?}");

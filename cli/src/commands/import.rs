@@ -22,8 +22,8 @@ use crate::{
     stop::Stop,
 };
 
-/// Letters per batch. A batch is stored as a whole or not at all. It also ends at [`BATCH_BYTES`] and with its file:
-/// of two copies in one batch the store would keep the last, but the newest file of a folder is read first.
+/// Letters per batch. A batch is stored as a whole or not at all. It also ends at [`BATCH_BYTES`] and with its file.
+/// The store would keep the last of two copies in one batch, but the newest file of a folder is read first.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 16 << 20;
 

@@ -1,7 +1,8 @@
-//! Whether letters are lost or doubled while everybody works at once and everything breaks: dispatchers,
-//! inserters, admins and sweepers, a server that is killed, connections that are cut, calls that are dropped.
-//! Transactions commit long after they began, two letters have one event, and a trigger keeps letters from being
-//! deleted. A ledger of what was acknowledged is compared with the database at the end.
+//! Checks whether letters are lost or doubled while everybody works at once and everything breaks.
+//!
+//! Dispatchers, inserters, admins and sweepers work. A server is killed, connections are cut, and calls are
+//! dropped. Transactions commit long after they began, two letters have one event, and a trigger keeps letters
+//! from being deleted. A ledger of what was acknowledged is compared with the database at the end.
 //!
 //! `cargo run --release -p dead-letters-soak -- [--seconds 60] [--backend postgres|sqlite] [--seed N]`
 //!
