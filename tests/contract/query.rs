@@ -302,7 +302,7 @@ fn a_field_that_is_wrong_is_named_and_its_value_not_shown() {
     }
     refused("ids=00000000-0000-0000-0000-000000000001,", "ids", "must be uuids, with commas between them");
     for number in ["-1", "1.5", "4294967296"] {
-        refused(&format!("size={number}"), "size", "from 0 to 4294967295");
+        refused(&format!("size={number}"), "size", "from 0 to 4,294,967,295");
     }
     refused("sorce=", "sorce", "is not a field of a filter or page");
     refused("Source=a", "Source", "is not a field of a filter or page");
