@@ -515,7 +515,7 @@ function takeOverRow(row, same) {
   }
   for (const link of ["a.letter", ".what > a"]) {
     const [shown, now] = [row.querySelector(link), same.querySelector(link)];
-    if (shown && now) shown.href = now.href;
+    if (shown && now) shown.setAttribute("href", now.getAttribute("href"));
   }
   for (const [place, parts] of APPS) {
     const [shown, now] = [row.querySelector(place), same.querySelector(place)];
