@@ -8,6 +8,7 @@ use super::{any, letter, new_app, row_of, rows, seen};
 use crate::database::TestDb;
 
 on_every_backend! {
+    a_page_that_is_read_by_ids_keeps_the_state_that_the_filter_has_without_them,
     a_row_comes_as_it_is_stored,
     pages_are_those_of_the_list,
     a_page_ends_at_16_mb_of_payload_with_at_least_one_row,
@@ -110,4 +111,15 @@ async fn a_page_size_outside_1_to_1_000_is_refused_and_nothing_is_sent(db: TestD
         assert_eq!(error.to_string(), format!("`page.size` must be between 1 and 1,000 (got {got})"));
     }
     assert_eq!(recorded.take(), []);
+}
+
+async fn a_page_that_is_read_by_ids_keeps_the_state_that_the_filter_has_without_them(db: TestDb) {
+    let app = new_app();
+    rows(&db, app, 1).await;
+    let (recording, recorded) = db.connect_recorded().await;
+    let orders = DeadLetterFilter::default().source("orders");
+    let page = db.repo_over(recording).export(app, &orders, &PageRequest::default()).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+    let by_ids = recorded.take().pop().unwrap().sql;
+    assert!(by_ids.split_once("WHERE").unwrap().1.contains("resolution"), "{by_ids}");
 }
