@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use dead_letters::{
     Action, ActionRequest, Attribution, DeadLetterFilter, DeadLetterId, DeadLetterReplay,
-    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, Erased, ErrorKind, PayloadKind, ReopenRequest,
+    DeadLetterRepoError, DeadLetterState, DeadLetterSummary, Erased, PayloadKind, ReopenRequest,
     ReplayRequest, Resolution,
 };
 use tokio::time::sleep;
@@ -164,82 +164,19 @@ pub(crate) async fn erase_all(
     result
 }
 
-/// Makes the letter unresolved again. A replayed letter needs `include_replayed`.
+/// Makes the letter unresolved again, if it is still as it was resolved at the time that was shown. A replayed letter
+/// needs `include_replayed`.
 pub(crate) async fn reopen(
     access: &AppAccess,
     id: DeadLetterId,
+    shown: Option<DateTime<Utc>>,
     include_replayed: bool,
     note: Option<String>,
 ) -> Result<(), Problem> {
     access.needs(Right::Resolve)?;
     let attribution = attribution(access, note)?;
     let entry = Entry::of_letter(access, "reopened", id);
-    end(entry, reopen_resolved(access, id, include_replayed, &attribution).await)
-}
-
-/// Reopens the letter, and retries while others resolve and reopen it at the same time.
-///
-/// The store then gives up with an internal error, or with a transient one such as a deadlock. If the letter has a new
-/// `resolved_at`, an internal error comes from such a race and not from a fault.
-async fn reopen_resolved(
-    access: &AppAccess,
-    id: DeadLetterId,
-    include_replayed: bool,
-    attribution: &Attribution,
-) -> Result<(), Problem> {
-    let mut before = summary(access, id).await?.resolved_at;
-    let mut problem = Problem::locked();
-    for pause in PAUSES {
-        let reopened = match access.store().reopen(access.app_id, id, attribution).await {
-            Err(DeadLetterRepoError::Replayed(_)) if include_replayed => {
-                reopen_replayed(access, id, attribution).await
-            }
-            reopened => reopened.map(|()| true),
-        };
-        let error = match reopened {
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                sleep(pause).await;
-                continue;
-            }
-            Err(error) => error,
-        };
-        if !matches!(error.kind(), ErrorKind::Internal | ErrorKind::Transient) {
-            return Err(error.into());
-        }
-        // If the database can be reached, a transient error comes from others who use the letter.
-        let letter = summary(access, id).await?;
-        if letter.resolved_at.is_none() {
-            return Err(DeadLetterRepoError::NotResolved(id).into());
-        }
-        if letter.resolved_at == before && !error.is_transient() {
-            return Err(error.into());
-        }
-        if let Some(resolved) = resolved_before(&letter).filter(|_| letter.resolved_at != before) {
-            problem = Problem::changed(resolved);
-        }
-        before = letter.resolved_at;
-        sleep(pause).await;
-    }
-    Err(problem)
-}
-
-/// Reopens the letter if it is still as it was resolved at this time. A replayed letter needs `include_replayed`.
-pub(crate) async fn reopen_as_shown(
-    access: &AppAccess,
-    id: DeadLetterId,
-    resolved_at: Option<DateTime<Utc>>,
-    include_replayed: bool,
-    note: Option<String>,
-) -> Result<(), Problem> {
-    access.needs(Right::Resolve)?;
-    let attribution = attribution(access, note)?;
-    let entry = Entry::of_letter(access, "reopened", id);
-    let reopened = match resolved_at {
-        Some(at) => reopen_resolved_at(access, id, at, include_replayed, &attribution).await,
-        None => Err(DeadLetterRepoError::NotResolved(id).into()),
-    };
-    end(entry, reopened)
+    end(entry, reopen_as_shown(access, id, shown, include_replayed, &attribution).await)
 }
 
 /// Returns a problem unless the letter is still as it was resolved at this time.
@@ -251,16 +188,25 @@ pub(crate) fn must_be_as_shown(letter: &DeadLetterSummary, at: DateTime<Utc>) ->
     }
 }
 
-async fn reopen_resolved_at(
+/// Reopens the letter with a bulk call, which skips a locked letter, and retries.
+async fn reopen_as_shown(
     access: &AppAccess,
     id: DeadLetterId,
-    at: DateTime<Utc>,
+    shown: Option<DateTime<Utc>>,
     include_replayed: bool,
     attribution: &Attribution,
 ) -> Result<(), Problem> {
+    let letter = summary(access, id).await?;
+    let at = shown.or(letter.resolved_at).ok_or(DeadLetterRepoError::NotResolved(id))?;
+    must_be_as_shown(&letter, at)?;
+    if letter.resolution == Some(Resolution::Replayed) && !include_replayed {
+        return Err(DeadLetterRepoError::Replayed(id).into());
+    }
     // The database has microseconds.
     let until = at.checked_add_signed(TimeDelta::microseconds(1));
-    let this = DeadLetterFilter::default().ids([id]).resolved_from(at).resolved_before(until);
+    let mut this = DeadLetterFilter::default().ids([id]).resolved_from(at).resolved_before(until);
+    // Without a resolution the bulk call reopens only closed letters.
+    this.resolution = letter.resolution.filter(|&resolution| resolution == Resolution::HandlerFailed);
     let request = ReopenRequest::default().limit(1).include_replayed(include_replayed);
     for pause in PAUSES {
         match access.store().reopen_matching(access.app_id, &this, attribution, &request).await {
@@ -309,18 +255,6 @@ pub(crate) async fn last_change(access: &AppAccess, id: DeadLetterId) -> Result<
         }
         request.after = actions.last().map(|action| action.id);
     }
-}
-
-/// Returns whether the letter was reopened. It was not if others have locked or reopened it.
-async fn reopen_replayed(
-    access: &AppAccess,
-    id: DeadLetterId,
-    attribution: &Attribution,
-) -> Result<bool, DeadLetterRepoError> {
-    let these = DeadLetterFilter::default().ids([id]);
-    let request = ReopenRequest::default().include_replayed(true).limit(1);
-    let reopened = access.store().reopen_matching(access.app_id, &these, attribution, &request).await?;
-    Ok(!reopened.ids.is_empty())
 }
 
 fn end(mut entry: Entry<'_>, result: Result<(), Problem>) -> Result<(), Problem> {

@@ -646,7 +646,7 @@ async fn a_reopen_that_fails_while_nobody_else_is_there_is_a_fault() {
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
     repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
-    store.fail(Call::Reopen, .., internal());
+    store.fail(Call::ReopenMatching, .., internal());
     client.post(&path, json!({})).await.problem(500, "internal");
 }
 
@@ -658,12 +658,12 @@ async fn a_reopen_is_tried_again_where_others_use_the_letter_and_is_a_conflict_i
     let client = Client::from(Admin::new(store.clone(), let_in(Operator::full("ada"))));
     repo.resolve_once(app, id, Resolution::Ignored, &Attribution::by("bob")).await.unwrap();
     let path = format!("/api/apps/{app}/letters/{id}/reopen");
-    store.fail(Call::Reopen, .., transient());
+    store.fail(Call::ReopenMatching, .., transient());
     client.post(&path, json!({})).await.problem(409, "locked");
     store.fail(Call::Summary, .., transient());
     client.post(&path, json!({})).await.problem(503, "unavailable");
     store.recover();
-    store.fail(Call::Reopen, ..2, transient());
+    store.fail(Call::ReopenMatching, ..2, transient());
     assert_eq!(client.post(&path, json!({})).await.json()["resolved_at"], Value::Null);
 
     repo.resolve_once(app, id, Resolution::Replayed, &Attribution::by("bob")).await.unwrap();

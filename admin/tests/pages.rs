@@ -103,6 +103,7 @@ on_every_backend! {
     a_reopened_letter_is_closed_again_by_its_undo,
     an_undo_of_a_reopening_leaves_a_letter_alone_that_changed_since,
     a_reopening_from_a_page_leaves_a_letter_alone_that_others_closed_since,
+    a_letter_whose_handler_failed_is_reopened_from_its_page_and_by_the_api,
     a_replayed_letter_is_reopened_after_a_question,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
@@ -1762,6 +1763,19 @@ async fn a_reopening_from_a_page_leaves_a_letter_alone_that_others_closed_since(
         assert!(closed.shows("The letter was ignored by bob,"), "{closed}");
         assert_eq!(world.row(id).await.resolved_by.as_deref(), Some("bob"));
     }
+}
+
+async fn a_letter_whose_handler_failed_is_reopened_from_its_page_and_by_the_api(world: World) {
+    let client = world.client();
+    let id = world.letter().await;
+    let path = world.at(&format!("/letters/{id}"));
+    let api = world.path(&format!("letters/{id}/reopen"));
+    world.repo.resolve(id, "handler_failed").await.unwrap();
+    let page = world.act(&client, &format!("{path}/reopen"), &[]).await;
+    assert!(page.shows("The letter is unresolved again:"), "{page}");
+    assert_eq!(world.row(id).await.resolution, None);
+    world.repo.resolve(id, "handler_failed").await.unwrap();
+    assert_eq!(client.post(api, serde_json::json!({})).await.json()["resolved_at"], serde_json::Value::Null);
 }
 
 async fn a_replayed_letter_is_reopened_after_a_question(world: World) {

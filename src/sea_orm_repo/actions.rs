@@ -325,11 +325,7 @@ pub(super) async fn record_reveal<C: RepoConnection>(
     let attribution = &Attribution { batch: None, ..attribution.clone() };
     let (action, target) = (Action::Reveal, Target::Letter(id));
     let entry = Entry { app_id, action, target, resolution: None, attribution };
-    let mut letter = Query::select().from(dead_letters::Entity).cond_where(is_row(app_id, id)).take();
-    if dialect != Dialect::Sqlite {
-        // An erasure skips the letter until the row is committed, so that it does not leave the row's note.
-        letter.lock(LockType::KeyShare);
-    }
+    let letter = Query::select().from(dead_letters::Entity).cond_where(is_row(app_id, id)).take();
     let insert = entry.insert_from(dialect, letter, 1.into(), None::<String>.into());
     match repo.db.execute_raw(dialect.build(&insert)).await?.rows_affected() {
         0 => Err(DeadLetterRepoError::NotFound(id)),

@@ -53,6 +53,6 @@ pub(super) async fn reopen(
     input::Json(request): input::Json<ReopenRequest>,
 ) -> Result<Json<Letter>, Problem> {
     let access = access.app(app_id)?;
-    letter_actions::reopen(&access, id, request.include_replayed, request.note).await?;
+    letter_actions::reopen(&access, id, None, request.include_replayed, request.note).await?;
     Ok(Json(Letter::one(&access, summary(&access, id).await?).await?))
 }

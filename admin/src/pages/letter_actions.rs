@@ -159,7 +159,7 @@ pub(crate) async fn reopen(
         as_shown.map_err(|problem| form.leads_back(problem, &access, &root))?;
         return ask(&access, &root, &REOPEN, &letter, &form);
     }
-    let reopened = letter_actions::reopen_as_shown(&access, id, at, is_confirmed, form.note.clone()).await;
+    let reopened = letter_actions::reopen(&access, id, at, is_confirmed, form.note.clone()).await;
     reopened.map_err(|problem| form.leads_back(problem, &access, &root))?;
     // Without the row of the history the reopening can't be undone.
     let reopening = last_change(&access, id).await.ok().flatten();
