@@ -37,7 +37,19 @@ build:
 # The tests come last, so that cargo's own lines close the run.
 
 # everything, as CI does: about half an hour on two cores
-ci: format lints words guarantees documentation links features dependencies packages migrate entities dispatcher examples readme deploys alerts api-and-soak test
+ci: format lints words guarantees documentation links features dependencies alerts build build-tests runs test
+
+[private]
+build-tests:
+    cargo test --locked --workspace --no-run
+
+# the api and the soak wait for most of their time
+[parallel]
+[private]
+runs: programs api soak
+
+[private]
+programs: alone packages migrate entities dispatcher examples readme deploys
 
 # format
 format:
@@ -55,17 +67,16 @@ words *paths:
 guarantees:
     .ci/guarantees
 
-# documentation, and as docs.rs builds it
+# documentation, as docs.rs builds it
 documentation:
     #!/usr/bin/env bash
     set -euo pipefail
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --all-features --no-deps
     # RUSTC_BOOTSTRAP makes rustdoc act as nightly. Set for cargo, it would rebuild the dependencies.
     nightly=$(mktemp -d)
     printf '#!/bin/sh\nRUSTC_BOOTSTRAP=1 exec rustdoc "$@"\n' >"$nightly/rustdoc"
     chmod +x "$nightly/rustdoc"
     RUSTDOC="$nightly/rustdoc" RUSTDOCFLAGS="-D warnings --cfg docsrs" \
-        cargo doc --locked --package dead-letters --package dead-letters-admin --all-features --no-deps
+        cargo doc --locked --workspace --all-features --no-deps
     rm -r "$nightly"
 
 # the pages' links lead to files and headings
@@ -80,6 +91,9 @@ features:
     cargo clippy --locked --package dead-letters-migration --no-default-features -- -D warnings
     cargo clippy --locked --package dead-letters-admin -- -D warnings
     cargo clippy --locked --package dead-letters-cli --no-default-features --features postgres -- -D warnings
+
+# the library beside a driver, and without the features of the other crates here
+alone:
     cargo test --locked --package dead-letters-alone --features alone
 
 # what the crates depend on
@@ -111,9 +125,15 @@ migrate: build
 
 # the generated entities are what the generator writes
 entities: build
+    #!/usr/bin/env bash
+    set -euo pipefail
+    before=$(mktemp -d)
+    cp --archive entity/src "$before"
     WITH_POSTGRES={{ with_postgres }} entity/regenerate
-    git add --intent-to-add entity
-    git diff --exit-code -- entity
+    diff --recursive "$before/src" entity/src
+    # With their times, since cargo would build everything anew.
+    cp --archive "$before/src" entity
+    rm -r "$before"
 
 # the main job, on SQLite and on PostgreSQL
 dispatcher: build
@@ -167,11 +187,6 @@ deploys: build
     sqlite=$(mktemp -d)
     DATABASE_URL="sqlite://$sqlite/deploys.sqlite?mode=rwc" bash -euc "$deploys" {{ built }}/dead-letters
     rm -r "$sqlite"
-
-# Both wait for most of their time.
-[parallel]
-[private]
-api-and-soak: api soak
 
 # the admin's openapi.json and its answers
 api:

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{letter, retention::Nowhere, triage::ten_oclock};
 use crate::database::TestDb;
 
-on_every_backend! {
+on_every_backend_and_key! {
     a_services_own_columns_change_no_call_whatever_their_names,
 }
 

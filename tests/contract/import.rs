@@ -12,7 +12,7 @@ use super::{import_of, insert::drop_silently, letter, new_app, time};
 
 use crate::database::TestDb;
 
-on_every_backend! {
+on_every_backend_and_key! {
     letters_are_stored_on_both_backends_as_they_were_exported_in_every_column,
     a_letter_that_is_already_stored_is_left_alone_and_counted,
     a_letter_that_comes_twice_is_stored_once,

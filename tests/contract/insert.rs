@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{letter, new_app, time};
 use crate::database::TestDb;
 
-on_every_backend! {
+on_every_backend_and_key! {
     a_letter_reads_back_as_it_was_handed_over,
     a_letter_may_come_without_trigger_and_script,
     a_new_row_is_unresolved_and_created_now,

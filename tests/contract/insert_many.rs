@@ -11,7 +11,7 @@ use super::{
 };
 use crate::database::TestDb;
 
-on_every_backend! {
+on_every_backend_and_key! {
     ids_come_in_the_letters_order,
     an_empty_call_sends_no_statement,
     letters_go_in_statements_that_are_bounded,

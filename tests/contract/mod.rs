@@ -22,16 +22,24 @@ macro_rules! on_every_backend {
                 super::$case(crate::database::TestDb::postgres().await).await;
             })+
         }
-        mod postgres_keyed_by_app {
-            $(#[tokio::test]
-            async fn $case() {
-                super::$case(crate::database::TestDb::postgres_keyed_by_app().await).await;
-            })+
-        }
         mod postgres_sharded {
             $(#[tokio::test]
             async fn $case() {
                 super::$case(crate::database::TestDb::postgres_sharded().await).await;
+            })+
+        }
+    };
+}
+
+/// Runs each named case on a table whose key is `(app_id, id)` as well, while the repo is not sharded yet. The key can
+/// matter to ON CONFLICT and GROUP BY: the cases are those of inserts and imports, and one that makes every call.
+macro_rules! on_every_backend_and_key {
+    ($($case:ident),+ $(,)?) => {
+        on_every_backend!($($case),+);
+        mod postgres_keyed_by_app {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(crate::database::TestDb::postgres_keyed_by_app().await).await;
             })+
         }
     };
