@@ -106,7 +106,7 @@ pub(crate) struct Global {
     /// URL of the database: postgres://… or sqlite://…
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL", global = true)]
     pub(crate) database_url: Option<String>,
-    /// File that contains the URL; --database-url and DATABASE_URL override it
+    /// File that contains the URL; it overrides DATABASE_URL, which overrides DATABASE_URL_FILE
     #[arg(long, env = "DATABASE_URL_FILE", hide_env_values = true, value_name = "FILE", global = true)]
     pub(crate) database_url_file: Option<PathBuf>,
     /// Format of the result: `json` prints one document, `jsonl` one line per item [default: table]
@@ -227,6 +227,7 @@ impl Command {
         match self {
             #[cfg(feature = "serve")]
             Self::Serve(_) => Access::Serves,
+            Self::Migrate(Migrate::Up) => Access::Migrates,
             command if command.only_reads() => Access::Reads,
             _ => Access::Writes,
         }
@@ -317,7 +318,7 @@ pub(crate) struct History {
     /// List only what was done to this letter, with the bulk run that resolved it: its ID or its last 8 digits
     #[arg(value_name = "LETTER_ID")]
     pub(crate) id: Option<Letter>,
-    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps that have letters or one of the
+    /// App of the letters: its name, its ID or at least the first 8 digits of it [default: all apps that have letters or one of the
     /// newest 10,000 actions]
     #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
@@ -509,7 +510,7 @@ pub(crate) struct Erase {
     /// IDs of the letters to erase, or their last 8 digits; `-` reads them from standard input
     #[arg(value_name = "LETTER_ID", required = true)]
     pub(crate) letters: Vec<Letter>,
-    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps]
+    /// App of the letters: its name, its ID or at least the first 8 digits of it [default: all apps]
     #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Reason
@@ -598,7 +599,7 @@ pub(crate) struct Sweep {
     /// --dry-run does not count it
     #[arg(long, value_name = "DURATION")]
     pub(crate) delete_actions_after: Option<String>,
-    /// App to sweep: its name, its ID or the beginning of the ID [default: all apps]
+    /// App to sweep: its name, its ID or at least the first 8 digits of it [default: all apps]
     #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     /// Archive letters in this existing folder before they are deleted, as JSON lines that `import` reads
@@ -761,7 +762,7 @@ pub(crate) struct Payload {
 /// A filter of letters.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Filter {
-    /// App of the letters: its name, its ID or the beginning of the ID [default: all apps]
+    /// App of the letters: its name, its ID or at least the first 8 digits of it [default: all apps]
     #[arg(short, long, env = "DEAD_LETTERS_APP", hide_env_values = true, value_name = "APP")]
     pub(crate) app: Option<App>,
     #[command(flatten)]

@@ -30,6 +30,8 @@ use crate::{
 pub(crate) enum Access {
     Reads,
     Writes,
+    /// Runs migration steps. An index of a large table takes longer than any other statement.
+    Migrates,
     /// Serves the admin, whose operators read and write.
     #[cfg(feature = "serve")]
     Serves,
@@ -108,7 +110,7 @@ impl Opened {
     async fn without_table(&self, error: &DbErr) -> Failure {
         let name = &self.name;
         match code_of(error).as_deref() {
-            Some("42P01") => match self.other_schema().await {
+            Some("42P01") => match self.other_schema(false).await {
                 Ok(Some((schema, Some(role)))) => {
                     Failure::failed(format!("{name}: the role {role} has no USAGE on the schema {schema}, which has a dead_letters table"))
                         .hint(format!("GRANT USAGE ON SCHEMA {schema} TO {role}"))
@@ -138,9 +140,18 @@ impl Opened {
     }
 
     /// Returns a schema that has the table, which the search path does not show. Also returns the role if it lacks
-    /// `USAGE` on that schema.
-    async fn other_schema(&self) -> Result<Option<(String, Option<String>)>, DbErr> {
-        let quoted = |name: Expr| Expr::from(Func::cust("quote_ident").arg(name)).cast_as("text");
+    /// `USAGE` on that schema. Looks only at schemas that the setting `search_path` names, or at all.
+    async fn other_schema(&self, only_named: bool) -> Result<Option<(String, Option<String>)>, DbErr> {
+        let replace = |text: Expr, from: &'static str, to: Expr| {
+            Expr::from(Func::cust("replace").args([text, from.into(), to]))
+        };
+        let ident = |name: Expr| Expr::from(Func::cust("quote_ident").arg(name));
+        let setting = Expr::from(Func::cust("current_setting").arg("search_path"));
+        let path = replace(setting, "\"$user\"", ident(Expr::custom_keyword("current_user")));
+        let path = Func::cust("string_to_array").args([replace(path, " ", "".into()), ",".into()]);
+        let name = replace(ident(Expr::col(("schema", "nspname"))), " ", "".into());
+        let is_named = name.eq(Func::cust("ANY").arg(path));
+        let quoted = |name: Expr| ident(name).cast_as("text");
         let may_use = Func::cust("has_schema_privilege").args([Expr::col(("schema", "oid")), "USAGE".into()]);
         let role = quoted(Expr::custom_keyword("current_user"));
         let schema = Query::select()
@@ -155,6 +166,7 @@ impl Opened {
             )
             .and_where(Expr::col(("tables", "relname")).eq("dead_letters"))
             .and_where(Expr::col(("tables", "relkind")).cast_as("text").is_in(["r", "p"]))
+            .and_where_option(only_named.then_some(is_named))
             .order_by_expr_with_nulls(Expr::Constant(2.into()), Order::Asc, NullOrdering::Last)
             .order_by_expr(Expr::Constant(1.into()), Order::Asc)
             .limit(1)
@@ -188,7 +200,8 @@ impl Opened {
         match self.pool.get_database_backend() {
             DbBackend::Sqlite => exists.from("sqlite_master").and_where(Expr::col("name").eq("dead_letters")),
             _ => {
-                let current = Expr::from(Func::cust("current_schema")).cast_as("regnamespace");
+                let current = Func::cust("quote_ident").arg(Func::cust("current_schema"));
+                let current = Expr::from(current).cast_as("regnamespace");
                 exists
                     .from("pg_class")
                     .and_where(Expr::col("relname").eq("dead_letters"))
@@ -204,7 +217,7 @@ impl Opened {
         }
         // A table in a schema that the role may not use would be created a second time.
         match self.pool.get_database_backend() {
-            DbBackend::Postgres => match self.other_schema().await.map_err(|error| explain(&error))? {
+            DbBackend::Postgres => match self.other_schema(true).await.map_err(|error| explain(&error))? {
                 Some((_, Some(_))) => self.require_table().await,
                 _ => Ok(()),
             },
@@ -274,10 +287,12 @@ fn options(given: &str, url: &Url, access: Access) -> ConnectOptions {
             if keeps_mode { sqlite } else { sqlite.journal_mode(SqliteJournalMode::Wal) }
         });
     }
-    #[cfg(feature = "serve")]
-    if access == Access::Serves {
-        options.statement_timeout(dead_letters_admin::VIEW_TIMEOUT);
-    }
+    match access {
+        #[cfg(feature = "serve")]
+        Access::Serves => options.statement_timeout(dead_letters_admin::VIEW_TIMEOUT),
+        Access::Migrates => options.statement_timeout(Duration::ZERO),
+        Access::Reads | Access::Writes => &mut options,
+    };
     options
 }
 
@@ -321,7 +336,7 @@ fn checked(given: &str) -> Result<Url, Failure> {
     }
     for (name, _) in url.query_pairs() {
         if !PARAMETERS.contains(&&*name) && !name.starts_with("options[") {
-            return Err(match name.contains('@') {
+            return Err(match url.query().is_some_and(|query| query.contains('@')) {
                 true => no_host(),
                 false => Failure::usage(format!("DATABASE_URL has the unknown parameter {name:?}")).hint(
                     "known parameters: sslmode, sslrootcert, sslcert, sslkey, host, port, dbname, user, password, \
@@ -333,14 +348,26 @@ fn checked(given: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
-/// Returns the URL without user, password and parameters.
+/// Returns the URL without user and password, with the parameters that override its host, port and database.
 fn name_of(url: &Url) -> String {
     match url.scheme() {
         "sqlite" => {
             let path = url[..Position::AfterPath].trim_start_matches("sqlite:");
             path.trim_start_matches("//").to_owned()
         }
-        scheme => format!("{scheme}://{}", &url[Position::BeforeHost..Position::AfterPath]),
+        scheme => {
+            let mut name = format!("{scheme}://{}", &url[Position::BeforeHost..Position::AfterPath]);
+            let overrides = |parameter: &&str| {
+                ["host=", "hostaddr=", "port=", "dbname="].iter().any(|name| parameter.starts_with(name))
+            };
+            // Still encoded, since a decoded value may hold anything.
+            let parameters: Vec<_> = url.query().unwrap_or_default().split('&').filter(overrides).collect();
+            if !parameters.is_empty() {
+                name.push('?');
+                name.push_str(&parameters.join("&"));
+            }
+            name
+        }
     }
 }
 
@@ -388,6 +415,20 @@ fn said(error: &DbErr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_migration_step_has_no_timeout() {
+        let given = "postgres://service@localhost/service";
+        let timeout = options(given, &Url::parse(given).unwrap(), Access::Migrates).get_statement_timeout();
+        assert_eq!(timeout, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_name_has_the_parameters_that_name_another_database() {
+        let url = "postgres://ada:s3cret@staging/staging?password=s3cret&hostaddr=10.0.0.1&dbname=prod&sslmode=require";
+        let name = name_of(&Url::parse(url).unwrap());
+        assert_eq!(name, "postgres://staging/staging?hostaddr=10.0.0.1&dbname=prod");
+    }
 
     #[cfg(feature = "serve")]
     #[test]

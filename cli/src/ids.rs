@@ -140,7 +140,8 @@ async fn all_apps(store: &dyn DeadLetterStore, state: DeadLetterState) -> Result
     }
 }
 
-/// Finds the app among those that have letters: by its name, or else by the beginning of its id.
+/// Finds the app among those that have letters: by its name, or else by the beginning of its id, of as many digits as
+/// tables print. A shorter text may be the name of an app that has no letters.
 pub(crate) async fn named_app(
     store: &dyn DeadLetterStore,
     settings: &Settings,
@@ -154,14 +155,16 @@ pub(crate) async fn named_app(
     let has_name = |id: &AppId| settings.apps.name(*id).as_deref() == Some(&*text);
     match found.iter().any(has_name) {
         true => found.retain(has_name),
-        false => found.retain(|id| id.to_string().starts_with(&text.to_ascii_lowercase())),
+        false => {
+            found.retain(|id| text.len() >= SHORT && id.to_string().starts_with(&text.to_ascii_lowercase()))
+        }
     }
     match found[..] {
         [id] => Ok(id),
         [] => Err(Failure::usage(format!(
             "--app {text}: no app with letters has this name, or an ID that begins so"
         ))
-        .hint("pass the whole ID, or list the apps with `apps`")),
+        .hint("pass the ID or its first 8 digits, or list the apps with `apps`")),
         _ => {
             let found: Vec<_> = found.iter().take(CANDIDATES).map(ToString::to_string).collect();
             Err(Failure::usage(format!("--app {text}: it can be one of several apps: {}", found.join(", "))))

@@ -33,7 +33,7 @@ use std::{
 };
 
 use chrono::Utc;
-use clap::FromArgMatches;
+use clap::{FromArgMatches, parser::ValueSource};
 use clap_complete::Shell;
 use dead_letters::{
     AppId, DeadLetterReplay, DeadLetterStore, Requeue, SeaOrmDeadLetterRepo,
@@ -235,7 +235,19 @@ fn run<M: MigratorTraitSelf + Send + 'static>(
 }
 
 fn parsed(args: &[OsString]) -> Result<Args, clap::Error> {
-    Args::from_arg_matches(&program::command().try_get_matches_from(args)?)
+    let mut command = program::command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    let mut parsed = Args::from_arg_matches(&matches)?;
+    // clap would also refuse an option whose value is from the environment.
+    let is_passed = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
+    if is_passed("database_url_file") {
+        if is_passed("database_url") {
+            let both = "--database-url-file cannot be used with --database-url";
+            return Err(command.error(clap::error::ErrorKind::ArgumentConflict, both));
+        }
+        parsed.global.database_url = None;
+    }
+    Ok(parsed)
 }
 
 /// Prints help, which goes to standard output as a result, or the error in the arguments.

@@ -141,11 +141,13 @@ async fn an_app_is_named_by_the_beginning_of_its_id(store: Store) {
     let twins = [0, 1].map(|n| Uuid::from_u128(0xabcd_0123 << 96 | n));
     let now = Utc::now();
     store.repo.import(&twins.map(|app| stored_letter(app.into(), now))).await.unwrap();
-    let ambiguous = store.run("resolve --app abcd --all --yes");
+    let ambiguous = store.run("resolve --app abcd0123 --all --yes");
     ambiguous.fails(2, "it can be one of several apps");
     assert!(twins.iter().all(|app| ambiguous.err.contains(&app.to_string())), "{ambiguous:?}");
+    // It may be the name of an app.
+    store.run("list --app abcd012").fails(2, "no app with letters has this name, or an ID that begins so");
     store.run("list --app abcd012345").fails(2, "no app with letters has this name, or an ID that begins so");
-    store.run("sweep --delete-all-after 1d --yes --app abcd").fails(2, "it can be one of several apps");
+    store.run("sweep --delete-all-after 1d --yes --app abcd0123").fails(2, "it can be one of several apps");
     assert_eq!(store.run("list --app ABCD0123-0000-0000-0000-000000000001").lines().len(), 1);
 }
 

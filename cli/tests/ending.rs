@@ -24,6 +24,7 @@ on_every_backend! {
     an_import_that_is_killed_has_stored_whole_batches,
     an_archiving_sweep_that_is_killed_loses_no_letter,
     an_import_that_waits_for_input_ends_on_a_signal,
+    a_command_that_waits_for_ids_ends_on_a_signal_and_changes_nothing,
     a_second_signal_ends_an_export_that_nobody_reads,
 }
 
@@ -91,6 +92,20 @@ async fn an_import_that_waits_for_input_ends_on_a_signal(store: Store) {
     assert_eq!((ran.code, &*ran.out), (4, "1000\t0\n"), "{ran:?}");
     assert!(ran.err.contains("stopped"), "{ran:?}");
     drop(typing);
+}
+
+async fn a_command_that_waits_for_ids_ends_on_a_signal_and_changes_nothing(store: Store) {
+    let id = store.letter("orders", "crm: 503").await;
+    for command in ["resolve -", "erase - --yes"] {
+        let mut program = store.start(command);
+        let mut typing = program.stdin.take().unwrap();
+        // More than a pipe holds: the program listens for signals before it reads.
+        typing.write_all(format!("{id}\n").repeat(3_000).as_bytes()).unwrap();
+        terminate(&program);
+        Ran::from(program.wait_with_output().unwrap()).fails(1, "nothing was changed");
+        drop(typing);
+    }
+    assert_eq!(store.unresolved().await, 1);
 }
 
 async fn a_second_signal_ends_an_export_that_nobody_reads(store: Store) {

@@ -128,7 +128,7 @@ async fn an_operators_day_takes_six_commands_and_stands_in_the_readme() {
         day += &in_terminal(&folder, &line);
     }
     let run = after(&day, "reopen --run ").to_owned();
-    day += &in_terminal(&folder, &format!("dead-letters reopen --run {run} --app b7d0"));
+    day += &in_terminal(&folder, &format!("dead-letters reopen --run {run} --app b7d0c9e4"));
     day += &in_terminal(&folder, "dead-letters list");
 
     assert_eq!(day.matches("$ dead-letters ").count(), 6);

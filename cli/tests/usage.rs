@@ -174,6 +174,13 @@ async fn the_url_is_read_from_a_file() {
         fs::write(&file, text).unwrap();
         with("DATABASE_URL_FILE", &file).fails(2, &format!("--database-url-file {}: {why}", file.display()));
     }
+    // A file that is passed is the database, whatever the environment says.
+    fs::write(&file, &store.url).unwrap();
+    let mut passed = program();
+    let passed = passed.args(["count", "--output", "tsv", "--database-url-file"]).arg(&file);
+    assert_eq!(Ran::from(passed.env("DATABASE_URL", "sqlite:///nowhere").output().unwrap()).lines(), [["0"]]);
+    let url_and_file = ["count", "--database-url", "sqlite::memory:", "--database-url-file", "url"];
+    run(&url_and_file).fails(2, "--database-url-file cannot be used with --database-url");
     let mut both = program();
     let both = both.args(["count", "--output", "tsv"]).env("DATABASE_URL", &store.url);
     assert_eq!(Ran::from(both.env("DATABASE_URL_FILE", "/nowhere").output().unwrap()).lines(), [["0"]]);
@@ -530,6 +537,7 @@ fn a_url_that_the_driver_would_misread_is_refused_before_it_connects() {
         ("postgres://ada:s3cret/x@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("postgres://ada:1#s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("postgres://ada:1?s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
+        ("postgres://ada:1?s3cret&x=y@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("postgres://ada:1/s3cret@127.0.0.1:1/db", "percent-encode it (@ is %40) or set PGPASSWORD"),
         ("sqlite://x.sqlite?mod=ro", "mod"),
         ("mysql://ada:s3cret@h/db", "must be a postgres: or sqlite: URL"),
@@ -586,6 +594,14 @@ async fn a_refusal_of_the_server_is_explained_in_a_sentence() {
             "{line}: {no_usage:?}"
         );
     }
+    execute("ALTER TABLE other.dead_letters SET SCHEMA public; ALTER TABLE other.seaql_migrations SET SCHEMA public").await;
+
+    // The table of another service is nothing to a role with a schema of its own.
+    execute("ALTER TABLE dead_letters SET SCHEMA other; ALTER TABLE seaql_migrations SET SCHEMA other").await;
+    execute("CREATE SCHEMA \"Own\" AUTHORIZATION {role}").await;
+    let own = format!("{as_role}{joint}options=-csearch_path%3D%22Own%22");
+    assert_eq!(with(&own, "migrate up").code, 0);
+    assert_eq!(with(&own, "count --output tsv").lines(), [["0"]]);
     execute("ALTER TABLE other.dead_letters SET SCHEMA public; ALTER TABLE other.seaql_migrations SET SCHEMA public").await;
 
     let standby = format!("{}{joint}options=-cdefault_transaction_read_only%3Don", store.url);

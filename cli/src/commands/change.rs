@@ -97,7 +97,10 @@ pub(super) async fn run<C: Change>(
         }
     } else {
         let ask = if C::ASKS_ABOUT_IDS { Ask::of(false, yes)? } else { Ask::Not };
-        let located = locate(store, settings, filter.app, letters).await?;
+        let located = tokio::select! {
+            located = locate(store, settings, filter.app, letters) => located?,
+            () = stop.asked() => return Err(Failure::failed("nothing was changed")),
+        };
         let count: u64 = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
         if ask == Ask::First && count > 0 {
             let letters = number(count);

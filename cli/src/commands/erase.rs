@@ -27,7 +27,10 @@ pub(crate) async fn erase(
     let ask = Ask::of(false, yes)?;
     let mut attribution = Attribution::default().run_id(Uuid::now_v7());
     (attribution.by, attribution.note) = (by, note);
-    let located = locate(store, settings, app, ids).await?;
+    let located = tokio::select! {
+        located = locate(store, settings, app, ids) => located?,
+        () = stop.asked() => return Err(Failure::failed("nothing was changed")),
+    };
     let count: u64 = located.by_app.iter().map(|(_, ids)| ids.len() as u64).sum();
     if ask == Ask::First && count > 0 {
         let letters = letters(count);
