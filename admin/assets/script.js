@@ -269,6 +269,7 @@ dressFilter();
 const STEP_AFTER = 1_000;
 const STAGE_AFTER = 5_000;
 const LOOK_EVERY = 30_000;
+const STOPPED = "dead-letters-stopped";
 
 // A double click sends a form once. Later the form can be sent again: the first request may have been stopped.
 const DOUBLE = 3000;
@@ -293,8 +294,14 @@ function keepRunning() {
   const status = Object.assign(document.createElement("p"), { className: "muted", textContent: text });
   status.setAttribute("role", "status");
   const stop = Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: "Stop" });
+  form.addEventListener("submit", () => sessionStorage.removeItem(STOPPED));
+  // The page of a stopped run may be loaded again.
+  if (sessionStorage.getItem(STOPPED) === location.pathname) return;
   const timers = [];
   const end = () => timers.forEach(clearInterval);
+  // The timer would send a value that is half typed.
+  const isTouched = () =>
+    [...form.querySelectorAll(TYPED)].some((field) => field === document.activeElement || field.value !== field.defaultValue);
   const look = async () => {
     const response = await fetch(location.origin + location.pathname + location.search, { cache: "no-store" }).catch(() => null);
     if (!response?.ok) return;
@@ -303,7 +310,9 @@ function keepRunning() {
   };
   timers.push(
     setInterval(() => {
-      if (Date.now() < begins) return;
+      const says = isTouched() ? "The run waits while its fields are edited." : text;
+      if (status.textContent !== says) status.textContent = says;
+      if (Date.now() < begins || isTouched()) return;
       end();
       form.append(Object.assign(document.createElement("input"), { type: "hidden", name: "automatic", value: "true" }));
       form.requestSubmit(next);
@@ -311,8 +320,11 @@ function keepRunning() {
   );
   if (isStage && !("instead" in main.dataset)) timers.push(setInterval(look, LOOK_EVERY));
   form.addEventListener("submit", end);
+  // A link or another form leads elsewhere.
+  addEventListener("beforeunload", end);
   stop.addEventListener("click", () => {
     end();
+    sessionStorage.setItem(STOPPED, location.pathname);
     window.stop();
     status.textContent = "Stopped. Continue with the buttons above.";
     stop.remove();
@@ -428,7 +440,9 @@ function found(isFresh) {
 }
 
 // The address without the credentials that it may have: fetch refuses one with them.
-const ask = (address, headers = {}) => fetch(location.origin + address, { headers, cache: "no-store" });
+// A view is answered within 15 seconds.
+const ask = (address, headers = {}) =>
+  fetch(location.origin + address, { headers, cache: "no-store", signal: AbortSignal.timeout(20_000) });
 const parse = (html) => new DOMParser().parseFromString(html, "text/html");
 
 // As a whole only where somebody asked for it: else no row that is shown moves, since one may be about to be clicked.
@@ -688,7 +702,7 @@ const KEYS = [
   ["o", "open the row in a new tab"],
   ["e", "ignore the row, the ticked letters, the letter or the rest of a run; go to a preview's note"],
   ["r", "replay the row or the ticked letters after a preview; go to the Replay button of a letter or a preview"],
-  ["u", "reopen the row or the ticked letters, or undo what the banner or the run's page says"],
+  ["u", "reopen the row or the ticked letters, or undo what the banner says; on a run's page, go to Undo"],
   ["n, ]", "next page"],
   ["p, [", "previous page; the first one if this tab does not know it"],
   ["?", "this help"],
@@ -771,8 +785,10 @@ function replay() {
 function undo() {
   if (ticked().length > 0 && buttonOfTicked("reopened")) return buttonOfTicked("reopened").click();
   const reopen = main.querySelector("tr.current .act button[formaction*='/reopen']");
-  if (reopen) reopen.click();
-  else click(".banner form button, section[aria-labelledby=undo] form button");
+  const banner = main.querySelector(".banner form button");
+  if (reopen ?? banner) (reopen ?? banner).click();
+  // A run may have thousands of letters.
+  else main.querySelector("section[aria-labelledby=undo] form button")?.focus();
 }
 
 function openInTab() {

@@ -102,7 +102,11 @@ pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
     fn new(text: &[u8]) -> Result<Self, Problem> {
-        let fields: Vec<_> = parse(text).into_owned().collect();
+        let mut fields: Vec<_> = parse(text).into_owned().collect();
+        // A form sends each line break of its field as two characters.
+        for (_, note) in fields.iter_mut().filter(|(name, _)| name == "note") {
+            *note = note.replace("\r\n", "\n");
+        }
         let long = |(name, value): &&(String, String)| {
             !LONG_FIELDS.contains(&name.as_str()) && value.chars().count() > MAX_CHARACTERS
         };

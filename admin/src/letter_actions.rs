@@ -8,7 +8,6 @@ use dead_letters::{
     DeadLetterRepoError, DeadLetterState, DeadLetterSummary, Erased, PayloadKind, ReopenRequest,
     ReplayRequest, Resolution,
 };
-use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
@@ -65,7 +64,7 @@ async fn resolve_open(
         }
         let letter = summary(access, id).await?;
         must_be_open(&letter)?;
-        sleep(pause).await;
+        access.sleep(pause).await;
     }
     Err(Problem::locked())
 }
@@ -119,7 +118,7 @@ async fn replay_unlocked(
             Some(kind @ PayloadKind::Truncated) if !replay.accepts_truncated() => {
                 return Err(DeadLetterRepoError::PayloadNotWhole { id, kind }.into());
             }
-            _ => sleep(pause).await,
+            _ => access.sleep(pause).await,
         }
     }
     Err(Problem::locked())
@@ -144,7 +143,7 @@ async fn erase_unlocked(
         if erased.skipped_locked.is_empty() {
             return summary(access, id).await.map(drop);
         }
-        sleep(pause).await;
+        access.sleep(pause).await;
     }
     Err(Problem::locked())
 }
@@ -216,7 +215,7 @@ async fn reopen_as_shown(
             _ => {}
         }
         must_be_as_shown(&summary(access, id).await?, at)?;
-        sleep(pause).await;
+        access.sleep(pause).await;
     }
     Err(Problem::locked())
 }

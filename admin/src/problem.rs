@@ -21,6 +21,8 @@ use utoipa::{
 
 /// Value of `Retry-After`, in seconds. A database that restarts is usually back after this time.
 const RETRY_AFTER_SECONDS: u16 = 5;
+const TOO_LONG: &str =
+    "the view took longer than 15 seconds: narrow the filter or the scan limit, or try again";
 
 /// A problem (RFC 9457). The log has the cause of a 5xx.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -126,8 +128,7 @@ impl ProblemType {
         self.urn().rsplit(':').next().unwrap_or_default()
     }
 
-    /// Returns whether the same request may soon succeed.
-    pub(crate) fn is_transient(self) -> bool {
+    fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable | Self::Busy)
     }
 }
@@ -253,10 +254,12 @@ impl Problem {
     }
 
     pub(crate) fn too_long() -> Self {
-        Self::new(
-            ProblemType::Unavailable,
-            "the view took longer than 15 seconds: narrow the filter or the scan limit, or try again",
-        )
+        Self::new(ProblemType::Unavailable, TOO_LONG)
+    }
+
+    /// Returns whether the same request may soon succeed. A view that took too long would take as long again.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.kind.is_transient() && self.detail != TOO_LONG
     }
 
     pub(crate) fn busy() -> Self {
@@ -434,4 +437,15 @@ pub(crate) async fn not_found() -> Problem {
 
 pub(crate) async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(ProblemType::MethodNotAllowed, format!("{method} is not allowed at this address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_a_view_that_took_too_long_does_not_ask_for_it_again() {
+        assert!(!Problem::too_long().is_transient());
+        assert!(Problem::busy().is_transient() && Problem::unavailable().is_transient());
+    }
 }

@@ -255,6 +255,26 @@ async fn on_postgresql_a_statement_that_takes_too_long_ends_by_itself_and_gives_
     assert_eq!(client.get(&letters).await.status, StatusCode::OK);
 }
 
+#[tokio::test]
+async fn on_postgresql_an_action_that_waits_for_a_locked_letter_leaves_its_turn_to_others() {
+    let world = World::postgres().await;
+    let id = world.letter().await;
+    let client = Client::from(world.admin_of(Operator::full("ada")).concurrency(1));
+    let lock = world.repo.pool().begin().await.unwrap();
+    lock.execute_unprepared("SELECT FROM dead_letters FOR UPDATE").await.unwrap();
+    let (resolve, acting) = (format!("/api/apps/{}/letters/{id}/resolve", world.app), client.clone());
+    let action = tokio::spawn(async move { acting.post(resolve, json!({ "resolution": "ignored" })).await });
+    let mut answers = 0;
+    while !action.is_finished() {
+        assert_eq!(client.get(format!("/api/apps/{}/letters", world.app)).await.status, StatusCode::OK);
+        answers += 1;
+    }
+    action.await.unwrap().problem(409, "locked");
+    // One may come before the action, and one after it.
+    assert!(answers > 2, "{answers}");
+    lock.rollback().await.unwrap();
+}
+
 /// Whatever operators ask for, and whether they wait for it.
 #[tokio::test]
 async fn on_postgresql_readers_leave_connections_of_the_pool_to_the_service() {

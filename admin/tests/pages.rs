@@ -105,6 +105,7 @@ on_every_backend! {
     a_reopening_from_a_page_leaves_a_letter_alone_that_others_closed_since,
     a_letter_whose_handler_failed_is_reopened_from_its_page_and_by_the_api,
     a_replayed_letter_is_reopened_after_a_question,
+    a_note_of_several_lines_has_as_many_characters_as_its_field_counts,
     a_letter_shows_its_error_its_payload_and_its_earlier_failures,
     a_letter_shows_its_history_and_a_bulk_run_once,
     the_page_of_a_deleted_letter_has_its_history,
@@ -1776,6 +1777,15 @@ async fn a_letter_whose_handler_failed_is_reopened_from_its_page_and_by_the_api(
     assert_eq!(world.row(id).await.resolution, None);
     world.repo.resolve(id, "handler_failed").await.unwrap();
     assert_eq!(client.post(api, serde_json::json!({})).await.json()["resolved_at"], serde_json::Value::Null);
+}
+
+async fn a_note_of_several_lines_has_as_many_characters_as_its_field_counts(world: World) {
+    let id = world.letter().await;
+    // A form sends CRLF, and a field of at most 2,000 characters counts LF.
+    let lines = ["x"; 1_000].join("\r\n");
+    let fields = [("resolution", "ignored"), ("note", &*lines)];
+    world.act(&world.client(), &world.at(&format!("/letters/{id}/resolve")), &fields).await;
+    assert_eq!(world.row(id).await.resolution_note, Some(lines.replace('\r', "")));
 }
 
 async fn a_replayed_letter_is_reopened_after_a_question(world: World) {

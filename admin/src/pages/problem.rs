@@ -65,7 +65,7 @@ fn as_page(
     is_get: bool,
     problem_response: Response,
 ) -> Response {
-    let is_transient = is_get && problem.kind().is_transient();
+    let is_transient = is_get && problem.is_transient();
     let frame = Frame::bare(root).crumb("Overview", root.apps());
     let page = ProblemPage {
         frame: if is_transient { frame.live() } else { frame },

@@ -477,6 +477,10 @@ async fn a_replay_at_a_rate_continues_by_itself_until_somebody_stops_it(
     browser.press("Stop").await?;
     browser.sees("Stopped.").await?;
     assert!(site.world.outbox.events().len() < 28);
+    // The page is loaded again as one that is to go on, and does not.
+    browser.driver.refresh().await?;
+    browser.find(By::Css("form[data-continue]")).await?;
+    assert!(!browser.text().await?.contains("continues by itself"));
     Ok(())
 }
 
@@ -495,6 +499,12 @@ async fn a_staged_replay_goes_on_by_itself_until_an_event_fails_again(
     browser.press("Replay all 20…").await?;
     browser.press("Replay one first").await?;
     browser.sees("Replayed 1 of 20").await?;
+    browser.sees("The next stage begins by itself if nothing failed again.").await?;
+    let rate = browser.find(By::Name("rate")).await?;
+    rate.send_keys("5").await?;
+    browser.sees("The run waits while its fields are edited.").await?;
+    rate.clear().await?;
+    browser.find(By::Tag("h1")).await?.click().await?;
     browser.sees("The next stage begins by itself if nothing failed again.").await?;
     browser.until("the next stage", async || Ok(replayed().await == 11)).await?;
     browser.sees("Replayed 11 of 20").await?;
