@@ -254,29 +254,32 @@ impl Archive for JsonLinesArchive {
         }
         let runtime = Handle::try_current().map_err(|_| ArchiveError::RuntimeEnded)?;
         let (folder, letters) = (self.folder.clone(), letters.to_vec());
-        let kept = runtime.spawn_blocking(move || write(&folder, &letters, sync_folder)).await;
+        // Named before the thread starts, which may be after a later call if this one is dropped. The name that sorts
+        // last has the newest content.
+        let name = format!("{}.{EXTENSION}", Uuid::now_v7());
+        let kept = runtime.spawn_blocking(move || write(&folder.join(name), &letters, sync_folder)).await;
         Ok(kept.map_err(|_| ArchiveError::RuntimeEnded)??)
     }
 }
 
 fn write(
-    folder: &Path,
+    path: &Path,
     letters: &[StoredLetter],
     sync_folder: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), ArchiveError> {
-    let path = folder.join(format!("{}.{EXTENSION}", Uuid::now_v7()));
+    let folder = path.parent().unwrap_or(path);
     let unfinished = path.with_extension("tmp");
     let mut file = new_file(&unfinished).map_err(|error| io_error(&unfinished, error))?;
-    let written = write_lines(&mut file, letters).and_then(|()| fs::rename(&unfinished, &path));
+    let written = write_lines(&mut file, letters).and_then(|()| fs::rename(&unfinished, path));
     if let Err(error) = written {
         // The file can be removed, because none of its letters is deleted.
         fs::remove_file(&unfinished).ok();
-        return Err(io_error(&path, error));
+        return Err(io_error(path, error));
     }
     sync_folder(folder).map_err(|error| {
         // The file can be removed, because none of its letters is deleted. If it stayed, each retry would leave one
         // more copy.
-        fs::remove_file(&path).ok();
+        fs::remove_file(path).ok();
         io_error(folder, error)
     })
 }
@@ -567,7 +570,7 @@ mod tests {
         let letter = crate::testing::stored_letter(Uuid::from_u128(1).into(), chrono::DateTime::UNIX_EPOCH);
         for _ in 0..3 {
             let fails = |_: &Path| Err(io::Error::other("no sync"));
-            let error = write(dir.path(), std::slice::from_ref(&letter), fails).unwrap_err();
+            let error = write(&dir.path().join("a.jsonl"), std::slice::from_ref(&letter), fails).unwrap_err();
             assert!(matches!(&error, ArchiveError::Io { path, .. } if **path == *dir.path()), "{error}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

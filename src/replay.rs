@@ -311,7 +311,8 @@ pub trait DeadLetterReplay: Send + Sync {
     /// is atomic. A letter that fails by itself stays open, and is in [`Replayed::failed`] with its error. All other
     /// letters are replayed, so an event that is already back in the outbox fails only its own letter. A
     /// [transient](DeadLetterRepoError::is_transient) error is not bisected, unless the batch ran out of time: a
-    /// smaller batch may finish in time.
+    /// smaller batch may finish in time. If one letter of it still runs out of time, it is in `failed`. If the next
+    /// one does too, the call stops, because the database may be the cause.
     ///
     /// If the call's future is dropped, the parts that committed stay replayed, each as a whole.
     ///

@@ -337,6 +337,7 @@ impl<Q: Requeue> Replayer<Q> {
         let payloads = if self.requeue.accepts_truncated() { Payloads::NotErased } else { Payloads::Whole };
         let mut replayed = Replayed { next: after, ..Default::default() };
         let mut is_first = true;
+        let mut ran_out_alone = false;
         let mut attribution = Cow::Borrowed(attribution);
         let began = Instant::now();
         // The last part is the next one, so an older half goes before the newer one.
@@ -359,6 +360,7 @@ impl<Q: Requeue> Replayer<Q> {
             };
             let (picked, outcome) = self.repo.replay_batch(&bulk, &attribution, enqueue).await;
             replayed.skipped_locked |= picked.skipped;
+            let is_half = !is_first;
             if is_first {
                 is_first = false;
                 // If a trigger or a policy hides the letters from the UPDATE alone, another call would find the
@@ -367,6 +369,7 @@ impl<Q: Requeue> Replayer<Q> {
             }
             let error = match outcome {
                 Ok(ids) => {
+                    ran_out_alone = false;
                     if !ids.is_empty() {
                         // The first part has the number of the batch, so that no other call has it.
                         attribution.to_mut().batch = None;
@@ -377,11 +380,17 @@ impl<Q: Requeue> Replayer<Q> {
                 Err(error) => error,
             };
             match picked.places.as_slice() {
-                &[(time, id)] if may_be_the_letters(&error) => {
+                // A letter that alone runs out of time would stop every replay before the letters behind it. If the next
+                // one runs out of time too, the database may be the cause.
+                &[(time, id)]
+                    if may_be_the_letters(&error) || is_half && error.is_time_out() && !ran_out_alone =>
+                {
+                    ran_out_alone = error.is_time_out();
                     warn!(%id, %error, "a letter can't be replayed");
                     replayed.failed.push(ReplayFailure { id, error });
                     replayed.next = Some(Cursor::behind(time, id, app_id, filter, ListSort::Newest));
-                    if replayed.failed.len() == MAX_FAILURES || began.elapsed() > MAX_TIME {
+                    let is_late = began.elapsed() > MAX_TIME && !ran_out_alone;
+                    if replayed.failed.len() == MAX_FAILURES || is_late {
                         replayed.more |= !parts.is_empty();
                         break;
                     }

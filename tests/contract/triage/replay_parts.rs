@@ -57,6 +57,8 @@ struct Outbox {
     refused: HashSet<DeadLetterId>,
     /// The call, counted from 0, from which on it answers a transient error.
     breaks_at: Option<usize>,
+    /// Letters that run out of time, on PostgreSQL.
+    slow: HashSet<DeadLetterId>,
     calls: AtomicUsize,
     handed: Mutex<Vec<StoredLetter>>,
 }
@@ -79,6 +81,9 @@ impl Requeue for Outbox {
             return Err(transient().into());
         }
         for letter in letters {
+            if self.slow.contains(&letter.id) {
+                txn.execute_unprepared("SET LOCAL statement_timeout = '20ms'; SELECT pg_sleep(60)").await?;
+            }
             put(txn, letter.original_event_id).await?;
             if self.refused.contains(&letter.id) {
                 return Err(format!("refused {}", letter.id).into());
@@ -278,6 +283,41 @@ async fn a_transient_error_is_not_bisected(db: TestDb) {
         .unwrap_err();
     assert!(error.is_transient() && matches!(error, DeadLetterRepoError::Requeue(_)), "{error}");
     assert_eq!((outbox.calls.load(Ordering::Relaxed), open(&db, app).await), (1, 4));
+}
+
+#[tokio::test]
+async fn on_postgres_a_letter_that_always_runs_out_of_time_is_reported_and_the_others_are_replayed() {
+    let db = TestDb::postgres().await;
+    create_outbox(&db).await;
+    let app = new_app();
+    let stored = letters(&db, app, 4).await;
+    let outbox = Outbox { slow: [stored[0].id].into(), ..Default::default() };
+    let replayer = db.repo().replayer(outbox);
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
+    assert_eq!(replayed.ids, ids(&stored[1..]));
+    assert_eq!(replayed.failed.iter().map(|failure| failure.id).collect::<Vec<_>>(), [stored[0].id]);
+    assert_eq!((back(&db).await, open(&db, app).await), (events(&stored[1..]), 1));
+}
+
+#[tokio::test]
+async fn on_postgres_a_second_letter_that_runs_out_of_time_stops_the_call() {
+    let db = TestDb::postgres().await;
+    create_outbox(&db).await;
+    let app = new_app();
+    let stored = letters(&db, app, 4).await;
+    let outbox = Arc::new(Outbox { slow: ids(&stored).into_iter().collect(), ..Default::default() });
+    let replayer = db.repo().replayer(Arc::clone(&outbox));
+    let replayed = replayer
+        .replay_matching(app, &all(), &Attribution::default(), &ReplayRequest::default())
+        .await
+        .unwrap();
+    assert!(replayed.stopped.as_ref().is_some_and(DeadLetterRepoError::is_transient), "{replayed:?}");
+    assert_eq!((replayed.ids.len(), replayed.failed.len(), replayed.more), (0, 1, true));
+    // All four letters, the older two, and each of these.
+    assert_eq!((outbox.calls.load(Ordering::Relaxed), open(&db, app).await), (4, 4));
 }
 
 async fn an_error_after_a_part_stops_the_call_and_leaves_what_is_done(db: TestDb) {
